@@ -1,0 +1,14 @@
+"""The one exception that a person can cause."""
+
+
+class InputError(ValueError):
+    """A user's mistake: the message is one line that names the value, where it stands and what is allowed.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def unknown(what: str, value: object, allowed: object, where: str = "") -> InputError:
+    """An InputError for a name that is not among ``allowed`` (any iterable of names)."""
+    place = f"{where}: " if where else ""
+    return InputError(f"{place}unknown {what} {value!r}; allowed: {', '.join(map(str, allowed))}")  # type: ignore[call-overload]

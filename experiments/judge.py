@@ -1,0 +1,261 @@
+"""Results against expectations: verdicts on outcomes, figures and claims, each with its reason. Pure functions."""
+
+from collections.abc import Iterable, Mapping
+from math import inf
+from typing import Literal
+
+from experiments.recipe import Check, Claim, Figure, Quantity, Row, Suite
+from experiments.result import BROKEN, LOSSES, QUANTITIES, TIMES, Record, Result
+from experiments.run import Run
+
+VERDICT_SCHEMA_VERSION = 1
+
+Status = Literal["held", "did not hold", "not judged", "broke"]
+ENDINGS = {
+    "fits": "fits",
+    "oom": "out of GPU memory",
+    "host_oom": "out of host memory",
+    "error": "error",
+    "timeout": "time limit",
+    "refused": "refused",
+}
+
+
+class Verdict(Record):
+    """What became of one statement. reason says why it was not judged, or what broke; empty where it held."""
+
+    id: str
+    kind: Literal["outcome", "figure", "claim"]
+    says: str
+    rows: tuple[str, ...]
+    status: Status
+    expected: str
+    measured: str
+    reason: str = ""
+
+
+class Judgement(Record):
+    """verdict.json: every verdict of one run."""
+
+    schema_version: Literal[1] = VERDICT_SCHEMA_VERSION
+    run: Run
+    verdicts: tuple[Verdict, ...]
+
+    def count(self, status: Status) -> int:
+        return sum(verdict.status == status for verdict in self.verdicts)
+
+    @property
+    def exit_code(self) -> int:
+        """0: all that was judged held; 1: something did not hold; 3: something broke."""
+        return 3 if self.count("broke") else 1 if self.count("did not hold") else 0
+
+
+def judge(suite: Suite, run: Run, results: Mapping[str, Result]) -> Judgement:
+    """Verdicts on every statement of ``suite`` that concerns the rows of ``run``."""
+    verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), results.get(row))]
+    verdicts += [_claim_verdict(claim, results) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
+    return Judgement(run=run, verdicts=tuple(verdicts))
+
+
+def claim_rows(claim: Claim) -> tuple[str, ...]:
+    """The rows that a claim speaks of, each once, in the order in which it names them."""
+    names = [name for check in claim.checks for name in (check.row, check.over_row) if name]
+    return tuple(dict.fromkeys(names))
+
+
+def _row_verdicts(row: Row, result: Result | None) -> Iterable[Verdict]:
+    broken = result is not None and result.outcome in BROKEN
+    if row.expect.outcome or broken:
+        yield _outcome_verdict(row, result)
+    for figure in row.expect.figures:
+        yield _figure_verdict(row, figure, result)
+
+
+def _outcome_verdict(row: Row, result: Result | None) -> Verdict:
+    expected = row.expect.outcome
+    status, reason = _judged_outcome(expected, result)
+    return Verdict(
+        id=f"{row.id}/outcome",
+        kind="outcome",
+        says=f"{row.title}: {ENDINGS[expected] if expected else 'no outcome is stated'}",
+        rows=(row.id,),
+        status=status,
+        expected=ENDINGS[expected] if expected else "",
+        measured=ENDINGS[result.outcome] if result else "",
+        reason=reason,
+    )
+
+
+def _judged_outcome(expected: str | None, result: Result | None) -> tuple[Status, str]:
+    if result is None:
+        return "not judged", "the row has not run"
+    if result.outcome in BROKEN:
+        return "broke", result.reason
+    if why := _why_no_outcome(result):
+        return "not judged", why
+    if result.outcome == expected:
+        return "held", ""
+    return "did not hold", result.reason
+
+
+def _why_no_outcome(result: Result) -> str:
+    if result.outcome == "refused":
+        return result.reason
+    if result.spec.size == "tiny":
+        return "a miniature says nothing of what fits the card"
+    if result.device.kind != "cuda":
+        return "no GPU"
+    return ""
+
+
+def _figure_verdict(row: Row, figure: Figure, result: Result | None) -> Verdict:
+    low, high = figure.bounds
+    check = Check(row=row.id, quantity=figure.quantity, low=low, high=high)
+    status, measured, reason = _checked(check, {row.id: result} if result else {}, full_size=True)
+    return Verdict(
+        id=f"{row.id}/{figure.quantity}",
+        kind="figure",
+        says=f"{row.title}: {label(figure.quantity)} {span(figure.low, figure.high)}",
+        rows=(row.id,),
+        status=status,
+        expected=span(low, high),
+        measured=measured,
+        reason=reason,
+    )
+
+
+def _claim_verdict(claim: Claim, results: Mapping[str, Result]) -> Verdict:
+    checked = [_checked(check, results, claim.full_size) for check in claim.checks]
+    statuses = [status for status, _, _ in checked]
+    status: Status = next((worst for worst in ("did not hold", "not judged") if worst in statuses), "held")
+    return Verdict(
+        id=f"claim/{claim.id}",
+        kind="claim",
+        says=claim.says,
+        rows=claim_rows(claim),
+        status=status,
+        expected="; ".join(_expected(check) for check in claim.checks),
+        measured="; ".join(measured for _, measured, _ in checked if measured),
+        reason="; ".join(dict.fromkeys(reason for own, _, reason in checked if own == status and reason)),
+    )
+
+
+def _checked(check: Check, results: Mapping[str, Result], full_size: bool) -> tuple[Status, str, str]:
+    """Status, what was measured and the reason of one check."""
+    missing = [name for name in (check.row, check.over_row) if name and name not in results]
+    if missing:
+        return "not judged", "", f"{', '.join(missing)} has not run"
+    result = results[check.row]
+    if check.outcome:
+        status, reason = _judged_outcome(check.outcome, result)
+        measured = f"{check.row}: {ENDINGS[result.outcome]}"
+        return ("not judged" if status == "broke" else status), measured, reason
+    assert check.quantity is not None
+    base = results[check.over_row] if check.over_row else result
+    value = QUANTITIES[check.quantity](result)
+    over = QUANTITIES[check.over_quantity or check.quantity](base) if check.relative else None
+    why = _why_no_value(check, result, base, value, over) or _why_not_comparable(check, (result, base), full_size)
+    if value is None or (check.relative and over is None):
+        return "not judged", "", why
+    measured = _ratio(value, over) if over is not None else value
+    text = _measured(check, value, over, measured)
+    if why:
+        return "not judged", text, why
+    held = (check.low is None or measured >= check.low) and (check.high is None or measured <= check.high)
+    return ("held" if held else "did not hold"), text, "" if held else f"{text}, expected {_expected(check)}"
+
+
+def _why_no_value(
+    check: Check, result: Result, base: Result, value: float | None, over: float | None
+) -> str:
+    if value is not None and (over is not None or not check.relative):
+        return ""
+    lacking = result if value is None else base
+    return f"{lacking.spec.row} has no {label(check.quantity or 'peak_gib')} ({lacking.reason})"
+
+
+def _why_not_comparable(check: Check, pair: tuple[Result, Result], full_size: bool) -> str:
+    """Why the values of a check may not be judged by the material's statement; empty when they may."""
+    quantities = {check.quantity, check.over_quantity}
+    for result in pair:
+        if result.spec.size == "tiny" and (full_size or not check.relative and check.high != 0):
+            return "a miniature says nothing of the real model's size"
+    for result in pair:
+        if quantities & set(LOSSES):
+            if result.spec.weights == "random" or result.spec.data == "synthetic":
+                return "random weights or synthetic data say nothing of the loss"
+            if result.spec.length != "as-taught":
+                return "the loss is stated for the length of training as taught"
+        if quantities & set(TIMES):
+            if result.device.kind != "cuda":
+                return "no GPU: times of a processor are not judged"
+            if result.stands_in:
+                return f"times on {result.device.name}, which stands in for {result.spec.card}, are not judged"
+    return ""
+
+
+def _ratio(value: float, over: float) -> float:
+    if over == 0:
+        return inf if value > 0 else 1.0
+    return value / over
+
+
+def _measured(check: Check, value: float, over: float | None, measured: float) -> str:
+    assert check.quantity is not None
+    if over is None:
+        return f"{check.row}: {number(value)} {unit(check.quantity)}".rstrip()
+    other = check.over_row or label(check.over_quantity or check.quantity)
+    return f"{number(measured)} times {other} ({number(value)} to {number(over)} {unit(check.quantity)}".rstrip() + ")"
+
+
+def _expected(check: Check) -> str:
+    if check.outcome:
+        return f"{check.row}: {ENDINGS[check.outcome]}"
+    assert check.quantity is not None
+    bounds = span(check.low, check.high)
+    what = f"{label(check.quantity)} of {check.row}"
+    if not check.relative:
+        return f"{what} {bounds} {unit(check.quantity)}".rstrip()
+    return f"{what} {bounds} times that of {check.over_row}" if check.over_row else f"{what} {bounds} times its {label(check.over_quantity or '')}"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """Bounds in words: 'at least 2', 'at most 0.7', '13.3 to 14.7'."""
+    if low is None:
+        return f"at most {number(high or 0.0)}"
+    if high is None:
+        return f"at least {number(low)}"
+    return number(low) if low == high else f"{number(low)} to {number(high)}"
+
+
+def number(value: float) -> str:
+    """A figure as people read it: three significant digits, no exponent below a million."""
+    if value == inf:
+        return "infinitely many"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+LABELS: dict[Quantity, tuple[str, str]] = {
+    "params_gib": ("parameters", "GiB"),
+    "grads_gib": ("gradients", "GiB"),
+    "optimizer_gib": ("optimizer state on the GPU", "GiB"),
+    "optimizer_cpu_gib": ("optimizer state in host memory", "GiB"),
+    "activations_gib": ("activations", "GiB"),
+    "allocated_after_forward_gib": ("allocated after the forward pass", "GiB"),
+    "peak_gib": ("peak memory", "GiB"),
+    "reserved_gib": ("reserved memory", "GiB"),
+    "samples_per_s": ("throughput", "samples/s"),
+    "step_s": ("time of a step", "s"),
+    "train_s": ("training time", "s"),
+    "final_loss": ("final loss", ""),
+}
+
+
+def label(quantity: str) -> str:
+    """A quantity in words."""
+    return LABELS[quantity][0]  # type: ignore[index]
+
+
+def unit(quantity: str) -> str:
+    """The unit of a quantity."""
+    return LABELS[quantity][1]  # type: ignore[index]

@@ -1,0 +1,197 @@
+"""What a row did: the schema of result.json, and the quantities that figures and claims speak of."""
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from experiments.errors import InputError
+from experiments.recipe import Quantity, RowSpec
+
+SCHEMA_VERSION = 1
+RESULT_FILE = "result.json"
+
+Ending = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
+Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
+Point = Literal["before forward", "after forward", "after backward", "after optimizer step"]
+BROKEN: tuple[Ending, ...] = ("error", "timeout", "host_oom")
+
+
+class Record(BaseModel):
+    """Base of everything in a result: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Device(Record):
+    """What the row ran on. memory_gib is what PyTorch reports as the total, None on a CPU.
+
+    card is the name in cards.yaml of the device itself; cap_gib what the allocator was held to so that the device
+    stands in for a smaller card (None: no cap was set).
+    """
+
+    kind: Literal["cuda", "cpu"]
+    name: str
+    count: int = 1
+    memory_gib: float | None = None
+    card: str | None = None
+    cap_gib: float | None = None
+    driver: str | None = None
+    cuda: str | None = None
+    compute_capability: str | None = None
+    topology: str | None = None
+    host_cpus: int
+    host_memory_gib: float
+
+
+class Snapshot(Record):
+    """Memory at one point of one micro-step, GiB. activations is allocated less params, grads and optimizer.
+
+    step counts optimizer steps from 0, micro_step the micro-steps inside it. peak and reserved are the highest so far.
+    On a CPU the figures are of tensor storages that live, and reserved does not exist.
+    """
+
+    step: int
+    micro_step: int
+    point: Point
+    params_gib: float
+    grads_gib: float
+    optimizer_gib: float
+    optimizer_cpu_gib: float
+    activations_gib: float
+    allocated_gib: float
+    peak_gib: float
+    reserved_gib: float | None = None
+
+
+class Memory(Record):
+    """Memory of the whole row, GiB. The peaks hold up to the end, or up to the failure."""
+
+    snapshots: tuple[Snapshot, ...] = ()
+    peak_gib: float | None = None
+    peak_by_phase_gib: dict[Phase, float] = {}
+    reserved_gib: float | None = None
+    host_peak_gib: float | None = Field(None, description="resident memory of the process tree at its highest")
+
+
+class Speed(Record):
+    """Time of the measured micro-steps, those after the first optimizer step.
+
+    step_s is the median time of one optimizer step with all its micro-steps; spread the interquartile range of the
+    micro-steps' times over their median. tflop_per_sample counts what was executed, recomputation included.
+    """
+
+    optimizer_steps: int
+    micro_steps: int
+    planned_micro_steps: int = Field(description="of the whole training as taught")
+    measured_micro_steps: int
+    micro_step_s: float
+    step_s: float
+    spread: float
+    samples_per_s: float
+    tflop_per_sample: float | None = None
+    tflops_per_s: float | None = None
+    peak_share: float | None = Field(None, description="of the dense peak of the device itself, for the row's data type")
+    train_s: float
+
+
+class Failure(Record):
+    """Where and how a row ended that did not fit. requested_gib is the allocation that was refused, where it is known."""
+
+    phase: Phase
+    step: int | None = None
+    micro_step: int | None = None
+    rank: int = 0
+    requested_gib: float | None = None
+    kind: str
+    message: str
+
+
+class Result(Record):
+    """One row's result.json. gpu_s is the time from the first use of the device to the end of the process."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    spec: RowSpec
+    fingerprint: str
+    code: str = Field(description="SHA-256 of the training code, hexadecimal")
+    outcome: Ending
+    reason: str = Field(description="one plain line")
+    failure: Failure | None = None
+    device: Device
+    memory: Memory = Memory()
+    speed: Speed | None = None
+    losses: tuple[float, ...] = ()
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    max_tokens: int | None = Field(None, description="longest padded text of a batch")
+    versions: dict[str, str] = {}
+    git_commit: str | None = None
+    command: str = ""
+    started_at: str = Field("", description="UTC, ISO 8601")
+    elapsed_s: float = 0.0
+    gpu_s: float | None = None
+    telemetry: dict[str, float] = Field({}, description="means and maxima of telemetry.csv")
+
+    @property
+    def stands_in(self) -> bool:
+        """True when the device is another one than the card that the row asks for."""
+        return self.device.kind == "cuda" and self.device.card != self.spec.card
+
+
+def _largest(point: Point, field: str) -> Callable[[Result], float | None]:
+    def read(result: Result) -> float | None:
+        values = [getattr(shot, field) for shot in result.memory.snapshots if shot.point == point]
+        return max(values, default=None)
+
+    return read
+
+
+def _median(point: Point, field: str) -> Callable[[Result], float | None]:
+    def read(result: Result) -> float | None:
+        values = [getattr(shot, field) for shot in result.memory.snapshots if shot.point == point]
+        return median(values) if values else None
+
+    return read
+
+
+def _speed(field: str) -> Callable[[Result], float | None]:
+    return lambda result: getattr(result.speed, field, None)
+
+
+QUANTITIES: dict[Quantity, Callable[[Result], float | None]] = {
+    "params_gib": _largest("before forward", "params_gib"),
+    "grads_gib": _largest("after backward", "grads_gib"),
+    "optimizer_gib": _largest("after optimizer step", "optimizer_gib"),
+    "optimizer_cpu_gib": _largest("after optimizer step", "optimizer_cpu_gib"),
+    "activations_gib": _largest("after forward", "activations_gib"),
+    "allocated_after_forward_gib": _median("after forward", "allocated_gib"),
+    "peak_gib": lambda result: result.memory.peak_gib,
+    "reserved_gib": lambda result: result.memory.reserved_gib,
+    "samples_per_s": _speed("samples_per_s"),
+    "step_s": _speed("step_s"),
+    "train_s": _speed("train_s"),
+    "final_loss": lambda result: result.losses[-1] if result.losses else None,
+}
+TIMES: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
+LOSSES: tuple[Quantity, ...] = ("final_loss",)
+
+
+def read_result(path: Path) -> Result:
+    """The result in ``path``; InputError when it cannot be read or has another schema version."""
+    try:
+        return Result.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise InputError(f"{path}: not a result of schema version {SCHEMA_VERSION} ({key}: {problem['msg']})") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader, or a run that was killed, never meets half of it."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text)
+    partial.replace(path)
