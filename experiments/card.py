@@ -36,7 +36,9 @@ class Card(Facts):
 @cache
 def cards() -> dict[str, Card]:
     """Every card by its name, as recipes/cards.yaml states it."""
-    return {name: checked(Card, facts, f"{CARDS_FILE.name}: card {name!r}") for name, facts in read_yaml(CARDS_FILE).items()}
+    return {
+        name: checked(Card, facts, f"{CARDS_FILE.name}: card {name!r}") for name, facts in read_yaml(CARDS_FILE).items()
+    }
 
 
 def card_named(name: str, where: str = "") -> Card:

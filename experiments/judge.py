@@ -165,9 +165,7 @@ def _checked(check: Check, results: Mapping[str, Result], full_size: bool) -> tu
     return ("held" if held else "did not hold"), text, "" if held else f"{text}, expected {_expected(check)}"
 
 
-def _why_no_value(
-    check: Check, result: Result, base: Result, value: float | None, over: float | None
-) -> str:
+def _why_no_value(check: Check, result: Result, base: Result, value: float | None, over: float | None) -> str:
     if value is not None and (over is not None or not check.relative):
         return ""
     lacking = result if value is None else base
@@ -178,8 +176,10 @@ def _why_not_comparable(check: Check, pair: tuple[Result, Result], full_size: bo
     """Why the values of a check may not be judged by the material's statement; empty when they may."""
     quantities = {check.quantity, check.over_quantity}
     for result in pair:
-        if result.spec.size == "tiny" and (full_size or not check.relative and check.high != 0):
+        if result.spec.size == "tiny" and (full_size or (not check.relative and check.high != 0)):
             return "a miniature says nothing of the real model's size"
+        if result.device.kind != "cuda" and "optimizer_cpu_gib" in quantities:
+            return "no GPU: all memory is host memory"
     for result in pair:
         if quantities & set(LOSSES):
             if result.spec.weights == "random" or result.spec.data == "synthetic":
@@ -216,7 +216,11 @@ def _expected(check: Check) -> str:
     what = f"{label(check.quantity)} of {check.row}"
     if not check.relative:
         return f"{what} {bounds} {unit(check.quantity)}".rstrip()
-    return f"{what} {bounds} times that of {check.over_row}" if check.over_row else f"{what} {bounds} times its {label(check.over_quantity or '')}"
+    return (
+        f"{what} {bounds} times that of {check.over_row}"
+        if check.over_row
+        else f"{what} {bounds} times its {label(check.over_quantity or '')}"
+    )
 
 
 def span(low: float | None, high: float | None) -> str:

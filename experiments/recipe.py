@@ -6,7 +6,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from experiments.card import card_named
 from experiments.errors import InputError, unknown
@@ -337,4 +345,3 @@ def _refuse_twins(file: str, what: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{file}: {what} {name!r} stands twice; an id names one {what}")
-

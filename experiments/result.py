@@ -12,6 +12,10 @@ from experiments.recipe import Quantity, RowSpec
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
+PROGRESS_FILE = "progress.json"
+LOG_FILE = "log.txt"
+TELEMETRY_FILE = "telemetry.csv"
+NOTEBOOK_FILE = "notebook.ipynb"
 
 Ending = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
@@ -93,8 +97,25 @@ class Speed(Record):
     samples_per_s: float
     tflop_per_sample: float | None = None
     tflops_per_s: float | None = None
-    peak_share: float | None = Field(None, description="of the dense peak of the device itself, for the row's data type")
+    peak_share: float | None = Field(
+        None, description="of the dense peak of the device itself, for the row's data type"
+    )
     train_s: float
+
+
+class Progress(Record):
+    """Where a running row is (progress.json, written again and again beside the result to come).
+
+    micro_steps of planned_micro_steps are done; planned is the most that the row can take. Memory in GiB.
+    """
+
+    phase: Phase
+    step: int
+    micro_steps: int
+    planned_micro_steps: int
+    allocated_gib: float | None = None
+    memory: Memory = Memory()
+    left_s: float | None = Field(None, description="from the time of the micro-steps so far; None before the first")
 
 
 class Failure(Record):

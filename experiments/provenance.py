@@ -1,0 +1,52 @@
+"""Which code made a result: commit, hash of the training code, versions of the libraries."""
+
+import hashlib
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HOUSE = Path(__file__).parent
+LIBRARIES = (
+    "torch",
+    "lightning",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "deepspeed",
+    "papermill",
+    "nvidia-ml-py",
+)
+
+
+@cache
+def code_sha256() -> str:
+    """SHA-256 over the training code's files, names and contents, hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted((HOUSE / "training").rglob("*.py")):
+        digest.update(str(path.relative_to(HOUSE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def git_commit() -> str | None:
+    """The checkout's commit, with '-dirty' where files differ from it; None outside a checkout."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=HOUSE,
+        capture_output=True,
+        text=True,
+    )
+    return described.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a result depends on; one that is not installed is left out."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
