@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from experiments.errors import InputError
 from experiments.recipe import Quantity, RowSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "result.json"
+SPEC_FILE = "spec.json"
 PROGRESS_FILE = "progress.json"
+MEASURED_FILE = "measured.json"
 LOG_FILE = "log.txt"
 TELEMETRY_FILE = "telemetry.csv"
 NOTEBOOK_FILE = "notebook.ipynb"
@@ -77,7 +79,7 @@ class Memory(Record):
     peak_gib: float | None = None
     peak_by_phase_gib: dict[Phase, float] = {}
     reserved_gib: float | None = None
-    host_peak_gib: float | None = Field(None, description="resident memory of the process tree at its highest")
+    host_peak_gib: float | None = Field(default=None, description="resident memory of the trainer at its highest")
 
 
 class Speed(Record):
@@ -98,7 +100,7 @@ class Speed(Record):
     tflop_per_sample: float | None = None
     tflops_per_s: float | None = None
     peak_share: float | None = Field(
-        None, description="of the dense peak of the device itself, for the row's data type"
+        default=None, description="of the dense peak of the device itself, for the row's data type"
     )
     train_s: float
 
@@ -115,11 +117,14 @@ class Progress(Record):
     planned_micro_steps: int
     allocated_gib: float | None = None
     memory: Memory = Memory()
-    left_s: float | None = Field(None, description="from the time of the micro-steps so far; None before the first")
+    device: Device | None = None
+    left_s: float | None = Field(
+        default=None, description="from the time of the micro-steps so far; None before the first"
+    )
 
 
 class Failure(Record):
-    """Where and how a row ended that did not fit. requested_gib is the allocation that was refused, where it is known."""
+    """Where and how a row ended that did not fit. requested_gib is the allocation that was refused, where known."""
 
     phase: Phase
     step: int | None = None
@@ -130,13 +135,9 @@ class Failure(Record):
     message: str
 
 
-class Result(Record):
-    """One row's result.json. gpu_s is the time from the first use of the device to the end of the process."""
+class Measured(Record):
+    """What the trainer itself found out. gpu_s is the time from its first use of the device to its end."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
-    spec: RowSpec
-    fingerprint: str
-    code: str = Field(description="SHA-256 of the training code, hexadecimal")
     outcome: Ending
     reason: str = Field(description="one plain line")
     failure: Failure | None = None
@@ -146,14 +147,23 @@ class Result(Record):
     losses: tuple[float, ...] = ()
     parameters: int | None = None
     trainable_parameters: int | None = None
-    max_tokens: int | None = Field(None, description="longest padded text of a batch")
+    max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
+    gpu_s: float | None = None
+
+
+class Result(Measured):
+    """One row's result.json."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    spec: RowSpec
+    fingerprint: str
+    code: str = Field(description="SHA-256 of the training code, hexadecimal")
     versions: dict[str, str] = {}
     git_commit: str | None = None
     command: str = ""
-    started_at: str = Field("", description="UTC, ISO 8601")
+    started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = 0.0
-    gpu_s: float | None = None
-    telemetry: dict[str, float] = Field({}, description="means and maxima of telemetry.csv")
+    telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
 
     @property
     def stands_in(self) -> bool:

@@ -1,0 +1,219 @@
+"""Captioned images: a seeded synthetic twin or the real set, prepared for the model in the loader's workers."""
+
+import csv
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import AutoTokenizer, BlipImageProcessorPil, PreTrainedTokenizerFast
+
+from experiments.errors import InputError
+from experiments.recipe import RowSpec
+from experiments.recipe import models as known_models
+
+CAPTION_WORDS = (8, 31)
+WORDS = (
+    "a the of with and on in from fresh grilled roasted fried baked steamed sliced creamy spicy sweet sour crisp plate"
+    " bowl board table cup pan rice noodles bread pasta soup salad cheese tomato basil garlic onion pepper lemon butter"
+    " chicken beef fish shrimp tofu egg beans corn potato carrot mushroom spinach sauce herbs cream chocolate berries"
+    " apple honey cake pie toast waffle wooden white small large golden green red topped served side garnished drizzled"
+).split()
+SPECIAL = {"blip2-opt": ("<s>", "<pad>", "</s>", "<unk>"), "blip2-t5": ("<pad>", "</s>", "<unk>")}
+IGNORED_LABEL = -100
+
+
+class Captions(Protocol):
+    """Captioned images, each (RGB image, text)."""
+
+    texts: list[str]
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> tuple[Image.Image, str]: ...
+
+
+class SyntheticCaptions(Dataset):
+    """``count`` random images with made-up captions of 8 to 31 words; the same ones for the same seed."""
+
+    def __init__(self, count: int, image_size: int, seed: int) -> None:
+        draw = random.Random(seed)
+        self.texts = [" ".join(draw.choices(WORDS, k=draw.randint(*CAPTION_WORDS))) for _ in range(count)]
+        self._image_size, self._seed = image_size, seed
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, str]:
+        draw = np.random.default_rng((self._seed, index))
+        pixels = draw.integers(0, 256, (self._image_size, self._image_size, 3), dtype=np.uint8)
+        return Image.fromarray(pixels), self.texts[index]
+
+
+class FolderCaptions(Dataset):
+    """Images of a folder with metadata.jsonl or metadata.csv, whose records have file_name and text (or caption).
+
+    Raises InputError, naming the file, when something is missing or cannot be read.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        records = _metadata(folder)
+        if len(records) < count:
+            raise InputError(f"{folder}: has {len(records)} captioned images, the row trains on {count}")
+        self._files = [folder / name for name, _ in records[:count]]
+        self.texts = [text for _, text in records[:count]]
+        for path in self._files:
+            if not path.is_file():
+                raise InputError(f"{path}: the image that the metadata names is missing")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, str]:
+        with Image.open(self._files[index]) as image:
+            return image.convert("RGB"), self.texts[index]
+
+
+def _metadata(folder: Path) -> list[tuple[str, str]]:
+    try:
+        if (path := folder / "metadata.jsonl").exists():
+            records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        elif (path := folder / "metadata.csv").exists():
+            with path.open(newline="") as lines:
+                records = list(csv.DictReader(lines))
+        else:
+            raise InputError(f"{folder}: a data folder needs metadata.jsonl or metadata.csv with file_name and text")
+        return [(record["file_name"], record["text"] if "text" in record else record["caption"]) for record in records]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
+    except (KeyError, json.JSONDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: every record needs file_name and text ({error})") from None
+
+
+def caption_tokenizer(texts: list[str], family: str, vocabulary: int) -> PreTrainedTokenizerFast:
+    """A word tokenizer over the captions themselves, with the family's special tokens at the family's own ids.
+
+    Serves random weights, whose meaning of a token is nothing anyway; a caption has one token a word and one special.
+    """
+    special = SPECIAL[family]
+    words = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator(
+        texts, trainers.WordLevelTrainer(vocab_size=vocabulary - 1, special_tokens=list(special), show_progress=False)
+    )
+    template = "</s> $A" if family == "blip2-opt" else "$A </s>"
+    words.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("</s>", words.token_to_id("</s>"))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+@dataclass
+class Preparation:
+    """Turns captioned images into a batch of the model, in the worker that loads them.
+
+    Shapes: pixel_values (batch, 3, size, size) float32; input_ids, attention_mask, labels (batch, tokens) int64, padded
+    to the longest caption. Input 'as-taught' gives the caption's tokens alone, as input and as labels; 'with-image'
+    puts the image's placeholders in front, without which BLIP-2 never sees the image.
+    """
+
+    image_processor: Any
+    tokenizer: Any
+    max_length: int
+    placeholders: int
+    image_token: int
+    decoder_only: bool
+
+    def __call__(self, samples: list[tuple[Image.Image, str]]) -> dict[str, torch.Tensor]:
+        images, texts = zip(*samples, strict=True)
+        pixels = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        batch = {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask, "labels": ids}
+        return self._with_image(batch) if self.placeholders else batch
+
+    def _with_image(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        image = torch.full((len(batch["input_ids"]), self.placeholders), self.image_token)
+        batch["input_ids"] = torch.cat([image, batch["input_ids"]], dim=1)
+        batch["attention_mask"] = torch.cat([torch.ones_like(image), batch["attention_mask"]], dim=1)
+        if self.decoder_only:
+            batch["labels"] = torch.cat([torch.full_like(image, IGNORED_LABEL), batch["labels"]], dim=1)
+        return batch
+
+
+class Batches(Sampler[list[int]]):
+    """Index lists of ``batch_size``, reshuffled every epoch by the seed, a remainder dropped.
+
+    heaviest_at, when given, is the place in the first epoch that gets the longest captions: a run that is cut short
+    then still meets the most memory that the whole training would.
+    """
+
+    def __init__(self, texts: list[str], batch_size: int, seed: int, heaviest_at: int | None) -> None:
+        if batch_size > len(texts):
+            raise InputError(f"batch_size = {batch_size}: the data set has only {len(texts)} samples")
+        self._texts, self._batch_size, self._heaviest_at = texts, batch_size, heaviest_at
+        self._shuffle = random.Random(seed)
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._texts) // self._batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(range(len(self._texts)))
+        self._shuffle.shuffle(order)
+        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
+        batches = batches[: len(self)]
+        if self._epoch == 0 and self._heaviest_at is not None and self._heaviest_at < len(batches):
+            by_length = sorted(order, key=lambda index: len(self._texts[index].split()), reverse=True)
+            batches[self._heaviest_at] = by_length[: self._batch_size]
+        self._epoch += 1
+        return iter(batches)
+
+
+def open_captions(spec: RowSpec, image_size: int) -> Captions:
+    """The row's data set: synthetic, or the folder that the spec names."""
+    count = spec.settings.train_samples
+    assert count is not None, "a caption row states train_samples"
+    if spec.data == "synthetic":
+        return SyntheticCaptions(count, image_size, spec.settings.seed)
+    return FolderCaptions(Path(spec.data), count)
+
+
+def build_preparation(spec: RowSpec, config: Any, texts: list[str]) -> Preparation:
+    """How the row's samples become batches, for a model of that configuration."""
+    facts = known_models()[spec.settings.model]
+    size = config.vision_config.image_size
+    tokenizer = (
+        AutoTokenizer.from_pretrained(facts.hub)
+        if spec.weights == "pretrained"
+        else caption_tokenizer(texts, facts.family, config.text_config.vocab_size)
+    )
+    return Preparation(
+        image_processor=BlipImageProcessorPil(size={"height": size, "width": size}),
+        tokenizer=tokenizer,
+        max_length=spec.settings.max_length,
+        placeholders=config.num_query_tokens if spec.input == "with-image" else 0,
+        image_token=config.image_token_index if hasattr(config, "image_token_index") else config.image_token_id,
+        decoder_only=facts.family == "blip2-opt",
+    )
+
+
+def build_loader(spec: RowSpec, captions: Captions, preparation: Preparation, heaviest_at: int | None) -> DataLoader:
+    """Batches in the row's order, prepared in its workers (at most two for a miniature)."""
+    workers = min(spec.settings.workers, 2) if spec.size == "tiny" else spec.settings.workers
+    return DataLoader(
+        captions,  # type: ignore[arg-type]
+        batch_sampler=Batches(captions.texts, spec.settings.batch_size, spec.settings.seed, heaviest_at),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=preparation,
+    )

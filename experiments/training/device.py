@@ -1,0 +1,88 @@
+"""The device that a row runs on, and the cap that lets a larger card stand in for a smaller one."""
+
+import os
+import shutil
+import subprocess
+
+import psutil
+import pynvml
+import torch
+
+from experiments.card import Card, card_named, card_of_device
+from experiments.errors import InputError
+from experiments.recipe import RowSpec
+from experiments.result import Device
+
+GIB = 1024**3
+SAME_CARD = 0.02
+
+
+def open_device(spec: RowSpec) -> Device:
+    """The device of this process, its allocator capped to the row's card before anything is on it.
+
+    A processor gives each row one thread: rows run side by side, and the times of a miniature are not judged.
+    Raises InputError when the device has less memory than the card.
+    """
+    host = {"host_cpus": os.cpu_count() or 1, "host_memory_gib": psutil.virtual_memory().total / GIB}
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+        return Device(kind="cpu", name=processor_name(), **host)
+    facts = torch.cuda.get_device_properties(0)
+    total = facts.total_memory / GIB
+    return Device(
+        kind="cuda",
+        name=facts.name,
+        count=spec.settings.devices,
+        memory_gib=total,
+        card=card_of_device(facts.name),
+        cap_gib=_cap(spec, total),
+        driver=_driver(),
+        cuda=torch.version.cuda,
+        compute_capability=f"{facts.major}.{facts.minor}",
+        topology=_topology(),
+        **host,
+    )
+
+
+def cap_gib(card: Card, total_gib: float) -> float | None:
+    """What the allocator may take on a device of ``total_gib`` so that it is like ``card``; None: no cap is needed.
+
+    Raises InputError when the device is smaller than the card.
+    """
+    if abs(total_gib - card.memory_gib) <= SAME_CARD * card.memory_gib:
+        return None
+    if total_gib < card.memory_gib:
+        raise InputError(f"the device has {total_gib:.1f} GiB, {card.name} needs {card.memory_gib:.1f}")
+    return card.usable_gib
+
+
+def _cap(spec: RowSpec, total_gib: float) -> float | None:
+    if spec.size == "tiny":
+        return None
+    cap = cap_gib(card_named(spec.card), total_gib)
+    if cap is not None:
+        torch.cuda.set_per_process_memory_fraction(cap / total_gib)
+    return cap
+
+
+def processor_name() -> str:
+    """The processor's model as the kernel names it."""
+    with open("/proc/cpuinfo") as lines:
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "processor"
+
+
+def _driver() -> str:
+    pynvml.nvmlInit()
+    try:
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _topology() -> str | None:
+    """The links between GPUs as nvidia-smi draws them, or None without nvidia-smi."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    drawn = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True)
+    return drawn.stdout.strip() or None

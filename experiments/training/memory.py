@@ -1,0 +1,123 @@
+"""Meters of device memory: CUDA's own counters, and on a CPU the tensor storages that live."""
+
+import weakref
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+GIB = 1024**3
+
+
+class Meter(Protocol):
+    """Bytes on the device. peak and peak_reserved count from the last reset_peak."""
+
+    def allocated(self) -> int: ...
+    def peak(self) -> int: ...
+    def peak_reserved(self) -> int | None: ...
+    def reset_peak(self) -> None: ...
+    def watch(self, tensors: Iterable[torch.Tensor]) -> None: ...
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *exc: Any) -> Any: ...
+
+
+class CudaMeter:
+    """The caching allocator's counters."""
+
+    def allocated(self) -> int:
+        return torch.cuda.memory_allocated()
+
+    def peak(self) -> int:
+        return torch.cuda.max_memory_allocated()
+
+    def peak_reserved(self) -> int | None:
+        return torch.cuda.max_memory_reserved()
+
+    def reset_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats()
+
+    def watch(self, tensors: Iterable[torch.Tensor]) -> None:
+        pass
+
+    def __enter__(self) -> "CudaMeter":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        pass
+
+
+class StorageMeter(TorchDispatchMode):
+    """Counts the storages of tensors from the operation that makes them until the last reference goes.
+
+    A CPU has no counters of its own; this gives the miniature's memory by the same definition (scratch memory inside a
+    kernel is not seen). ``capacity`` bytes, when given, is a pretend card: an operation that takes more raises
+    torch.OutOfMemoryError.
+    """
+
+    def __init__(self, capacity: int | None = None) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self._live: dict[int, int] = {}
+        self._allocated = self._peak = 0
+
+    def allocated(self) -> int:
+        return self._allocated
+
+    def peak(self) -> int:
+        return self._peak
+
+    def peak_reserved(self) -> int | None:
+        return None
+
+    def reset_peak(self) -> None:
+        self._peak = self._allocated
+
+    def watch(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors that were made outside this mode: parameters, a batch from the loader."""
+        for tensor in tensors:
+            self._track(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in [out] if isinstance(out, torch.Tensor) else tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._track(leaf)
+        return out
+
+    def _track(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key in self._live:
+            return
+        if self.capacity is not None and self._allocated + size > self.capacity:
+            raise torch.OutOfMemoryError(
+                f"pretend card out of memory. Tried to allocate {size / 2**20:.2f} MiB. "
+                f"{self.capacity / 2**20:.2f} MiB in all, {self._allocated / 2**20:.2f} MiB allocated"
+            )
+        self._live[key] = size
+        self._allocated += size
+        self._peak = max(self._peak, self._allocated)
+        weakref.finalize(storage, self._release, key).atexit = False
+
+    def _release(self, key: int) -> None:
+        self._allocated -= self._live.pop(key)
+
+
+def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages behind ``tensors``, a shared one counted once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def optimizer_tensors(optimizer: Any) -> list[torch.Tensor]:
+    """Every tensor that an optimizer keeps for its parameters.
+
+    A ZeRO optimizer of DeepSpeed wraps the real one and holds 32-bit copies of its parameters, which count too.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    kept = [value for state in inner.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    if inner is not optimizer:
+        kept += getattr(optimizer, "single_partition_of_fp32_groups", [])
+    return kept

@@ -1,0 +1,289 @@
+"""Measures a training from inside: memory at four points of a step, times of micro-steps, losses, where it stands."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from experiments.card import card_named
+from experiments.recipe import RowSpec, Settings
+from experiments.result import (
+    PROGRESS_FILE,
+    Device,
+    Memory,
+    Phase,
+    Point,
+    Progress,
+    Snapshot,
+    Speed,
+    write_atomically,
+)
+from experiments.training.memory import GIB, Meter, optimizer_tensors, storage_bytes
+from experiments.training.schedule import Schedule, spread
+
+FIRST_SNAPSHOTS = 2
+SNAPSHOT_EVERY = 50
+PROGRESS_EVERY_S = 0.5
+TERA = 1e12
+
+
+class FlopCount(TorchDispatchMode):
+    """Adds up floating-point operations of everything that runs inside, backward passes and recomputation included.
+
+    Formulas are those of torch.utils.flop_counter; element-wise operations count as nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+class Clock:
+    """Marks moments of the device's work without waiting for it: CUDA events, or the wall clock on a CPU."""
+
+    def __init__(self, cuda: bool) -> None:
+        self._cuda = cuda
+        self._marks: list[Any] = []
+
+    def mark(self) -> None:
+        if not self._cuda:
+            self._marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append(event)
+
+    def intervals_s(self) -> list[float]:
+        """Seconds between consecutive marks; waits for the device to reach the last one."""
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        if not self._cuda:
+            return [after - before for before, after in pairs]
+        self._marks[-1].synchronize()
+        return [before.elapsed_time(after) / 1000 for before, after in pairs]
+
+
+class Probe:
+    """What a row is seen doing. The engine calls it at the points of a step; it never touches the training itself.
+
+    State that outlives a failure: phase, step and micro_step where the training stands, memory and losses so far.
+    """
+
+    def __init__(self, spec: RowSpec, device: Device, meter: Meter, out: Path) -> None:
+        self.spec, self.device, self.meter = spec, device, meter
+        self.phase: Phase = "load"
+        self.step = self.micro_step = self.micro_steps = 0
+        self.max_tokens = self.parameters = self.trainable_parameters = 0
+        self.schedule: Schedule | None = None
+        self._out = out
+        self._snapshots: list[Snapshot] = []
+        self._peaks: dict[Phase, int] = {}
+        self._reserved: int | None = None
+        self._losses: list[torch.Tensor] = []
+        self._clock = Clock(device.kind == "cuda")
+        self._counting = ExitStack()
+        self._flops: FlopCount | None = None
+        self._parameters: list[torch.nn.Parameter] = []
+        self._optimizers: Callable[[], Iterable[Any]] = tuple
+        self._started = self._written = 0.0
+
+    def watch(self, model: torch.nn.Module, optimizers: Callable[[], Iterable[Any]]) -> None:
+        """Tell the probe whose memory it measures, once the model is built."""
+        self._parameters, self._optimizers = list(model.parameters()), optimizers
+        self.parameters = sum(map(count_weights, self._parameters))
+        self.trainable_parameters = sum(count_weights(one) for one in self._parameters if one.requires_grad)
+        self.meter.watch(self._parameters)
+
+    def start(self, schedule: Schedule) -> None:
+        """Training begins: everything up to here was loading."""
+        self.schedule = schedule
+        self._started = time.perf_counter()
+        self._clock.mark()
+
+    def before_forward(self, batch: dict[str, torch.Tensor]) -> None:
+        self.enter("forward")
+        self.meter.watch(batch.values())
+        self.max_tokens = max(self.max_tokens, batch["input_ids"].shape[1])
+        self._snap("before forward")
+        if self.micro_steps == 0:
+            self._flops = self._counting.enter_context(FlopCount())
+
+    def after_forward(self, loss: torch.Tensor) -> None:
+        """The forward pass ended with ``loss``; the last step's gradients are still there."""
+        self._snap("after forward")
+        self._losses.append(loss.detach())
+
+    def before_backward(self) -> None:
+        self.enter("backward")
+
+    def after_backward(self) -> None:
+        self._snap("after backward")
+
+    def before_optimizer_step(self) -> None:
+        self.enter("optimizer step")
+
+    def after_batch(self) -> bool:
+        """A micro-step is over; True when the training has run long enough."""
+        assert self.schedule is not None
+        if self.micro_steps == 0:
+            self._counting.close()
+        stepped = self.micro_step + 1 == self.spec.settings.accumulate
+        if stepped:
+            self._snap("after optimizer step")
+        self._clock.mark()
+        self.micro_steps += 1
+        self.micro_step = 0 if stepped else self.micro_step + 1
+        self.step += stepped
+        self.write_progress()
+        return self.schedule.enough(self.micro_steps, self._measured_s() if self._may_end() else [])
+
+    def enter(self, phase: Phase) -> None:
+        """Move on to ``phase``; the peak of the one before is kept."""
+        self._keep_peaks()
+        self.meter.reset_peak()
+        self.phase = phase
+
+    def close(self) -> None:
+        """Stop counting operations, also when the first micro-step failed."""
+        self._counting.close()
+
+    def memory(self) -> Memory:
+        """Memory so far, GiB."""
+        self._keep_peaks()
+        return Memory(
+            snapshots=tuple(self._snapshots),
+            peak_gib=max(self._peaks.values()) / GIB,
+            peak_by_phase_gib={phase: peak / GIB for phase, peak in self._peaks.items()},
+            reserved_gib=None if self._reserved is None else self._reserved / GIB,
+            host_peak_gib=resident_peak_gib(),
+        )
+
+    def losses(self) -> tuple[float, ...]:
+        """The loss of each micro-step that reached its backward pass."""
+        return tuple(torch.stack([loss.float() for loss in self._losses]).tolist()) if self._losses else ()
+
+    def speed(self) -> Speed | None:
+        """Times of the micro-steps after the first optimizer step; None before there are any."""
+        settings, times = self.spec.settings, self._clock.intervals_s() if self.micro_steps else []
+        skipped = settings.accumulate if len(times) > settings.accumulate else 0
+        measured = times[skipped:]
+        if not measured or self.schedule is None:
+            return None
+        step_s = optimizer_step_s(times, skipped, settings.accumulate)
+        flop = self._flops.total / settings.batch_size if self._flops and self._flops.total else None
+        samples_per_s = settings.batch_size * settings.accumulate / step_s
+        rate = flop * samples_per_s / TERA if flop else None
+        return Speed(
+            optimizer_steps=self.step,
+            micro_steps=self.micro_steps,
+            planned_micro_steps=self.schedule.taught,
+            measured_micro_steps=len(measured),
+            micro_step_s=median(measured),
+            step_s=step_s,
+            spread=spread(measured),
+            samples_per_s=samples_per_s,
+            tflop_per_sample=flop / TERA if flop else None,
+            tflops_per_s=rate,
+            peak_share=peak_share(rate, self.device, settings),
+            train_s=time.perf_counter() - self._started,
+        )
+
+    def write_progress(self, *, now: bool = False) -> None:
+        """Write progress.json, at most twice a second unless ``now``."""
+        if not now and time.monotonic() - self._written < PROGRESS_EVERY_S:
+            return
+        self._written = time.monotonic()
+        planned = self.schedule.most if self.schedule else 0
+        spent = time.perf_counter() - self._started
+        progress = Progress(
+            phase=self.phase,
+            step=self.step,
+            micro_steps=self.micro_steps,
+            planned_micro_steps=planned,
+            allocated_gib=self.meter.allocated() / GIB,
+            memory=self.memory(),
+            device=self.device,
+            left_s=spent / self.micro_steps * (planned - self.micro_steps) if self.micro_steps else None,
+        )
+        write_atomically(self._out / PROGRESS_FILE, progress.model_dump_json())
+
+    def _may_end(self) -> bool:
+        assert self.schedule is not None
+        return self.schedule.least <= self.micro_steps < self.schedule.most
+
+    def _measured_s(self) -> list[float]:
+        return self._clock.intervals_s()[self.spec.settings.accumulate :]
+
+    def _keep_peaks(self) -> None:
+        self._peaks[self.phase] = max(self._peaks.get(self.phase, 0), self.meter.peak())
+        if (reserved := self.meter.peak_reserved()) is not None:
+            self._reserved = max(self._reserved or 0, reserved)
+
+    def _snap(self, point: Point) -> None:
+        if self.step >= FIRST_SNAPSHOTS and self.step % SNAPSHOT_EVERY:
+            return
+        self._keep_peaks()
+        device = self._parameters[0].device.type
+        kept = [tensor for optimizer in self._optimizers() for tensor in optimizer_tensors(optimizer)]
+        params = storage_bytes(self._parameters)
+        grads = storage_bytes(parameter.grad for parameter in self._parameters if parameter.grad is not None)
+        optimizer = storage_bytes(tensor for tensor in kept if tensor.device.type == device)
+        allocated = self.meter.allocated()
+        self._snapshots.append(
+            Snapshot(
+                step=self.step,
+                micro_step=self.micro_step,
+                point=point,
+                params_gib=params / GIB,
+                grads_gib=grads / GIB,
+                optimizer_gib=optimizer / GIB,
+                optimizer_cpu_gib=storage_bytes(tensor for tensor in kept if tensor.device.type != device) / GIB,
+                activations_gib=max(0, allocated - params - grads - optimizer) / GIB,
+                allocated_gib=allocated / GIB,
+                peak_gib=max(self._peaks.values()) / GIB,
+                reserved_gib=None if self._reserved is None else self._reserved / GIB,
+            )
+        )
+
+
+def optimizer_step_s(times_s: list[float], skipped: int, accumulate: int) -> float:
+    """Seconds of one optimizer step: the median micro-step that steps, and the others' median for each of the others."""
+    stepping = [time_s for place, time_s in enumerate(times_s) if place >= skipped and (place + 1) % accumulate == 0]
+    other = [time_s for place, time_s in enumerate(times_s) if place >= skipped and (place + 1) % accumulate]
+    if not stepping or not other:
+        return accumulate * median(stepping or other)
+    return median(stepping) + (accumulate - 1) * median(other)
+
+
+def peak_share(tflops_per_s: float | None, device: Device, settings: Settings) -> float | None:
+    """The share of the device's dense peak for the data type that the matrix products run in; None where it is unknown."""
+    if tflops_per_s is None or device.card is None:
+        return None
+    kind = "fp32" if settings.precision == "32-true" else "bf16"
+    if kind == "fp32" and torch.backends.cuda.matmul.allow_tf32:
+        kind = "tf32"
+    peak = card_named(device.card).peak_tflops.get(kind)
+    return tflops_per_s / peak if peak else None
+
+
+def count_weights(parameter: torch.nn.Parameter) -> int:
+    """Weights in a parameter; 4-bit ones are packed two to a byte."""
+    return parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
+
+
+def resident_peak_gib() -> float:
+    """The most memory that this process was resident in so far, GiB."""
+    with open("/proc/self/status") as lines:
+        kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return kib / 2**20
