@@ -50,5 +50,5 @@ def card_named(name: str, where: str = "") -> Card:
 
 
 def card_of_device(device_name: str) -> str | None:
-    """The name of the card that a driver's device name belongs to, or None for a device that cards.yaml does not have."""
+    """The card that a driver's device name belongs to, or None for a device that cards.yaml does not have."""
     return next((name for name, card in cards().items() if re.search(card.matches, device_name)), None)

@@ -1,4 +1,4 @@
-"""The one exception that a person can cause."""
+"""The exceptions that a person causes."""
 
 
 class InputError(ValueError):
@@ -6,6 +6,10 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class Interrupted(Exception):
+    """The command was told to stop, by Ctrl-C or by a signal. What had finished stays finished; exit code 130."""
 
 
 def unknown(what: str, value: object, allowed: object, where: str = "") -> InputError:

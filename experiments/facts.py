@@ -39,8 +39,9 @@ def checked(model: type[T], data: Any, where: str) -> T:
 
 
 def plain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a pydantic error in one line: which key, which value, what is allowed."""
-    problem = error.errors()[0]
+    """An unknown key, else the first problem of a pydantic error, in one line: key, value, what is allowed."""
+    problems = error.errors()
+    problem = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         owner = _owner(model, problem["loc"][:-1])

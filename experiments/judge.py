@@ -8,7 +8,7 @@ from experiments.recipe import Check, Claim, Figure, Quantity, Row, Suite
 from experiments.result import BROKEN, LOSSES, QUANTITIES, TIMES, Record, Result
 from experiments.run import Run
 
-VERDICT_SCHEMA_VERSION = 1
+VERDICT_SCHEMA_VERSION: Literal[1] = 1
 
 Status = Literal["held", "did not hold", "not judged", "broke"]
 ENDINGS = {
@@ -157,11 +157,11 @@ def _checked(check: Check, results: Mapping[str, Result], full_size: bool) -> tu
     why = _why_no_value(check, result, base, value, over) or _why_not_comparable(check, (result, base), full_size)
     if value is None or (check.relative and over is None):
         return "not judged", "", why
-    measured = _ratio(value, over) if over is not None else value
-    text = _measured(check, value, over, measured)
+    compared = value if over is None else _ratio(value, over)
+    text = _measured(check, value, over, compared)
     if why:
         return "not judged", text, why
-    held = (check.low is None or measured >= check.low) and (check.high is None or measured <= check.high)
+    held = (check.low is None or compared >= check.low) and (check.high is None or compared <= check.high)
     return ("held" if held else "did not hold"), text, "" if held else f"{text}, expected {_expected(check)}"
 
 

@@ -20,7 +20,7 @@ from experiments.card import card_named
 from experiments.errors import InputError, unknown
 from experiments.facts import RECIPES, Facts, checked, read_yaml
 
-SPEC_VERSION = 1
+SPEC_VERSION: Literal[1] = 1
 NOT_SUITES = ("cards", "models")
 
 Precision = Literal["32-true", "bf16-true", "bf16-mixed"]
@@ -98,13 +98,18 @@ class Settings(Facts):
     warmup_steps: NonNegativeInt = 0
     min_lr: PositiveFloat | None = None
     max_epochs: PositiveInt
-    max_steps: int = Field(-1, ge=-1, description="optimizer steps; -1: as many as the epochs have")
+    max_steps: int = Field(default=-1, ge=-1, description="optimizer steps; -1: as many as the epochs have")
     max_length: PositiveInt = Field(description="tokens of text a sample may have")
-    train_samples: PositiveInt | None = Field(None, description="None: all that the data set and the split give")
-    validation: float = Field(0.0, ge=0.0, description="below 1 a share, else a number of samples")
+    train_samples: PositiveInt | None = Field(
+        default=None, description="None: all that the data set and the split give"
+    )
+    validation: float = Field(default=0.0, ge=0.0, description="below 1 a share, else a number of samples")
     devices: PositiveInt = 1
     nodes: PositiveInt = 1
     strategy: Strategy = "auto"
+    gradient_as_bucket_view: bool = Field(
+        default=False, description="DDP keeps gradients in its buckets, not beside them"
+    )
     launcher: Literal["none", "torchrun", "accelerate"] = "none"
     activation_checkpointing: bool = False
     lora: Lora | None = None
@@ -117,11 +122,16 @@ class Settings(Facts):
     @model_validator(mode="before")
     @classmethod
     def _complete_batches(cls, data: dict[str, Any]) -> dict[str, Any]:
+        if data.keys() - cls.model_fields:
+            return data
+        for key in ("devices", "nodes", "batch_size", "accumulate", "global_batch_size"):
+            value = data.get(key)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{key} = {value!r}: a whole number above 0 is needed")
         world = data.get("devices", 1) * data.get("nodes", 1)
         batch, accumulate, total = (data.get(key) for key in ("batch_size", "accumulate", "global_batch_size"))
-        for key, value in (("batch_size", batch), ("accumulate", accumulate), ("global_batch_size", total)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{key} = {value!r}: a whole number above 0 is needed")
+        if batch is None and total is None:
+            raise ValueError("batch_size or global_batch_size is needed")
         if batch is not None and total is not None:
             accumulate = accumulate or _divided(total, batch * world, f"batch_size {batch} on {world} device(s)")
         elif total is not None:
@@ -164,7 +174,7 @@ class Figure(Facts):
     quantity: Quantity
     low: float
     high: float
-    tolerance: float = Field(0.0, ge=0)
+    tolerance: float = Field(default=0.0, ge=0)
     source: str
 
     @property
@@ -184,9 +194,9 @@ class Row(Facts):
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     title: str
-    cards: tuple[str, ...] | None = Field(None, description="None: all cards of the suite")
+    cards: tuple[str, ...] | None = Field(default=None, description="None: all cards of the suite")
     settings: dict[str, Any]
-    per_card: dict[str, dict[str, Any]] = {}
+    per_card: dict[str, dict[str, Any]] = Field(default_factory=dict)
     expect: Expectation = Expectation()
     note: str | None = None
 
@@ -306,7 +316,7 @@ def suite_named(name: str) -> Suite:
 
 
 def read_suite(path: Path) -> Suite:
-    """The suite in ``path``, every row checked for every card it names; InputError says file, row, value and what is allowed."""
+    """The suite in ``path``, each row checked on each of its cards; InputError says file, row, value and remedy."""
     suite = checked(Suite, _with_row_names(read_yaml(path), path), path.name)
     if suite.suite != path.stem:
         raise InputError(f"{path.name}: suite = {suite.suite!r}: must be the file's name, {path.stem!r}")
@@ -336,7 +346,8 @@ def _with_row_names(data: Any, path: Path) -> Any:
     for number, row in enumerate(data["rows"]):
         name = row.get("id", f"number {number + 1}") if isinstance(row, dict) else f"number {number + 1}"
         checked(Row, row, f"{path.name}: row {name!r}")
-    for claim in data.get("claims") or ():
+    claims = data.get("claims")
+    for claim in claims if isinstance(claims, list) else ():
         checked(Claim, claim, f"{path.name}: claim {claim.get('id') if isinstance(claim, dict) else claim!r}")
     return data
 

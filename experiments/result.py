@@ -85,7 +85,8 @@ class Memory(Record):
 class Speed(Record):
     """Time of the measured micro-steps, those after the first optimizer step.
 
-    step_s is the median time of one optimizer step with all its micro-steps; spread the interquartile range of the
+    step_s is the median time of one optimizer step with all its micro-steps, micro_step_s that of a micro-step without
+    an optimizer step where there are such; spread the interquartile range of the
     micro-steps' times over their median. tflop_per_sample counts what was executed, recomputation included.
     """
 

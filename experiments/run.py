@@ -19,7 +19,7 @@ from experiments.recipe import Input, Length, RowSpec, Size, Suite, Weights
 from experiments.result import RESULT_FILE, Record, Result, read_result, write_atomically
 
 RUN_FILE = "run.json"
-RUN_SCHEMA_VERSION = 1
+RUN_SCHEMA_VERSION: Literal[1] = 1
 
 
 class Run(Record):

@@ -20,12 +20,13 @@ from experiments.recipe import RowSpec
 from experiments.recipe import models as known_models
 
 CAPTION_WORDS = (8, 31)
-WORDS = (
-    "a the of with and on in from fresh grilled roasted fried baked steamed sliced creamy spicy sweet sour crisp plate"
-    " bowl board table cup pan rice noodles bread pasta soup salad cheese tomato basil garlic onion pepper lemon butter"
-    " chicken beef fish shrimp tofu egg beans corn potato carrot mushroom spinach sauce herbs cream chocolate berries"
-    " apple honey cake pie toast waffle wooden white small large golden green red topped served side garnished drizzled"
-).split()
+WORDS = """
+a the of with and on in from fresh grilled roasted fried baked steamed sliced creamy spicy sweet sour
+crisp plate bowl board table cup pan rice noodles bread pasta soup salad cheese tomato basil garlic
+onion pepper lemon butter chicken beef fish shrimp tofu egg beans corn potato carrot mushroom spinach
+sauce herbs cream chocolate berries apple honey cake pie toast waffle wooden white small large golden
+green red topped served side garnished drizzled
+""".split()  # noqa: SIM905 - one line a word reads worse
 SPECIAL = {"blip2-opt": ("<s>", "<pad>", "</s>", "<unk>"), "blip2-t5": ("<pad>", "</s>", "<unk>")}
 IGNORED_LABEL = -100
 

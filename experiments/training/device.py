@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from typing import Any
 
 import psutil
 import pynvml
@@ -23,7 +24,7 @@ def open_device(spec: RowSpec) -> Device:
     A processor gives each row one thread: rows run side by side, and the times of a miniature are not judged.
     Raises InputError when the device has less memory than the card.
     """
-    host = {"host_cpus": os.cpu_count() or 1, "host_memory_gib": psutil.virtual_memory().total / GIB}
+    host: dict[str, Any] = {"host_cpus": os.cpu_count() or 1, "host_memory_gib": psutil.virtual_memory().total / GIB}
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
         return Device(kind="cpu", name=processor_name(), **host)

@@ -22,7 +22,7 @@ from transformers.quantizers import AutoHfQuantizer
 from experiments.errors import InputError
 from experiments.recipe import Lora, Model, Quantization, RowSpec, Size, models
 
-VISION = {
+VISION: dict[Size, dict[str, Any]] = {
     "full": {
         "image_size": 224,
         "patch_size": 14,
@@ -40,7 +40,7 @@ VISION = {
         "num_attention_heads": 4,
     },
 }
-QFORMER: dict[Size, dict[str, int]] = {
+QFORMER: dict[Size, dict[str, Any]] = {
     "full": {},
     "tiny": {
         "hidden_size": 32,
@@ -52,7 +52,7 @@ QFORMER: dict[Size, dict[str, int]] = {
 }
 QUERY_TOKENS = {"full": 32, "tiny": 4}
 TINY_VOCABULARY = 256
-TINY_TEXT = {
+TINY_TEXT: dict[str, dict[str, Any]] = {
     "blip2-opt": {
         "hidden_size": 32,
         "ffn_dim": 128,
@@ -91,7 +91,7 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
 
 
 def build_config(facts: Model, size: Size) -> Blip2Config:
-    """The architecture of a BLIP-2 model of models.yaml, or its miniature: all the same parts, few and narrow layers."""
+    """The architecture of a BLIP-2 model of models.yaml, or its miniature: the same parts, few and narrow."""
     if facts.family not in TINY_TEXT:
         raise InputError(f"the family {facts.family!r} is not built here; allowed: {', '.join(TINY_TEXT)}")
     text = facts.architecture | (TINY_TEXT[facts.family] if size == "tiny" else {})
@@ -102,7 +102,7 @@ def build_config(facts: Model, size: Size) -> Blip2Config:
         text_config=text_config.to_dict(),
         num_query_tokens=QUERY_TOKENS[size],
         image_token_index=IMAGE_TOKENS[facts.family][size],
-        tie_word_embeddings=facts.family == "blip2-opt",
+        **{"tie_word_embeddings": facts.family == "blip2-opt"},
     )
 
 
@@ -122,7 +122,8 @@ def build_random(
             if id(parameter) not in made:
                 made[id(parameter)] = _random_like(parameter, name, dtype, device)
             module.register_parameter(name, made[id(parameter)])
-    return model.to(device)
+    on_device: PreTrainedModel = model.to(device)  # type: ignore[arg-type]
+    return on_device
 
 
 def meta_model(config: Blip2Config) -> PreTrainedModel:
@@ -147,7 +148,8 @@ def load_pretrained(
         return Blip2ForConditionalGeneration.from_pretrained(hub, **options)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"the weights of {hub!r} cannot be loaded ({reason}); weights=random needs no download") from None
+        problem = f"the weights of {hub!r} cannot be loaded ({reason}); weights=random needs no download"
+        raise InputError(problem) from None
 
 
 def quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
@@ -165,9 +167,7 @@ def with_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization
     if quantization:
         model = prepare_model_for_kbit_training(model)
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none"
-    )
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none")
     return get_peft_model(model, config)
 
 
@@ -183,7 +183,8 @@ def _random_like(parameter: nn.Parameter, name: str, dtype: torch.dtype, device:
     if type(parameter).__name__ == "Params4bit":
         values = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device).normal_(std=INIT_STD)
         options = {key: value for key, value in parameter.__dict__.items() if key != "bnb_quantized"}
-        return type(parameter)(values, requires_grad=False, **options).to(device)
+        quantized: nn.Parameter = type(parameter)(values, requires_grad=False, **options).to(device)  # type: ignore[assignment]
+        return quantized
     values = torch.empty(parameter.shape, dtype=dtype, device=device)
     if values.dim() > 1:
         values.normal_(std=INIT_STD)

@@ -25,7 +25,7 @@ from experiments.result import (
     write_atomically,
 )
 from experiments.training.memory import GIB, Meter, optimizer_tensors, storage_bytes
-from experiments.training.schedule import Schedule, spread
+from experiments.training.schedule import Schedule, Timing
 
 FIRST_SNAPSHOTS = 2
 SNAPSHOT_EVERY = 50
@@ -146,7 +146,7 @@ class Probe:
         self.micro_step = 0 if stepped else self.micro_step + 1
         self.step += stepped
         self.write_progress()
-        return self.schedule.enough(self.micro_steps, self._measured_s() if self._may_end() else [])
+        return self.micro_steps >= self.schedule.least and self.schedule.enough(self._clock.intervals_s())
 
     def enter(self, phase: Phase) -> None:
         """Move on to ``phase``; the peak of the one before is kept."""
@@ -174,13 +174,12 @@ class Probe:
         return tuple(torch.stack([loss.float() for loss in self._losses]).tolist()) if self._losses else ()
 
     def speed(self) -> Speed | None:
-        """Times of the micro-steps after the first optimizer step; None before there are any."""
-        settings, times = self.spec.settings, self._clock.intervals_s() if self.micro_steps else []
-        skipped = settings.accumulate if len(times) > settings.accumulate else 0
-        measured = times[skipped:]
-        if not measured or self.schedule is None:
+        """Times of the micro-steps; None before there are any."""
+        if self.schedule is None or not self.micro_steps:
             return None
-        step_s = optimizer_step_s(times, skipped, settings.accumulate)
+        settings = self.spec.settings
+        timing = Timing.of(self._clock.intervals_s(), settings.accumulate)
+        step_s = timing.step_s(settings.accumulate)
         flop = self._flops.total / settings.batch_size if self._flops and self._flops.total else None
         samples_per_s = settings.batch_size * settings.accumulate / step_s
         rate = flop * samples_per_s / TERA if flop else None
@@ -188,10 +187,10 @@ class Probe:
             optimizer_steps=self.step,
             micro_steps=self.micro_steps,
             planned_micro_steps=self.schedule.taught,
-            measured_micro_steps=len(measured),
-            micro_step_s=median(measured),
+            measured_micro_steps=timing.measured,
+            micro_step_s=median(timing.plain_s or timing.stepping_s),
             step_s=step_s,
-            spread=spread(measured),
+            spread=timing.spread,
             samples_per_s=samples_per_s,
             tflop_per_sample=flop / TERA if flop else None,
             tflops_per_s=rate,
@@ -217,13 +216,6 @@ class Probe:
             left_s=spent / self.micro_steps * (planned - self.micro_steps) if self.micro_steps else None,
         )
         write_atomically(self._out / PROGRESS_FILE, progress.model_dump_json())
-
-    def _may_end(self) -> bool:
-        assert self.schedule is not None
-        return self.schedule.least <= self.micro_steps < self.schedule.most
-
-    def _measured_s(self) -> list[float]:
-        return self._clock.intervals_s()[self.spec.settings.accumulate :]
 
     def _keep_peaks(self) -> None:
         self._peaks[self.phase] = max(self._peaks.get(self.phase, 0), self.meter.peak())
@@ -257,17 +249,8 @@ class Probe:
         )
 
 
-def optimizer_step_s(times_s: list[float], skipped: int, accumulate: int) -> float:
-    """Seconds of one optimizer step: the median micro-step that steps, and the others' median for each of the others."""
-    stepping = [time_s for place, time_s in enumerate(times_s) if place >= skipped and (place + 1) % accumulate == 0]
-    other = [time_s for place, time_s in enumerate(times_s) if place >= skipped and (place + 1) % accumulate]
-    if not stepping or not other:
-        return accumulate * median(stepping or other)
-    return median(stepping) + (accumulate - 1) * median(other)
-
-
 def peak_share(tflops_per_s: float | None, device: Device, settings: Settings) -> float | None:
-    """The share of the device's dense peak for the data type that the matrix products run in; None where it is unknown."""
+    """The share of the device's dense peak for the type of the matrix products; None where it is unknown."""
     if tflops_per_s is None or device.card is None:
         return None
     kind = "fp32" if settings.precision == "32-true" else "bf16"

@@ -17,6 +17,7 @@ from experiments.training.engines import lightning
 from experiments.training.memory import CudaMeter, Meter, StorageMeter
 from experiments.training.probe import Probe
 
+
 def run(spec: RowSpec, out: Path, meter: Meter | None = None) -> Measured:
     """Train the row on this process's device and measure it; a failure becomes part of what is returned.
 

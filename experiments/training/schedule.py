@@ -29,11 +29,49 @@ class Schedule:
         """The micro-step that gets the longest captions: the last of the second optimizer step; None as taught."""
         return None if self.least == self.taught else min(2 * self.accumulate, self.taught) - 1
 
-    def enough(self, done: int, measured_s: list[float]) -> bool:
-        """Whether a run may end after ``done`` micro-steps, given the times of those after the first optimizer step."""
+    def enough(self, times_s: list[float]) -> bool:
+        """Whether a run may end after micro-steps of these times."""
+        done = len(times_s)
         if done >= self.most:
             return True
-        return done >= self.least and done % self.accumulate == 0 and spread(measured_s) <= STEADY_SPREAD
+        if done < self.least or done % self.accumulate:
+            return False
+        return Timing.of(times_s, self.accumulate).spread <= STEADY_SPREAD
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of micro-steps, those of the first optimizer step left out where there are more.
+
+    stepping_s are those that end with an optimizer step, plain_s the others: two kinds, of different length.
+    """
+
+    stepping_s: list[float]
+    plain_s: list[float]
+
+    @classmethod
+    def of(cls, times_s: list[float], accumulate: int) -> "Timing":
+        skipped = accumulate if len(times_s) > accumulate else 0
+        numbered = list(enumerate(times_s, start=1))[skipped:]
+        return cls(
+            stepping_s=[time_s for number, time_s in numbered if number % accumulate == 0],
+            plain_s=[time_s for number, time_s in numbered if number % accumulate],
+        )
+
+    @property
+    def measured(self) -> int:
+        return len(self.stepping_s) + len(self.plain_s)
+
+    def step_s(self, accumulate: int) -> float:
+        """Seconds of one whole optimizer step, from the median of each kind; 0 without a measured micro-step."""
+        if not self.stepping_s or not self.plain_s:
+            return accumulate * median(self.stepping_s or self.plain_s or [0.0])
+        return median(self.stepping_s) + (accumulate - 1) * median(self.plain_s)
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over the median, of the kind in which it is larger."""
+        return max(spread(self.stepping_s), spread(self.plain_s))
 
 
 def schedule_of(spec: RowSpec, batches_per_epoch: int) -> Schedule:

@@ -1,4 +1,4 @@
-"""What GPU and host do while a row runs: sampled beside the trainer, in another process, so that it costs it nothing."""
+"""What GPU and host do while a row runs, sampled in another process so that it costs the trainer nothing."""
 
 import csv
 import os

@@ -85,7 +85,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result | None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends (Linux, prctl(2)); the first to go when memory runs out."""
+    """Have the kernel kill this process when its parent ends (Linux, prctl(2)), and first when memory runs out."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     Path("/proc/self/oom_score_adj").write_text("1000")
 
@@ -126,7 +126,7 @@ def _start_trainer(out: Path, log: int) -> "subprocess.Popen[bytes]":
 
 
 def _wait(trainer: "subprocess.Popen[bytes]", out: Path, limit_s: float) -> bool:
-    """Wait for the trainer and say what it does; True when it met the time limit and was asked for its stacks and ended."""
+    """Wait for the trainer and say what it does; True when it met the time limit, left its stacks and was ended."""
     limit = time.monotonic() + limit_s
     said = None
     while trainer.poll() is None:

@@ -61,7 +61,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     """Run the row; failures pass through as they are raised."""
     L.seed_everything(spec.settings.seed, verbose=False)
     device = torch.device(probe.device.kind)
-    model = build_model(spec, device)
+    model: Any = build_model(spec, device)
     captions = open_captions(spec, model.config.vision_config.image_size)
     preparation = build_preparation(spec, model.config, captions.texts)
     schedule = schedule_of(spec, len(captions.texts) // spec.settings.batch_size)
@@ -93,4 +93,3 @@ def _trainer(spec: RowSpec, probe: Probe, out: Path) -> L.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-

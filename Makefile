@@ -1,0 +1,62 @@
+# One-liners over `testbed`; `make help` says what there is. Variables: make run-single card=h100_94gb size=tiny row="xxl xxl-sgd"
+suite   ?= single_gpu_blip2
+results ?= results
+run     ?= $(results)/latest
+CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-testbed
+
+PINS    := containers/current.txt
+PYTHON  := $(or $(shell command -v python3.11),$(shell command -v python3),python3)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)
+ENV     := $(CACHE)/env-$(shell cat $(PINS) | sha256sum | cut -c1-12)-py$(VERSION)
+BIN     := $(ENV)/bin
+TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
+NAMES   := site card size length weights data data_sha256 input run_id host_memory_gib
+OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(name)))) \
+  $(foreach id,$(row),--row $(id)) --results $(results) $(args)
+
+.PHONY: help run-single test lint judge report compare list env clean-results clean
+.DEFAULT_GOAL := help
+
+help: ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+run-single: env ## run the single-GPU experiments here, judge and report them (card= size= length= row= ...)
+	$(TESTBED) run $(suite) $(OPTIONS)
+
+judge: env ## judge kept results anew (run=FOLDER)
+	$(TESTBED) judge $(run)
+
+report: env ## write the report of a run anew (run=FOLDER)
+	$(TESTBED) report $(run)
+
+compare: env ## show what differs between two runs (a=FOLDER b=FOLDER)
+	$(TESTBED) compare $(a) $(b)
+
+list: env ## list the suites, or the rows of one (suite=NAME)
+	$(TESTBED) list $(if $(filter command line,$(origin suite)),$(suite))
+
+test: lint ## every check: style, types, who imports whom, tests
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: env ## style, types, who imports whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports
+
+env: $(ENV)/.made ## the Python environment, cached by its pins
+
+$(ENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $(VERSION); install python3.11 and its venv module" >&2; exit 2; }
+	@mkdir -p $(CACHE)
+	@echo "making the environment in $(ENV)"
+	@flock $(ENV).lock sh -c 'test -e $@ || { $(PYTHON) -m venv --clear $(ENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(PINS) && touch $@; }'
+
+clean-results: ## remove every run
+	rm -rf $(results)
+
+clean: ## remove what checks and tests left
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

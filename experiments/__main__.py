@@ -1,0 +1,7 @@
+"""python -m experiments: the command line without an installed `testbed`."""
+
+import sys
+
+from experiments.cli import main
+
+sys.exit(main())

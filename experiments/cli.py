@@ -1,0 +1,222 @@
+"""`testbed`: run a suite, judge and report what it did.
+
+Exit codes: 0 all that was judged held, 1 something did not hold, 2 a user's mistake (one line on stderr), 3 something
+broke, 130 interrupted.
+"""
+
+import json
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from experiments.errors import InputError, Interrupted
+from provision.errors import ProvisionError
+
+if TYPE_CHECKING:
+    from experiments.launch.data_set import Watch
+    from experiments.pipeline import Done
+
+INTERRUPTED = 130
+BROKE = 3
+BAD_INPUT = 2
+
+app = typer.Typer(
+    name="testbed",
+    help=f"Runs, measures and judges large-model training experiments.\n\n{(__doc__ or '').partition(chr(10) * 2)[2]}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; everything else goes to stderr.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/<run-id>, or a folder of several.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=list(arguments), obj=shlex.join(["testbed", *arguments]))
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except (InputError, ProvisionError) as mistake:
+        print(f"testbed: {mistake}", file=sys.stderr)
+        return BAD_INPUT
+    except (Interrupted, KeyboardInterrupt):
+        print("testbed: interrupted; finished rows are kept, the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return BROKE
+    return 0
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    suites: Annotated[list[str], typer.Argument(metavar="SUITE...", help="`testbed list` names them.")],
+    row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given several times.")] = None,
+    site: Annotated[str, typer.Option(help="Where the machine comes from.")] = "local",
+    card: Annotated[str, typer.Option(help="The GPU that the rows are about; auto: the machine's own.")] = "auto",
+    size: Annotated[
+        Literal["auto", "full", "tiny"], typer.Option(help="auto: full where a GPU is large enough, else tiny.")
+    ] = "auto",
+    length: Annotated[
+        Literal["verdict", "as-taught"], typer.Option(help="As many steps as a verdict needs, or all that are taught.")
+    ] = "verdict",
+    weights: Annotated[Literal["random", "pretrained"], typer.Option(help="Weights to begin with.")] = "random",
+    data: Annotated[str, typer.Option(help="synthetic, a folder, or the path or URL of an archive.")] = "synthetic",
+    data_sha256: Annotated[str | None, typer.Option(help="Checksum of the archive; a URL needs one.")] = None,
+    input: Annotated[
+        Literal["as-taught", "with-image"], typer.Option(help="The caption alone, or the image with it.")
+    ] = "as-taught",
+    run_id: Annotated[str | None, typer.Option(help="The run's name; else made of the choices.")] = None,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")] = Path("results"),
+    host_memory_gib: Annotated[
+        float | None, typer.Option(min=1, help="Memory of this machine where it reports less than it can give.")
+    ] = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Run finished rows again too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run what is missing or changed of each SUITE, and say what held."""
+    from experiments.launch.progress import view_on
+    from experiments.pipeline import Options, run_suite
+
+    if len(suites) > 1 and (row or run_id):
+        raise InputError("--row and --run-id: allowed with one suite only")
+    console = Console(stderr=as_json)
+    finished = []
+    for suite in suites:
+        options = Options(
+            suite=suite,
+            rows=tuple(row or ()),
+            site=site,
+            card=card,
+            size=size,
+            length=length,
+            weights=weights,
+            data=data,
+            data_sha256=data_sha256,
+            input=input,
+            run_id=run_id,
+            results=results,
+            host_memory_gib=host_memory_gib,
+            rerun=rerun,
+            command=context.obj,
+        )
+        finished.append(run_suite(options, view_on(console), _download_on(console)))
+        _show_done(finished[-1], console)
+    if as_json:
+        _print_json([_done_as_json(done) for done in finished])
+    raise typer.Exit(max(done.judgement.exit_code for done in finished))
+
+
+@app.command()
+def judge(folder: RunPath, as_json: Json = False) -> None:
+    """Judge kept results by today's recipes; nothing is written."""
+    from experiments.report import rejudge
+    from experiments.tables import changes_table, verdict_table
+
+    judged = rejudge(folder)
+    if as_json:
+        _print_json([one.model_dump(mode="json") for one in judged])
+    else:
+        for one in judged:
+            Console().print(verdict_table(one.judgement))
+            if one.changes:
+                Console().print(changes_table(one.changes))
+    raise typer.Exit(max(one.judgement.exit_code for one in judged))
+
+
+@app.command()
+def report(folder: RunPath) -> None:
+    """Write the report of a run anew."""
+    from experiments.report import write_report
+    from experiments.run import RunFolder
+
+    print(write_report(RunFolder(folder)))
+
+
+@app.command()
+def compare(a: Path, b: Path, as_json: Json = False) -> None:
+    """Show what differs between two runs."""
+    from experiments.report import compare as compare_runs
+    from experiments.report import comparison_table
+    from experiments.run import RunFolder
+
+    comparison = compare_runs(RunFolder(a), RunFolder(b))
+    if as_json:
+        _print_json(comparison.model_dump(mode="json"))
+    else:
+        Console().print(comparison_table(comparison))
+
+
+@app.command("list")
+def list_(
+    suite: Annotated[str | None, typer.Argument(help="One suite, with its rows and settings.")] = None,
+    card: Annotated[str | None, typer.Option(help="The card that settings are for; else the suite's first.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the suites, or the rows of one."""
+    from experiments.tables import rows_as_data, rows_table, suites_as_data, suites_table
+
+    if suite is None and card:
+        raise InputError("--card: allowed with a suite only")
+    if as_json:
+        _print_json(rows_as_data(suite, card) if suite else suites_as_data())
+    else:
+        Console().print(rows_table(suite, card) if suite else suites_table())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schemas of result.json, run.json and verdict.json."""
+    from pydantic import BaseModel
+
+    from experiments.judge import Judgement
+    from experiments.result import Result
+    from experiments.run import Run
+
+    models: dict[str, type[BaseModel]] = {"result": Result, "run": Run, "verdict": Judgement}
+    _print_json({name: model.model_json_schema() for name, model in models.items()})
+
+
+def _show_done(done: "Done", console: Console) -> None:
+    from experiments.tables import verdict_table
+
+    console.print(verdict_table(done.judgement))
+    console.print(f"report: {done.report}", soft_wrap=True, highlight=False)
+
+
+def _done_as_json(done: "Done") -> dict[str, Any]:
+    return {
+        "folder": str(done.folder),
+        "report": str(done.report),
+        "exit_code": done.judgement.exit_code,
+        **done.judgement.model_dump(mode="json"),
+    }
+
+
+def _download_on(console: Console) -> "Watch":
+    """Show a download's progress on ``console``, a line for each tenth."""
+    shown = -1
+
+    def watch(done: int, total: int | None) -> None:
+        nonlocal shown
+        tenth = 10 * done // total if total else done // 2**28
+        if tenth != shown:
+            shown = tenth
+            of = f" of {total / 2**20:.0f}" if total else ""
+            console.print(f"data: {done / 2**20:.0f}{of} MiB", highlight=False)
+
+    return watch
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2))

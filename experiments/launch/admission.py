@@ -1,0 +1,90 @@
+"""What is refused before it starts: rows that the machine cannot run, and runs that cannot be made at all."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.card import card_named, card_of_device
+from experiments.errors import InputError
+from experiments.recipe import RowSpec, models, suite_named, suite_names
+from provision.model import Gpu, Node
+
+ENGINES = ("lightning",)
+GIB = 1024**3
+ROW_GIB = 0.05
+SPARE_GIB = 1.0
+HOST_GIB = {"full": 8.0, "tiny": 1.5}
+OFFLOAD_BYTES_PER_PARAMETER = 18
+OFFLOAD_SPARE_GIB = 10.0
+
+
+def refusal(spec: RowSpec, node: Node, host_memory_gib: float) -> str:
+    """Why ``node`` cannot run the row, in one plain line; empty when it can."""
+    if spec.size == "tiny" and not node.gpus:
+        return ""
+    settings = spec.settings
+    if not node.gpus:
+        return "no GPU: full size needs one; size tiny runs anywhere"
+    if settings.nodes > 1:
+        return f"{settings.nodes} nodes are needed, there is 1"
+    if settings.devices > len(node.gpus):
+        return f"{settings.devices} GPUs are needed, there {'is' if len(node.gpus) == 1 else 'are'} {len(node.gpus)}"
+    if spec.size == "tiny":
+        return ""
+    for gpu in node.gpus:
+        if why := too_small(gpu, spec.card):
+            return why
+    needed = host_need_gib(spec)
+    if offloads(spec) and needed > host_memory_gib:
+        return f"optimizer offload needs {needed:.0f} GiB of host memory, there are {host_memory_gib:.0f} GiB"
+    return ""
+
+
+def too_small(gpu: Gpu, card_name: str) -> str:
+    """Why ``gpu`` can be neither the card nor a stand-in for it; empty when it can."""
+    card = card_named(card_name)
+    if card_of_device(gpu.name) == card_name or gpu.memory_gib >= card.memory_gib:
+        return ""
+    return f"device {gpu.name} has {gpu.memory_gib:.1f} GiB, {card_name} needs {card.memory_gib:.1f} GiB"
+
+
+def offloads(spec: RowSpec) -> bool:
+    """True when the row keeps its optimizer in host memory."""
+    return spec.settings.optimizer == "deepspeed_cpu" or "offload" in spec.settings.strategy
+
+
+def host_need_gib(spec: RowSpec) -> float:
+    """Host memory that the row is given room for, GiB.
+
+    An offloaded parameter takes 4 bytes of master weight, 8 of Adam's moments, 4 of gradient and 2 of the gradient
+    that accumulates in bfloat16.
+    """
+    if spec.size == "full" and offloads(spec):
+        parameters = models()[spec.settings.model].parameters
+        return parameters * OFFLOAD_BYTES_PER_PARAMETER / GIB + OFFLOAD_SPARE_GIB
+    return HOST_GIB[spec.size]
+
+
+def check_engines(specs: Sequence[RowSpec]) -> None:
+    """InputError when a row needs an engine that does not run yet."""
+    for spec in specs:
+        if spec.settings.engine not in ENGINES:
+            raise InputError(
+                f"suite {spec.suite}: row {spec.row!r} needs the engine {spec.settings.engine}, which does not run yet;"
+                f" suites that run: {', '.join(_runnable_suites())}"
+            )
+
+
+def check_disk(folder: Path, rows: int) -> None:
+    """InputError when the disk that ``folder`` is on, or will be, has no room for the outputs of ``rows`` rows."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free_gib, needed_gib = shutil.disk_usage(there).free / GIB, SPARE_GIB + rows * ROW_GIB
+    if free_gib < needed_gib:
+        raise InputError(
+            f"{folder}: no disk space: {free_gib:.2f} GiB are free, {needed_gib:.2f} GiB are needed; "
+            "make room or give another --results"
+        )
+
+
+def _runnable_suites() -> list[str]:
+    return [name for name in suite_names() if suite_named(name).common.get("engine") in ENGINES]

@@ -1,0 +1,53 @@
+"""One row's notebook, executed by papermill in this process, which does not outlive the runner that started it.
+
+python -m experiments.launch.notebook ROW_FOLDER WORKER RUNNER_PID
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from experiments.result import NOTEBOOK_FILE, SPEC_FILE
+
+ROW_NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "row.ipynb"
+PR_SET_PDEATHSIG = 1
+
+
+def tie_to(parent: int) -> None:
+    """Have this process killed when its parent, the process ``parent``, ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the runner has ended")
+
+
+def execute(row_folder: Path, worker: str) -> int:
+    """Execute the row's notebook; 0 when every cell went through, which only a row that fits lets happen."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    parameters = {
+        "spec": SPEC_FILE,
+        "out": ".",
+        "gpu": os.environ["CUDA_VISIBLE_DEVICES"],
+        "worker": worker,
+    }
+    try:
+        papermill.execute_notebook(
+            ROW_NOTEBOOK,
+            row_folder / NOTEBOOK_FILE,
+            parameters,
+            progress_bar=False,
+            kernel_name="python3",
+            cwd=str(row_folder),
+        )
+    except PapermillExecutionError as error:
+        print(f"{error.ename}: {error.evalue}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    tie_to(int(sys.argv[3]))
+    sys.exit(execute(Path(sys.argv[1]).resolve(), sys.argv[2]))

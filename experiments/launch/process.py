@@ -1,0 +1,73 @@
+"""The processes of one row: started as a family, ended as a family, whatever sessions they have moved to.
+
+Every process of a row inherits the environment variable TESTBED_ROW, which holds the row's folder. That is how the
+family is found again, also by a later runner after this one was killed.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+MARK = "TESTBED_ROW"
+HOUSE = Path(__file__).resolve().parents[2]
+NOTEBOOK_LOG = "notebook.log"
+
+
+def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the row's notebook in a session of its own; what the notebook's own machinery says goes to notebook.log."""
+    paths = [str(HOUSE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with (row_folder / NOTEBOOK_LOG).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "experiments.launch.notebook", str(row_folder), worker, str(os.getpid())],
+            env={
+                **os.environ,
+                **environment,
+                MARK: str(row_folder.resolve()),
+                "PYTHONPATH": os.pathsep.join(paths),
+                "JUPYTER_PREFER_ENV_PATH": "1",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def family(row_folder: Path) -> list[psutil.Process]:
+    """Every living process of the row."""
+    mark = str(row_folder.resolve())
+    return [process for process in psutil.process_iter() if _mark(process) == mark]
+
+
+def rows_alive() -> bool:
+    """True when a process of any row, of this runner or another, lives on this machine."""
+    return any(_mark(process) for process in psutil.process_iter())
+
+
+def end(row_folder: Path, within_s: float = 20.0) -> list[int]:
+    """End every process of the row; the ids of those that were still there when ``within_s`` had passed."""
+    deadline = time.monotonic() + within_s
+    while (left := family(row_folder)) and time.monotonic() < deadline:
+        for process in left:
+            _kill(process)
+        time.sleep(0.05)
+    return [process.pid for process in left]
+
+
+def _mark(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(MARK) if process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.Error:
+        return

@@ -1,0 +1,7 @@
+"""What a run showed: verdict.json, report.json, junit.xml, report.html and SHA256SUMS in the run's folder."""
+
+from experiments.report.compare import Comparison, compare, comparison_table
+from experiments.report.content import Report
+from experiments.report.write import Rejudged, rejudge, write_report
+
+__all__ = ["Comparison", "Rejudged", "Report", "compare", "comparison_table", "rejudge", "write_report"]

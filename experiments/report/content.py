@@ -1,0 +1,163 @@
+"""What a report says, as data: report.json, from which the page is drawn."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from experiments.card import cards
+from experiments.judge import ENDINGS, Judgement, Status, Verdict
+from experiments.recipe import Quantity, Settings, Suite
+from experiments.report.telemetry import Telemetry, read_telemetry
+from experiments.report.words import STATUSES, headline, ran_on, remarks, setting_sentence
+from experiments.result import LOG_FILE, NOTEBOOK_FILE, QUANTITIES, RESULT_FILE, TELEMETRY_FILE, Device, Record, Result
+from experiments.run import Run, RunFolder
+
+REPORT_SCHEMA_VERSION: Literal[1] = 1
+FILES = {"notebook": NOTEBOOK_FILE, "log": LOG_FILE, "result": RESULT_FILE, "telemetry": TELEMETRY_FILE}
+
+
+class Statement(Verdict):
+    """A verdict, and what the rows that it speaks of ran on."""
+
+    ran_on: tuple[str, ...] = ()
+
+
+class RowReport(Record):
+    """One row: what was expected, what came of it, and where its files lie."""
+
+    row: str
+    title: str
+    note: str | None
+    settings: Settings
+    expected: str = Field(description="how the row should end; empty when nothing is stated")
+    measured: str = Field(description="how it ended; empty when it has not run")
+    status: Status | None = Field(description="of the outcome; None: no outcome is stated")
+    reason: str
+    ran_on: str
+    stands_in: bool
+    figures: tuple[Statement, ...] = Field(description="the figures stated for this row")
+    quantities: dict[Quantity, float | None]
+    files: dict[str, str] = Field(description="what there is: kind of file -> path from the run's folder")
+    telemetry: Telemetry | None
+    result: Result | None
+
+
+class Shared(Record):
+    """A value, and the rows that have it."""
+
+    value: str
+    rows: tuple[str, ...]
+
+
+class DeviceReport(Record):
+    """A device that rows ran on."""
+
+    ran_on: str
+    device: Device
+    rows: tuple[str, ...]
+
+
+class Report(Record):
+    """report.json: all that report.html shows."""
+
+    schema_version: Literal[1] = REPORT_SCHEMA_VERSION
+    run: Run
+    title: str
+    source: str
+    judged_by_recipe_version: int
+    headline: str
+    setting: str
+    remarks: tuple[str, ...]
+    counts: dict[Status, int]
+    statements: tuple[Statement, ...]
+    rows: tuple[RowReport, ...]
+    usable_gib: float | None = Field(description="what the card lets a process have; None for a miniature")
+    devices: tuple[DeviceReport, ...]
+    versions: dict[str, tuple[Shared, ...]]
+    git_commits: tuple[Shared, ...]
+    code: tuple[Shared, ...]
+
+
+def report_of(folder: RunFolder, suite: Suite, judgement: Judgement, results: Mapping[str, Result]) -> Report:
+    """Everything there is to say of the run in ``folder``."""
+    run = judgement.run
+    card = cards().get(run.card)
+    statements = tuple(_statement(verdict, results) for verdict in judgement.verdicts)
+    return Report(
+        run=run,
+        title=suite.title,
+        source=suite.source,
+        judged_by_recipe_version=suite.version,
+        headline=headline(judgement),
+        setting=setting_sentence(run, results),
+        remarks=remarks(run, suite, judgement, results),
+        counts={status: judgement.count(status) for status in STATUSES},
+        statements=statements,
+        rows=tuple(_row(folder, run, suite, row, statements, results.get(row)) for row in run.rows),
+        usable_gib=card.usable_gib if card and run.size != "tiny" else None,
+        devices=_devices(results),
+        versions=_versions(results),
+        git_commits=_shared((row, result.git_commit or "unknown") for row, result in results.items()),
+        code=_shared((row, result.code) for row, result in results.items()),
+    )
+
+
+def _statement(verdict: Verdict, results: Mapping[str, Result]) -> Statement:
+    places = dict.fromkeys(ran_on(results[row]) for row in verdict.rows if row in results)
+    return Statement(**verdict.model_dump(), ran_on=tuple(places))
+
+
+def _row(
+    folder: RunFolder, run: Run, suite: Suite, row_id: str, statements: tuple[Statement, ...], result: Result | None
+) -> RowReport:
+    row = suite.row(row_id)
+    own = [statement for statement in statements if statement.rows == (row_id,)]
+    outcome = next((statement for statement in own if statement.kind == "outcome"), None)
+    return RowReport(
+        row=row_id,
+        title=row.title,
+        note=row.note,
+        settings=result.spec.settings if result else run.spec(suite, row_id).settings,
+        expected=ENDINGS[row.expect.outcome] if row.expect.outcome else "",
+        measured=ENDINGS[result.outcome] if result else "",
+        status=outcome.status if outcome else None,
+        reason=result.reason if result else "the row has not run",
+        ran_on=ran_on(result) if result else "",
+        stands_in=result.stands_in if result else False,
+        figures=tuple(statement for statement in own if statement.kind == "figure"),
+        quantities={name: read(result) if result else None for name, read in QUANTITIES.items()},
+        files=_files(folder, run, row_id),
+        telemetry=read_telemetry(folder.path / run.suite / row_id / TELEMETRY_FILE),
+        result=result,
+    )
+
+
+def _files(folder: RunFolder, run: Run, row_id: str) -> dict[str, str]:
+    paths = {kind: f"{run.suite}/{row_id}/{name}" for kind, name in FILES.items()}
+    return {kind: path for kind, path in paths.items() if (folder.path / path).is_file()}
+
+
+def _shared(pairs: Iterable[tuple[str, str]]) -> tuple[Shared, ...]:
+    """Rows gathered by their value, the value of the most rows first."""
+    rows: dict[str, list[str]] = {}
+    for row, value in pairs:
+        rows.setdefault(value, []).append(row)
+    return tuple(Shared(value=value, rows=tuple(own)) for value, own in sorted(rows.items(), key=lambda i: -len(i[1])))
+
+
+def _versions(results: Mapping[str, Result]) -> dict[str, tuple[Shared, ...]]:
+    names = dict.fromkeys(name for result in results.values() for name in result.versions)
+    return {
+        name: _shared((row, result.versions[name]) for row, result in results.items() if name in result.versions)
+        for name in names
+    }
+
+
+def _devices(results: Mapping[str, Result]) -> tuple[DeviceReport, ...]:
+    rows: dict[tuple[str, str], list[str]] = {}
+    for row, result in results.items():
+        rows.setdefault((ran_on(result), result.device.model_dump_json()), []).append(row)
+    return tuple(
+        DeviceReport(ran_on=words, device=results[own[0]].device, rows=tuple(own)) for (words, _), own in rows.items()
+    )

@@ -1,0 +1,59 @@
+"""junit.xml: one test case per verdict, so that any build server can show a run."""
+
+import re
+import xml.etree.ElementTree as ET
+
+from experiments.report.content import Report, Statement
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ELEMENTS = {"did not hold": "failure", "broke": "error", "not judged": "skipped"}
+
+
+def junit(report: Report) -> str:
+    """The report as JUnit XML: held passes, did not hold fails, broke is an error, not judged is skipped."""
+    suite = ET.Element(
+        "testsuite",
+        name=report.run.suite,
+        tests=str(len(report.statements)),
+        failures=str(report.counts["did not hold"]),
+        errors=str(report.counts["broke"]),
+        skipped=str(report.counts["not judged"]),
+        timestamp=_text(report.run.started_at),
+        time=_seconds(sum(row.result.elapsed_s for row in report.rows if row.result)),
+    )
+    properties = ET.SubElement(suite, "properties")
+    for name in ("run_id", "card", "size", "length", "weights", "data", "input", "git_commit"):
+        ET.SubElement(properties, "property", name=name, value=_text(str(getattr(report.run, name) or "")))
+    for device in report.devices:
+        ET.SubElement(properties, "property", name="ran_on", value=_text(device.ran_on))
+    elapsed = {row.row: row.result.elapsed_s for row in report.rows if row.result}
+    for statement in report.statements:
+        suite.append(_case(report.run.suite, statement, elapsed))
+    root = ET.Element("testsuites")
+    root.append(suite)
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Element:
+    took = elapsed.get(statement.rows[0], 0.0) if statement.kind == "outcome" else 0.0
+    case = ET.Element("testcase", classname=f"{suite}.{statement.kind}", name=statement.id, time=_seconds(took))
+    if element := _ELEMENTS.get(statement.status):
+        ET.SubElement(case, element, message=_text(statement.reason or statement.measured))
+    lines = (
+        statement.says,
+        f"expected: {statement.expected}",
+        f"measured: {statement.measured}",
+        f"ran on: {'; '.join(statement.ran_on)}",
+    )
+    ET.SubElement(case, "system-out").text = _text("\n".join(lines))
+    return case
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _text(text: str) -> str:
+    """``text`` without the characters that XML cannot hold, such as a terminal's colours."""
+    return _NOT_XML.sub("", text)

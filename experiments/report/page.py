@@ -1,0 +1,31 @@
+"""report.html: one file that needs nothing else, drawn from a Report."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from experiments.judge import label, number, unit
+from experiments.report.content import Report
+from experiments.report.figures import figures
+from experiments.report.words import ICONS, gib, share
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def page(report: Report) -> str:
+    """The report as one HTML file: styles, figures and plotly.js are inside, and it asks nothing of any network."""
+    house = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    house.filters |= {"gib": gib, "number": number, "share": share, "label": label, "unit": unit}
+    return house.get_template("report.html").render(
+        report=report,
+        figures=figures(report),
+        icons=ICONS,
+        plotly_js=get_plotlyjs(),
+    )

@@ -1,0 +1,91 @@
+"""Writes a run's verdicts and reports into its folder, and judges kept runs anew."""
+
+import hashlib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from experiments.errors import InputError
+from experiments.judge import VERDICT_SCHEMA_VERSION, Judgement, judge
+from experiments.recipe import suite_named
+from experiments.report.content import report_of
+from experiments.report.junit import junit
+from experiments.report.page import page
+from experiments.report.verdicts import VerdictChange, verdict_changes
+from experiments.result import Record, write_atomically
+from experiments.run import RUN_FILE, RunFolder
+
+VERDICT_FILE = "verdict.json"
+REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
+JUNIT_FILE = "junit.xml"
+CHECKSUMS_FILE = "SHA256SUMS"
+
+
+class Rejudged(Record):
+    """A kept run, judged by today's recipes. changes: against its verdict.json; none where it has no such file."""
+
+    folder: Path
+    judgement: Judgement
+    changes: tuple[VerdictChange, ...] = ()
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Write verdict.json, report.json, junit.xml, report.html and SHA256SUMS into ``folder``; the path of report.html.
+
+    Rows without a result are reported as not run. InputError when ``folder`` is no run's folder, when its suite or one
+    of its rows is unknown, or when a result cannot be read.
+    """
+    run, results = folder.read_run(), folder.results()
+    suite = suite_named(run.suite)
+    judgement = judge(suite, run, results)
+    report = report_of(folder, suite, judgement, results)
+    write_atomically(folder.path / VERDICT_FILE, judgement.model_dump_json(indent=2))
+    write_atomically(folder.path / REPORT_FILE, report.model_dump_json(indent=2))
+    write_atomically(folder.path / JUNIT_FILE, junit(report))
+    write_atomically(folder.path / PAGE_FILE, page(report))
+    write_atomically(folder.path / CHECKSUMS_FILE, checksums(folder.path))
+    return folder.path / PAGE_FILE
+
+
+def rejudge(root: Path) -> tuple[Rejudged, ...]:
+    """Every run's folder at or under ``root``, judged by today's recipes; nothing is written.
+
+    InputError when there is no run under ``root``, or what ``write_report`` raises for one of them.
+    """
+    paths = sorted(path.parent for path in root.rglob(RUN_FILE))
+    if not paths:
+        raise InputError(f"{root}: no run's folder here (none has a {RUN_FILE})")
+    return tuple(_rejudged(RunFolder(path)) for path in paths)
+
+
+def _rejudged(folder: RunFolder) -> Rejudged:
+    run = folder.read_run()
+    judgement = judge(suite_named(run.suite), run, folder.results())
+    kept = _kept_judgement(folder.path / VERDICT_FILE)
+    return Rejudged(
+        folder=folder.path,
+        judgement=judgement,
+        changes=verdict_changes(kept.verdicts, judgement.verdicts) if kept else (),
+    )
+
+
+def _kept_judgement(path: Path) -> Judgement | None:
+    if not path.is_file():
+        return None
+    try:
+        return Judgement.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise InputError(f"{path}: not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})") from None
+
+
+def checksums(folder: Path) -> str:
+    """SHA-256 of every file under ``folder`` but SHA256SUMS, as ``sha256sum -c`` reads it from inside the folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_FILE)
+    return "".join(f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

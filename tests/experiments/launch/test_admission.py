@@ -1,0 +1,55 @@
+"""What is refused before it starts."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.launch.admission import check_disk, check_engines, host_need_gib, refusal
+from tests.experiments.launch.house import GPU, T4, node, spec
+
+OFFLOAD = {"model": "blip2-flan-t5-xxl", "optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
+
+
+def test_full_size_needs_a_gpu():
+    assert "no GPU" in refusal(spec(), node(), 64)
+    assert refusal(spec(size="tiny"), node(), 64) == ""
+
+
+def test_a_device_smaller_than_the_card_is_refused_with_both_sizes():
+    assert refusal(spec(), node(T4), 64) == "device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB"
+    assert refusal(spec(), node(GPU), 64) == ""
+    assert refusal(spec(size="tiny"), node(T4), 64) == ""
+
+
+def test_a_card_is_enough_for_itself_whatever_its_driver_keeps():
+    kept = GPU.__class__(0, "NVIDIA A100 80GB PCIe", 79.0, "GPU-2")
+    assert refusal(spec(), node(kept), 64) == ""
+
+
+def test_more_devices_than_there_are_are_refused():
+    assert refusal(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1"
+    assert refusal(spec(devices=2), node(GPU, GPU), 64) == ""
+    assert refusal(spec(nodes=2), node(GPU), 64) == "2 nodes are needed, there is 1"
+
+
+def test_offload_needs_host_memory_by_the_models_size():
+    row = spec(**OFFLOAD)
+    assert host_need_gib(row) == pytest.approx(12.23e9 * 18 / 1024**3 + 10, rel=0.001)
+    assert refusal(row, node(GPU), 200) == "optimizer offload needs 215 GiB of host memory, there are 200 GiB"
+    assert refusal(row, node(GPU), 216) == ""
+    assert refusal(spec(size="tiny", **OFFLOAD), node(GPU), 8) == ""
+
+
+def test_an_engine_that_does_not_run_yet_refuses_the_run_and_names_the_suites_that_do():
+    check_engines([spec()])
+    with pytest.raises(InputError, match=r"needs the engine hf_trainer.*; suites that run: single_gpu_blip2$"):
+        check_engines([spec(), spec(engine="hf_trainer")])
+
+
+def test_no_disk_space_refuses_the_run(tmp_path, monkeypatch):
+    check_disk(tmp_path / "not" / "yet", 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1024**3))
+    with pytest.raises(InputError, match=r"no disk space: 1\.00 GiB are free, 1\.75 GiB are needed"):
+        check_disk(tmp_path / "not" / "yet", 15)

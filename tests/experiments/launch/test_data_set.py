@@ -1,0 +1,183 @@
+"""Data sets: folders and archives, checked, fetched once and unpacked safely. The server is on this machine."""
+
+import hashlib
+import io
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.launch.data_set import folder_sha256, prepare
+
+CAPTIONS = '{"file_name": "1.jpg", "text": "soup"}\n'
+
+
+def packed(kind: str, name: str = "set/metadata.jsonl", text: str = CAPTIONS) -> bytes:
+    """An archive of one file."""
+    file = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(name, text)
+    else:
+        with tarfile.open(fileobj=file, mode="w:gz") as archive:
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return file.getvalue()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def server():
+    """Serves .content at .url; the first .breaks answers break off in the middle; .ranges has what was asked for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked = self.headers.get("Range")
+            web.ranges.append(asked)
+            if not self.path.startswith("/set."):
+                self.send_error(404)
+                return
+            begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked and web.resumes else 0
+            body = web.content[begin:]
+            self.send_response(206 if begin else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if web.breaks:
+                web.breaks -= 1
+                body = body[: len(body) // 2]
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    web = HTTPServer(("127.0.0.1", 0), Handler)
+    web.content, web.breaks, web.ranges, web.resumes = packed("tar"), 0, [], True
+    web.url = f"http://127.0.0.1:{web.server_port}/set.tar.gz"
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    yield web
+    web.shutdown()
+    web.server_close()
+
+
+def test_synthetic_data_needs_nothing(tmp_path):
+    found = prepare("synthetic", None, tmp_path)
+    assert (found.data, found.sha256) == ("synthetic", None)
+    with pytest.raises(InputError, match="synthetic data has no checksum"):
+        prepare("synthetic", "ab", tmp_path)
+
+
+def test_a_folder_is_named_by_its_contents(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,text\n")
+    before = prepare(str(tmp_path), None, tmp_path)
+    assert (before.data, before.sha256) == (str(tmp_path), folder_sha256(tmp_path))
+    (tmp_path / "metadata.csv").write_text("file_name,caption\n")
+    with pytest.raises(InputError, match="its SHA-256 is"):
+        prepare(str(tmp_path), before.sha256, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "no such folder or archive"),
+        (lambda path: path.mkdir(), r"has no captions; a data folder has metadata.jsonl or metadata.csv"),
+        (lambda path: path.write_text("text"), r"not a folder or an archive; allowed: .tar.gz, .tgz, .zip"),
+    ],
+)
+def test_data_that_is_none_is_refused(tmp_path, make, says):
+    make(tmp_path / "data")
+    with pytest.raises(InputError, match=says):
+        prepare(str(tmp_path / "data"), None, tmp_path / "cache")
+
+
+def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", denied)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        prepare(str(tmp_path), None, tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["tar.gz", "tgz", "zip"])
+def test_an_archive_is_unpacked_once_under_its_checksum(tmp_path, ending):
+    archive = tmp_path / f"set.{ending}"
+    content = packed("zip" if ending == "zip" else "tar")
+    archive.write_bytes(content)
+    found = prepare(str(archive), sha256(content).upper(), tmp_path / "cache")
+    assert found.data == str(tmp_path / "cache" / "data" / sha256(content) / "set")
+    assert (tmp_path / "cache" / "data" / sha256(content) / "set" / "metadata.jsonl").read_text() == CAPTIONS
+    assert prepare(str(archive), None, tmp_path / "cache") == found
+
+
+def test_a_wrong_checksum_names_both_and_leaves_nothing(tmp_path):
+    archive = tmp_path / "set.zip"
+    archive.write_bytes(packed("zip"))
+    with pytest.raises(InputError, match=f"its SHA-256 is {sha256(packed('zip'))[:20]}.*--data-sha256 says abc"):
+        prepare(str(archive), "abc", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path, kind):
+    archive = tmp_path / ("set.zip" if kind == "zip" else "set.tgz")
+    archive.write_bytes(packed(kind, "../metadata.jsonl"))
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        prepare(str(archive), None, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "data").iterdir()) == []
+
+
+def test_a_broken_archive_is_refused(tmp_path):
+    archive = tmp_path / "set.tgz"
+    archive.write_bytes(packed("tar")[:40])
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        prepare(str(archive), None, tmp_path / "cache")
+
+
+def test_a_url_needs_a_checksum(tmp_path):
+    with pytest.raises(InputError, match="a URL needs --data-sha256"):
+        prepare("https://data.test/set.zip", None, tmp_path)
+
+
+def test_a_url_is_fetched_once_and_its_progress_told(tmp_path, server):
+    told = []
+    for _ in range(2):
+        found = prepare(server.url, sha256(server.content), tmp_path, lambda *done: told.append(done))
+    assert found.data.endswith("/set")
+    assert server.ranges == [None]
+    assert told == [(len(server.content), len(server.content))]
+
+
+def test_a_download_goes_on_where_it_broke_off(tmp_path, server):
+    server.breaks = 1
+    assert prepare(server.url, sha256(server.content), tmp_path).data.endswith("/set")
+    assert server.ranges == [None, f"bytes={len(server.content) // 2}-"]
+
+
+def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(tmp_path, server):
+    server.breaks, server.resumes = 1, False
+    assert prepare(server.url, sha256(server.content), tmp_path).data.endswith("/set")
+
+
+def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
+    with pytest.raises(InputError, match=r"its SHA-256 is .* says 00"):
+        prepare(server.url, "00", tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_server_that_refuses_is_a_users_mistake(tmp_path, server):
+    with pytest.raises(InputError, match="the server answers 404"):
+        prepare(server.url.replace("set", "other"), "00", tmp_path)
+
+
+def test_a_server_that_is_not_there_is_a_users_mistake(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(InputError, match="cannot be fetched"):
+        prepare("http://127.0.0.1:9/set.zip", "00", tmp_path)

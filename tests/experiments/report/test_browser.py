@@ -1,0 +1,75 @@
+"""The page in a real browser: figures drawn, no scrolling sideways, the theme followed, nothing asked of a network."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.report import write_report
+from experiments.run import RunFolder
+from tests.experiments.report.chromium import Page
+from tests.experiments.report.factory import h200_run, tiny_run
+
+READY = "document.readyState === 'complete' && document.querySelector('[data-figure=memory] .main-svg')"
+DRAWN = "places.filter((place) => place.querySelector('.main-svg')).map((place) => place.dataset.figure)"
+FIGURES_END = "Math.max(...[...document.querySelectorAll('.main-svg')].map((svg) => svg.getBoundingClientRect().right))"
+LABEL = "getComputedStyle(document.querySelector('.annotation-text')).fill"
+TEXT = "getComputedStyle(document.body).color"
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found:
+        missing = pytest.fail if os.environ.get("CI") else pytest.skip
+        missing("no Chromium on the PATH (apt-get install chromium)")
+    with Page(str(found), tmp_path / "chromium") as tab:
+        yield tab
+
+
+def show(page: Page, report: Path, width: int, scheme: str) -> None:
+    page.look(width, scheme)
+    page.call("Page.navigate", url=f"{report.as_uri()}#row-baseline")
+    page.until(READY)
+
+
+@pytest.mark.parametrize("made", [h200_run, tiny_run])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_figures_are_drawn_and_nothing_scrolls_sideways(
+    page: Page, made: Callable[[Path], RunFolder], width: int, scheme: str, tmp_path: Path
+) -> None:
+    show(page, write_report(made(tmp_path / "run")), width, scheme)
+    page.until(f"{DRAWN}.length === 3")
+    assert page.evaluate(DRAWN) == ["memory", "memory-baseline", "telemetry-baseline"]
+    assert page.evaluate("innerWidth") == width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert 0 < page.evaluate(FIGURES_END) <= width
+    assert (brightness(page.evaluate(BACKGROUND)) < brightness(page.evaluate(TEXT))) == (scheme == "dark")
+    assert page.evaluate(LABEL) == page.evaluate(TEXT)
+    assert page.evaluate("problems") == []
+    assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_row_opens_from_a_link_and_draws_its_figures(page: Page, tmp_path: Path) -> None:
+    show(page, write_report(h200_run(tmp_path / "run")), 1280, "light")
+    page.evaluate("document.querySelector('a[href=\"#row-reduced-batch\"]').click()")
+    page.until(f"{DRAWN}.includes('telemetry-reduced-batch')")
+    assert page.evaluate("document.getElementById('row-reduced-batch').open") is True
+
+
+def test_figures_follow_the_theme_and_the_window(page: Page, tmp_path: Path) -> None:
+    show(page, write_report(h200_run(tmp_path / "run")), 1280, "light")
+    light = page.evaluate(LABEL)
+    page.look(390, "dark")
+    page.until(f"{LABEL} === {TEXT} && {LABEL} !== '{light}'")
+    page.until(f"{FIGURES_END} <= 390")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("problems") == []
+
+
+def brightness(color: str) -> int:
+    return sum(map(int, re.findall(r"\d+", color)[:3]))

@@ -1,0 +1,125 @@
+"""Two runs side by side."""
+
+import re
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from experiments.errors import InputError
+from experiments.report import Comparison, compare, comparison_table
+from experiments.run import RunFolder
+from tests.experiments.report.factory import (
+    A100,
+    STAND_IN,
+    h200_run,
+    make_memory,
+    make_result,
+    make_run,
+    make_speed,
+    tiny_run,
+    write_run,
+)
+
+
+@pytest.fixture
+def a100(tmp_path: Path) -> RunFolder:
+    """Three rows on the card itself, with another library and commit; the baseline fits."""
+    run = make_run(
+        run_id="on-a100", rows=("baseline", "reduced-batch", "xxl-qlora"), git_commit="feed" * 10, site="chameleon"
+    )
+    results = {
+        "baseline": make_result(run, "baseline", "fits", A100, memory=make_memory(74.34, 78.0, 14, 14, 28, 15)),
+        "reduced-batch": make_result(
+            run,
+            "reduced-batch",
+            "fits",
+            A100,
+            memory=make_memory(76.72, 78.5, 14, 14, 28, 15),
+            speed=make_speed(8.8),
+            versions={"torch": "2.12.0", "transformers": "5.17.2", "lightning": "2.6.6"},
+        ),
+    }
+    return write_run(tmp_path / "a100", run, results)
+
+
+@pytest.fixture
+def comparison(tmp_path: Path, a100: RunFolder) -> Comparison:
+    return compare(h200_run(tmp_path / "h200"), a100)
+
+
+def text_of(comparison: Comparison) -> str:
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(comparison_table(comparison))
+    return console.export_text()
+
+
+def test_every_row_of_either_run_is_there(comparison: Comparison) -> None:
+    assert [row.row for row in comparison.rows] == list(make_run().rows)
+    rows = {row.row: row for row in comparison.rows}
+    assert (rows["baseline"].outcome_a, rows["baseline"].outcome_b) == ("oom", "fits")
+    assert (rows["xxl"].outcome_a, rows["xxl"].outcome_b) == ("oom", None)
+    assert (rows["xxl-qlora"].outcome_a, rows["xxl-qlora"].outcome_b) == (None, None)
+    assert rows["baseline"].ran_on_a == STAND_IN
+
+
+def test_figures_with_their_ratio(comparison: Comparison) -> None:
+    row = next(row for row in comparison.rows if row.row == "reduced-batch")
+    assert row.samples_per_s.ratio == pytest.approx(0.5)
+    assert (row.peak_gib.a, row.peak_gib.b, row.peak_gib.ratio) == (76.72, 76.72, 1.0)
+    assert row.same_experiment is True
+    missing = next(row for row in comparison.rows if row.row == "xxl")
+    assert (missing.peak_gib.b, missing.peak_gib.ratio, missing.same_experiment) == (None, None, None)
+
+
+def test_verdicts_that_changed(comparison: Comparison) -> None:
+    changes = {change.id: (change.a, change.b) for change in comparison.verdicts}
+    assert changes["baseline/outcome"] == ("held", "did not hold")
+    assert changes["xxl/outcome"] == ("held", None)
+    assert "reduced-batch/outcome" not in changes
+
+
+def test_what_differed_in_the_choices(comparison: Comparison) -> None:
+    differences = {one.what: (one.a, one.b) for one in comparison.differences}
+    assert differences["site"] == ("local", "chameleon")
+    assert differences["git commit"][1] == "feed" * 10
+    assert differences["device"] == (STAND_IN, "NVIDIA A100 80GB PCIe")
+    assert differences["torch"] == ("2.11.0+cu130", "2.11.0+cu130, 2.12.0")
+    assert not {"card", "size", "length", "transformers"} & set(differences)
+
+
+def test_other_settings_are_another_experiment(tmp_path: Path) -> None:
+    rows = compare(h200_run(tmp_path / "a"), tiny_run(tmp_path / "b")).rows
+    assert {row.same_experiment for row in rows if row.outcome_a and row.outcome_b} == {False}
+
+
+def test_a_run_is_the_same_as_itself(tmp_path: Path) -> None:
+    folder = h200_run(tmp_path)
+    comparison = compare(folder, folder)
+    assert comparison.differences == comparison.verdicts == ()
+    assert "Both runs made the same choices" in text_of(comparison)
+
+
+def test_a_comparison_survives_its_json(comparison: Comparison) -> None:
+    assert Comparison.model_validate_json(comparison.model_dump_json()) == comparison
+
+
+def test_the_terminals_table(comparison: Comparison) -> None:
+    text = text_of(comparison)
+    assert "17.6 → 8.8 (x 0.50)" in text
+    assert "out of GPU memory → fits" in text
+    assert STAND_IN in text
+    assert "chameleon" in text
+
+
+def test_markup_in_a_run_stays_text(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", make_run(run_id="[bold]a[/]", host="[/]"), {})
+    b = write_run(tmp_path / "b", make_run(run_id="b"), {})
+    assert "[bold]a[/]" in text_of(compare(a, b))
+
+
+def test_runs_of_different_suites_do_not_compare(tmp_path: Path) -> None:
+    other = write_run(tmp_path / "b", make_run().model_copy(update={"suite": "another", "rows": ()}), {})
+    with pytest.raises(InputError, match=re.escape("suite = 'another'")):
+        compare(tiny_run(tmp_path / "a"), other)

@@ -1,0 +1,37 @@
+"""Reading telemetry.csv, whole or cut short."""
+
+from pathlib import Path
+
+from experiments.report.telemetry import POINTS, read_telemetry
+from tests.experiments.report.factory import telemetry_csv
+
+
+def read(tmp_path: Path, text: str) -> object:
+    path = tmp_path / "telemetry.csv"
+    path.write_text(text)
+    return read_telemetry(path)
+
+
+def test_columns_without_values_are_left_out(tmp_path: Path) -> None:
+    telemetry = read(tmp_path, telemetry_csv(gpu=False, samples=3))
+    assert telemetry.every == 1
+    assert set(telemetry.columns) == {"t_s", "host_cpu_percent", "host_memory_gib", "process_memory_gib"}
+    assert telemetry.columns["t_s"] == (0.0, 0.5, 1.0)
+
+
+def test_long_recordings_are_thinned(tmp_path: Path) -> None:
+    telemetry = read(tmp_path, telemetry_csv(gpu=True, samples=POINTS * 3))
+    assert telemetry.every == 3
+    assert len(telemetry.columns["t_s"]) == POINTS
+    assert telemetry.columns["t_s"][1] == 1.5
+
+
+def test_a_line_cut_short_and_values_that_are_none(tmp_path: Path) -> None:
+    telemetry = read(tmp_path, "t_s,gpu_power_w\n0,100\n1,nan\n2,N/A\n3")
+    assert telemetry.columns == {"t_s": (0.0, 1.0, 2.0, 3.0), "gpu_power_w": (100.0, None, None, None)}
+
+
+def test_nothing_recorded(tmp_path: Path) -> None:
+    assert read_telemetry(tmp_path / "telemetry.csv") is None
+    assert read(tmp_path, "") is None
+    assert read(tmp_path, "t_s,gpu_power_w\n") is None

@@ -1,0 +1,270 @@
+"""What write_report leaves in a run's folder."""
+
+import json
+import re
+import subprocess
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.judge import Judgement
+from experiments.report import Report, rejudge, write_report
+from experiments.result import Memory, Result
+from experiments.run import Run, RunFolder
+from tests.experiments.report.factory import (
+    H200,
+    STAND_IN,
+    SUITE,
+    h200_run,
+    make_failure,
+    make_memory,
+    make_result,
+    make_run,
+    tiny_run,
+    write_run,
+)
+
+
+class Page(HTMLParser):
+    """A page's visible text, its links, ids and figures; scripts and styles left out."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text, self.tags, self._hidden = "", [], False
+        self.source = path.read_text()
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._hidden = tag in ("script", "style")
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._hidden else data
+
+    def values(self, name: str) -> list[str]:
+        return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(h200_run(tmp_path_factory.mktemp("h200"))).parent
+
+
+def a_run(path: Path, results: dict[str, Result], run: Run) -> Page:
+    return Page(write_report(write_run(path, run, results, telemetry=False)))
+
+
+def test_the_verdicts_are_written_as_they_were_judged(written: Path) -> None:
+    judgement = Judgement.model_validate_json((written / "verdict.json").read_bytes())
+    report = Report.model_validate_json((written / "report.json").read_bytes())
+    assert [one.id for one in report.statements] == [one.id for one in judgement.verdicts]
+    assert {status: judgement.count(status) for status in report.counts} == report.counts
+    status = {one.id: one.status for one in report.statements}
+    assert status["baseline/outcome"] == "held"
+    assert status["xxl-activation-checkpointing/outcome"] == "did not hold"
+    assert status["xxl-cpu-offload/outcome"] == "broke"
+    assert status["xxl-lora/outcome"] == status["xxl-qlora/outcome"] == "not judged"
+    assert report.headline in Page(written / "report.html").text
+
+
+def test_report_json_has_the_table_of_rows(written: Path) -> None:
+    rows = {row["row"]: row for row in json.loads((written / "report.json").read_text())["rows"]}
+    assert list(rows) == list(make_run().rows)
+    assert rows["baseline"]["expected"] == rows["baseline"]["measured"] == "out of GPU memory"
+    assert rows["reduced-batch"]["quantities"]["peak_gib"] == 76.72
+    assert rows["reduced-batch"]["ran_on"] == STAND_IN
+    assert rows["xxl-qlora"]["measured"] == ""
+    assert rows["xxl-qlora"]["settings"]["batch_size"] == 64
+
+
+def test_the_verdict_comes_first_and_the_parts_in_order(written: Path) -> None:
+    tags = Page(written / "report.html").tags
+    marks = [attrs.get("id", tag) for tag, attrs in tags if tag in ("h1", "section")]
+    assert marks == ["h1", "statements", "rows", "memory", "each-row", "provenance"]
+
+
+def test_every_result_says_that_it_comes_from_a_stand_in(written: Path) -> None:
+    text = Page(written / "report.html").text
+    measured = Report.model_validate_json((written / "report.json").read_bytes())
+    shown = [one for one in measured.statements if one.measured]
+    rows = [row for row in measured.rows if row.result]
+    assert text.count(STAND_IN) >= len(shown) + 2 * len(rows)
+
+
+def test_links_stay_inside_the_folder_and_lead_somewhere(written: Path) -> None:
+    page = Page(written / "report.html")
+    files = [link for link in page.values("href") if not link.startswith(("#", "data:"))]
+    assert f"{SUITE}/xxl-activation-checkpointing/notebook.ipynb" in files
+    assert f"{SUITE}/xxl-activation-checkpointing/log.txt" in files
+    assert [link for link in files if not (written / link).is_file()] == []
+    anchors = {link[1:] for link in page.values("href") if link.startswith("#")}
+    assert anchors <= set(page.values("id"))
+
+
+def test_a_failed_statement_links_to_its_rows_notebooks_and_logs(written: Path) -> None:
+    source = (written / "report.html").read_text()
+    report = Report.model_validate_json((written / "report.json").read_bytes())
+    failed = [one for one in report.statements if one.status == "did not hold"]
+    assert {one.kind for one in failed} == {"outcome", "claim"}
+    for one in failed:
+        article = re.search(rf'id="statement-{one.id.replace("/", "-")}".*?</article>', source, re.S)
+        for row in one.rows:
+            for target in (f"#row-{row}", f"{SUITE}/{row}/notebook.ipynb", f"{SUITE}/{row}/log.txt"):
+                assert f'href="{target}"' in article[0]
+
+
+def test_the_page_asks_nothing_of_a_network(written: Path) -> None:
+    page = Page(written / "report.html")
+    assert [attrs for tag, attrs in page.tags if tag in ("script", "img", "iframe") and "src" in attrs] == []
+    assert [link for link in page.values("href") if "//" in link] == []
+    assert "url(" not in re.search(r"<style>(.*?)</style>", page.source, re.S)[1]
+    policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert page.source.count("plotly.js v") == 1
+
+
+def test_every_figure_of_the_page_has_its_data(written: Path) -> None:
+    page = Page(written / "report.html")
+    data = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page.source, re.S)
+    assert data is not None
+    assert sorted(json.loads(data[1])) == sorted(page.values("data-figure"))
+    assert {"memory", "memory-baseline", "telemetry-baseline"} <= set(page.values("data-figure"))
+
+
+def test_the_usable_limit_is_drawn_but_not_for_a_miniature(written: Path, tmp_path: Path) -> None:
+    assert "a100_80gb: 78.60 GiB usable" in (written / "report.html").read_text()
+    tiny = Page(write_report(tiny_run(tmp_path)))
+    assert "GiB usable" not in tiny.source
+    assert "This is a miniature on a processor" in tiny.text
+
+
+def test_the_figure_shows_the_peak_by_its_parts(written: Path) -> None:
+    data = re.search(r'id="figures">(.*?)</script>', (written / "report.html").read_text(), re.S)
+    memory = json.loads(data[1])["memory"]["data"]
+    bars = {trace["name"]: trace["x"] for trace in memory if trace["type"] == "bar"}
+    assert list(bars) == ["parameters", "gradients", "optimizer", "activations", "peak between the points"]
+    assert bars["parameters"][0] == 14.43
+    assert sum(values[0] for values in bars.values()) == pytest.approx(74.34)
+    assert next(trace["x"][0] for trace in memory if trace["name"] == "reserved") == 78.60
+
+
+def test_junit_has_one_case_a_verdict(written: Path) -> None:
+    report = Report.model_validate_json((written / "report.json").read_bytes())
+    suite = ET.parse(written / "junit.xml").getroot().find("testsuite")
+    cases = {case.get("name"): case for case in suite.findall("testcase")}
+    assert list(cases) == [one.id for one in report.statements]
+    elements = {"held": None, "did not hold": "failure", "broke": "error", "not judged": "skipped"}
+    for one in report.statements:
+        found = [child for child in cases[one.id] if child.tag != "system-out"]
+        assert [child.tag for child in found] == ([elements[one.status]] if elements[one.status] else [])
+        assert all(child.get("message") for child in found)
+    for attribute, status in (("failures", "did not hold"), ("errors", "broke"), ("skipped", "not judged")):
+        assert suite.get(attribute) == str(report.counts[status])
+    assert suite.get("tests") == str(len(report.statements))
+    assert STAND_IN in cases["claim/accumulation-keeps-memory"].findtext("system-out")
+
+
+def test_checksums_cover_every_file_and_verify(written: Path) -> None:
+    named = {line.split("  ", 1)[1] for line in (written / "SHA256SUMS").read_text().splitlines()}
+    there = {str(path.relative_to(written)) for path in written.rglob("*") if path.is_file()}
+    assert named == there - {"SHA256SUMS"}
+    check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=written, check=False).returncode == 0
+
+
+def test_checksums_find_a_changed_file(tmp_path: Path) -> None:
+    folder = write_report(tiny_run(tmp_path)).parent
+    (folder / SUITE / "xxl" / "log.txt").write_text("something else")
+    check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=False)
+    assert check.returncode == 1
+    assert f"{SUITE}/xxl/log.txt: FAILED" in check.stdout
+
+
+def test_writing_twice_gives_the_same(tmp_path: Path) -> None:
+    folder = tiny_run(tmp_path)
+    write_report(folder)
+    before = (tmp_path / "SHA256SUMS").read_text()
+    write_report(folder)
+    assert (tmp_path / "SHA256SUMS").read_text() == before
+
+
+def test_text_of_others_is_escaped(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script> & <b>\x1b[31m"
+    run = make_run(rows=("reduced-batch",), command=evil, host=evil)
+    device = H200.model_copy(update={"name": evil, "topology": evil})
+    result = make_result(
+        run,
+        "reduced-batch",
+        "oom",
+        device,
+        reason=evil,
+        failure=make_failure(evil),
+        memory=make_memory(10, 11, 1, 1, 2, 3),
+        versions={evil: evil},
+    )
+    page = a_run(tmp_path, {"reduced-batch": result}, run)
+    assert "<script>alert" not in page.source
+    assert "alert(1)" in page.text
+    case = ET.parse(tmp_path / "junit.xml").getroot().find(".//failure")
+    assert case.get("message") == evil.replace("\x1b", "")
+
+
+def test_a_run_without_results(tmp_path: Path) -> None:
+    page = a_run(tmp_path, {}, make_run())
+    assert "None of the" in page.text
+    assert "No row has a result yet" in page.text
+    assert "No row has memory figures." in page.text
+    assert page.values("data-figure") == []
+
+
+@pytest.mark.parametrize("outcome", ["fits", "oom", "host_oom", "error", "timeout", "refused"])
+@pytest.mark.parametrize("memory", [Memory(), Memory(peak_gib=70.0)])
+def test_a_row_with_next_to_nothing_in_it(tmp_path: Path, outcome: str, memory: Memory) -> None:
+    run = make_run(rows=("xxl", "xxl-sgd"))
+    page = a_run(tmp_path, {"xxl": make_result(run, "xxl", outcome, memory=memory)}, run)
+    assert "not run" in page.text
+    assert ("memory" in page.values("data-figure")) == (memory.peak_gib is not None)
+
+
+def test_what_was_not_run_may_not_link(tmp_path: Path) -> None:
+    page = a_run(tmp_path, {}, make_run(rows=("xxl",)))
+    assert not [link for link in page.values("href") if "notebook" in link or "log.txt" in link]
+
+
+def test_no_folder_of_a_run_is_a_plain_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a run's folder"):
+        write_report(RunFolder(tmp_path))
+
+
+def test_rejudging_agrees_with_what_was_written(tmp_path: Path) -> None:
+    write_report(tiny_run(tmp_path / "a"))
+    h200_run(tmp_path / "b")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    kept, fresh = rejudge(tmp_path)
+    assert (kept.folder, fresh.folder) == (tmp_path / "a", tmp_path / "b")
+    assert kept.changes == fresh.changes == ()
+    assert kept.judgement == Judgement.model_validate_json((tmp_path / "a" / "verdict.json").read_bytes())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_rejudging_names_what_changed(tmp_path: Path) -> None:
+    write_report(tiny_run(tmp_path))
+    verdicts = tmp_path / "verdict.json"
+    verdicts.write_text(verdicts.read_text().replace('"status": "held"', '"status": "did not hold"', 1))
+    (change,) = rejudge(tmp_path)[0].changes
+    assert (change.a, change.b) == ("did not hold", "held")
+
+
+def test_rejudging_needs_a_run_and_readable_verdicts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape("no run's folder here")):
+        rejudge(tmp_path)
+    tiny_run(tmp_path)
+    (tmp_path / "verdict.json").write_text("{}")
+    with pytest.raises(InputError, match=re.escape("not verdicts of schema version 1")):
+        rejudge(tmp_path)

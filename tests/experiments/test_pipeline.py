@@ -1,0 +1,135 @@
+"""Choices, plan and report in one go, with rows that are made up on the spot."""
+
+from typing import ClassVar
+
+import pytest
+
+from experiments import pipeline
+from experiments.errors import InputError
+from experiments.launch.progress import View
+from experiments.pipeline import Options, default_run_id, run_suite
+from experiments.result import RESULT_FILE
+from experiments.run import RunFolder
+from provision.model import Gpu
+from provision.sites import local
+from tests.experiments.launch import house, standin_worker
+from tests.experiments.launch.test_local import Watched
+
+SUITE = "single_gpu_blip2"
+H200 = Gpu(0, "NVIDIA H200", 139.8, "GPU-h")
+H100 = Gpu(0, "NVIDIA H100 NVL", 93.2, "GPU-n")
+
+
+class StandInRunner:
+    """Gives every row a result at once; keeps what it was told to run."""
+
+    ran: ClassVar[list[str]] = []
+
+    def __init__(self, folder, *_):
+        self.folder = folder
+
+    def run(self, rows):
+        for row in rows:
+            path = self.folder.row(row.row)
+            path.mkdir(parents=True, exist_ok=True)
+            (path / RESULT_FILE).write_text(standin_worker.made(row.spec, "fits").model_dump_json())
+            StandInRunner.ran.append(row.row)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this machine one with those GPUs."""
+
+    def be(*gpus: Gpu, **facts) -> None:
+        monkeypatch.setattr(local, "node", lambda: house.node(*gpus, **facts))
+
+    monkeypatch.setattr(pipeline, "LocalRunner", StandInRunner)
+    monkeypatch.setattr(StandInRunner, "ran", [])
+    be()
+    return be
+
+
+def choices(path, **options):
+    done = run_suite(Options(SUITE, results=path, **options), Watched())
+    run = RunFolder(done.folder).read_run()
+    return run.card, run.size
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"),
+    [
+        ((), ("a100_80gb", "tiny")),
+        ((house.GPU,), ("a100_80gb", "full")),
+        ((H100,), ("h100_94gb", "full")),
+        ((H200,), ("a100_80gb", "full")),
+        ((house.T4,), ("a100_80gb", "tiny")),
+    ],
+)
+def test_card_and_size_follow_the_machine(machine, tmp_path, gpus, expected):
+    machine(*gpus)
+    assert choices(tmp_path, rows=("reduced-batch",)) == expected
+
+
+def test_a_miniature_on_a_machine_with_a_gpu_says_why(machine, tmp_path):
+    machine(house.T4)
+    run_suite(Options(SUITE, rows=("xxl",), results=tmp_path), view := Watched())
+    assert "size tiny, because device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB" in view.text.getvalue()
+
+
+def test_choices_that_were_made_are_kept(machine, tmp_path):
+    machine(H200)
+    assert choices(tmp_path, rows=("xxl",), card="h100_94gb", size="tiny") == ("h100_94gb", "tiny")
+
+
+def test_the_run_id_says_what_was_chosen():
+    assert default_run_id(Options(SUITE), "a100_80gb", "tiny") == f"{SUITE}-a100_80gb-tiny-verdict"
+    other = Options(SUITE, length="as-taught", weights="pretrained", input="with-image", data="folder")
+    assert (
+        default_run_id(other, "h100_94gb", "full") == f"{SUITE}-h100_94gb-full-as-taught-pretrained-with-image-realdata"
+    )
+
+
+def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp_path):
+    done = run_suite(Options(SUITE, rows=("xxl", "baseline"), results=tmp_path), Watched())
+    assert done.report.is_file()
+    assert done.report.parent == done.folder
+    assert (tmp_path / "latest").resolve() == done.folder.resolve()
+    assert StandInRunner.ran == ["baseline", "xxl"]
+    assert done.judgement.run.rows == ("baseline", "xxl")
+
+
+def test_running_again_runs_only_what_is_missing(machine, tmp_path):
+    run_suite(Options(SUITE, rows=("xxl",), results=tmp_path), Watched())
+    view = Watched()
+    done = run_suite(Options(SUITE, rows=("xxl", "baseline"), results=tmp_path), view)
+    assert StandInRunner.ran == ["xxl", "baseline"]
+    assert "xxl: kept (finished: fits)" in view.lines
+    assert done.judgement.run.rows == ("baseline", "xxl")
+    run_suite(Options(SUITE, rows=("xxl",), results=tmp_path, rerun=True), Watched())
+    assert StandInRunner.ran == ["xxl", "baseline", "xxl"]
+
+
+def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tmp_path):
+    machine(house.GPU, host_memory_gib=100)
+    done = run_suite(Options(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), Watched())
+    results = RunFolder(done.folder).results()
+    assert results["xxl-cpu-offload"].outcome == "refused"
+    assert "of host memory, there are 100 GiB" in results["xxl-cpu-offload"].reason
+    assert StandInRunner.ran == ["xxl"]
+    run_suite(Options(SUITE, rows=("xxl-cpu-offload",), results=tmp_path, host_memory_gib=256), Watched())
+    assert StandInRunner.ran == ["xxl", "xxl-cpu-offload"]
+
+
+def test_a_run_of_refused_rows_alone_is_a_users_mistake_with_results_that_say_so(machine, tmp_path):
+    machine(house.T4)
+    with pytest.raises(InputError, match=r"^device NVIDIA T4 has 14\.6 GiB, a100_80gb needs 79\.2 GiB$"):
+        run_suite(Options(SUITE, size="full", results=tmp_path), Watched())
+    results = RunFolder(tmp_path / f"{SUITE}-a100_80gb-full-verdict").results()
+    assert {result.outcome for result in results.values()} == {"refused"}
+    assert StandInRunner.ran == []
+
+
+def test_nothing_is_written_for_bad_input(machine, tmp_path):
+    with pytest.raises(InputError):
+        run_suite(Options(SUITE, rows=("nope",), results=tmp_path / "results"), View(None))
+    assert not (tmp_path / "results").exists()
