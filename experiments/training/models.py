@@ -102,7 +102,7 @@ def build_config(facts: Model, size: Size) -> Blip2Config:
         text_config=text_config.to_dict(),
         num_query_tokens=QUERY_TOKENS[size],
         image_token_index=IMAGE_TOKENS[facts.family][size],
-        **{"tie_word_embeddings": facts.family == "blip2-opt"},
+        tie_word_embeddings=facts.family == "blip2-opt",  # type: ignore[call-arg]
     )
 
 

@@ -250,8 +250,8 @@ class Probe:
 
 
 def peak_share(tflops_per_s: float | None, device: Device, settings: Settings) -> float | None:
-    """The share of the device's dense peak for the type of the matrix products; None where it is unknown."""
-    if tflops_per_s is None or device.card is None:
+    """The share of the device's dense peak for the type of the matrix products; None where that is unknown or mixed."""
+    if tflops_per_s is None or device.card is None or settings.quantization:
         return None
     kind = "fp32" if settings.precision == "32-true" else "bf16"
     if kind == "fp32" and torch.backends.cuda.matmul.allow_tf32:

@@ -31,7 +31,7 @@ const watcher = new ResizeObserver((entries) => {
 function openTarget(hash) {
   const target = hash && document.getElementById(decodeURIComponent(hash.slice(1)));
   if (!target) return;
-  for (let box = target.closest("details"); box; box = box.parentElement.closest("details")) box;
+  for (let box = target.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
   target.scrollIntoView();
 }
 
