@@ -1,6 +1,7 @@
 """Which code made a result: commit, hash of the training code, versions of the libraries."""
 
 import hashlib
+import os
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +32,12 @@ def code_sha256() -> str:
 
 @cache
 def git_commit() -> str | None:
-    """The checkout's commit, with '-dirty' where files differ from it; None outside a checkout."""
+    """The checkout's commit, with '-dirty' where files differ from it; None outside a checkout.
+
+    TESTBED_COMMIT names it for a copy that has no repository with it, as in an image.
+    """
+    if named := os.environ.get("TESTBED_COMMIT"):
+        return named
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         cwd=HOUSE,
