@@ -83,7 +83,7 @@ class Memory(Record):
 
 
 class Speed(Record):
-    """Time of the measured micro-steps, those after the first optimizer step.
+    """Time of the measured micro-steps, those after the first two optimizer steps.
 
     step_s is the median time of one optimizer step with all its micro-steps, micro_step_s that of a micro-step without
     an optimizer step where there are such; spread the interquartile range of the

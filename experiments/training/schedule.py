@@ -6,7 +6,8 @@ from statistics import median, quantiles
 
 from experiments.recipe import RowSpec, Settings
 
-STEADY_MICRO_STEPS = 6
+WARM_UP_STEPS = 2
+STEADY_MICRO_STEPS = 4
 STEADY_SPREAD = 0.05
 
 
@@ -14,9 +15,9 @@ STEADY_SPREAD = 0.05
 class Schedule:
     """Counts of micro-steps. taught: the whole training; least and most: the bounds of this run.
 
-    A verdict needs the first optimizer step, in which memory and kernels settle, then whole optimizer steps with at
-    least six micro-steps; up to twice as many when their times scatter. The peak of a training is reached in its
-    second optimizer step, where gradients, optimizer state and activations first meet.
+    The peak of a training is reached in its second optimizer step, where gradients, optimizer state and activations
+    first meet; until then memory is still being fetched. A verdict takes these two and then whole optimizer steps with
+    at least four micro-steps; up to twice as many in all when their times scatter.
     """
 
     taught: int
@@ -41,7 +42,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of micro-steps, those of the first optimizer step left out where there are more.
+    """Times of micro-steps, those of the first two optimizer steps left out where there are more.
 
     stepping_s are those that end with an optimizer step, plain_s the others: two kinds, of different length.
     """
@@ -51,7 +52,8 @@ class Timing:
 
     @classmethod
     def of(cls, times_s: list[float], accumulate: int) -> "Timing":
-        skipped = accumulate if len(times_s) > accumulate else 0
+        warm_up = min(WARM_UP_STEPS, (len(times_s) - 1) // accumulate)
+        skipped = max(0, warm_up) * accumulate
         numbered = list(enumerate(times_s, start=1))[skipped:]
         return cls(
             stepping_s=[time_s for number, time_s in numbered if number % accumulate == 0],
@@ -80,7 +82,7 @@ def schedule_of(spec: RowSpec, batches_per_epoch: int) -> Schedule:
     if spec.length == "as-taught":
         return Schedule(taught, taught, taught, spec.settings.accumulate)
     accumulate = spec.settings.accumulate
-    least = accumulate * (1 + ceil(STEADY_MICRO_STEPS / accumulate))
+    least = accumulate * (WARM_UP_STEPS + ceil(STEADY_MICRO_STEPS / accumulate))
     return Schedule(taught, min(least, taught), min(2 * least, taught), accumulate)
 
 

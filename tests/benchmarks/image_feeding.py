@@ -1,0 +1,158 @@
+"""How much faster a row trains when the loader's workers prepare its images, against preparing them inside the step.
+
+    python -m tests.benchmarks.image_feeding [--row reduced-precision] [--size full] [--micro-steps 24] [--rounds 2]
+
+The way of the material: every step turns its images and captions into tensors and reads the loss back. Both ways take
+turns in one process on the same model; the figures are medians of micro-step times, the result is their ratio.
+"""
+
+import argparse
+import gc
+import json
+from importlib.util import find_spec
+from statistics import median
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+from transformers import BlipImageProcessorPil
+
+from experiments.card import card_of_device
+from experiments.recipe import RowSpec, suite_named
+from experiments.training.data import Batches, Captions, Preparation, build_loader, build_preparation, open_captions
+from experiments.training.engines.strategies import OneDevice
+from experiments.training.models import build_model
+from experiments.training.optimizers import build_optimizer
+from experiments.training.probe import Clock
+
+WARM_UP = 8
+
+
+class InStep(L.LightningModule):
+    """The material's way: batches come raw, and the step prepares them."""
+
+    def __init__(self, spec: RowSpec, model: torch.nn.Module, preparation: Preparation | None) -> None:
+        super().__init__()
+        self.spec, self.model, self.preparation = spec, model, preparation
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        if self.preparation is None:
+            return self.model(**batch).loss
+        tensors = {key: value.to(self.device) for key, value in self.preparation(batch).items()}
+        loss = self.model(**tensors).loss
+        loss.item()
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.spec.settings, self.model.parameters())
+
+
+class Stopwatch(L.Callback):
+    """Times of the micro-steps."""
+
+    def __init__(self, cuda: bool) -> None:
+        self.clock = Clock(cuda)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.clock.mark()
+
+
+def micro_step_s(
+    spec: RowSpec, model: Any, preparation: Preparation, captions: Captions, way: str, count: int
+) -> float:
+    """Median seconds of a micro-step of ``count``, after eight that warm up, in the way 'loader' or 'step'."""
+    kind = next(model.parameters()).device.type
+    watch = Stopwatch(kind == "cuda")
+    trainer = L.Trainer(
+        accelerator="gpu" if kind == "cuda" else "cpu",
+        devices=1,
+        strategy=OneDevice(torch.device(kind, 0)),
+        precision=spec.settings.precision,
+        accumulate_grad_batches=spec.settings.accumulate,
+        max_epochs=100,
+        max_steps=(WARM_UP + count) // spec.settings.accumulate,
+        callbacks=[watch],
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    in_step = way == "step"
+    loader = raw_loader(spec, captions) if in_step else build_loader(spec, captions, preparation, None)
+    trainer.fit(InStep(spec, model, preparation if in_step else None), loader)
+    seconds = median(watch.clock.intervals_s()[WARM_UP:])
+    del trainer, loader
+    gc.collect()
+    return seconds
+
+
+def raw_loader(spec: RowSpec, captions: Captions) -> DataLoader:
+    """Batches of images and captions as they are, opened in the same number of workers."""
+    batches = Batches(captions.texts, spec.settings.batch_size, spec.settings.seed, None)
+    return DataLoader(captions, batch_sampler=batches, num_workers=spec.settings.workers, collate_fn=list)
+
+
+def fast_processor(size: int) -> Any:
+    """The image processor that the material asks for (use_fast), or the plain one where torchvision is missing."""
+    if find_spec("torchvision") is None:
+        return BlipImageProcessorPil(size={"height": size, "width": size})
+    from transformers import BlipImageProcessor
+
+    return BlipImageProcessor(size={"height": size, "width": size})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--row", default="reduced-precision")
+    parser.add_argument("--size", default="full" if torch.cuda.is_available() else "tiny")
+    parser.add_argument("--micro-steps", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    suite = suite_named("single_gpu_blip2")
+    spec = RowSpec(
+        suite=suite.suite,
+        recipe_version=suite.version,
+        row=options.row,
+        card=suite.cards[0],
+        size=options.size,
+        length="verdict",
+        weights="random",
+        data="synthetic",
+        input="as-taught",
+        settings=suite.settings(suite.row(options.row), suite.cards[0]),
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = build_model(spec, device)
+    captions = open_captions(spec, model.config.vision_config.image_size)
+    loader_way = build_preparation(spec, model.config, captions.texts)
+    step_way = build_preparation(spec, model.config, captions.texts)
+    step_way.image_processor = fast_processor(model.config.vision_config.image_size)
+    times: dict[str, list[float]] = {"step": [], "loader": []}
+    for _ in range(options.rounds):
+        for way, preparation in (("step", step_way), ("loader", loader_way)):
+            times[way].append(micro_step_s(spec, model, preparation, captions, way, options.micro_steps))
+    rates = {way: spec.settings.batch_size / median(seconds) for way, seconds in times.items()}
+    name = torch.cuda.get_device_name(0) if device.type == "cuda" else "processor"
+    print(
+        json.dumps(
+            {
+                "row": options.row,
+                "size": options.size,
+                "device": name,
+                "card": card_of_device(name),
+                "image_processor_in_step": type(step_way.image_processor).__name__,
+                "micro_steps": options.micro_steps,
+                "rounds": options.rounds,
+                "samples_per_s_prepared_in_step": rates["step"],
+                "samples_per_s_prepared_by_loader": rates["loader"],
+                "ratio": rates["loader"] / rates["step"],
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
