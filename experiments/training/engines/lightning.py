@@ -7,7 +7,7 @@ import lightning as L
 import torch
 
 from experiments.recipe import RowSpec
-from experiments.training.data import build_loader, build_preparation, open_captions
+from experiments.training.data import build_loader, build_preparation, open_captions, start_workers_apart
 from experiments.training.engines.strategies import build_strategy
 from experiments.training.models import build_model
 from experiments.training.optimizers import build_optimizer
@@ -60,7 +60,7 @@ class ProbeCallback(L.Callback):
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     """Run the row; failures pass through as they are raised."""
     L.seed_everything(spec.settings.seed, verbose=False)
-    device = torch.device(probe.device.kind)
+    device, context = torch.device(probe.device.kind), start_workers_apart(spec)
     model: Any = build_model(spec, device)
     captions = open_captions(spec, model.config.vision_config.image_size)
     preparation = build_preparation(spec, model.config, captions.texts)
@@ -68,7 +68,8 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     trainer = _trainer(spec, probe, out)
     probe.watch(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(CaptionTuner(probe, model), build_loader(spec, captions, preparation, schedule.heaviest_at))
+    loader = build_loader(spec, captions, preparation, schedule.heaviest_at, context)
+    trainer.fit(CaptionTuner(probe, model), loader)
     if spec.settings.save_model:
         probe.enter("save")
         model.save_pretrained(out / "model")

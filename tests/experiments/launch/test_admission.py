@@ -36,7 +36,7 @@ def test_more_devices_than_there_are_are_refused():
 
 def test_offload_needs_host_memory_by_the_models_size():
     row = spec(**OFFLOAD)
-    assert host_need_gib(row) == pytest.approx(12.23e9 * 24 / 1024**3 + 10, rel=0.001)
+    assert host_need_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
     assert refusal(row, node(GPU), 200) == "optimizer offload needs 215 GiB of host memory, there are 200 GiB"
     assert refusal(row, node(GPU), 216) == ""
     assert refusal(spec(size="tiny", **OFFLOAD), node(GPU), 8) == ""
