@@ -205,7 +205,8 @@ def _measured(check: Check, value: float, over: float | None, measured: float) -
     if over is None:
         return f"{check.row}: {number(value)} {unit(check.quantity)}".rstrip()
     other = check.over_row or label(check.over_quantity or check.quantity)
-    return f"{number(measured)} times {other} ({number(value)} to {number(over)} {unit(check.quantity)}".rstrip() + ")"
+    pair = f"{number(value)} against {number(over)} {unit(check.quantity)}".rstrip()
+    return f"{number(measured)} times {other} ({pair})"
 
 
 def _expected(check: Check) -> str:

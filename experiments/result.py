@@ -137,7 +137,10 @@ class Failure(Record):
 
 
 class Measured(Record):
-    """What the trainer itself found out. gpu_s is the time from its first use of the device to its end."""
+    """What the trainer itself found out. gpu_s is the time from its first use of the device to its end.
+
+    weights_commit names the version of pretrained weights on the hub; None for random ones.
+    """
 
     outcome: Ending
     reason: str = Field(description="one plain line")
@@ -148,6 +151,7 @@ class Measured(Record):
     losses: tuple[float, ...] = ()
     parameters: int | None = None
     trainable_parameters: int | None = None
+    weights_commit: str | None = None
     max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
     gpu_s: float | None = None
 
@@ -189,7 +193,7 @@ def _median(point: Point, field: str) -> Callable[[Result], float | None]:
 
 
 def _speed(field: str) -> Callable[[Result], float | None]:
-    return lambda result: getattr(result.speed, field, None)
+    return lambda result: getattr(result.speed, field) if result.speed and result.outcome == "fits" else None
 
 
 QUANTITIES: dict[Quantity, Callable[[Result], float | None]] = {

@@ -1,6 +1,7 @@
 """What is refused before it starts: rows that the machine cannot run, and runs that cannot be made at all."""
 
 import shutil
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +21,11 @@ OFFLOAD_SPARE_GIB = 10.0
 
 def refusal(spec: RowSpec, node: Node, host_memory_gib: float) -> str:
     """Why ``node`` cannot run the row, in one plain line; empty when it can."""
+    settings = spec.settings
+    if settings.optimizer == "deepspeed_cpu" and (missing := missing_to_compile()):
+        return f"DeepSpeed compiles its Adam for the processor at first use and finds no {missing}"
     if spec.size == "tiny" and not node.gpus:
         return ""
-    settings = spec.settings
     if not node.gpus:
         return "no GPU: full size needs one; size tiny runs anywhere"
     if settings.nodes > 1:
@@ -38,6 +41,13 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float) -> str:
     if offloads(spec) and needed > host_memory_gib:
         return f"optimizer offload needs {needed:.0f} GiB of host memory, there are {host_memory_gib:.0f} GiB"
     return ""
+
+
+def missing_to_compile() -> str:
+    """What an extension of Python in C++ cannot be compiled without and is not here, with its package; empty: nothing."""
+    if not shutil.which("c++"):
+        return "C++ compiler (package g++)"
+    return "" if Path(sysconfig.get_path("include"), "Python.h").exists() else "Python.h (package python3-dev)"
 
 
 def too_small(gpu: Gpu, card_name: str) -> str:

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.captions import FORMATS, format_of
 from experiments.errors import InputError
 
 SYNTHETIC = "synthetic"
-METADATA = ("metadata.jsonl", "metadata.csv")
-ARCHIVES = (".tar.gz", ".tgz", ".zip")
+ARCHIVES = (".tar.gz", ".tgz", ".gz", ".tar", ".zip")
 CHUNK_BYTES = 1 << 20
 TRIES = 4
 TIMEOUT_S = 60.0
@@ -146,9 +146,9 @@ def _captions_in(folder: Path) -> Path:
     """The folder that has the captions: ``folder``, or the only folder in it."""
     inside = list(folder.iterdir())
     for place in (folder, *(inside if len(inside) == 1 and inside[0].is_dir() else ())):
-        if any((place / name).is_file() for name in METADATA):
+        if format_of(place):
             return place
-    raise InputError(f"--data {folder}: has no captions; a data folder has {' or '.join(METADATA)} beside its images")
+    raise InputError(f"--data {folder}: has no captions; a data folder has {FORMATS}")
 
 
 def _fetch(url: str, partial: Path, watch: Watch) -> None:

@@ -87,7 +87,7 @@ def _peak_bar(row: RowReport) -> Bar | None:
     label = f"<b>{escape(row.row)}</b>  {gib(peak).removesuffix(' GiB')}"
     if row.result.outcome != "fits":
         label += f"  <span style='color:--c-bad'>{escape(row.measured)}</span>"
-    elif highest and highest.optimizer_cpu_gib > 0:
+    elif highest and highest.optimizer_cpu_gib > highest.optimizer_gib:
         label += f"  <span style='color:--c-quiet'>+ {gib(highest.optimizer_cpu_gib)} in host memory</span>"
     return Bar(label, parts, memory.reserved_gib)
 

@@ -18,9 +18,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import AutoTokenizer, BlipImageProcessorPil, PreTrainedTokenizerFast
 
+from experiments.captions import format_of
 from experiments.errors import InputError
 from experiments.recipe import RowSpec
 from experiments.recipe import models as known_models
+from experiments.training.ending import first_line
 
 CAPTION_WORDS = (8, 31)
 WORDS = """
@@ -80,8 +82,50 @@ class FolderCaptions(Dataset):
         return len(self.texts)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, str]:
-        with Image.open(self._files[index]) as image:
-            return image.convert("RGB"), self.texts[index]
+        path = self._files[index]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB"), self.texts[index]
+        except OSError as error:
+            raise InputError(f"{path}: the image cannot be read ({error.strerror or 'not an image'})") from None
+
+
+class TableCaptions(Dataset):
+    """Captioned images that the library datasets keeps: Parquet files, or a data set that it saved to disk.
+
+    The first split, columns image and text (or caption). Raises InputError when that is not what the folder has.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        import datasets
+
+        try:
+            if format_of(folder) == "saved":
+                found = datasets.load_from_disk(str(folder))
+            else:
+                found = datasets.load_dataset("parquet", data_files=[str(path) for path in _parquet_files(folder)])
+        except Exception as error:
+            raise InputError(f"{folder}: cannot be read as captioned images ({first_line(error)})") from None
+        table = next(iter(found.values())) if isinstance(found, datasets.DatasetDict) else found
+        text = next((name for name in ("text", "caption") if name in table.column_names), None)
+        if text is None or not isinstance(table.features.get("image"), datasets.Image):
+            raise InputError(f"{folder}: needs the columns image and text, has {', '.join(table.column_names)}")
+        if len(table) < count:
+            raise InputError(f"{folder}: has {len(table)} captioned images, the row trains on {count}")
+        self._images = table.select(range(count)).select_columns("image")
+        self.texts = list(table.select(range(count))[text])
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, str]:
+        return self._images[index]["image"].convert("RGB"), self.texts[index]
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of the training split where files name one, else all, in order."""
+    files = sorted(folder.rglob("*.parquet"))
+    return [path for path in files if "train" in path.name] or files
 
 
 def _metadata(folder: Path) -> list[tuple[str, str]]:
@@ -93,11 +137,17 @@ def _metadata(folder: Path) -> list[tuple[str, str]]:
                 records = list(csv.DictReader(lines))
         else:
             raise InputError(f"{folder}: a data folder needs metadata.jsonl or metadata.csv with file_name and text")
-        return [(record["file_name"], record["text"] if "text" in record else record["caption"]) for record in records]
+        captioned = [
+            (record["file_name"], record["text"] if "text" in record else record["caption"]) for record in records
+        ]
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
-    except (KeyError, json.JSONDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise InputError(f"{path}: every record needs file_name and text ({error})") from None
+    for number, record in enumerate(captioned, start=1):
+        if not all(isinstance(value, str) for value in record):
+            raise InputError(f"{path}: every record needs file_name and text (record {number} has {record})")
+    return captioned
 
 
 def caption_tokenizer(texts: list[str], family: str, vocabulary: int) -> PreTrainedTokenizerFast:
@@ -156,8 +206,8 @@ class Preparation:
 class Batches(Sampler[list[int]]):
     """Index lists of ``batch_size``, reshuffled every epoch by the seed, a remainder dropped.
 
-    heaviest_at, when given, is the place in the first epoch that gets the longest captions: a run that is cut short
-    then still meets the most memory that the whole training would.
+    heaviest_at, when given, is the place, counted from the first epoch on, that gets the longest captions: a run that
+    is cut short then still meets the most memory that the whole training would.
     """
 
     def __init__(self, texts: list[str], batch_size: int, seed: int, heaviest_at: int | None) -> None:
@@ -175,9 +225,10 @@ class Batches(Sampler[list[int]]):
         self._shuffle.shuffle(order)
         batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
         batches = batches[: len(self)]
-        if self._epoch == 0 and self._heaviest_at is not None and self._heaviest_at < len(batches):
+        place = -1 if self._heaviest_at is None else self._heaviest_at - self._epoch * len(self)
+        if 0 <= place < len(batches):
             by_length = sorted(order, key=lambda index: len(self._texts[index].split()), reverse=True)
-            batches[self._heaviest_at] = by_length[: self._batch_size]
+            batches[place] = by_length[: self._batch_size]
         self._epoch += 1
         return iter(batches)
 
@@ -188,7 +239,8 @@ def open_captions(spec: RowSpec, image_size: int) -> Captions:
     assert count is not None, "a caption row states train_samples"
     if spec.data == "synthetic":
         return SyntheticCaptions(count, image_size, spec.settings.seed)
-    return FolderCaptions(Path(spec.data), count)
+    folder = Path(spec.data)
+    return FolderCaptions(folder, count) if format_of(folder) == "metadata" else TableCaptions(folder, count)
 
 
 def build_preparation(spec: RowSpec, config: Any, texts: list[str]) -> Preparation:

@@ -22,12 +22,13 @@ REQUEST = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)")
 
 
 def ending_of(error: BaseException) -> Ending:
-    """'oom' for the GPU's memory, 'host_oom' for the host's, else 'error'."""
+    """'oom' for the GPU's memory, 'host_oom' for the host's, else that of what caused the error, else 'error'."""
     if isinstance(error, torch.OutOfMemoryError):
         return "oom"
     if isinstance(error, MemoryError):
         return "host_oom"
-    return ending_of_text(str(error)) if isinstance(error, RuntimeError | OSError) else "error"
+    ending = ending_of_text(str(error)) if isinstance(error, RuntimeError | OSError) else "error"
+    return ending_of(error.__cause__) if ending == "error" and error.__cause__ else ending
 
 
 def ending_of_text(text: str) -> Ending:

@@ -87,6 +87,8 @@ class StorageMeter(TorchDispatchMode):
         return out
 
     def _track(self, tensor: torch.Tensor) -> None:
+        if tensor.device.type == "meta":
+            return
         storage = tensor.untyped_storage()
         key, size = id(storage), storage.nbytes()
         if key in self._live:

@@ -86,6 +86,7 @@ class Probe:
         self.step = self.micro_step = self.micro_steps = 0
         self.max_tokens = self.parameters = self.trainable_parameters = 0
         self.schedule: Schedule | None = None
+        self.weights_commit: str | None = None
         self._out = out
         self._snapshots: list[Snapshot] = []
         self._peaks: dict[Phase, int] = {}

@@ -123,8 +123,8 @@ class TestClaim:
 
     def test_a_ratio_shows_both_values(self):
         verdict = claim_of(RATIO, result("a", memory={"peak_gib": 30.0}), result("b", memory=PEAK))
-        assert verdict.measured == "3 times b (30 to 10 GiB)"
-        assert verdict.reason == "3 times b (30 to 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
+        assert verdict.measured == "3 times b (30 against 10 GiB)"
+        assert verdict.reason == "3 times b (30 against 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
 
     def test_a_ratio_to_nothing_is_infinite(self):
         check = {
@@ -137,7 +137,7 @@ class TestClaim:
         verdict = claim_of(check, result("a", shots=(after,)))
         assert (verdict.status, verdict.measured) == (
             "held",
-            "infinitely many times optimizer state on the GPU (20 to 0 GiB)",
+            "infinitely many times optimizer state on the GPU (20 against 0 GiB)",
         )
         assert claim_of({**check, "low": None, "high": 10.0}, result("a", shots=(after,))).status == "did not hold"
 

@@ -62,6 +62,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     L.seed_everything(spec.settings.seed, verbose=False)
     device, context = torch.device(probe.device.kind), start_workers_apart(spec)
     model: Any = build_model(spec, device)
+    probe.weights_commit = getattr(model.config, "_commit_hash", None)
     captions = open_captions(spec, model.config.vision_config.image_size)
     preparation = build_preparation(spec, model.config, captions.texts)
     schedule = schedule_of(spec, len(captions.texts) // spec.settings.batch_size)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.errors import InputError
+from experiments.launch import admission
 from experiments.launch.admission import check_disk, check_engines, host_need_gib, refusal
 from tests.experiments.launch.house import GPU, T4, node, spec
 
@@ -37,9 +38,18 @@ def test_more_devices_than_there_are_are_refused():
 def test_offload_needs_host_memory_by_the_models_size():
     row = spec(**OFFLOAD)
     assert host_need_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
-    assert refusal(row, node(GPU), 200) == "optimizer offload needs 215 GiB of host memory, there are 200 GiB"
-    assert refusal(row, node(GPU), 216) == ""
+    assert refusal(row, node(GPU), 200) == "optimizer offload needs 238 GiB of host memory, there are 200 GiB"
+    assert refusal(row, node(GPU), 239) == ""
     assert refusal(spec(size="tiny", **OFFLOAD), node(GPU), 8) == ""
+
+
+def test_offload_needs_a_compiler_and_the_headers_of_python(monkeypatch):
+    row = spec(size="tiny", **OFFLOAD)
+    monkeypatch.setattr(admission.sysconfig, "get_path", lambda name: "/nowhere")
+    assert refusal(row, node(), 8).endswith("finds no Python.h (package python3-dev)")
+    assert refusal(spec(size="tiny"), node(), 8) == ""
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert refusal(row, node(), 8).endswith("finds no C++ compiler (package g++)")
 
 
 def test_an_engine_that_does_not_run_yet_refuses_the_run_and_names_the_suites_that_do():

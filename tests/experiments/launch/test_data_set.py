@@ -87,7 +87,7 @@ def test_a_folder_is_named_by_its_contents(tmp_path):
     [
         (lambda path: None, "no such folder or archive"),
         (lambda path: path.mkdir(), r"has no captions; a data folder has metadata.jsonl or metadata.csv"),
-        (lambda path: path.write_text("text"), r"not a folder or an archive; allowed: .tar.gz, .tgz, .zip"),
+        (lambda path: path.write_text("text"), r"not a folder or an archive; allowed: .tar.gz, .tgz, .gz, .tar, .zip"),
     ],
 )
 def test_data_that_is_none_is_refused(tmp_path, make, says):

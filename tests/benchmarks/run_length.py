@@ -1,0 +1,44 @@
+"""What a verdict saves: GPU seconds of a suite as taught against verdict length, from kept results.
+
+    python -m tests.benchmarks.run_length RUN_FOLDER [AS_TAUGHT_RUN_FOLDER]
+
+Measured: rows that both folders have. Computed: for every row of RUN_FOLDER that fits, its GPU seconds plus the time of
+the micro-steps that the verdict left out, at the measured time of a step.
+"""
+
+import sys
+from pathlib import Path
+
+from experiments.result import Result
+from experiments.run import RunFolder
+
+
+def taught_gpu_s(result: Result) -> float:
+    """GPU seconds that the row would take as taught; those of the run itself where it did not fit."""
+    assert result.gpu_s is not None
+    if result.speed is None or result.outcome != "fits":
+        return result.gpu_s
+    left_out = result.speed.planned_micro_steps - result.speed.micro_steps
+    return result.gpu_s + left_out * result.speed.step_s / result.spec.settings.accumulate
+
+
+def compared(what: str, taught_s: float, verdict_s: float) -> str:
+    """One line of the comparison, GPU seconds."""
+    return f"{what}: {taught_s:.1f} s as taught, {verdict_s:.1f} s for a verdict, ratio {taught_s / verdict_s:.2f}"
+
+
+def main() -> None:
+    verdict = RunFolder(Path(sys.argv[1])).results()
+    taught = RunFolder(Path(sys.argv[2])).results() if len(sys.argv) > 2 else {}
+    both = [(verdict[row].gpu_s or 0, taught[row].gpu_s or 0) for row in taught if row in verdict]
+    if both:
+        short, long = map(sum, zip(*both, strict=True))
+        print(compared(f"measured, {len(both)} rows", long, short))
+    shortened = {row: result for row, result in verdict.items() if result.spec.settings.max_steps < 0}
+    for name, rows in (("all rows", verdict), ("rows without a limit of steps", shortened)):
+        short, long = sum(one.gpu_s or 0 for one in rows.values()), sum(map(taught_gpu_s, rows.values()))
+        print(compared(f"computed, {name}", long, short))
+
+
+if __name__ == "__main__":
+    main()
