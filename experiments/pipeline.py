@@ -75,6 +75,8 @@ def run_suite(
     card = _card(suite, options.card, node)
     rows = _rows(suite, options.rows, card)
     size = _size(options.size, card, node)
+    if options.weights == "pretrained" and size == "tiny":
+        raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
     data = prepare(options.data, options.data_sha256, cache_folder(), watch)
     run = _run(options, suite, rows, card, size, data, node)
     check_engines([run.spec(suite, row) for row in rows])

@@ -44,7 +44,7 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float) -> str:
 
 
 def missing_to_compile() -> str:
-    """What an extension of Python in C++ cannot be compiled without and is not here, with its package; empty: nothing."""
+    """What compiling an extension in C++ needs and this machine lacks, with its package; empty: nothing."""
     if not shutil.which("c++"):
         return "C++ compiler (package g++)"
     return "" if Path(sysconfig.get_path("include"), "Python.h").exists() else "Python.h (package python3-dev)"

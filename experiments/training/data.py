@@ -230,7 +230,7 @@ class Batches(Sampler[list[int]]):
             by_length = sorted(order, key=lambda index: len(self._texts[index].split()), reverse=True)
             batches[place] = by_length[: self._batch_size]
         self._epoch += 1
-        return iter(batches)
+        yield from batches  # lazily: a loader with workers makes two iterators and takes from one
 
 
 def open_captions(spec: RowSpec, image_size: int) -> Captions:

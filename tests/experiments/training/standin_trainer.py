@@ -1,0 +1,51 @@
+"""A stub of experiments.training.rank: no training, it does what STANDIN says. Started with the same arguments."""
+
+import faulthandler
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROGRESS = """{"phase": "backward", "step": 3, "micro_steps": 7, "planned_micro_steps": 9, "allocated_gib": 1.25,
+"memory": {"peak_gib": 1.5}, "left_s": 2.0}"""
+
+
+def stuck() -> None:
+    time.sleep(600)
+
+
+def main() -> int:
+    how, out = os.environ["STANDIN"], Path(sys.argv[-1])
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    print("arguments:", *sys.argv[1:], flush=True)
+    (out / "started.txt").write_text(f"{os.getpid()} {os.getpgid(0)} {Path('/proc/self/oom_score_adj').read_text()}")
+    if how in ("fits", "child"):
+        shutil.copy(os.environ["MEASURED"], out / "measured.json")
+    if how == "child":
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        (out / "child.txt").write_text(str(child.pid))
+    if how == "refuse":
+        print("a warning\ncaptions: has 3 captioned images, the row trains on 512", file=sys.stderr)
+        return 2
+    if how in ("killed", "oom", "hang"):
+        (out / "progress.json.part").write_text(PROGRESS)
+        (out / "progress.json.part").rename(out / "progress.json")
+        time.sleep(0.3)
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "oom":
+        print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has", flush=True)
+        return 1
+    if how == "error":
+        print("RuntimeError: shapes differ", flush=True)
+        return 1
+    if how == "hang":
+        stuck()
+    return 1 if how == "silent" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

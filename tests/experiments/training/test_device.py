@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from experiments.card import card_named
+from experiments.errors import InputError
+from experiments.training import device
+from experiments.training.device import cap_gib, open_device, processor_name
+from tests.experiments.factory import CARD
+from tests.experiments.training.house import spec
+
+A100 = card_named(CARD)
+
+
+@pytest.mark.parametrize("share", [0.985, 1.0, 1.015])
+def test_the_card_itself_needs_no_cap(share):
+    assert cap_gib(A100, A100.memory_gib * share) is None
+
+
+@pytest.mark.parametrize("total_gib", [A100.memory_gib * 1.03, 139.8])
+def test_a_larger_device_is_held_to_what_a_process_can_have_on_the_card(total_gib):
+    assert cap_gib(A100, total_gib) == A100.usable_gib == A100.memory_gib - A100.context_gib
+
+
+def test_a_smaller_device_is_refused():
+    with pytest.raises(InputError, match=r"^the device has 39\.5 GiB, NVIDIA A100 80GB needs 79\.2$"):
+        cap_gib(A100, 39.49)
+
+
+@pytest.mark.parametrize(("size", "total_gib", "cap"), [("full", 139.8, 78.6), ("full", 79.2, None), ("tiny", 8, None)])
+def test_the_allocator_is_held_to_the_cap(monkeypatch, size, total_gib, cap):
+    fractions = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    assert device._cap(spec(size=size), total_gib) == pytest.approx(cap)
+    assert fractions == ([] if cap is None else [pytest.approx(cap / total_gib)])
+
+
+def test_a_processor_gives_a_row_one_thread(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    torch.set_num_threads(2)
+    found = open_device(spec())
+    assert torch.get_num_threads() == 1
+    assert (found.kind, found.name, found.memory_gib, found.card) == ("cpu", processor_name(), None, None)
+    assert found.host_cpus >= 1
+    assert found.host_memory_gib > 0.5
+
+
+def test_the_processor_has_the_name_that_the_kernel_gives():
+    with open("/proc/cpuinfo") as lines:
+        known = [line for line in lines if line.startswith("model name")]
+    assert processor_name() in (known[0] if known else "processor")
+    assert processor_name()

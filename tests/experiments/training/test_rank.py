@@ -1,0 +1,319 @@
+"""Miniature rows trained from end to end in this process."""
+
+import faulthandler
+import signal
+from functools import cache
+from itertools import product
+
+import pytest
+import torch
+
+from experiments.errors import InputError
+from experiments.result import Measured, Progress
+from experiments.training import rank
+from experiments.training.engines import lightning
+from experiments.training.memory import StorageMeter
+from tests.experiments.factory import CPU
+from tests.experiments.training.house import GIB, LORA, LORA_T5, NF4, T5, in_bytes, shots, spec
+
+pytestmark = pytest.mark.xdist_group("rows")
+
+POINTS = ("before forward", "after forward", "after backward")
+ROWS = {
+    "plain": spec(max_steps=2),
+    "accumulated": spec(accumulate=2, max_steps=2),
+    "bf16-sgd-with-image": spec(precision="bf16-true", optimizer="sgd", input="with-image", max_steps=3),
+    "bf16-sgd": spec(precision="bf16-true", optimizer="sgd", max_steps=3),
+    "mixed-checkpointed": spec(precision="bf16-mixed", activation_checkpointing=True, max_steps=2),
+    "mixed": spec(precision="bf16-mixed", max_steps=2),
+    "adam-8bit": spec(model=T5, precision="bf16-true", optimizer="adam_8bit", max_steps=2),
+    "lora": spec(precision="bf16-true", lora=LORA, save_model=True, max_steps=2),
+    "qlora": spec(model=T5, lora=LORA_T5, quantization=NF4, max_steps=2),
+}
+PLAIN_WEIGHTS = [name for name in ROWS if name != "qlora"]
+FULLY_TUNED = [name for name in PLAIN_WEIGHTS if name != "lora"]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The result of a row of ROWS by its name, and its folder; each is trained once."""
+
+    @cache
+    def run(name):
+        out = tmp_path_factory.mktemp(name)
+        return rank.run(ROWS[name], out), out
+
+    return run
+
+
+def element_size(name):
+    return 2 if ROWS[name].settings.precision == "bf16-true" else 4
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_fits_and_is_seen_at_every_point_of_its_first_steps(trained, name):
+    measured, _ = trained(name)
+    accumulate = ROWS[name].settings.accumulate
+    expected = []
+    for step, micro_step in product(range(2), range(accumulate)):
+        expected += [(step, micro_step, point) for point in POINTS]
+    for step in range(2):
+        expected.insert((step + 1) * (3 * accumulate + 1) - 1, (step, accumulate - 1, "after optimizer step"))
+    assert measured.outcome == "fits"
+    assert measured.failure is None
+    assert [(shot.step, shot.micro_step, shot.point) for shot in measured.memory.snapshots] == expected
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_parts_of_memory_add_up_and_the_peak_is_above_them(trained, name):
+    memory = trained(name)[0].memory
+    for shot in memory.snapshots:
+        parts = shot.params_gib + shot.grads_gib + shot.optimizer_gib + shot.activations_gib
+        assert parts == pytest.approx(shot.allocated_gib)
+        assert min(shot.params_gib, shot.activations_gib) > 0
+        assert shot.peak_gib >= shot.allocated_gib
+        assert (shot.optimizer_cpu_gib, shot.reserved_gib) == (0, None)
+    peaks = [shot.peak_gib for shot in memory.snapshots]
+    assert peaks == sorted(peaks)
+    assert memory.peak_gib == max(memory.peak_by_phase_gib.values()) >= peaks[-1]
+    assert {"load", "forward", "backward", "optimizer step"} <= memory.peak_by_phase_gib.keys()
+    assert memory.host_peak_gib > memory.peak_gib
+    before, after = (shots(memory, point, "activations_gib") for point in ("before forward", "after forward"))
+    assert all(kept > start for start, kept in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("name", PLAIN_WEIGHTS)
+def test_parameters_take_their_number_times_their_size(trained, name):
+    measured, _ = trained(name)
+    sizes = {in_bytes(shot.params_gib) for shot in measured.memory.snapshots}
+    assert sizes == {measured.parameters * element_size(name)}
+
+
+@pytest.mark.parametrize("name", PLAIN_WEIGHTS)
+def test_gradients_take_as_much_as_what_is_trained_and_are_freed_by_no_one(trained, name):
+    measured, _ = trained(name)
+    expected = measured.trainable_parameters * element_size(name)
+    assert set(shots(measured.memory, "after backward", "grads_gib")) == {expected}
+    assert shots(measured.memory, "before forward", "grads_gib")[0] == 0
+    assert set(shots(measured.memory, "after optimizer step", "grads_gib")) == {expected}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_all_is_trained_unless_there_are_adapters(trained, name):
+    measured, _ = trained(name)
+    assert (measured.trainable_parameters == measured.parameters) == (name in FULLY_TUNED)
+    assert measured.trainable_parameters > 0
+
+
+@pytest.mark.parametrize("name", ["plain", "accumulated", "mixed", "lora", "qlora"])
+def test_adamw_keeps_two_values_a_parameter_and_a_count_of_steps(trained, name):
+    measured, _ = trained(name)
+    values = 2 * measured.trainable_parameters * element_size(name)
+    kept = shots(measured.memory, "after optimizer step", "optimizer_gib")
+    assert len(set(kept)) == 1
+    assert (kept[0] - values) % 4 == 0
+    assert 4 <= kept[0] - values <= 4 * 200
+    assert set(shots(measured.memory, "after backward", "optimizer_gib")[: ROWS[name].settings.accumulate]) == {0}
+
+
+@pytest.mark.parametrize("name", ["bf16-sgd", "bf16-sgd-with-image"])
+def test_sgd_keeps_nothing(trained, name):
+    assert {shot.optimizer_gib for shot in trained(name)[0].memory.snapshots} == {0}
+
+
+def test_8_bit_adam_keeps_less_than_32_bit_values(trained):
+    measured, _ = trained("adam-8bit")
+    kept = shots(measured.memory, "after optimizer step", "optimizer_gib")
+    assert 2 * measured.parameters < kept[0] == kept[1] < 2 * 4 * measured.parameters
+
+
+def test_4_bit_weights_count_whole_and_take_less(trained):
+    measured, _ = trained("qlora")
+    plain = trained("adam-8bit")[0]
+    assert measured.parameters == plain.parameters + measured.trainable_parameters
+    assert max(shots(measured.memory, "before forward", "params_gib")) < 4 * measured.parameters * 0.7
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_steps_losses_and_speed_are_counted_alike(trained, name):
+    measured, _ = trained(name)
+    settings, speed = ROWS[name].settings, measured.speed
+    assert speed.optimizer_steps == settings.max_steps
+    assert speed.micro_steps == speed.planned_micro_steps == len(measured.losses)
+    assert speed.micro_steps == settings.max_steps * settings.accumulate
+    assert speed.samples_per_s * speed.step_s == pytest.approx(settings.batch_size * settings.accumulate)
+    assert speed.step_s >= speed.micro_step_s * 0.99
+    assert speed.train_s > speed.measured_micro_steps * 0.001
+    assert speed.tflops_per_s == pytest.approx(speed.tflop_per_sample * speed.samples_per_s)
+    assert speed.peak_share is None
+    assert all(0 < loss < 20 for loss in measured.losses)
+
+
+def test_accumulation_does_one_optimizer_step_for_its_micro_steps(trained):
+    memory = trained("accumulated")[0].memory
+    assert len(shots(memory, "after optimizer step", "optimizer_gib")) == 2
+    assert len(shots(memory, "after backward", "grads_gib")) == 4
+
+
+def test_the_image_s_placeholders_lengthen_the_input(trained):
+    assert trained("bf16-sgd-with-image")[0].max_tokens == trained("bf16-sgd")[0].max_tokens + 4
+    assert trained("bf16-sgd")[0].max_tokens <= 1 + 31
+
+
+def test_checkpointing_trades_activations_for_operations(trained):
+    plain, checkpointed = trained("mixed")[0], trained("mixed-checkpointed")[0]
+    kept, fewer = (shots(one.memory, "after forward", "activations_gib") for one in (plain, checkpointed))
+    assert all(less < 0.6 * more for less, more in zip(fewer, kept, strict=True))
+    assert checkpointed.speed.tflop_per_sample > 1.1 * plain.speed.tflop_per_sample
+
+
+def test_the_same_row_trains_the_same_way_again(trained, tmp_path):
+    assert rank.run(ROWS["plain"], tmp_path).losses == trained("plain")[0].losses
+
+
+def test_a_saved_model_is_a_phase_of_its_own(trained):
+    measured, out = trained("lora")
+    assert (out / "model" / "adapter_config.json").exists()
+    assert "save" in measured.memory.peak_by_phase_gib
+    assert not (trained("plain")[1] / "model").exists()
+
+
+def test_progress_is_there_from_the_start(trained):
+    progress = Progress.model_validate_json((trained("plain")[1] / "progress.json").read_bytes())
+    assert progress.device == trained("plain")[0].device
+    assert progress.device.kind == "cpu"
+
+
+@pytest.fixture(scope="module")
+def lengths(tmp_path_factory):
+    """One row as taught, and cut short for a verdict by loader workers that prepare ahead."""
+    row = {"batch_size": 1, "train_samples": 20, "precision": "bf16-true"}
+    taught = rank.run(spec(**row), tmp_path_factory.mktemp("taught"))
+    return taught, rank.run(spec(length="verdict", workers=1, **row), tmp_path_factory.mktemp("verdict"))
+
+
+def test_a_verdict_is_shorter_and_meets_the_same_peak(lengths):
+    taught, verdict = lengths
+    assert taught.speed.micro_steps == taught.speed.planned_micro_steps == verdict.speed.planned_micro_steps == 20
+    assert 6 <= verdict.speed.micro_steps <= 12
+    assert verdict.max_tokens == taught.max_tokens
+    assert verdict.memory.peak_gib == pytest.approx(taught.memory.peak_gib, rel=1e-3)
+
+
+def test_the_peak_of_a_verdict_comes_in_its_second_step(lengths):
+    peak = {shot.step: shot.peak_gib for shot in lengths[1].memory.snapshots}
+    assert peak[0] < 0.98 * peak[1]
+    assert peak[1] == pytest.approx(lengths[1].memory.peak_gib, rel=1e-3)
+
+
+def capacity_between(memory, step, point):
+    """Bytes that suffice up to ``point`` of that step and not for what follows."""
+    places = [(shot.step, shot.point) for shot in memory.snapshots]
+    place = places.index((step, point))
+    low, high = (memory.snapshots[index].peak_gib for index in (place, place + 1))
+    assert low < high
+    return round((low + high) / 2 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("step", "point", "phase", "seen"),
+    [
+        (0, "before forward", "forward", 1),
+        (0, "after forward", "backward", 2),
+        (0, "after backward", "optimizer step", 3),
+        (1, "before forward", "forward", 5),
+    ],
+)
+def test_out_of_memory_is_told_with_its_place_and_what_was_measured_up_to_it(
+    trained, tmp_path, step, point, phase, seen
+):
+    fitting = trained("plain")[0].memory
+    capacity = capacity_between(fitting, step, point)
+    measured = rank.run(ROWS["plain"], tmp_path, StorageMeter(capacity))
+    failure, memory = measured.failure, measured.memory
+    assert measured.outcome == "oom"
+    assert (failure.phase, failure.step, failure.micro_step, failure.kind) == (phase, step, 0, "OutOfMemoryError")
+    assert failure.requested_gib > 0
+    assert memory.peak_gib * GIB <= capacity < (memory.peak_gib + failure.requested_gib) * GIB + 1e5
+    assert [shot.allocated_gib for shot in memory.snapshots] == [
+        pytest.approx(shot.allocated_gib, rel=1e-3) for shot in fitting.snapshots[:seen]
+    ]
+    assert f"out of GPU memory in the {phase} of step {step}, " in measured.reason
+    assert "more were asked for (peak so far " in measured.reason
+    assert measured.speed is None
+    assert len(measured.losses) == step + (phase != "forward")
+    assert (measured.parameters, measured.device.kind) == (trained("plain")[0].parameters, "cpu")
+
+
+def test_out_of_memory_while_loading(trained, tmp_path):
+    capacity = trained("plain")[0].parameters * 4 // 2
+    measured = rank.run(ROWS["plain"], tmp_path, StorageMeter(capacity))
+    assert (measured.outcome, measured.failure.phase) == ("oom", "load")
+    assert measured.reason.startswith("out of GPU memory while loading, ")
+    assert 0 < measured.memory.peak_gib * GIB <= capacity
+    assert (measured.parameters, measured.speed, measured.losses, measured.memory.snapshots) == (None, None, (), ())
+
+
+def test_a_failed_row_leaves_nothing_counting(trained, tmp_path):
+    trained("plain")
+    assert torch._C._len_torch_dispatch_stack() == 0
+    rank.run(ROWS["plain"], tmp_path, StorageMeter(capacity_between(trained("plain")[0].memory, 0, "after forward")))
+    assert torch._C._len_torch_dispatch_stack() == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "reason"),
+    [
+        (RuntimeError("size mismatch\nfor layer 1"), "error", "RuntimeError while loading: size mismatch"),
+        (KeyError("loss"), "error", "KeyError while loading: 'loss'"),
+        (MemoryError(), "host_oom", "out of host memory while loading (peak so far 0 GiB)"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes."),
+            "host_oom",
+            "out of host memory while loading, 2 GiB more were asked for (peak so far 0 GiB)",
+        ),
+    ],
+)
+def test_every_failure_becomes_a_result_with_a_plain_reason(monkeypatch, tmp_path, capfd, error, outcome, reason):
+    def fail(spec, device):
+        raise error
+
+    monkeypatch.setattr(lightning, "build_model", fail)
+    measured = rank.run(spec(), tmp_path)
+    assert (measured.outcome, measured.reason) == (outcome, reason)
+    assert measured.failure.kind == type(error).__name__
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 16}, {"data": "/no/such/folder"}, {"strategy": "ddp"}])
+def test_what_a_person_can_mend_is_raised(tmp_path, changes):
+    with pytest.raises(InputError):
+        rank.run(spec(**changes), tmp_path)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A spec's file, and its folder; the handler that the entry registers is taken away again."""
+    (tmp_path / "spec.json").write_text(spec().model_dump_json())
+    yield tmp_path / "spec.json", tmp_path
+    faulthandler.unregister(signal.SIGUSR1)
+
+
+def test_the_entry_writes_what_was_measured(monkeypatch, written):
+    path, out = written
+    measured = Measured(outcome="fits", reason="fits", device=CPU)
+    monkeypatch.setattr(rank, "run", lambda ran, folder: {(spec(), out): measured}[ran, folder])
+    assert rank.main(str(path), str(out)) == 0
+    assert Measured.model_validate_json((out / "measured.json").read_bytes()) == measured
+
+
+def test_the_entry_says_a_user_s_mistake_in_one_line(monkeypatch, written, capfd):
+    path, out = written
+
+    def refuse(ran, folder):
+        raise InputError("captions: has 3 captioned images, the row trains on 512")
+
+    monkeypatch.setattr(rank, "run", refuse)
+    assert rank.main(str(path), str(out)) == 2
+    assert capfd.readouterr().err == "captions: has 3 captioned images, the row trains on 512\n"
+    assert not (out / "measured.json").exists()

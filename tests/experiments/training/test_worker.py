@@ -1,0 +1,260 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from experiments.provenance import code_sha256
+from experiments.recipe import RowSpec
+from experiments.result import Measured, Memory, Progress, read_result
+from experiments.training import worker
+from experiments.training.telemetry import FIELDS
+from experiments.training.worker import end_group, in_words, main, run_row
+from tests.experiments.factory import CPU
+from tests.experiments.training.house import LORA, spec
+
+STANDIN = Path(__file__).with_name("standin_trainer.py")
+PYTHON = sys.executable
+REPOSITORY = Path(__file__).parents[3]
+MEASURED = Measured(outcome="oom", reason="out of GPU memory", device=CPU, memory=Memory(peak_gib=7.0), losses=(2.0,))
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """Puts the stub in the trainer's place: what the worker takes for Python runs it with the trainer's arguments."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{PYTHON}" "{STANDIN}" "$@"\n')
+    python.chmod(0o755)
+    measured = tmp_path / "measured-by-the-stub.json"
+    measured.write_text(MEASURED.model_dump_json())
+    monkeypatch.setenv("MEASURED", str(measured))
+    monkeypatch.setattr(sys, "executable", str(python))
+    return monkeypatch
+
+
+def ran(stub, out, how, time_limit_s=30):
+    stub.setenv("STANDIN", how)
+    return run_row(spec(time_limit_s=time_limit_s), out, "the command")
+
+
+def alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def wait_for(condition, limit_s=30):
+    limit = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def test_what_the_trainer_measured_becomes_the_result(stub, tmp_path):
+    out = tmp_path / "made" / "row"
+    result = ran(stub, out, "fits")
+    assert read_result(out / "result.json") == result
+    assert result.model_dump(include=Measured.model_fields.keys()) == MEASURED.model_dump()
+    assert (result.spec, result.fingerprint) == (spec(time_limit_s=30), spec(time_limit_s=30).fingerprint)
+    assert (result.code, result.command) == (code_sha256(), "the command")
+    assert result.started_at.endswith("+00:00")
+    assert result.elapsed_s > 0
+    assert {path.name for path in out.iterdir()} == {
+        "result.json", "spec.json", "log.txt", "telemetry.csv", "started.txt",
+    }  # fmt: skip
+    assert RowSpec.model_validate_json((out / "spec.json").read_bytes()) == result.spec
+
+
+def test_the_trainer_is_alone_in_its_group_and_goes_first_when_memory_runs_out(stub, tmp_path):
+    ran(stub, tmp_path / "row", "fits")
+    pid, group, killed_first = (tmp_path / "row" / "started.txt").read_text().split()
+    assert (group, killed_first) == (pid, "1000")
+    assert group != str(os.getpgid(0))
+    said = (tmp_path / "row" / "log.txt").read_text()
+    assert said == f"arguments: -u -m experiments.training.rank {tmp_path}/row/spec.json {tmp_path}/row\n"
+
+
+def test_a_refusing_trainer_leaves_no_result_not_even_an_old_one(stub, tmp_path):
+    for name in ("result.json", "measured.json", "progress.json"):
+        (tmp_path / name).write_text("old")
+    assert ran(stub, tmp_path, "refuse") is None
+    assert not [name for name in ("result.json", "measured.json", "progress.json") if (tmp_path / name).exists()]
+    assert "the row trains on 512" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_killed_trainer_is_an_error_that_names_the_signal(stub, tmp_path):
+    result = ran(stub, tmp_path, "killed")
+    assert (result.outcome, result.failure.kind) == ("error", "signal 9")
+    assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
+    assert result.reason.startswith("signal 9 in the backward of step 3: ")
+    assert not (tmp_path / "progress.json").exists()
+
+
+def test_a_trainer_that_the_kernel_killed_for_memory_ran_out_of_the_host_s(stub, tmp_path):
+    kills = iter([4, 5])
+    stub.setattr(worker, "_oom_kills", lambda: next(kills))
+    result = ran(stub, tmp_path, "killed")
+    assert (result.outcome, result.failure.kind) == ("host_oom", "signal 9")
+    assert result.reason == "out of host memory in the backward of step 3 (peak so far 1.5 GiB)"
+
+
+def test_out_of_memory_is_read_from_what_a_dead_trainer_printed(stub, tmp_path):
+    result = ran(stub, tmp_path, "oom")
+    assert (result.outcome, result.failure.kind, result.failure.requested_gib) == ("oom", "exit code 1", 0.5)
+    assert result.reason == (
+        "out of GPU memory in the backward of step 3, 0.5 GiB more were asked for (peak so far 1.5 GiB)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("error", "RuntimeError: shapes differ"), ("silent", "arguments: -u -m experiments.training.rank ")],
+)
+def test_the_last_line_stands_for_a_trainer_that_ended_without_a_word(stub, tmp_path, how, message):
+    result = ran(stub, tmp_path, how)
+    assert (result.outcome, result.failure.phase, result.failure.kind) == ("error", "load", "exit code 1")
+    assert result.failure.message.startswith(message)
+    assert (result.device.name, result.memory) == ("not reached", Memory())
+
+
+def test_a_hanging_trainer_meets_its_time_limit_and_leaves_its_stacks(stub, tmp_path, capfd):
+    result = ran(stub, tmp_path, "hang", time_limit_s=2)
+    assert (result.outcome, result.failure.kind, result.memory.peak_gib) == ("timeout", "timeout", 1.5)
+    assert result.reason == "met its time limit of 2 s in the backward phase; the stacks are in the log"
+    assert "in stuck" in (tmp_path / "log.txt").read_text()
+    assert result.elapsed_s < 10
+    assert not alive(int((tmp_path / "started.txt").read_text().split()[0]))
+    said = "micro-step 7 of 9: 1.25 GiB now, 1.5 GiB at the peak, 2 s left at most\n"
+    assert capfd.readouterr().out == said
+
+
+def test_what_the_trainer_leaves_behind_is_ended(stub, tmp_path):
+    assert ran(stub, tmp_path, "child").outcome == "oom"
+    assert not alive(int((tmp_path / "child.txt").read_text()))
+
+
+def test_processes_that_do_not_go_are_named(monkeypatch):
+    leader = subprocess.Popen(["true"], start_new_session=True)
+    leader.wait()
+    end_group(leader.pid)
+    monkeypatch.setattr(worker, "GONE_WITHIN_S", 0.1)
+    monkeypatch.setattr(worker, "_group", lambda leader: [4711])
+    with pytest.raises(TimeoutError, match=r"processes \[4711\] did not end"):
+        end_group(leader.pid)
+
+
+def test_kills_for_memory_are_counted_by_the_kernel():
+    assert worker._oom_kills() >= 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "micro-step 7 of 9: 1.23 GiB now, 0 GiB at the peak"),
+        ({"left_s": 61.7}, "micro-step 7 of 9: 1.23 GiB now, 0 GiB at the peak, 62 s left at most"),
+    ],
+)
+def test_progress_is_one_line(change, words):
+    progress = Progress(phase="forward", step=3, micro_steps=7, planned_micro_steps=9, allocated_gib=1.234, **change)
+    assert in_words(progress) == words
+
+
+def entered(monkeypatch, *arguments):
+    """The exit code of the worker's entry, called in this process."""
+    monkeypatch.setattr(worker, "die_with_parent", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["worker", *map(str, arguments)])
+    return main()
+
+
+@pytest.mark.parametrize("text", [None, "no json", "{}", json.dumps(spec().model_dump() | {"more": 1})])
+def test_a_file_that_is_no_spec_is_refused_in_one_line(monkeypatch, tmp_path, capsys, text):
+    path = tmp_path / "spec.json"
+    if text is not None:
+        path.write_text(text)
+    assert entered(monkeypatch, "--spec", path, "--out", tmp_path / "row") == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"{path}: not a row's spec (")
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "row").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "out", "err"),
+    [
+        ("fits", 0, "oom: out of GPU memory\n", ""),
+        ("refuse", 2, "", "captions: has 3 captioned images, the row trains on 512\n"),
+    ],
+)
+def test_the_entry_says_how_the_row_ended(stub, tmp_path, capsys, how, code, out, err):
+    stub.setenv("STANDIN", how)
+    stub.setenv("TESTBED_COMMAND", "testbed run lab")
+    (tmp_path / "row.json").write_text(spec().model_dump_json())
+    assert entered(stub, "--spec", tmp_path / "row.json", "--out", tmp_path / "row") == code
+    said = capsys.readouterr()
+    assert said.out == "lab/a on a100_80gb, tiny, as-taught\n" + out
+    assert said.err == err
+    if code == 0:
+        assert read_result(tmp_path / "row" / "result.json").command == "testbed run lab"
+
+
+def test_the_trainer_dies_with_a_worker_that_is_killed(stub, tmp_path):
+    stub.setenv("STANDIN", "hang")
+    (tmp_path / "row.json").write_text(spec().model_dump_json())
+    program = f"import sys; from experiments.training import worker; sys.executable = {sys.executable!r}; sys.exit(worker.main())"
+    started = subprocess.Popen(
+        [PYTHON, "-c", program, "--spec", tmp_path / "row.json", "--out", tmp_path / "row"], cwd=REPOSITORY
+    )
+    note = tmp_path / "row" / "progress.json"
+    wait_for(note.exists)
+    trainer = int((tmp_path / "row" / "started.txt").read_text().split()[0])
+    assert alive(trainer)
+    started.kill()
+    started.wait()
+    wait_for(lambda: not alive(trainer))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A real miniature row, run by the real worker: its folder, and what the worker printed."""
+    folder = tmp_path_factory.mktemp("worker")
+    row = spec(precision="bf16-true", lora=LORA, max_steps=3, workers=1, time_limit_s=200)
+    (folder / "row.json").write_text(row.model_dump_json())
+    command = [PYTHON, "-m", "experiments.training.worker", "--spec", folder / "row.json", "--out", folder]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return folder, done.stdout
+
+
+def test_a_real_row_is_run_and_its_result_is_complete(finished):
+    folder, said = finished
+    result = read_result(folder / "result.json")
+    assert result.outcome == "fits"
+    assert (result.speed.optimizer_steps, len(result.losses), result.device.kind) == (3, 3, "cpu")
+    assert result.spec == RowSpec.model_validate_json((folder / "row.json").read_bytes())
+    assert (result.fingerprint, result.code) == (result.spec.fingerprint, code_sha256())
+    assert {"torch", "lightning", "transformers", "peft", "bitsandbytes"} <= result.versions.keys()
+    assert "experiments.training.worker --spec" in result.command
+    assert 0 < result.speed.train_s < result.elapsed_s
+    lines = said.splitlines()
+    assert lines[0] == "lab/a on a100_80gb, tiny, as-taught"
+    assert lines[-1] == f"fits: {result.reason}"
+    assert any(line.startswith("micro-step ") for line in lines[1:-1])
+
+
+def test_a_real_row_has_telemetry(finished):
+    with (finished[0] / "telemetry.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert tuple(rows[0]) == FIELDS
+    assert len(rows) >= 4
+    assert max(float(row["process_memory_gib"]) for row in rows if row["process_memory_gib"]) > 0.2
+    telemetry = read_result(finished[0] / "result.json").telemetry
+    assert telemetry["process_memory_gib_max"] > 0.2
+    assert 0 < telemetry["sampling_core_share"] < 1
+
+
+def test_a_real_row_leaves_no_files_of_its_making_behind(finished):
+    names = {path.name for path in finished[0].iterdir()}
+    assert {"result.json", "spec.json", "log.txt", "telemetry.csv"} <= names
+    assert not names & {"measured.json", "progress.json", "checkpoints", "lightning_logs"}
