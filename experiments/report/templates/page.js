@@ -38,5 +38,8 @@ function openTarget(hash) {
 addEventListener("hashchange", () => openTarget(location.hash));
 document.addEventListener("click", (event) => openTarget(event.target.closest("a[href^='#']")?.hash));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...widths.keys()].forEach(draw));
-places.forEach((place) => watcher.observe(place));
+places.forEach((place) => {
+  fit(place);
+  watcher.observe(place);
+});
 openTarget(location.hash);

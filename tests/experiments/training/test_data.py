@@ -147,6 +147,13 @@ def test_special_tokens_have_the_ids_of_the_model(name, size):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_no_word_has_the_id_of_the_image(name):
+    captions = [f"word{number}" for number in range(300)]
+    tokenizer = caption_tokenizer(captions, models()[name].family, 256)
+    assert max(tokenizer.get_vocab().values()) < config_of(name).image_token_index == 255
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_caption_has_one_token_a_word_and_one_special_one(name):
     tokenizer = caption_tokenizer(["fresh bread", "sour cream"], models()[name].family, 256)
     ids = tokenizer("sour bread")["input_ids"]

@@ -16,8 +16,6 @@ from experiments.training.memory import StorageMeter
 from tests.experiments.factory import CPU
 from tests.experiments.training.house import GIB, LORA, LORA_T5, NF4, T5, in_bytes, shots, spec
 
-pytestmark = pytest.mark.xdist_group("rows")
-
 POINTS = ("before forward", "after forward", "after backward")
 ROWS = {
     "plain": spec(max_steps=2),
@@ -234,7 +232,7 @@ def test_out_of_memory_is_told_with_its_place_and_what_was_measured_up_to_it(
     assert measured.outcome == "oom"
     assert (failure.phase, failure.step, failure.micro_step, failure.kind) == (phase, step, 0, "OutOfMemoryError")
     assert failure.requested_gib > 0
-    assert memory.peak_gib * GIB <= capacity < (memory.peak_gib + failure.requested_gib) * GIB + 1e5
+    assert memory.peak_gib * GIB <= capacity < (memory.peak_gib + failure.requested_gib) * GIB + 0.01 * 2**20
     assert [shot.allocated_gib for shot in memory.snapshots] == [
         pytest.approx(shot.allocated_gib, rel=1e-3) for shot in fitting.snapshots[:seen]
     ]
@@ -289,6 +287,17 @@ def test_every_failure_becomes_a_result_with_a_plain_reason(monkeypatch, tmp_pat
 def test_what_a_person_can_mend_is_raised(tmp_path, changes):
     with pytest.raises(InputError):
         rank.run(spec(**changes), tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_off_the_training_is_named(tmp_path, workers):
+    names = [f"{number}.png" for number in range(4)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"no image")
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,text", *(f"{name},bread" for name in names)]))
+    row = spec(data=str(tmp_path), train_samples=4, workers=workers, precision="bf16-true")
+    with pytest.raises(InputError, match=r"\d\.png: the image cannot be read"):
+        rank.run(row, tmp_path)
 
 
 @pytest.fixture

@@ -58,6 +58,12 @@ def test_a_verdict_ends_at_its_least_when_times_are_steady_and_goes_on_when_they
     assert not schedule.enough([1.0] * 5)
 
 
+def test_a_verdict_does_not_end_inside_a_step():
+    schedule = scheduled("verdict", 2, 1, 40)
+    assert (schedule.least, schedule.most) == (8, 16)
+    assert [schedule.enough([1.0] * done) for done in range(7, 11)] == [False, True, False, True]
+
+
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits, done=st.integers(0, 2000))
 def test_as_taught_runs_to_the_end(accumulate, epochs, batches, max_steps, done):
     schedule = scheduled("as-taught", accumulate, epochs, batches, max_steps)

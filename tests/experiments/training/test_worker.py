@@ -203,7 +203,7 @@ def test_the_entry_says_how_the_row_ended(stub, tmp_path, capsys, how, code, out
 def test_the_trainer_dies_with_a_worker_that_is_killed(stub, tmp_path):
     stub.setenv("STANDIN", "hang")
     (tmp_path / "row.json").write_text(spec().model_dump_json())
-    program = f"import sys; from experiments.training import worker; sys.executable = {sys.executable!r}; sys.exit(worker.main())"
+    program = f"import sys; from experiments.training.worker import main; sys.executable = {sys.executable!r}; main()"
     started = subprocess.Popen(
         [PYTHON, "-c", program, "--spec", tmp_path / "row.json", "--out", tmp_path / "row"], cwd=REPOSITORY
     )
