@@ -39,7 +39,7 @@ addEventListener("hashchange", () => openTarget(location.hash));
 document.addEventListener("click", (event) => openTarget(event.target.closest("a[href^='#']")?.hash));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...widths.keys()].forEach(draw));
 places.forEach((place) => {
-  fit(place);
+  if (!place.closest("details:not([open])")) fit(place);
   watcher.observe(place);
 });
 openTarget(location.hash);
