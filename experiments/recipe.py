@@ -146,6 +146,19 @@ class Settings(Facts):
             )
         return {**data, "batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
 
+    @model_validator(mode="after")
+    def _whole_optimizer_steps(self) -> Self:
+        """An epoch must end with an optimizer step; a leftover would be stepped on with fewer micro-steps."""
+        batches = (self.train_samples or 0) // (self.batch_size * self.world_size)
+        if batches % self.accumulate:
+            allowed = [count for count in range(1, batches + 1) if batches % count == 0]
+            raise ValueError(
+                f"accumulate = {self.accumulate}: does not divide the {batches} batches of an epoch"
+                f" ({self.train_samples} samples in batches of {self.batch_size});"
+                f" allowed: {', '.join(map(str, allowed))}"
+            )
+        return self
+
     @field_validator("model")
     @classmethod
     def _known_model(cls, name: str) -> str:

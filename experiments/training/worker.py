@@ -171,7 +171,7 @@ def _measured(out: Path, code: int, timed_out: bool, spec: RowSpec, *, oom_kille
         step=progress.step if progress else None,
         requested_gib=requested_gib(text),
         kind="timeout" if timed_out else f"signal {-code}" if code < 0 else f"exit code {code}",
-        message=text.strip().splitlines()[-1] if text.strip() else "the trainer printed nothing",
+        message=last_line(text),
     )
     return Measured(
         outcome=outcome,
@@ -206,6 +206,11 @@ def _tail(path: Path) -> str:
         return log.read().decode(errors="replace")
 
 
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    return (text.strip().splitlines() or ["the trainer printed nothing"])[-1]
+
+
 def _oom_kills() -> int:
     """How often the kernel has killed for want of memory so far (/proc/vmstat)."""
     with open("/proc/vmstat") as lines:
@@ -226,7 +231,7 @@ def main() -> int:
     print(f"{spec.suite}/{spec.row} on {spec.card}, {spec.size}, {spec.length}", flush=True)
     result = run_row(spec, options.out, os.environ.get("TESTBED_COMMAND") or shlex.join(sys.orig_argv))
     if result is None:
-        print(_tail(options.out / LOG_FILE).strip().splitlines()[-1], file=sys.stderr)
+        print(last_line(_tail(options.out / LOG_FILE)), file=sys.stderr)
         return 2
     print(f"{result.outcome}: {result.reason}", flush=True)
     return 0

@@ -354,3 +354,19 @@ def test_a_fingerprint_follows_all_that_a_row_sets():
         spec.model_copy(update={"settings": spec.settings.model_copy(update={"seed": 7})}),
     ]
     assert len({spec.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+@pytest.mark.parametrize("accumulate", [4, 32])
+def test_an_epoch_may_be_divided_by_what_divides_its_batches(accumulate):
+    data = {**COMMON, "train_samples": 512, "batch_size": 16, "accumulate": accumulate}
+    assert checked(Settings, data, "here").accumulate == accumulate
+
+
+@pytest.mark.parametrize("accumulate", [5, 64])
+def test_an_epoch_must_end_with_an_optimizer_step(accumulate):
+    data = {**COMMON, "train_samples": 512, "batch_size": 16, "accumulate": accumulate}
+    says = (
+        f"here: accumulate = {accumulate}: does not divide the 32 batches of an epoch .*; allowed: 1, 2, 4, 8, 16, 32$"
+    )
+    with pytest.raises(InputError, match=says):
+        checked(Settings, data, "here")

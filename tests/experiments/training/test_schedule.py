@@ -10,7 +10,8 @@ step_limits = st.integers(-1, 30)
 
 
 def scheduled(length, accumulate, epochs, batches, max_steps=-1):
-    return schedule_of(spec(length=length, accumulate=accumulate, max_epochs=epochs, max_steps=max_steps), batches)
+    row = spec(length=length, accumulate=accumulate, max_epochs=epochs, max_steps=max_steps, train_samples=None)
+    return schedule_of(row, batches)
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
@@ -76,7 +77,7 @@ def test_as_taught_runs_to_the_end(accumulate, epochs, batches, max_steps, done)
     ("accumulate", "max_steps", "micro_steps"), [(1, -1, 20), (4, -1, 20), (4, 2, 8), (4, 9, 20), (1, 7, 7)]
 )
 def test_steps_are_counted_as_the_recipe_states_them(accumulate, max_steps, micro_steps):
-    settings = spec(accumulate=accumulate, max_steps=max_steps, max_epochs=2).settings
+    settings = spec(accumulate=accumulate, max_steps=max_steps, max_epochs=2, train_samples=None).settings
     assert taught_micro_steps(settings, batches_per_epoch=10) == micro_steps
 
 
