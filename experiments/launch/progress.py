@@ -43,7 +43,7 @@ class View:
 
     def ends(self, spec: RowSpec, result: Result) -> None:
         peak = result.memory.peak_gib
-        figures = [f"peak {peak:.2f} GiB"] if peak is not None else []
+        figures = [f"peak {peak:.4g} GiB"] if peak is not None else []
         figures += [f"{result.elapsed_s:.0f} s"] if result.elapsed_s else []
         reason = f": {result.reason}" if result.outcome != "fits" else ""
         self._say(
@@ -108,7 +108,7 @@ def _where(progress: Progress | None) -> tuple[str, str, str, str]:
 
 
 def _gib(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+    return "" if value is None else f"{value:.4g}"
 
 
 def _left(progress: Progress | None) -> str:

@@ -76,7 +76,7 @@ def device(result: Result) -> str:
 def failure(ended: Failure) -> str:
     """Where the row ended, in one line."""
     step = f" of step {ended.step}" if ended.step is not None else ""
-    asked = f", {ended.requested_gib:.2f} GiB asked for" if ended.requested_gib else ""
+    asked = f", {number(ended.requested_gib)} GiB asked for" if ended.requested_gib else ""
     return f"Ended in **{ended.phase}**{step}{asked}: `{ended.message}`"
 
 
@@ -114,7 +114,7 @@ def _result(out: str) -> Result:
 
 def _gib(shot: Snapshot, field: str) -> str:
     value = getattr(shot, field)
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else f"{value:.4g}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

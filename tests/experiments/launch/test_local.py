@@ -120,8 +120,8 @@ def test_nothing_of_a_row_is_left_not_even_what_it_detached(made):
 
 def test_one_line_a_start_and_an_end(made):
     assert sum("starts (no result yet)" in line for line in made.view.lines) == 6
-    assert "f: fits, peak 1.00 GiB, 2 s" in made.view.lines
-    assert "a: out of GPU memory, peak 1.00 GiB, 2 s: stand-in: oom" in made.view.lines
+    assert "f: fits, peak 1 GiB, 2 s" in made.view.lines
+    assert "a: out of GPU memory, peak 1 GiB, 2 s: stand-in: oom" in made.view.lines
 
 
 def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):

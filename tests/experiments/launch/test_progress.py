@@ -29,7 +29,7 @@ def drawn(thing) -> str:
 def test_a_row_under_way_shows_where_it_is():
     text = drawn(table([State(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
     assert "3 of 15 rows done, about 10:00 left" in text
-    assert text.splitlines()[-1].split() == ["a", "forward", "9", "of", "24", "31.26", "38.50", "0:12", "1:15"]
+    assert text.splitlines()[-1].split() == ["a", "forward", "9", "of", "24", "31.26", "38.5", "0:12", "1:15"]
 
 
 def test_a_row_that_has_said_nothing_is_starting():
@@ -50,7 +50,7 @@ def test_the_table_is_drawn_while_rows_run():
         view.shows([State(spec("a"), 12.0, PROGRESS)], 0, 1, None)
         view.ends(spec("b"), factory.result("b", memory={"peak_gib": 2.0}))
     assert "9 of 24" in console.file.getvalue()
-    assert "b: fits, peak 2.00 GiB" in console.file.getvalue()
+    assert "b: fits, peak 2 GiB" in console.file.getvalue()
 
 
 def test_a_time_is_read_as_people_do():

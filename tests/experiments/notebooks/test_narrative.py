@@ -49,7 +49,7 @@ def test_a_kept_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown):
     made(tmp_path, "baseline", asked=("xxl",))
     narrative.suite(NAME, results=str(tmp_path))("baseline")
     assert shown[0].startswith("### Baseline: fits\n")
-    for part in ("standing in for a100_80gb", *POINTS, "| 13.950 |", "samples/s"):
+    for part in ("standing in for a100_80gb", *POINTS, "| 13.95 |", "samples/s"):
         assert part in shown[0]
     assert "- **did not hold**: Baseline: out of GPU memory (a ended as fits)" in shown[0]
     assert "take close to 14 GB. (baseline: 13.9 GiB)" in shown[0]
