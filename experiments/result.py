@@ -1,5 +1,6 @@
 """What a row did: the schema of result.json, and the quantities that figures and claims speak of."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from experiments.errors import InputError
 from experiments.recipe import Quantity, RowSpec
 
+GIB = 1024**3
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "result.json"
 SPEC_FILE = "spec.json"
@@ -224,6 +226,20 @@ def read_result(path: Path) -> Result:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         raise InputError(f"{path}: not a result of schema version {SCHEMA_VERSION} ({key}: {problem['msg']})") from None
+
+
+def read_progress(row_folder: Path) -> Progress | None:
+    """Where the row is; None when it has not said so yet."""
+    try:
+        return Progress.model_validate_json((row_folder / PROGRESS_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from experiments.card import card_named, card_of_device
 from experiments.errors import InputError
 from experiments.recipe import RowSpec, models, suite_named, suite_names
+from experiments.result import GIB
 from provision.model import Gpu, Node
 
 ENGINES = ("lightning",)
-GIB = 1024**3
 ROW_GIB = 0.05
 SPARE_GIB = 1.0
 HOST_GIB = {"full": 8.0, "tiny": 1.5}

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from experiments.captions import FORMATS, format_of
 from experiments.errors import InputError
+from experiments.result import file_sha256
 
 SYNTHETIC = "synthetic"
 ARCHIVES = (".tar.gz", ".tgz", ".gz", ".tar", ".zip")
@@ -107,7 +108,7 @@ def folder_sha256(folder: Path) -> str:
     """SHA-256 over the names and contents of a folder's files, hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{_sha256(path)}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -188,7 +189,7 @@ def _ending(name: str) -> str:
 
 def _checked_file(path: Path, sha256: str | None, name: str | None = None) -> str:
     try:
-        found = _sha256(path)
+        found = file_sha256(path)
     except OSError as error:
         raise InputError(f"--data {path}: cannot be read ({error.strerror})") from None
     _check(found, sha256, name or str(path))
@@ -198,8 +199,3 @@ def _checked_file(path: Path, sha256: str | None, name: str | None = None) -> st
 def _check(found: str, wanted: str | None, name: str) -> None:
     if wanted and found != wanted.lower():
         raise InputError(f"--data {name}: its SHA-256 is {found}, and --data-sha256 says {wanted}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

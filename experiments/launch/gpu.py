@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pynvml
 
-GIB = 1024**3
+from experiments.result import GIB
+
 SLACK_GIB = 0.25
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from experiments.errors import InputError, Interrupted
 from experiments.launch import gpu, process
 from experiments.launch.extensions import drop_stale_locks, kept_in
-from experiments.launch.outcome import last_line, read_progress, write_broken
+from experiments.launch.outcome import last_line, write_broken
 from experiments.launch.plan import Planned
 from experiments.launch.progress import State, View
 from experiments.launch.slots import Slot, Slots, most_memory_first
 from experiments.recipe import RowSpec
-from experiments.result import RESULT_FILE, SPEC_FILE, Ending, Result, read_result, write_atomically
+from experiments.result import RESULT_FILE, SPEC_FILE, Ending, Result, read_progress, read_result, write_atomically
 from experiments.run import RunFolder
 from provision.model import Node
 

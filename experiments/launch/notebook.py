@@ -3,21 +3,19 @@
 python -m experiments.launch.notebook ROW_FOLDER WORKER RUNNER_PID
 """
 
-import ctypes
 import os
-import signal
 import sys
 from pathlib import Path
 
+from experiments.parent import die_with_parent
 from experiments.result import NOTEBOOK_FILE, SPEC_FILE
 
 ROW_NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "row.ipynb"
-PR_SET_PDEATHSIG = 1
 
 
 def tie_to(parent: int) -> None:
     """Have this process killed when its parent, the process ``parent``, ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:
         sys.exit("the runner has ended")
 

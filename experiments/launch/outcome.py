@@ -3,15 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from experiments.card import card_of_device
 from experiments.launch.process import NOTEBOOK_LOG
 from experiments.provenance import code_sha256, git_commit, versions
 from experiments.recipe import RowSpec
 from experiments.result import (
     LOG_FILE,
-    PROGRESS_FILE,
     RESULT_FILE,
     Device,
     Ending,
@@ -19,6 +16,7 @@ from experiments.result import (
     Memory,
     Progress,
     Result,
+    read_progress,
     write_atomically,
 )
 from provision.model import Gpu, Node
@@ -41,14 +39,6 @@ def write_broken(
         message=last_line(row_folder),
     )
     return _write(row_folder, spec, node, gpus, outcome, reason, failure, progress, elapsed_s)
-
-
-def read_progress(row_folder: Path) -> Progress | None:
-    """Where the row is; None when it has not said so yet."""
-    try:
-        return Progress.model_validate_json((row_folder / PROGRESS_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
 
 
 def last_line(row_folder: Path) -> str:

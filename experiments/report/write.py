@@ -1,6 +1,5 @@
 """Writes a run's verdicts and reports into its folder, and judges kept runs anew."""
 
-import hashlib
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,7 +11,7 @@ from experiments.report.content import report_of
 from experiments.report.junit import junit
 from experiments.report.page import page
 from experiments.report.verdicts import VerdictChange, verdict_changes
-from experiments.result import Record, write_atomically
+from experiments.result import Record, file_sha256, write_atomically
 from experiments.run import RUN_FILE, RunFolder
 
 VERDICT_FILE = "verdict.json"
@@ -83,9 +82,4 @@ def _kept_judgement(path: Path) -> Judgement | None:
 def checksums(folder: Path) -> str:
     """SHA-256 of every file under ``folder`` but SHA256SUMS, as ``sha256sum -c`` reads it from inside the folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_FILE)
-    return "".join(f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return "".join(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)

@@ -12,9 +12,8 @@ import torch
 from experiments.card import Card, card_named, card_of_device
 from experiments.errors import InputError
 from experiments.recipe import RowSpec
-from experiments.result import Device
+from experiments.result import GIB, Device
 
-GIB = 1024**3
 SAME_CARD = 0.02
 
 

@@ -4,9 +4,8 @@ import re
 
 import torch
 
-from experiments.result import Ending, Failure, Memory
+from experiments.result import GIB, Ending, Failure, Memory
 
-GIB = 1024**3
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 GPU_MESSAGES = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"

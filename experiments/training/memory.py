@@ -8,8 +8,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-GIB = 1024**3
-
 
 class Meter(Protocol):
     """Bytes on the device. peak and peak_reserved count from the last reset_peak."""

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from experiments.card import card_named
 from experiments.recipe import RowSpec, Settings
 from experiments.result import (
+    GIB,
     PROGRESS_FILE,
     Device,
     Memory,
@@ -24,7 +25,7 @@ from experiments.result import (
     Speed,
     write_atomically,
 )
-from experiments.training.memory import GIB, Meter, optimizer_tensors, storage_bytes
+from experiments.training.memory import Meter, optimizer_tensors, storage_bytes
 from experiments.training.schedule import Schedule, Timing
 
 FIRST_SNAPSHOTS = 2

@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import pynvml
 
-GIB = 1024**3
+from experiments.result import GIB
+
 EVERY_S = 0.5
 GPU_FIELDS = (
     "gpu_util_percent",

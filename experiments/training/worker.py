@@ -7,7 +7,6 @@ result.json was written, whatever it says; 2 with one line for a user's mistake.
 """
 
 import argparse
-import ctypes
 import os
 import shlex
 import signal
@@ -21,13 +20,16 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
+from experiments.parent import die_with_parent
 from experiments.provenance import code_sha256, git_commit, versions
 from experiments.recipe import RowSpec
 from experiments.result import (
+    GIB,
     LOG_FILE,
     MEASURED_FILE,
     PROGRESS_FILE,
     RESULT_FILE,
+    SPEC_FILE,
     TELEMETRY_FILE,
     Device,
     Ending,
@@ -36,13 +38,12 @@ from experiments.result import (
     Memory,
     Progress,
     Result,
+    read_progress,
     write_atomically,
 )
 from experiments.training.ending import ending_of_text, reason_of, requested_gib
 from experiments.training.telemetry import Telemetry
 
-GIB = 1024**3
-PR_SET_PDEATHSIG = 1
 LOG_TAIL_BYTES = 20_000
 GONE_WITHIN_S = 15.0
 
@@ -56,7 +57,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result | None:
     out.mkdir(parents=True, exist_ok=True)
     for name in (RESULT_FILE, MEASURED_FILE, PROGRESS_FILE):
         (out / name).unlink(missing_ok=True)
-    (out / "spec.json").write_text(spec.model_dump_json(indent=2))
+    (out / SPEC_FILE).write_text(spec.model_dump_json(indent=2))
     kills_before = _oom_kills()
     with (out / LOG_FILE).open("wb") as log:
         trainer = _start_trainer(out, log.fileno())
@@ -84,9 +85,9 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result | None:
     return result
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends (Linux, prctl(2)), and first when memory runs out."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def go_first() -> None:
+    """Have this process die with its parent, and before all others when the host's memory runs out."""
+    die_with_parent()
     Path("/proc/self/oom_score_adj").write_text("1000")
 
 
@@ -116,12 +117,12 @@ def _group(leader: int) -> list[int]:
 
 def _start_trainer(out: Path, log: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-u", "-m", "experiments.training.rank", str(out / "spec.json"), str(out)],
+        [sys.executable, "-u", "-m", "experiments.training.rank", str(out / SPEC_FILE), str(out)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
-        preexec_fn=die_with_parent,
+        preexec_fn=go_first,
     )
 
 
@@ -133,11 +134,9 @@ def _wait(trainer: "subprocess.Popen[bytes]", out: Path, limit_s: float) -> bool
         if time.monotonic() > limit:
             _dump_stacks(trainer)
             return True
-        with suppress(OSError, ValidationError):
-            progress = Progress.model_validate_json((out / PROGRESS_FILE).read_bytes())
-            if progress.micro_steps != said:
-                said = progress.micro_steps
-                print(in_words(progress), flush=True)
+        if (progress := read_progress(out)) and progress.micro_steps != said:
+            said = progress.micro_steps
+            print(in_words(progress), flush=True)
         time.sleep(0.1)
     return False
 
@@ -162,7 +161,7 @@ def _measured(out: Path, code: int, timed_out: bool, spec: RowSpec, *, oom_kille
     """What the trainer wrote, or what can be said of one that ended without a word."""
     with suppress(FileNotFoundError):
         return Measured.model_validate_json((out / MEASURED_FILE).read_bytes())
-    progress = _last_progress(out)
+    progress = read_progress(out)
     memory = progress.memory if progress else Memory()
     text = _tail(out / LOG_FILE)
     outcome: Ending = "timeout" if timed_out else "host_oom" if oom_killed and code == -9 else ending_of_text(text)
@@ -186,12 +185,6 @@ def _reason(outcome: Ending, failure: Failure, memory: Memory, limit_s: int) -> 
     if outcome == "timeout":
         return f"met its time limit of {limit_s} s in the {failure.phase} phase; the stacks are in the log"
     return reason_of(outcome, failure, memory)
-
-
-def _last_progress(out: Path) -> Progress | None:
-    with suppress(OSError, ValidationError):
-        return Progress.model_validate_json((out / PROGRESS_FILE).read_bytes())
-    return None
 
 
 def unknown_device() -> Device:
@@ -222,7 +215,7 @@ def main() -> int:
     parser.add_argument("--spec", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     options = parser.parse_args()
-    die_with_parent()
+    go_first()
     try:
         spec = RowSpec.model_validate_json(options.spec.read_bytes())
     except (OSError, ValidationError) as error:

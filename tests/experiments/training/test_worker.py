@@ -164,7 +164,7 @@ def test_progress_is_one_line(change, words):
 
 def entered(monkeypatch, *arguments):
     """The exit code of the worker's entry, called in this process."""
-    monkeypatch.setattr(worker, "die_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "go_first", lambda: None)
     monkeypatch.setattr(sys, "argv", ["worker", *map(str, arguments)])
     return main()
 
