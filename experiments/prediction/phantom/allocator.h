@@ -1,0 +1,159 @@
+// PyTorch's caching allocator with nothing behind it: which blocks it would hand out, reserve, keep and give back.
+//
+// Rules of c10/cuda/CUDACachingAllocator.cpp with its default settings: sizes in multiples of 512 bytes; requests of up
+// to 1 MiB share segments of 2 MiB, up to 10 MiB segments of 20 MiB, larger ones get segments in multiples of 2 MiB; best
+// fit within a stream's pool; the rest of a block is split off (small pool: from 512 bytes, large: from 1 MiB on); free
+// neighbours merge; when a segment cannot be had, all wholly free ones are returned and it is asked for once more.
+
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <tuple>
+#include <vector>
+
+namespace phantom {
+
+constexpr int64_t kMiB = 1 << 20;
+
+struct OutOfMemory {
+  int64_t requested;
+  int64_t allocated;
+  int64_t reserved;
+};
+
+class CachingAllocator {
+ public:
+  explicit CachingAllocator(int64_t capacity) : capacity_(capacity) {}
+
+  // The address of a block of at least `bytes`; throws OutOfMemory.
+  int64_t allocate(int64_t bytes, int64_t stream) {
+    const int64_t size = rounded(bytes);
+    const bool small = size <= kMiB;
+    auto& pool = pools_[{stream, small}];
+    auto found = pool.lower_bound({size, 0});
+    int64_t address = found != pool.end() ? found->second : new_segment(size, small, stream);
+    pool.erase({blocks_.at(address).size, address});
+    split(address, size);
+    Block& block = blocks_.at(address);
+    block.used = true;
+    allocated_ += block.size;
+    peak_allocated_ = std::max(peak_allocated_, allocated_);
+    return address;
+  }
+
+  void release(int64_t address) {
+    Block& block = blocks_.at(address);
+    block.used = false;
+    allocated_ -= block.size;
+    if (block.next && !blocks_.at(*block.next).used) {
+      forget(*block.next);
+      merge(address, *block.next);
+    }
+    if (block.previous && !blocks_.at(*block.previous).used) {
+      const int64_t previous = *block.previous;
+      forget(previous);
+      merge(previous, address);
+      address = previous;
+    }
+    const Block& merged = blocks_.at(address);
+    pools_[{merged.stream, merged.small}].insert({merged.size, address});
+  }
+
+  // Give every wholly free segment back (torch.cuda.empty_cache).
+  void release_cached() {
+    for (auto& [key, pool] : pools_) {
+      for (auto entry = pool.begin(); entry != pool.end();) {
+        const Block& block = blocks_.at(entry->second);
+        if (block.previous || block.next) {
+          ++entry;
+          continue;
+        }
+        reserved_ -= block.size;
+        blocks_.erase(entry->second);
+        entry = pool.erase(entry);
+      }
+    }
+  }
+
+  void reset_peaks() {
+    peak_allocated_ = allocated_;
+    peak_reserved_ = reserved_;
+  }
+
+  int64_t allocated() const { return allocated_; }
+  int64_t reserved() const { return reserved_; }
+  int64_t peak_allocated() const { return peak_allocated_; }
+  int64_t peak_reserved() const { return peak_reserved_; }
+  int64_t retries() const { return retries_; }
+  int64_t size_of(int64_t address) const { return blocks_.at(address).size; }
+
+ private:
+  struct Block {
+    int64_t size;
+    int64_t stream;
+    bool small;
+    bool used;
+    std::optional<int64_t> previous, next;
+  };
+
+  static int64_t rounded(int64_t bytes) { return bytes < 512 ? 512 : (bytes + 511) / 512 * 512; }
+
+  static int64_t segment_size(int64_t size, bool small) {
+    if (small) return 2 * kMiB;
+    if (size < 10 * kMiB) return 20 * kMiB;
+    return (size + 2 * kMiB - 1) / (2 * kMiB) * (2 * kMiB);
+  }
+
+  int64_t new_segment(int64_t size, bool small, int64_t stream) {
+    const int64_t bytes = segment_size(size, small);
+    if (reserved_ + bytes > capacity_) {
+      ++retries_;
+      release_cached();
+      if (reserved_ + bytes > capacity_) throw OutOfMemory{size, allocated_, reserved_};
+    }
+    const int64_t address = next_address_;
+    next_address_ += bytes + kMiB;
+    reserved_ += bytes;
+    peak_reserved_ = std::max(peak_reserved_, reserved_);
+    blocks_[address] = Block{bytes, stream, small, false, std::nullopt, std::nullopt};
+    return address;
+  }
+
+  void split(int64_t address, int64_t size) {
+    Block& block = blocks_.at(address);
+    const int64_t rest = block.size - size;
+    if (block.small ? rest < 512 : rest <= kMiB) return;
+    const int64_t tail = address + size;
+    blocks_[tail] = Block{rest, block.stream, block.small, false, address, block.next};
+    if (block.next) blocks_.at(*block.next).previous = tail;
+    block.next = tail;
+    block.size = size;
+    pools_[{block.stream, block.small}].insert({rest, tail});
+  }
+
+  // Add block `second` to its neighbour `first`.
+  void merge(int64_t first, int64_t second) {
+    Block& kept = blocks_.at(first);
+    const Block gone = blocks_.at(second);
+    kept.size += gone.size;
+    kept.next = gone.next;
+    if (gone.next) blocks_.at(*gone.next).previous = first;
+    blocks_.erase(second);
+  }
+
+  void forget(int64_t address) {
+    const Block& block = blocks_.at(address);
+    pools_[{block.stream, block.small}].erase({block.size, address});
+  }
+
+  const int64_t capacity_;
+  int64_t allocated_ = 0, reserved_ = 0, peak_allocated_ = 0, peak_reserved_ = 0, retries_ = 0;
+  int64_t next_address_ = int64_t{1} << 46;
+  std::map<int64_t, Block> blocks_;
+  std::map<std::pair<int64_t, bool>, std::set<std::pair<int64_t, int64_t>>> pools_;
+};
+
+}  // namespace phantom

@@ -1,0 +1,165 @@
+"""torch.cuda as the phantom device answers it: the module's functions, replaced for the life of the process."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from experiments.card import Card
+from experiments.prediction.phantom.library import Phantom
+from experiments.result import GIB
+
+
+class Stream:
+    """A stream that does nothing but say for whom memory is allocated."""
+
+    _made = 0
+
+    def __init__(self, device: Any = None, priority: int = 0, stream_id: int | None = None, **_: Any) -> None:
+        if stream_id is None:
+            Stream._made += 1
+        self.stream_id = self._made if stream_id is None else stream_id
+        self.device = torch.device("cuda", 0)
+        self.device_index, self.device_type, self.cuda_stream = 0, 1, self.stream_id
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and other.stream_id == self.stream_id
+
+    def __hash__(self) -> int:
+        return hash(self.stream_id)
+
+    def wait_stream(self, stream: Any) -> None: ...
+    def wait_event(self, event: Any) -> None: ...
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+    def record_event(self, event: "Event | None" = None) -> "Event":
+        return event or Event()
+
+
+class Event:
+    """A moment that has always passed."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def record(self, stream: Any = None) -> None: ...
+    def wait(self, stream: Any = None) -> None: ...
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, _: "Event") -> float:
+        return 1.0
+
+
+class OnStream:
+    """Context manager: allocate for a stream (torch.cuda.stream)."""
+
+    def __init__(self, phantom: Phantom, stream: Stream | None) -> None:
+        self._phantom, self._stream = phantom, stream
+
+    def __enter__(self) -> None:
+        if self._stream is not None:
+            self._before = self._phantom.set_stream(self._stream.stream_id)
+
+    def __exit__(self, *_: Any) -> None:
+        if self._stream is not None:
+            self._phantom.set_stream(self._before)
+
+
+class OnDevice:
+    """Context manager for the one device there is (torch.cuda.device)."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.idx = self.prev_idx = 0
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: Any) -> None: ...
+
+
+def replace_cuda(phantom: Phantom, card: Card) -> None:
+    """Make torch.cuda speak for the phantom device, which calls itself ``card`` and has room without end.
+
+    A training that does not fit the card still runs to its end here, and shows what it would have needed.
+    """
+    major, _, minor = card.compute_capability.partition(".")
+    capability = (int(major), int(minor)) if major.isdigit() else (9, 0)
+    properties = SimpleNamespace(
+        name=card.name,
+        major=capability[0],
+        minor=capability[1],
+        total_memory=round(card.memory_gib * GIB),
+        multi_processor_count=108,
+        gcnArchName=card.compute_capability,
+        warp_size=32,
+    )
+    stats = phantom.stats
+    state = torch.zeros(16, dtype=torch.uint8)
+    answers: dict[str, Any] = {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "init": _nothing(),
+        "_lazy_init": _nothing(),
+        "_is_in_bad_fork": lambda: False,
+        "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
+        "is_current_stream_capturing": lambda: False,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "set_device": _nothing(),
+        "device": OnDevice,
+        "get_device_name": lambda device=None: card.name,
+        "get_device_capability": lambda device=None: capability,
+        "get_device_properties": lambda device=None: properties,
+        "synchronize": _nothing(),
+        "empty_cache": phantom.empty_cache,
+        "ipc_collect": _nothing(),
+        "set_per_process_memory_fraction": _nothing(),
+        "memory_allocated": lambda device=None: stats()[0],
+        "memory_reserved": lambda device=None: stats()[1],
+        "max_memory_allocated": lambda device=None: stats()[2],
+        "max_memory_reserved": lambda device=None: stats()[3],
+        "memory_stats": lambda device=None: {},
+        "mem_get_info": lambda device=None: (properties.total_memory, properties.total_memory),
+        "reset_peak_memory_stats": lambda device=None: phantom.reset_peaks(),
+        "reset_accumulated_memory_stats": _nothing(),
+        "manual_seed": _nothing(),
+        "manual_seed_all": _nothing(),
+        "get_rng_state": lambda device=None: state,
+        "get_rng_state_all": lambda: [state],
+        "set_rng_state": _nothing(),
+        "set_rng_state_all": _nothing(),
+        "Stream": Stream,
+        "Event": Event,
+        "stream": lambda stream: OnStream(phantom, stream),
+        "current_stream": lambda device=None: Stream(stream_id=_current(phantom)),
+        "default_stream": lambda device=None: Stream(stream_id=0),
+        "set_stream": lambda stream: phantom.set_stream(stream.stream_id) and None,
+    }
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, answer)
+    torch.cuda.amp.common.amp_definitely_not_available = lambda: False
+    torch.cuda.memory.empty_cache = phantom.empty_cache
+    torch.UntypedStorage.resize_ = _resizing(phantom, torch.UntypedStorage.resize_)  # type: ignore[method-assign]
+
+
+def _resizing(phantom: Phantom, on_host: Any) -> Any:
+    def resize(storage: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+        if storage.device.type != "cuda":
+            return on_host(storage, size)
+        phantom.resize(storage._cdata, size)
+        return storage
+
+    return resize
+
+
+def _current(phantom: Phantom) -> int:
+    stream = phantom.set_stream(0)
+    phantom.set_stream(stream)
+    return stream
+
+
+def _nothing() -> Any:
+    """A function that does nothing, a new one each time: torch keeps tables that tell functions apart."""
+    return lambda *_, **__: None

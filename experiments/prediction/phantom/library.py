@@ -1,0 +1,143 @@
+"""Compiles and loads the phantom CUDA device. It must be loaded before torch is imported for the first time."""
+
+import ctypes
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.errors import InputError
+
+SOURCES = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Which kernels a card would choose. workspace_bytes is what one cuBLAS handle takes at its first product."""
+
+    flash: bool
+    half_efficient: bool
+    bfloat_efficient: bool
+    workspace_bytes: int
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The log of a training, played on a card of some capacity. Bytes; events are counted from 0.
+
+    highest_at is the event with the most memory allocated; failed_at the allocation that did not fit, or None.
+    """
+
+    peak_allocated: int
+    peak_reserved: int
+    retries: int
+    highest_at: int
+    failed_at: int | None
+    requested: int
+
+
+class Phantom:
+    """The loaded device: its counters, its log, and what the log says on cards of other sizes."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    def install(self, kernels: Kernels) -> None:
+        """Become a card with those kernels."""
+        self._library.phantom_install(
+            kernels.flash, kernels.half_efficient, kernels.bfloat_efficient, ctypes.c_int64(kernels.workspace_bytes)
+        )
+
+    def stats(self) -> tuple[int, int, int, int, int]:
+        """Bytes allocated and reserved, the peaks of both since the last reset, and the number of events."""
+        out = (ctypes.c_int64 * 5)()
+        self._library.phantom_stats(out)
+        return tuple(out)  # type: ignore[return-value]
+
+    def reset_peaks(self) -> None:
+        self._library.phantom_reset_peaks()
+
+    def empty_cache(self) -> None:
+        self._library.phantom_empty_cache()
+
+    def tag(self, pointers: Sequence[int], category: int) -> None:
+        """Say what the storages at these data pointers are for; category 0 is what nobody claimed."""
+        for pointer in pointers:
+            self._library.phantom_tag(ctypes.c_void_p(pointer), ctypes.c_int64(category))
+
+    def replay(self, capacity: int) -> Replay:
+        """Play the log again on a card whose allocator may take ``capacity`` bytes."""
+        out = (ctypes.c_int64 * 6)()
+        self._library.phantom_replay(ctypes.c_int64(capacity), out)
+        allocated, reserved, retries, highest, failed, requested = out
+        return Replay(allocated, reserved, retries, highest, failed if failed >= 0 else None, requested)
+
+    def alive(self, event: int, categories: int) -> list[int]:
+        """Bytes that live right after an event, by category."""
+        out = (ctypes.c_int64 * categories)()
+        self._library.phantom_alive(ctypes.c_int64(event), ctypes.c_int64(categories), out)
+        return list(out)
+
+    def resize(self, storage: int, size: int) -> None:
+        """Give the storage at that C++ address another size in bytes."""
+        self._library.phantom_resize(ctypes.c_void_p(storage), ctypes.c_int64(size))
+
+    def set_stream(self, stream: int) -> int:
+        """Allocate for that stream from now on in this thread; returns the stream before."""
+        return int(self._library.phantom_set_stream(ctypes.c_int64(stream)))
+
+
+def load(cache: Path) -> Phantom:
+    """The device, compiled at first use and kept under ``cache``.
+
+    Raises InputError without a C++ compiler. To be called before torch is imported.
+    """
+    assert "torch" not in sys.modules, "the phantom device must be there before torch looks for one"
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        raise InputError("prediction traces the training with PyTorch, which is not installed (pip install .[train])")
+    torch = Path(found.origin).parent
+    ctypes.CDLL(str(torch / "lib" / "libtorch_cpu.so"), mode=ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(compiled(cache, torch)), mode=ctypes.RTLD_GLOBAL)
+    library.phantom_tag.restype = ctypes.c_bool
+    library.phantom_set_stream.restype = ctypes.c_int64
+    return Phantom(library)
+
+
+def compiled(cache: Path, torch: Path) -> Path:
+    """The library for the installed torch, made if it is not in the cache; one process makes it, others wait."""
+    sources = [SOURCES / "device.cpp", SOURCES / "allocator.h"]
+    version = importlib.metadata.version("torch")
+    digest = hashlib.sha256(b"".join([version.encode(), *(path.read_bytes() for path in sources)])).hexdigest()[:12]
+    library = cache / f"phantom-{digest}.so"
+    if library.exists():
+        return library
+    compiler = shutil.which("c++")
+    if compiler is None:
+        raise InputError("prediction compiles a small library at first use and finds no C++ compiler (package g++)")
+    cache.mkdir(parents=True, exist_ok=True)
+    with library.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            partial = library.with_suffix(".part")
+            _compile(compiler, torch, partial)
+            os.replace(partial, library)
+    return library
+
+
+def _compile(compiler: str, torch: Path, out: Path) -> None:
+    include = torch / "include"
+    command = [compiler, "-O1", "-std=c++20", "-shared", "-fPIC", f"-I{include}"]
+    command += [f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}", str(SOURCES / "device.cpp"), "-o", str(out)]
+    command += [f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        raise InputError(f"the phantom device does not compile against this PyTorch: {' | '.join(lines[:3])}")
