@@ -2,21 +2,27 @@
 
 import weakref
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+Kind = Literal["params", "grads", "optimizer", "batch"]
+
+
 class Meter(Protocol):
-    """Bytes on the device. peak and peak_reserved count from the last reset_peak."""
+    """Bytes on the device. peak and peak_reserved count from the last time that a phase began.
+
+    watch tells it of tensors that were made out of its sight, and what they are.
+    """
 
     def allocated(self) -> int: ...
     def peak(self) -> int: ...
     def peak_reserved(self) -> int | None: ...
-    def reset_peak(self) -> None: ...
-    def watch(self, tensors: Iterable[torch.Tensor]) -> None: ...
+    def begin(self, phase: str) -> None: ...
+    def watch(self, kind: Kind, tensors: Iterable[torch.Tensor]) -> None: ...
     def __enter__(self) -> Any: ...
     def __exit__(self, *exc: Any) -> Any: ...
 
@@ -33,10 +39,10 @@ class CudaMeter:
     def peak_reserved(self) -> int | None:
         return torch.cuda.max_memory_reserved()
 
-    def reset_peak(self) -> None:
+    def begin(self, phase: str) -> None:
         torch.cuda.reset_peak_memory_stats()
 
-    def watch(self, tensors: Iterable[torch.Tensor]) -> None:
+    def watch(self, kind: Kind, tensors: Iterable[torch.Tensor]) -> None:
         pass
 
     def __enter__(self) -> "CudaMeter":
@@ -69,13 +75,14 @@ class StorageMeter(TorchDispatchMode):
     def peak_reserved(self) -> int | None:
         return None
 
-    def reset_peak(self) -> None:
+    def begin(self, phase: str) -> None:
         self._peak = self._allocated
 
-    def watch(self, tensors: Iterable[torch.Tensor]) -> None:
+    def watch(self, kind: Kind, tensors: Iterable[torch.Tensor]) -> None:
         """Count tensors that were made outside this mode: parameters, a batch from the loader."""
-        for tensor in tensors:
-            self._track(tensor)
+        if kind in ("params", "batch"):
+            for tensor in tensors:
+                self._track(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

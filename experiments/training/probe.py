@@ -105,7 +105,7 @@ class Probe:
         self._parameters, self._optimizers = list(model.parameters()), optimizers
         self.parameters = sum(map(count_weights, self._parameters))
         self.trainable_parameters = sum(count_weights(one) for one in self._parameters if one.requires_grad)
-        self.meter.watch(self._parameters)
+        self.meter.watch("params", self._parameters)
 
     def start(self, schedule: Schedule) -> None:
         """Training begins: everything up to here was loading."""
@@ -115,7 +115,7 @@ class Probe:
 
     def before_forward(self, batch: dict[str, torch.Tensor]) -> None:
         self.enter("forward")
-        self.meter.watch(batch.values())
+        self.meter.watch("batch", batch.values())
         self.max_tokens = max(self.max_tokens, batch["input_ids"].shape[1])
         self._snap("before forward")
         if self.micro_steps == 0:
@@ -153,7 +153,7 @@ class Probe:
     def enter(self, phase: Phase) -> None:
         """Move on to ``phase``; the peak of the one before is kept."""
         self._keep_peaks()
-        self.meter.reset_peak()
+        self.meter.begin(phase)
         self.phase = phase
 
     def close(self) -> None:
@@ -230,9 +230,11 @@ class Probe:
         self._keep_peaks()
         device = self._parameters[0].device.type
         kept = [tensor for optimizer in self._optimizers() for tensor in optimizer_tensors(optimizer)]
-        params = storage_bytes(self._parameters)
-        grads = storage_bytes(parameter.grad for parameter in self._parameters if parameter.grad is not None)
-        optimizer = storage_bytes(tensor for tensor in kept if tensor.device.type == device)
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        on_device = [tensor for tensor in kept if tensor.device.type == device]
+        self.meter.watch("grads", gradients)
+        self.meter.watch("optimizer", on_device)
+        params, grads, optimizer = map(storage_bytes, (self._parameters, gradients, on_device))
         allocated = self.meter.allocated()
         self._snapshots.append(
             Snapshot(

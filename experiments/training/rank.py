@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.recipe import RowSpec
-from experiments.result import MEASURED_FILE, Ending, Failure, Measured, write_atomically
+from experiments.result import MEASURED_FILE, Device, Ending, Failure, Measured, write_atomically
 from experiments.training.device import open_device
 from experiments.training.ending import ending_of, first_line, reason_of, requested_gib
 from experiments.training.engines import lightning
@@ -18,13 +18,15 @@ from experiments.training.memory import CudaMeter, Meter, StorageMeter
 from experiments.training.probe import Probe
 
 
-def run(spec: RowSpec, out: Path, meter: Meter | None = None) -> Measured:
+def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
     """Train the row on this process's device and measure it; a failure becomes part of what is returned.
+
+    ``device`` and ``meter`` default to what the process finds.
 
     Raises InputError for what a person can mend: data, weights, a device smaller than the card.
     """
     begun = time.perf_counter()
-    device = open_device(spec)
+    device = device or open_device(spec)
     meter = meter or (CudaMeter() if device.kind == "cuda" else StorageMeter())
     probe = Probe(spec, device, meter, out)
     probe.write_progress(now=True)

@@ -58,6 +58,16 @@ Log& log() {
   return *the;
 }
 
+std::unordered_map<int64_t, int64_t> alive_after(const Log& the, int64_t index) {
+  std::unordered_map<int64_t, int64_t> alive;
+  for (int64_t place = 0; place <= index; ++place) {
+    const Event& event = the.events[place];
+    if (event.bytes < 0) alive.erase(event.id);
+    else alive[event.id] = event.bytes;
+  }
+  return alive;
+}
+
 thread_local int64_t current_stream = 0;
 
 struct Block {
@@ -556,21 +566,22 @@ void phantom_replay(int64_t capacity, int64_t* out) {
   std::copy(std::begin(values), std::end(values), out);
 }
 
-// Bytes alive right after event `index`, by category 0 .. count-1; untagged ones are category 0.
+// Bytes alive right after event `index`, by category 0 .. count-1; unclaimed ones are category 0.
 void phantom_alive(int64_t index, int64_t count, int64_t* out) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
-  std::unordered_map<int64_t, int64_t> alive;
-  for (int64_t place = 0; place <= index; ++place) {
-    const auto& event = the.events[place];
-    if (event.bytes < 0) alive.erase(event.id);
-    else alive[event.id] = event.bytes;
-  }
   std::fill(out, out + count, 0);
-  for (const auto& [id, bytes] : alive) {
+  for (const auto& [id, bytes] : phantom::alive_after(the, index)) {
     const auto tag = the.tags.find(id);
     out[tag == the.tags.end() ? 0 : tag->second] += bytes;
   }
+}
+
+// Say what everything is for that is alive right after event `index` and that nobody claimed.
+void phantom_tag_alive(int64_t index, int64_t category) {
+  auto& the = phantom::log();
+  std::lock_guard<std::mutex> lock(the.mutex);
+  for (const auto& [id, bytes] : phantom::alive_after(the, index)) the.tags.try_emplace(id, category);
 }
 
 // Give a storage (its StorageImpl) another size, as storage.resize_ does on a GPU.

@@ -14,18 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import InputError
+from experiments.prediction.phantom.kernels import Kernels
 
 SOURCES = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """Which kernels a card would choose. workspace_bytes is what one cuBLAS handle takes at its first product."""
-
-    flash: bool
-    half_efficient: bool
-    bfloat_efficient: bool
-    workspace_bytes: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +62,10 @@ class Phantom:
         """Say what the storages at these data pointers are for; category 0 is what nobody claimed."""
         for pointer in pointers:
             self._library.phantom_tag(ctypes.c_void_p(pointer), ctypes.c_int64(category))
+
+    def tag_alive(self, event: int, category: int) -> None:
+        """Say what everything is for that lives right after an event and that nobody claimed."""
+        self._library.phantom_tag_alive(ctypes.c_int64(event), ctypes.c_int64(category))
 
     def replay(self, capacity: int) -> Replay:
         """Play the log again on a card whose allocator may take ``capacity`` bytes."""

@@ -13,7 +13,7 @@ def test_a_storage_is_counted_once_however_many_views_it_has():
         views = [base[:10], base.view(10, 100), base.detach(), base.t()]
         base.add_(1)
         assert meter.allocated() == 4000
-        meter.watch([base, *views, nn.Parameter(base)])
+        meter.watch("params", [base, *views, nn.Parameter(base)])
         assert meter.allocated() == 4000
 
 
@@ -32,7 +32,7 @@ def test_the_peak_counts_from_the_last_reset():
         kept = torch.zeros(100)
         torch.zeros(1000)
         assert (meter.allocated(), meter.peak()) == (400, 4400)
-        meter.reset_peak()
+        meter.begin("forward")
         assert meter.peak() == 400
         torch.zeros(10)
         assert meter.peak() == 440
@@ -43,7 +43,7 @@ def test_the_peak_counts_from_the_last_reset():
 def test_what_was_made_outside_is_counted_when_it_is_watched():
     before = torch.zeros(1000)
     meter = StorageMeter()
-    meter.watch([before, before[1:]])
+    meter.watch("batch", [before, before[1:]])
     assert meter.allocated() == meter.peak() == 4000
     del before
     assert meter.allocated() == 0
@@ -80,7 +80,7 @@ def test_a_training_step_takes_what_the_profiler_of_torch_says():
     torch.set_num_threads(1)
     model, optimizer, batch = perceptron()
     with StorageMeter() as meter:
-        meter.watch([*model.parameters(), batch])
+        meter.watch("params", [*model.parameters(), batch])
         before = meter.allocated()
         train_step(model, optimizer, batch)
         kept, peak = meter.allocated() - before, meter.peak() - before

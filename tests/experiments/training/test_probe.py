@@ -21,7 +21,7 @@ class MeterStub:
     def __init__(self, now=0, reserved=None):
         self.now = self.high = now
         self.reserved = reserved
-        self.watched = []
+        self.watched = {}
 
     def allocated(self):
         return self.now
@@ -32,11 +32,11 @@ class MeterStub:
     def peak_reserved(self):
         return self.reserved
 
-    def reset_peak(self):
+    def begin(self, phase):
         self.high = self.now
 
-    def watch(self, tensors):
-        self.watched += list(tensors)
+    def watch(self, kind, tensors):
+        self.watched[kind] = self.watched.get(kind, []) + list(tensors)
 
     def hold(self, gib):
         self.now = round(gib * GIB)
@@ -126,11 +126,11 @@ def test_the_most_that_was_reserved_is_kept(tmp_path):
 def test_the_longest_batch_counts_and_every_tensor_is_watched(tmp_path):
     meter = MeterStub()
     probe, model, _ = probe_of(spec(), tmp_path, meter)
-    assert len(meter.watched) == len(list(model.parameters()))
+    assert len(meter.watched["params"]) == len(list(model.parameters()))
     for tokens in (7, 12, 5):
         probe.before_forward({"input_ids": torch.ones(2, tokens), "pixel_values": torch.ones(2, 3)})
     assert probe.max_tokens == 12
-    assert len(meter.watched) == 2 + 3 * 2
+    assert len(meter.watched["batch"]) == 3 * 2
     probe.close()
 
 

@@ -1,0 +1,33 @@
+"""Which kernels PyTorch would choose on a card, as far as they differ in memory."""
+
+from dataclasses import dataclass
+
+from experiments.card import Card
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """flash: flash attention; half_efficient, bfloat_efficient: memory-efficient attention in that type (32 bit always).
+
+    workspace_bytes is what one cuBLAS handle takes at its first matrix product.
+    """
+
+    flash: bool
+    half_efficient: bool
+    bfloat_efficient: bool
+    workspace_bytes: int
+
+
+def kernels_of(card: Card) -> Kernels:
+    """The choice by compute capability: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (flash attention from 8.0,
+    memory-efficient attention from 5.0, in bfloat16 from 8.0; on AMD's gfx90a all of them through AOTriton) and
+    aten/src/ATen/cuda/CublasHandlePool.cpp (workspaces of 32 MiB on 9.x, else 8 MiB and 128 KiB; hipBLASLt: 32 MiB).
+    """
+    if card.compute_capability.startswith("gfx"):
+        return Kernels(flash=True, half_efficient=True, bfloat_efficient=True, workspace_bytes=32 * MIB)
+    major = int(card.compute_capability.split(".")[0])
+    workspace = 32 * MIB if major == 9 else 8 * MIB + 128 * KIB
+    return Kernels(flash=major >= 8, half_efficient=True, bfloat_efficient=major >= 8, workspace_bytes=workspace)

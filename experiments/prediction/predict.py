@@ -1,0 +1,162 @@
+"""Predictions of rows: from the cache where nothing changed, else traced side by side in processes of their own."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache as once
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from experiments.card import card_named
+from experiments.errors import InputError
+from experiments.parent import die_with_parent
+from experiments.prediction.record import Prediction
+from experiments.provenance import code_sha256
+from experiments.recipe import Input, Row, RowSpec, Suite
+from experiments.result import write_atomically
+
+HERE = Path(__file__).parent
+LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")
+
+Watch = Callable[[RowSpec, Prediction, bool], None]
+
+
+def traced_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
+    """The row as it is traced: at full size, for two optimizer steps, where memory is at its highest."""
+    return RowSpec(
+        suite=suite.suite,
+        recipe_version=suite.version,
+        row=row.id,
+        card=card,
+        size="full",
+        length="peak",
+        weights="random",
+        data="synthetic",
+        input=input,
+        settings=suite.settings(row, card),
+    )
+
+
+def predict(
+    specs: Sequence[RowSpec],
+    cache: Path,
+    watch: Watch = lambda spec, prediction, cached: None,
+    workers: int | None = None,
+) -> list[Prediction]:
+    """Predictions in the order of ``specs``; ``watch`` is told of each as it is there, and whether it was cached.
+
+    Predictions are kept under ``cache`` by what they depend on: the row, the card, the code, the libraries. At most
+    ``workers`` rows (None: as many as there are processors) are traced at a time, each in less than 6 GiB of memory.
+    Raises InputError for what a person can mend, RuntimeError, naming the row, when a training cannot be traced.
+    """
+    folder = cache / "predictions"
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Prediction] = {}
+    missing: dict[str, RowSpec] = {}
+    for spec in specs:
+        key = _key(spec)
+        if key in found or key in missing:
+            continue
+        if kept := _kept(folder / f"{key}.json"):
+            found[key] = kept
+            watch(spec, kept, True)
+        else:
+            missing[key] = spec
+    for key, prediction in _traced(missing, cache, workers or os.cpu_count() or 1):
+        write_atomically(folder / f"{key}.json", prediction.model_dump_json())
+        found[key] = prediction
+        watch(missing[key], prediction, False)
+    return [found[_key(spec)] for spec in specs]
+
+
+def _key(spec: RowSpec) -> str:
+    parts = [spec.fingerprint, card_named(spec.card).model_dump_json(), code_sha256(), _own_code(), *_libraries()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+@once
+def _own_code() -> str:
+    files = sorted([*HERE.rglob("*.py"), *HERE.rglob("*.cpp"), *HERE.rglob("*.h")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+@once
+def _libraries() -> tuple[str, ...]:
+    found = []
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return tuple(found)
+
+
+def _kept(path: Path) -> Prediction | None:
+    """What the cache has; a file that cannot be read counts as none."""
+    try:
+        return Prediction.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[tuple[str, Prediction]]:
+    """Keys and predictions as they come out of the tracer."""
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory(prefix="testbed-trace-") as place:
+        folder, keys = Path(place), list(missing)
+        jobs = []
+        for number, key in enumerate(keys):
+            (folder / f"{number}.spec.json").write_text(missing[key].model_dump_json())
+            jobs.append({"spec": f"{folder}/{number}.spec.json", "out": f"{folder}/{number}.json"})
+        with (folder / "log.txt").open("w+") as log, _tracer(cache, workers, jobs, log.fileno()) as tracer:
+            assert tracer.stdout is not None
+            for line in tracer.stdout:
+                number = int(line)
+                yield keys[number], _read(folder / f"{number}.json", missing[keys[number]])
+            if tracer.wait():
+                log.seek(0)
+                raise InputError((log.read().strip().splitlines() or ["the tracer ended without a word"])[-1])
+
+
+@contextmanager
+def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> "Iterator[subprocess.Popen[str]]":
+    """The process that traces, told its jobs; ended with all its forks when it is left early."""
+    tracer = subprocess.Popen(
+        [sys.executable, "-m", "experiments.prediction.trace", "--cache", str(cache), "--workers", str(workers)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
+    try:
+        assert tracer.stdin is not None
+        tracer.stdin.write("".join(json.dumps(job) + "\n" for job in jobs))
+        tracer.stdin.close()
+        yield tracer
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(tracer.pid, signal.SIGKILL)
+        tracer.wait()
+
+
+def _read(out: Path, spec: RowSpec) -> Prediction:
+    where = f"{spec.suite}/{spec.row} on {spec.card}"
+    try:
+        text = out.read_text()
+    except FileNotFoundError:
+        raise RuntimeError(f"{where}: the tracer was ended, probably for want of memory") from None
+    said = json.loads(text)
+    if "error" not in said:
+        return Prediction.model_validate_json(text)
+    if said["mistake"]:
+        raise InputError(f"{where}: {said['error']}")
+    raise RuntimeError(f"{where}: cannot be traced ({said['error']})")
