@@ -1,4 +1,4 @@
-"""How long a row trains: as the material teaches, or just long enough for a verdict."""
+"""How long a row trains: as the material teaches, or just long enough for a verdict or for its peak."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -6,6 +6,7 @@ from statistics import median, quantiles
 
 from experiments.recipe import RowSpec, Settings
 
+PEAK_STEPS = 2
 WARM_UP_STEPS = 2
 STEADY_MICRO_STEPS = 4
 STEADY_SPREAD = 0.05
@@ -16,8 +17,8 @@ class Schedule:
     """Counts of micro-steps. taught: the whole training; least and most: the bounds of this run.
 
     The peak of a training is reached in its second optimizer step, where gradients, optimizer state and activations
-    first meet; until then memory is still being fetched. A verdict takes these two and then whole optimizer steps with
-    at least four micro-steps; up to twice as many in all when their times scatter.
+    first meet; until then memory is still being fetched. A run for the peak alone ends there. A verdict takes these two
+    and then whole optimizer steps with at least four micro-steps; up to twice as many in all when their times scatter.
     """
 
     taught: int
@@ -79,9 +80,12 @@ class Timing:
 def schedule_of(spec: RowSpec, batches_per_epoch: int) -> Schedule:
     """The schedule of a row whose loader gives that many batches an epoch."""
     taught = taught_micro_steps(spec.settings, batches_per_epoch)
-    if spec.length == "as-taught":
-        return Schedule(taught, taught, taught, spec.settings.accumulate)
     accumulate = spec.settings.accumulate
+    if spec.length == "as-taught":
+        return Schedule(taught, taught, taught, accumulate)
+    if spec.length == "peak":
+        steps = min(PEAK_STEPS * accumulate, taught)
+        return Schedule(taught, steps, steps, accumulate)
     least = accumulate * (WARM_UP_STEPS + ceil(STEADY_MICRO_STEPS / accumulate))
     return Schedule(taught, min(least, taught), min(2 * least, taught), accumulate)
 

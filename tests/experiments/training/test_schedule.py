@@ -39,6 +39,16 @@ def test_the_longest_captions_come_in_the_second_step_of_what_is_cut_short(accum
         assert schedule.heaviest_at == 2 * accumulate - 1
 
 
+@given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
+def test_a_run_for_the_peak_ends_with_the_second_step_which_has_the_longest_captions(
+    accumulate, epochs, batches, max_steps
+):
+    schedule = scheduled("peak", accumulate, epochs, batches, max_steps)
+    assert schedule.least == schedule.most == min(2 * accumulate, schedule.taught)
+    assert schedule.heaviest_at == (None if schedule.least == schedule.taught else schedule.least - 1)
+    assert [schedule.enough([1.0, 9.0] * done) for done in (0, schedule.least)] == [schedule.least == 0, True]
+
+
 @given(accumulate=counts, times=st.lists(st.floats(0.01, 10), max_size=60))
 def test_a_verdict_ends_between_its_bounds_after_a_whole_step_with_steady_times(accumulate, times):
     schedule = scheduled("verdict", accumulate, 10, 40)
