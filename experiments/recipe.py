@@ -86,7 +86,9 @@ class Settings(Facts):
     engine: Engine
     model: str
     task: Literal["train", "generate"] = "train"
-    dataset: Literal["gourmetgram-captions", "alpaca2k", "imdb"]
+    dataset: Literal["gourmetgram-captions", "alpaca2k", "imdb", "constant"] = Field(
+        description="constant: every text has exactly max_length tokens"
+    )
     batch_size: PositiveInt
     accumulate: PositiveInt
     global_batch_size: PositiveInt

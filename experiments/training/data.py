@@ -4,7 +4,7 @@ import csv
 import json
 import multiprocessing
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
@@ -206,28 +206,29 @@ class Preparation:
 class Batches(Sampler[list[int]]):
     """Index lists of ``batch_size``, reshuffled every epoch by the seed, a remainder dropped.
 
-    heaviest_at, when given, is the place, counted from the first epoch on, that gets the longest captions: a run that
-    is cut short then still meets the most memory that the whole training would.
+    lengths has a number for each sample, its words or tokens. heaviest_at, when given, is the place, counted from the
+    first epoch on, that gets the longest samples: a run that is cut short then still meets the most memory that the
+    whole training would.
     """
 
-    def __init__(self, texts: list[str], batch_size: int, seed: int, heaviest_at: int | None) -> None:
-        if batch_size > len(texts):
-            raise InputError(f"batch_size = {batch_size}: the data set has only {len(texts)} samples")
-        self._texts, self._batch_size, self._heaviest_at = texts, batch_size, heaviest_at
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, heaviest_at: int | None) -> None:
+        if batch_size > len(lengths):
+            raise InputError(f"batch_size = {batch_size}: the data set has only {len(lengths)} samples")
+        self._lengths, self._batch_size, self._heaviest_at = lengths, batch_size, heaviest_at
         self._shuffle = random.Random(seed)
         self._epoch = 0
 
     def __len__(self) -> int:
-        return len(self._texts) // self._batch_size
+        return len(self._lengths) // self._batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = list(range(len(self._texts)))
+        order = list(range(len(self._lengths)))
         self._shuffle.shuffle(order)
         batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
         batches = batches[: len(self)]
         place = -1 if self._heaviest_at is None else self._heaviest_at - self._epoch * len(self)
         if 0 <= place < len(batches):
-            by_length = sorted(order, key=lambda index: len(self._texts[index].split()), reverse=True)
+            by_length = sorted(order, key=self._lengths.__getitem__, reverse=True)
             batches[place] = by_length[: self._batch_size]
         self._epoch += 1
         yield from batches  # lazily: a loader with workers makes two iterators and takes from one
@@ -285,9 +286,10 @@ def build_loader(
 ) -> DataLoader:
     """Batches in the row's order, prepared in its workers (at most two for a miniature), which ``context`` starts."""
     workers = min(spec.settings.workers, 2) if spec.size == "tiny" else spec.settings.workers
+    words = [len(text.split()) for text in captions.texts]
     return DataLoader(
         captions,  # type: ignore[arg-type]
-        batch_sampler=Batches(captions.texts, spec.settings.batch_size, spec.settings.seed, heaviest_at),
+        batch_sampler=Batches(words, spec.settings.batch_size, spec.settings.seed, heaviest_at),
         num_workers=workers,
         multiprocessing_context=context if workers else None,
         persistent_workers=workers > 0,
