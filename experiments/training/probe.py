@@ -25,7 +25,7 @@ from experiments.result import (
     Speed,
     write_atomically,
 )
-from experiments.training.memory import Meter, optimizer_tensors, storage_bytes
+from experiments.training.memory import Meter, optimizer_tensors, parameter_tensors, storage_bytes
 from experiments.training.schedule import Schedule, Timing
 
 FIRST_SNAPSHOTS = 2
@@ -230,7 +230,7 @@ class Probe:
         self._keep_peaks()
         device = self._parameters[0].device.type
         kept = [tensor for optimizer in self._optimizers() for tensor in optimizer_tensors(optimizer)]
-        params = storage_bytes(self._parameters)
+        params = storage_bytes(tensor for one in self._parameters for tensor in parameter_tensors(one))
         grads = storage_bytes(parameter.grad for parameter in self._parameters if parameter.grad is not None)
         optimizer = storage_bytes(tensor for tensor in kept if tensor.device.type == device)
         allocated = self.meter.allocated()
