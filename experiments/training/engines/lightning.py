@@ -8,13 +8,11 @@ import torch
 
 from experiments.recipe import RowSpec
 from experiments.training.data import build_loader, build_preparation, open_captions, start_workers_apart
-from experiments.training.engines.strategies import build_strategy
+from experiments.training.engines.trainer import Batch, build_trainer
 from experiments.training.models import build_model
 from experiments.training.optimizers import build_optimizer
 from experiments.training.probe import Probe
 from experiments.training.schedule import schedule_of
-
-Batch = dict[str, torch.Tensor]
 
 
 class CaptionTuner(L.LightningModule):
@@ -33,30 +31,6 @@ class CaptionTuner(L.LightningModule):
         return build_optimizer(self.probe.spec.settings, self.model.parameters())
 
 
-class ProbeCallback(L.Callback):
-    """Hands the points of Lightning's step to the probe, and ends the training when the probe has seen enough."""
-
-    def __init__(self, probe: Probe) -> None:
-        self.probe = probe
-
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, index: int) -> None:
-        self.probe.before_forward(batch)
-
-    def on_before_backward(self, trainer: L.Trainer, module: L.LightningModule, loss: torch.Tensor) -> None:
-        self.probe.before_backward()
-
-    def on_after_backward(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.probe.after_backward()
-
-    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Any) -> None:
-        self.probe.before_optimizer_step()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, index: int
-    ) -> None:
-        trainer.should_stop = self.probe.after_batch()
-
-
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     """Run the row; failures pass through as they are raised."""
     L.seed_everything(spec.settings.seed, verbose=False)
@@ -66,7 +40,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     captions = open_captions(spec, model.config.vision_config.image_size)
     preparation = build_preparation(spec, model.config, captions.texts)
     schedule = schedule_of(spec, len(captions.texts) // spec.settings.batch_size)
-    trainer = _trainer(spec, probe, out)
+    trainer = build_trainer(spec, probe, out)
     probe.watch(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
     loader = build_loader(spec, captions, preparation, schedule.heaviest_at, context)
@@ -74,24 +48,3 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     if spec.settings.save_model:
         probe.enter("save")
         model.save_pretrained(out / "model")
-
-
-def _trainer(spec: RowSpec, probe: Probe, out: Path) -> L.Trainer:
-    settings = spec.settings
-    return L.Trainer(
-        accelerator="gpu" if probe.device.kind == "cuda" else "cpu",
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        strategy=build_strategy(settings, probe.device),
-        precision=settings.precision,
-        accumulate_grad_batches=settings.accumulate,
-        max_epochs=settings.max_epochs,
-        max_steps=settings.max_steps,
-        callbacks=[ProbeCallback(probe)],
-        use_distributed_sampler=False,
-        default_root_dir=out,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
