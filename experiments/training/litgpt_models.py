@@ -32,14 +32,16 @@ def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
 def build_config(spec: RowSpec) -> Config:
     """LitGPT's configuration of the row's model, or of its miniature; InputError for what LitGPT does not build."""
     settings = spec.settings
-    facts = models()[settings.model]
+    facts = spec.facts
     if facts.litgpt is None:
         raise unknown("model", settings.model, [name for name, one in models().items() if one.litgpt], "LitGPT")
     _refuse(spec)
     changes = TINY if spec.size == "tiny" else {}
-    if settings.lora:
-        return lora.Config.from_name(facts.litgpt, **changes, **_adapters(settings.lora))
-    return Config.from_name(facts.litgpt, **changes)
+    adapters = _adapters(settings.lora) if settings.lora else {}
+    try:
+        return (lora.Config if adapters else Config).from_name(facts.litgpt, **changes, **adapters)
+    except ValueError as error:
+        raise InputError(f"model {settings.model!r}: {error}; allowed: the names in litgpt.config") from None
 
 
 def build_precision(settings: Settings, device: torch.device) -> Precision:

@@ -21,6 +21,7 @@ from experiments.training.probe import Probe
 def run(spec: RowSpec, out: Path, meter: Meter | None = None) -> Measured:
     """Train the row on this process's device and measure it; a failure becomes part of what is returned.
 
+    The module under engines/ that has the engine's name does the training. Only that one is imported.
     Raises InputError for what a person can mend: data, weights, a device smaller than the card.
     """
     begun = time.perf_counter()

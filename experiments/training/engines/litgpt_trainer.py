@@ -4,9 +4,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from litgpt.model import GPT
 from litgpt.utils import chunked_cross_entropy
-from torch.utils.data import DataLoader
 
 from experiments.errors import InputError
 from experiments.recipe import RowSpec
@@ -21,10 +19,9 @@ from experiments.training.text import batches_per_epoch, build_text_loader
 class TextTuner(L.LightningModule):
     """The model and what a step of it is: the loss of each next token, its cross entropy taken in chunks."""
 
-    def __init__(self, probe: Probe, model: GPT, heaviest_at: int | None) -> None:
+    def __init__(self, probe: Probe, model: torch.nn.Module) -> None:
         super().__init__()
-        self.probe, self.model, self.heaviest_at = probe, model, heaviest_at
-        self.vocabulary = model.config.vocab_size
+        self.probe, self.model = probe, model
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         logits = self.model(batch["input_ids"])
@@ -35,10 +32,6 @@ class TextTuner(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Over the parameters as the strategy has them by now, sharded or not."""
         return build_optimizer(self.probe.spec.settings, self.parameters())
-
-    def train_dataloader(self) -> DataLoader:
-        """Asked for once the ranks know each other, so that each reads its share."""
-        return build_text_loader(self.probe.spec, self.vocabulary, self.heaviest_at)
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
@@ -51,4 +44,5 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     schedule = schedule_of(spec, batches_per_epoch(spec))
     probe.watch(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(TextTuner(probe, model, schedule.heaviest_at))
+    loader = build_text_loader(spec, model.config.vocab_size, schedule.heaviest_at)
+    trainer.fit(TextTuner(probe, model), loader)

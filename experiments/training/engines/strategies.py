@@ -33,12 +33,12 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
     WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The units of sharding under fsdp are BLIP-2's layers; LitGPT's model is one
     unit, since the multi-GPU lab sets no policy for it.
     """
-    ranks = _ranks(settings)
-    if settings.strategy == "auto" and settings.world_size == 1:
+    ranks, several = _ranks(settings), settings.world_size > 1
+    if settings.strategy == "auto" and not several:
         return OneDevice(torch.device(device.kind, 0))
-    if settings.strategy == "ddp":
+    if settings.strategy == "ddp" and several:
         return Ddp(cluster_environment=ranks, gradient_as_bucket_view=settings.gradient_as_bucket_view)
-    if settings.strategy == "fsdp" and settings.world_size > 1:
+    if settings.strategy == "fsdp" and several:
         policy: Any = BLIP2_LAYERS if settings.engine == "lightning" else None
         sharded = Fsdp if device.kind == "cuda" else CpuFsdp
         return sharded(cluster_environment=ranks, sharding_strategy="FULL_SHARD", auto_wrap_policy=policy)
@@ -52,7 +52,7 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
         )
     raise InputError(
         f"strategy {settings.strategy!r} on {settings.world_size} device(s) is not run;"
-        f" allowed: auto on one device, ddp, fsdp on several devices, {', '.join(STAGES)}"
+        f" allowed: auto on one device, ddp and fsdp on several, {', '.join(STAGES)}"
     )
 
 

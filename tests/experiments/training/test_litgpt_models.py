@@ -13,6 +13,7 @@ from tests.experiments.training.house import spec as any_spec
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 LITGPT = [name for name, model in models().items() if model.litgpt]
+OWN = models()["open-llama-7b"].model_copy(update={"litgpt": "no-llama"})
 ADAPTED = LORA | {"targets": list(TARGETS)}
 
 
@@ -73,6 +74,10 @@ def test_all_linear_layers_are_quantized_and_the_embedding_is_not():
     ("changes", "says"),
     [
         ({"model": "blip2-opt-2.7b"}, r"^LitGPT: unknown model 'blip2-opt-2.7b'; allowed: tiny-llama-1.1b, open"),
+        (
+            {"model": "my-llama", "own": OWN},
+            r"^model 'my-llama': 'no-llama' is not a supported config name; allowed: the names in litgpt.config$",
+        ),
         ({"lora": LORA}, r"^LitGPT's LoRA: unknown target 'q_proj'; allowed: query, key, value"),
         ({"weights": "pretrained"}, r"^weights = 'pretrained': .* allowed: random$"),
         ({"activation_checkpointing": True}, r"^activation_checkpointing = True: .* allowed: False$"),

@@ -16,7 +16,7 @@ from tests.experiments.training.house import LORA, NF4, shots
 from tests.experiments.training.house import spec as any_spec
 
 ADAPTED = LORA | {"targets": list(TARGETS)}
-RANKS_END_WITHIN_S = 120
+RANKS_END_WITHIN_S = 240
 
 
 def spec(**changes):

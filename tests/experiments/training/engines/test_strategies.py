@@ -89,8 +89,8 @@ def test_ranks_that_nobody_started_are_refused(monkeypatch, world):
         strategy(GPU, strategy="ddp", devices=2)
 
 
-@pytest.mark.parametrize("settings", [{"devices": 2}, {"strategy": "fsdp"}])
+@pytest.mark.parametrize("settings", [{"devices": 2}, {"strategy": "ddp"}, {"strategy": "fsdp"}])
 def test_what_is_not_run_is_refused(two_ranks, settings):
-    says = r"is not run; allowed: auto on one device, ddp, fsdp on several devices, deepspeed_stage_2"
+    says = r"is not run; allowed: auto on one device, ddp and fsdp on several, deepspeed_stage_2_offload, deep"
     with pytest.raises(InputError, match=says):
         strategy(CPU, **settings)
