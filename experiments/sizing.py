@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from experiments.card import card_named
 from experiments.errors import InputError, unknown
 from experiments.launch.data_set import cache_folder
-from experiments.launch.progress import clock
+from experiments.launch.progress import View, clock
 from experiments.prediction.predict import predict, traced_spec
 from experiments.prediction.record import Prediction
+from experiments.prediction.verdicts import warning
 from experiments.recipe import RowSpec, Suite, suite_named, suite_names
+from experiments.run import Run, RunFolder
 
 Say = Callable[[str], None]
 
@@ -22,15 +24,15 @@ def rows_asked(target: str | None, card: str | None) -> list[RowSpec]:
     if card is not None:
         card_named(card, "--card")
     if target is None:
-        suites = [suite_named(name) for name in suite_names()]
-        return [spec for suite in suites for spec in _on_cards(suite, card, None)]
+        return [spec for name in suite_names() for spec in _on_cards(suite_named(name), card, None)]
     name, _, row = target.partition("/")
     suite = suite_named(name)
     if card is not None:
         suite.rows_for(card)
-    if row and not _on_cards(suite, card, suite.row(row).id):
-        raise unknown("row", row, (one.id for one in suite.rows_for(card or "")), f"suite {name} on {card}")
-    return _on_cards(suite, card, row or None)
+    specs = _on_cards(suite, card, suite.row(row).id if row else None)
+    if not specs and card is not None:
+        raise unknown("row", row, (one.id for one in suite.rows_for(card)), f"suite {name} on {card}")
+    return specs
 
 
 def traced(specs: Sequence[RowSpec], say: Say) -> list[Prediction]:
@@ -38,7 +40,24 @@ def traced(specs: Sequence[RowSpec], say: Say) -> list[Prediction]:
 
     Raises what ``predict`` raises.
     """
-    return predict(specs, cache_folder(), Progress(len(set(spec.fingerprint for spec in specs)), say))
+    return predict(specs, cache_folder(), Progress(len({spec.fingerprint for spec in specs}), say))
+
+
+def foresee(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
+    """Predict the rows of ``run`` at full size, keep that in ``folder`` and warn where a row is stated otherwise.
+
+    What cannot be predicted is said and holds nothing up.
+    """
+    specs = [traced_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
+    try:
+        predictions = traced(specs, view.says)
+    except (InputError, RuntimeError) as problem:
+        view.says(f"not predicted: {problem}")
+        return
+    folder.write_predictions(predictions)
+    for prediction in predictions:
+        if line := warning(prediction, suite.row(prediction.spec.row).expect.outcome):
+            view.warns(line)
 
 
 class Progress:
@@ -56,10 +75,8 @@ class Progress:
         self._traced += 1
         each_s = (time.monotonic() - self._begun) / self._traced
         left = f", about {clock(each_s * (self._total - self._done))} left" if self._done < self._total else ""
-        self._say(
-            f"predicted {spec.suite}/{spec.row} on {spec.card}: {prediction.verdict}, peak {prediction.peak_gib:.2f} GiB"
-            f" ({self._done} of {self._total}{left})"
-        )
+        found = f"{prediction.verdict}, peak {prediction.peak_gib:.2f} GiB"
+        self._say(f"predicted {spec.suite}/{spec.row} on {spec.card}: {found} ({self._done} of {self._total}{left})")
 
 
 def refuse_hopeless(prediction: Prediction) -> None:

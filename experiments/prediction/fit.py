@@ -1,4 +1,4 @@
-"""What would fit a card: the largest batch of a row, and the single changes that would let a row in that does not fit."""
+"""What would fit a card: a row's largest batch, and the single changes that would let a row in that does not fit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple

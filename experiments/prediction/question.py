@@ -14,6 +14,7 @@ from experiments.recipe import Lora, Model, Optimizer, Precision, RowSpec, Setti
 SUITE = "question"
 OPTIMIZER_STEPS = 2
 LORA_DROPOUT = 0.05
+ALL_LINEAR = "all-linear"
 LORA_TARGETS: dict[str, tuple[str, ...]] = {"opt": ("q_proj", "v_proj"), "t5": ("q", "v")}
 LANGUAGE_MODELS = {"blip2-opt": "opt", "blip2-t5": "t5"}
 HUB_TIMEOUT_S = 5
@@ -111,13 +112,8 @@ def lora(r: int, facts: Model, targets: str | None = None) -> Lora:
     names = tuple(name.strip() for name in (targets or "").split(",") if name.strip())
     if targets is not None and not names:
         raise InputError(f"--lora-targets {targets!r}: names of linear layers are needed, or all-linear")
-    usual = LORA_TARGETS.get(_language_model(facts), "all-linear")
-    return Lora(
-        r=r,
-        alpha=2 * r,
-        dropout=LORA_DROPOUT,
-        targets="all-linear" if names == ("all-linear",) else names or usual,
-    )
+    names = names or LORA_TARGETS.get(_language_model(facts), (ALL_LINEAR,))
+    return Lora(r=r, alpha=2 * r, dropout=LORA_DROPOUT, targets="all-linear" if names == (ALL_LINEAR,) else names)
 
 
 def _language_model(facts: Model) -> str:
@@ -184,7 +180,7 @@ def _from_hub(name: str) -> str:
         url = hf_hub_url(name, "config.json")
         answer = get_session().get(url, headers=build_hf_headers(), timeout=HUB_TIMEOUT_S, follow_redirects=True)
         hf_raise_for_status(answer)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"--model {name}: the hub does not give its config.json ({reason}); give the path of one"

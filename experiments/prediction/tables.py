@@ -10,17 +10,18 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from experiments.judge import ENDINGS
-from experiments.prediction.fit import Fit
+from experiments.prediction.fit import LARGEST_BATCH, Fit
 from experiments.prediction.question import SUITE
 from experiments.prediction.record import RULE_OF_THUMB, Prediction
 from experiments.recipe import Outcome, suite_named
 
 STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
+SHOWN_GIB = 0.005
 GPU_SHARES = ("params_gib", "grads_gib", "optimizer_gib", "activations_gib", "buffers_gib")
 LEGEND = (
-    "GiB on one GPU. params to buffers are what the peak is made of; activ.: activations and temporaries; host: optimizer"
-    f" state in host memory; margin: what the card has left, or lacks; {RULE_OF_THUMB} x: the rule of thumb,"
-    f" {RULE_OF_THUMB} times the model."
+    "GiB on one GPU. params to buffers are what the peak is made of; activ.: activations and temporaries; host:"
+    " optimizer state in host memory; margin: what the card has left, or lacks;"
+    f" {RULE_OF_THUMB} x: the rule of thumb, {RULE_OF_THUMB} times the model."
 )
 
 
@@ -86,7 +87,7 @@ def _table(title: str, predictions: Iterable[Prediction]) -> Table:
     )
     for one in predictions:
         params, grads, optimizer, activations, buffers = (_gib(getattr(one.at_peak, name)) for name in GPU_SHARES)
-        host = _gib(one.optimizer_cpu_gib) if one.optimizer_cpu_gib else ""
+        host = _gib(one.optimizer_cpu_gib) if one.optimizer_cpu_gib >= SHOWN_GIB else ""
         table.add_row(
             one.spec.row,
             *(params, grads, optimizer, host, activations, buffers, _gib(one.peak_gib), _gib(one.reserved_gib)),
@@ -150,7 +151,7 @@ def _largest_in_words(fit: Fit) -> str:
     words = f"largest batch that fits: {_batch(fit.largest)}, peak {fit.largest.peak_gib:.2f} GiB"
     if _batch(fit.likely) > _batch(fit.largest):
         words += f"; borderline up to {_batch(fit.likely)}"
-    return words
+    return f"{words} (larger ones were not tried)" if _batch(fit.likely) == LARGEST_BATCH else words
 
 
 def _changes_table(fit: Fit) -> Table:
@@ -170,15 +171,10 @@ def _changes_table(fit: Fit) -> Table:
             table.add_row(one.change, "", "", "not possible", one.reason)
             continue
         verdict, host = one.prediction.verdict, one.prediction.optimizer_cpu_gib
-        cost = f"{one.cost} ({host:.0f} GiB of optimizer)" if host else one.cost
+        cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SHOWN_GIB else one.cost
         figures = (_gib(one.prediction.peak_gib), f"{one.prediction.margin_gib:+.2f}")
         table.add_row(one.change, *figures, Text(verdict, STYLES[verdict]), cost)
     return table
-
-
-def fitting_changes(fit: Fit) -> list[str]:
-    """The names of the changes that let the row in, cheapest first."""
-    return [one.change for one in fit.changes if one.prediction and one.prediction.verdict == "fits"]
 
 
 def _batch(prediction: Prediction | None) -> int:
