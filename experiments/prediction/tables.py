@@ -9,7 +9,6 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from experiments.judge import ENDINGS
 from experiments.prediction.fit import LARGEST_BATCH, Fit
 from experiments.prediction.question import SUITE
 from experiments.prediction.record import RULE_OF_THUMB, Prediction

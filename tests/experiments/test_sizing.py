@@ -114,8 +114,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(testbed, command, arguments, says
 def test_parameters_that_alone_are_too_much_for_the_card_are_a_mistake_in_a_question(testbed):
     code, out, err = testbed("predict", *LLAMA, "--json", needs=lambda spec: 170.0, params_gib=40.0)
     assert (code, out) == (2, "")
-    says = "testbed: --card v100_32gb: the parameters of tiny-llama-1.1b alone take 40.00 GiB, the card has 31.19 GiB usable"
-    assert err.splitlines()[-1] == says
+    assert err.splitlines()[-1] == (
+        "testbed: --card v100_32gb: the parameters of tiny-llama-1.1b alone take 40.00 GiB,"
+        " the card has 31.19 GiB usable"
+    )
 
 
 def test_what_the_tracer_refuses_is_passed_on(testbed, monkeypatch, capsys):

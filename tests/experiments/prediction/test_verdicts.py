@@ -1,11 +1,15 @@
 """Predictions judged like results, and no further than memory goes."""
 
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from experiments.prediction.predict import traced_spec
 from experiments.prediction.verdicts import as_result, in_words, predicted_judgement, warning
 from experiments.recipe import suite_named
 from experiments.result import LOSSES, QUANTITIES, TIMES
+from experiments.tables import verdict_table
 from tests.experiments.prediction.factory import Predictor, prediction, stated
 from tests.experiments.report.factory import make_run
 
@@ -28,6 +32,14 @@ def test_every_outcome_is_judged_at_full_size_also_for_a_miniature():
     assert judgement.grounds == "predicted"
     assert {verdicts[f"{row.id}/outcome"].status for row in SUITE.rows_for(CARD)} == {"held"}
     assert verdicts["claim/smaller-batch-fits"].status == "held"
+
+
+def test_a_table_of_predicted_verdicts_never_says_measured():
+    console = Console(width=200, file=StringIO())
+    console.print(verdict_table(judged()[0]))
+    shown = console.file.getvalue()
+    assert "predicted" in shown
+    assert "measured" not in shown
 
 
 def test_an_outcome_that_is_predicted_otherwise_does_not_hold_and_says_what_is_needed():
