@@ -12,7 +12,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    field_validator,
     model_validator,
 )
 
@@ -49,14 +48,27 @@ Quantity = Literal[
 
 
 class Model(Facts):
-    """A model of models.yaml: where its weights are and the architecture that random weights are built from."""
+    """A model of models.yaml: where its weights are and the architecture that random weights are built from.
 
-    family: Literal["blip2-opt", "blip2-t5", "llama", "gpt-neo"]
-    hub: str
-    parameters: PositiveInt = Field(description="counted, shared tensors once")
+    Of family transformers the architecture is a whole configuration with its model_type, as a config.json has it; such
+    a model may leave open what only models.yaml states.
+    """
+
+    family: Literal["blip2-opt", "blip2-t5", "llama", "gpt-neo", "transformers"]
+    hub: str = Field(default="", description="empty: no published weights are known")
+    parameters: NonNegativeInt = Field(default=0, description="counted, shared tensors once; 0: not known yet")
     litgpt: str | None = None
     architecture: dict[str, Any]
-    source: str
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.family == "transformers":
+            if "model_type" not in self.architecture:
+                raise ValueError("architecture: the key 'model_type' is missing, which config.json has")
+        elif not (self.hub and self.parameters and self.source):
+            raise ValueError(f"a model of family {self.family} needs hub, parameters and source")
+        return self
 
 
 class Lora(Facts):
@@ -160,13 +172,6 @@ class Settings(Facts):
                 f" allowed: {', '.join(map(str, allowed))}"
             )
         return self
-
-    @field_validator("model")
-    @classmethod
-    def _known_model(cls, name: str) -> str:
-        if name not in models():
-            raise ValueError(f"unknown model; allowed: {', '.join(models())}")
-        return name
 
     @property
     def world_size(self) -> int:
@@ -285,7 +290,11 @@ class Suite(Facts):
     def settings(self, row: Row, card: str) -> Settings:
         """What ``row`` sets on ``card``: the suite's common settings, then the row's, then the card's."""
         merged = {**self.common, **row.settings, **row.per_card.get(card, {})}
-        return checked(Settings, merged, f"{self.suite}.yaml: row {row.id!r} on {card}")
+        where = f"{self.suite}.yaml: row {row.id!r} on {card}"
+        settings = checked(Settings, merged, where)
+        if settings.model not in models():
+            raise unknown("model", settings.model, models(), where)
+        return settings
 
 
 class RowSpec(Facts):
@@ -303,11 +312,24 @@ class RowSpec(Facts):
     data_sha256: str | None = None
     input: Input
     settings: Settings
+    model: Model | None = Field(default=None, description="the row's own, which models.yaml does not have")
+
+    @model_validator(mode="after")
+    def _model_is_known(self) -> Self:
+        if self.model is None and self.settings.model not in models():
+            raise unknown("model", self.settings.model, models(), f"row {self.row!r}")
+        return self
+
+    @property
+    def facts(self) -> Model:
+        """The model that the row is about."""
+        return self.model or models()[self.settings.model]
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything the row sets, hexadecimal: two runs of one fingerprint ran the same experiment."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        facts = self.model_dump(mode="json", exclude=None if self.model else {"model"})
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import AutoTokenizer, BlipImageProcessorPil, PreTrainedTokenizerFast
 
 from experiments.captions import format_of
 from experiments.errors import InputError
 from experiments.recipe import RowSpec
-from experiments.recipe import models as known_models
 from experiments.training.ending import first_line
 
 CAPTION_WORDS = (8, 31)
@@ -32,7 +32,7 @@ onion pepper lemon butter chicken beef fish shrimp tofu egg beans corn potato ca
 sauce herbs cream chocolate berries apple honey cake pie toast waffle wooden white small large golden
 green red topped served side garnished drizzled
 """.split()  # noqa: SIM905 - one line a word reads worse
-SPECIAL = {"blip2-opt": ("<s>", "<pad>", "</s>", "<unk>"), "blip2-t5": ("<pad>", "</s>", "<unk>")}
+SPECIAL = {"opt": ("<s>", "<pad>", "</s>", "<unk>"), "t5": ("<pad>", "</s>", "<unk>")}
 IGNORED_LABEL = -100
 
 
@@ -150,18 +150,18 @@ def _metadata(folder: Path) -> list[tuple[str, str]]:
     return captioned
 
 
-def caption_tokenizer(texts: list[str], family: str, vocabulary: int) -> PreTrainedTokenizerFast:
-    """A word tokenizer over the captions themselves, with the family's special tokens at the family's own ids.
+def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> PreTrainedTokenizerFast:
+    """A word tokenizer over the captions themselves, with the language model's special tokens at its own ids.
 
     Serves random weights, whose meaning of a token is nothing anyway; a caption has one token a word and one special.
     """
-    special = SPECIAL[family]
+    special = SPECIAL[model_type]
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.train_from_iterator(
         texts, trainers.WordLevelTrainer(vocab_size=vocabulary - 1, special_tokens=list(special), show_progress=False)
     )
-    template = "</s> $A" if family == "blip2-opt" else "$A </s>"
+    template = "</s> $A" if model_type == "opt" else "$A </s>"
     words.post_processor = processors.TemplateProcessing(
         single=template, special_tokens=[("</s>", words.token_to_id("</s>"))]
     )
@@ -169,20 +169,38 @@ def caption_tokenizer(texts: list[str], family: str, vocabulary: int) -> PreTrai
 
 
 @dataclass
+class Placeholders:
+    """Puts ``count`` placeholders of an image in front of a batch's texts, without which BLIP-2 never sees the image.
+
+    A decoder-only language model gets labels of the same length, which ask for no placeholder.
+    """
+
+    count: int
+    image_token: int
+    decoder_only: bool
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        image = torch.full((len(batch["input_ids"]), self.count), self.image_token)
+        ids = torch.cat([image, batch["input_ids"]], dim=1)
+        mask = torch.cat([torch.ones_like(image), batch["attention_mask"]], dim=1)
+        labels = batch["labels"]
+        if self.decoder_only:
+            labels = torch.cat([torch.full_like(image, IGNORED_LABEL), labels], dim=1)
+        return batch | {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@dataclass
 class Preparation:
     """Turns captioned images into a batch of the model, in the worker that loads them.
 
     Shapes: pixel_values (batch, 3, size, size) float32; input_ids, attention_mask, labels (batch, tokens) int64, padded
-    to the longest caption. Input 'as-taught' gives the caption's tokens alone, as input and as labels; 'with-image'
-    puts the image's placeholders in front, without which BLIP-2 never sees the image.
+    to the longest caption. Without placeholders the caption's tokens alone are input and labels.
     """
 
     image_processor: Any
     tokenizer: Any
     max_length: int
-    placeholders: int
-    image_token: int
-    decoder_only: bool
+    placeholders: Placeholders | None
 
     def __call__(self, samples: list[tuple[Image.Image, str]]) -> dict[str, torch.Tensor]:
         images, texts = zip(*samples, strict=True)
@@ -192,15 +210,7 @@ class Preparation:
         )
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         batch = {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask, "labels": ids}
-        return self._with_image(batch) if self.placeholders else batch
-
-    def _with_image(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        image = torch.full((len(batch["input_ids"]), self.placeholders), self.image_token)
-        batch["input_ids"] = torch.cat([image, batch["input_ids"]], dim=1)
-        batch["attention_mask"] = torch.cat([torch.ones_like(image), batch["attention_mask"]], dim=1)
-        if self.decoder_only:
-            batch["labels"] = torch.cat([torch.full_like(image, IGNORED_LABEL), batch["labels"]], dim=1)
-        return batch
+        return self.placeholders(batch) if self.placeholders else batch
 
 
 class Batches(Sampler[list[int]]):
@@ -208,21 +218,26 @@ class Batches(Sampler[list[int]]):
 
     lengths has a number for each sample, its words or tokens. heaviest_at, when given, is the place, counted from the
     first epoch on, that gets the longest samples: a run that is cut short then still meets the most memory that the
-    whole training would.
+    whole training would. Each of several ranks takes every ranks-th sample.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, heaviest_at: int | None) -> None:
-        if batch_size > len(lengths):
-            raise InputError(f"batch_size = {batch_size}: the data set has only {len(lengths)} samples")
-        self._lengths, self._batch_size, self._heaviest_at = lengths, batch_size, heaviest_at
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, heaviest_at: int | None, ranks: int = 1
+    ) -> None:
+        if batch_size * ranks > len(lengths):
+            raise InputError(
+                f"batch_size = {batch_size}: the data set has only {len(lengths)} samples for {ranks} device(s)"
+            )
+        self._lengths, self._batch_size, self._heaviest_at, self._ranks = lengths, batch_size, heaviest_at, ranks
         self._shuffle = random.Random(seed)
         self._epoch = 0
 
     def __len__(self) -> int:
-        return len(self._lengths) // self._batch_size
+        return len(self._lengths) // (self._batch_size * self._ranks)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = list(range(len(self._lengths)))
+        rank = distributed.get_rank() if distributed.is_initialized() else 0
+        order = list(range(rank, len(self._lengths), self._ranks))
         self._shuffle.shuffle(order)
         batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
         batches = batches[: len(self)]
@@ -246,21 +261,30 @@ def open_captions(spec: RowSpec, image_size: int) -> Captions:
 
 def build_preparation(spec: RowSpec, config: Any, texts: list[str]) -> Preparation:
     """How the row's samples become batches, for a model of that configuration."""
-    facts = known_models()[spec.settings.model]
     size = config.vision_config.image_size
     tokenizer = (
-        AutoTokenizer.from_pretrained(facts.hub)
+        AutoTokenizer.from_pretrained(spec.facts.hub)
         if spec.weights == "pretrained"
-        else caption_tokenizer(texts, facts.family, config.text_config.vocab_size)
+        else caption_tokenizer(texts, config.text_config.model_type, config.text_config.vocab_size)
     )
     return Preparation(
         image_processor=BlipImageProcessorPil(size={"height": size, "width": size}),
         tokenizer=tokenizer,
         max_length=spec.settings.max_length,
-        placeholders=config.num_query_tokens if spec.input == "with-image" else 0,
-        image_token=config.image_token_index if hasattr(config, "image_token_index") else config.image_token_id,
-        decoder_only=facts.family == "blip2-opt",
+        placeholders=build_placeholders(spec, config),
     )
+
+
+def build_placeholders(spec: RowSpec, config: Any) -> Placeholders | None:
+    """What input 'with-image' puts in front of the texts; None as taught."""
+    if spec.input == "as-taught":
+        return None
+    return Placeholders(config.num_query_tokens, image_token(config), config.use_decoder_only_language_model)
+
+
+def image_token(config: Any) -> int:
+    """The id of the image's placeholder."""
+    return int(config.image_token_index if hasattr(config, "image_token_index") else config.image_token_id)
 
 
 def start_workers_apart(spec: RowSpec) -> BaseContext | None:
@@ -289,7 +313,9 @@ def build_loader(
     words = [len(text.split()) for text in captions.texts]
     return DataLoader(
         captions,  # type: ignore[arg-type]
-        batch_sampler=Batches(words, spec.settings.batch_size, spec.settings.seed, heaviest_at),
+        batch_sampler=Batches(
+            words, spec.settings.batch_size, spec.settings.seed, heaviest_at, spec.settings.world_size
+        ),
         num_workers=workers,
         multiprocessing_context=context if workers else None,
         persistent_workers=workers > 0,

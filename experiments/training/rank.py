@@ -1,6 +1,7 @@
 """One rank of a row: builds, trains, measures, and says how it ended in measured.json. The worker starts it."""
 
 import faulthandler
+import importlib
 import signal
 import sys
 import time
@@ -13,7 +14,6 @@ from experiments.recipe import RowSpec
 from experiments.result import MEASURED_FILE, Device, Ending, Failure, Measured, write_atomically
 from experiments.training.device import open_device
 from experiments.training.ending import ending_of, first_line, reason_of, requested_gib
-from experiments.training.engines import lightning
 from experiments.training.memory import CudaMeter, Meter, StorageMeter
 from experiments.training.probe import Probe
 
@@ -21,8 +21,8 @@ from experiments.training.probe import Probe
 def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
     """Train the row on this process's device and measure it; a failure becomes part of what is returned.
 
-    ``device`` and ``meter`` default to what the process finds.
-
+    ``device`` and ``meter`` default to what the process finds. The module under engines/ that has the engine's name does
+    the training; only that one is imported.
     Raises InputError for what a person can mend: data, weights, a device smaller than the card.
     """
     begun = time.perf_counter()
@@ -34,7 +34,8 @@ def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | N
     failure = None
     try:
         with meter, closing(probe):
-            lightning.train(spec, probe, out)
+            engine = importlib.import_module(f"experiments.training.engines.{spec.settings.engine}")
+            engine.train(spec, probe, out)
     except InputError:
         raise
     except Exception as error:

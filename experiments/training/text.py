@@ -6,7 +6,6 @@ from math import ceil, log
 
 import numpy as np
 import torch
-from torch import distributed
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
@@ -88,26 +87,27 @@ def build_text_loader(spec: RowSpec, vocabulary: int, heaviest_at: int | None, c
     Without workers: the texts are drawn, not read. Raises InputError when the data set has too few of them.
     """
     settings = spec.settings
-    rank = distributed.get_rank() if distributed.is_initialized() else 0
-    lengths = _lengths(settings)[rank :: settings.world_size][: _texts_per_epoch(settings)]
+    lengths = _lengths(settings)[: batches_per_epoch(spec) * settings.batch_size * settings.world_size]
     return DataLoader(
-        Texts(lengths, vocabulary, settings.seed + rank),
-        batch_sampler=Batches(lengths, settings.batch_size, settings.seed, heaviest_at),
+        Texts(lengths, vocabulary, settings.seed),
+        batch_sampler=Batches(lengths, settings.batch_size, settings.seed, heaviest_at, settings.world_size),
         collate_fn=collate,
     )
 
 
 def batches_per_epoch(spec: RowSpec) -> int:
-    """Micro-steps of an epoch on each rank: whole optimizer steps, what is left over is dropped."""
-    return _texts_per_epoch(spec.settings) // spec.settings.batch_size
+    """Micro-steps of an epoch on each rank: whole optimizer steps, what is left over is dropped.
 
-
-def _texts_per_epoch(settings: Settings) -> int:
-    """Texts that each rank trains on in an epoch."""
-    texts, step = len(_lengths(settings)), settings.global_batch_size
-    if texts < step:
-        raise InputError(f"global_batch_size = {step}: {settings.dataset} has only {texts} texts to train on")
-    return texts // step * step // settings.world_size
+    Raises InputError when the data set has not enough texts for one.
+    """
+    settings = spec.settings
+    texts = len(_lengths(settings))
+    steps = texts // settings.global_batch_size
+    if not steps:
+        raise InputError(
+            f"global_batch_size = {settings.global_batch_size}: {settings.dataset} has only {texts} texts to train on"
+        )
+    return steps * settings.accumulate
 
 
 def _lengths(settings: Settings) -> list[int]:

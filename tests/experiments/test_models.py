@@ -4,22 +4,15 @@ import pytest
 
 from experiments.recipe import Model, models
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
 
 
 def built(facts: Model):
     """The full-size model without memory behind its parameters."""
-    if facts.family in ("blip2-opt", "blip2-t5"):
-        from experiments.training.models import build_config, meta_model
+    from experiments.training.models.weights import meta_model
 
-        return meta_model(build_config(facts, "full"))
-    config, model = {
-        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-        "gpt-neo": (transformers.GPTNeoConfig, transformers.GPTNeoForCausalLM),
-    }[facts.family]
-    with torch.device("meta"):
-        return model(config(**facts.architecture))
+    return meta_model(facts, "full")
 
 
 @pytest.mark.parametrize("name", models())
@@ -27,11 +20,24 @@ def test_the_parameters_of_a_model_are_as_many_as_stated(name):
     assert sum(parameter.numel() for parameter in built(models()[name]).parameters()) == models()[name].parameters
 
 
-def test_opt_shares_its_head_with_the_embedding_and_t5_does_not():
-    opt = built(models()["blip2-opt-2.7b"]).language_model
+SHARED_HEAD = {
+    "blip2-opt-2.7b": True,
+    "blip2-flan-t5-xxl": False,
+    "tiny-llama-1.1b": False,
+    "open-llama-3b": False,
+    "gpt-neo-1.3b": True,
+}
+
+
+@pytest.mark.parametrize("name", SHARED_HEAD)
+def test_a_model_shares_its_head_with_the_embedding_as_published(name):
+    model = built(models()[name])
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert (head is embedding) == SHARED_HEAD[name]
+
+
+def test_encoder_and_decoder_of_t5_share_their_embedding():
     t5 = built(models()["blip2-flan-t5-xxl"]).language_model
-    assert opt.lm_head.weight is opt.get_input_embeddings().weight
-    assert t5.lm_head.weight is not t5.get_input_embeddings().weight
     assert t5.encoder.embed_tokens.weight is t5.decoder.embed_tokens.weight
 
 

@@ -1,3 +1,5 @@
+import hashlib
+import json
 from copy import deepcopy
 from typing import get_args
 
@@ -5,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from experiments.card import cards
 from experiments.errors import InputError
@@ -12,9 +15,11 @@ from experiments.facts import checked
 from experiments.recipe import (
     Check,
     Figure,
+    Model,
     Optimizer,
     Quantity,
     Row,
+    RowSpec,
     Settings,
     Strategy,
     Suite,
@@ -176,7 +181,7 @@ BAD = {
     "model": (
         ("rows", 0, "settings", "model"),
         "blip3",
-        "lab.yaml: row 'small' on a100_80gb: model = 'blip3': unknown model; allowed: " + ", ".join(models()),
+        "lab.yaml: row 'small' on a100_80gb: unknown model 'blip3'; allowed: " + ", ".join(models()),
     ),
     "optimizer": (
         ("rows", 0, "settings", "optimizer"),
@@ -370,3 +375,48 @@ def test_an_epoch_must_end_with_an_optimizer_step(accumulate):
     )
     with pytest.raises(InputError, match=says):
         checked(Settings, data, "here")
+
+
+WHOLE = {"family": "transformers", "architecture": {"model_type": "llama", "hidden_size": 64}}
+
+
+def own(**changes):
+    """The spec of row a as JSON data, about a model that models.yaml does not have."""
+    data = run().spec(made_suite(), "a").model_dump(mode="json")
+    data["settings"]["model"] = "nobody/ever-named-it"
+    return data | changes
+
+
+def test_a_row_may_bring_a_model_of_its_own():
+    spec = RowSpec.model_validate(own(model=WHOLE))
+    assert spec.facts == Model.model_validate(WHOLE)
+    assert RowSpec.model_validate_json(spec.model_dump_json()) == spec
+    named = run().spec(made_suite(), "a")
+    assert named.facts is models()[named.settings.model]
+
+
+def test_a_row_without_a_model_of_its_own_names_one_of_models_yaml():
+    with pytest.raises(ValidationError, match=r"row 'a': unknown model 'nobody/ever-named-it'; allowed: blip2"):
+        RowSpec.model_validate(own())
+
+
+def test_a_fingerprint_follows_the_row_s_own_model_and_is_as_before_without_one():
+    spec = run().spec(made_suite(), "a")
+    before = spec.model_dump(mode="json")
+    del before["model"]
+    assert spec.fingerprint == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
+    wider = WHOLE | {"architecture": {"model_type": "llama", "hidden_size": 128}}
+    given = [RowSpec.model_validate(own(model=model)) for model in (WHOLE, wider)]
+    assert len({spec.fingerprint, *(other.fingerprint for other in given)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"family": "transformers", "architecture": {"hidden_size": 64}}, "the key 'model_type' is missing"),
+        ({"family": "llama", "architecture": {}}, "a model of family llama needs hub, parameters and source"),
+    ],
+)
+def test_a_model_states_what_its_family_needs(model, words):
+    with pytest.raises(ValidationError, match=words):
+        Model.model_validate(model)

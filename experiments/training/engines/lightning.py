@@ -1,4 +1,4 @@
-"""Rows of the BLIP-2 labs: transformers' model inside Lightning's loop."""
+"""transformers' models inside Lightning's loop: BLIP-2 on captioned images, language models on texts."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,8 @@ import lightning as L
 import torch
 
 from experiments.recipe import RowSpec
-from experiments.training.data import build_loader, build_preparation, open_captions, start_workers_apart
+from experiments.training.batches import prepare_data
+from experiments.training.data import start_workers_apart
 from experiments.training.engines.strategies import build_strategy
 from experiments.training.models import build_model
 from experiments.training.optimizers import build_optimizer
@@ -17,7 +18,7 @@ from experiments.training.schedule import schedule_of
 Batch = dict[str, torch.Tensor]
 
 
-class CaptionTuner(L.LightningModule):
+class Tuner(L.LightningModule):
     """The model and what a step of it is: the loss of one prepared batch."""
 
     def __init__(self, probe: Probe, model: torch.nn.Module) -> None:
@@ -63,14 +64,12 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     device, context = torch.device(probe.device.kind), start_workers_apart(spec)
     model: Any = build_model(spec, device)
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
-    captions = open_captions(spec, model.config.vision_config.image_size)
-    preparation = build_preparation(spec, model.config, captions.texts)
-    schedule = schedule_of(spec, len(captions.texts) // spec.settings.batch_size)
+    batches, build = prepare_data(spec, model.config, context)
+    schedule = schedule_of(spec, batches)
     trainer = _trainer(spec, probe, out)
     probe.watch(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    loader = build_loader(spec, captions, preparation, schedule.heaviest_at, context)
-    trainer.fit(CaptionTuner(probe, model), loader)
+    trainer.fit(Tuner(probe, model), build(schedule.heaviest_at))
     if spec.settings.save_model:
         probe.enter("save")
         model.save_pretrained(out / "model")

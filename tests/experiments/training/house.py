@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from experiments.recipe import RowSpec, Settings
+from experiments.recipe import Model, RowSpec, Settings
 from experiments.result import Memory
 from tests.experiments.factory import CARD, COMMON
 
 GIB = 1024**3
 OPT, T5 = "blip2-opt-2.7b", "blip2-flan-t5-xxl"
+LLAMA, GPT_NEO = "tiny-llama-1.1b", "gpt-neo-1.3b"
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
 LORA_T5 = LORA | {"targets": ["q", "v"]}
 NF4 = {"kind": "nf4"}
@@ -25,11 +26,13 @@ ROW: dict[str, Any] = {
 SETTINGS = COMMON | {"precision": "32-true", "batch_size": 2, "train_samples": 12}
 
 
-def spec(**changes: Any) -> RowSpec:
-    """A miniature row; ``changes`` are settings, or fields of the spec itself."""
-    row = {key: value for key, value in changes.items() if key in RowSpec.model_fields}
+def spec(own: Model | None = None, **changes: Any) -> RowSpec:
+    """A miniature row; ``changes`` are settings, or fields of the spec itself; ``own`` is a model of the row's own."""
+    row = {key: value for key, value in changes.items() if key in RowSpec.model_fields and key != "model"}
     settings = {key: value for key, value in changes.items() if key not in row}
-    return RowSpec.model_validate({**ROW, **row, "settings": Settings.model_validate(SETTINGS | settings)})
+    return RowSpec.model_validate(
+        {**ROW, **row, "model": own, "settings": Settings.model_validate(SETTINGS | settings)}
+    )
 
 
 def in_bytes(gib: float) -> int:

@@ -23,7 +23,7 @@ from experiments.training.data import (
     open_captions,
     start_workers_apart,
 )
-from experiments.training.models import build_config
+from experiments.training.models.architecture import build_config
 from tests.experiments.training.house import OPT, T5, spec
 
 FAMILIES = [OPT, T5]
@@ -140,7 +140,7 @@ def config_of(name, size="tiny"):
 @pytest.mark.parametrize("size", ["tiny", "full"])
 def test_special_tokens_have_the_ids_of_the_model(name, size):
     text = config_of(name, size).text_config
-    tokenizer = caption_tokenizer(SyntheticCaptions(50, 28, 0).texts, models()[name].family, text.vocab_size)
+    tokenizer = caption_tokenizer(SyntheticCaptions(50, 28, 0).texts, text.model_type, text.vocab_size)
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (text.pad_token_id, text.eos_token_id)
     assert len(tokenizer) < text.vocab_size
     assert max(tokenizer.get_vocab().values()) < config_of(name, size).image_token_index
@@ -149,13 +149,13 @@ def test_special_tokens_have_the_ids_of_the_model(name, size):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_word_has_the_id_of_the_image(name):
     captions = [f"word{number}" for number in range(300)]
-    tokenizer = caption_tokenizer(captions, models()[name].family, 256)
+    tokenizer = caption_tokenizer(captions, config_of(name).text_config.model_type, 256)
     assert max(tokenizer.get_vocab().values()) < config_of(name).image_token_index == 255
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_caption_has_one_token_a_word_and_one_special_one(name):
-    tokenizer = caption_tokenizer(["fresh bread", "sour cream"], models()[name].family, 256)
+    tokenizer = caption_tokenizer(["fresh bread", "sour cream"], config_of(name).text_config.model_type, 256)
     ids = tokenizer("sour bread")["input_ids"]
     assert len(ids) == 3
     assert ids[0 if name == OPT else 2] == tokenizer.eos_token_id

@@ -3,19 +3,21 @@ import torch
 from torch import nn
 
 from experiments.errors import InputError
-from experiments.recipe import Quantization, models
+from experiments.recipe import Model, Quantization, models
 from experiments.training import models as built
 from experiments.training.data import SyntheticCaptions, build_preparation
-from experiments.training.models import build_config, build_model, build_random, load_pretrained
-from tests.experiments.training.house import LORA, LORA_T5, NF4, OPT, T5, spec
+from experiments.training.models import build_model
+from experiments.training.models.architecture import build_config
+from experiments.training.models.weights import build_random, load_pretrained
+from tests.experiments.training.house import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5, spec
 
 CPU = torch.device("cpu")
-FAMILIES = [OPT, T5]
+FAMILIES = [OPT, T5, LLAMA, GPT_NEO]
 
 
 def tiny(name, dtype=torch.float32, quantization=None):
     torch.manual_seed(0)
-    return build_random(build_config(models()[name], "tiny"), dtype, quantization, CPU)
+    return build_random(models()[name], "tiny", dtype, quantization, CPU)
 
 
 def linear_layers(model):
@@ -58,7 +60,7 @@ def test_opt_has_one_matrix_for_head_and_embedding_and_t5_has_two():
     assert t5.encoder.embed_tokens.weight is t5.decoder.embed_tokens.weight is t5.shared.weight
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [OPT, T5])
 @pytest.mark.parametrize(("given", "seen"), [("as-taught", False), ("with-image", True)])
 def test_the_image_reaches_the_loss_only_through_its_placeholders(name, given, seen):
     model = tiny(name).eval()
@@ -120,26 +122,26 @@ def test_a_model_is_built_in_the_row_s_precision_and_mode():
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def saved(request, tmp_path_factory):
-    """A model, and the folder that its weights were saved to."""
+    """A model, and the facts of one that is published in the folder that its weights were saved to."""
     model, folder = tiny(request.param), tmp_path_factory.mktemp("weights")
     model.save_pretrained(folder)
-    return model, folder
+    return model, models()[request.param].model_copy(update={"hub": str(folder)})
 
 
 def test_saved_weights_are_loaded_as_they_are(saved):
-    model, folder = saved
-    loaded = load_pretrained(str(folder), torch.float32, None, CPU)
+    model, facts = saved
+    loaded = load_pretrained(facts, "tiny", torch.float32, None, CPU)
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
-    tied = model.language_model.lm_head.weight is model.language_model.get_input_embeddings().weight
-    assert (loaded.language_model.lm_head.weight is loaded.language_model.get_input_embeddings().weight) == tied
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == (head is embedding)
 
 
 def test_random_weights_have_the_layers_and_types_of_loaded_ones(saved):
-    model, folder = saved
+    _, facts = saved
     quantization = Quantization(kind="nf4")
-    loaded = load_pretrained(str(folder), torch.bfloat16, quantization, CPU)
-    made = build_random(model.config, torch.bfloat16, quantization, CPU)
+    loaded = load_pretrained(facts, "tiny", torch.bfloat16, quantization, CPU)
+    made = build_random(facts, "tiny", torch.bfloat16, quantization, CPU)
     assert linear_layers(made) == linear_layers(loaded)
     for path, parameter in loaded.named_parameters():
         twin = made.get_parameter(path)
@@ -150,7 +152,7 @@ def test_pretrained_rows_load_the_model_s_own_name_on_the_hub(monkeypatch):
     asked = []
     monkeypatch.setattr(built, "load_pretrained", lambda *choices: asked.append(choices) or tiny(OPT))
     build_model(spec(weights="pretrained", precision="bf16-true"), CPU)
-    assert asked == [("Salesforce/blip2-opt-2.7b", torch.bfloat16, None, CPU)]
+    assert asked == [(models()[OPT], "tiny", torch.bfloat16, None, CPU)]
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -159,9 +161,122 @@ def test_weights_that_are_not_there_are_refused_in_one_line(tmp_path, made):
     if made:
         folder.mkdir()
     with pytest.raises(InputError, match=r"^the weights of '.*weights' cannot be loaded \(.+\); weights=random needs"):
-        load_pretrained(str(folder), torch.float32, None, CPU)
+        load_pretrained(models()[OPT].model_copy(update={"hub": str(folder)}), "tiny", torch.float32, None, CPU)
 
 
-def test_a_family_that_is_not_built_here_is_refused():
-    with pytest.raises(InputError, match="the family 'llama' is not built here; allowed: blip2-opt, blip2-t5"):
-        build_config(models()["tiny-llama-1.1b"], "tiny")
+BLIP2_WHOLE = {
+    "model_type": "blip-2",
+    "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
+    "qformer_config": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "vocab_size": 64,
+    },
+    "text_config": {"model_type": "t5", "d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 1, "num_heads": 4},
+}
+DECODER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 64}
+WHOLE = {
+    "GemmaForCausalLM": {"model_type": "gemma", "intermediate_size": 64, "head_dim": 8, **DECODER},
+    "MistralForCausalLM": {"model_type": "mistral", "intermediate_size": 64, "num_key_value_heads": 2, **DECODER},
+    "MT5ForConditionalGeneration": {
+        "model_type": "mt5",
+        "d_model": 32,
+        "d_ff": 64,
+        "d_kv": 8,
+        "num_layers": 1,
+        "num_heads": 4,
+        "vocab_size": 64,
+        "tie_word_embeddings": False,
+    },
+    "BartForConditionalGeneration": {
+        "model_type": "bart",
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "vocab_size": 64,
+    },
+    "Blip2ForConditionalGeneration": BLIP2_WHOLE,
+}
+SHARED_HEAD = {"GemmaForCausalLM", "BartForConditionalGeneration", "Blip2ForConditionalGeneration"}
+
+
+def whole(architecture):
+    """A row about a model that models.yaml does not have."""
+    return spec(own=Model(family="transformers", architecture=architecture), model="anything", size="full")
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_model_given_whole_is_built_as_transformers_trains_it(kind):
+    model = build_model(whole(WHOLE[kind]), CPU)
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert type(model).__name__ == kind
+    assert (head is embedding) == (kind in SHARED_HEAD)
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cpu"}
+    assert model.training
+    assert not model.config.use_cache
+
+
+def test_the_untied_head_of_t5_leaves_its_embeddings_shared():
+    model = build_model(whole(WHOLE["MT5ForConditionalGeneration"]), CPU)
+    assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight is model.shared.weight
+    text = BLIP2_WHOLE["text_config"] | {"tie_word_embeddings": False}
+    t5 = build_model(whole(BLIP2_WHOLE | {"text_config": text}), CPU).language_model
+    assert t5.lm_head.weight is not t5.shared.weight
+    assert t5.encoder.embed_tokens.weight is t5.decoder.embed_tokens.weight is t5.shared.weight
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words"),
+    [
+        ({"model_type": "lama"}, r"^model_type = 'lama': transformers does not take this configuration \(Unrecog"),
+        ({"model_type": "llama", "hidden_size": "x"}, r"^model_type = 'llama': transformers does not take .*hidden_si"),
+        ({"model_type": "llama", "hidden_size": 7, "num_attention_heads": 2}, r"transformers does not take this conf"),
+        (
+            {"model_type": "vit"},
+            "^model_type = 'vit': transformers has no model with a language head for it; allowed: ",
+        ),
+    ],
+)
+def test_an_architecture_that_cannot_be_built_is_refused_in_one_line(architecture, words):
+    with pytest.raises(InputError, match=words) as refused:
+        build_model(whole(architecture), CPU)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_given_whole_has_neither_a_miniature_nor_published_weights():
+    given = whole(WHOLE["GemmaForCausalLM"])
+    with pytest.raises(InputError, match=r"^size = 'tiny': only the models of models\.yaml have a miniature"):
+        build_model(given.model_copy(update={"size": "tiny"}), CPU)
+    with pytest.raises(InputError, match=r"^weights = 'pretrained': no published weights are known of this model"):
+        build_model(given.model_copy(update={"weights": "pretrained"}), CPU)
+
+
+@pytest.mark.parametrize("name", [LLAMA, GPT_NEO])
+@pytest.mark.parametrize("quantization", [None, NF4 | {"double_quantization": True}])
+def test_adapters_on_all_linear_layers_leave_out_the_head(name, quantization):
+    lora = LORA | {"targets": "all-linear"}
+    model = build_model(spec(model=name, precision="bf16-true", lora=lora, quantization=quantization), CPU)
+    adapted = {path.rsplit(".lora_A", 1)[0] for path, _ in model.named_parameters() if ".lora_A." in path}
+    linear = {path for path, layer in model.named_modules() if path.endswith(tuple(LINEAR[name]))}
+    assert adapted == linear
+    assert len(adapted) == 2 * len(LINEAR[name])
+
+
+LINEAR = {
+    LLAMA: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    GPT_NEO: ["q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj"],
+}
+
+
+@pytest.mark.parametrize("name", [LLAMA, GPT_NEO])
+def test_what_stays_unquantized_is_32_bit_and_checkpointed_as_peft_prescribes(name):
+    model = build_model(spec(model=name, precision="bf16-true", lora=LORA, quantization=NF4), CPU)
+    plain = [parameter for parameter in model.parameters() if type(parameter).__name__ != "Params4bit"]
+    assert {parameter.dtype for parameter in plain} == {torch.float32}
+    assert model.base_model.model.is_gradient_checkpointing

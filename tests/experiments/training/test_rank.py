@@ -9,14 +9,28 @@ import pytest
 import torch
 
 from experiments.errors import InputError
+from experiments.recipe import Model
 from experiments.result import Measured, Progress
 from experiments.training import rank
 from experiments.training.engines import lightning
 from experiments.training.memory import StorageMeter
 from tests.experiments.factory import CPU
-from tests.experiments.training.house import GIB, LORA, LORA_T5, NF4, T5, in_bytes, shots, spec
+from tests.experiments.training.house import GIB, LLAMA, LORA, LORA_T5, NF4, T5, in_bytes, shots, spec
 
 POINTS = ("before forward", "after forward", "after backward")
+TEXT = {"dataset": "alpaca2k", "train_samples": None, "max_length": 64, "max_steps": 2}
+OWN = Model(
+    family="transformers",
+    architecture={
+        "model_type": "mistral",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 256,
+    },
+)
 ROWS = {
     "plain": spec(max_steps=2),
     "accumulated": spec(accumulate=2, max_steps=2),
@@ -27,6 +41,8 @@ ROWS = {
     "adam-8bit": spec(model=T5, precision="bf16-true", optimizer="adam_8bit", max_steps=2),
     "lora": spec(precision="bf16-true", lora=LORA, save_model=True, max_steps=2),
     "qlora": spec(model=T5, lora=LORA_T5, quantization=NF4, max_steps=2),
+    "text": spec(model=LLAMA, **TEXT),
+    "text-own-model": spec(own=OWN, model="own", size="full", precision="bf16-true", **TEXT),
 }
 PLAIN_WEIGHTS = [name for name in ROWS if name != "qlora"]
 FULLY_TUNED = [name for name in PLAIN_WEIGHTS if name != "lora"]
@@ -103,7 +119,7 @@ def test_all_is_trained_unless_there_are_adapters(trained, name):
     assert measured.trainable_parameters > 0
 
 
-@pytest.mark.parametrize("name", ["plain", "accumulated", "mixed", "lora", "qlora"])
+@pytest.mark.parametrize("name", ["plain", "accumulated", "mixed", "lora", "qlora", "text"])
 def test_adamw_keeps_two_values_a_parameter_and_a_count_of_steps(trained, name):
     measured, _ = trained(name)
     values = 2 * measured.trainable_parameters * element_size(name)
