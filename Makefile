@@ -14,7 +14,7 @@ NAMES   := site card size length weights data data_sha256 input run_id host_memo
 OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(name)))) \
   $(foreach id,$(row),--row $(id)) --results $(results) $(args)
 
-.PHONY: help run-single test lint judge report compare list env clean-results clean
+.PHONY: help run-single predict test lint judge report compare list env clean-results clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -22,6 +22,10 @@ help: ## what there is to make
 
 run-single: env ## run the single-GPU experiments here, judge and report them (card= size= length= row= ...)
 	$(TESTBED) run $(suite) $(OPTIONS)
+
+predict: env ## predict GPU memory without a GPU (suite= card= row=; none: every row on every card)
+	$(TESTBED) predict $(if $(row),$(suite)/$(row),$(if $(filter command line,$(origin suite)),$(suite))) \
+	  $(if $(card),--card $(card)) $(args)
 
 judge: env ## judge kept results anew (run=FOLDER)
 	$(TESTBED) judge $(run)

@@ -1,4 +1,4 @@
-"""`testbed`: run a suite, judge and report what it did.
+"""`testbed`: predict, run, judge and report what a suite states.
 
 Exit codes: 0 all that was judged held, 1 something did not hold, 2 a user's mistake (one line on stderr), 3 something
 broke, 130 interrupted.
@@ -8,7 +8,8 @@ import json
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,10 +22,13 @@ from provision.errors import ProvisionError
 if TYPE_CHECKING:
     from experiments.launch.data_set import Watch
     from experiments.pipeline import Done
+    from experiments.recipe import RowSpec
+    from experiments.sizing import Say
 
 INTERRUPTED = 130
 BROKE = 3
 BAD_INPUT = 2
+PIPE_WIDTH = 160
 
 app = typer.Typer(
     name="testbed",
@@ -35,6 +39,24 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; everything else goes to stderr.")]
+Target = Annotated[str | None, typer.Argument(metavar="[SUITE[/ROW]]", help="Rows of the suites.")]
+Card = Annotated[str | None, typer.Option(help="The GPU; for rows of a suite else each that they are for.")]
+Model = Annotated[
+    str | None, typer.Option(help="Instead of rows: a name of models.yaml, a config.json, or an id on the hub.")
+]
+Batch = Annotated[int | None, typer.Option(help="Samples of one GPU and one micro-step; else 1.")]
+Seq = Annotated[int | None, typer.Option(help="Tokens of each text; else 512.")]
+Accumulate = Annotated[int | None, typer.Option(help="Micro-steps to an optimizer step; else 1.")]
+Devices = Annotated[int | None, typer.Option(help="GPUs; else 1.")]
+Precision = Annotated[Literal["32-true", "bf16-true", "bf16-mixed"] | None, typer.Option(help="Else 32-true.")]
+Optim = Annotated[Literal["adamw", "sgd", "adam_8bit", "deepspeed_cpu"] | None, typer.Option(help="Else adamw.")]
+Strategy = Annotated[
+    Literal["auto", "ddp", "fsdp", "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"] | None,
+    typer.Option(help="Else auto: DDP on several GPUs."),
+]
+Checkpointing = Annotated[bool, typer.Option("--activation-checkpointing", help="Compute activations twice.")]
+LoraR = Annotated[int | None, typer.Option(help="Rank of low-rank adapters; else all weights are trained.")]
+LoraTargets = Annotated[str | None, typer.Option(help="Layers with adapters, comma-separated, or all-linear.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/<run-id>, or a folder of several.")]
 
 
@@ -82,6 +104,7 @@ def run(
         float | None, typer.Option(min=1, help="Memory of this machine where it reports less than it can give.")
     ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished rows again too.")] = False,
+    predict: Annotated[bool, typer.Option(help="Predict the rows at full size first.")] = True,
     as_json: Json = False,
 ) -> None:
     """Run what is missing or changed of each SUITE, and say what held."""
@@ -108,6 +131,7 @@ def run(
             results=results,
             host_memory_gib=host_memory_gib,
             rerun=rerun,
+            predict=predict,
             command=context.obj,
         )
         finished.append(run_suite(options, view_on(console), _download_on(console)))
@@ -115,6 +139,74 @@ def run(
     if as_json:
         _print_json([_done_as_json(done) for done in finished])
     raise typer.Exit(max(done.judgement.exit_code for done in finished))
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    rows: Target = None,
+    card: Card = None,
+    model: Model = None,
+    batch: Batch = None,
+    seq: Seq = None,
+    accumulate: Accumulate = None,
+    devices: Devices = None,
+    precision: Precision = None,
+    optim: Optim = None,
+    strategy: Strategy = None,
+    activation_checkpointing: Checkpointing = False,
+    lora_r: LoraR = None,
+    lora_targets: LoraTargets = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the GPU memory of rows, or of any model in any setting, without a GPU."""
+    from experiments.prediction.tables import prediction_as_data, prediction_tables
+    from experiments.sizing import refuse_hopeless, traced
+
+    with _progress() as say:
+        predictions = traced(_specs(context.params), say)
+    if model is not None:
+        refuse_hopeless(predictions[0])
+    if as_json:
+        found = [prediction_as_data(prediction) for prediction in predictions]
+        _print_json(found[0] if model is not None else found)
+    else:
+        _wide_console().print(prediction_tables(predictions))
+
+
+@app.command()
+def fit(
+    context: typer.Context,
+    rows: Target = None,
+    card: Card = None,
+    model: Model = None,
+    batch: Batch = None,
+    seq: Seq = None,
+    accumulate: Accumulate = None,
+    devices: Devices = None,
+    precision: Precision = None,
+    optim: Optim = None,
+    strategy: Strategy = None,
+    activation_checkpointing: Checkpointing = False,
+    lora_r: LoraR = None,
+    lora_targets: LoraTargets = None,
+    as_json: Json = False,
+) -> None:
+    """Find the largest batch that fits, and the single changes that would let a row in that does not fit."""
+    from experiments.prediction.fit import fit as fit_row
+    from experiments.prediction.tables import fit_as_data, fit_view
+    from experiments.sizing import traced
+
+    if model is None and "/" not in (rows or ""):
+        raise InputError("fit: SUITE/ROW or --model is needed")
+    with _progress() as say:
+        fits = [fit_row(spec, lambda specs: traced(specs, say)) for spec in _specs(context.params)]
+    if as_json:
+        found = [fit_as_data(one) for one in fits]
+        _print_json(found[0] if model is not None else found)
+    else:
+        for one in fits:
+            _wide_console().print(fit_view(one))
 
 
 @app.command()
@@ -176,15 +268,57 @@ def list_(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schemas of result.json, run.json and verdict.json."""
+    """Print the JSON schemas of result.json, run.json, verdict.json and predictions.json."""
     from pydantic import BaseModel
 
     from experiments.judge import Judgement
     from experiments.result import Result
-    from experiments.run import Run
+    from experiments.run import Predictions, Run
 
-    models: dict[str, type[BaseModel]] = {"result": Result, "run": Run, "verdict": Judgement}
+    models: dict[str, type[BaseModel]] = {
+        "result": Result,
+        "run": Run,
+        "verdict": Judgement,
+        "predictions": Predictions,
+    }
     _print_json({name: model.model_json_schema() for name, model in models.items()})
+
+
+def _specs(flags: dict[str, Any]) -> "list[RowSpec]":
+    """The rows that the flags of `predict` and `fit` are about."""
+    from experiments.prediction.question import Question
+    from experiments.sizing import rows_asked
+
+    given = {name: flags[name] for name in Question.__dataclass_fields__}
+    about = {name: value for name, value in given.items() if value is not None and value is not False}
+    if flags["model"] is None:
+        if own := about.keys() - {"card"}:
+            raise InputError(f"--{min(own).replace('_', '-')}: needs --model; a row has its own settings")
+        return rows_asked(flags["rows"], flags["card"])
+    if flags["rows"] is not None:
+        raise InputError(f"--model {flags['model']}: allowed without {flags['rows']!r} only")
+    if flags["card"] is None:
+        from experiments.card import cards
+
+        raise InputError(f"--model {flags['model']}: needs --card, one of {', '.join(cards())}")
+    return [Question(**about).spec]
+
+
+@contextmanager
+def _progress() -> Iterator["Say"]:
+    """Says on stderr how far a prediction is: in one line that changes on a terminal, else in a line each."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda line: print(line, file=sys.stderr, flush=True)
+        return
+    with console.status("predicting") as status:
+        yield status.update
+
+
+def _wide_console() -> Console:
+    """Standard output, wide enough for a table of predictions where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 def _show_done(done: "Done", console: Console) -> None:

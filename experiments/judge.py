@@ -11,6 +11,7 @@ from experiments.run import Run
 VERDICT_SCHEMA_VERSION: Literal[1] = 1
 
 Status = Literal["held", "did not hold", "not judged", "broke"]
+Grounds = Literal["measured", "predicted"]
 ENDINGS = {
     "fits": "fits",
     "oom": "out of GPU memory",
@@ -22,7 +23,10 @@ ENDINGS = {
 
 
 class Verdict(Record):
-    """What became of one statement. reason says why it was not judged, or what broke; empty where it held."""
+    """What became of one statement. reason says why it was not judged, or what broke; empty where it held.
+
+    measured is what it rests on; where the judgement's grounds are predicted, what was predicted.
+    """
 
     id: str
     kind: Literal["outcome", "figure", "claim"]
@@ -40,6 +44,7 @@ class Judgement(Record):
     schema_version: Literal[1] = VERDICT_SCHEMA_VERSION
     run: Run
     verdicts: tuple[Verdict, ...]
+    grounds: Grounds = "measured"
 
     def count(self, status: Status) -> int:
         return sum(verdict.status == status for verdict in self.verdicts)
@@ -51,10 +56,14 @@ class Judgement(Record):
 
 
 def judge(suite: Suite, run: Run, results: Mapping[str, Result]) -> Judgement:
-    """Verdicts on every statement of ``suite`` that concerns the rows of ``run``."""
+    """Verdicts on every statement of ``suite`` that concerns the rows of ``run``.
+
+    Results are either all measured or all predicted.
+    """
     verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), results.get(row))]
     verdicts += [_claim_verdict(claim, results) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
-    return Judgement(run=run, verdicts=tuple(verdicts))
+    grounds: Grounds = "predicted" if any(result.predicted for result in results.values()) else "measured"
+    return Judgement(run=run, verdicts=tuple(verdicts), grounds=grounds)
 
 
 def claim_rows(claim: Claim) -> tuple[str, ...]:
@@ -154,7 +163,11 @@ def _checked(check: Check, results: Mapping[str, Result], full_size: bool) -> tu
     base = results[check.over_row] if check.over_row else result
     value = QUANTITIES[check.quantity](result)
     over = QUANTITIES[check.over_quantity or check.quantity](base) if check.relative else None
-    why = _why_no_value(check, result, base, value, over) or _why_not_comparable(check, (result, base), full_size)
+    why = (
+        _why_not_predicted(check, result)
+        or _why_no_value(check, result, base, value, over)
+        or _why_not_comparable(check, (result, base), full_size)
+    )
     if value is None or (check.relative and over is None):
         return "not judged", "", why
     compared = value if over is None else _ratio(value, over)
@@ -163,6 +176,15 @@ def _checked(check: Check, results: Mapping[str, Result], full_size: bool) -> tu
         return "not judged", text, why
     held = (check.low is None or compared >= check.low) and (check.high is None or compared <= check.high)
     return ("held" if held else "did not hold"), text, "" if held else f"{text}, expected {_expected(check)}"
+
+
+def _why_not_predicted(check: Check, result: Result) -> str:
+    quantities = {check.quantity, check.over_quantity}
+    if result.predicted and quantities & set(TIMES):
+        return "a prediction of memory says nothing of times"
+    if result.predicted and quantities & set(LOSSES):
+        return "a prediction of memory says nothing of the loss"
+    return ""
 
 
 def _why_no_value(check: Check, result: Result, base: Result, value: float | None, over: float | None) -> str:

@@ -1,4 +1,4 @@
-"""One command from beginning to end: a machine, the choices, the plan, the rows, the verdicts, the report."""
+"""One command from beginning to end: machine, choices, plan, predictions, rows, verdicts, report."""
 
 import re
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from experiments.provenance import git_commit
 from experiments.recipe import Input, Length, Size, Suite, Weights, suite_named
 from experiments.report import write_report
 from experiments.run import Run, RunFolder
+from experiments.sizing import foresee
 from provision.model import Node
 from provision.site import site_named
 
@@ -45,6 +46,7 @@ class Options:
     results: Path = Path("results")
     host_memory_gib: float | None = None
     rerun: bool = False
+    predict: bool = True
     command: str = ""
 
 
@@ -90,6 +92,8 @@ def run_suite(
         view.says(f"{folder.path}: {suite.title}, {len(rows)} row(s), size {size} for {card}, on {node.description}")
         if options.size == AUTO and size == "tiny" and node.gpus:
             view.says(f"size tiny, because {too_small(node.gpus[0], card)}")
+        if options.predict:
+            foresee(suite, run_with_earlier_rows, folder, view)
         _carry_out(planned, folder, node, options.host_memory_gib or node.host_memory_gib, view, worker, grace_s)
         report = write_report(folder)
         return Done(folder.path, report, judge(suite, run_with_earlier_rows, folder.results()))

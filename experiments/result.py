@@ -171,6 +171,7 @@ class Result(Measured):
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = 0.0
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
+    predicted: bool = Field(default=False, description="worked out without the device; nothing was measured")
 
     @property
     def stands_in(self) -> bool:

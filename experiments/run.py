@@ -2,6 +2,7 @@
 
 results/<run-id>/
     run.json                      the choices and where the run was made
+    predictions.json              what its rows would take at full size, where that was predicted
     <suite>/<row>/result.json     one result a row, written last: a row without it has not finished
     <suite>/<row>/notebook.ipynb  the executed notebook
     <suite>/<row>/log.txt         everything that the row printed, with the traceback of a failure
@@ -9,16 +10,19 @@ results/<run-id>/
     verdict.json report.html junit.xml SHA256SUMS
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from experiments.errors import InputError
+from experiments.prediction.record import PREDICTION_VERSION, Prediction
 from experiments.recipe import Input, Length, RowSpec, Size, Suite, Weights
 from experiments.result import RESULT_FILE, Record, Result, read_result, write_atomically
 
 RUN_FILE = "run.json"
+PREDICTIONS_FILE = "predictions.json"
 RUN_SCHEMA_VERSION: Literal[1] = 1
 
 
@@ -60,6 +64,12 @@ class Run(Record):
         )
 
 
+class Predictions(Record):
+    """What rows of a run would take at full size (predictions.json)."""
+
+    predictions: tuple[Prediction, ...]
+
+
 class RunFolder:
     """The folder of one run, results/<run-id>/."""
 
@@ -84,6 +94,24 @@ class RunFolder:
     def write_run(self, run: Run) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / RUN_FILE, run.model_dump_json(indent=2))
+
+    def write_predictions(self, predictions: Iterable[Prediction]) -> None:
+        kept = Predictions(predictions=tuple(predictions))
+        write_atomically(self.path / PREDICTIONS_FILE, kept.model_dump_json(indent=2))
+
+    def predictions(self) -> tuple[Prediction, ...]:
+        """The predictions that were kept; none where there were none. InputError for another schema version."""
+        path = self.path / PREDICTIONS_FILE
+        if not path.is_file():
+            return ()
+        try:
+            return Predictions.model_validate_json(path.read_bytes()).predictions
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            remedy = "remove the file, or run again"
+            raise InputError(
+                f"{path}: not predictions of schema version {PREDICTION_VERSION} ({problem}); {remedy}"
+            ) from None
 
     def results(self) -> dict[str, Result]:
         """The results that are there, by row id, in the order of run.rows."""

@@ -18,7 +18,7 @@ STYLES = {"held": "green", "did not hold": "red", "broke": "bold red", "not judg
 
 def verdict_table(judgement: Judgement) -> Group:
     """Every verdict, those that did not hold first, with what it rests on; the headline under them."""
-    table = Table(Column("verdict", no_wrap=True), "statement", "measured", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(Column("verdict", no_wrap=True), "statement", judgement.grounds, box=SIMPLE_HEAD, pad_edge=False)
     for verdict in sorted(judgement.verdicts, key=lambda verdict: STATUSES.index(verdict.status)):
         table.add_row(Text(verdict.status, STYLES[verdict.status]), Text(verdict.says), Text(_grounds(verdict)))
     return Group(Text(judgement.run.run_id, "bold"), table, Text(headline(judgement), "bold"))

@@ -19,6 +19,7 @@ import traceback
 from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from experiments.card import card_named
@@ -88,10 +89,15 @@ def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
     import torch
 
     from experiments.prediction.phantom.cuda import replace_cuda
+    from experiments.prediction.phantom.ranks import replace_ranks
     from experiments.training import rank
 
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
+    replace_ranks(spec.settings.devices, spec.settings.nodes)
+    if "offload" in spec.settings.strategy:
+        phantom.watch_host()
+        skip_cpu_adam()
     meter = PhantomMeter(phantom)
     device = Device(
         kind="cuda", name=card.name, memory_gib=card.memory_gib, host_cpus=os.cpu_count() or 1, host_memory_gib=0.0
@@ -102,6 +108,15 @@ def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
     if measured.failure:
         raise RuntimeError(measured.reason)
     return _prediction(spec, measured, phantom, meter, time.perf_counter() - begun)
+
+
+def skip_cpu_adam() -> None:
+    """DeepSpeed's Adam for the processor, without the arithmetic: its state is made as always."""
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+
+    CPUAdamBuilder.load = lambda self: SimpleNamespace(
+        create_adam=lambda *_: None, adam_update=lambda *_: None, destroy_adam=lambda *_: None
+    )
 
 
 def _prediction(
@@ -122,6 +137,7 @@ def _prediction(
         peak_phase=phase,
         peak_step=step,
         optimizer_cpu_gib=max((shot.optimizer_cpu_gib for shot in measured.memory.snapshots), default=0.0),
+        host_gib=phantom.host_peak() / GIB if "offload" in spec.settings.strategy else None,
         needed_gib=_needed(phantom, free) / GIB,
         usable_gib=usable / GIB,
         limited_reserved_gib=limited.peak_reserved / GIB,

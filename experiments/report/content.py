@@ -8,6 +8,7 @@ from pydantic import Field
 from experiments.card import cards
 from experiments.judge import ENDINGS, Judgement, Status, Verdict
 from experiments.recipe import Quantity, Settings, Suite
+from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.telemetry import Telemetry, read_telemetry
 from experiments.report.words import STATUSES, headline, ran_on, remarks, setting_sentence
 from experiments.result import LOG_FILE, NOTEBOOK_FILE, QUANTITIES, RESULT_FILE, TELEMETRY_FILE, Device, Record, Result
@@ -73,6 +74,7 @@ class Report(Record):
     statements: tuple[Statement, ...]
     rows: tuple[RowReport, ...]
     usable_gib: float | None = Field(description="what the card lets a process have; None for a miniature")
+    predicted: PredictedReport | None = None
     devices: tuple[DeviceReport, ...]
     versions: dict[str, tuple[Shared, ...]]
     git_commits: tuple[Shared, ...]
@@ -96,6 +98,7 @@ def report_of(folder: RunFolder, suite: Suite, judgement: Judgement, results: Ma
         statements=statements,
         rows=tuple(_row(folder, run, suite, row, statements, results.get(row)) for row in run.rows),
         usable_gib=card.usable_gib if card and run.size != "tiny" else None,
+        predicted=predicted_report(suite, judgement, folder.predictions(), results),
         devices=_devices(results),
         versions=_versions(results),
         git_commits=_shared((row, result.git_commit or "unknown") for row, result in results.items()),

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from experiments.report.content import Report, RowReport
+from experiments.report.predicted import PredictedRow
 from experiments.report.telemetry import Telemetry
 from experiments.report.words import gib
 from experiments.result import Memory, Point, Snapshot
@@ -18,6 +19,7 @@ PARTS = {
     "activations": "activations_gib",
 }
 BETWEEN = "peak between the points"
+BUFFERS = "buffers of libraries"
 POINTS: tuple[Point, ...] = ("before forward", "after forward", "after backward", "after optimizer step")
 PANELS = (
     ("busy, %", {"gpu_util_percent": "GPU", "host_cpu_percent": "processor"}),
@@ -32,16 +34,20 @@ BAR_PX, PANEL_PX, GAP_PX = 46, 76, 34
 
 
 class Bar(NamedTuple):
-    """One stacked bar: what stands above it, its parts in GiB, and the allocator's reserve."""
+    """One stacked bar: what stands above it, its parts in GiB, the allocator's reserve, and a peak to compare with."""
 
     label: str
     parts: dict[str, float]
     reserved_gib: float | None
+    measured_gib: float | None = None
 
 
 def figures(report: Report) -> dict[str, Figure]:
-    """Every figure of the page by its name: 'memory', and 'memory-<row>' and 'telemetry-<row>' where there is data."""
+    """Every figure of the page by its name, where there is data: predicted, memory, memory-<row>, telemetry-<row>."""
     found: dict[str, Figure] = {}
+    if report.predicted:
+        bars = [_predicted_bar(row) for row in report.predicted.rows]
+        found["predicted"] = _bars(bars, report.predicted.usable_gib, report.run.card)
     if bars := [bar for row in report.rows if (bar := _peak_bar(row))]:
         found["memory"] = _bars(bars, report.usable_gib, report.run.card)
     for row in report.rows:
@@ -92,6 +98,18 @@ def _peak_bar(row: RowReport) -> Bar | None:
     return Bar(label, parts, memory.reserved_gib)
 
 
+def _predicted_bar(row: PredictedRow) -> Bar:
+    parts = {name: getattr(row.at_peak, field) for name, field in PARTS.items()}
+    parts[BUFFERS] = row.at_peak.buffers_gib
+    label = f"<b>{escape(row.row)}</b>  {gib(row.peak_gib).removesuffix(' GiB')}"
+    if row.verdict != "fits":
+        color = "--c-bad" if row.verdict == "oom" else "--c-warn"
+        label += f"  <span style='color:{color}'>{escape(row.words.partition(':')[0])}</span>"
+    if row.optimizer_cpu_gib > row.at_peak.optimizer_gib:
+        label += f"  <span style='color:--c-quiet'>+ {gib(row.optimizer_cpu_gib)} in host memory</span>"
+    return Bar(label, parts, row.reserved_gib, row.measured_peak_gib)
+
+
 def _point_bar(shot: Snapshot) -> Bar:
     allocated = gib(shot.allocated_gib).removesuffix(" GiB")
     label = f"step {shot.step}, micro {shot.micro_step}  <b>{shot.point}</b>  {allocated}"
@@ -100,10 +118,14 @@ def _point_bar(shot: Snapshot) -> Bar:
 
 def _bars(bars: Sequence[Bar], limit_gib: float | None, card: str) -> Figure:
     places = list(range(len(bars)))
-    names = [name for name in (*PARTS, BETWEEN) if any(name in bar.parts for bar in bars)]
+    names = [name for name in (*PARTS, BUFFERS, BETWEEN) if any(name in bar.parts for bar in bars)]
     data = [_part_trace(name, [bar.parts.get(name, 0.0) for bar in bars], places) for name in names]
     if any(bar.reserved_gib is not None for bar in bars):
-        data.append(_reserved_trace([bar.reserved_gib for bar in bars], places))
+        values = [bar.reserved_gib for bar in bars]
+        data.append(_marks("reserved", "reserved by the allocator", values, places, "line-ns"))
+    if any(bar.measured_gib is not None for bar in bars):
+        values = [bar.measured_gib for bar in bars]
+        data.append(_marks("measured", "peak as measured", values, places, "diamond-open"))
     highest = max(max(sum(bar.parts.values()), bar.reserved_gib or 0.0) for bar in bars)
     layout = _layout(len(bars) * BAR_PX, top=30 if limit_gib else 10)
     layout |= {
@@ -132,15 +154,17 @@ def _part_trace(name: str, values: list[float], places: list[int]) -> Figure:
     }
 
 
-def _reserved_trace(values: list[float | None], places: list[int]) -> Figure:
+def _marks(name: str, words: str, values: list[float | None], places: list[int], symbol: str) -> Figure:
+    across = symbol == "line-ns"
+    line = {"width": 2.5 if across else 1.8, "color": "--c-text"}
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": "reserved",
+        "name": name,
         "x": values,
         "y": places,
-        "marker": {"symbol": "line-ns", "size": 20, "line": {"width": 2.5, "color": "--c-text"}},
-        "hovertemplate": "%{x:.4~g} GiB<extra>reserved by the allocator</extra>",
+        "marker": {"symbol": symbol, "size": 20 if across else 9, "color": "--c-text", "line": line},
+        "hovertemplate": "%{x:.4~g} GiB<extra>" + words + "</extra>",
     }
 
 

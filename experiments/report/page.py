@@ -8,7 +8,7 @@ from plotly.offline import get_plotlyjs
 from experiments.judge import label, number, unit
 from experiments.report.content import Report
 from experiments.report.figures import figures
-from experiments.report.words import ICONS, gib, share
+from experiments.report.words import ICONS, gib, lower_first, percent, share
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -23,6 +23,7 @@ def page(report: Report) -> str:
         lstrip_blocks=True,
     )
     house.filters |= {"gib": gib, "number": number, "share": share, "label": label, "unit": unit}
+    house.filters |= {"percent": percent, "lower_first": lower_first}
     return house.get_template("report.html").render(
         report=report,
         figures=figures(report),

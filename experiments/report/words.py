@@ -28,6 +28,17 @@ def headline(judgement: Judgement) -> str:
     return "; ".join(parts) + "."
 
 
+def predicted_headline(judgement: Judgement) -> str:
+    """What is predicted of the statements in one sentence: '20 of 22 statements ... are predicted to hold; ...'"""
+    held, failed = judgement.count("held"), judgement.count("did not hold")
+    if not held + failed:
+        return "A prediction of memory can judge none of the statements."
+    shares = f"All {held}" if not failed else f"{held} of {held + failed}"
+    words = f"{shares} statements that a prediction of memory can judge are predicted to hold"
+    unjudged = judgement.count("not judged")
+    return f"{words}; {unjudged} others it cannot judge." if unjudged else f"{words}."
+
+
 def _judged(held: int, failed: int) -> str:
     judged = held + failed
     statements = "statement" if judged == 1 else "statements"
@@ -108,3 +119,14 @@ def gib(value: float) -> str:
 def share(value: float) -> str:
     """A share in percent: '45 %'."""
     return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %"
+
+
+def percent(error: float) -> str:
+    """An error with its sign: '+0.4 %'; none where it rounds to nothing."""
+    rounded = round(100 * error, 1)
+    return f"{rounded:+.1f} %" if rounded else "0.0 %"
+
+
+def lower_first(sentence: str) -> str:
+    """A sentence as it goes on after a colon."""
+    return sentence[:1].lower() + sentence[1:]

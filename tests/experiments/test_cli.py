@@ -204,7 +204,7 @@ def test_suites_and_rows_are_listed(testbed):
 
 def test_schemas_are_printed(testbed):
     schemas = json.loads(testbed("schema")[1])
-    assert set(schemas) == {"result", "run", "verdict"}
+    assert set(schemas) == {"result", "run", "verdict", "predictions"}
     assert "outcome" in schemas["result"]["properties"]
 
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 
-from experiments import pipeline
+from experiments import pipeline, sizing
 from experiments.errors import InputError
 from experiments.launch.progress import View
 from experiments.pipeline import Options, default_run_id, run_suite
@@ -14,6 +14,7 @@ from provision.model import Gpu
 from provision.sites import local
 from tests.experiments.launch import house, standin_worker
 from tests.experiments.launch.test_local import Watched
+from tests.experiments.prediction.factory import Predictor, stated
 
 SUITE = "single_gpu_blip2"
 H200 = Gpu(0, "NVIDIA H200", 139.8, "GPU-h")
@@ -44,6 +45,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(local, "node", lambda: house.node(*gpus, **facts))
 
     monkeypatch.setattr(pipeline, "LocalRunner", StandInRunner)
+    monkeypatch.setattr(sizing, "predict", Predictor(stated))
     monkeypatch.setattr(StandInRunner, "ran", [])
     be()
     return be

@@ -140,7 +140,9 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
+    torch.cuda.nvtx._nvtx = SimpleNamespace(rangePushA=lambda _: 0, rangePop=lambda: 0, markA=lambda _: None)
     torch.cuda.memory.empty_cache = phantom.empty_cache
+    torch.Tensor.record_stream = _nothing()  # type: ignore[method-assign]
     torch.UntypedStorage.resize_ = _resizing(phantom, torch.UntypedStorage.resize_)  # type: ignore[method-assign]
 
 

@@ -13,11 +13,18 @@
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/copy_native.h>
+#include <ATen/ops/fill_native.h>
 #include <ATen/ops/view_native.h>
+#include <ATen/ops/zero_native.h>
+#include <c10/core/impl/alloc_cpu.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <sys/mman.h>
+
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <unordered_map>
@@ -371,7 +378,59 @@ const Tensor& resize_(const Tensor& self, c10::IntArrayRef size, std::optional<c
   return self;
 }
 
-void record_stream(Tensor&, c10::Stream) {}
+// ---------------------------------------------------------------------------------------------- the host's memory
+
+// Large tensors on the host are address space alone: nobody writes to them, and what they would take is counted.
+constexpr size_t kLargeOnHost = 16 * kMiB;
+
+std::atomic<int64_t> host_bytes{0}, host_peak{0};
+
+struct HostBlock {
+  void* data;
+  size_t bytes;
+};
+
+void release_on_host(void* context) {
+  auto* block = static_cast<HostBlock*>(context);
+  host_bytes -= static_cast<int64_t>(block->bytes);
+  if (block->bytes >= kLargeOnHost) munmap(block->data, block->bytes);
+  else c10::free_cpu(block->data);
+  delete block;
+}
+
+struct HostAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    if (bytes == 0) return {nullptr, nullptr, &release_on_host, Device(DeviceType::CPU)};
+    void* data = bytes < kLargeOnHost
+        ? c10::alloc_cpu(bytes)
+        : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    TORCH_CHECK(data != MAP_FAILED, "no address space for ", bytes, " bytes on the host");
+    const int64_t now = host_bytes += static_cast<int64_t>(bytes);
+    if (now > host_peak) host_peak = now;
+    return {data, new HostBlock{data, bytes}, &release_on_host, Device(DeviceType::CPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override {
+    if (bytes < kLargeOnHost) default_copy_data(to, from, bytes);
+  }
+};
+
+HostAllocator host_allocator;
+
+bool large_on_host(const Tensor& tensor) {
+  return tensor.device().is_cpu() && tensor.storage().nbytes() >= kLargeOnHost;
+}
+
+Tensor& copy_on_host(Tensor& self, const Tensor& source, bool non_blocking) {
+  if (large_on_host(self) || large_on_host(source)) return self;
+  return at::native::copy_(self, source, non_blocking);
+}
+
+Tensor& zero_on_host(Tensor& self) { return large_on_host(self) ? self : at::native::zero_(self); }
+
+Tensor& fill_on_host(Tensor& self, const at::Scalar& value) {
+  return large_on_host(self) ? self : at::native::fill_(self, value);
+}
 
 // ---------------------------------------------------------------------------------------------- kernels by card
 
@@ -451,7 +510,7 @@ struct Hooks final : at::CUDAHooksInterface {
   c10::DeviceIndex current_device() const override { return 0; }
   int getNumGPUs() const override { return 1; }
   bool isPinnedPtr(const void*) const override { return false; }
-  c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return &host_allocator; }
   void deviceSynchronize(c10::DeviceIndex) const override {}
 };
 
@@ -485,7 +544,12 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("resize_", TORCH_FN(phantom::resize_));
   for (const char* whole : {"convolution", "convolution_backward"})
     library.impl(whole, torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
-  library.impl("record_stream", TORCH_FN(phantom::record_stream));
+}
+
+TORCH_LIBRARY_IMPL(aten, CPU, library) {
+  library.impl("copy_", TORCH_FN(phantom::copy_on_host));
+  library.impl("zero_", TORCH_FN(phantom::zero_on_host));
+  library.impl("fill_.Scalar", TORCH_FN(phantom::fill_on_host));
 }
 
 // ---------------------------------------------------------------------------------------------- for Python
@@ -591,6 +655,11 @@ void phantom_resize(void* storage, int64_t bytes) {
   impl->set_data_ptr_noswap(phantom::allocate_block(bytes, false));
   impl->set_nbytes(bytes);
 }
+
+// Count what tensors take on the host from now on, and give large ones no memory.
+void phantom_watch_host() { c10::SetCPUAllocator(&phantom::host_allocator, 255); }
+
+int64_t phantom_host_peak() { return phantom::host_peak; }
 
 int64_t phantom_set_stream(int64_t stream) {
   std::swap(phantom::current_stream, stream);

@@ -84,6 +84,14 @@ class Phantom:
         """Give the storage at that C++ address another size in bytes."""
         self._library.phantom_resize(ctypes.c_void_p(storage), ctypes.c_int64(size))
 
+    def watch_host(self) -> None:
+        """Count what tensors take on the host from now on; those of 16 MiB and more get addresses and no memory."""
+        self._library.phantom_watch_host()
+
+    def host_peak(self) -> int:
+        """The most bytes of tensors on the host since watch_host."""
+        return int(self._library.phantom_host_peak())
+
     def set_stream(self, stream: int) -> int:
         """Allocate for that stream from now on in this thread; returns the stream before."""
         return int(self._library.phantom_set_stream(ctypes.c_int64(stream)))
@@ -103,6 +111,7 @@ def load(cache: Path) -> Phantom:
     library = ctypes.CDLL(str(compiled(cache, torch)), mode=ctypes.RTLD_GLOBAL)
     library.phantom_tag.restype = ctypes.c_bool
     library.phantom_set_stream.restype = ctypes.c_int64
+    library.phantom_host_peak.restype = ctypes.c_int64
     return Phantom(library)
 
 

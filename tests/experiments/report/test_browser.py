@@ -11,7 +11,7 @@ import pytest
 from experiments.report import write_report
 from experiments.run import RunFolder
 from tests.experiments.report.chromium import Page
-from tests.experiments.report.factory import h200_run, tiny_run
+from tests.experiments.report.factory import h200_run, tiny_run, with_predictions
 
 READY = "document.readyState === 'complete' && document.querySelector('[data-figure=memory] .main-svg')"
 DRAWN = "places.filter((place) => place.querySelector('.main-svg')).map((place) => place.dataset.figure)"
@@ -52,6 +52,18 @@ def test_figures_are_drawn_and_nothing_scrolls_sideways(
     assert page.evaluate(LABEL) == page.evaluate(TEXT)
     assert page.evaluate("problems") == []
     assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.parametrize("made", [h200_run, tiny_run])
+@pytest.mark.parametrize(("width", "scheme"), [(1700, "light"), (390, "dark")])
+def test_predictions_are_drawn_and_nothing_scrolls_sideways(
+    page: Page, made: Callable[[Path], RunFolder], width: int, scheme: str, tmp_path: Path
+) -> None:
+    show(page, write_report(with_predictions(made(tmp_path / "run"))), width, scheme)
+    page.until(f"{DRAWN}.includes('predicted')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert 0 < page.evaluate(FIGURES_END) <= width
+    assert page.evaluate("problems") == []
 
 
 def test_a_row_opens_from_a_link_and_draws_its_figures(page: Page, tmp_path: Path) -> None:

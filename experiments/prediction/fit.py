@@ -1,0 +1,174 @@
+"""What would fit a card: a row's largest batch, and the single changes that would let a row in that does not fit."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from experiments.errors import InputError
+from experiments.facts import checked
+from experiments.prediction.question import OPTIMIZER_STEPS, lora
+from experiments.prediction.record import DOUBT, Prediction
+from experiments.recipe import RowSpec, Settings
+from experiments.result import Record
+
+LARGEST_BATCH = 4096
+GROWTH = 8
+CHORDS = 8
+LORA_R = 16
+FSDP_GPUS = (2, 4, 8)
+
+Predict = Callable[[Sequence[RowSpec]], list[Prediction]]
+
+
+class Change(NamedTuple):
+    """One change of a row's settings, and what it costs besides memory."""
+
+    name: str
+    cost: str
+    settings: dict[str, Any]
+
+
+class Attempt(Record):
+    """What one change would come to. prediction is None where the row cannot be trained so, as reason says."""
+
+    change: str
+    cost: str
+    prediction: Prediction | None
+    reason: str = ""
+
+
+class Fit(Record):
+    """What would fit of one row on its card.
+
+    largest is the row with the largest batch that fits, likely that with the largest one that more likely fits than
+    not, borderline included; None where not even a batch of 1 does. Batches above 4096 are not tried.
+    """
+
+    asked: Prediction
+    largest: Prediction | None
+    likely: Prediction | None
+    changes: tuple[Attempt, ...] = Field(description="cheapest first; none for a row that fits as it is")
+
+
+def fit(spec: RowSpec, predict: Predict) -> Fit:
+    """The largest batch of ``spec``, and where it does not fit the single changes that help, by their cost.
+
+    The order of cost: what leaves the training as it is (accumulation), its arithmetic (precision), its time
+    (checkpointing), its optimizer (8 bit, SGD), what is trained (LoRA), then slow host memory and more GPUs.
+    """
+    batches = _Batches(spec, predict)
+    asked = batches.prediction(spec.settings.batch_size)
+    largest = batches.last(DOUBT * asked.usable_gib)
+    likely = batches.last(0.0)
+    offered = [] if asked.verdict == "fits" else [*_smaller_batch(spec, largest), *changes(spec)]
+    return Fit(
+        asked=asked,
+        largest=batches.prediction(largest) if largest else None,
+        likely=batches.prediction(likely) if likely else None,
+        changes=_attempts(spec, offered, predict),
+    )
+
+
+def changed(spec: RowSpec, **settings: Any) -> RowSpec:
+    """``spec`` with other settings; its samples become the nearest number that whole optimizer steps take."""
+    values = {**spec.settings.model_dump(), "global_batch_size": None, **settings}
+    if values["train_samples"] is not None:
+        step = values["batch_size"] * values["accumulate"] * values["devices"] * values["nodes"]
+        values["train_samples"] = step * max(OPTIMIZER_STEPS, round(values["train_samples"] / step))
+    return spec.model_copy(update={"settings": checked(Settings, values, f"{spec.suite}/{spec.row}")})
+
+
+def changes(spec: RowSpec) -> Iterator[Change]:
+    """The single changes that may save memory, besides a smaller batch, cheapest first."""
+    now = spec.settings
+    if now.precision == "32-true":
+        yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})
+    if now.precision != "bf16-true":
+        yield Change("precision bf16-true", "weights in 16 bit", {"precision": "bf16-true"})
+    if not now.activation_checkpointing:
+        cost = "time: activations are computed twice"
+        yield Change("activation checkpointing", cost, {"activation_checkpointing": True})
+    if now.optimizer == "adamw":
+        yield Change("8-bit Adam", "moments in 8 bit", {"optimizer": "adam_8bit"})
+    if now.optimizer in ("adamw", "adam_8bit"):
+        yield Change("SGD", "no moments: it trains otherwise", {"optimizer": "sgd"})
+    if now.lora is None:
+        adapters = lora(LORA_R, spec.facts).model_dump()
+        yield Change(f"LoRA, rank {LORA_R}", "adapters alone are trained", {"lora": adapters})
+    if now.optimizer != "deepspeed_cpu" and now.devices == 1:
+        offload = {"optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
+        yield Change("optimizer offload", "much time, and host memory", offload)
+    if now.optimizer != "deepspeed_cpu":
+        for gpus in FSDP_GPUS:
+            if gpus > now.devices or (gpus == now.devices and now.strategy != "fsdp"):
+                cost = f"{gpus} GPUs, each with this batch"
+                yield Change(f"FSDP over {gpus} GPUs", cost, {"devices": gpus, "strategy": "fsdp"})
+
+
+def _smaller_batch(spec: RowSpec, largest: int) -> Iterator[Change]:
+    """The same samples in more micro-steps: the batch halved until it fits, or as often as it can be."""
+    batch, accumulate = spec.settings.batch_size, spec.settings.accumulate
+    while batch % 2 == 0 and (batch > largest or batch == spec.settings.batch_size):
+        batch, accumulate = batch // 2, accumulate * 2
+    if batch < spec.settings.batch_size:
+        name = f"batch {batch}, accumulated {accumulate} times"
+        yield Change(name, "some time", {"batch_size": batch, "accumulate": accumulate})
+
+
+def _attempts(spec: RowSpec, offered: Sequence[Change], predict: Predict) -> tuple[Attempt, ...]:
+    specs = [changed(spec, **change.settings) for change in offered]
+    try:
+        found: list[Prediction | str] = [*predict(specs)]
+    except InputError:
+        found = [_one(one, predict) for one in specs]
+    return tuple(
+        Attempt(change=change.name, cost=change.cost, prediction=None, reason=one)
+        if isinstance(one, str)
+        else Attempt(change=change.name, cost=change.cost, prediction=one)
+        for change, one in zip(offered, found, strict=True)
+    )
+
+
+def _one(spec: RowSpec, predict: Predict) -> Prediction | str:
+    try:
+        return predict([spec])[0]
+    except InputError as problem:
+        return str(problem)
+
+
+class _Batches:
+    """Predictions of one row by its batch, and the search among them. Margins fall about linearly with the batch."""
+
+    def __init__(self, spec: RowSpec, predict: Predict) -> None:
+        self._spec, self._predict = spec, predict
+        batch = spec.settings.batch_size
+        first = (batch, batch // 2 or 2)
+        self._known = dict(zip(first, predict([spec, self._row(first[1])]), strict=True))
+
+    def prediction(self, batch: int) -> Prediction:
+        if batch not in self._known:
+            self._known[batch] = self._predict([self._row(batch)])[0]
+        return self._known[batch]
+
+    def last(self, least_gib: float) -> int:
+        """The largest batch that leaves at least ``least_gib`` of the card; 0 when none does."""
+        while True:
+            margins = {batch: one.margin_gib - least_gib for batch, one in self._known.items()}
+            low = max((batch for batch, margin in margins.items() if margin >= 0), default=0)
+            high = min((batch for batch, margin in margins.items() if margin < 0), default=LARGEST_BATCH + 1)
+            if high <= low + 1:
+                return low
+            self.prediction(self._between(margins, low, high))
+
+    def _between(self, margins: dict[int, float], low: int, high: int) -> int:
+        """Where the line through the two margins nearest to 0 crosses it, kept between ``low`` and ``high``."""
+        (near, margin), (far, other) = sorted(margins.items(), key=lambda item: abs(item[1]))[:2]
+        slope = (other - margin) / (far - near)
+        guess = int(near - margin / slope) if slope < 0 else GROWTH * max(low, 1)
+        if len(margins) > CHORDS:
+            guess = (low + high) // 2
+        return min(max(guess, low + 1), high - 1, GROWTH * max(margins))
+
+    def _row(self, batch: int) -> RowSpec:
+        return changed(self._spec, batch_size=batch)

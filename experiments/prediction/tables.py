@@ -1,0 +1,184 @@
+"""Predictions, and what would fit, as tables for a terminal and as plain data."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Column, Table
+from rich.text import Text
+
+from experiments.prediction.fit import LARGEST_BATCH, Fit
+from experiments.prediction.question import SUITE
+from experiments.prediction.record import RULE_OF_THUMB, Prediction
+from experiments.recipe import Outcome, suite_named
+
+STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
+SHOWN_GIB = 0.005
+GPU_SHARES = ("params_gib", "grads_gib", "optimizer_gib", "activations_gib", "buffers_gib")
+LEGEND = (
+    "GiB on one GPU. params to buffers are what the peak is made of; activ.: activations and temporaries; host:"
+    " optimizer state in host memory; margin: what the card has left, or lacks;"
+    f" {RULE_OF_THUMB} x: the rule of thumb, {RULE_OF_THUMB} times the model."
+)
+
+
+def expected_of(prediction: Prediction) -> Outcome | None:
+    """The outcome that the suite states for the row; None where it states none, or for a question."""
+    spec = prediction.spec
+    return None if spec.suite == SUITE else suite_named(spec.suite).row(spec.row).expect.outcome
+
+
+def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as one flat object; sizes in GiB on one GPU."""
+    spec, expected = prediction.spec, expected_of(prediction)
+    return {
+        "suite": spec.suite,
+        "row": spec.row,
+        "card": spec.card,
+        "model": spec.settings.model,
+        "params": prediction.parameters,
+        "trainable_params": prediction.trainable_parameters,
+        "peak_gib": prediction.peak_gib,
+        "reserved_gib": prediction.reserved_gib,
+        "needed_gib": prediction.needed_gib,
+        "usable_gib": prediction.usable_gib,
+        "margin_gib": prediction.margin_gib,
+        "verdict": prediction.verdict,
+        "expected": expected,
+        "agrees": expected == prediction.outcome if expected else None,
+        "peak_phase": prediction.peak_phase,
+        "peak_step": prediction.peak_step,
+        "at_peak": prediction.at_peak.model_dump(),
+        "optimizer_cpu_gib": prediction.optimizer_cpu_gib,
+        "host_gib": prediction.host_gib,
+        "limited_reserved_gib": prediction.limited_reserved_gib,
+        "retries": prediction.retries,
+        "failure": prediction.failure.model_dump() if prediction.failure else None,
+        "rule_of_thumb_gib": prediction.rule_of_thumb_gib,
+        "settings": spec.settings.model_dump(mode="json"),
+    }
+
+
+def prediction_tables(predictions: Sequence[Prediction]) -> Group:
+    """One table a suite and card, and under them what their columns are."""
+    places = groupby(predictions, key=lambda one: (one.spec.suite, one.spec.card, one.usable_gib))
+    tables = [_table(f"{suite}, {card}: {usable:.2f} GiB usable", own) for (suite, card, usable), own in places]
+    return Group(*tables, Text(LEGEND, "dim"))
+
+
+def _table(title: str, predictions: Iterable[Prediction]) -> Table:
+    numbers = ("params", "grads", "optim.", "host", "activ.", "buffers", "peak", "reserved")
+    table = Table(
+        Column("row", overflow="fold"),
+        *(Column(name, justify="right", no_wrap=True) for name in numbers),
+        Column("peak in", overflow="fold"),
+        Column("verdict", no_wrap=True),
+        Column("margin", justify="right", no_wrap=True),
+        Column("stated", overflow="fold"),
+        Column(f"{RULE_OF_THUMB} x", justify="right", no_wrap=True),
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for one in predictions:
+        params, grads, optimizer, activations, buffers = (_gib(getattr(one.at_peak, name)) for name in GPU_SHARES)
+        host = _gib(one.optimizer_cpu_gib) if one.optimizer_cpu_gib >= SHOWN_GIB else ""
+        table.add_row(
+            one.spec.row,
+            *(params, grads, optimizer, host, activations, buffers, _gib(one.peak_gib), _gib(one.reserved_gib)),
+            f"{one.peak_phase}, step {one.peak_step}",
+            Text(one.verdict, STYLES[one.verdict]),
+            f"{one.margin_gib:+.2f}",
+            _stated(one),
+            _gib(one.rule_of_thumb_gib),
+        )
+    return table
+
+
+def _stated(prediction: Prediction) -> Text:
+    expected = expected_of(prediction)
+    if expected is None:
+        return Text("")
+    if expected == prediction.outcome:
+        return Text(f"{expected}: agrees")
+    return Text(f"{expected}: differs", "bold red")
+
+
+def fit_as_data(fit: Fit) -> dict[str, Any]:
+    """What would fit as one object; a batch of 0: not even one of 1."""
+    return {
+        **prediction_as_data(fit.asked),
+        "batch": fit.asked.spec.settings.batch_size,
+        "largest_batch": _batch(fit.largest),
+        "largest_batch_peak_gib": fit.largest.peak_gib if fit.largest else None,
+        "largest_batch_borderline": _batch(fit.likely),
+        "changes": [
+            {"change": one.change, "cost": one.cost, "reason": one.reason, **_change_as_data(one.prediction)}
+            for one in fit.changes
+        ],
+    }
+
+
+def _change_as_data(prediction: Prediction | None) -> dict[str, Any]:
+    if prediction is None:
+        return {"verdict": None}
+    names = ("verdict", "peak_gib", "reserved_gib", "needed_gib", "margin_gib", "optimizer_cpu_gib")
+    return {name: getattr(prediction, name) for name in names}
+
+
+def fit_view(fit: Fit) -> Group:
+    """What a person reads of a fit: the row as asked, the largest batch, and the changes that help or do not."""
+    asked = fit.asked
+    spec = asked.spec
+    lines = [
+        f"{spec.row} on {spec.card}, batch {spec.settings.batch_size}: {asked.verdict}, "
+        f"needs {asked.needed_gib:.2f} of {asked.usable_gib:.2f} GiB ({asked.margin_gib:+.2f})",
+        _largest_in_words(fit),
+    ]
+    return Group(*(Text(line) for line in lines), *([_changes_table(fit)] if fit.changes else []))
+
+
+def _largest_in_words(fit: Fit) -> str:
+    if fit.likely is None:
+        return "not even a batch of 1 fits"
+    if fit.largest is None:
+        return f"no batch fits for sure; borderline up to {_batch(fit.likely)}"
+    words = f"largest batch that fits: {_batch(fit.largest)}, peak {fit.largest.peak_gib:.2f} GiB"
+    if _batch(fit.likely) > _batch(fit.largest):
+        words += f"; borderline up to {_batch(fit.likely)}"
+    return f"{words} (larger ones were not tried)" if _batch(fit.likely) == LARGEST_BATCH else words
+
+
+def _changes_table(fit: Fit) -> Table:
+    table = Table(
+        "change",
+        Column("peak", justify="right", no_wrap=True),
+        Column("margin", justify="right", no_wrap=True),
+        Column("verdict"),
+        "what it costs",
+        title="single changes, cheapest first, GiB on one GPU",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for one in fit.changes:
+        if one.prediction is None:
+            table.add_row(one.change, "", "", "not possible", one.reason)
+            continue
+        verdict, host = one.prediction.verdict, one.prediction.optimizer_cpu_gib
+        cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SHOWN_GIB else one.cost
+        figures = (_gib(one.prediction.peak_gib), f"{one.prediction.margin_gib:+.2f}")
+        table.add_row(one.change, *figures, Text(verdict, STYLES[verdict]), cost)
+    return table
+
+
+def _batch(prediction: Prediction | None) -> int:
+    return prediction.spec.settings.batch_size if prediction else 0
+
+
+def _gib(value: float) -> str:
+    return f"{value:.2f}"

@@ -1,0 +1,152 @@
+"""What was predicted of a run's rows at full size, beside what was stated and what was measured."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+from pydantic import Field
+
+from experiments.judge import ENDINGS, Judgement, Status
+from experiments.prediction.record import Prediction, Shares, Verdict
+from experiments.prediction.verdicts import in_words, predicted_judgement
+from experiments.recipe import Suite
+from experiments.report.words import STATUSES, predicted_headline
+from experiments.result import Phase, Record, Result
+
+
+class PredictedRow(Record):
+    """One row as predicted, GiB on one GPU. reserved_gib is what the allocator takes under the card's limit.
+
+    What was measured stands beside it where the row ran to its end at full size; an error is a share of that.
+    """
+
+    row: str
+    stated: str
+    agrees: bool | None = Field(description="None: nothing is stated")
+    verdict: Verdict
+    words: str
+    margin_gib: float
+    peak_gib: float
+    reserved_gib: float
+    at_peak: Shares
+    peak_phase: Phase
+    peak_step: int
+    optimizer_cpu_gib: float
+    rule_of_thumb_gib: float
+    measured_peak_gib: float | None = None
+    measured_reserved_gib: float | None = None
+    peak_error: float | None = None
+    reserved_error: float | None = None
+    rule_of_thumb_error: float | None = None
+
+
+class PredictedStatement(Record):
+    """One statement: what is predicted of it, and what the run itself found."""
+
+    id: str
+    says: str
+    rows: tuple[str, ...]
+    predicted: Status
+    prediction: str
+    status: Status
+    measured: str
+    reason: str
+
+
+class Errors(Record):
+    """How far figures are off, as shares of what was measured, without their sign."""
+
+    what: str
+    rows: int
+    median: float
+    worst: float
+
+
+class PredictedReport(Record):
+    """All that a report says of predictions."""
+
+    usable_gib: float
+    headline: str
+    rows: tuple[PredictedRow, ...]
+    statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can judge")
+    not_judged: int
+    errors: tuple[Errors, ...] = Field(description="none where nothing was measured at full size")
+
+
+def predicted_report(
+    suite: Suite, measured: Judgement, predictions: Sequence[Prediction], results: Mapping[str, Result]
+) -> PredictedReport | None:
+    """The predictions of a run beside its own verdicts and results; None where nothing was predicted."""
+    if not predictions:
+        return None
+    predicted = predicted_judgement(suite, measured.run, predictions)
+    rows = tuple(_row(suite, one, results.get(one.spec.row)) for one in predictions)
+    return PredictedReport(
+        usable_gib=predictions[0].usable_gib,
+        headline=predicted_headline(predicted),
+        rows=rows,
+        statements=_statements(predicted, measured),
+        not_judged=predicted.count("not judged"),
+        errors=_errors(rows),
+    )
+
+
+def _row(suite: Suite, prediction: Prediction, result: Result | None) -> PredictedRow:
+    expected = suite.row(prediction.spec.row).expect.outcome
+    ended = result is not None and result.spec.size == "full" and result.outcome == "fits"
+    peak, reserved = (result.memory.peak_gib, result.memory.reserved_gib) if result and ended else (None, None)
+    return PredictedRow(
+        row=prediction.spec.row,
+        stated=ENDINGS[expected] if expected else "",
+        agrees=expected == prediction.outcome if expected else None,
+        verdict=prediction.verdict,
+        words=in_words(prediction),
+        margin_gib=prediction.margin_gib,
+        peak_gib=prediction.peak_gib,
+        reserved_gib=prediction.limited_reserved_gib,
+        at_peak=prediction.at_peak,
+        peak_phase=prediction.peak_phase,
+        peak_step=prediction.peak_step,
+        optimizer_cpu_gib=round(prediction.optimizer_cpu_gib, 2),
+        rule_of_thumb_gib=prediction.rule_of_thumb_gib,
+        measured_peak_gib=peak,
+        measured_reserved_gib=reserved,
+        peak_error=_error(prediction.peak_gib, peak),
+        reserved_error=_error(prediction.limited_reserved_gib, reserved),
+        rule_of_thumb_error=_error(prediction.rule_of_thumb_gib, peak),
+    )
+
+
+def _error(predicted: float, measured: float | None) -> float | None:
+    return predicted / measured - 1 if measured else None
+
+
+def _statements(predicted: Judgement, measured: Judgement) -> tuple[PredictedStatement, ...]:
+    """What can be judged from predictions: first what is predicted not to hold, and claims before outcomes of rows."""
+    own = {verdict.id: verdict for verdict in measured.verdicts}
+    judged = [verdict for verdict in predicted.verdicts if verdict.status != "not judged" and verdict.id in own]
+    return tuple(
+        PredictedStatement(
+            id=verdict.id,
+            says=verdict.says,
+            rows=verdict.rows,
+            predicted=verdict.status,
+            prediction=verdict.reason or verdict.measured,
+            status=own[verdict.id].status,
+            measured=own[verdict.id].measured,
+            reason=own[verdict.id].reason,
+        )
+        for verdict in sorted(judged, key=lambda verdict: (STATUSES.index(verdict.status), verdict.kind != "claim"))
+    )
+
+
+def _errors(rows: Sequence[PredictedRow]) -> tuple[Errors, ...]:
+    figures: dict[str, Callable[[PredictedRow], float | None]] = {
+        "predicted peak": lambda row: row.peak_error,
+        "predicted reserve": lambda row: row.reserved_error,
+        "rule of thumb": lambda row: row.rule_of_thumb_error,
+    }
+    found = []
+    for what, read in figures.items():
+        if sizes := [abs(error) for row in rows if (error := read(row)) is not None]:
+            found.append(Errors(what=what, rows=len(sizes), median=median(sizes), worst=max(sizes)))
+    return tuple(found)

@@ -1,0 +1,80 @@
+"""Predictions made up on the spot."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from experiments.card import card_named
+from experiments.prediction.record import Prediction, Shares
+from experiments.recipe import RowSpec, suite_named
+from experiments.result import Failure, Memory
+from tests.experiments.factory import shot
+
+PARAMS_GIB = 14.0
+
+
+def prediction(spec: RowSpec, needed_gib: float = 70.0, **changes: Any) -> Prediction:
+    """A row that needs so much: 14 GiB of parameters, as much of gradients, twice that of state, the rest activations.
+
+    ``changes`` are its fields, and params_gib.
+    """
+    params = changes.pop("params_gib", PARAMS_GIB)
+    usable = card_named(spec.card).usable_gib
+    fits = needed_gib <= usable
+    rest = needed_gib - 4 * params
+    shares = Shares(params_gib=params, grads_gib=params, optimizer_gib=2 * params, buffers_gib=0, activations_gib=rest)
+    failure = Failure(phase="backward", step=1, requested_gib=1.5, kind="OutOfMemoryError", message="1.50 GiB more")
+    fields: dict[str, Any] = {
+        "spec": spec,
+        "parameters": 3744761856,
+        "trainable_parameters": 3744761856,
+        "peak_gib": needed_gib,
+        "reserved_gib": needed_gib + 1.0,
+        "at_peak": shares,
+        "peak_phase": "backward",
+        "peak_step": 1,
+        "optimizer_cpu_gib": 0.0,
+        "needed_gib": needed_gib,
+        "usable_gib": usable,
+        "limited_reserved_gib": min(needed_gib + 1.0, usable),
+        "retries": 0,
+        "failure": None if fits else failure,
+        "memory": memory(params, rest, needed_gib),
+        "versions": {"torch": "2.13.0"},
+        "elapsed_s": 12.0,
+    }
+    return Prediction(**fields | changes)
+
+
+def memory(params: float, activations: float, peak: float) -> Memory:
+    """The four points of one step whose peak is that high."""
+    held = {"params_gib": params, "peak_gib": peak, "reserved_gib": peak + 1.0}
+    shots = (
+        shot("before forward", **held, allocated_gib=params),
+        shot("after forward", **held, activations_gib=activations, allocated_gib=params + activations),
+        shot("after backward", **held, grads_gib=params, allocated_gib=2 * params),
+        shot("after optimizer step", **held, grads_gib=params, optimizer_gib=2 * params, allocated_gib=4 * params),
+    )
+    return Memory(snapshots=shots, peak_gib=peak, reserved_gib=peak + 1.0)
+
+
+def stated(spec: RowSpec) -> float:
+    """A need for which the row ends as its suite states."""
+    expected = suite_named(spec.suite).row(spec.row).expect.outcome
+    return 100.0 if expected == "oom" else 60.0
+
+
+class Predictor:
+    """Stands in for predict: each row needs what ``needs`` says of it. asked: the rows it was asked for."""
+
+    def __init__(self, needs: Callable[[RowSpec], float], **changes: Any) -> None:
+        self._needs, self._changes = needs, changes
+        self.asked: list[RowSpec] = []
+
+    def __call__(self, specs: Sequence[RowSpec], cache: Any = None, watch: Any = None) -> list[Prediction]:
+        found = []
+        for spec in specs:
+            self.asked.append(spec)
+            found.append(prediction(spec, self._needs(spec), **self._changes))
+            if watch:
+                watch(spec, found[-1], False)
+        return found

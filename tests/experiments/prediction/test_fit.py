@@ -1,0 +1,113 @@
+"""What would fit: the largest batch, and the changes that help."""
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.prediction.fit import changed, changes, fit
+from experiments.prediction.predict import traced_spec
+from experiments.prediction.question import Question
+from experiments.recipe import RowSpec, suite_named
+from tests.experiments.prediction.factory import Predictor
+
+SUITE = suite_named("single_gpu_blip2")
+USABLE = 78.6
+
+
+def question(batch: int = 32, **flags) -> RowSpec:
+    return Question("open-llama-3b", "a100_80gb", batch=batch, **flags).spec
+
+
+def linear(spec: RowSpec) -> float:
+    """40 GiB and 2 for each sample, less by what a change saves."""
+    settings = spec.settings
+    saved = {"sgd": 20.0, "adam_8bit": 10.0, "deepspeed_cpu": 25.0}.get(settings.optimizer, 0.0)
+    each = 0.5 if settings.activation_checkpointing else 2.0
+    return (40.0 - saved) / (1 if settings.precision == "32-true" else 2) + each * settings.batch_size
+
+
+def flat_then_steep(spec: RowSpec) -> float:
+    """The optimizer step is the highest until activations outgrow it."""
+    return max(60.0, 30.0 + 1.37 * spec.settings.batch_size)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 32, 512])
+@pytest.mark.parametrize(
+    ("needs", "largest", "likely"),
+    # 2 % of 78.6 GiB are 1.572: fits up to 77.028, more likely than not up to 78.6
+    [(linear, 18, 19), (flat_then_steep, 34, 35), (lambda spec: 100.0, 0, 0), (lambda spec: 78.0, 0, 4096)],
+)
+def test_the_largest_batch_fits_and_one_more_does_not(batch, needs, largest, likely):
+    found = fit(question(batch), Predictor(needs))
+    assert [one.spec.settings.batch_size if one else 0 for one in (found.largest, found.likely)] == [largest, likely]
+    assert found.largest is None or found.largest.verdict == "fits"
+
+
+def test_few_rows_are_traced():
+    predict = Predictor(linear)
+    fit(question(4), predict)
+    assert len(predict.asked) <= 6
+
+
+def test_a_row_that_fits_needs_no_change():
+    assert fit(question(4), Predictor(linear)).changes == ()
+
+
+def test_changes_come_cheapest_first_with_what_each_would_take():
+    found = fit(question(32), Predictor(linear))
+    assert [one.change for one in found.changes] == [
+        "batch 16, accumulated 2 times",
+        "precision bf16-mixed",
+        "precision bf16-true",
+        "activation checkpointing",
+        "8-bit Adam",
+        "SGD",
+        "LoRA, rank 16",
+        "optimizer offload",
+        "FSDP over 2 GPUs",
+        "FSDP over 4 GPUs",
+        "FSDP over 8 GPUs",
+    ]
+    verdicts = {one.change: one.prediction.verdict for one in found.changes}
+    assert verdicts["batch 16, accumulated 2 times"] == "fits"
+    assert verdicts["precision bf16-true"] == "oom"
+    assert verdicts["activation checkpointing"] == "fits"
+
+
+def test_the_smaller_batch_takes_as_many_samples_to_a_step():
+    found = fit(question(64, accumulate=3), Predictor(linear))
+    halved = found.changes[0].prediction.spec.settings
+    assert (halved.batch_size, halved.accumulate) == (16, 12)
+    assert halved.global_batch_size == question(64, accumulate=3).settings.global_batch_size
+
+
+def test_a_change_that_cannot_be_is_listed_with_the_reason():
+    class Refusing(Predictor):
+        def __call__(self, specs, cache=None, watch=None):
+            if any(spec.settings.strategy == "fsdp" for spec in specs):
+                raise InputError("no FSDP here")
+            return super().__call__(specs)
+
+    found = fit(question(32), Refusing(linear))
+    assert {one.change: one.reason for one in found.changes if one.prediction is None} == {
+        f"FSDP over {gpus} GPUs": "no FSDP here" for gpus in (2, 4, 8)
+    }
+    assert found.changes[0].prediction is not None
+
+
+def test_what_a_row_does_already_is_no_change():
+    row = traced_spec(SUITE, SUITE.row("xxl-cpu-offload"), "a100_80gb")
+    assert [change.name for change in changes(row)] == ["activation checkpointing", "LoRA, rank 16"]
+    four = question(devices=4, strategy="fsdp", precision="bf16-true", optim="sgd", activation_checkpointing=True)
+    assert [change.name for change in changes(four)] == ["LoRA, rank 16", "FSDP over 8 GPUs"]
+
+
+@pytest.mark.parametrize("batch", [1, 13, 64, 400])
+def test_a_recipes_row_keeps_its_other_settings_and_whole_optimizer_steps(batch):
+    row = traced_spec(SUITE, SUITE.row("grad-accumulation"), "a100_80gb")
+    other = changed(row, batch_size=batch).settings
+    assert (other.batch_size, other.global_batch_size) == (batch, 4 * batch)
+    assert other.train_samples % (4 * batch) == 0
+    assert other.train_samples >= 8 * batch
+    assert abs(other.train_samples - 512) <= max(2 * batch, 8 * batch - 512)
+    kept = {"batch_size", "global_batch_size", "train_samples"}
+    assert other.model_dump(exclude=kept) == row.settings.model_dump(exclude=kept)

@@ -1,0 +1,142 @@
+"""Predictions in the report: at full size beside a miniature, and beside what a GPU measured."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.report import Report, write_report
+from experiments.report.predicted import PredictedReport
+from experiments.report.words import percent, predicted_headline
+from tests.experiments.report.factory import MEASURED, h200_run, tiny_run, with_predictions
+from tests.experiments.report.test_write import Page
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(with_predictions(tiny_run(tmp_path_factory.mktemp("tiny")))).parent
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(with_predictions(h200_run(tmp_path_factory.mktemp("full")))).parent
+
+
+def predicted(folder: Path) -> PredictedReport:
+    found = Report.model_validate_json((folder / "report.json").read_bytes()).predicted
+    assert found is not None
+    return found
+
+
+def figure(folder: Path) -> dict:
+    data = re.search(r'id="figures">(.*?)</script>', (folder / "report.html").read_text(), re.S)
+    assert data is not None
+    return json.loads(data[1])["predicted"]
+
+
+def test_a_run_without_predictions_has_no_such_section(tmp_path: Path) -> None:
+    page = Page(write_report(tiny_run(tmp_path)))
+    assert "predicted" not in page.values("id")
+    assert Report.model_validate_json((tmp_path / "report.json").read_bytes()).predicted is None
+
+
+def test_a_miniature_says_what_is_predicted_at_full_size(tiny: Path) -> None:
+    page, found = Page(tiny / "report.html"), predicted(tiny)
+    assert "Predicted at full size" in page.text
+    assert page.text.count(found.headline[1:]) == 2
+    status = {one.id: (one.predicted, one.status) for one in found.statements}
+    assert status["baseline/outcome"] == ("held", "not judged")
+    assert status["claim/gradients-follow-the-parameters"][0] == "held"
+    assert status["claim/gradients-follow-the-parameters"][1] != "not judged"
+    assert "claim/bf16-is-much-faster" not in status
+    assert len(found.statements) + found.not_judged == len(
+        Report.model_validate_json((tiny / "report.json").read_bytes()).statements
+    )
+
+
+def test_the_headline_counts_what_is_predicted_to_hold(tiny: Path) -> None:
+    found = predicted(tiny)
+    held = sum(one.predicted == "held" for one in found.statements)
+    assert 0 < held < len(found.statements)
+    assert found.headline.startswith(f"{held} of {len(found.statements)} statements")
+    assert found.headline.endswith(f"are predicted to hold; {found.not_judged} others it cannot judge.")
+
+
+def test_what_is_predicted_not_to_hold_comes_first_and_rows_that_differ_say_so(tiny: Path) -> None:
+    order = [one.predicted for one in predicted(tiny).statements]
+    assert order == sorted(order)  # 'did not hold', 'held'
+    differing = [row.row for row in predicted(tiny).rows if row.agrees is False]
+    assert differing == ["xxl-activation-checkpointing"]
+    assert Page(tiny / "report.html").source.count("</span> differs</span>") == 1
+
+
+def test_nothing_in_a_miniature_is_compared_with_a_prediction_at_full_size(tiny: Path) -> None:
+    assert predicted(tiny).errors == ()
+    assert all(row.measured_peak_gib is None and row.peak_error is None for row in predicted(tiny).rows)
+
+
+def test_on_a_gpu_predictions_stand_beside_what_was_measured(full: Path) -> None:
+    rows = {row.row: row for row in predicted(full).rows}
+    ended = [row for row, (outcome, *_) in MEASURED.items() if outcome == "fits"]
+    assert [row for row, one in rows.items() if one.peak_error is not None] == ended
+    assert rows["xxl-sgd"].measured_peak_gib == 64.64
+    assert rows["xxl-sgd"].peak_error == pytest.approx(0.01)
+    assert rows["xxl-sgd"].reserved_error == pytest.approx((64.64 * 1.01 + 1) / 65.60 - 1)
+    assert rows["xxl-sgd"].rule_of_thumb_error == pytest.approx(70 / 64.64 - 1)
+    assert "Predicted beside measured" in Page(full / "report.html").text
+
+
+def test_errors_are_told_in_the_median_and_at_worst(full: Path) -> None:
+    peak, reserved, thumb = predicted(full).errors
+    assert (peak.what, reserved.what, thumb.what) == ("predicted peak", "predicted reserve", "rule of thumb")
+    assert peak.median == pytest.approx(0.01)
+    errors = sorted(abs(row.rule_of_thumb_error) for row in predicted(full).rows if row.rule_of_thumb_error is not None)
+    assert thumb.worst == errors[-1]
+    assert thumb.rows == len(errors) == 8
+    assert thumb.median == pytest.approx((errors[3] + errors[4]) / 2)
+    assert "predicted peak off by 1.0 % in the median and 1.0 % at worst" in Page(full / "report.html").text
+
+
+def test_the_figure_stacks_to_the_predicted_peak_with_the_cards_limit(tiny: Path, full: Path) -> None:
+    drawn = figure(tiny)
+    bars = {trace["name"]: trace["x"] for trace in drawn["data"] if trace["type"] == "bar"}
+    assert list(bars) == ["parameters", "gradients", "optimizer", "activations", "buffers of libraries"]
+    peaks = [row.peak_gib for row in predicted(tiny).rows]
+    assert [sum(parts) for parts in zip(*bars.values(), strict=True)] == pytest.approx(peaks)
+    assert drawn["layout"]["shapes"][0]["x0"] == pytest.approx(78.6)
+    assert [trace["name"] for trace in drawn["data"] if trace["type"] == "scatter"] == ["reserved"]
+    measured = next(trace for trace in figure(full)["data"] if trace["name"] == "measured")
+    assert measured["x"][:2] == [None, 76.72]
+
+
+def test_the_rule_of_thumb_stands_in_both_with_what_it_misses(tiny: Path, full: Path) -> None:
+    for folder in (tiny, full):
+        text = Page(folder / "report.html").text
+        assert "Rule of thumb" in text
+        assert "knows nothing of batch size and length of text" in text
+
+
+def test_links_of_predicted_statements_lead_to_the_judged_ones(tiny: Path) -> None:
+    page = Page(tiny / "report.html")
+    assert {link[1:] for link in page.values("href") if link.startswith("#")} <= set(page.values("id"))
+
+
+def test_the_headline_has_words_for_all_and_for_nothing(full: Path) -> None:
+    class Counts:
+        def __init__(self, **counts: int) -> None:
+            self.counts = counts
+
+        def count(self, status: str) -> int:
+            return self.counts.get(status.replace(" ", "_"), 0)
+
+    assert predicted_headline(Counts(held=3)) == (  # type: ignore[arg-type]
+        "All 3 statements that a prediction of memory can judge are predicted to hold."
+    )
+    nothing = predicted_headline(Counts(not_judged=3))  # type: ignore[arg-type]
+    assert nothing == "A prediction of memory can judge none of the statements."
+
+
+@pytest.mark.parametrize(("error", "words"), [(0.0042, "+0.4 %"), (-0.12, "-12.0 %"), (-0.0001, "0.0 %")])
+def test_an_error_that_rounds_to_nothing_has_no_sign(error: float, words: str) -> None:
+    assert percent(error) == words
