@@ -3,9 +3,9 @@
     python -m tests.benchmarks.tracing_speed [--rounds 3] [--batch 4] [--tokens 512]
 
 Both trace the same two steps of open-llama-7b (transformers, bfloat16, AdamW) in one run, by turns, each time in a
-fresh process. Times are seconds of building the model and of the steps with the peak worked out; the start of Python and
-its imports stands apart and counts on neither side. torch's tracker is MemTracker under FakeTensorMode, with tensors
-that say they are on a processor: a torch without CUDA takes no fake ones on a GPU.
+fresh process. Times are seconds of building the model and of the steps with the peak worked out; the start of Python
+and its imports stands apart and counts on neither side. torch's tracker is MemTracker under FakeTensorMode, with
+tensors that say they are on a processor: a torch without CUDA takes no fake ones on a GPU.
 """
 
 import argparse
