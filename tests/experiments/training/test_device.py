@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -6,7 +8,7 @@ from experiments.errors import InputError
 from experiments.training import device
 from experiments.training.device import cap_gib, open_device, processor_name
 from tests.experiments.factory import CARD
-from tests.experiments.training.house import spec
+from tests.experiments.training.house import GIB, spec
 
 A100 = card_named(CARD)
 
@@ -42,6 +44,24 @@ def test_a_processor_gives_a_row_one_thread(monkeypatch):
     assert (found.kind, found.name, found.memory_gib, found.card) == ("cpu", processor_name(), None, None)
     assert found.host_cpus >= 1
     assert found.host_memory_gib > 0.5
+
+
+@pytest.mark.parametrize(("rank", "number"), [(None, 0), ("3", 3)])
+def test_a_rank_has_the_gpu_of_its_number(monkeypatch, rank, number):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    taken = []
+
+    def facts(index):
+        return SimpleNamespace(name=f"GPU {index}", total_memory=80 * GIB, major=9, minor=0)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: taken[-1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", facts)
+    monkeypatch.setattr(device, "_driver", lambda: "none")
+    assert open_device(spec()).name == f"GPU {number}"
 
 
 def test_the_processor_has_the_name_that_the_kernel_gives():
