@@ -49,6 +49,7 @@ def foresee(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
     What cannot be predicted is said and holds nothing up.
     """
     specs = [traced_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
+    view.says(f"predicting {len(specs)} row(s) at full size on {run.card}; what was predicted before is kept")
     try:
         predictions = traced(specs, view.says)
     except (InputError, RuntimeError) as problem:
