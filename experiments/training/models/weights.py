@@ -85,6 +85,7 @@ def _quantize_layers(model: PreTrainedModel, quantization: Quantization) -> None
     quantizer = AutoHfQuantizer.from_config(quantization_config(quantization))
     quantizer.preprocess_model(model=model, device_map=None)
     quantizer.postprocess_model(model)
+    model.hf_quantizer = quantizer
 
 
 def _random_like(parameter: nn.Parameter, name: str, dtype: torch.dtype, device: torch.device) -> nn.Parameter:

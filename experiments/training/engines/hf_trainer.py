@@ -1,0 +1,163 @@
+"""Rows of the Slurm guide: transformers' Trainer around its models, and sampling from them."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers.generation.streamers import BaseStreamer
+
+from experiments.errors import InputError
+from experiments.recipe import RowSpec
+from experiments.result import Device
+from experiments.training.batches import prepare_data
+from experiments.training.models import build_model
+from experiments.training.optimizers import build_optimizer
+from experiments.training.probe import Probe
+from experiments.training.schedule import schedule_of
+
+PROMPT_TOKENS = 8
+
+
+class ProbedTrainer(Trainer):
+    """The Trainer with a row's loader and optimizer, its forward and backward passes handed to the probe."""
+
+    def __init__(self, probe: Probe, loader: DataLoader, **options: Any) -> None:
+        super().__init__(callbacks=[ProbeCallback(probe)], **options)
+        self.probe, self.loader = probe, loader
+
+    def get_train_dataloader(self) -> DataLoader:
+        return self.loader
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        trained: Any = model or self.model
+        self.optimizer = build_optimizer(self.probe.spec.settings, trained.parameters())
+        return self.optimizer
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *rest: Any, **options: Any) -> Any:
+        self.probe.before_forward(inputs)
+        loss: Any = super().compute_loss(model, inputs, *rest, **options)
+        self.probe.after_forward(loss)
+        self.probe.before_backward()
+        return loss
+
+    def training_step(self, *step: Any, **options: Any) -> torch.Tensor:
+        loss = super().training_step(*step, **options)
+        self.probe.after_backward()
+        return loss
+
+
+class ProbeCallback(TrainerCallback):
+    """Hands the end of each micro-step to the probe, before the gradients are freed, and ends the training for it."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        self.probe.before_optimizer_step()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        control.should_training_stop |= self.probe.after_batch()
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        control.should_training_stop |= self.probe.after_batch()
+
+
+class Sampled(Exception):
+    """The sequences have all their tokens."""
+
+
+class TokenCount(BaseStreamer):
+    """Ends the sampling where generate would, by counting; generate asks the device for the values of a tensor."""
+
+    def __init__(self, tokens: int) -> None:
+        self._left = tokens
+
+    def put(self, value: torch.Tensor) -> None:
+        """Called with the prompt, (batch, tokens), and then with each next token, (batch)."""
+        self._left -= value.shape[1] if value.dim() > 1 else 1
+        if not self._left:
+            raise Sampled
+
+    def end(self) -> None:
+        pass
+
+
+def train(spec: RowSpec, probe: Probe, out: Path) -> None:
+    """Run the row; failures pass through as they are raised. Raises InputError for a strategy that is not run here."""
+    arguments = build_arguments(spec, probe.device, out)
+    model: Any = build_model(spec, arguments.device)
+    probe.weights_commit = getattr(model.config, "_commit_hash", None)
+    if spec.settings.task == "generate":
+        probe.watch(model, tuple)
+        sample(spec, probe, model)
+    else:
+        batches, build = prepare_data(spec, model.config)
+        schedule = schedule_of(spec, batches)
+        trainer = ProbedTrainer(probe, build(schedule.heaviest_at), model=model, args=arguments)
+        probe.watch(model, lambda: [trainer.optimizer])
+        probe.start(schedule)
+        trainer.train()
+    if spec.settings.save_model:
+        probe.enter("save")
+        model.save_pretrained(out / "model")
+
+
+def sample(spec: RowSpec, probe: Probe, model: Any) -> None:
+    """Continue a prompt to max_length tokens, batch_size times at once; all of it is one forward phase."""
+    settings = spec.settings
+    if settings.max_length <= PROMPT_TOKENS:
+        raise InputError(f"max_length = {settings.max_length}: the prompt alone has {PROMPT_TOKENS} tokens")
+    prompt = torch.randint(model.config.get_text_config().vocab_size, (1, PROMPT_TOKENS), device=model.device)
+    probe.before_forward({"input_ids": prompt})
+    with suppress(Sampled):
+        model.eval().generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=True,
+            use_cache=True,
+            max_length=settings.max_length,
+            num_return_sequences=settings.batch_size,
+            pad_token_id=0,
+            streamer=TokenCount(settings.max_length),
+        )
+
+
+def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArguments:
+    """The guide's arguments: bfloat16 autocast, clipped gradients, nothing logged, evaluated or saved on the way.
+
+    The optimizer's are left out, see ProbedTrainer. Several ranks are started by torchrun, which the arguments find.
+    """
+    settings = spec.settings
+    set_seed(settings.seed)
+    if settings.strategy not in ("auto", "ddp"):
+        raise InputError(f"strategy {settings.strategy!r} is not run by the hf_trainer engine; allowed: auto, ddp")
+    arguments = TrainingArguments(
+        output_dir=str(out / "trainer"),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulate,
+        num_train_epochs=settings.max_epochs,
+        max_steps=settings.max_steps,
+        warmup_steps=settings.warmup_steps,
+        bf16=settings.precision != "32-true",
+        seed=settings.seed,
+        ddp_find_unused_parameters=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=device.kind == "cpu",
+    )
+    if arguments.world_size != settings.world_size:
+        raise InputError(
+            f"{arguments.world_size} rank(s) are running, the row needs {settings.world_size}; use torchrun"
+        )
+    return arguments

@@ -1,0 +1,35 @@
+"""The trainings of cases.yaml as rows that the worker runs and that predictions are made of."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.facts import checked, read_yaml
+from experiments.recipe import RowSpec, Settings
+
+FILE = Path(__file__).with_name("cases.yaml")
+SUITE, CARD = "prediction", "h200_141gb"
+LORA = {"alpha": 32, "dropout": 0.05}
+
+
+def cases() -> list[RowSpec]:
+    """Every case, at full size for two optimizer steps; InputError names what is wrong in the file."""
+    data = read_yaml(FILE)
+    return [_case(name, {**data["common"], **own}) for name, own in data["cases"].items()]
+
+
+def _case(name: str, settings: dict[str, Any]) -> RowSpec:
+    given = settings.pop("input", "as-taught")
+    if "lora" in settings:
+        settings["lora"] = LORA | settings["lora"]
+    return RowSpec(
+        suite=SUITE,
+        recipe_version=1,
+        row=name,
+        card=CARD,
+        size="full",
+        length="peak",
+        weights="random",
+        data="synthetic",
+        input=given,
+        settings=checked(Settings, settings, f"{FILE.name}: case {name!r}"),
+    )

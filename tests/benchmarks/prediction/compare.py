@@ -1,0 +1,59 @@
+"""How far predictions are off from what was measured on a GPU: peak and reserved memory of each case.
+
+    python -m tests.benchmarks.prediction.compare [FOLDER]
+
+Reads what measure.py kept (default: experiments/evidence/prediction_h200), predicts each case on this machine, and
+writes comparison.md and comparison.json into the folder. Errors are shares of what was measured; negative: too low.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.prediction.record import Prediction
+from experiments.result import Result
+from tests.benchmarks.prediction.tables import error, folder_of, markdown, measured, percent, predicted, summary, write
+
+QUANTITIES = ("peak", "reserved")
+HEAD = ["case", "peak predicted, GiB", "measured", "error", "reserved predicted, GiB", "measured", "error"]
+
+
+def comparison(results: Mapping[str, Result], predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+    """Predicted and measured GiB and the error of each case, median and worst of all of them."""
+    cases = {
+        name: {quantity: _compared(quantity, result, predictions[name]) for quantity in QUANTITIES}
+        for name, result in results.items()
+    }
+    errors = {quantity: [case[quantity]["error"] for case in cases.values()] for quantity in QUANTITIES}
+    return {"cases": cases, "errors": {quantity: summary(values) for quantity, values in errors.items()}}
+
+
+def _compared(quantity: str, result: Result, prediction: Prediction) -> dict[str, float]:
+    gib = f"{quantity}_gib"
+    was, said = getattr(result.memory, gib), getattr(prediction, gib)
+    return {"predicted_gib": said, "measured_gib": was, "error": error(said, was)}
+
+
+def told(found: dict[str, Any]) -> str:
+    """The comparison as a table, the summary under it."""
+    rows = []
+    for name, case in found["cases"].items():
+        rows.append([name])
+        for quantity in QUANTITIES:
+            values = case[quantity]
+            rows[-1] += [f"{values['predicted_gib']:.2f}", f"{values['measured_gib']:.2f}", percent(values["error"])]
+    lines = [
+        f"{quantity}: median error {values['median']:.2%}, worst {values['worst']:.2%} of {len(rows)} cases"
+        for quantity, values in found["errors"].items()
+    ]
+    return markdown(HEAD, rows) + "\n" + "\n\n".join(lines) + "\n"
+
+
+def main() -> None:
+    folder = folder_of(__doc__)
+    results = measured(folder)
+    found = comparison(results, predicted(results))
+    write(folder, "comparison", told(found), found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""How far today's estimators are off on the measured cases, beside our predictions.
+
+    python -m tests.benchmarks.prediction.estimators [FOLDER]
+
+Reads what measure.py kept (default: experiments/evidence/prediction_h200) and writes estimators.md and estimators.json
+into the folder. Each estimator is asked as its documentation says, of a model without memory behind it:
+
+- ours: the prediction's peak.
+- accelerate: `accelerate estimate-memory`, column "Training using Adam" of the precision's type; of a quantized model
+  it has none.
+- zero2, zero3: DeepSpeed's estimates of model states, one GPU, no offload; made for mixed precision.
+- rule of 5: five times the model.
+
+None but ours knows batch, length, optimizer, adapters or checkpointing. Errors are shares of the measured peak.
+"""
+
+from typing import Any
+
+from accelerate.commands.estimate import estimate_training_usage
+from accelerate.utils import calculate_maximum_sizes
+from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+from torch import nn
+
+from experiments.prediction.record import Prediction
+from experiments.recipe import RowSpec
+from experiments.result import GIB
+from experiments.training.models.weights import meta_model
+from tests.benchmarks.prediction.tables import error, folder_of, markdown, measured, percent, predicted, summary, write
+
+DTYPES = {"32-true": "float32", "bf16-true": "float16", "bf16-mixed": "float16"}
+NAMES = ("ours", "accelerate", "zero2", "zero3", "rule of 5")
+
+
+def estimates(spec: RowSpec, prediction: Prediction) -> dict[str, float | None]:
+    """GiB that each estimator gives for a row, by NAMES; None where it says nothing."""
+    model = meta_model(spec.facts, "full")
+    return {
+        "ours": prediction.peak_gib,
+        "accelerate": None if spec.settings.quantization else accelerate(model, spec),
+        **deepspeed(model),
+        "rule of 5": prediction.rule_of_thumb_gib,
+    }
+
+
+def accelerate(model: nn.Module, spec: RowSpec) -> float:
+    """What `accelerate estimate-memory` prints, GiB."""
+    total, _ = calculate_maximum_sizes(model.float())
+    return max(estimate_training_usage(total, DTYPES[spec.settings.precision]).values()) / GIB
+
+
+def deepspeed(model: nn.Module) -> dict[str, float]:
+    """Model states on the GPU by DeepSpeed's functions for ZeRO stages 2 and 3, GiB."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    layers = [sum(one.numel() for one in module.parameters(recurse=False)) for module in model.modules()]
+    _, zero2 = estimate_zero2_model_states_mem_needs(total, cpu_offload=False)
+    _, zero3, _ = estimate_zero3_model_states_mem_needs(total, max(layers), cpu_offload=False, cpu_offload_params=False)
+    return {"zero2": zero2 / GIB, "zero3": zero3 / GIB}
+
+
+def comparison(results: Any, predictions: Any) -> dict[str, Any]:
+    """Measured peak and every estimate with its error, of each case; median and worst of each estimator."""
+    cases = {}
+    for name, result in results.items():
+        peak = result.memory.peak_gib
+        given = estimates(result.spec, predictions[name])
+        errors = {one: None if gib is None else error(gib, peak) for one, gib in given.items()}
+        cases[name] = {"measured_gib": peak, "estimates_gib": given, "errors": errors}
+    said = {one: [case["errors"][one] for case in cases.values() if case["errors"][one] is not None] for one in NAMES}
+    return {"cases": cases, "errors": {one: {"cases": len(found), **summary(found)} for one, found in said.items()}}
+
+
+def told(found: dict[str, Any]) -> str:
+    """Errors by case, and the summary under them."""
+    cases = [
+        [name, f"{case['measured_gib']:.2f}", *(percent(case["errors"][one]) for one in NAMES)]
+        for name, case in found["cases"].items()
+    ]
+    by_estimator = [
+        [one, values["cases"], f"{values['median']:.1%}", f"{values['worst']:.1%}"]
+        for one, values in found["errors"].items()
+    ]
+    summarized = markdown(["estimator", "cases", "median error", "worst"], by_estimator)
+    return markdown(["case", "peak measured, GiB", *NAMES], cases) + "\n" + summarized
+
+
+def main() -> None:
+    folder = folder_of(__doc__)
+    results = measured(folder)
+    found = comparison(results, predicted(results))
+    write(folder, "estimators", told(found), found)
+
+
+if __name__ == "__main__":
+    main()

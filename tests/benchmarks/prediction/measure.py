@@ -1,0 +1,84 @@
+"""Measures the cases on the GPU of this machine, for compare.py and estimators.py.
+
+    python -m tests.benchmarks.prediction.measure --out FOLDER [--only ID ...]
+
+Each case is run by the worker in a process of its own, one after the other; its result is FOLDER/cases/ID.json. What
+fits or runs out of memory is kept and not run again; what breaks is kept too, with its log, and run again next time.
+"""
+
+import argparse
+import shlex
+import shutil
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from experiments.errors import InputError, unknown
+from experiments.recipe import RowSpec
+from experiments.result import LOG_FILE, Result, read_result, write_atomically
+from experiments.training.worker import last_line, run_row
+from tests.benchmarks.prediction.cases import cases
+
+CASES = "cases"
+DONE = ("fits", "oom")
+
+
+def chosen(only: list[str]) -> list[RowSpec]:
+    """The cases of those ids, all without any; InputError names the ids there are."""
+    known = {case.row: case for case in cases()}
+    for name in only:
+        if name not in known:
+            raise unknown("case", name, known)
+    return [case for name, case in known.items() if not only or name in only]
+
+
+def kept(path: Path, case: RowSpec) -> Result | None:
+    """The result of that very case where it came to an end; None otherwise."""
+    result = read_result(path) if path.exists() else None
+    return result if result and result.outcome in DONE and result.fingerprint == case.fingerprint else None
+
+
+def measure(case: RowSpec, folder: Path) -> str:
+    """Run a case unless it is kept, keep what came of it, and say it in a line."""
+    path = folder / f"{case.row}.json"
+    if before := kept(path, case):
+        return in_words(before) + " (kept)"
+    with tempfile.TemporaryDirectory() as place, redirect_stdout(None):
+        result = run_row(case, Path(place), shlex.join(sys.orig_argv))
+        log = Path(place) / LOG_FILE
+        if result is None or result.outcome not in DONE:
+            shutil.copy(log, path.with_suffix(".log"))
+        if result is None:
+            return f"{case.row}: refused, {last_line(log.read_text())}"
+    write_atomically(path, result.model_dump_json())
+    return in_words(result)
+
+
+def in_words(result: Result) -> str:
+    """A case in a line: peak and reserved memory, seconds."""
+    peak, reserved = (
+        f"{gib:.2f}" if gib else "unknown" for gib in (result.memory.peak_gib, result.memory.reserved_gib)
+    )
+    failed = "" if result.outcome == "fits" else f", {result.outcome}: {result.reason}"
+    return f"{result.spec.row}: peak {peak} GiB, reserved {reserved} GiB, {result.elapsed_s:.0f} s{failed}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--only", nargs="+", default=[], metavar="ID")
+    options = parser.parse_args()
+    folder = options.out / CASES
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for case in chosen(options.only):
+            print(measure(case, folder), flush=True)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Measured cases, errors of what predicts them, and the tables that both benchmarks write."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import experiments
+from experiments.launch.data_set import cache_folder
+from experiments.prediction.predict import predict
+from experiments.prediction.record import Prediction
+from experiments.recipe import RowSpec
+from experiments.result import Result, read_result, write_atomically
+from tests.benchmarks.prediction.measure import CASES
+
+EVIDENCE = Path(experiments.__file__).parent / "evidence" / "prediction_h200"
+
+
+def folder_of(doc: str | None) -> Path:
+    """The folder that the command line names, the kept measurement without one."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=EVIDENCE)
+    folder: Path = parser.parse_args().folder
+    return folder
+
+
+def measured(folder: Path) -> dict[str, Result]:
+    """The cases that were measured to their end, by their ids."""
+    results = [read_result(path) for path in sorted((folder / CASES).glob("*.json"))]
+    return {result.spec.row: result for result in results if result.outcome == "fits"}
+
+
+def predicted(results: Mapping[str, Result]) -> dict[str, Prediction]:
+    """The predictions of those cases, by their ids; each is printed as it is there."""
+
+    def watch(spec: RowSpec, prediction: Prediction, cached: bool) -> None:
+        print(f"{spec.row}: {prediction.peak_gib:.2f} GiB", flush=True)
+
+    specs = [result.spec for result in results.values()]
+    return dict(zip(results, predict(specs, cache_folder(), watch), strict=True))
+
+
+def error(estimate: float, measured: float) -> float:
+    """How far an estimate is off, as a share of what was measured; negative: too low."""
+    return estimate / measured - 1
+
+
+def summary(errors: Sequence[float]) -> dict[str, float]:
+    """Median and worst of the errors' sizes."""
+    return {"median": median(map(abs, errors)), "worst": max(map(abs, errors))}
+
+
+def percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{share:+.1%}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table; the first column is text, the others are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def write(folder: Path, name: str, text: str, data: Any) -> None:
+    """Print ``text`` and write it beside ``data``: FOLDER/NAME.md and NAME.json."""
+    print(text)
+    write_atomically(folder / f"{name}.md", text)
+    write_atomically(folder / f"{name}.json", json.dumps(data, indent=1) + "\n")

@@ -1,0 +1,45 @@
+"""What the phantom device traces, against what a processor really allocates for the same model and shapes."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
+
+import pytest
+
+from experiments.launch.data_set import cache_folder
+
+ROOT = Path(__file__).parents[3]
+WITHIN = 0.001
+
+pytestmark = [
+    pytest.mark.skipif(not (find_spec("torch") and which("c++")), reason="needs torch and a C++ compiler"),
+    pytest.mark.xdist_group("truth"),
+]
+
+
+def peak(*command):
+    """What tiny_step prints of a peak, bytes."""
+    line = [sys.executable, "-m", "tests.experiments.prediction.tiny_step", *command]
+    return json.loads(subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.fixture(scope="module")
+def real():
+    return peak("real")
+
+
+@pytest.fixture(scope="module")
+def traced():
+    return peak("traced", str(cache_folder()))
+
+
+def test_the_traced_peak_is_the_real_one(real, traced):
+    assert sum(traced.values()) == pytest.approx(real, rel=WITHIN)
+
+
+@pytest.mark.parametrize("category", ["others", "params", "grads"])
+def test_a_tracer_that_forgets_a_category_is_found_out(real, traced, category):
+    assert sum(traced.values()) - traced[category] != pytest.approx(real, rel=WITHIN)

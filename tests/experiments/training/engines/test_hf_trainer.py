@@ -1,0 +1,125 @@
+"""The Slurm guide's rows on one GPU, in miniature, through transformers' own Trainer."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from experiments.errors import InputError
+from experiments.recipe import RowSpec, suite_named
+from experiments.training import rank
+from experiments.training.engines.hf_trainer import PROMPT_TOKENS, build_arguments
+from experiments.training.models import build_model
+from tests.experiments.factory import CPU
+from tests.experiments.training.house import GPT_NEO, ROW, in_bytes, shots, spec
+
+SUITE = suite_named("slurm_hf_trainer")
+CARD = "v100_32gb"
+ON_ONE_GPU = [row.id for row in SUITE.rows if SUITE.settings(row, CARD).world_size == 1]
+TRAINED = [row for row in ON_ONE_GPU if row != "neo-inference"]
+TEXT = {"engine": "hf_trainer", "model": GPT_NEO, "dataset": "constant", "max_length": 16, "train_samples": None}
+
+
+def row(name, **changes):
+    settings = SUITE.settings(SUITE.row(name), CARD).model_copy(update={"max_length": 24, "max_steps": 2} | changes)
+    return RowSpec.model_validate(ROW | {"card": CARD, "settings": settings})
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """What came of a row of the suite by its id; each runs once."""
+    return cache(lambda name: rank.run(row(name), tmp_path_factory.mktemp(name)))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_row_on_one_gpu_trains_as_long_as_it_says(ran, name):
+    measured = ran(name)
+    assert measured.reason.startswith("fits")
+    assert measured.speed.optimizer_steps == 2
+    assert len(measured.losses) == 2
+    assert all(0 < loss < 20 for loss in measured.losses)
+    assert measured.max_tokens == 24
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_row_is_seen_at_every_point_of_its_steps(ran, name):
+    points = ["before forward", "after forward", "after backward", "after optimizer step"]
+    memory = ran(name).memory
+    assert [(shot.step, shot.point) for shot in memory.snapshots] == [(step, at) for step in (0, 1) for at in points]
+    assert memory.peak_by_phase_gib.keys() == {"load", "forward", "backward", "optimizer step"}
+    assert min(shots(memory, "after forward", "activations_gib")) > max(
+        shots(memory, "before forward", "activations_gib")
+    )
+
+
+def test_weights_gradients_and_moments_are_bfloat16_and_gradients_go_after_each_step(ran):
+    measured = ran("neo-1gpu")
+    weights = 2 * measured.parameters
+    assert set(shots(measured.memory, "before forward", "params_gib")) == {weights}
+    assert set(shots(measured.memory, "before forward", "grads_gib")) == {0}
+    assert set(shots(measured.memory, "after optimizer step", "grads_gib")) == {weights}
+    assert min(shots(measured.memory, "after optimizer step", "optimizer_gib")) >= 2 * weights
+
+
+def test_adapters_alone_are_trained(ran):
+    plain, adapters, packed = (ran(name) for name in TRAINED)
+    assert plain.trainable_parameters == plain.parameters
+    assert adapters.trainable_parameters == packed.trainable_parameters == adapters.parameters - plain.parameters
+    for measured in (adapters, packed):
+        grads = shots(measured.memory, "after backward", "grads_gib")
+        assert set(grads) == {4 * measured.trainable_parameters}
+
+
+def test_gradients_accumulate_over_micro_steps(tmp_path):
+    measured = rank.run(spec(accumulate=2, max_steps=2, **TEXT), tmp_path)
+    steps = [(shot.step, shot.micro_step) for shot in measured.memory.snapshots if shot.point == "after backward"]
+    assert steps == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert len(shots(measured.memory, "after optimizer step", "grads_gib")) == 2
+    assert shots(measured.memory, "before forward", "grads_gib")[:2] == [0, 4 * measured.parameters]
+
+
+def test_a_verdict_ends_before_the_training_that_is_taught(tmp_path):
+    measured = rank.run(spec(length="verdict", max_steps=40, **TEXT), tmp_path)
+    assert measured.speed.planned_micro_steps == 40
+    assert 6 <= measured.speed.micro_steps <= 12
+
+
+def test_the_row_names_the_optimizer(tmp_path):
+    measured = rank.run(spec(optimizer="sgd", max_steps=1, **TEXT), tmp_path)
+    assert set(shots(measured.memory, "after optimizer step", "optimizer_gib")) == {0}
+
+
+def test_sampling_takes_the_model_and_little_more_and_fills_the_sequences(ran, monkeypatch, tmp_path):
+    measured = ran("neo-inference")
+    assert measured.outcome == "fits"
+    assert (measured.speed, measured.losses) == (None, ())
+    assert shots(measured.memory, "before forward", "params_gib") == [2 * measured.parameters]
+    assert in_bytes(measured.memory.peak_gib) > 2 * measured.parameters
+    model, lengths = build_model(row("neo-inference"), torch.device("cpu")), []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: lengths.append(given["input_ids"].shape) or forward(**given))
+    monkeypatch.setattr("experiments.training.engines.hf_trainer.build_model", lambda *_: model)
+    rank.run(row("neo-inference"), tmp_path)
+    assert lengths == [(4, PROMPT_TOKENS), *[(4, 1)] * (24 - PROMPT_TOKENS - 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"strategy": "fsdp"}, r"^strategy 'fsdp' is not run by the hf_trainer engine; allowed: auto, ddp$"),
+        ({"devices": 4, "strategy": "ddp"}, r"^1 rank\(s\) are running, the row needs 4; use torchrun$"),
+    ],
+)
+def test_what_is_not_run_here_is_refused(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        build_arguments(spec(**TEXT, **changes), CPU, tmp_path)
+
+
+def test_a_prompt_needs_room(tmp_path):
+    with pytest.raises(InputError, match=f"^max_length = 8: the prompt alone has {PROMPT_TOKENS} tokens$"):
+        rank.run(spec(**TEXT | {"max_length": 8}, task="generate"), tmp_path)
+
+
+@pytest.mark.parametrize(("precision", "autocast"), [("32-true", False), ("bf16-mixed", True), ("bf16-true", True)])
+def test_bfloat16_comes_with_autocast(tmp_path, precision, autocast):
+    assert build_arguments(spec(precision=precision, **TEXT), CPU, tmp_path).bf16 == autocast
