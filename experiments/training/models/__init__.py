@@ -4,7 +4,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from experiments.errors import unknown
 from experiments.recipe import Lora, Quantization, RowSpec
 from experiments.training.models.weights import build_random, load_pretrained
 
@@ -24,9 +26,21 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
 
 
 def with_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization | None) -> PeftModel:
-    """``model`` frozen, with trainable low-rank adapters; a quantized one prepared as peft prescribes."""
+    """``model`` frozen, with trainable low-rank adapters; a quantized one prepared as peft prescribes.
+
+    Raises InputError when the model has no layer of one of the names.
+    """
+    _refuse_missing(lora, model)
     if quantization:
         model = prepare_model_for_kbit_training(model)
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none")
     return get_peft_model(model, config)
+
+
+def _refuse_missing(lora: Lora, model: PreTrainedModel) -> None:
+    linear = {path.rpartition(".")[2] for path, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    layers = {path.rpartition(".")[2] for path, _ in model.named_modules()}
+    for name in () if isinstance(lora.targets, str) else lora.targets:
+        if name.rpartition(".")[2] not in layers:
+            raise unknown("layer for adapters", name, (*sorted(linear), "all-linear"))

@@ -135,7 +135,8 @@ def _whole_config(facts: Model, size: Size) -> PreTrainedConfig:
     try:
         return AutoConfig.for_model(**facts.architecture)
     except (StrictDataclassError, TypeError, ValueError) as error:
-        problem = f"transformers does not take this configuration ({first_line(error)})"
+        reason = first_line(error).partition(". Should contain one of ")[0]
+        problem = f"transformers does not take this configuration ({reason})"
         raise InputError(f"model_type = {facts.architecture['model_type']!r}: {problem}") from None
 
 

@@ -29,7 +29,7 @@ def judged(needs=stated):
 
 def test_every_outcome_is_judged_at_full_size_also_for_a_miniature():
     judgement, verdicts = judged()
-    assert judgement.grounds == "predicted"
+    assert (judgement.grounds, judgement.run.size) == ("predicted", "full")
     assert {verdicts[f"{row.id}/outcome"].status for row in SUITE.rows_for(CARD)} == {"held"}
     assert verdicts["claim/smaller-batch-fits"].status == "held"
 

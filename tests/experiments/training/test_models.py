@@ -234,7 +234,10 @@ def test_the_untied_head_of_t5_leaves_its_embeddings_shared():
 @pytest.mark.parametrize(
     ("architecture", "words"),
     [
-        ({"model_type": "lama"}, r"^model_type = 'lama': transformers does not take this configuration \(Unrecog"),
+        (
+            {"model_type": "lama"},
+            r"^model_type = 'lama': .* this configuration \(Unrecognized model identifier: lama\)$",
+        ),
         ({"model_type": "llama", "hidden_size": "x"}, r"^model_type = 'llama': transformers does not take .*hidden_si"),
         ({"model_type": "llama", "hidden_size": 7, "num_attention_heads": 2}, r"transformers does not take this conf"),
         (
@@ -266,6 +269,12 @@ def test_adapters_on_all_linear_layers_leave_out_the_head(name, quantization):
     linear = {path for path, layer in model.named_modules() if path.endswith(tuple(LINEAR[name]))}
     assert adapted == linear
     assert len(adapted) == 2 * len(LINEAR[name])
+
+
+@pytest.mark.parametrize(("name", "layers"), [(GPT_NEO, "c_fc, c_proj"), (T5, "dense, ")])
+def test_layers_that_the_model_does_not_have_are_refused_by_name(name, layers):
+    with pytest.raises(InputError, match=rf"^unknown layer for adapters 'nope'; allowed: .*{layers}.*, all-linear$"):
+        build_model(spec(model=name, lora=LORA | {"targets": ["c_fc" if name == GPT_NEO else "q", "nope"]}), CPU)
 
 
 LINEAR = {
