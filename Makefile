@@ -56,7 +56,8 @@ $(ENV)/.made:
 	@mkdir -p $(CACHE)
 	@echo "making the environment in $(ENV)"
 	@flock $(ENV).lock sh -c 'test -e $@ || { $(PYTHON) -m venv --clear $(ENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(PINS) && touch $@; }'
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(PINS) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell grep '^torch==' $(PINS)) && touch $@; }'
 
 clean-results: ## remove every run
 	rm -rf $(results)

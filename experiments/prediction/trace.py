@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from experiments.card import card_named
+from experiments.card import card_named, cards
 from experiments.errors import InputError
 from experiments.prediction.phantom.kernels import kernels_of
 from experiments.prediction.phantom.library import Phantom, Replay, load
@@ -76,6 +76,20 @@ class PhantomMeter:
     def last_forward(self) -> int:
         """The event with which the last forward pass began."""
         return max((event for event, phase in self.phases if phase == "forward"), default=0)
+
+
+def prepare(phantom: Phantom) -> None:
+    """Import what all rows use, as it would be imported on a machine with a GPU."""
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    from experiments.prediction.phantom.cuda import replace_cuda
+
+    replace_cuda(phantom, next(iter(cards().values())))
+
+    from experiments.prediction.phantom.bits import import_bitsandbytes
+
+    import_bitsandbytes()
+
+    from experiments.training.engines import lightning  # noqa: F401
 
 
 def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
@@ -205,9 +219,7 @@ def main() -> int:
     options = parser.parse_args()
     jobs = [json.loads(line) for line in sys.stdin]
     phantom = load(options.cache)
-    import bitsandbytes  # noqa: F401 - before torch says that there is CUDA, or it looks for kernels of its own
-
-    from experiments.training.engines import lightning  # noqa: F401 - once, for all forks
+    prepare(phantom)
 
     gc.freeze()
     running: dict[int, int] = {}

@@ -20,14 +20,16 @@ SAME_CARD = 0.02
 def open_device(spec: RowSpec) -> Device:
     """The device of this process, its allocator capped to the row's card before anything is on it.
 
-    A processor gives each row one thread: rows run side by side, and the times of a miniature are not judged.
+    Of several ranks on a host each has the GPU of its number there (torchrun's LOCAL_RANK). A processor gives each row
+    one thread: rows run side by side, and the times of a miniature are not judged.
     Raises InputError when the device has less memory than the card.
     """
     host: dict[str, Any] = {"host_cpus": os.cpu_count() or 1, "host_memory_gib": psutil.virtual_memory().total / GIB}
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
         return Device(kind="cpu", name=processor_name(), **host)
-    facts = torch.cuda.get_device_properties(0)
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
     total = facts.total_memory / GIB
     return Device(
         kind="cuda",

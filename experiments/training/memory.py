@@ -118,13 +118,20 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(storages.values())
 
 
+def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
+    """What a device holds of a parameter: itself, and under DeepSpeed's stage 3 also this rank's share of it."""
+    return [parameter, getattr(parameter, "ds_tensor", parameter)]
+
+
 def optimizer_tensors(optimizer: Any) -> list[torch.Tensor]:
     """Every tensor that an optimizer keeps for its parameters.
 
-    A ZeRO optimizer of DeepSpeed wraps the real one and holds 32-bit copies of its parameters, which count too.
+    A ZeRO optimizer of DeepSpeed wraps the real one and holds 32-bit copies of its parameters, which count too; stage 3
+    has another name for them.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     kept = [value for state in inner.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     if inner is not optimizer:
-        kept += getattr(optimizer, "single_partition_of_fp32_groups", [])
+        for copies in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
+            kept += getattr(optimizer, copies, [])
     return kept

@@ -25,7 +25,7 @@ from experiments.result import (
     Speed,
     write_atomically,
 )
-from experiments.training.memory import Meter, optimizer_tensors, storage_bytes
+from experiments.training.memory import Meter, optimizer_tensors, parameter_tensors, storage_bytes
 from experiments.training.schedule import Schedule, Timing
 
 FIRST_SNAPSHOTS = 2
@@ -230,11 +230,13 @@ class Probe:
         self._keep_peaks()
         device = self._parameters[0].device.type
         kept = [tensor for optimizer in self._optimizers() for tensor in optimizer_tensors(optimizer)]
+        weights = [tensor for one in self._parameters for tensor in parameter_tensors(one)]
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         on_device = [tensor for tensor in kept if tensor.device.type == device]
+        self.meter.watch("params", weights)
         self.meter.watch("grads", gradients)
         self.meter.watch("optimizer", on_device)
-        params, grads, optimizer = map(storage_bytes, (self._parameters, gradients, on_device))
+        params, grads, optimizer = map(storage_bytes, (weights, gradients, on_device))
         allocated = self.meter.allocated()
         self._snapshots.append(
             Snapshot(

@@ -21,9 +21,8 @@ from experiments.training.probe import Probe
 def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
     """Train the row on this process's device and measure it; a failure becomes part of what is returned.
 
-    ``device`` and ``meter`` default to what the process finds. The module under engines/ that has the engine's name
-    does the training. Only that one is imported.
-
+    The module under engines/ that has the engine's name does the training. Only that one is imported.
+    ``device`` and ``meter`` default to what the process finds.
     Raises InputError for what a person can mend: data, weights, a device smaller than the card.
     """
     begun = time.perf_counter()

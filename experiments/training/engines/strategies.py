@@ -1,24 +1,69 @@
 """What a recipe calls a strategy, in Lightning's terms."""
 
+import os
+from typing import Any
+
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceStrategy, Strategy
+from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
+from torch.distributed.fsdp import FullyShardedDataParallel
+from transformers.models.blip_2.modeling_blip_2 import Blip2EncoderLayer, Blip2QFormerLayer
+from transformers.models.opt.modeling_opt import OPTDecoderLayer
+from transformers.models.t5.modeling_t5 import T5Block
 
 from experiments.errors import InputError
 from experiments.recipe import Settings
 from experiments.result import Device
 
+STAGES = {"deepspeed_stage_2_offload": 2, "deepspeed_stage_3_offload": 3}
+BLIP2_LAYERS = {Blip2EncoderLayer, Blip2QFormerLayer, OPTDecoderLayer, T5Block}
+
 
 def build_strategy(settings: Settings, device: Device) -> Strategy:
-    """The strategy of a row; InputError for one that this engine does not run."""
-    if settings.strategy == "auto" and settings.world_size == 1:
+    """The strategy of a row; InputError for one that is not run, or for ranks that nobody started.
+
+    With several ranks this process is one of them, started from outside with torchrun's variables RANK, LOCAL_RANK,
+    WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The units of sharding under fsdp are BLIP-2's layers; LitGPT's model is one
+    unit, since the multi-GPU lab sets no policy for it.
+    """
+    ranks, several = _ranks(settings), settings.world_size > 1
+    if settings.strategy == "auto" and not several:
         return OneDevice(torch.device(device.kind, 0))
-    if settings.strategy == "deepspeed_stage_2_offload":
-        kind = Offload if device.kind == "cuda" else CpuOffload
-        return kind(stage=2, offload_optimizer=True, logging_batch_size_per_gpu=settings.batch_size)
+    if settings.strategy == "ddp" and several:
+        return Ddp(cluster_environment=ranks, gradient_as_bucket_view=settings.gradient_as_bucket_view)
+    if settings.strategy == "fsdp" and several:
+        policy: Any = BLIP2_LAYERS if settings.engine == "lightning" else None
+        sharded = Fsdp if device.kind == "cuda" else CpuFsdp
+        return sharded(cluster_environment=ranks, sharding_strategy="FULL_SHARD", auto_wrap_policy=policy)
+    if settings.strategy in STAGES:
+        offloaded = Offload if device.kind == "cuda" else CpuOffload
+        return offloaded(
+            cluster_environment=ranks,
+            stage=STAGES[settings.strategy],
+            offload_optimizer=True,
+            logging_batch_size_per_gpu=settings.batch_size,
+        )
     raise InputError(
-        f"strategy {settings.strategy!r} on {settings.world_size} device(s) is not run by the lightning engine;"
-        " allowed: auto on one device, deepspeed_stage_2_offload"
+        f"strategy {settings.strategy!r} on {settings.world_size} device(s) is not run;"
+        f" allowed: auto on one device, ddp and fsdp on several, {', '.join(STAGES)}"
     )
+
+
+def _ranks(settings: Settings) -> ClusterEnvironment | None:
+    """Where a process of several learns its rank; InputError when it was not started as one of as many as it needs."""
+    if settings.world_size == 1:
+        return None
+    started = os.environ.get("WORLD_SIZE", "none")
+    if started != str(settings.world_size):
+        raise InputError(f"WORLD_SIZE is {started}, the row needs {settings.world_size} ranks; start it with torchrun")
+    return TorchElasticEnvironment()
 
 
 class StaysOnDevice(Strategy):
@@ -32,6 +77,27 @@ class StaysOnDevice(Strategy):
 
 class OneDevice(StaysOnDevice, SingleDeviceStrategy):
     """One device, no communication."""
+
+
+class Ddp(StaysOnDevice, DDPStrategy):
+    """A copy of the model on each device, gradients averaged in buckets."""
+
+
+class Fsdp(StaysOnDevice, FSDPStrategy):
+    """Parameters, gradients and optimizer state sharded over the devices."""
+
+
+class CpuFsdp(Fsdp):
+    """The same on a processor, which FSDP can do when it is told so and Lightning never tells it."""
+
+    def _setup_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        return FullyShardedDataParallel(
+            model,
+            device_id=torch.device("cpu"),
+            mixed_precision=self.mixed_precision_config,
+            sharding_strategy=self.sharding_strategy,
+            **self.kwargs,
+        )
 
 
 class Offload(StaysOnDevice, DeepSpeedStrategy):

@@ -4,7 +4,7 @@ from bitsandbytes.optim import Adam8bit
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from experiments.training.memory import StorageMeter, optimizer_tensors, storage_bytes
+from experiments.training.memory import StorageMeter, optimizer_tensors, parameter_tensors, storage_bytes
 
 
 def test_a_storage_is_counted_once_however_many_views_it_has():
@@ -130,13 +130,22 @@ def test_an_optimizer_has_no_state_before_its_first_step():
 
 
 class ZeroStub:
-    """A stub of DeepSpeed's ZeRO optimizer: the real one inside, 32-bit copies beside it."""
+    """A stub of DeepSpeed's ZeRO optimizer: the real one inside, 32-bit copies beside it under the stage's name."""
 
-    def __init__(self, inner, copies):
-        self.optimizer, self.single_partition_of_fp32_groups = inner, copies
+    def __init__(self, inner, name, copies):
+        self.optimizer = inner
+        setattr(self, name, copies)
 
 
-def test_the_copies_of_a_wrapping_optimizer_count_too():
+@pytest.mark.parametrize("name", ["single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"])
+def test_the_copies_of_a_wrapping_optimizer_count_too(name):
     copy = nn.Parameter(torch.ones(100))
-    wrapped = ZeroStub(stepped(torch.optim.AdamW, copy), [copy])
+    wrapped = ZeroStub(stepped(torch.optim.AdamW, copy), name, [copy])
     assert storage_bytes(optimizer_tensors(wrapped)) == 3 * 400 + 4
+
+
+def test_a_ranks_share_of_a_sharded_parameter_counts_as_the_parameter():
+    parameter = nn.Parameter(torch.empty(0))
+    assert storage_bytes(parameter_tensors(parameter)) == 0
+    parameter.ds_tensor = torch.ones(100)
+    assert storage_bytes(parameter_tensors(parameter)) == 400

@@ -1,17 +1,28 @@
 import pytest
-from lightning.pytorch.strategies import DeepSpeedStrategy
+import torch
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
+from torch.distributed.fsdp import ShardingStrategy
 
 from experiments.errors import InputError
-from experiments.training.engines.strategies import CpuOffload, Offload, OneDevice, build_strategy
+from experiments.training.engines.strategies import CpuFsdp, CpuOffload, Ddp, Fsdp, Offload, OneDevice, build_strategy
 from tests.experiments.factory import CPU, GPU
 from tests.experiments.training.house import spec
+
+ON_BOTH = pytest.mark.parametrize("device", [CPU, GPU])
 
 
 def strategy(device, **settings):
     return build_strategy(spec(**settings).settings, device)
 
 
-@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.fixture
+def two_ranks(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@ON_BOTH
 def test_one_device_has_a_strategy_of_its_own(device):
     built = strategy(device)
     assert type(built) is OneDevice
@@ -19,11 +30,12 @@ def test_one_device_has_a_strategy_of_its_own(device):
 
 
 @pytest.mark.parametrize(("device", "kind"), [(CPU, CpuOffload), (GPU, Offload)])
-def test_offload_is_stage_2_with_the_optimizer_in_host_memory(device, kind):
-    built = strategy(device, strategy="deepspeed_stage_2_offload", batch_size=3)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_offload_is_of_its_stage_with_the_optimizer_in_host_memory(device, kind, stage):
+    built = strategy(device, strategy=f"deepspeed_stage_{stage}_offload", batch_size=3)
     assert type(built) is kind
     assert isinstance(built, DeepSpeedStrategy)
-    assert built.config["zero_optimization"]["stage"] == 2
+    assert built.config["zero_optimization"]["stage"] == stage
     assert built.config["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert "offload_param" not in built.config["zero_optimization"]
     assert built.config["train_micro_batch_size_per_gpu"] == 3
@@ -33,10 +45,52 @@ def test_offload_on_a_processor_stays_on_it():
     assert strategy(CPU, strategy="deepspeed_stage_2_offload").root_device.type == "cpu"
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"strategy": "ddp"}, {"strategy": "fsdp"}, {"strategy": "deepspeed_stage_3_offload"}, {"devices": 2}],
-)
-def test_what_this_engine_does_not_run_is_refused(settings):
-    with pytest.raises(InputError, match="is not run by the lightning engine; allowed: auto on one device, deepspeed"):
+@ON_BOTH
+@pytest.mark.parametrize("in_buckets", [False, True])
+def test_ddp_keeps_gradients_where_the_settings_say(two_ranks, device, in_buckets):
+    built = strategy(device, strategy="ddp", devices=2, gradient_as_bucket_view=in_buckets)
+    assert type(built) is Ddp
+    assert isinstance(built, DDPStrategy)
+    assert built._ddp_kwargs == {"gradient_as_bucket_view": in_buckets}
+
+
+@pytest.mark.parametrize(("device", "kind"), [(CPU, CpuFsdp), (GPU, Fsdp)])
+def test_fsdp_shards_everything(two_ranks, device, kind):
+    built = strategy(device, strategy="fsdp", devices=2)
+    assert type(built) is kind
+    assert isinstance(built, FSDPStrategy)
+    assert built.sharding_strategy == ShardingStrategy.FULL_SHARD
+
+
+def test_blip2_is_sharded_by_its_layers_and_litgpt_as_one(two_ranks):
+    policy = strategy(GPU, strategy="fsdp", devices=2).kwargs["auto_wrap_policy"]
+    names = {layer.__name__ for layer in policy._module_classes}
+    assert names == {"Blip2EncoderLayer", "Blip2QFormerLayer", "OPTDecoderLayer", "T5Block"}
+    whole = strategy(GPU, strategy="fsdp", devices=2, engine="litgpt_trainer", model="open-llama-7b")
+    assert whole.kwargs.get("auto_wrap_policy") is None
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed_stage_3_offload"])
+def test_a_rank_among_several_starts_no_others(two_ranks, name):
+    built = strategy(GPU, strategy=name, devices=2)
+    assert isinstance(built.cluster_environment, TorchElasticEnvironment)
+    assert built.cluster_environment.creates_processes_externally
+    built.parallel_devices = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert (built.global_rank, built.local_rank, built.world_size) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("world", [None, "4"])
+def test_ranks_that_nobody_started_are_refused(monkeypatch, world):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if world:
+        monkeypatch.setenv("WORLD_SIZE", world)
+    says = f"^WORLD_SIZE is {world or 'none'}, the row needs 2 ranks; start it with torchrun$"
+    with pytest.raises(InputError, match=says):
+        strategy(GPU, strategy="ddp", devices=2)
+
+
+@pytest.mark.parametrize("settings", [{"devices": 2}, {"strategy": "ddp"}, {"strategy": "fsdp"}])
+def test_what_is_not_run_is_refused(two_ranks, settings):
+    says = r"is not run; allowed: auto on one device, ddp and fsdp on several, deepspeed_stage_2_offload, deep"
+    with pytest.raises(InputError, match=says):
         strategy(CPU, **settings)

@@ -1,0 +1,48 @@
+"""Rows of the multi-GPU LitGPT lab: LitGPT's model inside Lightning's Trainer."""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from litgpt.utils import chunked_cross_entropy
+
+from experiments.errors import InputError
+from experiments.recipe import RowSpec
+from experiments.training.engines.trainer import Batch, build_trainer
+from experiments.training.litgpt_models import build_litgpt
+from experiments.training.optimizers import build_optimizer
+from experiments.training.probe import Probe
+from experiments.training.schedule import schedule_of
+from experiments.training.text import batches_per_epoch, build_text_loader
+
+
+class TextTuner(L.LightningModule):
+    """The model and what a step of it is: the loss of each next token, its cross entropy taken in chunks."""
+
+    def __init__(self, probe: Probe, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.probe, self.model = probe, model
+
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        logits = self.model(batch["input_ids"])
+        loss = chunked_cross_entropy(logits[..., :-1, :], batch["labels"][..., 1:])
+        self.probe.after_forward(loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Over the parameters as the strategy has them by now, sharded or not."""
+        return build_optimizer(self.probe.spec.settings, self.parameters())
+
+
+def train(spec: RowSpec, probe: Probe, out: Path) -> None:
+    """Run the row; failures pass through as they are raised."""
+    if spec.settings.quantization:
+        raise InputError("quantization is not run by the litgpt_trainer engine; allowed: the engine litgpt")
+    L.seed_everything(spec.settings.seed, verbose=False)
+    trainer = build_trainer(spec, probe, out)
+    model = build_litgpt(spec, torch.device(probe.device.kind))
+    schedule = schedule_of(spec, batches_per_epoch(spec))
+    probe.watch(model, lambda: trainer.strategy.optimizers)
+    probe.start(schedule)
+    loader = build_text_loader(spec, model.config.vocab_size, schedule.heaviest_at)
+    trainer.fit(TextTuner(probe, model), loader)

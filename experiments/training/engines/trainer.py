@@ -1,0 +1,59 @@
+"""Lightning's Trainer as the rows use it, its steps handed to the probe."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from experiments.recipe import RowSpec
+from experiments.training.engines.strategies import build_strategy
+from experiments.training.probe import Probe
+
+Batch = dict[str, torch.Tensor]
+
+
+class ProbeCallback(L.Callback):
+    """Hands the points of Lightning's step to the probe, and ends the training when the probe has seen enough."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, index: int) -> None:
+        self.probe.before_forward(batch)
+
+    def on_before_backward(self, trainer: L.Trainer, module: L.LightningModule, loss: torch.Tensor) -> None:
+        self.probe.before_backward()
+
+    def on_after_backward(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.probe.after_backward()
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Any) -> None:
+        self.probe.before_optimizer_step()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, index: int
+    ) -> None:
+        trainer.should_stop = self.probe.after_batch()
+
+
+def build_trainer(spec: RowSpec, probe: Probe, out: Path) -> L.Trainer:
+    """The row's Trainer: nothing logged, validated or saved; each rank reads its own share of the data by itself."""
+    settings = spec.settings
+    return L.Trainer(
+        accelerator="gpu" if probe.device.kind == "cuda" else "cpu",
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=build_strategy(settings, probe.device),
+        precision=settings.precision,
+        accumulate_grad_batches=settings.accumulate,
+        max_epochs=settings.max_epochs,
+        max_steps=settings.max_steps,
+        callbacks=[ProbeCallback(probe)],
+        use_distributed_sampler=False,
+        default_root_dir=out,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )

@@ -1,0 +1,173 @@
+"""LitGPT's own loop, driven in miniature."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from experiments.errors import InputError
+from experiments.result import Measured
+from experiments.training import rank
+from experiments.training.engines import litgpt
+from experiments.training.litgpt_models import TARGETS, TINY
+from experiments.training.memory import StorageMeter
+from experiments.training.probe import Probe
+from tests.experiments.training.house import LORA, NF4, in_bytes, shots
+from tests.experiments.training.house import spec as any_spec
+
+ADAPTED = LORA | {"targets": list(TARGETS)}
+ROWS = {
+    "plain": {},
+    "accumulated": {"accumulate": 2, "train_samples": 16},
+    "mixed": {"precision": "bf16-mixed"},
+    "bf16": {"precision": "bf16-true"},
+    "sgd": {"precision": "bf16-true", "optimizer": "sgd"},
+    "lora": {"precision": "bf16-true", "lora": ADAPTED},
+    "qlora": {"precision": "bf16-true", "lora": ADAPTED, "quantization": NF4},
+}
+
+
+def spec(**changes):
+    common = {"engine": "litgpt", "model": "tiny-llama-1.1b", "dataset": "constant", "max_length": 32}
+    return any_spec(**common | {"warmup_steps": 1, "train_samples": 6} | changes)
+
+
+class Seen:
+    """What the probe was told, in order, and the model that it watches."""
+
+    def __init__(self, monkeypatch):
+        self.points, self.forwards, self.model = [], [], None
+        for name in ("before_forward", "after_forward", "before_backward", "after_backward", "before_optimizer_step"):
+            self._follow(monkeypatch, name)
+        self._follow(monkeypatch, "after_batch")
+        watch = Probe.watch
+
+        def watched(probe, model, optimizers):
+            self.model = model
+            model.register_forward_hook(lambda *_: self.forwards.append(torch.is_grad_enabled()))
+            watch(probe, model, optimizers)
+
+        monkeypatch.setattr(Probe, "watch", watched)
+
+    def _follow(self, monkeypatch, name):
+        real = getattr(Probe, name)
+
+        def told(probe, *args):
+            self.points.append(name)
+            return real(probe, *args)
+
+        monkeypatch.setattr(Probe, name, told)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The result of each of ROWS."""
+    return {name: rank.run(spec(**row), tmp_path_factory.mktemp(name)) for name, row in ROWS.items()}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_trains_to_its_end(trained, name):
+    measured: Measured = trained[name]
+    assert measured.reason.startswith("fits")
+    micro_steps = 8 if name == "accumulated" else 3
+    assert len(measured.losses) == measured.speed.micro_steps == micro_steps
+    assert all(math.isfinite(loss) for loss in measured.losses)
+    assert measured.max_tokens == 32
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_first_loss_is_that_of_a_model_that_knows_nothing(trained, name):
+    assert trained[name].losses[0] == pytest.approx(math.log(TINY["vocab_size"]), rel=0.1)
+
+
+def test_the_probe_is_told_every_point_of_a_step_in_order(monkeypatch, tmp_path):
+    seen = Seen(monkeypatch)
+    rank.run(spec(accumulate=2, train_samples=8), tmp_path)
+    pass_ = ["before_forward", "after_forward", "before_backward", "after_backward"]
+    assert seen.points == 2 * [*pass_, "after_batch", *pass_, "before_optimizer_step", "after_batch"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": ADAPTED}])
+def test_nothing_but_the_training_runs_the_model(monkeypatch, tmp_path, changes):
+    seen = Seen(monkeypatch)
+    rank.run(spec(**changes), tmp_path)
+    assert seen.forwards == [True] * 3
+
+
+def test_memory_is_that_of_the_precision_and_the_optimizer(trained):
+    def largest(name, point, field):
+        return max(shots(trained[name].memory, point, field))
+
+    whole = 4 * trained["plain"].parameters
+    for name, share in (("plain", 1), ("mixed", 1), ("bf16", 0.5)):
+        assert largest(name, "before forward", "params_gib") == pytest.approx(share * whole)
+        assert largest(name, "after backward", "grads_gib") == pytest.approx(share * whole)
+        assert largest(name, "after optimizer step", "optimizer_gib") == pytest.approx(2 * share * whole, rel=0.01)
+    assert largest("sgd", "after optimizer step", "optimizer_gib") == 0
+    assert largest("qlora", "before forward", "params_gib") < largest("lora", "before forward", "params_gib")
+
+
+def test_a_run_for_a_verdict_ends_early(tmp_path):
+    measured = rank.run(spec(length="verdict", train_samples=100), tmp_path)
+    assert measured.outcome == "fits"
+    assert 6 <= measured.speed.micro_steps <= 12
+    assert measured.speed.planned_micro_steps == 50
+
+
+def test_a_row_ends_after_the_steps_it_asks_for(tmp_path):
+    assert rank.run(spec(max_steps=2, train_samples=100), tmp_path).speed.optimizer_steps == 2
+
+
+def test_the_rate_rises_over_the_warm_up_as_in_litgpt(monkeypatch, tmp_path):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def spied(optimizer, *args, **options):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spied)
+    rank.run(spec(warmup_steps=2, train_samples=10, lr=1e-3), tmp_path)
+    assert rates[:3] == pytest.approx([0, 0.5e-3, 1e-3])
+    assert all(later < earlier for earlier, later in pairwise(rates[2:]))
+
+
+def test_with_quantized_weights_the_embedding_is_bitsandbytes_own(monkeypatch, tmp_path):
+    seen = Seen(monkeypatch)
+    rank.run(spec(**ROWS["qlora"]), tmp_path)
+    embedding = seen.model.transformer.wte
+    assert Counter(type(module).__name__ for module in seen.model.modules())["StableEmbedding"] == 1
+    assert isinstance(embedding, nn.Embedding)
+    assert embedding.weight.grad is not None
+
+
+def test_a_batch_counts_its_tokens_as_litgpt_does():
+    batch = litgpt.collate([torch.arange(3), torch.arange(5)])
+    assert batch.keys() == {"input_ids", "labels", "token_counts"}
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, 5)
+    assert batch["token_counts"]["raw_plus_prompt_template"].tolist() == [[3], [5]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"devices": 2}, "strategy 'auto' on 2 device.s. is not run by the litgpt engine; allowed: auto on one device"),
+        ({"strategy": "ddp"}, "strategy 'ddp' on 1 device.s. is not run by the litgpt engine"),
+        ({"warmup_steps": 0}, "warmup_steps = 0: .* allowed: 1 and more, 3 excepted"),
+        ({"warmup_steps": 3}, "warmup_steps = 3: .* of the 3 steps; allowed: 1 and more, 3 excepted"),
+        ({**ROWS["qlora"], "optimizer": "sgd"}, "optimizer = 'sgd': .* allowed: adamw"),
+    ],
+)
+def test_what_the_engine_does_not_run_is_refused(tmp_path, changes, says):
+    with pytest.raises(InputError, match=says):
+        rank.run(spec(**changes), tmp_path)
+
+
+def test_out_of_memory_is_an_outcome(tmp_path):
+    whole = rank.run(spec(), tmp_path).memory
+    capacity = in_bytes(whole.peak_gib) - 1
+    measured = rank.run(spec(), tmp_path, StorageMeter(capacity))
+    assert measured.outcome == "oom"
