@@ -1,4 +1,4 @@
-"""What the cells of sizing.ipynb call: predict trainings that a question describes, and draw where their memory goes."""
+"""What the cells of sizing.ipynb call: predict trainings that questions describe, draw where their memory goes."""
 
 from collections.abc import Mapping
 
@@ -24,6 +24,7 @@ FIELDS = {
     "activations": "activations_gib",
     "buffers": "buffers_gib",
 }
+RESERVED = {"symbol": "line-ns-open", "size": 22, "color": "#22252a"}
 BAR_PX, FRAME_PX = 44, 120
 
 Bars = dict[str, dict[str, float]]
@@ -38,7 +39,7 @@ def peaks(questions: Mapping[str, Question]) -> dict[str, Prediction]:
     found = dict(zip(labels, traced(specs, print), strict=True))
     parts = {label: _parts(prediction) for label, prediction in found.items()}
     reserved = [prediction.reserved_gib for prediction in found.values()]
-    display(drawn(parts).add_scatter(x=reserved, y=labels, name="reserved", mode="markers", marker=RESERVE))
+    display(drawn(parts).add_scatter(x=reserved, y=labels, name="reserved", mode="markers", marker=RESERVED))
     display(Markdown(told(found)))
     return found
 
@@ -48,9 +49,6 @@ def through_a_step(question: Question) -> Prediction:
     (found,) = traced([question.spec], print)
     display(drawn({_point(shot): _parts_at(shot) for shot in found.memory.snapshots}))
     return found
-
-
-RESERVE = {"symbol": "line-ns-open", "size": 22, "color": "#22252a"}
 
 
 def drawn(bars: Bars) -> go.Figure:
