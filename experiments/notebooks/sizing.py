@@ -1,0 +1,105 @@
+"""What the cells of sizing.ipynb call: predict trainings that questions describe, draw where their memory goes."""
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+from IPython.display import Markdown, display
+
+from experiments.prediction.question import Question
+from experiments.prediction.record import Prediction
+from experiments.result import Snapshot
+from experiments.sizing import traced
+
+COLORS = {
+    "parameters": "#3f6fb5",
+    "gradients": "#2a9d8f",
+    "optimizer": "#8d6cab",
+    "activations": "#e0a030",
+    "buffers": "#8b8f98",
+}
+FIELDS = {
+    "parameters": "params_gib",
+    "gradients": "grads_gib",
+    "optimizer": "optimizer_gib",
+    "activations": "activations_gib",
+    "buffers": "buffers_gib",
+}
+RESERVED = {"symbol": "line-ns-open", "size": 22, "color": "#22252a"}
+BAR_PX, FRAME_PX = 44, 120
+
+Bars = dict[str, dict[str, float]]
+
+
+def peaks(questions: Mapping[str, Question]) -> dict[str, Prediction]:
+    """Predict each training, draw what its peak is made of, and list peak and reserve; the predictions by label.
+
+    Raises InputError for what a person can mend.
+    """
+    labels, specs = list(questions), [question.spec for question in questions.values()]
+    found = dict(zip(labels, traced(specs, print), strict=True))
+    parts = {label: _parts(prediction) for label, prediction in found.items()}
+    reserved = [prediction.reserved_gib for prediction in found.values()]
+    display(drawn(parts).add_scatter(x=reserved, y=labels, name="reserved", mode="markers", marker=RESERVED))
+    display(Markdown(told(found)))
+    return found
+
+
+def through_a_step(question: Question) -> Prediction:
+    """Predict one training and draw its memory at the four points of each step; the prediction."""
+    (found,) = traced([question.spec], print)
+    display(drawn({_point(shot): _parts_at(shot) for shot in found.memory.snapshots}))
+    return found
+
+
+def drawn(bars: Bars) -> go.Figure:
+    """Stacked bars, the first on top: parts in GiB by the names of COLORS."""
+    labels = list(bars)
+    figure = go.Figure(
+        [
+            go.Bar(
+                y=labels,
+                x=[bars[label].get(name, 0.0) for label in labels],
+                name=name,
+                orientation="h",
+                marker_color=color,
+                hovertemplate="%{x:.2f} GiB",
+            )
+            for name, color in COLORS.items()
+        ]
+    )
+    return figure.update_layout(
+        barmode="stack",
+        height=len(bars) * BAR_PX + FRAME_PX,
+        margin={"t": 10, "b": 40},
+        xaxis_title="GiB",
+        yaxis={"autorange": "reversed"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+        template="simple_white",
+    )
+
+
+def told(predictions: Mapping[str, Prediction]) -> str:
+    """A table in Markdown: the parts of each peak, the peak, the allocator's reserve, where the peak is."""
+    head = ["", *COLORS, "peak", "reserved", "peak in"]
+    rows = [
+        [label, *map(_gib, _parts(one).values()), _gib(one.peak_gib), _gib(one.reserved_gib), one.peak_phase]
+        for label, one in predictions.items()
+    ]
+    lines = [head, ["---", *["---:"] * (len(head) - 2), "---"], *rows]
+    return "GiB\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _parts(prediction: Prediction) -> dict[str, float]:
+    return {name: getattr(prediction.at_peak, field) for name, field in FIELDS.items()}
+
+
+def _parts_at(shot: Snapshot) -> dict[str, float]:
+    return {name: getattr(shot, field) for name, field in FIELDS.items() if hasattr(shot, field)}
+
+
+def _point(shot: Snapshot) -> str:
+    return f"step {shot.step + 1}, {shot.point}"
+
+
+def _gib(size: float) -> str:
+    return f"{size:.2f}"

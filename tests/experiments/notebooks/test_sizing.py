@@ -1,0 +1,91 @@
+"""The notebook on where the memory goes, its cells run headless on made-up predictions, and what they call."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell
+
+from experiments.notebooks import sizing
+from experiments.prediction.question import Question
+from tests.experiments.prediction.factory import Predictor, prediction
+
+NOTEBOOK = Path(sizing.__file__).parent / "sizing.ipynb"
+ROOT = Path(__file__).parents[3]
+MADE_UP = """
+from experiments import sizing
+from tests.experiments.prediction.factory import Predictor
+sizing.predict = Predictor(lambda spec: 60.0 + spec.settings.batch_size)
+"""
+
+
+@pytest.fixture
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What the cells display, predictions being made up: 60 GiB and one more for each text."""
+    monkeypatch.setattr("experiments.sizing.predict", Predictor(lambda spec: 60.0 + spec.settings.batch_size))
+    displayed = []
+    monkeypatch.setattr(sizing, "display", displayed.append)
+    return displayed
+
+
+def question(**changes):
+    return Question("tiny-llama-1.1b", "a100_80gb", **changes)
+
+
+def test_the_notebook_runs_headless_from_top_to_bottom(notebook, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    notebook.cells.insert(0, new_code_cell(MADE_UP))
+    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    printed = [out.text for cell in notebook.cells for out in cell.get("outputs", ()) if out.output_type == "stream"]
+    assert any("60.00 GiB for the model and 1.00 GiB for each text" in text for text in printed)
+    assert any("rule of five 70.0 GiB, predicted 64.0 GiB" in text for text in printed)
+
+
+def test_the_notebook_is_kept_without_outputs_and_explains_each_cell(notebook):
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    before = [one for one, cell in zip(notebook.cells, notebook.cells[1:], strict=False) if cell in code]
+    assert len(before) == len(code)
+    assert all(one.cell_type == "markdown" for one in before)
+
+
+def test_its_questions_are_numbered_through(notebook):
+    lines = [line for cell in notebook.cells if "uestion" in cell.source for line in cell.source.splitlines()]
+    numbers = [int(line.split(".")[0]) for line in lines if line.split(".")[0].isdigit()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= 10
+
+
+def test_peaks_are_drawn_with_the_reserve_and_told_by_label(shown):
+    found = sizing.peaks({"one": question(), "four": question(batch=4)})
+    assert [one.peak_gib for one in found.values()] == [61.0, 64.0]
+    figure, table = shown
+    bars = {trace.name: list(trace.x) for trace in figure.data}
+    assert bars["activations"] == [5.0, 8.0]
+    assert bars["reserved"] == [62.0, 65.0]
+    assert list(figure.data[0].y) == ["one", "four"]
+    assert "| four | 14.00 | 14.00 | 28.00 | 8.00 | 0.00 | 64.00 | 65.00 | backward |" in table.data
+
+
+def test_a_step_is_drawn_point_by_point(shown):
+    found = sizing.through_a_step(question(batch=2))
+    (figure,) = shown
+    assert found.peak_gib == 62.0
+    assert list(figure.data[0].y) == [f"step 1, {shot.point}" for shot in found.memory.snapshots]
+    parts = {trace.name: list(trace.x) for trace in figure.data}
+    assert parts["gradients"] == [0.0, 0.0, 14.0, 14.0]
+    assert parts["optimizer"] == [0.0, 0.0, 0.0, 28.0]
+
+
+def test_the_parts_of_a_bar_add_up_to_the_peak():
+    one = prediction(question().spec, needed_gib=70.0)
+    figure = sizing.drawn({"one": sizing._parts(one)})
+    assert sum(trace.x[0] for trace in figure.data) == pytest.approx(one.peak_gib)
