@@ -24,6 +24,7 @@ from typing import Any
 
 from experiments.card import card_named, cards
 from experiments.errors import InputError
+from experiments.parent import die_with_parent
 from experiments.prediction.phantom.kernels import kernels_of
 from experiments.prediction.phantom.library import Phantom, Replay, load
 from experiments.prediction.record import Prediction, Shares
@@ -201,6 +202,7 @@ def _failure(limited: Replay, meter: PhantomMeter, accumulate: int) -> Failure |
 
 def _job(spec: Path, out: Path, phantom: Phantom) -> None:
     """One row, in a process of its own."""
+    die_with_parent()
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
     try:
         found = trace(RowSpec.model_validate_json(spec.read_bytes()), phantom).model_dump_json()

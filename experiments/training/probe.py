@@ -47,8 +47,24 @@ class FlopCount(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if formula := flop_registry.get(func._overloadpacket):
+            if "scaled_dot_product" in func.__name__:
+                args = ungrouped(args)
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out
+
+
+def ungrouped(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An attention's arguments with as many heads of keys and values as of queries, which the formulas ask for.
+
+    Grouped queries share heads of keys and values; each is multiplied as often as there are queries.
+    """
+    heads = max(arg.shape[1] for arg in args if isinstance(arg, torch.Tensor) and arg.dim() == 4)
+    return tuple(
+        arg.new_empty((arg.shape[0], heads, *arg.shape[2:]), device="meta")
+        if isinstance(arg, torch.Tensor) and arg.dim() == 4
+        else arg
+        for arg in args
+    )
 
 
 class Clock:

@@ -383,6 +383,7 @@ const Tensor& resize_(const Tensor& self, c10::IntArrayRef size, std::optional<c
 // Large tensors on the host are address space alone: nobody writes to them, and what they would take is counted.
 constexpr size_t kLargeOnHost = 16 * kMiB;
 
+std::atomic<bool> host_watched{false};
 std::atomic<int64_t> host_bytes{0}, host_peak{0};
 
 struct HostBlock {
@@ -418,7 +419,7 @@ struct HostAllocator final : c10::Allocator {
 HostAllocator host_allocator;
 
 bool large_on_host(const Tensor& tensor) {
-  return tensor.device().is_cpu() && tensor.storage().nbytes() >= kLargeOnHost;
+  return host_watched && tensor.device().is_cpu() && tensor.storage().nbytes() >= kLargeOnHost;
 }
 
 Tensor& copy_on_host(Tensor& self, const Tensor& source, bool non_blocking) {
@@ -657,7 +658,10 @@ void phantom_resize(void* storage, int64_t bytes) {
 }
 
 // Count what tensors take on the host from now on, and give large ones no memory.
-void phantom_watch_host() { c10::SetCPUAllocator(&phantom::host_allocator, 255); }
+void phantom_watch_host() {
+  phantom::host_watched = true;
+  c10::SetCPUAllocator(&phantom::host_allocator, 255);
+}
 
 int64_t phantom_host_peak() { return phantom::host_peak; }
 
