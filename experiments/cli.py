@@ -163,15 +163,20 @@ def predict(
     from experiments.prediction.tables import prediction_as_data, prediction_tables
     from experiments.sizing import refuse_hopeless, traced
 
+    failures: list[Exception] = []
     with _progress() as say:
-        predictions = traced(_specs(context.params), say)
-    if model is not None:
+        predictions = traced(_specs(context.params), say, lambda spec, problem: failures.append(problem))
+    if model is not None and predictions:
         refuse_hopeless(predictions[0])
+    found = [prediction_as_data(prediction) for prediction in predictions]
     if as_json:
-        found = [prediction_as_data(prediction) for prediction in predictions]
-        _print_json(found[0] if model is not None else found)
-    else:
+        _print_json(found[0] if model is not None and found else found)
+    elif predictions:
         _wide_console().print(prediction_tables(predictions))
+    for problem in failures:
+        print(problem, file=sys.stderr)
+    if failures:
+        raise typer.Exit(2 if any(isinstance(problem, InputError) for problem in failures) else 3)
 
 
 @app.command()

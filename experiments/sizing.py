@@ -7,7 +7,7 @@ from experiments.card import card_named
 from experiments.errors import InputError, unknown
 from experiments.launch.data_set import cache_folder
 from experiments.launch.progress import View, clock
-from experiments.prediction.predict import predict, traced_spec
+from experiments.prediction.predict import Failed, predict, traced_spec
 from experiments.prediction.record import Prediction
 from experiments.prediction.verdicts import warning
 from experiments.recipe import RowSpec, Suite, suite_named, suite_names
@@ -35,12 +35,12 @@ def rows_asked(target: str | None, card: str | None) -> list[RowSpec]:
     return specs
 
 
-def traced(specs: Sequence[RowSpec], say: Say) -> list[Prediction]:
+def traced(specs: Sequence[RowSpec], say: Say, failed: Failed | None = None) -> list[Prediction]:
     """Predictions of ``specs``; ``say`` is told what was traced, how far it is and how long is left.
 
-    Raises what ``predict`` raises.
+    ``failed`` is told of rows that cannot be traced. Raises what ``predict`` raises.
     """
-    return predict(specs, cache_folder(), Progress(len({spec.fingerprint for spec in specs}), say))
+    return predict(specs, cache_folder(), Progress(len({spec.fingerprint for spec in specs}), say), failed)
 
 
 def foresee(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
@@ -50,25 +50,16 @@ def foresee(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
     """
     specs = [traced_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
     view.says(f"predicting {len(specs)} row(s) at full size on {run.card}; what was predicted before is kept")
-    predictions = _as_far_as_possible(specs, view.says)
+    try:
+        predictions = traced(specs, view.says, lambda spec, why: view.says(f"not predicted: {why}"))
+    except (InputError, RuntimeError) as problem:
+        view.says(f"not predicted: {problem}")
+        return
     if predictions:
         folder.write_predictions(predictions)
     for prediction in predictions:
         if line := warning(prediction, suite.row(prediction.spec.row).expect.outcome):
             view.warns(line)
-
-
-def _as_far_as_possible(specs: Sequence[RowSpec], say: Say) -> list[Prediction]:
-    """Predictions of the rows that can be traced; ``say`` is told why of the others, or why none can be."""
-    left = list(specs)
-    while left:
-        try:
-            return traced(left, say)
-        except (InputError, RuntimeError) as problem:
-            say(f"not predicted: {problem}")
-            others = [spec for spec in left if not str(problem).startswith(f"{spec.suite}/{spec.row} on {spec.card}: ")]
-            left = others if len(others) < len(left) else []
-    return []
 
 
 class Progress:

@@ -27,6 +27,8 @@ HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")
 
 Watch = Callable[[RowSpec, Prediction, bool], None]
+Problem = InputError | RuntimeError
+Failed = Callable[[RowSpec, Problem], None]
 
 
 def traced_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
@@ -49,13 +51,15 @@ def predict(
     specs: Sequence[RowSpec],
     cache: Path,
     watch: Watch = lambda spec, prediction, cached: None,
+    failed: Failed | None = None,
     workers: int | None = None,
 ) -> list[Prediction]:
     """Predictions in the order of ``specs``; ``watch`` is told of each as it is there, and whether it was cached.
 
     Predictions are kept under ``cache`` by what they depend on: the row, the card, the code, the libraries. At most
     ``workers`` rows (None: as many as there are processors) are traced at a time, each in less than 6 GiB of memory.
-    Raises InputError for what a person can mend, RuntimeError, naming the row, when a training cannot be traced.
+    A row that cannot be traced is told to ``failed``, with the reason, and left out; without ``failed`` the first one
+    raises InputError, where a person can mend it, or RuntimeError. InputError also when nothing can be traced here.
     """
     folder = cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,10 +75,15 @@ def predict(
         else:
             missing[key] = spec
     for key, prediction in _traced(missing, cache, workers or os.cpu_count() or 1):
+        if not isinstance(prediction, Prediction):
+            if failed is None:
+                raise prediction
+            failed(missing[key], prediction)
+            continue
         write_atomically(folder / f"{key}.json", prediction.model_dump_json())
         found[key] = prediction
         watch(missing[key], prediction, False)
-    return [found[_key(spec)] for spec in specs]
+    return [found[key] for spec in specs if (key := _key(spec)) in found]
 
 
 def _key(spec: RowSpec) -> str:
@@ -84,7 +93,7 @@ def _key(spec: RowSpec) -> str:
 
 @once
 def _own_code() -> str:
-    files = sorted([*HERE.rglob("*.py"), *HERE.rglob("*.cpp"), *HERE.rglob("*.h")])
+    files = [HERE / "trace.py", HERE / "record.py", *sorted((HERE / "phantom").glob("*.*"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -105,8 +114,10 @@ def _kept(path: Path) -> Prediction | None:
         return None
 
 
-def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[tuple[str, Prediction]]:
-    """Keys and predictions as they come out of the tracer."""
+def _traced(
+    missing: dict[str, RowSpec], cache: Path, workers: int
+) -> Iterator[tuple[str, Prediction | Problem]]:
+    """Keys and predictions, or why there is none, as they come out of the tracer."""
     if not missing:
         return
     with tempfile.TemporaryDirectory(prefix="testbed-trace-") as place:
@@ -120,9 +131,10 @@ def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[
             for line in tracer.stdout:
                 number = int(line)
                 yield keys[number], _read(folder / f"{number}.json", missing[keys[number]])
-            if tracer.wait():
+            if code := tracer.wait():
                 log.seek(0)
-                raise InputError((log.read().strip().splitlines() or ["the tracer ended without a word"])[-1])
+                said = (log.read().strip().splitlines() or ["the tracer ended without a word"])[-1]
+                raise InputError(said) if code == 2 else RuntimeError(f"the tracer broke: {said}")
 
 
 @contextmanager
@@ -148,15 +160,16 @@ def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> 
         tracer.wait()
 
 
-def _read(out: Path, spec: RowSpec) -> Prediction:
+def _read(out: Path, spec: RowSpec) -> Prediction | Problem:
+    """What the tracer wrote of a row."""
     where = f"{spec.suite}/{spec.row} on {spec.card}"
     try:
         text = out.read_text()
     except FileNotFoundError:
-        raise RuntimeError(f"{where}: the tracer was ended, probably for want of memory") from None
+        return RuntimeError(f"{where}: the tracer was ended, probably for want of memory")
     said = json.loads(text)
     if "error" not in said:
         return Prediction.model_validate_json(text)
     if said["mistake"]:
-        raise InputError(f"{where}: {said['error']}")
-    raise RuntimeError(f"{where}: cannot be traced ({said['error']})")
+        return InputError(f"{where}: {said['error']}")
+    return RuntimeError(f"{where}: cannot be traced ({said['error']})")

@@ -220,7 +220,11 @@ def main() -> int:
     parser.add_argument("--workers", required=True, type=int)
     options = parser.parse_args()
     jobs = [json.loads(line) for line in sys.stdin]
-    phantom = load(options.cache)
+    try:
+        phantom = load(options.cache)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
     prepare(phantom)
 
     gc.freeze()

@@ -1,7 +1,8 @@
 """bitsandbytes on the phantom device: its own Python for CUDA, over a library of kernels that do nothing."""
 
-import sys
+import ctypes
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -16,8 +17,13 @@ class NoKernels:
 def import_bitsandbytes() -> None:
     """Import bitsandbytes as on a machine with a GPU. torch.cuda must speak for the phantom device already."""
     torch._C._cuda_getCurrentRawStream = lambda index: 0  # type: ignore[attr-defined]
-    import bitsandbytes  # noqa: F401
+    with patch.object(ctypes.cdll, "LoadLibrary", lambda _: NoKernels()):
+        import bitsandbytes
+    bitsandbytes.functional.get_paged = _managed
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("bitsandbytes") and hasattr(module, "lib"):
-            module.lib = NoKernels()
+
+def _managed(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
+    """Memory that CUDA moves between host and device by itself: no memory of PyTorch's allocator."""
+    made = torch.empty(shape, dtype=dtype, device="cpu")
+    made.is_paged, made.page_deviceid = True, 0  # type: ignore[attr-defined]
+    return made

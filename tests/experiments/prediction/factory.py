@@ -70,7 +70,9 @@ class Predictor:
         self._needs, self._changes = needs, changes
         self.asked: list[RowSpec] = []
 
-    def __call__(self, specs: Sequence[RowSpec], cache: Any = None, watch: Any = None) -> list[Prediction]:
+    def __call__(
+        self, specs: Sequence[RowSpec], cache: Any = None, watch: Any = None, failed: Any = None
+    ) -> list[Prediction]:
         found = []
         for spec in specs:
             self.asked.append(spec)
