@@ -19,7 +19,7 @@ def node(*gpus: Gpu, cpus: int = 2, host_memory_gib: float = 64.0) -> Node:
 
 def spec(row: str = "a", **changes: Any) -> RowSpec:
     """A row of the suite 'lab'; ``changes`` are of its settings, or of the spec itself."""
-    own = {key: changes.pop(key) for key in tuple(changes) if key in RowSpec.model_fields}
+    own = {key: changes.pop(key) for key in tuple(changes) if key in RowSpec.model_fields and key != "model"}
     suite = factory.suite([{"id": row, "settings": {"batch_size": 2, **changes}}])
     return factory.run(row).spec(suite, row).model_copy(update=own)
 

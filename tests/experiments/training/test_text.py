@@ -43,10 +43,17 @@ def test_tokens_are_of_the_vocabulary_and_all_of_it():
     assert seen == {-100, *range(VOCABULARY)}
 
 
-def test_texts_are_the_same_for_the_same_seed():
-    first, again, other = (list(loaded(seed=seed, max_steps=2)) for seed in (1, 1, 2))
+@pytest.mark.parametrize("dataset", ["alpaca2k", "constant"])
+def test_texts_are_the_same_for_the_same_seed(dataset):
+    first, again, other = (list(loaded(dataset=dataset, seed=seed)) for seed in (1, 1, 2))
     assert all(torch.equal(one["input_ids"], two["input_ids"]) for one, two in zip(first, again, strict=True))
-    assert not torch.equal(first[0]["input_ids"], other[0]["input_ids"])
+    assert not any(torch.equal(one["input_ids"], two["input_ids"]) for one, two in zip(first, other, strict=True))
+
+
+def test_each_text_is_another_one():
+    texts = loaded(dataset="constant").dataset
+    assert not torch.equal(texts[0], texts[1])
+    assert not torch.equal(texts[0], loaded(dataset="constant", seed=1).dataset[0])
 
 
 @pytest.mark.parametrize(("validation", "left"), [(0.0, 2000), (0.2, 1600), (0.5, 1000), (0.9, 200), (100, 1900)])
