@@ -445,21 +445,29 @@ struct CardFacts {
 
 CardFacts card;
 
-// The order of ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient, plain (SDPBackend 1, 2, 0).
+// The choice of ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient, plain (SDPBackend 1, 2, 0), with
+// those of its conditions that a training can meet. cuDNN's attention, preferred on 9.0, takes what flash takes.
 int64_t choose_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double,
-    bool, std::optional<double>, bool grouped) {
+    bool causal, std::optional<double>, bool grouped) {
   auto& context = at::globalContext();
-  if (query.dim() != 4) return 0;
   const auto type = query.scalar_type();
   const bool half = type == at::kHalf, bfloat = type == at::kBFloat16;
   const bool has_mask = mask.has_value() && mask->defined();
+  const bool dense = query.dim() == 4 && query.numel() && key.numel() && query.stride(-1) == 1 &&
+      key.stride(-1) == 1 && value.stride(-1) == 1 && (!has_mask || mask->stride(-1) == 1);
+  if (!dense) return 0;
   const bool same_heads = query.size(1) == key.size(1) && key.size(1) == value.size(1);
+  const bool square = query.size(2) == key.size(2);
   if (card.flash && context.userEnabledFlashSDP() && (half || bfloat) && !has_mask && query.size(3) <= 256 &&
-      query.size(3) == value.size(3) && (same_heads || grouped))
+      query.size(3) == value.size(3) && (same_heads || grouped) && (square || !causal))
     return 1;
   const bool efficient_type = half ? card.half_efficient : bfloat ? card.bfloat_efficient : type == at::kFloat;
-  return efficient_type && context.userEnabledMemEfficientSDP() && same_heads ? 2 : 0;
+  const int64_t aligned = 16 / static_cast<int64_t>(query.element_size());
+  return efficient_type && context.userEnabledMemEfficientSDP() && same_heads && query.size(3) % aligned == 0 &&
+          value.size(3) % aligned == 0
+      ? 2
+      : 0;
 }
 
 // cuBLAS takes a workspace for each thread's handle and stream at its first matrix product, and keeps it.
