@@ -175,9 +175,9 @@ def _shares(alive: list[int], peak: int) -> Shares:
 
 
 def _needed(phantom: Phantom, free: Replay) -> int:
-    """The least bytes that the training gets through with, to 0.05%."""
+    """The least bytes that the training gets through with, to 0.2%."""
     low, high = free.peak_allocated - 1, free.peak_reserved
-    while high - low > high // 2000:
+    while high - low > high // 500:
         middle = (low + high) // 2
         if phantom.replay(middle).failed_at is None:
             high = middle

@@ -343,7 +343,7 @@ Tensor masked_select(const Tensor& self, const Tensor& mask) {
   const auto sizes = at::infer_size(self.sizes(), mask.sizes());
   const Tensor chosen = (readable(mask) ? on_host(mask) : at::ones(mask.sizes(), at::kBool)).expand(sizes);
   if (readable(self)) return from_host(on_host(self).masked_select(chosen));
-  return empty_strided_here({chosen.sum().item<int64_t>()}, {1}, self.scalar_type());
+  return empty_strided_here({at::count_nonzero(chosen).item<int64_t>()}, {1}, self.scalar_type());
 }
 
 bool equal(const Tensor& self, const Tensor& other) {
@@ -377,6 +377,41 @@ const Tensor& resize_(const Tensor& self, c10::IntArrayRef size, std::optional<c
   take_shape(self, at::empty(size, self.options().device(at::kMeta)));
   return self;
 }
+
+// ---------------------------------------------------------------------------------------------- shapes known here
+
+// Frequent operations whose shapes PyTorch works out in Python: what their CUDA kernels allocate (layer_norm_kernel.cu,
+// Dropout.cu), statistics and their like in 32 bit.
+
+Tensor like(const Tensor& tensor) { return at::empty_like(tensor, at::MemoryFormat::Contiguous); }
+
+Tensor like_if(bool wanted, const std::optional<Tensor>& tensor) {
+  return wanted && tensor && tensor->defined() ? like(*tensor) : Tensor();
+}
+
+std::tuple<Tensor, Tensor, Tensor> native_layer_norm(
+    const Tensor& input, c10::IntArrayRef normalized, const std::optional<Tensor>&, const std::optional<Tensor>&,
+    double) {
+  std::vector<int64_t> sizes(input.sizes().begin(), input.sizes().end() - normalized.size());
+  sizes.resize(input.dim(), 1);
+  const auto wide = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const Tensor mean = at::empty(sizes, input.options().dtype(wide));
+  return {like(input), mean, like(mean)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> native_layer_norm_backward(
+    const Tensor&, const Tensor& input, c10::IntArrayRef, const Tensor&, const Tensor&,
+    const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, std::array<bool, 3> wanted) {
+  return {like_if(wanted[0], input), like_if(wanted[1], weight), like_if(wanted[2], bias)};
+}
+
+std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double, std::optional<bool>) {
+  return {at::empty_like(input), at::empty_like(input, input.options().dtype(at::kBool))};
+}
+
+Tensor native_dropout_backward(const Tensor& gradient, const Tensor&, double) { return at::empty_like(gradient); }
+
+Tensor relu(const Tensor& input) { return at::empty_like(input); }
 
 // ---------------------------------------------------------------------------------------------- the host's memory
 
@@ -540,7 +575,9 @@ TORCH_LIBRARY_IMPL(_, CUDA, library) {
 const std::unordered_set<std::string> kOwn{
     "aten::empty.memory_format", "aten::empty_strided", "aten::as_strided", "aten::view", "aten::_reshape_alias",
     "aten::copy_", "aten::_local_scalar_dense", "aten::masked_select", "aten::equal", "aten::set_.source_Storage",
-    "aten::set_.source_Storage_storage_offset", "aten::set_.source_Tensor", "aten::resize_"};
+    "aten::set_.source_Storage_storage_offset", "aten::set_.source_Tensor", "aten::resize_",
+    "aten::native_layer_norm", "aten::native_layer_norm_backward", "aten::native_dropout",
+    "aten::native_dropout_backward", "aten::relu"};
 
 // In a PyTorch that was built with CUDA: put the fallback in the place of its kernels.
 void replace_kernels() {
@@ -570,6 +607,11 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("set_.source_Storage_storage_offset", TORCH_FN(phantom::set_storage));
   library.impl("set_.source_Tensor", TORCH_FN(phantom::set_tensor));
   library.impl("resize_", TORCH_FN(phantom::resize_));
+  library.impl("native_layer_norm", TORCH_FN(phantom::native_layer_norm));
+  library.impl("native_layer_norm_backward", TORCH_FN(phantom::native_layer_norm_backward));
+  library.impl("native_dropout", TORCH_FN(phantom::native_dropout));
+  library.impl("native_dropout_backward", TORCH_FN(phantom::native_dropout_backward));
+  library.impl("relu", TORCH_FN(phantom::relu));
   for (const char* whole : {"convolution", "convolution_backward"})
     library.impl(whole, torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
