@@ -522,11 +522,30 @@ REGISTER_CUDA_DISPATCH(_fused_sdp_choice_stub, &phantom::choose_attention)
 }
 namespace at {
 using PhantomHooks = phantom::Hooks;
-C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, PhantomHooks)
+C10_REGISTER_CLASS_WITH_PRIORITY(CUDAHooksRegistry, CUDAHooks, c10::REGISTRY_PREFERRED, PhantomHooks)
 }  // namespace at
 
 TORCH_LIBRARY_IMPL(_, CUDA, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
+}
+
+const std::unordered_set<std::string> kOwn{
+    "aten::empty.memory_format", "aten::empty_strided", "aten::as_strided", "aten::view", "aten::_reshape_alias",
+    "aten::copy_", "aten::_local_scalar_dense", "aten::masked_select", "aten::equal", "aten::set_.source_Storage",
+    "aten::set_.source_Storage_storage_offset", "aten::set_.source_Tensor", "aten::resize_"};
+
+// In a PyTorch that was built with CUDA: put the fallback in the place of its kernels.
+void replace_kernels() {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  auto* kept = new std::vector<c10::RegistrationHandleRAII>;
+  for (const auto& name : dispatcher.getAllOpNames()) {
+    const auto op = dispatcher.findSchema(name);
+    if (!op || !op->hasKernelForDispatchKey(c10::DispatchKey::CUDA) || name.name.rfind("aten::", 0) != 0) continue;
+    if (kOwn.count(name.overload_name.empty() ? name.name : name.name + "." + name.overload_name)) continue;
+    kept->push_back(dispatcher.registerImpl(
+        name, c10::DispatchKey::CUDA, c10::KernelFunction::makeFromBoxedFunction<&phantom::run>(), std::nullopt,
+        nullptr, "phantom"));
+  }
 }
 
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {
@@ -560,7 +579,10 @@ extern "C" {
 // Become a card: which attention kernels it has and the bytes of a cuBLAS workspace.
 void phantom_install(int64_t flash, int64_t half_efficient, int64_t bfloat_efficient, int64_t workspace_bytes) {
   static bool registered = false;
-  if (!registered) c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new phantom::Guard());
+  if (!registered) {
+    c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new phantom::Guard());
+    replace_kernels();
+  }
   registered = true;
   phantom::card.flash = flash;
   phantom::card.half_efficient = half_efficient;

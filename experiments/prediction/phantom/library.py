@@ -107,7 +107,9 @@ def load(cache: Path) -> Phantom:
     if found is None or found.origin is None:
         raise InputError("prediction traces the training with PyTorch, which is not installed (pip install .[train])")
     torch = Path(found.origin).parent
-    ctypes.CDLL(str(torch / "lib" / "libtorch_cpu.so"), mode=ctypes.RTLD_GLOBAL)
+    for name in ("libtorch_cpu.so", "libtorch_cuda.so"):
+        if (torch / "lib" / name).exists():
+            ctypes.CDLL(str(torch / "lib" / name), mode=ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(compiled(cache, torch)), mode=ctypes.RTLD_GLOBAL)
     library.phantom_tag.restype = ctypes.c_bool
     library.phantom_set_stream.restype = ctypes.c_int64
