@@ -79,7 +79,7 @@ def told(found: dict[str, Any]) -> str:
         for name, case in found["cases"].items()
     ]
     by_estimator = [
-        [one, values["cases"], f"{values['median']:.1%}", f"{values['worst']:.1%}"]
+        [one, values["cases"], f"{values['median']:.2%}", f"{values['worst']:.2%}"]
         for one, values in found["errors"].items()
     ]
     summarized = markdown(["estimator", "cases", "median error", "worst"], by_estimator)

@@ -62,7 +62,7 @@ def summary(errors: Sequence[float]) -> dict[str, float]:
 
 
 def percent(share: float | None) -> str:
-    return "n/a" if share is None else f"{share:+.1%}"
+    return "n/a" if share is None else f"{share:+.2%}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
