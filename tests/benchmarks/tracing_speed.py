@@ -143,7 +143,8 @@ def main() -> None:
         "ratio": traced["tracker"] / traced["phantom"],
         "ratio_of_the_steps_alone": found["tracker"]["steps_s"] / found["phantom"]["steps_s"],
     }
-    print(json.dumps({"model": MODEL, **vars(options), "medians": found, **ratios}, indent=1))
+    sizes = {"model": MODEL, "batch": options.batch, "tokens": options.tokens, "steps": STEPS}
+    print(json.dumps({**sizes, "rounds": options.rounds, "medians": found, **ratios}, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,28 +6,28 @@ Reads what measure.py kept (default: experiments/evidence/prediction_h200), pred
 writes comparison.md and comparison.json into the folder. Errors are shares of what was measured; negative: too low.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.prediction.record import Prediction
 from experiments.result import Result
-from tests.benchmarks.prediction.tables import error, folder_of, markdown, measured, percent, predicted, summary, write
+from tests.benchmarks.prediction.tables import compared, error, folder_of, markdown, measured, percent, summary, write
 
 QUANTITIES = ("peak", "reserved")
 HEAD = ["case", "peak predicted, GiB", "measured", "error", "reserved predicted, GiB", "measured", "error"]
 
 
-def comparison(results: Mapping[str, Result], predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+def comparison(pairs: Sequence[tuple[Result, Prediction]]) -> dict[str, Any]:
     """Predicted and measured GiB and the error of each case, median and worst of all of them."""
     cases = {
-        name: {quantity: _compared(quantity, result, predictions[name]) for quantity in QUANTITIES}
-        for name, result in results.items()
+        result.spec.row: {quantity: _quantity(quantity, result, prediction) for quantity in QUANTITIES}
+        for result, prediction in pairs
     }
     errors = {quantity: [case[quantity]["error"] for case in cases.values()] for quantity in QUANTITIES}
     return {"cases": cases, "errors": {quantity: summary(values) for quantity, values in errors.items()}}
 
 
-def _compared(quantity: str, result: Result, prediction: Prediction) -> dict[str, float]:
+def _quantity(quantity: str, result: Result, prediction: Prediction) -> dict[str, float]:
     gib = f"{quantity}_gib"
     was, said = getattr(result.memory, gib), getattr(prediction, gib)
     return {"predicted_gib": said, "measured_gib": was, "error": error(said, was)}
@@ -50,8 +50,7 @@ def told(found: dict[str, Any]) -> str:
 
 def main() -> None:
     folder = folder_of(__doc__)
-    results = measured(folder)
-    found = comparison(results, predicted(results))
+    found = comparison(compared(measured(folder)))
     write(folder, "comparison", told(found), found)
 
 

@@ -14,6 +14,7 @@ into the folder. Each estimator is asked as its documentation says, of a model w
 None but ours knows batch, length, optimizer, adapters or checkpointing. Errors are shares of the measured peak.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from accelerate.commands.estimate import estimate_training_usage
@@ -24,9 +25,9 @@ from torch import nn
 
 from experiments.prediction.record import Prediction
 from experiments.recipe import RowSpec
-from experiments.result import GIB
+from experiments.result import GIB, Result
 from experiments.training.models.weights import meta_model
-from tests.benchmarks.prediction.tables import error, folder_of, markdown, measured, percent, predicted, summary, write
+from tests.benchmarks.prediction.tables import compared, error, folder_of, markdown, measured, percent, summary, write
 
 DTYPES = {"32-true": "float32", "bf16-true": "float16", "bf16-mixed": "float16"}
 NAMES = ("ours", "accelerate", "zero2", "zero3", "rule of 5")
@@ -58,14 +59,15 @@ def deepspeed(model: nn.Module) -> dict[str, float]:
     return {"zero2": zero2 / GIB, "zero3": zero3 / GIB}
 
 
-def comparison(results: Any, predictions: Any) -> dict[str, Any]:
+def comparison(pairs: Sequence[tuple[Result, Prediction]]) -> dict[str, Any]:
     """Measured peak and every estimate with its error, of each case; median and worst of each estimator."""
-    cases = {}
-    for name, result in results.items():
+    cases: dict[str, dict[str, Any]] = {}
+    for result, prediction in pairs:
         peak = result.memory.peak_gib
-        given = estimates(result.spec, predictions[name])
+        assert peak is not None
+        given = estimates(result.spec, prediction)
         errors = {one: None if gib is None else error(gib, peak) for one, gib in given.items()}
-        cases[name] = {"measured_gib": peak, "estimates_gib": given, "errors": errors}
+        cases[result.spec.row] = {"measured_gib": peak, "estimates_gib": given, "errors": errors}
     said = {one: [case["errors"][one] for case in cases.values() if case["errors"][one] is not None] for one in NAMES}
     return {"cases": cases, "errors": {one: {"cases": len(found), **summary(found)} for one, found in said.items()}}
 
@@ -77,7 +79,7 @@ def told(found: dict[str, Any]) -> str:
         for name, case in found["cases"].items()
     ]
     by_estimator = [
-        [one, values["cases"], f"{values['median']:.1%}", f"{values['worst']:.1%}"]
+        [one, values["cases"], f"{values['median']:.2%}", f"{values['worst']:.2%}"]
         for one, values in found["errors"].items()
     ]
     summarized = markdown(["estimator", "cases", "median error", "worst"], by_estimator)
@@ -86,8 +88,7 @@ def told(found: dict[str, Any]) -> str:
 
 def main() -> None:
     folder = folder_of(__doc__)
-    results = measured(folder)
-    found = comparison(results, predicted(results))
+    found = comparison(compared(measured(folder)))
     write(folder, "estimators", told(found), found)
 
 

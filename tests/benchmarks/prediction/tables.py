@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,20 +26,29 @@ def folder_of(doc: str | None) -> Path:
     return folder
 
 
-def measured(folder: Path) -> dict[str, Result]:
-    """The cases that were measured to their end, by their ids."""
+def measured(folder: Path) -> list[Result]:
+    """The cases that were measured to their end."""
     results = [read_result(path) for path in sorted((folder / CASES).glob("*.json"))]
-    return {result.spec.row: result for result in results if result.outcome == "fits"}
+    if not results:
+        raise SystemExit(f"{folder}: has no measured cases; python -m tests.benchmarks.prediction.measure makes them")
+    return [result for result in results if result.outcome == "fits"]
 
 
-def predicted(results: Mapping[str, Result]) -> dict[str, Prediction]:
-    """The predictions of those cases, by their ids; each is printed as it is there."""
+def compared(results: Sequence[Result]) -> list[tuple[Result, Prediction]]:
+    """Those cases and their predictions; each is printed as it is there, also one that cannot be predicted."""
+    found: dict[str, Prediction] = {}
 
     def watch(spec: RowSpec, prediction: Prediction, cached: bool) -> None:
+        found[spec.row] = prediction
         print(f"{spec.row}: {prediction.peak_gib:.2f} GiB", flush=True)
 
-    specs = [result.spec for result in results.values()]
-    return dict(zip(results, predict(specs, cache_folder(), watch), strict=True))
+    predict(
+        [result.spec for result in results],
+        cache_folder(),
+        watch,
+        failed=lambda spec, problem: print(problem, flush=True),
+    )
+    return [(result, found[result.spec.row]) for result in results if result.spec.row in found]
 
 
 def error(estimate: float, measured: float) -> float:
@@ -53,7 +62,7 @@ def summary(errors: Sequence[float]) -> dict[str, float]:
 
 
 def percent(share: float | None) -> str:
-    return "n/a" if share is None else f"{share:+.1%}"
+    return "n/a" if share is None else f"{share:+.2%}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
