@@ -38,11 +38,16 @@ BUFFERS = CATEGORIES.index("buffers")
 
 
 class PhantomMeter:
-    """The phantom device's counters, and which phase each of its events belongs to."""
+    """The phantom device's counters, and which phase each of its events belongs to.
+
+    last_watched is the event at which it was last told of tensors, after the last optimizer step: what lives then, and
+    is neither weight, gradient nor state, is a buffer.
+    """
 
     def __init__(self, phantom: Phantom) -> None:
         self._phantom = phantom
         self.phases: list[tuple[int, Phase]] = [(0, "load")]
+        self.last_watched = 0
 
     def allocated(self) -> int:
         return self._phantom.stats()[0]
@@ -60,6 +65,7 @@ class PhantomMeter:
     def watch(self, kind: str, tensors: Iterable[Any]) -> None:
         pointers = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.device.type == "cuda"]
         self._phantom.tag(pointers, CATEGORIES.index(kind))
+        self.last_watched = self._phantom.stats()[4] - 1
 
     def __enter__(self) -> "PhantomMeter":
         return self
@@ -73,10 +79,6 @@ class PhantomMeter:
         micro_steps = sum(phase == "forward" for _, phase in self.phases[: place + 1])
         step, micro_step = divmod(max(0, micro_steps - 1), accumulate)
         return self.phases[place][1], step, micro_step
-
-    def last_forward(self) -> int:
-        """The event with which the last forward pass began."""
-        return max((event for event, phase in self.phases if phase == "forward"), default=0)
 
 
 def prepare(phantom: Phantom) -> None:
@@ -140,7 +142,7 @@ def _prediction(
     usable = round(card_named(spec.card).usable_gib * GIB)
     free, limited = phantom.replay(2**62), phantom.replay(usable)
     accumulate = spec.settings.accumulate
-    phantom.tag_alive(meter.last_forward() - 1, BUFFERS)
+    phantom.tag_alive(meter.last_watched, BUFFERS)
     phase, step, _ = meter.moment(free.highest_at, accumulate)
     return Prediction(
         spec=spec,
@@ -203,6 +205,7 @@ def _failure(limited: Replay, meter: PhantomMeter, accumulate: int) -> Failure |
 def _job(spec: Path, out: Path, phantom: Phantom) -> None:
     """One row, in a process of its own."""
     die_with_parent()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
     try:
         found = trace(RowSpec.model_validate_json(spec.read_bytes()), phantom).model_dump_json()
