@@ -143,7 +143,13 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
     torch.cuda.nvtx._nvtx = SimpleNamespace(rangePushA=lambda _: 0, rangePop=lambda: 0, markA=lambda _: None)
     torch.cuda.memory.empty_cache = phantom.empty_cache
     torch.Tensor.record_stream = _nothing()  # type: ignore[method-assign]
+    torch.UntypedStorage.clone = _clone  # type: ignore[method-assign]
     torch.UntypedStorage.resize_ = _resizing(phantom, torch.UntypedStorage.resize_)  # type: ignore[method-assign]
+
+
+def _clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+    copied = torch.empty(storage.nbytes(), dtype=torch.uint8, device=storage.device)
+    return copied.untyped_storage().copy_(storage) if storage.device.type == "cpu" else copied.untyped_storage()
 
 
 def _resizing(phantom: Phantom, on_host: Any) -> Any:

@@ -19,6 +19,17 @@ from experiments.training.probe import Probe
 from experiments.training.schedule import schedule_of
 
 PROMPT_TOKENS = 8
+FSDP: dict[str, Any] = {
+    "fsdp": "full_shard auto_wrap",
+    "fsdp_config": {
+        "version": 1,
+        "backward_prefetch": "backward_pre",
+        "forward_prefetch": False,
+        "use_orig_params": True,
+        "sync_module_states": True,
+        "cpu_ram_efficient_loading": True,
+    },
+}
 
 
 class ProbedTrainer(Trainer):
@@ -138,8 +149,10 @@ def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArgumen
     """
     settings = spec.settings
     set_seed(settings.seed)
-    if settings.strategy not in ("auto", "ddp"):
-        raise InputError(f"strategy {settings.strategy!r} is not run by the hf_trainer engine; allowed: auto, ddp")
+    if settings.strategy not in ("auto", "ddp", "fsdp"):
+        raise InputError(
+            f"strategy {settings.strategy!r} is not run by the hf_trainer engine; allowed: auto, ddp, fsdp"
+        )
     arguments = TrainingArguments(
         output_dir=str(out / "trainer"),
         per_device_train_batch_size=settings.batch_size,
@@ -155,6 +168,7 @@ def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArgumen
         report_to="none",
         disable_tqdm=True,
         use_cpu=device.kind == "cpu",
+        **(FSDP if settings.strategy == "fsdp" else {}),
     )
     if arguments.world_size != settings.world_size:
         raise InputError(

@@ -1,0 +1,84 @@
+"""Every row of every suite on every card: what the material states of it and what is predicted.
+
+    python -m tests.benchmarks.prediction.cells [FOLDER]
+
+Writes cells.md and cells.json into the folder (default: experiments/evidence/prediction_h200). Outcomes first; then the
+memory figures that the material prints, with the error against the nearer end of its range (0 inside it).
+"""
+
+from typing import Any
+
+from experiments.launch.data_set import cache_folder
+from experiments.prediction.predict import predict
+from experiments.prediction.record import Prediction
+from experiments.prediction.verdicts import as_result
+from experiments.recipe import Figure, suite_named
+from experiments.result import QUANTITIES
+from experiments.sizing import rows_asked
+from tests.benchmarks.prediction.tables import folder_of, markdown, percent, write
+
+MEMORY = ("reserved_gib", "allocated_after_forward_gib")
+
+
+def cells() -> list[dict[str, Any]]:
+    """What is stated and what is predicted of each row on each card; a row that cannot be traced says why."""
+    specs, failed = rows_asked(None, None), {}
+    found = predict(specs, cache_folder(), failed=lambda spec, problem: failed.update({spec.fingerprint: str(problem)}))
+    by_spec = {prediction.spec.fingerprint: prediction for prediction in found}
+    made = []
+    for spec in specs:
+        expect = suite_named(spec.suite).row(spec.row).expect
+        prediction = by_spec.get(spec.fingerprint)
+        cell = {"suite": spec.suite, "row": spec.row, "card": spec.card, "stated": expect.outcome}
+        if prediction is None:
+            made.append(cell | {"problem": failed[spec.fingerprint]})
+            continue
+        made.append(
+            cell
+            | {
+                "predicted": prediction.outcome,
+                "verdict": prediction.verdict,
+                "agrees": expect.outcome in (None, prediction.outcome),
+                "peak_gib": prediction.peak_gib,
+                "reserved_gib": prediction.limited_reserved_gib,
+                "margin_gib": prediction.margin_gib,
+                "figures": [_figure(figure, prediction) for figure in expect.figures if figure.quantity in MEMORY],
+            }
+        )
+    return made
+
+
+def _figure(figure: Figure, prediction: Prediction) -> dict[str, Any]:
+    said = QUANTITIES[figure.quantity](as_result(prediction))
+    assert said is not None, "memory is always predicted"
+    off = said / figure.low - 1 if said < figure.low else max(0.0, said / figure.high - 1)
+    return {"quantity": figure.quantity, "low": figure.low, "high": figure.high, "predicted": said, "error": off}
+
+
+def told(made: list[dict[str, Any]]) -> str:
+    """Both tables, and how many cells agree."""
+    rows, figures = [], []
+    for cell in made:
+        name = [f"{cell['suite']}/{cell['row']}", cell["card"], cell["stated"] or ""]
+        if "problem" in cell:
+            rows.append([*name, cell["problem"], "", "", ""])
+            continue
+        margin = f"{cell['margin_gib']:+.2f}"
+        rows.append([*name, cell["verdict"], f"{cell['peak_gib']:.2f}", margin, "yes" if cell["agrees"] else "NO"])
+        for one in cell["figures"]:
+            stated = f"{one['low']:.2f} to {one['high']:.2f}"
+            figures.append([*name[:2], one["quantity"], stated, f"{one['predicted']:.2f}", percent(one["error"])])
+    agree = sum(cell.get("agrees", False) for cell in made)
+    head = ["row", "card", "stated", "predicted", "peak, GiB", "margin, GiB", "agrees"]
+    figure_head = ["row", "card", "figure", "stated, GiB", "predicted, GiB", "error"]
+    return f"{markdown(head, rows)}\n{agree} of {len(made)} cells agree.\n\n{markdown(figure_head, figures)}"
+
+
+def main() -> None:
+    folder = folder_of(__doc__)
+    made = cells()
+    write(folder, "cells", told(made), {"cells": made})
+
+
+if __name__ == "__main__":
+    main()
