@@ -114,9 +114,7 @@ def _kept(path: Path) -> Prediction | None:
         return None
 
 
-def _traced(
-    missing: dict[str, RowSpec], cache: Path, workers: int
-) -> Iterator[tuple[str, Prediction | Problem]]:
+def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[tuple[str, Prediction | Problem]]:
     """Keys and predictions, or why there is none, as they come out of the tracer."""
     if not missing:
         return

@@ -52,7 +52,9 @@ class Prediction(Record):
     peak_phase: Phase
     peak_step: int
     optimizer_cpu_gib: float
-    host_gib: float | None = Field(default=None, description="host memory that offload needs; None: nothing to speak of")
+    host_gib: float | None = Field(
+        default=None, description="host memory that offload needs; None: nothing to speak of"
+    )
     needed_gib: float
     usable_gib: float
     limited_reserved_gib: float
@@ -70,7 +72,7 @@ class Prediction(Record):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the row fits; borderline where the margin is within 2% of the card, as far as predictions may be off."""
+        """Whether the row fits; borderline where the margin is within 2% of the card, as predictions may be off."""
         if abs(self.margin_gib) < DOUBT * self.usable_gib:
             return "borderline"
         return "fits" if self.margin_gib > 0 else "oom"

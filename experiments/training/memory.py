@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from experiments.result import Phase
 
 Kind = Literal["params", "grads", "optimizer", "batch"]
 
@@ -21,7 +22,7 @@ class Meter(Protocol):
     def allocated(self) -> int: ...
     def peak(self) -> int: ...
     def peak_reserved(self) -> int | None: ...
-    def begin(self, phase: str) -> None: ...
+    def begin(self, phase: Phase) -> None: ...
     def watch(self, kind: Kind, tensors: Iterable[torch.Tensor]) -> None: ...
     def __enter__(self) -> Any: ...
     def __exit__(self, *exc: Any) -> Any: ...
@@ -39,7 +40,7 @@ class CudaMeter:
     def peak_reserved(self) -> int | None:
         return torch.cuda.max_memory_reserved()
 
-    def begin(self, phase: str) -> None:
+    def begin(self, phase: Phase) -> None:
         torch.cuda.reset_peak_memory_stats()
 
     def watch(self, kind: Kind, tensors: Iterable[torch.Tensor]) -> None:
@@ -75,7 +76,7 @@ class StorageMeter(TorchDispatchMode):
     def peak_reserved(self) -> int | None:
         return None
 
-    def begin(self, phase: str) -> None:
+    def begin(self, phase: Phase) -> None:
         self._peak = self._allocated
 
     def watch(self, kind: Kind, tensors: Iterable[torch.Tensor]) -> None:

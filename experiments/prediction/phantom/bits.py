@@ -16,7 +16,7 @@ class NoKernels:
 
 def import_bitsandbytes() -> None:
     """Import bitsandbytes as on a machine with a GPU. torch.cuda must speak for the phantom device already."""
-    torch._C._cuda_getCurrentRawStream = lambda index: 0  # type: ignore[attr-defined]
+    setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)  # noqa: B010 - typed as there with CUDA alone
     with patch.object(ctypes.cdll, "LoadLibrary", lambda _: NoKernels()):
         import bitsandbytes
     bitsandbytes.functional.get_paged = _managed

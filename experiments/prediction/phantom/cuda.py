@@ -139,12 +139,17 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
-    torch.cuda.amp.common.amp_definitely_not_available = lambda: False
-    torch.cuda.nvtx._nvtx = SimpleNamespace(rangePushA=lambda _: 0, rangePop=lambda: 0, markA=lambda _: None)
-    torch.cuda.memory.empty_cache = phantom.empty_cache
-    torch.Tensor.record_stream = _nothing()  # type: ignore[method-assign]
-    torch.UntypedStorage.clone = _clone  # type: ignore[method-assign]
-    torch.UntypedStorage.resize_ = _resizing(phantom, torch.UntypedStorage.resize_)  # type: ignore[method-assign]
+    no_marks = SimpleNamespace(rangePushA=lambda _: 0, rangePop=lambda: 0, markA=lambda _: None)
+    elsewhere: list[tuple[Any, str, Any]] = [
+        (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
+        (torch.cuda.nvtx, "_nvtx", no_marks),
+        (torch.cuda.memory, "empty_cache", phantom.empty_cache),
+        (torch.Tensor, "record_stream", _nothing()),
+        (torch.UntypedStorage, "clone", _clone),
+        (torch.UntypedStorage, "resize_", _resizing(phantom, torch.UntypedStorage.resize_)),
+    ]
+    for owner, name, answer in elsewhere:
+        setattr(owner, name, answer)
 
 
 def _clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:

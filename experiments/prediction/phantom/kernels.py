@@ -10,7 +10,7 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True)
 class Kernels:
-    """flash: flash attention; half_efficient, bfloat_efficient: memory-efficient attention in that type (32 bit always).
+    """flash: flash attention; half_efficient, bfloat_efficient: memory-efficient attention in that type.
 
     workspace_bytes is what one cuBLAS handle takes at its first matrix product.
     """
@@ -22,7 +22,9 @@ class Kernels:
 
 
 def kernels_of(card: Card) -> Kernels:
-    """The choice by compute capability: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (flash attention from 8.0,
+    """The choice by compute capability.
+
+    aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (flash attention from 8.0,
     memory-efficient attention from 5.0, in bfloat16 from 8.0; on AMD's gfx90a all of them through AOTriton) and
     aten/src/ATen/cuda/CublasHandlePool.cpp (workspaces of 32 MiB on 9.x, else 8 MiB and 128 KiB; hipBLASLt: 32 MiB).
     """

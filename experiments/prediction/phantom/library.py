@@ -50,7 +50,8 @@ class Phantom:
         """Bytes allocated and reserved, the peaks of both since the last reset, and the number of events."""
         out = (ctypes.c_int64 * 5)()
         self._library.phantom_stats(out)
-        return tuple(out)  # type: ignore[return-value]
+        allocated, reserved, peak_allocated, peak_reserved, events = out
+        return allocated, reserved, peak_allocated, peak_reserved, events
 
     def reset_peaks(self) -> None:
         self._library.phantom_reset_peaks()
@@ -119,7 +120,7 @@ def load(cache: Path) -> Phantom:
 
 def compiled(cache: Path, torch: Path) -> Path:
     """The library for the installed torch, made if it is not in the cache; one process makes it, others wait."""
-    sources = [SOURCES / "device.cpp", SOURCES / "allocator.h"]
+    sources = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp")])
     version = importlib.metadata.version("torch")
     digest = hashlib.sha256(b"".join([version.encode(), *(path.read_bytes() for path in sources)])).hexdigest()[:12]
     library = cache / f"phantom-{digest}.so"

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore, ProcessGroup, Work, _create_work_from_future
+from torch._C import _distributed_c10d as c10d
 from torch.futures import Future
 
+_create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
 COLLECTIVES = """
 all_gather_single_coalesced all_to_all_single allgather_coalesced allgather_into_tensor_coalesced allreduce
 allreduce_coalesced alltoall alltoall_base barrier broadcast gather reduce reduce_scatter reduce_scatter_single
@@ -15,14 +16,14 @@ reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced scatter _reduce_
 """.split()  # noqa: SIM905 - one line a word reads worse
 
 
-class LoneGroup(ProcessGroup):
+class LoneGroup(c10d.ProcessGroup):
     """A process group with one process in it, whose collectives change nothing.
 
     Only what is gathered is there: from every rank what this one gave, so that ranks that compare notes agree.
     """
 
     def __init__(self, rank: int, size: int) -> None:
-        super().__init__(rank, size)
+        super().__init__(rank, size)  # type: ignore[call-arg]
         self._rank, self._size = rank, size
 
     def size(self) -> int:
@@ -31,32 +32,31 @@ class LoneGroup(ProcessGroup):
     def getBackendName(self) -> str:
         return "lone"
 
-    def allgather(self, outputs: Any, inputs: Any, options: Any = None) -> Work:
+    def allgather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
         for row, given in zip(outputs, inputs, strict=True):
             for output in row:
                 output.copy_(given)
         return _over(self, outputs)
 
-    def all_gather_single(self, output: Any, given: Any, options: Any = None) -> Work:
+    def all_gather_single(self, output: Any, given: Any, options: Any = None) -> Any:
         output.view(self._size, -1).copy_(given.view(1, -1))
         return _over(self, [output])
 
-    _allgather_base = all_gather_single
+    _allgather_base = all_gather_single  # type: ignore[assignment]
 
     @property
     def pg_name(self) -> str:
         return dist.distributed_c10d._world.pg_names[self]
 
     @property
-    def group_name(self) -> str:
+    def group_name(self) -> str:  # type: ignore[override]
         return self.pg_name
 
 
-def _over(group: LoneGroup, *given: Any, **_: Any) -> Work:
+def _over(group: LoneGroup, *given: Any, **_: Any) -> Any:
     done: Future[Any] = Future(devices=[torch.device("cuda", 0)])
     done.set_result(given[0] if given else None)
-    work: Work = _create_work_from_future(done)
-    return work
+    return _create_work(done)
 
 
 for _name in COLLECTIVES:
@@ -82,9 +82,9 @@ def replace_ranks(devices: int, nodes: int) -> None:
     start = dist.init_process_group
 
     def init_process_group(*_: Any, **__: Any) -> None:
-        start(backend="lone", store=HashStore(), rank=0, world_size=world)
+        start(backend="lone", store=c10d.HashStore(), rank=0, world_size=world)
 
     dist.init_process_group = init_process_group
     dist.distributed_c10d.init_process_group = init_process_group
-    dist.Logger.set_runtime_stats_and_log = lambda _: None  # it asks for CUDA's clocks
+    setattr(dist.Logger, "set_runtime_stats_and_log", lambda _: None)  # noqa: B010 - it asks for CUDA's clocks
     torch.cuda.device_count = lambda: devices

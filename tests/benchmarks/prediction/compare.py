@@ -8,22 +8,27 @@ Rows of several ranks (ranks/ROW/spec.json and what each rank measured beside it
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from experiments.launch.data_set import cache_folder
+from experiments.prediction.predict import predict
 from experiments.prediction.record import Prediction
 from experiments.recipe import RowSpec
-from experiments.result import Measured, Result
+from experiments.result import Measured
 from tests.benchmarks.prediction.tables import compared, error, folder_of, markdown, measured, percent, summary, write
 
 QUANTITIES = ("peak", "reserved")
 HEAD = ["case", "peak predicted, GiB", "measured", "error", "reserved predicted, GiB", "measured", "error"]
 
+Pair = tuple[str, Measured, Prediction]
 
-def comparison(pairs: Sequence[tuple[Result, Prediction]]) -> dict[str, Any]:
-    """Predicted and measured GiB and the error of each case, median and worst of all of them."""
+
+def comparison(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Predicted and measured GiB and the error of each named case, median and worst of all of them."""
     cases = {
-        result.spec.row: {quantity: _quantity(quantity, result, prediction) for quantity in QUANTITIES}
-        for result, prediction in pairs
+        name: {quantity: _quantity(quantity, result, prediction) for quantity in QUANTITIES}
+        for name, result, prediction in pairs
     }
     errors = {quantity: [case[quantity]["error"] for case in cases.values()] for quantity in QUANTITIES}
     return {"cases": cases, "errors": {quantity: summary(values) for quantity, values in errors.items()}}
@@ -35,18 +40,15 @@ def _quantity(quantity: str, result: Measured, prediction: Prediction) -> dict[s
     return {"predicted_gib": said, "measured_gib": was, "error": error(said, was)}
 
 
-def over_ranks(folder: Path) -> dict[str, Any]:
-    """The comparison of each rank of the rows that several ranks ran; every rank is predicted as the first."""
-    rows = {path.parent.name: RowSpec.model_validate_json(path.read_bytes()) for path in folder.glob("ranks/*/spec.json")}
-    cases = {}
-    for (name, _), prediction in zip(rows.items(), predict(list(rows.values()), cache_folder()), strict=True):
-        for path in sorted((folder / "ranks" / name).glob("rank-*.json")):
-            measured_here = Measured.model_validate_json(path.read_bytes())
-            cases[f"{name}, {path.stem}"] = {
-                quantity: _compared(quantity, measured_here, prediction) for quantity in QUANTITIES
-            }
-    errors = {quantity: [case[quantity]["error"] for case in cases.values()] for quantity in QUANTITIES}
-    return {"cases": cases, "errors": {quantity: summary(values) for quantity, values in errors.items()}}
+def each_rank(folder: Path) -> list[Pair]:
+    """Each rank of the rows that several ranks ran; all are predicted as the first."""
+    files = sorted(folder.glob("ranks/*/spec.json"))
+    predictions = predict([RowSpec.model_validate_json(path.read_bytes()) for path in files], cache_folder())
+    return [
+        (f"{path.parent.name}, {rank.stem}", Measured.model_validate_json(rank.read_bytes()), prediction)
+        for path, prediction in zip(files, predictions, strict=True)
+        for rank in sorted(path.parent.glob("rank-*.json"))
+    ]
 
 
 def told(found: dict[str, Any]) -> str:
@@ -66,8 +68,10 @@ def told(found: dict[str, Any]) -> str:
 
 def main() -> None:
     folder = folder_of(__doc__)
-    found = comparison(compared(measured(folder)))
-    write(folder, "comparison", told(found), found)
+    one = comparison([(result.spec.row, result, prediction) for result, prediction in compared(measured(folder))])
+    several = comparison(each_rank(folder))
+    text = f"One GPU:\n\n{told(one)}\nSeveral ranks, a GPU each:\n\n{told(several)}"
+    write(folder, "comparison", text, {"one_gpu": one, "several_ranks": several})
 
 
 if __name__ == "__main__":

@@ -106,7 +106,10 @@ def test_sampling_takes_the_model_and_little_more_and_fills_the_sequences(ran, m
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"strategy": "deepspeed_stage_2_offload"}, r"^strategy 'deepspeed_stage_2_offload' is not run by the hf_trainer engine; allowed: auto, ddp, fsdp$"),
+        (
+            {"strategy": "deepspeed_stage_2_offload"},
+            r"^strategy 'deepspeed_stage_2_offload' is not run by the hf_trainer engine; allowed: auto, ddp, fsdp$",
+        ),
         ({"devices": 4, "strategy": "ddp"}, r"^1 rank\(s\) are running, the row needs 4; use torchrun$"),
     ],
 )

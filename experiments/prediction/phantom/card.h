@@ -1,0 +1,57 @@
+// What differs from card to card: attention kernels and cuBLAS workspaces.
+
+#pragma once
+
+#include <ATen/Context.h>
+
+#include <unordered_set>
+
+#include "log.h"
+
+namespace phantom {
+
+struct CardFacts {
+  int64_t major = 8, minor = 0;
+  bool flash = true;                // flash attention kernels
+  bool half_efficient = true;       // memory-efficient attention in float16
+  bool bfloat_efficient = true;     // memory-efficient attention in bfloat16
+  int64_t workspace_bytes = 0;      // of one cuBLAS handle
+};
+
+CardFacts card;
+
+// The choice of ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient, plain (SDPBackend 1, 2, 0), with
+// those of its conditions that a training can meet. cuDNN's attention, preferred on 9.0, takes what flash takes.
+int64_t choose_attention(
+    const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double,
+    bool causal, std::optional<double>, bool grouped) {
+  auto& context = at::globalContext();
+  const auto type = query.scalar_type();
+  const bool half = type == at::kHalf, bfloat = type == at::kBFloat16;
+  const bool has_mask = mask.has_value() && mask->defined();
+  const bool dense = query.dim() == 4 && query.numel() && key.numel() && query.stride(-1) == 1 &&
+      key.stride(-1) == 1 && value.stride(-1) == 1 && (!has_mask || mask->stride(-1) == 1);
+  if (!dense) return 0;
+  const bool same_heads = query.size(1) == key.size(1) && key.size(1) == value.size(1);
+  const bool square = query.size(2) == key.size(2);
+  if (card.flash && context.userEnabledFlashSDP() && (half || bfloat) && !has_mask && query.size(3) <= 256 &&
+      query.size(3) == value.size(3) && (same_heads || grouped) && (square || !causal))
+    return 1;
+  const bool efficient_type = half ? card.half_efficient : bfloat ? card.bfloat_efficient : type == at::kFloat;
+  const int64_t aligned = 16 / static_cast<int64_t>(query.element_size());
+  return efficient_type && context.userEnabledMemEfficientSDP() && same_heads && query.size(3) % aligned == 0 &&
+          value.size(3) % aligned == 0
+      ? 2
+      : 0;
+}
+
+// cuBLAS takes a workspace for each thread's handle and stream at its first matrix product, and keeps it.
+void use_workspace(const std::string& name) {
+  static const std::unordered_set<std::string> products{
+      "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation", "aten::addmv_"};
+  if (!card.workspace_bytes || !products.count(name)) return;
+  thread_local std::unordered_set<int64_t> taken;
+  if (taken.insert(current_stream).second) (new c10::DataPtr)->operator=(allocate_block(card.workspace_bytes, false));
+}
+
+}  // namespace phantom

@@ -1,0 +1,71 @@
+// The host's memory: counted, and large tensors there have addresses alone.
+
+#pragma once
+
+#include <ATen/ops/copy_native.h>
+#include <ATen/ops/fill_native.h>
+#include <ATen/ops/zero_native.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/alloc_cpu.h>
+#include <sys/mman.h>
+
+#include <atomic>
+
+#include "log.h"
+
+namespace phantom {
+
+// Large tensors on the host are address space alone: nobody writes to them, and what they would take is counted.
+constexpr size_t kLargeOnHost = 16 * kMiB;
+
+std::atomic<bool> host_watched{false};
+std::atomic<int64_t> host_bytes{0}, host_peak{0};
+
+struct HostBlock {
+  void* data;
+  size_t bytes;
+};
+
+void release_on_host(void* context) {
+  auto* block = static_cast<HostBlock*>(context);
+  host_bytes -= static_cast<int64_t>(block->bytes);
+  if (block->bytes >= kLargeOnHost) munmap(block->data, block->bytes);
+  else c10::free_cpu(block->data);
+  delete block;
+}
+
+struct HostAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    if (bytes == 0) return {nullptr, nullptr, &release_on_host, Device(DeviceType::CPU)};
+    void* data = bytes < kLargeOnHost
+        ? c10::alloc_cpu(bytes)
+        : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    TORCH_CHECK(data != MAP_FAILED, "no address space for ", bytes, " bytes on the host");
+    const int64_t now = host_bytes += static_cast<int64_t>(bytes);
+    if (now > host_peak) host_peak = now;
+    return {data, new HostBlock{data, bytes}, &release_on_host, Device(DeviceType::CPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override {
+    if (bytes < kLargeOnHost) default_copy_data(to, from, bytes);
+  }
+};
+
+HostAllocator host_allocator;
+
+bool large_on_host(const Tensor& tensor) {
+  return host_watched && tensor.device().is_cpu() && tensor.storage().nbytes() >= kLargeOnHost;
+}
+
+Tensor& copy_on_host(Tensor& self, const Tensor& source, bool non_blocking) {
+  if (large_on_host(self) || large_on_host(source)) return self;
+  return at::native::copy_(self, source, non_blocking);
+}
+
+Tensor& zero_on_host(Tensor& self) { return large_on_host(self) ? self : at::native::zero_(self); }
+
+Tensor& fill_on_host(Tensor& self, const at::Scalar& value) {
+  return large_on_host(self) ? self : at::native::fill_(self, value);
+}
+
+}  // namespace phantom

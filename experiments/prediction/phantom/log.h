@@ -1,0 +1,112 @@
+// Every allocation and release on the device, and what each was for.
+
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <unordered_map>
+
+#include "allocator.h"
+
+namespace phantom {
+
+using at::Tensor;
+using c10::Device;
+using c10::DeviceType;
+using c10::IValue;
+using c10::Stream;
+
+const Device kDevice(DeviceType::CUDA, 0);
+constexpr int64_t kMaxHostBacked = int64_t{1} << 28;
+
+struct Event {
+  int64_t id;
+  int64_t bytes;  // of an allocation; -1: a release
+  int64_t stream;
+};
+
+struct Log {
+  std::mutex mutex;
+  CachingAllocator allocator{INT64_MAX};
+  std::vector<Event> events;
+  std::unordered_map<int64_t, int64_t> tags;           // allocation -> category
+  std::unordered_map<const void*, int64_t> by_pointer;  // living data pointer -> allocation
+  int64_t allocations = 0;
+};
+
+Log& log() {
+  static Log* the = new Log;
+  return *the;
+}
+
+std::unordered_map<int64_t, int64_t> alive_after(const Log& the, int64_t index) {
+  std::unordered_map<int64_t, int64_t> alive;
+  for (int64_t place = 0; place <= index; ++place) {
+    const Event& event = the.events[place];
+    if (event.bytes < 0) alive.erase(event.id);
+    else alive[event.id] = event.bytes;
+  }
+  return alive;
+}
+
+thread_local int64_t current_stream = 0;
+
+struct Block {
+  int64_t id;
+  int64_t address;
+  void* host;
+};
+
+void release(void* context) {
+  auto* block = static_cast<Block*>(context);
+  Log& the = log();
+  std::lock_guard<std::mutex> lock(the.mutex);
+  the.allocator.release(block->address);
+  the.events.push_back({block->id, -1, 0});
+  the.by_pointer.erase(block->host ? block->host : reinterpret_cast<void*>(block->address));
+  std::free(block->host);
+  delete block;
+}
+
+c10::DataPtr allocate_block(size_t bytes, bool with_values) {
+  if (bytes == 0) return {nullptr, nullptr, &release, kDevice};
+  Log& the = log();
+  std::lock_guard<std::mutex> lock(the.mutex);
+  auto* block = new Block{++the.allocations, the.allocator.allocate(bytes, current_stream), nullptr};
+  if (with_values && bytes <= kMaxHostBacked) block->host = std::calloc(bytes, 1);
+  the.events.push_back({block->id, static_cast<int64_t>(bytes), current_stream});
+  void* data = block->host ? block->host : reinterpret_cast<void*>(block->address);
+  the.by_pointer[data] = block->id;
+  return {data, block, &release, kDevice};
+}
+
+struct Allocator final : c10::Allocator {
+  explicit Allocator(bool with_values) : with_values_(with_values) {}
+  c10::DataPtr allocate(size_t bytes) override { return allocate_block(bytes, with_values_); }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void*, const void*, std::size_t) const override {}
+  const bool with_values_;
+};
+
+Allocator no_values(false), values(true);
+
+bool has_values(c10::ScalarType type) {
+  return type == at::kBool || type == at::kLong || type == at::kInt || type == at::kShort;
+}
+
+c10::Allocator* allocator_of(c10::ScalarType type) { return has_values(type) ? &values : &no_values; }
+
+bool is_here(const Tensor& tensor) { return tensor.defined() && tensor.device().type() == DeviceType::CUDA; }
+
+// Whether the values of a tensor can be read: host memory stands behind it.
+bool readable(const Tensor& tensor) {
+  if (!is_here(tensor)) return true;
+  if (!has_values(tensor.scalar_type())) return false;
+  const auto& pointer = tensor.storage().data_ptr();
+  if (!pointer.get()) return true;
+  return pointer.get_deleter() == &release && static_cast<Block*>(pointer.get_context())->host != nullptr;
+}
+
+}  // namespace phantom

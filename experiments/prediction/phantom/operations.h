@@ -1,0 +1,99 @@
+// Operations with a way of their own: values that are read, storages that are exchanged, shapes known without asking.
+
+#pragma once
+
+#include <ATen/ExpandUtils.h>
+
+#include "tensors.h"
+
+namespace phantom {
+
+Tensor& copy_(Tensor& self, const Tensor& source, bool) {
+  TORCH_CHECK(at::is_expandable_to(source.sizes(), self.sizes()), "copy_: sizes ", source.sizes(), " and ", self.sizes());
+  if (readable(self) && readable(source)) {
+    on_host(self).copy_(on_host(source));
+  } else if (!is_here(self) && self.nbytes() <= static_cast<size_t>(kMiB)) {
+    self.zero_();
+  }
+  return self;
+}
+
+at::Scalar local_scalar(const Tensor& self) {
+  if (readable(self)) return on_host(self).item();
+  return at::isFloatingType(self.scalar_type()) ? at::Scalar(0.0) : at::Scalar(0);
+}
+
+// As many elements as the mask has true ones; all of them when the mask follows from values that do not exist.
+Tensor masked_select(const Tensor& self, const Tensor& mask) {
+  const auto sizes = at::infer_size(self.sizes(), mask.sizes());
+  const Tensor chosen = (readable(mask) ? on_host(mask) : at::ones(mask.sizes(), at::kBool)).expand(sizes);
+  if (readable(self)) return from_host(on_host(self).masked_select(chosen));
+  return empty_strided_here({at::count_nonzero(chosen).item<int64_t>()}, {1}, self.scalar_type());
+}
+
+bool equal(const Tensor& self, const Tensor& other) {
+  if (self.sizes() != other.sizes()) return false;
+  return !readable(self) || !readable(other) || at::equal(on_host(self), on_host(other));
+}
+
+Tensor& set_storage(Tensor& self, c10::Storage source, int64_t offset, c10::IntArrayRef size, c10::IntArrayRef stride) {
+  auto* impl = self.unsafeGetTensorImpl();
+  impl->set_storage_keep_dtype(std::move(source));
+  std::vector<int64_t> strides(stride.begin(), stride.end());
+  if (strides.empty() && !size.empty()) {
+    strides.assign(size.size(), 1);
+    for (size_t place = size.size() - 1; place > 0; --place)
+      strides[place - 1] = strides[place] * std::max<int64_t>(size[place], 1);
+  }
+  impl->set_sizes_and_strides(size, strides, offset);
+  return self;
+}
+
+Tensor& set_whole_storage(Tensor& self, c10::Storage source) {
+  const int64_t count = static_cast<int64_t>(source.nbytes() / self.itemsize());
+  return set_storage(self, std::move(source), 0, {count}, {1});
+}
+
+Tensor& set_tensor(Tensor& self, const Tensor& source) {
+  return set_storage(self, source.storage(), source.storage_offset(), source.sizes(), source.strides());
+}
+
+const Tensor& resize_(const Tensor& self, c10::IntArrayRef size, std::optional<c10::MemoryFormat>) {
+  take_shape(self, at::empty(size, self.options().device(at::kMeta)));
+  return self;
+}
+
+// Frequent operations whose shapes PyTorch works out in Python: what their CUDA kernels allocate (layer_norm_kernel.cu,
+// Dropout.cu), statistics and their like in 32 bit.
+
+Tensor like(const Tensor& tensor) { return at::empty_like(tensor, at::MemoryFormat::Contiguous); }
+
+Tensor like_if(bool wanted, const std::optional<Tensor>& tensor) {
+  return wanted && tensor && tensor->defined() ? like(*tensor) : Tensor();
+}
+
+std::tuple<Tensor, Tensor, Tensor> native_layer_norm(
+    const Tensor& input, c10::IntArrayRef normalized, const std::optional<Tensor>&, const std::optional<Tensor>&,
+    double) {
+  std::vector<int64_t> sizes(input.sizes().begin(), input.sizes().end() - normalized.size());
+  sizes.resize(input.dim(), 1);
+  const auto wide = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const Tensor mean = at::empty(sizes, input.options().dtype(wide));
+  return {like(input), mean, like(mean)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> native_layer_norm_backward(
+    const Tensor&, const Tensor& input, c10::IntArrayRef, const Tensor&, const Tensor&,
+    const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, std::array<bool, 3> wanted) {
+  return {like_if(wanted[0], input), like_if(wanted[1], weight), like_if(wanted[2], bias)};
+}
+
+std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double, std::optional<bool>) {
+  return {at::empty_like(input), at::empty_like(input, input.options().dtype(at::kBool))};
+}
+
+Tensor native_dropout_backward(const Tensor& gradient, const Tensor&, double) { return at::empty_like(gradient); }
+
+Tensor relu(const Tensor& input) { return at::empty_like(input); }
+
+}  // namespace phantom

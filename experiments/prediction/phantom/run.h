@@ -1,0 +1,133 @@
+// An operation on the device: run on the meta device, or on the host where there are values, its results made here.
+
+#pragma once
+
+#include <ATen/ops/as_strided_native.h>
+#include <torch/library.h>
+
+#include "card.h"
+#include "tensors.h"
+
+namespace phantom {
+
+// Applies `change` to every tensor of an argument, inside lists too.
+template <typename Change>
+IValue changed(const IValue& value, const Change& change) {
+  if (value.isTensor()) return value.toTensor().defined() ? IValue(change(value.toTensor())) : value;
+  if (value.isTensorList()) {
+    c10::List<Tensor> made;
+    for (const Tensor& tensor : value.toTensorVector()) made.push_back(change(tensor));
+    return made;
+  }
+  if (value.isList() && !value.isIntList() && !value.isDoubleList() && !value.isBoolList()) {
+    auto list = value.toList();
+    auto made = c10::impl::GenericList(list.elementType());
+    for (const IValue element : list) made.push_back(changed(element, change));
+    return made;
+  }
+  return value;
+}
+
+// Indices by a mask have as many results as the mask has true elements: its values are needed, as positions.
+void positions_for_masks(torch::jit::Stack* stack, size_t first) {
+  for (size_t place = first; place < stack->size(); ++place) {
+    IValue& argument = (*stack)[place];
+    if (!argument.isList() || argument.toList().elementType()->kind() != c10::TypeKind::OptionalType) continue;
+    auto made = c10::List<std::optional<Tensor>>();
+    for (const IValue element : argument.toList()) {
+      if (!element.isTensor() || element.toTensor().scalar_type() != at::kBool || !readable(element.toTensor())) {
+        made.push_back(element.isTensor() ? std::optional<Tensor>(element.toTensor()) : std::nullopt);
+        continue;
+      }
+      for (const Tensor& column : on_host(element.toTensor()).nonzero().unbind(1)) made.push_back(from_host(column));
+    }
+    argument = made;
+  }
+}
+
+// An operation that only writes values that do not exist, into tensors that have their shape, is done at once: in place,
+// or into outputs that were made for it. What it returns is what it was to write.
+std::optional<std::vector<IValue>> nothing_to_write(
+    const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
+  const bool in_place = schema.name().back() == '_';
+  std::vector<IValue> written;
+  bool nothing = true;
+  for (size_t place = 0; place < arguments.size(); ++place) {
+    const auto* alias = schema.arguments()[place].alias_info();
+    if (!alias || !alias->isWrite()) continue;
+    written.push_back(arguments[place]);
+    changed(arguments[place], [&](const Tensor& tensor) {
+      nothing = nothing && is_here(tensor) && !readable(tensor) && (in_place || tensor.numel());
+      return tensor;
+    });
+  }
+  if (written.empty() || !nothing || schema.returns().size() > written.size()) return std::nullopt;
+  for (const auto& returned : schema.returns())
+    if (!returned.alias_info() || !returned.alias_info()->isWrite()) return std::nullopt;
+  written.resize(schema.returns().size());
+  return written;
+}
+
+void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
+  const auto& schema = op.schema();
+  const size_t count = schema.arguments().size(), first = stack->size() - count;
+  use_workspace(schema.name());
+  if (schema.name() == "aten::index" || schema.name() == "aten::index_put_" || schema.name() == "aten::_index_put_impl_")
+    positions_for_masks(stack, first);
+  const std::vector<IValue> arguments(stack->begin() + first, stack->end());
+
+  if (const auto written = nothing_to_write(schema, arguments)) {
+    stack->erase(stack->begin() + first, stack->end());
+    stack->insert(stack->end(), written->begin(), written->end());
+    return;
+  }
+
+  bool all_readable = true, any_tensor = false;
+  for (const IValue& argument : arguments)
+    changed(argument, [&](const Tensor& tensor) {
+      any_tensor = true;
+      all_readable = all_readable && readable(tensor);
+      return tensor;
+    });
+  const bool on_values = any_tensor && all_readable;
+
+  std::unordered_map<c10::TensorImpl*, Tensor> twins;
+  std::vector<std::pair<Tensor, Tensor>> pairs;
+  const auto twin = [&](const Tensor& tensor) {
+    if (!on_values && tensor.unsafeGetTensorImpl()->is_wrapped_number()) return tensor;
+    auto& made = twins[tensor.unsafeGetTensorImpl()];
+    if (!made.defined()) {
+      made = !on_values ? as_meta(tensor) : tensor.numel() ? on_host(tensor) : at::empty({0}, tensor.options().device(at::kCPU));
+      if (on_values && !tensor.numel()) made.resize_(tensor.sizes());
+      pairs.emplace_back(tensor, made);
+    }
+    return made;
+  };
+  const Device elsewhere(on_values ? DeviceType::CPU : DeviceType::Meta);
+  for (size_t place = 0; place < count; ++place) {
+    IValue& argument = (*stack)[first + place];
+    argument = arguments[place].isDevice() ? IValue(elsewhere) : changed(arguments[place], twin);
+  }
+  op.redispatchBoxed(c10::DispatchKeySet(on_values ? c10::DispatchKey::CPU : c10::DispatchKey::Meta), stack);
+
+  for (const auto& [tensor, made] : pairs) {
+    if (!is_here(tensor) || tensor.sizes() == made.sizes()) continue;
+    take_shape(tensor, made);
+    if (on_values && tensor.numel()) on_host(tensor).copy_(made);
+  }
+  const size_t returned = schema.returns().size(), start = stack->size() - returned;
+  for (size_t place = 0; place < returned; ++place) {
+    const auto* alias = schema.returns()[place].alias_info();
+    (*stack)[start + place] = changed((*stack)[start + place], [&](const Tensor& made) -> Tensor {
+      for (const auto& [tensor, other] : pairs) {
+        if (other.is_same(made)) return tensor;
+        if (alias && !alias->isWrite() && is_here(tensor) && made.storage().is_alias_of(other.storage()))
+          return at::native::as_strided_tensorimpl(tensor, made.sizes(), made.strides(), made.storage_offset());
+      }
+      if (on_values) return from_host(made);
+      return empty_strided_here(made.sizes(), made.strides(), made.scalar_type());
+    });
+  }
+}
+
+}  // namespace phantom

@@ -1,0 +1,73 @@
+// Tensors of the device: made, mirrored on the host and on the meta device, given another shape.
+
+#pragma once
+
+#include <ATen/EmptyTensor.h>
+
+#include "log.h"
+
+namespace phantom {
+
+const c10::DispatchKeySet kKeys(c10::DispatchKey::CUDA);
+
+Tensor empty_strided_here(c10::IntArrayRef sizes, c10::IntArrayRef strides, c10::ScalarType type) {
+  return at::detail::empty_strided_generic(sizes, strides, allocator_of(type), kKeys, type);
+}
+
+c10::ScalarType type_or_default(std::optional<c10::ScalarType> type) {
+  return type.value_or(c10::typeMetaToScalarType(at::get_default_dtype()));
+}
+
+Tensor empty(
+    c10::IntArrayRef size, std::optional<c10::ScalarType> type, std::optional<c10::Layout>, std::optional<Device>,
+    std::optional<bool>, std::optional<c10::MemoryFormat> format) {
+  const auto scalar = type_or_default(type);
+  return at::detail::empty_generic(size, allocator_of(scalar), kKeys, scalar, format);
+}
+
+Tensor empty_strided(
+    c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<c10::ScalarType> type, std::optional<c10::Layout>,
+    std::optional<Device>, std::optional<bool>) {
+  return empty_strided_here(size, stride, type_or_default(type));
+}
+
+// A tensor on the host over the same values.
+Tensor on_host(const Tensor& tensor) {
+  if (!is_here(tensor)) return tensor;
+  const auto options = at::TensorOptions().dtype(tensor.scalar_type()).device(at::kCPU);
+  if (!tensor.storage().data_ptr().get()) return at::empty_strided(tensor.sizes(), tensor.strides(), options);
+  char* data = static_cast<char*>(tensor.storage().data_ptr().get()) + tensor.storage_offset() * tensor.itemsize();
+  return at::from_blob(data, tensor.sizes(), tensor.strides(), options);
+}
+
+Tensor from_host(const Tensor& tensor) {
+  Tensor made = empty_strided_here(tensor.sizes(), tensor.strides(), tensor.scalar_type());
+  if (readable(made) && made.numel()) on_host(made).copy_(tensor);
+  return made;
+}
+
+// A tensor of the same shape on the meta device.
+Tensor as_meta(const Tensor& tensor) {
+  c10::Storage storage(
+      c10::Storage::use_byte_size_t(), tensor.storage().nbytes(),
+      c10::DataPtr(nullptr, Device(DeviceType::Meta)), c10::GetAllocator(DeviceType::Meta), true);
+  auto made = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(storage), c10::DispatchKeySet(c10::DispatchKey::Meta), tensor.dtype());
+  auto* impl = made.unsafeGetTensorImpl();
+  impl->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+  return made;
+}
+
+void take_shape(const Tensor& tensor, const Tensor& shape) {
+  auto* impl = tensor.unsafeGetTensorImpl();
+  const size_t bytes = at::detail::computeStorageNbytes(
+      shape.sizes(), shape.strides(), tensor.itemsize(), tensor.storage_offset());
+  if (bytes > tensor.storage().nbytes()) {
+    auto* storage = tensor.storage().unsafeGetStorageImpl();
+    storage->set_data_ptr_noswap(allocator_of(tensor.scalar_type())->allocate(bytes));
+    storage->set_nbytes(bytes);
+  }
+  impl->set_sizes_and_strides(shape.sizes(), shape.strides());
+}
+
+}  // namespace phantom
