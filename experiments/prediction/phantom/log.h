@@ -56,7 +56,8 @@ thread_local int64_t current_stream = 0;
 struct Block {
   int64_t id;
   int64_t address;
-  void* host;
+  void* host;         // memory for values, or null
+  bool known = true;  // false once they follow from values that do not exist
 };
 
 void release(void* context) {
@@ -100,13 +101,23 @@ c10::Allocator* allocator_of(c10::ScalarType type) { return has_values(type) ? &
 
 bool is_here(const Tensor& tensor) { return tensor.defined() && tensor.device().type() == DeviceType::CUDA; }
 
-// Whether the values of a tensor can be read: host memory stands behind it.
+Block* block_of(const Tensor& tensor) {
+  const auto& pointer = tensor.storage().data_ptr();
+  return pointer.get_deleter() == &release ? static_cast<Block*>(pointer.get_context()) : nullptr;
+}
+
+// Whether the values of a tensor can be read: host memory stands behind it, and what is in it is known.
 bool readable(const Tensor& tensor) {
   if (!is_here(tensor)) return true;
   if (!has_values(tensor.scalar_type())) return false;
-  const auto& pointer = tensor.storage().data_ptr();
-  if (!pointer.get()) return true;
-  return pointer.get_deleter() == &release && static_cast<Block*>(pointer.get_context())->host != nullptr;
+  if (!tensor.storage().data_ptr().get()) return true;
+  const Block* block = block_of(tensor);
+  return block && block->host && block->known;
+}
+
+// Say that the values of a tensor follow from values that do not exist.
+void forget_values(const Tensor& tensor) {
+  if (Block* block = is_here(tensor) ? block_of(tensor) : nullptr) block->known = false;
 }
 
 }  // namespace phantom

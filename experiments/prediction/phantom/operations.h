@@ -12,6 +12,8 @@ Tensor& copy_(Tensor& self, const Tensor& source, bool) {
   TORCH_CHECK(at::is_expandable_to(source.sizes(), self.sizes()), "copy_: sizes ", source.sizes(), " and ", self.sizes());
   if (readable(self) && readable(source)) {
     on_host(self).copy_(on_host(source));
+  } else if (is_here(self)) {
+    forget_values(self);
   } else if (!is_here(self) && self.nbytes() <= static_cast<size_t>(kMiB)) {
     self.zero_();
   }

@@ -82,11 +82,13 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     return;
   }
 
+  const bool choosing = schema.name() == "aten::where";  // between floats, which do not exist once they are here
   bool all_readable = true, any_tensor = false;
   for (const IValue& argument : arguments)
     changed(argument, [&](const Tensor& tensor) {
       any_tensor = true;
-      all_readable = all_readable && readable(tensor);
+      const bool float_to_choose = choosing && at::isFloatingType(tensor.scalar_type());
+      all_readable = all_readable && readable(tensor) && !float_to_choose;
       return tensor;
     });
   const bool on_values = any_tensor && all_readable;
@@ -110,6 +112,14 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   }
   op.redispatchBoxed(c10::DispatchKeySet(on_values ? c10::DispatchKey::CPU : c10::DispatchKey::Meta), stack);
 
+  for (size_t place = 0; place < count && !on_values; ++place) {
+    const auto* alias = schema.arguments()[place].alias_info();
+    if (!alias || !alias->isWrite()) continue;
+    changed(arguments[place], [](const Tensor& tensor) {
+      forget_values(tensor);
+      return tensor;
+    });
+  }
   for (const auto& [tensor, made] : pairs) {
     if (!is_here(tensor) || tensor.sizes() == made.sizes()) continue;
     take_shape(tensor, made);
@@ -125,7 +135,9 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
           return at::native::as_strided_tensorimpl(tensor, made.sizes(), made.strides(), made.storage_offset());
       }
       if (on_values) return from_host(made);
-      return empty_strided_here(made.sizes(), made.strides(), made.scalar_type());
+      const Tensor result = empty_strided_here(made.sizes(), made.strides(), made.scalar_type());
+      forget_values(result);
+      return result;
     });
   }
 }
