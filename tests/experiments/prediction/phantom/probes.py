@@ -1,0 +1,310 @@
+"""What the phantom device answers, probe by probe; prints {probe: answer} as JSON.
+
+    python -m tests.experiments.prediction.phantom.probes CACHE
+
+A program of its own: the phantom device must be there before torch is imported. Each probe is a function of the device
+and runs in a fork of its own, so that it meets an empty log.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+MIB = 1024**2
+
+
+def block(size: int) -> Any:
+    """A tensor of that many bytes on the device."""
+    import torch
+
+    return torch.empty(size, dtype=torch.uint8, device="cuda")
+
+
+def added(phantom: Any, make: Callable[[], Any]) -> tuple[int, int]:
+    """Bytes allocated and reserved by what ``make`` makes, on an allocator that keeps nothing."""
+    phantom.empty_cache()
+    before = phantom.stats()
+    held = make()
+    after = phantom.stats()
+    del held
+    return after[0] - before[0], after[1] - before[1]
+
+
+def sizes(phantom: Any) -> Any:
+    asked = (0, 1, 512, 513, MIB, MIB + 1, 10 * MIB - 512, 10 * MIB, 10 * MIB + 1, 11 * MIB, 13 * MIB - 512)
+    return {size: added(phantom, lambda size=size: block(size)) for size in asked}
+
+
+def split_and_merged(phantom: Any) -> Any:
+    def reserved(make: Callable[[], Any]) -> int:
+        return added(phantom, make)[1]
+
+    def three_freed_then_whole() -> Any:
+        parts = [block(4 * MIB) for _ in range(5)]
+        for place in (0, 2, 1, 4, 3):
+            parts[place] = None
+        return [block(9 * MIB), block(9 * MIB)]
+
+    def best_fit() -> Any:
+        parts = [block(30 * MIB), block(12 * MIB)]
+        parts.clear()
+        return [block(12 * MIB), block(30 * MIB)]
+
+    return {
+        "4096 of 512 bytes": reserved(lambda: [block(512) for _ in range(4096)]),
+        "4097 of 512 bytes": reserved(lambda: [block(512) for _ in range(4097)]),
+        "4 of 5 MiB": reserved(lambda: [block(5 * MIB) for _ in range(4)]),
+        "5 of 5 MiB": reserved(lambda: [block(5 * MIB) for _ in range(5)]),
+        "2 of 1 MiB and 2 of 2 MiB": reserved(lambda: [block(size * MIB) for size in (1, 2, 1, 2)]),
+        "9 and 9 MiB of merged neighbours": reserved(three_freed_then_whole),
+        "12 and 30 MiB after 30 and 12": reserved(best_fit),
+    }
+
+
+def replayed(phantom: Any) -> Any:
+    kept = block(4 * MIB)
+    first = block(20 * MIB)
+    del first
+    second = block(24 * MIB)
+    del kept, second
+    return {capacity: asdict(phantom.replay(capacity * MIB)) for capacity in (1000, 64, 63, 44, 43, 39, 19)}
+
+
+def streams(phantom: Any) -> Any:
+    import torch
+
+    def two(side: Any) -> Any:
+        held = block(512)
+        del held
+        with torch.cuda.stream(side):
+            return block(512)
+
+    found = [added(phantom, lambda stream=stream: two(stream))[1] for stream in (None, torch.cuda.Stream())]
+    return [*found, torch.cuda.current_stream().stream_id]
+
+
+def resized(phantom: Any) -> Any:
+    import torch
+
+    tensor = torch.empty(MIB, device="cuda")
+    view, found = tensor.view(1024, 1024), []
+    for size in (0, 4 * MIB, 4 * MIB, 8 * MIB):
+        tensor.untyped_storage().resize_(size)
+        found.append([phantom.stats()[0], view.untyped_storage().nbytes(), phantom.stats()[4]])
+    return found
+
+
+def workspaces(phantom: Any) -> Any:
+    import torch
+
+    from experiments.prediction.phantom.kernels import Kernels
+
+    phantom.install(Kernels(flash=True, half_efficient=True, bfloat_efficient=True, workspace_bytes=32 * MIB))
+    left, right = (torch.empty(128, 128, device="cuda", requires_grad=True) for _ in range(2))
+    found = [phantom.stats()[0]]
+
+    def product() -> Any:
+        made = left @ right
+        found.append(phantom.stats()[0] - made.nbytes)
+        return made
+
+    product()
+    product().sum().backward()
+    found.append(phantom.stats()[0] - left.grad.nbytes - right.grad.nbytes)
+    left.grad = right.grad = None
+    product().sum().backward()
+    left.grad = right.grad = None
+    with torch.cuda.stream(torch.cuda.Stream()):
+        product()
+    return [(now - found[0]) / MIB for now in found]
+
+
+def host(phantom: Any) -> Any:
+    import psutil
+    import torch
+
+    phantom.watch_host()
+    before = psutil.Process().memory_info().rss
+    tensors = [torch.zeros(1024 * MIB, dtype=torch.uint8) for _ in range(8)]
+    tensors[0].copy_(tensors[1])
+    tensors[0].fill_(1)
+    moved = tensors[0].to("cuda").to("cpu")
+    taken = psutil.Process().memory_info().rss - before
+    peak = phantom.host_peak()
+    del tensors, moved
+    small = torch.full((1000,), 7.0)
+    return {"taken": taken, "peak": peak, "small": small.clone().sum().item()}
+
+
+def values(phantom: Any) -> Any:
+    import torch
+
+    numbers = torch.tensor([[3, 0, 5], [0, 2, 0]], device="cuda")
+    floats = torch.ones(2, 3, device="cuda")
+    mask = numbers > 0
+    written, filled = numbers.clone(), numbers.clone()
+    written[mask] = 9
+    filled.masked_fill_(~mask, -1)
+    return {
+        "sum": numbers.sum().item(),
+        "largest": numbers.max().item(),
+        "equal": torch.equal(numbers, numbers.clone()),
+        "unequal": torch.equal(numbers, numbers + 1),
+        "mask": mask.tolist(),
+        "indexed": numbers[mask].tolist(),
+        "selected": numbers.masked_select(mask).tolist(),
+        "nonzero": numbers.nonzero().tolist(),
+        "written": written.tolist(),
+        "filled": filled.tolist(),
+        "arange": torch.arange(2, 11, 3, device="cuda").tolist(),
+        "cumulated": mask.long().cumsum(1).tolist(),
+        "column": numbers[:, 1].tolist(),
+        "turned": numbers.t().contiguous().tolist(),
+        "from host and back": torch.tensor([1, 2]).to("cuda").cpu().tolist(),
+        "floats": floats.tolist(),
+        "float item": floats.sum().item(),
+        "floats indexed": list(floats[mask].shape),
+        "floats selected": list(floats.masked_select(mask).shape),
+    }
+
+
+def shapes(phantom: Any) -> Any:
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    def cases() -> dict[str, tuple[Any, tuple[int, ...]]]:
+        return {
+            "linear": (nn.Linear(8, 6), (2, 5, 8)),
+            "conv": (nn.Conv2d(3, 4, 3, stride=2, padding=1), (2, 3, 9, 8)),
+            "layer norm": (nn.LayerNorm((4, 8)), (2, 3, 4, 8)),
+            "dropout": (nn.Dropout(0.5), (3, 7)),
+            "relu": (nn.ReLU(), (3, 7)),
+            "gelu": (nn.GELU(), (3, 7)),
+            "turned": (nn.Flatten(0, 1), (3, 7, 2)),
+        }
+
+    def described(tensor: Any) -> Any:
+        return [list(tensor.shape), list(tensor.stride()), str(tensor.dtype)]
+
+    def ran(module: Any, given: Any) -> Any:
+        out = module(given)
+        out.backward(torch.empty_like(out))
+        grads = [parameter.grad for parameter in module.parameters()] if isinstance(module, nn.Module) else []
+        return [described(tensor) for tensor in (out, *([given.grad] if given.is_floating_point() else []), *grads)]
+
+    def found(device: str) -> Any:
+        told = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            for name, (module, size) in cases().items():
+                given = torch.zeros(size, dtype=dtype, device=device, requires_grad=True)
+                told[f"{name} {dtype}"] = ran(module.to(device, dtype), given)
+            ids = torch.zeros(2, 5, dtype=torch.long, device=device)
+            told[f"embedding {dtype}"] = ran(nn.Embedding(11, 8).to(device, dtype), ids)
+            logits = torch.zeros(10, 11, dtype=dtype, device=device, requires_grad=True)
+            labels = ids.flatten()
+            told[f"cross entropy {dtype}"] = ran(lambda given, labels=labels: F.cross_entropy(given, labels), logits)
+            matrix = torch.zeros(2, 6, 3, dtype=dtype, device=device, requires_grad=True)
+            told[f"matmul {dtype}"] = ran(lambda given: given @ given.transpose(1, 2), matrix)
+        return told
+
+    return {"phantom": found("cuda"), "processor": found("cpu")}
+
+
+def kept_for_backward(phantom: Any) -> Any:
+    import torch
+    from torch.nn import functional as F
+
+    given = torch.empty(1024, 1024, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+
+    def kept(operation: Callable[[Any], Any]) -> int:
+        return added(phantom, lambda: operation(given))[0]
+
+    return {
+        "dropout": kept(lambda given: F.dropout(given, 0.1)),
+        "layer norm": kept(lambda given: F.layer_norm(given, (1024,))),
+        "relu": kept(F.relu),
+    }
+
+
+def attention(phantom: Any) -> Any:
+    import torch
+    from torch.nn import functional as F
+
+    from experiments.card import card_named
+    from experiments.prediction.phantom.kernels import kernels_of
+
+    def chosen(
+        card: str = "a100_80gb", type: Any = torch.bfloat16, keys: int = 16, heads: int = 4, width: int = 64,
+        mask: Any = None, **how: Any,
+    ) -> str:  # fmt: skip
+        phantom.install(kernels_of(card_named(card)))
+        query = torch.empty(2, 4, 16, width, dtype=type, device="cuda", requires_grad=True)
+        key = torch.empty(2, heads, keys, width, dtype=type, device="cuda", requires_grad=True)
+        out = F.scaled_dot_product_attention(query, key, key, mask, **how)
+        out.backward(torch.empty_like(out))
+        assert query.grad.shape == query.shape
+        return out.grad_fn.name()
+
+    whole = torch.empty(2, 1, 16, 16, dtype=torch.bfloat16, device="cuda")
+    turned = torch.empty(2, 1, 16, 16, dtype=torch.bfloat16, device="cuda").transpose(2, 3)
+    v100, half, mi250x = "v100_32gb", torch.float16, "mi250x_gcd_64gb"
+    return {
+        "bfloat": chosen(),
+        "bfloat on AMD": chosen(mi250x),
+        "32 bit": chosen(type=torch.float32),
+        "64 bit": chosen(type=torch.float64),
+        "mask": chosen(mask=whole),
+        "turned mask": chosen(mask=turned),
+        "bfloat without its kernels": chosen(v100),
+        "half without flash": chosen(v100, half),
+        "32 bit without flash": chosen(v100, torch.float32),
+        "causal": chosen(is_causal=True),
+        "causal, not square": chosen(is_causal=True, keys=24),
+        "not square": chosen(keys=24),
+        "grouped heads": chosen(heads=2, enable_gqa=True),
+        "grouped heads, mask": chosen(heads=2, enable_gqa=True, mask=whole),
+        "wide heads": chosen(width=264),
+        "unaligned heads": chosen(type=torch.float32, width=6),
+    }
+
+
+PROBES = (
+    sizes, split_and_merged, replayed, streams, resized, workspaces, host, values, shapes, kept_for_backward, attention
+)  # fmt: skip
+
+
+def answer(probe: Callable[[Any], Any], phantom: Any) -> Any:
+    """What the probe finds, in a fork."""
+    reader, writer = os.pipe()
+    if (process := os.fork()) == 0:
+        with os.fdopen(writer, "w") as out:
+            json.dump(probe(phantom), out)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        found = told.read()
+    os.waitpid(process, 0)
+    return json.loads(found) if found else None
+
+
+def main(cache: Path) -> None:
+    from experiments.prediction.phantom.kernels import Kernels
+    from experiments.prediction.phantom.library import load
+
+    phantom = load(cache)
+    phantom.install(Kernels(flash=True, half_efficient=True, bfloat_efficient=True, workspace_bytes=0))
+
+    from experiments.card import card_named
+    from experiments.prediction.phantom.cuda import replace_cuda
+
+    replace_cuda(phantom, card_named("h200_141gb"))
+    print(json.dumps({probe.__name__: answer(probe, phantom) for probe in PROBES}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,191 @@
+"""The phantom device: its allocator, the values it has and has not, the shapes and kernels it chooses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[4]
+MIB = 1024**2
+FLASH, EFFICIENT = "ScaledDotProductFlashAttentionBackward0", "ScaledDotProductEfficientAttentionBackward0"
+
+pytestmark = pytest.mark.xdist_group("tracer")
+
+
+@pytest.fixture(scope="module")
+def found(library_cache):
+    """What every probe found."""
+    command = [sys.executable, "-m", "tests.experiments.prediction.phantom.probes", str(library_cache)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    answers = json.loads(done.stdout)
+    assert None not in answers.values(), done.stderr
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("asked", "allocated", "segment"),
+    [
+        (0, 0, 0),
+        (1, 512, 2 * MIB),
+        (512, 512, 2 * MIB),
+        (513, 1024, 2 * MIB),
+        (MIB, MIB, 2 * MIB),
+        (MIB + 1, MIB + 512, 20 * MIB),
+        (10 * MIB - 512, 10 * MIB - 512, 20 * MIB),
+        (10 * MIB, 10 * MIB, 10 * MIB),
+        (10 * MIB + 1, 10 * MIB + 512, 12 * MIB),
+    ],
+)
+def test_sizes_are_multiples_of_512_bytes_in_segments_by_size(found, asked, allocated, segment):
+    assert found["sizes"][str(asked)] == [allocated, segment]
+
+
+def test_a_large_blocks_rest_is_split_off_above_1_mib_only(found):
+    assert found["sizes"][str(11 * MIB)] == [12 * MIB, 12 * MIB]
+    assert found["sizes"][str(13 * MIB - 512)] == [13 * MIB - 512, 14 * MIB]
+
+
+@pytest.mark.parametrize(
+    ("held", "reserved"),
+    [
+        ("4096 of 512 bytes", 2),
+        ("4097 of 512 bytes", 4),
+        ("4 of 5 MiB", 20),
+        ("5 of 5 MiB", 40),
+        ("2 of 1 MiB and 2 of 2 MiB", 22),
+        ("9 and 9 MiB of merged neighbours", 20),
+        ("12 and 30 MiB after 30 and 12", 42),
+    ],
+)
+def test_segments_are_shared_and_used_again(found, held, reserved):
+    assert found["split_and_merged"][held] == reserved * MIB
+
+
+# The log: 4 MiB are taken and kept, 20 MiB taken and given back, 24 MiB taken. Segments: 20, 20 and 24 MiB.
+@pytest.mark.parametrize("capacity", [1000, 64])
+def test_what_was_given_back_is_kept_where_there_is_room(found, capacity):
+    assert found["replayed"][str(capacity)] == {
+        "peak_allocated": 28 * MIB,
+        "peak_reserved": 64 * MIB,
+        "retries": 0,
+        "highest_at": 3,
+        "failed_at": None,
+        "requested": 0,
+    }
+
+
+@pytest.mark.parametrize("capacity", [63, 44])
+def test_a_full_card_gives_free_segments_back_and_tries_again(found, capacity):
+    replay = found["replayed"][str(capacity)]
+    assert (replay["retries"], replay["peak_reserved"]) == (1, 44 * MIB)
+    assert (replay["failed_at"], replay["peak_allocated"]) == (None, 28 * MIB)
+
+
+@pytest.mark.parametrize(("capacity", "event", "requested"), [(43, 3, 24), (39, 1, 20), (19, 0, 4)])
+def test_what_does_not_fit_after_a_retry_is_out_of_memory_at_its_event(found, capacity, event, requested):
+    replay = found["replayed"][str(capacity)]
+    assert (replay["failed_at"], replay["requested"]) == (event, requested * MIB)
+    assert (replay["retries"], replay["peak_reserved"] <= capacity * MIB) == (1, True)
+
+
+def test_a_stream_has_a_pool_of_its_own(found):
+    assert found["streams"] == [2 * MIB, 4 * MIB, 0]
+
+
+def test_a_storage_that_is_resized_gives_back_and_takes_memory(found):
+    allocated, sizes, events = zip(*found["resized"], strict=True)
+    assert allocated == sizes == (0, 4 * MIB, 4 * MIB, 8 * MIB)
+    assert events[1] == events[2]
+
+
+def test_a_cublas_workspace_is_taken_once_by_each_thread_and_stream(found):
+    forwards, backward, again, on_a_stream = found["workspaces"][1:3], *found["workspaces"][3:]
+    assert forwards == [32, 32]
+    assert (backward, again) == (64, 64)
+    assert on_a_stream == 96
+
+
+def test_large_tensors_on_a_watched_host_are_counted_and_take_no_memory(found):
+    host = found["host"]
+    assert host["peak"] == 9 * 1024 * MIB
+    assert host["taken"] < 64 * MIB
+    assert host["small"] == 7000
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [
+        ("sum", 10),
+        ("largest", 5),
+        ("equal", True),
+        ("unequal", False),
+        ("mask", [[True, False, True], [False, True, False]]),
+        ("indexed", [3, 5, 2]),
+        ("selected", [3, 5, 2]),
+        ("nonzero", [[0, 0], [0, 2], [1, 1]]),
+        ("written", [[9, 0, 9], [0, 9, 0]]),
+        ("filled", [[3, -1, 5], [-1, 2, -1]]),
+        ("arange", [2, 5, 8]),
+        ("cumulated", [[1, 1, 2], [0, 1, 1]]),
+        ("column", [0, 2]),
+        ("turned", [[3, 0], [0, 2], [5, 0]]),
+        ("from host and back", [1, 2]),
+    ],
+)
+def test_whole_numbers_have_values(found, what, value):
+    assert found["values"][what] == value
+
+
+def test_floating_point_numbers_read_as_zero(found):
+    assert found["values"]["floats"] == [[0, 0, 0], [0, 0, 0]]
+    assert found["values"]["float item"] == 0
+
+
+def test_a_mask_chooses_as_many_floats_as_it_has_true_elements(found):
+    assert found["values"]["floats indexed"] == found["values"]["floats selected"] == [3]
+
+
+def test_outputs_and_gradients_have_the_shapes_strides_and_types_of_the_processors(found):
+    phantom, processor = found["shapes"]["phantom"], found["shapes"]["processor"]
+    assert len(phantom) == 20
+    assert phantom == processor
+
+
+@pytest.mark.parametrize(
+    ("operation", "kept"),
+    [
+        ("dropout", (2 + 1) * MIB),  # the output in 16 bit and a mask of bytes
+        ("layer norm", 2 * MIB + 2 * 1024 * 4),  # the output, mean and deviation of each row in 32 bit
+        ("relu", 2 * MIB),
+    ],
+)
+def test_an_operation_keeps_what_its_cuda_kernel_keeps_for_backward(found, operation, kept):
+    assert found["kept_for_backward"][operation] == kept
+
+
+@pytest.mark.parametrize(
+    ("call", "kernel"),
+    [
+        ("bfloat", FLASH),
+        ("bfloat on AMD", FLASH),
+        ("causal", FLASH),
+        ("not square", FLASH),
+        ("grouped heads", FLASH),
+        ("mask", EFFICIENT),
+        ("32 bit", EFFICIENT),
+        ("wide heads", EFFICIENT),
+        ("causal, not square", EFFICIENT),
+        ("half without flash", EFFICIENT),
+        ("32 bit without flash", EFFICIENT),
+        ("64 bit", None),
+        ("turned mask", None),
+        ("grouped heads, mask", None),
+        ("unaligned heads", None),
+        ("bfloat without its kernels", None),
+    ],
+)
+def test_attention_takes_the_kernel_that_the_card_has_for_it(found, call, kernel):
+    name = found["attention"][call]
+    assert name == kernel if kernel else not name.startswith("ScaledDotProduct")

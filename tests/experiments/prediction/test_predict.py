@@ -1,0 +1,167 @@
+"""Predictions: kept by what they depend on, traced side by side, and failing row by row."""
+
+import time
+from threading import Thread
+
+import psutil
+import pytest
+
+from experiments.card import card_named
+from experiments.errors import InputError
+from experiments.prediction import predict as predicting
+from experiments.prediction.predict import predict
+from experiments.prediction.record import Prediction
+from tests.experiments.prediction.factory import prediction
+from tests.experiments.prediction.miniatures import ROWS
+from tests.experiments.training.house import spec
+
+PATIENCE_S = 120
+A, B = spec(row="a"), spec(row="b", batch_size=3)
+
+
+class Tracer:
+    """Stands in for the tracer. asked: the rows that it was given, call by call."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, missing, cache, workers):
+        self.asked.append([spec.row for spec in missing.values()])
+        for key, row in missing.items():
+            yield key, prediction(row)
+
+
+@pytest.fixture
+def tracer(monkeypatch):
+    stand_in = Tracer()
+    monkeypatch.setattr(predicting, "_traced", stand_in)
+    return stand_in
+
+
+def rows(predictions: list[Prediction]) -> list[str]:
+    return [found.spec.row for found in predictions]
+
+
+def test_what_was_predicted_is_not_traced_again(tracer, tmp_path):
+    first = predict([A, B], tmp_path)
+    assert predict([B, A], tmp_path) == first[::-1]
+    assert tracer.asked == [["a", "b"], []]
+
+
+def test_the_same_row_twice_is_traced_once_and_told_twice(tracer, tmp_path):
+    assert rows(predict([A, B, A], tmp_path)) == ["a", "b", "a"]
+    assert tracer.asked == [["a", "b"]]
+
+
+def test_another_batch_is_another_prediction(tracer, tmp_path):
+    predict([A], tmp_path)
+    predict([A, spec(row="a", batch_size=3)], tmp_path)
+    assert tracer.asked == [["a"], ["a"]]
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("_own_code", lambda: "another tracer"),
+        ("code_sha256", lambda: "another worker"),
+        ("_libraries", lambda: ("torch 99",)),
+        ("card_named", lambda name: card_named(name).model_copy(update={"memory_gib": 1.0})),
+    ],
+)
+def test_other_code_libraries_or_card_are_another_prediction(tracer, tmp_path, monkeypatch, part, value):
+    predict([A], tmp_path)
+    monkeypatch.setattr(predicting, part, value)
+    predict([A], tmp_path)
+    assert tracer.asked == [["a"], ["a"]]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"prediction_version": 1}', '{"error": "no"}'])
+def test_a_file_in_the_cache_that_cannot_be_read_counts_as_none(tracer, tmp_path, text):
+    first = predict([A], tmp_path)
+    (file,) = (tmp_path / "predictions").iterdir()
+    file.write_text(text)
+    assert predict([A], tmp_path) == first
+    assert tracer.asked == [["a"], ["a"]]
+    assert Prediction.model_validate_json(file.read_bytes()) == first[0]
+
+
+def test_every_row_is_told_of_once_and_whether_it_was_kept(tracer, tmp_path):
+    told = []
+    predict([A], tmp_path)
+    predict([A, B, B, A], tmp_path, lambda spec, found, cached: told.append((spec.row, found.spec.row, cached)))
+    assert told == [("a", "a", True), ("b", "b", False)]
+
+
+def test_without_a_compiler_nothing_can_be_traced_and_one_line_says_so(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        predict([A], tmp_path)
+    says = "prediction compiles a small library at first use and finds no C++ compiler (package g++)"
+    assert str(caught.value) == says
+
+
+@pytest.mark.xdist_group("tracer")
+def test_a_row_that_cannot_be_traced_is_told_with_its_reason_and_the_others_come(traced):
+    assert list(traced.problems) == ["refused"]
+    problem = traced.problems["refused"]
+    assert isinstance(problem, InputError)
+    assert str(problem).startswith("lab/refused on a100_80gb: warmup_steps = 0: ")
+    assert "\n" not in str(problem)
+    others = [name for name in ROWS if name != "refused"]
+    assert list(traced.predictions) == others
+    assert sorted(traced.watched) == sorted((name, False) for name in others)
+
+
+def descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def forks() -> list[psutil.Process]:
+    """Rows that are being traced: children of the tracer, which is a child of this process."""
+    return [fork for tracer in psutil.Process().children() for fork in tracer.children()]
+
+
+def wait_until(condition) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.xdist_group("tracer")
+def test_a_tracer_that_is_killed_takes_its_rows_along_and_is_told_as_broken(library_cache):
+    caught, before = [], descendants()
+
+    def ask():
+        with pytest.raises(RuntimeError) as error:
+            predict([spec(row="killed"), spec(row="too", seed=2)], library_cache)
+        caught.append(str(error.value))
+
+    asking = Thread(target=ask)
+    asking.start()
+    wait_until(forks)
+    started = forks()
+    (tracer,) = {fork.parent() for fork in started}
+    tracer.kill()
+    asking.join(PATIENCE_S)
+    psutil.wait_procs(started, PATIENCE_S)
+    assert [line.partition(":")[0] for line in caught] == ["the tracer broke"]
+    assert descendants() == before
+    assert not any(fork.is_running() for fork in started)
+
+
+@pytest.mark.xdist_group("tracer")
+def test_whoever_leaves_early_leaves_no_tracer_behind(library_cache):
+    before, seen = descendants(), []
+
+    def leave(*_):
+        seen.extend(descendants())
+        raise KeyboardInterrupt
+
+    first, slow = spec(row="first", seed=3), spec(row="slow", train_samples=4000, seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        predict([first, slow], library_cache, leave, workers=2)
+    assert len(seen) > len(before)
+    _, alive = psutil.wait_procs(seen, 10)
+    assert alive == before
