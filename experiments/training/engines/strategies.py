@@ -14,24 +14,22 @@ from lightning.pytorch.strategies import (
     Strategy,
 )
 from torch.distributed.fsdp import FullyShardedDataParallel
-from transformers.models.blip_2.modeling_blip_2 import Blip2EncoderLayer, Blip2QFormerLayer
-from transformers.models.opt.modeling_opt import OPTDecoderLayer
-from transformers.models.t5.modeling_t5 import T5Block
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from experiments.errors import InputError
 from experiments.recipe import Settings
 from experiments.result import Device
 
 STAGES = {"deepspeed_stage_2_offload": 2, "deepspeed_stage_3_offload": 3}
-BLIP2_LAYERS = {Blip2EncoderLayer, Blip2QFormerLayer, OPTDecoderLayer, T5Block}
+LAYERS = {GradientCheckpointingLayer}
 
 
 def build_strategy(settings: Settings, device: Device) -> Strategy:
     """The strategy of a row; InputError for one that is not run, or for ranks that nobody started.
 
     With several ranks this process is one of them, started from outside with torchrun's variables RANK, LOCAL_RANK,
-    WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The units of sharding under fsdp are BLIP-2's layers; LitGPT's model is one
-    unit, since the multi-GPU lab sets no policy for it.
+    WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The units of sharding under fsdp are the layers of transformers' models, which
+    are of one kind, what checkpointing works on; LitGPT's model is one unit, since the lab sets no policy for it.
     """
     ranks, several = _ranks(settings), settings.world_size > 1
     if settings.strategy == "auto" and not several:
@@ -39,7 +37,7 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
     if settings.strategy == "ddp" and several:
         return Ddp(cluster_environment=ranks, gradient_as_bucket_view=settings.gradient_as_bucket_view)
     if settings.strategy == "fsdp" and several:
-        policy: Any = BLIP2_LAYERS if settings.engine == "lightning" else None
+        policy: Any = LAYERS if settings.engine == "lightning" else None
         sharded = Fsdp if device.kind == "cuda" else CpuFsdp
         return sharded(cluster_environment=ranks, sharding_strategy="FULL_SHARD", auto_wrap_policy=policy)
     if settings.strategy in STAGES:
