@@ -15,8 +15,9 @@ from tests.experiments.prediction.factory import prediction
 from tests.experiments.prediction.miniatures import ROWS
 from tests.experiments.training.house import spec
 
-PATIENCE_S = 120
+PATIENCE_S, SOON_S = 120, 5
 A, B = spec(row="a"), spec(row="b", batch_size=3)
+FIRST, SLOW, ALSO_SLOW = spec(row="first", seed=3), *(spec(row="slow", train_samples=n) for n in (20000, 20002))
 
 
 class Tracer:
@@ -135,7 +136,7 @@ def test_a_tracer_that_is_killed_takes_its_rows_along_and_is_told_as_broken(libr
 
     def ask():
         with pytest.raises(RuntimeError) as error:
-            predict([spec(row="killed"), spec(row="too", seed=2)], library_cache)
+            predict([SLOW, ALSO_SLOW], library_cache, workers=2)
         caught.append(str(error.value))
 
     asking = Thread(target=ask)
@@ -145,7 +146,7 @@ def test_a_tracer_that_is_killed_takes_its_rows_along_and_is_told_as_broken(libr
     (tracer,) = {fork.parent() for fork in started}
     tracer.kill()
     asking.join(PATIENCE_S)
-    psutil.wait_procs(started, PATIENCE_S)
+    psutil.wait_procs(started, SOON_S)
     assert [line.partition(":")[0] for line in caught] == ["the tracer broke"]
     assert descendants() == before
     assert not any(fork.is_running() for fork in started)
@@ -159,9 +160,8 @@ def test_whoever_leaves_early_leaves_no_tracer_behind(library_cache):
         seen.extend(descendants())
         raise KeyboardInterrupt
 
-    first, slow = spec(row="first", seed=3), spec(row="slow", train_samples=4000, seed=3)
     with pytest.raises(KeyboardInterrupt):
-        predict([first, slow], library_cache, leave, workers=2)
+        predict([FIRST, SLOW], library_cache, leave, workers=2)
     assert len(seen) > len(before)
-    _, alive = psutil.wait_procs(seen, 10)
+    _, alive = psutil.wait_procs(seen, SOON_S)
     assert alive == before

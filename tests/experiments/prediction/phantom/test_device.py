@@ -16,12 +16,11 @@ pytestmark = pytest.mark.xdist_group("tracer")
 
 @pytest.fixture(scope="module")
 def found(library_cache):
-    """What every probe found."""
+    """What every probe found; None of one that broke, with its traceback in the captured output."""
     command = [sys.executable, "-m", "tests.experiments.prediction.phantom.probes", str(library_cache)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    answers = json.loads(done.stdout)
-    assert None not in answers.values(), done.stderr
-    return answers
+    print(done.stderr)
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(
