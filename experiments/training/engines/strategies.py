@@ -28,8 +28,8 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
     """The strategy of a row; InputError for one that is not run, or for ranks that nobody started.
 
     With several ranks this process is one of them, started from outside with torchrun's variables RANK, LOCAL_RANK,
-    WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The units of sharding under fsdp are the layers of transformers' models, which
-    are of one kind, what checkpointing works on; LitGPT's model is one unit, since the lab sets no policy for it.
+    WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The units of sharding under fsdp are the layers of transformers' models,
+    which are of one kind, what checkpointing works on; LitGPT's model is one unit, as the lab sets no policy for it.
     """
     ranks, several = _ranks(settings), settings.world_size > 1
     if settings.strategy == "auto" and not several:
