@@ -187,10 +187,13 @@ def _largest(point: Point, field: str) -> Callable[[Result], float | None]:
     return read
 
 
-def _median(point: Point, field: str) -> Callable[[Result], float | None]:
+def _settled(point: Point, field: str) -> Callable[[Result], float | None]:
+    """The median at a point; the first step, which has no state yet, counts only where there is no other."""
+
     def read(result: Result) -> float | None:
-        values = [getattr(shot, field) for shot in result.memory.snapshots if shot.point == point]
-        return median(values) if values else None
+        shots = [shot for shot in result.memory.snapshots if shot.point == point]
+        later = [shot for shot in shots if shot.step > 0]
+        return median(getattr(shot, field) for shot in later or shots) if shots else None
 
     return read
 
@@ -205,7 +208,7 @@ QUANTITIES: dict[Quantity, Callable[[Result], float | None]] = {
     "optimizer_gib": _largest("after optimizer step", "optimizer_gib"),
     "optimizer_cpu_gib": _largest("after optimizer step", "optimizer_cpu_gib"),
     "activations_gib": _largest("after forward", "activations_gib"),
-    "allocated_after_forward_gib": _median("after forward", "allocated_gib"),
+    "allocated_after_forward_gib": _settled("after forward", "allocated_gib"),
     "peak_gib": lambda result: result.memory.peak_gib,
     "reserved_gib": lambda result: result.memory.reserved_gib,
     "samples_per_s": _speed("samples_per_s"),

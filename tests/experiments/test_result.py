@@ -107,3 +107,10 @@ def test_a_run_of_another_schema_is_refused(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(json.loads(run().model_dump_json()) | {"schema_version": 2}))
     with pytest.raises(InputError, match=r"run\.json: not a run of schema version 1 \(Input should be 1\)$"):
         RunFolder(tmp_path).read_run()
+
+
+def test_memory_after_the_forward_pass_is_that_of_steps_with_optimizer_state():
+    first = shot("after forward", step=0, allocated_gib=2.0)
+    later = tuple(shot("after forward", step=1, allocated_gib=gib) for gib in (6.0, 8.0))
+    assert QUANTITIES["allocated_after_forward_gib"](result("a", shots=(first, *later))) == 7.0
+    assert QUANTITIES["allocated_after_forward_gib"](result("a", shots=(first,))) == 2.0

@@ -163,6 +163,7 @@ void phantom_empty_cache() {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
   the.allocator.release_cached();
+  the.events.push_back({0, phantom::kEmptyCache, 0});
 }
 
 // Say what the storage at `pointer` is for; false when nothing lives there.
@@ -184,7 +185,11 @@ void phantom_replay(int64_t capacity, int64_t* out) {
   int64_t highest = -1, at = 0, failed = -1, requested = 0;
   for (size_t index = 0; index < the.events.size() && failed < 0; ++index) {
     const auto& event = the.events[index];
-    if (event.bytes < 0) {
+    if (event.bytes == phantom::kEmptyCache) {
+      allocator.release_cached();
+      continue;
+    }
+    if (event.bytes == phantom::kRelease) {
       allocator.release(addresses.at(event.id));
       addresses.erase(event.id);
       continue;

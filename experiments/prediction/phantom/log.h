@@ -23,9 +23,11 @@ constexpr int64_t kMaxHostBacked = int64_t{1} << 28;
 
 struct Event {
   int64_t id;
-  int64_t bytes;  // of an allocation; -1: a release
+  int64_t bytes;  // of an allocation; kRelease, kEmptyCache
   int64_t stream;
 };
+
+constexpr int64_t kRelease = -1, kEmptyCache = -2;
 
 struct Log {
   std::mutex mutex;
@@ -65,7 +67,7 @@ void release(void* context) {
   Log& the = log();
   std::lock_guard<std::mutex> lock(the.mutex);
   the.allocator.release(block->address);
-  the.events.push_back({block->id, -1, 0});
+  the.events.push_back({block->id, kRelease, 0});
   the.by_pointer.erase(block->host ? block->host : reinterpret_cast<void*>(block->address));
   std::free(block->host);
   delete block;
