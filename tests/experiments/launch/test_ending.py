@@ -96,7 +96,7 @@ def test_an_interrupted_run_keeps_what_has_finished_and_ends_the_rest(bed, numbe
     running = bed.start(hang=True)
     bed.wait_until_half()
     running.send_signal(number)
-    said = running.communicate(timeout=30)[0]
+    said = running.communicate(timeout=60)[0]
     assert running.returncode == 130
     assert "interrupted" in said
     assert "Traceback" not in said

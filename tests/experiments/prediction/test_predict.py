@@ -148,7 +148,7 @@ def test_a_tracer_that_is_killed_takes_its_rows_along_and_is_told_as_broken(libr
     asking.join(PATIENCE_S)
     psutil.wait_procs(started, SOON_S)
     assert [line.partition(":")[0] for line in caught] == ["the tracer broke"]
-    assert descendants() == before
+    assert set(descendants()) <= set(before)
     assert not any(fork.is_running() for fork in started)
 
 
@@ -164,4 +164,4 @@ def test_whoever_leaves_early_leaves_no_tracer_behind(library_cache):
         predict([FIRST, SLOW], library_cache, leave, workers=2)
     assert len(seen) > len(before)
     _, alive = psutil.wait_procs(seen, SOON_S)
-    assert alive == before
+    assert set(alive) <= set(before)

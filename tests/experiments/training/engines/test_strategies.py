@@ -3,6 +3,11 @@ import torch
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from torch.distributed.fsdp import ShardingStrategy
+from transformers.models.blip_2.modeling_blip_2 import Blip2EncoderLayer, Blip2QFormerLayer, Blip2VisionModel
+from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoBlock
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
+from transformers.models.opt.modeling_opt import OPTDecoderLayer
+from transformers.models.t5.modeling_t5 import T5Block, T5Stack
 
 from experiments.errors import InputError
 from experiments.training.engines.strategies import CpuFsdp, CpuOffload, Ddp, Fsdp, Offload, OneDevice, build_strategy
@@ -62,10 +67,14 @@ def test_fsdp_shards_everything(two_ranks, device, kind):
     assert built.sharding_strategy == ShardingStrategy.FULL_SHARD
 
 
-def test_blip2_is_sharded_by_its_layers_and_litgpt_as_one(two_ranks):
+LAYERS = (Blip2EncoderLayer, Blip2QFormerLayer, OPTDecoderLayer, T5Block, LlamaDecoderLayer, GPTNeoBlock)
+
+
+def test_the_models_of_transformers_are_sharded_by_their_layers_and_litgpt_as_one(two_ranks):
     policy = strategy(GPU, strategy="fsdp", devices=2).kwargs["auto_wrap_policy"]
-    names = {layer.__name__ for layer in policy._module_classes}
-    assert names == {"Blip2EncoderLayer", "Blip2QFormerLayer", "OPTDecoderLayer", "T5Block"}
+    units = tuple(policy._module_classes)
+    assert all(issubclass(layer, units) for layer in LAYERS)
+    assert not any(issubclass(whole, units) for whole in (Blip2VisionModel, T5Stack, LlamaModel, torch.nn.Linear))
     whole = strategy(GPU, strategy="fsdp", devices=2, engine="litgpt_trainer", model="open-llama-7b")
     assert whole.kwargs.get("auto_wrap_policy") is None
 
