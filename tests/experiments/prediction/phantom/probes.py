@@ -41,6 +41,7 @@ def sizes(phantom: Any) -> Any:
 
 def split_and_merged(phantom: Any) -> Any:
     def reserved(make: Callable[[], Any]) -> int:
+        phantom.empty_cache()
         return added(phantom, make)[1]
 
     def three_freed_then_whole() -> Any:
