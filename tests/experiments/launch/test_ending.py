@@ -21,6 +21,11 @@ ROWS = ("baseline", "reduced-batch")
 RUN_ID = "cut-off"
 
 
+def hear_interrupts() -> None:
+    """As in a terminal; what a shell starts in the background is deaf to Ctrl-C, and so are its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Bed:
     """`testbed run` of two rows in a process of its own; baseline ends at once, reduced-batch as ``hang`` says."""
 
@@ -43,6 +48,7 @@ class Bed:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=hear_interrupts,
         )
 
     def starts(self, row: str) -> int:
