@@ -20,7 +20,7 @@ from experiments.errors import InputError
 from experiments.parent import die_with_parent
 from experiments.prediction.record import Prediction
 from experiments.provenance import code_sha256
-from experiments.recipe import Input, Row, RowSpec, Suite
+from experiments.recipe import Input, Model, Row, RowSpec, Settings, Suite
 from experiments.result import write_atomically
 
 HERE = Path(__file__).parent
@@ -32,18 +32,32 @@ Failed = Callable[[RowSpec, Problem], None]
 
 
 def traced_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
-    """The row as it is traced: at full size, for two optimizer steps, where memory is at its highest."""
+    """The row of a suite as it is traced."""
+    return peak_spec(suite.suite, row.id, card, suite.settings(row, card), suite.version, input)
+
+
+def peak_spec(
+    suite: str,
+    row: str,
+    card: str,
+    settings: Settings,
+    recipe_version: int = 1,
+    input: Input = "as-taught",
+    model: Model | None = None,
+) -> RowSpec:
+    """A row at full size, for two optimizer steps, where memory is at its highest."""
     return RowSpec(
-        suite=suite.suite,
-        recipe_version=suite.version,
-        row=row.id,
+        suite=suite,
+        recipe_version=recipe_version,
+        row=row,
         card=card,
         size="full",
         length="peak",
         weights="random",
         data="synthetic",
         input=input,
-        settings=suite.settings(row, card),
+        settings=settings,
+        model=model,
     )
 
 
@@ -65,8 +79,8 @@ def predict(
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Prediction] = {}
     missing: dict[str, RowSpec] = {}
-    for spec in specs:
-        key = _key(spec)
+    keys = [_key(spec) for spec in specs]
+    for key, spec in zip(keys, specs, strict=True):
         if key in found or key in missing:
             continue
         if kept := _kept(folder / f"{key}.json"):
@@ -83,7 +97,7 @@ def predict(
         write_atomically(folder / f"{key}.json", prediction.model_dump_json())
         found[key] = prediction
         watch(missing[key], prediction, False)
-    return [found[key] for spec in specs if (key := _key(spec)) in found]
+    return [found[key] for key in keys if key in found]
 
 
 def _key(spec: RowSpec) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from experiments.card import card_named
 from experiments.errors import InputError
 from experiments.facts import checked
+from experiments.prediction.predict import peak_spec
 from experiments.recipe import Lora, Model, Optimizer, Precision, RowSpec, Settings, Strategy, models
 
 SUITE = "question"
@@ -51,19 +52,7 @@ class Question:
         own, name = _found(self.model)
         facts = own or models()[name]
         _refuse_longer(self.seq, facts, name)
-        return RowSpec(
-            suite=SUITE,
-            recipe_version=1,
-            row=name,
-            card=self.card,
-            size="full",
-            length="peak",
-            weights="random",
-            data="synthetic",
-            input="as-taught",
-            settings=self._settings(name, facts),
-            model=own,
-        )
+        return peak_spec(SUITE, name, self.card, self._settings(name, facts), model=own)
 
     def _settings(self, name: str, facts: Model) -> Settings:
         strategy: Strategy = "ddp" if self.strategy == "auto" and self.devices > 1 else self.strategy

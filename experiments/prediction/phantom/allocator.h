@@ -88,7 +88,6 @@ class CachingAllocator {
   int64_t peak_allocated() const { return peak_allocated_; }
   int64_t peak_reserved() const { return peak_reserved_; }
   int64_t retries() const { return retries_; }
-  int64_t size_of(int64_t address) const { return blocks_.at(address).size; }
 
  private:
   struct Block {

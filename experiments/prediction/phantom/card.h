@@ -11,11 +11,9 @@
 namespace phantom {
 
 struct CardFacts {
-  int64_t major = 8, minor = 0;
-  bool flash = true;                // flash attention kernels
-  bool half_efficient = true;       // memory-efficient attention in float16
-  bool bfloat_efficient = true;     // memory-efficient attention in bfloat16
-  int64_t workspace_bytes = 0;      // of one cuBLAS handle
+  bool flash = true;             // flash attention kernels
+  bool bfloat_efficient = true;  // memory-efficient attention in bfloat16
+  int64_t workspace_bytes = 0;   // of one cuBLAS handle
 };
 
 CardFacts card;
@@ -37,7 +35,7 @@ int64_t choose_attention(
   if (card.flash && context.userEnabledFlashSDP() && (half || bfloat) && !has_mask && query.size(3) <= 256 &&
       query.size(3) == value.size(3) && (same_heads || grouped) && (square || !causal))
     return 1;
-  const bool efficient_type = half ? card.half_efficient : bfloat ? card.bfloat_efficient : type == at::kFloat;
+  const bool efficient_type = bfloat ? card.bfloat_efficient : half || type == at::kFloat;
   const int64_t aligned = 16 / static_cast<int64_t>(query.element_size());
   return efficient_type && context.userEnabledMemEfficientSDP() && same_heads && query.size(3) % aligned == 0 &&
           value.size(3) % aligned == 0

@@ -9,6 +9,8 @@ from experiments.card import Card
 from experiments.prediction.phantom.library import Phantom
 from experiments.result import GIB
 
+_resize_on_host = torch.UntypedStorage.resize_
+
 
 class Stream:
     """A stream that does nothing but say for whom memory is allocated."""
@@ -146,7 +148,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         (torch.cuda.memory, "empty_cache", phantom.empty_cache),
         (torch.Tensor, "record_stream", _nothing()),
         (torch.UntypedStorage, "clone", _clone),
-        (torch.UntypedStorage, "resize_", _resizing(phantom, torch.UntypedStorage.resize_)),
+        (torch.UntypedStorage, "resize_", _resizing(phantom)),
     ]
     for owner, name, answer in elsewhere:
         setattr(owner, name, answer)
@@ -157,10 +159,10 @@ def _clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:
     return copied.untyped_storage().copy_(storage) if storage.device.type == "cpu" else copied.untyped_storage()
 
 
-def _resizing(phantom: Phantom, on_host: Any) -> Any:
+def _resizing(phantom: Phantom) -> Any:
     def resize(storage: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
         if storage.device.type != "cuda":
-            return on_host(storage, size)
+            return _resize_on_host(storage, size)
         phantom.resize(storage._cdata, size)
         return storage
 

@@ -76,13 +76,6 @@ TORCH_LIBRARY_IMPL(_, CUDA, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 
-const std::unordered_set<std::string> kOwn{
-    "aten::empty.memory_format", "aten::empty_strided", "aten::as_strided", "aten::view", "aten::_reshape_alias",
-    "aten::copy_", "aten::_local_scalar_dense", "aten::masked_select", "aten::equal", "aten::set_.source_Storage",
-    "aten::set_.source_Storage_storage_offset", "aten::set_.source_Tensor", "aten::resize_",
-    "aten::native_layer_norm", "aten::native_layer_norm_backward", "aten::native_dropout",
-    "aten::native_dropout_backward", "aten::relu"};
-
 // In a PyTorch that was built with CUDA: put the fallback in the place of its kernels.
 void replace_kernels() {
   auto& dispatcher = c10::Dispatcher::singleton();
@@ -90,14 +83,15 @@ void replace_kernels() {
   for (const auto& name : dispatcher.getAllOpNames()) {
     const auto op = dispatcher.findSchema(name);
     if (!op || !op->hasKernelForDispatchKey(c10::DispatchKey::CUDA) || name.name.rfind("aten::", 0) != 0) continue;
-    if (kOwn.count(name.overload_name.empty() ? name.name : name.name + "." + name.overload_name)) continue;
     kept->push_back(dispatcher.registerImpl(
         name, c10::DispatchKey::CUDA, c10::KernelFunction::makeFromBoxedFunction<&phantom::run>(), std::nullopt,
         nullptr, "phantom"));
   }
 }
 
-TORCH_LIBRARY_IMPL(aten, CUDA, library) {
+// The operations that have a way of their own. They are told last: of two kernels the later one holds.
+void add_operations() {
+  static torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
   library.impl("empty.memory_format", TORCH_FN(phantom::empty));
   library.impl("empty_strided", TORCH_FN(phantom::empty_strided));
   library.impl("as_strided", TORCH_FN(at::native::as_strided_tensorimpl));
@@ -129,15 +123,15 @@ TORCH_LIBRARY_IMPL(aten, CPU, library) {
 extern "C" {
 
 // Become a card: which attention kernels it has and the bytes of a cuBLAS workspace.
-void phantom_install(int64_t flash, int64_t half_efficient, int64_t bfloat_efficient, int64_t workspace_bytes) {
+void phantom_install(int64_t flash, int64_t bfloat_efficient, int64_t workspace_bytes) {
   static bool registered = false;
   if (!registered) {
     c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new phantom::Guard());
     replace_kernels();
+    add_operations();
   }
   registered = true;
   phantom::card.flash = flash;
-  phantom::card.half_efficient = half_efficient;
   phantom::card.bfloat_efficient = bfloat_efficient;
   phantom::card.workspace_bytes = workspace_bytes;
 }

@@ -10,13 +10,12 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True)
 class Kernels:
-    """flash: flash attention; half_efficient, bfloat_efficient: memory-efficient attention in that type.
+    """flash: flash attention; bfloat_efficient: memory-efficient attention in bfloat16 (in other types: always).
 
     workspace_bytes is what one cuBLAS handle takes at its first matrix product.
     """
 
     flash: bool
-    half_efficient: bool
     bfloat_efficient: bool
     workspace_bytes: int
 
@@ -29,7 +28,7 @@ def kernels_of(card: Card) -> Kernels:
     aten/src/ATen/cuda/CublasHandlePool.cpp (workspaces of 32 MiB on 9.x, else 8 MiB and 128 KiB; hipBLASLt: 32 MiB).
     """
     if card.compute_capability.startswith("gfx"):
-        return Kernels(flash=True, half_efficient=True, bfloat_efficient=True, workspace_bytes=32 * MIB)
+        return Kernels(flash=True, bfloat_efficient=True, workspace_bytes=32 * MIB)
     major = int(card.compute_capability.split(".")[0])
     workspace = 32 * MIB if major == 9 else 8 * MIB + 128 * KIB
-    return Kernels(flash=major >= 8, half_efficient=True, bfloat_efficient=major >= 8, workspace_bytes=workspace)
+    return Kernels(flash=major >= 8, bfloat_efficient=major >= 8, workspace_bytes=workspace)

@@ -42,9 +42,7 @@ class Phantom:
 
     def install(self, kernels: Kernels) -> None:
         """Become a card with those kernels."""
-        self._library.phantom_install(
-            kernels.flash, kernels.half_efficient, kernels.bfloat_efficient, ctypes.c_int64(kernels.workspace_bytes)
-        )
+        self._library.phantom_install(kernels.flash, kernels.bfloat_efficient, ctypes.c_int64(kernels.workspace_bytes))
 
     def stats(self) -> tuple[int, int, int, int, int]:
         """Bytes allocated and reserved, the peaks of both since the last reset, and the number of events."""

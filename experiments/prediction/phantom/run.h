@@ -28,6 +28,14 @@ IValue changed(const IValue& value, const Change& change) {
   return value;
 }
 
+// Visits every tensor of an argument, inside lists too.
+template <typename Visit>
+void each_tensor(const IValue& value, const Visit& visit) {
+  if (value.isTensor() && value.toTensor().defined()) visit(value.toTensor());
+  if (value.isList())
+    for (const IValue element : value.toListRef()) each_tensor(element, visit);
+}
+
 // Indices by a mask have as many results as the mask has true elements: its values are needed, as positions.
 void positions_for_masks(torch::jit::Stack* stack, size_t first) {
   for (size_t place = first; place < stack->size(); ++place) {
@@ -56,9 +64,8 @@ std::optional<std::vector<IValue>> nothing_to_write(
     const auto* alias = schema.arguments()[place].alias_info();
     if (!alias || !alias->isWrite()) continue;
     written.push_back(arguments[place]);
-    changed(arguments[place], [&](const Tensor& tensor) {
+    each_tensor(arguments[place], [&](const Tensor& tensor) {
       nothing = nothing && is_here(tensor) && !readable(tensor) && (in_place || tensor.numel());
-      return tensor;
     });
   }
   if (written.empty() || !nothing || schema.returns().size() > written.size()) return std::nullopt;
@@ -85,11 +92,10 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   const bool choosing = schema.name() == "aten::where";  // between floats, which do not exist once they are here
   bool all_readable = true, any_tensor = false;
   for (const IValue& argument : arguments)
-    changed(argument, [&](const Tensor& tensor) {
+    each_tensor(argument, [&](const Tensor& tensor) {
       any_tensor = true;
       const bool float_to_choose = choosing && at::isFloatingType(tensor.scalar_type());
       all_readable = all_readable && readable(tensor) && !float_to_choose;
-      return tensor;
     });
   const bool on_values = any_tensor && all_readable;
 
@@ -99,8 +105,8 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     if (!on_values && tensor.unsafeGetTensorImpl()->is_wrapped_number()) return tensor;
     auto& made = twins[tensor.unsafeGetTensorImpl()];
     if (!made.defined()) {
-      made = !on_values ? as_meta(tensor) : tensor.numel() ? on_host(tensor) : at::empty({0}, tensor.options().device(at::kCPU));
-      if (on_values && !tensor.numel()) made.resize_(tensor.sizes());
+      const auto on_cpu = tensor.options().device(at::kCPU);
+      made = !on_values ? as_meta(tensor) : tensor.numel() ? on_host(tensor) : at::empty(tensor.sizes(), on_cpu);
       pairs.emplace_back(tensor, made);
     }
     return made;
@@ -114,11 +120,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
 
   for (size_t place = 0; place < count && !on_values; ++place) {
     const auto* alias = schema.arguments()[place].alias_info();
-    if (!alias || !alias->isWrite()) continue;
-    changed(arguments[place], [](const Tensor& tensor) {
-      forget_values(tensor);
-      return tensor;
-    });
+    if (alias && alias->isWrite()) each_tensor(arguments[place], forget_values);
   }
   for (const auto& [tensor, made] : pairs) {
     if (!is_here(tensor) || tensor.sizes() == made.sizes()) continue;

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.facts import checked, read_yaml
+from experiments.prediction.predict import peak_spec
 from experiments.recipe import RowSpec, Settings
 
 FILE = Path(__file__).with_name("cases.yaml")
@@ -21,15 +22,5 @@ def _case(name: str, settings: dict[str, Any]) -> RowSpec:
     given = settings.pop("input", "as-taught")
     if "lora" in settings:
         settings["lora"] = LORA | settings["lora"]
-    return RowSpec(
-        suite=SUITE,
-        recipe_version=1,
-        row=name,
-        card=CARD,
-        size="full",
-        length="peak",
-        weights="random",
-        data="synthetic",
-        input=given,
-        settings=checked(Settings, settings, f"{FILE.name}: case {name!r}"),
-    )
+    own = checked(Settings, settings, f"{FILE.name}: case {name!r}")
+    return peak_spec(SUITE, name, CARD, own, input=given)

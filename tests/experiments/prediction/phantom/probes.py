@@ -104,7 +104,7 @@ def workspaces(phantom: Any) -> Any:
 
     from experiments.prediction.phantom.kernels import Kernels
 
-    phantom.install(Kernels(flash=True, half_efficient=True, bfloat_efficient=True, workspace_bytes=32 * MIB))
+    phantom.install(Kernels(flash=True, bfloat_efficient=True, workspace_bytes=32 * MIB))
     left, right = (torch.empty(128, 128, device="cuda", requires_grad=True) for _ in range(2))
     found = [phantom.stats()[0]]
 
@@ -298,7 +298,7 @@ def main(cache: Path) -> None:
     from experiments.prediction.phantom.library import load
 
     phantom = load(cache)
-    phantom.install(Kernels(flash=True, half_efficient=True, bfloat_efficient=True, workspace_bytes=0))
+    phantom.install(Kernels(flash=True, bfloat_efficient=True, workspace_bytes=0))
 
     from experiments.card import card_named
     from experiments.prediction.phantom.cuda import replace_cuda
