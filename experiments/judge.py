@@ -5,7 +5,7 @@ from math import inf
 from typing import Literal
 
 from experiments.recipe import Check, Claim, Figure, Quantity, Row, Suite
-from experiments.result import BROKEN, LOSSES, QUANTITIES, TIMES, Record, Result
+from experiments.result import BROKEN, LOSSES, TIMES, Record, Result, value_of
 from experiments.run import Run
 
 VERDICT_SCHEMA_VERSION: Literal[1] = 1
@@ -161,8 +161,8 @@ def _checked(check: Check, results: Mapping[str, Result], full_size: bool) -> tu
         return ("not judged" if status == "broke" else status), measured, reason
     assert check.quantity is not None
     base = results[check.over_row] if check.over_row else result
-    value = QUANTITIES[check.quantity](result)
-    over = QUANTITIES[check.over_quantity or check.quantity](base) if check.relative else None
+    value = value_of(check.quantity, result)
+    over = value_of(check.over_quantity or check.quantity, base) if check.relative else None
     why = (
         _why_not_predicted(check, result)
         or _why_no_value(check, result, base, value, over)
@@ -274,6 +274,8 @@ LABELS: dict[Quantity, tuple[str, str]] = {
     "samples_per_s": ("throughput", "samples/s"),
     "step_s": ("time of a step", "s"),
     "train_s": ("training time", "s"),
+    "communication_share": ("share of a step in communication", ""),
+    "gpu_idle_share": ("share of a step in which the GPU waits", ""),
     "final_loss": ("final loss", ""),
 }
 

@@ -43,6 +43,8 @@ Quantity = Literal[
     "samples_per_s",
     "step_s",
     "train_s",
+    "communication_share",
+    "gpu_idle_share",
     "final_loss",
 ]
 
@@ -175,8 +177,13 @@ class Settings(Facts):
 
     @property
     def world_size(self) -> int:
-        """Ranks of the row, over all nodes."""
+        """Devices of the row, over all nodes."""
         return self.devices * self.nodes
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the row, over all nodes: one a device, but one in all to sample from a model."""
+        return 1 if self.task == "generate" else self.world_size
 
 
 def _divided(total: int, part: int, of_what: str) -> int:
@@ -287,9 +294,14 @@ class Suite(Facts):
             raise unknown("card", card, self.cards, f"suite {self.suite}")
         return tuple(row for row in self.rows if card in (row.cards or self.cards))
 
-    def settings(self, row: Row, card: str) -> Settings:
-        """What ``row`` sets on ``card``: the suite's common settings, then the row's, then the card's."""
+    def settings(self, row: Row, card: str, gpus_per_node: int | None = None) -> Settings:
+        """What ``row`` sets on ``card``: the suite's common settings, then the row's, then the card's.
+
+        A row that wants more devices of a node than ``gpus_per_node`` is scaled down to so many.
+        """
         merged = {**self.common, **row.settings, **row.per_card.get(card, {})}
+        if gpus_per_node is not None:
+            merged["devices"] = min(merged.get("devices", 1), gpus_per_node)
         where = f"{self.suite}.yaml: row {row.id!r} on {card}"
         settings = checked(Settings, merged, where)
         if settings.model not in models():

@@ -20,6 +20,7 @@ MEASURED_FILE = "measured.json"
 LOG_FILE = "log.txt"
 TELEMETRY_FILE = "telemetry.csv"
 NOTEBOOK_FILE = "notebook.ipynb"
+RANK_FOLDER = "rank-{}"
 
 Ending = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
@@ -85,7 +86,7 @@ class Memory(Record):
 
 
 class Speed(Record):
-    """Time of the measured micro-steps, those after the first two optimizer steps.
+    """Time of the measured micro-steps, those after the first two optimizer steps; samples are those of all ranks.
 
     step_s is the median time of one optimizer step with all its micro-steps, micro_step_s that of a micro-step without
     an optimizer step where there are such; spread the interquartile range of the
@@ -105,7 +106,14 @@ class Speed(Record):
     peak_share: float | None = Field(
         default=None, description="of the dense peak of the device itself, for the row's data type"
     )
-    train_s: float
+    train_s: float = Field(description="of the steps that this run took")
+    communication_share: float | None = Field(
+        default=None, description="of a step's time: kernels that exchange with other ranks, waiting for them included"
+    )
+    exposed_communication_share: float | None = Field(
+        default=None, description="of a step's time: such kernels while no other runs"
+    )
+    gpu_idle_share: float | None = Field(default=None, description="of a step's time: no kernel runs on the GPU")
 
 
 class Progress(Record):
@@ -139,11 +147,13 @@ class Failure(Record):
 
 
 class Measured(Record):
-    """What the trainer itself found out. gpu_s is the time from its first use of the device to its end.
+    """What the trainer itself found out, or each of its ranks.
 
-    weights_commit names the version of pretrained weights on the hub; None for random ones.
+    gpu_s is the time from its first use of the device to its end. weights_commit names the version of pretrained
+    weights on the hub; None for random ones.
     """
 
+    rank: int = 0
     outcome: Ending
     reason: str = Field(description="one plain line")
     failure: Failure | None = None
@@ -155,11 +165,16 @@ class Measured(Record):
     trainable_parameters: int | None = None
     weights_commit: str | None = None
     max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
+    resumed_at_step: int | None = Field(default=None, description="optimizer steps that an earlier start had done")
     gpu_s: float | None = None
 
 
 class Result(Measured):
-    """One row's result.json."""
+    """One row's result.json.
+
+    Of several ranks, each is in ``ranks``. The row's own memory is that of the rank with the highest peak, its speed
+    that of the slowest rank, its losses are means over the ranks, its failure is the first that struck.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     spec: RowSpec
@@ -171,6 +186,7 @@ class Result(Measured):
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = 0.0
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
+    ranks: tuple[Measured, ...] = Field(default=(), description="by rank; empty for a row of one process")
     predicted: bool = Field(default=False, description="worked out without the device; nothing was measured")
 
     @property
@@ -179,45 +195,73 @@ class Result(Measured):
         return self.device.kind == "cuda" and self.device.card != self.spec.card
 
 
-def _largest(point: Point, field: str) -> Callable[[Result], float | None]:
-    def read(result: Result) -> float | None:
-        values = [getattr(shot, field) for shot in result.memory.snapshots if shot.point == point]
+Read = Callable[[Measured], float | None]
+
+
+def _largest(point: Point, field: str) -> Read:
+    def read(measured: Measured) -> float | None:
+        values = [getattr(shot, field) for shot in measured.memory.snapshots if shot.point == point]
         return max(values, default=None)
 
     return read
 
 
-def _settled(point: Point, field: str) -> Callable[[Result], float | None]:
+def _settled(point: Point, field: str) -> Read:
     """The median at a point; the first step, which has no state yet, counts only where there is no other."""
 
-    def read(result: Result) -> float | None:
-        shots = [shot for shot in result.memory.snapshots if shot.point == point]
+    def read(measured: Measured) -> float | None:
+        shots = [shot for shot in measured.memory.snapshots if shot.point == point]
         later = [shot for shot in shots if shot.step > 0]
         return median(getattr(shot, field) for shot in later or shots) if shots else None
 
     return read
 
 
-def _speed(field: str) -> Callable[[Result], float | None]:
-    return lambda result: getattr(result.speed, field) if result.speed and result.outcome == "fits" else None
+def _speed(field: str) -> Read:
+    return lambda measured: getattr(measured.speed, field) if measured.speed and measured.outcome == "fits" else None
 
 
-QUANTITIES: dict[Quantity, Callable[[Result], float | None]] = {
+def _train_s(measured: Measured) -> float | None:
+    """Time of the whole training: measured, or worked out from the time of a step for a run that was cut short."""
+    speed = measured.speed
+    if speed is None or measured.outcome != "fits" or not speed.optimizer_steps:
+        return None
+    if speed.micro_steps >= speed.planned_micro_steps:
+        return speed.train_s
+    return speed.step_s * speed.planned_micro_steps * speed.optimizer_steps / speed.micro_steps
+
+
+QUANTITIES: dict[Quantity, Read] = {
     "params_gib": _largest("before forward", "params_gib"),
     "grads_gib": _largest("after backward", "grads_gib"),
     "optimizer_gib": _largest("after optimizer step", "optimizer_gib"),
     "optimizer_cpu_gib": _largest("after optimizer step", "optimizer_cpu_gib"),
     "activations_gib": _largest("after forward", "activations_gib"),
     "allocated_after_forward_gib": _settled("after forward", "allocated_gib"),
-    "peak_gib": lambda result: result.memory.peak_gib,
-    "reserved_gib": lambda result: result.memory.reserved_gib,
+    "peak_gib": lambda measured: measured.memory.peak_gib,
+    "reserved_gib": lambda measured: measured.memory.reserved_gib,
     "samples_per_s": _speed("samples_per_s"),
     "step_s": _speed("step_s"),
-    "train_s": _speed("train_s"),
-    "final_loss": lambda result: result.losses[-1] if result.losses else None,
+    "train_s": _train_s,
+    "communication_share": _speed("communication_share"),
+    "gpu_idle_share": _speed("gpu_idle_share"),
+    "final_loss": lambda measured: measured.losses[-1] if measured.losses else None,
 }
-TIMES: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
+TIMES: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s", "communication_share", "gpu_idle_share")
 LOSSES: tuple[Quantity, ...] = ("final_loss",)
+
+
+def value_of(quantity: Quantity, result: Result) -> float | None:
+    """The row's value: of memory that of the rank with the most, of everything else the row's own."""
+    if quantity in (*TIMES, *LOSSES):
+        return QUANTITIES[quantity](result)
+    return max(values_of_ranks(quantity, result), default=None)
+
+
+def values_of_ranks(quantity: Quantity, result: Result) -> list[float]:
+    """The value of each rank that has one; of a row of one process its own."""
+    values = [QUANTITIES[quantity](measured) for measured in result.ranks or (result,)]
+    return [value for value in values if value is not None]
 
 
 def read_result(path: Path) -> Result:

@@ -42,6 +42,7 @@ class Run(Record):
     data: str
     data_sha256: str | None = None
     input: Input
+    gpus_per_node: int | None = Field(default=None, description="rows that want more of a node are scaled down to it")
     command: str
     started_at: str
     git_commit: str | None = None
@@ -60,7 +61,7 @@ class Run(Record):
             data=self.data,
             data_sha256=self.data_sha256,
             input=self.input,
-            settings=suite.settings(suite.row(row_id), self.card),
+            settings=suite.settings(suite.row(row_id), self.card, self.gpus_per_node),
         )
 
 

@@ -13,7 +13,7 @@ from experiments.judge import ENDINGS, judge, number
 from experiments.recipe import Quantity, suite_named
 from experiments.report.verdicts import VerdictChange, verdict_changes
 from experiments.report.words import ran_on
-from experiments.result import QUANTITIES, Ending, Record, Result
+from experiments.result import Ending, Record, Result, value_of
 from experiments.run import Run, RunFolder
 
 COMPARISON_SCHEMA_VERSION: Literal[1] = 1
@@ -108,7 +108,7 @@ def _row(row: str, a: Result | None, b: Result | None) -> RowComparison:
 
 
 def _measured(quantity: Quantity, a: Result | None, b: Result | None) -> Change:
-    value_a, value_b = (QUANTITIES[quantity](result) if result else None for result in (a, b))
+    value_a, value_b = (value_of(quantity, result) if result else None for result in (a, b))
     ratio = value_b / value_a if value_a and value_b is not None else None
     return Change(a=value_a, b=value_b, ratio=ratio)
 

@@ -11,7 +11,17 @@ from experiments.recipe import Quantity, Settings, Suite
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.telemetry import Telemetry, read_telemetry
 from experiments.report.words import STATUSES, headline, ran_on, remarks, setting_sentence
-from experiments.result import LOG_FILE, NOTEBOOK_FILE, QUANTITIES, RESULT_FILE, TELEMETRY_FILE, Device, Record, Result
+from experiments.result import (
+    LOG_FILE,
+    NOTEBOOK_FILE,
+    QUANTITIES,
+    RESULT_FILE,
+    TELEMETRY_FILE,
+    Device,
+    Record,
+    Result,
+    value_of,
+)
 from experiments.run import Run, RunFolder
 
 REPORT_SCHEMA_VERSION: Literal[1] = 1
@@ -129,7 +139,7 @@ def _row(
         ran_on=ran_on(result) if result else "",
         stands_in=result.stands_in if result else False,
         figures=tuple(statement for statement in own if statement.kind == "figure"),
-        quantities={name: read(result) if result else None for name, read in QUANTITIES.items()},
+        quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
         files=_files(folder, run, row_id),
         telemetry=read_telemetry(folder.path / run.suite / row_id / TELEMETRY_FILE),
         result=result,
