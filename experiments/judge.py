@@ -137,7 +137,7 @@ def _why_no_outcome(result: Result) -> str:
 def _figure_verdict(row: Row, figure: Figure, evidence: Evidence) -> Verdict:
     low, high = figure.bounds
     check = Check(row=row.id, quantity=figure.quantity, low=low, high=high)
-    status, measured, reason = _checked(check, evidence, full_size=True)
+    status, measured, reason = _checked(check, evidence, full_size=True, all_ranks=True)
     return Verdict(
         id=f"{row.id}/{figure.quantity}",
         kind="figure",
@@ -151,7 +151,7 @@ def _figure_verdict(row: Row, figure: Figure, evidence: Evidence) -> Verdict:
 
 
 def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
-    checked = [_checked(check, evidence, claim.full_size) for check in claim.checks]
+    checked = [_checked(check, evidence, claim.full_size, claim.all_ranks) for check in claim.checks]
     statuses = [status for status, _, _ in checked]
     status: Status = next((worst for worst in ("did not hold", "not judged") if worst in statuses), "held")
     return Verdict(
@@ -166,7 +166,7 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     )
 
 
-def _checked(check: Check, evidence: Evidence, full_size: bool) -> tuple[Status, str, str]:
+def _checked(check: Check, evidence: Evidence, full_size: bool, all_ranks: bool) -> tuple[Status, str, str]:
     """Status, what was measured and the reason of one check."""
     results = evidence.results
     missing = [name for name in (check.row, check.over_row) if name and name not in results]
@@ -185,7 +185,7 @@ def _checked(check: Check, evidence: Evidence, full_size: bool) -> tuple[Status,
         _why_not_predicted(check, result)
         or _why_no_value(check, result, base, values, over)
         or _why_not_comparable(check, (result, base), full_size)
-        or _why_scaled(check, evidence.scaled)
+        or _why_scaled(check, evidence.scaled, all_ranks)
     )
     if not values or (check.relative and over is None):
         return "not judged", "", why
@@ -247,9 +247,9 @@ def _why_not_comparable(check: Check, pair: tuple[Result, Result], full_size: bo
     return ""
 
 
-def _why_scaled(check: Check, scaled: Mapping[str, str]) -> str:
-    """Sizes of memory, and times also beside those of another row, are stated for as many ranks as the row states."""
-    if check.relative and not {check.quantity, check.over_quantity} & set(TIMES):
+def _why_scaled(check: Check, scaled: Mapping[str, str], all_ranks: bool) -> str:
+    """Why rows on fewer ranks than they state say nothing of a check; what compares two values may be judged."""
+    if check.relative and not all_ranks:
         return ""
     return next(filter(None, (scaled[row] for row in (check.row, check.over_row) if row)), "")
 

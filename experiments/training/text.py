@@ -14,6 +14,7 @@ from experiments.recipe import RowSpec, Settings
 from experiments.training.data import IGNORED_LABEL, Batches
 
 CONSTANT_STEPS = 100
+TINY_TOKENS = 8
 
 Collate = Callable[[list[torch.Tensor]], dict[str, torch.Tensor]]
 
@@ -87,7 +88,7 @@ def build_text_loader(spec: RowSpec, vocabulary: int, heaviest_at: int | None, c
     Without workers: the texts are drawn, not read. Raises InputError when the data set has too few of them.
     """
     settings = spec.settings
-    lengths = _lengths(settings)[: batches_per_epoch(spec) * settings.batch_size * settings.world_size]
+    lengths = _lengths(spec)[: batches_per_epoch(spec) * settings.batch_size * settings.world_size]
     return DataLoader(
         Texts(lengths, vocabulary, settings.seed),
         batch_sampler=Batches(lengths, settings.batch_size, settings.seed, heaviest_at, settings.world_size),
@@ -101,7 +102,7 @@ def batches_per_epoch(spec: RowSpec) -> int:
     Raises InputError when the data set has not enough texts for one.
     """
     settings = spec.settings
-    texts = len(_lengths(settings))
+    texts = len(_lengths(spec))
     steps = texts // settings.global_batch_size
     if not steps:
         raise InputError(
@@ -110,8 +111,17 @@ def batches_per_epoch(spec: RowSpec) -> int:
     return steps * settings.accumulate
 
 
-def _lengths(settings: Settings) -> list[int]:
-    """Tokens of each text that is trained on, over all ranks."""
+def _lengths(spec: RowSpec) -> list[int]:
+    """Tokens of each text that is trained on, over all ranks.
+
+    In miniature each is cut to its first ``TINY_TOKENS``: beside so narrow a model whole texts would leave activations
+    alone to be seen, and none of what a row does to parameters, gradients and optimizer state.
+    """
+    lengths = _taught_lengths(spec.settings)
+    return [min(length, TINY_TOKENS) for length in lengths] if spec.size == "tiny" else lengths
+
+
+def _taught_lengths(settings: Settings) -> list[int]:
     if settings.dataset == "constant":
         steps = settings.max_steps if settings.max_steps > 0 else CONSTANT_STEPS
         return [settings.max_length] * (settings.train_samples or steps * settings.global_batch_size)

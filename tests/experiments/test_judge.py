@@ -28,10 +28,9 @@ def figure_of(got, **changes):
     return judged([got] if got else [], rows=rows, asked=("a",))
 
 
-def claim_of(check, *results, full_size=False):
-    rows = [{"id": "a"}, {"id": "b"}]
+def claim_of(check, *results, rows=({"id": "a"}, {"id": "b"}), **about):
     checks = check if isinstance(check, list) else [check]
-    return judged(results, rows, [{"id": "says-so", "says": "It is so.", "checks": checks, "full_size": full_size}])
+    return judged(results, list(rows), [{"id": "says-so", "says": "It is so.", "checks": checks, **about}])
 
 
 RATIO = {"row": "a", "quantity": "peak_gib", "over_row": "b", "low": 0.5, "high": 2.0}
@@ -160,15 +159,22 @@ class TestScaledDown:
             ({"row": "b", "quantity": "peak_gib", "over_row": "a", "low": 0.5}, "held"),
             ({"row": "a", "quantity": "peak_gib", "low": 5.0}, "not judged"),
             ({"row": "a", "outcome": "fits"}, "not judged"),
-            ({"row": "a", "quantity": "train_s", "over_row": "b", "low": 0.5}, "not judged"),
-            ({"row": "b", "quantity": "train_s", "over_row": "a", "low": 0.5}, "not judged"),
+            ({"row": "a", "quantity": "train_s", "over_row": "b", "low": 0.5}, "held"),
         ],
     )
-    def test_memory_is_judged_beside_that_of_other_rows_and_nothing_else_is(self, check, status):
-        rows = [{"id": "a", "settings": FOUR}, {"id": "b"}]
-        results = on_two(memory=PEAK, speed={}), result("b", memory=PEAK, speed={})
-        verdict = judged(results, rows, [{"id": "says-so", "says": "It is so.", "checks": [check]}])
+    def test_they_are_judged_beside_other_rows_and_not_by_themselves(self, check, status):
+        verdict = self.claim(check)
         assert (verdict.status, verdict.reason) == (status, "" if status == "held" else SCALED)
+
+    @pytest.mark.parametrize("pair", [("a", "b"), ("b", "a")])
+    def test_a_claim_about_all_ranks_is_not_judged_by_fewer(self, pair):
+        check = dict(zip(("row", "over_row"), pair, strict=True)) | {"quantity": "peak_gib", "low": 0.5}
+        verdict = self.claim(check, all_ranks=True)
+        assert (verdict.status, verdict.reason) == ("not judged", SCALED)
+
+    def claim(self, check, **about):
+        results = on_two(memory=PEAK, speed={}), result("b", memory=PEAK, speed={})
+        return claim_of(check, *results, rows=[{"id": "a", "settings": FOUR}, {"id": "b"}], **about)
 
 
 class TestClaim:
