@@ -137,7 +137,7 @@ def _why_no_outcome(result: Result) -> str:
 def _figure_verdict(row: Row, figure: Figure, evidence: Evidence) -> Verdict:
     low, high = figure.bounds
     check = Check(row=row.id, quantity=figure.quantity, low=low, high=high)
-    status, measured, reason = _checked(check, evidence, full_size=True, all_ranks=True)
+    status, measured, reason = _checked(check, evidence, full_size=True)
     return Verdict(
         id=f"{row.id}/{figure.quantity}",
         kind="figure",
@@ -166,7 +166,7 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     )
 
 
-def _checked(check: Check, evidence: Evidence, full_size: bool, all_ranks: bool) -> tuple[Status, str, str]:
+def _checked(check: Check, evidence: Evidence, full_size: bool, all_ranks: bool = False) -> tuple[Status, str, str]:
     """Status, what was measured and the reason of one check."""
     results = evidence.results
     missing = [name for name in (check.row, check.over_row) if name and name not in results]

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from experiments.errors import InputError
-from experiments.recipe import RowSpec, Settings
+from experiments.recipe import RowSpec
 from experiments.training.data import IGNORED_LABEL, Batches
 
 CONSTANT_STEPS = 100
@@ -114,14 +114,10 @@ def batches_per_epoch(spec: RowSpec) -> int:
 def _lengths(spec: RowSpec) -> list[int]:
     """Tokens of each text that is trained on, over all ranks.
 
-    In miniature each is cut to its first ``TINY_TOKENS``: beside so narrow a model whole texts would leave activations
-    alone to be seen, and none of what a row does to parameters, gradients and optimizer state.
+    In miniature the texts of a real set's twin are cut to their first ``TINY_TOKENS``: beside so narrow a model whole
+    ones would leave activations alone to be seen, and none of what a row does to parameters and optimizer state.
     """
-    lengths = _taught_lengths(spec.settings)
-    return [min(length, TINY_TOKENS) for length in lengths] if spec.size == "tiny" else lengths
-
-
-def _taught_lengths(settings: Settings) -> list[int]:
+    settings = spec.settings
     if settings.dataset == "constant":
         steps = settings.max_steps if settings.max_steps > 0 else CONSTANT_STEPS
         return [settings.max_length] * (settings.train_samples or steps * settings.global_batch_size)
@@ -130,6 +126,8 @@ def _taught_lengths(settings: Settings) -> list[int]:
         allowed = ", ".join(("constant", *TWINS))
         raise InputError(f"dataset = {settings.dataset!r}: has no texts for a language model; allowed: {allowed}")
     lengths = twin.draw(settings.max_length, settings.seed)
+    if spec.size == "tiny":
+        lengths = [min(length, TINY_TOKENS) for length in lengths]
     share = settings.validation < 1
     left = len(lengths) - ceil(len(lengths) * settings.validation if share else settings.validation)
     if left < (settings.train_samples or 1):
