@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.card import card_of_device
 from experiments.errors import InputError
 from experiments.judge import Judgement, judge
-from experiments.launch.admission import check_disk, check_engines, refusal, too_small
+from experiments.launch.admission import check_disk, refusal, too_small
 from experiments.launch.data_set import SYNTHETIC, DataSet, Watch, cache_folder, prepare
 from experiments.launch.local import GRACE_S, WORKER, LocalRunner, emptied
 from experiments.launch.lock import locked
@@ -81,7 +81,6 @@ def run_suite(
         raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
     data = prepare(options.data, options.data_sha256, cache_folder(), watch)
     run = _run(options, suite, rows, card, size, data, node)
-    check_engines([run.spec(suite, row) for row in rows])
     check_disk(options.results, len(rows))
     folder = RunFolder(options.results / run.run_id)
     with locked(folder.path):
