@@ -111,9 +111,10 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
         probe.watch(model, tuple)
         sample(spec, probe, model)
     else:
-        batches, build = prepare_data(spec, model.config)
-        schedule = schedule_of(spec, batches)
-        trainer = ProbedTrainer(probe, build(schedule.heaviest_at), model=model, args=arguments)
+        data = prepare_data(spec, model.config)
+        probe.data_commit = data.commit
+        schedule = schedule_of(spec, data.batches)
+        trainer = ProbedTrainer(probe, data.build(schedule.heaviest_at), model=model, args=arguments)
         probe.watch(model, lambda: [trainer.optimizer])
         probe.start(schedule)
         trainer.train()

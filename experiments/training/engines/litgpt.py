@@ -5,7 +5,7 @@ order, and then calls ``fit`` as it is. Validation, example texts and checkpoint
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ from experiments.training.litgpt_models import build_litgpt, build_precision
 from experiments.training.optimizers import build_optimizer
 from experiments.training.probe import Probe
 from experiments.training.schedule import Schedule, schedule_of
-from experiments.training.text import batches_per_epoch, build_text_loader, padded
+from experiments.training.text import batches_per_epoch, build_text_loader, open_texts, padded
 
 Batch = dict[str, Any]
 
@@ -59,7 +59,7 @@ class ProbedLoader:
     dataset has the lengths that ``fit`` looks for the longest text in.
     """
 
-    def __init__(self, probe: Probe, batches: Any, lengths: list[int]) -> None:
+    def __init__(self, probe: Probe, batches: Any, lengths: Sequence[int]) -> None:
         self.dataset = [{"input_ids": range(length)} for length in lengths]
         self._probe, self._batches = probe, batches
 
@@ -85,12 +85,14 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
         _stabilize_embedding(module)
     inner.register_step_pre_hook(lambda *_: probe.before_optimizer_step())
     optimizer: Any = fabric.setup_optimizers(inner)
-    schedule = schedule_of(spec, batches_per_epoch(spec))
+    texts = open_texts(spec, module.config.vocab_size)
+    probe.data_commit = texts.commit
+    schedule = schedule_of(spec, batches_per_epoch(spec, texts))
     scheduler = _build_scheduler(settings, optimizer, schedule)
-    loader = build_text_loader(spec, module.config.vocab_size, schedule.heaviest_at, collate)
+    loader = build_text_loader(spec, texts, schedule.heaviest_at, collate)
     probe.watch(module, lambda: [inner])
     probe.start(schedule)
-    batches = ProbedLoader(probe, fabric.setup_dataloaders(loader), loader.dataset.lengths)  # type: ignore[attr-defined]
+    batches = ProbedLoader(probe, fabric.setup_dataloaders(loader), texts.lengths)
     with suppress(Enough), TemporaryDirectory() as checkpoint:
         _write_tokenizer(Path(checkpoint))
         shared = _fit_arguments(settings, fabric, batches, Path(checkpoint), out)
