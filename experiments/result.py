@@ -21,6 +21,7 @@ LOG_FILE = "log.txt"
 TELEMETRY_FILE = "telemetry.csv"
 NOTEBOOK_FILE = "notebook.ipynb"
 RANK_FOLDER = "rank-{}"
+CHECKPOINTS_FOLDER = "trainer"
 
 Ending = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
@@ -166,7 +167,9 @@ class Measured(Record):
     weights_commit: str | None = None
     data_commit: str | None = None
     max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
-    resumed_at_step: int | None = Field(default=None, description="optimizer steps that an earlier start had done")
+    resumed_at_step: int | None = Field(
+        default=None, description="optimizer steps that an earlier start had done; others are counted from there"
+    )
     gpu_s: float | None = None
 
 

@@ -105,6 +105,7 @@ class Probe:
         self.schedule: Schedule | None = None
         self.weights_commit: str | None = None
         self.data_commit: str | None = None
+        self.resumed_at_step: int | None = None
         self._out = out
         self._snapshots: list[Snapshot] = []
         self._peaks: dict[Phase, int] = {}
