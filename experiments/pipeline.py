@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from experiments.cache import cache_folder
 from experiments.card import card_of_device
 from experiments.errors import InputError
 from experiments.judge import Judgement, judge
 from experiments.launch.admission import check_disk, refusal, too_small
-from experiments.launch.data_set import SYNTHETIC, DataSet, Watch, cache_folder, prepare
+from experiments.launch.data_set import SYNTHETIC, DataSet, Watch, prepare
 from experiments.launch.local import GRACE_S, WORKER, LocalRunner, emptied
 from experiments.launch.lock import locked
 from experiments.launch.outcome import write_refusal
@@ -79,7 +80,8 @@ def run_suite(
     size = _size(options.size, card, node)
     if options.weights == "pretrained" and size == "tiny":
         raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
-    data = prepare(options.data, options.data_sha256, cache_folder(), watch)
+    datasets = {suite.settings(suite.row(row), card).dataset for row in rows}
+    data = prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
     run = _run(options, suite, rows, card, size, data, node)
     check_disk(options.results, len(rows))
     folder = RunFolder(options.results / run.run_id)

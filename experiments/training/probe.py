@@ -108,6 +108,7 @@ class Probe:
         self.max_tokens = self.parameters = self.trainable_parameters = 0
         self.schedule: Schedule | None = None
         self.weights_commit: str | None = None
+        self.data_commit: str | None = None
         self.resumed_at_step: int | None = None
         self._out = out
         self._snapshots: list[Snapshot] = []

@@ -64,8 +64,9 @@ def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | N
         parameters=probe.parameters or None,
         trainable_parameters=probe.trainable_parameters or None,
         weights_commit=probe.weights_commit,
-        max_tokens=probe.max_tokens or None,
+        data_commit=probe.data_commit,
         resumed_at_step=probe.resumed_at_step,
+        max_tokens=probe.max_tokens or None,
         gpu_s=time.perf_counter() - begun if device.kind == "cuda" else None,
     )
 
