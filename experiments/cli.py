@@ -93,7 +93,9 @@ def run(
         Literal["verdict", "as-taught"], typer.Option(help="As many steps as a verdict needs, or all that are taught.")
     ] = "verdict",
     weights: Annotated[Literal["random", "pretrained"], typer.Option(help="Weights to begin with.")] = "random",
-    data: Annotated[str, typer.Option(help="synthetic, a folder, or the path or URL of an archive.")] = "synthetic",
+    data: Annotated[
+        str, typer.Option(help="synthetic, hub (published texts), a folder, or the path or URL of an archive.")
+    ] = "synthetic",
     data_sha256: Annotated[str | None, typer.Option(help="Checksum of the archive; a URL needs one.")] = None,
     input: Annotated[
         Literal["as-taught", "with-image"], typer.Option(help="The caption alone, or the image with it.")

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from experiments.cache import cache_folder
 from experiments.card import card_of_device
 from experiments.errors import InputError
 from experiments.judge import Judgement, judge
-from experiments.launch.admission import check_disk, check_engines, refusal, too_small
-from experiments.launch.data_set import SYNTHETIC, DataSet, Watch, cache_folder, prepare
+from experiments.launch.admission import check_disk, refusal, too_small
+from experiments.launch.data_set import SYNTHETIC, DataSet, Watch, prepare
 from experiments.launch.local import GRACE_S, WORKER, LocalRunner, emptied
 from experiments.launch.lock import locked
 from experiments.launch.outcome import write_refusal
@@ -150,9 +151,9 @@ def _prepared(options: Options, watch: Watch) -> Prepared:
         raise InputError(f"--gpus-per-node {options.gpus_per_node}: allowed: {FEWEST_RANKS} and more")
     if options.weights == "pretrained" and size == "tiny":
         raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
-    data = prepare(options.data, options.data_sha256, cache_folder(), watch)
+    datasets = {suite.settings(suite.row(row), card).dataset for row in rows}
+    data = prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
     run = _run(options, suite, rows, card, size, data, node)
-    check_engines([run.spec(suite, row) for row in rows])
     check_disk(options.results, len(rows))
     return Prepared(options, suite, node, options.host_memory_gib or node.host_memory_gib, run)
 

@@ -322,7 +322,7 @@ class RowSpec(Facts):
     size: Size
     length: Length
     weights: Weights
-    data: str = Field(description="'synthetic', or the folder of a prepared data set")
+    data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
     data_sha256: str | None = None
     input: Input
     settings: Settings

@@ -21,6 +21,7 @@ LOG_FILE = "log.txt"
 TELEMETRY_FILE = "telemetry.csv"
 NOTEBOOK_FILE = "notebook.ipynb"
 RANK_FOLDER = "rank-{}"
+CHECKPOINTS_FOLDER = "trainer"
 
 Ending = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
@@ -150,7 +151,7 @@ class Measured(Record):
     """What the trainer itself found out, or each of its ranks.
 
     gpu_s is the time from its first use of the device to its end. weights_commit names the version of pretrained
-    weights on the hub; None for random ones.
+    weights on the hub, data_commit that of a data set; None for what is not of the hub.
     """
 
     rank: int = 0
@@ -164,8 +165,11 @@ class Measured(Record):
     parameters: int | None = None
     trainable_parameters: int | None = None
     weights_commit: str | None = None
+    data_commit: str | None = None
     max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
-    resumed_at_step: int | None = Field(default=None, description="optimizer steps that an earlier start had done")
+    resumed_at_step: int | None = Field(
+        default=None, description="optimizer steps that an earlier start had done; others are counted from there"
+    )
     gpu_s: float | None = None
 
 

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Sequence
 
+from experiments.cache import cache_folder
 from experiments.card import card_named
 from experiments.errors import InputError, unknown
-from experiments.launch.data_set import cache_folder
 from experiments.launch.progress import View, clock
 from experiments.prediction.predict import Failed, predict, traced_spec
 from experiments.prediction.record import Prediction

@@ -2,16 +2,14 @@
 
 import shutil
 import sysconfig
-from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.card import card_named, card_of_device
 from experiments.errors import InputError
-from experiments.recipe import RowSpec, models, suite_named, suite_names
+from experiments.recipe import RowSpec
 from experiments.result import GIB
 from provision.model import Gpu, Node
 
-ENGINES = ("lightning",)
 ROW_GIB = 0.05
 SPARE_GIB = 1.0
 HOST_GIB = {"full": 8.0, "tiny": 1.5}
@@ -24,14 +22,11 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float) -> str:
     settings = spec.settings
     if settings.optimizer == "deepspeed_cpu" and (missing := missing_to_compile()):
         return f"DeepSpeed compiles its Adam for the processor at first use and finds no {missing}"
-    if spec.size == "tiny" and not node.gpus:
-        return ""
     if not node.gpus:
-        return "no GPU: full size needs one; size tiny runs anywhere"
-    if settings.nodes > 1:
-        return f"{settings.nodes} nodes are needed, there is 1"
-    if settings.devices > len(node.gpus):
-        return f"{settings.devices} GPUs are needed, there {'is' if len(node.gpus) == 1 else 'are'} {len(node.gpus)}"
+        return _refusal_without_gpu(spec)
+    if settings.world_size > len(node.gpus):
+        there = f"there {'is' if len(node.gpus) == 1 else 'are'} {len(node.gpus)}"
+        return f"{settings.world_size} GPUs are needed, {there}; --gpus-per-node runs the row on fewer"
     if spec.size == "tiny":
         return ""
     for gpu in node.gpus:
@@ -40,6 +35,14 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float) -> str:
     needed = host_need_gib(spec)
     if offloads(spec) and needed > host_memory_gib:
         return f"optimizer offload needs {needed:.0f} GiB of host memory, there are {host_memory_gib:.0f} GiB"
+    return ""
+
+
+def _refusal_without_gpu(spec: RowSpec) -> str:
+    if spec.size == "full":
+        return "no GPU: full size needs one; size tiny runs anywhere"
+    if spec.settings.engine == "hf_trainer" and spec.settings.strategy == "fsdp":
+        return "no GPU: accelerate has no FSDP on a processor"
     return ""
 
 
@@ -70,19 +73,9 @@ def host_need_gib(spec: RowSpec) -> float:
     accumulates and 2 of the updated weight on its way back (DeepSpeed's stage_1_and_2.py; 12.2e9 measured: 231 GiB).
     """
     if spec.size == "full" and offloads(spec):
-        parameters = models()[spec.settings.model].parameters
-        return parameters * OFFLOAD_BYTES_PER_PARAMETER / GIB + OFFLOAD_SPARE_GIB
-    return HOST_GIB[spec.size]
-
-
-def check_engines(specs: Sequence[RowSpec]) -> None:
-    """InputError when a row needs an engine that does not run yet."""
-    for spec in specs:
-        if spec.settings.engine not in ENGINES:
-            raise InputError(
-                f"suite {spec.suite}: row {spec.row!r} needs the engine {spec.settings.engine}, which does not run yet;"
-                f" suites that run: {', '.join(_runnable_suites())}"
-            )
+        shared = spec.facts.parameters * OFFLOAD_BYTES_PER_PARAMETER / GIB
+        return shared + OFFLOAD_SPARE_GIB * spec.settings.ranks
+    return HOST_GIB[spec.size] * spec.settings.ranks
 
 
 def check_disk(folder: Path, rows: int) -> None:
@@ -94,7 +87,3 @@ def check_disk(folder: Path, rows: int) -> None:
             f"{folder}: no disk space: {free_gib:.2f} GiB are free, {needed_gib:.2f} GiB are needed; "
             "make room or give another --results"
         )
-
-
-def _runnable_suites() -> list[str]:
-    return [name for name in suite_names() if suite_named(name).common.get("engine") in ENGINES]

@@ -1,9 +1,8 @@
-"""The data of a run: nothing, a folder, or an archive that is fetched once, checked and unpacked into the cache."""
+"""The data of a run: none, a published set, a folder, or an archive that is fetched once, checked and unpacked."""
 
 import fcntl
 import hashlib
 import http.client
-import os
 import re
 import shutil
 import tarfile
@@ -12,15 +11,18 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.captions import FORMATS, format_of
+from experiments import captions, texts
 from experiments.errors import InputError
 from experiments.result import file_sha256
 
 SYNTHETIC = "synthetic"
+HUB = "hub"
+CAPTIONS = "gourmetgram-captions"
+MADE_UP = "constant"
 ARCHIVES = (".tar.gz", ".tgz", ".gz", ".tar", ".zip")
 CHUNK_BYTES = 1 << 20
 TRIES = 4
@@ -31,42 +33,50 @@ Watch = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where the data is ('synthetic' or a folder), and the SHA-256 of its archive or of its folder's files."""
+    """Where the data is ('synthetic', 'hub' or a folder), and the SHA-256 of its archive or of its folder's files."""
 
     data: str
     sha256: str | None = None
 
 
-def cache_folder() -> Path:
-    """Where downloads and unpacked archives are kept between runs."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("TESTBED_CACHE") or home / "llm-testbed")
+def prepare(
+    source: str,
+    sha256: str | None,
+    cache: Path,
+    datasets: Collection[str],
+    watch: Watch = lambda done, total: None,
+) -> DataSet:
+    """The data set that ``source`` means: 'synthetic', 'hub', a folder, or the path or URL of an archive.
 
-
-def prepare(source: str, sha256: str | None, cache: Path, watch: Watch = lambda done, total: None) -> DataSet:
-    """The data set that ``source`` means: 'synthetic', a folder, or the path or URL of an archive.
-
-    ``watch`` is told of a download: bytes done, and in all where that is known. InputError when the source cannot be
-    read, has no captions, has another checksum than ``sha256``, or is a URL without one.
+    datasets: those of the run's rows, by their names in the recipe. ``watch`` is told of a download: bytes done, and in
+    all where that is known. InputError when the rows do not read one real set, or the source cannot be read, has
+    nothing for them, has another checksum than ``sha256``, or is a URL without one.
     """
+    if source in (SYNTHETIC, HUB) and sha256:
+        raise InputError(f"--data-sha256: data {source} has no checksum; allowed: with a folder or an archive")
     if source == SYNTHETIC:
-        if sha256:
-            raise InputError("--data-sha256: synthetic data has no checksum; give --data too")
         return DataSet(SYNTHETIC)
+    dataset = _one_of(datasets, source)
+    if source == HUB:
+        if dataset == CAPTIONS:
+            raise InputError(f"--data hub: {dataset} is not published there; allowed: synthetic, a folder, an archive")
+        return DataSet(HUB)
     if re.match(r"https?://", source):
         if not sha256:
             raise InputError(f"--data {source}: a URL needs --data-sha256")
         unpacked = cache / "data" / sha256.lower()
         archive = None if unpacked.exists() else download(source, sha256.lower(), cache / "downloads", watch)
-        return DataSet(str(_captions_in(unpacked if archive is None else unpack(archive, unpacked))), sha256.lower())
+        folder = unpacked if archive is None else unpack(archive, unpacked, dataset)
+        return DataSet(str(_place_in(folder, dataset)), sha256.lower())
     path = Path(source)
     if path.is_dir():
-        return _folder(path.resolve(), sha256)
+        return _folder(path.resolve(), sha256, dataset)
     if not path.is_file():
         raise InputError(f"--data {source}: no such folder or archive")
     found = _checked_file(path, sha256)
     unpacked = cache / "data" / found
-    return DataSet(str(_captions_in(unpacked if unpacked.exists() else unpack(path, unpacked))), found)
+    folder = unpacked if unpacked.exists() else unpack(path, unpacked, dataset)
+    return DataSet(str(_place_in(folder, dataset)), found)
 
 
 def download(url: str, sha256: str, folder: Path, watch: Watch) -> Path:
@@ -78,10 +88,10 @@ def download(url: str, sha256: str, folder: Path, watch: Watch) -> Path:
         return path if path.exists() else _downloaded(url, sha256, path, watch)
 
 
-def unpack(archive: Path, folder: Path) -> Path:
+def unpack(archive: Path, folder: Path, dataset: str) -> Path:
     """``archive`` unpacked into ``folder``, which appears only when all of it is there.
 
-    InputError when it is no archive, or would write outside the folder.
+    InputError when it is no archive, has nothing for ``dataset``, or would write outside the folder.
     """
     _ending(archive.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +102,7 @@ def unpack(archive: Path, folder: Path) -> Path:
         else:
             with tarfile.open(archive) as tar:
                 tar.extractall(partial, filter="data")
-        _captions_in(partial)
+        _place_in(partial, dataset)
         partial.chmod(0o755)
         partial.rename(folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
@@ -132,24 +142,39 @@ def _downloaded(url: str, sha256: str, path: Path, watch: Watch) -> Path:
     return partial.replace(path)
 
 
-def _folder(folder: Path, sha256: str | None) -> DataSet:
+def _one_of(datasets: Collection[str], source: str) -> str:
+    """The data set that the run's rows read beside made-up texts; InputError when it is not one."""
+    read = sorted({*datasets} - {MADE_UP})
+    if not read:
+        raise InputError(f"--data {source}: the texts of these rows are made up; allowed: synthetic")
+    if len(read) > 1:
+        raise InputError(f"--data {source}: these rows read {' and '.join(read)}; choose rows of one of them by --row")
+    return read[0]
+
+
+def _folder(folder: Path, sha256: str | None, dataset: str) -> DataSet:
     try:
         next(folder.iterdir(), None)
-        captions = _captions_in(folder)
-        found = folder_sha256(captions)
+        place = _place_in(folder, dataset)
+        found = folder_sha256(place)
     except OSError as error:
         raise InputError(f"--data {folder}: cannot be read ({error.strerror})") from None
     _check(found, sha256, str(folder))
-    return DataSet(str(captions), found)
+    return DataSet(str(place), found)
 
 
-def _captions_in(folder: Path) -> Path:
-    """The folder that has the captions: ``folder``, or the only folder in it."""
+def _place_in(folder: Path, dataset: str) -> Path:
+    """The folder that has records of ``dataset``: ``folder``, or the only folder in it."""
+    what, has, formats = (
+        ("captions", captions.format_of, captions.FORMATS)
+        if dataset == CAPTIONS
+        else ("texts", texts.format_of, texts.FORMATS)
+    )
     inside = list(folder.iterdir())
     for place in (folder, *(inside if len(inside) == 1 and inside[0].is_dir() else ())):
-        if format_of(place):
+        if has(place):
             return place
-    raise InputError(f"--data {folder}: has no captions; a data folder has {FORMATS}")
+    raise InputError(f"--data {folder}: has no {what}; a data folder for {dataset} has {formats}")
 
 
 def _fetch(url: str, partial: Path, watch: Watch) -> None:

@@ -4,8 +4,8 @@ import hashlib
 import sys
 from pathlib import Path
 
+from experiments.cache import cache_folder
 from experiments.launch import process
-from experiments.launch.data_set import cache_folder
 
 LOCK = "lock"
 

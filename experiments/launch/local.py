@@ -17,7 +17,16 @@ from experiments.launch.plan import Planned
 from experiments.launch.progress import State, View
 from experiments.launch.slots import Slot, Slots, most_memory_first
 from experiments.recipe import RowSpec
-from experiments.result import RESULT_FILE, SPEC_FILE, Ending, Result, read_progress, read_result, write_atomically
+from experiments.result import (
+    CHECKPOINTS_FOLDER,
+    RESULT_FILE,
+    SPEC_FILE,
+    Ending,
+    Result,
+    read_progress,
+    read_result,
+    write_atomically,
+)
 from experiments.run import RunFolder
 from provision.model import Node
 
@@ -174,10 +183,16 @@ class LocalRunner:
 
 
 def emptied(folder: Path) -> Path:
-    """The row's folder with nothing of an earlier run in it; the result goes first, so that none outlives its row."""
+    """The row's folder with nothing of an earlier run in it but the checkpoints of one that was cut off.
+
+    A run with a result was not. The result goes first, so that none outlives its row.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    cut_off = not (folder / RESULT_FILE).exists()
     (folder / RESULT_FILE).unlink(missing_ok=True)
     for path in folder.iterdir():
+        if cut_off and path.name == CHECKPOINTS_FOLDER:
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

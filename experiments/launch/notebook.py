@@ -7,17 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from experiments.parent import die_with_parent
+from experiments.parent import tie_to
 from experiments.result import NOTEBOOK_FILE, SPEC_FILE
 
 ROW_NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "row.ipynb"
-
-
-def tie_to(parent: int) -> None:
-    """Have this process killed when its parent, the process ``parent``, ends."""
-    die_with_parent()
-    if os.getppid() != parent:
-        sys.exit("the runner has ended")
 
 
 def execute(row_folder: Path, worker: str) -> int:

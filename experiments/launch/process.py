@@ -7,11 +7,12 @@ family is found again, also by a later runner after this one was killed.
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+
+from experiments import family as families
 
 MARK = "TESTBED_ROW"
 HOUSE = Path(__file__).resolve().parents[2]
@@ -40,34 +41,14 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> subp
 
 def family(row_folder: Path) -> list[psutil.Process]:
     """Every living process of the row."""
-    mark = str(row_folder.resolve())
-    return [process for process in psutil.process_iter() if _mark(process) == mark]
+    return families.family(MARK, str(row_folder.resolve()))
 
 
 def rows_alive() -> bool:
     """True when a process of any row, of this runner or another, lives on this machine."""
-    return any(_mark(process) for process in psutil.process_iter())
+    return bool(families.family(MARK))
 
 
 def end(row_folder: Path, within_s: float = 20.0) -> list[int]:
     """End every process of the row; the ids of those that were still there when ``within_s`` had passed."""
-    deadline = time.monotonic() + within_s
-    while (left := family(row_folder)) and time.monotonic() < deadline:
-        for process in left:
-            _kill(process)
-        time.sleep(0.05)
-    return [process.pid for process in left]
-
-
-def _mark(process: psutil.Process) -> str | None:
-    try:
-        return process.environ().get(MARK) if process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
-        return None
-
-
-def _kill(process: psutil.Process) -> None:
-    try:
-        process.kill()
-    except psutil.Error:
-        return
+    return families.end_family(MARK, str(row_folder.resolve()), within_s)

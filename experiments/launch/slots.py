@@ -32,7 +32,7 @@ class Slots:
 
     def take(self, spec: RowSpec) -> Slot | None:
         """Room for the row, or None while others have it. A row with too much for the machine gets it alone."""
-        wanted = spec.settings.devices if self._gpus else 1
+        wanted = spec.settings.world_size if self._gpus else 1
         need_gib = host_need_gib(spec)
         if wanted > len(self._free) or (self._taken and need_gib > self._memory_gib - sum(self._taken.values())):
             return None

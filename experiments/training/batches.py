@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -19,16 +18,28 @@ from experiments.training.data import (
     image_token,
     open_captions,
 )
-from experiments.training.text import batches_per_epoch, build_text_loader, padded
+from experiments.training.text import batches_per_epoch, build_text_loader, open_texts, padded
 
 BuildLoader = Callable[[int | None], DataLoader]
 
 
-def prepare_data(spec: RowSpec, config: Any, context: BaseContext | None = None) -> tuple[int, BuildLoader]:
+@dataclass(frozen=True)
+class Data:
     """The batches of an epoch on each rank, and what makes their loader once it is known where the heaviest comes.
 
-    config is the model's. Raises InputError when the model cannot be given the row's data set, or it has too few
-    samples. For ``context`` see build_loader.
+    commit: the version of a set on the hub.
+    """
+
+    batches: int
+    build: BuildLoader
+    commit: str | None = None
+
+
+def prepare_data(spec: RowSpec, config: Any, context: BaseContext | None = None) -> Data:
+    """The row's data for the model of that configuration.
+
+    Raises InputError when the model cannot be given the row's data set, or it has too few samples. For ``context`` see
+    build_loader.
     """
     settings, sees_images = spec.settings, config.model_type == "blip-2"
     if settings.dataset == "gourmetgram-captions":
@@ -40,13 +51,14 @@ def prepare_data(spec: RowSpec, config: Any, context: BaseContext | None = None)
         captions = open_captions(spec, config.vision_config.image_size)
         preparation = build_preparation(spec, config, captions.texts)
         batches = len(captions.texts) // (settings.batch_size * settings.world_size)
-        return batches, lambda heaviest_at: build_loader(spec, captions, preparation, heaviest_at, context)
-    if sees_images:
-        collate = WithImages(config.vision_config.image_size, build_placeholders(spec, config))
-        build = partial(build_text_loader, spec, image_token(config), collate=collate)
-    else:
-        build = partial(build_text_loader, spec, config.get_text_config().vocab_size)
-    return batches_per_epoch(spec), build
+        return Data(batches, lambda heaviest_at: build_loader(spec, captions, preparation, heaviest_at, context))
+    texts = open_texts(spec, image_token(config) if sees_images else config.get_text_config().vocab_size)
+    collate = WithImages(config.vision_config.image_size, build_placeholders(spec, config)) if sees_images else padded
+    return Data(
+        batches_per_epoch(spec, texts),
+        lambda heaviest_at: build_text_loader(spec, texts, heaviest_at, collate),
+        texts.commit,
+    )
 
 
 @dataclass

@@ -49,11 +49,13 @@ def first_line(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-def reason_of(outcome: Ending, failure: Failure | None, memory: Memory) -> str:
-    """How a row ended, in one plain line."""
+def reason_of(outcome: Ending, failure: Failure | None, memory: Memory, seen: str = "") -> str:
+    """How a row ended, in one plain line; ``seen`` stands before where, for one that could not say so itself."""
     if failure is None:
         return f"fits, {memory.peak_gib:.3g} GiB at the peak"
-    where = f"in the {failure.phase} of step {failure.step}" if failure.phase != "load" else "while loading"
+    where = (
+        f"{seen}in the {failure.phase} of step {failure.step}" if failure.phase != "load" else f"{seen}while loading"
+    )
     if outcome == "error":
         return f"{failure.kind} {where}: {failure.message}"
     asked = "" if failure.requested_gib is None else f", {failure.requested_gib:.3g} GiB more were asked for"

@@ -1,4 +1,4 @@
-"""LitGPT's models with random weights, made straight on the device as LitGPT's own scripts make them."""
+"""LitGPT's models, made straight on the device as its own scripts make them: random, or to load a checkpoint into."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 
 def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
-    """The row's model on ``device``, with its adapters and 4-bit weights, ready to train.
+    """The row's model on ``device``, with its adapters and 4-bit weights, randomly initialised, ready to train.
 
     Weights are float32, or bfloat16 for the precision bf16-true. A 4-bit layer is quantized when it is made on a GPU,
     and when the model is moved to its device on a processor.
@@ -72,7 +72,9 @@ def _adapters(settings: Lora) -> dict[str, Any]:
 def _refuse(spec: RowSpec) -> None:
     settings = spec.settings
     refused = {
-        "weights = 'pretrained': the LitGPT engines build random weights; allowed: random": spec.weights != "random",
+        "weights = 'pretrained': a miniature has none; allowed: random": (
+            spec.weights == "pretrained" and spec.size == "tiny"
+        ),
         "activation_checkpointing = True: LitGPT has none on one device; allowed: False": (
             settings.activation_checkpointing
         ),

@@ -25,6 +25,7 @@ from experiments.result import (
     Speed,
     write_atomically,
 )
+from experiments.training.kernels import StepProfile
 from experiments.training.memory import Meter, optimizer_tensors, parameter_tensors, storage_bytes
 from experiments.training.schedule import Schedule, Timing
 
@@ -95,15 +96,20 @@ class Probe:
     """What a row is seen doing. The engine calls it at the points of a step; it never touches the training itself.
 
     State that outlives a failure: phase, step and micro_step where the training stands, memory and losses so far.
+    ``profile``, when given, records one more optimizer step after those that are timed.
     """
 
-    def __init__(self, spec: RowSpec, device: Device, meter: Meter, out: Path) -> None:
-        self.spec, self.device, self.meter = spec, device, meter
+    def __init__(
+        self, spec: RowSpec, device: Device, meter: Meter, out: Path, profile: StepProfile | None = None
+    ) -> None:
+        self.spec, self.device, self.meter, self.profile = spec, device, meter, profile
         self.phase: Phase = "load"
         self.step = self.micro_step = self.micro_steps = 0
         self.max_tokens = self.parameters = self.trainable_parameters = 0
         self.schedule: Schedule | None = None
         self.weights_commit: str | None = None
+        self.data_commit: str | None = None
+        self.resumed_at_step: int | None = None
         self._out = out
         self._snapshots: list[Snapshot] = []
         self._peaks: dict[Phase, int] = {}
@@ -114,6 +120,7 @@ class Probe:
         self._flops: FlopCount | None = None
         self._parameters: list[torch.nn.Parameter] = []
         self._optimizers: Callable[[], Iterable[Any]] = tuple
+        self._timed: int | None = None
         self._started = self._written = 0.0
 
     def watch(self, model: torch.nn.Module, optimizers: Callable[[], Iterable[Any]]) -> None:
@@ -164,13 +171,40 @@ class Probe:
         self.micro_step = 0 if stepped else self.micro_step + 1
         self.step += stepped
         self.write_progress()
-        return self.micro_steps >= self.schedule.least and self.schedule.enough(self._clock.intervals_s())
+        return self._ends(stepped)
+
+    def _ends(self, stepped: bool) -> bool:
+        """Whether the training may end here, once the profile has had its step where there is one to be had."""
+        assert self.schedule is not None
+        if self._timed is not None:
+            return stepped and self._end_profile()
+        left = self.schedule.taught - self.micro_steps
+        step = self.spec.settings.accumulate
+        if self.profile and left >= step and (left == step or self._enough()):
+            self._timed = self.micro_steps
+            self.profile.start()
+            return False
+        return self._enough()
+
+    def _end_profile(self) -> bool:
+        assert self.profile is not None
+        self.profile.stop()
+        return True
+
+    def _enough(self) -> bool:
+        """Whether this rank and all others have run long enough."""
+        assert self.schedule is not None
+        if not self.schedule.least <= self.micro_steps < self.schedule.most:
+            return self.micro_steps >= self.schedule.most
+        enough = self.schedule.enough(self._clock.intervals_s())
+        return agreed(enough, self.device) if self.spec.settings.ranks > 1 else enough
 
     def enter(self, phase: Phase) -> None:
         """Move on to ``phase``; the peak of the one before is kept."""
         self._keep_peaks()
         self.meter.begin(phase)
         self.phase = phase
+        self.write_progress()
 
     def close(self) -> None:
         """Stop counting operations, also when the first micro-step failed."""
@@ -196,11 +230,11 @@ class Probe:
         if self.schedule is None or not self.micro_steps:
             return None
         settings = self.spec.settings
-        timing = Timing.of(self._clock.intervals_s(), settings.accumulate)
+        timing = Timing.of(self._clock.intervals_s()[: self._timed], settings.accumulate)
         step_s = timing.step_s(settings.accumulate)
         flop = self._flops.total / settings.batch_size if self._flops and self._flops.total else None
-        samples_per_s = settings.batch_size * settings.accumulate / step_s
-        rate = flop * samples_per_s / TERA if flop else None
+        own_samples_per_s = settings.batch_size * settings.accumulate / step_s
+        rate = flop * own_samples_per_s / TERA if flop else None
         return Speed(
             optimizer_steps=self.step,
             micro_steps=self.micro_steps,
@@ -209,11 +243,12 @@ class Probe:
             micro_step_s=median(timing.plain_s or timing.stepping_s),
             step_s=step_s,
             spread=timing.spread,
-            samples_per_s=samples_per_s,
+            samples_per_s=settings.global_batch_size / step_s,
             tflop_per_sample=flop / TERA if flop else None,
             tflops_per_s=rate,
             peak_share=peak_share(rate, self.device, settings),
             train_s=time.perf_counter() - self._started,
+            **(self.profile.shares if self.profile else {}),
         )
 
     def write_progress(self, *, now: bool = False) -> None:
@@ -269,6 +304,13 @@ class Probe:
                 reserved_gib=None if self._reserved is None else self._reserved / GIB,
             )
         )
+
+
+def agreed(enough: bool, device: Device) -> bool:
+    """True when every rank says so, for all must end at the same step."""
+    votes = torch.tensor(enough, dtype=torch.int32, device=device.kind)
+    torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MIN)
+    return bool(votes.item())
 
 
 def peak_share(tflops_per_s: float | None, device: Device, settings: Settings) -> float | None:

@@ -1,7 +1,13 @@
-"""One rank of a row: builds, trains, measures, and says how it ended in measured.json. The worker starts it."""
+"""One rank of a row: builds, trains, measures, and says how it ended in measured.json.
+
+    python -m experiments.training.rank SPEC OUT
+
+The worker starts it, of several ranks through their launcher, and then with torchrun's variables.
+"""
 
 import faulthandler
 import importlib
+import os
 import signal
 import sys
 import time
@@ -10,12 +16,15 @@ from contextlib import closing
 from pathlib import Path
 
 from experiments.errors import InputError
+from experiments.parent import tie_to
 from experiments.recipe import RowSpec
-from experiments.result import MEASURED_FILE, Device, Ending, Failure, Measured, write_atomically
+from experiments.result import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Ending, Failure, Measured, write_atomically
 from experiments.training.device import open_device
 from experiments.training.ending import ending_of, first_line, reason_of, requested_gib
+from experiments.training.kernels import StepProfile
 from experiments.training.memory import CudaMeter, Meter, StorageMeter
 from experiments.training.probe import Probe
+from experiments.training.ranks import LAUNCHER, PID_FILE
 
 
 def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
@@ -27,8 +36,9 @@ def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | N
     """
     begun = time.perf_counter()
     device = device or open_device(spec)
+    profile = StepProfile() if meter is None and device.kind == "cuda" and waits_for_others(spec) else None
     meter = meter or (CudaMeter() if device.kind == "cuda" else StorageMeter())
-    probe = Probe(spec, device, meter, out)
+    probe = Probe(spec, device, meter, out, profile)
     probe.write_progress(now=True)
     outcome: Ending = "fits"
     failure = None
@@ -43,6 +53,7 @@ def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | N
         outcome, failure = ending_of(error), failure_of(error, probe)
     memory = probe.memory()
     return Measured(
+        rank=int(os.environ.get("RANK", 0)),
         outcome=outcome,
         reason=reason_of(outcome, failure, memory),
         failure=failure,
@@ -53,9 +64,16 @@ def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | N
         parameters=probe.parameters or None,
         trainable_parameters=probe.trainable_parameters or None,
         weights_commit=probe.weights_commit,
+        data_commit=probe.data_commit,
+        resumed_at_step=probe.resumed_at_step,
         max_tokens=probe.max_tokens or None,
         gpu_s=time.perf_counter() - begun if device.kind == "cuda" else None,
     )
+
+
+def waits_for_others(spec: RowSpec) -> bool:
+    """True when the GPU has others to wait for: other ranks, or the processor that steps its optimizer."""
+    return spec.settings.ranks > 1 or "offload" in spec.settings.strategy
 
 
 def failure_of(error: Exception, probe: Probe) -> Failure:
@@ -63,6 +81,7 @@ def failure_of(error: Exception, probe: Probe) -> Failure:
     return Failure(
         phase=probe.phase,
         step=probe.step,
+        rank=int(os.environ.get("RANK", 0)),
         micro_step=probe.micro_step,
         requested_gib=requested_gib(str(error)),
         kind=type(error).__name__,
@@ -71,16 +90,28 @@ def failure_of(error: Exception, probe: Probe) -> Failure:
 
 
 def main(spec_path: str, out: str) -> int:
-    """Entry of the process; exit code 0 when measured.json was written, 2 for a user's mistake."""
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    """Entry of the process; exit code 0 for a row that fits, 3 for one that failed, 2 for a user's mistake."""
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
+    folder = _enter(Path(out)) if spec.settings.ranks > 1 else Path(out)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
-        measured = run(spec, Path(out))
+        measured = run(spec, folder)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    write_atomically(Path(out) / MEASURED_FILE, measured.model_dump_json())
-    return 0
+    write_atomically(folder / MEASURED_FILE, measured.model_dump_json())
+    return 3 if measured.failure else 0
+
+
+def _enter(out: Path) -> Path:
+    """Make this process one of several: it ends with its launcher, and has a folder of its own, with its own log."""
+    tie_to(int(os.environ[LAUNCHER]))
+    folder = out / RANK_FOLDER.format(os.environ["RANK"])
+    (folder / PID_FILE).write_text(str(os.getpid()))
+    with (folder / LOG_FILE).open("wb") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    return folder
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long a row trains: as the material teaches, or just long enough for a verdict or for its peak."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median, quantiles
 
@@ -30,6 +30,11 @@ class Schedule:
     def heaviest_at(self) -> int | None:
         """The micro-step that gets the longest captions: the last of the second optimizer step; None as taught."""
         return None if self.least == self.taught else min(2 * self.accumulate, self.taught) - 1
+
+    def after(self, steps: int) -> "Schedule":
+        """What is left of a training as taught when ``steps`` optimizer steps of it have been done before."""
+        left = self.taught - steps * self.accumulate
+        return replace(self, least=left, most=left)
 
     def enough(self, times_s: list[float]) -> bool:
         """Whether a run may end after micro-steps of these times."""

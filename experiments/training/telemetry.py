@@ -4,40 +4,46 @@ import csv
 import os
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
 import pynvml
 
-from experiments.result import GIB
+from experiments.result import GIB, Phase
 
 EVERY_S = 0.5
-GPU_FIELDS = (
-    "gpu_util_percent",
-    "gpu_memory_gib",
-    "gpu_power_w",
-    "gpu_sm_clock_mhz",
-    "gpu_temperature_c",
-    "gpu_processes",
-)
-FIELDS = ("t_s", *GPU_FIELDS, "host_cpu_percent", "host_memory_gib", "process_memory_gib")
+GPU_FIELDS: dict[str, Callable[[Iterable[float]], float]] = {
+    "gpu_util_percent": fmean,
+    "gpu_memory_gib": max,
+    "gpu_power_w": sum,
+    "gpu_sm_clock_mhz": fmean,
+    "gpu_temperature_c": max,
+    "gpu_processes": max,
+}
+EACH_GPU = ("util_percent", "memory_gib")
+FIELDS = ("t_s", "phase", *GPU_FIELDS, "host_cpu_percent", "host_memory_gib", "process_memory_gib")
+TRAINING = "training_gpu_util_percent_mean"
 
 
 class Telemetry:
     """Samples twice a second into a CSV file from ``with`` to its end; summary() has means and maxima.
 
-    t_s is seconds since the start, process_memory_gib the resident memory of the trainer process. GPU columns are empty
-    without a GPU.
+    t_s is seconds since the start, process_memory_gib the resident memory of the trainer's processes, ``phase`` where
+    the training is, as its owner says. GPU columns are empty without one. Of several GPUs utilisation and clocks are
+    means, power is the sum, all else that of the GPU with the most; each one's utilisation and memory have own columns.
     """
 
-    def __init__(self, path: Path, pid: int) -> None:
-        self._path, self._process = path, psutil.Process(pid)
-        self._gpu = gpu_handle()
+    def __init__(self, path: Path, pids: Callable[[], Iterable[int]]) -> None:
+        self.phase: Phase = "load"
+        self._path, self._pids = path, pids
+        self._gpus = gpu_handles()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_on, daemon=True)
-        self._samples: list[dict[str, float]] = []
+        self._samples: list[dict[str, Any]] = []
         self._spent_s = 0.0
         self._started = time.monotonic()
 
@@ -49,59 +55,92 @@ class Telemetry:
         self._stop.set()
         self._thread.join()
 
+    @property
+    def fields(self) -> list[str]:
+        """The columns of the file."""
+        each = range(len(self._gpus)) if len(self._gpus) > 1 else ()
+        return [*FIELDS, *(f"gpu{number}_{field}" for number in each for field in EACH_GPU)]
+
     def summary(self) -> dict[str, float]:
-        """Mean and maximum of each column, and the share of one processor core that the sampling itself took."""
+        """Mean and maximum of each column, and the share of one processor core that the sampling itself took.
+
+        training_gpu_util_percent_mean leaves out what came before the first micro-step was over.
+        """
         found: dict[str, float] = {}
-        for field in FIELDS[1:]:
+        for field in self.fields[2:]:
             values = [sample[field] for sample in self._samples if field in sample]
             if values:
-                found[f"{field}_mean"] = sum(values) / len(values)
+                found[f"{field}_mean"] = fmean(values)
                 found[f"{field}_max"] = max(values)
+        training = [sample for sample in self._samples if sample["phase"] != "load" and "gpu_util_percent" in sample]
+        if training:
+            found[TRAINING] = fmean(sample["gpu_util_percent"] for sample in training)
         if self._samples:
             found["sampling_core_share"] = self._spent_s / (time.monotonic() - self._started)
         return found
 
     def _sample_on(self) -> None:
         with self._path.open("w", newline="") as lines:
-            writer = csv.DictWriter(lines, FIELDS)
+            writer = csv.DictWriter(lines, self.fields)
             writer.writeheader()
             while True:
                 begun = time.thread_time()
                 sample = self._sample()
                 self._samples.append(sample)
-                writer.writerow({key: round(value, 4) for key, value in sample.items()})
+                writer.writerow({key: round(value, 4) if key != "phase" else value for key, value in sample.items()})
                 lines.flush()
                 self._spent_s += time.thread_time() - begun
                 if self._stop.wait(EVERY_S):
                     return
 
-    def _sample(self) -> dict[str, float]:
-        sample = {
+    def _sample(self) -> dict[str, Any]:
+        return {
             "t_s": time.monotonic() - self._started,
+            "phase": self.phase,
             "host_cpu_percent": psutil.cpu_percent(),
             "host_memory_gib": psutil.virtual_memory().used / GIB,
+            "process_memory_gib": sum(map(resident_gib, self._pids())),
+            **of_all([gpu_sample(gpu) for gpu in self._gpus]),
         }
-        with suppress(psutil.Error):
-            sample["process_memory_gib"] = self._process.memory_info().rss / GIB
-        if self._gpu is not None:
-            sample |= gpu_sample(self._gpu)
-        return sample
 
 
-def gpu_handle() -> Any:
-    """NVML's handle of the first GPU that CUDA_VISIBLE_DEVICES leaves visible; None without a GPU."""
+def of_all(samples: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The columns of one sample of each GPU: the fields of all together, and of several GPUs some of each."""
+    found = {}
+    for field, together in GPU_FIELDS.items():
+        if values := [sample[field] for sample in samples if field in sample]:
+            found[field] = together(values)
+    if len(samples) > 1:
+        for number, sample in enumerate(samples):
+            there = [field for field in EACH_GPU if f"gpu_{field}" in sample]
+            found |= {f"gpu{number}_{field}": sample[f"gpu_{field}"] for field in there}
+    return found
+
+
+def resident_gib(pid: int) -> float:
+    """Resident memory of a process; 0 for one that has ended."""
+    try:
+        return float(psutil.Process(pid).memory_info().rss / GIB)
+    except psutil.Error:
+        return 0.0
+
+
+def gpu_handles() -> list[Any]:
+    """NVML's handles of the GPUs that CUDA_VISIBLE_DEVICES leaves visible; none without a GPU."""
     try:
         pynvml.nvmlInit()
-        if pynvml.nvmlDeviceGetCount() == 0:
-            return None
+        count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError:
-        return None
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    if not first:
-        return None
-    if first.isdigit():
-        return pynvml.nvmlDeviceGetHandleByIndex(int(first))
-    return pynvml.nvmlDeviceGetHandleByUUID(first)
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
+    return [gpu_handle(name.strip()) for name in visible.split(",") if name.strip()] if count else []
+
+
+def gpu_handle(name: str) -> Any:
+    """NVML's handle of a GPU by its index or its UUID."""
+    if name.isdigit():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(name))
+    return pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
 def gpu_sample(handle: Any) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Texts for language models: seeded synthetic twins that have the lengths of the real sets, in batches of token ids."""
+"""Texts for language models in batches of token ids: real ones, or seeded twins that have the lengths of the real."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from experiments.errors import InputError
-from experiments.recipe import RowSpec
+from experiments.recipe import RowSpec, Settings
 from experiments.training.data import IGNORED_LABEL, Batches
 
 CONSTANT_STEPS = 100
@@ -56,18 +56,36 @@ TWINS = {
 
 
 class Texts(Dataset):
-    """Texts of random token ids below ``vocabulary``, each an int64 tensor; the same for the same seed."""
+    """Texts as token ids, each (tokens,) int64, and their lengths; commit: the version of a set on the hub."""
 
-    def __init__(self, lengths: Sequence[int], vocabulary: int, seed: int) -> None:
-        self.lengths = lengths
-        self._vocabulary, self._seed = vocabulary, seed
+    def __init__(self, lengths: Sequence[int], commit: str | None = None) -> None:
+        self.lengths, self.commit = lengths, commit
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+
+class DrawnTexts(Texts):
+    """Texts of random token ids below ``vocabulary``; the same for the same seed."""
+
+    def __init__(self, lengths: Sequence[int], vocabulary: int, seed: int) -> None:
+        super().__init__(lengths)
+        self._vocabulary, self._seed = vocabulary, seed
+
     def __getitem__(self, index: int) -> torch.Tensor:
         draw = np.random.default_rng((self._seed, index))
         return torch.from_numpy(draw.integers(self._vocabulary, size=self.lengths[index]))
+
+
+class ReadTexts(Texts):
+    """Texts that are there."""
+
+    def __init__(self, texts: Sequence[torch.Tensor], commit: str | None) -> None:
+        super().__init__([len(text) for text in texts], commit)
+        self._texts = texts
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self._texts[index]
 
 
 def padded(texts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -82,56 +100,75 @@ def padded(texts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def build_text_loader(spec: RowSpec, vocabulary: int, heaviest_at: int | None, collate: Collate = padded) -> DataLoader:
-    """Batches of this rank's texts in the row's order, ids below ``vocabulary``; see Batches for heaviest_at.
+def open_texts(spec: RowSpec, vocabulary: int) -> Texts:
+    """The texts that the row trains on over all ranks, ids below ``vocabulary``; they make whole optimizer steps.
 
-    Without workers: the texts are drawn, not read. Raises InputError when the data set has too few of them.
+    Texts of constant length are drawn whatever the row's data is. In miniature all others are cut to their first
+    ``TINY_TOKENS``: beside so narrow a model whole ones would leave activations alone to be seen, and none of what a
+    row does to parameters and optimizer state. Raises InputError when the data set has no texts, too few, or tokens
+    that the model does not know, or cannot be read.
     """
     settings = spec.settings
-    lengths = _lengths(spec)[: batches_per_epoch(spec) * settings.batch_size * settings.world_size]
+    if settings.dataset not in ("constant", *TWINS):
+        allowed = ", ".join(("constant", *TWINS))
+        raise InputError(f"dataset = {settings.dataset!r}: has no texts for a language model; allowed: {allowed}")
+    if spec.data == "synthetic" or settings.dataset == "constant":
+        lengths = _lengths(spec)
+        return DrawnTexts(lengths[: _trained_on(settings, len(lengths))], vocabulary, settings.seed)
+    from experiments.training.real_texts import read_texts
+
+    texts, commit = read_texts(spec)
+    if (highest := max((int(text.max()) for text in texts if len(text)), default=0)) >= vocabulary:
+        raise InputError(f"model {settings.model!r}: knows {vocabulary} tokens, its tokenizer has number {highest}")
+    texts = [text[: _longest(spec)] for text in texts[: _trained_on(settings, len(texts))]]
+    return ReadTexts(texts, commit)
+
+
+def build_text_loader(spec: RowSpec, texts: Texts, heaviest_at: int | None, collate: Collate = padded) -> DataLoader:
+    """Batches of this rank's share of ``texts`` in the row's order; see Batches for heaviest_at.
+
+    Without workers: the texts are in memory, or drawn.
+    """
+    settings = spec.settings
     return DataLoader(
-        Texts(lengths, vocabulary, settings.seed),
-        batch_sampler=Batches(lengths, settings.batch_size, settings.seed, heaviest_at, settings.world_size),
+        texts,
+        batch_sampler=Batches(texts.lengths, settings.batch_size, settings.seed, heaviest_at, settings.world_size),
         collate_fn=collate,
     )
 
 
-def batches_per_epoch(spec: RowSpec) -> int:
-    """Micro-steps of an epoch on each rank: whole optimizer steps, what is left over is dropped.
+def batches_per_epoch(spec: RowSpec, texts: Texts) -> int:
+    """Micro-steps of an epoch on each rank."""
+    return len(texts) // (spec.settings.batch_size * spec.settings.world_size)
 
-    Raises InputError when the data set has not enough texts for one.
-    """
-    settings = spec.settings
-    texts = len(_lengths(spec))
-    steps = texts // settings.global_batch_size
+
+def _trained_on(settings: Settings, there: int) -> int:
+    """How many of the texts beside the validation are trained on: what is left over of an optimizer step is dropped."""
+    if there < (settings.train_samples or 1):
+        raise InputError(
+            f"train_samples = {settings.train_samples}: {settings.dataset} has {there} texts beside its validation"
+        )
+    wanted = settings.train_samples or there
+    steps = wanted // settings.global_batch_size
     if not steps:
         raise InputError(
-            f"global_batch_size = {settings.global_batch_size}: {settings.dataset} has only {texts} texts to train on"
+            f"global_batch_size = {settings.global_batch_size}: {settings.dataset} has only {wanted} texts to train on"
         )
-    return steps * settings.accumulate
+    return steps * settings.global_batch_size
+
+
+def _longest(spec: RowSpec) -> int:
+    """The most tokens that are kept of a text."""
+    return TINY_TOKENS if spec.size == "tiny" else spec.settings.max_length
 
 
 def _lengths(spec: RowSpec) -> list[int]:
-    """Tokens of each text that is trained on, over all ranks.
-
-    In miniature the texts of a real set's twin are cut to their first ``TINY_TOKENS``: beside so narrow a model whole
-    ones would leave activations alone to be seen, and none of what a row does to parameters and optimizer state.
-    """
+    """Tokens of each drawn text beside the validation, over all ranks."""
     settings = spec.settings
     if settings.dataset == "constant":
         steps = settings.max_steps if settings.max_steps > 0 else CONSTANT_STEPS
         return [settings.max_length] * (settings.train_samples or steps * settings.global_batch_size)
-    twin = TWINS.get(settings.dataset)
-    if twin is None:
-        allowed = ", ".join(("constant", *TWINS))
-        raise InputError(f"dataset = {settings.dataset!r}: has no texts for a language model; allowed: {allowed}")
-    lengths = twin.draw(settings.max_length, settings.seed)
-    if spec.size == "tiny":
-        lengths = [min(length, TINY_TOKENS) for length in lengths]
+    drawn = TWINS[settings.dataset].draw(settings.max_length, settings.seed)
+    lengths = [min(length, _longest(spec)) for length in drawn]
     share = settings.validation < 1
-    left = len(lengths) - ceil(len(lengths) * settings.validation if share else settings.validation)
-    if left < (settings.train_samples or 1):
-        raise InputError(
-            f"train_samples = {settings.train_samples}: {settings.dataset} has {left} texts beside its validation"
-        )
-    return lengths[: settings.train_samples or left]
+    return lengths[: len(lengths) - ceil(len(lengths) * settings.validation if share else settings.validation)]

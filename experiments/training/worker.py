@@ -9,18 +9,17 @@ result.json was written, whatever it says; 2 with one line for a user's mistake.
 import argparse
 import os
 import shlex
+import shutil
 import signal
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 from pydantic import ValidationError
 
-from experiments.parent import die_with_parent
+from experiments.errors import InputError
 from experiments.provenance import code_sha256, git_commit, versions
 from experiments.recipe import RowSpec
 from experiments.result import (
@@ -28,6 +27,7 @@ from experiments.result import (
     LOG_FILE,
     MEASURED_FILE,
     PROGRESS_FILE,
+    RANK_FOLDER,
     RESULT_FILE,
     SPEC_FILE,
     TELEMETRY_FILE,
@@ -42,33 +42,33 @@ from experiments.result import (
     write_atomically,
 )
 from experiments.training.ending import ending_of_text, reason_of, requested_gib
+from experiments.training.merge import first_failed, furthest_back, merged
+from experiments.training.ranks import CODES_FILE, Ranks, go_first
 from experiments.training.telemetry import Telemetry
 
 LOG_TAIL_BYTES = 20_000
-GONE_WITHIN_S = 15.0
+OTHERS_WITHIN_S = 3.0
 
 
-def run_row(spec: RowSpec, out: Path, command: str) -> Result | None:
+def run_row(spec: RowSpec, out: Path, command: str) -> Result:
     """Run the trainer to its end, or to the row's time limit, and write result.json.
 
-    Returns None when the trainer refused its input; what it said is in log.txt.
+    Raises InputError with what the trainer said when it refused its input; there is no result then.
     """
     started_at, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    for name in (RESULT_FILE, MEASURED_FILE, PROGRESS_FILE):
-        (out / name).unlink(missing_ok=True)
+    _remove_traces(out, RESULT_FILE)
     (out / SPEC_FILE).write_text(spec.model_dump_json(indent=2))
     kills_before = _oom_kills()
     with (out / LOG_FILE).open("wb") as log:
-        trainer = _start_trainer(out, log.fileno())
-        with Telemetry(out / TELEMETRY_FILE, trainer.pid) as telemetry:
-            timed_out = _wait(trainer, out, spec.settings.time_limit_s)
-        end_group(trainer.pid)
-    if trainer.returncode == 2 and not timed_out:
-        return None
-    measured = _measured(out, trainer.returncode, timed_out, spec, oom_killed=_oom_kills() > kills_before)
+        ranks = Ranks(spec, out, log.fileno())
+        with Telemetry(out / TELEMETRY_FILE, lambda: ranks.pids().values()) as telemetry:
+            timed_out = _wait(ranks, out, spec.settings.time_limit_s, telemetry)
+        ranks.end()
+    found = _measured(ranks, spec, timed_out, oom_killed=_oom_kills() > kills_before)
     result = Result(
-        **measured.model_dump(),
+        **(merged(found) if ranks.count > 1 else found[0]).model_dump(),
+        ranks=tuple(sorted(found, key=lambda measured: measured.rank)) if ranks.count > 1 else (),
         spec=spec,
         fingerprint=spec.fingerprint,
         code=code_sha256(),
@@ -79,66 +79,53 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result | None:
         elapsed_s=time.monotonic() - begun,
         telemetry=telemetry.summary(),
     )
-    (out / MEASURED_FILE).unlink(missing_ok=True)
-    (out / PROGRESS_FILE).unlink(missing_ok=True)
+    _remove_traces(out)
     write_atomically(out / RESULT_FILE, result.model_dump_json(indent=1))
     return result
 
 
-def go_first() -> None:
-    """Have this process die with its parent, and before all others when the host's memory runs out."""
-    die_with_parent()
-    Path("/proc/self/oom_score_adj").write_text("1000")
+def _remove_traces(out: Path, *names: str) -> None:
+    """Remove what the trainer, or an earlier one, left for the worker to read, and ``names``."""
+    for name in (*names, MEASURED_FILE, PROGRESS_FILE):
+        (out / name).unlink(missing_ok=True)
+    for path in out.glob(CODES_FILE.format("*")):
+        path.unlink()
+    for path in out.glob(RANK_FOLDER.format("*")):
+        shutil.rmtree(path)
 
 
-def end_group(leader: int) -> None:
-    """Kill a process group and wait until none of it is left, 15 s at most.
+def _wait(ranks: Ranks, out: Path, limit_s: float, telemetry: Telemetry) -> bool:
+    """Wait for the trainer and say what it does; True when it met the time limit and left its stacks.
 
-    Raises TimeoutError naming the processes that would not go.
+    A rank that fails is waited for no longer than the others need to say that they failed too.
     """
-    with suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
-    limit = time.monotonic() + GONE_WITHIN_S
-    while left := _group(leader):
-        if time.monotonic() > limit:
-            raise TimeoutError(f"processes {left} did not end within {GONE_WITHIN_S:.0f} s of being killed")
-        time.sleep(0.05)
-
-
-def _group(leader: int) -> list[int]:
-    """Processes of a group that still live; a zombie holds nothing and does not count."""
-    found = []
-    for process in psutil.process_iter(["status"]):
-        with suppress(ProcessLookupError):
-            if os.getpgid(process.pid) == leader and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-    return found
-
-
-def _start_trainer(out: Path, log: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "experiments.training.rank", str(out / SPEC_FILE), str(out)],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        preexec_fn=go_first,
-    )
-
-
-def _wait(trainer: "subprocess.Popen[bytes]", out: Path, limit_s: float) -> bool:
-    """Wait for the trainer and say what it does; True when it met the time limit, left its stacks and was ended."""
     limit = time.monotonic() + limit_s
+    failed = False
     said = None
-    while trainer.poll() is None:
+    while not ranks.ended() and (time.monotonic() < limit or not failed):
         if time.monotonic() > limit:
-            _dump_stacks(trainer)
+            ranks.dump_stacks()
             return True
-        if (progress := read_progress(out)) and progress.micro_steps != said:
+        if not failed and ranks.failed():
+            failed, limit = True, time.monotonic() + OTHERS_WITHIN_S
+        if (progress := _progress(ranks, out)) and progress.micro_steps != said:
             said = progress.micro_steps
+            telemetry.phase = progress.phase
             print(in_words(progress), flush=True)
         time.sleep(0.1)
     return False
+
+
+def _progress(ranks: Ranks, out: Path) -> Progress | None:
+    """Where the row is; of several ranks it is written to the row's folder, where people look for it."""
+    if ranks.count == 1:
+        return read_progress(out)
+    there = [progress for rank in range(ranks.count) if (progress := read_progress(ranks.folder(rank)))]
+    if not there:
+        return None
+    progress = furthest_back(there)
+    write_atomically(out / PROGRESS_FILE, progress.model_dump_json())
+    return progress
 
 
 def in_words(progress: Progress) -> str:
@@ -148,31 +135,45 @@ def in_words(progress: Progress) -> str:
     return f"micro-step {progress.micro_steps} of {progress.planned_micro_steps}: {memory}{left}"
 
 
-def _dump_stacks(trainer: "subprocess.Popen[bytes]") -> None:
-    """Have the trainer print the stacks of its threads into the log (it registered faulthandler), then end it."""
-    with suppress(ProcessLookupError):
-        trainer.send_signal(signal.SIGUSR1)
-        time.sleep(1)
-        os.killpg(trainer.pid, signal.SIGKILL)
-    trainer.wait()
+def _measured(ranks: Ranks, spec: RowSpec, timed_out: bool, *, oom_killed: bool) -> list[Measured]:
+    """What each rank wrote, or what can be said of it, in the order in which they ended.
+
+    Raises InputError when a rank refused its input.
+    """
+    codes = ranks.codes()
+    for rank, code in codes.items():
+        if code == 2 and not timed_out:
+            raise InputError(last_line(_tail(ranks.log(rank))))
+    found = sorted(
+        (
+            ranks.measured(rank) or _silent(ranks, rank, codes, spec, timed_out, oom_killed)
+            for rank in range(ranks.count)
+        ),
+        key=lambda measured: ranks.ended_at(measured.rank),
+    )
+    failed = first_failed(found)
+    return [_stopped(measured, failed) if failed and _was_stopped(measured, failed) else measured for measured in found]
 
 
-def _measured(out: Path, code: int, timed_out: bool, spec: RowSpec, *, oom_killed: bool) -> Measured:
-    """What the trainer wrote, or what can be said of one that ended without a word."""
-    with suppress(FileNotFoundError):
-        return Measured.model_validate_json((out / MEASURED_FILE).read_bytes())
-    progress = read_progress(out)
+def _silent(
+    ranks: Ranks, rank: int, codes: dict[int, int], spec: RowSpec, timed_out: bool, oom_killed: bool
+) -> Measured:
+    """What can be said of a rank that ended without a word; one without a code was ended by this process."""
+    code = codes.get(rank, -signal.SIGTERM)
+    progress = read_progress(ranks.folder(rank))
     memory = progress.memory if progress else Memory()
-    text = _tail(out / LOG_FILE)
+    text = _tail(ranks.log(rank))
     outcome: Ending = "timeout" if timed_out else "host_oom" if oom_killed and code == -9 else ending_of_text(text)
     failure = Failure(
         phase=progress.phase if progress else "load",
         step=progress.step if progress else None,
+        rank=rank,
         requested_gib=requested_gib(text),
         kind="timeout" if timed_out else f"signal {-code}" if code < 0 else f"exit code {code}",
         message=last_line(text),
     )
     return Measured(
+        rank=rank,
         outcome=outcome,
         reason=_reason(outcome, failure, memory, spec.settings.time_limit_s),
         failure=failure,
@@ -181,10 +182,20 @@ def _measured(out: Path, code: int, timed_out: bool, spec: RowSpec, *, oom_kille
     )
 
 
+def _was_stopped(measured: Measured, failed: Measured) -> bool:
+    """True for a rank that was ended, by its launcher or by this process, because another one had failed."""
+    return measured is not failed and measured.failure is not None and measured.failure.kind == "signal 15"
+
+
+def _stopped(measured: Measured, failed: Measured) -> Measured:
+    reason = f"ended, because rank {failed.rank} failed"
+    return measured.model_copy(update={"outcome": failed.outcome, "reason": reason, "failure": None})
+
+
 def _reason(outcome: Ending, failure: Failure, memory: Memory, limit_s: int) -> str:
     if outcome == "timeout":
-        return f"met its time limit of {limit_s} s in the {failure.phase} phase; the stacks are in the log"
-    return reason_of(outcome, failure, memory)
+        return f"met its time limit of {limit_s} s, last seen in the {failure.phase} phase; the stacks are in the log"
+    return reason_of(outcome, failure, memory, seen="last seen ")
 
 
 def unknown_device() -> Device:
@@ -194,6 +205,8 @@ def unknown_device() -> Device:
 
 
 def _tail(path: Path) -> str:
+    if not path.exists():
+        return ""
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
         return log.read().decode(errors="replace")
@@ -222,9 +235,10 @@ def main() -> int:
         print(f"{options.spec}: not a row's spec ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     print(f"{spec.suite}/{spec.row} on {spec.card}, {spec.size}, {spec.length}", flush=True)
-    result = run_row(spec, options.out, os.environ.get("TESTBED_COMMAND") or shlex.join(sys.orig_argv))
-    if result is None:
-        print(last_line(_tail(options.out / LOG_FILE)), file=sys.stderr)
+    try:
+        result = run_row(spec, options.out, os.environ.get("TESTBED_COMMAND") or shlex.join(sys.orig_argv))
+    except InputError as error:
+        print(error, file=sys.stderr)
         return 2
     print(f"{result.outcome}: {result.reason}", flush=True)
     return 0

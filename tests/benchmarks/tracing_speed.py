@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
+from experiments.cache import cache_folder
 from experiments.card import card_named
-from experiments.launch.data_set import cache_folder
 from experiments.recipe import models
 from experiments.result import GIB
 

@@ -13,6 +13,14 @@ from experiments.errors import InputError
 from experiments.recipe import RowSpec
 from experiments.result import Device
 from experiments.training.batches import prepare_data
+from experiments.training.engines.checkpoints import (
+    MarkCallback,
+    checkpoints_folder,
+    dropped_at_the_end,
+    last_checkpoint,
+    saving,
+    steps_of,
+)
 from experiments.training.models import build_model
 from experiments.training.optimizers import build_optimizer
 from experiments.training.probe import Probe
@@ -28,6 +36,7 @@ FSDP: dict[str, Any] = {
         "use_orig_params": True,
         "sync_module_states": True,
         "cpu_ram_efficient_loading": True,
+        "state_dict_type": "SHARDED_STATE_DICT",
     },
 }
 
@@ -36,7 +45,7 @@ class ProbedTrainer(Trainer):
     """The Trainer with a row's loader and optimizer, its forward and backward passes handed to the probe."""
 
     def __init__(self, probe: Probe, loader: DataLoader, **options: Any) -> None:
-        super().__init__(callbacks=[ProbeCallback(probe)], **options)
+        super().__init__(callbacks=[ProbeCallback(probe), MarkCallback(probe.spec)], **options)
         self.probe, self.loader = probe, loader
 
     def get_train_dataloader(self) -> DataLoader:
@@ -111,15 +120,30 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
         probe.watch(model, tuple)
         sample(spec, probe, model)
     else:
-        batches, build = prepare_data(spec, model.config)
-        schedule = schedule_of(spec, batches)
-        trainer = ProbedTrainer(probe, build(schedule.heaviest_at), model=model, args=arguments)
-        probe.watch(model, lambda: [trainer.optimizer])
-        probe.start(schedule)
-        trainer.train()
+        fine_tune(spec, probe, model, arguments)
     if spec.settings.save_model:
         probe.enter("save")
         model.save_pretrained(out / "model")
+
+
+def fine_tune(spec: RowSpec, probe: Probe, model: Any, arguments: TrainingArguments) -> None:
+    """Train, from the row's last checkpoint on where an earlier start was killed and left one."""
+    data = prepare_data(spec, model.config)
+    probe.data_commit = data.commit
+    schedule = schedule_of(spec, data.batches)
+    loader: Any = data.build(schedule.heaviest_at)
+    trainer = ProbedTrainer(probe, loader, model=model, args=arguments)
+    probe.watch(model, lambda: [trainer.optimizer])
+    checkpoints = Path(arguments.output_dir or "")
+    found = last_checkpoint(spec, checkpoints)
+    if found:
+        probe.resumed_at_step = steps_of(found)
+        schedule = schedule.after(steps_of(found))
+        for _ in range(steps_of(found) * spec.settings.accumulate // data.batches):
+            next(iter(loader.batch_sampler))  # the order of an epoch that is over
+    probe.start(schedule)
+    with dropped_at_the_end(checkpoints):
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
 
 
 def sample(spec: RowSpec, probe: Probe, model: Any) -> None:
@@ -143,7 +167,7 @@ def sample(spec: RowSpec, probe: Probe, model: Any) -> None:
 
 
 def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArguments:
-    """The guide's arguments: bfloat16 autocast, clipped gradients, nothing logged, evaluated or saved on the way.
+    """The guide's arguments: bfloat16 autocast, clipped gradients, nothing logged or evaluated on the way.
 
     The optimizer's are left out, see ProbedTrainer. Several ranks are started by torchrun, which the arguments find.
     """
@@ -154,7 +178,7 @@ def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArgumen
             f"strategy {settings.strategy!r} is not run by the hf_trainer engine; allowed: auto, ddp, fsdp"
         )
     arguments = TrainingArguments(
-        output_dir=str(out / "trainer"),
+        output_dir=str(checkpoints_folder(spec, out)),
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulate,
         num_train_epochs=settings.max_epochs,
@@ -163,11 +187,11 @@ def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArgumen
         bf16=settings.precision != "32-true",
         seed=settings.seed,
         ddp_find_unused_parameters=False,
-        save_strategy="no",
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
         use_cpu=device.kind == "cpu",
+        **saving(spec),
         **(FSDP if settings.strategy == "fsdp" else {}),
     )
     if arguments.world_size != settings.world_size:

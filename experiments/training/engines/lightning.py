@@ -38,12 +38,13 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     device, context = torch.device(probe.device.kind), start_workers_apart(spec)
     model: Any = build_model(spec, device)
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
-    batches, build = prepare_data(spec, model.config, context)
-    schedule = schedule_of(spec, batches)
+    data = prepare_data(spec, model.config, context)
+    probe.data_commit = data.commit
+    schedule = schedule_of(spec, data.batches)
     trainer = build_trainer(spec, probe, out)
     probe.watch(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(Tuner(probe, model), build(schedule.heaviest_at))
+    trainer.fit(Tuner(probe, model), data.build(schedule.heaviest_at))
     if spec.settings.save_model:
         probe.enter("save")
         model.save_pretrained(out / "model")

@@ -1,11 +1,11 @@
-"""Rows of the single-GPU LitGPT lab: LitGPT's own fine-tuning loop, with a random model in place of a checkpoint.
+"""Rows of the single-GPU LitGPT lab: LitGPT's own fine-tuning loop, of a checkpoint or of a random model.
 
 ``train`` does what ``main`` of litgpt.finetune.full and litgpt.finetune.lora (0.5.13) do up to ``fit``, in their
 order, and then calls ``fit`` as it is. Validation, example texts and checkpoints are left out.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,18 +17,19 @@ from bitsandbytes.nn import StableEmbedding
 from lightning.fabric.plugins import Precision
 from litgpt.args import EvalArgs, TrainArgs
 from litgpt.finetune import full, lora
-from litgpt.utils import instantiate_bnb_optimizer
+from litgpt.utils import instantiate_bnb_optimizer, load_checkpoint
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch.utils.data import DataLoader
 
 from experiments.errors import InputError
 from experiments.recipe import RowSpec, Settings
+from experiments.training.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
 from experiments.training.litgpt_models import build_litgpt, build_precision
 from experiments.training.optimizers import build_optimizer
 from experiments.training.probe import Probe
 from experiments.training.schedule import Schedule, schedule_of
-from experiments.training.text import batches_per_epoch, build_text_loader, padded
+from experiments.training.text import batches_per_epoch, build_text_loader, open_texts, padded
 
 Batch = dict[str, Any]
 
@@ -59,7 +60,7 @@ class ProbedLoader:
     dataset has the lengths that ``fit`` looks for the longest text in.
     """
 
-    def __init__(self, probe: Probe, batches: Any, lengths: list[int]) -> None:
+    def __init__(self, probe: Probe, batches: Any, lengths: Sequence[int]) -> None:
         self.dataset = [{"input_ids": range(length)} for length in lengths]
         self._probe, self._batches = probe, batches
 
@@ -85,15 +86,19 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
         _stabilize_embedding(module)
     inner.register_step_pre_hook(lambda *_: probe.before_optimizer_step())
     optimizer: Any = fabric.setup_optimizers(inner)
-    schedule = schedule_of(spec, batches_per_epoch(spec))
+    texts = open_texts(spec, module.config.vocab_size)
+    probe.data_commit = texts.commit
+    schedule = schedule_of(spec, batches_per_epoch(spec, texts))
     scheduler = _build_scheduler(settings, optimizer, schedule)
-    loader = build_text_loader(spec, module.config.vocab_size, schedule.heaviest_at, collate)
+    if spec.weights == "pretrained":
+        _load_weights(spec, probe, fabric, module)
+    loader = build_text_loader(spec, texts, schedule.heaviest_at, collate)
     probe.watch(module, lambda: [inner])
     probe.start(schedule)
-    batches = ProbedLoader(probe, fabric.setup_dataloaders(loader), loader.dataset.lengths)  # type: ignore[attr-defined]
-    with suppress(Enough), TemporaryDirectory() as checkpoint:
-        _write_tokenizer(Path(checkpoint))
-        shared = _fit_arguments(settings, fabric, batches, Path(checkpoint), out)
+    batches = ProbedLoader(probe, fabric.setup_dataloaders(loader), texts.lengths)
+    with suppress(Enough), TemporaryDirectory() as folder:
+        _write_tokenizer(Path(folder))
+        shared = _fit_arguments(settings, fabric, batches, Path(folder), out)
         if settings.lora:
             lora.fit(model=module, optimizer=optimizer, scheduler=scheduler, **shared)
         else:
@@ -138,6 +143,13 @@ def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, sched
         reason = f"LitGPT's schedule divides by it and by what it leaves of the {steps} steps"
         raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 and more, {steps} excepted")
     return full.get_lr_scheduler(optimizer, warmup_steps=warmup, max_steps=steps)
+
+
+def _load_weights(spec: RowSpec, probe: Probe, fabric: L.Fabric, module: torch.nn.Module) -> None:
+    """Put the published weights in the place of the random ones; adapters and the norm of a stable embedding stay."""
+    checkpoint = litgpt_checkpoint(spec.facts)
+    probe.weights_commit = checkpoint.commit
+    load_checkpoint(fabric, module, checkpoint.folder / WEIGHTS, strict=not spec.settings.lora)
 
 
 def _stabilize_embedding(module: Any) -> None:

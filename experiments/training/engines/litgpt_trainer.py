@@ -9,11 +9,12 @@ from litgpt.utils import chunked_cross_entropy
 from experiments.errors import InputError
 from experiments.recipe import RowSpec
 from experiments.training.engines.trainer import Batch, build_trainer
+from experiments.training.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
 from experiments.training.litgpt_models import build_litgpt
 from experiments.training.optimizers import build_optimizer
 from experiments.training.probe import Probe
 from experiments.training.schedule import schedule_of
-from experiments.training.text import batches_per_epoch, build_text_loader
+from experiments.training.text import batches_per_epoch, build_text_loader, open_texts
 
 
 class TextTuner(L.LightningModule):
@@ -41,8 +42,14 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     L.seed_everything(spec.settings.seed, verbose=False)
     trainer = build_trainer(spec, probe, out)
     model = build_litgpt(spec, torch.device(probe.device.kind))
-    schedule = schedule_of(spec, batches_per_epoch(spec))
+    if spec.weights == "pretrained":
+        checkpoint = litgpt_checkpoint(spec.facts)
+        probe.weights_commit = checkpoint.commit
+        weights = torch.load(checkpoint.folder / WEIGHTS, mmap=True, weights_only=True)
+        model.load_state_dict(weights, strict=not spec.settings.lora)
+    texts = open_texts(spec, model.config.vocab_size)
+    probe.data_commit = texts.commit
+    schedule = schedule_of(spec, batches_per_epoch(spec, texts))
     probe.watch(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    loader = build_text_loader(spec, model.config.vocab_size, schedule.heaviest_at)
-    trainer.fit(TextTuner(probe, model), loader)
+    trainer.fit(TextTuner(probe, model), build_text_loader(spec, texts, schedule.heaviest_at))

@@ -8,7 +8,7 @@ memory figures that the material prints, with the error against the nearer end o
 
 from typing import Any
 
-from experiments.launch.data_set import cache_folder
+from experiments.cache import cache_folder
 from experiments.prediction.predict import predict
 from experiments.prediction.record import Prediction
 from experiments.prediction.verdicts import as_result

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.launch.data_set import cache_folder
+from experiments.cache import cache_folder
 from experiments.prediction.predict import predict
 from experiments.prediction.record import Prediction
 from experiments.recipe import RowSpec

@@ -17,7 +17,7 @@ from pathlib import Path
 from experiments.errors import InputError, unknown
 from experiments.recipe import RowSpec
 from experiments.result import LOG_FILE, Result, read_result, write_atomically
-from experiments.training.worker import last_line, run_row
+from experiments.training.worker import run_row
 from tests.benchmarks.prediction.cases import cases
 
 CASES = "cases"
@@ -45,12 +45,12 @@ def measure(case: RowSpec, folder: Path) -> str:
     if before := kept(path, case):
         return in_words(before) + " (kept)"
     with tempfile.TemporaryDirectory() as place, redirect_stdout(None):
-        result = run_row(case, Path(place), shlex.join(sys.orig_argv))
-        log = Path(place) / LOG_FILE
-        if result is None or result.outcome not in DONE:
-            shutil.copy(log, path.with_suffix(".log"))
-        if result is None:
-            return f"{case.row}: refused, {last_line(log.read_text())}"
+        try:
+            result = run_row(case, Path(place), shlex.join(sys.orig_argv))
+        except InputError as error:
+            return f"{case.row}: refused, {error}"
+        if result.outcome not in DONE:
+            shutil.copy(Path(place) / LOG_FILE, path.with_suffix(".log"))
     write_atomically(path, result.model_dump_json())
     return in_words(result)
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 import experiments
-from experiments.launch.data_set import cache_folder
+from experiments.cache import cache_folder
 from experiments.prediction.predict import predict
 from experiments.prediction.record import Prediction
 from experiments.recipe import RowSpec

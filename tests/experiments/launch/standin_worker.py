@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.launch.notebook import tie_to
+from experiments.parent import tie_to
 from experiments.provenance import code_sha256
 from experiments.recipe import RowSpec
 from experiments.result import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Device, Ending, Memory, Progress, Result

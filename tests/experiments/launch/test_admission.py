@@ -7,7 +7,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.launch import admission
-from experiments.launch.admission import check_disk, check_engines, host_need_gib, refusal
+from experiments.launch.admission import check_disk, host_need_gib, refusal
 from tests.experiments.launch.house import GPU, T4, node, spec
 
 OFFLOAD = {"model": "blip2-flan-t5-xxl", "optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
@@ -30,9 +30,18 @@ def test_a_card_is_enough_for_itself_whatever_its_driver_keeps():
 
 
 def test_more_devices_than_there_are_are_refused():
-    assert refusal(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1"
+    remedy = "; --gpus-per-node runs the row on fewer"
+    assert refusal(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1" + remedy
     assert refusal(spec(devices=2), node(GPU, GPU), 64) == ""
-    assert refusal(spec(nodes=2), node(GPU), 64) == "2 nodes are needed, there is 1"
+    assert refusal(spec(nodes=2, devices=2), node(GPU, GPU), 64) == "4 GPUs are needed, there are 2" + remedy
+    assert refusal(spec(nodes=2), node(GPU, GPU), 64) == ""
+
+
+def test_what_a_library_cannot_do_on_a_processor_is_refused_by_name():
+    sharded = {"size": "tiny", "devices": 2, "strategy": "fsdp"}
+    assert refusal(spec(engine="hf_trainer", **sharded), node(), 64) == "no GPU: accelerate has no FSDP on a processor"
+    assert refusal(spec(engine="hf_trainer", **sharded), node(GPU, GPU), 64) == ""
+    assert refusal(spec(**sharded), node(), 64) == ""
 
 
 def test_offload_needs_host_memory_by_the_models_size():
@@ -52,10 +61,10 @@ def test_offload_needs_a_compiler_and_the_headers_of_python(monkeypatch):
     assert refusal(row, node(), 8).endswith("finds no C++ compiler (package g++)")
 
 
-def test_an_engine_that_does_not_run_yet_refuses_the_run_and_names_the_suites_that_do():
-    check_engines([spec()])
-    with pytest.raises(InputError, match=r"needs the engine hf_trainer.*; suites that run: single_gpu_blip2$"):
-        check_engines([spec(), spec(engine="hf_trainer")])
+def test_each_rank_needs_host_memory_of_its_own():
+    assert host_need_gib(spec(devices=4, strategy="ddp")) == 4 * host_need_gib(spec())
+    alone, four = (host_need_gib(spec(**OFFLOAD, devices=devices)) for devices in (1, 4))
+    assert four - alone == 3 * admission.OFFLOAD_SPARE_GIB
 
 
 def test_no_disk_space_refuses_the_run(tmp_path, monkeypatch):

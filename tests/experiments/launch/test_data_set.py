@@ -10,12 +10,18 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from experiments.errors import InputError
-from experiments.launch.data_set import folder_sha256, prepare
+from experiments.launch import data_set
+from experiments.launch.data_set import CAPTIONS, HUB, SYNTHETIC, folder_sha256
 
-CAPTIONS = '{"file_name": "1.jpg", "text": "soup"}\n'
+RECORDS = '{"file_name": "1.jpg", "text": "soup"}\n'
 
 
-def packed(kind: str, name: str = "set/metadata.jsonl", text: str = CAPTIONS) -> bytes:
+def prepare(source, sha256, cache, *watch, reads=(CAPTIONS,)):
+    """The data set for rows that read ``reads``."""
+    return data_set.prepare(source, sha256, cache, reads, *watch)
+
+
+def packed(kind: str, name: str = "set/metadata.jsonl", text: str = RECORDS) -> bytes:
     """An archive of one file."""
     file = io.BytesIO()
     if kind == "zip":
@@ -69,8 +75,54 @@ def server():
 def test_synthetic_data_needs_nothing(tmp_path):
     found = prepare("synthetic", None, tmp_path)
     assert (found.data, found.sha256) == ("synthetic", None)
-    with pytest.raises(InputError, match="synthetic data has no checksum"):
+    with pytest.raises(InputError, match="data synthetic has no checksum"):
         prepare("synthetic", "ab", tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["alpaca2k", "imdb"])
+def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
+    found = prepare(HUB, None, tmp_path, reads=("constant", dataset))
+    assert (found.data, found.sha256) == ("hub", None)
+    with pytest.raises(InputError, match="data hub has no checksum"):
+        prepare(HUB, "ab", tmp_path, reads=(dataset,))
+
+
+@pytest.mark.parametrize(
+    ("reads", "says"),
+    [
+        ((CAPTIONS,), r"^--data hub: gourmetgram-captions is not published there; allowed: synthetic, a folder"),
+        (("constant",), r"^--data hub: the texts of these rows are made up; allowed: synthetic$"),
+        (("imdb", CAPTIONS), r"^--data hub: these rows read gourmetgram-captions and imdb; choose rows .* by --row$"),
+    ],
+)
+def test_a_run_on_real_data_reads_one_set(tmp_path, reads, says):
+    with pytest.raises(InputError, match=says):
+        prepare(HUB, None, tmp_path, reads=reads)
+    assert prepare(SYNTHETIC, None, tmp_path, reads=reads).data == SYNTHETIC
+
+
+@pytest.mark.parametrize("place", ["", "set"])
+def test_a_folder_of_texts_serves_the_rows_that_read_them(tmp_path, place):
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "reviews.jsonl").write_text('{"text": "good"}\n')
+    assert prepare(str(tmp_path), None, tmp_path, reads=("imdb",)).data == str(tmp_path / place)
+    with pytest.raises(InputError, match=r"has no captions; a data folder for gourmetgram-captions has metadata.jsonl"):
+        prepare(str(tmp_path), None, tmp_path)
+
+
+def test_a_folder_of_captions_serves_no_row_that_reads_texts(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text(RECORDS)
+    with pytest.raises(InputError, match="has no texts; a data folder for imdb has JSON, JSONL, CSV or Parquet files"):
+        prepare(str(tmp_path), None, tmp_path, reads=("imdb",))
+
+
+def test_an_archive_of_texts_is_unpacked(tmp_path):
+    archive = tmp_path / "set.zip"
+    archive.write_bytes(packed("zip", "set/train.json", '{"text": "good"}'))
+    found = prepare(str(archive), None, tmp_path / "cache", reads=("imdb",))
+    assert found.data.endswith("/set")
+    with pytest.raises(InputError, match="has no captions"):
+        prepare(str(archive), None, tmp_path / "cache")
 
 
 def test_a_folder_is_named_by_its_contents(tmp_path):
@@ -86,7 +138,7 @@ def test_a_folder_is_named_by_its_contents(tmp_path):
     ("make", "says"),
     [
         (lambda path: None, "no such folder or archive"),
-        (lambda path: path.mkdir(), r"has no captions; a data folder has metadata.jsonl or metadata.csv"),
+        (lambda path: path.mkdir(), r"has no captions; a data folder for .* has metadata.jsonl or metadata.csv"),
         (lambda path: path.write_text("text"), r"not a folder or an archive; allowed: .tar.gz, .tgz, .gz, .tar, .zip"),
     ],
 )
@@ -112,7 +164,7 @@ def test_an_archive_is_unpacked_once_under_its_checksum(tmp_path, ending):
     archive.write_bytes(content)
     found = prepare(str(archive), sha256(content).upper(), tmp_path / "cache")
     assert found.data == str(tmp_path / "cache" / "data" / sha256(content) / "set")
-    assert (tmp_path / "cache" / "data" / sha256(content) / "set" / "metadata.jsonl").read_text() == CAPTIONS
+    assert (tmp_path / "cache" / "data" / sha256(content) / "set" / "metadata.jsonl").read_text() == RECORDS
     assert prepare(str(archive), None, tmp_path / "cache") == found
 
 

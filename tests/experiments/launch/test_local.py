@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 from experiments.launch import gpu, process
-from experiments.launch.local import LocalRunner, NoRoomLeft
+from experiments.launch.local import LocalRunner, NoRoomLeft, emptied
 from experiments.launch.progress import View
-from experiments.result import NOTEBOOK_FILE, RESULT_FILE
+from experiments.result import CHECKPOINTS_FOLDER, NOTEBOOK_FILE, RESULT_FILE
 from tests.experiments.launch import house, standin_worker
 
 pytestmark = pytest.mark.xdist_group("runner")
@@ -206,3 +206,12 @@ def test_ending_a_row_takes_processes_of_every_session(tmp_path):
     finally:
         other.kill()
         own.kill()
+
+
+def test_only_a_row_that_was_cut_off_keeps_its_checkpoints(tmp_path):
+    (tmp_path / CHECKPOINTS_FOLDER / "checkpoint-100").mkdir(parents=True)
+    (tmp_path / "rank-0").mkdir()
+    (tmp_path / "log.txt").touch()
+    assert [path.name for path in emptied(tmp_path).iterdir()] == [CHECKPOINTS_FOLDER]
+    (tmp_path / RESULT_FILE).touch()
+    assert list(emptied(tmp_path).iterdir()) == []

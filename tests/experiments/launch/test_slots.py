@@ -26,6 +26,11 @@ def test_a_row_of_two_devices_waits_for_both():
     assert len(slots.take(spec(devices=2)).gpus) == 2
 
 
+def test_nodes_that_are_parts_of_this_machine_have_gpus_of_their_own():
+    slots = Slots(node(GPU, second()), 64)
+    assert len(slots.take(spec(nodes=2)).gpus) == 2
+
+
 def test_without_gpus_there_are_as_many_slots_as_cores_and_four_at_most():
     assert [Slots(node(cpus=cpus), 64).count for cpus in (1, 2, 16)] == [1, 2, 4]
 

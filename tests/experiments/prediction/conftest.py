@@ -7,7 +7,7 @@ from shutil import which
 
 import pytest
 
-from experiments.launch.data_set import cache_folder
+from experiments.cache import cache_folder
 from experiments.prediction.phantom.library import compiled
 from experiments.prediction.predict import Problem, predict
 from experiments.prediction.record import Prediction

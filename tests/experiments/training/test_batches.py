@@ -11,9 +11,9 @@ CAPTIONED = {"dataset": "constant", "max_length": 30, "max_steps": 3}
 
 
 def loaded(name, heaviest_at=None, **changes):
-    batches, build = prepare_data(spec(model=name, **changes), build_config(models()[name], "tiny"))
-    loader = build(heaviest_at)
-    assert len(loader) == batches
+    data = prepare_data(spec(model=name, **changes), build_config(models()[name], "tiny"))
+    loader = data.build(heaviest_at)
+    assert len(loader) == data.batches
     return list(loader)
 
 

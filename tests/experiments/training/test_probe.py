@@ -75,6 +75,39 @@ def test_a_long_training_is_looked_at_in_steps_0_and_1_and_every_50th(tmp_path):
     assert len(training[0].losses()) == 120
 
 
+class ProfileStub:
+    """A stub of the profile, which notes the micro-step at which it starts and stops."""
+
+    def __init__(self, probe):
+        self.probe, self.noted, self.shares = probe, [], {"gpu_idle_share": 0.25}
+
+    def start(self):
+        self.noted.append(self.probe.micro_steps)
+
+    stop = start
+
+
+@pytest.mark.parametrize(
+    ("changes", "started", "ended"),
+    [
+        ({"length": "verdict", "accumulate": 2}, 8, 10),
+        ({"length": "peak", "accumulate": 2}, 4, 6),
+        ({"length": "as-taught"}, 19, 20),
+        ({"length": "verdict", "train_samples": 6}, 5, 6),
+    ],
+)
+def test_the_profile_has_one_more_optimizer_step_that_is_not_timed(tmp_path, monkeypatch, changes, started, ended):
+    training = probe_of(spec(**{"batch_size": 1, "train_samples": 20} | changes), tmp_path)
+    probe = training[0]
+    probe.profile = ProfileStub(probe)
+    monkeypatch.setattr(probe._clock, "intervals_s", lambda: [1.0] * started + [50.0] * (probe.micro_steps - started))
+    while not micro_step(*training):
+        assert probe.micro_steps < 20
+    assert probe.profile.noted == [started, ended]
+    assert (probe.speed().micro_steps, probe.speed().micro_step_s, probe.speed().spread) == (ended, 1.0, 0.0)
+    assert probe.speed().gpu_idle_share == 0.25
+
+
 def test_micro_steps_are_counted_inside_their_optimizer_step(tmp_path):
     training = probe_of(spec(batch_size=1, accumulate=3, train_samples=9), tmp_path)
     standings = []

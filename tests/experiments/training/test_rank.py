@@ -10,7 +10,7 @@ import torch
 
 from experiments.errors import InputError
 from experiments.recipe import Model
-from experiments.result import Measured, Progress
+from experiments.result import Failure, Measured, Progress
 from experiments.training import rank
 from experiments.training.engines import lightning
 from experiments.training.memory import StorageMeter
@@ -330,6 +330,15 @@ def test_the_entry_writes_what_was_measured(monkeypatch, written):
     monkeypatch.setattr(rank, "run", lambda ran, folder: {(spec(), out): measured}[ran, folder])
     assert rank.main(str(path), str(out)) == 0
     assert Measured.model_validate_json((out / "measured.json").read_bytes()) == measured
+
+
+def test_the_entry_tells_its_launcher_of_a_failure(monkeypatch, written):
+    path, out = written
+    failure = Failure(phase="forward", kind="OutOfMemoryError", message="m")
+    measured = Measured(outcome="oom", reason="out of memory", failure=failure, device=CPU)
+    monkeypatch.setattr(rank, "run", lambda ran, folder: measured)
+    assert rank.main(str(path), str(out)) == 3
+    assert (out / "measured.json").exists()
 
 
 def test_the_entry_says_a_user_s_mistake_in_one_line(monkeypatch, written, capfd):

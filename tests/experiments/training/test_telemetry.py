@@ -8,7 +8,7 @@ import pynvml
 import pytest
 
 from experiments.training import telemetry
-from experiments.training.telemetry import FIELDS, GPU_FIELDS, Telemetry, gpu_handle, gpu_sample
+from experiments.training.telemetry import FIELDS, GPU_FIELDS, TRAINING, Telemetry, gpu_handles, gpu_sample, of_all
 
 READINGS = {
     "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=87),
@@ -54,26 +54,51 @@ def test_a_value_that_the_card_does_not_give_is_left_out(nvml_stub, function, fi
 
 
 @pytest.mark.parametrize(
-    ("visible", "handle"),
-    [(None, "GPU 0"), ("1", "GPU 1"), ("1,0", "GPU 1"), ("GPU-8f2a", "GPU of GPU-8f2a"), ("", None)],
+    ("visible", "handles"),
+    [
+        (None, ["GPU 0", "GPU 1"]),
+        ("1", ["GPU 1"]),
+        ("1, 0", ["GPU 1", "GPU 0"]),
+        ("GPU-8f2a", ["GPU of GPU-8f2a"]),
+        ("", []),
+    ],
 )
-def test_the_first_visible_gpu_is_watched(nvml_stub, visible, handle):
+def test_the_visible_gpus_are_watched(nvml_stub, visible, handles):
     if visible is not None:
         nvml_stub.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpu_handle() == handle
+    assert gpu_handles() == handles
 
 
 def test_without_a_gpu_there_is_no_handle(nvml_stub):
     nvml_stub.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
-    assert gpu_handle() is None
+    assert gpu_handles() == []
     nvml_stub.setattr(pynvml, "nvmlInit", refuse)
-    assert gpu_handle() is None
+    assert gpu_handles() == []
+
+
+def test_of_several_gpus_some_columns_are_of_all_together_and_some_of_each():
+    second = {"gpu_util_percent": 13.0, "gpu_memory_gib": 5.0, "gpu_power_w": 100.5}
+    found = of_all([SAMPLE, second])
+    assert found == {
+        "gpu_util_percent": 50.0,
+        "gpu_memory_gib": 5.0,
+        "gpu_power_w": 513.0,
+        "gpu_sm_clock_mhz": 1410.0,
+        "gpu_temperature_c": 61.0,
+        "gpu_processes": 2.0,
+        "gpu0_util_percent": 87.0,
+        "gpu0_memory_gib": 3.0,
+        "gpu1_util_percent": 13.0,
+        "gpu1_memory_gib": 5.0,
+    }
+    assert of_all([SAMPLE]) == SAMPLE
+    assert of_all([]) == {}
 
 
 def sampled(path, pid, monkeypatch):
     """Rows of the file and the summary, from at least five samples."""
     monkeypatch.setattr(telemetry, "EVERY_S", 0.01)
-    with Telemetry(path, pid) as watched:
+    with Telemetry(path, lambda: [pid]) as watched:
         limit = time.monotonic() + 20
         while len(watched._samples) < 5 and time.monotonic() < limit:
             time.sleep(0.01)
@@ -84,14 +109,15 @@ def sampled(path, pid, monkeypatch):
 def test_samples_are_written_and_summed_up(tmp_path, monkeypatch, nvml_stub):
     rows, summary = sampled(tmp_path / "telemetry.csv", os.getpid(), monkeypatch)
     assert len(rows) >= 5
-    assert tuple(rows[0]) == FIELDS
+    each = [f"gpu{number}_{field}" for number in (0, 1) for field in ("util_percent", "memory_gib")]
+    assert list(rows[0]) == [*FIELDS, *each]
     times = [float(row["t_s"]) for row in rows]
     assert times == sorted(times)
-    for field in FIELDS[1:]:
+    for field in (*FIELDS[2:], *each):
         values = [float(row[field]) for row in rows]
         assert summary[f"{field}_mean"] == pytest.approx(sum(values) / len(values), abs=1e-3)
         assert summary[f"{field}_max"] == pytest.approx(max(values), abs=1e-3)
-    assert summary["gpu_power_w_max"] == 412.5
+    assert summary["gpu_power_w_max"] == 825.0
     assert summary["process_memory_gib_max"] > 0.01
     assert 0 < summary["sampling_core_share"] < 1
 
@@ -106,8 +132,18 @@ def test_sampling_goes_on_after_the_trainer_has_gone(tmp_path, monkeypatch, no_g
     gone = subprocess.Popen(["true"])
     while gone.returncode is None and not os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
         time.sleep(0.01)
-    with Telemetry(tmp_path / "first.csv", gone.pid) as watched:
+    with Telemetry(tmp_path / "first.csv", lambda: [gone.pid]) as watched:
         gone.wait()
         sample = watched._sample()
-    assert "process_memory_gib" not in sample
+    assert sample["process_memory_gib"] == 0
     assert sample["host_memory_gib"] > 0
+
+
+def test_utilisation_while_training_leaves_out_the_loading(tmp_path, nvml_stub):
+    watched = Telemetry(tmp_path / "telemetry.csv", lambda: [])
+    loading = watched._sample()
+    watched.phase = "backward"
+    nvml_stub.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=21))
+    watched._samples += [loading, watched._sample()]
+    assert watched.summary()[TRAINING] == 21
+    assert watched.summary()["gpu_util_percent_mean"] == 54

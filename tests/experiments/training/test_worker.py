@@ -9,12 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from experiments.errors import InputError
 from experiments.provenance import code_sha256
 from experiments.recipe import RowSpec
 from experiments.result import Measured, Memory, Progress, read_result
-from experiments.training import worker
+from experiments.training import ranks, worker
 from experiments.training.telemetry import FIELDS
-from experiments.training.worker import end_group, in_words, main, run_row
+from experiments.training.worker import in_words, main, run_row
 from tests.experiments.factory import CPU
 from tests.experiments.training.house import LORA, spec
 
@@ -80,7 +81,8 @@ def test_the_trainer_is_alone_in_its_group_and_goes_first_when_memory_runs_out(s
 def test_a_refusing_trainer_leaves_no_result_not_even_an_old_one(stub, tmp_path):
     for name in ("result.json", "measured.json", "progress.json"):
         (tmp_path / name).write_text("old")
-    assert ran(stub, tmp_path, "refuse") is None
+    with pytest.raises(InputError, match=r"^captions: has 3 captioned images, the row trains on 512$"):
+        ran(stub, tmp_path, "refuse")
     assert not [name for name in ("result.json", "measured.json", "progress.json") if (tmp_path / name).exists()]
     assert "the row trains on 512" in (tmp_path / "log.txt").read_text()
 
@@ -89,7 +91,7 @@ def test_a_killed_trainer_is_an_error_that_names_the_signal(stub, tmp_path):
     result = ran(stub, tmp_path, "killed")
     assert (result.outcome, result.failure.kind) == ("error", "signal 9")
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
-    assert result.reason.startswith("signal 9 in the backward of step 3: ")
+    assert result.reason.startswith("signal 9 last seen in the backward of step 3: ")
     assert not (tmp_path / "progress.json").exists()
 
 
@@ -98,14 +100,14 @@ def test_a_trainer_that_the_kernel_killed_for_memory_ran_out_of_the_host_s(stub,
     stub.setattr(worker, "_oom_kills", lambda: next(kills))
     result = ran(stub, tmp_path, "killed")
     assert (result.outcome, result.failure.kind) == ("host_oom", "signal 9")
-    assert result.reason == "out of host memory in the backward of step 3 (peak so far 1.5 GiB)"
+    assert result.reason == "out of host memory last seen in the backward of step 3 (peak so far 1.5 GiB)"
 
 
 def test_out_of_memory_is_read_from_what_a_dead_trainer_printed(stub, tmp_path):
     result = ran(stub, tmp_path, "oom")
     assert (result.outcome, result.failure.kind, result.failure.requested_gib) == ("oom", "exit code 1", 0.5)
     assert result.reason == (
-        "out of GPU memory in the backward of step 3, 0.5 GiB more were asked for (peak so far 1.5 GiB)"
+        "out of GPU memory last seen in the backward of step 3, 0.5 GiB more were asked for (peak so far 1.5 GiB)"
     )
 
 
@@ -123,7 +125,7 @@ def test_the_last_line_stands_for_a_trainer_that_ended_without_a_word(stub, tmp_
 def test_a_hanging_trainer_meets_its_time_limit_and_leaves_its_stacks(stub, tmp_path, capfd):
     result = ran(stub, tmp_path, "hang", time_limit_s=2)
     assert (result.outcome, result.failure.kind, result.memory.peak_gib) == ("timeout", "timeout", 1.5)
-    assert result.reason == "met its time limit of 2 s in the backward phase; the stacks are in the log"
+    assert result.reason == "met its time limit of 2 s, last seen in the backward phase; the stacks are in the log"
     assert "in stuck" in (tmp_path / "log.txt").read_text()
     assert result.elapsed_s < 10
     assert not alive(int((tmp_path / "started.txt").read_text().split()[0]))
@@ -136,14 +138,10 @@ def test_what_the_trainer_leaves_behind_is_ended(stub, tmp_path):
     assert not alive(int((tmp_path / "child.txt").read_text()))
 
 
-def test_processes_that_do_not_go_are_named(monkeypatch):
-    leader = subprocess.Popen(["true"], start_new_session=True)
-    leader.wait()
-    end_group(leader.pid)
-    monkeypatch.setattr(worker, "GONE_WITHIN_S", 0.1)
-    monkeypatch.setattr(worker, "_group", lambda leader: [4711])
-    with pytest.raises(TimeoutError, match=r"processes \[4711\] did not end"):
-        end_group(leader.pid)
+def test_processes_that_do_not_go_are_named(stub, tmp_path):
+    stub.setattr(ranks, "end_family", lambda variable, value, within_s: [4711])
+    with pytest.raises(TimeoutError, match=r"processes \[4711\] did not end within 15 s"):
+        ran(stub, tmp_path, "fits")
 
 
 def test_kills_for_memory_are_counted_by_the_kernel():

@@ -1,0 +1,97 @@
+"""Strikes one rank of a row on real GPUs, and says how the row ended and what was left of it.
+
+    python -m tests.benchmarks.failing_ranks [--out FILE]
+
+Run where there are at least two GPUs. One rank runs out of memory, one is killed with signal 9, one hangs and meets the
+time limit. For each: the outcome, the seconds from the blow (of the hang: from the time limit) until the last process
+had ended, and what the GPUs hold and which processes live afterwards.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pynvml
+
+from experiments.family import family
+from experiments.launch.gpu import used_gib
+from experiments.provenance import git_commit
+from experiments.recipe import RowSpec, suite_named
+from experiments.result import LOG_FILE, write_atomically
+from experiments.training import ranks
+from experiments.training.worker import run_row
+
+SUITE, ROW, CARD = "slurm_hf_trainer", "neo-4gpu-ddp", "v100_32gb"
+MARK = "TESTBED_STRUCK_ROW"
+TIME_LIMIT_S = {"oom": 300, "killed": 300, "hang": 60}
+FREE_WITHIN_S = 5.0
+
+
+def struck(strike: str, gpus: int) -> dict[str, object]:
+    """Run the row with its second rank struck, and look at what is left."""
+    suite = suite_named(SUITE)
+    settings = suite.settings(suite.row(ROW), CARD, gpus).model_copy(update={"time_limit_s": TIME_LIMIT_S[strike]})
+    spec = RowSpec(
+        suite=SUITE,
+        recipe_version=suite.version,
+        row=ROW,
+        card=CARD,
+        size="full",
+        length="verdict",
+        weights="random",
+        data="synthetic",
+        input="as-taught",
+        settings=settings,
+    )
+    before = used_gib(range(gpus))
+    begun = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"STRIKE": strike, MARK: folder}
+        result = run_row(spec, Path(folder), "")
+        ended = time.time()
+        log = (Path(folder) / LOG_FILE).read_text()
+        left = family(MARK, folder)
+    blow = re.search(r"struck at ([\d.]+)", log)
+    assert blow is not None, log
+    from_s = begun + TIME_LIMIT_S[strike] if strike == "hang" else float(blow[1])
+    time.sleep(FREE_WITHIN_S)
+    after = used_gib(range(gpus))
+    return {
+        "strike": strike,
+        "ranks": result.spec.settings.ranks,
+        "device": result.device.name,
+        "outcome": result.outcome,
+        "reason": result.reason,
+        "rank": result.failure.rank if result.failure else None,
+        "stacks_of_ranks": len(re.findall(r"Current thread", log)),
+        "gone_within_s": round(ended - from_s, 1),
+        "processes_left": len(left),
+        "gpu_gib_more_than_before": {index: round(after[index] - before[index], 3) for index in before},
+        "shared_memory_left": [path.name for path in Path("/dev/shm").glob("nccl-*")],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    pynvml.nvmlInit()
+    gpus = min(4, pynvml.nvmlDeviceGetCount())
+    ranks.TRAINER = "tests.benchmarks.struck_rank"
+    found = []
+    for strike in TIME_LIMIT_S:
+        found.append(struck(strike, gpus))
+        print(json.dumps(found[-1]), flush=True)
+    if options.out:
+        facts = {"command": "python -m tests.benchmarks.failing_ranks", "git_commit": git_commit(), "struck": found}
+        write_atomically(options.out, json.dumps(facts, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""How fast a multi-GPU row trains here, against a plain script as the material has one, on the same GPUs in one run.
+
+    python -m tests.benchmarks.taught_speed [--row 7b-4gpu-ddp] [--gpus N] [--size full] [--rounds 2] [--out FILE]
+
+The plain script: LitGPT's model in a LightningModule, Lightning's Trainer with the strategy's defaults, a progress bar
+that shows the loss, and a line on the memory after each forward pass. Both ways take turns, each in ranks of its own,
+with the same model, batches and length; the figures are medians over the rounds of the median micro-step.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from litgpt.utils import chunked_cross_entropy
+
+from experiments.provenance import git_commit
+from experiments.recipe import RowSpec, suite_named
+from experiments.result import GIB, SPEC_FILE, write_atomically
+from experiments.training.device import open_device
+from experiments.training.litgpt_models import build_litgpt
+from experiments.training.optimizers import build_optimizer
+from experiments.training.probe import Clock
+from experiments.training.ranks import ADDRESS, free_port
+from experiments.training.schedule import schedule_of
+from experiments.training.text import batches_per_epoch, build_text_loader, open_texts
+from experiments.training.worker import run_row
+
+SUITE, CARD = "multi_gpu_litgpt", "a100_80gb"
+WARM_UP = 2
+FIGURE_FILE = "micro_step_s.json"
+
+
+class PlainTuner(L.LightningModule):
+    """The model and its step, with the loss in the progress bar and the memory printed."""
+
+    def __init__(self, spec: RowSpec, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.spec, self.model = spec, model
+
+    def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
+        logits = self.model(batch["input_ids"])
+        loss = chunked_cross_entropy(logits[..., :-1, :], batch["labels"][..., 1:])
+        self.log("train_loss", loss, prog_bar=True)
+        if self.device.type == "cuda":
+            allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+            print(f"allocated {allocated / GIB:.2f} GiB, reserved {reserved / GIB:.2f} GiB")
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.spec.settings, self.parameters())
+
+
+class Stopwatch(L.Callback):
+    """Times of the micro-steps."""
+
+    def __init__(self, cuda: bool) -> None:
+        self.clock = Clock(cuda)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.clock.mark()
+
+
+def be_a_rank(spec: RowSpec, out: Path) -> None:
+    """Train as the plain script does, as one of the ranks that torchrun has started; the first one writes its time."""
+    device = open_device(spec)
+    settings = spec.settings
+    model = build_litgpt(spec, torch.device(device.kind))
+    texts = open_texts(spec, model.config.vocab_size)
+    schedule = schedule_of(spec, batches_per_epoch(spec, texts))
+    watch = Stopwatch(device.kind == "cuda")
+    strategy = DDPStrategy() if settings.strategy == "ddp" else FSDPStrategy(sharding_strategy="FULL_SHARD")
+    trainer = L.Trainer(
+        accelerator="gpu" if device.kind == "cuda" else "cpu",
+        devices=settings.devices,
+        strategy=strategy,
+        precision=settings.precision,
+        accumulate_grad_batches=settings.accumulate,
+        max_epochs=settings.max_epochs,
+        max_steps=schedule.most // settings.accumulate,
+        callbacks=[watch],
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(PlainTuner(spec, model), build_text_loader(spec, texts, schedule.heaviest_at))
+    if trainer.is_global_zero:
+        write_atomically(out / FIGURE_FILE, json.dumps(median(watch.clock.intervals_s()[WARM_UP:])))
+
+
+def plain_s(spec: RowSpec) -> float:
+    """Seconds of a micro-step of the plain script."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / SPEC_FILE).write_text(spec.model_dump_json())
+        ranks = ["--nproc-per-node", str(spec.settings.devices), "--master-addr", ADDRESS]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", *ranks, "--master-port", str(free_port())]
+        command = [*torchrun, "--module", "tests.benchmarks.taught_speed", "--as-rank", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        return float(json.loads((Path(folder) / FIGURE_FILE).read_text()))
+
+
+def ours_s(spec: RowSpec) -> float:
+    """Seconds of a micro-step of the row as the project runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = run_row(spec, Path(folder), "")
+    if result.speed is None:
+        raise SystemExit(result.reason)
+    return result.speed.micro_step_s
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--row", default="7b-4gpu-ddp")
+    parser.add_argument("--gpus", type=int, default=max(2, torch.cuda.device_count()))
+    parser.add_argument("--size", choices=["full", "tiny"], default="full")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--as-rank", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.as_rank:
+        be_a_rank(RowSpec.model_validate_json((options.as_rank / SPEC_FILE).read_bytes()), options.as_rank)
+        return 0
+    suite = suite_named(SUITE)
+    spec = RowSpec(
+        suite=SUITE,
+        recipe_version=suite.version,
+        row=options.row,
+        card=CARD,
+        size=options.size,
+        length="verdict",
+        weights="random",
+        data="synthetic",
+        input="as-taught",
+        settings=suite.settings(suite.row(options.row), CARD, options.gpus),
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    rounds = [(plain_s(spec), ours_s(spec)) for _ in range(options.rounds)]
+    plain, ours = (median(times) for times in zip(*rounds, strict=True))
+    found = {
+        "command": "python -m tests.benchmarks.taught_speed",
+        "row": f"{SUITE}/{options.row}",
+        "ranks": spec.settings.ranks,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "processor",
+        "git_commit": git_commit(),
+        "plain_micro_step_s": plain,
+        "ours_micro_step_s": ours,
+        "samples_per_s_over_plain": plain / ours,
+        "rounds": rounds,
+    }
+    print(json.dumps(found, indent=1))
+    if options.out:
+        write_atomically(options.out, json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

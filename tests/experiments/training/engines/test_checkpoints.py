@@ -1,0 +1,82 @@
+"""A row of the Trainer that was cut off goes on from its last checkpoint, in miniature."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from experiments.result import CHECKPOINTS_FOLDER
+from experiments.training import rank
+from experiments.training.engines import checkpoints, hf_trainer
+from tests.experiments.factory import CPU
+from tests.experiments.training.engines.test_hf_trainer import TEXT
+from tests.experiments.training.house import LORA, NF4, spec
+
+STEPS = 7
+KILLED = "tests.experiments.training.engines.killed_rank"
+
+
+def row(**changes):
+    return spec(**TEXT | {"train_samples": 6, "max_epochs": 4, "max_steps": STEPS, "batch_size": 2} | changes)
+
+
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory):
+    """The folder of a row that was killed after 6 of its 7 steps; it wrote a checkpoint every second step."""
+    out = tmp_path_factory.mktemp("row")
+    (out / "spec.json").write_text(row().model_dump_json())
+    ended = subprocess.run([sys.executable, "-m", KILLED, str(out / "spec.json"), str(out), "2", "6"])
+    assert ended.returncode == -signal.SIGKILL
+    return out
+
+
+def whole(out, **changes):
+    return rank.run(row(**changes), out)
+
+
+def test_a_row_that_was_killed_goes_on_to_the_same_end(cut_off, tmp_path):
+    folder = cut_off / CHECKPOINTS_FOLDER
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-4"]
+    assert checkpoints.last_checkpoint(row(seed=1), folder) is None
+    (folder / "checkpoint-6").mkdir()
+    measured, at_once = whole(cut_off), whole(tmp_path)
+    assert (measured.resumed_at_step, measured.speed.optimizer_steps) == (4, STEPS - 4)
+    assert (at_once.resumed_at_step, at_once.speed.optimizer_steps) == (None, STEPS)
+    assert measured.losses == pytest.approx(at_once.losses[4:], rel=1e-5)
+    assert measured.speed.planned_micro_steps == STEPS
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("changes", [{"lora": LORA}, {"lora": LORA, "quantization": NF4, "precision": "bf16-true"}])
+def test_adapters_are_saved_and_come_back(monkeypatch, tmp_path, changes):
+    monkeypatch.setattr(checkpoints, "EVERY_STEPS", 3)
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda folder, ignore_errors: None)
+    at_once = whole(tmp_path, **changes)
+    measured = whole(tmp_path, **changes)
+    assert measured.resumed_at_step == 6
+    assert measured.losses == pytest.approx(at_once.losses[6:], rel=1e-3)
+
+
+@pytest.mark.parametrize("length", ["verdict", "peak"])
+def test_only_a_whole_training_leaves_checkpoints(tmp_path, length):
+    assert hf_trainer.build_arguments(row(length=length), CPU, tmp_path).save_strategy == "no"
+    arguments = hf_trainer.build_arguments(row(), CPU, tmp_path)
+    assert (arguments.save_strategy, arguments.save_steps, arguments.save_total_limit) == ("steps", 100, 1)
+
+
+def test_a_row_that_ends_leaves_no_checkpoint(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoints, "EVERY_STEPS", 2)
+    saved = []
+    monkeypatch.setattr(
+        checkpoints.MarkCallback, "on_save", lambda self, args, state, *rest, **more: saved.append(state.global_step)
+    )
+    whole(tmp_path)
+    assert saved == [2, 4, 6]
+    assert not (tmp_path / CHECKPOINTS_FOLDER).exists()
+
+
+def test_several_ranks_share_their_checkpoints(tmp_path):
+    alone, together = row(), row(devices=2, strategy="ddp", train_samples=None)
+    assert checkpoints.checkpoints_folder(alone, tmp_path) == tmp_path / CHECKPOINTS_FOLDER
+    assert checkpoints.checkpoints_folder(together, tmp_path / "rank-1") == tmp_path / CHECKPOINTS_FOLDER
