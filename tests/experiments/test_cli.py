@@ -146,25 +146,22 @@ def test_a_run_shows_verdicts_and_where_the_report_is(testbed, tmp_path):
     assert "not judged" in out
 
 
-def test_several_suites_end_with_their_counts_and_reports_and_the_worst_exit_code(testbed, tmp_path):
-    code, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
+def test_several_suites_end_with_their_counts_and_reports(testbed, tmp_path):
+    _, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
     folders = [f"{SUITE}-a100_80gb-tiny-verdict", f"{SLURM}-v100_32gb-tiny-verdict"]
-    counts = out[out.rindex("did not hold") :]
+    counts = out[out.rindex("suite ") :]
     cells = {line.split()[0]: line.split()[1:] for line in counts.splitlines() if len(line.split()) == 5}
-    judged = [[int(cell) for cell in cells[folder]] for folder in folders]
+    judged = [[int(cell) for cell in cells[suite]] for suite in (SUITE, SLURM)]
     assert [int(cell) for cell in cells["all"]] == [sum(column) for column in zip(*judged, strict=True)]
     assert [line for line in counts.splitlines() if line.startswith("report: ")] == [
         f"report: {tmp_path}/{folder}/report.html" for folder in folders
     ]
-    codes = [testbed("judge", tmp_path / folder)[0] for folder in folders]
-    assert code == max(codes)
 
 
 def test_the_worst_of_several_suites_is_the_exit_code(testbed, monkeypatch, tmp_path):
     outcomes = {SUITE: "fits", SLURM: "error"}
-    monkeypatch.setattr(
-        standin_worker, "made", lambda spec, _, made=standin_worker.made: made(spec, outcomes[spec.suite])
-    )
+    made = standin_worker.made
+    monkeypatch.setattr(standin_worker, "made", lambda spec, _: made(spec, outcomes[spec.suite]))
     rows = ("--row", "reduced-batch", "--row", "neo-1gpu")
     assert testbed("run", SUITE, SLURM, *rows, "--results", tmp_path)[0] == 3
     assert testbed("run", SLURM, SUITE, *rows, "--results", tmp_path)[0] == 3
