@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from math import inf
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from experiments.recipe import Check, Claim, Figure, Quantity, Row, Suite
-from experiments.result import BROKEN, LOSSES, TIMES, Record, Result, value_of
+from experiments.result import BROKEN, LOSSES, TIMES, Record, Result, value_of, values_of_ranks
 from experiments.run import Run
 
 VERDICT_SCHEMA_VERSION: Literal[1] = 1
@@ -55,13 +55,21 @@ class Judgement(Record):
         return 3 if self.count("broke") else 1 if self.count("did not hold") else 0
 
 
+class Evidence(NamedTuple):
+    """The results by row, and of rows that were scaled down why what is stated of them alone cannot be judged."""
+
+    results: Mapping[str, Result]
+    scaled: Mapping[str, str]
+
+
 def judge(suite: Suite, run: Run, results: Mapping[str, Result]) -> Judgement:
     """Verdicts on every statement of ``suite`` that concerns the rows of ``run``.
 
     Results are either all measured or all predicted.
     """
-    verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), results.get(row))]
-    verdicts += [_claim_verdict(claim, results) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
+    evidence = Evidence(results, {row: scaled_down(suite, result) for row, result in results.items()})
+    verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), evidence)]
+    verdicts += [_claim_verdict(claim, evidence) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
     grounds: Grounds = "predicted" if any(result.predicted for result in results.values()) else "measured"
     return Judgement(run=run, verdicts=tuple(verdicts), grounds=grounds)
 
@@ -72,17 +80,25 @@ def claim_rows(claim: Claim) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _row_verdicts(row: Row, result: Result | None) -> Iterable[Verdict]:
+def scaled_down(suite: Suite, result: Result) -> str:
+    """Says how the row ran on fewer ranks than it states; empty where it did not."""
+    stated = suite.settings(suite.row(result.spec.row), result.spec.card).world_size
+    ran = result.spec.settings.world_size
+    return "" if ran == stated else f"{ran} ranks run where the row states {stated}"
+
+
+def _row_verdicts(row: Row, evidence: Evidence) -> Iterable[Verdict]:
+    result = evidence.results.get(row.id)
     broken = result is not None and result.outcome in BROKEN
     if row.expect.outcome or broken:
-        yield _outcome_verdict(row, result)
+        yield _outcome_verdict(row, evidence)
     for figure in row.expect.figures:
-        yield _figure_verdict(row, figure, result)
+        yield _figure_verdict(row, figure, evidence)
 
 
-def _outcome_verdict(row: Row, result: Result | None) -> Verdict:
-    expected = row.expect.outcome
-    status, reason = _judged_outcome(expected, result)
+def _outcome_verdict(row: Row, evidence: Evidence) -> Verdict:
+    expected, result = row.expect.outcome, evidence.results.get(row.id)
+    status, reason = _judged_outcome(row.id, expected, evidence)
     return Verdict(
         id=f"{row.id}/outcome",
         kind="outcome",
@@ -95,12 +111,13 @@ def _outcome_verdict(row: Row, result: Result | None) -> Verdict:
     )
 
 
-def _judged_outcome(expected: str | None, result: Result | None) -> tuple[Status, str]:
+def _judged_outcome(row: str, expected: str | None, evidence: Evidence) -> tuple[Status, str]:
+    result = evidence.results.get(row)
     if result is None:
         return "not judged", "the row has not run"
     if result.outcome in BROKEN:
         return "broke", result.reason
-    if why := _why_no_outcome(result):
+    if why := _why_no_outcome(result) or evidence.scaled[row]:
         return "not judged", why
     if result.outcome == expected:
         return "held", ""
@@ -117,10 +134,10 @@ def _why_no_outcome(result: Result) -> str:
     return ""
 
 
-def _figure_verdict(row: Row, figure: Figure, result: Result | None) -> Verdict:
+def _figure_verdict(row: Row, figure: Figure, evidence: Evidence) -> Verdict:
     low, high = figure.bounds
     check = Check(row=row.id, quantity=figure.quantity, low=low, high=high)
-    status, measured, reason = _checked(check, {row.id: result} if result else {}, full_size=True)
+    status, measured, reason = _checked(check, evidence, full_size=True)
     return Verdict(
         id=f"{row.id}/{figure.quantity}",
         kind="figure",
@@ -133,8 +150,8 @@ def _figure_verdict(row: Row, figure: Figure, result: Result | None) -> Verdict:
     )
 
 
-def _claim_verdict(claim: Claim, results: Mapping[str, Result]) -> Verdict:
-    checked = [_checked(check, results, claim.full_size) for check in claim.checks]
+def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
+    checked = [_checked(check, evidence, claim.full_size, claim.all_ranks) for check in claim.checks]
     statuses = [status for status, _, _ in checked]
     status: Status = next((worst for worst in ("did not hold", "not judged") if worst in statuses), "held")
     return Verdict(
@@ -149,33 +166,47 @@ def _claim_verdict(claim: Claim, results: Mapping[str, Result]) -> Verdict:
     )
 
 
-def _checked(check: Check, results: Mapping[str, Result], full_size: bool) -> tuple[Status, str, str]:
+def _checked(check: Check, evidence: Evidence, full_size: bool, all_ranks: bool = False) -> tuple[Status, str, str]:
     """Status, what was measured and the reason of one check."""
+    results = evidence.results
     missing = [name for name in (check.row, check.over_row) if name and name not in results]
     if missing:
         return "not judged", "", f"{', '.join(missing)} has not run"
     result = results[check.row]
     if check.outcome:
-        status, reason = _judged_outcome(check.outcome, result)
+        status, reason = _judged_outcome(check.row, check.outcome, evidence)
         measured = f"{check.row}: {ENDINGS[result.outcome]}"
         return ("not judged" if status == "broke" else status), measured, reason
     assert check.quantity is not None
     base = results[check.over_row] if check.over_row else result
-    value = value_of(check.quantity, result)
+    values = _values(check.quantity, result)
     over = value_of(check.over_quantity or check.quantity, base) if check.relative else None
     why = (
         _why_not_predicted(check, result)
-        or _why_no_value(check, result, base, value, over)
+        or _why_no_value(check, result, base, values, over)
         or _why_not_comparable(check, (result, base), full_size)
+        or _why_scaled(check, evidence.scaled, all_ranks)
     )
-    if value is None or (check.relative and over is None):
+    if not values or (check.relative and over is None):
         return "not judged", "", why
-    compared = value if over is None else _ratio(value, over)
-    text = _measured(check, value, over, compared)
+    compared = values if over is None else [_ratio(max(values), over)]
+    text = _measured(check, values, over, compared)
     if why:
         return "not judged", text, why
-    held = (check.low is None or compared >= check.low) and (check.high is None or compared <= check.high)
+    held = all(_inside(check, value) for value in compared)
     return ("held" if held else "did not hold"), text, "" if held else f"{text}, expected {_expected(check)}"
+
+
+def _values(quantity: Quantity, result: Result) -> list[float]:
+    """Memory of each rank; of all else the row's one value, where it has one."""
+    if quantity not in (*TIMES, *LOSSES):
+        return values_of_ranks(quantity, result)
+    value = value_of(quantity, result)
+    return [] if value is None else [value]
+
+
+def _inside(check: Check, value: float) -> bool:
+    return (check.low is None or value >= check.low) and (check.high is None or value <= check.high)
 
 
 def _why_not_predicted(check: Check, result: Result) -> str:
@@ -187,10 +218,10 @@ def _why_not_predicted(check: Check, result: Result) -> str:
     return ""
 
 
-def _why_no_value(check: Check, result: Result, base: Result, value: float | None, over: float | None) -> str:
-    if value is not None and (over is not None or not check.relative):
+def _why_no_value(check: Check, result: Result, base: Result, values: list[float], over: float | None) -> str:
+    if values and (over is not None or not check.relative):
         return ""
-    lacking = result if value is None else base
+    lacking = base if values else result
     return f"{lacking.spec.row} has no {label(check.quantity or 'peak_gib')} ({lacking.reason})"
 
 
@@ -216,19 +247,28 @@ def _why_not_comparable(check: Check, pair: tuple[Result, Result], full_size: bo
     return ""
 
 
+def _why_scaled(check: Check, scaled: Mapping[str, str], all_ranks: bool) -> str:
+    """Why rows on fewer ranks than they state say nothing of a check; what compares two values may be judged."""
+    if check.relative and not all_ranks:
+        return ""
+    return next(filter(None, (scaled[row] for row in (check.row, check.over_row) if row)), "")
+
+
 def _ratio(value: float, over: float) -> float:
     if over == 0:
         return inf if value > 0 else 1.0
     return value / over
 
 
-def _measured(check: Check, value: float, over: float | None, measured: float) -> str:
+def _measured(check: Check, values: list[float], over: float | None, compared: list[float]) -> str:
     assert check.quantity is not None
     if over is None:
-        return f"{check.row}: {number(value)} {unit(check.quantity)}".rstrip()
+        range_ = " to ".join(dict.fromkeys(map(number, (min(values), max(values)))))
+        ranks = f" over {len(values)} ranks" if len(values) > 1 else ""
+        return f"{check.row}: {range_} {unit(check.quantity)}".rstrip() + ranks
     other = check.over_row or label(check.over_quantity or check.quantity)
-    pair = f"{number(value)} against {number(over)} {unit(check.quantity)}".rstrip()
-    return f"{number(measured)} times {other} ({pair})"
+    pair = f"{number(max(values))} against {number(over)} {unit(check.quantity)}".rstrip()
+    return f"{number(compared[0])} times {other} ({pair})"
 
 
 def _expected(check: Check) -> str:

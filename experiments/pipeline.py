@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,11 +28,15 @@ from provision.site import site_named
 
 AUTO = "auto"
 LATEST = "latest"
+FEWEST_RANKS = 2
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a person asked for. card and size may be 'auto'; host_memory_gib overrides what the machine reports."""
+    """What a person asked for. card and size may be 'auto'; host_memory_gib overrides what the machine reports.
+
+    gpus_per_node: rows that want more GPUs of a node than so many are scaled down.
+    """
 
     suite: str
     rows: tuple[str, ...] = ()
@@ -43,6 +48,7 @@ class Options:
     data: str = SYNTHETIC
     data_sha256: str | None = None
     input: Input = "as-taught"
+    gpus_per_node: int | None = None
     run_id: str | None = None
     results: Path = Path("results")
     host_memory_gib: float | None = None
@@ -60,6 +66,30 @@ class Done:
     judgement: Judgement
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose choices are made and checked; nothing has been written yet."""
+
+    options: Options
+    suite: Suite
+    node: Node
+    host_memory_gib: float
+    run: Run
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.options.results / self.run.run_id)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run whose folder is held: what it is with its earlier rows, and the rows that are to be run."""
+
+    prepared: Prepared
+    run: Run
+    missing: tuple[Planned, ...]
+
+
 def run_suite(
     options: Options,
     view: View,
@@ -67,37 +97,112 @@ def run_suite(
     worker: str = WORKER,
     grace_s: float = GRACE_S,
 ) -> Done:
-    """Run what is missing or changed of one suite, judge and report all of it.
+    """Run what is missing or changed of one suite; see run_suites."""
+    return run_suites([options], view, watch, worker, grace_s)[0]
+
+
+def run_suites(
+    several: Sequence[Options],
+    view: View,
+    watch: Watch = lambda done, total: None,
+    worker: str = WORKER,
+    grace_s: float = GRACE_S,
+) -> list[Done]:
+    """Run what is missing or changed of suites one after the other, judge and report all of each.
 
     ``view`` is told of the rows, ``watch`` of a download (bytes done, bytes in all); ``worker`` is the module that runs
     a row, ended ``grace_s`` after the row's own time limit. InputError for everything that the person can put right,
-    also when every row was refused; Interrupted and NoRoomLeft as LocalRunner.run raises them.
+    also when every row of a suite was refused, before any row is run; Interrupted and NoRoomLeft as LocalRunner.run
+    raises them.
     """
+    prepared = [_prepared(options, watch) for options in several]
+    with ExitStack() as held:
+        for one in prepared:
+            held.enter_context(locked(one.folder.path))
+        begun = [_begun(one, view) for one in prepared]
+        return [_carried_out(one, view, worker, grace_s) for one in begun]
+
+
+def options_of(suites: Sequence[str], options: Options) -> list[Options]:
+    """``options`` for each of ``suites``, with those of the rows that it has; a suite that has none is left out.
+
+    InputError for a row that none has.
+    """
+    names = list(dict.fromkeys(suites))
+    if len(names) == 1:
+        return [replace(options, suite=names[0])]
+    if options.run_id is not None:
+        raise InputError(f"--run-id {options.run_id}: allowed with one suite only")
+    there = {name: [row.id for row in suite_named(name).rows] for name in names}
+    for row in options.rows:
+        if not any(row in rows for rows in there.values()):
+            raise InputError(f"--row {row}: is in none of the suites {', '.join(names)}")
+    own = {name: tuple(row for row in options.rows if row in there[name]) for name in names}
+    return [replace(options, suite=name, rows=own[name]) for name in names if own[name] or not options.rows]
+
+
+def _prepared(options: Options, watch: Watch) -> Prepared:
     suite = suite_named(options.suite)
     node = site_named(options.site).node()
     card = _card(suite, options.card, node)
     rows = _rows(suite, options.rows, card)
     size = _size(options.size, card, node)
+    if options.gpus_per_node is not None and options.gpus_per_node < FEWEST_RANKS:
+        raise InputError(f"--gpus-per-node {options.gpus_per_node}: allowed: {FEWEST_RANKS} and more")
     if options.weights == "pretrained" and size == "tiny":
         raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
     datasets = {suite.settings(suite.row(row), card).dataset for row in rows}
     data = prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
     run = _run(options, suite, rows, card, size, data, node)
     check_disk(options.results, len(rows))
-    folder = RunFolder(options.results / run.run_id)
-    with locked(folder.path):
-        run_with_earlier_rows = continued(folder, run, suite)
-        planned = plan(suite, run, folder, options.rerun)
-        folder.write_run(run_with_earlier_rows)
-        _point_latest_at(folder.path)
-        view.says(f"{folder.path}: {suite.title}, {len(rows)} row(s), size {size} for {card}, on {node.description}")
-        if options.size == AUTO and size == "tiny" and node.gpus:
-            view.says(f"size tiny, because {too_small(node.gpus[0], card)}")
-        if options.predict:
-            foresee(suite, run_with_earlier_rows, folder, view)
-        _carry_out(planned, folder, node, options.host_memory_gib or node.host_memory_gib, view, worker, grace_s)
-        report = write_report(folder)
-        return Done(folder.path, report, judge(suite, run_with_earlier_rows, folder.results()))
+    return Prepared(options, suite, node, options.host_memory_gib or node.host_memory_gib, run)
+
+
+def _begun(prepared: Prepared, view: View) -> Begun:
+    """Write run.json, keep or refuse rows; InputError when there is none to keep or to run."""
+    folder, run, node, options = prepared.folder, prepared.run, prepared.node, prepared.options
+    run_with_earlier_rows = continued(folder, run, prepared.suite)
+    planned = plan(prepared.suite, run, folder, options.rerun)
+    folder.write_run(run_with_earlier_rows)
+    _point_latest_at(folder.path)
+    words = f"{prepared.suite.title}, {len(run.rows)} row(s), size {run.size} for {run.card}, on {node.description}"
+    view.says(f"{folder.path}: {words}")
+    if options.size == AUTO and run.size == "tiny" and node.gpus:
+        view.says(f"size tiny, because {too_small(node.gpus[0], run.card)}")
+    for row in planned:
+        if not row.run:
+            view.keeps(row)
+    refused = _refused(prepared, planned, view)
+    if len(refused) == len(planned):
+        write_report(folder)
+        raise InputError("; ".join(dict.fromkeys(refused.values())))
+    missing = tuple(row for row in planned if row.run and row.row not in refused)
+    return Begun(prepared, run_with_earlier_rows, missing)
+
+
+def _refused(prepared: Prepared, planned: Sequence[Planned], view: View) -> dict[str, str]:
+    """The rows that the machine cannot run, each with a result that says why."""
+    folder, node = prepared.folder, prepared.node
+    waiting = [row for row in planned if row.run]
+    refused = {row.row: why for row in waiting if (why := refusal(row.spec, node, prepared.host_memory_gib))}
+    for row in waiting:
+        if row.row in refused:
+            place = emptied(folder.row(row.row))
+            view.ends(row.spec, write_refusal(place, row.spec, node, refused[row.row]))
+    return refused
+
+
+def _carried_out(begun: Begun, view: View, worker: str, grace_s: float) -> Done:
+    """Predict, run the missing rows, judge and report."""
+    prepared, folder = begun.prepared, begun.prepared.folder
+    _point_latest_at(folder.path)
+    if prepared.options.predict:
+        foresee(prepared.suite, begun.run, folder, view)
+    if begun.missing:
+        runner = LocalRunner(folder, prepared.node, prepared.host_memory_gib, view, worker, grace_s)
+        runner.run(begun.missing)
+    report = write_report(folder)
+    return Done(folder.path, report, judge(prepared.suite, begun.run, folder.results()))
 
 
 def default_run_id(options: Options, card: str, size: Size) -> str:
@@ -105,33 +210,9 @@ def default_run_id(options: Options, card: str, size: Size) -> str:
     parts = [options.suite, card, size, options.length]
     parts += [options.weights] if options.weights != "random" else []
     parts += [options.input] if options.input != "as-taught" else []
+    parts += [f"{options.gpus_per_node}gpus"] if options.gpus_per_node is not None else []
     parts += ["realdata"] if options.data != SYNTHETIC else []
     return "-".join(parts)
-
-
-def _carry_out(
-    planned: Sequence[Planned],
-    folder: RunFolder,
-    node: Node,
-    host_memory_gib: float,
-    view: View,
-    worker: str,
-    grace_s: float,
-) -> None:
-    """Keep, refuse or run each row; InputError when there was none to keep or to run."""
-    for row in planned:
-        if not row.run:
-            view.keeps(row)
-    refused = {row.row: why for row in planned if row.run and (why := refusal(row.spec, node, host_memory_gib))}
-    for row in planned:
-        if row.row in refused:
-            place = emptied(folder.row(row.row))
-            view.ends(row.spec, write_refusal(place, row.spec, node, refused[row.row]))
-    if len(refused) == len(planned):
-        write_report(folder)
-        raise InputError("; ".join(dict.fromkeys(refused.values())))
-    if missing := [row for row in planned if row.run and row.row not in refused]:
-        LocalRunner(folder, node, host_memory_gib, view, worker, grace_s).run(missing)
 
 
 def _run_id(asked: str | None) -> str | None:
@@ -189,6 +270,7 @@ def _run(
         data=data.data,
         data_sha256=data.sha256,
         input=options.input,
+        gpus_per_node=options.gpus_per_node,
         command=options.command,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=git_commit(),

@@ -260,13 +260,15 @@ class Check(Facts):
 class Claim(Facts):
     """A statement of the material, and the checks that must all hold for it.
 
-    full_size: the statement is about the real model's size and says nothing of a miniature.
+    full_size: the statement is about the real model's size and says nothing of a miniature. all_ranks: it is about as
+    many ranks as its rows state, and says nothing of rows that were scaled down to fewer.
     """
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     says: str
     checks: tuple[Check, ...] = Field(min_length=1)
     full_size: bool = False
+    all_ranks: bool = False
 
 
 class Suite(Facts):

@@ -26,6 +26,7 @@ CHOICES = (
     "data",
     "data_sha256",
     "input",
+    "gpus_per_node",
     "recipe_version",
     "git_commit",
     "host",

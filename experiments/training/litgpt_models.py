@@ -11,7 +11,8 @@ from experiments.errors import InputError, unknown
 from experiments.recipe import Lora, RowSpec, Settings, models
 
 TARGETS = ("query", "key", "value", "projection", "mlp", "head")
-TINY: dict[str, Any] = {"n_layer": 2, "n_embd": 64, "n_head": 8, "intermediate_size": 176, "vocab_size": 256}
+# Wide enough that adapters of the rows' ranks are small beside the layers that carry them.
+TINY: dict[str, Any] = {"n_layer": 2, "n_embd": 256, "n_head": 8, "intermediate_size": 704, "vocab_size": 256}
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 

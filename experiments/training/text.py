@@ -14,6 +14,7 @@ from experiments.recipe import RowSpec, Settings
 from experiments.training.data import IGNORED_LABEL, Batches
 
 CONSTANT_STEPS = 100
+TINY_TOKENS = 8
 
 Collate = Callable[[list[torch.Tensor]], dict[str, torch.Tensor]]
 
@@ -102,22 +103,25 @@ def padded(texts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
 def open_texts(spec: RowSpec, vocabulary: int) -> Texts:
     """The texts that the row trains on over all ranks, ids below ``vocabulary``; they make whole optimizer steps.
 
-    Texts of constant length are drawn whatever the row's data is. Raises InputError when the data set has no texts, too
-    few, or tokens that the model does not know, or cannot be read.
+    Texts of constant length are drawn whatever the row's data is. In miniature all others are cut to their first
+    ``TINY_TOKENS``: beside so narrow a model whole ones would leave activations alone to be seen, and none of what a
+    row does to parameters and optimizer state. Raises InputError when the data set has no texts, too few, or tokens
+    that the model does not know, or cannot be read.
     """
     settings = spec.settings
     if settings.dataset not in ("constant", *TWINS):
         allowed = ", ".join(("constant", *TWINS))
         raise InputError(f"dataset = {settings.dataset!r}: has no texts for a language model; allowed: {allowed}")
     if spec.data == "synthetic" or settings.dataset == "constant":
-        lengths = _lengths(settings)
+        lengths = _lengths(spec)
         return DrawnTexts(lengths[: _trained_on(settings, len(lengths))], vocabulary, settings.seed)
     from experiments.training.real_texts import read_texts
 
     texts, commit = read_texts(spec)
     if (highest := max((int(text.max()) for text in texts if len(text)), default=0)) >= vocabulary:
         raise InputError(f"model {settings.model!r}: knows {vocabulary} tokens, its tokenizer has number {highest}")
-    return ReadTexts(texts[: _trained_on(settings, len(texts))], commit)
+    texts = [text[: _longest(spec)] for text in texts[: _trained_on(settings, len(texts))]]
+    return ReadTexts(texts, commit)
 
 
 def build_text_loader(spec: RowSpec, texts: Texts, heaviest_at: int | None, collate: Collate = padded) -> DataLoader:
@@ -153,11 +157,18 @@ def _trained_on(settings: Settings, there: int) -> int:
     return steps * settings.global_batch_size
 
 
-def _lengths(settings: Settings) -> list[int]:
+def _longest(spec: RowSpec) -> int:
+    """The most tokens that are kept of a text."""
+    return TINY_TOKENS if spec.size == "tiny" else spec.settings.max_length
+
+
+def _lengths(spec: RowSpec) -> list[int]:
     """Tokens of each drawn text beside the validation, over all ranks."""
+    settings = spec.settings
     if settings.dataset == "constant":
         steps = settings.max_steps if settings.max_steps > 0 else CONSTANT_STEPS
         return [settings.max_length] * (settings.train_samples or steps * settings.global_batch_size)
-    lengths = TWINS[settings.dataset].draw(settings.max_length, settings.seed)
+    drawn = TWINS[settings.dataset].draw(settings.max_length, settings.seed)
+    lengths = [min(length, _longest(spec)) for length in drawn]
     share = settings.validation < 1
     return lengths[: len(lengths) - ceil(len(lengths) * settings.validation if share else settings.validation)]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.recipe import Suite
-from experiments.result import Device, Ending, Memory, Result, Snapshot, Speed
+from experiments.result import Device, Ending, Measured, Memory, Result, Snapshot, Speed
 from experiments.run import Run
 
 CARD = "a100_80gb"
@@ -71,9 +71,10 @@ def result(
     shots: tuple[Snapshot, ...] = (),
     speed: dict[str, float] | None = None,
     losses: tuple[float, ...] = (),
+    ranks: tuple[Measured, ...] = (),
     **spec: Any,
 ) -> Result:
-    """One row's result; ``spec`` changes how it was run (size, weights, data, length)."""
+    """One row's result; ``spec`` changes how it was run (size, weights, data, length, settings)."""
     ran = run(row).spec(suite([{"id": row}]), row).model_copy(update=spec)
     return Result(
         spec=ran,
@@ -85,6 +86,21 @@ def result(
         memory=Memory(snapshots=shots, **(memory or {})),
         speed=Speed(**SPEED | (speed or {})) if speed is not None else None,
         losses=losses,
+        ranks=ranks,
+    )
+
+
+def ranks(**memory: list[float]) -> tuple[Measured, ...]:
+    """What each rank of a row measured: ``peak_gib=[1.0, 2.0]`` are the peaks of ranks 0 and 1."""
+    return tuple(
+        Measured(
+            rank=rank,
+            outcome="fits",
+            reason="trained to the end",
+            device=GPU,
+            memory=Memory(**dict(zip(memory, values, strict=True))),
+        )
+        for rank, values in enumerate(zip(*memory.values(), strict=True))
     )
 
 

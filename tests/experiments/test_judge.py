@@ -6,9 +6,9 @@ import pytest
 
 from experiments import judge as judging
 from experiments.judge import LABELS, Judgement, judge, number, span
-from experiments.recipe import Quantity
+from experiments.recipe import Quantity, Settings
 from experiments.result import QUANTITIES
-from tests.experiments.factory import CPU, STAND_IN, result, run, shot, suite
+from tests.experiments.factory import COMMON, CPU, STAND_IN, ranks, result, run, shot, suite
 
 PEAK = {"peak_gib": 10.0}
 FIGURE = {"quantity": "reserved_gib", "low": 70.0, "high": 80.0, "tolerance": 0.05, "source": "made up"}
@@ -28,10 +28,9 @@ def figure_of(got, **changes):
     return judged([got] if got else [], rows=rows, asked=("a",))
 
 
-def claim_of(check, *results, full_size=False):
-    rows = [{"id": "a"}, {"id": "b"}]
+def claim_of(check, *results, rows=({"id": "a"}, {"id": "b"}), **about):
     checks = check if isinstance(check, list) else [check]
-    return judged(results, rows, [{"id": "says-so", "says": "It is so.", "checks": checks, "full_size": full_size}])
+    return judged(results, list(rows), [{"id": "says-so", "says": "It is so.", "checks": checks, **about}])
 
 
 RATIO = {"row": "a", "quantity": "peak_gib", "over_row": "b", "low": 0.5, "high": 2.0}
@@ -112,6 +111,72 @@ class TestFigure:
         assert verdict.reason == "times on NVIDIA H200, which stands in for a100_80gb, are not judged"
 
 
+class TestRanks:
+    @pytest.mark.parametrize(
+        ("reserved", "status"), [([66.5, 84.0], "held"), ([66.4, 80.0], "did not hold"), ([70.0, 84.1], "did not hold")]
+    )
+    def test_a_figure_holds_when_that_of_every_rank_is_inside(self, reserved, status):
+        assert figure_of(result("a", ranks=ranks(reserved_gib=reserved))).status == status
+
+    def test_a_figure_shows_its_range_over_the_ranks(self):
+        verdict = figure_of(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
+        assert verdict.measured == "a: 70 to 78.4 GiB over 3 ranks"
+        assert figure_of(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).measured == "a: 70 GiB over 2 ranks"
+
+    def test_a_ratio_is_of_the_ranks_with_the_most(self):
+        several = result("a", ranks=ranks(peak_gib=[10.0, 30.0]))
+        verdict = claim_of(RATIO, several, result("b", memory=PEAK))
+        assert verdict.measured == "3 times b (30 against 10 GiB)"
+
+
+SCALED = "2 ranks run where the row states 4"
+FOUR = {"batch_size": 2, "devices": 4, "strategy": "ddp"}
+
+
+def on_two(row="a", **changes):
+    """The result of a row that states four devices and ran on two."""
+    return result(row, settings=Settings(**COMMON, **FOUR | {"devices": 2}), **changes)
+
+
+class TestScaledDown:
+    """Rows that ran on fewer ranks than they state."""
+
+    @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [FIGURE]}])
+    def test_what_is_stated_of_the_row_alone_is_not_judged(self, expect):
+        rows = [{"id": "a", "settings": FOUR, "expect": expect}]
+        verdict = judged([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
+        assert (verdict.status, verdict.reason) == ("not judged", SCALED)
+        assert verdict.measured
+
+    def test_a_row_that_broke_says_so_all_the_same(self):
+        rows = [{"id": "a", "settings": FOUR, "expect": {"outcome": "fits"}}]
+        assert judged([on_two(outcome="error")], rows, asked=("a",)).status == "broke"
+
+    @pytest.mark.parametrize(
+        ("check", "status"),
+        [
+            (RATIO, "held"),
+            ({"row": "b", "quantity": "peak_gib", "over_row": "a", "low": 0.5}, "held"),
+            ({"row": "a", "quantity": "peak_gib", "low": 5.0}, "not judged"),
+            ({"row": "a", "outcome": "fits"}, "not judged"),
+            ({"row": "a", "quantity": "train_s", "over_row": "b", "low": 0.5}, "held"),
+        ],
+    )
+    def test_they_are_judged_beside_other_rows_and_not_by_themselves(self, check, status):
+        verdict = self.claim(check)
+        assert (verdict.status, verdict.reason) == (status, "" if status == "held" else SCALED)
+
+    @pytest.mark.parametrize("pair", [("a", "b"), ("b", "a")])
+    def test_a_claim_about_all_ranks_is_not_judged_by_fewer(self, pair):
+        check = dict(zip(("row", "over_row"), pair, strict=True)) | {"quantity": "peak_gib", "low": 0.5}
+        verdict = self.claim(check, all_ranks=True)
+        assert (verdict.status, verdict.reason) == ("not judged", SCALED)
+
+    def claim(self, check, **about):
+        results = on_two(memory=PEAK, speed={}), result("b", memory=PEAK, speed={})
+        return claim_of(check, *results, rows=[{"id": "a", "settings": FOUR}, {"id": "b"}], **about)
+
+
 class TestClaim:
     @pytest.mark.parametrize(
         ("peak", "status"),
@@ -190,7 +255,9 @@ class TestClaim:
         verdict = claim_of(check, result("a", shots=(shot("after optimizer step"),), device=CPU))
         assert (verdict.status, verdict.reason) == ("not judged", "no GPU: all memory is host memory")
 
-    @pytest.mark.parametrize("quantity", ["samples_per_s", "step_s", "train_s"])
+    @pytest.mark.parametrize(
+        "quantity", ["samples_per_s", "step_s", "train_s", "communication_share", "gpu_idle_share"]
+    )
     @pytest.mark.parametrize(
         ("device", "reason"),
         [
@@ -200,10 +267,11 @@ class TestClaim:
     )
     def test_times_are_judged_on_the_card_alone(self, quantity, device, reason):
         check = {**RATIO, "quantity": quantity}
-        assert claim_of(check, result("a", speed={}), result("b", speed={})).status == "held"
+        speed = {"communication_share": 0.4, "gpu_idle_share": 0.2}
+        assert claim_of(check, result("a", speed=speed), result("b", speed=speed)).status == "held"
         for pair in (
-            (result("a", speed={}), result("b", speed={}, device=device)),
-            (result("a", speed={}, device=device), result("b", speed={})),
+            (result("a", speed=speed), result("b", speed=speed, device=device)),
+            (result("a", speed=speed, device=device), result("b", speed=speed)),
         ):
             verdict = claim_of(check, *pair)
             assert (verdict.status, verdict.reason) == ("not judged", reason)

@@ -78,7 +78,7 @@ TINY: dict[str, dict[str, Any]] = {
         "vocab_size": TINY_VOCABULARY,
     },
     "gpt-neo": {
-        "hidden_size": 32,
+        "hidden_size": 256,  # wide enough that adapters of the rows' ranks are small beside their layers
         "num_layers": 2,
         "num_heads": 4,
         "attention_types": [[["global", "local"], 1]],

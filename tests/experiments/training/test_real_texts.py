@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.errors import InputError
 from experiments.recipe import models as known_models
-from experiments.training import hub, rank, real_texts
+from experiments.training import hub, rank, real_texts, text
 from experiments.training.text import open_texts
 from tests.experiments.training.house import GPT_NEO, spec
 
@@ -29,6 +29,12 @@ BYTES = 256
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def whole_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has miniatures keep texts as they are."""
+    monkeypatch.setattr(text, "TINY_TOKENS", 512)
 
 
 def lines(folder, records):
@@ -66,10 +72,11 @@ def row(folder, dataset, **changes):
     return spec(dataset=dataset, data=str(folder), **settings | changes)
 
 
-def in_words(text):
-    return real_texts.byte_tokenizer().decode(text)
+def in_words(ids):
+    return real_texts.byte_tokenizer().decode(ids)
 
 
+@pytest.mark.usefixtures("whole_texts")
 @pytest.mark.parametrize("keep", [lines, array, table, parquet, saved])
 def test_a_record_becomes_the_prompt_and_answer_of_litgpt(folder, keep):
     keep(folder, RECORDS)
@@ -82,6 +89,7 @@ def test_a_record_becomes_the_prompt_and_answer_of_litgpt(folder, keep):
     assert texts.lengths == [len(text) for text in texts]
 
 
+@pytest.mark.usefixtures("whole_texts")
 def test_records_are_cut_and_split_as_litgpt_does(folder):
     lines(folder, RECORDS)
     found = open_texts(row(folder, "alpaca2k", validation=0.5, max_length=130), BYTES)
@@ -89,10 +97,16 @@ def test_records_are_cut_and_split_as_litgpt_does(folder):
     assert len(found) == 20
     assert max(found.lengths) == 130
     style = PromptStyle.from_name("alpaca")
-    for text, record in zip(found, split, strict=True):
-        assert (style.apply(record["instruction"], **record) + record["output"]).startswith(in_words(text[:129]))
+    for ids, record in zip(found, split, strict=True):
+        assert (style.apply(record["instruction"], **record) + record["output"]).startswith(in_words(ids[:129]))
 
 
+def test_in_miniature_texts_are_short(folder):
+    lines(folder, REVIEWS)
+    assert max(open_texts(row(folder, "imdb", max_length=16), BYTES).lengths) == text.TINY_TOKENS
+
+
+@pytest.mark.usefixtures("whole_texts")
 @pytest.mark.parametrize("keep", [lines, table, parquet])
 def test_a_review_becomes_samples_of_at_most_the_length_that_lose_no_token(folder, keep):
     keep(folder, REVIEWS)

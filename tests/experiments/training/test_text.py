@@ -6,14 +6,14 @@ import torch
 from torch import distributed
 
 from experiments.errors import InputError
-from experiments.training.text import batches_per_epoch, build_text_loader, open_texts
+from experiments.training.text import TINY_TOKENS, batches_per_epoch, build_text_loader, open_texts
 from tests.experiments.training.house import spec
 
 VOCABULARY = 100
 
 
 def row(**changes):
-    settings = {"dataset": "alpaca2k", "train_samples": None, "max_length": 512, "batch_size": 4}
+    settings = {"dataset": "alpaca2k", "train_samples": None, "max_length": 512, "batch_size": 4, "size": "full"}
     return spec(**settings | changes)
 
 
@@ -96,6 +96,12 @@ def test_alpaca_texts_have_a_template_and_are_cut():
     assert max(tokens) == 512
     assert max(lengths(max_length=300)) == 300
     assert mean(lengths(max_length=10**6)) == pytest.approx(220, rel=0.05)
+
+
+@pytest.mark.parametrize("dataset", ["alpaca2k", "imdb"])
+def test_in_miniature_there_are_as_many_texts_and_they_are_short(dataset):
+    whole, short = (lengths(dataset=dataset, size=size) for size in ("full", "tiny"))
+    assert short == [min(length, TINY_TOKENS) for length in whole]
 
 
 def test_batches_of_four_alpaca_texts_are_as_long_as_those_that_the_lab_ran():

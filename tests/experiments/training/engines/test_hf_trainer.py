@@ -10,6 +10,7 @@ from experiments.recipe import RowSpec, suite_named
 from experiments.training import rank
 from experiments.training.engines.hf_trainer import PROMPT_TOKENS, build_arguments
 from experiments.training.models import build_model
+from experiments.training.text import TINY_TOKENS
 from tests.experiments.factory import CPU
 from tests.experiments.training.house import GPT_NEO, ROW, in_bytes, shots, spec
 
@@ -38,7 +39,7 @@ def test_a_row_on_one_gpu_trains_as_long_as_it_says(ran, name):
     assert measured.speed.optimizer_steps == 2
     assert len(measured.losses) == 2
     assert all(0 < loss < 20 for loss in measured.losses)
-    assert measured.max_tokens == 24
+    assert measured.max_tokens == TINY_TOKENS
 
 
 @pytest.mark.parametrize("name", TRAINED)
