@@ -10,21 +10,25 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 ENV     := $(CACHE)/env-$(shell cat $(PINS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
 TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
-NAMES   := site card size length weights data data_sha256 input run_id host_memory_gib
+NAMES   := site card size length weights data data_sha256 input gpus_per_node run_id host_memory_gib
+ASKED    = $(if $(filter command line,$(origin suite)),$(suite))
 OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(name)))) \
   $(foreach id,$(row),--row $(id)) --results $(results) $(args)
 
-.PHONY: help run-single predict test lint judge report compare list env clean-results clean
+.PHONY: help run-single run-multi predict test lint judge report compare list env clean-results clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-run-single: env ## run the single-GPU experiments here, judge and report them (card= size= length= row= ...)
-	$(TESTBED) run $(suite) $(OPTIONS)
+run-single: env ## run the single-GPU experiments here, judge and report them (suite= card= size= length= row= ...)
+	$(TESTBED) run $(or $(ASKED),single_gpu_blip2 single_gpu_litgpt) $(OPTIONS)
+
+run-multi: env ## run the experiments of several GPUs likewise (gpus_per_node=N runs their rows on fewer)
+	$(TESTBED) run $(or $(ASKED),multi_gpu_litgpt slurm_hf_trainer) $(OPTIONS)
 
 predict: env ## predict GPU memory without a GPU (suite= card= row=; none: every row on every card)
-	$(TESTBED) predict $(if $(row),$(suite)/$(row),$(if $(filter command line,$(origin suite)),$(suite))) \
+	$(TESTBED) predict $(if $(row),$(suite)/$(row),$(ASKED)) \
 	  $(if $(card),--card $(card)) $(args)
 
 judge: env ## judge kept results anew (run=FOLDER)
@@ -37,7 +41,7 @@ compare: env ## show what differs between two runs (a=FOLDER b=FOLDER)
 	$(TESTBED) compare $(a) $(b)
 
 list: env ## list the suites, or the rows of one (suite=NAME)
-	$(TESTBED) list $(if $(filter command line,$(origin suite)),$(suite))
+	$(TESTBED) list $(ASKED)
 
 test: lint ## every check: style, types, who imports whom, tests
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -100,6 +100,9 @@ def run(
     input: Annotated[
         Literal["as-taught", "with-image"], typer.Option(help="The caption alone, or the image with it.")
     ] = "as-taught",
+    gpus_per_node: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows that want more GPUs of a node run on N, at least 2.")
+    ] = None,
     run_id: Annotated[str | None, typer.Option(help="The run's name; else made of the choices.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")] = Path("results"),
     host_memory_gib: Annotated[
@@ -111,33 +114,37 @@ def run(
 ) -> None:
     """Run what is missing or changed of each SUITE, and say what held."""
     from experiments.launch.progress import view_on
-    from experiments.pipeline import Options, run_suite
+    from experiments.pipeline import Options, options_of, run_suites
+    from experiments.tables import counts_table
 
-    if len(suites) > 1 and (row or run_id):
-        raise InputError("--row and --run-id: allowed with one suite only")
+    options = Options(
+        suite=suites[0],
+        rows=tuple(row or ()),
+        site=site,
+        card=card,
+        size=size,
+        length=length,
+        weights=weights,
+        data=data,
+        data_sha256=data_sha256,
+        input=input,
+        gpus_per_node=gpus_per_node,
+        run_id=run_id,
+        results=results,
+        host_memory_gib=host_memory_gib,
+        rerun=rerun,
+        predict=predict,
+        command=context.obj,
+    )
     console = Console(stderr=as_json)
     finished = []
-    for suite in suites:
-        options = Options(
-            suite=suite,
-            rows=tuple(row or ()),
-            site=site,
-            card=card,
-            size=size,
-            length=length,
-            weights=weights,
-            data=data,
-            data_sha256=data_sha256,
-            input=input,
-            run_id=run_id,
-            results=results,
-            host_memory_gib=host_memory_gib,
-            rerun=rerun,
-            predict=predict,
-            command=context.obj,
-        )
-        finished.append(run_suite(options, view_on(console), _download_on(console)))
-        _show_done(finished[-1], console)
+    for done in run_suites(options_of(suites, options), view_on(console), _download_on(console)):
+        _show_done(done, console)
+        finished.append(done)
+    if len(finished) > 1:
+        console.print(counts_table([done.judgement for done in finished]))
+        for done in finished:
+            _show_report(done, console)
     if as_json:
         _print_json([_done_as_json(done) for done in finished])
     raise typer.Exit(max(done.judgement.exit_code for done in finished))
@@ -332,6 +339,10 @@ def _show_done(done: "Done", console: Console) -> None:
     from experiments.tables import verdict_table
 
     console.print(verdict_table(done.judgement))
+    _show_report(done, console)
+
+
+def _show_report(done: "Done", console: Console) -> None:
     console.print(f"report: {done.report}", soft_wrap=True, highlight=False)
 
 

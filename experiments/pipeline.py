@@ -1,7 +1,7 @@
 """One command from beginning to end: machine, choices, plan, predictions, rows, verdicts, report."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -82,12 +82,12 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A run whose folder is held: what it is with its earlier rows, and the rows that are to be run."""
+class Intended:
+    """A prepared run whose folder is held: what it is with its earlier rows, and what is to become of its rows."""
 
     prepared: Prepared
     run: Run
-    missing: tuple[Planned, ...]
+    rows: tuple[Planned, ...]
 
 
 def run_suite(
@@ -98,7 +98,8 @@ def run_suite(
     grace_s: float = GRACE_S,
 ) -> Done:
     """Run what is missing or changed of one suite; see run_suites."""
-    return run_suites([options], view, watch, worker, grace_s)[0]
+    (done,) = run_suites([options], view, watch, worker, grace_s)
+    return done
 
 
 def run_suites(
@@ -107,8 +108,8 @@ def run_suites(
     watch: Watch = lambda done, total: None,
     worker: str = WORKER,
     grace_s: float = GRACE_S,
-) -> list[Done]:
-    """Run what is missing or changed of suites one after the other, judge and report all of each.
+) -> Iterator[Done]:
+    """Run what is missing or changed of suites one after the other, judge and report all of each as it is done.
 
     ``view`` is told of the rows, ``watch`` of a download (bytes done, bytes in all); ``worker`` is the module that runs
     a row, ended ``grace_s`` after the row's own time limit. InputError for everything that the person can put right,
@@ -119,8 +120,10 @@ def run_suites(
     with ExitStack() as held:
         for one in prepared:
             held.enter_context(locked(one.folder.path))
-        begun = [_begun(one, view) for one in prepared]
-        return [_carried_out(one, view, worker, grace_s) for one in begun]
+        planned = [_planned(one) for one in prepared]
+        begun = [_begun(one, view) for one in planned]
+        for one in begun:
+            yield _carried_out(one, view, worker, grace_s)
 
 
 def options_of(suites: Sequence[str], options: Options) -> list[Options]:
@@ -151,39 +154,44 @@ def _prepared(options: Options, watch: Watch) -> Prepared:
         raise InputError(f"--gpus-per-node {options.gpus_per_node}: allowed: {FEWEST_RANKS} and more")
     if options.weights == "pretrained" and size == "tiny":
         raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
-    datasets = {suite.settings(suite.row(row), card).dataset for row in rows}
+    datasets = {suite.settings(suite.row(row), card, options.gpus_per_node).dataset for row in rows}
     data = prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
     run = _run(options, suite, rows, card, size, data, node)
     check_disk(options.results, len(rows))
     return Prepared(options, suite, node, options.host_memory_gib or node.host_memory_gib, run)
 
 
-def _begun(prepared: Prepared, view: View) -> Begun:
-    """Write run.json, keep or refuse rows; InputError when there is none to keep or to run."""
+def _planned(prepared: Prepared) -> Intended:
+    suite, run, folder = prepared.suite, prepared.run, prepared.folder
+    rows = plan(suite, run, folder, prepared.options.rerun)
+    return Intended(prepared, continued(folder, run, suite), tuple(rows))
+
+
+def _begun(planned: Intended, view: View) -> Intended:
+    """Write run.json, keep or refuse rows; the rows left to be run. InputError when there is none to keep or to run."""
+    prepared = planned.prepared
     folder, run, node, options = prepared.folder, prepared.run, prepared.node, prepared.options
-    run_with_earlier_rows = continued(folder, run, prepared.suite)
-    planned = plan(prepared.suite, run, folder, options.rerun)
-    folder.write_run(run_with_earlier_rows)
+    folder.write_run(planned.run)
     _point_latest_at(folder.path)
     words = f"{prepared.suite.title}, {len(run.rows)} row(s), size {run.size} for {run.card}, on {node.description}"
     view.says(f"{folder.path}: {words}")
     if options.size == AUTO and run.size == "tiny" and node.gpus:
         view.says(f"size tiny, because {too_small(node.gpus[0], run.card)}")
-    for row in planned:
+    for row in planned.rows:
         if not row.run:
             view.keeps(row)
-    refused = _refused(prepared, planned, view)
-    if len(refused) == len(planned):
+    refused = _refused(planned, view)
+    if len(refused) == len(planned.rows):
         write_report(folder)
         raise InputError("; ".join(dict.fromkeys(refused.values())))
-    missing = tuple(row for row in planned if row.run and row.row not in refused)
-    return Begun(prepared, run_with_earlier_rows, missing)
+    return replace(planned, rows=tuple(row for row in planned.rows if row.run and row.row not in refused))
 
 
-def _refused(prepared: Prepared, planned: Sequence[Planned], view: View) -> dict[str, str]:
+def _refused(planned: Intended, view: View) -> dict[str, str]:
     """The rows that the machine cannot run, each with a result that says why."""
+    prepared = planned.prepared
     folder, node = prepared.folder, prepared.node
-    waiting = [row for row in planned if row.run]
+    waiting = [row for row in planned.rows if row.run]
     refused = {row.row: why for row in waiting if (why := refusal(row.spec, node, prepared.host_memory_gib))}
     for row in waiting:
         if row.row in refused:
@@ -192,15 +200,14 @@ def _refused(prepared: Prepared, planned: Sequence[Planned], view: View) -> dict
     return refused
 
 
-def _carried_out(begun: Begun, view: View, worker: str, grace_s: float) -> Done:
+def _carried_out(begun: Intended, view: View, worker: str, grace_s: float) -> Done:
     """Predict, run the missing rows, judge and report."""
     prepared, folder = begun.prepared, begun.prepared.folder
-    _point_latest_at(folder.path)
     if prepared.options.predict:
         foresee(prepared.suite, begun.run, folder, view)
-    if begun.missing:
+    if begun.rows:
         runner = LocalRunner(folder, prepared.node, prepared.host_memory_gib, view, worker, grace_s)
-        runner.run(begun.missing)
+        runner.run(begun.rows)
     report = write_report(folder)
     return Done(folder.path, report, judge(prepared.suite, begun.run, folder.results()))
 

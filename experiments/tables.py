@@ -24,6 +24,16 @@ def verdict_table(judgement: Judgement) -> Group:
     return Group(Text(judgement.run.run_id, "bold"), table, Text(headline(judgement), "bold"))
 
 
+def counts_table(judgements: Sequence[Judgement]) -> Table:
+    """How many statements of each suite have which verdict, a suite in a line, and of all of them together."""
+    table = Table("suite", *(Column(status, justify="right") for status in STATUSES), box=SIMPLE_HEAD, pad_edge=False)
+    counts = {one.run.suite: [one.count(status) for status in STATUSES] for one in judgements}
+    for name, own in (*counts.items(), ("all", [sum(column) for column in zip(*counts.values(), strict=True)])):
+        styles = [STYLES[status] if count else "dim" for status, count in zip(STATUSES, own, strict=True)]
+        table.add_row(Text(name), *(Text(str(count), style) for count, style in zip(own, styles, strict=True)))
+    return table
+
+
 def changes_table(changes: Sequence[VerdictChange]) -> Table:
     """The statements that are judged otherwise now than they were when the run was made."""
     table = Table("statement", "was", "is", "why", title="judged otherwise than before", title_justify="left")

@@ -14,9 +14,9 @@ from experiments.facts import read_yaml
 from experiments.launch.process import HOUSE
 from experiments.pipeline import Options, run_suite
 from provision.sites import local
-from tests.experiments.launch import house
+from tests.experiments.launch import house, standin_worker
 from tests.experiments.launch.test_local import Watched
-from tests.experiments.test_pipeline import SUITE, StandInRunner, machine  # noqa: F401
+from tests.experiments.test_pipeline import SLURM, SUITE, StandInRunner, machine  # noqa: F401
 
 
 @pytest.fixture
@@ -71,8 +71,11 @@ def made(machine, tmp_path):  # noqa: F811
         ([SUITE, "--data", "https://data.test/set.zip"], "a URL needs --data-sha256"),
         ([SUITE, "--run-id", "../nope"], "--run-id ../nope: allowed: letters, digits"),
         ([SUITE, "--run-id", "latest"], "--run-id latest: allowed: letters, digits"),
-        ([SUITE, SUITE, "--row", "xxl"], "--row and --run-id: allowed with one suite only"),
-        (["slurm_hf_trainer"], "which does not run yet; suites that run: single_gpu_blip2"),
+        ([SUITE, SLURM, "--run-id", "mine"], "--run-id mine: allowed with one suite only"),
+        ([SUITE, SLURM, "--row", "nope"], f"--row nope: is in none of the suites {SUITE}, {SLURM}"),
+        ([SUITE, SLURM, "--card", "a100_80gb"], f"suite {SLURM}: unknown card 'a100_80gb'; allowed: v100_32gb"),
+        ([SUITE, "--gpus-per-node", "1"], "--gpus-per-node 1: allowed: 2 and more"),
+        ([SLURM, "--gpus-per-node", "3"], "global_batch_size = 8: cannot be divided by accumulate 1 on 3 device(s)"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(testbed, tmp_path, arguments, says):
@@ -141,6 +144,30 @@ def test_a_run_shows_verdicts_and_where_the_report_is(testbed, tmp_path):
     assert (code, err) == (0, "")
     assert f"report: {tmp_path}/{SUITE}-a100_80gb-tiny-verdict/report.html" in out
     assert "not judged" in out
+
+
+def test_several_suites_end_with_their_counts_and_reports_and_the_worst_exit_code(testbed, tmp_path):
+    code, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
+    folders = [f"{SUITE}-a100_80gb-tiny-verdict", f"{SLURM}-v100_32gb-tiny-verdict"]
+    counts = out[out.rindex("did not hold") :]
+    cells = {line.split()[0]: line.split()[1:] for line in counts.splitlines() if len(line.split()) == 5}
+    judged = [[int(cell) for cell in cells[folder]] for folder in folders]
+    assert [int(cell) for cell in cells["all"]] == [sum(column) for column in zip(*judged, strict=True)]
+    assert [line for line in counts.splitlines() if line.startswith("report: ")] == [
+        f"report: {tmp_path}/{folder}/report.html" for folder in folders
+    ]
+    codes = [testbed("judge", tmp_path / folder)[0] for folder in folders]
+    assert code == max(codes)
+
+
+def test_the_worst_of_several_suites_is_the_exit_code(testbed, monkeypatch, tmp_path):
+    outcomes = {SUITE: "fits", SLURM: "error"}
+    monkeypatch.setattr(
+        standin_worker, "made", lambda spec, _, made=standin_worker.made: made(spec, outcomes[spec.suite])
+    )
+    rows = ("--row", "reduced-batch", "--row", "neo-1gpu")
+    assert testbed("run", SUITE, SLURM, *rows, "--results", tmp_path)[0] == 3
+    assert testbed("run", SLURM, SUITE, *rows, "--results", tmp_path)[0] == 3
 
 
 def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):

@@ -1,5 +1,6 @@
 """Choices, plan and report in one go, with rows that are made up on the spot."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from experiments import pipeline, sizing
 from experiments.errors import InputError
 from experiments.launch.progress import View
-from experiments.pipeline import Options, default_run_id, run_suite
+from experiments.pipeline import Options, default_run_id, options_of, run_suite, run_suites
 from experiments.result import RESULT_FILE
 from experiments.run import RunFolder
 from provision.model import Gpu
@@ -17,6 +18,7 @@ from tests.experiments.launch.test_local import Watched
 from tests.experiments.prediction.factory import Predictor, stated
 
 SUITE = "single_gpu_blip2"
+SLURM = "slurm_hf_trainer"
 H200 = Gpu(0, "NVIDIA H200", 139.8, "GPU-h")
 H100 = Gpu(0, "NVIDIA H100 NVL", 93.2, "GPU-n")
 
@@ -85,10 +87,70 @@ def test_choices_that_were_made_are_kept(machine, tmp_path):
 
 def test_the_run_id_says_what_was_chosen():
     assert default_run_id(Options(SUITE), "a100_80gb", "tiny") == f"{SUITE}-a100_80gb-tiny-verdict"
-    other = Options(SUITE, length="as-taught", weights="pretrained", input="with-image", data="folder")
+    other = Options(SUITE, length="as-taught", weights="pretrained", input="with-image", gpus_per_node=2, data="folder")
     assert (
-        default_run_id(other, "h100_94gb", "full") == f"{SUITE}-h100_94gb-full-as-taught-pretrained-with-image-realdata"
+        default_run_id(other, "h100_94gb", "full")
+        == f"{SUITE}-h100_94gb-full-as-taught-pretrained-with-image-2gpus-realdata"
     )
+
+
+def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
+    options = Options(SLURM, rows=("neo-1gpu", "neo-8gpu-ddp"), gpus_per_node=2, results=tmp_path)
+    done = run_suite(options, Watched())
+    assert done.folder.name == f"{SLURM}-v100_32gb-tiny-verdict-2gpus"
+    ran = {row: result.spec.settings for row, result in RunFolder(done.folder).results().items()}
+    assert {row: (one.nodes, one.devices) for row, one in ran.items()} == {"neo-1gpu": (1, 1), "neo-8gpu-ddp": (2, 2)}
+    outcome = next(verdict for verdict in done.judgement.verdicts if verdict.id == "neo-8gpu-ddp/outcome")
+    assert outcome.status == "not judged"
+
+
+def test_a_run_goes_on_with_as_many_gpus_alone(machine, tmp_path):
+    options = Options(SLURM, rows=("neo-4gpu-ddp",), run_id="mine", results=tmp_path)
+    run_suite(options, Watched())
+    with pytest.raises(InputError, match="made with gpus_per_node None, and now gpus_per_node is 2"):
+        run_suite(replace(options, gpus_per_node=2), Watched())
+
+
+def several(*suites, view=None, **options):
+    return list(run_suites(options_of(suites, Options(suites[0], **options)), view or Watched()))
+
+
+def test_several_suites_have_a_folder_each_and_latest_is_the_last(machine, tmp_path):
+    first, second = several(SUITE, SLURM, rows=("xxl", "neo-1gpu"), results=tmp_path)
+    assert StandInRunner.ran == ["xxl", "neo-1gpu"]
+    assert (first.judgement.run.suite, second.judgement.run.suite) == (SUITE, SLURM)
+    assert first.report.is_file()
+    assert (tmp_path / "latest").resolve() == second.folder.resolve()
+
+
+def test_a_suite_without_the_rows_asked_for_is_left_out():
+    asked = Options(SUITE, rows=("neo-1gpu", "neo-inference"))
+    assert [(one.suite, one.rows) for one in options_of([SUITE, SLURM, SUITE], asked)] == [(SLURM, asked.rows)]
+    assert [one.suite for one in options_of([SUITE, SLURM, SUITE], Options(SUITE))] == [SUITE, SLURM]
+
+
+@pytest.mark.parametrize("change", [{"card": "h100_94gb"}, {"gpus_per_node": 3}, {"rows": ("nope",)}])
+def test_nothing_is_run_or_written_when_one_of_several_suites_is_wrong(machine, tmp_path, change):
+    with pytest.raises(InputError):
+        several(SUITE, SLURM, results=tmp_path / "results", **change)
+    assert not (tmp_path / "results").exists()
+
+
+def test_no_row_runs_when_one_of_several_suites_was_made_with_other_choices(machine, tmp_path):
+    several(SLURM, rows=("neo-1gpu",), results=tmp_path)
+    folder = RunFolder(tmp_path / f"{SLURM}-v100_32gb-tiny-verdict")
+    folder.write_run(folder.read_run().model_copy(update={"size": "full"}))
+    with pytest.raises(InputError, match="made with size full, and now size is tiny"):
+        several(SUITE, SLURM, results=tmp_path)
+    assert StandInRunner.ran == ["neo-1gpu"]
+    assert not list(tmp_path.glob(f"{SUITE}*"))
+
+
+def test_no_row_runs_when_all_of_one_of_several_suites_are_refused(machine, tmp_path):
+    machine(house.GPU)
+    with pytest.raises(InputError, match="8 GPUs are needed, there is 1"):
+        several(SUITE, SLURM, rows=("xxl", "neo-8gpu-ddp"), results=tmp_path)
+    assert StandInRunner.ran == []
 
 
 def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp_path):
