@@ -19,7 +19,7 @@ from experiments.launch.outcome import write_refusal
 from experiments.launch.plan import Planned, continued, plan
 from experiments.launch.progress import View
 from experiments.provenance import git_commit
-from experiments.recipe import Input, Length, Size, Suite, Weights, suite_named
+from experiments.recipe import Input, Length, Settings, Size, Suite, Weights, suite_named
 from experiments.report import write_report
 from experiments.run import Run, RunFolder
 from experiments.sizing import foresee
@@ -29,6 +29,7 @@ from provision.site import site_named
 AUTO = "auto"
 LATEST = "latest"
 FEWEST_RANKS = 2
+SHARED = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -150,15 +151,25 @@ def _prepared(options: Options, watch: Watch) -> Prepared:
     card = _card(suite, options.card, node)
     rows = _rows(suite, options.rows, card)
     size = _size(options.size, card, node)
-    if options.gpus_per_node is not None and options.gpus_per_node < FEWEST_RANKS:
-        raise InputError(f"--gpus-per-node {options.gpus_per_node}: allowed: {FEWEST_RANKS} and more")
     if options.weights == "pretrained" and size == "tiny":
         raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
-    datasets = {suite.settings(suite.row(row), card, options.gpus_per_node).dataset for row in rows}
+    datasets = {settings.dataset for settings in _settings(suite, rows, card, options.gpus_per_node)}
     data = prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
     run = _run(options, suite, rows, card, size, data, node)
     check_disk(options.results, len(rows))
     return Prepared(options, suite, node, options.host_memory_gib or node.host_memory_gib, run)
+
+
+def _settings(suite: Suite, rows: tuple[str, ...], card: str, gpus_per_node: int | None) -> list[Settings]:
+    """The settings of the rows; InputError when ``gpus_per_node`` leaves too few ranks to one of them."""
+    if gpus_per_node is not None and gpus_per_node < 1:
+        raise InputError(f"--gpus-per-node {gpus_per_node}: allowed: 1 and more")
+    found = {row: suite.settings(suite.row(row), card, gpus_per_node) for row in rows}
+    for row, settings in found.items():
+        if settings.strategy in SHARED and settings.world_size < FEWEST_RANKS:
+            strategy = f"row {row!r} of suite {suite.suite} is left with 1 rank, and {settings.strategy} needs more"
+            raise InputError(f"--gpus-per-node {gpus_per_node}: {strategy}; allowed: {FEWEST_RANKS} and more")
+    return list(found.values())
 
 
 def _planned(prepared: Prepared) -> Intended:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, schedule
 
 COMMUNICATION = re.compile("nccl", re.IGNORECASE)
 COPY = re.compile("^(Memcpy|Memset)")
@@ -15,35 +15,38 @@ Interval = tuple[float, float]
 
 
 class StepProfile:
-    """Records every kernel of the current GPU from start() to stop()."""
+    """Records every kernel of the current GPU during one optimizer step, after another one that warms the recorder up.
+
+    ``shares``, once there, are fields of Speed.
+    """
+
+    STEPS = 2
 
     def __init__(self) -> None:
-        self._profile: Any = None
-        self._began = self._took_s = 0.0
         self.shares: dict[str, float] = {}
-
-    @property
-    def running(self) -> bool:
-        return self._profile is not None
+        self._profile: Any = None
+        self._began: float | None = None
 
     def start(self) -> None:
-        torch.cuda.synchronize()
-        self._profile = profile(activities=[ProfilerActivity.CUDA])
+        self._profile = profile(activities=[ProfilerActivity.CUDA], schedule=schedule(wait=0, warmup=1, active=1))
         self._profile.start()
-        self._began = time.perf_counter()
 
-    def stop(self) -> None:
-        """Wait for the GPU, and work out ``shares``: fields of Speed, each of the time since start()."""
+    def step(self) -> bool:
+        """An optimizer step is over; True when it was the recorded one."""
         torch.cuda.synchronize()
-        took_s = time.perf_counter() - self._began
+        now = time.perf_counter()
+        if self._began is None:
+            self._profile.step()
+            self._began = time.perf_counter()
+            return False
         self._profile.stop()
         kernels = [
             (event.name, event.time_range.start / 1e6, event.time_range.end / 1e6)
             for event in self._profile.events()
             if event.device_type == torch.autograd.DeviceType.CUDA and not COPY.match(event.name)
         ]
-        self._profile = None
-        self.shares = shares(kernels, took_s)
+        self.shares = shares(kernels, now - self._began)
+        return True
 
 
 def shares(kernels: Sequence[tuple[str, float, float]], took_s: float) -> dict[str, float]:

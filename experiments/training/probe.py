@@ -96,7 +96,7 @@ class Probe:
     """What a row is seen doing. The engine calls it at the points of a step; it never touches the training itself.
 
     State that outlives a failure: phase, step and micro_step where the training stands, memory and losses so far.
-    ``profile``, when given, records one more optimizer step after those that are timed.
+    ``profile``, when given, has more optimizer steps after those that are timed.
     """
 
     def __init__(
@@ -176,20 +176,17 @@ class Probe:
     def _ends(self, stepped: bool) -> bool:
         """Whether the training may end here, once the profile has had its step where there is one to be had."""
         assert self.schedule is not None
+        if self.profile is None:
+            return self._enough()
         if self._timed is not None:
-            return stepped and self._end_profile()
+            return stepped and self.profile.step()
         left = self.schedule.taught - self.micro_steps
-        step = self.spec.settings.accumulate
-        if self.profile and left >= step and (left == step or self._enough()):
+        needed = self.profile.STEPS * self.spec.settings.accumulate
+        if left >= needed and (left == needed or self._enough()):
             self._timed = self.micro_steps
             self.profile.start()
             return False
         return self._enough()
-
-    def _end_profile(self) -> bool:
-        assert self.profile is not None
-        self.profile.stop()
-        return True
 
     def _enough(self) -> bool:
         """Whether this rank and all others have run long enough."""
@@ -276,7 +273,7 @@ class Probe:
             self._reserved = max(self._reserved or 0, reserved)
 
     def _snap(self, point: Point) -> None:
-        if self.step >= FIRST_SNAPSHOTS and self.step % SNAPSHOT_EVERY:
+        if self.step >= FIRST_SNAPSHOTS and self.step % SNAPSHOT_EVERY and self._timed is None:
             return
         self._keep_peaks()
         device = self._parameters[0].device.type

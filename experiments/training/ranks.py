@@ -155,7 +155,8 @@ def environments(base: Mapping[str, str], nodes: int, devices: int) -> list[dict
 
     Each node has its own part of the visible GPUs, each rank its own part of the processor's threads.
     """
-    gpus = [gpu for gpu in base.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    everyone = ",".join(map(str, range(nodes * devices)))
+    gpus = [gpu for gpu in base.get("CUDA_VISIBLE_DEVICES", everyone).split(",") if gpu]
     threads = int(base.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     shared = {"OMP_NUM_THREADS": str(max(1, threads // (nodes * devices)))}
     if nodes == 1 or not gpus:

@@ -74,7 +74,12 @@ def made(machine, tmp_path):  # noqa: F811
         ([SUITE, SLURM, "--run-id", "mine"], "--run-id mine: allowed with one suite only"),
         ([SUITE, SLURM, "--row", "nope"], f"--row nope: is in none of the suites {SUITE}, {SLURM}"),
         ([SUITE, SLURM, "--card", "a100_80gb"], f"suite {SLURM}: unknown card 'a100_80gb'; allowed: v100_32gb"),
-        ([SUITE, "--gpus-per-node", "1"], "--gpus-per-node 1: allowed: 2 and more"),
+        ([SUITE, "--gpus-per-node", "0"], "--gpus-per-node 0: allowed: 1 and more"),
+        (
+            [SLURM, "--gpus-per-node", "1"],
+            "--gpus-per-node 1: row 'neo-4gpu-ddp' of suite slurm_hf_trainer is left with 1 rank, and ddp needs more;"
+            " allowed: 2 and more",
+        ),
         ([SLURM, "--gpus-per-node", "3"], "global_batch_size = 8: cannot be divided by accumulate 1 on 3 device(s)"),
     ],
 )

@@ -76,7 +76,9 @@ def test_a_long_training_is_looked_at_in_steps_0_and_1_and_every_50th(tmp_path):
 
 
 class ProfileStub:
-    """A stub of the profile, which notes the micro-step at which it starts and stops."""
+    """A stub of the profile, which notes the micro-steps at which it is called."""
+
+    STEPS = 2
 
     def __init__(self, probe):
         self.probe, self.noted, self.shares = probe, [], {"gpu_idle_share": 0.25}
@@ -84,26 +86,30 @@ class ProfileStub:
     def start(self):
         self.noted.append(self.probe.micro_steps)
 
-    stop = start
+    def step(self):
+        self.start()
+        return len(self.noted) > self.STEPS
 
 
 @pytest.mark.parametrize(
-    ("changes", "started", "ended"),
+    ("changes", "noted"),
     [
-        ({"length": "verdict", "accumulate": 2}, 8, 10),
-        ({"length": "peak", "accumulate": 2}, 4, 6),
-        ({"length": "as-taught"}, 19, 20),
-        ({"length": "verdict", "train_samples": 6}, 5, 6),
+        ({"length": "verdict", "accumulate": 2}, [8, 10, 12]),
+        ({"length": "peak", "accumulate": 2}, [4, 6, 8]),
+        ({"length": "as-taught"}, [18, 19, 20]),
+        ({"length": "verdict", "train_samples": 6}, [4, 5, 6]),
     ],
 )
-def test_the_profile_has_one_more_optimizer_step_that_is_not_timed(tmp_path, monkeypatch, changes, started, ended):
+def test_the_profile_has_more_optimizer_steps_that_are_not_timed(tmp_path, monkeypatch, changes, noted):
+    started, _, ended = noted
     training = probe_of(spec(**{"batch_size": 1, "train_samples": 20} | changes), tmp_path)
     probe = training[0]
     probe.profile = ProfileStub(probe)
     monkeypatch.setattr(probe._clock, "intervals_s", lambda: [1.0] * started + [50.0] * (probe.micro_steps - started))
     while not micro_step(*training):
         assert probe.micro_steps < 20
-    assert probe.profile.noted == [started, ended]
+    assert probe.profile.noted == noted
+    assert {shot.step for shot in probe.memory().snapshots} >= {0, 1, probe.step - 1}
     assert (probe.speed().micro_steps, probe.speed().micro_step_s, probe.speed().spread) == (ended, 1.0, 0.0)
     assert probe.speed().gpu_idle_share == 0.25
 

@@ -127,7 +127,9 @@ def test_nodes_on_one_machine_share_its_gpus_and_threads():
         {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "6,7"},
     ]
     assert environments(base, 1, 4) == [{"OMP_NUM_THREADS": "2"}]
-    assert environments({"OMP_NUM_THREADS": "1"}, 2, 1) == [{"OMP_NUM_THREADS": "1"}] * 2
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in environments({}, 2, 2)] == ["0,1", "2,3"]
+    without = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    assert environments(without, 2, 1) == [{"OMP_NUM_THREADS": "1"}] * 2
     assert environments({}, 1, 1) == [{"OMP_NUM_THREADS": str(os.cpu_count())}]
 
 
