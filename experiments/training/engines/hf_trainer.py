@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.generation.streamers import BaseStreamer
@@ -39,6 +40,22 @@ FSDP: dict[str, Any] = {
         "state_dict_type": "SHARDED_STATE_DICT",
     },
 }
+
+
+class ProcessorArguments(TrainingArguments):
+    """The same on processors: without a number, which loading and sharding refuse, and sharded as if they were GPUs."""
+
+    def __post_init__(self) -> None:
+        if self.fsdp:
+            self.fsdp_config = FSDP["fsdp_config"] | {"sync_module_states": False, "cpu_ram_efficient_loading": False}
+        super().__post_init__()
+        self.distributed_state.device = self.device
+        if self.fsdp:
+            self.distributed_state.distributed_type = DistributedType.MULTI_GPU
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._setup_devices.type)
 
 
 class ProbedTrainer(Trainer):
@@ -177,7 +194,8 @@ def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArgumen
         raise InputError(
             f"strategy {settings.strategy!r} is not run by the hf_trainer engine; allowed: auto, ddp, fsdp"
         )
-    arguments = TrainingArguments(
+    made = TrainingArguments if device.kind == "cuda" else ProcessorArguments
+    arguments = made(
         output_dir=str(checkpoints_folder(spec, out)),
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulate,
