@@ -1,4 +1,4 @@
-"""The device that a row runs on, and the cap that lets a larger card stand in for a smaller one."""
+"""The device that a row runs on, and the limits that let a larger card stand in for a smaller one."""
 
 import os
 import shutil
@@ -11,7 +11,8 @@ import torch
 
 from experiments.card import Card, card_named, card_of_device
 from experiments.errors import InputError
-from experiments.recipe import RowSpec, Settings
+from experiments.kernels import Kernels, kernels_of
+from experiments.recipe import Precision, RowSpec, Settings
 from experiments.result import GIB, Device
 
 SAME_CARD = 0.02
@@ -71,7 +72,15 @@ def _cap(spec: RowSpec, total_gib: float) -> float | None:
     if cap is not None:
         for gpu in own_gpus(spec.settings):
             torch.cuda.set_per_process_memory_fraction(cap / total_gib, gpu)
+        _attend_like(kernels_of(card_named(spec.card)), spec.settings.precision)
     return cap
+
+
+def _attend_like(kernels: Kernels, precision: Precision) -> None:
+    """Leave PyTorch the attention kernels alone that the card has: those that it lacks take less memory."""
+    torch.backends.cuda.enable_flash_sdp(kernels.flash)
+    torch.backends.cuda.enable_mem_efficient_sdp(kernels.bfloat_efficient or precision == "32-true")
+    torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn)
 
 
 def processor_name() -> str:

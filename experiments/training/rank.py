@@ -21,10 +21,10 @@ from experiments.recipe import RowSpec
 from experiments.result import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Ending, Failure, Measured, write_atomically
 from experiments.training.device import open_device, own_gpus
 from experiments.training.ending import ending_of, first_line, reason_of, requested_gib
-from experiments.training.kernels import StepProfile
 from experiments.training.memory import CudaMeter, Meter, StorageMeter
 from experiments.training.probe import Probe
 from experiments.training.ranks import LAUNCHER, PID_FILE
+from experiments.training.step_profile import StepProfile
 
 
 def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:

@@ -36,6 +36,29 @@ def test_the_allocator_is_held_to_the_cap(monkeypatch, size, total_gib, cap):
     assert fractions == ([] if cap is None else [pytest.approx(cap / total_gib)])
 
 
+@pytest.mark.parametrize(
+    ("card", "precision", "kernels"),
+    [
+        ("v100_32gb", "bf16-true", (False, False, False)),
+        ("v100_32gb", "bf16-mixed", (False, False, False)),
+        ("v100_32gb", "32-true", (False, True, False)),
+        ("a100_80gb", "bf16-true", (True, True, False)),
+        ("h100_94gb", "bf16-true", (True, True, True)),
+    ],
+)
+def test_a_stand_in_attends_with_the_kernels_of_its_card(monkeypatch, card, precision, kernels):
+    allowed = {}
+    for name in ("flash", "mem_efficient", "cudnn"):
+        monkeypatch.setattr(torch.backends.cuda, f"enable_{name}_sdp", lambda on, name=name: allowed.update({name: on}))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: None)
+    device._cap(spec(size="full", card=card, precision=precision), 139.8)
+    assert tuple(allowed.values()) == kernels
+    allowed.clear()
+    device._cap(spec(size="full", card=card, precision=precision), card_named(card).memory_gib)
+    device._cap(spec(size="tiny", card=card, precision=precision), 139.8)
+    assert allowed == {}
+
+
 def test_every_gpu_of_a_process_is_held_to_the_cap(monkeypatch):
     held = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: held.append(gpu))
