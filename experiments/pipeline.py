@@ -122,9 +122,8 @@ def run_suites(
         for one in prepared:
             held.enter_context(locked(one.folder.path))
         planned = [_planned(one) for one in prepared]
-        begun = [_begun(one, view) for one in planned]
-        for run in begun:
-            yield _carried_out(run, view, worker, grace_s)
+        for begun in [_begun(one, view) for one in planned]:
+            yield _carried_out(begun, view, worker, grace_s)
 
 
 def options_of(suites: Sequence[str], options: Options) -> list[Options]:

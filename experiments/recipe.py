@@ -91,10 +91,10 @@ class Quantization(Facts):
 
 
 class Settings(Facts):
-    """Everything a row sets. batch_size counts samples of one device and one micro-step.
+    """Everything a row sets. batch_size counts samples of one rank and one micro-step.
 
     Of batch_size, accumulate and global_batch_size any two fix the third:
-    global_batch_size = batch_size x accumulate x devices x nodes.
+    global_batch_size = batch_size x accumulate x ranks: devices x nodes, or 1 to sample from a model.
     """
 
     engine: Engine
@@ -144,7 +144,7 @@ class Settings(Facts):
             value = data.get(key)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{key} = {value!r}: a whole number above 0 is needed")
-        world = data.get("devices", 1) * data.get("nodes", 1)
+        world = 1 if data.get("task") == "generate" else data.get("devices", 1) * data.get("nodes", 1)
         batch, accumulate, total = (data.get(key) for key in ("batch_size", "accumulate", "global_batch_size"))
         if batch is None and total is None:
             raise ValueError("batch_size or global_batch_size is needed")
@@ -165,7 +165,7 @@ class Settings(Facts):
     @model_validator(mode="after")
     def _whole_optimizer_steps(self) -> Self:
         """An epoch must end with an optimizer step; a leftover would be stepped on with fewer micro-steps."""
-        batches = (self.train_samples or 0) // (self.batch_size * self.world_size)
+        batches = (self.train_samples or 0) // (self.batch_size * self.ranks)
         if batches % self.accumulate:
             allowed = [count for count in range(1, batches + 1) if batches % count == 0]
             raise ValueError(

@@ -24,8 +24,8 @@ from typing import Any
 
 from experiments.card import card_named, cards
 from experiments.errors import InputError
+from experiments.kernels import kernels_of
 from experiments.parent import die_with_parent
-from experiments.prediction.phantom.kernels import kernels_of
 from experiments.prediction.phantom.library import Phantom, Replay, load
 from experiments.prediction.record import Prediction, Shares
 from experiments.provenance import versions

@@ -1,4 +1,4 @@
-"""The device that a row runs on, and the cap that lets a larger card stand in for a smaller one."""
+"""The device that a row runs on, and the limits that let a larger card stand in for a smaller one."""
 
 import os
 import shutil
@@ -11,7 +11,8 @@ import torch
 
 from experiments.card import Card, card_named, card_of_device
 from experiments.errors import InputError
-from experiments.recipe import RowSpec
+from experiments.kernels import Kernels, kernels_of
+from experiments.recipe import Precision, RowSpec, Settings
 from experiments.result import GIB, Device
 
 SAME_CARD = 0.02
@@ -20,7 +21,7 @@ SAME_CARD = 0.02
 def open_device(spec: RowSpec) -> Device:
     """The device of this process, its allocator capped to the row's card before anything is on it.
 
-    Of several ranks on a host each has the GPU of its number there (torchrun's LOCAL_RANK). A processor gives each row
+    A processor gives each row
     one thread: rows run side by side, and the times of a miniature are not judged.
     Raises InputError when the device has less memory than the card.
     """
@@ -28,7 +29,7 @@ def open_device(spec: RowSpec) -> Device:
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
         return Device(kind="cpu", name=processor_name(), **host)
-    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(own_gpus(spec.settings)[0])
     facts = torch.cuda.get_device_properties(torch.cuda.current_device())
     total = facts.total_memory / GIB
     return Device(
@@ -44,6 +45,12 @@ def open_device(spec: RowSpec) -> Device:
         topology=_topology(),
         **host,
     )
+
+
+def own_gpus(settings: Settings) -> range:
+    """Numbers of this process's GPUs on its host: its own (torchrun's LOCAL_RANK), or those of a row of one process."""
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    return range(rank, rank + 1) if settings.ranks > 1 else range(settings.devices)
 
 
 def cap_gib(card: Card, total_gib: float) -> float | None:
@@ -63,8 +70,17 @@ def _cap(spec: RowSpec, total_gib: float) -> float | None:
         return None
     cap = cap_gib(card_named(spec.card), total_gib)
     if cap is not None:
-        torch.cuda.set_per_process_memory_fraction(cap / total_gib)
+        for gpu in own_gpus(spec.settings):
+            torch.cuda.set_per_process_memory_fraction(cap / total_gib, gpu)
+        _attend_like(kernels_of(card_named(spec.card)), spec.settings.precision)
     return cap
+
+
+def _attend_like(kernels: Kernels, precision: Precision) -> None:
+    """Leave PyTorch the attention kernels alone that the card has: those that it lacks take less memory."""
+    torch.backends.cuda.enable_flash_sdp(kernels.flash)
+    torch.backends.cuda.enable_mem_efficient_sdp(kernels.bfloat_efficient or precision == "32-true")
+    torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn)
 
 
 def processor_name() -> str:

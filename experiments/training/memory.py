@@ -1,7 +1,7 @@
 """Meters of device memory: CUDA's own counters, and on a CPU the tensor storages that live."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -29,19 +29,26 @@ class Meter(Protocol):
 
 
 class CudaMeter:
-    """The caching allocator's counters."""
+    """The caching allocator's counters of a process's GPUs, added up over them.
+
+    Peaks of several GPUs need not be of the same moment: their sum is what the process takes of all at most.
+    """
+
+    def __init__(self, gpus: Sequence[int]) -> None:
+        self._gpus = gpus
 
     def allocated(self) -> int:
-        return torch.cuda.memory_allocated()
+        return sum(map(torch.cuda.memory_allocated, self._gpus))
 
     def peak(self) -> int:
-        return torch.cuda.max_memory_allocated()
+        return sum(map(torch.cuda.max_memory_allocated, self._gpus))
 
     def peak_reserved(self) -> int | None:
-        return torch.cuda.max_memory_reserved()
+        return sum(map(torch.cuda.max_memory_reserved, self._gpus))
 
     def begin(self, phase: Phase) -> None:
-        torch.cuda.reset_peak_memory_stats()
+        for gpu in self._gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
 
     def watch(self, kind: Kind, tensors: Iterable[torch.Tensor]) -> None:
         pass

@@ -25,9 +25,9 @@ from experiments.result import (
     Speed,
     write_atomically,
 )
-from experiments.training.kernels import StepProfile
 from experiments.training.memory import Meter, optimizer_tensors, parameter_tensors, storage_bytes
 from experiments.training.schedule import Schedule, Timing
+from experiments.training.step_profile import StepProfile
 
 FIRST_SNAPSHOTS = 2
 SNAPSHOT_EVERY = 50

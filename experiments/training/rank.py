@@ -19,12 +19,12 @@ from experiments.errors import InputError
 from experiments.parent import tie_to
 from experiments.recipe import RowSpec
 from experiments.result import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Ending, Failure, Measured, write_atomically
-from experiments.training.device import open_device
+from experiments.training.device import open_device, own_gpus
 from experiments.training.ending import ending_of, first_line, reason_of, requested_gib
-from experiments.training.kernels import StepProfile
 from experiments.training.memory import CudaMeter, Meter, StorageMeter
 from experiments.training.probe import Probe
 from experiments.training.ranks import LAUNCHER, PID_FILE
+from experiments.training.step_profile import StepProfile
 
 
 def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
@@ -37,7 +37,7 @@ def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | N
     begun = time.perf_counter()
     device = device or open_device(spec)
     profile = StepProfile() if meter is None and device.kind == "cuda" and waits_for_others(spec) else None
-    meter = meter or (CudaMeter() if device.kind == "cuda" else StorageMeter())
+    meter = meter or (CudaMeter(own_gpus(spec.settings)) if device.kind == "cuda" else StorageMeter())
     probe = Probe(spec, device, meter, out, profile)
     probe.write_progress(now=True)
     outcome: Ending = "fits"

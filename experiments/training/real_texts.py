@@ -100,7 +100,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer that knows the 256 values of a byte, each a token; the byte FF, which no text has, ends one."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=chr(0xFF))
 

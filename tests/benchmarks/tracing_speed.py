@@ -77,7 +77,7 @@ def tracker(batch: int, tokens: int) -> Seconds:
 
 def phantom(batch: int, tokens: int) -> Seconds:
     """Ours."""
-    from experiments.prediction.phantom.kernels import kernels_of
+    from experiments.kernels import kernels_of
     from experiments.prediction.phantom.library import load
 
     device, card = load(cache_folder()), card_named(CARD)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.prediction.phantom.kernels import Kernels
+from experiments.kernels import Kernels
 
 SOURCES = Path(__file__).parent
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.generation.streamers import BaseStreamer
@@ -22,6 +23,7 @@ from experiments.training.engines.checkpoints import (
     steps_of,
 )
 from experiments.training.models import build_model
+from experiments.training.models.spread import build_spread
 from experiments.training.optimizers import build_optimizer
 from experiments.training.probe import Probe
 from experiments.training.schedule import schedule_of
@@ -39,6 +41,22 @@ FSDP: dict[str, Any] = {
         "state_dict_type": "SHARDED_STATE_DICT",
     },
 }
+
+
+class ProcessorArguments(TrainingArguments):
+    """The same on processors: without a number, which loading and sharding refuse, and sharded as if they were GPUs."""
+
+    def __post_init__(self) -> None:
+        if self.fsdp:
+            self.fsdp_config = FSDP["fsdp_config"] | {"sync_module_states": False, "cpu_ram_efficient_loading": False}
+        super().__post_init__()
+        self.distributed_state.device = self.device
+        if self.fsdp:
+            self.distributed_state.distributed_type = DistributedType.MULTI_GPU
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._setup_devices.type)
 
 
 class ProbedTrainer(Trainer):
@@ -112,9 +130,13 @@ class TokenCount(BaseStreamer):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row; failures pass through as they are raised. Raises InputError for a strategy that is not run here."""
+    """Run the row; failures pass through as they are raised. Raises InputError for a strategy that is not run here.
+
+    A model to sample from is spread over the row's GPUs, all of this process.
+    """
     arguments = build_arguments(spec, probe.device, out)
-    model: Any = build_model(spec, arguments.device)
+    spread = spec.settings.task == "generate" and spec.settings.devices > 1 and probe.device.kind == "cuda"
+    model: Any = build_spread(spec, probe.device) if spread else build_model(spec, arguments.device)
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
     if spec.settings.task == "generate":
         probe.watch(model, tuple)
@@ -149,6 +171,8 @@ def fine_tune(spec: RowSpec, probe: Probe, model: Any, arguments: TrainingArgume
 def sample(spec: RowSpec, probe: Probe, model: Any) -> None:
     """Continue a prompt to max_length tokens, batch_size times at once; all of it is one forward phase."""
     settings = spec.settings
+    if settings.nodes > 1:
+        raise InputError(f"nodes = {settings.nodes}: one process samples from a model; allowed: 1")
     if settings.max_length <= PROMPT_TOKENS:
         raise InputError(f"max_length = {settings.max_length}: the prompt alone has {PROMPT_TOKENS} tokens")
     prompt = torch.randint(model.config.get_text_config().vocab_size, (1, PROMPT_TOKENS), device=model.device)
@@ -177,7 +201,8 @@ def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArgumen
         raise InputError(
             f"strategy {settings.strategy!r} is not run by the hf_trainer engine; allowed: auto, ddp, fsdp"
         )
-    arguments = TrainingArguments(
+    made = TrainingArguments if device.kind == "cuda" else ProcessorArguments
+    arguments = made(
         output_dir=str(checkpoints_folder(spec, out)),
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulate,
@@ -194,8 +219,6 @@ def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArgumen
         **saving(spec),
         **(FSDP if settings.strategy == "fsdp" else {}),
     )
-    if arguments.world_size != settings.world_size:
-        raise InputError(
-            f"{arguments.world_size} rank(s) are running, the row needs {settings.world_size}; use torchrun"
-        )
+    if arguments.world_size != settings.ranks:
+        raise InputError(f"{arguments.world_size} rank(s) are running, the row needs {settings.ranks}; use torchrun")
     return arguments

@@ -1,5 +1,6 @@
 """Weights on the device: published ones, or random ones of the same shapes and types, quantized where a row says so."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def build_random(
     model = meta_model(facts, size)
     if quantization:
         _quantize_layers(model, quantization)
-    fill_randomly(model, dtype, device)
+    fill_randomly(model, dtype, {"": device})
     on_device: PreTrainedModel = model.to(device)  # type: ignore[arg-type]
     return on_device
 
@@ -43,23 +44,42 @@ def meta_model(facts: Model, size: Size) -> PreTrainedModel:
     return model
 
 
-def fill_randomly(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    """Put random weights of type ``dtype`` on ``device`` in the place of each parameter, shared ones once."""
+def fill_randomly(model: nn.Module, dtype: torch.dtype, places: Mapping[str, Any]) -> None:
+    """Put random weights of type ``dtype`` in the place of each parameter, shared ones once.
+
+    ``places`` has the device of each part of the model by its name, a part of '' standing for all the others.
+    """
     made: dict[int, nn.Parameter] = {}
-    for module in model.modules():
+    for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if id(parameter) not in made:
+                device = torch.device(place_of(f"{path}.{name}", places))
                 made[id(parameter)] = _random_like(parameter, name, dtype, device)
             module.register_parameter(name, made[id(parameter)])
 
 
+def place_of(name: str, places: Mapping[str, Any]) -> Any:
+    """The device of a parameter: that of the smallest part that it belongs to."""
+    while name and name not in places:
+        name = name.rpartition(".")[0]
+    return places[name]
+
+
 def load_pretrained(
-    facts: Model, size: Size, dtype: torch.dtype, quantization: Quantization | None, device: torch.device
+    facts: Model,
+    size: Size,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
+    places: torch.device | Mapping[str, Any],
 ) -> PreTrainedModel:
-    """The published weights of a model (a name on the hub or a folder); InputError when they cannot be had."""
+    """The published weights of a model (a name on the hub or a folder), on a device or by parts on several.
+
+    Raises InputError when they cannot be had.
+    """
     if not facts.hub:
         raise InputError("weights = 'pretrained': no published weights are known of this model; allowed: random")
-    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": str(device)}}
+    device_map = {"": str(places)} if isinstance(places, torch.device) else dict(places)
+    options: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
     if quantization:
         options["quantization_config"] = quantization_config(quantization)
     try:

@@ -60,7 +60,7 @@ def real() -> int:
 
 def traced(cache: Path) -> dict[str, int]:
     """What is alive at the peak of the phantom device's log, by category."""
-    from experiments.prediction.phantom.kernels import Kernels
+    from experiments.kernels import Kernels
     from experiments.prediction.phantom.library import load
 
     phantom = load(cache)
@@ -70,7 +70,7 @@ def traced(cache: Path) -> dict[str, int]:
     def tag(category: str, tensors: list[Any]) -> None:
         phantom.tag([tensor.untyped_storage().data_ptr() for tensor in tensors], CATEGORIES.index(category))
 
-    phantom.install(Kernels(flash=False, bfloat_efficient=False, workspace_bytes=0))
+    phantom.install(Kernels(flash=False, bfloat_efficient=False, cudnn=False, workspace_bytes=0))
     replace_cuda(phantom, card_named("h200_141gb"))
     train(build("cuda"), "cuda", tag)
     alive = phantom.alive(phantom.replay(2**62).highest_at, len(CATEGORIES))

@@ -31,9 +31,41 @@ def test_a_smaller_device_is_refused():
 @pytest.mark.parametrize(("size", "total_gib", "cap"), [("full", 139.8, 78.6), ("full", 79.2, None), ("tiny", 8, None)])
 def test_the_allocator_is_held_to_the_cap(monkeypatch, size, total_gib, cap):
     fractions = []
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: fractions.append(share))
     assert device._cap(spec(size=size), total_gib) == pytest.approx(cap)
     assert fractions == ([] if cap is None else [pytest.approx(cap / total_gib)])
+
+
+@pytest.mark.parametrize(
+    ("card", "precision", "kernels"),
+    [
+        ("v100_32gb", "bf16-true", (False, False, False)),
+        ("v100_32gb", "bf16-mixed", (False, False, False)),
+        ("v100_32gb", "32-true", (False, True, False)),
+        ("a100_80gb", "bf16-true", (True, True, False)),
+        ("h100_94gb", "bf16-true", (True, True, True)),
+    ],
+)
+def test_a_stand_in_attends_with_the_kernels_of_its_card(monkeypatch, card, precision, kernels):
+    allowed = {}
+    for name in ("flash", "mem_efficient", "cudnn"):
+        monkeypatch.setattr(torch.backends.cuda, f"enable_{name}_sdp", lambda on, name=name: allowed.update({name: on}))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: None)
+    device._cap(spec(size="full", card=card, precision=precision), 139.8)
+    assert tuple(allowed.values()) == kernels
+    allowed.clear()
+    device._cap(spec(size="full", card=card, precision=precision), card_named(card).memory_gib)
+    device._cap(spec(size="tiny", card=card, precision=precision), 139.8)
+    assert allowed == {}
+
+
+def test_every_gpu_of_a_process_is_held_to_the_cap(monkeypatch):
+    held = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: held.append(gpu))
+    device._cap(spec(size="full", task="generate", devices=3), 139.8)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    device._cap(spec(size="full", strategy="ddp", devices=3), 139.8)
+    assert held == [0, 1, 2, 1]
 
 
 def test_a_processor_gives_a_row_one_thread(monkeypatch):
@@ -61,7 +93,8 @@ def test_a_rank_has_the_gpu_of_its_number(monkeypatch, rank, number):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: taken[-1])
     monkeypatch.setattr(torch.cuda, "get_device_properties", facts)
     monkeypatch.setattr(device, "_driver", lambda: "none")
-    assert open_device(spec()).name == f"GPU {number}"
+    row = spec(devices=4, strategy="ddp") if rank else spec()
+    assert open_device(row).name == f"GPU {number}"
 
 
 def test_the_processor_has_the_name_that_the_kernel_gives():

@@ -4,7 +4,7 @@ from bitsandbytes.optim import Adam8bit
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from experiments.training.memory import StorageMeter, optimizer_tensors, parameter_tensors, storage_bytes
+from experiments.training.memory import CudaMeter, StorageMeter, optimizer_tensors, parameter_tensors, storage_bytes
 
 
 def test_a_storage_is_counted_once_however_many_views_it_has():
@@ -149,3 +149,15 @@ def test_a_ranks_share_of_a_sharded_parameter_counts_as_the_parameter():
     assert storage_bytes(parameter_tensors(parameter)) == 0
     parameter.ds_tensor = torch.ones(100)
     assert storage_bytes(parameter_tensors(parameter)) == 400
+
+
+def test_the_memory_of_a_process_is_that_of_all_its_gpus(monkeypatch):
+    """CUDA's counters are stubs: GPU 1 has 10 bytes allocated, GPU 2 has 20, and so on."""
+    began = []
+    for name, factor in (("memory_allocated", 10), ("max_memory_allocated", 100), ("max_memory_reserved", 1000)):
+        monkeypatch.setattr(torch.cuda, name, lambda gpu, factor=factor: factor * gpu)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", began.append)
+    meter = CudaMeter(range(1, 3))
+    meter.begin("forward")
+    assert (meter.allocated(), meter.peak(), meter.peak_reserved()) == (30, 300, 3000)
+    assert began == [1, 2]

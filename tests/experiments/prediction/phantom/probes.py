@@ -102,9 +102,9 @@ def resized(phantom: Any) -> Any:
 def workspaces(phantom: Any) -> Any:
     import torch
 
-    from experiments.prediction.phantom.kernels import Kernels
+    from experiments.kernels import Kernels
 
-    phantom.install(Kernels(flash=True, bfloat_efficient=True, workspace_bytes=32 * MIB))
+    phantom.install(Kernels(flash=True, bfloat_efficient=True, cudnn=True, workspace_bytes=32 * MIB))
     left, right = (torch.empty(128, 128, device="cuda", requires_grad=True) for _ in range(2))
     found = [phantom.stats()[0]]
 
@@ -237,7 +237,7 @@ def attention(phantom: Any) -> Any:
     from torch.nn import functional as F
 
     from experiments.card import card_named
-    from experiments.prediction.phantom.kernels import kernels_of
+    from experiments.kernels import kernels_of
 
     def chosen(
         card: str = "a100_80gb", type: Any = torch.bfloat16, keys: int = 16, heads: int = 4, width: int = 64,
@@ -294,11 +294,11 @@ def answer(probe: Callable[[Any], Any], phantom: Any) -> Any:
 
 
 def main(cache: Path) -> None:
-    from experiments.prediction.phantom.kernels import Kernels
+    from experiments.kernels import Kernels
     from experiments.prediction.phantom.library import load
 
     phantom = load(cache)
-    phantom.install(Kernels(flash=True, bfloat_efficient=True, workspace_bytes=0))
+    phantom.install(Kernels(flash=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0))
 
     from experiments.card import card_named
     from experiments.prediction.phantom.cuda import replace_cuda

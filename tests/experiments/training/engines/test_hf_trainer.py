@@ -124,6 +124,20 @@ def test_a_prompt_needs_room(tmp_path):
         rank.run(spec(**TEXT | {"max_length": 8}, task="generate"), tmp_path)
 
 
+def test_one_process_samples_whatever_the_devices(tmp_path):
+    measured = rank.run(spec(**TEXT, task="generate", devices=2, global_batch_size=4, batch_size=None), tmp_path)
+    assert measured.outcome == "fits"
+    with pytest.raises(InputError, match=r"^nodes = 2: one process samples from a model; allowed: 1$"):
+        rank.run(spec(**TEXT, task="generate", nodes=2), tmp_path)
+
+
+def test_the_batch_of_a_rank_is_its_share_of_the_whole():
+    assert spec(**TEXT, batch_size=None, global_batch_size=8, devices=4, strategy="ddp").settings.batch_size == 2
+    assert spec(**TEXT, batch_size=None, global_batch_size=8, devices=4, task="generate").settings.batch_size == 8
+    with pytest.raises(ValueError, match=r"global_batch_size = 6: cannot be divided by .* 4 device"):
+        spec(**TEXT, batch_size=None, global_batch_size=6, devices=4, strategy="ddp")
+
+
 @pytest.mark.parametrize(("precision", "autocast"), [("32-true", False), ("bf16-mixed", True), ("bf16-true", True)])
 def test_bfloat16_comes_with_autocast(tmp_path, precision, autocast):
     assert build_arguments(spec(precision=precision, **TEXT), CPU, tmp_path).bf16 == autocast

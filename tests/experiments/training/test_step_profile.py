@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.training.kernels import length, shares, union
+from experiments.training.step_profile import length, shares, union
 
 NCCL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
 

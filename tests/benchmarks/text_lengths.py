@@ -1,0 +1,67 @@
+"""Whether the synthetic twins are as long as the real texts: quantiles of both, in tokens.
+
+    python -m tests.benchmarks.text_lengths SUITE hub|FOLDER [BATCH_SIZE]
+
+For the first row of a text suite at full size: lengths of texts, and of batches padded to their longest text. The real
+set is that of the hub, or a folder of its records; either way the tokenizer is the model's, of the hub.
+"""
+
+import sys
+from collections.abc import Sequence
+from statistics import mean, quantiles
+
+from experiments.recipe import RowSpec, suite_named
+from experiments.training.text import Texts, build_text_loader, open_texts
+
+VOCABULARY = 1 << 20
+TENTHS = (1, 3, 5, 7, 9)
+
+
+def described(lengths: Sequence[int]) -> str:
+    """How many, their mean, and five of their deciles."""
+    deciles = quantiles(lengths, n=10)
+    return f"{len(lengths):6} {mean(lengths):6.0f}  " + " ".join(f"{deciles[tenth - 1]:6.0f}" for tenth in TENTHS)
+
+
+def padded(spec: RowSpec, texts: Texts) -> list[int]:
+    """Tokens of each batch of an epoch."""
+    loader = build_text_loader(spec, texts, heaviest_at=None)
+    return [max(texts.lengths[index] for index in batch) for batch in loader.batch_sampler]
+
+
+def row_of(suite_name: str, data: str, batch_size: int | None) -> RowSpec:
+    """The suite's first row at full size on that data."""
+    suite = suite_named(suite_name)
+    row, card = suite.rows[0], suite.cards[0]
+    settings = suite.settings(row, card)
+    if batch_size:
+        settings = settings.model_copy(
+            update={"batch_size": batch_size, "accumulate": 1, "global_batch_size": batch_size}
+        )
+    return RowSpec(
+        suite=suite.suite,
+        recipe_version=suite.version,
+        row=row.id,
+        card=card,
+        size="full",
+        length="as-taught",
+        weights="random",
+        data=data,
+        input="as-taught",
+        settings=settings,
+    )
+
+
+def main() -> None:
+    suite, data = sys.argv[1:3]
+    batch_size = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    print(f"{'tokens':24} {'count':>6} {'mean':>6}  " + " ".join(f"{10 * tenth:5}%" for tenth in TENTHS))
+    for name, source in (("twin", "synthetic"), ("real", data)):
+        spec = row_of(suite, source, batch_size)
+        texts = open_texts(spec, VOCABULARY)
+        print(f"{name + ', texts':24} {described(texts.lengths)}")
+        print(f"{name + f', batches of {spec.settings.batch_size}':24} {described(padded(spec, texts))}")
+
+
+if __name__ == "__main__":
+    main()
