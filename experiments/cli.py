@@ -101,7 +101,7 @@ def run(
         Literal["as-taught", "with-image"], typer.Option(help="The caption alone, or the image with it.")
     ] = "as-taught",
     gpus_per_node: Annotated[
-        int | None, typer.Option(metavar="N", help="Rows that want more GPUs of a node run on N, at least 2.")
+        int | None, typer.Option(metavar="N", help="Rows that want more GPUs of a node run on N.")
     ] = None,
     run_id: Annotated[str | None, typer.Option(help="The run's name; else made of the choices.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")] = Path("results"),

@@ -9,6 +9,7 @@ from experiments.card import cards
 from experiments.judge import ENDINGS, Judgement, Status, Verdict
 from experiments.recipe import Quantity, Settings, Suite
 from experiments.report.predicted import PredictedReport, predicted_report
+from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
 from experiments.report.words import STATUSES, headline, ran_on, remarks, setting_sentence
 from experiments.result import (
@@ -47,6 +48,8 @@ class RowReport(Record):
     reason: str
     ran_on: str
     stands_in: bool
+    scaled: str = Field(description="'2 of 4 ranks' where it ran on fewer than it states; else empty")
+    ranks: tuple[RankReport, ...]
     figures: tuple[Statement, ...] = Field(description="the figures stated for this row")
     quantities: dict[Quantity, float | None]
     files: dict[str, str] = Field(description="what there is: kind of file -> path from the run's folder")
@@ -83,6 +86,7 @@ class Report(Record):
     counts: dict[Status, int]
     statements: tuple[Statement, ...]
     rows: tuple[RowReport, ...]
+    scaling: tuple[Scaling, ...]
     usable_gib: float | None = Field(description="what the card lets a process have; None for a miniature")
     predicted: PredictedReport | None = None
     devices: tuple[DeviceReport, ...]
@@ -107,6 +111,7 @@ def report_of(folder: RunFolder, suite: Suite, judgement: Judgement, results: Ma
         counts={status: judgement.count(status) for status in STATUSES},
         statements=statements,
         rows=tuple(_row(folder, run, suite, row, statements, results.get(row)) for row in run.rows),
+        scaling=scalings(suite, run, results),
         usable_gib=card.usable_gib if card and run.size != "tiny" else None,
         predicted=predicted_report(suite, judgement, folder.predictions(), results),
         devices=_devices(results),
@@ -127,23 +132,30 @@ def _row(
     row = suite.row(row_id)
     own = [statement for statement in statements if statement.rows == (row_id,)]
     outcome = next((statement for statement in own if statement.kind == "outcome"), None)
+    settings = result.spec.settings if result else run.spec(suite, row_id).settings
     return RowReport(
         row=row_id,
         title=row.title,
         note=row.note,
-        settings=result.spec.settings if result else run.spec(suite, row_id).settings,
+        settings=settings,
         expected=ENDINGS[row.expect.outcome] if row.expect.outcome else "",
         measured=ENDINGS[result.outcome] if result else "",
         status=outcome.status if outcome else None,
         reason=result.reason if result else "the row has not run",
         ran_on=ran_on(result) if result else "",
         stands_in=result.stands_in if result else False,
+        scaled=_scaled(stated_settings(suite, run, row_id), settings),
+        ranks=rank_reports(result) if result else (),
         figures=tuple(statement for statement in own if statement.kind == "figure"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
         files=_files(folder, run, row_id),
         telemetry=read_telemetry(folder.path / run.suite / row_id / TELEMETRY_FILE),
         result=result,
     )
+
+
+def _scaled(stated: Settings, ran: Settings) -> str:
+    return "" if ran.world_size == stated.world_size else f"{ran.world_size} of {stated.world_size} ranks"
 
 
 def _files(folder: RunFolder, run: Run, row_id: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from experiments.report.content import Report, RowReport
@@ -24,12 +25,14 @@ POINTS: tuple[Point, ...] = ("before forward", "after forward", "after backward"
 PANELS = (
     ("busy, %", {"gpu_util_percent": "GPU", "host_cpu_percent": "processor"}),
     ("memory, GiB", {"gpu_memory_gib": "GPU", "process_memory_gib": "process", "host_memory_gib": "host"}),
-    ("power of the GPU, W", {"gpu_power_w": ""}),
-    ("clock of the GPU, MHz", {"gpu_sm_clock_mhz": ""}),
-    ("temperature of the GPU, °C", {"gpu_temperature_c": ""}),
+    ("GPU power, W", {"gpu_power_w": ""}),
+    ("GPU clock, MHz", {"gpu_sm_clock_mhz": ""}),
+    ("GPU temperature, °C", {"gpu_temperature_c": ""}),
     ("processes on the GPU", {"gpu_processes": ""}),
 )
-LINES = ("--c-line-1", "--c-line-2", "--c-line-3")
+EACH_GPU = {"busy by GPU, %": "util_percent", "memory by GPU, GiB": "memory_gib"}
+LINES = ("--c-line-1", "--c-line-2", "--c-line-3", "--c-line-4")
+MOST_GPUS = 16
 BAR_PX, PANEL_PX, GAP_PX = 46, 76, 34
 
 
@@ -91,6 +94,8 @@ def _peak_bar(row: RowReport) -> Bar | None:
     parts = _parts(highest) if highest else {}
     parts[BETWEEN] = max(0.0, peak - sum(parts.values()))
     label = f"<b>{escape(row.row)}</b>  {gib(peak).removesuffix(' GiB')}"
+    if row.scaled:
+        label += f"  <span style='color:--c-quiet'>{row.scaled}</span>"
     if row.result.outcome != "fits":
         label += f"  <span style='color:--c-bad'>{escape(row.measured)}</span>"
     elif highest and highest.optimizer_cpu_gib > highest.optimizer_gib:
@@ -201,11 +206,7 @@ def _label(x: float, y: int, text: str) -> Figure:
 
 
 def _telemetry(telemetry: Telemetry) -> Figure:
-    panels = [
-        (title, {name: words for name, words in series.items() if name in telemetry.columns})
-        for title, series in PANELS
-    ]
-    panels = [(title, series) for title, series in panels if series]
+    panels = _panels(telemetry.columns)
     height = len(panels) * (PANEL_PX + GAP_PX)
     layout = _layout(height, top=0)
     layout |= {"xaxis": _axis(title={"text": "seconds since the row began", "standoff": 6}), "annotations": []}
@@ -216,16 +217,32 @@ def _telemetry(telemetry: Telemetry) -> Figure:
         layout[f"yaxis{axis}"] = _axis(domain=[max(0.0, top - PANEL_PX / height), top], rangemode="tozero", nticks=4)
         layout["annotations"].append(_panel_title(title, series.values(), top))
         data += [
-            _line(telemetry, name, words, f"y{axis}", LINES[place])
-            for place, (name, words) in enumerate(series.items())
+            _line(telemetry, name, words, f"y{axis}", color)
+            for color, (name, words) in zip(cycle(LINES), series.items(), strict=False)
         ]
     layout["xaxis"]["anchor"] = "free"
     layout["xaxis"]["position"] = 0
     return {"data": data, "layout": layout}
 
 
+def _panels(columns: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
+    """Title and lines (column: its name) of each panel that there is data for; of several GPUs each has its line."""
+    each = {
+        title: {f"gpu{number}_{field}": f"GPU {number}" for number in range(MOST_GPUS)}
+        for title, field in EACH_GPU.items()
+    }
+    there = set(columns) - ({"gpu_util_percent", "gpu_memory_gib"} if "gpu1_util_percent" in columns else set())
+    shown = [
+        (title, {name: words for name, words in series.items() if name in there})
+        for title, series in (*each.items(), *PANELS)
+    ]
+    return [(title, series) for title, series in shown if series]
+
+
 def _panel_title(title: str, names: Iterable[str], top: float) -> Figure:
-    keys = [f"<span style='color:{color}'>■ {name}</span>" for color, name in zip(LINES, names, strict=False) if name]
+    keys = [
+        f"<span style='color:{color}'>■ {name}</span>" for color, name in zip(cycle(LINES), names, strict=False) if name
+    ]
     return {
         "text": "   ".join([f"<b>{title}</b>", *keys]),
         "x": 0,

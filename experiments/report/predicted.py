@@ -5,7 +5,7 @@ from statistics import median
 
 from pydantic import Field
 
-from experiments.judge import ENDINGS, Judgement, Status
+from experiments.judge import ENDINGS, Judgement, Status, scaled_down
 from experiments.prediction.record import Prediction, Shares, Verdict
 from experiments.prediction.verdicts import in_words, predicted_judgement
 from experiments.recipe import Suite
@@ -92,8 +92,8 @@ def predicted_report(
 
 def _row(suite: Suite, prediction: Prediction, result: Result | None) -> PredictedRow:
     expected = suite.row(prediction.spec.row).expect.outcome
-    ended = result is not None and result.spec.size == "full" and result.outcome == "fits"
-    peak, reserved = (result.memory.peak_gib, result.memory.reserved_gib) if result and ended else (None, None)
+    beside = result if result and _ran_as_predicted(suite, result) else None
+    peak, reserved = (beside.memory.peak_gib, beside.memory.reserved_gib) if beside else (None, None)
     return PredictedRow(
         row=prediction.spec.row,
         stated=ENDINGS[expected] if expected else "",
@@ -114,6 +114,10 @@ def _row(suite: Suite, prediction: Prediction, result: Result | None) -> Predict
         reserved_error=_error(prediction.limited_reserved_gib, reserved),
         rule_of_thumb_error=_error(prediction.rule_of_thumb_gib, peak),
     )
+
+
+def _ran_as_predicted(suite: Suite, result: Result) -> bool:
+    return result.spec.size == "full" and result.outcome == "fits" and not scaled_down(suite, result)
 
 
 def _error(predicted: float, measured: float | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from experiments.judge import Judgement, Status, number
+from experiments.judge import Judgement, Status, number, scaled_down
 from experiments.recipe import Suite
 from experiments.result import Result
 from experiments.run import Run
@@ -53,14 +53,15 @@ def _judged(held: int, failed: int) -> str:
 
 def ran_on(result: Result) -> str:
     """What a row ran on: 'NVIDIA H200 capped at 78.6 GiB, standing in for a100_80gb'."""
-    return f"{_machine(result)}, in miniature" if result.spec.size == "tiny" else _machine(result)
+    machine = _machine(result, result.device.count)
+    return f"{machine}, in miniature" if result.spec.size == "tiny" else machine
 
 
-def _machine(result: Result) -> str:
+def _machine(result: Result, count: int) -> str:
     device = result.device
     words = device.name if device.kind == "cuda" else f"a processor ({device.name})"
-    if device.count > 1:
-        words = f"{device.count} x {words}"
+    if count > 1:
+        words = f"{count} x {words}" if device.kind == "cuda" else f"{words}, {count} ranks"
     if device.cap_gib is not None:
         words += f" capped at {number(device.cap_gib)} GiB"
     if result.stands_in:
@@ -70,7 +71,12 @@ def _machine(result: Result) -> str:
 
 def setting_sentence(run: Run, results: Mapping[str, Result]) -> str:
     """One sentence on what the run is: a miniature, a card, or a stand-in for one."""
-    where = "; ".join(dict.fromkeys(_machine(result) for result in results.values()))
+    counts: dict[str, int] = {}
+    for result in results.values():
+        machine = _machine(result, 1)
+        gpus = result.device.count if result.device.kind == "cuda" else 1
+        counts[machine] = max(counts.get(machine, 1), gpus)
+    where = "; ".join(dict.fromkeys(_machine(one, counts[_machine(one, 1)]) for one in results.values()))
     if not where:
         return f"No row has a result yet. Asked for: {run.card}, {run.size} size."
     if run.size == "tiny":
@@ -85,6 +91,9 @@ def remarks(run: Run, suite: Suite, judgement: Judgement, results: Mapping[str, 
         found.append(f"{missing} of {len(run.rows)} rows {'has' if missing == 1 else 'have'} no result.")
     if run.size == "tiny":
         found.append(_what_a_miniature_judges(judgement))
+    if scaled := sum(bool(scaled_down(suite, result)) for result in results.values()):
+        rows = "row ran on fewer ranks than it states" if scaled == 1 else "rows ran on fewer ranks than they state"
+        found.append(f"{scaled} {rows}: figures and outcomes are not judged of them, comparisons of memory are.")
     if any(result.stands_in for result in results.values()):
         found.append(
             f"Memory and outcomes are those of {run.card}'s limit. Times are the stand-in's own and are not judged."

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.prediction.predict import traced_spec
 from experiments.recipe import suite_named
-from experiments.result import Device, Failure, Memory, Result, Snapshot, Speed, read_result
+from experiments.result import Device, Failure, Measured, Memory, Result, Snapshot, Speed, read_result
 from experiments.run import Run, RunFolder
 from tests.experiments.prediction.factory import Predictor
 
@@ -180,6 +180,57 @@ def make_results(run: Run, device: Device = H200) -> dict[str, Result]:
     return results
 
 
+# row: peak of each rank (GiB), samples/s of all, share of a step in communication
+SEVERAL: dict[str, tuple[tuple[float, ...], float, float]] = {
+    "7b-1gpu": ((64.5,), 7.6, 0.0),
+    "7b-4gpu-ddp": ((77.2, 76.1, 77.0, 75.4), 22.8, 0.31),
+    "7b-4gpu-fsdp": ((47.1, 46.0, 46.8, 45.9), 19.4, 0.42),
+}
+
+
+def ranks_run(path: Path, gpus_per_node: int | None = None) -> RunFolder:
+    """Rows of the multi-GPU suite on capped H200s: one GPU, DDP, FSDP, and FSDP with a larger batch that fails."""
+    rows = (*SEVERAL, "7b-4gpu-fsdp-b8")
+    run = make_run(suite="multi_gpu_litgpt", rows=rows, gpus_per_node=gpus_per_node)
+    results = {row: _several(run, row) for row in rows}
+    return write_run(path, run, results)
+
+
+def _several(run: Run, row: str) -> Result:
+    settings = run.spec(suite_named(run.suite), row).settings
+    peaks, rate, communication = SEVERAL.get(row, ((70.0, 78.0, 69.0, 71.0), None, 0.0))
+    device = H200.model_copy(update={"count": settings.ranks})
+    memories = [make_memory(peak, peak + 4, 12.55, 12.55, 25.1, peak - 51) for peak in peaks[: settings.ranks]]
+    speed = (
+        make_speed(rate).model_copy(
+            update={
+                "planned_micro_steps": 1600 // (settings.batch_size * settings.ranks),
+                "communication_share": communication,
+                "exposed_communication_share": communication / 2,
+                "gpu_idle_share": 0.04,
+            }
+        )
+        if rate
+        else None
+    )
+    fields: dict[str, Any] = {"speed": speed, "max_tokens": 512}
+    ranks = [
+        Measured(rank=rank, outcome="fits", reason="trained to the end", device=H200, memory=memory, **fields)
+        for rank, memory in enumerate(memories)
+    ]
+    if rate:
+        several = tuple(ranks) if len(ranks) > 1 else ()
+        return make_result(run, row, "fits", device, memory=memories[0], ranks=several, **fields)
+    failure = make_failure().model_copy(update={"rank": 1})
+    ranks = [one.model_copy(update={"outcome": "error", "reason": "ended with its group"}) for one in ranks]
+    struck = {"outcome": "oom", "reason": "out of GPU memory in the backward pass of step 1", "failure": failure}
+    ranks[1] = ranks[1].model_copy(update=struck)
+    reason = f"rank 1: {ranks[1].reason}"
+    return make_result(
+        run, row, "oom", device, memory=memories[1], ranks=tuple(ranks), failure=failure, reason=reason, **fields
+    )
+
+
 def write_run(path: Path, run: Run, results: dict[str, Result], telemetry: bool = True) -> RunFolder:
     """The run's folder as a runner leaves it: run.json, and of each result its four files."""
     folder = RunFolder(path)
@@ -191,17 +242,20 @@ def write_run(path: Path, run: Run, results: dict[str, Result], telemetry: bool 
         (place / "notebook.ipynb").write_text("{}")
         (place / "log.txt").write_text(f"{row}: {result.reason}\n")
         if telemetry:
-            (place / "telemetry.csv").write_text(telemetry_csv(result.device.kind == "cuda"))
+            gpus = result.device.count if result.device.kind == "cuda" else 0
+            (place / "telemetry.csv").write_text(telemetry_csv(gpus))
         assert read_result(place / "result.json") == result
     return folder
 
 
-def telemetry_csv(gpu: bool, samples: int = 60) -> str:
+def telemetry_csv(gpus: int, samples: int = 60) -> str:
+    """What is kept of a row on so many GPUs."""
     names = (
-        "t_s,gpu_util_percent,gpu_memory_gib,gpu_power_w,gpu_sm_clock_mhz,gpu_temperature_c,gpu_processes,"
+        "t_s,phase,gpu_util_percent,gpu_memory_gib,gpu_power_w,gpu_sm_clock_mhz,gpu_temperature_c,gpu_processes,"
         "host_cpu_percent,host_memory_gib,process_memory_gib"
     )
-    lines = [names]
+    several = range(gpus) if gpus > 1 else ()
+    lines = [",".join([names, *(f"gpu{number}_util_percent,gpu{number}_memory_gib" for number in several)])]
     for t in range(samples):
         wave = math.sin(t / 3)
         busy = [
@@ -214,10 +268,12 @@ def telemetry_csv(gpu: bool, samples: int = 60) -> str:
         ]
         cells = [
             f"{t / 2}",
-            *(busy if gpu else [""] * 6),
+            "load" if t < 10 else "forward",
+            *(busy if gpus else [""] * 6),
             f"{20 + 10 * wave:.1f}",
             f"{30 + t / 20:.2f}",
             f"{t / 10:.2f}",
+            *(f"{80 + 4 * number + 9 * wave:.0f},{min(70.0 + number, 2 * t):.2f}" for number in several),
         ]
         lines.append(",".join(cells))
     return "\n".join(lines) + "\n"
@@ -243,7 +299,8 @@ def tiny_run(path: Path) -> RunFolder:
 
 def with_predictions(folder: RunFolder, off: float = 1.01) -> RunFolder:
     """The run with a prediction of each of its rows: ``off`` times the peak that MEASURED has for it, or 60 GiB."""
-    run, suite = folder.read_run(), suite_named(SUITE)
+    run = folder.read_run()
+    suite = suite_named(run.suite)
     specs = [traced_spec(suite, suite.row(row), run.card) for row in run.rows]
     predict = Predictor(lambda spec: _highest(spec.row) * off)
     folder.write_predictions(predict(specs))

@@ -11,7 +11,7 @@ import pytest
 from experiments.report import write_report
 from experiments.run import RunFolder
 from tests.experiments.report.chromium import Page
-from tests.experiments.report.factory import h200_run, tiny_run, with_predictions
+from tests.experiments.report.factory import h200_run, ranks_run, tiny_run, with_predictions
 
 READY = "document.readyState === 'complete' && document.querySelector('[data-figure=memory] .main-svg')"
 DRAWN = "places.filter((place) => place.querySelector('.main-svg')).map((place) => place.dataset.figure)"
@@ -31,9 +31,9 @@ def page(tmp_path: Path) -> Iterator[Page]:
         yield tab
 
 
-def show(page: Page, report: Path, width: int, scheme: str) -> None:
+def show(page: Page, report: Path, width: int, scheme: str, row: str = "baseline") -> None:
     page.look(width, scheme)
-    page.call("Page.navigate", url=f"{report.as_uri()}#row-baseline")
+    page.call("Page.navigate", url=f"{report.as_uri()}#row-{row}")
     page.until(READY)
 
 
@@ -61,6 +61,17 @@ def test_predictions_are_drawn_and_nothing_scrolls_sideways(
 ) -> None:
     show(page, write_report(with_predictions(made(tmp_path / "run"))), width, scheme)
     page.until(f"{DRAWN}.includes('predicted')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert 0 < page.evaluate(FIGURES_END) <= width
+    assert page.evaluate("problems") == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1500, "light"), (390, "dark")])
+def test_rows_of_several_ranks_are_drawn_and_nothing_scrolls_sideways(
+    page: Page, width: int, scheme: str, tmp_path: Path
+) -> None:
+    show(page, write_report(ranks_run(tmp_path / "run", gpus_per_node=2)), width, scheme, "7b-4gpu-fsdp-b8")
+    page.until(f"{DRAWN}.includes('telemetry-7b-4gpu-fsdp-b8')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert 0 < page.evaluate(FIGURES_END) <= width
     assert page.evaluate("problems") == []

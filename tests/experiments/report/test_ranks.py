@@ -1,0 +1,133 @@
+"""Rows of several ranks in a report."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.recipe import suite_named
+from experiments.report import Report, write_report
+from experiments.report.figures import figures
+from experiments.report.ranks import base_row
+from experiments.report.words import ran_on, setting_sentence
+from tests.experiments.report.factory import (
+    H200,
+    PROCESSOR,
+    SEVERAL,
+    h200_run,
+    make_result,
+    make_run,
+    ranks_run,
+    telemetry_csv,
+    with_predictions,
+)
+from tests.experiments.report.test_write import Page
+
+SUITE = suite_named("multi_gpu_litgpt")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(ranks_run(tmp_path_factory.mktemp("ranks"))).parent
+
+
+def report_in(folder: Path) -> Report:
+    return Report.model_validate_json((folder / "report.json").read_bytes())
+
+
+def test_every_rank_is_shown_and_which_failed_first(written: Path) -> None:
+    rows = {row.row: row for row in report_in(written).rows}
+    assert [one.peak_gib for one in rows["7b-4gpu-ddp"].ranks] == list(SEVERAL["7b-4gpu-ddp"][0])
+    assert rows["7b-1gpu"].ranks == ()
+    failed = rows["7b-4gpu-fsdp-b8"].ranks
+    assert [one.failed_first for one in failed] == [False, True, False, False]
+    assert [one.measured for one in failed] == ["error", "out of GPU memory", "error", "error"]
+    assert "(first)" in Page(written / "report.html").text
+
+
+def test_scaling_is_samples_a_second_over_those_of_the_row_on_one_device(written: Path) -> None:
+    scaling = {one.row: one for one in report_in(written).scaling}
+    assert list(scaling) == ["7b-4gpu-ddp", "7b-4gpu-fsdp", "7b-4gpu-fsdp-b8"]
+    ddp = scaling["7b-4gpu-ddp"]
+    assert (ddp.base, ddp.samples_per_s, ddp.base_samples_per_s) == ("7b-1gpu", 22.8, 7.6)
+    assert (ddp.times, ddp.efficiency) == (pytest.approx(3.0), pytest.approx(0.75))
+    assert (ddp.communication_share, ddp.exposed_communication_share) == (0.31, pytest.approx(0.155))
+    failed = scaling["7b-4gpu-fsdp-b8"]
+    assert (failed.times, failed.efficiency, failed.stated) == (None, None, None)
+
+
+def test_the_material_s_own_times_are_for_its_numbers_of_samples(written: Path) -> None:
+    stated = next(one.stated for one in report_in(written).scaling if one.row == "7b-4gpu-ddp")
+    assert stated is not None
+    assert (stated.base_s, stated.row_s, stated.base_samples, stated.row_samples) == (212, 163, 1600, 1600)
+    assert stated.times == pytest.approx(212 / 163)
+    assert "212 s → 163 s for 1,600 samples: 1.30 times" in Page(written / "report.html").text
+
+
+@pytest.mark.parametrize(
+    ("suite", "card", "row", "base"),
+    [
+        ("multi_gpu_litgpt", "a100_80gb", "7b-4gpu-ddp", "7b-1gpu"),
+        ("multi_gpu_litgpt", "a100_80gb", "7b-4gpu-fsdp-b8", "7b-1gpu"),
+        ("multi_gpu_litgpt", "a100_80gb", "13b-4gpu-zero3-offload", None),
+        ("multi_gpu_litgpt", "a100_80gb", "blip2-4gpu-fsdp", "blip2-1gpu"),
+        ("multi_gpu_litgpt", "v100_32gb", "1b-4gpu-ddp", "1b-1gpu"),
+        ("slurm_hf_trainer", "v100_32gb", "neo-8gpu-fsdp", "neo-1gpu"),
+    ],
+)
+def test_the_row_on_one_device_that_is_most_like_it_is_found(suite, card, row, base) -> None:
+    found = base_row(suite_named(suite), make_run(suite=suite, card=card), suite_named(suite).row(row))
+    assert (found and found.id) == base
+
+
+def test_rows_of_one_rank_have_no_part_on_scaling(tmp_path: Path) -> None:
+    page = Page(write_report(h200_run(tmp_path)))
+    assert report_in(tmp_path).scaling == ()
+    assert "scaling" not in page.values("id")
+
+
+def test_rows_that_were_scaled_down_say_so(tmp_path: Path) -> None:
+    page = Page(write_report(ranks_run(tmp_path, gpus_per_node=2)))
+    rows = {row.row: row for row in report_in(tmp_path).rows}
+    assert {row: one.scaled for row, one in rows.items()} == {
+        "7b-1gpu": "",
+        **dict.fromkeys(list(rows)[1:], "2 of 4 ranks"),
+    }
+    assert {(one.ranks, one.stated_ranks) for one in report_in(tmp_path).scaling} == {(2, 4)}
+    assert "3 rows ran on fewer ranks than they state" in page.text
+    assert rows["7b-4gpu-ddp"].status == "not judged"
+
+
+def test_a_row_that_was_scaled_down_is_not_measured_against_its_prediction(tmp_path: Path) -> None:
+    write_report(with_predictions(ranks_run(tmp_path, gpus_per_node=2)))
+    predicted = report_in(tmp_path).predicted
+    assert predicted is not None
+    assert [row.row for row in predicted.rows if row.measured_peak_gib is not None] == ["7b-1gpu"]
+
+
+def test_the_topology_is_shown_once_a_run(written: Path) -> None:
+    assert Page(written / "report.html").text.count(H200.topology) == 1
+
+
+def test_each_gpu_has_its_line_in_the_telemetry(written: Path) -> None:
+    drawn = figures(report_in(written))
+    names = {row: [line["name"] for line in drawn[f"telemetry-{row}"]["data"]] for row in ("7b-1gpu", "7b-4gpu-ddp")}
+    each = [f"GPU {number}" for number in range(4)]
+    assert names["7b-4gpu-ddp"][:8] == each * 2
+    assert "GPU" not in names["7b-4gpu-ddp"]
+    assert names["7b-1gpu"].count("GPU") == 2
+    colors = [line["line"]["color"] for line in drawn["telemetry-7b-4gpu-ddp"]["data"][:4]]
+    assert len(set(colors)) == 4
+    assert json.dumps(drawn).count("NaN") == 0
+    assert telemetry_csv(4).splitlines()[0].endswith("gpu3_util_percent,gpu3_memory_gib")
+
+
+def test_several_gpus_and_ranks_of_a_processor_are_counted() -> None:
+    run = make_run(suite=SUITE.suite)
+    one, four = (make_result(run, "7b-4gpu-ddp", device=H200.model_copy(update={"count": n})) for n in (1, 4))
+    assert ran_on(four).startswith("4 x NVIDIA H200 capped")
+    words = "At full size on 4 x NVIDIA H200 capped at 78.6 GiB, standing in for a100_80gb."
+    assert setting_sentence(run, {"a": one, "b": four}) == words
+    ranks = make_result(run, "7b-4gpu-ddp", device=PROCESSOR.model_copy(update={"count": 4}))
+    assert ran_on(ranks) == "a processor (AMD EPYC 7763), 4 ranks"
+    assert setting_sentence(run, {"a": ranks}) == "At full size on a processor (AMD EPYC 7763)."

@@ -1,0 +1,51 @@
+"""Claims of the text suites on miniatures: rows on one device, trained to their peak by their own engines."""
+
+from functools import cache
+
+import pytest
+
+from experiments.judge import claim_rows, judge
+from experiments.recipe import RowSpec, suite_named
+from experiments.result import TIMES, Result
+from experiments.run import Run
+from experiments.training import rank
+from tests.experiments.factory import run
+
+SUITES = ("single_gpu_litgpt", "slurm_hf_trainer")
+
+
+def run_of(suite: str) -> Run:
+    made = suite_named(suite)
+    rows = tuple(row.id for row in made.rows_for(made.cards[0]))
+    return run(*rows, suite=suite, card=made.cards[0], size="tiny", length="peak", weights="random", data="synthetic")
+
+
+def judged_in_miniature():
+    """Every claim that compares memory of rows on one device."""
+    for suite in map(suite_named, SUITES):
+        settings = {row.id: suite.settings(row, suite.cards[0]) for row in suite.rows}
+        for claim in suite.claims:
+            of_memory = all(check.quantity not in (None, *TIMES) for check in claim.checks)
+            if of_memory and not claim.full_size and all(settings[row].ranks == 1 for row in claim_rows(claim)):
+                yield pytest.param(suite.suite, claim, id=claim.id)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The result of a row; each is trained once."""
+
+    @cache
+    def train(suite: str, row: str) -> Result:
+        spec: RowSpec = run_of(suite).spec(suite_named(suite), row)
+        measured = rank.run(spec, tmp_path_factory.mktemp(row))
+        return Result(**measured.model_dump(), spec=spec, fingerprint=spec.fingerprint, code="0" * 64)
+
+    return train
+
+
+@pytest.mark.parametrize(("suite", "claim"), judged_in_miniature())
+def test_a_claim_about_memory_holds_in_miniature(trained, suite, claim):
+    results = {row: trained(suite, row) for row in claim_rows(claim)}
+    verdicts = {verdict.id: verdict for verdict in judge(suite_named(suite), run_of(suite), results).verdicts}
+    verdict = verdicts[f"claim/{claim.id}"]
+    assert (verdict.status, verdict.reason) == ("held", "")
