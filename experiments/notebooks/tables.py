@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.judge import ENDINGS, Verdict, number
-from experiments.recipe import Lora, Quantity, Quantization, Settings
+from experiments.recipe import Quantity
 from experiments.result import QUANTITIES, Measured, Result, Snapshot, Speed, value_of
+from experiments.settings import Lora, Quantization, Settings
 
 Cells = Mapping[str, str]
 
