@@ -19,9 +19,10 @@ from experiments.launch.outcome import write_refusal
 from experiments.launch.plan import Planned, continued, plan
 from experiments.launch.progress import View
 from experiments.provenance import git_commit
-from experiments.recipe import Input, Length, Settings, Size, Suite, Weights, suite_named
+from experiments.recipe import Input, Length, Size, Suite, Weights, suite_named
 from experiments.report import write_report
 from experiments.run import Run, RunFolder
+from experiments.settings import Settings
 from experiments.sizing import foresee
 from provision.model import Node
 from provision.site import site_named

@@ -16,6 +16,8 @@ LIBRARIES = (
     "accelerate",
     "bitsandbytes",
     "deepspeed",
+    "litgpt",
+    "datasets",
     "papermill",
     "nvidia-ml-py",
 )
@@ -25,7 +27,7 @@ LIBRARIES = (
 def code_sha256() -> str:
     """SHA-256 over the training code's files, names and contents, hexadecimal."""
     digest = hashlib.sha256()
-    for path in sorted((HOUSE / "training").rglob("*.py")):
+    for path in sorted([HOUSE / "kernels.py", *(HOUSE / "training").rglob("*.py")]):
         digest.update(str(path.relative_to(HOUSE)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -9,9 +9,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from experiments.judge import ENDINGS, Judgement, Verdict
-from experiments.recipe import Settings, Suite, suite_named, suite_names
+from experiments.recipe import Suite, suite_named, suite_names
 from experiments.report.verdicts import VerdictChange
 from experiments.report.words import STATUSES, headline
+from experiments.settings import Settings
 
 STYLES = {"held": "green", "did not hold": "red", "broke": "bold red", "not judged": "dim"}
 

@@ -1,54 +1,101 @@
-"""What the cells of the narrative notebooks call: show a suite's rows, running those that have not run yet."""
+"""What the cells of the narrative notebooks call: show and compare a suite's rows, running those not yet run."""
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from IPython.display import Markdown, display
 
-from experiments.judge import ENDINGS, judge
+from experiments.judge import ENDINGS, claim_rows, judge
 from experiments.notebooks import row as one_row
-from experiments.recipe import suite_named
+from experiments.notebooks import tables
+from experiments.notebooks.sizing import FRAME_PX, drawn, parts_at
+from experiments.prediction.record import Prediction
+from experiments.prediction.verdicts import as_result, in_words
+from experiments.recipe import Claim, suite_named
 from experiments.result import Result
 from experiments.run import RUN_FILE, Run, RunFolder
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-u", "-m", "experiments")
 AUTO = "auto"
+BAR_PX = 26
 
 
-def suite(name: str, *, results: str = "results", **choices: str) -> Callable[[str], None]:
-    """A function that shows one row of the suite by its id, and runs it first where ``results`` has no result of it.
+class Lab:
+    """The experiments of a suite, shown from the runs kept under ``results`` and run where they have no result there.
 
     ``choices`` are options of `testbed run` by their names: card, size, length, weights, input. A kept result is shown
     where it was made under the same choices; 'auto', or a choice left out, takes any. InputError for an unknown suite.
     """
-    suite_named(name)
-    place = Path(results).resolve()
 
-    def show(row: str) -> None:
-        suite_named(name).row(row)
-        folder = newest(place, name, row, choices)
+    def __init__(self, name: str, *, results: str = "results", **choices: str) -> None:
+        self._suite = suite_named(name)
+        self._place = Path(results).resolve()
+        self.choices = choices
+
+    def show(self, row: str) -> None:
+        """Show one row by its id, and run it first where no result of it is kept."""
+        self._suite.row(row)
+        folder = self._newest([row])
         if folder is None:
-            code = run(name, row, place, choices)
-            folder = newest(place, name, row, choices)
+            code = run(self._suite.suite, row, self._place, self.choices)
+            folder = self._newest([row])
             if folder is None:
                 raise RuntimeError(f"{row} has no result; the command above ended with code {code}")
         display(Markdown(told(folder, row)))
 
-    return show
+    def compare(self, *rows: str) -> None:
+        """Show rows side by side: what they set, memory, speed, and the claims that compare them.
+
+        Runs nothing. All results are of one run: of those that have the most of the rows, the newest.
+        """
+        titles = {row: self._suite.row(row).title for row in rows}
+        folder = self._newest(rows)
+        results = {row: result for row, result in folder.results().items() if row in rows} if folder else {}
+        named = {titles[row]: results[row] for row in rows if row in results}
+        if differing := self._settings(titles, results):
+            display(Markdown(f"**What differs**\n\n{differing}"))
+        if not folder:
+            display(Markdown(f"None of these has a result yet: {', '.join(rows)}."))
+        else:
+            if parts := bars(results):
+                display(drawn(parts).update_layout(height=len(parts) * BAR_PX + FRAME_PX))
+            display(Markdown("\n\n".join(side_by_side(folder, named, titles))))
+        if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
+            display(Markdown(f"**What is stated**\n\n{self._judged(claims, folder, results)}"))
+
+    def _newest(self, rows: Collection[str]) -> RunFolder | None:
+        """Of the runs under the choices that have results of the most of ``rows``, the newest; None without any."""
+        folders = [RunFolder(path.parent) for path in self._place.glob(f"*/{RUN_FILE}")]
+        runs = {folder: made for folder in folders if self._suits(made := folder.read_run())}
+        there = {folder: len(folder.results().keys() & set(rows)) for folder in runs}
+        having = [folder for folder, count in there.items() if count]
+        return max(having, key=lambda folder: (there[folder], runs[folder].started_at), default=None)
+
+    def _suits(self, made: Run) -> bool:
+        wanted = {"suite": self._suite.suite, **self.choices}
+        return all(value in (AUTO, str(getattr(made, key, value))) for key, value in wanted.items())
+
+    def _settings(self, titles: Mapping[str, str], results: Mapping[str, Result]) -> str:
+        """What differs between the rows: as they ran, or as the recipe has them on the first card they are for."""
+        asked = self.choices.get("card", AUTO)
+        sets = {}
+        for row_id, title in titles.items():
+            row = self._suite.row(row_id)
+            card = asked if asked != AUTO else (row.cards or self._suite.cards)[0]
+            sets[title] = results[row_id].spec.settings if row_id in results else self._suite.settings(row, card)
+        return tables.settings(sets)
+
+    def _judged(self, claims: Collection[Claim], folder: RunFolder | None, results: Mapping[str, Result]) -> str:
+        if folder is None:
+            return "\n".join(f"- {claim.says}" for claim in claims)
+        judged = judge(self._suite, folder.read_run(), results).verdicts
+        return tables.verdicts(one for one in judged if one.id in {f"claim/{claim.id}" for claim in claims})
 
 
-def newest(place: Path, name: str, row: str, choices: dict[str, str]) -> RunFolder | None:
-    """The folder of the newest run of the suite under those choices that has a result of ``row``; None without one."""
-    folders = [RunFolder(path.parent) for path in place.glob(f"*/{RUN_FILE}")]
-    runs = {folder: run for folder in folders if _suits(run := folder.read_run(), name, choices)}
-    there = [folder for folder in runs if row in folder.results()]
-    return max(there, key=lambda folder: runs[folder].started_at, default=None)
-
-
-def run(name: str, row: str, place: Path, choices: dict[str, str]) -> int:
+def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
     """Run one row with the command line, printing what it prints as it comes; its exit code."""
     options = [part for key, value in choices.items() for part in (f"--{key.replace('_', '-')}", value)]
     command = [*COMMAND, "run", name, "--row", row, "--results", str(place), *options]
@@ -60,29 +107,49 @@ def run(name: str, row: str, place: Path, choices: dict[str, str]) -> int:
 
 
 def told(folder: RunFolder, row: str) -> str:
-    """A row's result in Markdown: outcome, device, memory at the four points of a step, speed, verdicts."""
+    """A row's result in Markdown: outcome, device, memory, speed, what is predicted and stated of it alone."""
     made, results = folder.read_run(), folder.results()
-    recipe, result = suite_named(made.suite), results[row]
-    verdicts = [
-        f"- **{verdict.status}**: {verdict.says} ({verdict.measured if verdict.status == 'held' else verdict.reason})"
-        for verdict in judge(recipe, made, results).verdicts
-        if row in verdict.rows
+    suite, result = suite_named(made.suite), results[row]
+    blocks = [
+        f"### {suite.row(row).title}: {ENDINGS[result.outcome]}",
+        *one_row.measured(result),
+        *(f"Predicted at full size on {one.spec.card}: {in_words(one)}" for one in predicted(folder, [row])),
+        tables.verdicts(one for one in judge(suite, made, results).verdicts if one.rows == (row,)),
     ]
-    blocks = [f"### {recipe.row(row).title}: {ENDINGS[result.outcome]}", *measured(result), "\n".join(verdicts)]
     return "\n\n".join(block for block in blocks if block)
 
 
-def measured(result: Result) -> list[str]:
-    """What was measured of a row, a block of Markdown each."""
-    blocks = [result.reason, one_row.device(result)]
-    if result.failure:
-        blocks.append(one_row.failure(result.failure))
-    if result.memory.snapshots:
-        blocks.append(one_row.memory(result.memory.snapshots))
-    if result.speed:
-        blocks.append(one_row.speed(result.speed))
-    return blocks
+def compares(claim: Claim, rows: Collection[str]) -> bool:
+    """True when a claim is about several of ``rows`` and about no other."""
+    return len(claim_rows(claim)) > 1 and set(claim_rows(claim)) <= set(rows)
 
 
-def _suits(made: Run, name: str, choices: dict[str, str]) -> bool:
-    return made.suite == name and all(value in (AUTO, getattr(made, key, value)) for key, value in choices.items())
+def bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
+    """The parts of each row's memory at the points of a step that it reached, GiB, as ``drawn`` takes them."""
+    return {
+        f"{row}, {point}": parts_at(shot)
+        for row, result in results.items()
+        for point, shot in tables.last_at_points(result.memory.snapshots).items()
+    }
+
+
+def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mapping[str, str]) -> list[str]:
+    """Tables over rows by title, a block of Markdown each: device, memory, predicted memory, speed; then who lacks."""
+    first = next(iter(results.values()))
+    foreseen = {titles[one.spec.row]: as_result(one) for one in predicted(folder, titles)}
+    blocks = [
+        f"**Memory**, {one_row.device(first)}",
+        tables.memory(results),
+        f"**Memory predicted at full size** on {first.spec.card}" if foreseen else "",
+        tables.memory(foreseen) if foreseen else "",
+        f"**Speed**\n\n{speeds}" if (speeds := tables.scaling(results)) else "",
+        f"No result yet: {', '.join(lacking)}."
+        if (lacking := [one for one in titles.values() if one not in results])
+        else "",
+    ]
+    return [block for block in blocks if block]
+
+
+def predicted(folder: RunFolder, rows: Collection[str]) -> list[Prediction]:
+    """What the run that ``folder`` keeps predicted of ``rows``."""
+    return [one for one in folder.predictions() if one.spec.row in rows]

@@ -9,20 +9,10 @@ from threading import Thread
 from IPython.display import Markdown, display
 
 from experiments.judge import ENDINGS, number
-from experiments.result import RESULT_FILE, Failure, Result, Snapshot, Speed, read_result
+from experiments.notebooks import tables
+from experiments.result import RESULT_FILE, Failure, Result, read_result
 
 LAST_LINES_WITHIN_S = 2.0
-POINTS = ("before forward", "after forward", "after backward", "after optimizer step")
-COLUMNS = {
-    "params_gib": "parameters",
-    "grads_gib": "gradients",
-    "optimizer_gib": "optimizer",
-    "optimizer_cpu_gib": "optimizer on the host",
-    "activations_gib": "activations",
-    "allocated_gib": "allocated",
-    "peak_gib": "peak",
-    "reserved_gib": "reserved",
-}
 
 
 class DidNotFit(RuntimeError):
@@ -46,16 +36,22 @@ def run(spec: str, out: str, worker: str) -> None:
 
 
 def show(out: str) -> None:
-    """Show the result as a reader wants it: the outcome, memory at the four points of a step, speed, the failure."""
+    """Show the result as a reader wants it: the outcome, and what was measured."""
     result = _result(out)
-    blocks = [f"# {ENDINGS[result.outcome].upper()}", result.reason, device(result)]
-    if result.failure:
-        blocks.append(failure(result.failure))
-    if result.memory.snapshots:
-        blocks.append(memory(result.memory.snapshots))
-    if result.speed:
-        blocks.append(speed(result.speed))
-    display(Markdown("\n\n".join(filter(None, blocks))))
+    display(Markdown("\n\n".join([f"# {ENDINGS[result.outcome].upper()}", *measured(result)])))
+
+
+def measured(result: Result) -> list[str]:
+    """What was measured of a row, a block of Markdown each: why it ended, memory at four points, ranks, speed."""
+    blocks = [
+        result.reason,
+        device(result),
+        failure(result.failure) if result.failure else "",
+        tables.at_points(result.memory.snapshots) if result.memory.snapshots else "",
+        tables.ranks(result.ranks) if result.ranks else "",
+        tables.speed(result.speed) if result.speed else "",
+    ]
+    return [block for block in blocks if block]
 
 
 def require_fit(out: str) -> None:
@@ -76,28 +72,9 @@ def device(result: Result) -> str:
 def failure(ended: Failure) -> str:
     """Where the row ended, in one line."""
     step = f" of step {ended.step}" if ended.step is not None else ""
+    rank = f" on rank {ended.rank}" if ended.rank else ""
     asked = f", {number(ended.requested_gib)} GiB asked for" if ended.requested_gib else ""
-    return f"Ended in **{ended.phase}**{step}{asked}: `{ended.message}`"
-
-
-def memory(snapshots: tuple[Snapshot, ...]) -> str:
-    """Memory at the four points, of the last step that has each, as a table in GiB."""
-    last = {shot.point: shot for shot in snapshots}
-    rows = [[point, *(_gib(last[point], field) for field in COLUMNS)] for point in POINTS if point in last]
-    return _table(["GiB", *COLUMNS.values()], rows)
-
-
-def speed(measured: Speed) -> str:
-    """Times and rates as a table."""
-    figures = {
-        "samples/s": number(measured.samples_per_s),
-        "s a step": number(measured.step_s),
-        "spread": f"{measured.spread:.1%}",
-        "TFLOP/s": number(measured.tflops_per_s) if measured.tflops_per_s else "",
-        "of the peak": f"{measured.peak_share:.1%}" if measured.peak_share else "",
-        "s in all": number(measured.train_s),
-    }
-    return _table(list(figures), [list(figures.values())])
+    return f"Ended in **{ended.phase}**{step}{rank}{asked}: `{ended.message}`"
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -110,13 +87,3 @@ def _result(out: str) -> Result:
     if not path.exists():
         raise DidNotFit("the worker wrote no result")
     return read_result(path)
-
-
-def _gib(shot: Snapshot, field: str) -> str:
-    value = getattr(shot, field)
-    return "" if value is None else f"{value:.4g}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -47,7 +47,7 @@ def peaks(questions: Mapping[str, Question]) -> dict[str, Prediction]:
 def through_a_step(question: Question) -> Prediction:
     """Predict one training and draw its memory at the four points of each step; the prediction."""
     (found,) = traced([question.spec], print)
-    display(drawn({_point(shot): _parts_at(shot) for shot in found.memory.snapshots}))
+    display(drawn({_point(shot): parts_at(shot) for shot in found.memory.snapshots}))
     return found
 
 
@@ -62,7 +62,7 @@ def drawn(bars: Bars) -> go.Figure:
                 name=name,
                 orientation="h",
                 marker_color=color,
-                hovertemplate="%{x:.2f} GiB",
+                hovertemplate="%{x:.3g} GiB",
             )
             for name, color in COLORS.items()
         ]
@@ -78,6 +78,11 @@ def drawn(bars: Bars) -> go.Figure:
     )
 
 
+def parts_at(shot: Snapshot) -> dict[str, float]:
+    """What the memory at one point is made of, GiB by the names of COLORS."""
+    return {name: getattr(shot, field) for name, field in FIELDS.items() if hasattr(shot, field)}
+
+
 def told(predictions: Mapping[str, Prediction]) -> str:
     """A table in Markdown: the parts of each peak, the peak, the allocator's reserve, where the peak is."""
     head = ["", *COLORS, "peak", "reserved", "peak in"]
@@ -91,10 +96,6 @@ def told(predictions: Mapping[str, Prediction]) -> str:
 
 def _parts(prediction: Prediction) -> dict[str, float]:
     return {name: getattr(prediction.at_peak, field) for name, field in FIELDS.items()}
-
-
-def _parts_at(shot: Snapshot) -> dict[str, float]:
-    return {name: getattr(shot, field) for name, field in FIELDS.items() if hasattr(shot, field)}
 
 
 def _point(shot: Snapshot) -> str:

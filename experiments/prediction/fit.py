@@ -9,8 +9,9 @@ from experiments.errors import InputError
 from experiments.facts import checked
 from experiments.prediction.question import OPTIMIZER_STEPS, lora
 from experiments.prediction.record import DOUBT, Prediction
-from experiments.recipe import RowSpec, Settings
+from experiments.recipe import RowSpec
 from experiments.result import Record
+from experiments.settings import Settings
 
 LARGEST_BATCH = 4096
 GROWTH = 8

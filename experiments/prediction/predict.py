@@ -20,8 +20,9 @@ from experiments.errors import InputError
 from experiments.parent import die_with_parent
 from experiments.prediction.record import Prediction
 from experiments.provenance import code_sha256
-from experiments.recipe import Input, Model, Row, RowSpec, Settings, Suite
+from experiments.recipe import Input, Model, Row, RowSpec, Suite
 from experiments.result import write_atomically
+from experiments.settings import Settings
 
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")

@@ -10,7 +10,8 @@ from experiments.card import card_named
 from experiments.errors import InputError
 from experiments.facts import checked
 from experiments.prediction.predict import peak_spec
-from experiments.recipe import Lora, Model, Optimizer, Precision, RowSpec, Settings, Strategy, models
+from experiments.recipe import Model, RowSpec, models
+from experiments.settings import Lora, Optimizer, Precision, Settings, Strategy
 
 SUITE = "question"
 OPTIMIZER_STEPS = 2

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from experiments.card import cards
 from experiments.judge import ENDINGS, Judgement, Status, Verdict
-from experiments.recipe import Quantity, Settings, Suite
+from experiments.recipe import Quantity, Suite
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
@@ -24,6 +24,7 @@ from experiments.result import (
     value_of,
 )
 from experiments.run import Run, RunFolder
+from experiments.settings import Settings
 
 REPORT_SCHEMA_VERSION: Literal[1] = 1
 FILES = {"notebook": NOTEBOOK_FILE, "log": LOG_FILE, "result": RESULT_FILE, "telemetry": TELEMETRY_FILE}

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from experiments.judge import ENDINGS
-from experiments.recipe import Row, Settings, Suite
+from experiments.recipe import Row, Suite
 from experiments.result import QUANTITIES, Record, Result, value_of
 from experiments.run import Run
+from experiments.settings import Settings
 
 SAME = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
 

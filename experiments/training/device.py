@@ -12,8 +12,9 @@ import torch
 from experiments.card import Card, card_named, card_of_device
 from experiments.errors import InputError
 from experiments.kernels import Kernels, kernels_of
-from experiments.recipe import Precision, RowSpec, Settings
+from experiments.recipe import RowSpec
 from experiments.result import GIB, Device
+from experiments.settings import Precision, Settings
 
 SAME_CARD = 0.02
 

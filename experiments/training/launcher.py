@@ -15,8 +15,9 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from experiments.recipe import RowSpec, Settings
+from experiments.recipe import RowSpec
 from experiments.result import write_atomically
+from experiments.settings import Settings
 from experiments.training.ranks import CODES_FILE, LAUNCHER
 
 

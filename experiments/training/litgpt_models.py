@@ -8,7 +8,8 @@ from litgpt import lora
 from litgpt.model import GPT, Config
 
 from experiments.errors import InputError, unknown
-from experiments.recipe import Lora, RowSpec, Settings, models
+from experiments.recipe import RowSpec, models
+from experiments.settings import Lora, Settings
 
 TARGETS = ("query", "key", "value", "projection", "mlp", "head")
 # Wide enough that adapters of the rows' ranks are small beside the layers that carry them.

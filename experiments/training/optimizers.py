@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch.nn import Parameter
 
-from experiments.recipe import Settings
+from experiments.settings import Settings
 
 
 def build_optimizer(settings: Settings, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:

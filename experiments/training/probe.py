@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from experiments.card import card_named
-from experiments.recipe import RowSpec, Settings
+from experiments.recipe import RowSpec
 from experiments.result import (
     GIB,
     PROGRESS_FILE,
@@ -25,6 +25,7 @@ from experiments.result import (
     Speed,
     write_atomically,
 )
+from experiments.settings import Settings
 from experiments.training.memory import Meter, optimizer_tensors, parameter_tensors, storage_bytes
 from experiments.training.schedule import Schedule, Timing
 from experiments.training.step_profile import StepProfile

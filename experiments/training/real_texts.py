@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from experiments import texts
 from experiments.errors import InputError
-from experiments.recipe import RowSpec, Settings
+from experiments.recipe import RowSpec
+from experiments.settings import Settings
 from experiments.training.ending import first_line
 from experiments.training.hub import TOKENIZER, fetch
 

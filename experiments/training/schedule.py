@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median, quantiles
 
-from experiments.recipe import RowSpec, Settings
+from experiments.recipe import RowSpec
+from experiments.settings import Settings
 
 PEAK_STEPS = 2
 WARM_UP_STEPS = 2

@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from experiments.errors import InputError
-from experiments.recipe import RowSpec, Settings
+from experiments.recipe import RowSpec
+from experiments.settings import Settings
 from experiments.training.data import IGNORED_LABEL, Batches
 
 CONSTANT_STEPS = 100

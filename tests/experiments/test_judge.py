@@ -6,8 +6,9 @@ import pytest
 
 from experiments import judge as judging
 from experiments.judge import LABELS, Judgement, judge, number, span
-from experiments.recipe import Quantity, Settings
+from experiments.recipe import Quantity
 from experiments.result import QUANTITIES
+from experiments.settings import Settings
 from tests.experiments.factory import COMMON, CPU, STAND_IN, ranks, result, run, shot, suite
 
 PEAK = {"peak_gib": 10.0}

@@ -16,18 +16,16 @@ from experiments.recipe import (
     Check,
     Figure,
     Model,
-    Optimizer,
     Quantity,
     Row,
     RowSpec,
-    Settings,
-    Strategy,
     Suite,
     models,
     read_suite,
     suite_named,
     suite_names,
 )
+from experiments.settings import Optimizer, Settings, Strategy
 from tests.experiments.factory import CARD, COMMON, run
 from tests.experiments.factory import suite as made_suite
 

@@ -4,8 +4,9 @@ import pytest
 
 from experiments.card import card_named, cards
 from experiments.facts import RECIPES
-from experiments.recipe import NOT_SUITES, Settings, models, suite_named, suite_names
+from experiments.recipe import NOT_SUITES, models, suite_named, suite_names
 from experiments.result import QUANTITIES
+from experiments.settings import Settings
 
 SUITES = [suite_named(name) for name in suite_names()]
 CLAIMS = [pytest.param(suite, claim, id=f"{suite.suite}-{claim.id}") for suite in SUITES for claim in suite.claims]

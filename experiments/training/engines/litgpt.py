@@ -23,7 +23,8 @@ from tokenizers.models import WordLevel
 from torch.utils.data import DataLoader
 
 from experiments.errors import InputError
-from experiments.recipe import RowSpec, Settings
+from experiments.recipe import RowSpec
+from experiments.settings import Settings
 from experiments.training.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
 from experiments.training.litgpt_models import build_litgpt, build_precision
 from experiments.training.optimizers import build_optimizer

@@ -17,8 +17,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from experiments.errors import InputError
-from experiments.recipe import Settings
 from experiments.result import Device
+from experiments.settings import Settings
 
 STAGES = {"deepspeed_stage_2_offload": 2, "deepspeed_stage_3_offload": 3}
 LAYERS = {GradientCheckpointingLayer}

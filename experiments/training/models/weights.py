@@ -11,7 +11,8 @@ from transformers.initialization import no_init_weights
 from transformers.quantizers import AutoHfQuantizer
 
 from experiments.errors import InputError
-from experiments.recipe import Model, Quantization, Size
+from experiments.recipe import Model, Size
+from experiments.settings import Quantization
 from experiments.training.models.architecture import build_config, has_own_head, model_class
 
 INIT_STD = 0.02

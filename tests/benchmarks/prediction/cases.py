@@ -5,7 +5,8 @@ from typing import Any
 
 from experiments.facts import checked, read_yaml
 from experiments.prediction.predict import peak_spec
-from experiments.recipe import RowSpec, Settings
+from experiments.recipe import RowSpec
+from experiments.settings import Settings
 
 FILE = Path(__file__).with_name("cases.yaml")
 SUITE, CARD = "prediction", "h200_141gb"

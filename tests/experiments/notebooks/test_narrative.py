@@ -1,41 +1,40 @@
-"""The narrative notebook, and the cells' helper on a folder of results made here."""
+"""What the cells of the narrative notebooks call, on folders of results made here."""
 
 import sys
-from pathlib import Path
 
-import nbformat
 import pytest
 
 from experiments.errors import InputError
 from experiments.notebooks import narrative
+from experiments.notebooks.narrative import Lab
 from experiments.recipe import suite_named
-from experiments.result import RESULT_FILE
 from experiments.run import RunFolder
-from tests.experiments.factory import STAND_IN, result, run, shot
+from tests.experiments.factory import result, run
+from tests.experiments.notebooks.factory import POINTS, kept, write
+from tests.experiments.prediction.factory import prediction
 
 NAME = "single_gpu_blip2"
-NOTEBOOK = Path(narrative.__file__).parent / f"{NAME}.ipynb"
-POINTS = ("before forward", "after forward", "after backward", "after optimizer step")
+MULTI = "multi_gpu_litgpt"
+CARD = "a100_80gb"
 
 
 def made(place, row, run_id="one", outcome="fits", asked=(), **choices):
     """A folder of a run of the suite for ``row`` and those asked for besides, with the result of ``row`` alone."""
-    started = run(row, *asked, run_id=run_id, **{"suite": NAME, **choices})
-    folder = RunFolder(place / run_id)
-    folder.write_run(started)
-    folder.row(row).mkdir(parents=True)
-    shots = tuple(shot(point, params_gib=13.95, peak_gib=60.0) for point in POINTS)
-    got = result("a", outcome, device=STAND_IN, shots=shots, speed={}, memory={"peak_gib": 60.0})
-    spec = got.spec.model_copy(update={"row": row, "suite": NAME})
-    (folder.row(row) / RESULT_FILE).write_text(got.model_copy(update={"spec": spec}).model_dump_json())
+    folder = kept(place, choices.pop("suite", NAME), CARD, row, run_id=run_id, **choices)
+    folder.write_run(folder.read_run().model_copy(update={"rows": (row, *asked)}))
+    write(folder, folder.results()[row].model_copy(update={"outcome": outcome, "reason": f"{row} ended as {outcome}"}))
     return folder
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What the cells display, in Markdown."""
+    """What the cells display: blocks of Markdown, and figures by the labels of their bars."""
     blocks = []
-    monkeypatch.setattr(narrative, "display", lambda block: blocks.append(block.data))
+    monkeypatch.setattr(
+        narrative,
+        "display",
+        lambda block: blocks.append(list(block.data[0].y) if hasattr(block, "layout") else block.data),
+    )
     return blocks
 
 
@@ -47,15 +46,13 @@ def no_command(monkeypatch):
 @pytest.mark.usefixtures("no_command")
 def test_a_kept_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown):
     made(tmp_path, "baseline", asked=("xxl",))
-    narrative.suite(NAME, results=str(tmp_path))("baseline")
+    Lab(NAME, results=str(tmp_path)).show("baseline")
     assert shown[0].startswith("### Baseline: fits\n")
-    for part in ("standing in for a100_80gb", *POINTS, "| 13.95 |", "samples/s"):
+    for part in ("standing in for a100_80gb", *POINTS, "| 14.00 |"):
         assert part in shown[0]
-    assert "- **did not hold**: Baseline: out of GPU memory (a ended as fits)" in shown[0]
-    assert "take close to 14 GB. (baseline: 13.9 GiB)" in shown[0]
-    assert (
-        "- **not judged**: A smaller batch needs substantially less memory for activations. (reduced-batch" in shown[0]
-    )
+    assert "- **did not hold**: Baseline: out of GPU memory (baseline ended as fits)" in shown[0]
+    assert "take close to 14 GB. (baseline: 14 GiB)" in shown[0]
+    assert "A smaller batch" not in shown[0], "a claim that compares rows belongs to compare"
     assert "Even larger model" not in shown[0]
 
 
@@ -64,10 +61,17 @@ def test_the_newest_result_under_the_choices_is_shown(tmp_path, shown):
     made(tmp_path, "baseline", "old", outcome="oom", started_at="2026-11-20T00:00:00+00:00", size="tiny")
     made(tmp_path, "baseline", "new", started_at="2026-11-21T00:00:00+00:00")
     made(tmp_path, "xxl", "newest", started_at="2026-11-22T00:00:00+00:00")
-    made(tmp_path, "baseline", "other", outcome="oom", started_at="2026-11-23T00:00:00+00:00", suite="other")
+    made(
+        tmp_path,
+        "tiny-baseline",
+        "other",
+        outcome="oom",
+        started_at="2026-11-23T00:00:00+00:00",
+        suite="single_gpu_litgpt",
+    )
     (tmp_path / "latest").symlink_to("old")
-    narrative.suite(NAME, results=str(tmp_path), size="auto")("baseline")
-    narrative.suite(NAME, results=str(tmp_path), size="tiny")("baseline")
+    Lab(NAME, results=str(tmp_path), size="auto").show("baseline")
+    Lab(NAME, results=str(tmp_path), size="tiny").show("baseline")
     assert [block.splitlines()[0] for block in shown] == ["### Baseline: fits", "### Baseline: out of GPU memory"]
 
 
@@ -81,7 +85,7 @@ def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, sho
     )
     monkeypatch.setattr(narrative, "COMMAND", (sys.executable, str(script)))
     results = tmp_path / "results"
-    narrative.suite(NAME, results=str(results), card="a100_80gb", size="auto")("xxl-sgd")
+    Lab(NAME, results=str(results), card="a100_80gb", size="auto").show("xxl-sgd")
     said = f"run {NAME} --row xxl-sgd --results {results} --card a100_80gb --size auto\n"
     assert capsys.readouterr().out == said
     assert shown[0].startswith("### Optimizer without state: fits")
@@ -90,33 +94,89 @@ def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, sho
 def test_a_command_that_leaves_no_result_is_an_error_with_its_code(tmp_path, monkeypatch):
     monkeypatch.setattr(narrative, "COMMAND", (sys.executable, "-c", "raise SystemExit(2)"))
     with pytest.raises(RuntimeError, match="xxl has no result; the command above ended with code 2"):
-        narrative.suite(NAME, results=str(tmp_path))("xxl")
+        Lab(NAME, results=str(tmp_path)).show("xxl")
 
 
 @pytest.mark.usefixtures("no_command")
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(InputError, match="unknown suite 'blip2'"):
-        narrative.suite("blip2")
+        Lab("blip2")
     with pytest.raises(InputError, match="unknown row 'base'"):
-        narrative.suite(NAME, results=str(tmp_path))("base")
+        Lab(NAME, results=str(tmp_path)).show("base")
 
 
-def test_the_notebook_tells_every_row_once_and_in_order():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbformat.validate(notebook)
-    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in code)
-    assert [cell.source for cell in code[1:]] == [f'show("{row.id}")' for row in suite_named(NAME).rows]
-    told = [before for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False) if cell in code[1:]]
-    assert all(cell.cell_type == "markdown" and len(cell.source) > 200 for cell in told)
-    assert [cell.source.partition("\n")[0] for cell in told] == [
-        f"## {number}. {row.title}" for number, row in enumerate(suite_named(NAME).rows, 1)
-    ]
+@pytest.mark.usefixtures("no_command")
+def test_a_row_of_several_ranks_has_a_line_for_each(tmp_path, shown):
+    kept(tmp_path, MULTI, CARD, "7b-4gpu-ddp")
+    Lab(MULTI, results=str(tmp_path)).show("7b-4gpu-ddp")
+    lines = [line.split(" | ") for line in shown[0].splitlines() if line.startswith("| rank")]
+    assert [line[0] for line in lines] == ["| rank 0", "| rank 1", "| rank 2", "| rank 3"]
+    assert "| 69.00 | 303 |" in shown[0]
+    assert "| samples/s |" in shown[0]
+    assert "| 40.0% | 15.0% | 5.0% |" in shown[0]
+    assert "4 x NVIDIA H200" in shown[0]
 
 
-def test_the_notebooks_first_cell_gives_the_function_that_shows():
-    first = next(cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code")
-    names = {}
-    exec(first.source, names)
-    assert callable(names["show"])
+@pytest.mark.usefixtures("no_command")
+def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_path, shown):
+    kept(tmp_path, MULTI, CARD)
+    Lab(MULTI, results=str(tmp_path)).compare("7b-1gpu", "7b-4gpu-ddp")
+    settings, bars, tables, stated = shown
+    assert "|  | global_batch_size | devices | strategy |" in settings
+    assert bars == [f"{row}, {point}" for row in ("7b-1gpu", "7b-4gpu-ddp") for point in POINTS]
+    assert "| 7B on one GPU | fits | 14.00 | 14.00 | 28.00 | 10.00 | 66.00 | 66.00 |" in tables
+    assert "| 7B on four GPUs, DDP | fits | 14.00 | 14.00 | 28.00 | 13.00 | 69.00 | 69.00 |" in tables
+    assert "| 7B on four GPUs, DDP | 4 | 16 | 0.5 | 4 | 1 | 25.0% | 40.0% | 15.0% | 5.0% |" in tables
+    assert "- **held**: Under DDP every GPU holds the whole model" in stated
+    assert "FSDP" not in stated
+
+
+@pytest.mark.usefixtures("no_command")
+def test_without_results_rows_are_compared_by_what_they_set_and_what_is_stated(tmp_path, shown):
+    Lab(MULTI, results=str(tmp_path)).compare("7b-1gpu", "7b-4gpu-ddp")
+    settings, nothing, stated = shown
+    assert "strategy" in settings
+    assert nothing == "None of these has a result yet: 7b-1gpu, 7b-4gpu-ddp."
+    claims = [claim.says for claim in suite_named(MULTI).claims if claim.id.startswith("ddp-saves")]
+    assert f"- {claims[0]}" in stated.splitlines()
+
+
+@pytest.mark.usefixtures("no_command")
+def test_rows_are_compared_within_the_run_that_has_the_most_of_them(tmp_path, shown):
+    rows = ("reduced-batch", "grad-accumulation")
+    kept(tmp_path, NAME, CARD, *rows, run_id="both", started_at="2026-11-20T00:00:00+00:00")
+    kept(tmp_path, NAME, CARD, rows[0], run_id="newer", size="tiny", started_at="2026-11-21T00:00:00+00:00")
+    Lab(NAME, results=str(tmp_path)).compare("baseline", *rows)
+    assert "size full" in shown[2]
+    assert "No result yet: Baseline." in shown[2]
+    assert "(baseline has not run)" in shown[3]
+
+
+@pytest.mark.usefixtures("no_command")
+def test_a_miniature_is_told_in_mib_beside_what_is_predicted_at_full_size(tmp_path, shown):
+    folder = kept(tmp_path, NAME, CARD, "reduced-batch", "grad-accumulation", size="tiny")
+    spec = folder.results()["reduced-batch"].spec.model_copy(update={"size": "full"})
+    folder.write_predictions([prediction(spec, 70.0)])
+    lab = Lab(NAME, results=str(tmp_path))
+    lab.show("reduced-batch")
+    assert "| after forward | 14.00 | 14.00 | 28.00 | 10.00 | 66.00 | 66.00 |" in shown[0]
+    assert "| MiB |" in shown[0]
+    assert "Predicted at full size on a100_80gb: fits: needs 70.00 GiB" in shown[0]
+    lab.compare("reduced-batch", "grad-accumulation")
+    measured, foreseen = shown[-2].split("**Memory predicted at full size** on a100_80gb")
+    assert "| MiB |" in measured
+    assert "| GiB |" in foreseen
+    assert "| Reduced batch size | fits | 14.00 | 14.00 | 28.00 | 14.00 |" in foreseen
+
+
+@pytest.mark.usefixtures("no_command")
+def test_rows_that_were_refused_are_compared_without_a_figure(tmp_path, shown):
+    folder = RunFolder(tmp_path / "one")
+    folder.write_run(run("baseline", "reduced-batch", suite=NAME))
+    for row in ("baseline", "reduced-batch"):
+        spec = folder.read_run().spec(suite_named(NAME), row)
+        write(folder, result("a", "refused").model_copy(update={"spec": spec}))
+    Lab(NAME, results=str(tmp_path)).compare("baseline", "reduced-batch")
+    assert not any(isinstance(block, list) for block in shown)
+    assert "| Baseline | refused |" in shown[1]
+    assert "Speed" not in shown[1]

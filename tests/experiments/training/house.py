@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from experiments.recipe import Model, RowSpec, Settings
+from experiments.recipe import Model, RowSpec
 from experiments.result import Memory
+from experiments.settings import Settings
 from tests.experiments.factory import CARD, COMMON
 
 GIB = 1024**3

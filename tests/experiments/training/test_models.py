@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from experiments.errors import InputError
-from experiments.recipe import Model, Quantization, models
+from experiments.recipe import Model, models
+from experiments.settings import Quantization
 from experiments.training import models as built
 from experiments.training.data import SyntheticCaptions, build_preparation
 from experiments.training.models import build_model

@@ -58,7 +58,12 @@ def parquet(folder, records):
 
 
 def saved(folder, records):
-    datasets.DatasetDict(train=datasets.Dataset.from_list(records)).save_to_disk(str(folder))
+    datasets.Dataset.from_list(records).save_to_disk(str(folder))
+
+
+def saved_by_split(folder, records):
+    splits = {"test": datasets.Dataset.from_list(records[:1]), "train": datasets.Dataset.from_list(records)}
+    datasets.DatasetDict(splits).save_to_disk(str(folder))
 
 
 @pytest.fixture
@@ -77,7 +82,7 @@ def in_words(ids):
 
 
 @pytest.mark.usefixtures("whole_texts")
-@pytest.mark.parametrize("keep", [lines, array, table, parquet, saved])
+@pytest.mark.parametrize("keep", [lines, array, table, parquet, saved, saved_by_split])
 def test_a_record_becomes_the_prompt_and_answer_of_litgpt(folder, keep):
     keep(folder, RECORDS)
     texts = open_texts(row(folder, "alpaca2k"), BYTES)

@@ -1,0 +1,195 @@
+"""Tables in Markdown of what rows and their ranks set, took and did. Pure functions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.judge import ENDINGS, Verdict, number
+from experiments.recipe import Quantity
+from experiments.result import QUANTITIES, Measured, Result, Snapshot, Speed, value_of
+from experiments.settings import Lora, Quantization, Settings
+
+Cells = Mapping[str, str]
+
+POINTS = ("before forward", "after forward", "after backward", "after optimizer step")
+ON_HOST = "optimizer on the host"
+AT_A_POINT = {
+    "params_gib": "parameters",
+    "grads_gib": "gradients",
+    "optimizer_gib": "optimizer",
+    "optimizer_cpu_gib": ON_HOST,
+    "activations_gib": "activations",
+    "allocated_gib": "allocated",
+    "peak_gib": "peak",
+    "reserved_gib": "reserved",
+}
+MEMORY: dict[Quantity, str] = {
+    "params_gib": "parameters",
+    "grads_gib": "gradients",
+    "optimizer_gib": "optimizer",
+    "optimizer_cpu_gib": ON_HOST,
+    "activations_gib": "activations",
+    "allocated_after_forward_gib": "allocated after forward",
+    "peak_gib": "peak",
+    "reserved_gib": "reserved",
+}
+UNTOLD = ("time_limit_s", "seed", "workers")
+
+
+class Unit(NamedTuple):
+    """A unit of memory and how many of it make a GiB."""
+
+    name: str
+    per_gib: int
+
+
+GIB, MIB = Unit("GiB", 1), Unit("MiB", 1024)
+MINIATURE_GIB = 0.5
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are figures."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def columns(corner: str, rows: Mapping[str, Cells]) -> str:
+    """A table of ``rows`` by their labels, without the columns that none of them has a cell in."""
+    names = [name for cells in rows.values() for name, cell in cells.items() if cell]
+    header = list(dict.fromkeys(name for cells in rows.values() for name in cells if name in names))
+    return table([corner, *header], [[name, *(cells.get(one, "") for one in header)] for name, cells in rows.items()])
+
+
+def at_points(snapshots: Iterable[Snapshot]) -> str:
+    """Memory at the four points of a step, of the last step that has each."""
+    last = last_at_points(snapshots)
+    sizes = {point: {field: getattr(shot, field) for field in AT_A_POINT} for point, shot in last.items()}
+    unit = _unit(sizes.values())
+    return columns(unit.name, {point: _sizes(there, AT_A_POINT, unit) for point, there in sizes.items()})
+
+
+def last_at_points(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:
+    """The last snapshot of each point that was reached, in the order of a step."""
+    last = {shot.point: shot for shot in snapshots}
+    return {point: last[point] for point in POINTS if point in last}
+
+
+def memory(results: Mapping[str, Result]) -> str:
+    """The most that each part of the memory takes in rows with those labels; of several ranks that of the fullest."""
+    sizes = {name: {quantity: value_of(quantity, result) for quantity in MEMORY} for name, result in results.items()}
+    unit = _unit(sizes.values())
+    ended = {name: {"ended": ENDINGS[result.outcome]} for name, result in results.items()}
+    return columns(unit.name, {name: ended[name] | _sizes(there, MEMORY, unit) for name, there in sizes.items()})
+
+
+def ranks(measured: Sequence[Measured]) -> str:
+    """The same of each rank, with the length of the longest padded text that it had and its time of a step."""
+    sizes = {one.rank: {quantity: QUANTITIES[quantity](one) for quantity in MEMORY} for one in measured}
+    unit = _unit(sizes.values())
+    rows = {
+        f"rank {one.rank}": {
+            "ended": ENDINGS[one.outcome],
+            **_sizes(sizes[one.rank], MEMORY, unit),
+            "tokens of the longest text": str(one.max_tokens or ""),
+            "s a step": number(one.speed.step_s) if one.speed else "",
+        }
+        for one in measured
+    }
+    return columns(unit.name, rows)
+
+
+def speed(measured: Speed) -> str:
+    """Times, rates and what the GPU waits for, of one row."""
+    figures = {
+        "samples/s": number(measured.samples_per_s),
+        "s a step": number(measured.step_s),
+        "spread": f"{measured.spread:.1%}",
+        "TFLOP/s": number(measured.tflops_per_s) if measured.tflops_per_s else "",
+        "of the peak": _share(measured.peak_share),
+        **_waits(measured),
+        "s in all": number(measured.train_s),
+    }
+    there = {name: figure for name, figure in figures.items() if figure}
+    return table(list(there), [list(there.values())])
+
+
+def scaling(results: Mapping[str, Result]) -> str:
+    """Speeds of rows side by side, beside that of the first that has one; empty where none has.
+
+    Efficiency is the speed over the first row's, divided by the ranks over the first row's.
+    """
+    timed = {name: result for name, result in results.items() if result.speed and result.outcome == "fits"}
+    if not timed:
+        return ""
+    first, base = next(iter(timed.items()))
+    return columns("", {name: _scaled(result, base, first) for name, result in timed.items()})
+
+
+def settings(rows: Mapping[str, Settings]) -> str:
+    """What differs between the settings of rows with those labels; empty where nothing does."""
+    told = {name: {key: _told(value) for key, value in one if key not in UNTOLD} for name, one in rows.items()}
+    differing = [key for key in next(iter(told.values())) if len({cells[key] for cells in told.values()}) > 1]
+    return (
+        columns("", {name: {key: cells[key] for key in differing} for name, cells in told.items()}) if differing else ""
+    )
+
+
+def verdicts(found: Iterable[Verdict]) -> str:
+    """Verdicts as a list: status, statement, and what it rests on or why it was not judged."""
+    return "\n".join(
+        f"- **{one.status}**: {one.says} ({one.measured if one.status == 'held' else one.reason})" for one in found
+    )
+
+
+def _scaled(result: Result, base: Result, base_name: str) -> dict[str, str]:
+    assert result.speed is not None
+    assert base.speed is not None
+    times = result.speed.samples_per_s / base.speed.samples_per_s
+    sets, ranks_over = result.spec.settings, result.spec.settings.ranks / base.spec.settings.ranks
+    return {
+        "ranks": f"{sets.nodes} x {sets.devices}" if sets.nodes > 1 else str(sets.ranks),
+        "samples a step": str(sets.global_batch_size),
+        "s a step": number(result.speed.step_s),
+        "samples/s": number(result.speed.samples_per_s),
+        f"times {base_name}": number(times),
+        "efficiency": _share(times / ranks_over) if ranks_over != 1 else "",
+        **_waits(result.speed),
+    }
+
+
+def _waits(measured: Speed) -> dict[str, str]:
+    return {
+        "communicating": _share(measured.communication_share),
+        "and nothing else": _share(measured.exposed_communication_share),
+        "GPU idle": _share(measured.gpu_idle_share),
+    }
+
+
+def _sizes(sizes: Mapping[Any, float | None], names: Mapping[Any, str], unit: Unit) -> dict[str, str]:
+    """Cells by the names of their columns; the host's is empty for all that is not offloaded."""
+    cells = {name: _size(sizes[key], unit) for key, name in names.items()}
+    return {name: "" if name == ON_HOST and cell == "0" else cell for name, cell in cells.items()}
+
+
+def _unit(rows: Iterable[Mapping[Any, float | None]]) -> Unit:
+    """MiB where nothing is as large as half a GiB, as in miniatures."""
+    return GIB if max((gib or 0.0 for sizes in rows for gib in sizes.values()), default=0.0) >= MINIATURE_GIB else MIB
+
+
+def _size(gib: float | None, unit: Unit) -> str:
+    """Two decimals, or three significant digits of less than 1; nothing for what is not known."""
+    if gib is None:
+        return ""
+    size = round(gib * unit.per_gib, 3)
+    return f"{size:.2f}" if size >= 1 else f"{size:.3g}"
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Lora):
+        return f"rank {value.r}"
+    if isinstance(value, Quantization):
+        return value.kind
+    return "" if value is None else str(value)

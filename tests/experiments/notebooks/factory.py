@@ -1,0 +1,60 @@
+"""Kept runs of a suite with results that were never measured."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.recipe import Size, suite_named
+from experiments.result import RESULT_FILE, Device, Ending, Measured, Memory, Result, Speed
+from experiments.run import RunFolder
+from tests.experiments.factory import CPU, SPEED, STAND_IN, run, shot
+
+POINTS = ("before forward", "after forward", "after backward", "after optimizer step")
+MINIATURE = 1 / 1024
+WAITS = {"communication_share": 0.4, "exposed_communication_share": 0.15, "gpu_idle_share": 0.05}
+
+
+def kept(
+    place: Path, name: str, card: str, *rows: str, run_id: str = "one", size: Size = "full", **choices: Any
+) -> RunFolder:
+    """A folder of a run in which each of ``rows`` (default: all of the card) ended as is stated of it."""
+    suite = suite_named(name)
+    rows = rows or tuple(row.id for row in suite.rows_for(card))
+    made = run(*rows, run_id=run_id, suite=name, card=card, size=size, **choices)
+    folder = RunFolder(place / run_id)
+    folder.write_run(made)
+    for row in rows:
+        spec = made.spec(suite, row)
+        measured = [
+            _measured(rank, suite.row(row).expect.outcome or "fits", size) for rank in range(spec.settings.ranks)
+        ]
+        several = tuple(measured) if len(measured) > 1 else ()
+        told = measured[-1].model_dump() | {"device": measured[-1].device.model_copy(update={"count": len(measured)})}
+        write(folder, Result(**told, ranks=several, spec=spec, fingerprint=spec.fingerprint, code="0" * 64))
+    return folder
+
+
+def write(folder: RunFolder, result: Result) -> None:
+    """Keep ``result`` in the folder of its row."""
+    place = folder.row(result.spec.row)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / RESULT_FILE).write_text(result.model_dump_json())
+
+
+def _measured(rank: int, outcome: Ending, size: Size) -> Measured:
+    """14 GiB of parameters, as much of gradients, twice that of state, and 10 and ``rank`` of activations."""
+    device: Device = STAND_IN if size == "full" else CPU
+    scale = 1.0 if size == "full" else MINIATURE
+    held = {"params_gib": 14.0 * scale, "grads_gib": 14.0 * scale, "optimizer_gib": 28.0 * scale}
+    peak = (66.0 + rank) * scale
+    shots = [shot(point, **held, allocated_gib=56.0 * scale, peak_gib=peak) for point in POINTS]
+    activations = {"activations_gib": (10.0 + rank) * scale, "allocated_gib": peak}
+    shots[1] = shots[1].model_copy(update=activations)
+    return Measured(
+        rank=rank,
+        outcome=outcome,
+        reason=f"ended as {outcome}",
+        device=device,
+        memory=Memory(snapshots=tuple(shots), peak_gib=peak),
+        speed=Speed(**SPEED | (WAITS if rank else {})) if outcome == "fits" else None,
+        max_tokens=300 + rank,
+    )

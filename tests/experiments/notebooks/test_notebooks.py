@@ -1,0 +1,160 @@
+"""The narrative notebooks: one for each suite, whole, and running on kept results, in miniature and at full size."""
+
+import ast
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell
+
+import experiments
+from experiments.judge import claim_rows
+from experiments.notebooks import narrative
+from experiments.recipe import suite_named, suite_names
+from tests.experiments.notebooks.factory import kept
+
+HOUSE = Path(experiments.__file__).parent
+ROOT = HOUSE.parent
+NARRATED = suite_names()
+NOTHING_RUNS = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from experiments.notebooks import narrative
+narrative.COMMAND = (sys.executable, "-c", "raise SystemExit('ran')")
+"""
+
+
+def notebook_of(name):
+    return nbformat.read(HOUSE / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def code_of(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def calls(notebook, method):
+    """The rows that each call of the method names, by the name of the cell's lab."""
+    expressions = [ast.parse(cell.source).body[0].value for cell in code_of(notebook)[1:]]
+    return [
+        (call.func.value.id, [argument.value for argument in call.args])
+        for call in expressions
+        if call.func.attr == method
+    ]
+
+
+def labs(notebook):
+    """The labs that the first cell makes, by their names there."""
+    names = {}
+    exec(code_of(notebook)[0].source, names)
+    return {key: value for key, value in names.items() if isinstance(value, narrative.Lab)}
+
+
+def of_results_in(place, notebook):
+    """The notebook with another folder of results."""
+    setup = code_of(notebook)[0]
+    assert setup.source.count('"../../results"') >= 1
+    setup.source = setup.source.replace('"../../results"', repr(str(place)))
+    return notebook
+
+
+def run_through(notebook):
+    names = {}
+    for cell in code_of(notebook):
+        exec(cell.source, names)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What the cells display; a cell that would run a row fails."""
+    blocks = []
+    monkeypatch.setattr(narrative, "display", blocks.append)
+    monkeypatch.setattr(narrative, "COMMAND", (sys.executable, "-c", "raise SystemExit('ran')"))
+    return blocks
+
+
+@pytest.mark.parametrize("name", NARRATED)
+def test_a_notebook_is_kept_without_outputs_and_explains_each_cell(name):
+    notebook = notebook_of(name)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    code = code_of(notebook)
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    before = [one for one, cell in zip(notebook.cells, notebook.cells[1:], strict=False) if cell in code]
+    assert len(before) == len(code)
+    assert all(one.cell_type == "markdown" for one in before)
+    assert all("**Look at**" in one.source for one in before[1:])
+
+
+@pytest.mark.parametrize("name", NARRATED)
+def test_a_notebook_tells_every_row_once_and_in_order_under_its_title(name):
+    notebook, suite = notebook_of(name), suite_named(name)
+    assert [rows for _, rows in calls(notebook, "show")] == [[row.id] for row in suite.rows]
+    headings = [cell.source.partition("\n")[0] for cell in notebook.cells if cell.source.startswith("## ")]
+    numbered = [heading for heading in headings if heading[3].isdigit()]
+    assert numbered == [f"## {number}. {row.title}" for number, row in enumerate(suite.rows, 1)]
+
+
+@pytest.mark.parametrize("name", NARRATED)
+def test_each_row_is_asked_of_a_card_that_it_is_for(name):
+    notebook, suite = notebook_of(name), suite_named(name)
+    cards = {lab: made.choices["card"] for lab, made in labs(notebook).items()}
+    for lab, rows in calls(notebook, "show") + calls(notebook, "compare"):
+        for row in map(suite.row, rows):
+            assert cards[lab] in (row.cards or ("auto", *suite.cards))
+
+
+@pytest.mark.parametrize("name", NARRATED)
+def test_every_claim_is_shown_with_its_row_or_with_the_rows_that_it_compares(name):
+    notebook, suite = notebook_of(name), suite_named(name)
+    compared = [rows for _, rows in calls(notebook, "compare")]
+    for claim in suite.claims:
+        alone = len(claim_rows(claim)) == 1
+        assert alone or any(narrative.compares(claim, rows) for rows in compared), claim.id
+
+
+@pytest.mark.parametrize("name", [name for name in NARRATED if name != "single_gpu_blip2"])
+def test_questions_are_numbered_through(name):
+    cells = [cell for cell in notebook_of(name).cells if cell.source.startswith("**Questions**")]
+    numbers = [line.split(".")[0] for cell in cells for line in cell.source.splitlines()]
+    numbers = [int(number) for number in numbers if number.isdigit()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= 10
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+@pytest.mark.parametrize("name", NARRATED)
+def test_a_notebook_shows_kept_results_and_runs_nothing(name, size, tmp_path, shown):
+    for card in suite_named(name).cards:
+        kept(tmp_path, name, card, run_id=card, size=size)
+    notebook = of_results_in(tmp_path, notebook_of(name))
+    run_through(notebook)
+    told = "\n".join(block.data for block in shown if not hasattr(block, "layout"))
+    assert [told.count(f"### {row.title}: ") for row in suite_named(name).rows] == [1] * len(suite_named(name).rows)
+    assert told.count("**Memory**") == len(calls(notebook, "compare"))
+    assert "No result yet" not in told
+    assert "has not run" not in told
+    assert ("| MiB |" in told) == (size == "tiny")
+
+
+def test_the_runs_kept_with_the_project_can_be_read_in_a_notebook(shown):
+    notebook = of_results_in(HOUSE / "evidence", notebook_of("single_gpu_blip2"))
+    run_through(notebook)
+    told = "\n".join(block.data for block in shown if not hasattr(block, "layout"))
+    assert "standing in for" in told
+    assert "did not hold" not in told
+    assert "No result yet" not in told
+
+
+def test_a_notebook_runs_headless_in_a_kernel(tmp_path):
+    name = "multi_gpu_litgpt"
+    for card in suite_named(name).cards:
+        kept(tmp_path, name, card, run_id=card)
+    notebook = of_results_in(tmp_path, notebook_of(name))
+    notebook.cells.insert(0, new_code_cell(NOTHING_RUNS))
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(HOUSE / "notebooks")}}).execute()
+    outputs = [out for cell in code_of(notebook) for out in cell.outputs]
+    assert {out.output_type for out in outputs} == {"display_data"}
+    assert any("rank 3" in out.data.get("text/markdown", "") for out in outputs)
+    assert any("application/vnd.plotly.v1+json" in out.data for out in outputs)
