@@ -23,7 +23,7 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float) -> str:
     if settings.optimizer == "deepspeed_cpu" and (missing := missing_to_compile()):
         return f"DeepSpeed compiles its Adam for the processor at first use and finds no {missing}"
     if not node.gpus:
-        return _refusal_without_gpu(spec)
+        return "no GPU: full size needs one; size tiny runs anywhere" if spec.size == "full" else ""
     if settings.world_size > len(node.gpus):
         there = f"there {'is' if len(node.gpus) == 1 else 'are'} {len(node.gpus)}"
         return f"{settings.world_size} GPUs are needed, {there}; --gpus-per-node runs the row on fewer"
@@ -35,14 +35,6 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float) -> str:
     needed = host_need_gib(spec)
     if offloads(spec) and needed > host_memory_gib:
         return f"optimizer offload needs {needed:.0f} GiB of host memory, there are {host_memory_gib:.0f} GiB"
-    return ""
-
-
-def _refusal_without_gpu(spec: RowSpec) -> str:
-    if spec.size == "full":
-        return "no GPU: full size needs one; size tiny runs anywhere"
-    if spec.settings.engine == "hf_trainer" and spec.settings.strategy == "fsdp":
-        return "no GPU: accelerate has no FSDP on a processor"
     return ""
 
 

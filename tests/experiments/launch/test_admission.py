@@ -37,13 +37,6 @@ def test_more_devices_than_there_are_are_refused():
     assert refusal(spec(nodes=2), node(GPU, GPU), 64) == ""
 
 
-def test_what_a_library_cannot_do_on_a_processor_is_refused_by_name():
-    sharded = {"size": "tiny", "devices": 2, "strategy": "fsdp"}
-    assert refusal(spec(engine="hf_trainer", **sharded), node(), 64) == "no GPU: accelerate has no FSDP on a processor"
-    assert refusal(spec(engine="hf_trainer", **sharded), node(GPU, GPU), 64) == ""
-    assert refusal(spec(**sharded), node(), 64) == ""
-
-
 def test_offload_needs_host_memory_by_the_models_size():
     row = spec(**OFFLOAD)
     assert host_need_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
