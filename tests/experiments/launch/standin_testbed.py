@@ -9,5 +9,5 @@ from tests.experiments.prediction.factory import Predictor, stated
 
 if __name__ == "__main__":
     sizing.predict = Predictor(stated)
-    pipeline.run_suite = partial(pipeline.run_suite, worker=standin_worker.MODULE)
+    pipeline.run_suites = partial(pipeline.run_suites, worker=standin_worker.MODULE)
     sys.exit(cli.main(sys.argv[1:]))
