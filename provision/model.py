@@ -58,7 +58,7 @@ class Booking:
 
 @dataclass(frozen=True)
 class Hours:
-    """Hours of the day by a zone's clocks: minutes after midnight; an end not after begin is the next day's."""
+    """A part of the day by a zone's clocks: minutes after midnight; an end not after begin is the next day's."""
 
     begin: int
     end: int
