@@ -98,3 +98,52 @@ class Slot:
     start: datetime
     end: datetime
     cost_su: float | None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A reservation at a site. hosts are ids; status is the site's word; mark is the run's, '' where there is none.
+
+    resource is what a server of this lease is asked for with: the id of the reservation.
+    """
+
+    id: str
+    name: str
+    status: str
+    start: datetime
+    end: datetime
+    resource: str
+    hosts: tuple[str, ...] = ()
+    mark: str = ""
+    created: str = ""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server at a site; fault is the site's reason for status ERROR."""
+
+    id: str
+    name: str
+    status: str
+    mark: str = ""
+    fault: str = ""
+    image_id: str = ""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A floating IP of the project. server is the id of the server it leads to, '' when it is free."""
+
+    id: str
+    ip: str
+    server: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Anything else that carries a mark: an SSH key at the site, a security group."""
+
+    id: str
+    kind: str
+    mark: str

@@ -4,17 +4,78 @@ from importlib import import_module
 from typing import Protocol
 
 from provision.errors import UnknownSite
-from provision.model import Node
+from provision.model import Address, Booking, Host, Lease, Marked, Node, Server, Slot
 
 SITES = {"local": "provision.sites.local"}
+TESTBEDS = {"chameleon": "provision.sites.chameleon", "kvm": "provision.sites.kvm"}
 
 
 class Site(Protocol):
-    """What every module under provision/sites offers."""
+    """What every module of SITES offers."""
 
     def node(self) -> Node:
         """The machine that rows run on; ProvisionError when there is none."""
         ...
+
+
+class Testbed(Protocol):
+    """A site whose machines are leased. Everything may raise a SiteError; Unreachable where the outcome is not known.
+
+    Lists are what the site has of one's own project and user. What creates or deletes is done by acts of the ledger
+    alone. What is gone already is deleted without complaint.
+    """
+
+    name: str
+    boot_limit_s: float
+    """How long a server may take to boot."""
+    opens_ssh: bool
+    """Whether SSH has to be let through to servers."""
+
+    def user(self) -> str: ...
+
+    def hosts(self) -> list[Host]: ...
+
+    def bookings(self) -> list[Booking]: ...
+
+    def image_id(self) -> str:
+        """The UUID of the disk image that servers boot from; it moves under its name."""
+        ...
+
+    def leases(self) -> list[Lease]: ...
+
+    def create_lease(self, name: str, mark: str, slot: Slot) -> Lease: ...
+
+    def extend_lease(self, lease: Lease, slot: Slot) -> Lease:
+        """Move the lease's end to that of ``slot``."""
+        ...
+
+    def delete_lease(self, lease: Lease) -> None: ...
+
+    def servers(self) -> list[Server]: ...
+
+    def create_server(self, name: str, mark: str, lease: Lease, image_id: str) -> Server: ...
+
+    def delete_server(self, server: Server) -> None: ...
+
+    def keys(self) -> list[Marked]: ...
+
+    def upload_key(self, mark: str, public_key: str) -> Marked: ...
+
+    def delete_key(self, key: Marked) -> None: ...
+
+    def openings(self) -> list[Marked]: ...
+
+    def open_ssh(self, mark: str) -> Marked: ...
+
+    def close_ssh(self, opening: Marked) -> None: ...
+
+    def addresses(self) -> list[Address]: ...
+
+    def allocate_address(self, mark: str) -> Address: ...
+
+    def attach_address(self, address: Address, server: Server) -> Address: ...
+
+    def release_address(self, address: Address) -> None: ...
 
 
 def site_named(name: str) -> Site:
@@ -22,3 +83,10 @@ def site_named(name: str) -> Site:
     if name not in SITES:
         raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(SITES)}")
     return import_module(SITES[name])
+
+
+def testbed_named(name: str) -> Testbed:
+    """A connection to the testbed of that name; NoCredentials where there is no account for it."""
+    if name not in TESTBEDS:
+        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(TESTBEDS)}")
+    return import_module(TESTBEDS[name]).connect()

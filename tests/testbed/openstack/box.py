@@ -74,6 +74,13 @@ class Box:
             "CHI_RESOURCE_API_URL": f"http://{self.place.outer}:{PORTS['refapi']}",
         }
 
+    def mend(self) -> None:
+        """End every fault: services answer, nodes boot, clocks agree."""
+        for gate in self.gates.values():
+            gate.mend()
+        for knob in ("nova/behaviour.json", "blazar/clock"):
+            (self.place.folder / knob).unlink(missing_ok=True)
+
     def behave(self, **nodes: dict[str, object]) -> None:
         """How nodes boot, by their names with _ for -: {"seconds": 3}, {"fail": "why"}."""
         uids = {machine.name.replace("-", "_"): machine.uid for machine in hardware.MACHINES}
@@ -113,16 +120,18 @@ class Box:
                 return
             except OSError:
                 time.sleep(0.1)
-        raise RuntimeError(f"{service} is not up:\n{(self.place.folder / 'log' / f'{service}.out').read_text()[-3000:]}")
+        raise RuntimeError(
+            f"{service} is not up:\n{(self.place.folder / 'log' / f'{service}.out').read_text()[-3000:]}"
+        )
 
 
 def open_box(folder: Path) -> Box:
     """A box in an empty folder, up and running, from the seeded one in the cache."""
-    seeded = _seeded()
+    golden = seeded()
     place = Place(folder, _free_prefix())
-    told = json.loads((seeded / "box.json").read_text())
+    told = json.loads((golden / "box.json").read_text())
     for part in ("db", "keystone", "images", "nova/state"):
-        shutil.copytree(seeded / part, folder / part)
+        shutil.copytree(golden / part, folder / part)
     for database in (folder / "db").glob("*.db"):
         _replace(database, {f"{SEEDED_PREFIX}.": f"{place.prefix}.", told["folder"]: str(folder)})
     box = _prepared(place, told["passwords"])
@@ -130,9 +139,9 @@ def open_box(folder: Path) -> Box:
     return box
 
 
-def _seeded() -> Path:
+def seeded() -> Path:
     """The folder in the cache with databases as an operator leaves them; makes it where it is missing."""
-    sources = [PINS, *sorted(HERE.glob("*.py"))]
+    sources = [PINS, *(HERE / f"{name}.py" for name in ("databases", "hardware", "pretend", "seed", "services", "settings"))]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = cache() / f"openstack-seeded-{digest}"
     with locked(folder):

@@ -1,4 +1,4 @@
-"""Makes one project's empty database, by the interpreter of its environment: PROJECT FOLDER PASSWORD REGION OUTER INNER.
+"""Makes one project's empty database, by its environment's interpreter: PROJECT FOLDER PASSWORD REGION OUTER INNER.
 
 Neutron's and Blazar's migrations do not run on SQLite; their tables are made from their models. A project's manage
 command is loaded once and forked for each of its steps.

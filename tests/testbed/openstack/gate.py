@@ -4,7 +4,6 @@ import contextlib
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
 from typing import Literal
 
 Fault = Literal["500", "hang", "gone"]
@@ -20,17 +19,12 @@ class Gate:
         self._mended = threading.Event()
         self._open()
 
-    @contextlib.contextmanager
-    def broken(self, fault: Fault) -> Iterator[None]:
-        """The service has that fault until the end of the block, or until it is mended."""
+    def shut(self, fault: Fault) -> None:
+        """The service has that fault until it is mended."""
         self._fault = fault
         self._mended.clear()
         if fault == "gone":
             self.close()
-        try:
-            yield
-        finally:
-            self.mend()
 
     def mend(self) -> None:
         if self._fault == "gone":

@@ -9,25 +9,23 @@ KVM_TRAIT = "CUSTOM_KVM"
 
 @dataclass(frozen=True)
 class Machine:
-    """A node of the reference data and of Blazar. memory_gib is that of one GPU."""
+    """A node of the reference data and of Blazar. Memory and interconnect are words of the GPU's model, as there."""
 
     uid: str
     name: str
     node_type: str
     gpu_model: str = ""
     gpus: int = 0
-    memory_gib: int = 0
-    interconnect: str = ""
 
 
 def _machines() -> list[Machine]:
     a100, v100 = "NVIDIA A100 80GB PCIe", "Tesla V100"
     kinds = [
-        *(("P3-GPU-%03d" % n, "gpu_a100_pcie", a100, 4, 80, "PCIe") for n in range(1, 5)),
-        ("gigaio-compute-01", "compute_gigaio", "", 0, 0, ""),
-        *(("gigaio-compute-%02d" % n, "compute_gigaio", a100, 1, 80, "PCIe") for n in (2, 6)),
-        ("P2-GPU-001", "gpu_v100", f"{v100}-SXM2-32GB", 4, 32, "SXM2"),
-        ("P2-GPU-002", "gpu_v100", f"{v100}-PCIE-32GB", 4, 32, "PCIe"),
+        *((f"P3-GPU-{n:03d}", "gpu_a100_pcie", a100, 4) for n in range(1, 5)),
+        ("gigaio-compute-01", "compute_gigaio", "", 0),
+        *((f"gigaio-compute-{n:02d}", "compute_gigaio", a100, 1) for n in (2, 6)),
+        ("P2-GPU-001", "gpu_v100", f"{v100}-SXM2-32GB", 4),
+        ("P2-GPU-002", "gpu_v100", f"{v100}-PCIE-32GB", 4),
     ]
     return [Machine(f"{n:08x}-0000-4000-8000-{n:012x}", *kind) for n, kind in enumerate(kinds, start=1)]
 
@@ -51,12 +49,7 @@ def reference_data(address: str) -> dict[str, object]:
 def _node(machine: Machine) -> dict[str, object]:
     gpu: dict[str, object] = {"gpu": machine.gpus > 0}
     if machine.gpus:
-        gpu |= {
-            "gpu_count": machine.gpus,
-            "gpu_model": machine.gpu_model,
-            "gpu_memory": machine.memory_gib * 1024**3,
-            "gpu_interconnect": machine.interconnect,
-        }
+        gpu |= {"gpu_count": machine.gpus, "gpu_model": machine.gpu_model}
     return {
         "uid": machine.uid,
         "node_name": machine.name,

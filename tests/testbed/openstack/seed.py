@@ -13,7 +13,7 @@ from keystoneauth1 import session
 from keystoneauth1.identity import v3
 
 from tests.testbed.openstack import hardware
-from tests.testbed.openstack.settings import PORTS, Place
+from tests.testbed.openstack.settings import FLOATING_IPS, PORTS, Place
 
 DOMAIN = "chameleon"
 PROJECTS = {"CHI-000001": "cc", "CHI-000002": "other"}
@@ -83,7 +83,9 @@ def _networks(neutron: object, place: Place) -> str:
         cidr=f"{place.floating}.0/24",
         enable_dhcp=False,
         gateway_ip=f"{place.floating}.1",
-        allocation_pools=[{"start": f"{place.floating}.10", "end": f"{place.floating}.19"}],
+        allocation_pools=[
+            {"start": f"{place.floating}.{FLOATING_IPS[0]}", "end": f"{place.floating}.{FLOATING_IPS[-1]}"}
+        ],
     )
     shared = neutron.create_network(
         name="sharednet1",
@@ -108,7 +110,13 @@ def _wait_for_hypervisors(nova: object, number: int) -> None:
 def _enrol(blazar: session.Session, public: str, place: Place) -> None:
     reservation = {"endpoint_filter": {"service_type": "reservation", "interface": "internal"}}
     for machine in hardware.MACHINES:
-        host = {"name": machine.uid, "uid": machine.uid, "node_name": machine.name, "node_type": machine.node_type}
+        host = {
+            "name": machine.uid,
+            "uid": machine.uid,
+            "node_name": machine.name,
+            "node_type": machine.node_type,
+            "su_factor": str(4 * machine.gpus or 1),
+        }
         blazar.post("/os-hosts", json=host, **reservation)
     for last in RESERVABLE_ADDRESSES:
         address = {"floating_network_id": public, "floating_ip_address": f"{place.floating}.{last}"}

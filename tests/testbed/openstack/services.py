@@ -88,11 +88,10 @@ def nova() -> Wsgi:
 
     pretend.FOLDER = HERE
     sys.modules["nova.virt.pretend_ironic"] = nova.virt.pretend_ironic = pretend
-    from nova.wsgi.osapi_compute import application
-
     import os_brick
     import os_vif
     from nova import conf, objects, service
+    from nova.wsgi.osapi_compute import application
 
     os_brick.setup(conf.CONF)
     os_vif.initialize()

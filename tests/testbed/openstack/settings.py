@@ -1,6 +1,6 @@
 """The configuration files of the services, for one folder and one pair of addresses.
 
-Services listen on ``inner`` and know each other by it. Clients come in by ``outer``, through a gate that tests can shut.
+Services listen on ``inner`` and know each other by it. Clients come in by ``outer``, a gate that tests can shut.
 """
 
 import json
@@ -21,6 +21,8 @@ PORTS = {
 }
 SERVICES = tuple(PORTS)
 CLEANING_MINUTES = 5
+FLOATING_IPS = range(10, 20)
+"""The last numbers of the addresses that the public network gives; its router takes one."""
 
 Ini = dict[str, dict[str, object]]
 
