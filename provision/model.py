@@ -30,9 +30,9 @@ class Node:
 class Host:
     """One machine that a site lets people reserve, as the site describes it; of a KVM flavor, one of its places.
 
-    node_type is the flavor's name where flavor is set. gpu_model and interconnect are the site's own words, '' where it
-    has none; gpu_memory_gib is that of one GPU. su_per_hour: service units that an hour costs, None where the site does
-    not tell.
+    No two hosts of all sites share an id. node_type is the flavor's name where flavor is set. gpu_model and
+    interconnect are the site's own words, '' where it has none; gpu_memory_gib is that of one GPU. su_per_hour: service
+    units that an hour costs, None where the site does not tell.
     """
 
     id: str
@@ -73,8 +73,8 @@ class Wish:
     all the words asked for ('': any), and it has at least that many GPUs with at least that memory each. With count > 1
     that many hosts, alike in site, type and GPUs, are wanted at the same time.
 
-    The block is ``length`` long. With start it begins exactly then. Without, it begins as early as it can, not before
-    not_before, and lies within hours by the wall clock.
+    The block is ``length`` long and lies within hours. With start it begins exactly then; without, it begins as early
+    as it can, not before not_before.
     """
 
     length: timedelta

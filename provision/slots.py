@@ -28,7 +28,7 @@ HORIZON = timedelta(days=60)
 
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-HOUR = timedelta(hours=1)
+HOUR_MINUTES = 60
 FOREVER = 1 << 40
 
 Period = tuple[int, int]
@@ -66,14 +66,18 @@ def _check(wish: Wish, now: datetime) -> None:
         raise BadTime(f"length {length} is longer than the wanted hours of the day; allowed: at most {widest}")
 
 
-def _starts(wish: Wish, now: datetime) -> list[int]:
+def _starts(wish: Wish, now: datetime) -> Sequence[int]:
     """The starts that ``wish`` allows, in order."""
-    if wish.start:
-        return [_after(wish.start)]
-    first = _after(max(now, wish.not_before or now))
-    first += (END_MINUTE - first - wish.length // MINUTE) % 60
-    starts = range(first, first + HORIZON // MINUTE, 60)
-    return [start for start in starts if not wish.hours or within(wish.hours, _moment(start), wish.length)]
+    starts = [_after(wish.start)] if wish.start else _searched(wish, _after(max(now, wish.not_before or now)))
+    if not wish.hours:
+        return starts
+    return [start for start in starts if within(wish.hours, _moment(start), wish.length)]
+
+
+def _searched(wish: Wish, first: int) -> range:
+    """The starts from ``first`` on of blocks that end at END_MINUTE."""
+    first += (END_MINUTE - first - wish.length // MINUTE) % HOUR_MINUTES
+    return range(first, first + HORIZON // MINUTE, HOUR_MINUTES)
 
 
 def _periods(bookings: Iterable[Booking], hosts: set[str]) -> dict[str, list[Period]]:
@@ -92,11 +96,11 @@ def _blocks(
     length = wish.length // MINUTE
     free = {host: list(_free(starts, periods.get(host.id, []), length)) for host in group}
     over = 0
-    for index, hosts in enumerate(_numbers(free.values(), len(starts))):
-        if hosts >= wish.count and starts[index] >= over:
+    for index, number in enumerate(_numbers(free.values(), len(starts))):
+        if number >= wish.count and starts[index] >= over:
             over = starts[index] + length
-            chosen = (host for host in group if any(index in starts for starts in free[host]))
-            yield _slot(tuple(islice(chosen, wish.count)), starts[index], wish.length)
+            chosen = [host for host in group if any(index in indices for indices in free[host])]
+            yield _slot(tuple(chosen[: wish.count]), starts[index], wish.length)
 
 
 def _free(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:
@@ -121,7 +125,7 @@ def _numbers(free: Iterable[Iterable[range]], starts: int) -> Iterator[int]:
 
 def _slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> Slot:
     prices = [host.su_per_hour for host in hosts]
-    cost = None if None in prices else sum(filter(None, prices)) * (length / HOUR)
+    cost = None if None in prices else sum(filter(None, prices)) * (length // MINUTE / HOUR_MINUTES)
     return Slot(hosts, _moment(start), _moment(start) + length, cost)
 
 

@@ -44,7 +44,7 @@ def parse_time(text: str) -> datetime:
     if written is None or (written.tzinfo and zone):
         raise BadTime(f"time {text!r} cannot be read; allowed: 2026-11-23T14:00Z, '2026-11-23 16:00 Europe/Helsinki'")
     if written.tzinfo is None and zone is None:
-        raise BadTime(f"time {text!r} has no zone; add one: {text}Z, {text}+02:00, '{text} Europe/Helsinki'")
+        raise BadTime(f"time {text!r} has no zone; allowed: 2026-11-23T14:00Z, '2026-11-23 16:00 Europe/Helsinki'")
     return _in_utc(written if zone is None else written.replace(tzinfo=zone), text)
 
 
