@@ -1,4 +1,4 @@
-"""`testbed slots | lease | status | extend | release | orphans | doctor`: machines of a testbed from the command line."""
+"""`testbed slots | lease | status | extend | release | orphans | doctor`: machines of a testbed by command."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -196,7 +197,7 @@ def orphans(
     """Find what carries our mark but is in no ledger here."""
     connected, desk = testbed_named(site), _desk()
     found = releasing.orphans(connected, desk)
-    lost = {holding.mark: desk.ask(lambda holding=holding: releasing.remains(connected, holding)) for holding in found}
+    lost = {holding.mark: desk.ask(partial(releasing.remains, connected, holding)) for holding in found}
     if clean and lost and not dry_run:
         _confirm(yes, f"delete {', '.join(thing for things in lost.values() for thing in things)}")
         for holding in found:
@@ -248,7 +249,7 @@ def _wish(
         node=node,
         gpu_model=gpu or ("" if named else "A100"),
         gpu_memory_gib=gpu_memory or (0 if named or gpu else 80),
-        gpus=GPUS[for_] if gpus is None else gpus,
+        gpus=(1 if named else GPUS[for_]) if gpus is None else gpus,
         interconnect=interconnect,
         count=count,
         start=_start(start),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -82,7 +83,7 @@ class Desk:
 
         def once() -> None:
             for thing in find():
-                self.act(holding, act, lambda thing=thing: drop(thing), id=getattr(thing, "id", ""))
+                self.act(holding, act, partial(drop, thing), id=getattr(thing, "id", ""))
                 self.ledger.write("done", holding, act, id=getattr(thing, "id", ""))
 
         self._patiently()(once)

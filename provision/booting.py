@@ -1,6 +1,7 @@
 """From an ACTIVE lease to machines that answer: key, server, address, SSH."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from provision.errors import BootFailed, NoAddress, NotReached, Refused
 from provision.job import Job, address_data, drop_servers, marked
@@ -29,8 +30,8 @@ def bring_up(job: Job, lease: Lease) -> tuple[str, tuple[Machine, ...]]:
     _prepare(job)
     image_id = job.desk.ask(job.site.image_id)
     servers = []
-    for name in job.order.server_names:
-        server, lease = _booted(job, lease, name, image_id)
+    for number in range(job.order.wish.count):
+        server, lease = _booted(job, lease, number, image_id)
         servers.append(server)
     return image_id, tuple(_reached(job, server) for server in servers)
 
@@ -47,10 +48,11 @@ def _prepare(job: Job) -> None:
         job.ensure(Act.OPEN_SSH, lambda: marked(site.openings(), mark), lambda: site.open_ssh(mark))
 
 
-def _booted(job: Job, lease: Lease, name: str, image_id: str) -> tuple[Server, Lease]:
-    """A server of that name that is ACTIVE, if need be on another host; BootFailed with the site's reason."""
+def _booted(job: Job, lease: Lease, number: int, image_id: str) -> tuple[Server, Lease]:
+    """The server of that number, ACTIVE, if need be on another host; BootFailed with the site's reason."""
+    name = job.order.server_names[number]
     for attempt in range(1, BOOT_ATTEMPTS + 1):
-        server = _create(job, lease, name, image_id)
+        server = _create(job, lease.resources[number], name, image_id)
         state = _boot(job, lease, server)
         if state and state.status == "ACTIVE":
             return state, lease
@@ -63,11 +65,11 @@ def _booted(job: Job, lease: Lease, name: str, image_id: str) -> tuple[Server, L
     raise BootFailed(f"server {name} did not boot in {BOOT_ATTEMPTS} attempts; the site says: {fault}")
 
 
-def _create(job: Job, lease: Lease, name: str, image_id: str) -> Server:
+def _create(job: Job, resource: str, name: str, image_id: str) -> Server:
     return job.ensure(
         Act.CREATE_SERVER,
         lambda: job.find_server(name),
-        lambda: job.site.create_server(name, job.opened.mark, lease, image_id),
+        lambda: job.site.create_server(name, job.opened.mark, resource, image_id),
         name=name,
         image_id=image_id,
     )
@@ -115,7 +117,7 @@ def _addressed(job: Job, server: Server) -> Address:
             return job.ensure(
                 Act.ATTACH_ADDRESS,
                 own,
-                lambda address=address: job.site.attach_address(address, server),
+                partial(job.site.attach_address, address, server),
                 address_data,
                 server=server.id,
                 **address_data(address),

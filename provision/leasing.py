@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from provision.acting import Desk
 from provision.booting import Machine, bring_up
 from provision.errors import NotOurs
-from provision.job import Job, Order
+from provision.job import Job, Order, in_words
 from provision.ledger import Holding
 from provision.model import Lease
-from provision.reserving import reserve, wait_for_start
+from provision.reserving import choose, reserve, wait_for_start
 from provision.site import Testbed
 
 
@@ -21,15 +21,34 @@ class Leased:
     image_id: str = ""
 
 
-def lease(site: Testbed, desk: Desk, order: Order, wait: bool = True) -> Leased:
-    """Lease, wait, boot and reach. Without ``wait`` a lease that has not begun is left for the next run."""
+def plan(site: Testbed, desk: Desk, order: Order) -> list[str]:
+    """What ``lease`` would ask of which service, in lines; nothing of it is asked."""
+    if desk.ledger.holding(order.name):
+        return [f"{order.name} is held already: go on with it"]
+    slot = choose(site, desk, order.wish)[0]
+    servers = ", ".join(order.server_names)
+    return [
+        f"blazar: create lease {order.name} of {in_words(slot)}",
+        f"nova: upload the public key of {order.key.file}",
+        *(["neutron: create a security group that lets SSH through"] if site.opens_ssh else []),
+        f"nova: create server {servers} with image {desk.ask(site.image_id)}",
+        f"neutron: attach a free floating IP to {servers}, or take one",
+        f"ssh: log in to {servers}",
+    ]
+
+
+def lease(site: Testbed, desk: Desk, order: Order, wait: bool = True, watch: bool = False) -> Leased:
+    """Lease, wait, boot and reach. Without ``wait`` a lease that has not begun is left for the next run.
+
+    With ``watch`` it looks again and again while there is no block, without end.
+    """
 
     def waiting() -> None:
         desk.say(f"another program works on {order.name}; waiting for it")
 
     with desk.ledger.alone(order.name, waiting):
         job = Job(site, desk, order, _page(site, desk, order))
-        reserved = reserve(job)
+        reserved = reserve(job, watch)
         if not wait and reserved.start > desk.clock.now():
             return Leased(reserved)
         active = wait_for_start(job, reserved)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 
@@ -104,7 +105,7 @@ class Slot:
 class Lease:
     """A reservation at a site. hosts are ids; status is the site's word; mark is the run's, '' where there is none.
 
-    resource is what a server of this lease is asked for with: the id of the reservation.
+    resources are what its servers are asked for with, one each: the ids of its reservations.
     """
 
     id: str
@@ -112,7 +113,7 @@ class Lease:
     status: str
     start: datetime
     end: datetime
-    resource: str
+    resources: tuple[str, ...]
     hosts: tuple[str, ...] = ()
     mark: str = ""
     created: str = ""
@@ -138,6 +139,16 @@ class Address:
     ip: str
     server: str = ""
     mark: str = ""
+
+
+class Thing(Protocol):
+    """Anything at a site that carries the mark of a run, or '' for none."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def mark(self) -> str: ...
 
 
 @dataclass(frozen=True)

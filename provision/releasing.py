@@ -1,14 +1,16 @@
 """What is held: seen, made longer, given back. Nothing is touched that does not carry our mark."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 from provision.acting import Desk
 from provision.errors import BadName, ExtensionRefused, NotReleased
 from provision.job import OVER, drop_servers, find_lease, lease_data, text
 from provision.ledger import Act, Holding
-from provision.model import Host, Lease, Server, Slot
+from provision.model import Host, Lease, Server, Slot, Thing
 from provision.site import Testbed
 from provision.ssh import forget
 from provision.times import local_zone, time_in_words
@@ -85,15 +87,15 @@ def release(site: Testbed, desk: Desk, holding: Holding) -> None:
 
 def clear(site: Testbed, desk: Desk, holding: Holding) -> None:
     """Delete all at the site that carries the mark; NotReleased names what is there all the same."""
-    mark = holding.mark
     drop_servers(site, desk, holding)
-    for act, things, drop in (
+    everything: list[tuple[Act, Callable[[], Sequence[Thing]], Callable[[Any], None]]] = [
         (Act.RELEASE_ADDRESS, site.addresses, site.release_address),
         (Act.DELETE_KEY, site.keys, site.delete_key),
         (Act.CLOSE_SSH, site.openings, site.close_ssh),
-        (Act.DELETE_LEASE, lambda: leases(site, holding), site.delete_lease),
-    ):
-        desk.remove(holding, act, lambda things=things: [one for one in things() if _is_of(one, mark)], drop)
+        (Act.DELETE_LEASE, partial(leases, site, holding), site.delete_lease),
+    ]
+    for act, things, drop in everything:
+        desk.remove(holding, act, partial(_of, things, holding.mark), drop)
     if left := desk.ask(lambda: remains(site, holding)):
         raise NotReleased(f"still at {site.name} after release: {', '.join(left)}; release again")
 
@@ -107,31 +109,32 @@ def leases(site: Testbed, holding: Holding) -> list[Lease]:
 
 def remains(site: Testbed, holding: Holding) -> list[str]:
     """What is at the site under a holding's mark, in words; asked of every service."""
-    things: dict[str, Iterable[object]] = {
-        "lease": leases(site, holding),
-        "server": site.servers(),
-        "address": site.addresses(),
-        "key": site.keys(),
-        "opening": site.openings(),
+    things: dict[str, Callable[[], Sequence[Thing]]] = {
+        "lease": partial(leases, site, holding),
+        "server": site.servers,
+        "address": site.addresses,
+        "key": site.keys,
+        "opening": site.openings,
     }
-    return [f"{kind} {one.id}" for kind, all in things.items() for one in all if _is_of(one, holding.mark)]  # type: ignore[attr-defined]
+    return [f"{kind} {one.id}" for kind, listed in things.items() for one in _of(listed, holding.mark)]
 
 
 def orphans(site: Testbed, desk: Desk) -> list[Holding]:
     """What carries a mark of this program but is in no ledger here, as holdings that can be cleared."""
     known = {holding.mark for holding in desk.ledger.holdings().values()}
-    sources = (site.leases, site.servers, site.addresses, site.keys, site.openings)
-    found: dict[str, Holding] = {}
-    for source in sources:
-        for thing in desk.ask(source):
-            if thing.mark and thing.mark not in known:  # type: ignore[attr-defined]
-                name = getattr(thing, "name", "")
-                found.setdefault(thing.mark, Holding(name, thing.mark, site.name, ""))  # type: ignore[attr-defined]
-    return list(found.values())
+    sources: tuple[Callable[[], Sequence[Thing]], ...] = (
+        site.leases,
+        site.servers,
+        site.addresses,
+        site.keys,
+        site.openings,
+    )
+    marks = (thing.mark for source in sources for thing in desk.ask(source))
+    return [Holding("", mark, site.name, "") for mark in dict.fromkeys(marks) if mark and mark not in known]
 
 
-def _is_of(thing: object, mark: str) -> bool:
-    return getattr(thing, "mark", "") == mark
+def _of(things: Callable[[], Sequence[Thing]], mark: str) -> list[Thing]:
+    return [thing for thing in things() if thing.mark == mark]
 
 
 def _used_su(lease: Lease, hosts: list[Host], now: datetime) -> float | None:

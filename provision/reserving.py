@@ -1,7 +1,6 @@
 """From a wish to an ACTIVE lease."""
 
 from dataclasses import replace
-from datetime import timedelta
 
 from provision import slots
 from provision.acting import Desk
@@ -14,6 +13,7 @@ from provision.times import MINUTE, local_zone, time_in_words
 
 START_GRACE_S = 15 * 60
 """How long after its start a lease may take to become ACTIVE."""
+WATCH_S = 120
 CHOICES = 3
 """How often another slot is chosen when somebody else was faster."""
 
@@ -32,8 +32,8 @@ def choose(site: Testbed, desk: Desk, wish: Wish, limit: int = 1, not_on: tuple[
     )
 
 
-def reserve(job: Job) -> Lease:
-    """The lease of this job, there already or made now."""
+def reserve(job: Job, watch: bool = False) -> Lease:
+    """The lease of this job, there already or made now; with ``watch``, as soon as a block is free."""
     if not (job.holding.acts or job.holding.wanted):
         _refuse_others(job)
     for _ in range(CHOICES):
@@ -42,12 +42,25 @@ def reserve(job: Job) -> Lease:
             return there
         if Act.CREATE_LEASE in job.holding.acts:
             raise _gone(job.order.name)
-        slot = choose(job.site, job.desk, job.order.wish, not_on=job.holding.failed_hosts)[0]
+        slot = _watched(job) if watch else _chosen(job)
         try:
             return _lease(job, slot)
         except NotEnough as problem:
             job.desk.say(f"{problem}: somebody was faster; choosing again")
     raise NotEnough(f"somebody else was faster {CHOICES} times; try again")
+
+
+def _chosen(job: Job) -> Slot:
+    return choose(job.site, job.desk, job.order.wish, not_on=job.holding.failed_hosts)[0]
+
+
+def _watched(job: Job) -> Slot:
+    while True:
+        try:
+            return _chosen(job)
+        except NotEnough as problem:
+            job.desk.say(f"{problem}; looking again every {WATCH_S // 60} minutes")
+            job.desk.clock.sleep(WATCH_S)
 
 
 def wait_for_start(job: Job, lease: Lease) -> Lease:
@@ -80,12 +93,7 @@ def lease_elsewhere(job: Job, lease: Lease) -> Lease:
     if slot is None:
         return lease
     job.desk.say("another node of the same hardware is free")
-    job.desk.remove(
-        job.opened,
-        Act.DELETE_LEASE,
-        lambda: [one for one in job.site.leases() if one.id == lease.id],
-        job.site.delete_lease,
-    )
+    _drop(job, [lease.id])
     return wait_for_start(job, _lease(job, slot))
 
 
@@ -99,8 +107,7 @@ def _lease(job: Job, slot: Slot) -> Lease:
         name=job.order.name,
         **slot_data(slot),
     )
-    _yield_to_older(job, lease)
-    return lease
+    return _settle(job, lease)
 
 
 def _other_slot(job: Job, lease: Lease) -> Slot | None:
@@ -125,19 +132,33 @@ def _refuse_others(job: Job) -> None:
             raise _not_ours(job, lease)
 
 
-def _yield_to_older(job: Job, lease: Lease) -> None:
-    """Of two leases of one name that were made at the same time, from two computers, the older one stays."""
-    same = [one for one in job.desk.ask(job.site.leases) if one.name == lease.name and one.status not in OVER]
-    oldest = min(same, key=lambda one: (one.created, one.id), default=lease)
-    if oldest.id != lease.id:
-        job.desk.remove(
-            job.opened,
-            Act.DELETE_LEASE,
-            lambda: [one for one in job.site.leases() if one.id == lease.id],
-            job.site.delete_lease,
-        )
+def _settle(job: Job, lease: Lease) -> Lease:
+    """The one lease that stays of those of one name.
+
+    Two may have been made at the same time from two computers, of which the older one stays, or by us, when the answer
+    to a first request was lost. At a site whose leases carry no mark nobody can tell, and all are left.
+    """
+    if not lease.mark:
+        return lease
+    living = [one for one in job.desk.ask(job.site.leases) if one.name == lease.name and one.status not in OVER]
+    oldest = min(living, key=lambda one: (one.created, one.id), default=lease)
+    ours = [one.id for one in living if one.mark == lease.mark and one.id != oldest.id]
+    if ours:
+        _drop(job, ours)
+    if oldest.mark != lease.mark:
         job.desk.ledger.write("closed", job.opened)
         raise _not_ours(job, oldest)
+    job.desk.ledger.write("done", job.opened, Act.CREATE_LEASE, **lease_data(oldest))
+    return oldest
+
+
+def _drop(job: Job, ids: list[str]) -> None:
+    job.desk.remove(
+        job.opened,
+        Act.DELETE_LEASE,
+        lambda: [one for one in job.site.leases() if one.id in ids],
+        job.site.delete_lease,
+    )
 
 
 def _not_ours(job: Job, lease: Lease) -> NotOurs:

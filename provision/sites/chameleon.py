@@ -9,7 +9,7 @@ from chi import context
 from chi.lease import add_node_reservation
 
 from provision.errors import Refused
-from provision.model import Host, Lease, Marked, Slot
+from provision.model import Host, Marked, Slot
 from provision.sites.cloud import REQUEST_S, Cloud, account, classified
 
 FLAVOR = "baremetal"
@@ -36,21 +36,19 @@ class BareMetal(Cloud):
         ]
 
     def reservations(self, mark: str, slot: Slot) -> list[dict[str, Any]]:
-        """Exactly these nodes. The mark rides in a condition that every node meets: leases have no other place for it."""
-        named = [["==", "$node_name", host.name] for host in slot.hosts]
+        """Exactly these nodes. The mark is in a condition that all nodes meet, the only place for it in a lease."""
         reserved: list[dict[str, Any]] = []
-        add_node_reservation(
-            reserved, count=len(named), resource_properties=named[0] if len(named) == 1 else ["or", *named]
-        )
-        reserved[0]["hypervisor_properties"] = json.dumps(["!=", "$hypervisor_hostname", mark])
+        for host in slot.hosts:
+            add_node_reservation(reserved, node_name=host.name)
+            reserved[-1]["hypervisor_properties"] = json.dumps(["!=", "$hypervisor_hostname", mark])
         return reserved
 
-    def server_options(self, mark: str, lease: Lease, image_id: str) -> dict[str, Any]:
+    def server_options(self, mark: str, resource: str, image_id: str) -> dict[str, Any]:
         flavor = self.sdk.compute.find_flavor(FLAVOR, ignore_missing=False)
         return {
             "flavor_id": flavor.id,
             "image_id": image_id,
-            "scheduler_hints": {"reservation": lease.resource},
+            "scheduler_hints": {"reservation": resource},
         }
 
     def openings(self) -> list[Marked]:

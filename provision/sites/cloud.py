@@ -9,7 +9,8 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import openstack
@@ -77,6 +78,43 @@ class Cloud:
         with classified("keystone"):
             return self.session.auth.get_access(self.session).username
 
+    def scope(self) -> str:
+        """User, project and region of the account, in words."""
+        with classified("keystone"):
+            access = self.session.auth.get_access(self.session)
+        if not access.project_name:
+            raise NoCredentials("credentials: they choose no project; set OS_PROJECT_NAME, as the site's menu shows it")
+        return f"{access.username} in project {access.project_name} at {self.name}"
+
+    def skew(self) -> timedelta:
+        """How far keystone's clock is ahead of this one."""
+        with classified("keystone"):
+            told = self.session.get(self.session.get_endpoint(service_type="identity"), authenticated=False)
+        return parsedate_to_datetime(told.headers["Date"]) - datetime.now(UTC)
+
+    def quota(self) -> str:
+        with classified("nova"):
+            limits = self.sdk.compute.get_limits().absolute
+        used, most = limits.instances_used or 0, limits.instances
+        if most is not None and 0 <= most <= used:
+            raise Refused(f"nova: the project has {used} of {most} servers; delete one, or ask the site's help desk")
+        return f"{used} of {most} servers are used"
+
+    def service_units(self) -> str:
+        """OpenStack has no place for them; the portal shows the project's balance."""
+        return "not told by the site's services; see the project's page at chameleoncloud.org"
+
+    def addresses_left(self) -> int | None:
+        """Floating IPs that the project may still take; None where there is no limit."""
+        with classified("neutron"):
+            quota = self.sdk.network.get_quota(self.session.get_project_id(), details=True).floating_ips
+        return None if quota["limit"] < 0 else quota["limit"] - quota["used"]
+
+    def public_keys(self) -> list[tuple[str, str]]:
+        """Name and text of the SSH keys at the site."""
+        with classified("nova"):
+            return [(key.name, key.public_key or "") for key in self.sdk.compute.keypairs()]
+
     def bookings(self) -> list[Booking]:
         with classified("blazar"):
             allocations = self.blazar.allocation.list("os-hosts")
@@ -132,19 +170,19 @@ class Cloud:
         with classified("nova"):
             return [_server(server) for server in self.sdk.compute.servers()]
 
-    def create_server(self, name: str, mark: str, lease: Lease, image_id: str) -> Server:
+    def create_server(self, name: str, mark: str, resource: str, image_id: str) -> Server:
         with classified("nova"):
             made = self.sdk.compute.create_server(
                 name=name,
                 key_name=mark,
                 metadata={"llm-testbed": mark},
                 networks=[{"uuid": self._network(context.DEFAULT_NETWORK)}],
-                **self.server_options(mark, lease, image_id),
+                **self.server_options(mark, resource, image_id),
             )
             return _server(self.sdk.compute.get_server(made.id))
 
-    def server_options(self, mark: str, lease: Lease, image_id: str) -> dict[str, Any]:
-        """Where a server of that lease runs, and from what it boots, as nova reads it."""
+    def server_options(self, mark: str, resource: str, image_id: str) -> dict[str, Any]:
+        """Where a server of that reservation runs, and from what it boots, as nova reads it."""
         raise NotImplementedError
 
     def delete_server(self, server: Server) -> None:
@@ -243,15 +281,17 @@ def moment(text: str) -> datetime:
 
 
 def _lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
-    reservation = lease["reservations"][0]
-    mark = MARK.search(reservation.get("hypervisor_properties") or "")
+    if not lease["reservations"]:
+        raise Unreachable(f"blazar: lease {lease['name']} is still being made")
+    reservations = sorted(lease["reservations"], key=lambda reservation: reservation["id"])
+    mark = MARK.search(reservations[0].get("hypervisor_properties") or "")
     return Lease(
         id=lease["id"],
         name=lease["name"],
         status=lease["status"],
         start=moment(lease["start_date"]),
         end=moment(lease["end_date"]),
-        resource=reservation["id"],
+        resources=tuple(reservation["id"] for reservation in reservations),
         hosts=hosts,
         mark=mark[0] if mark else "",
         created=str(lease["created_at"]),

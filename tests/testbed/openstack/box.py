@@ -141,7 +141,10 @@ def open_box(folder: Path) -> Box:
 
 def seeded() -> Path:
     """The folder in the cache with databases as an operator leaves them; makes it where it is missing."""
-    sources = [PINS, *(HERE / f"{name}.py" for name in ("databases", "hardware", "pretend", "seed", "services", "settings"))]
+    sources = [
+        PINS,
+        *(HERE / f"{name}.py" for name in ("databases", "hardware", "pretend", "seed", "services", "settings")),
+    ]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = cache() / f"openstack-seeded-{digest}"
     with locked(folder):
