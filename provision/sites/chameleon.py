@@ -1,21 +1,15 @@
 """Bare-metal nodes of Chameleon: whole machines, reserved by Blazar, of the kinds that the reference API describes."""
 
 import json
-import re
 from typing import Any
 
-import requests
-from chi import context
 from chi.lease import add_node_reservation
 
 from provision.errors import Refused
 from provision.model import Host, Marked, Slot
-from provision.sites.cloud import REQUEST_S, Cloud, account, classified
+from provision.sites.cloud import Cloud, account, classified, gpus, reference
 
 FLAVOR = "baremetal"
-GIB = 1024**3
-MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
-INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
 
 
 class BareMetal(Cloud):
@@ -62,12 +56,10 @@ class BareMetal(Cloud):
         raise AssertionError("bare metal has no security groups")
 
     def _described(self) -> list[dict[str, Any]]:
-        with classified("the reference API"):
-            sites = _get("sites")["items"]
-            uid = next((site["uid"] for site in sites if site["name"] == self.name), None)
-            if uid is None:
-                raise Refused(f"the reference API knows no site {self.name}")
-            return _get(f"sites/{uid}/clusters/chameleon/nodes")["items"]
+        uid = next((site["uid"] for site in reference("sites") if site["name"] == self.name), None)
+        if uid is None:
+            raise Refused(f"the reference API knows no site {self.name}")
+        return reference(f"sites/{uid}/clusters/chameleon/nodes")
 
 
 def connect() -> BareMetal:
@@ -75,39 +67,13 @@ def connect() -> BareMetal:
     return BareMetal(account("CHI@"))
 
 
-def _get(path: str) -> dict[str, Any]:
-    answer = requests.get(f"{context.RESOURCE_API_URL}/{path}.json", timeout=REQUEST_S)
-    answer.raise_for_status()
-    return answer.json()
-
-
 def _host(site: str, host: dict[str, Any], node: dict[str, Any]) -> Host:
-    gpu = node.get("gpu") or {}
-    gpu = gpu[0] if isinstance(gpu, list) else gpu
-    has = bool(gpu.get("gpu"))
-    model = str(gpu.get("gpu_model") or "") if has else ""
     price = host.get("su_factor")
     return Host(
         id=str(host["id"]),
         name=node["node_name"],
         site=site,
         node_type=node["node_type"],
-        gpu_model=model,
-        gpus=int(gpu.get("gpu_count") or 1) if has else 0,
-        gpu_memory_gib=_memory_gib(gpu, model),
-        interconnect=_interconnect(f"{model} {node['node_type']}") if has else "",
         su_per_hour=float(price) if price is not None else None,
+        **gpus(node, node["node_type"]),
     )
-
-
-def _memory_gib(gpu: dict[str, Any], model: str) -> float:
-    """As the site states it, else as the model's name does; 0 where neither does."""
-    if stated := gpu.get("gpu_memory"):
-        return stated / GIB
-    named = MEMORY.search(model)
-    return float(named[1]) if named else 0.0
-
-
-def _interconnect(words: str) -> str:
-    """How the GPUs are joined, from the words of the model and the node type."""
-    return next((name for word, name in INTERCONNECTS.items() if word in words.lower()), "")

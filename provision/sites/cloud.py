@@ -46,6 +46,10 @@ REQUEST_S = 60
 BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
 NOT_THERE = 404
 
+GIB = 1024**3
+MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
+INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
+
 
 def account(region_prefix: str) -> CloudRegion:
     """The first account, of OS_* variables or clouds.yaml, for a region whose name begins so."""
@@ -140,7 +144,14 @@ class Cloud:
             for allocation in hosts
             for booked in allocation["reservations"]
         ]
-        return [_lease(lease, tuple(host for one, host in taken if one == lease["id"])) for lease in listed]
+        return [
+            _lease(lease, self.host_ids(lease, tuple(host for one, host in taken if one == lease["id"])))
+            for lease in listed
+        ]
+
+    def host_ids(self, lease: dict[str, Any], hosts: tuple[str, ...]) -> tuple[str, ...]:
+        """Ids of Host of what Blazar says a lease has of its own hosts."""
+        return hosts
 
     def create_lease(self, name: str, mark: str, slot: Slot) -> Lease:
         at_once = slot.start - datetime.now(UTC) <= MINUTE
@@ -239,6 +250,42 @@ class Cloud:
             return self.sdk.network.find_network(name, ignore_missing=False).id
 
 
+def reference(path: str) -> list[dict[str, Any]]:
+    """Items of Chameleon's reference API."""
+    with classified("the reference API"):
+        answer = requests.get(f"{context.RESOURCE_API_URL}/{path}.json", timeout=REQUEST_S)
+        answer.raise_for_status()
+        return answer.json()["items"]
+
+
+def gpus(described: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A host's GPUs, as fields of Host, from what the reference API says of it; kind: its node type or flavor."""
+    gpu = described.get("gpu") or {}
+    gpu = gpu[0] if isinstance(gpu, list) else gpu
+    if not gpu.get("gpu"):
+        return {}
+    model = str(gpu.get("gpu_model") or "")
+    return {
+        "gpu_model": model,
+        "gpus": int(gpu.get("gpu_count") or 1),
+        "gpu_memory_gib": _memory_gib(gpu, model),
+        "interconnect": _interconnect(f"{model} {kind}"),
+    }
+
+
+def _memory_gib(gpu: dict[str, Any], model: str) -> float:
+    """As the site states it, else as the model's name does; 0 where neither does."""
+    if stated := gpu.get("gpu_memory"):
+        return stated / GIB
+    named = MEMORY.search(model)
+    return float(named[1]) if named else 0.0
+
+
+def _interconnect(words: str) -> str:
+    """How the GPUs are joined, from the words of the model and the node type."""
+    return next((name for word, name in INTERCONNECTS.items() if word in words.lower()), "")
+
+
 @contextmanager
 def classified(service: str, gone_is_fine: bool = False) -> Iterator[None]:
     """Tell what a client raises in this package's words, in a line and without secrets."""
@@ -284,7 +331,6 @@ def _lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
     if not lease["reservations"]:
         raise Unreachable(f"blazar: lease {lease['name']} is still being made")
     reservations = sorted(lease["reservations"], key=lambda reservation: reservation["id"])
-    mark = MARK.search(reservations[0].get("hypervisor_properties") or "")
     return Lease(
         id=lease["id"],
         name=lease["name"],
@@ -293,7 +339,7 @@ def _lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
         end=moment(lease["end_date"]),
         resources=tuple(reservation["id"] for reservation in reservations),
         hosts=hosts,
-        mark=mark[0] if mark else "",
+        mark=mark_in(reservations[0].get("hypervisor_properties")),
         created=str(lease["created_at"]),
     )
 
@@ -305,5 +351,10 @@ def _server(server: Any) -> Server:
 
 
 def _address(ip: Any, server: str) -> Address:
-    mark = MARK.search(ip.description or "")
-    return Address(ip.id, ip.floating_ip_address, server, mark[0] if mark else "")
+    return Address(ip.id, ip.floating_ip_address, server, mark_in(ip.description))
+
+
+def mark_in(text: str | None) -> str:
+    """The mark in a text, '' where there is none."""
+    found = MARK.search(text or "")
+    return found[0] if found else ""

@@ -1,7 +1,8 @@
 """The testbed in a box: real keystone, placement, glance, neutron, nova and blazar on loopback addresses of their own.
 
-Stubbed: the hardware (nova's fake driver), the network's data plane, the reference API (JSON over HTTP). Databases are
-made and seeded once, kept in the cache, and copied for each session; copies are moved to addresses that are free.
+Stubbed: the hardware (nova's fake driver), the network's data plane, volumes, the reference API (JSON over HTTP). One
+nova serves both regions; each has a Blazar of its own. Databases are made and seeded once, kept in the cache, and
+copied for each session; copies are moved to addresses that are free.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 SEEDED_PREFIX = "127.42"
 PREFIXES = [f"127.{second}" for second in range(43, 250)]
-UP_S = 90
+UP_S = 240
 
 
 class Box:
@@ -59,17 +60,17 @@ class Box:
         for process in self._running.values():
             process.wait()
 
-    def environment(self, project: str = "CHI-000001", user: str = "cc") -> dict[str, str]:
-        """The variables that make a client of a user, as Chameleon's RC file sets them."""
+    def environment(self, region: str = hardware.BARE_METAL) -> dict[str, str]:
+        """The variables that make a client of a region, as Chameleon's RC file sets them."""
         return {
             "OS_AUTH_TYPE": "v3password",
             "OS_AUTH_URL": f"http://{self.place.outer}:{PORTS['keystone']}/v3",
-            "OS_USERNAME": user,
+            "OS_USERNAME": "cc",
             "OS_PASSWORD": self.passwords["user"],
-            "OS_PROJECT_NAME": project,
+            "OS_PROJECT_NAME": "CHI-000001",
             "OS_USER_DOMAIN_NAME": "chameleon",
             "OS_PROJECT_DOMAIN_NAME": "chameleon",
-            "OS_REGION_NAME": hardware.BARE_METAL,
+            "OS_REGION_NAME": region,
             "OS_INTERFACE": "public",
             "CHI_RESOURCE_API_URL": f"http://{self.place.outer}:{PORTS['refapi']}",
         }
@@ -78,7 +79,7 @@ class Box:
         """End every fault: services answer, nodes boot, clocks agree."""
         for gate in self.gates.values():
             gate.mend()
-        for knob in ("nova/behaviour.json", "blazar/clock"):
+        for knob in ("nova/behaviour.json", *(f"{blazar}/clock" for blazar in settings.POOLS)):
             (self.place.folder / knob).unlink(missing_ok=True)
 
     def behave(self, **nodes: dict[str, object]) -> None:
@@ -88,8 +89,9 @@ class Box:
         _write_whole(self.place.folder / "nova" / "behaviour.json", json.dumps(behaviour))
 
     def move_clock(self, ahead: datetime.timedelta) -> None:
-        """Set Blazar's clock ahead of the others' from now on."""
-        _write_whole(self.place.folder / "blazar" / "clock", str(ahead.total_seconds()))
+        """Set the reservation services' clocks ahead of the others' from now on."""
+        for blazar in settings.POOLS:
+            _write_whole(self.place.folder / blazar / "clock", str(ahead.total_seconds()))
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of this folder's programs in the services' environment, to its end."""
@@ -161,7 +163,7 @@ def _seed(folder: Path) -> None:
     keystone_urls = [f"http://{address}:{PORTS['keystone']}/v3" for address in (box.place.outer, box.place.inner)]
     make = [str(folder), box.passwords["admin"], hardware.BARE_METAL, *keystone_urls]
     with ThreadPoolExecutor(2) as pool:
-        projects = ("nova", "keystone", "neutron", "glance", "blazar")
+        projects = ("nova", "keystone", "neutron", "glance", *settings.POOLS)
         list(pool.map(lambda project: box.run("databases.py", project, *make), projects))
     for database in (folder / "db").glob("*.db"):
         with contextlib.closing(sqlite3.connect(database)) as connection:
@@ -179,8 +181,7 @@ def _prepared(place: Place, passwords: dict[str, str]) -> Box:
     """A box whose files are written: configuration, nodes, and what seed.py has to know."""
     box = Box(place, passwords)
     settings.write(place, passwords["svc"], environment())
-    nodes = [machine.uid for machine in hardware.MACHINES]
-    (place.folder / "nodes.json").write_text(json.dumps(nodes))
+    (place.folder / "nodes.json").write_text(json.dumps(hardware.NODES))
     told = {"prefix": place.prefix, "passwords": passwords, "folder": str(place.folder)}
     (place.folder / "box.json").write_text(json.dumps(told))
     return box

@@ -58,10 +58,13 @@ def blazar() -> None:
     from oslo_db import options
 
     options.set_defaults(cfg.CONF)
-    cfg.CONF(["--config-file", str(FOLDER / "blazar" / "blazar.conf")], project="blazar")
+    cfg.CONF(["--config-file", str(FOLDER / PROJECT / "blazar.conf")], project="blazar")
     from blazar.db.sqlalchemy import api
 
     api.setup_db()
+
+
+blazar_kvm = blazar
 
 
 def _sqlite(name: str) -> str:

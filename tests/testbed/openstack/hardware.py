@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 BARE_METAL, KVM = "CHI@UC", "KVM@TACC"
 IMAGE = "CC-Ubuntu24.04-CUDA"
-KVM_TRAIT = "CUSTOM_KVM"
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,31 @@ def _machines() -> list[Machine]:
 
 
 MACHINES = _machines()
-HYPERVISORS = ["0000a000-0000-4000-8000-00000000a000"]
+HYPERVISOR = "0000a000-0000-4000-8000-00000000a000"
 FLAVORS = {"g1.h100.pci.1": 1, "g1.h100.pci.4": 4}
+"""Flavors of KVM@TACC with the GPUs of each."""
+HYPERVISOR_CPUS = 160
+NODES = [*(machine.uid for machine in MACHINES), HYPERVISOR]
 
 
 def reference_data(address: str) -> dict[str, object]:
     """What the reference API serves, by path."""
-    sites = [
-        {"name": BARE_METAL, "uid": "uc", "site_class": "baremetal", "web": f"http://{address}"},
-    ]
+    sites = [{"name": BARE_METAL, "uid": "uc", "site_class": "baremetal", "web": f"http://{address}"}]
     return {
         "sites.json": {"items": sites},
         "sites/uc/clusters/chameleon/nodes.json": {"items": [_node(machine) for machine in MACHINES]},
+        "sites/kvm/flavors.json": {"items": [_flavor(name, gpus) for name, gpus in FLAVORS.items()]},
+    }
+
+
+def _flavor(name: str, gpus: int) -> dict[str, object]:
+    return {
+        "type": "vm_flavor",
+        "uid": name,
+        "name": name,
+        "vcpus": 48,
+        "gpu": {"gpu": True, "gpu_count": gpus, "gpu_model": "NVIDIA H100 94GB"},
+        "su_cost_per_hour": 0.5 * gpus,
     }
 
 

@@ -13,17 +13,18 @@ from keystoneauth1 import session
 from keystoneauth1.identity import v3
 
 from tests.testbed.openstack import hardware
-from tests.testbed.openstack.settings import FLOATING_IPS, PORTS, Place
+from tests.testbed.openstack.settings import FLOATING_IPS, POOLS, PORTS, Place
 
 DOMAIN = "chameleon"
-PROJECTS = {"CHI-000001": "cc", "CHI-000002": "other"}
-CATALOGUE = {
+PROJECT, USER = "CHI-000001", "cc"
+SHARED = {
     "placement": ("placement", ""),
     "glance": ("image", ""),
     "neutron": ("network", ""),
     "nova": ("compute", "/v2.1"),
-    "blazar": ("reservation", "/v1"),
+    "volumes": ("volumev3", "/v3/%(project_id)s"),
 }
+RESERVATION = {hardware.BARE_METAL: "blazar", hardware.KVM: "blazar_kvm"}
 RESERVABLE_ADDRESSES = range(200, 203)
 
 
@@ -36,20 +37,24 @@ def identity(place: Place, passwords: dict[str, str]) -> None:
     for role in (keystone.find_role("admin"), service_role):
         keystone.assign_project_role_to_user(service_project, account, role)
     domain = keystone.create_domain(name=DOMAIN)
-    for project_name, user_name in PROJECTS.items():
-        project = keystone.create_project(name=project_name, domain_id=domain.id)
-        user = keystone.create_user(name=user_name, password=passwords["user"], domain_id=domain.id)
-        for role in ("member", "reader"):
-            keystone.assign_project_role_to_user(project, user, keystone.find_role(role))
-    for name, (kind, path) in CATALOGUE.items():
-        service = keystone.create_service(name=name, type=kind)
-        for interface, address in (("public", place.outer), ("internal", place.inner), ("admin", place.inner)):
-            keystone.create_endpoint(
-                service_id=service.id,
-                interface=interface,
-                region_id=hardware.BARE_METAL,
-                url=f"http://{address}:{PORTS[name]}{path}",
-            )
+    project = keystone.create_project(name=PROJECT, domain_id=domain.id)
+    user = keystone.create_user(name=USER, password=passwords["user"], domain_id=domain.id)
+    for role in ("member", "reader"):
+        keystone.assign_project_role_to_user(project, user, keystone.find_role(role))
+    keystone.create_region(id=hardware.KVM)
+    services = {kind: keystone.create_service(name=kind, type=kind).id for kind, _ in SHARED.values()}
+    services["reservation"] = keystone.create_service(name="blazar", type="reservation").id
+    services["identity"] = next(iter(keystone.services(type="identity"))).id
+    for region, blazar in RESERVATION.items():
+        for name, (kind, path) in {**SHARED, blazar: ("reservation", "/v1")}.items():
+            _add_endpoints(keystone, services[kind], region, place, f":{PORTS[name]}{path}")
+    _add_endpoints(keystone, services["identity"], hardware.KVM, place, f":{PORTS['keystone']}/v3")
+
+
+def _add_endpoints(keystone: object, service: str, region: str, place: Place, path: str) -> None:
+    for interface, address in (("public", place.outer), ("internal", place.inner), ("admin", place.inner)):
+        url = f"http://{address}{path}"
+        keystone.create_endpoint(service_id=service, interface=interface, region_id=region, url=url)
 
 
 def cloud(place: Place, passwords: dict[str, str]) -> None:
@@ -64,8 +69,12 @@ def cloud(place: Place, passwords: dict[str, str]) -> None:
     )
     public = _networks(admin.network, place)
     admin.compute.create_flavor(name="baremetal", ram=1024, vcpus=1, disk=1)
-    admin.compute.create_aggregate(name="freepool")
-    _wait_for_hypervisors(admin.compute, len(hardware.MACHINES))
+    for name, gpus in hardware.FLAVORS.items():
+        cpus = gpus * hardware.HYPERVISOR_CPUS // max(hardware.FLAVORS.values())
+        admin.compute.create_flavor(name=name, ram=1024, vcpus=cpus, disk=1)
+    for pool in POOLS.values():
+        admin.compute.create_aggregate(name=pool)
+    _wait_for_hypervisors(admin.compute, len(hardware.NODES))
     _enrol(_blazar(place, passwords), public, place)
 
 
@@ -108,7 +117,8 @@ def _wait_for_hypervisors(nova: object, number: int) -> None:
 
 
 def _enrol(blazar: session.Session, public: str, place: Place) -> None:
-    reservation = {"endpoint_filter": {"service_type": "reservation", "interface": "internal"}}
+    site = {"service_type": "reservation", "interface": "internal"}
+    reservation = {"endpoint_filter": {**site, "region_name": hardware.BARE_METAL}}
     for machine in hardware.MACHINES:
         host = {
             "name": machine.uid,
@@ -121,6 +131,7 @@ def _enrol(blazar: session.Session, public: str, place: Place) -> None:
     for last in RESERVABLE_ADDRESSES:
         address = {"floating_network_id": public, "floating_ip_address": f"{place.floating}.{last}"}
         blazar.post("/floatingips", json=address, **reservation)
+    blazar.post("/os-hosts", json={"name": hardware.HYPERVISOR}, endpoint_filter={**site, "region_name": hardware.KVM})
 
 
 def _admin(place: Place, passwords: dict[str, str]) -> openstack.connection.Connection:

@@ -1,8 +1,8 @@
 """Runs one OpenStack project as one process, by the interpreter of its environment: SERVICE FOLDER ADDRESS PORT.
 
 All that a project says to itself over RPC stays in this process (nova's scheduler, conductor and computes; Blazar's
-manager), so oslo.messaging's in-memory transport is enough and no broker is needed. Stubbed: the hardware (pretend.py)
-and the network's data plane (agents that are rows in a table). The reference API is a folder of JSON.
+manager), so oslo.messaging's in-memory transport is enough and no broker is needed. Stubbed: the hardware (pretend.py),
+the network's data plane (agents that are rows in a table), volumes (volumes.py). The reference API is a folder of JSON.
 """
 
 import ctypes
@@ -124,6 +124,12 @@ def _started(service: object, **names: str) -> object:
     return made
 
 
+def volumes() -> Wsgi:
+    from tests.testbed.openstack.volumes import Volumes
+
+    return Volumes()
+
+
 def blazar() -> Wsgi:
     from oslo_service import backend
 
@@ -142,6 +148,9 @@ def blazar() -> Wsgi:
     _move_clock_of("blazar.")
     blazar.manager.start()
     return app
+
+
+blazar_kvm = blazar
 
 
 def _whole_seconds() -> None:
@@ -211,15 +220,15 @@ def application() -> Wsgi:
         from nova import monkey_patch
 
         monkey_patch.patch(backend="threading")
-    if SERVICE != "refapi":
+    if SERVICE not in ("refapi", "volumes"):
         queue_writers()
     return globals()[SERVICE]()
 
 
 def main() -> None:
     die_with_parent()
-    sys.argv = [SERVICE]
-    os.environ[f"OS_{SERVICE.upper()}_CONFIG_DIR"] = str(HERE)
+    sys.argv = [SERVICE.partition("_")[0]]
+    os.environ[f"OS_{SERVICE.partition('_')[0].upper()}_CONFIG_DIR"] = str(HERE)
     try:
         app = application()
     except BaseException:

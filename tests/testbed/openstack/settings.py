@@ -18,8 +18,16 @@ PORTS = {
     "neutron": 9696,
     "nova": 8774,
     "blazar": 1234,
+    "blazar_kvm": 1235,
+    "volumes": 8776,
 }
+POOLS = {"blazar": "freepool", "blazar_kvm": "freepool_kvm"}
+"""The reservation services, one a site, with the aggregate of the hosts that each may reserve."""
 SERVICES = tuple(PORTS)
+PLUGINS = {
+    "blazar": ("physical.host.plugin", "virtual.floatingip.plugin"),
+    "blazar_kvm": ("physical.host.plugin", "flavor.instance.plugin"),
+}
 CLEANING_MINUTES = 5
 FLOATING_IPS = range(10, 20)
 """The last numbers of the addresses that the public network gives; its router takes one."""
@@ -59,7 +67,8 @@ def write(place: Place, password: str, programs: Path) -> None:
             _write_ini(folder / name, ini)
     for service, name in (("glance", "glance-api-paste.ini"), ("neutron", "api-paste.ini"), ("nova", "api-paste.ini")):
         shutil.copy(programs / "etc" / service / name, place.folder / service / name)
-    _write_policy(place.folder / "blazar" / "policy.yaml")
+    for blazar in POOLS:
+        _write_policy(place.folder / blazar / "policy.yaml")
     for path, data in hardware.reference_data(place.outer).items():
         file = place.folder / "refapi" / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +98,7 @@ def _files(place: Place, password: str) -> dict[str, dict[str, Ini]]:
         "glance": {"glance-api.conf": _glance(place) | guarded},
         "neutron": {"neutron.conf": _neutron(place, account) | guarded},
         "nova": {"nova.conf": _nova(place, account) | guarded},
-        "blazar": {"blazar.conf": _blazar(place, password) | guarded},
+        **{blazar: {"blazar.conf": _blazar(place, password, blazar) | guarded} for blazar in POOLS},
     }
 
 
@@ -198,10 +207,10 @@ def _nova(place: Place, account: dict[str, str]) -> Ini:
     }
 
 
-def _blazar(place: Place, password: str) -> Ini:
+def _blazar(place: Place, password: str, service: str) -> Ini:
     return {
         "DEFAULT": {
-            **_log(place, "blazar"),
+            **_log(place, service),
             "transport_url": "fake://",
             # Blazar picks hosts without a lock; with one thread two requests at once cannot get the same host
             "executor_thread_pool_size": 1,
@@ -220,14 +229,14 @@ def _blazar(place: Place, password: str) -> Ini:
             "os_admin_project_domain_name": "Default",
             "identity_service": "identity",
         },
-        "database": _database(place, "blazar"),
+        "database": _database(place, service),
         "manager": {
-            "plugins": "physical.host.plugin,virtual.floatingip.plugin,flavor.instance.plugin",
+            "plugins": ",".join(PLUGINS[service]),
             "minutes_before_end_lease": 0,
         },
-        "nova": {"aggregate_freepool_name": "freepool", "endpoint_type": "internal"},
+        "nova": {"aggregate_freepool_name": POOLS[service], "endpoint_type": "internal"},
         "oslo_messaging_notifications": {"driver": "noop"},
-        "oslo_policy": {"policy_file": place.folder / "blazar" / "policy.yaml"},
+        "oslo_policy": {"policy_file": place.folder / service / "policy.yaml"},
     }
 
 
