@@ -23,14 +23,15 @@ from provision.errors import BadName
 from provision.job import Order, in_words
 from provision.ledger import Holding, Ledger
 from provision.model import Slot, Wish
-from provision.site import TESTBEDS, Testbed, testbed_named
-from provision.ssh import key_pair
+from provision.site import TESTBEDS, Testbed, connect_to
+from provision.ssh import KeyPair, key_pair
 from provision.times import local_zone, parse_hours, parse_length, parse_time, time_in_words, zone_named
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 LENGTHS = {"both": "3h", "single": "2h", "multi": "2h"}
 GPUS = {"both": 4, "single": 1, "multi": 4}
 FAILED = 3
+NOW = "now"
 
 app = typer.Typer()
 Site = Annotated[str, typer.Option(help=f"Where: {', '.join(TESTBEDS)}.")]
@@ -76,8 +77,8 @@ def slots(
 ) -> None:
     """Find the earliest blocks in which nodes are free."""
     wish = _wish(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
-    connected, desk = testbed_named(site), _desk()
-    found = reserving.choose(connected, desk, wish, limit)
+    connected, desk = connect_to(site), _desk()
+    found = reserving.choose(connected, desk, wish, start == NOW, limit)
     if as_json:
         _print_json(found)
     else:
@@ -113,14 +114,14 @@ def lease(
     wish = _wish(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
     pair = key_pair(key.expanduser())
     _checked_name(name)
-    connected, desk = testbed_named(site), _desk()
-    order = _order(connected, name, for_, wish, pair)
+    connected, desk = connect_to(site), _desk()
+    order = _order(connected, name, for_, wish, pair, start == NOW)
     held = desk.ledger.holding(order.name)
     if dry_run:
         _show_plan(leasing.plan(connected, desk, order), as_json)
         return
     if not held:
-        _confirm(yes, "lease", lambda: in_words(reserving.choose(connected, desk, wish)[0]))
+        _confirm(yes, "lease", lambda: in_words(reserving.choose(connected, desk, wish, order.at_once)[0]))
     leased = leasing.lease(connected, desk, order, wait=wait, watch=watch)
     if as_json:
         _print_json(leased)
@@ -195,7 +196,7 @@ def orphans(
     as_json: Json = False,
 ) -> None:
     """Find what carries our mark but is in no ledger here."""
-    connected, desk = testbed_named(site), _desk()
+    connected, desk = connect_to(site), _desk()
     found = releasing.orphans(connected, desk)
     lost = {holding.mark: desk.ask(partial(releasing.remains, connected, holding)) for holding in found}
     if clean and lost and not dry_run:
@@ -252,22 +253,16 @@ def _wish(
         gpus=(1 if named else GPUS[for_]) if gpus is None else gpus,
         interconnect=interconnect,
         count=count,
-        start=_start(start),
+        start=parse_time(start) if start and start != NOW else None,
         hours=parse_hours(within, own_zone) if within else None,
     )
 
 
-def _start(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    return Clock().now() if text == "now" else parse_time(text)
-
-
-def _order(site: Testbed, name: str | None, for_: str, wish: Wish, pair: Any) -> Order:
+def _order(site: Testbed, name: str | None, for_: str, wish: Wish, pair: KeyPair, at_once: bool) -> Order:
     user = re.sub(r"[^A-Za-z0-9_.-]", "_", site.user().partition("@")[0])
     part = "" if for_ == "both" else for_
     lease_name = name or "_".join(filter(None, ("llm", part, user)))
-    return Order(lease_name, "-".join(filter(None, ("node", "llm", part, user))), wish, pair)
+    return Order(lease_name, "-".join(filter(None, ("node", "llm", part, user))), wish, pair, at_once)
 
 
 def _checked_name(name: str | None) -> None:
@@ -292,7 +287,7 @@ def _say() -> Callable[[str], None]:
 
 
 def testbed_of(holding: Holding) -> Testbed:
-    return testbed_named("kvm" if holding.site.startswith("KVM@") else "chameleon")
+    return connect_to("kvm" if holding.site.startswith("KVM@") else "chameleon")
 
 
 def _held(desk: Desk, name: str | None) -> Holding:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from provision.acting import Desk
 from provision.errors import ProvisionError
-from provision.site import Testbed, testbed_named
+from provision.site import Testbed, connect_to
 from provision.ssh import key_pair
 
 TOOLS = ("ssh", "ssh-keygen")
@@ -34,7 +34,7 @@ def examine(site_name: str, key: Path, desk: Desk) -> list[Check]:
     sites: list[Testbed] = []
 
     def account() -> str:
-        sites.append(testbed_named(site_name))
+        sites.append(connect_to(site_name))
         return sites[0].scope()
 
     here.append(_check("account", account))

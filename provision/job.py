@@ -19,12 +19,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Order:
-    """What a person wants leased: under which names, of which hardware and time, with which SSH key."""
+    """What a person wants leased: under which names, of which hardware and time, with which SSH key.
+
+    at_once: from the moment on at which it is asked for, whenever that is.
+    """
 
     name: str
     server_name: str
     wish: Wish
     key: KeyPair
+    at_once: bool = False
 
     @property
     def server_names(self) -> list[str]:

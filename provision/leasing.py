@@ -25,7 +25,7 @@ def plan(site: Testbed, desk: Desk, order: Order) -> list[str]:
     """What ``lease`` would ask of which service, in lines; nothing of it is asked."""
     if desk.ledger.holding(order.name):
         return [f"{order.name} is held already: go on with it"]
-    slot = choose(site, desk, order.wish)[0]
+    slot = choose(site, desk, order.wish, order.at_once)[0]
     servers = ", ".join(order.server_names)
     return [
         f"blazar: create lease {order.name} of {in_words(slot)}",

@@ -18,11 +18,17 @@ CHOICES = 3
 """How often another slot is chosen when somebody else was faster."""
 
 
-def choose(site: Testbed, desk: Desk, wish: Wish, limit: int = 1, not_on: tuple[str, ...] = ()) -> list[Slot]:
-    """The earliest slots for a wish, on none of those hosts. NotEnough, with what is free else, when there are none."""
-    now = desk.clock.now()
+def choose(
+    site: Testbed, desk: Desk, wish: Wish, at_once: bool = False, limit: int = 1, not_on: tuple[str, ...] = ()
+) -> list[Slot]:
+    """The earliest slots for a wish, on none of those hosts; with at_once, from now on.
+
+    NotEnough, with what is free else, when there are none.
+    """
     hosts = [host for host in desk.ask(site.hosts) if host.id not in not_on]
     bookings = desk.ask(site.bookings)
+    now = desk.clock.now()
+    wish = replace(wish, start=now) if at_once else wish
     if found := slots.earliest(hosts, bookings, wish, now, limit):
         return found
     other = slots.earliest(hosts, bookings, replace(wish, start=None, not_before=wish.start), now, limit=1)
@@ -51,7 +57,8 @@ def reserve(job: Job, watch: bool = False) -> Lease:
 
 
 def _chosen(job: Job) -> Slot:
-    return choose(job.site, job.desk, job.order.wish, not_on=job.holding.failed_hosts)[0]
+    order = job.order
+    return choose(job.site, job.desk, order.wish, order.at_once, not_on=job.holding.failed_hosts)[0]
 
 
 def _watched(job: Job) -> Slot:

@@ -104,7 +104,7 @@ def site_named(name: str) -> Site:
     return import_module(SITES[name])
 
 
-def testbed_named(name: str) -> Testbed:
+def connect_to(name: str) -> Testbed:
     """A connection to the testbed of that name; NoCredentials where there is no account for it."""
     if name not in TESTBEDS:
         raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(TESTBEDS)}")

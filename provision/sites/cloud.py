@@ -72,7 +72,7 @@ class Cloud:
 
     def __init__(self, cloud: CloudRegion) -> None:
         self.name = str(cloud.region_name)
-        session = cloud.get_session()
+        session: Any = cloud.get_session()
         session.timeout = REQUEST_S
         self.sdk = openstack.connection.Connection(config=cloud, compute_api_version=clients.NOVA_API_VERSION)
         self.blazar = Blazar("1", session=session, service_type="reservation", region_name=self.name)
@@ -93,7 +93,8 @@ class Cloud:
     def skew(self) -> timedelta:
         """How far keystone's clock is ahead of this one."""
         with classified("keystone"):
-            told = self.session.get(self.session.get_endpoint(service_type="identity"), authenticated=False)
+            keystone = self.session.get_endpoint(service_type="identity", region_name=self.name)
+            told = self.session.get(keystone, authenticated=False)
         return parsedate_to_datetime(told.headers["Date"]) - datetime.now(UTC)
 
     def quota(self) -> str:
@@ -295,11 +296,13 @@ def classified(service: str, gone_is_fine: bool = False) -> Iterator[None]:
         raise
     except (keystone_errors.Unauthorized, keystone_errors.MissingRequiredOptions) as problem:
         raise NoCredentials(f"credentials: keystone refuses them: {_line(problem)}") from None
-    except (keystone_errors.ConnectionError, requests.RequestException) as problem:
+    except keystone_errors.ConnectionError as problem:
         raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
     except (BlazarClientException, keystone_errors.ClientException, sdk_errors.SDKException) as problem:
         if not (gone_is_fine and _code(problem) == NOT_THERE):
             raise _said(service, problem) from None
+    except requests.RequestException as problem:
+        raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
 
 
 def _said(service: str, problem: Exception) -> SiteError:

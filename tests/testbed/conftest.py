@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -101,8 +101,8 @@ def order(key: KeyPair) -> Callable[..., Order]:
     """An order of three hours on a node from now on; any wish of another kind as arguments."""
 
     def make(name: str = "llm_cc", **wish: object) -> Order:
-        asked = {"length": timedelta(hours=3), "node_type": A100, "start": datetime.now(UTC), **wish}
-        return Order(name, "node-llm-cc", Wish(**asked), key)
+        asked = {"length": timedelta(hours=3), "node_type": A100, **wish}
+        return Order(name, "node-llm-cc", Wish(**asked), key, at_once="start" not in wish)
 
     return make
 

@@ -8,7 +8,7 @@ import pytest
 
 from provision import releasing
 from provision.leasing import lease
-from provision.site import TESTBEDS, testbed_named
+from provision.site import TESTBEDS, connect_to
 from tests.testbed.conftest import empty, left_at
 from tests.testbed.openstack import hardware
 from tests.testbed.openstack.settings import PORTS
@@ -21,7 +21,7 @@ HOUR = timedelta(hours=1)
 def any_site(request, account, box, monkeypatch):
     for name, value in box.environment(REGIONS[request.param]).items():
         monkeypatch.setenv(name, value)
-    connected = testbed_named(request.param)
+    connected = connect_to(request.param)
     yield connected
     box.mend()
     empty(connected)
@@ -42,20 +42,16 @@ def test_a_reservation_books_its_hosts(any_site, desk, order):
     assert {(booking.start, booking.end) for booking in booked} == {(start, start + 3 * HOUR)}
 
 
-def test_a_lease_becomes_a_machine_and_release_leaves_nothing(any_site, desk, order, sshd):
+def test_a_lease_becomes_a_machine_is_extended_and_leaves_nothing(any_site, desk, order, sshd):
     leased = lease(any_site, desk, order(node_type=None))
     assert leased.lease.status == "ACTIVE"
     assert len(leased.machines) == 1
     state = releasing.state(any_site, desk, releasing.held(desk, "llm_cc"))
     assert state.used_su is not None
+    assert releasing.extend(any_site, desk, state.holding, HOUR).end == leased.lease.end + HOUR
+    assert any_site.leases()[0].end == leased.lease.end + HOUR
     releasing.release(any_site, desk, releasing.held(desk, "llm_cc"))
     assert left_at(any_site) == []
-
-
-def test_extending_moves_the_end(any_site, desk, order):
-    leased = lease(any_site, desk, order(node_type=None, start=datetime.now(UTC) + 2 * HOUR), wait=False).lease
-    assert releasing.extend(any_site, desk, releasing.held(desk, "llm_cc"), HOUR).end == leased.end + HOUR
-    assert any_site.leases()[0].end == leased.end + HOUR
 
 
 def test_what_is_gone_is_deleted_without_complaint(any_site, desk, order):
@@ -70,7 +66,7 @@ def test_what_is_gone_is_deleted_without_complaint(any_site, desk, order):
 def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(account, box, desk, order, sshd, monkeypatch):
     for name, value in box.environment(hardware.KVM).items():
         monkeypatch.setenv(name, value)
-    site = testbed_named("kvm")
+    site = connect_to("kvm")
     lease(site, desk, order(node_type="g1.h100.pci.4"))
     assert [volume["size"] for volume in volumes(box)] == [200]
     (opening,) = site.openings()

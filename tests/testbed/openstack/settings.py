@@ -199,6 +199,7 @@ def _nova(place: Place, account: dict[str, str]) -> Ini:
             "enabled_filters": "ComputeFilter,ComputeCapabilitiesFilter,ImagePropertiesFilter,BlazarFilter",
         },
         "vnc": {"enabled": False},
+        "quota": {"cores": -1},
         "glance": {"api_servers": f"http://{place.inner}:{PORTS['glance']}"},
         "placement": dict(account),
         "neutron": dict(account),
