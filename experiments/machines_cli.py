@@ -34,7 +34,7 @@ FAILED = 3
 NOW = "now"
 
 app = typer.Typer()
-Site = Annotated[str, typer.Option(help=f"Where: {', '.join(TESTBEDS)}.")]
+Site = Annotated[str, typer.Option(help=f"Where: {', '.join(TESTBEDS)}, or a region, as CHI@TACC.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; everything else goes to stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked of which service; change nothing.")]
@@ -121,7 +121,8 @@ def lease(
         _show_plan(leasing.plan(connected, desk, order), as_json)
         return
     if not held:
-        _confirm(yes, "lease", lambda: in_words(reserving.choose(connected, desk, wish, order.at_once)[0]))
+        slot = partial(reserving.choose, connected, desk, wish, order.at_once)
+        _confirm(yes, f"lease {order.name}:", None if watch else lambda: in_words(slot()[0]))
     leased = leasing.lease(connected, desk, order, wait=wait, watch=watch)
     if as_json:
         _print_json(leased)
@@ -139,7 +140,7 @@ def status(name: Held = None, as_json: Json = False) -> None:
     """Say what is held, since when, until when, and what it has cost."""
     desk = _desk()
     chosen = [_held(desk, name)] if name else list(desk.ledger.holdings().values())
-    states = [releasing.state(testbed_of(holding), desk, holding) for holding in chosen]
+    states = [releasing.state(connect_to(holding.site), desk, holding) for holding in chosen]
     if as_json:
         _print_json(states)
     else:
@@ -157,7 +158,7 @@ def extend(
     """Make a lease longer, within the site's rules."""
     longer, desk = parse_length(by), _desk()
     holding = _held(desk, name)
-    connected = testbed_of(holding)
+    connected = connect_to(holding.site)
     if dry_run:
         _show_plan([f"blazar: extend lease {holding.name} at {holding.site} by {by}"], as_json)
         return
@@ -174,7 +175,7 @@ def release(name: Held = None, dry_run: DryRun = False, yes: Yes = False, as_jso
     """Give back servers, addresses and lease, and see that nothing is left."""
     desk = _desk()
     holding = _held(desk, name)
-    connected = testbed_of(holding)
+    connected = connect_to(holding.site)
     there = desk.ask(lambda: releasing.remains(connected, holding))
     if dry_run:
         _show_plan([f"delete {thing} at {holding.site}" for thing in there], as_json)
@@ -284,10 +285,6 @@ def _say() -> Callable[[str], None]:
         last = line
 
     return say
-
-
-def testbed_of(holding: Holding) -> Testbed:
-    return connect_to("kvm" if holding.site.startswith("KVM@") else "chameleon")
 
 
 def _held(desk: Desk, name: str | None) -> Holding:

@@ -14,6 +14,7 @@ from provision.times import MINUTE, local_zone, time_in_words
 START_GRACE_S = 15 * 60
 """How long after its start a lease may take to become ACTIVE."""
 WATCH_S = 120
+"""Between two looks for a block that is not there yet."""
 CHOICES = 3
 """How often another slot is chosen when somebody else was faster."""
 

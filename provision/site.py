@@ -9,6 +9,8 @@ from provision.model import Address, Booking, Host, Lease, Marked, Node, Server,
 
 SITES = {"local": "provision.sites.local"}
 TESTBEDS = {"chameleon": "provision.sites.chameleon", "kvm": "provision.sites.kvm"}
+REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
+"""How the names of their regions begin."""
 
 
 class Site(Protocol):
@@ -105,7 +107,8 @@ def site_named(name: str) -> Site:
 
 
 def connect_to(name: str) -> Testbed:
-    """A connection to the testbed of that name; NoCredentials where there is no account for it."""
-    if name not in TESTBEDS:
-        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(TESTBEDS)}")
-    return import_module(TESTBEDS[name]).connect()
+    """A connection to the testbed of that name, or of that region, as CHI@TACC; NoCredentials without an account."""
+    kind = next((kind for kind, prefix in REGIONS.items() if name.startswith(prefix)), name)
+    if kind not in TESTBEDS:
+        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(TESTBEDS)}, or a region as CHI@UC")
+    return import_module(TESTBEDS[kind]).connect(name if kind != name else REGIONS[kind])

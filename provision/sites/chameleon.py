@@ -62,9 +62,9 @@ class BareMetal(Cloud):
         return reference(f"sites/{uid}/clusters/chameleon/nodes")
 
 
-def connect() -> BareMetal:
-    """The bare-metal site that the account is for."""
-    return BareMetal(account("CHI@"))
+def connect(region: str) -> BareMetal:
+    """The bare-metal site of the first account for a region whose name begins so."""
+    return BareMetal(account(region))
 
 
 def _host(site: str, host: dict[str, Any], node: dict[str, Any]) -> Host:

@@ -101,9 +101,9 @@ class Kvm(Cloud):
             return [str(host["id"]) for host in self.blazar.host.list() if host.get("reservable", True)]
 
 
-def connect() -> Kvm:
-    """The site of virtual machines that the account is for."""
-    return Kvm(account("KVM@"))
+def connect(region: str) -> Kvm:
+    """The site of virtual machines of the first account for a region whose name begins so."""
+    return Kvm(account(region))
 
 
 def _host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:

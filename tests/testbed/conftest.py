@@ -12,12 +12,13 @@ from provision.acting import Clock, Desk
 from provision.job import Order
 from provision.ledger import Ledger
 from provision.model import Wish
+from provision.site import Testbed, connect_to
 from provision.ssh import KeyPair, key_pair
 from tests.testbed.openstack.box import Box, open_box
 from tests.testbed.sshd import Sshd, new_key
 
 HERE = Path(__file__).parent
-REAL_S = 0.25
+REAL_S = 0.5
 A100 = "gpu_a100_pcie"
 
 
@@ -76,11 +77,9 @@ def account(box: Box, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def site(box: Box, account: None) -> Iterator["BareMetal"]:  # noqa: F821
+def site(box: Box, account: None) -> Iterator[Testbed]:
     """A client of the bare-metal site; what a test leaves there is removed after it."""
-    from provision.sites import chameleon
-
-    connected = chameleon.connect()
+    connected = connect_to("chameleon")
     yield connected
     box.mend()
     empty(connected)
@@ -111,14 +110,6 @@ def order(key: KeyPair) -> Callable[..., Order]:
 def unreached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where SSH is not what a test is about: every server answers."""
     monkeypatch.setattr(booting, "answers", lambda *_: True)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services that do not answer are given up after two seconds."""
-    from provision.sites import cloud
-
-    monkeypatch.setattr(cloud, "REQUEST_S", 2)
 
 
 def empty(site: object) -> None:

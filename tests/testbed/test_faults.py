@@ -10,6 +10,7 @@ from provision.acting import Desk
 from provision.errors import BootFailed, LeaseGone, NoAddress, NoCredentials, Unreachable
 from provision.leasing import lease
 from provision.ledger import Act, Ledger
+from provision.site import connect_to
 from tests.testbed.conftest import FastClock, left_at
 from tests.testbed.openstack.settings import FLOATING_IPS
 
@@ -117,11 +118,9 @@ def test_a_token_that_has_expired_is_renewed(site, order, unreached, tmp_path):
 
 
 def test_refused_credentials_are_told_without_them(box, account, monkeypatch):
-    from provision.sites import chameleon
-
     monkeypatch.setenv("OS_PASSWORD", "wrong-secret")
     with pytest.raises(NoCredentials, match="keystone refuses them") as refused:
-        chameleon.connect().user()
+        connect_to("chameleon").user()
     assert "wrong-secret" not in str(refused.value)
 
 

@@ -25,7 +25,6 @@ SHARED = {
     "volumes": ("volumev3", "/v3/%(project_id)s"),
 }
 RESERVATION = {hardware.BARE_METAL: "blazar", hardware.KVM: "blazar_kvm"}
-RESERVABLE_ADDRESSES = range(200, 203)
 
 
 def identity(place: Place, passwords: dict[str, str]) -> None:
@@ -67,7 +66,7 @@ def cloud(place: Place, passwords: dict[str, str]) -> None:
         visibility="public",
         validate_checksum=False,
     )
-    public = _networks(admin.network, place)
+    _networks(admin.network, place)
     admin.compute.create_flavor(name="baremetal", ram=1024, vcpus=1, disk=1)
     for name, gpus in hardware.FLAVORS.items():
         cpus = gpus * hardware.HYPERVISOR_CPUS // max(hardware.FLAVORS.values())
@@ -75,10 +74,10 @@ def cloud(place: Place, passwords: dict[str, str]) -> None:
     for pool in POOLS.values():
         admin.compute.create_aggregate(name=pool)
     _wait_for_hypervisors(admin.compute, len(hardware.NODES))
-    _enrol(_blazar(place, passwords), public, place)
+    _enrol(_blazar(place, passwords))
 
 
-def _networks(neutron: object, place: Place) -> str:
+def _networks(neutron: object, place: Place) -> None:
     public = neutron.create_network(
         name="public",
         is_router_external=True,
@@ -105,7 +104,6 @@ def _networks(neutron: object, place: Place) -> str:
     subnet = neutron.create_subnet(network_id=shared.id, name="sharednet1-subnet", ip_version=4, cidr="10.140.80.0/22")
     router = neutron.create_router(name="admin-router", external_gateway_info={"network_id": public.id})
     neutron.add_interface_to_router(router, subnet_id=subnet.id)
-    return public.id
 
 
 def _wait_for_hypervisors(nova: object, number: int) -> None:
@@ -116,7 +114,7 @@ def _wait_for_hypervisors(nova: object, number: int) -> None:
     sys.exit("nova's hypervisors did not appear")
 
 
-def _enrol(blazar: session.Session, public: str, place: Place) -> None:
+def _enrol(blazar: session.Session) -> None:
     site = {"service_type": "reservation", "interface": "internal"}
     reservation = {"endpoint_filter": {**site, "region_name": hardware.BARE_METAL}}
     for machine in hardware.MACHINES:
@@ -128,9 +126,6 @@ def _enrol(blazar: session.Session, public: str, place: Place) -> None:
             "su_factor": str(4 * machine.gpus or 1),
         }
         blazar.post("/os-hosts", json=host, **reservation)
-    for last in RESERVABLE_ADDRESSES:
-        address = {"floating_network_id": public, "floating_ip_address": f"{place.floating}.{last}"}
-        blazar.post("/floatingips", json=address, **reservation)
     blazar.post("/os-hosts", json={"name": hardware.HYPERVISOR}, endpoint_filter={**site, "region_name": hardware.KVM})
 
 

@@ -25,7 +25,7 @@ POOLS = {"blazar": "freepool", "blazar_kvm": "freepool_kvm"}
 """The reservation services, one a site, with the aggregate of the hosts that each may reserve."""
 SERVICES = tuple(PORTS)
 PLUGINS = {
-    "blazar": ("physical.host.plugin", "virtual.floatingip.plugin"),
+    "blazar": ("physical.host.plugin",),
     "blazar_kvm": ("physical.host.plugin", "flavor.instance.plugin"),
 }
 CLEANING_MINUTES = 5
