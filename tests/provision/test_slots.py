@@ -43,6 +43,11 @@ def test_ten_minutes_of_cleaning_stay_free_after_a_lease_and_before_the_next(sta
     assert starts([ONE], bookings, Wish(THREE_HOURS, start=start)) == [start] * free
 
 
+def test_a_gap_that_holds_no_more_than_the_block_and_its_cleaning_is_found():
+    bookings = [booked(ONE, at(-5), at(0, 40)), booked(ONE, at(4), at(90 * 24))]
+    assert starts([ONE], bookings, Wish(THREE_HOURS)) == [at(0, 50)]
+
+
 def test_a_booking_takes_all_of_the_minutes_in_which_it_begins_and_ends():
     half = timedelta(seconds=30)
     bookings = [booked(ONE, at(0), at(1, 40) + half), booked(ONE, at(4) - half, at(5))]
