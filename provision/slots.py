@@ -108,9 +108,9 @@ def _free(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iter
     cleaning = CLEANING // MINUTE
     opens = 0
     for begin, end in (*periods, (FOREVER, FOREVER)):
-        first, past = bisect_left(starts, opens), bisect_right(starts, begin - cleaning - length)
-        if first < past:
-            yield range(first, past)
+        closes = begin - cleaning - length
+        if opens <= closes:
+            yield range(bisect_left(starts, opens), bisect_right(starts, closes))
         opens = max(opens, end + cleaning)
 
 

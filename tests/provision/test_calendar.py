@@ -42,6 +42,12 @@ def test_a_sign_shows_a_found_block_before_a_reservation_before_cleaning(hours, 
     assert signs(bookings, (MONDAY, at(hours)), slots) == expected
 
 
+def test_signs_begin_at_round_times():
+    assert lines(calendar([NODE], [], [], (at(1, 17), at(20)), UTC_ZONE))[0].startswith(
+        "UTC      11-23 01:00 11-23 07:00"
+    )
+
+
 def test_what_lies_outside_the_window_is_cut_off():
     bookings = [booked(NODE, at(-30), at(-20)), booked(NODE, at(-9), at(2)), booked(NODE, at(22), at(90))]
     bookings.append(booked(NODE, at(200), at(300)))

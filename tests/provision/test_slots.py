@@ -43,9 +43,20 @@ def test_ten_minutes_of_cleaning_stay_free_after_a_lease_and_before_the_next(sta
     assert starts([ONE], bookings, Wish(THREE_HOURS, start=start)) == [start] * free
 
 
-def test_a_booking_that_ends_within_a_minute_takes_all_of_it():
-    bookings = [booked(ONE, at(0), at(1, 40) + timedelta(seconds=1))]
-    assert starts([ONE], bookings, Wish(THREE_HOURS)) == [at(2, 50)]
+def test_a_gap_that_holds_no_more_than_the_block_and_its_cleaning_is_found():
+    bookings = [booked(ONE, at(-5), at(0, 40)), booked(ONE, at(4), at(90 * 24))]
+    assert starts([ONE], bookings, Wish(THREE_HOURS)) == [at(0, 50)]
+
+
+def test_a_booking_takes_all_of_the_minutes_in_which_it_begins_and_ends():
+    half = timedelta(seconds=30)
+    bookings = [booked(ONE, at(0), at(1, 40) + half), booked(ONE, at(4) - half, at(5))]
+    assert starts([ONE], bookings, Wish(HOUR)) == [at(5, 50)]
+
+
+def test_bookings_may_overlap_and_come_in_any_order():
+    bookings = [booked(ONE, at(4), at(5)), booked(ONE, at(1), at(2)), booked(ONE, at(0), at(8))]
+    assert starts([ONE], bookings, Wish(HOUR)) == [at(8, 50)]
 
 
 def test_seven_days_is_the_longest_block():
@@ -99,6 +110,12 @@ def test_wanted_hours_follow_the_clocks_when_they_change():
     assert [f"{start:%d %H:%M}" for start in found] == ["24 06:50", "25 07:50"]
 
 
+def test_on_the_day_that_has_an_hour_more_a_longer_block_fits_the_wanted_hours():
+    before = datetime(2026, 10, 20, tzinfo=UTC)
+    wish = Wish(6 * HOUR, hours=Hours(0, 6 * 60, HELSINKI))
+    assert [slot.start for slot in earliest([ONE], [], wish, before)] == [datetime(2026, 10, 24, 21, 50, tzinfo=UTC)]
+
+
 def test_wanted_hours_may_go_over_midnight():
     found = starts([ONE], [], Wish(7 * HOUR, hours=Hours(22 * 60, 6 * 60, HELSINKI)))
     assert [f"{start.astimezone(HELSINKI):%d %H:%M}" for start in found] == ["23 22:50"]
@@ -124,8 +141,9 @@ def test_a_node_is_found_by_its_hardware_at_any_site_and_among_flavors():
     node = Host("h1", "h1", "CHI@TACC", "gpu_h100", gpus=4, **h100)
     places = [Host(f"f{n}", f"f{n}", "KVM@TACC", "g1.h100.pci.1", gpus=1, flavor=True, **h100) for n in (1, 2)]
     hosts = [ONE, node, *places]
-    found = earliest(hosts, [], Wish(HOUR, gpu_model="h100", gpu_memory_gib=90, interconnect="nvlink"), MONDAY, 2)
+    found = earliest(hosts, [], Wish(HOUR, gpu_model="h100", interconnect="nvlink"), MONDAY, 2)
     assert [slot.hosts for slot in found] == [(node,), (places[0],)]
+    assert earliest(hosts, [], Wish(HOUR, gpu_memory_gib=90), MONDAY)[0].hosts == (node,)
     assert earliest(hosts, [], Wish(HOUR, gpu_model="H100", gpus=4), MONDAY)[0].hosts == (node,)
     assert earliest(hosts, [], Wish(HOUR, node_type="g1.h100.pci.1", count=2), MONDAY)[0].hosts == tuple(places)
 
@@ -172,7 +190,7 @@ def test_at_least_one_node_is_wanted(count):
 def test_several_nodes_are_free_at_the_same_time_and_alike():
     elsewhere, other = a100("uc-other", site="CHI@TACC"), a100("p3-03", gpu_model="NVIDIA A30")
     bookings = [booked(ONE, at(0), at(5)), booked(TWO, at(8), at(30))]
-    slot = earliest([elsewhere, other, ONE, TWO], bookings, Wish(HOUR, count=2), MONDAY)[0]
+    slot = earliest([elsewhere, other, TWO, ONE], bookings, Wish(HOUR, count=2), MONDAY)[0]
     assert (slot.hosts, slot.start) == ((ONE, TWO), at(5, 50))
     slot = earliest([elsewhere, other, ONE, TWO], bookings, Wish(THREE_HOURS, count=2), MONDAY)[0]
     assert slot.start == at(30, 50)
@@ -184,8 +202,8 @@ def test_the_cost_is_that_of_all_hosts_for_the_whole_block():
 
 
 def test_of_blocks_that_begin_together_the_cheapest_comes_first_and_the_unpriced_last():
-    hosts = [Host("unpriced", "unpriced", "CHI@UC", "gpu_v100", gpus=1), ONE, gigaio("free", su_per_hour=0.0)]
-    assert [slot.hosts[0].name for slot in earliest(hosts, [], Wish(HOUR), MONDAY, 3)] == ["free", "p3-01", "unpriced"]
+    hosts = [Host("a", "a", "CHI@UC", "gpu_v100", gpus=1), a100("b"), gigaio("c", su_per_hour=0.0)]
+    assert [slot.hosts[0].name for slot in earliest(hosts, [], Wish(HOUR), MONDAY, 3)] == ["c", "b", "a"]
 
 
 def test_each_kind_of_node_offers_blocks_that_follow_each_other():

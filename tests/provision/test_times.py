@@ -90,7 +90,7 @@ def test_hours_that_are_no_part_of_a_day_are_refused(text):
         ("Helsinki", "Europe/Helsinki"),
         ("new york", "America/New_York"),
         ("europe/berlin", "Europe/Berlin"),
-        ("Chicgo", "America/Chicago"),
+        ("Rome", "Europe/Rome"),
     ],
 )
 def test_a_zone_with_a_slip_gets_the_nearest_names(typed, meant):
