@@ -19,10 +19,12 @@ from rich.table import Table
 from experiments.errors import InputError
 from provision import leasing, releasing, reserving
 from provision.acting import Clock, Desk
+from provision.calendar import calendar, slot_table
 from provision.errors import BadName
 from provision.job import Order, in_words
 from provision.ledger import Holding, Ledger
-from provision.model import Slot, Wish
+from provision.matching import fitting
+from provision.model import Wish
 from provision.site import TESTBEDS, Testbed, connect_to
 from provision.ssh import KeyPair, key_pair
 from provision.times import local_zone, parse_hours, parse_length, parse_time, time_in_words, zone_named
@@ -73,6 +75,7 @@ def slots(
     within: Within = None,
     zone: Zone = None,
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
+    days: Annotated[int, typer.Option("--calendar", min=0, help="Show the calendar of so many days too.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Find the earliest blocks in which nodes are free."""
@@ -82,7 +85,12 @@ def slots(
     if as_json:
         _print_json(found)
     else:
-        Console().print(_slots_table(found, zone))
+        own_zone = zone_named(zone) if zone else local_zone()
+        if days:
+            now = desk.clock.now()
+            hosts, bookings = fitting(desk.ask(connected.hosts), wish), desk.ask(connected.bookings)
+            Console().print(calendar(hosts, bookings, found, (now, now + timedelta(days=days)), own_zone))
+        Console().print(slot_table(found, own_zone))
 
 
 @app.command()
@@ -303,17 +311,6 @@ def _confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> Non
     if not sys.stdin.isatty():
         raise InputError(f"{what}: needs --yes where there is no terminal to ask at")
     typer.confirm(f"{what} {more()}" if more else what, abort=True, err=True)
-
-
-def _slots_table(found: Sequence[Slot], zone: str | None) -> Table:
-    own = zone_named(zone) if zone else local_zone()
-    table = Table("nodes", "type", "site", "start", "end", "cost (SU)")
-    for slot in found:
-        host = slot.hosts[0]
-        names = ", ".join(one.name for one in slot.hosts)
-        times = (time_in_words(slot.start, own), time_in_words(slot.end, own))
-        table.add_row(names, host.node_type, host.site, *times, "?" if slot.cost_su is None else f"{slot.cost_su:g}")
-    return table
 
 
 def _states_table(states: Sequence[releasing.State]) -> Table:

@@ -20,7 +20,7 @@ UP_S = 20
 class Sshd:
     def __init__(self, folder: Path, prefix: str, key: KeyPair) -> None:
         self._folder = folder
-        self._addresses = [f"{prefix}.{last}" for last in FLOATING_IPS]
+        self.addresses = [f"{prefix}.{last}" for last in FLOATING_IPS]
         new_key(folder / "host")
         (folder / "authorized").write_text(key.public)
         passwd = Path("/etc/passwd").read_text() + f"{USER}:*:0:0::{folder}:/bin/sh\n"
@@ -35,7 +35,7 @@ class Sshd:
             "PasswordAuthentication": "no",
             "PermitRootLogin": "yes",
         }
-        listen = [f"ListenAddress {address}" for address in self._addresses]
+        listen = [f"ListenAddress {address}" for address in self.addresses]
         (folder / "config").write_text("\n".join([*listen, *(f"{name} {value}" for name, value in options.items())]))
 
     def start(self) -> None:
@@ -67,7 +67,7 @@ class Sshd:
         ends = time.monotonic() + UP_S
         while time.monotonic() < ends and self._process.poll() is None:
             try:
-                socket.create_connection((self._addresses[0], PORT), timeout=1).close()
+                socket.create_connection((self.addresses[0], PORT), timeout=1).close()
                 return
             except OSError:
                 time.sleep(0.05)

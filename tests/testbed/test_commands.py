@@ -65,9 +65,9 @@ def test_slots_are_told_with_their_cost_and_zone(testbed):
     code, out, _ = testbed("slots", "--gpu", "A100", "--gpu-memory", "80", "--gpus", "4", "--json")
     assert code == 0
     assert json.loads(out)[0]["cost_su"] == 3 * 16
-    code, out, _ = testbed("slots", "--node-type", "gpu_v100", "--zone", "Asia/Tokyo")
-    assert "UTC" in out
-    assert "Tokyo" in out
+    code, out, _ = testbed("slots", "--node-type", "gpu_v100", "--zone", "Asia/Tokyo", "--calendar", "2")
+    assert code == 0
+    assert all(word in out for word in ("UTC", "Tokyo", "P2-GPU-001"))
 
 
 @pytest.mark.parametrize(
