@@ -15,7 +15,11 @@ ASKED    = $(if $(filter command line,$(origin suite)),$(suite))
 OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(name)))) \
   $(foreach id,$(row),--row $(id)) --results $(results) $(args)
 
-.PHONY: help run-single run-multi predict test lint judge report compare list env clean-results clean
+FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),--node-type $(node)) \
+  $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
+
+.PHONY: help run-single run-multi predict test test-chameleon lint judge report compare list env testbed-env clean-results clean
+.PHONY: doctor slots lease status extend release
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -43,8 +47,29 @@ compare: env ## show what differs between two runs (a=FOLDER b=FOLDER)
 list: env ## list the suites, or the rows of one (suite=NAME)
 	$(TESTBED) list $(ASKED)
 
-test: lint ## every check: style, types, who imports whom, tests
-	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup
+doctor: env ## is everything there that a lease needs? (site=)
+	$(TESTBED) doctor $(if $(site),--site $(site)) $(args)
+
+slots: env ## the earliest blocks in which nodes are free (node=gpu_a100_pcie for=both|single|multi hours= start= count=)
+	$(TESTBED) slots $(FLAGS) $(args)
+
+lease: env ## reserve the earliest block, boot its nodes, say how to reach them (as slots; args="--yes --watch")
+	$(TESTBED) lease $(FLAGS) $(args)
+
+status: env ## what is held, until when, and what it has cost
+	$(TESTBED) status $(args)
+
+extend: env ## make a lease longer (name= by=1h)
+	$(TESTBED) extend $(name) $(if $(by),--by $(by)) $(args)
+
+release: env ## give back servers, addresses and lease (name=)
+	$(TESTBED) release $(name) $(args)
+
+test: lint ## every check: style, types, who imports whom, tests; leasing against real services apart, see test-chameleon
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
+
+test-chameleon: env testbed-env ## the tests of leasing alone, against real OpenStack services on this machine
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed tests/provision
 
 lint: env ## style, types, who imports whom
 	$(BIN)/ruff check
@@ -62,6 +87,9 @@ $(ENV)/.made:
 	@flock $(ENV).lock sh -c 'test -e $@ || { $(PYTHON) -m venv --clear $(ENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(PINS) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell grep '^torch==' $(PINS)) && touch $@; }'
+
+testbed-env: env # the OpenStack services of the tests and their databases, cached
+	@PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.openstack
 
 clean-results: ## remove every run
 	rm -rf $(results)

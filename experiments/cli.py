@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from experiments import machines_cli
 from experiments.errors import InputError, Interrupted
-from provision.errors import ProvisionError
+from provision.errors import ProvisionError, SiteError
 
 if TYPE_CHECKING:
     from experiments.launch.data_set import Watch
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(machines_cli.app)
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; everything else goes to stderr.")]
 Target = Annotated[str | None, typer.Argument(metavar="[SUITE[/ROW]]", help="Rows of the suites.")]
 Card = Annotated[str | None, typer.Option(help="The GPU; for rows of a suite else each that they are for.")]
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(args=list(arguments), obj=shlex.join(["testbed", *arguments]))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except SiteError as problem:
+        print(f"testbed: {problem}", file=sys.stderr)
+        return BROKE
     except (InputError, ProvisionError) as mistake:
         print(f"testbed: {mistake}", file=sys.stderr)
         return BAD_INPUT

@@ -1,6 +1,9 @@
-"""Machines as frozen data."""
+"""Machines, their calendars and what is wanted of them, as frozen data. Times are aware and in UTC."""
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+from zoneinfo import ZoneInfo
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,136 @@ class Node:
     cpus: int
     host_memory_gib: float
     processor: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """One machine that a site lets people reserve, as the site describes it; of a KVM flavor, one of its places.
+
+    No two hosts of all sites share an id. node_type is the flavor's name where flavor is set. gpu_model and
+    interconnect are the site's own words, '' where it has none; gpu_memory_gib is that of one GPU. su_per_hour: service
+    units that an hour costs, None where the site does not tell.
+    """
+
+    id: str
+    name: str
+    site: str
+    node_type: str
+    gpu_model: str = ""
+    gpus: int = 0
+    gpu_memory_gib: float = 0.0
+    interconnect: str = ""
+    su_per_hour: float | None = None
+    flavor: bool = False
+
+
+@dataclass(frozen=True)
+class Booking:
+    """A host that somebody has reserved from start until end."""
+
+    host_id: str
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class Hours:
+    """A part of the day by a zone's clocks: minutes after midnight; an end not after begin is the next day's."""
+
+    begin: int
+    end: int
+    zone: ZoneInfo
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted: hosts and a time.
+
+    A host fits when it has the node_type and the name asked for (None: any), its GPU's model and its interconnect have
+    all the words asked for ('': any), and it has at least that many GPUs with at least that memory each. With count > 1
+    that many hosts, alike in site, type and GPUs, are wanted at the same time.
+
+    The block is ``length`` long and lies within hours. With start it begins exactly then; without, it begins as early
+    as it can, not before not_before.
+    """
+
+    length: timedelta
+    node_type: str | None = None
+    node: str | None = None
+    gpu_model: str = ""
+    gpu_memory_gib: float = 0.0
+    gpus: int = 1
+    interconnect: str = ""
+    count: int = 1
+    start: datetime | None = None
+    not_before: datetime | None = None
+    hours: Hours | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Hosts that are free together from start until end. cost_su: service units for all of them, None if unknown."""
+
+    hosts: tuple[Host, ...]
+    start: datetime
+    end: datetime
+    cost_su: float | None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A reservation at a site. hosts are ids; status is the site's word; mark is the run's, '' where there is none.
+
+    resources are what its servers are asked for with, one each: the ids of its reservations.
+    """
+
+    id: str
+    name: str
+    status: str
+    start: datetime
+    end: datetime
+    resources: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
+    mark: str = ""
+    created: str = ""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server at a site; fault is the site's reason for status ERROR."""
+
+    id: str
+    name: str
+    status: str
+    mark: str = ""
+    fault: str = ""
+    image_id: str = ""
+
+
+@dataclass(frozen=True)
+class Address:
+    """A floating IP of the project. server is the id of the server it leads to, '' when it is free."""
+
+    id: str
+    ip: str
+    server: str = ""
+    mark: str = ""
+
+
+class Thing(Protocol):
+    """Anything at a site that carries the mark of a run, or '' for none."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def mark(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Anything else that carries a mark: an SSH key at the site, a security group."""
+
+    id: str
+    kind: str
+    mark: str

@@ -1,20 +1,102 @@
 """Sites: places where machines come from. Found by name, and loaded only when asked for."""
 
+from datetime import timedelta
 from importlib import import_module
 from typing import Protocol
 
 from provision.errors import UnknownSite
-from provision.model import Node
+from provision.model import Address, Booking, Host, Lease, Marked, Node, Server, Slot
 
 SITES = {"local": "provision.sites.local"}
+TESTBEDS = {"chameleon": "provision.sites.chameleon", "kvm": "provision.sites.kvm"}
+REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
+"""How the names of their regions begin."""
 
 
 class Site(Protocol):
-    """What every module under provision/sites offers."""
+    """What every module of SITES offers."""
 
     def node(self) -> Node:
         """The machine that rows run on; ProvisionError when there is none."""
         ...
+
+
+class Testbed(Protocol):
+    """A site whose machines are leased. Everything may raise a SiteError; Unreachable where the outcome is not known.
+
+    Lists are what the site has of one's own project and user. What creates or deletes is done by acts of the ledger
+    alone. What is gone already is deleted without complaint.
+    """
+
+    name: str
+    boot_limit_s: float
+    """How long a server may take to boot."""
+    opens_ssh: bool
+    """Whether SSH has to be let through to servers."""
+
+    def user(self) -> str: ...
+
+    def scope(self) -> str:
+        """User, project and region of the account, in words; NoCredentials where it is no good."""
+        ...
+
+    def skew(self) -> timedelta:
+        """How far the site's clock is ahead of this one."""
+        ...
+
+    def quota(self) -> str:
+        """Servers that the project has and may have, in words; Refused when it may have no more."""
+        ...
+
+    def service_units(self) -> str: ...
+
+    def addresses_left(self) -> int | None: ...
+
+    def public_keys(self) -> list[tuple[str, str]]: ...
+
+    def hosts(self) -> list[Host]: ...
+
+    def bookings(self) -> list[Booking]: ...
+
+    def image_id(self) -> str:
+        """The UUID of the disk image that servers boot from; it moves under its name."""
+        ...
+
+    def leases(self) -> list[Lease]: ...
+
+    def create_lease(self, name: str, mark: str, slot: Slot) -> Lease: ...
+
+    def extend_lease(self, lease: Lease, slot: Slot) -> Lease:
+        """Move the lease's end to that of ``slot``."""
+        ...
+
+    def delete_lease(self, lease: Lease) -> None: ...
+
+    def servers(self) -> list[Server]: ...
+
+    def create_server(self, name: str, mark: str, resource: str, image_id: str) -> Server: ...
+
+    def delete_server(self, server: Server) -> None: ...
+
+    def keys(self) -> list[Marked]: ...
+
+    def upload_key(self, mark: str, public_key: str) -> Marked: ...
+
+    def delete_key(self, key: Marked) -> None: ...
+
+    def openings(self) -> list[Marked]: ...
+
+    def open_ssh(self, mark: str) -> Marked: ...
+
+    def close_ssh(self, opening: Marked) -> None: ...
+
+    def addresses(self) -> list[Address]: ...
+
+    def allocate_address(self, mark: str) -> Address: ...
+
+    def attach_address(self, address: Address, server: Server) -> Address: ...
+
+    def release_address(self, address: Address) -> None: ...
 
 
 def site_named(name: str) -> Site:
@@ -22,3 +104,11 @@ def site_named(name: str) -> Site:
     if name not in SITES:
         raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(SITES)}")
     return import_module(SITES[name])
+
+
+def connect_to(name: str) -> Testbed:
+    """A connection to the testbed of that name, or of that region, as CHI@TACC; NoCredentials without an account."""
+    kind = next((kind for kind, prefix in REGIONS.items() if name.startswith(prefix)), name)
+    if kind not in TESTBEDS:
+        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(TESTBEDS)}, or a region as CHI@UC")
+    return import_module(TESTBEDS[kind]).connect(name if kind != name else REGIONS[kind])

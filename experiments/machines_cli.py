@@ -1,0 +1,362 @@
+"""`testbed slots | lease | status | extend | release | orphans | doctor`: machines of a testbed by command."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from experiments.errors import InputError
+from provision import leasing, releasing, reserving
+from provision.acting import Clock, Desk
+from provision.calendar import calendar, slot_table
+from provision.errors import BadName
+from provision.job import Order, in_words
+from provision.ledger import Holding, Ledger
+from provision.matching import fitting
+from provision.model import Wish
+from provision.site import TESTBEDS, Testbed, connect_to
+from provision.ssh import KeyPair, key_pair
+from provision.times import local_zone, parse_hours, parse_length, parse_time, time_in_words, zone_named
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+LENGTHS = {"both": "3h", "single": "2h", "multi": "2h"}
+GPUS = {"both": 4, "single": 1, "multi": 4}
+FAILED = 3
+NOW = "now"
+
+app = typer.Typer()
+Site = Annotated[str, typer.Option(help=f"Where: {', '.join(TESTBEDS)}, or a region, as CHI@TACC.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; everything else goes to stderr.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked of which service; change nothing.")]
+For = Annotated[
+    Literal["both", "single", "multi"],
+    typer.Option("--for", help="The labs: both in one block, or one of them; sets name, length and GPUs."),
+]
+NodeType = Annotated[str | None, typer.Option(help="A node type or flavor, as gpu_a100_pcie.")]
+NodeName = Annotated[str | None, typer.Option("--node", help="One node by its name.")]
+Gpu = Annotated[str, typer.Option(help="Words of the GPU's model, as A100.")]
+GpuMemory = Annotated[float, typer.Option(min=0, help="Memory of one GPU in GiB, at least.")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of a node, at least.")]
+Interconnect = Annotated[str, typer.Option(help="nvlink or pcie.")]
+Count = Annotated[int, typer.Option(min=1, help="Nodes.")]
+Hours = Annotated[str | None, typer.Option(help="Length: 3, 2h50m.")]
+Start = Annotated[str | None, typer.Option(help="now, or a time with its zone; else as early as can be.")]
+Within = Annotated[str | None, typer.Option(help="Hours of the day that the block has to lie in, as 9-17.")]
+Zone = Annotated[str | None, typer.Option(help="Your time zone; else this computer's.")]
+Name = Annotated[str | None, typer.Option(help="The lease's name; else llm_USER, llm_single_USER, llm_multi_USER.")]
+Held = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Else the only lease that is held.")]
+
+
+@app.command()
+def slots(
+    site: Site = "chameleon",
+    for_: For = "both",
+    node_type: NodeType = None,
+    node: NodeName = None,
+    gpu: Gpu = "",
+    gpu_memory: GpuMemory = 0,
+    gpus: Gpus = None,
+    interconnect: Interconnect = "",
+    count: Count = 1,
+    hours: Hours = None,
+    start: Start = None,
+    within: Within = None,
+    zone: Zone = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
+    days: Annotated[int, typer.Option("--calendar", min=0, help="Show the calendar of so many days too.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Find the earliest blocks in which nodes are free."""
+    wish = _wish(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
+    connected, desk = connect_to(site), _desk()
+    found = reserving.choose(connected, desk, wish, start == NOW, limit)
+    if as_json:
+        _print_json(found)
+    else:
+        own_zone = zone_named(zone) if zone else local_zone()
+        if days:
+            now = desk.clock.now()
+            hosts, bookings = fitting(desk.ask(connected.hosts), wish), desk.ask(connected.bookings)
+            Console().print(calendar(hosts, bookings, found, (now, now + timedelta(days=days)), own_zone))
+        Console().print(slot_table(found, own_zone))
+
+
+@app.command()
+def lease(
+    site: Site = "chameleon",
+    for_: For = "both",
+    node_type: NodeType = None,
+    node: NodeName = None,
+    gpu: Gpu = "",
+    gpu_memory: GpuMemory = 0,
+    gpus: Gpus = None,
+    interconnect: Interconnect = "",
+    count: Count = 1,
+    hours: Hours = None,
+    start: Start = None,
+    within: Within = None,
+    zone: Zone = None,
+    name: Name = None,
+    key: Annotated[Path, typer.Option(help="Your private SSH key.")] = Path("~/.ssh/id_ed25519"),
+    watch: Annotated[bool, typer.Option("--watch", help="Look until a block appears, and take it.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait for the lease's start, and boot.")] = True,
+    run: Annotated[str | None, typer.Option(help="A command to run once the nodes answer; then release.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="With --run: do not release.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Reserve the earliest block, boot its nodes and say how to reach them. The same command goes on where it was."""
+    wish = _wish(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
+    pair = key_pair(key.expanduser())
+    _checked_name(name)
+    connected, desk = connect_to(site), _desk()
+    order = _order(connected, name, for_, wish, pair, start == NOW)
+    held = desk.ledger.holding(order.name)
+    if dry_run:
+        _show_plan(leasing.plan(connected, desk, order), as_json)
+        return
+    if not held:
+        slot = partial(reserving.choose, connected, desk, wish, order.at_once)
+        _confirm(yes, f"lease {order.name}:", None if watch else lambda: in_words(slot()[0]))
+    leased = leasing.lease(connected, desk, order, wait=wait, watch=watch)
+    if as_json:
+        _print_json(leased)
+    else:
+        _show_leased(leased)
+    if run:
+        code = subprocess.run(run, shell=True, env={**os.environ, **_environment(leased)}).returncode
+        if not keep:
+            releasing.release(connected, desk, releasing.held(desk, order.name))
+        raise typer.Exit(FAILED if code else 0)
+
+
+@app.command()
+def status(name: Held = None, as_json: Json = False) -> None:
+    """Say what is held, since when, until when, and what it has cost."""
+    desk = _desk()
+    chosen = [_held(desk, name)] if name else list(desk.ledger.holdings().values())
+    states = [releasing.state(connect_to(holding.site), desk, holding) for holding in chosen]
+    if as_json:
+        _print_json(states)
+    else:
+        Console().print(_states_table(states) if states else "nothing is held")
+
+
+@app.command()
+def extend(
+    name: Held = None,
+    by: Annotated[str, typer.Option(help="How much longer: 1, 2h30m.")] = "1h",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Make a lease longer, within the site's rules."""
+    longer, desk = parse_length(by), _desk()
+    holding = _held(desk, name)
+    connected = connect_to(holding.site)
+    if dry_run:
+        _show_plan([f"blazar: extend lease {holding.name} at {holding.site} by {by}"], as_json)
+        return
+    _confirm(yes, f"extend {holding.name} by {by}")
+    extended = releasing.extend(connected, desk, holding, longer)
+    if as_json:
+        _print_json(extended)
+    else:
+        print(f"{extended.name} ends {time_in_words(extended.end, local_zone())}")
+
+
+@app.command()
+def release(name: Held = None, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
+    """Give back servers, addresses and lease, and see that nothing is left."""
+    desk = _desk()
+    holding = _held(desk, name)
+    connected = connect_to(holding.site)
+    there = desk.ask(lambda: releasing.remains(connected, holding))
+    if dry_run:
+        _show_plan([f"delete {thing} at {holding.site}" for thing in there], as_json)
+        return
+    _confirm(yes, f"release {holding.name}: {', '.join(there) or 'nothing there'}")
+    releasing.release(connected, desk, holding)
+    if as_json:
+        _print_json({"released": there})
+    else:
+        print(f"{holding.name} is released; nothing is left at {holding.site}")
+
+
+@app.command()
+def orphans(
+    site: Site = "chameleon",
+    clean: Annotated[bool, typer.Option("--clean", help="Delete them.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Find what carries our mark but is in no ledger here."""
+    connected, desk = connect_to(site), _desk()
+    found = releasing.orphans(connected, desk)
+    lost = {holding.mark: desk.ask(partial(releasing.remains, connected, holding)) for holding in found}
+    if clean and lost and not dry_run:
+        _confirm(yes, f"delete {', '.join(thing for things in lost.values() for thing in things)}")
+        for holding in found:
+            releasing.clear(connected, desk, holding)
+    if as_json:
+        _print_json({"orphans": lost, "deleted": clean and not dry_run})
+    else:
+        lines = [f"{mark}: {', '.join(things)}" for mark, things in lost.items()]
+        print("\n".join([*lines, "deleted" if clean and not dry_run else "left alone"]) if lines else "no orphans")
+
+
+@app.command()
+def doctor(
+    site: Site = "chameleon",
+    key: Annotated[Path, typer.Option(help="Your private SSH key.")] = Path("~/.ssh/id_ed25519"),
+    as_json: Json = False,
+) -> None:
+    """Check what a lease needs; each check passes or names its remedy."""
+    from provision.doctor import examine
+
+    checks = examine(site, key.expanduser(), _desk())
+    if as_json:
+        _print_json(checks)
+    else:
+        for check in checks:
+            print(f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.text}")
+    raise typer.Exit(0 if all(check.passed for check in checks) else 1)
+
+
+def _wish(
+    for_: str,
+    node_type: str | None,
+    node: str | None,
+    gpu: str,
+    gpu_memory: float,
+    gpus: int | None,
+    interconnect: str,
+    count: int,
+    hours: str | None,
+    start: str | None,
+    within: str | None,
+    zone: str | None,
+) -> Wish:
+    own_zone = zone_named(zone) if zone else local_zone()
+    named = node_type or node
+    return Wish(
+        length=parse_length(hours or LENGTHS[for_]),
+        node_type=node_type,
+        node=node,
+        gpu_model=gpu or ("" if named else "A100"),
+        gpu_memory_gib=gpu_memory or (0 if named or gpu else 80),
+        gpus=(1 if named else GPUS[for_]) if gpus is None else gpus,
+        interconnect=interconnect,
+        count=count,
+        start=parse_time(start) if start and start != NOW else None,
+        hours=parse_hours(within, own_zone) if within else None,
+    )
+
+
+def _order(site: Testbed, name: str | None, for_: str, wish: Wish, pair: KeyPair, at_once: bool) -> Order:
+    user = re.sub(r"[^A-Za-z0-9_.-]", "_", site.user().partition("@")[0])
+    part = "" if for_ == "both" else for_
+    lease_name = name or "_".join(filter(None, ("llm", part, user)))
+    return Order(lease_name, "-".join(filter(None, ("node", "llm", part, user))), wish, pair, at_once)
+
+
+def _checked_name(name: str | None) -> None:
+    if name is not None and not NAME.fullmatch(name):
+        raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 63, a letter or digit first")
+
+
+def _desk() -> Desk:
+    return Desk(Ledger(), Clock(), _say())
+
+
+def _say() -> Callable[[str], None]:
+    last = ""
+
+    def say(line: str) -> None:
+        nonlocal last
+        if line != last:
+            print(line, file=sys.stderr, flush=True)
+        last = line
+
+    return say
+
+
+def _held(desk: Desk, name: str | None) -> Holding:
+    """The holding of that name, or the only one."""
+    holdings = desk.ledger.holdings()
+    if name is None and len(holdings) == 1:
+        return next(iter(holdings.values()))
+    if name is None:
+        raise BadName(f"NAME: which one? held: {', '.join(sorted(holdings)) or 'nothing'}")
+    return releasing.held(desk, name)
+
+
+def _confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(f"{what}: needs --yes where there is no terminal to ask at")
+    typer.confirm(f"{what} {more()}" if more else what, abort=True, err=True)
+
+
+def _states_table(states: Sequence[releasing.State]) -> Table:
+    table = Table("name", "site", "lease", "until", "servers", "addresses", "cost until now (SU)")
+    for state in states:
+        lease = state.lease
+        table.add_row(
+            state.holding.name,
+            state.holding.site,
+            lease.status if lease else "gone",
+            time_in_words(lease.end, local_zone()) if lease else "",
+            ", ".join(f"{server.name} {server.status}" for server in state.servers),
+            ", ".join(state.ips),
+            "?" if state.used_su is None else f"{state.used_su:.1f}",
+        )
+    return table
+
+
+def _show_leased(leased: leasing.Leased) -> None:
+    zone = local_zone()
+    print(f"{leased.lease.name} is {leased.lease.status} until {time_in_words(leased.lease.end, zone)}")
+    for machine in leased.machines:
+        print(f"{machine.server}: {machine.command}")
+
+
+def _environment(leased: leasing.Leased) -> dict[str, str]:
+    """What the command of --run finds the machines by."""
+    return {"TESTBED_LEASE": leased.lease.name, "TESTBED_NODES": " ".join(one.ip for one in leased.machines)}
+
+
+def _show_plan(lines: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        _print_json({"would": list(lines)})
+    else:
+        print("\n".join(lines) or "nothing would be done")
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value)

@@ -1,0 +1,138 @@
+"""From an ACTIVE lease to machines that answer: key, server, address, SSH."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from provision.errors import BootFailed, NoAddress, NotReached, Refused
+from provision.job import Job, address_data, drop_servers, marked
+from provision.ledger import Act
+from provision.model import Address, Lease, Server
+from provision.reserving import lease_elsewhere, still_there
+from provision.ssh import answers
+
+SSH_LIMIT_S = 20 * 60
+"""How long an ACTIVE server may take until it answers: its system starts after the site has done its part."""
+BOOT_ATTEMPTS = 3
+ADDRESS_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that answers: its server's name, its address, and the command that logs in."""
+
+    server: str
+    ip: str
+    command: str
+
+
+def bring_up(job: Job, lease: Lease) -> tuple[str, tuple[Machine, ...]]:
+    """The image's UUID, and the order's machines, booted and reached."""
+    _prepare(job)
+    image_id = job.desk.ask(job.site.image_id)
+    servers = []
+    for number in range(job.order.wish.count):
+        server, lease = _booted(job, lease, number, image_id)
+        servers.append(server)
+    return image_id, tuple(_reached(job, server) for server in servers)
+
+
+def _prepare(job: Job) -> None:
+    """The SSH key at the site, and SSH let through where the site has to be told."""
+    site, mark = job.site, job.opened.mark
+    job.ensure(
+        Act.UPLOAD_KEY,
+        lambda: marked(site.keys(), mark),
+        lambda: site.upload_key(mark, job.order.key.public),
+    )
+    if site.opens_ssh:
+        job.ensure(Act.OPEN_SSH, lambda: marked(site.openings(), mark), lambda: site.open_ssh(mark))
+
+
+def _booted(job: Job, lease: Lease, number: int, image_id: str) -> tuple[Server, Lease]:
+    """The server of that number, ACTIVE, if need be on another host; BootFailed with the site's reason."""
+    name = job.order.server_names[number]
+    for attempt in range(1, BOOT_ATTEMPTS + 1):
+        server = _create(job, lease.resources[number], name, image_id)
+        state = _boot(job, lease, server)
+        if state and state.status == "ACTIVE":
+            return state, lease
+        fault = state.fault if state else f"not ACTIVE after {job.site.boot_limit_s / 60:.0f} minutes"
+        job.desk.say(f"server {name} failed, attempt {attempt} of {BOOT_ATTEMPTS}: {fault}")
+        job.desk.ledger.write("failed", job.opened, Act.CREATE_SERVER, hosts=list(lease.hosts), reason=fault)
+        drop_servers(job.site, job.desk, job.opened, name)
+        if attempt < BOOT_ATTEMPTS:
+            lease = lease_elsewhere(job, lease)
+    raise BootFailed(f"server {name} did not boot in {BOOT_ATTEMPTS} attempts; the site says: {fault}")
+
+
+def _create(job: Job, resource: str, name: str, image_id: str) -> Server:
+    return job.ensure(
+        Act.CREATE_SERVER,
+        lambda: job.find_server(name),
+        lambda: job.site.create_server(name, job.opened.mark, resource, image_id),
+        name=name,
+        image_id=image_id,
+    )
+
+
+def _boot(job: Job, lease: Lease, server: Server) -> Server | None:
+    """The server once it is ACTIVE or in ERROR; None when it is neither in time."""
+
+    def state() -> Server:
+        found = job.find_server(server.name)
+        if found is None:
+            still_there(job, lease)
+        return found or replace(server, status="ERROR", fault="deleted by others")
+
+    return job.desk.wait(
+        f"server {server.name}", state, lambda now: now.status in ("ACTIVE", "ERROR"), job.site.boot_limit_s
+    )
+
+
+def _reached(job: Job, server: Server) -> Machine:
+    address = _addressed(job, server)
+    key, folder = job.order.key, job.desk.ledger.folder
+    reached = job.desk.wait(
+        f"SSH to {server.name} at {address.ip}",
+        lambda: answers(key, address.ip, server.id, folder),
+        bool,
+        SSH_LIMIT_S,
+    )
+    if not reached:
+        raise NotReached(f"{server.name} runs, but SSH to {address.ip} does not answer; its console log may say why")
+    return Machine(server.name, address.ip, key.command(address.ip, server.id, folder))
+
+
+def _addressed(job: Job, server: Server) -> Address:
+    """An address that leads to the server: a free one of the project first, else one that is taken now."""
+
+    def own() -> Address | None:
+        return next((one for one in job.site.addresses() if one.server == server.id), None)
+
+    for _ in range(ADDRESS_ATTEMPTS):
+        if there := job.desk.ask(own):
+            return there
+        address = _free_address(job)
+        try:
+            return job.ensure(
+                Act.ATTACH_ADDRESS,
+                own,
+                partial(job.site.attach_address, address, server),
+                address_data,
+                server=server.id,
+                **address_data(address),
+            )
+        except Refused as problem:
+            job.desk.say(f"{problem}; trying another address")
+    raise NoAddress(f"no address could be attached to {server.name}: others took it {ADDRESS_ATTEMPTS} times")
+
+
+def _free_address(job: Job) -> Address:
+    def free() -> Address | None:
+        """One that this job took already, else one that nobody has marked."""
+        spare = [one for one in job.site.addresses() if not one.server and one.mark in ("", job.opened.mark)]
+        return max(spare, key=lambda one: one.mark, default=None)
+
+    if there := job.desk.ask(free):
+        return there
+    return job.ensure(Act.ALLOCATE_ADDRESS, free, lambda: job.site.allocate_address(job.opened.mark), address_data)

@@ -1,0 +1,109 @@
+"""What a lease needs, checked before it is asked for. Each check passes or names its remedy; no secret is told."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from provision.acting import Desk
+from provision.errors import ProvisionError
+from provision.site import Testbed, connect_to
+from provision.ssh import key_pair
+
+TOOLS = ("ssh", "ssh-keygen")
+SKEW = timedelta(minutes=2)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, whether it is well, and the finding or the remedy in a line."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+def examine(site_name: str, key: Path, desk: Desk) -> list[Check]:
+    """All checks; those that need the site are left out where its account is no good."""
+    here = [
+        _check("local tools", _tools),
+        _check("SSH key", lambda: _local_key(key)),
+        _check("ledger", lambda: _ledger(desk)),
+    ]
+    sites: list[Testbed] = []
+
+    def account() -> str:
+        sites.append(connect_to(site_name))
+        return sites[0].scope()
+
+    here.append(_check("account", account))
+    if not here[-1].passed:
+        return here
+    site = sites[0]
+    there: dict[str, Callable[[], str]] = {
+        "reservations": lambda: f"{len(site.hosts())} nodes can be reserved at {site.name}",
+        "image": lambda: f"image {site.image_id()}",
+        "quota": site.quota,
+        "floating IPs": lambda: _addresses(site),
+        "SSH key at the site": lambda: _site_key(site, key),
+        "service units": site.service_units,
+        "clock": lambda: _clock(site),
+    }
+    return here + [_check(name, question) for name, question in there.items()]
+
+
+class Unwell(ProvisionError):
+    """What a check found wrong; the message names the remedy."""
+
+
+def _check(name: str, question: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, question())
+    except ProvisionError as problem:
+        return Check(name, False, str(problem))
+
+
+def _tools() -> str:
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    if missing:
+        raise Unwell(f"{', '.join(missing)} missing; install OpenSSH's client (apt install openssh-client)")
+    return ", ".join(TOOLS)
+
+
+def _local_key(key: Path) -> str:
+    key_pair(key)
+    if key.stat().st_mode & 0o077:
+        raise Unwell(f"{key} can be read by others; chmod 600 {key}")
+    return str(key)
+
+
+def _ledger(desk: Desk) -> str:
+    held = ", ".join(sorted(desk.ledger.holdings()))
+    return f"{desk.ledger.folder}: {held or 'nothing'} held"
+
+
+def _addresses(site: Testbed) -> str:
+    free = [one for one in site.addresses() if not one.server]
+    if free:
+        return f"{len(free)} free in the project"
+    left = site.addresses_left()
+    if left == 0:
+        raise Unwell("none is free and the project may take no more; release one, or ask the site's help desk")
+    return "none is free in the project; one will be taken" if left is None else f"the project may take {left} more"
+
+
+def _site_key(site: Testbed, key: Path) -> str:
+    """Testbed uploads the key under each lease's mark; one of a person that differs is worth a warning only."""
+    public = key_pair(key).public.split()[1]
+    others = [name for name, text in site.public_keys() if text.split()[1:2] == [public]]
+    return f"at the site as {', '.join(others)}" if others else "not at the site yet; a lease uploads it"
+
+
+def _clock(site: Testbed) -> str:
+    skew = abs(site.skew())
+    if skew > SKEW:
+        raise Unwell(
+            f"this computer's clock is {skew.total_seconds():.0f} s off the site's; set it (timedatectl set-ntp true)"
+        )
+    return f"{skew.total_seconds():.0f} s off the site's"

@@ -1,0 +1,180 @@
+"""From a wish to an ACTIVE lease."""
+
+from dataclasses import replace
+
+from provision import slots
+from provision.acting import Desk
+from provision.errors import LeaseFailed, LeaseGone, NotEnough, NotOurs
+from provision.job import OVER, Job, in_words, lease_data, same_hardware, slot_data
+from provision.ledger import Act
+from provision.model import Lease, Slot, Wish
+from provision.site import Testbed
+from provision.times import MINUTE, local_zone, time_in_words
+
+START_GRACE_S = 15 * 60
+"""How long after its start a lease may take to become ACTIVE."""
+WATCH_S = 120
+"""Between two looks for a block that is not there yet."""
+CHOICES = 3
+"""How often another slot is chosen when somebody else was faster."""
+
+
+def choose(
+    site: Testbed, desk: Desk, wish: Wish, at_once: bool = False, limit: int = 1, not_on: tuple[str, ...] = ()
+) -> list[Slot]:
+    """The earliest slots for a wish, on none of those hosts; with at_once, from now on.
+
+    NotEnough, with what is free else, when there are none.
+    """
+    hosts = [host for host in desk.ask(site.hosts) if host.id not in not_on]
+    bookings = desk.ask(site.bookings)
+    now = desk.clock.now()
+    wish = replace(wish, start=now) if at_once else wish
+    if found := slots.earliest(hosts, bookings, wish, now, limit):
+        return found
+    other = slots.earliest(hosts, bookings, replace(wish, start=None, not_before=wish.start), now, limit=1)
+    when = f" at {time_in_words(wish.start, local_zone())}" if wish.start else ""
+    raise NotEnough(
+        f"not enough nodes are free{when}; " + (f"the earliest: {in_words(other[0])}" if other else "none in 60 days")
+    )
+
+
+def reserve(job: Job, watch: bool = False) -> Lease:
+    """The lease of this job, there already or made now; with ``watch``, as soon as a block is free."""
+    if not (job.holding.acts or job.holding.wanted):
+        _refuse_others(job)
+    for _ in range(CHOICES):
+        if there := job.desk.ask(job.find_lease):
+            job.desk.ledger.write("done", job.opened, Act.CREATE_LEASE, **lease_data(there))
+            return there
+        if Act.CREATE_LEASE in job.holding.acts:
+            raise _gone(job.order.name)
+        slot = _watched(job) if watch else _chosen(job)
+        try:
+            return _lease(job, slot)
+        except NotEnough as problem:
+            job.desk.say(f"{problem}: somebody was faster; choosing again")
+    raise NotEnough(f"somebody else was faster {CHOICES} times; try again")
+
+
+def _chosen(job: Job) -> Slot:
+    order = job.order
+    return choose(job.site, job.desk, order.wish, order.at_once, not_on=job.holding.failed_hosts)[0]
+
+
+def _watched(job: Job) -> Slot:
+    while True:
+        try:
+            return _chosen(job)
+        except NotEnough as problem:
+            job.desk.say(f"{problem}; looking again every {WATCH_S // 60} minutes")
+            job.desk.clock.sleep(WATCH_S)
+
+
+def wait_for_start(job: Job, lease: Lease) -> Lease:
+    """The lease once it is ACTIVE; LeaseFailed for ERROR, which the client's own wait takes for success."""
+    limit_s = max((lease.start - job.desk.clock.now()).total_seconds(), 0) + START_GRACE_S
+    found = job.desk.wait(
+        f"lease {lease.name}",
+        lambda: still_there(job, lease),
+        lambda now: now.status == "ACTIVE" or now.status in OVER,
+        limit_s,
+    )
+    if found is None:
+        raise LeaseFailed(f"lease {lease.name} did not start within {START_GRACE_S // 60} minutes of its time")
+    if found.status != "ACTIVE":
+        raise LeaseFailed(f"lease {lease.name} is {found.status}; release it and lease anew")
+    return found
+
+
+def still_there(job: Job, lease: Lease) -> Lease:
+    """The lease as it is now; LeaseGone when it is not."""
+    found = next((one for one in job.site.leases() if one.id == lease.id), None)
+    if found is None:
+        raise _gone(lease.name)
+    return found
+
+
+def lease_elsewhere(job: Job, lease: Lease) -> Lease:
+    """The rest of a lease's time on another host of the same hardware; the lease as it is where none is free."""
+    slot = _other_slot(job, lease)
+    if slot is None:
+        return lease
+    job.desk.say("another node of the same hardware is free")
+    _drop(job, [lease.id])
+    return wait_for_start(job, _lease(job, slot))
+
+
+def _lease(job: Job, slot: Slot) -> Lease:
+    job.desk.say(f"leasing {in_words(slot)}")
+    lease = job.ensure(
+        Act.CREATE_LEASE,
+        job.find_lease,
+        lambda: job.site.create_lease(job.order.name, job.opened.mark, slot),
+        lease_data,
+        name=job.order.name,
+        **slot_data(slot),
+    )
+    return _settle(job, lease)
+
+
+def _other_slot(job: Job, lease: Lease) -> Slot | None:
+    hosts = job.desk.ask(job.site.hosts)
+    own = next((host for host in hosts if host.id in lease.hosts), None)
+    now = job.desk.clock.now()
+    start = now.replace(second=0, microsecond=0) + MINUTE
+    if len(lease.hosts) != 1 or own is None or lease.end <= start:
+        return None
+    failed = (*job.holding.failed_hosts, own.id)
+    others = [host for host in hosts if same_hardware(host, own) and host.id not in failed]
+    wish = Wish(min(lease.end - start, slots.MAX_LEASE), start=start, gpus=0)
+    found = slots.earliest(others, job.desk.ask(job.site.bookings), wish, now, limit=1) if others else []
+    return found[0] if found else None
+
+
+def _refuse_others(job: Job) -> None:
+    """NotOurs for a living lease of this name that is on no page of the ledger."""
+    for lease in job.desk.ask(job.site.leases):
+        if lease.name == job.order.name and lease.status not in OVER:
+            job.desk.ledger.write("closed", job.opened)
+            raise _not_ours(job, lease)
+
+
+def _settle(job: Job, lease: Lease) -> Lease:
+    """The one lease that stays of those of one name.
+
+    Two may have been made at the same time from two computers, of which the older one stays, or by us, when the answer
+    to a first request was lost. At a site whose leases carry no mark nobody can tell, and all are left.
+    """
+    if not lease.mark:
+        return lease
+    living = [one for one in job.desk.ask(job.site.leases) if one.name == lease.name and one.status not in OVER]
+    oldest = min(living, key=lambda one: (one.created, one.id), default=lease)
+    ours = [one.id for one in living if one.mark == lease.mark and one.id != oldest.id]
+    if ours:
+        _drop(job, ours)
+    if oldest.mark != lease.mark:
+        job.desk.ledger.write("closed", job.opened)
+        raise _not_ours(job, oldest)
+    job.desk.ledger.write("done", job.opened, Act.CREATE_LEASE, **lease_data(oldest))
+    return oldest
+
+
+def _drop(job: Job, ids: list[str]) -> None:
+    job.desk.remove(
+        job.opened,
+        Act.DELETE_LEASE,
+        lambda: [one for one in job.site.leases() if one.id in ids],
+        job.site.delete_lease,
+    )
+
+
+def _not_ours(job: Job, lease: Lease) -> NotOurs:
+    return NotOurs(
+        f"a lease {lease.name} is at {job.site.name} that is not in this ledger ({lease.id}); "
+        "delete it there, or choose another --name"
+    )
+
+
+def _gone(name: str) -> LeaseGone:
+    return LeaseGone(f"lease {name} is gone: deleted by others, or over; release it here and lease anew")

@@ -1,0 +1,224 @@
+"""The testbed in a box: real keystone, placement, glance, neutron, nova and blazar on loopback addresses of their own.
+
+Stubbed: the hardware (nova's fake driver), the network's data plane, volumes, the reference API (JSON over HTTP). One
+nova serves both regions; each has a Blazar of its own. Databases are made and seeded once, kept in the cache, and
+copied for each session; copies are moved to addresses that are free.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from experiments.parent import die_with_parent
+from tests.testbed.openstack import hardware, settings
+from tests.testbed.openstack.environment import PINS, cache, environment, locked
+from tests.testbed.openstack.gate import Gate
+from tests.testbed.openstack.settings import PORTS, SERVICES, Place
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+SEEDED_PREFIX = "127.42"
+PREFIXES = [f"127.{second}" for second in range(43, 250)]
+UP_S = 240
+
+
+class Box:
+    """A running set of services; ``stop`` ends it."""
+
+    def __init__(self, place: Place, passwords: dict[str, str]) -> None:
+        self.place, self.passwords = place, passwords
+        self._python = environment() / "bin" / "python"
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self.gates: dict[str, Gate] = {}
+
+    def start(self, services: tuple[str, ...] = SERVICES) -> None:
+        for service in services:
+            self._running[service] = self._launch(service)
+        for service in services:
+            self._wait_for(service)
+            outer, inner = ((address, PORTS[service]) for address in (self.place.outer, self.place.inner))
+            self.gates[service] = Gate(outer, inner)
+
+    def stop(self) -> None:
+        for gate in self.gates.values():
+            gate.close()
+        for process in self._running.values():
+            process.kill()
+        for process in self._running.values():
+            process.wait()
+
+    def environment(self, region: str = hardware.BARE_METAL) -> dict[str, str]:
+        """The variables that make a client of a region, as Chameleon's RC file sets them."""
+        return {
+            "OS_AUTH_TYPE": "v3password",
+            "OS_AUTH_URL": f"http://{self.place.outer}:{PORTS['keystone']}/v3",
+            "OS_USERNAME": "cc",
+            "OS_PASSWORD": self.passwords["user"],
+            "OS_PROJECT_NAME": "CHI-000001",
+            "OS_USER_DOMAIN_NAME": "chameleon",
+            "OS_PROJECT_DOMAIN_NAME": "chameleon",
+            "OS_REGION_NAME": region,
+            "OS_INTERFACE": "public",
+            "CHI_RESOURCE_API_URL": f"http://{self.place.outer}:{PORTS['refapi']}",
+        }
+
+    def mend(self) -> None:
+        """End every fault: services answer, nodes boot, clocks agree."""
+        for gate in self.gates.values():
+            gate.mend()
+        for knob in ("nova/behaviour.json", *(f"{blazar}/clock" for blazar in settings.POOLS)):
+            (self.place.folder / knob).unlink(missing_ok=True)
+
+    def behave(self, **nodes: dict[str, object]) -> None:
+        """How nodes boot, by their names with _ for -: {"seconds": 3}, {"fail": "why"}."""
+        uids = {machine.name.replace("-", "_"): machine.uid for machine in hardware.MACHINES}
+        behaviour = {uids[name]: how for name, how in nodes.items()}
+        _write_whole(self.place.folder / "nova" / "behaviour.json", json.dumps(behaviour))
+
+    def move_clock(self, ahead: datetime.timedelta) -> None:
+        """Set the reservation services' clocks ahead of the others' from now on."""
+        for blazar in settings.POOLS:
+            _write_whole(self.place.folder / blazar / "clock", str(ahead.total_seconds()))
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of this folder's programs in the services' environment, to its end."""
+        command = [self._python, HERE / program, *arguments]
+        done = subprocess.run(command, env=_quiet_environment(), capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{program} {arguments[0]} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+
+    def _launch(self, service: str) -> subprocess.Popen[bytes]:
+        where = [str(self.place.folder), self.place.inner, str(PORTS[service])]
+        with (self.place.folder / "log" / f"{service}.out").open("a") as log:
+            return subprocess.Popen(
+                [self._python, HERE / "services.py", service, *where],
+                env=_quiet_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,
+            )
+
+    def _wait_for(self, service: str) -> None:
+        ends = time.monotonic() + UP_S
+        while time.monotonic() < ends and self._running[service].poll() is None:
+            try:
+                urllib.request.urlopen(f"http://{self.place.inner}:{PORTS[service]}/", timeout=2)
+                return
+            except urllib.error.HTTPError:
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError(
+            f"{service} is not up:\n{(self.place.folder / 'log' / f'{service}.out').read_text()[-3000:]}"
+        )
+
+
+def open_box(folder: Path) -> Box:
+    """A box in an empty folder, up and running, from the seeded one in the cache."""
+    golden = seeded()
+    place = Place(folder, _free_prefix())
+    told = json.loads((golden / "box.json").read_text())
+    for part in ("db", "keystone", "images", "nova/state"):
+        shutil.copytree(golden / part, folder / part)
+    for database in (folder / "db").glob("*.db"):
+        _replace(database, {f"{SEEDED_PREFIX}.": f"{place.prefix}.", told["folder"]: str(folder)})
+    box = _prepared(place, told["passwords"])
+    box.start()
+    return box
+
+
+def seeded() -> Path:
+    """The folder in the cache with databases as an operator leaves them; makes it where it is missing."""
+    sources = [
+        PINS,
+        *(HERE / f"{name}.py" for name in ("databases", "hardware", "pretend", "seed", "services", "settings")),
+    ]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    folder = cache() / f"openstack-seeded-{digest}"
+    with locked(folder):
+        if not (folder / ".made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _seed(folder)
+    return folder
+
+
+def _seed(folder: Path) -> None:
+    print(f"seeding the databases of the OpenStack services in {folder}", file=sys.__stderr__, flush=True)
+    folder.mkdir(parents=True)
+    box = _prepared(Place(folder, SEEDED_PREFIX), {name: secrets.token_hex(8) for name in ("svc", "admin", "user")})
+    keystone_urls = [f"http://{address}:{PORTS['keystone']}/v3" for address in (box.place.outer, box.place.inner)]
+    make = [str(folder), box.passwords["admin"], hardware.BARE_METAL, *keystone_urls]
+    with ThreadPoolExecutor(2) as pool:
+        projects = ("nova", "keystone", "neutron", "glance", *settings.POOLS)
+        list(pool.map(lambda project: box.run("databases.py", project, *make), projects))
+    for database in (folder / "db").glob("*.db"):
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    with contextlib.ExitStack() as last:
+        last.callback(box.stop)
+        box.start(("refapi", "keystone"))
+        box.run("seed.py", "identity", str(folder))
+        box.start(tuple(service for service in SERVICES if service not in ("refapi", "keystone")))
+        box.run("seed.py", "cloud", str(folder))
+    (folder / ".made").touch()
+
+
+def _prepared(place: Place, passwords: dict[str, str]) -> Box:
+    """A box whose files are written: configuration, nodes, and what seed.py has to know."""
+    box = Box(place, passwords)
+    settings.write(place, passwords["svc"], environment())
+    (place.folder / "nodes.json").write_text(json.dumps(hardware.NODES))
+    told = {"prefix": place.prefix, "passwords": passwords, "folder": str(place.folder)}
+    (place.folder / "box.json").write_text(json.dumps(told))
+    return box
+
+
+def _free_prefix() -> str:
+    """The first prefix on whose addresses nobody listens."""
+    for prefix in PREFIXES:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((Place(Path(), prefix).outer, PORTS["keystone"]))
+            return prefix
+    raise RuntimeError("no free loopback address")
+
+
+def _replace(database: Path, texts: dict[str, str]) -> None:
+    """Replace texts in every column of every table."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            columns = [row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')]
+            for column in columns:
+                for old, new in texts.items():
+                    connection.execute(
+                        f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) '
+                        f'WHERE typeof("{column}") = \'text\' AND instr("{column}", ?)',
+                        (old, new, old),
+                    )
+        connection.commit()
+
+
+def _quiet_environment() -> dict[str, str]:
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+    return {**mine, "PYTHONPATH": str(ROOT), "OS_CLIENT_CONFIG_FILE": os.devnull}
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write so that no reader sees half of it."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)

@@ -1,0 +1,72 @@
+"""The hardware of the testbed in a box: node types as Chameleon has them, and flavors of KVM@TACC."""
+
+from dataclasses import dataclass
+
+BARE_METAL, KVM = "CHI@UC", "KVM@TACC"
+IMAGE = "CC-Ubuntu24.04-CUDA"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A node of the reference data and of Blazar. Memory and interconnect are words of the GPU's model, as there."""
+
+    uid: str
+    name: str
+    node_type: str
+    gpu_model: str = ""
+    gpus: int = 0
+
+
+def _machines() -> list[Machine]:
+    a100, v100 = "NVIDIA A100 80GB PCIe", "Tesla V100"
+    kinds = [
+        *((f"P3-GPU-{n:03d}", "gpu_a100_pcie", a100, 4) for n in range(1, 5)),
+        ("gigaio-compute-01", "compute_gigaio", "", 0),
+        *((f"gigaio-compute-{n:02d}", "compute_gigaio", a100, 1) for n in (2, 6)),
+        ("P2-GPU-001", "gpu_v100", f"{v100}-SXM2-32GB", 4),
+        ("P2-GPU-002", "gpu_v100", f"{v100}-PCIE-32GB", 4),
+    ]
+    return [Machine(f"{n:08x}-0000-4000-8000-{n:012x}", *kind) for n, kind in enumerate(kinds, start=1)]
+
+
+MACHINES = _machines()
+HYPERVISOR = "0000a000-0000-4000-8000-00000000a000"
+FLAVORS = {"g1.h100.pci.1": 1, "g1.h100.pci.4": 4}
+"""Flavors of KVM@TACC with the GPUs of each."""
+HYPERVISOR_CPUS = 160
+NODES = [*(machine.uid for machine in MACHINES), HYPERVISOR]
+
+
+def reference_data(address: str) -> dict[str, object]:
+    """What the reference API serves, by path."""
+    sites = [{"name": BARE_METAL, "uid": "uc", "site_class": "baremetal", "web": f"http://{address}"}]
+    return {
+        "sites.json": {"items": sites},
+        "sites/uc/clusters/chameleon/nodes.json": {"items": [_node(machine) for machine in MACHINES]},
+        "sites/kvm/flavors.json": {"items": [_flavor(name, gpus) for name, gpus in FLAVORS.items()]},
+    }
+
+
+def _flavor(name: str, gpus: int) -> dict[str, object]:
+    return {
+        "type": "vm_flavor",
+        "uid": name,
+        "name": name,
+        "vcpus": 48,
+        "gpu": {"gpu": True, "gpu_count": gpus, "gpu_model": "NVIDIA H100 94GB"},
+        "su_cost_per_hour": 0.5 * gpus,
+    }
+
+
+def _node(machine: Machine) -> dict[str, object]:
+    gpu: dict[str, object] = {"gpu": machine.gpus > 0}
+    if machine.gpus:
+        gpu |= {"gpu_count": machine.gpus, "gpu_model": machine.gpu_model}
+    return {
+        "uid": machine.uid,
+        "node_name": machine.name,
+        "node_type": machine.node_type,
+        "architecture": {"platform_type": "x86_64", "smp_size": 2, "smt_size": 160},
+        "gpu": gpu,
+        "main_memory": {"humanized_ram_size": "512 GiB", "ram_size": 512 * 1024**3},
+    }

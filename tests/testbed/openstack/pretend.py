@@ -1,0 +1,40 @@
+"""The pretended hardware: nova's fake driver, whose nodes boot as slowly or badly as behaviour.json says.
+
+nova knows it as pretend_ironic, since it treats drivers with "ironic" in their name as those of bare metal.
+"""
+
+import json
+import time
+import uuid
+from pathlib import Path
+
+from nova import exception
+from nova.virt import fake
+
+FOLDER = Path()
+
+
+class Driver(fake.FakeDriver):
+    """Node names are UUIDs, as Ironic has them, so that a service started again on its database knows its nodes."""
+
+    vcpus, memory_mb, local_gb = 160, 524_288, 2_000
+
+    def spawn(self, context, instance, *args, **kwargs):
+        how = self._behaviour()
+        time.sleep(how.get("seconds", 0))
+        if "fail" in how:
+            raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=how["fail"])
+        return super().spawn(context, instance, *args, **kwargs)
+
+    def get_nodenames_by_uuid(self, refresh=False):
+        return {str(uuid.UUID(name)): name for name in self.get_available_nodes()}
+
+    def get_available_resource(self, nodename):
+        resource = super().get_available_resource(nodename)
+        return resource and {**resource, "uuid": str(uuid.UUID(nodename))}
+
+    def _behaviour(self):
+        try:
+            return json.loads((FOLDER / "behaviour.json").read_text()).get(self._host, {})
+        except FileNotFoundError:
+            return {}

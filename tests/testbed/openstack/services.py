@@ -1,0 +1,244 @@
+"""Runs one OpenStack project as one process, by the interpreter of its environment: SERVICE FOLDER ADDRESS PORT.
+
+All that a project says to itself over RPC stays in this process (nova's scheduler, conductor and computes; Blazar's
+manager), so oslo.messaging's in-memory transport is enough and no broker is needed. Stubbed: the hardware (pretend.py),
+the network's data plane (agents that are rows in a table), volumes (volumes.py). The reference API is a folder of JSON.
+"""
+
+import ctypes
+import datetime
+import gettext
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+SERVICE, FOLDER, ADDRESS, PORT = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+HERE = FOLDER / SERVICE
+Wsgi = Callable[..., object]
+
+
+def refapi() -> Wsgi:
+    def serve(environ, start_response):
+        file = (HERE / environ["PATH_INFO"].lstrip("/")).resolve()
+        there = file.is_relative_to(HERE.resolve()) and file.is_file()
+        start_response("200 OK" if there else "404 Not Found", [("Content-Type", "application/json")])
+        return [file.read_bytes() if there else b"{}"]
+
+    return serve
+
+
+def keystone() -> Wsgi:
+    from keystone.server import wsgi
+
+    return wsgi.initialize_public_application()
+
+
+def placement() -> Wsgi:
+    from placement.wsgi import init_application
+
+    return init_application()
+
+
+def glance() -> Wsgi:
+    from glance.common import wsgi_app
+
+    return wsgi_app.init_app()
+
+
+def neutron() -> Wsgi:
+    os.environ["OS_NEUTRON_CONFIG_FILES"] = "neutron.conf"
+    from neutron import server
+    from neutron.server import api
+
+    app = server.boot_server(api.api_server, prog="neutron-api")
+    _report_agents()
+    return app
+
+
+def _report_agents() -> None:
+    """A port is bound only on a host with a living agent: say that each node has one."""
+    from neutron_lib import context
+    from neutron_lib.plugins import directory
+    from oslo_utils import timeutils
+
+    for node in json.loads((FOLDER / "nodes.json").read_text()):
+        agent = {
+            "agent_type": "Open vSwitch agent",
+            "binary": "neutron-openvswitch-agent",
+            "host": node,
+            "topic": "N/A",
+            "start_flag": True,
+            "configurations": {
+                "bridge_mappings": {"physnet1": "br-ex", "public": "br-public"},
+                "tunnel_types": [],
+                "datapath_type": "system",
+            },
+        }
+        directory.get_plugin().create_or_update_agent(context.get_admin_context(), agent, timeutils.utcnow())
+
+
+def nova() -> Wsgi:
+    import nova.virt
+
+    from tests.testbed.openstack import pretend
+
+    pretend.FOLDER = HERE
+    sys.modules["nova.virt.pretend_ironic"] = nova.virt.pretend_ironic = pretend
+    import os_brick
+    import os_vif
+    from nova import conf, objects, service
+    from nova.wsgi.osapi_compute import application
+
+    os_brick.setup(conf.CONF)
+    os_vif.initialize()
+    objects.Service.enable_min_version_cache()
+    nova.running = [_started(service, binary=f"nova-{topic}", topic=topic) for topic in ("conductor", "scheduler")]
+    nova.running += [_compute(node) for node in json.loads((FOLDER / "nodes.json").read_text())]
+    return application
+
+
+def _compute(node: str) -> object:
+    """A compute service of a host and a hypervisor named by the node's UUID, as Ironic has it."""
+    from nova import conf, context, exception, objects, service
+    from nova.compute import rpcapi
+
+    conf.CONF.set_override("host", node)
+    running = _started(service, host=node, binary="nova-compute", topic="compute", topic_alt=rpcapi.RPC_TOPIC_ALT)
+    admin = context.get_admin_context()
+    try:
+        objects.HostMapping.get_by_host(admin, node)
+    except exception.HostMappingNotFound:
+        cell = next(cell for cell in objects.CellMappingList.get_all(admin) if not cell.is_cell0())
+        objects.HostMapping(context=admin, host=node, cell_mapping=cell).create()
+    conf.CONF.clear_override("host")
+    return running
+
+
+def _started(service: object, **names: str) -> object:
+    made = service.Service.create(**names)
+    made.start()
+    return made
+
+
+def volumes() -> Wsgi:
+    from tests.testbed.openstack.volumes import Volumes
+
+    return Volumes()
+
+
+def blazar() -> Wsgi:
+    from oslo_service import backend
+
+    backend.init_backend(backend.BackendType.THREADING)
+    gettext.install("blazar")
+    _whole_seconds()
+    from blazar.api import wsgi_app
+
+    app = wsgi_app.init_app()
+    from blazar.manager import service
+    from blazar.notification import notifier
+
+    service.EVENT_INTERVAL = 1
+    notifier.init()
+    blazar.manager = service.ManagerService()
+    _move_clock_of("blazar.")
+    blazar.manager.start()
+    return app
+
+
+blazar_kvm = blazar
+
+
+def _whole_seconds() -> None:
+    """Times without fractions, as MySQL stores them and clients expect them."""
+    from sqlalchemy.dialects.sqlite import base
+
+    base.DATETIME._storage_format = base.DATETIME._storage_format.replace(".%(microsecond)06d", "")
+
+
+def _move_clock_of(package: str) -> None:
+    """Let the package's modules read a clock that the file ``clock`` (seconds) sets ahead."""
+    from oslo_utils import timeutils
+
+    class Clock:
+        def __getattr__(self, name):
+            return getattr(timeutils, name)
+
+        def utcnow(self, *args, **kwargs):
+            try:
+                ahead = float((HERE / "clock").read_text())
+            except (OSError, ValueError):
+                ahead = 0.0
+            return timeutils.utcnow(*args, **kwargs) + datetime.timedelta(seconds=ahead)
+
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith(package) and getattr(module, "timeutils", None) is timeutils:
+            module.timeutils = Clock()
+
+
+def queue_writers() -> None:
+    """Have SQLite's writers wait for each other from their BEGIN on.
+
+    oslo.db begins every transaction without a lock; two that read and then write would make one fail at once, since
+    SQLite's timeout does not hold for a lock that is raised from reading to writing.
+    """
+    import sqlalchemy
+    from oslo_db.sqlalchemy import enginefacade
+
+    factory = enginefacade._TransactionFactory
+    new_session, new_connection = factory._create_session, factory._create_connection
+
+    def writing(self):
+        if not self._started:
+            self._start()
+        return self._writer_engine.execution_options(writes=True)
+
+    def session(self, mode, bind=None):
+        return new_session(self, mode, writing(self) if mode is enginefacade._WRITER and bind is None else bind)
+
+    def connection(self, mode):
+        return writing(self).connect() if mode is enginefacade._WRITER else new_connection(self, mode)
+
+    factory._create_session, factory._create_connection = session, connection
+
+    @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "before_cursor_execute", retval=True)
+    def begin(connection, cursor, statement, parameters, context, executemany):
+        writes = statement == "BEGIN" and connection.get_execution_options().get("writes")
+        return ("BEGIN IMMEDIATE" if writes else statement), parameters
+
+
+def die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def application() -> Wsgi:
+    if SERVICE == "nova":
+        from nova import monkey_patch
+
+        monkey_patch.patch(backend="threading")
+    if SERVICE not in ("refapi", "volumes"):
+        queue_writers()
+    return globals()[SERVICE]()
+
+
+def main() -> None:
+    die_with_parent()
+    sys.argv = [SERVICE.partition("_")[0]]
+    os.environ[f"OS_{SERVICE.partition('_')[0].upper()}_CONFIG_DIR"] = str(HERE)
+    try:
+        app = application()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    import waitress
+
+    waitress.serve(app, host=ADDRESS, port=PORT, threads=8, _quiet=True, clear_untrusted_proxy_headers=False)
+
+
+if __name__ == "__main__":
+    main()

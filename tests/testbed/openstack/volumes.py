@@ -1,0 +1,92 @@
+"""A stub of the volume service: as much of Cinder's API as nova needs to boot a server from a volume. Keeps no data."""
+
+import json
+import re
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+VERSIONS = {
+    "versions": [{"id": "v3.0", "status": "CURRENT", "version": "3.70", "min_version": "3.0", "links": []}],
+}
+Answer = tuple[int, dict[str, object]]
+
+
+class Volumes:
+    """A WSGI application: volumes and their attachments, by id."""
+
+    def __init__(self) -> None:
+        self._volumes: dict[str, dict[str, object]] = {}
+        self._attachments: dict[str, dict[str, object]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, object], start_response: Callable[..., object]) -> list[bytes]:
+        body = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)) or b"{}")
+        path = re.sub(r"^/v3/[^/]+", "", str(environ["PATH_INFO"])).strip("/")
+        with self._lock:
+            status, answer = self._answer(str(environ["REQUEST_METHOD"]), path.split("/"), body)
+        start_response(f"{status} OK", [("Content-Type", "application/json")])
+        return [json.dumps(answer).encode()]
+
+    def _answer(self, method: str, path: list[str], body: dict[str, dict[str, object]]) -> Answer:
+        match method, path:
+            case "GET", [""] | ["v3"]:
+                return 300, VERSIONS
+            case "POST", ["volumes"]:
+                return 202, {"volume": self._create(body["volume"])}
+            case "GET", ["volumes"] | ["volumes", "detail"]:
+                return 200, {"volumes": list(self._volumes.values())}
+            case "GET", ["volumes", id]:
+                return (200, {"volume": self._volumes[id]}) if id in self._volumes else (404, {})
+            case "DELETE", ["volumes", id]:
+                return (202, {}) if self._volumes.pop(id, None) else (404, {})
+            case "POST", ["attachments"]:
+                return 200, {"attachment": self._attach(body["attachment"])}
+            case (("GET" | "PUT"), ["attachments", id]):
+                return 200, {"attachment": self._attachments[id]}
+            case "DELETE", ["attachments", id]:
+                self._detach(id)
+                return 200, {"attachments": []}
+            case "POST", [_, _, "action"]:
+                return 202, {}
+        return 404, {}
+
+    def _create(self, wanted: dict[str, object]) -> dict[str, object]:
+        volume = {
+            "id": str(uuid.uuid4()),
+            "status": "available",
+            "size": wanted["size"],
+            "name": wanted.get("name"),
+            "description": None,
+            "availability_zone": "nova",
+            "created_at": datetime.now(UTC).isoformat(),
+            "attachments": [],
+            "volume_type": "stub",
+            "snapshot_id": None,
+            "bootable": "true",
+            "multiattach": False,
+            "metadata": {},
+            "shared_targets": False,
+            "service_uuid": None,
+        }
+        self._volumes[volume["id"]] = volume
+        return volume
+
+    def _attach(self, wanted: dict[str, object]) -> dict[str, object]:
+        attachment = {
+            "id": str(uuid.uuid4()),
+            "status": "attached",
+            "volume_id": wanted["volume_uuid"],
+            "instance": wanted.get("instance_uuid"),
+            "attach_mode": "rw",
+            "connection_info": {"driver_volume_type": "fake", "data": {}},
+        }
+        self._attachments[attachment["id"]] = attachment
+        self._volumes[attachment["volume_id"]]["status"] = "in-use"
+        return attachment
+
+    def _detach(self, id: str) -> None:
+        attachment = self._attachments.pop(id, None)
+        if attachment and attachment["volume_id"] in self._volumes:
+            self._volumes[attachment["volume_id"]]["status"] = "available"

@@ -1,0 +1,158 @@
+"""The commands as a person types them, against the box: plans, JSON, exit codes, bad input, doctor, secrets."""
+
+import io
+import json
+import os
+
+import pytest
+
+from experiments import cli, machines_cli
+from provision import booting
+from tests.testbed.conftest import FastClock, left_at
+
+
+@pytest.fixture
+def testbed(site, key, monkeypatch, capsys):
+    """Runs a command line in this process; its exit code, stdout and stderr."""
+    monkeypatch.setattr(machines_cli, "Clock", FastClock)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    def run(*arguments):
+        code = cli.main(arguments)
+        streams = capsys.readouterr()
+        return code, streams.out, streams.err
+
+    return run
+
+
+@pytest.fixture
+def lease_flags(key):
+    return ["--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes"]
+
+
+def test_a_lease_from_the_command_line_to_its_release(testbed, site, lease_flags, sshd):
+    code, out, _ = testbed("lease", *lease_flags, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["lease"]["name"] == "llm_cc"
+    assert told["machines"][0]["server"] == "node-llm-cc"
+    code, out, _ = testbed("status", "--json")
+    assert json.loads(out)[0]["lease"]["status"] == "ACTIVE"
+    assert json.loads(out)[0]["used_su"] >= 0
+    assert testbed("extend", "--by", "1h", "--yes")[0] == 0
+    assert testbed("release", "--yes")[0] == 0
+    assert left_at(site) == []
+    assert testbed("status")[1] == "nothing is held\n"
+
+
+def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags, monkeypatch, tmp_path):
+    monkeypatch.setattr(booting, "answers", lambda *_: True)
+    code, _, _ = testbed("lease", *lease_flags, "--run", f"echo $TESTBED_NODES > {tmp_path}/nodes; false")
+    assert code == machines_cli.FAILED
+    assert (tmp_path / "nodes").read_text().startswith("127.")
+    assert left_at(site) == []
+
+
+def test_a_dry_run_says_what_it_would_ask_and_asks_nothing(testbed, site, lease_flags):
+    code, out, _ = testbed("lease", *lease_flags, "--dry-run")
+    assert code == 0
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["blazar", "nova", "nova", "neutron", "ssh"]
+    assert left_at(site) == []
+    assert testbed("status")[1] == "nothing is held\n"
+
+
+def test_slots_are_told_with_their_cost_and_zone(testbed):
+    code, out, _ = testbed("slots", "--gpu", "A100", "--gpu-memory", "80", "--gpus", "4", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["cost_su"] == 3 * 16
+    code, out, _ = testbed("slots", "--node-type", "gpu_v100", "--zone", "Asia/Tokyo", "--calendar", "2")
+    assert code == 0
+    assert all(word in out for word in ("UTC", "Tokyo", "P2-GPU-001"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--node-type", "gpu_a100_pci"], "nearest: gpu_a100_pcie"),
+        (["--hours", "0"], "length 0m"),
+        (["--hours", "200"], "at most 168h"),
+        (["--start", "2020-01-01T10:00Z"], "in the past"),
+        (["--start", "2030-01-01T10:00"], "has no zone"),
+        (["--key", "/nowhere/id"], "SSH key /nowhere/id is not there"),
+        (["--name", "llm netid;"], "--name 'llm netid;'"),
+        (["--site", "moon"], "unknown site 'moon'"),
+        (["--zone", "Europe/Helsinky"], "nearest: Europe/Helsinki"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2_and_reserves_nothing(testbed, site, lease_flags, flags, line):
+    code, out, err = testbed("lease", *lease_flags, *flags)
+    assert (code, out) == (2, "")
+    assert line in err
+    assert len(err.splitlines()) == 1
+    assert left_at(site) == []
+
+
+def test_without_a_terminal_nothing_is_asked_and_nothing_done_without_yes(testbed, site, lease_flags):
+    code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--yes"])
+    assert code == 2
+    assert "needs --yes" in err
+    assert left_at(site) == []
+
+
+def test_doctor_passes_a_good_account_and_names_remedies(testbed, key, monkeypatch):
+    code, out, _ = testbed("doctor", "--key", str(key.file), "--json")
+    checks = {check["name"]: check for check in json.loads(out)}
+    assert (code, [name for name, check in checks.items() if not check["passed"]]) == (0, [])
+    assert checks["account"]["text"] == "cc in project CHI-000001 at CHI@UC"
+    monkeypatch.setenv("OS_PASSWORD", "wrong-secret")
+    code, out, _ = testbed("doctor", "--key", "/nowhere/id")
+    assert code == 1
+    assert "make one: ssh-keygen" in out
+    assert "keystone refuses them" in out
+    assert "wrong-secret" not in out
+
+
+def test_without_an_account_doctor_says_how_to_set_one(testbed, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("OS_")]:
+        monkeypatch.delenv(name)
+    code, out, _ = testbed("doctor")
+    assert code == 1
+    assert "set OS_* variables by the site's RC file, or write a clouds.yaml" in out
+
+
+def test_an_application_credential_of_clouds_yaml_leases(testbed, site, box, key, monkeypatch, tmp_path):
+    credential = site.sdk.identity.create_application_credential(
+        site.session.get_user_id(), name=tmp_path.name, unrestricted=True
+    )
+    clouds = {
+        "clouds": {
+            "uc": {
+                "region_name": "CHI@UC",
+                "auth_type": "v3applicationcredential",
+                "auth": {
+                    "auth_url": os.environ["OS_AUTH_URL"],
+                    "application_credential_id": credential.id,
+                    "application_credential_secret": credential.secret,
+                },
+            }
+        }
+    }
+    (tmp_path / "clouds.yaml").write_text(json.dumps(clouds))
+    for name in [name for name in os.environ if name.startswith("OS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "clouds.yaml"))
+    assert testbed("lease", "--start", "2030-01-01T10:00Z", "--no-wait", "--key", str(key.file), "--yes")[0] == 0
+    assert [lease.name for lease in site.leases()] == ["llm_cc"]
+
+
+def test_no_credential_token_or_key_is_in_anything_that_a_run_writes(
+    testbed, site, lease_flags, key, box, sshd, tmp_path, caplog
+):
+    caplog.set_level("DEBUG")
+    written = [testbed("lease", *lease_flags), testbed("status", "--json"), testbed("release", "--yes")]
+    written.append(testbed("lease", *lease_flags, "--node-type", "none"))
+    texts = [str(written), *(file.read_text() for file in (tmp_path / "state").rglob("*") if file.is_file())]
+    texts += [record.getMessage() for record in caplog.records]
+    secrets = [*box.passwords.values(), site.session.get_token(), *key.file.read_text().splitlines()[1:-1]]
+    assert [secret for secret in secrets for text in texts if secret in text] == []
+    assert (tmp_path / "state" / "ledger.jsonl").stat().st_size

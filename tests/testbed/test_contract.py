@@ -1,0 +1,83 @@
+"""What every testbed offers, held against each of them: bare metal and KVM of the box."""
+
+import json
+import urllib.request
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from provision import releasing
+from provision.leasing import lease
+from provision.site import TESTBEDS, connect_to
+from tests.testbed.conftest import empty, left_at
+from tests.testbed.openstack import hardware
+from tests.testbed.openstack.settings import PORTS
+
+REGIONS = {"chameleon": hardware.BARE_METAL, "kvm": hardware.KVM}
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(params=TESTBEDS)
+def any_site(request, account, box, monkeypatch):
+    for name, value in box.environment(REGIONS[request.param]).items():
+        monkeypatch.setenv(name, value)
+    connected = connect_to(request.param)
+    yield connected
+    box.mend()
+    empty(connected)
+
+
+def test_hosts_have_a_gpu_a_price_and_one_name_each(any_site):
+    hosts = any_site.hosts()
+    assert len({host.id for host in hosts}) == len(hosts)
+    assert all(host.site == any_site.name and host.su_per_hour for host in hosts)
+    assert any(host.gpus == 4 and host.gpu_memory_gib >= 80 for host in hosts)
+
+
+def test_a_reservation_books_its_hosts(any_site, desk, order):
+    start = datetime.now(UTC).replace(second=0, microsecond=0) + 24 * HOUR
+    leased = lease(any_site, desk, order(node_type=None, start=start), wait=False).lease
+    assert leased.hosts
+    booked = [booking for booking in any_site.bookings() if booking.host_id in leased.hosts]
+    assert {(booking.start, booking.end) for booking in booked} == {(start, start + 3 * HOUR)}
+
+
+def test_a_lease_becomes_a_machine_is_extended_and_leaves_nothing(any_site, desk, order, sshd):
+    leased = lease(any_site, desk, order(node_type=None))
+    assert leased.lease.status == "ACTIVE"
+    assert len(leased.machines) == 1
+    state = releasing.state(any_site, desk, releasing.held(desk, "llm_cc"))
+    assert state.used_su is not None
+    assert releasing.extend(any_site, desk, state.holding, HOUR).end == leased.lease.end + HOUR
+    assert any_site.leases()[0].end == leased.lease.end + HOUR
+    releasing.release(any_site, desk, releasing.held(desk, "llm_cc"))
+    assert left_at(any_site) == []
+
+
+def test_what_is_gone_is_deleted_without_complaint(any_site, desk, order):
+    leased = lease(any_site, desk, order(node_type=None, start=datetime.now(UTC) + 2 * HOUR), wait=False).lease
+    for _ in range(2):
+        any_site.delete_lease(leased)
+    address = any_site.allocate_address("llm-testbed-000000000000")
+    for _ in range(2):
+        any_site.release_address(address)
+
+
+def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(account, box, desk, order, sshd, monkeypatch):
+    for name, value in box.environment(hardware.KVM).items():
+        monkeypatch.setenv(name, value)
+    site = connect_to("kvm")
+    lease(site, desk, order(node_type="g1.h100.pci.4"))
+    assert [volume["size"] for volume in volumes(box)] == [200]
+    (opening,) = site.openings()
+    rules = site.sdk.network.security_group_rules(security_group_id=opening.id, direction="ingress")
+    assert [(rule.protocol, rule.port_range_min, rule.port_range_max) for rule in rules] == [("tcp", 22, 22)]
+    releasing.release(site, desk, releasing.held(desk, "llm_cc"))
+    assert volumes(box) == []
+    assert left_at(site) == []
+
+
+def volumes(box) -> list[dict[str, object]]:
+    url = f"http://{box.place.inner}:{PORTS['volumes']}/v3/any/volumes/detail"
+    with urllib.request.urlopen(url) as answer:
+        return json.load(answer)["volumes"]

@@ -1,0 +1,95 @@
+"""A client killed with -9 after any act outside: the next run ends with one of each, and release with none."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from provision import releasing
+from provision.acting import Desk
+from provision.leasing import lease
+from provision.ledger import Act, Ledger
+from tests.testbed.conftest import FastClock, left_at
+
+BY_OPENING = {Act.OPEN_SSH, Act.CLOSE_SSH}
+
+
+class Deadly(Ledger):
+    """A ledger whose program dies after the act, before its outcome is written."""
+
+    def __init__(self, folder: Path, last: Act) -> None:
+        super().__init__(folder)
+        self.last = last
+
+    def write(self, event, holding, act=None, **data):
+        if event == "done" and act == self.last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().write(event, holding, act, **data)
+
+
+def everything(site, desk, order, stage: Path) -> None:
+    stage.write_text("lease")
+    lease(site, desk, order)
+    stage.write_text("extend")
+    releasing.extend(site, desk, releasing.held(desk, order.name), timedelta(hours=1))
+    stage.write_text("release")
+    releasing.release(site, desk, releasing.held(desk, order.name))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("act", Act)
+def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, site, desk, order, unreached, tmp_path):
+    if act in BY_OPENING and not site.opens_ssh:
+        pytest.skip("bare metal has no security groups; the KVM site's tests do this act")
+    stage, wanted = tmp_path / "stage", order()
+    deadly = Desk(Deadly(tmp_path / "state", act), FastClock(), lambda line: None)
+    child = multiprocessing.get_context("fork").Process(target=everything, args=(site, deadly, wanted, stage))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, f"{act} is not part of what the test does"
+
+    if stage.read_text() != "release":
+        lease(site, desk, wanted)
+        if stage.read_text() == "extend":
+            releasing.extend(site, desk, releasing.held(desk, wanted.name), timedelta(hours=1))
+        assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
+        assert site.addresses()[0].server == site.servers()[0].id
+    releasing.release(site, desk, releasing.held(desk, wanted.name))
+    assert left_at(site) == []
+
+
+@pytest.mark.timeout(600)
+def test_two_clients_at_once_for_one_name_get_one_lease(site, desk, order, unreached, tmp_path):
+    wanted, leased = order(), []
+    desks = [Desk(Ledger(tmp_path / "state"), FastClock(), lambda line: None) for _ in range(2)]
+    clients = [threading.Thread(target=lambda one=one: leased.append(lease(site, one, wanted))) for one in desks]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert leased[0] == leased[1]
+    assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
+
+
+@pytest.mark.timeout(600)
+def test_two_clients_at_once_on_two_computers_get_one_lease(site, order, tmp_path):
+    wanted, outcomes = order(), []
+
+    def client(computer: str) -> None:
+        desk = Desk(Ledger(tmp_path / computer), FastClock(), lambda line: None)
+        try:
+            outcomes.append(lease(site, desk, wanted, wait=False).lease.name)
+        except Exception as problem:
+            outcomes.append(type(problem).__name__)
+
+    clients = [threading.Thread(target=client, args=(computer,)) for computer in ("desk", "laptop")]
+    for one in clients:
+        one.start()
+    for one in clients:
+        one.join()
+    assert sorted(outcomes) == ["NotOurs", "llm_cc"]
+    assert len(site.leases()) == 1

@@ -1,0 +1,123 @@
+"""Leasing on bare metal: from a wish to a machine that answers SSH, and back."""
+
+import subprocess
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from provision import releasing
+from provision.errors import ExtensionRefused, NoSuchHost, NotEnough, NotOurs
+from provision.leasing import lease
+from tests.testbed.conftest import left_at
+
+HOUR = timedelta(hours=1)
+
+
+def test_a_wish_becomes_a_machine_that_answers_and_release_leaves_nothing(site, desk, order, sshd):
+    leased = lease(site, desk, order())
+    assert leased.lease.status == "ACTIVE"
+    assert leased.lease.name == "llm_cc"
+    assert leased.image_id == site.image_id()
+    (machine,) = leased.machines
+    assert subprocess.run([*machine.command.split(), "echo", "here"], capture_output=True, text=True).stdout == "here\n"
+    holding = releasing.held(desk, "llm_cc")
+    state = releasing.state(site, desk, holding)
+    assert [server.name for server in state.servers] == ["node-llm-cc"]
+    assert state.ips == (machine.ip,)
+    assert all(thing.mark == holding.mark for thing in left_at(site))
+    releasing.release(site, desk, holding)
+    assert left_at(site) == []
+    assert desk.ledger.holdings() == {}
+
+
+def test_hosts_are_told_by_their_hardware(site):
+    by_name = {host.name: host for host in site.hosts()}
+    assert by_name["P3-GPU-001"].gpus == 4
+    assert by_name["P3-GPU-001"].gpu_memory_gib == 80
+    assert by_name["gigaio-compute-01"].gpus == 0
+    assert by_name["P2-GPU-001"].interconnect == "NVLink"
+    assert by_name["P3-GPU-001"].su_per_hour == 16
+
+
+def test_a_hardware_wish_leaves_out_the_node_of_that_type_without_a_gpu(site, desk, order):
+    single = order(node_type="compute_gigaio", count=2)
+    leased = lease(site, desk, single, wait=False).lease
+    hosts = {host.id: host for host in site.hosts()}
+    assert {hosts[id].name for id in leased.hosts} == {"gigaio-compute-02", "gigaio-compute-06"}
+
+
+def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(site, desk, order):
+    start = datetime.now(UTC).replace(second=0, microsecond=0) + 30 * HOUR
+    leased = lease(site, desk, order(node="P2-GPU-002", node_type=None, start=start), wait=False)
+    assert leased.machines == ()
+    assert (leased.lease.status, leased.lease.start, leased.lease.end) == ("PENDING", start, start + 3 * HOUR)
+    with pytest.raises(ExtensionRefused, match="by more than nothing and at most 7 days"):
+        releasing.extend(site, desk, releasing.held(desk, "llm_cc"), timedelta(days=8))
+
+
+def test_both_labs_apart_are_two_leases(site, desk, order):
+    start = datetime.now(UTC) + 24 * HOUR
+    single = order("llm_single_cc", node_type="compute_gigaio", length=2 * HOUR, start=start)
+    multi = order("llm_multi_cc", length=2 * HOUR, gpus=4, start=start)
+    for one in (single, multi):
+        lease(site, desk, one, wait=False)
+    assert sorted(held.name for held in site.leases()) == ["llm_multi_cc", "llm_single_cc"]
+
+
+def test_an_overlap_is_refused_with_the_earliest_alternative(site, desk, order):
+    start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
+    lease(site, desk, order("llm_other", count=4, start=start), wait=False)
+    with pytest.raises(NotEnough, match=r"not enough nodes are free at .* UTC.*; the earliest: P3-GPU"):
+        lease(site, desk, order(start=start + HOUR), wait=False)
+    assert [held.name for held in site.leases()] == ["llm_other"]
+
+
+def test_what_carries_the_name_but_is_not_ours_is_left_alone(site, desk, order, box):
+    theirs = order(start=datetime.now(UTC) + 24 * HOUR)
+    lease(site, desk, theirs, wait=False)
+    desk.ledger.write("closed", releasing.held(desk, "llm_cc"))
+    with pytest.raises(NotOurs, match="not in this ledger"):
+        lease(site, desk, theirs, wait=False)
+    assert len(site.leases()) == 1
+
+
+def test_an_unknown_type_is_told_with_the_nearest(site, desk, order):
+    with pytest.raises(NoSuchHost, match="nearest: gpu_a100_pcie"):
+        lease(site, desk, order(node_type="gpu_a100_pci"))
+
+
+def test_a_lease_is_extended_and_an_extension_over_anothers_lease_is_refused(site, desk, order):
+    soon = datetime.now(UTC).replace(second=0, microsecond=0) + 2 * HOUR
+    leased = lease(site, desk, order(node="P3-GPU-001", start=soon, length=HOUR), wait=False).lease
+    holding = releasing.held(desk, "llm_cc")
+    assert releasing.extend(site, desk, holding, HOUR).end == leased.end + HOUR
+    lease(site, desk, order("llm_next", node="P3-GPU-001", start=soon + 4 * HOUR), wait=False)
+    with pytest.raises(ExtensionRefused):
+        releasing.extend(site, desk, holding, 3 * HOUR)
+    assert releasing.state(site, desk, holding).lease.end == leased.end + HOUR
+
+
+def test_the_end_of_a_lease_is_seen(site, desk, order, box, unreached):
+    lease(site, desk, order())
+    box.move_clock(timedelta(hours=4))
+    holding = releasing.held(desk, "llm_cc")
+    over = desk.wait(
+        "end", lambda: releasing.state(site, desk, holding).lease, lambda now: now.status == "TERMINATED", 9e9
+    )
+    assert over
+    assert releasing.state(site, desk, holding).servers == ()
+    releasing.release(site, desk, holding)
+    assert left_at(site) == []
+
+
+def test_orphans_are_what_carries_a_mark_and_is_in_no_ledger(site, desk, order):
+    lease(site, desk, order(start=datetime.now(UTC) + 24 * HOUR), wait=False)
+    assert releasing.orphans(site, desk) == []
+    desk.ledger.write("closed", releasing.held(desk, "llm_cc"))
+    (orphan,) = releasing.orphans(site, desk)
+    releasing.clear(site, desk, orphan)
+    assert left_at(site) == []
+
+
+def _lease(site, desk, holding):
+    return releasing.state(site, desk, holding).lease
