@@ -166,9 +166,12 @@ def environments(base: Mapping[str, str], nodes: int, devices: int) -> list[dict
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below those that the kernel gives to connections."""
+    """A port that nobody listens on, below those that the kernel gives to connections.
+
+    Drawn from the system's randomness: trainings seed that of Python, and rows side by side would draw alike.
+    """
     while True:
-        port = random.randrange(*PORTS)
+        port = random.SystemRandom().randrange(*PORTS)
         with socket.socket() as probe, suppress(OSError):
             probe.bind((ADDRESS, port))
             return port

@@ -1,6 +1,7 @@
 """Rows of several ranks, started by the real launchers; a toy trains in them, with real collectives."""
 
 import os
+import random
 import re
 import socket
 import time
@@ -131,6 +132,14 @@ def test_nodes_on_one_machine_share_its_gpus_and_threads():
     without = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     assert environments(without, 2, 1) == [{"OMP_NUM_THREADS": "1"}] * 2
     assert environments({}, 1, 1) == [{"OMP_NUM_THREADS": str(os.cpu_count())}]
+
+
+def test_ports_differ_also_after_the_same_seed():
+    found = set()
+    for _ in range(5):
+        random.seed(42)
+        found.add(free_port())
+    assert len(found) > 1
 
 
 def test_a_free_port_can_be_listened_on():
