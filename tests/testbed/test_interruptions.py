@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -77,7 +77,7 @@ def test_two_clients_at_once_for_one_name_get_one_lease(site, desk, order, unrea
 
 @pytest.mark.timeout(600)
 def test_two_clients_at_once_on_two_computers_get_one_lease(site, order, tmp_path):
-    wanted, outcomes = order(), []
+    wanted, outcomes = order(start=datetime.now(UTC) + timedelta(hours=20)), []
 
     def client(computer: str) -> None:
         desk = Desk(Ledger(tmp_path / computer), FastClock(), lambda line: None)
