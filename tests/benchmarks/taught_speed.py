@@ -4,7 +4,8 @@
 
 The plain script: LitGPT's model in a LightningModule, Lightning's Trainer with the strategy's defaults, a progress bar
 that shows the loss, and a line on the memory after each forward pass. Both ways take turns, each in ranks of its own,
-with the same model, batches and length; the figures are medians over the rounds of the median micro-step.
+with the same model and the same STEPS batches; the figures are medians over the rounds of the median micro-step, the
+first two and the last two left out in both.
 """
 
 import argparse
@@ -35,7 +36,8 @@ from experiments.training.text import batches_per_epoch, build_text_loader, open
 from experiments.training.worker import run_row
 
 SUITE, CARD = "multi_gpu_litgpt", "a100_80gb"
-WARM_UP = 2
+STEPS = 24
+LEFT_OUT = 2
 FIGURE_FILE = "micro_step_s.json"
 
 
@@ -85,7 +87,7 @@ def be_a_rank(spec: RowSpec, out: Path) -> None:
         precision=settings.precision,
         accumulate_grad_batches=settings.accumulate,
         max_epochs=settings.max_epochs,
-        max_steps=schedule.most // settings.accumulate,
+        max_steps=settings.max_steps,
         callbacks=[watch],
         use_distributed_sampler=False,
         logger=False,
@@ -93,7 +95,7 @@ def be_a_rank(spec: RowSpec, out: Path) -> None:
     )
     trainer.fit(PlainTuner(spec, model), build_text_loader(spec, texts, schedule.heaviest_at))
     if trainer.is_global_zero:
-        write_atomically(out / FIGURE_FILE, json.dumps(median(watch.clock.intervals_s()[WARM_UP:])))
+        write_atomically(out / FIGURE_FILE, json.dumps(median(watch.clock.intervals_s()[LEFT_OUT - 1 : -LEFT_OUT])))
 
 
 def plain_s(spec: RowSpec) -> float:
@@ -137,11 +139,11 @@ def main() -> int:
         row=options.row,
         card=CARD,
         size=options.size,
-        length="verdict",
+        length="as-taught",
         weights="random",
         data="synthetic",
         input="as-taught",
-        settings=suite.settings(suite.row(options.row), CARD, options.gpus),
+        settings=suite.settings(suite.row(options.row), CARD, options.gpus).model_copy(update={"max_steps": STEPS}),
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     rounds = [(plain_s(spec), ours_s(spec)) for _ in range(options.rounds)]
