@@ -39,11 +39,11 @@ def test_hosts_are_told_by_their_hardware(site):
     assert by_name["P3-GPU-001"].su_per_hour == 16
 
 
-def test_a_hardware_wish_leaves_out_the_node_of_that_type_without_a_gpu(site, desk, order):
-    single = order(node_type="compute_gigaio", count=2)
-    leased = lease(site, desk, single, wait=False).lease
+def test_a_hardware_wish_of_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(site, desk, order, unreached):
+    leased = lease(site, desk, order(node_type="compute_gigaio", count=2))
     hosts = {host.id: host for host in site.hosts()}
-    assert {hosts[id].name for id in leased.hosts} == {"gigaio-compute-02", "gigaio-compute-06"}
+    assert {hosts[id].name for id in leased.lease.hosts} == {"gigaio-compute-02", "gigaio-compute-06"}
+    assert len({machine.ip for machine in leased.machines}) == 2
 
 
 def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(site, desk, order):
