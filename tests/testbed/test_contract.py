@@ -63,10 +63,9 @@ def test_what_is_gone_is_deleted_without_complaint(any_site, desk, order):
         any_site.release_address(address)
 
 
-def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(account, box, desk, order, sshd, monkeypatch):
-    for name, value in box.environment(hardware.KVM).items():
-        monkeypatch.setenv(name, value)
-    site = connect_to("kvm")
+@pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
+def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(any_site, box, desk, order, sshd):
+    site = any_site
     lease(site, desk, order(node_type="g1.h100.pci.4"))
     assert [volume["size"] for volume in volumes(box)] == [200]
     (opening,) = site.openings()

@@ -56,7 +56,7 @@ class Gate:
             self._pass_on(client)
 
     def _pass_on(self, client: socket.socket) -> None:
-        with socket.create_connection(self._inner) as service, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), socket.create_connection(self._inner) as service:
             back = threading.Thread(target=self._pump, args=(service, client), daemon=True)
             back.start()
             self._pump(client, service)
