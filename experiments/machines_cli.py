@@ -333,12 +333,12 @@ def _show_leased(leased: leasing.Leased) -> None:
     zone = local_zone()
     print(f"{leased.lease.name} is {leased.lease.status} until {time_in_words(leased.lease.end, zone)}")
     for machine in leased.machines:
-        print(f"{machine.server}: {machine.command}")
+        print(f"{machine.server}: {machine.login.command}")
 
 
 def _environment(leased: leasing.Leased) -> dict[str, str]:
     """What the command of --run finds the machines by."""
-    return {"TESTBED_LEASE": leased.lease.name, "TESTBED_NODES": " ".join(one.ip for one in leased.machines)}
+    return {"TESTBED_LEASE": leased.lease.name, "TESTBED_NODES": " ".join(one.login.host for one in leased.machines)}
 
 
 def _show_plan(lines: Sequence[str], as_json: bool) -> None:

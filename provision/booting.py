@@ -1,28 +1,19 @@
 """From an ACTIVE lease to machines that answer: key, server, address, SSH."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from provision.errors import BootFailed, NoAddress, NotReached, Refused
 from provision.job import Job, address_data, drop_servers, marked
-from provision.ledger import Act
+from provision.ledger import Act, Machine
 from provision.model import Address, Lease, Server
 from provision.reserving import lease_elsewhere, still_there
-from provision.ssh import answers
+from provision.ssh import Login, answers
 
 SSH_LIMIT_S = 20 * 60
 """How long an ACTIVE server may take until it answers: its system starts after the site has done its part."""
 BOOT_ATTEMPTS = 3
 ADDRESS_ATTEMPTS = 3
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A machine that answers: its server's name, its address, and the command that logs in."""
-
-    server: str
-    ip: str
-    command: str
 
 
 def bring_up(job: Job, lease: Lease) -> tuple[str, tuple[Machine, ...]]:
@@ -91,16 +82,17 @@ def _boot(job: Job, lease: Lease, server: Server) -> Server | None:
 
 def _reached(job: Job, server: Server) -> Machine:
     address = _addressed(job, server)
-    key, folder = job.order.key, job.desk.ledger.folder
+    login = Login(address.ip, server.id, job.order.key.file, job.desk.ledger.known_hosts)
     reached = job.desk.wait(
         f"SSH to {server.name} at {address.ip}",
-        lambda: answers(key, address.ip, server.id, folder),
+        lambda: answers(login),
         bool,
         SSH_LIMIT_S,
     )
     if not reached:
         raise NotReached(f"{server.name} runs, but SSH to {address.ip} does not answer; its console log may say why")
-    return Machine(server.name, address.ip, key.command(address.ip, server.id, folder))
+    job.desk.ledger.reached(job.opened, Machine(server.name, login))
+    return Machine(server.name, login)
 
 
 def _addressed(job: Job, server: Server) -> Address:

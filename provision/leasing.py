@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from provision.acting import Desk
-from provision.booting import Machine, bring_up
+from provision.booting import bring_up
 from provision.errors import NotOurs
 from provision.job import Job, Order, in_words
-from provision.ledger import Holding
+from provision.ledger import Holding, Machine
 from provision.model import Lease
 from provision.reserving import choose, reserve, wait_for_start
 from provision.site import Testbed

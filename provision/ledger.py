@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from provision.errors import BadLedger
+from provision.ssh import Login
 
 VERSION = 1
 MARK = re.compile(r"llm-testbed-[0-9a-f]{12}")
-Event = Literal["opened", "intent", "done", "failed", "closed"]
+Event = Literal["opened", "intent", "done", "failed", "reached", "closed"]
 
 
 class Act(StrEnum):
@@ -56,8 +57,19 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """A machine that answered: its server's name, and how it is logged in to."""
+
+    server: str
+    login: Login
+
+
+@dataclass(frozen=True)
 class Holding:
-    """What the ledger says of one lease: acts are the outcomes of acts (the last one of each), wanted their intents."""
+    """What the ledger says of one lease: acts are the outcomes of acts (the last one of each), wanted their intents.
+
+    machines: those that answered and whose server was not deleted since, in the order of their names.
+    """
 
     name: str
     mark: str
@@ -66,6 +78,7 @@ class Holding:
     wanted: dict[str, dict[str, Any]] = field(default_factory=dict)
     acts: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed_hosts: tuple[str, ...] = ()
+    machines: tuple[Machine, ...] = ()
 
 
 class Ledger:
@@ -75,6 +88,7 @@ class Ledger:
         self.folder = folder or default_folder()
         self._now = now
         self._file = self.folder / "ledger.jsonl"
+        self.known_hosts = self.folder / "known_hosts"
 
     @contextmanager
     def alone(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -100,6 +114,11 @@ class Ledger:
             file.write((b"\n" if torn else b"") + json.dumps(asdict(entry), default=str).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def reached(self, holding: Holding, machine: Machine) -> None:
+        """Keep how a machine is logged in to."""
+        login = {**asdict(machine.login), "known_hosts": str(self.known_hosts)}
+        self.write("reached", holding, server=machine.server, login=login)
 
     def entries(self) -> list[Entry]:
         """All lines; one that a killed program left half written is passed over."""
@@ -154,6 +173,11 @@ def default_folder() -> Path:
 
 def _with(holding: Holding, entry: Entry) -> Holding:
     """The holding after an intent or an outcome. A lease that we mean to delete is not missed."""
+    if entry.event == "reached":
+        return replace(holding, machines=_with_machine(holding.machines, entry.data))
+    if entry.act == Act.DELETE_SERVER and entry.event == "done":
+        left = tuple(one for one in holding.machines if one.login.alias != entry.data.get("id"))
+        return replace(holding, machines=left)
     if entry.act == Act.DELETE_LEASE:
         acts = {act: data for act, data in holding.acts.items() if act != Act.CREATE_LEASE}
         return replace(holding, acts=acts)
@@ -163,3 +187,11 @@ def _with(holding: Holding, entry: Entry) -> Holding:
         return replace(holding, acts={**holding.acts, entry.act: entry.data})
     hosts = tuple(entry.data.get("hosts", ()))
     return replace(holding, failed_hosts=tuple(dict.fromkeys((*holding.failed_hosts, *hosts))))
+
+
+def _with_machine(machines: tuple[Machine, ...], data: dict[str, Any]) -> tuple[Machine, ...]:
+    told = data["login"]
+    paths = {name: Path(told[name]) for name in ("key", "known_hosts")}
+    fresh = Machine(data["server"], Login(**{**told, **paths}))
+    others = [one for one in machines if one.server != fresh.server]
+    return tuple(sorted([*others, fresh], key=lambda one: one.server))

@@ -81,7 +81,7 @@ def release(site: Testbed, desk: Desk, holding: Holding) -> None:
         ids = [one.id for one in desk.ask(site.servers) if one.mark == holding.mark]
         clear(site, desk, holding)
         for id in ids:
-            forget(id, desk.ledger.folder)
+            forget(id, desk.ledger.known_hosts)
         desk.ledger.write("closed", holding)
 
 

@@ -12,7 +12,6 @@ from provision.errors import BadKey
 
 USER = "cc"
 CONNECT_S = 15
-KNOWN_HOSTS = "known_hosts"
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,37 @@ class KeyPair:
     file: Path
     public: str
 
-    def command(self, ip: str, server_id: str, folder: Path) -> str:
-        """How a person logs in."""
-        return shlex.join(_ssh(self.file, ip, server_id, folder))
+
+@dataclass(frozen=True)
+class Login:
+    """How a machine is logged in to: as ``user``, with the private key in ``key``.
+
+    The machine shows the host key that the file ``known_hosts`` has under ``alias``, and no other is accepted.
+    """
+
+    host: str
+    alias: str
+    key: Path
+    known_hosts: Path
+    user: str = USER
+
+    @property
+    def command(self) -> str:
+        """What a person types."""
+        return shlex.join(self.arguments())
+
+    def arguments(self, first: bool = False) -> list[str]:
+        """The OpenSSH client's command line; ``first``: the host key is not known yet, and is to be kept."""
+        options = {
+            "IdentitiesOnly": "yes",
+            "BatchMode": "yes",
+            "ConnectTimeout": str(CONNECT_S),
+            "HostKeyAlias": self.alias,
+            "UserKnownHostsFile": str(self.known_hosts),
+            "StrictHostKeyChecking": "accept-new" if first else "yes",
+        }
+        told = [f"-o{name}={value}" for name, value in options.items()]
+        return ["ssh", "-i", str(self.key), *told, f"{self.user}@{self.host}"]
 
 
 def key_pair(file: Path) -> KeyPair:
@@ -39,29 +66,16 @@ def key_pair(file: Path) -> KeyPair:
     return KeyPair(file, text)
 
 
-def answers(key: KeyPair, ip: str, server_id: str, folder: Path) -> bool:
-    """Whether a command runs on the server. The first answer's host key is kept in ``folder`` and no other accepted."""
-    command = [*_ssh(key.file, ip, server_id, folder), "true"]
+def answers(login: Login) -> bool:
+    """Whether a command runs on the machine. The first answer's host key is kept and no other accepted."""
     try:
-        return subprocess.run(command, capture_output=True, timeout=2 * CONNECT_S).returncode == 0
+        done = subprocess.run([*login.arguments(first=True), "true"], capture_output=True, timeout=2 * CONNECT_S)
     except subprocess.TimeoutExpired:
         return False
+    return done.returncode == 0
 
 
-def forget(server_id: str, folder: Path) -> None:
-    """Drop the host key of a server that is no more."""
-    file = folder / KNOWN_HOSTS
-    if file.exists():
-        subprocess.run(["ssh-keygen", "-R", server_id, "-f", file], capture_output=True, check=False)
-
-
-def _ssh(key: Path, ip: str, server_id: str, folder: Path) -> list[str]:
-    options = {
-        "IdentitiesOnly": "yes",
-        "BatchMode": "yes",
-        "ConnectTimeout": str(CONNECT_S),
-        "HostKeyAlias": server_id,
-        "UserKnownHostsFile": str(folder / KNOWN_HOSTS),
-        "StrictHostKeyChecking": "accept-new",
-    }
-    return ["ssh", "-i", str(key), *(f"-o{name}={value}" for name, value in options.items()), f"{USER}@{ip}"]
+def forget(alias: str, known_hosts: Path) -> None:
+    """Drop the host key of a machine that is no more."""
+    if known_hosts.exists():
+        subprocess.run(["ssh-keygen", "-R", alias, "-f", known_hosts], capture_output=True, check=False)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from provision.errors import BadLedger
-from provision.ledger import Act, Ledger, default_folder
+from provision.ledger import Act, Ledger, Machine, default_folder
+from provision.ssh import Login
 
 
 @pytest.fixture
@@ -38,6 +39,17 @@ def test_hosts_that_failed_are_remembered(ledger):
     for host in ("1", "2", "1"):
         ledger.write("failed", holding, Act.CREATE_SERVER, hosts=[host], reason="no power")
     assert ledger.holding("llm_cc").failed_hosts == ("1", "2")
+
+
+def test_machines_that_answered_are_known_until_their_server_is_deleted(ledger):
+    holding = ledger.open("llm_cc", "CHI@UC")
+    logins = (Login(f"192.0.2.{n}", f"id-{n}", ledger.folder / "key", ledger.known_hosts) for n in (2, 1))
+    machines = [Machine(f"node-{n}", login) for n, login in zip((2, 1), logins, strict=True)]
+    for machine in (machines[0], *machines):
+        ledger.reached(holding, machine)
+    assert ledger.holding("llm_cc").machines == (machines[1], machines[0])
+    ledger.write("done", holding, Act.DELETE_SERVER, id="id-1")
+    assert ledger.holding("llm_cc").machines == (machines[0],)
 
 
 def test_a_line_that_a_killed_program_left_half_written_is_passed_over(ledger):

@@ -19,11 +19,13 @@ def test_a_wish_becomes_a_machine_that_answers_and_release_leaves_nothing(site, 
     assert leased.lease.name == "llm_cc"
     assert leased.image_id == site.image_id()
     (machine,) = leased.machines
-    assert subprocess.run([*machine.command.split(), "echo", "here"], capture_output=True, text=True).stdout == "here\n"
+    said = subprocess.run([*machine.login.arguments(), "echo", "here"], capture_output=True, text=True)
+    assert said.stdout == "here\n"
     holding = releasing.held(desk, "llm_cc")
     state = releasing.state(site, desk, holding)
     assert [server.name for server in state.servers] == ["node-llm-cc"]
-    assert state.ips == (machine.ip,)
+    assert state.ips == (machine.login.host,)
+    assert holding.machines == (machine,)
     assert all(thing.mark == holding.mark for thing in left_at(site))
     releasing.release(site, desk, holding)
     assert left_at(site) == []
