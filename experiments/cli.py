@@ -120,7 +120,7 @@ def run(
     """Run what is missing or changed of each SUITE, and say what held."""
     from experiments.launch.progress import view_on
     from experiments.pipeline import Options, options_of, run_suites
-    from experiments.tables import counts_table
+    from experiments.tables import counts_table, problems
 
     options = Options(
         suite=suites[0],
@@ -150,6 +150,8 @@ def run(
         console.print(counts_table([done.judgement for done in finished]))
         for done in finished:
             _show_report(done, console)
+    if found := problems([done.judgement for done in finished]):
+        console.print(found)
     if as_json:
         _print_json([_done_as_json(done) for done in finished])
     raise typer.Exit(max(done.judgement.exit_code for done in finished))

@@ -14,6 +14,7 @@ from experiments.report.verdicts import VerdictChange
 from experiments.report.words import STATUSES, headline
 from experiments.settings import Settings
 
+PROBLEMS = ("broke", "did not hold")
 STYLES = {"held": "green", "did not hold": "red", "broke": "bold red", "not judged": "dim"}
 
 
@@ -33,6 +34,16 @@ def counts_table(judgements: Sequence[Judgement]) -> Table:
         styles = [STYLES[status] if count else "dim" for status, count in zip(STATUSES, own, strict=True)]
         table.add_row(Text(name), *(Text(str(count), style) for count, style in zip(own, styles, strict=True)))
     return table
+
+
+def problems(judgements: Sequence[Judgement]) -> Text:
+    """Each statement that broke or did not hold in a line, with its suite and the reason; those that broke first."""
+    found = [(one.run.suite, verdict) for one in judgements for verdict in one.verdicts if verdict.status in PROBLEMS]
+    lines = [
+        Text.assemble(f"{suite}: ", (verdict.status, STYLES[verdict.status]), f": {verdict.says} ({_grounds(verdict)})")
+        for suite, verdict in sorted(found, key=lambda told: told[1].status)
+    ]
+    return Text("\n").join(lines)
 
 
 def changes_table(changes: Sequence[VerdictChange]) -> Table:

@@ -172,6 +172,14 @@ def test_the_worst_of_several_suites_is_the_exit_code(testbed, monkeypatch, tmp_
     assert testbed("run", SLURM, SUITE, *rows, "--results", tmp_path)[0] == 3
 
 
+def test_what_broke_is_said_last_with_its_reason(testbed, monkeypatch, tmp_path):
+    made = standin_worker.made
+    monkeypatch.setattr(standin_worker, "made", lambda spec, _: made(spec, "error"))
+    _, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
+    said = " ".join(out[out.rindex("report: ") :].split())
+    assert said.endswith(f"{SLURM}: broke: One GPU: fits (stand-in: error)")
+
+
 def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):
     code, out, err = testbed("run", SUITE, "--row", "reduced-batch", "--results", tmp_path, "--json")
     (done,) = json.loads(out)

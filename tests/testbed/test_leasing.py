@@ -45,7 +45,7 @@ def test_a_hardware_wish_of_two_nodes_leaves_out_the_one_of_their_type_without_a
     leased = lease(site, desk, order(node_type="compute_gigaio", count=2))
     hosts = {host.id: host for host in site.hosts()}
     assert {hosts[id].name for id in leased.lease.hosts} == {"gigaio-compute-02", "gigaio-compute-06"}
-    assert len({machine.ip for machine in leased.machines}) == 2
+    assert len({machine.login.host for machine in leased.machines}) == 2
 
 
 def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(site, desk, order):

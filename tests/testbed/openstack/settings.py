@@ -114,6 +114,7 @@ def _keystone(place: Place) -> Ini:
         # Blazar makes a trust for every lease; since keystone 30 application credentials may not, unless told so
         "security_compliance": {"allow_insecure_application_credential_trust_escalation": True},
         "identity": {"password_hash_rounds": 4},
+        "cache": {"enabled": True, "backend": "dogpile.cache.memory"},
     }
 
 
