@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
@@ -20,12 +22,12 @@ from experiments.errors import InputError
 from provision import leasing, releasing, reserving
 from provision.acting import Clock, Desk
 from provision.calendar import calendar, slot_table
-from provision.errors import BadName
+from provision.errors import BadName, NoSuchHost
 from provision.job import Order, in_words
 from provision.ledger import Holding, Ledger
 from provision.matching import fitting
-from provision.model import Wish
-from provision.site import TESTBEDS, Testbed, connect_to
+from provision.model import Slot, Wish
+from provision.site import TESTBEDS, Testbed, connect_to, connect_to_all
 from provision.ssh import KeyPair, key_pair
 from provision.times import local_zone, parse_hours, parse_length, parse_time, time_in_words, zone_named
 
@@ -34,9 +36,13 @@ LENGTHS = {"both": "3h", "single": "2h", "multi": "2h"}
 GPUS = {"both": 4, "single": 1, "multi": 4}
 FAILED = 3
 NOW = "now"
+ANY = "any"
 
 app = typer.Typer()
 Site = Annotated[str, typer.Option(help=f"Where: {', '.join(TESTBEDS)}, or a region, as CHI@TACC.")]
+SiteOrAny = Annotated[
+    str, typer.Option(help=f"Where: {', '.join(TESTBEDS)}, a region, or any: wherever there is an account for.")
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; everything else goes to stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked of which service; change nothing.")]
@@ -61,7 +67,7 @@ Held = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Else the onl
 
 @app.command()
 def slots(
-    site: Site = "chameleon",
+    site: SiteOrAny = "chameleon",
     for_: For = "both",
     node_type: NodeType = None,
     node: NodeName = None,
@@ -80,22 +86,20 @@ def slots(
 ) -> None:
     """Find the earliest blocks in which nodes are free."""
     wish = _wish(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
-    connected, desk = connect_to(site), _desk()
-    found = reserving.choose(connected, desk, wish, start == NOW, limit)
+    sites, desk = _sites(site), _desk()
+    found = reserving.choose_among(sites, desk, wish, start == NOW, limit)
     if as_json:
         _print_json(found)
-    else:
-        own_zone = zone_named(zone) if zone else local_zone()
-        if days:
-            now = desk.clock.now()
-            hosts, bookings = fitting(desk.ask(connected.hosts), wish), desk.ask(connected.bookings)
-            Console().print(calendar(hosts, bookings, found, (now, now + timedelta(days=days)), own_zone))
-        Console().print(slot_table(found, own_zone))
+        return
+    own_zone = zone_named(zone) if zone else local_zone()
+    for one in sites if days else ():
+        _show_calendar(one, desk, wish, found, days, own_zone)
+    Console().print(slot_table(found, own_zone))
 
 
 @app.command()
 def lease(
-    site: Site = "chameleon",
+    site: SiteOrAny = "chameleon",
     for_: For = "both",
     node_type: NodeType = None,
     node: NodeName = None,
@@ -122,9 +126,12 @@ def lease(
     wish = _wish(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
     pair = key_pair(key.expanduser())
     _checked_name(name)
-    connected, desk = connect_to(site), _desk()
-    order = _order(connected, name, for_, wish, pair, start == NOW)
+    sites, desk = _sites(site), _desk()
+    order = _order(sites[0], name, for_, wish, pair, start == NOW)
     held = desk.ledger.holding(order.name)
+    if held and site == ANY:
+        sites = [connect_to(held.site)]
+    connected = reserving.site_of_earliest(sites, desk, wish, order.at_once, watch)
     if dry_run:
         _show_plan(leasing.plan(connected, desk, order), as_json)
         return
@@ -265,6 +272,17 @@ def _wish(
         start=parse_time(start) if start and start != NOW else None,
         hours=parse_hours(within, own_zone) if within else None,
     )
+
+
+def _sites(name: str) -> list[Testbed]:
+    return connect_to_all() if name == ANY else [connect_to(name)]
+
+
+def _show_calendar(site: Testbed, desk: Desk, wish: Wish, found: Sequence[Slot], days: int, zone: ZoneInfo) -> None:
+    now, there = desk.clock.now(), [slot for slot in found if slot.hosts[0].site == site.name]
+    with suppress(NoSuchHost):
+        hosts, bookings = fitting(desk.ask(site.hosts), wish), desk.ask(site.bookings)
+        Console().print(calendar(hosts, bookings, there, (now, now + timedelta(days=days)), zone))
 
 
 def _order(site: Testbed, name: str | None, for_: str, wish: Wish, pair: KeyPair, at_once: bool) -> Order:

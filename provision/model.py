@@ -31,7 +31,7 @@ class Node:
 class Host:
     """One machine that a site lets people reserve, as the site describes it; of a KVM flavor, one of its places.
 
-    No two hosts of all sites share an id. node_type is the flavor's name where flavor is set. gpu_model and
+    No two hosts of a site share an id. node_type is the flavor's name where flavor is set. gpu_model and
     interconnect are the site's own words, '' where it has none; gpu_memory_gib is that of one GPU. su_per_hour: service
     units that an hour costs, None where the site does not tell.
     """

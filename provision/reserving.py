@@ -1,10 +1,11 @@
 """From a wish to an ACTIVE lease."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from provision import slots
 from provision.acting import Desk
-from provision.errors import LeaseFailed, LeaseGone, NotEnough, NotOurs
+from provision.errors import LeaseFailed, LeaseGone, NoCredentials, NoSuchHost, NotEnough, NotOurs, SiteError
 from provision.job import OVER, Job, in_words, lease_data, same_hardware, slot_data
 from provision.ledger import Act
 from provision.model import Lease, Slot, Wish
@@ -39,6 +40,39 @@ def choose(
     )
 
 
+def choose_among(sites: Sequence[Testbed], desk: Desk, wish: Wish, at_once: bool = False, limit: int = 1) -> list[Slot]:
+    """The earliest slots over several sites. A site that has no such hosts, or is not reached, is said and left out.
+
+    Where none has a slot, NotEnough with what each said, or what the only site raised.
+    """
+    if len(sites) == 1:
+        return choose(sites[0], desk, wish, at_once, limit)
+    found: list[Slot] = []
+    refusals = []
+    for site in sites:
+        try:
+            found += choose(site, desk, wish, at_once, limit)
+        except (SiteError, NoSuchHost, NoCredentials) as problem:
+            refusals.append(f"{site.name}: {problem}")
+            desk.say(refusals[-1])
+    if not found:
+        raise NotEnough("; ".join(refusals))
+    return sorted(found, key=slots.rank)[:limit]
+
+
+def site_of_earliest(sites: Sequence[Testbed], desk: Desk, wish: Wish, at_once: bool, watch: bool) -> Testbed:
+    """The site with the earliest slot; with ``watch`` looked for again and again while there is none."""
+    while len(sites) > 1:
+        try:
+            slot = choose_among(sites, desk, wish, at_once)[0]
+            return next(site for site in sites if site.name == slot.hosts[0].site)
+        except NotEnough as problem:
+            if not watch:
+                raise
+            _look_again(desk, problem)
+    return sites[0]
+
+
 def reserve(job: Job, watch: bool = False) -> Lease:
     """The lease of this job, there already or made now; with ``watch``, as soon as a block is free."""
     if not (job.holding.acts or job.holding.wanted):
@@ -67,8 +101,12 @@ def _watched(job: Job) -> Slot:
         try:
             return _chosen(job)
         except NotEnough as problem:
-            job.desk.say(f"{problem}; looking again every {WATCH_S // 60} minutes")
-            job.desk.clock.sleep(WATCH_S)
+            _look_again(job.desk, problem)
+
+
+def _look_again(desk: Desk, problem: NotEnough) -> None:
+    desk.say(f"{problem}; looking again every {WATCH_S // 60} minutes")
+    desk.clock.sleep(WATCH_S)
 
 
 def wait_for_start(job: Job, lease: Lease) -> Lease:

@@ -106,6 +106,13 @@ def site_named(name: str) -> Site:
     return import_module(SITES[name])
 
 
+def connect_to_all() -> list[Testbed]:
+    """A connection to each testbed's region that there is an account for; NoCredentials where there is none."""
+    regions = import_module("provision.sites.cloud").regions()
+    known = [region for region in regions if region.startswith(tuple(REGIONS.values()))]
+    return [connect_to(region) for region in known] or [connect_to("chameleon")]
+
+
 def connect_to(name: str) -> Testbed:
     """A connection to the testbed of that name, or of that region, as CHI@TACC; NoCredentials without an account."""
     kind = next((kind for kind, prefix in REGIONS.items() if name.startswith(prefix)), name)

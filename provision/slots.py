@@ -47,7 +47,7 @@ def earliest(
     periods = _periods(bookings, {host.id for group in groups for host in group})
     starts = _starts(wish, now)
     blocks = (_blocks(group, periods, wish, starts) for group in groups)
-    return list(islice(heapq.merge(*blocks, key=_rank), limit))
+    return list(islice(heapq.merge(*blocks, key=rank), limit))
 
 
 def _check(wish: Wish, now: datetime) -> None:
@@ -129,7 +129,7 @@ def _slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> Slot:
     return Slot(hosts, _moment(start), _moment(start) + length, cost)
 
 
-def _rank(slot: Slot) -> tuple[datetime, bool, float, str, str]:
+def rank(slot: Slot) -> tuple[datetime, bool, float, str, str]:
     """Earliest, then cheapest; what costs nobody knows how much comes after what does."""
     return slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site, slot.hosts[0].name
 

@@ -53,10 +53,7 @@ INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PC
 
 def account(region_prefix: str) -> CloudRegion:
     """The first account, of OS_* variables or clouds.yaml, for a region whose name begins so."""
-    try:
-        found = config.OpenStackConfig(load_envvars=True).get_all()
-    except (sdk_errors.ConfigException, keystone_errors.ClientException) as problem:
-        raise NoCredentials(f"credentials: {_line(problem)}") from None
+    found = _accounts()
     for cloud in found:
         if (cloud.region_name or "").startswith(region_prefix):
             return cloud
@@ -65,6 +62,18 @@ def account(region_prefix: str) -> CloudRegion:
         f"credentials: no account for a region {region_prefix}...; there are: {regions}; set OS_* variables by the "
         "site's RC file, or write a clouds.yaml with region_name"
     )
+
+
+def regions() -> list[str]:
+    """The regions that there is an account for."""
+    return sorted({str(cloud.region_name) for cloud in _accounts() if cloud.region_name})
+
+
+def _accounts() -> list[CloudRegion]:
+    try:
+        return list(config.OpenStackConfig(load_envvars=True).get_all())
+    except (sdk_errors.ConfigException, keystone_errors.ClientException) as problem:
+        raise NoCredentials(f"credentials: {_line(problem)}") from None
 
 
 class Cloud:

@@ -14,12 +14,14 @@ from provision.ledger import Ledger
 from provision.model import Wish
 from provision.site import Testbed, connect_to
 from provision.ssh import KeyPair, key_pair
+from tests.testbed.openstack import hardware
 from tests.testbed.openstack.box import Box, open_box
 from tests.testbed.sshd import Sshd, new_key
 
 HERE = Path(__file__).parent
 REAL_S = 0.5
 A100 = "gpu_a100_pcie"
+REGIONS = {"chameleon": hardware.BARE_METAL, "kvm": hardware.KVM}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,12 +79,26 @@ def account(box: Box, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def site(box: Box, account: None) -> Iterator[Testbed]:
-    """A client of the bare-metal site; what a test leaves there is removed after it."""
-    connected = connect_to("chameleon")
-    yield connected
+def connected(box: Box, account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Testbed]]:
+    """Makes a client of a site by its name; what a test leaves there is removed after it."""
+    made = []
+
+    def connect(name: str) -> Testbed:
+        for variable, value in box.environment(REGIONS[name]).items():
+            monkeypatch.setenv(variable, value)
+        made.append(connect_to(name))
+        return made[-1]
+
+    yield connect
     box.mend()
-    empty(connected)
+    for one in made:
+        empty(one)
+
+
+@pytest.fixture
+def site(connected: Callable[[str], Testbed]) -> Testbed:
+    """A client of the bare-metal site."""
+    return connected("chameleon")
 
 
 @pytest.fixture

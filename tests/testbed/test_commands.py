@@ -8,7 +8,8 @@ import pytest
 
 from experiments import cli, machines_cli
 from provision import booting
-from tests.testbed.conftest import FastClock, left_at
+from provision.site import connect_to
+from tests.testbed.conftest import REGIONS, FastClock, left_at
 
 
 @pytest.fixture
@@ -68,6 +69,32 @@ def test_slots_are_told_with_their_cost_and_zone(testbed):
     code, out, _ = testbed("slots", "--node-type", "gpu_v100", "--zone", "Asia/Tokyo", "--calendar", "2")
     assert code == 0
     assert all(word in out for word in ("UTC", "Tokyo", "P2-GPU-001"))
+
+
+def test_the_earliest_block_is_found_over_all_sites_that_there_is_an_account_for(
+    testbed, connected, box, key, monkeypatch, tmp_path
+):
+    site = connected("chameleon")
+    clouds = {name: _account(box.environment(region)) for name, region in REGIONS.items()}
+    (tmp_path / "clouds.yaml").write_text(json.dumps({"clouds": clouds}))
+    for name in [name for name in os.environ if name.startswith("OS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "clouds.yaml"))
+    code, out, _ = testbed("slots", "--site", "any", "--gpus", "4", "--gpu-memory", "80", "--json", "--limit", "9")
+    assert code == 0
+    assert {slot["hosts"][0]["site"] for slot in json.loads(out)} == set(REGIONS.values())
+    flags = ("--site", "any", "--key", str(key.file), "--start", "2030-01-01T10:00Z", "--no-wait", "--yes")
+    assert testbed("lease", *flags, "--node-type", "g1.h100.pci.1")[0] == 0
+    assert [lease.name for lease in connect_to("kvm").leases()] == ["llm_cc"]
+    assert site.leases() == []
+    assert testbed("release", "--yes")[0] == 0
+
+
+def _account(variables):
+    """An account as clouds.yaml has it, of the variables of an RC file."""
+    names = {name.removeprefix("OS_").lower(): value for name, value in variables.items() if name.startswith("OS_")}
+    top = ("region_name", "interface", "auth_type")
+    return {**{name: names.pop(name) for name in top}, "auth": names}
 
 
 @pytest.mark.parametrize(

@@ -8,23 +8,16 @@ import pytest
 
 from provision import releasing
 from provision.leasing import lease
-from provision.site import TESTBEDS, connect_to
-from tests.testbed.conftest import empty, left_at
-from tests.testbed.openstack import hardware
+from provision.site import TESTBEDS
+from tests.testbed.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 
-REGIONS = {"chameleon": hardware.BARE_METAL, "kvm": hardware.KVM}
 HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(params=TESTBEDS)
-def any_site(request, account, box, monkeypatch):
-    for name, value in box.environment(REGIONS[request.param]).items():
-        monkeypatch.setenv(name, value)
-    connected = connect_to(request.param)
-    yield connected
-    box.mend()
-    empty(connected)
+def any_site(request, connected):
+    return connected(request.param)
 
 
 def test_hosts_have_a_gpu_a_price_and_one_name_each(any_site):

@@ -16,6 +16,7 @@ from provision.ledger import Act, Ledger
 from tests.testbed.conftest import FastClock, left_at
 
 BY_OPENING = {Act.OPEN_SSH, Act.CLOSE_SSH}
+"""Acts that only a site with security groups needs."""
 
 
 class Deadly(Ledger):
@@ -42,10 +43,9 @@ def everything(site, desk, order, stage: Path) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("act", Act)
-def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, site, desk, order, unreached, tmp_path):
-    if act in BY_OPENING and not site.opens_ssh:
-        pytest.skip("bare metal has no security groups; the KVM site's tests do this act")
-    stage, wanted = tmp_path / "stage", order()
+def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, desk, order, unreached, tmp_path):
+    site = connected("kvm" if act in BY_OPENING else "chameleon")
+    stage, wanted = tmp_path / "stage", order(node_type=None)
     deadly = Desk(Deadly(tmp_path / "state", act), FastClock(), lambda line: None)
     child = multiprocessing.get_context("fork").Process(target=everything, args=(site, deadly, wanted, stage))
     child.start()
