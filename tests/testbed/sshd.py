@@ -1,6 +1,7 @@
 """A real OpenSSH server on the floating IPs of the box: the one part of a booted node that leasing looks at.
 
-The user ``cc`` exists for this process alone, in a mount namespace with an /etc/passwd of its own.
+The user ``cc`` exists for this process alone, in a mount namespace whose /etc/passwd has it. All of /etc is mounted
+there: a mount on the file alone would vanish when somebody adds a user, which puts another file in its place.
 """
 
 import shutil
@@ -24,7 +25,8 @@ class Sshd:
         new_key(folder / "host")
         (folder / "authorized").write_text(key.public)
         passwd = Path("/etc/passwd").read_text() + f"{USER}:*:0:0::{folder}:/bin/sh\n"
-        (folder / "passwd").write_text(passwd)
+        (folder / "etc").mkdir()
+        (folder / "etc" / "passwd").write_text(passwd)
         options = {
             "Port": PORT,
             "HostKey": folder / "host",
@@ -41,7 +43,8 @@ class Sshd:
     def start(self) -> None:
         program = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin") or "sshd"
         Path("/run/sshd").mkdir(exist_ok=True)
-        script = f"mount --bind {self._folder}/passwd /etc/passwd && exec {program} -D -e -f {self._folder}/config"
+        etc = f"mount -t overlay -o lowerdir={self._folder}/etc:/etc none /etc"
+        script = f"{etc} && exec {program} -D -e -f {self._folder}/config"
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
                 ["unshare", "--mount", "sh", "-c", script],

@@ -80,7 +80,7 @@ def test_no_free_address_is_told_and_the_next_run_goes_on(site, desk, order, box
 
 def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, desk, order, unreached):
     spare = site.sdk.network.create_ip(floating_network_id=site.sdk.network.find_network("public").id)
-    assert lease(site, desk, order()).machines[0].ip == spare.floating_ip_address
+    assert lease(site, desk, order()).machines[0].login.host == spare.floating_ip_address
     releasing.release(site, desk, releasing.held(desk, "llm_cc"))
     assert [(address.ip, address.server) for address in site.addresses()] == [(spare.floating_ip_address, "")]
 
