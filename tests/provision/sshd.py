@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,9 +20,9 @@ UP_S = 20
 
 
 class Sshd:
-    """The server; whoever it may log in as is logged in by the key in ``folder``/key."""
+    """The server; ``folder``/key opens it for everybody whom it may log in. ``more`` is of its configuration."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: Mapping[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.key = new_key(folder / "key")
@@ -38,6 +39,7 @@ class Sshd:
             "StrictModes": "no",
             "PasswordAuthentication": "no",
             "PermitRootLogin": "yes",
+            **(more or {}),
         }
         (folder / "config").write_text("\n".join(f"{name} {value}" for name, value in options.items()))
 
