@@ -89,7 +89,13 @@ def run(
     context: typer.Context,
     suites: Annotated[list[str], typer.Argument(metavar="SUITE...", help="`testbed list` names them.")],
     row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given several times.")] = None,
-    site: Annotated[str, typer.Option(help="Where the machine comes from.")] = "local",
+    site: Annotated[
+        str, typer.Option(help="Where the machine comes from: local, slurm, chameleon (what is leased there).")
+    ] = "local",
+    profile: Annotated[
+        str | None, typer.Option(help="With --site slurm: puhti, mahti, lumi, or a YAML file of your own.")
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="With --site slurm: the project that pays for the jobs.")] = None,
     card: Annotated[str, typer.Option(help="The GPU that the rows are about; auto: the machine's own.")] = "auto",
     size: Annotated[
         Literal["auto", "full", "tiny"], typer.Option(help="auto: full where a GPU is large enough, else tiny.")
@@ -126,6 +132,8 @@ def run(
         suite=suites[0],
         rows=tuple(row or ()),
         site=site,
+        profile=profile,
+        account=account,
         card=card,
         size=size,
         length=length,

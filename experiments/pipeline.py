@@ -16,8 +16,10 @@ from experiments.launch.data_set import SYNTHETIC, DataSet, Watch, prepare
 from experiments.launch.local import GRACE_S, WORKER, LocalRunner, emptied
 from experiments.launch.lock import locked
 from experiments.launch.outcome import write_refusal
+from experiments.launch.places import Place, place_named
 from experiments.launch.plan import Planned, continued, plan
 from experiments.launch.progress import View
+from experiments.launch.remote import RemoteRunner, most_needed_first
 from experiments.provenance import git_commit
 from experiments.recipe import Input, Length, Size, Suite, Weights, suite_named
 from experiments.report import write_report
@@ -25,7 +27,6 @@ from experiments.run import Run, RunFolder
 from experiments.settings import Settings
 from experiments.sizing import foresee
 from provision.model import Node
-from provision.site import site_named
 
 AUTO = "auto"
 LATEST = "latest"
@@ -43,6 +44,8 @@ class Options:
     suite: str
     rows: tuple[str, ...] = ()
     site: str = "local"
+    profile: str | None = None
+    account: str | None = None
     card: str = AUTO
     size: str = AUTO
     length: Length = "verdict"
@@ -74,9 +77,13 @@ class Prepared:
 
     options: Options
     suite: Suite
-    node: Node
+    place: Place
     host_memory_gib: float
     run: Run
+
+    @property
+    def node(self) -> Node:
+        return self.place.node
 
     @property
     def folder(self) -> RunFolder:
@@ -118,8 +125,10 @@ def run_suites(
     also when every row of a suite was refused, before any row is run; Interrupted and NoRoomLeft as LocalRunner.run
     raises them.
     """
-    prepared = [_prepared(options, watch) for options in several]
     with ExitStack() as held:
+        place = place_named(several[0].site, several[0].profile, several[0].account)
+        held.callback(place.close)
+        prepared = [_prepared(options, place, watch) for options in several]
         for one in prepared:
             held.enter_context(locked(one.folder.path))
         planned = [_planned(one) for one in prepared]
@@ -145,9 +154,8 @@ def options_of(suites: Sequence[str], options: Options) -> list[Options]:
     return [replace(options, suite=name, rows=own[name]) for name in names if own[name] or not options.rows]
 
 
-def _prepared(options: Options, watch: Watch) -> Prepared:
-    suite = suite_named(options.suite)
-    node = site_named(options.site).node()
+def _prepared(options: Options, place: Place, watch: Watch) -> Prepared:
+    suite, node = suite_named(options.suite), place.node
     card = _card(suite, options.card, node)
     rows = _rows(suite, options.rows, card)
     size = _size(options.size, card, node)
@@ -157,7 +165,7 @@ def _prepared(options: Options, watch: Watch) -> Prepared:
     data = prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
     run = _run(options, suite, rows, card, size, data, node)
     check_disk(options.results, len(rows))
-    return Prepared(options, suite, node, options.host_memory_gib or node.host_memory_gib, run)
+    return Prepared(options, suite, place, options.host_memory_gib or node.host_memory_gib, run)
 
 
 def _settings(suite: Suite, rows: tuple[str, ...], card: str, gpus_per_node: int | None) -> list[Settings]:
@@ -217,15 +225,24 @@ def _carried_out(begun: Intended, view: View, worker: str, grace_s: float) -> Do
     if prepared.options.predict:
         foresee(prepared.suite, begun.run, folder, view)
     if begun.rows:
-        runner = LocalRunner(folder, prepared.node, prepared.host_memory_gib, view, worker, grace_s)
-        runner.run(begun.rows)
+        _run_rows(begun, view, worker, grace_s)
     report = write_report(folder)
     return Done(folder.path, report, judge(prepared.suite, begun.run, folder.results()))
+
+
+def _run_rows(begun: Intended, view: View, worker: str, grace_s: float) -> None:
+    prepared, place = begun.prepared, begun.prepared.place
+    if place.cluster is None:
+        LocalRunner(prepared.folder, place.node, prepared.host_memory_gib, view, worker, grace_s).run(begun.rows)
+        return
+    remote = RemoteRunner(prepared.folder, place.cluster, view, worker, grace_s, place.ends_at)
+    remote.run(most_needed_first(begun.rows, prepared.suite))
 
 
 def default_run_id(options: Options, card: str, size: Size) -> str:
     """The run's name by what was chosen, so that the same command finds the same folder again."""
     parts = [options.suite, card, size, options.length]
+    parts += [options.profile or options.site] if options.site != "local" else []
     parts += [options.weights] if options.weights != "random" else []
     parts += [options.input] if options.input != "as-taught" else []
     parts += [f"{options.gpus_per_node}gpus"] if options.gpus_per_node is not None else []

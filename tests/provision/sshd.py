@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,11 +20,14 @@ UP_S = 20
 
 
 class Sshd:
-    """The server; ``folder``/key opens it for everybody whom it may log in. ``more`` is of its configuration."""
+    """The server; ``folder``/key opens it for everybody whom it may log in. ``more`` is of its configuration.
 
-    def __init__(self, folder: Path, more: Mapping[str, str] | None = None) -> None:
+    ``within`` is the command that it is started by.
+    """
+
+    def __init__(self, folder: Path, more: Mapping[str, str] | None = None, within: Sequence[str] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._within = folder, within
         self.key = new_key(folder / "key")
         with socket.create_server((ADDRESS, 0)) as free:
             self.port: int = free.getsockname()[1]
@@ -55,7 +58,7 @@ class Sshd:
             Path("/run/sshd").mkdir(exist_ok=True)
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
-                [PROGRAM, "-D", "-e", "-f", str(self._folder / "config")],
+                [*self._within, PROGRAM, "-D", "-e", "-f", str(self._folder / "config")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -114,7 +114,7 @@ class Cluster:
         self._run("slurmctld", ["slurmctld", "-D", "-i"])
         for node in self.nodes:
             self.start_node(node)
-        self._sshd = Sshd(self.state / "sshd", {"SetEnv": f"SLURM_CONF={self.conf}"}).start()
+        self._sshd = Sshd(self.state / "sshd", {"SetEnv": f"SLURM_CONF={self.conf}"}, self._seeing()).start()
         _wait_for(lambda: self.states() == ["idle"] * len(self.nodes))
         return self
 
