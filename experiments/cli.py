@@ -121,11 +121,12 @@ def run(
     ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished rows again too.")] = False,
     predict: Annotated[bool, typer.Option(help="Predict the rows at full size first.")] = True,
+    cancel: Annotated[bool, typer.Option("--cancel", help="End the jobs that the same command has submitted.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run what is missing or changed of each SUITE, and say what held."""
     from experiments.launch.progress import view_on
-    from experiments.pipeline import Options, options_of, run_suites
+    from experiments.pipeline import Options, cancel_suites, options_of, run_suites
     from experiments.tables import counts_table
 
     options = Options(
@@ -150,6 +151,10 @@ def run(
         command=context.obj,
     )
     console = Console(stderr=as_json)
+    if cancel:
+        cancelled = cancel_suites(options_of(suites, options), view_on(console))
+        console.print(f"cancelled: {', '.join(cancelled) or 'nothing'}", soft_wrap=True, highlight=False)
+        return
     finished = []
     for done in run_suites(options_of(suites, options), view_on(console), _download_on(console)):
         _show_done(done, console)

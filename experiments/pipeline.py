@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from experiments.cache import cache_folder
@@ -12,7 +13,7 @@ from experiments.card import card_of_device
 from experiments.errors import InputError
 from experiments.judge import Judgement, judge
 from experiments.launch.admission import check_disk, refusal, too_small
-from experiments.launch.data_set import SYNTHETIC, DataSet, Watch, prepare
+from experiments.launch.data_set import HUB, SYNTHETIC, DataSet, Watch, prepare
 from experiments.launch.local import GRACE_S, WORKER, LocalRunner, emptied
 from experiments.launch.lock import locked
 from experiments.launch.outcome import write_refusal
@@ -136,6 +137,22 @@ def run_suites(
             yield _carried_out(begun, view, worker, grace_s)
 
 
+def cancel_suites(several: Sequence[Options], view: View) -> list[str]:
+    """Cancel what runs of suites have submitted at a cluster; the rows whose jobs those were.
+
+    InputError where the site is no cluster, or there is no such run.
+    """
+    first = several[0]
+    place = place_named(first.site, first.profile, first.account)
+    if place.cluster is None:
+        raise InputError(f"--cancel: --site {first.site} has no jobs; allowed: with a site that has a queue")
+    try:
+        prepared = [_prepared(options, place, lambda done, total: None) for options in several]
+        return [row for one in prepared for row in RemoteRunner(one.folder, place.cluster, view).cancel()]
+    finally:
+        place.close()
+
+
 def options_of(suites: Sequence[str], options: Options) -> list[Options]:
     """``options`` for each of ``suites``, with those of the rows that it has; a suite that has none is left out.
 
@@ -161,6 +178,8 @@ def _prepared(options: Options, place: Place, watch: Watch) -> Prepared:
     size = _size(options.size, card, node)
     if options.weights == "pretrained" and size == "tiny":
         raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
+    if place.cluster is not None and options.data not in (SYNTHETIC, HUB):
+        raise InputError(f"--data {options.data}: not with --site {options.site}; allowed: {SYNTHETIC}, {HUB}")
     datasets = {settings.dataset for settings in _settings(suite, rows, card, options.gpus_per_node)}
     data = prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
     run = _run(options, suite, rows, card, size, data, node)
@@ -210,8 +229,10 @@ def _refused(planned: Intended, view: View) -> dict[str, str]:
     """The rows that the machine cannot run, each with a result that says why."""
     prepared = planned.prepared
     folder, node = prepared.folder, prepared.node
+    here = prepared.place.cluster is None
+    refused_by = partial(refusal, node=node, host_memory_gib=prepared.host_memory_gib, here=here)
     waiting = [row for row in planned.rows if row.run]
-    refused = {row.row: why for row in waiting if (why := refusal(row.spec, node, prepared.host_memory_gib))}
+    refused = {row.row: why for row in waiting if (why := refused_by(row.spec))}
     for row in waiting:
         if row.row in refused:
             place = emptied(folder.row(row.row))
@@ -242,7 +263,7 @@ def _run_rows(begun: Intended, view: View, worker: str, grace_s: float) -> None:
 def default_run_id(options: Options, card: str, size: Size) -> str:
     """The run's name by what was chosen, so that the same command finds the same folder again."""
     parts = [options.suite, card, size, options.length]
-    parts += [options.profile or options.site] if options.site != "local" else []
+    parts += [Path(options.profile or options.site).stem] if options.site != "local" else []
     parts += [options.weights] if options.weights != "random" else []
     parts += [options.input] if options.input != "as-taught" else []
     parts += [f"{options.gpus_per_node}gpus"] if options.gpus_per_node is not None else []
