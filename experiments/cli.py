@@ -89,7 +89,13 @@ def run(
     context: typer.Context,
     suites: Annotated[list[str], typer.Argument(metavar="SUITE...", help="`testbed list` names them.")],
     row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given several times.")] = None,
-    site: Annotated[str, typer.Option(help="Where the machine comes from.")] = "local",
+    site: Annotated[
+        str, typer.Option(help="Where the machine comes from: local, slurm, chameleon (what is leased there).")
+    ] = "local",
+    profile: Annotated[
+        str | None, typer.Option(help="With --site slurm: puhti, mahti, lumi, or a YAML file of your own.")
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="With --site slurm: the project that pays for the jobs.")] = None,
     card: Annotated[str, typer.Option(help="The GPU that the rows are about; auto: the machine's own.")] = "auto",
     size: Annotated[
         Literal["auto", "full", "tiny"], typer.Option(help="auto: full where a GPU is large enough, else tiny.")
@@ -115,17 +121,20 @@ def run(
     ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished rows again too.")] = False,
     predict: Annotated[bool, typer.Option(help="Predict the rows at full size first.")] = True,
+    cancel: Annotated[bool, typer.Option("--cancel", help="End the jobs that the same command has submitted.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run what is missing or changed of each SUITE, and say what held."""
     from experiments.launch.progress import view_on
-    from experiments.pipeline import Options, options_of, run_suites
+    from experiments.pipeline import Options, cancel_suites, options_of, run_suites
     from experiments.tables import counts_table, problems
 
     options = Options(
         suite=suites[0],
         rows=tuple(row or ()),
         site=site,
+        profile=profile,
+        account=account,
         card=card,
         size=size,
         length=length,
@@ -142,6 +151,10 @@ def run(
         command=context.obj,
     )
     console = Console(stderr=as_json)
+    if cancel:
+        cancelled = cancel_suites(options_of(suites, options), view_on(console))
+        console.print(f"cancelled: {', '.join(cancelled) or 'nothing'}", soft_wrap=True, highlight=False)
+        return
     finished = []
     for done in run_suites(options_of(suites, options), view_on(console), _download_on(console)):
         _show_done(done, console)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from experiments.cache import cache_folder
@@ -12,12 +13,14 @@ from experiments.card import card_of_device
 from experiments.errors import InputError
 from experiments.judge import Judgement, judge
 from experiments.launch.admission import check_disk, refusal, too_small
-from experiments.launch.data_set import SYNTHETIC, DataSet, Watch, prepare
+from experiments.launch.data_set import HUB, SYNTHETIC, DataSet, Watch, prepare
 from experiments.launch.local import GRACE_S, WORKER, LocalRunner, emptied
 from experiments.launch.lock import locked
 from experiments.launch.outcome import write_refusal
+from experiments.launch.places import Place, place_named
 from experiments.launch.plan import Planned, continued, plan
 from experiments.launch.progress import View
+from experiments.launch.remote import RemoteRunner, most_needed_first
 from experiments.provenance import git_commit
 from experiments.recipe import Input, Length, Size, Suite, Weights, suite_named
 from experiments.report import write_report
@@ -25,7 +28,6 @@ from experiments.run import Run, RunFolder
 from experiments.settings import Settings
 from experiments.sizing import foresee
 from provision.model import Node
-from provision.site import site_named
 
 AUTO = "auto"
 LATEST = "latest"
@@ -43,6 +45,8 @@ class Options:
     suite: str
     rows: tuple[str, ...] = ()
     site: str = "local"
+    profile: str | None = None
+    account: str | None = None
     card: str = AUTO
     size: str = AUTO
     length: Length = "verdict"
@@ -74,9 +78,13 @@ class Prepared:
 
     options: Options
     suite: Suite
-    node: Node
+    place: Place
     host_memory_gib: float
     run: Run
+
+    @property
+    def node(self) -> Node:
+        return self.place.node
 
     @property
     def folder(self) -> RunFolder:
@@ -118,13 +126,31 @@ def run_suites(
     also when every row of a suite was refused, before any row is run; Interrupted and NoRoomLeft as LocalRunner.run
     raises them.
     """
-    prepared = [_prepared(options, watch) for options in several]
     with ExitStack() as held:
+        place = place_named(several[0].site, several[0].profile, several[0].account)
+        held.callback(place.close)
+        prepared = [_prepared(options, place, watch) for options in several]
         for one in prepared:
             held.enter_context(locked(one.folder.path))
         planned = [_planned(one) for one in prepared]
         for begun in [_begun(one, view) for one in planned]:
             yield _carried_out(begun, view, worker, grace_s)
+
+
+def cancel_suites(several: Sequence[Options], view: View) -> list[str]:
+    """Cancel what runs of suites have submitted at a cluster; the rows whose jobs those were.
+
+    InputError where the site is no cluster, or there is no such run.
+    """
+    first = several[0]
+    place = place_named(first.site, first.profile, first.account)
+    if place.cluster is None:
+        raise InputError(f"--cancel: --site {first.site} has no jobs; allowed: with a site that has a queue")
+    try:
+        prepared = [_prepared(options, place, lambda done, total: None) for options in several]
+        return [row for one in prepared for row in RemoteRunner(one.folder, place.cluster, view).cancel()]
+    finally:
+        place.close()
 
 
 def options_of(suites: Sequence[str], options: Options) -> list[Options]:
@@ -145,19 +171,20 @@ def options_of(suites: Sequence[str], options: Options) -> list[Options]:
     return [replace(options, suite=name, rows=own[name]) for name in names if own[name] or not options.rows]
 
 
-def _prepared(options: Options, watch: Watch) -> Prepared:
-    suite = suite_named(options.suite)
-    node = site_named(options.site).node()
+def _prepared(options: Options, place: Place, watch: Watch) -> Prepared:
+    suite, node = suite_named(options.suite), place.node
     card = _card(suite, options.card, node)
     rows = _rows(suite, options.rows, card)
     size = _size(options.size, card, node)
     if options.weights == "pretrained" and size == "tiny":
         raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
+    if place.cluster is not None and options.data not in (SYNTHETIC, HUB):
+        raise InputError(f"--data {options.data}: not with --site {options.site}; allowed: {SYNTHETIC}, {HUB}")
     datasets = {settings.dataset for settings in _settings(suite, rows, card, options.gpus_per_node)}
     data = prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
     run = _run(options, suite, rows, card, size, data, node)
     check_disk(options.results, len(rows))
-    return Prepared(options, suite, node, options.host_memory_gib or node.host_memory_gib, run)
+    return Prepared(options, suite, place, options.host_memory_gib or node.host_memory_gib, run)
 
 
 def _settings(suite: Suite, rows: tuple[str, ...], card: str, gpus_per_node: int | None) -> list[Settings]:
@@ -202,8 +229,10 @@ def _refused(planned: Intended, view: View) -> dict[str, str]:
     """The rows that the machine cannot run, each with a result that says why."""
     prepared = planned.prepared
     folder, node = prepared.folder, prepared.node
+    here = prepared.place.cluster is None
+    refused_by = partial(refusal, node=node, host_memory_gib=prepared.host_memory_gib, here=here)
     waiting = [row for row in planned.rows if row.run]
-    refused = {row.row: why for row in waiting if (why := refusal(row.spec, node, prepared.host_memory_gib))}
+    refused = {row.row: why for row in waiting if (why := refused_by(row.spec))}
     for row in waiting:
         if row.row in refused:
             place = emptied(folder.row(row.row))
@@ -217,15 +246,24 @@ def _carried_out(begun: Intended, view: View, worker: str, grace_s: float) -> Do
     if prepared.options.predict:
         foresee(prepared.suite, begun.run, folder, view)
     if begun.rows:
-        runner = LocalRunner(folder, prepared.node, prepared.host_memory_gib, view, worker, grace_s)
-        runner.run(begun.rows)
+        _run_rows(begun, view, worker, grace_s)
     report = write_report(folder)
     return Done(folder.path, report, judge(prepared.suite, begun.run, folder.results()))
+
+
+def _run_rows(begun: Intended, view: View, worker: str, grace_s: float) -> None:
+    prepared, place = begun.prepared, begun.prepared.place
+    if place.cluster is None:
+        LocalRunner(prepared.folder, place.node, prepared.host_memory_gib, view, worker, grace_s).run(begun.rows)
+        return
+    remote = RemoteRunner(prepared.folder, place.cluster, view, worker, grace_s, place.ends_at)
+    remote.run(most_needed_first(begun.rows, prepared.suite))
 
 
 def default_run_id(options: Options, card: str, size: Size) -> str:
     """The run's name by what was chosen, so that the same command finds the same folder again."""
     parts = [options.suite, card, size, options.length]
+    parts += [Path(options.profile or options.site).stem] if options.site != "local" else []
     parts += [options.weights] if options.weights != "random" else []
     parts += [options.input] if options.input != "as-taught" else []
     parts += [f"{options.gpus_per_node}gpus"] if options.gpus_per_node is not None else []

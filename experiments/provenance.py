@@ -49,6 +49,11 @@ def git_commit() -> str | None:
     return described.stdout.strip() or None
 
 
+def image() -> str | None:
+    """The container image that this process runs in, as TESTBED_IMAGE names it; None outside one."""
+    return os.environ.get("TESTBED_IMAGE") or None
+
+
 def versions() -> dict[str, str]:
     """Versions of the libraries that a result depends on; one that is not installed is left out."""
     found = {}

@@ -186,6 +186,7 @@ class Result(Measured):
     code: str = Field(description="SHA-256 of the training code, hexadecimal")
     versions: dict[str, str] = {}
     git_commit: str | None = None
+    image: str | None = Field(default=None, description="id of the container image that it ran in")
     command: str = ""
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = 0.0

@@ -19,7 +19,12 @@ ProvisionError
     ├── LeaseFailed         the lease ended in ERROR, or did not start
     ├── LeaseGone           the lease is not there any more: deleted by others, or over
     ├── BootFailed          a server ended in ERROR or did not boot in time; the message has the site's reason
-    ├── NotReached          a server that runs cannot be reached by SSH
+    ├── NotReached          a machine cannot be reached by SSH
+    │   ├── LoginRefused        it refuses the key
+    │   ├── BadHostKey          it shows another host key than the one that is kept, or one that nobody vouched for
+    │   └── LineCut             the line broke while a command ran; whether it did its work is not known
+    ├── CommandFailed       a command on a machine ended badly
+    ├── TimedOut            a command on a machine did not end in its time
     └── NotReleased         something is still there after it was released
 
 Every message is one line for a person. A SiteError ends a command with exit code 3, the others with 2.
@@ -115,7 +120,31 @@ class BootFailed(SiteError):
 
 
 class NotReached(SiteError):
-    """A server that runs cannot be reached by SSH."""
+    """A machine cannot be reached by SSH; may pass."""
+
+
+class LoginRefused(NotReached):
+    """The machine refuses the key."""
+
+
+class BadHostKey(NotReached):
+    """The machine shows another host key than the one that is kept, or one that nobody vouched for."""
+
+
+class LineCut(NotReached):
+    """The line broke while a command ran. Whether it did its work is not known."""
+
+
+class CommandFailed(SiteError):
+    """A command on a machine ended badly; ``code`` is its exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TimedOut(SiteError):
+    """A command on a machine did not end in its time, and was ended."""
 
 
 class NotReleased(SiteError):

@@ -34,6 +34,7 @@ class Login:
     key: Path
     known_hosts: Path
     user: str = USER
+    port: int = 22
 
     @property
     def command(self) -> str:
@@ -51,7 +52,23 @@ class Login:
             "StrictHostKeyChecking": "accept-new" if first else "yes",
         }
         told = [f"-o{name}={value}" for name, value in options.items()]
-        return ["ssh", "-i", str(self.key), *told, f"{self.user}@{self.host}"]
+        port = [] if self.port == 22 else ["-p", str(self.port)]
+        return ["ssh", "-i", str(self.key), *told, *port, f"{self.user}@{self.host}"]
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A machine that the person's own ~/.ssh/config says how to log in to, under this name.
+
+    Its host key is one of the person's known hosts; keys come from the configuration, the agent and ~/.ssh.
+    """
+
+    name: str
+
+    @property
+    def command(self) -> str:
+        """What a person types."""
+        return shlex.join(["ssh", self.name])
 
 
 def key_pair(file: Path) -> KeyPair:

@@ -17,10 +17,10 @@ OFFLOAD_BYTES_PER_PARAMETER = 20
 OFFLOAD_SPARE_GIB = 10.0
 
 
-def refusal(spec: RowSpec, node: Node, host_memory_gib: float) -> str:
-    """Why ``node`` cannot run the row, in one plain line; empty when it can."""
+def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True) -> str:
+    """Why ``node`` cannot run the row, in one plain line; empty when it can. ``here``: it is this machine."""
     settings = spec.settings
-    if settings.optimizer == "deepspeed_cpu" and (missing := missing_to_compile()):
+    if here and settings.optimizer == "deepspeed_cpu" and (missing := missing_to_compile()):
         return f"DeepSpeed compiles its Adam for the processor at first use and finds no {missing}"
     if not node.gpus:
         return "no GPU: full size needs one; size tiny runs anywhere" if spec.size == "full" else ""

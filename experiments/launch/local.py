@@ -90,7 +90,7 @@ class LocalRunner:
         for spec in waiting:
             process.end(self._row_folder(spec))
         idle_gib = gpu.used_gib([gpu.index for gpu in self._node.gpus])
-        with _told_to_stop() as told, self._view.alive():
+        with told_to_stop() as told, self._view.alive():
             try:
                 while waiting or self._running:
                     waiting = [spec for spec in waiting if not self._started(spec, why[spec.row])]
@@ -216,7 +216,7 @@ def _still_held(left: Sequence[int], held: dict[int, float]) -> str:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[list[int]]:
+def told_to_stop() -> Iterator[list[int]]:
     """A list that the number of a stopping signal is put into when one comes; nothing else happens at that moment."""
     told: list[int] = []
     stopping = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

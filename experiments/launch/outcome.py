@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.card import card_of_device
 from experiments.launch.process import NOTEBOOK_LOG
-from experiments.provenance import code_sha256, git_commit, versions
+from experiments.provenance import code_sha256, git_commit, image, versions
 from experiments.recipe import RowSpec
 from experiments.result import (
     LOG_FILE,
@@ -73,6 +73,7 @@ def _write(
         memory=progress.memory if progress else Memory(),
         versions=versions(),
         git_commit=git_commit(),
+        image=image(),
         started_at=(datetime.now(UTC) - timedelta(seconds=elapsed_s)).isoformat(timespec="seconds"),
         elapsed_s=elapsed_s,
     )

@@ -18,11 +18,12 @@ STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
 
 @dataclass(frozen=True)
 class State:
-    """A row under way: its time so far in seconds, and where it says that it is."""
+    """A row under way: its time so far in seconds, and where it says that it is; ``waits``: for what it still waits."""
 
     spec: RowSpec
     elapsed_s: float
     progress: Progress | None
+    waits: str = ""
 
 
 class View:
@@ -89,7 +90,7 @@ def table(states: Sequence[State], done: int, total: int, left_s: float | None) 
     for name in ("row", "phase", "micro-steps", "GiB now", "peak GiB", "time", "left"):
         shown.add_column(name, justify="left" if name in ("row", "phase") else "right", no_wrap=True)
     for state in states:
-        shown.add_row(state.spec.row, *_where(state.progress), clock(state.elapsed_s), _left(state.progress))
+        shown.add_row(state.spec.row, *_where(state), clock(state.elapsed_s), _left(state.progress))
     return shown
 
 
@@ -100,9 +101,10 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _where(progress: Progress | None) -> tuple[str, str, str, str]:
-    if progress is None:
-        return "starting", "", "", ""
+def _where(state: State) -> tuple[str, str, str, str]:
+    progress = state.progress
+    if progress is None or state.waits:
+        return state.waits or "starting", "", "", ""
     steps = f"{progress.micro_steps} of {progress.planned_micro_steps}"
     return progress.phase, steps, _gib(progress.allocated_gib), _gib(progress.memory.peak_gib)
 

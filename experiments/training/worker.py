@@ -20,7 +20,7 @@ import psutil
 from pydantic import ValidationError
 
 from experiments.errors import InputError
-from experiments.provenance import code_sha256, git_commit, versions
+from experiments.provenance import code_sha256, git_commit, image, versions
 from experiments.recipe import RowSpec
 from experiments.result import (
     GIB,
@@ -74,6 +74,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
         code=code_sha256(),
         versions=versions(),
         git_commit=git_commit(),
+        image=image(),
         command=command,
         started_at=started_at,
         elapsed_s=time.monotonic() - begun,

@@ -1,0 +1,212 @@
+"""A cluster as rows see it: the folder there, the code there, and the script that runs one row as a job.
+
+FOLDER/RUN_ID/run.json, FOLDER/RUN_ID/SUITE/ROW/ is a run as it is here. FOLDER/RUN_ID/.jobs/ROW-ATTEMPT/ has the
+job's script, what it printed (out.txt), and two marks that the job makes: ``started`` and, last of all, ``ended``.
+FOLDER/code/SHA256/ is the project's code, where no image has it.
+"""
+
+import hashlib
+import io
+import math
+import shlex
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.errors import InputError
+from experiments.launch.profile import Profile
+from experiments.provenance import code_sha256, git_commit
+from experiments.recipe import RowSpec
+from experiments.result import RESULT_FILE
+from experiments.run import RUN_FILE, RunFolder
+from provision.errors import CommandFailed
+from provision.shell import Shell
+
+HOUSE = Path(__file__).resolve().parents[2]
+ROOMS = ("experiments", "provision")
+CARRIED = (".py", ".yaml", ".ipynb", ".html", ".css", ".js", ".h", ".cpp")
+LEFT_OUT = ("evidence", "__pycache__")
+JOBS = ".jobs"
+STARTED, ENDED, OUT, SPEC, SCRIPT = "started", "ended", "out.txt", "spec.json", "job.sh"
+RESERVE_S = 120
+CHECK_S = 300.0
+BUSY = 75
+
+
+@dataclass(frozen=True)
+class Order:
+    """One row that is to be run there, ``attempt`` telling it from other starts of the same row."""
+
+    spec: RowSpec
+    attempt: str
+    worker: str
+    grace_s: float
+
+    @property
+    def limit_s(self) -> float:
+        """How long its job may take."""
+        return self.spec.settings.time_limit_s + self.grace_s + RESERVE_S
+
+    @property
+    def place(self) -> str:
+        """Its job's folder, from the run's."""
+        return f"{JOBS}/{self.spec.row}-{self.attempt}"
+
+    @property
+    def row(self) -> str:
+        """The row's folder, from the run's."""
+        return f"{self.spec.suite}/{self.spec.row}"
+
+
+class Cluster:
+    """A cluster of that ``profile``, whose commands are given through ``shell``."""
+
+    def __init__(self, shell: Shell, profile: Profile) -> None:
+        self.shell = shell
+        self.profile = profile
+        self._folder = ""
+        self._code = ""
+
+    def prepare(self, run: RunFolder) -> None:
+        """Have the run's folder and the code there, and see that Python starts there and has this very code.
+
+        InputError when it has not.
+        """
+        run_id = run.read_run().run_id
+        self.shell.run("command -v sbatch squeue scancel tar sha256sum", repeatable=True)
+        made = f"mkdir -p {shlex.quote(self.profile.folder)} && cd {shlex.quote(self.profile.folder)} && pwd -P"
+        self._folder = self.shell.run(made, repeatable=True).out.strip()
+        if self.profile.way != "docker":
+            self._code = self._brought()
+        self.shell.put((run.path / RUN_FILE).read_bytes(), f"{self.run_folder(run_id)}/{RUN_FILE}")
+        self._check()
+
+    def run_folder(self, run_id: str) -> str:
+        """Where a run's folder is there."""
+        return f"{self._folder}/{run_id}"
+
+    def script(self, order: Order, run_id: str, name: str, comment: str) -> str:
+        """The job's script: the whole of what Slurm is told, and all that the job does."""
+        folder = f"{self.run_folder(run_id)}/{order.place}"
+        job = ["python", "-m", "experiments.launch.job", self.run_folder(run_id), f"{folder}/{SPEC}"]
+        lines = [
+            "#!/bin/bash",
+            *(f"#SBATCH {option}" for option in self._options(order, folder, name, comment)),
+            f"cd {shlex.quote(folder)} || exit 1",
+            f'echo "$SLURM_JOB_ID" > {STARTED}',
+            f"trap 'echo $? > {ENDED}.part; mv {ENDED}.part {ENDED}' EXIT",
+            f"row={shlex.quote(f'{self.run_folder(run_id)}/{order.row}')}",
+            f'if [ -e "$row/{RESULT_FILE}" ]; then rm -rf "$row"; fi',
+            f"cat > {SPEC} <<'SPEC'\n{order.spec.model_dump_json()}\nSPEC",
+            *self._begin(),
+            FREE_GPUS,
+            *self._running(shlex.join([*job, order.worker, f"{order.grace_s:g}"])),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _options(self, order: Order, folder: str, name: str, comment: str) -> list[str]:
+        settings, profile = order.spec.settings, self.profile
+        gpus = settings.devices if profile.gpus_per_node else 0
+        share = gpus / profile.gpus_per_node if gpus else 1 / max(1, profile.cpus_per_node // 2)
+        options = {
+            "job-name": name,
+            "comment": comment,
+            "output": f"{folder}/{OUT}",
+            "time": str(math.ceil(order.limit_s / 60)),
+            "nodes": "1",
+            "ntasks": "1",
+            "cpus-per-task": str(max(1, int(share * profile.cpus_per_node))),
+            "mem": f"{max(1, int(share * profile.memory_per_node_gib * 1024))}M",
+            "account": profile.account,
+            "partition": profile.partition,
+        }
+        told = [f"--{key}={shlex.quote(value)}" for key, value in options.items() if value]
+        return [*told, "--no-requeue", *([profile.gpu_option.format(gpus=gpus)] if gpus else [])]
+
+    def _begin(self) -> list[str]:
+        """What a shell there needs before Python starts."""
+        profile = self.profile
+        lines = [f"module load {shlex.join(profile.modules)}"] if profile.modules else []
+        if profile.way == "venv" and profile.environment:
+            lines.append(f". {shlex.quote(profile.environment)}/bin/activate")
+        return [*lines, *profile.setup]
+
+    def _exports(self) -> dict[str, str]:
+        own = {"TESTBED_CACHE": f"{self._folder}/cache"}
+        if self.profile.way == "docker":
+            return {**own, "HOME": f"{self._folder}/cache", "USER": "testbed"}
+        commit = {"TESTBED_COMMIT": commit} if (commit := git_commit()) else {}
+        return {**own, **commit, "PYTHONPATH": f"{self._code}"}
+
+    def _running(self, command: str) -> list[str]:
+        """The lines that run ``command`` in the cluster's Python, and end it when the job is to end."""
+        profile, image = self.profile, shlex.quote(self.profile.environment or "")
+        exports = self._exports()
+        if profile.way == "venv":
+            path = exports.pop("PYTHONPATH")
+            told = " ".join(f"{key}={shlex.quote(value)}" for key, value in exports.items())
+            lines = [f'export {told} PYTHONPATH={shlex.quote(path)}"${{PYTHONPATH:+:$PYTHONPATH}}"']
+            return [*lines, "trap 'kill -TERM $child' TERM INT", f"{command} & child=$!", *WAIT]
+        if profile.way == "apptainer":
+            exports["TESTBED_IMAGE"] = profile.environment or ""
+            told = " ".join(f"--env {key}={shlex.quote(value)}" for key, value in exports.items())
+            run = f"apptainer exec --nv --bind {shlex.quote(self._folder)} {told} {image} {command}"
+            return ["trap 'kill -TERM $child' TERM INT", f"{run} & child=$!", *WAIT]
+        told = " ".join(f"--env {key}={shlex.quote(value)}" for key, value in exports.items())
+        folder = shlex.quote(self._folder)
+        return [
+            'container=testbed-"$SLURM_JOB_ID"',
+            'devices=(); for gpu in ${SLURM_JOB_GPUS//,/ }; do devices+=(--device "nvidia.com/gpu=$gpu"); done',
+            f"image=$(docker image inspect --format '{{{{.Id}}}}' {image}) || exit 1",
+            "trap 'docker rm --force \"$container\" > /dev/null 2>&1' TERM INT",
+            'docker run --rm --init --name "$container" --user "$(id -u):$(id -g)" --ipc=host "${devices[@]}"'
+            f' --volume {folder}:{folder} {told} --env TESTBED_IMAGE="$image" {image} {command} & child=$!',
+            *WAIT,
+        ]
+
+    def _brought(self) -> str:
+        """The folder there that has the project's code; it is brought once."""
+        packed = code_archive()
+        digest = hashlib.sha256(packed).hexdigest()
+        folder = f"{self._folder}/code/{digest[:16]}"
+        quoted, archive = shlex.quote(folder), f"{folder}.tar.gz"
+        if self.shell.run(f"test -d {quoted}", check=False, repeatable=True).code:
+            self.shell.put(packed, archive)
+            fresh = f'fresh=$(mktemp -d {quoted}.XXXX) && tar -xzf {shlex.quote(archive)} -C "$fresh"'
+            self.shell.run(f'{fresh} && chmod 755 "$fresh" && mv -T "$fresh" {quoted} || test -d {quoted}')
+        return folder
+
+    def _check(self) -> None:
+        """InputError when Python does not start there, lacks papermill, or has other code than is here."""
+        ask = "import papermill; from experiments.provenance import code_sha256; print(code_sha256())"
+        lines = [*self._begin(), *self._running(f"python -c {shlex.quote(ask)}")]
+        script = "\n".join(["SLURM_JOB_ID=check-$$", *lines])
+        where = f"profile {self.profile.name}: {self.profile.way} {self.profile.environment or ''}".strip()
+        try:
+            said = self.shell.run(f"bash -c {shlex.quote(script)}", timeout_s=CHECK_S, repeatable=True).out
+        except CommandFailed as problem:
+            raise InputError(f"{where}: its Python cannot run rows: {problem}") from None
+        if code_sha256() not in said:
+            raise InputError(f"{where}: has other training code than this checkout; make it anew from this one")
+
+
+WAIT = ("while kill -0 $child 2> /dev/null; do wait $child; code=$?; done", "exit $code")
+FREE_GPUS = f"""\
+if command -v nvidia-smi > /dev/null && [ -n "${{SLURM_JOB_GPUS:-}}" ]; then
+  others=$(nvidia-smi --id="$SLURM_JOB_GPUS" --query-compute-apps=pid,process_name,used_memory --format=csv,noheader)
+  if [ -n "$others" ]; then echo "the row's GPUs are not free: $others" | tr '\\n' ' '; exit {BUSY}; fi
+fi"""
+
+
+def code_archive() -> bytes:
+    """The project's code as one archive, the same bytes for the same code."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=6) as archive:
+        for path in sorted(path for room in ROOMS for path in (HOUSE / room).rglob("*")):
+            if path.suffix in CARRIED and not set(LEFT_OUT) & set(path.parts):
+                entry = tarfile.TarInfo(str(path.relative_to(HOUSE)))
+                entry.size, entry.mode = path.stat().st_size, 0o644
+                with path.open("rb") as file:
+                    archive.addfile(entry, file)
+    data = packed.getvalue()
+    return data[:4] + bytes(4) + data[8:]

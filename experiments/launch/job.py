@@ -1,0 +1,38 @@
+"""One row as a job of a cluster: what runs a row on this machine runs it there, with the GPUs that the job was given.
+
+python -m experiments.launch.job RUN_FOLDER SPEC WORKER GRACE_S
+"""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.errors import Interrupted
+from experiments.launch.local import LocalRunner
+from experiments.launch.plan import Planned
+from experiments.launch.progress import View
+from experiments.recipe import RowSpec
+from experiments.run import RunFolder
+from provision.site import site_named
+
+STOPPED = 130
+
+
+def main(run_folder: str, spec_path: str, worker: str, grace_s: str) -> int:
+    """0 when the row has a result, whatever it says."""
+    spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
+    node = site_named("local").node()
+    view = View(Console(width=200))
+    view.says(f"{spec.suite}/{spec.row} on {node.description}")
+    runner = LocalRunner(RunFolder(Path(run_folder)), node, node.host_memory_gib, view, worker, float(grace_s))
+    try:
+        runner.run([Planned(spec, True, "a job of its own")])
+    except Interrupted as signal:
+        view.warns(f"stopped by {signal}")
+        return STOPPED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,383 @@
+"""Commands and files on a machine: on this one, or over SSH. Paths that are not absolute begin in the home folder.
+
+A line that is cut is made anew for the next command. A command that it was cut under is given again only where the
+caller says that it may be; LineCut says otherwise.
+"""
+
+import hashlib
+import logging
+import shlex
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from threading import Thread
+
+from fabric import Config, Connection
+from paramiko import (
+    Agent,
+    AuthenticationException,
+    BadHostKeyException,
+    Channel,
+    HostKeys,
+    MissingHostKeyPolicy,
+    PKey,
+    SSHClient,
+    SSHConfig,
+    SSHException,
+)
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential,
+)
+
+from provision.errors import BadHostKey, CommandFailed, LineCut, LoginRefused, NotReached, SiteError, TimedOut
+from provision.ssh import CONNECT_S, Configured, Login
+
+TIMEOUT_S = 60.0
+PATIENCE_S = 60.0
+TRIES = 3
+ALIVE_S = 15
+DEAD_S = 30
+KILL_S = 5
+LATE_S = 15.0
+FORWARD_S = 5.0
+CHUNK = 1 << 18
+TIMED_OUT = (124, 137)
+SHOWN = 100
+
+Sink = Callable[[bytes], object]
+Source = Iterable[bytes]
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Shell(ABC):
+    """A machine that commands are given to, by POSIX sh. Every call may raise NotReached."""
+
+    where: str
+    """The machine's name for people."""
+
+    def run(
+        self,
+        command: str,
+        *,
+        input: bytes = b"",
+        timeout_s: float = TIMEOUT_S,
+        check: bool = True,
+        repeatable: bool = False,
+    ) -> Done:
+        """Give a command and wait for its end, ``timeout_s`` at most.
+
+        repeatable: it may be given twice, and is when the line is cut. CommandFailed, with ``check``, for an exit code
+        other than 0; TimedOut; LineCut when the command may or may not have done its work.
+        """
+        tries = Retrying(
+            stop=stop_after_attempt(TRIES if repeatable else 1), retry=retry_if_exception_type(LineCut), reraise=True
+        )
+        return tries(self._run, command, input, timeout_s, check)
+
+    def stream(self, command: str, sink: Sink, *, source: Source = (), timeout_s: float = TIMEOUT_S) -> None:
+        """Give a command, and what it prints to ``sink`` as it comes; ``source`` is its input. Never given twice."""
+        code, err = self._execute(_bounded(command, timeout_s), source, sink, timeout_s + LATE_S)
+        self._check(command, Done(code, "", err.decode(errors="replace")), timeout_s, True)
+
+    def put(self, data: bytes | Path, remote: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        """Write a file there: all of it, checked by its SHA-256, or none."""
+        digest = hashlib.sha256()
+        for chunk in _chunks(data):
+            digest.update(chunk)
+        path, part = shlex.quote(remote), shlex.quote(f"{remote}.part")
+        folder = shlex.quote(str(PurePosixPath(remote).parent))
+        check = f"printf '%s  %s\\n' {digest.hexdigest()} {part} | sha256sum --check --status"
+        command = f"mkdir -p {folder} && cat > {part} && {check} && mv {part} {path}"
+        tries = Retrying(stop=stop_after_attempt(TRIES), retry=retry_if_exception_type(LineCut), reraise=True)
+        for attempt in tries:
+            with attempt:
+                self.stream(command, lambda chunk: None, source=_chunks(data), timeout_s=timeout_s)
+
+    def get(self, remote: str, *, timeout_s: float = TIMEOUT_S) -> bytes:
+        """The content of a file there; CommandFailed when it cannot be read."""
+        found = bytearray()
+        self.stream(f"cat {shlex.quote(remote)}", found.extend, timeout_s=timeout_s)
+        return bytes(found)
+
+    @abstractmethod
+    def forward(self, remote_port: int) -> AbstractContextManager[int]:
+        """A port here that leads to ``remote_port`` of the machine's loopback address, while it is open."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
+        """The exit code and what was printed to stderr."""
+
+    def _run(self, command: str, input: bytes, timeout_s: float, check: bool) -> Done:
+        out = bytearray()
+        source = (input,) if input else ()
+        code, err = self._execute(_bounded(command, timeout_s), source, out.extend, timeout_s + LATE_S)
+        done = Done(code, out.decode(errors="replace"), err.decode(errors="replace"))
+        self._check(command, done, timeout_s, check)
+        return done
+
+    def _check(self, command: str, done: Done, timeout_s: float, check: bool) -> None:
+        if done.code in TIMED_OUT:
+            raise TimedOut(f"{self.where}: no end after {timeout_s:.0f} s: {_shown(command)}")
+        if check and done.code:
+            said = (done.err.strip().splitlines() or [f"exit code {done.code}"])[-1]
+            raise CommandFailed(f"{self.where}: {said} (exit code {done.code} of: {_shown(command)})", done.code)
+
+
+class Here(Shell):
+    """This machine."""
+
+    where = "this machine"
+
+    def forward(self, remote_port: int) -> AbstractContextManager[int]:
+        return nullcontext(remote_port)
+
+    def close(self) -> None:
+        return None
+
+    def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
+        with (
+            tempfile.TemporaryFile() as err,
+            subprocess.Popen(
+                ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, cwd=Path.home()
+            ) as process,
+        ):
+            assert process.stdin
+            assert process.stdout
+            feeder = _fed(source, process.stdin.write, process.stdin.close)
+            while chunk := process.stdout.read1(CHUNK):  # type: ignore[attr-defined]
+                sink(chunk)
+            code = process.wait()
+            feeder.join()
+            err.seek(0)
+            return code, err.read()
+
+
+class Over(Shell):
+    """A machine that is logged in to by SSH.
+
+    Its host key has to be the one that is kept. It is tried for ``patience_s`` seconds before NotReached is raised.
+    """
+
+    def __init__(self, login: Login | Configured, patience_s: float = PATIENCE_S) -> None:
+        self.where = login.name if isinstance(login, Configured) else login.host
+        self._login = login
+        self._patience_s = patience_s
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def forward(self, remote_port: int) -> Iterator[int]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port: int = free.getsockname()[1]
+        with self._connected().forward_local(port, remote_port, "127.0.0.1", "127.0.0.1"):
+            _wait_until_open(port)
+            yield port
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
+        channel = self._session()
+        try:
+            channel.settimeout(timeout_s)
+            channel.exec_command(command)
+            feeder = _fed(source, channel.sendall, channel.shutdown_write)
+            err = bytearray()
+            listener = Thread(target=_drain, args=(channel, err), daemon=True)
+            listener.start()
+            while chunk := channel.recv(CHUNK):
+                sink(chunk)
+            code = channel.recv_exit_status()
+        except (SSHException, EOFError, TimeoutError, ConnectionError) as problem:
+            self.close()
+            raise LineCut(f"{self.where}: the line was cut while a command ran ({_reason(problem)})") from None
+        finally:
+            channel.close()
+        listener.join(LATE_S)
+        feeder.join(LATE_S)
+        if code < 0:
+            self.close()
+            raise LineCut(f"{self.where}: the line was cut while a command ran")
+        return code, bytes(err)
+
+    def _session(self) -> Channel:
+        """A channel for one command. A line that turns out to be dead is made anew: nothing was asked on it yet."""
+        with suppress(SSHException, EOFError, ConnectionError):
+            return self._connected().transport.open_session(timeout=CONNECT_S)
+        self.close()
+        try:
+            return self._connected().transport.open_session(timeout=CONNECT_S)
+        except (SSHException, EOFError, ConnectionError) as problem:
+            raise NotReached(f"{self.where}: {_reason(problem)}") from None
+
+    def _connected(self) -> Connection:
+        if self._connection is None or not self._connection.is_connected:
+            tries = Retrying(
+                stop=stop_after_delay(self._patience_s),
+                wait=wait_exponential(multiplier=0.5, max=8),
+                retry=retry_if_exception(lambda problem: type(problem) is NotReached),
+                reraise=True,
+            )
+            self._connection = tries(self._opened)
+        return self._connection
+
+    def _opened(self) -> Connection:
+        """A fresh connection."""
+        connection = _connection(self._login)
+        try:
+            connection.open()
+        except SiteError:
+            raise
+        except BadHostKeyException:
+            raise BadHostKey(f"{self.where}: shows another host key than the one that is kept for it") from None
+        except AuthenticationException as problem:
+            raise LoginRefused(f"{self.where}: refuses the login as {connection.user} ({_reason(problem)})") from None
+        except (SSHException, EOFError, OSError) as problem:
+            raise NotReached(f"{self.where}: {_reason(problem)}") from None
+        connection.transport.set_keepalive(ALIVE_S)
+        with suppress(AttributeError, OSError):
+            connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_S * 1000)
+        return connection
+
+
+class _Refuse(MissingHostKeyPolicy):
+    """No host key is taken on trust."""
+
+    def missing_host_key(self, client: SSHClient, hostname: str, key: PKey) -> None:
+        raise BadHostKey(f"{hostname}: its host key is not known; log in to it once with ssh, and check the key")
+
+
+def _connection(login: Login | Configured) -> Connection:
+    return _pinned(login) if isinstance(login, Login) else _configured(login)
+
+
+def _pinned(login: Login) -> Connection:
+    """The key that is kept under the alias is that of the address; nothing else is known."""
+    connection = Connection(
+        login.host,
+        login.user,
+        login.port,
+        config=Config(lazy=True, ssh_config=SSHConfig()),
+        connect_timeout=CONNECT_S,
+        connect_kwargs={**_identity(login.key), "look_for_keys": False, "allow_agent": False},
+    )
+    kept = HostKeys(str(login.known_hosts)) if login.known_hosts.exists() else HostKeys()
+    _vouch(connection, kept, login.alias)
+    return connection
+
+
+def _configured(login: Configured) -> Connection:
+    config = Config(lazy=True)
+    config.load_ssh_config()
+    connection = Connection(login.name, config=config, connect_timeout=CONNECT_S)
+    hop = connection
+    while isinstance(hop, Connection):
+        files = hop.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
+        known = HostKeys()
+        for path in [Path(name).expanduser() for name in (*files, "/etc/ssh/ssh_known_hosts")]:
+            if path.exists():
+                known.load(str(path))
+        _vouch(hop, known, hop.ssh_config.get("hostkeyalias") or _name_of(hop))
+        hop = hop.gateway
+    return connection
+
+
+def _vouch(connection: Connection, known: HostKeys, alias: str) -> None:
+    """Accept from the connection's machine the keys that ``known`` has under ``alias``, and no other."""
+    connection.client.set_missing_host_key_policy(_Refuse())
+    for kind, key in (known.lookup(alias) or {}).items():
+        connection.client.get_host_keys().add(_name_of(connection), kind, key)
+
+
+def _name_of(connection: Connection) -> str:
+    """The machine's name among known hosts."""
+    return str(connection.host) if connection.port == 22 else f"[{connection.host}]:{connection.port}"
+
+
+def _identity(file: Path) -> dict[str, object]:
+    """The private key: as the agent has it, else its file."""
+    public = file.with_name(f"{file.name}.pub")
+    told = public.read_text().split() if public.exists() else []
+    for key in Agent().get_keys():
+        if len(told) > 1 and key.get_base64() == told[1]:
+            return {"pkey": key}
+    return {"key_filename": str(file)}
+
+
+def _bounded(command: str, timeout_s: float) -> str:
+    """The command with its end set there too, where a line that is cut ends nothing."""
+    return f"timeout --kill-after={KILL_S} {timeout_s:g} sh -c {shlex.quote(command)}"
+
+
+def _chunks(data: bytes | Path) -> Iterator[bytes]:
+    if isinstance(data, bytes):
+        yield data
+        return
+    with data.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _fed(source: Source, write: Callable[[bytes], object], end: Callable[[], object]) -> Thread:
+    """A thread that gives a command its input; one that no longer reads has ended, and says so by its code."""
+
+    def feed() -> None:
+        with suppress(OSError, EOFError, SSHException):
+            for chunk in source:
+                write(chunk)
+        with suppress(OSError, EOFError, SSHException):
+            end()
+
+    thread = Thread(target=feed, daemon=True)
+    thread.start()
+    return thread
+
+
+def _drain(channel: Channel, into: bytearray) -> None:
+    with suppress(OSError, EOFError, SSHException):
+        while chunk := channel.recv_stderr(CHUNK):
+            into += chunk
+
+
+def _wait_until_open(port: int) -> None:
+    """Until fabric's thread listens on ``port``, which it begins to do only after it says that it does."""
+    until = time.monotonic() + FORWARD_S
+    while time.monotonic() < until:
+        with suppress(ConnectionError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        time.sleep(0.01)
+
+
+def _shown(command: str) -> str:
+    line = command.strip().split("\n")[0]
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
+
+
+def _reason(problem: BaseException) -> str:
+    return str(problem) or type(problem).__name__

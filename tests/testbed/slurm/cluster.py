@@ -1,0 +1,215 @@
+"""A Slurm cluster for tests. Its GPUs are links to /dev/null: Slurm hands them out, nothing can compute on them.
+
+As root it has an ordinary user of its own, who is removed with it; else whoever runs it is its user. Needs the packages
+slurm-wlm, munge and openssh-server; their own services are neither needed nor touched.
+"""
+
+import getpass
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from experiments.family import end_family
+from experiments.parent import die_with_parent
+from provision.ssh import Login
+from tests.provision.sshd import Sshd
+
+NEEDS = ("slurmctld", "slurmd", "munged", "sshd")
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+MISSING = [name for name in NEEDS if not shutil.which(name, path=PATH)]
+HOUSE = Path(__file__).resolve().parents[3]
+CPUS, MEMORY_MIB = 8, 8192
+UP_S = 30.0
+GONE_S = 15.0
+
+CONF = """\
+ClusterName=testbed
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser={me}
+SlurmdUser={me}
+AuthType=auth/munge
+AuthInfo=socket={state}/munge/socket
+StateSaveLocation={state}/ctld
+SlurmdSpoolDir={state}/spool/%n
+SlurmctldPidFile={state}/run/slurmctld.pid
+SlurmdPidFile={state}/run/slurmd.%n.pid
+SlurmctldLogFile={state}/log/slurmctld.log
+SlurmdLogFile={state}/log/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+MpiDefault=none
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
+DefMemPerNode=1024
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
+ReturnToService=2
+KillWait=5
+SlurmctldTimeout=30
+SlurmdTimeout={lost_s}
+MinJobAge={kept_s}
+"""
+PARTITION = "PartitionName=gpu Nodes=ALL Default=YES DefaultTime=10:00 MaxTime=600:00 State=UP\n"
+
+
+class Cluster:
+    """The cluster, its files in ``state``; ``gpus`` is how many GPUs of ``kind`` each node has.
+
+    A node that is not heard of for ``lost_s`` is lost; jobs are forgotten ``kept_s`` after their end.
+    """
+
+    def __init__(
+        self, state: Path, gpus: Sequence[int] = (4,), kind: str = "v100", lost_s: int = 10, kept_s: int = 300
+    ) -> None:
+        self.state = state.resolve()
+        self.nodes = [f"node{number}" for number in range(len(gpus))]
+        self.kind, self.gpus = kind, tuple(gpus)
+        self.conf = self.state / "slurm.conf"
+        self._timing = {"lost_s": lost_s, "kept_s": kept_s}
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {**os.environ, "SLURM_CONF": str(self.conf)}
+        self.user = f"testbed{secrets.token_hex(3)}" if os.getuid() == 0 else getpass.getuser()
+
+    @property
+    def home(self) -> Path:
+        return Path(pwd.getpwnam(self.user).pw_dir)
+
+    def start(self) -> "Cluster":
+        for name in ("ctld", "log", "run", "spool", "dev", "munge"):
+            (self.state / name).mkdir(parents=True, exist_ok=True)
+        for folder in (self.state, self.state / "munge"):
+            folder.chmod(0o755)
+        if os.getuid() == 0:
+            folder = ["--create-home", "--home-dir", self.state / "home", "--shell", "/bin/bash"]
+            subprocess.run(["useradd", *folder, "--password", "*", self.user], check=True)
+        self._configure()
+        munge = self.state / "munge"
+        files = [
+            ("key-file", "key"),
+            ("socket", "socket"),
+            ("pid-file", "pid"),
+            ("log-file", "log"),
+            ("seed-file", "seed"),
+        ]
+        (munge / "key").write_bytes(secrets.token_bytes(128))
+        (munge / "key").chmod(0o600)
+        self._run(
+            "munged", ["munged", "--foreground", "--force", *(f"--{name}={munge / file}" for name, file in files)]
+        )
+        _wait_for((munge / "socket").exists)
+        self._run("slurmctld", ["slurmctld", "-D", "-i"])
+        for node in self.nodes:
+            self.start_node(node)
+        self._sshd = Sshd(self.state / "sshd", {"SetEnv": f"SLURM_CONF={self.conf}"}, self._seeing()).start()
+        _wait_for(lambda: self.states() == ["idle"] * len(self.nodes))
+        return self
+
+    def stop(self) -> None:
+        """End all of it, jobs too; nothing is left but the files."""
+        self.ask("scancel", "--user", self.user, check=False)
+        with suppress(TimeoutError):
+            _wait_for(lambda: not self.ask("squeue", "--noheader", check=False), GONE_S)
+        for process in self._started.values():
+            process.kill()
+            process.wait()
+        self._sshd.stop()
+        end_family("SLURM_CONF", str(self.conf), GONE_S)
+        if os.getuid() == 0:
+            subprocess.run(["userdel", "--remove", "--force", self.user], check=True, capture_output=True)
+
+    def login(self) -> Login:
+        return self._sshd.login(self.user)
+
+    @property
+    def sshd(self) -> Sshd:
+        return self._sshd
+
+    def start_node(self, node: str) -> None:
+        (self.state / "spool" / node).mkdir(exist_ok=True)
+        self._run(node, [*self._seeing(), "slurmd", "-D", "-N", node])
+
+    def kill_node(self, node: str) -> None:
+        """As if its power were cut: the daemon and what its jobs run are gone."""
+        self._started[node].kill()
+        self._started[node].wait()
+        end_family("SLURMD_NODENAME", node, GONE_S)
+
+    def states(self) -> list[str]:
+        return self.ask("sinfo", "--noheader", "--Node", "--format", "%T", check=False).split()
+
+    def ask(self, *command: str, check: bool = True) -> str:
+        """What a command of Slurm prints."""
+        return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=check).stdout
+
+    def _configure(self) -> None:
+        (host, *_), me = socket.gethostname().split("."), getpass.getuser()
+        ports = _free_ports(1 + len(self.nodes))
+        lines = [CONF.format(host=host, port=ports[0], me=me, state=self.state, **self._timing)]
+        devices = []
+        for node, port, count in zip(self.nodes, ports[1:], self.gpus, strict=True):
+            gres = f" Gres=gpu:{self.kind}:{count}" if count else ""
+            place = f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
+            lines.append(f"{place} CPUs={CPUS} RealMemory={MEMORY_MIB}{gres}\n")
+            for number in range(count):
+                (self.state / "dev" / f"gpu{number}").unlink(missing_ok=True)
+                (self.state / "dev" / f"gpu{number}").symlink_to("/dev/null")
+            if count:
+                files = f"{self.state}/dev/gpu[0-{count - 1}]"
+                devices.append(f"NodeName={node} Name=gpu Type={self.kind} File={files}\n")
+        self.conf.write_text("".join([*lines, PARTITION]))
+        (self.state / "gres.conf").write_text("".join(devices))
+
+    def _seeing(self) -> list[str]:
+        """A view of the files in which everybody may read the Python that runs the tests, and the checkout."""
+        if os.getuid() != 0:
+            return []
+        home = Path.home().resolve()
+        wanted = {Path(path).resolve() for path in (sys.prefix, sys.base_prefix, HOUSE)}
+        kept = [
+            (path, self.state / "seen" / str(number))
+            for number, path in enumerate(sorted(wanted))
+            if home in path.parents
+        ]
+        lines = ["set -e", "mount --make-rprivate /"]
+        lines += [f"mkdir -p {place} && mount --bind {path} {place}" for path, place in kept]
+        lines += [f"mount -t tmpfs -o mode=755 tmpfs {home}"]
+        lines += [f"mkdir -p {path} && mount --bind {place} {path}" for path, place in kept]
+        return ["unshare", "--mount", "sh", "-c", "\n".join([*lines, 'exec "$@"']), "sh"]
+
+    def _run(self, name: str, command: Sequence[str]) -> None:
+        environment = {**self._environment, "PATH": f"{PATH}:{os.environ['PATH']}"}
+        with (self.state / "log" / f"{name}.out").open("ab") as log:
+            self._started[name] = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
+            )
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _wait_for(true: Callable[[], object], within_s: float = UP_S) -> None:
+    until = time.monotonic() + within_s
+    while not true():
+        if time.monotonic() > until:
+            raise TimeoutError("the cluster did not come up; its logs are in its folder")
+        time.sleep(0.05)

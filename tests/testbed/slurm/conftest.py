@@ -1,0 +1,55 @@
+"""The cluster as a fixture, and what a row of the tests needs there."""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.launch.profile import Profile
+from provision.shell import Over
+from tests.testbed.slurm.cluster import CPUS, HOUSE, MEMORY_MIB, MISSING, Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes of four GPUs each."""
+    if MISSING:
+        pytest.skip(f"needs {', '.join(MISSING)} (packages slurm-wlm, munge, openssh-server)")
+    with tempfile.TemporaryDirectory(prefix="slurm-") as state:
+        made = Cluster(Path(state), (4, 4))
+        try:
+            yield made.start()
+        finally:
+            made.stop()
+
+
+@pytest.fixture
+def shell(cluster: Cluster) -> Iterator[Over]:
+    over = Over(cluster.login(), patience_s=5)
+    yield over
+    over.close()
+
+
+@pytest.fixture
+def profile(cluster: Cluster) -> Profile:
+    return profile_of(cluster)
+
+
+def profile_of(cluster: Cluster, **environment: str) -> Profile:
+    """The cluster as a profile; ``environment`` is what its jobs find set. The GPUs that Slurm gives are not used."""
+    exports = {"PYTHONPATH": str(HOUSE), "CUDA_VISIBLE_DEVICES": "", **environment}
+    return Profile(
+        name="testbed",
+        title="a cluster of the tests",
+        partition="gpu",
+        gpu="NVIDIA A100-SXM4-80GB",
+        gpu_memory_gib=79.3,
+        gpus_per_node=4,
+        cpus_per_node=CPUS,
+        memory_per_node_gib=MEMORY_MIB // 1024,
+        environment=str(Path(sys.prefix)),
+        setup=tuple(f"export {name}='{value}'" for name, value in exports.items()),
+        poll_s=0.5,
+    )

@@ -1,0 +1,137 @@
+"""`testbed run --site slurm` as people type it: at a name of the ssh configuration, killed, cut off, interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.result import RESULT_FILE
+from tests.experiments.launch import standin_testbed
+from tests.experiments.launch.test_ending import hear_interrupts, wait_for
+from tests.testbed.slurm.cluster import HOUSE
+from tests.testbed.slurm.conftest import profile_of
+
+ROWS = ("baseline", "reduced-batch")
+SUITE = "single_gpu_blip2"
+RUN_ID = "jobs"
+
+
+class Person:
+    """Somebody with an ssh configuration and a profile, who types commands. reduced-batch hangs until ``let_go``."""
+
+    def __init__(self, cluster, path: Path) -> None:
+        self.cluster, self.path = cluster, path
+        self.rows = path / "results" / RUN_ID / SUITE
+        self.journal = cluster.home / f"journal-{path.name}"
+        login = cluster.login()
+        ssh = path / ".ssh"
+        ssh.mkdir()
+        (ssh / "known_hosts").write_text(login.known_hosts.read_text())
+        host = f"HostName {login.host}\nPort {login.port}\nUser {login.user}\nIdentityFile {login.key}\n"
+        (ssh / "config").write_text(f"Host super\n{host}HostKeyAlias {login.alias}\n")
+
+    def profile(self, **behaviour: str) -> Path:
+        told = ",".join(f"{row}={how}" for row, how in behaviour.items())
+        profile = profile_of(self.cluster, STANDIN=told, STANDIN_JOURNAL=str(self.journal))
+        file = self.path / "super.yaml"
+        data = {**profile.model_dump(mode="json"), "host": "super", "folder": f"testbed-{self.path.name}"}
+        file.write_text(json.dumps(data))
+        return file
+
+    def types(self, *more: str, program: str = standin_testbed.__name__, **behaviour: str) -> "subprocess.Popen[str]":
+        rows = [part for row in ROWS for part in ("--row", row)]
+        profile = self.profile(**{name.replace("_", "-"): how for name, how in behaviour.items()})
+        where = ["--site", "slurm", "--profile", str(profile), "--results", str(self.path / "results")]
+        return subprocess.Popen(
+            [sys.executable, "-m", program, "run", SUITE, *rows, *where, "--run-id", RUN_ID, "--size", "tiny", *more],
+            env={**os.environ, "HOME": str(self.path), "CUDA_VISIBLE_DEVICES": ""},
+            cwd=HOUSE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=hear_interrupts,
+        )
+
+    def starts(self, row: str) -> int:
+        lines = self.journal.read_text().splitlines() if self.journal.exists() else []
+        return sum(line.startswith(f"{row} ") and len(line.split()) == 3 for line in lines)
+
+    def outcome(self, row: str) -> str:
+        return json.loads((self.rows / row / RESULT_FILE).read_text())["outcome"]
+
+    def queue(self) -> list[str]:
+        return self.cluster.ask("squeue", "--noheader", "--format=%j").split()
+
+
+@pytest.fixture
+def person(cluster, tmp_path):
+    made = Person(cluster, tmp_path)
+    yield made
+    cluster.ask("scancel", "--user", cluster.user, check=False)
+    wait_for(lambda: not made.queue())
+
+
+def test_real_rows_run_there_and_are_judged_here(person):
+    running = person.types("--no-predict", program="experiments")
+    said = running.communicate(timeout=200)[0]
+    assert running.returncode in (0, 1), said
+    assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits")
+    assert (person.path / "results" / RUN_ID / "report.html").exists()
+    for name in ("notebook.ipynb", "log.txt", "telemetry.csv"):
+        assert (person.rows / "baseline" / name).stat().st_size > 0
+
+
+def test_a_killed_command_returns_to_its_jobs(person):
+    first = person.types(reduced_batch="slow")
+    wait_for(lambda: person.starts("baseline") and person.starts("reduced-batch"))
+    first.kill()
+    first.wait()
+    second = person.types()
+    said = second.communicate(timeout=120)[0]
+    assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
+    assert [person.starts(row) for row in ROWS] == [1, 1]
+
+
+def test_ctrl_c_says_that_jobs_go_on_and_how_to_end_them(person):
+    running = person.types(reduced_batch="hang")
+    wait_for(lambda: person.starts("reduced-batch"))
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 130
+    assert "job(s) go on at super" in said
+    assert f"{RUN_ID}/{SUITE}/reduced-batch" in person.queue()
+    cancelling = person.types("--cancel")
+    assert "reduced-batch" in cancelling.communicate(timeout=60)[0]
+    wait_for(lambda: not person.queue())
+
+
+def test_a_line_that_is_cut_for_a_while_costs_nothing(person):
+    running = person.types(reduced_batch="slow")
+    wait_for(lambda: person.starts("reduced-batch"))
+    person.cluster.sshd.stop()
+    time.sleep(5)
+    person.cluster.sshd.start()
+    said = running.communicate(timeout=120)[0]
+    assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
+    assert [person.starts(row) for row in ROWS] == [1, 1]
+
+
+def test_a_profile_with_a_mistake_is_refused_in_one_line(person):
+    running = person.types()
+    running.kill()
+    running.wait()
+    file = person.profile()
+    file.write_text(file.read_text().replace('"gpus_per_node"', '"gpu_per_node"'))
+    refused = subprocess.run(
+        [sys.executable, "-m", "experiments", "run", SUITE, "--site", "slurm", "--profile", str(file)],
+        capture_output=True,
+        text=True,
+        cwd=HOUSE,
+    )
+    assert refused.returncode == 2
+    assert "unknown key 'gpu_per_node'; allowed: account, cpus_per_node" in refused.stderr
