@@ -20,6 +20,7 @@ ProvisionError
     ├── LeaseGone           the lease is not there any more: deleted by others, or over
     ├── BootFailed          a server ended in ERROR or did not boot in time; the message has the site's reason
     ├── NotReached          a server that runs cannot be reached by SSH
+    ├── ConfigureFailed     setting a machine up failed; the message names machine, task and what it said
     └── NotReleased         something is still there after it was released
 
 Every message is one line for a person. A SiteError ends a command with exit code 3, the others with 2.
@@ -116,6 +117,10 @@ class BootFailed(SiteError):
 
 class NotReached(SiteError):
     """A server that runs cannot be reached by SSH."""
+
+
+class ConfigureFailed(SiteError):
+    """Setting a machine up failed; the message names machine, task, what it said and what to do."""
 
 
 class NotReleased(SiteError):

@@ -25,6 +25,7 @@ UP_S = 90
 REBOOTED = 133
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 CGROUPS = Path("/sys/fs/cgroup")
+APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 SUPERVISOR = f'while "$@"; [ $? = {REBOOTED} ]; do :; done'
 
 
@@ -32,13 +33,21 @@ class Node:
     """A node of that name (unique on this machine) at an address of ``network.NETWORK``.
 
     ``authorized_key`` is the text of the public key that may log in as ``cc``; ``cards`` are the names of its pretended
-    GPUs. A node is gone with everything on it once it is stopped.
+    GPUs; ``shared`` are files of this machine that it can read under the same path, which spares sending them. A node is
+    gone with everything on it once it is stopped.
     """
 
     def __init__(
-        self, name: str, address: str, image: NodeImage, authorized_key: str, cards: Sequence[str] = ()
+        self,
+        name: str,
+        address: str,
+        image: NodeImage,
+        authorized_key: str,
+        cards: Sequence[str] = (),
+        shared: Sequence[Path] = (),
     ) -> None:
-        self.name, self.address, self._image, self._cards = name, address, image, tuple(cards)
+        self.name, self.address, self._image = name, address, image
+        self._cards, self._shared = tuple(cards), tuple(shared)
         self._key = authorized_key.strip()
         self._folder = cache() / "nodes" / name
         self.root = self._folder / "root"
@@ -62,8 +71,7 @@ class Node:
         self._furnish()
         network.up()
         self._process = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", SUPERVISOR, "-"]
-            + self._nspawn(),
+            [*APART, "sh", "-c", SUPERVISOR, "-", *self._nspawn()],
             stdin=subprocess.DEVNULL,
             stdout=(self._folder / "console.log").open("wb"),
             stderr=subprocess.STDOUT,
@@ -110,16 +118,23 @@ class Node:
             self._lock.close()
 
     def _nspawn(self) -> list[str]:
-        devices = [f"--bind=/dev/null:{path}" for path in gpus.device_nodes(len(self._cards))]
-        own = ["--register=no", "--keep-unit", "--private-users=no", "--resolv-conf=off", "--timezone=off"]
-        allowed = ["--capability=all", "--system-call-filter=add_key keyctl bpf", "--bind=/dev/fuse"]
-        place = [f"--directory={self.root}", f"--machine={self.name}", f"--network-bridge={network.BRIDGE}"]
-        return ["systemd-nspawn", "--quiet", "--boot", "--console=pipe", "--link-journal=no"] + [
-            *own,
-            *allowed,
-            *place,
-            *devices,
-        ]
+        devices = [f"/dev/null:{path}" for path in gpus.device_nodes(len(self._cards))]
+        options = {
+            "directory": self.root,
+            "machine": self.name,
+            "network-bridge": network.BRIDGE,
+            "register": "no",
+            "private-users": "no",
+            "resolv-conf": "off",
+            "timezone": "off",
+            "link-journal": "no",
+            "console": "pipe",
+            "capability": "all",
+            "system-call-filter": "add_key keyctl bpf",
+        }
+        told = [f"--{name}={value}" for name, value in options.items()]
+        bound = [f"--bind={path}" for path in ("/dev/fuse", *devices)] + [f"--bind-ro={path}" for path in self._shared]
+        return ["systemd-nspawn", "--quiet", "--boot", "--keep-unit", *told, *bound]
 
     def _furnish(self) -> None:
         """What makes this node another than the next one."""
