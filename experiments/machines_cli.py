@@ -86,10 +86,10 @@ def slots(
 ) -> None:
     """Find the earliest blocks in which nodes are free."""
     wish = _wish(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
-    sites, desk = _sites(site), _desk()
+    sites, desk = _sites(site), new_desk()
     found = reserving.choose_among(sites, desk, wish, start == NOW, limit)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     own_zone = zone_named(zone) if zone else local_zone()
     for one in sites if days else ():
@@ -126,7 +126,7 @@ def lease(
     wish = _wish(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
     pair = key_pair(key.expanduser())
     _checked_name(name)
-    sites, desk = _sites(site), _desk()
+    sites, desk = _sites(site), new_desk()
     order = _order(sites[0], name, for_, wish, pair, start == NOW)
     held = desk.ledger.holding(order.name)
     if held and site == ANY:
@@ -140,7 +140,7 @@ def lease(
         _confirm(yes, f"lease {order.name}:", None if watch else lambda: in_words(slot()[0]))
     leased = leasing.lease(connected, desk, order, wait=wait, watch=watch)
     if as_json:
-        _print_json(leased)
+        print_json(leased)
     else:
         _show_leased(leased)
     if run:
@@ -153,11 +153,11 @@ def lease(
 @app.command()
 def status(name: Held = None, as_json: Json = False) -> None:
     """Say what is held, since when, until when, and what it has cost."""
-    desk = _desk()
-    chosen = [_held(desk, name)] if name else list(desk.ledger.holdings().values())
+    desk = new_desk()
+    chosen = [holding_named(desk, name)] if name else list(desk.ledger.holdings().values())
     states = [releasing.state(connect_to(holding.site), desk, holding) for holding in chosen]
     if as_json:
-        _print_json(states)
+        print_json(states)
     else:
         Console().print(_states_table(states) if states else "nothing is held")
 
@@ -171,8 +171,8 @@ def extend(
     as_json: Json = False,
 ) -> None:
     """Make a lease longer, within the site's rules."""
-    longer, desk = parse_length(by), _desk()
-    holding = _held(desk, name)
+    longer, desk = parse_length(by), new_desk()
+    holding = holding_named(desk, name)
     connected = connect_to(holding.site)
     if dry_run:
         _show_plan([f"blazar: extend lease {holding.name} at {holding.site} by {by}"], as_json)
@@ -180,7 +180,7 @@ def extend(
     _confirm(yes, f"extend {holding.name} by {by}")
     extended = releasing.extend(connected, desk, holding, longer)
     if as_json:
-        _print_json(extended)
+        print_json(extended)
     else:
         print(f"{extended.name} ends {time_in_words(extended.end, local_zone())}")
 
@@ -188,8 +188,8 @@ def extend(
 @app.command()
 def release(name: Held = None, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
     """Give back servers, addresses and lease, and see that nothing is left."""
-    desk = _desk()
-    holding = _held(desk, name)
+    desk = new_desk()
+    holding = holding_named(desk, name)
     connected = connect_to(holding.site)
     there = desk.ask(lambda: releasing.remains(connected, holding))
     if dry_run:
@@ -198,7 +198,7 @@ def release(name: Held = None, dry_run: DryRun = False, yes: Yes = False, as_jso
     _confirm(yes, f"release {holding.name}: {', '.join(there) or 'nothing there'}")
     releasing.release(connected, desk, holding)
     if as_json:
-        _print_json({"released": there})
+        print_json({"released": there})
     else:
         print(f"{holding.name} is released; nothing is left at {holding.site}")
 
@@ -212,7 +212,7 @@ def orphans(
     as_json: Json = False,
 ) -> None:
     """Find what carries our mark but is in no ledger here."""
-    connected, desk = connect_to(site), _desk()
+    connected, desk = connect_to(site), new_desk()
     found = releasing.orphans(connected, desk)
     lost = {holding.mark: desk.ask(partial(releasing.remains, connected, holding)) for holding in found}
     if clean and lost and not dry_run:
@@ -220,7 +220,7 @@ def orphans(
         for holding in found:
             releasing.clear(connected, desk, holding)
     if as_json:
-        _print_json({"orphans": lost, "deleted": clean and not dry_run})
+        print_json({"orphans": lost, "deleted": clean and not dry_run})
     else:
         lines = [f"{mark}: {', '.join(things)}" for mark, things in lost.items()]
         print("\n".join([*lines, "deleted" if clean and not dry_run else "left alone"]) if lines else "no orphans")
@@ -235,9 +235,9 @@ def doctor(
     """Check what a lease needs; each check passes or names its remedy."""
     from provision.doctor import examine
 
-    checks = examine(site, key.expanduser(), _desk())
+    checks = examine(site, key.expanduser(), new_desk())
     if as_json:
-        _print_json(checks)
+        print_json(checks)
     else:
         for check in checks:
             print(f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.text}")
@@ -297,7 +297,7 @@ def _checked_name(name: str | None) -> None:
         raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 63, a letter or digit first")
 
 
-def _desk() -> Desk:
+def new_desk() -> Desk:
     return Desk(Ledger(), Clock(), _say())
 
 
@@ -313,7 +313,7 @@ def _say() -> Callable[[str], None]:
     return say
 
 
-def _held(desk: Desk, name: str | None) -> Holding:
+def holding_named(desk: Desk, name: str | None) -> Holding:
     """The holding of that name, or the only one."""
     holdings = desk.ledger.holdings()
     if name is None and len(holdings) == 1:
@@ -361,12 +361,12 @@ def _environment(leased: leasing.Leased) -> dict[str, str]:
 
 def _show_plan(lines: Sequence[str], as_json: bool) -> None:
     if as_json:
-        _print_json({"would": list(lines)})
+        print_json({"would": list(lines)})
     else:
         print("\n".join(lines) or "nothing would be done")
 
 
-def _print_json(data: Any) -> None:
+def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, default=_plain))
 
 

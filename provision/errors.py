@@ -25,6 +25,7 @@ ProvisionError
     │   └── LineCut             the line broke while a command ran; whether it did its work is not known
     ├── CommandFailed       a command on a machine ended badly
     ├── TimedOut            a command on a machine did not end in its time
+    ├── ConfigureFailed     setting a machine up failed; the message names machine, task and what it said
     └── NotReleased         something is still there after it was released
 
 Every message is one line for a person. A SiteError ends a command with exit code 3, the others with 2.
@@ -145,6 +146,10 @@ class CommandFailed(SiteError):
 
 class TimedOut(SiteError):
     """A command on a machine did not end in its time, and was ended."""
+
+
+class ConfigureFailed(SiteError):
+    """Setting a machine up failed; the message names machine, task, what it said and what to do."""
 
 
 class NotReleased(SiteError):

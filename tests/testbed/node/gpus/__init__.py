@@ -1,0 +1,49 @@
+"""Pretended GPUs of a node: a stand-in for nvidia-smi, device nodes, and a CDI spec that brings both into containers.
+
+Stubbed: the GPUs and their driver. Real: everything that handles them (Slurm's gres, Docker's devices, the roles).
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+SMI = Path(__file__).with_name("nvidia-smi")
+ON_NODE = "/usr/bin/nvidia-smi"
+STATE = "/etc/pretend-gpus"
+A100 = "NVIDIA A100-SXM4-80GB"
+Mode = Literal["fine", "broken", "mismatched", "missing"]
+
+
+def pretend(root: Path, cards: Sequence[str] = (A100, A100), mode: Mode = "fine") -> None:
+    """Have the node with this root file system show GPUs of these names; ``missing``: without nvidia-smi."""
+    state = root / STATE.lstrip("/")
+    shutil.rmtree(state, ignore_errors=True)
+    (state / "cards").mkdir(parents=True)
+    for index, name in enumerate(cards):
+        (state / "cards" / str(index)).write_text(f"{name}\n")
+    (state / "mode").write_text(mode)
+    smi = root / ON_NODE.lstrip("/")
+    smi.unlink(missing_ok=True)
+    if mode != "missing":
+        shutil.copy(SMI, smi)
+
+
+def device_nodes(count: int) -> list[str]:
+    """Where the node has its GPUs."""
+    return [f"/dev/nvidia{index}" for index in range(count)]
+
+
+def cdi_spec(count: int) -> str:
+    """A CDI spec of stand-ins: each device brings its name into the container, all of them nvidia-smi."""
+    cards = [_mounted(f"{STATE}/cards/{index}") for index in range(count)]
+    devices = [{"name": str(index), "containerEdits": {"mounts": [card]}} for index, card in enumerate(cards)]
+    everything = {"name": "all", "containerEdits": {"mounts": cards}}
+    shared = {"mounts": [_mounted(ON_NODE)]}
+    spec = {"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": [*devices, everything]}
+    return json.dumps({**spec, "containerEdits": shared}, indent=2)
+
+
+def _mounted(path: str) -> dict[str, object]:
+    return {"hostPath": path, "containerPath": path, "options": ["ro", "bind"]}

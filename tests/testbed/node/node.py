@@ -1,0 +1,195 @@
+"""A "bare-metal node" on this machine: Ubuntu under systemd-nspawn, with systemd, sshd, and an address of its own.
+
+Stubbed: the kernel is this machine's, and GPUs are pretended (see gpus). Everything else is real; rebooting is. A node
+ends with the process that started it, also when that is killed; what it leaves then (a folder, an empty cgroup, the
+bridge) is removed by the next start of a node of the same name, and by its end.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Self
+
+from experiments.parent import die_with_parent
+from provision.ssh import USER, Login, answers
+from tests.testbed.node import gpus, network
+from tests.testbed.node.image import NodeImage, copied
+from tests.testbed.openstack.environment import cache
+
+UP_S = 90
+REBOOTED = 133
+CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+CGROUPS = Path("/sys/fs/cgroup")
+APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+SUPERVISOR = f'while "$@"; [ $? = {REBOOTED} ]; do :; done'
+
+
+class Node:
+    """A node of that name (unique on this machine) at an address of ``network.NETWORK``.
+
+    ``authorized_key`` is the text of the public key that may log in as ``cc``; ``cards`` are the names of its pretended
+    GPUs; ``shared`` are files of this machine that it can read under the same path, which spares sending them. A node is
+    gone with everything on it once it is stopped.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        image: NodeImage,
+        authorized_key: str,
+        cards: Sequence[str] = (),
+        shared: Sequence[Path] = (),
+    ) -> None:
+        self.name, self.address, self._image = name, address, image
+        self._cards, self._shared = tuple(cards), tuple(shared)
+        self._key = authorized_key.strip()
+        self._folder = cache() / "nodes" / name
+        self.root = self._folder / "root"
+        self._lock: IO[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Boot a fresh node. Waits while another process has one of this name."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._folder / "lock").open("wb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._clear()
+        copied(self._image.root, self.root)
+        self._furnish()
+        network.up()
+        self._process = subprocess.Popen(
+            [*APART, "sh", "-c", SUPERVISOR, "-", *self._nspawn()],
+            stdin=subprocess.DEVNULL,
+            stdout=(self._folder / "console.log").open("wb"),
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1"},
+            preexec_fn=self._enter_cgroup,
+        )
+
+    def wait(self, login: Login) -> None:
+        """Until the node answers by SSH; RuntimeError with the console's end where it does not."""
+        ends = time.monotonic() + UP_S
+        while time.monotonic() < ends and self._process and self._process.poll() is None:
+            if answers(login):
+                return
+            time.sleep(0.2)
+        raise RuntimeError(f"{self.name} is not up: {(self._folder / 'console.log').read_text()[-2000:]}")
+
+    def reboot(self) -> None:
+        """Boot again; returns when the old boot is over, before the new one answers."""
+        before = self._leader()
+        self.run("systemctl", "reboot")
+        ends = time.monotonic() + UP_S
+        while self._leader() == before:
+            assert time.monotonic() < ends, f"{self.name} does not shut down"
+            time.sleep(0.05)
+
+    def run(self, *command: str) -> str:
+        """Run a command as root on the node, beside its SSH server; its output."""
+        leader = self._leader()
+        entered = ["nsenter", "--target", leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        done = subprocess.run([*entered, *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise RuntimeError(f"{command} on {self.name} ended with {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def stop(self) -> None:
+        """Pull the plug and remove what is left."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        self._clear()
+        network.down()
+        if self._lock:
+            self._lock.close()
+
+    def _nspawn(self) -> list[str]:
+        devices = [f"/dev/null:{path}" for path in gpus.device_nodes(len(self._cards))]
+        options = {
+            "directory": self.root,
+            "machine": self.name,
+            "network-bridge": network.BRIDGE,
+            "register": "no",
+            "private-users": "no",
+            "resolv-conf": "off",
+            "timezone": "off",
+            "link-journal": "no",
+            "console": "pipe",
+            "capability": "all",
+            "system-call-filter": "add_key keyctl bpf",
+        }
+        told = [f"--{name}={value}" for name, value in options.items()]
+        bound = [f"--bind={path}" for path in ("/dev/fuse", *devices)] + [f"--bind-ro={path}" for path in self._shared]
+        return ["systemd-nspawn", "--quiet", "--boot", "--keep-unit", *told, *bound]
+
+    def _furnish(self) -> None:
+        """What makes this node another than the next one."""
+        etc = self.root / "etc"
+        (etc / "hostname").write_text(f"{self.name}\n")
+        (etc / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n")
+        (etc / "resolv.conf").write_text(Path("/etc/resolv.conf").read_text())
+        shutil.copy(CA_BUNDLE, etc / "ssl/certs/ca-certificates.crt")
+        (etc / "systemd/network/10-node.network").write_text(
+            f"[Match]\nName=host0\n[Link]\nMTUBytes={network.mtu()}\n"
+            f"[Network]\nAddress={self.address}/24\nGateway={network.GATEWAY}\nIPv6AcceptRA=no\n"
+        )
+        host_key = etc / "ssh/ssh_host_ed25519_key"
+        host_key.unlink(missing_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", host_key], check=True)
+        home = self.root / "home" / USER
+        authorized = home / ".ssh/authorized_keys"
+        authorized.write_text(f"{self._key}\n")
+        os.chown(authorized, home.stat().st_uid, home.stat().st_gid)
+        if self._cards:
+            gpus.pretend(self.root, self._cards)
+
+    def _enter_cgroup(self) -> None:
+        die_with_parent()
+        group = self._cgroup()
+        group.mkdir(exist_ok=True)
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    def _cgroup(self) -> Path:
+        """The node's cgroup: of its own, so that it ends no other node's when it ends."""
+        unified = CGROUPS / "unified"
+        return (unified if unified.is_dir() else CGROUPS) / f"testbed-{self.name}"
+
+    def _leader(self) -> str:
+        """The process that is the node's init, seen from here; none between two boots."""
+        processes = self._cgroup() / "payload/init.scope/cgroup.procs"
+        return next(iter(processes.read_text().split()), "") if processes.exists() else ""
+
+    def _clear(self) -> None:
+        """Remove what this node, or a killed one of its name, left."""
+        group = self._cgroup()
+        if group.exists():
+            for process in {pid for file in group.rglob("cgroup.procs") for pid in file.read_text().split()}:
+                os.kill(int(process), signal.SIGKILL)
+            for folder in sorted([group, *(path for path in group.rglob("*") if path.is_dir())], reverse=True):
+                _remove_cgroup(folder)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _remove_cgroup(folder: Path) -> None:
+    ends = time.monotonic() + UP_S
+    while folder.exists():
+        try:
+            folder.rmdir()
+        except OSError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.05)
