@@ -85,7 +85,7 @@ def slots(
     as_json: Json = False,
 ) -> None:
     """Find the earliest blocks in which nodes are free."""
-    wish = _wish(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
+    wish = wish_of(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
     sites, desk = _sites(site), new_desk()
     found = reserving.choose_among(sites, desk, wish, start == NOW, limit)
     if as_json:
@@ -123,11 +123,11 @@ def lease(
     as_json: Json = False,
 ) -> None:
     """Reserve the earliest block, boot its nodes and say how to reach them. The same command goes on where it was."""
-    wish = _wish(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
+    wish = wish_of(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
     pair = key_pair(key.expanduser())
-    _checked_name(name)
+    check_name(name)
     sites, desk = _sites(site), new_desk()
-    order = _order(sites[0], name, for_, wish, pair, start == NOW)
+    order = order_of(sites[0], name, for_, wish, pair, start == NOW)
     held = desk.ledger.holding(order.name)
     if held and site == ANY:
         sites = [connect_to(held.site)]
@@ -137,7 +137,7 @@ def lease(
         return
     if not held:
         slot = partial(reserving.choose, connected, desk, wish, order.at_once)
-        _confirm(yes, f"lease {order.name}:", None if watch else lambda: in_words(slot()[0]))
+        confirm(yes, f"lease {order.name}:", None if watch else lambda: in_words(slot()[0]))
     leased = leasing.lease(connected, desk, order, wait=wait, watch=watch)
     if as_json:
         print_json(leased)
@@ -177,7 +177,7 @@ def extend(
     if dry_run:
         _show_plan([f"blazar: extend lease {holding.name} at {holding.site} by {by}"], as_json)
         return
-    _confirm(yes, f"extend {holding.name} by {by}")
+    confirm(yes, f"extend {holding.name} by {by}")
     extended = releasing.extend(connected, desk, holding, longer)
     if as_json:
         print_json(extended)
@@ -195,7 +195,7 @@ def release(name: Held = None, dry_run: DryRun = False, yes: Yes = False, as_jso
     if dry_run:
         _show_plan([f"delete {thing} at {holding.site}" for thing in there], as_json)
         return
-    _confirm(yes, f"release {holding.name}: {', '.join(there) or 'nothing there'}")
+    confirm(yes, f"release {holding.name}: {', '.join(there) or 'nothing there'}")
     releasing.release(connected, desk, holding)
     if as_json:
         print_json({"released": there})
@@ -216,7 +216,7 @@ def orphans(
     found = releasing.orphans(connected, desk)
     lost = {holding.mark: desk.ask(partial(releasing.remains, connected, holding)) for holding in found}
     if clean and lost and not dry_run:
-        _confirm(yes, f"delete {', '.join(thing for things in lost.values() for thing in things)}")
+        confirm(yes, f"delete {', '.join(thing for things in lost.values() for thing in things)}")
         for holding in found:
             releasing.clear(connected, desk, holding)
     if as_json:
@@ -244,7 +244,7 @@ def doctor(
     raise typer.Exit(0 if all(check.passed for check in checks) else 1)
 
 
-def _wish(
+def wish_of(
     for_: str,
     node_type: str | None,
     node: str | None,
@@ -285,14 +285,14 @@ def _show_calendar(site: Testbed, desk: Desk, wish: Wish, found: Sequence[Slot],
         Console().print(calendar(hosts, bookings, there, (now, now + timedelta(days=days)), zone))
 
 
-def _order(site: Testbed, name: str | None, for_: str, wish: Wish, pair: KeyPair, at_once: bool) -> Order:
+def order_of(site: Testbed, name: str | None, for_: str, wish: Wish, pair: KeyPair, at_once: bool) -> Order:
     user = re.sub(r"[^A-Za-z0-9_.-]", "_", site.user().partition("@")[0])
     part = "" if for_ == "both" else for_
     lease_name = name or "_".join(filter(None, ("llm", part, user)))
     return Order(lease_name, "-".join(filter(None, ("node", "llm", part, user))), wish, pair, at_once)
 
 
-def _checked_name(name: str | None) -> None:
+def check_name(name: str | None) -> None:
     if name is not None and not NAME.fullmatch(name):
         raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 63, a letter or digit first")
 
@@ -323,7 +323,7 @@ def holding_named(desk: Desk, name: str | None) -> Holding:
     return releasing.held(desk, name)
 
 
-def _confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None:
+def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None:
     if yes:
         return
     if not sys.stdin.isatty():

@@ -153,6 +153,27 @@ def cancel_suites(several: Sequence[Options], view: View) -> list[str]:
         place.close()
 
 
+def settled(options: Options, node: Node) -> Options:
+    """``options`` with the card and the size that they mean on ``node``."""
+    suite = suite_named(options.suite)
+    card = _card(suite, options.card, node)
+    return replace(options, card=card, size=_size(options.size, card, node))
+
+
+def rows_left(options: Options, node: Node) -> list[str]:
+    """The rows that a run on ``node`` would have to run; the others have their results."""
+    prepared = _prepared(options, Place(node), lambda done, total: None)
+    return [row.row for row in plan(prepared.suite, prepared.run, prepared.folder, options.rerun) if row.run]
+
+
+def kept(options: Options, node: Node) -> Done:
+    """What an earlier run left, all rows of which have their results, judged and reported anew."""
+    prepared = _prepared(options, Place(node), lambda done, total: None)
+    run = _planned(prepared).run
+    report = write_report(prepared.folder)
+    return Done(prepared.folder.path, report, judge(prepared.suite, run, prepared.folder.results()))
+
+
 def options_of(suites: Sequence[str], options: Options) -> list[Options]:
     """``options`` for each of ``suites``, with those of the rows that it has; a suite that has none is left out.
 

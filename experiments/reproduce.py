@@ -1,0 +1,148 @@
+"""From nothing to a judged report and a released node: doctor, predict, slots, lease, configure, run, release.
+
+Every stage finds what an earlier run of the same choices left, so that one that was killed goes on where it was: leases
+are in the ledger, a node that is set up is not changed, jobs are followed, rows that have results are kept.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from experiments.errors import InputError
+from experiments.launch.progress import View, clock
+from experiments.pipeline import Done, Options, kept, rows_left, run_suites, settled
+from experiments.sizing import rows_asked, traced
+from provision import leasing, releasing
+from provision.acting import Desk
+from provision.configure import Setup, configure
+from provision.doctor import examine
+from provision.job import Order, in_words
+from provision.matching import fitting
+from provision.model import Gpu, Node
+from provision.reserving import choose
+from provision.site import Testbed
+from provision.times import length_in_words
+
+STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
+"""In their order; judging and reporting follow each suite's run."""
+
+
+class NotReady(InputError):
+    """A check of doctor failed; the message has each with its remedy."""
+
+
+class TooLong(InputError):
+    """The lease wanted is longer than the budget."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What is to be reproduced: suites, on the machines of an order at a site, set up so.
+
+    most: the longest that machines may be held. keep: do not release them in the end.
+    """
+
+    suites: tuple[Options, ...]
+    order: Order
+    site: Testbed
+    setup: Setup
+    most: timedelta | None = None
+    keep: bool = False
+    watch: bool = False
+
+
+@dataclass
+class Stages:
+    """Says which stage begins, and how long each took."""
+
+    view: View
+    took_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.view.says(f"[{STAGES.index(name) + 1}/{len(STAGES)}] {name}")
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.took_s[name] = time.monotonic() - begun
+
+    def summary(self) -> str:
+        return ", ".join(f"{name} {clock(seconds)}" for name, seconds in self.took_s.items())
+
+
+def reproduce(wanted: Reproduction, desk: Desk, view: View, confirm: Callable[[str], None]) -> list[Done]:
+    """Do it all. ``confirm`` is told what it will cost before it is leased, and raises where it is not wanted.
+
+    What was leased is released whatever happens, unless it is to be kept. Raises NotReady, TooLong, and what the stages
+    raise.
+    """
+    order = wanted.order
+    if wanted.most is not None and order.wish.length > wanted.most:
+        most = length_in_words(wanted.most)
+        raise TooLong(f"--max-hours {most}: the lease would be of {length_in_words(order.wish.length)}")
+    stages, site = Stages(view), wanted.site
+    with stages.stage("doctor"):
+        _check(wanted, desk, view)
+    node = _foreseen_node(wanted, desk)
+    suites = [settled(options, node) for options in wanted.suites]
+    held = desk.ledger.holding(order.name)
+    if not held and not any(rows_left(options, node) for options in suites):
+        view.says("every row has its result already; --rerun runs them again")
+        return [kept(options, node) for options in suites]
+    if any(options.predict for options in suites):
+        with stages.stage("predict"):
+            _predict(suites, view)
+    if not held:
+        with stages.stage("slots"):
+            slot = in_words(choose(site, desk, order.wish, order.at_once)[0])
+            view.says(slot)
+        confirm(slot)
+    try:
+        with stages.stage("lease"):
+            machines = leasing.lease(site, desk, order, watch=wanted.watch).machines
+        with stages.stage("configure"):
+            configure(machines, wanted.setup, view.says)
+        with stages.stage("run"):
+            return list(run_suites(suites, view))
+    finally:
+        if not wanted.keep:
+            with stages.stage("release"):
+                _release(site, desk, order.name, view)
+        view.says(stages.summary())
+
+
+def _check(wanted: Reproduction, desk: Desk, view: View) -> None:
+    checks = examine(wanted.site.name, wanted.order.key.file, desk)
+    for check in checks:
+        view.says(f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.text}")
+    if failed := [f"{check.name}: {check.text}" for check in checks if not check.passed]:
+        raise NotReady("; ".join(failed))
+
+
+def _foreseen_node(wanted: Reproduction, desk: Desk) -> Node:
+    """What the machine will be, as far as the site tells before it is leased."""
+    host = fitting(desk.ask(wanted.site.hosts), wanted.order.wish)[0]
+    gpus = tuple(Gpu(index, host.gpu_model, host.gpu_memory_gib, "") for index in range(host.gpus))
+    return Node(f"a node {host.node_type} at {host.site}", gpus, 0, 0.0, "")
+
+
+def _predict(suites: Sequence[Options], view: View) -> None:
+    """What will become of the rows, by prediction; a run says so of each, and keeps it."""
+    for options in suites:
+        specs = [spec for spec in rows_asked(options.suite, options.card) if spec.row in (options.rows or (spec.row,))]
+        found = traced(specs, view.says, lambda spec, why: view.says(f"not predicted: {why}"))
+        verdicts = [prediction.verdict for prediction in found]
+        counted = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+        view.says(f"{options.suite} on {options.card}: predicted {counted or 'nothing'}")
+
+
+def _release(site: Testbed, desk: Desk, name: str, view: View) -> None:
+    holding = desk.ledger.holding(name)
+    if holding is None:
+        return
+    used = releasing.state(site, desk, holding).used_su
+    releasing.release(site, desk, holding)
+    view.says(f"{name} is released; it cost {'an unknown number of' if used is None else f'{used:.1f}'} service units")

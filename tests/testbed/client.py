@@ -1,0 +1,69 @@
+"""What `testbed reproduce` does, with the image built from what lies in the cache: a client of the testbed in a box.
+
+python -m tests.testbed.client KEY RESULTS [STAGE TO BE KILLED AT]
+"""
+
+import os
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.launch.progress import view_on
+from experiments.pipeline import Options, options_of
+from experiments.reproduce import Reproduction, reproduce
+from experiments.tables import problems, verdict_table
+from provision.acting import Clock, Desk
+from provision.configure import PROJECT, Setup
+from provision.job import Order
+from provision.ledger import Ledger
+from provision.model import Wish
+from provision.site import connect_to
+from provision.ssh import key_pair
+from tests.testbed.node import base_image, gpus
+
+SUITES = ("single_gpu_blip2", "slurm_hf_trainer")
+ROWS = ("reduced-batch", "reduced-precision", "neo-1gpu", "neo-4gpu-ddp")
+CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def main(key: str, results: str) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console()
+    view = view_on(console)
+    options = Options(
+        suite=SUITES[0],
+        rows=ROWS,
+        site="chameleon",
+        size="tiny",
+        results=Path(results),
+        predict=False,
+        command="make rehearse",
+    )
+    setup = Setup(
+        base_image=base_image.NAME,
+        base_archive=base_image.base_archive(view.says),
+        wheels=base_image.wheels(PROJECT / "containers" / "current.txt", view.says),
+        ca_bundle=CA_BUNDLE,
+        cdi_spec=gpus.CDI_SPEC,
+    )
+    wish = Wish(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=4)
+    wanted = Reproduction(
+        suites=tuple(options_of(SUITES, options)),
+        order=Order("llm_cc", "node-llm-cc", wish, key_pair(Path(key)), at_once=True),
+        site=connect_to("chameleon"),
+        setup=setup,
+    )
+    done = reproduce(wanted, Desk(Ledger(), Clock(), view.says), view, lambda slot: None)
+    for one in done:
+        console.print(verdict_table(one.judgement))
+        console.print(f"report: {one.report}", soft_wrap=True, highlight=False)
+    if found := problems([one.judgement for one in done]):
+        console.print(found)
+    return max(one.judgement.exit_code for one in done)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""Real machines behind the box's pretended ones: what nova has ACTIVE boots as an Ubuntu node until it is deleted."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+from provision.errors import SiteError
+from provision.model import Server
+from provision.site import Testbed
+from tests.testbed.node import network
+from tests.testbed.node.image import NodeImage
+from tests.testbed.node.node import Node
+from tests.testbed.openstack.gate import Gate
+
+LOOK_S = 1.0
+FIRST = 51
+SSH = 22
+
+
+class Machines:
+    """Follows the servers of ``site``: boots and stops nodes, and leads their floating IPs to them.
+
+    ``gates`` are the ways to the nodes by floating IP; shutting one cuts the line. ``authorized_key`` stands for what
+    cloud-init does with the key that nova was given.
+    """
+
+    def __init__(self, site: Testbed, image: NodeImage, authorized_key: str, cards: Sequence[str]) -> None:
+        self._site, self._image, self._key, self._cards = site, image, authorized_key, cards
+        self.nodes: dict[str, Node] = {}
+        self.gates: dict[str, Gate] = {}
+        self._over = threading.Event()
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator[None]:
+        """Follow until the end of the block; then nothing runs any more."""
+        thread = threading.Thread(target=self._follow)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+            self._keep({}, {})
+
+    def _follow(self) -> None:
+        while not self._over.wait(LOOK_S):
+            with contextlib.suppress(SiteError):
+                servers = {one.id: one for one in self._site.servers() if one.status == "ACTIVE"}
+                addresses = {one.ip: one.server for one in self._site.addresses() if one.server in servers}
+                self._keep(servers, addresses)
+
+    def _keep(self, servers: dict[str, Server], addresses: dict[str, str]) -> None:
+        """Have a node for each server and a gate for each address, and no others."""
+        for ip in self.gates.keys() - addresses.keys():
+            self.gates.pop(ip).close()
+        for id in self.nodes.keys() - servers.keys():
+            self.nodes.pop(id).stop()
+        for id in servers.keys() - self.nodes.keys():
+            self.nodes[id] = self._booted()
+        for ip in addresses.keys() - self.gates.keys():
+            self.gates[ip] = Gate((ip, SSH), (self.nodes[addresses[ip]].address, SSH))
+
+    def _booted(self) -> Node:
+        taken = {node.address for node in self.nodes.values()}
+        number = next(n for n in range(FIRST, 255) if f"{network.PREFIX}.{n}" not in taken)
+        node = Node(f"machine-{number}", f"{network.PREFIX}.{number}", self._image, self._key, self._cards)
+        node.start()
+        return node

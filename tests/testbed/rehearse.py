@@ -1,0 +1,91 @@
+"""The whole chain against a testbed in a box: reserve, boot, set up, run, judge, report, release, on this machine.
+
+python -m tests.testbed.rehearse [RESULTS]
+
+Real: OpenStack's services, an Ubuntu node with systemd, sshd and Docker, Ansible, the image, Slurm, papermill, training
+in miniature. Stubbed: the hardware under nova (machines.py boots a node instead), GPUs (their driver answers, and they
+are given to containers, but nothing computes on them), volumes, the reference API, PyTorch's own image (base_image.py).
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments.launch.progress import clock
+from provision.doctor import TOOLS
+from provision.site import Testbed, connect_to
+from provision.ssh import key_pair
+from tests.testbed.conftest import left_at
+from tests.testbed.machines import Machines
+from tests.testbed.node import base_image
+from tests.testbed.node.image import NodeImage
+from tests.testbed.openstack.box import open_box
+from tests.testbed.openstack.environment import cache
+from tests.testbed.sshd import new_key
+
+CARDS = ["NVIDIA A100 80GB PCIe"] * 4
+PROGRAMS = (*TOOLS, "mmdebstrap", "systemd-nspawn", "iptables", "gpg", "rsync", "ip")
+PACKAGES = "mmdebstrap systemd-container iptables gpg rsync iproute2 openssh-client"
+LEFT = 3
+
+
+class Stage:
+    """The box, and real machines that follow its servers."""
+
+    def __init__(self, site: Testbed, machines: Machines, key: Path, folder: Path) -> None:
+        self.site, self.machines, self.key, self.folder = site, machines, key, folder
+
+    def client(self, results: Path, *more: str) -> list[str]:
+        """The command that a person would type, less what stands for public registries."""
+        return [sys.executable, "-m", "tests.testbed.client", str(self.key), str(results), *more]
+
+
+@contextlib.contextmanager
+def stage(folder: Path) -> Iterator[Stage]:
+    """Everything up, in an empty folder; OS_* and the ledger are in the environment of this process meanwhile."""
+    image = NodeImage.make(print)
+    base_image.base_archive(print)
+    box = open_box(folder / "openstack" if (folder / "openstack").mkdir() is None else folder)
+    before = dict(os.environ)
+    os.environ.update(box.environment(), HOME=str(folder), TESTBED_LEDGER=str(folder / "ledger"))
+    try:
+        key = new_key(folder / "id")
+        site = connect_to("chameleon")
+        machines = Machines(site, image, key_pair(key).public, CARDS)
+        with machines.following():
+            yield Stage(site, machines, key, folder)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        box.stop()
+
+
+def main() -> int:
+    missing = [program for program in PROGRAMS if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
+    if os.geteuid() or missing:
+        wants = "root" if os.geteuid() else f"{', '.join(missing)} (apt install {PACKAGES})"
+        print(f"rehearse: needs {wants}: it boots a node under systemd-nspawn", file=sys.stderr)
+        return 2
+    results = Path(sys.argv[1] if len(sys.argv) > 1 else "results").resolve()
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="testbed-rehearsal-") as folder, stage(Path(folder)) as on:
+        client = subprocess.Popen(on.client(results))
+        with contextlib.suppress(KeyboardInterrupt):
+            client.wait()
+        if client.poll() is None:
+            client.send_signal(signal.SIGINT)
+        code = client.wait()
+        left = left_at(on.site)
+    print(f"rehearsed in {clock(time.monotonic() - begun)}; left at the testbed: {left or 'nothing'}")
+    return code or (LEFT if left else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
