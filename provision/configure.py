@@ -5,6 +5,7 @@ in a log; nothing secret is in it, nor in what is raised or returned.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -132,11 +133,14 @@ def _play(scratch: Path, machines: Sequence[Machine], variables: dict[str, Any],
     extra.write_text(json.dumps(variables))
     done = ansible_runner.run(
         private_data_dir=str(scratch),
-        binary=str(Path(sys.executable).with_name("ansible-playbook")),
         playbook=str(PLAYBOOK),
         inventory=str(inventory),
         cmdline=f"--extra-vars @{extra}{' --check' if check else ''}",
-        envvars={"ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        envvars={
+            "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        },
         event_handler=told.event,
         quiet=True,
     )

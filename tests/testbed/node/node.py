@@ -33,7 +33,7 @@ class Node:
     """A node of that name (unique on this machine) at an address of ``network.NETWORK``.
 
     ``authorized_key`` is the text of the public key that may log in as ``cc``; ``cards`` are the names of its pretended
-    GPUs; ``shared`` are files of this machine that it can read under the same path, which spares sending them. A node is
+    GPUs; ``shared`` are files of this machine that it reads under the same path, which spares sending them. A node is
     gone with everything on it once it is stopped.
     """
 
