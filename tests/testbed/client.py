@@ -3,7 +3,6 @@
 python -m tests.testbed.client KEY RESULTS [STAGE TO BE KILLED AT]
 """
 
-import os
 import signal
 import sys
 from datetime import timedelta
@@ -26,6 +25,7 @@ from tests.testbed.node import base_image, gpus
 
 SUITES = ("single_gpu_blip2", "slurm_hf_trainer")
 ROWS = ("reduced-batch", "reduced-precision", "neo-1gpu", "neo-4gpu-ddp")
+CARD, GPUS = "NVIDIA A100 80GB PCIe", 4
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -42,14 +42,16 @@ def main(key: str, results: str) -> int:
         predict=False,
         command="make rehearse",
     )
+    spec = Path(key).with_name("cdi.json")
+    spec.write_text(gpus.cdi_spec(GPUS))
     setup = Setup(
         base_image=base_image.NAME,
         base_archive=base_image.base_archive(view.says),
         wheels=base_image.wheels(PROJECT / "containers" / "current.txt", view.says),
         ca_bundle=CA_BUNDLE,
-        cdi_spec=gpus.CDI_SPEC,
+        cdi_spec=spec,
     )
-    wish = Wish(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=4)
+    wish = Wish(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS)
     wanted = Reproduction(
         suites=tuple(options_of(SUITES, options)),
         order=Order("llm_cc", "node-llm-cc", wish, key_pair(Path(key)), at_once=True),

@@ -22,15 +22,14 @@ from experiments.launch.progress import clock
 from provision.doctor import TOOLS
 from provision.site import Testbed, connect_to
 from provision.ssh import key_pair
+from tests.testbed.client import CARD, GPUS
 from tests.testbed.conftest import left_at
 from tests.testbed.machines import Machines
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage
 from tests.testbed.openstack.box import open_box
-from tests.testbed.openstack.environment import cache
 from tests.testbed.sshd import new_key
 
-CARDS = ["NVIDIA A100 80GB PCIe"] * 4
 PROGRAMS = (*TOOLS, "mmdebstrap", "systemd-nspawn", "iptables", "gpg", "rsync", "ip")
 PACKAGES = "mmdebstrap systemd-container iptables gpg rsync iproute2 openssh-client"
 LEFT = 3
@@ -52,13 +51,14 @@ def stage(folder: Path) -> Iterator[Stage]:
     """Everything up, in an empty folder; OS_* and the ledger are in the environment of this process meanwhile."""
     image = NodeImage.make(print)
     base_image.base_archive(print)
-    box = open_box(folder / "openstack" if (folder / "openstack").mkdir() is None else folder)
+    (folder / "openstack").mkdir()
+    box = open_box(folder / "openstack")
     before = dict(os.environ)
     os.environ.update(box.environment(), HOME=str(folder), TESTBED_LEDGER=str(folder / "ledger"))
     try:
         key = new_key(folder / "id")
         site = connect_to("chameleon")
-        machines = Machines(site, image, key_pair(key).public, CARDS)
+        machines = Machines(site, image, key_pair(key).public, [CARD] * GPUS)
         with machines.following():
             yield Stage(site, machines, key, folder)
     finally:
@@ -68,7 +68,9 @@ def stage(folder: Path) -> Iterator[Stage]:
 
 
 def main() -> int:
-    missing = [program for program in PROGRAMS if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
+    missing = [
+        program for program in PROGRAMS if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    ]
     if os.geteuid() or missing:
         wants = "root" if os.geteuid() else f"{', '.join(missing)} (apt install {PACKAGES})"
         print(f"rehearse: needs {wants}: it boots a node under systemd-nspawn", file=sys.stderr)

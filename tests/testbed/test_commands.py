@@ -80,7 +80,9 @@ def test_the_earliest_block_is_found_over_all_sites_that_there_is_an_account_for
     for name in [name for name in os.environ if name.startswith("OS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "clouds.yaml"))
-    code, out, _ = testbed("slots", "--site", "any", "--gpus", "4", "--gpu-memory", "80", "--json", "--limit", "9")
+    code, out, _ = testbed(
+        "slots", "--site", "any", "--gpu", "NVIDIA", "--gpus", "4", "--gpu-memory", "80", "--json", "--limit", "9"
+    )
     assert code == 0
     assert {slot["hosts"][0]["site"] for slot in json.loads(out)} == set(REGIONS.values())
     flags = ("--site", "any", "--key", str(key.file), "--start", "2030-01-01T10:00Z", "--no-wait", "--yes")
