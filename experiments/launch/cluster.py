@@ -126,9 +126,9 @@ class Cluster:
     def _begin(self) -> list[str]:
         """What a shell there needs before Python starts."""
         profile = self.profile
-        lines = [f"module load {shlex.join(profile.modules)}"] if profile.modules else []
+        lines = [f"module load {shlex.join(profile.modules)} || exit 1"] if profile.modules else []
         if profile.way == "venv" and profile.environment:
-            lines.append(f". {shlex.quote(profile.environment)}/bin/activate")
+            lines.append(f". {shlex.quote(profile.environment)}/bin/activate || exit 1")
         return [*lines, *profile.setup]
 
     def _exports(self) -> dict[str, str]:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from experiments.family import end_family
 from experiments.parent import die_with_parent
 from provision.ssh import Login
@@ -144,8 +146,11 @@ class Cluster:
 
     def kill_node(self, node: str) -> None:
         """As if its power were cut: the daemon and what its jobs run are gone."""
-        self._started[node].kill()
-        self._started[node].wait()
+        daemon = self._started[node]
+        for process in [psutil.Process(daemon.pid), *psutil.Process(daemon.pid).children(recursive=True)]:
+            with suppress(psutil.Error):
+                process.kill()
+        daemon.wait()
         end_family("SLURMD_NODENAME", node, GONE_S)
 
     def states(self) -> list[str]:
