@@ -106,7 +106,7 @@ class Cluster:
 
     def _options(self, order: Order, folder: str, name: str, comment: str) -> list[str]:
         settings, profile = order.spec.settings, self.profile
-        gpus = settings.devices if profile.gpus_per_node else 0
+        gpus = settings.world_size if profile.gpus_per_node else 0
         share = gpus / profile.gpus_per_node if gpus else 1 / max(1, profile.cpus_per_node // 2)
         options = {
             "job-name": name,
