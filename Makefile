@@ -10,7 +10,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 ENV     := $(CACHE)/env-$(shell cat $(PINS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
 TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
-NAMES   := site card size length weights data data_sha256 input gpus_per_node run_id host_memory_gib
+NAMES   := site profile account card size length weights data data_sha256 input gpus_per_node run_id host_memory_gib
 ASKED    = $(if $(filter command line,$(origin suite)),$(suite))
 OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(name)))) \
   $(foreach id,$(row),--row $(id)) --results $(results) $(args)
@@ -18,7 +18,7 @@ OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(na
 FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),--node-type $(node)) \
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
-.PHONY: help run-single run-multi predict test test-chameleon lint judge report compare list env testbed-env clean-results clean
+.PHONY: help run-single run-multi predict test test-chameleon test-slurm lint judge report compare list env testbed-env clean-results clean
 .PHONY: doctor slots lease status extend release
 .DEFAULT_GOAL := help
 
@@ -69,7 +69,10 @@ test: lint ## every check: style, types, who imports whom, tests; leasing agains
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
 
 test-chameleon: env testbed-env ## the tests of leasing alone, against real OpenStack services on this machine
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed tests/provision
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed tests/provision --ignore=tests/testbed/slurm
+
+test-slurm: env ## the tests of rows on clusters, on a Slurm that they start on this machine (packages slurm-wlm, munge, openssh-server)
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/slurm
 
 lint: env ## style, types, who imports whom
 	$(BIN)/ruff check

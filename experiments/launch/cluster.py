@@ -106,7 +106,7 @@ class Cluster:
 
     def _options(self, order: Order, folder: str, name: str, comment: str) -> list[str]:
         settings, profile = order.spec.settings, self.profile
-        gpus = settings.devices if profile.gpus_per_node else 0
+        gpus = settings.world_size if profile.gpus_per_node else 0
         share = gpus / profile.gpus_per_node if gpus else 1 / max(1, profile.cpus_per_node // 2)
         options = {
             "job-name": name,
@@ -126,9 +126,9 @@ class Cluster:
     def _begin(self) -> list[str]:
         """What a shell there needs before Python starts."""
         profile = self.profile
-        lines = [f"module load {shlex.join(profile.modules)}"] if profile.modules else []
+        lines = [f"module load {shlex.join(profile.modules)} || exit 1"] if profile.modules else []
         if profile.way == "venv" and profile.environment:
-            lines.append(f". {shlex.quote(profile.environment)}/bin/activate")
+            lines.append(f". {shlex.quote(profile.environment)}/bin/activate || exit 1")
         return [*lines, *profile.setup]
 
     def _exports(self) -> dict[str, str]:

@@ -146,12 +146,19 @@ def test_a_line_that_was_cut_between_commands_is_made_anew(sshd, over):
 
 def test_a_file_under_which_the_line_is_cut_is_never_half_there(sshd, tmp_path):
     target = tmp_path / "file"
-    later(sshd.stop, 0.6)
+    part = tmp_path / "file.part"
+
+    def stop_in_the_middle() -> None:
+        while not (part.exists() and part.stat().st_size):
+            time.sleep(0.01)
+        sshd.stop()
+
+    later(stop_in_the_middle, 0)
     with pytest.raises(NotReached):
         Over(sshd.login(), patience_s=0.1).put(bytes(400_000_000), str(target))
     sshd.start()
     time.sleep(0.5)
-    assert (tmp_path / "file.part").stat().st_size > 0
+    assert 0 < part.stat().st_size < 400_000_000
     assert not target.exists()
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from experiments.family import end_family
+from experiments.family import end_family, family
 from experiments.parent import die_with_parent
 from provision.ssh import Login
 from tests.provision.sshd import Sshd
@@ -146,6 +146,10 @@ class Cluster:
         """As if its power were cut: the daemon and what its jobs run are gone."""
         self._started[node].kill()
         self._started[node].wait()
+        above = {one for task in family("SLURMD_NODENAME", node) for one in task.parents()}
+        for process in above:
+            if process.name() == "slurmstepd":
+                process.kill()
         end_family("SLURMD_NODENAME", node, GONE_S)
 
     def states(self) -> list[str]:

@@ -1,0 +1,129 @@
+"""Profiles, places and job scripts: what is pure of running rows on a cluster."""
+
+import subprocess
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.launch.cluster import Cluster, Order, code_archive
+from experiments.launch.places import leased_profile, place_named
+from experiments.launch.profile import CLUSTERS, Profile, profile_named
+from experiments.launch.remote import most_needed_first
+from experiments.launch.slurm import Job, jobs_in
+from experiments.recipe import suite_named
+from provision.ledger import Ledger
+from provision.shell import Here
+from tests.experiments import factory
+from tests.experiments.launch import house
+
+WAYS = {"venv": "/opt/it's here", "apptainer": "/images/testbed.sif", "docker": "llm-testbed:current"}
+
+
+def script(spec=None, **changes) -> str:
+    profile = profile_named("puhti").model_copy(update={"account": "project_1", **changes})
+    order = Order(spec or house.spec("a", time_limit_s=900), "abc", "some.worker", 120.0)
+    return Cluster(Here(), profile).script(order, "run", "run/lab/a", "llm-testbed print abc")
+
+
+def told(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in CLUSTERS.glob("*.yaml")))
+def test_every_known_cluster_is_read_and_is_one_of_the_cards(name):
+    from experiments.card import card_of_device
+
+    profile = profile_named(name)
+    assert profile.name == name
+    assert card_of_device(profile.node.gpus[0].name)
+
+
+def test_an_unknown_profile_or_key_is_refused_with_what_is_allowed(tmp_path):
+    with pytest.raises(
+        InputError, match="--profile: unknown profile 'puthi'; allowed: lumi, mahti, puhti, a YAML file"
+    ):
+        profile_named("puthi")
+    (tmp_path / "own.yaml").write_text("name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\npolls: 3\n")
+    with pytest.raises(InputError, match=r"own\.yaml: unknown key 'polls'; allowed: account, cpus_per_node"):
+        profile_named(str(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("site", "profile", "account", "says"),
+    [
+        ("slurm", None, None, "--site slurm: needs --profile"),
+        ("slurm", "puhti", None, "jobs at Puhti need --account"),
+        ("local", "puhti", None, "--profile puhti: allowed with --site slurm only"),
+        ("chameleon", None, None, "--site chameleon: needs one lease whose machines answer, there: none"),
+    ],
+)
+def test_a_place_that_is_not_described_is_refused_in_one_line(site, profile, account, says, tmp_path):
+    with pytest.raises(InputError, match=says):
+        place_named(site, profile, account, Ledger(tmp_path))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_script_is_valid_bash_and_starts_the_same_row_in_every_way(way):
+    text = script(way=way, environment=WAYS[way])
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    assert "-m experiments.launch.job /run /run/.jobs/a-abc/spec.json some.worker 120" in text
+    assert "--privileged" not in text
+
+
+def test_slurm_is_told_what_the_row_needs_and_by_what_it_is_found():
+    assert {
+        "--job-name=run/lab/a",
+        "--comment='llm-testbed print abc'",
+        "--account=project_1",
+        "--partition=gpu",
+        "--gres=gpu:v100:1",
+        "--cpus-per-task=10",
+        "--mem=81920M",
+        "--time=19",
+        "--no-requeue",
+    } <= set(told(script()))
+    assert "--gres=gpu:v100:4" in told(script(house.spec("a", devices=4, strategy="ddp")))
+
+
+def test_a_cluster_without_gpus_is_asked_for_none():
+    assert not [option for option in told(script(gpus_per_node=0)) if "gres" in option]
+
+
+def test_a_container_has_the_gpus_of_the_job_and_ends_with_it():
+    text = script(way="docker", environment="llm-testbed:current")
+    assert '--device "nvidia.com/gpu=$gpu"' in text
+    assert "trap 'docker rm --force" in text
+    assert '--env TESTBED_IMAGE="$image"' in text
+
+
+def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
+    profile = leased_profile(house.node(house.GPU, house.GPU, cpus=64))
+    assert (profile.way, profile.environment, profile.partition) == ("docker", "llm-testbed:current", "gpu")
+    assert (profile.gpus_per_node, profile.cpus_per_node) == (2, 64)
+
+
+def test_jobs_are_read_whatever_their_comments_say():
+    text = "7|RUNNING|None|run/lab/a|llm-testbed x y\nslurm says something\n8|TIMEOUT|TimeLimit|b|a|b\n"
+    assert jobs_in(text) == [
+        Job("7", "RUNNING", "None", "run/lab/a", "llm-testbed x y"),
+        Job("8", "TIMEOUT", "TimeLimit", "b", "a|b"),
+    ]
+    assert [job.over for job in jobs_in(text)] == [False, True]
+
+
+def test_the_archive_of_the_code_is_the_same_bytes_each_time():
+    assert code_archive() == code_archive()
+
+
+def test_rows_that_most_statements_need_go_first():
+    suite = suite_named("single_gpu_blip2")
+    rows = house.to_run(
+        *(factory.run(suite="single_gpu_blip2").spec(suite, row) for row in ("baseline", "reduced-batch"))
+    )
+    assert [planned.row for planned in most_needed_first(rows, suite)] == ["reduced-batch", "baseline"]
+
+
+def test_a_node_of_a_profile_has_its_gpus():
+    profile = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, gpu="NVIDIA T4", gpus_per_node=2)
+    assert [gpu.index for gpu in profile.node.gpus] == [0, 1]
+    assert profile.node.description == "X: 8 cores, 32 GiB of memory, 2 x NVIDIA T4 a node"

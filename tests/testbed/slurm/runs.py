@@ -1,0 +1,97 @@
+"""Runs of stand-in rows, here and on the cluster, by one interface."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from experiments.family import family
+from experiments.launch import process
+from experiments.launch.cluster import Cluster as Rows
+from experiments.launch.local import LocalRunner
+from experiments.launch.remote import RemoteRunner
+from provision.shell import Over, Shell
+from tests.experiments.launch import house, standin_worker
+from tests.experiments.launch.test_local import Watched
+from tests.testbed.slurm.cluster import Cluster
+from tests.testbed.slurm.conftest import profile_of
+
+GRACE_S = 4.0
+HANG_S = 20
+
+
+class Bed:
+    """Runs of a suite 'lab' into ``path``; ``start`` makes a runner of rows that behave as told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.view = path, Watched()
+        self.folder = house.folder(path / path.name, *"abcdefg", run_id=path.name)
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
+
+    def starts(self, row: str) -> int:
+        lines = self.journal.read_text().splitlines() if self.journal.exists() else []
+        return sum(line.startswith(f"{row} ") and len(line.split()) == 3 for line in lines)
+
+    def outcomes(self) -> dict[str, str]:
+        return {row: result.outcome for row, result in self.folder.results().items()}
+
+    def run(self, rows: str, limit_s: int = 60, **behaviour: str) -> None:
+        """Run rows; row g has a limit of its own."""
+        specs = [house.spec(row, size="tiny", time_limit_s=HANG_S if row == "g" else limit_s) for row in rows]
+        self.runner(behaviour).run(house.to_run(*specs))
+
+    def runner(self, behaviour: dict[str, str]) -> "LocalRunner | RemoteRunner":
+        raise NotImplementedError
+
+    def left(self) -> list[psutil.Process]:
+        """Processes of rows."""
+        raise NotImplementedError
+
+
+class LocalBed(Bed):
+    def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
+        super().__init__(path)
+        self._patch = patch
+
+    def runner(self, behaviour: dict[str, str]) -> LocalRunner:
+        self._patch.setenv("STANDIN", ",".join(f"{row}={how}" for row, how in behaviour.items()))
+        self._patch.setenv("STANDIN_JOURNAL", str(self.journal))
+        return LocalRunner(self.folder, house.node(cpus=2), 64.0, self.view, standin_worker.MODULE, GRACE_S)
+
+    def left(self) -> list[psutil.Process]:
+        return [one for row in "abcdefg" for one in process.family(self.folder.row(row))]
+
+
+class SlurmBed(Bed):
+    def __init__(self, path: Path, cluster: Cluster, shell: Shell | None = None, **profile: object) -> None:
+        super().__init__(path)
+        self.cluster, self.shell = cluster, shell or Over(cluster.login(), patience_s=2)
+        self._profile = profile
+        self.options: dict[str, object] = {}
+
+    @property
+    def journal(self) -> Path:
+        return self.cluster.home / f"journal-{self.path.name}"
+
+    def runner(self, behaviour: dict[str, str]) -> RemoteRunner:
+        told = ",".join(f"{row}={how}" for row, how in behaviour.items())
+        profile = profile_of(self.cluster, STANDIN=told, STANDIN_JOURNAL=str(self.journal))
+        rows = Rows(self.shell, profile.model_copy(update=self._profile))
+        return RemoteRunner(self.folder, rows, self.view, standin_worker.MODULE, GRACE_S, **self.options)
+
+    def left(self) -> list[psutil.Process]:
+        there = str(self.cluster.home)
+        return [one for one in family(process.MARK) if one.environ()[process.MARK].startswith(there)]
+
+    def queue(self) -> dict[str, str]:
+        """The jobs that are not over: their ids by row."""
+        lines = self.cluster.ask("squeue", "--noheader", "--format=%i %j").splitlines()
+        jobs = [line.split() for line in lines]
+        return {name.rpartition("/")[2]: number for number, name in jobs if name.startswith(f"{self.path.name}/")}
+
+    def close(self) -> None:
+        self.cluster.ask("scancel", "--user", self.cluster.user, check=False)
+        self.shell.close()

@@ -1,0 +1,68 @@
+"""What holds of every runner: of rows on this machine, and of rows that are jobs of a real Slurm over a real sshd."""
+
+import pytest
+
+from experiments.launch.plan import plan
+from experiments.result import NOTEBOOK_FILE
+from tests.experiments import factory
+from tests.experiments.launch.test_ending import wait_for
+from tests.testbed.slurm.runs import HANG_S, LocalBed, SlurmBed
+
+BEHAVIOUR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die", "g": "hang"}
+
+
+@pytest.fixture(scope="module", params=["local", "slurm"])
+def bed(request, cluster, tmp_path_factory):
+    """Seven rows that end in every way there is."""
+    path = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        made = LocalBed(path, patch) if request.param == "local" else SlurmBed(path, cluster)
+        made.run("abcdefg", **BEHAVIOUR)
+        yield made
+
+
+def test_every_row_ends_with_a_result_whatever_its_worker_did(bed):
+    ended = {"a": "oom", "b": "fits", "c": "error", "d": "error", "e": "error", "f": "fits", "g": "timeout"}
+    assert bed.outcomes() == ended
+
+
+def test_reasons_are_of_the_row_and_not_of_the_machinery(bed):
+    reasons = {row: result.reason for row, result in bed.folder.results().items()}
+    assert reasons["a"] == "stand-in: oom"
+    assert reasons["c"] == "ended without a result: last line of c"
+    assert "not a result of schema version 1" in reasons["d"]
+    assert reasons["g"].endswith("the time limit is 20 s")
+
+
+def test_a_hang_keeps_how_far_it_had_come(bed):
+    result = bed.folder.results()["g"]
+    assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
+
+
+def test_each_row_is_told_of_once_at_its_start_and_at_its_end(bed):
+    for row in "abcdefg":
+        lines = [line for line in bed.view.lines if line.startswith(f"{row}: ")]
+        assert len(lines) == 2, lines
+        assert lines[0].startswith(f"{row}: starts (no result yet")
+
+
+def test_rows_run_side_by_side_and_each_once(bed):
+    assert [bed.starts(row) for row in "abcdefg"] == [1] * 7
+    assert max(len([state for state in states if state.elapsed_s]) for states, *_ in bed.view.shown) > 1
+
+
+def test_a_rows_notebook_and_log_are_here(bed):
+    assert (bed.folder.row("f") / NOTEBOOK_FILE).stat().st_size > 1000
+    assert "last line of f" in (bed.folder.row("f") / "log.txt").read_text()
+
+
+def test_nothing_of_a_row_is_left_not_even_what_it_detached(bed):
+    wait_for(lambda: not bed.left(), 10)
+
+
+def test_what_has_finished_is_kept_and_the_rest_is_run_again(bed):
+    limits = {**dict.fromkeys("abcdef", 60), "g": HANG_S}
+    suite = factory.suite([{"id": row, "settings": {"batch_size": 2, "time_limit_s": limits[row]}} for row in limits])
+    run = bed.folder.read_run().model_copy(update={"size": "tiny"})
+    again = {row.row: row.run for row in plan(suite, run, bed.folder)}
+    assert again == {"a": False, "b": False, "f": False, "c": True, "d": True, "e": True, "g": True}

@@ -1,0 +1,149 @@
+"""What goes wrong between here and there, and there."""
+
+import os
+import signal
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.launch.remote import NOTE_FILE
+from experiments.result import RESULT_FILE
+from provision.errors import LineCut
+from provision.shell import Over
+from tests.experiments.launch.test_ending import wait_for
+from tests.testbed.slurm.runs import SlurmBed
+
+
+@pytest.fixture
+def bed(cluster, tmp_path):
+    made = SlurmBed(tmp_path, cluster)
+    yield made
+    made.close()
+    wait_for(lambda: not made.queue())
+
+
+def meanwhile(when, act) -> threading.Thread:
+    """Do ``act`` as soon as ``when`` holds."""
+
+    def wait() -> None:
+        wait_for(when)
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+class Unheard(Over):
+    """A line that is cut once, right after sbatch has done its work, before it could say so."""
+
+    cuts = 1
+
+    def run(self, command, **options):
+        done = super().run(command, **options)
+        if command.startswith("sbatch") and self.cuts:
+            self.cuts -= 1
+            raise LineCut("cut")
+        return done
+
+
+def test_a_submission_whose_answer_was_lost_is_not_made_twice(cluster, tmp_path):
+    bed = SlurmBed(tmp_path, cluster, Unheard(cluster.login()))
+    bed.run("a")
+    assert bed.outcomes() == {"a": "fits"}
+    assert bed.starts("a") == 1
+    bed.close()
+
+
+def test_a_job_whose_note_is_lost_is_found_by_its_name_and_followed(bed):
+    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Exception, match="SIGINT"):
+        bed.run("a", a="slow")
+    first.join()
+    (bed.folder.row("a") / NOTE_FILE).unlink()
+    bed.run("a")
+    assert bed.outcomes() == {"a": "fits"}
+    assert bed.starts("a") == 1
+
+
+def test_a_job_that_ended_while_nobody_looked_is_brought_home(bed):
+    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Exception, match="SIGINT"):
+        bed.run("a", a="slow")
+    first.join()
+    wait_for(lambda: not bed.queue())
+    bed.run("a")
+    assert bed.outcomes() == {"a": "fits"}
+    assert bed.starts("a") == 1
+
+
+def test_a_job_of_other_settings_is_ended_before_the_row_starts_anew(bed):
+    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Exception, match="SIGINT"):
+        bed.run("a", a="hang")
+    first.join()
+    bed.run("a", limit_s=61)
+    assert bed.outcomes() == {"a": "fits"}
+    assert bed.starts("a") == 2
+
+
+def test_a_job_that_others_cancel_is_an_error_that_says_so(bed):
+    meanwhile(lambda: bed.starts("a"), lambda: bed.cluster.ask("scancel", bed.queue()["a"]))
+    bed.run("a", a="hang")
+    (result,) = bed.folder.results().values()
+    assert result.outcome == "error"
+    assert "CANCELLED" in result.reason
+    assert result.failure.phase == "backward"
+    wait_for(lambda: not bed.left(), 15)
+
+
+def test_a_node_that_dies_is_an_error_that_says_so(bed):
+    lost = bed.cluster.nodes[0]
+    killing = meanwhile(lambda: bed.starts("a"), lambda: bed.cluster.kill_node(lost))
+    bed.run("a", a="hang")
+    killing.join()
+    bed.cluster.start_node(lost)
+    (result,) = bed.folder.results().values()
+    assert result.outcome == "error"
+    assert "NODE_FAIL" in result.reason
+    wait_for(lambda: bed.cluster.states() == ["idle"] * 2, 60)
+
+
+def test_what_cannot_end_before_the_machines_are_given_back_is_not_begun(bed):
+    bed.options = {"ends_at": datetime.now(UTC) + timedelta(minutes=14)}
+    bed.run("a", limit_s=60)
+    assert bed.outcomes() == {"a": "fits"}
+    bed.run("b", limit_s=300)
+    assert bed.outcomes() == {"a": "fits"}
+    assert "b: not begun, it may take until after the machines are given back" in bed.view.lines
+
+
+def test_before_the_machines_are_given_back_all_is_brought_home_and_the_rest_cancelled(bed):
+    clock = [datetime.now(UTC)]
+    bed.options = {"ends_at": clock[0] + timedelta(hours=3), "now": lambda: clock[0]}
+
+    def later() -> None:
+        clock[0] += timedelta(hours=2, minutes=51)
+
+    meanwhile(lambda: bed.starts("b") and (bed.folder.row("a") / RESULT_FILE).exists(), later)
+    bed.run("ab", b="hang")
+    assert bed.outcomes() == {"a": "fits"}
+    assert "b: cancelled, the machines are given back" in bed.view.lines
+    assert "last line of b" in (bed.folder.row("b") / "log.txt").read_text()
+    wait_for(lambda: not bed.queue())
+
+
+def test_a_profile_that_slurm_refuses_is_a_mistake_in_one_line(cluster, tmp_path):
+    bed = SlurmBed(tmp_path, cluster, partition="nowhere")
+    with pytest.raises(InputError, match=r"row a: .*Invalid partition name specified"):
+        bed.run("a")
+    bed.close()
+
+
+def test_a_python_that_is_not_there_is_a_mistake_in_one_line(cluster, tmp_path):
+    bed = SlurmBed(tmp_path, cluster, environment="/nowhere")
+    with pytest.raises(InputError, match=r"profile testbed: venv /nowhere: its Python cannot run rows: .*No such file"):
+        bed.run("a")
+    bed.close()
