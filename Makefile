@@ -19,7 +19,7 @@ FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),-
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
 .PHONY: help run-single run-multi predict test test-chameleon lint judge report compare list env testbed-env clean-results clean
-.PHONY: doctor slots lease status extend release
+.PHONY: doctor slots lease configure status extend release
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -55,6 +55,9 @@ slots: env ## the earliest blocks in which nodes are free (node=gpu_a100_pcie fo
 
 lease: env ## reserve the earliest block, boot its nodes, say how to reach them (as slots; args="--yes --watch")
 	$(TESTBED) lease $(FLAGS) $(args)
+
+configure: env ## driver, Docker, Slurm and the image on the nodes of a lease (name= args="--check")
+	$(TESTBED) configure $(name) $(args)
 
 status: env ## what is held, until when, and what it has cost
 	$(TESTBED) status $(args)
