@@ -18,7 +18,7 @@ OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(na
 FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),--node-type $(node)) \
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
-.PHONY: help run-single run-multi predict test test-chameleon lint judge report compare list env testbed-env clean-results clean
+.PHONY: help run-single run-multi predict test test-chameleon test-node lint judge report compare list env testbed-env clean-results clean
 .PHONY: doctor slots lease configure status extend release
 .DEFAULT_GOAL := help
 
@@ -73,6 +73,9 @@ test: lint ## every check: style, types, who imports whom, tests; leasing agains
 
 test-chameleon: env testbed-env ## the tests of leasing alone, against real OpenStack services on this machine
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed tests/provision
+
+test-node: env ## the tests of setting a machine up, on real nodes in a box (root, mmdebstrap, systemd-container)
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/node
 
 lint: env ## style, types, who imports whom
 	$(BIN)/ruff check
