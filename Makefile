@@ -18,8 +18,8 @@ OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(na
 FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),--node-type $(node)) \
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
-.PHONY: help run-single run-multi predict test test-chameleon test-slurm lint judge report compare list env testbed-env clean-results clean
-.PHONY: doctor slots lease status extend release
+.PHONY: help run-single run-multi predict reproduce rehearse judge report compare list env testbed-env clean-results clean
+.PHONY: test test-chameleon test-slurm test-node lint doctor slots lease configure status extend release
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -56,6 +56,9 @@ slots: env ## the earliest blocks in which nodes are free (node=gpu_a100_pcie fo
 lease: env ## reserve the earliest block, boot its nodes, say how to reach them (as slots; args="--yes --watch")
 	$(TESTBED) lease $(FLAGS) $(args)
 
+configure: env ## driver, Docker, Slurm and the image on the nodes of a lease (name= args="--check")
+	$(TESTBED) configure $(name) $(args)
+
 status: env ## what is held, until when, and what it has cost
 	$(TESTBED) status $(args)
 
@@ -69,10 +72,13 @@ test: lint ## every check: style, types, who imports whom, tests; leasing agains
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
 
 test-chameleon: env testbed-env ## the tests of leasing alone, against real OpenStack services on this machine
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed tests/provision --ignore=tests/testbed/slurm
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chameleon tests/provision
 
 test-slurm: env ## the tests of rows on clusters, on a Slurm that they start on this machine (packages slurm-wlm, munge, openssh-server)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/slurm
+
+test-node: env ## the tests of setting a machine up, on real nodes in a box (root, mmdebstrap, systemd-container)
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/node
 
 lint: env ## style, types, who imports whom
 	$(BIN)/ruff check

@@ -175,8 +175,7 @@ class Node:
 
     def _clear(self) -> None:
         """Remove what this node, or a killed one of its name, left."""
-        group = self._cgroup()
-        if group.exists():
+        for group in (self._cgroup(), CGROUPS / "systemd" / self._cgroup().name):
             for process in {pid for file in group.rglob("cgroup.procs") for pid in file.read_text().split()}:
                 os.kill(int(process), signal.SIGKILL)
             for folder in sorted([group, *(path for path in group.rglob("*") if path.is_dir())], reverse=True):

@@ -1,0 +1,12 @@
+"""Boots a node and is killed: killed_holder.py NAME ADDRESS"""
+
+import os
+import signal
+import sys
+
+from tests.testbed.node.image import NodeImage
+from tests.testbed.node.node import Node
+
+node = Node(sys.argv[1], sys.argv[2], NodeImage.make(print), "")
+node.start()
+os.kill(os.getpid(), signal.SIGKILL)
