@@ -22,8 +22,8 @@ from experiments.launch.progress import clock
 from provision.doctor import TOOLS
 from provision.site import Testbed, connect_to
 from provision.ssh import key_pair
+from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.client import CARD, GPUS
-from tests.testbed.conftest import left_at
 from tests.testbed.machines import Machines
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage

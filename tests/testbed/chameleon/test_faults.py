@@ -11,7 +11,7 @@ from provision.errors import BootFailed, LeaseGone, NoAddress, NoCredentials, Un
 from provision.leasing import lease
 from provision.ledger import Act, Ledger
 from provision.site import connect_to
-from tests.testbed.conftest import FastClock, left_at
+from tests.testbed.chameleon.conftest import FastClock, left_at
 from tests.testbed.openstack.settings import FLOATING_IPS
 
 SERVICE = {

@@ -9,7 +9,7 @@ import pytest
 from experiments import cli, machines_cli
 from provision import booting
 from provision.site import connect_to
-from tests.testbed.conftest import REGIONS, FastClock, left_at
+from tests.testbed.chameleon.conftest import REGIONS, FastClock, left_at
 
 
 @pytest.fixture

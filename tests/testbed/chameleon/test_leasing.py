@@ -8,7 +8,7 @@ import pytest
 from provision import releasing
 from provision.errors import ExtensionRefused, NoSuchHost, NotEnough, NotOurs
 from provision.leasing import lease
-from tests.testbed.conftest import left_at
+from tests.testbed.chameleon.conftest import left_at
 
 HOUR = timedelta(hours=1)
 

@@ -13,7 +13,7 @@ from provision import releasing
 from provision.acting import Desk
 from provision.leasing import lease
 from provision.ledger import Act, Ledger
-from tests.testbed.conftest import FastClock, left_at
+from tests.testbed.chameleon.conftest import FastClock, left_at
 
 BY_OPENING = {Act.OPEN_SSH, Act.CLOSE_SSH}
 """Acts that only a site with security groups needs."""

@@ -9,7 +9,7 @@ import pytest
 from provision import releasing
 from provision.leasing import lease
 from provision.site import TESTBEDS
-from tests.testbed.conftest import left_at
+from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 
 HOUR = timedelta(hours=1)

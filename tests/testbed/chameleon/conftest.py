@@ -1,0 +1,143 @@
+"""The testbed in a box as fixtures, and clients of it whose waits take no time."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from provision import booting
+from provision.acting import Clock, Desk
+from provision.job import Order
+from provision.ledger import Ledger
+from provision.model import Wish
+from provision.site import Testbed, connect_to
+from provision.ssh import KeyPair
+from tests.testbed.openstack import hardware
+from tests.testbed.openstack.box import Box, open_box
+from tests.testbed.sshd import Sshd
+
+HERE = Path(__file__).parent
+REAL_S = 0.5
+A100 = "gpu_a100_pcie"
+REGIONS = {"chameleon": hardware.BARE_METAL, "kvm": hardware.KVM}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests share one box and change it: they run one after the other."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("openstack"))
+
+
+class FastClock(Clock):
+    """Waits a moment and counts what was to be waited, times ``speed``."""
+
+    def __init__(self, speed: float = 1) -> None:
+        self.speed, self.skipped_s = speed, 0.0
+
+    def passed_s(self) -> float:
+        return super().passed_s() + self.skipped_s
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(min(seconds, REAL_S))
+        self.skipped_s += seconds * self.speed
+
+
+@pytest.fixture(scope="session")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    opened = open_box(tmp_path_factory.mktemp("openstack"))
+    yield opened
+    opened.stop()
+
+
+@pytest.fixture(scope="session")
+def sshd(box: Box, key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A real sshd on every floating IP: what a booted node would run."""
+    daemon = Sshd(tmp_path_factory.mktemp("sshd"), box.place.floating, key)
+    daemon.start()
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def account(box: Box, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The environment of a user of the box, with a home of its own."""
+    from chi import context
+
+    for name, value in box.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
+    monkeypatch.setattr(context, "RESOURCE_API_URL", box.environment()["CHI_RESOURCE_API_URL"])
+
+
+@pytest.fixture
+def connected(box: Box, account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Testbed]]:
+    """Makes a client of a site by its name; what a test leaves there is removed after it."""
+    made = []
+
+    def connect(name: str) -> Testbed:
+        for variable, value in box.environment(REGIONS[name]).items():
+            monkeypatch.setenv(variable, value)
+        made.append(connect_to(name))
+        return made[-1]
+
+    yield connect
+    box.mend()
+    for one in made:
+        empty(one)
+
+
+@pytest.fixture
+def site(connected: Callable[[str], Testbed]) -> Testbed:
+    """A client of the bare-metal site."""
+    return connected("chameleon")
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def desk(said: list[str], tmp_path: Path) -> Desk:
+    return Desk(Ledger(tmp_path / "state"), FastClock(), said.append)
+
+
+@pytest.fixture
+def order(key: KeyPair) -> Callable[..., Order]:
+    """An order of three hours on a node from now on; any wish of another kind as arguments."""
+
+    def make(name: str = "llm_cc", **wish: object) -> Order:
+        asked = {"length": timedelta(hours=3), "node_type": A100, **wish}
+        return Order(name, "node-llm-cc", Wish(**asked), key, at_once="start" not in wish)
+
+    return make
+
+
+@pytest.fixture
+def unreached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SSH is not what a test is about: every server answers."""
+    monkeypatch.setattr(booting, "answers", lambda *_: True)
+
+
+def empty(site: object) -> None:
+    """Remove all that the project has at the site."""
+    desk = Desk(None, FastClock(), lambda line: None)
+    for listed, drop in (
+        (site.servers, site.delete_server),
+        (site.addresses, site.release_address),
+        (site.keys, site.delete_key),
+        (site.openings, site.close_ssh),
+        (site.leases, site.delete_lease),
+    ):
+        for thing in desk.ask(listed):
+            desk.ask(lambda drop=drop, thing=thing: drop(thing))
+    desk.wait("servers", site.servers, lambda left: not left, limit_s=10_000)
+
+
+def left_at(site: object) -> list[object]:
+    """All that the project has at the site, asked of every service."""
+    return [*site.servers(), *site.addresses(), *site.keys(), *site.openings(), *site.leases()]
