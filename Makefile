@@ -18,8 +18,8 @@ OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(na
 FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),--node-type $(node)) \
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
-.PHONY: help run-single run-multi predict reproduce rehearse judge report compare list env testbed-env clean-results clean
-.PHONY: test test-chameleon test-slurm test-node lint doctor slots lease configure status extend release
+.PHONY: help run-single run-multi predict judge report compare list env testbed-env clean-results clean
+.PHONY: reproduce rehearse test test-chameleon test-slurm test-node lint doctor slots lease configure status extend release
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -68,8 +68,14 @@ extend: env ## make a lease longer (name= by=1h)
 release: env ## give back servers, addresses and lease (name=)
 	$(TESTBED) release $(name) $(args)
 
-test: lint ## every check: style, types, who imports whom, tests; leasing against real services apart, see test-chameleon
-	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
+reproduce: env ## all of it: reserve, set up, run, judge, report, release (node= for= hours= args="--yes --max-hours 3")
+	$(TESTBED) reproduce $(ASKED) $(FLAGS) $(foreach id,$(row),--row $(id)) --results $(results) $(args)
+
+rehearse: env testbed-env ## the same in miniature, against a testbed in a box on this machine (root, mmdebstrap, systemd-container)
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.rehearse $(results)
+
+test: lint testbed-env ## every check: style, types, who imports whom, tests, also against real services that they start
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-chameleon: env testbed-env ## the tests of leasing alone, against real OpenStack services on this machine
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chameleon tests/provision

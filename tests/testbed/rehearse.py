@@ -9,7 +9,6 @@ are given to containers, but nothing computes on them), volumes, the reference A
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from provision.ssh import key_pair
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.client import CARD, GPUS
 from tests.testbed.machines import Machines
+from tests.testbed.needs import missing
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage
 from tests.testbed.openstack.box import open_box
@@ -68,11 +68,7 @@ def stage(folder: Path) -> Iterator[Stage]:
 
 
 def main() -> int:
-    missing = [
-        program for program in PROGRAMS if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    ]
-    if os.geteuid() or missing:
-        wants = "root" if os.geteuid() else f"{', '.join(missing)} (apt install {PACKAGES})"
+    if wants := missing(PROGRAMS, PACKAGES, root=True):
         print(f"rehearse: needs {wants}: it boots a node under systemd-nspawn", file=sys.stderr)
         return 2
     results = Path(sys.argv[1] if len(sys.argv) > 1 else "results").resolve()

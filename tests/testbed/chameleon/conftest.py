@@ -14,6 +14,7 @@ from provision.ledger import Ledger
 from provision.model import Wish
 from provision.site import Testbed, connect_to
 from provision.ssh import KeyPair
+from tests.testbed.needs import need
 from tests.testbed.openstack import hardware
 from tests.testbed.openstack.box import Box, open_box
 from tests.testbed.sshd import Sshd
@@ -55,6 +56,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 @pytest.fixture(scope="session")
 def sshd(box: Box, key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """A real sshd on every floating IP: what a booted node would run."""
+    need(("sshd", "unshare"), "openssh-server util-linux", root=True)
     daemon = Sshd(tmp_path_factory.mktemp("sshd"), box.place.floating, key)
     daemon.start()
     yield daemon

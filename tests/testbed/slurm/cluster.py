@@ -8,7 +8,6 @@ import getpass
 import os
 import pwd
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from tests.provision.sshd import Sshd
 
 NEEDS = ("slurmctld", "slurmd", "munged", "sshd")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-MISSING = [name for name in NEEDS if not shutil.which(name, path=PATH)]
+PACKAGES = "slurm-wlm munge openssh-server"
 HOUSE = Path(__file__).resolve().parents[3]
 CPUS, MEMORY_MIB = 8, 8192
 UP_S = 30.0

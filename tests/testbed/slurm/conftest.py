@@ -9,14 +9,14 @@ import pytest
 
 from experiments.launch.profile import Profile
 from provision.shell import Over
-from tests.testbed.slurm.cluster import CPUS, HOUSE, MEMORY_MIB, MISSING, Cluster
+from tests.testbed.needs import need
+from tests.testbed.slurm.cluster import CPUS, HOUSE, MEMORY_MIB, NEEDS, PACKAGES, Cluster
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Two nodes of four GPUs each."""
-    if MISSING:
-        pytest.skip(f"needs {', '.join(MISSING)} (packages slurm-wlm, munge, openssh-server)")
+    need(NEEDS, PACKAGES, root=True)
     with tempfile.TemporaryDirectory(prefix="slurm-") as state:
         made = Cluster(Path(state), (4, 4))
         try:
