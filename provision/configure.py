@@ -108,7 +108,7 @@ class _Told:
                 self._say(f"{self._place(data)}{where}")
             case "runner_on_ok" if data["res"].get("changed"):
                 self.changed.append(where)
-            case "runner_on_failed" if not data.get("ignore_errors"):
+            case "runner_on_failed" | "runner_item_on_failed" if not data.get("ignore_errors"):
                 self._failure = self._failure or ConfigureFailed(f"{data['host']}: {where}: {_said(data['res'])}")
             case "runner_on_unreachable":
                 self._failure = self._failure or NotReached(f"{data['host']}: {_said(data['res'])}")
