@@ -26,6 +26,7 @@ from tests.testbed.node import base_image, gpus
 SUITES = ("single_gpu_blip2", "slurm_hf_trainer")
 ROWS = ("reduced-batch", "reduced-precision", "neo-1gpu", "neo-4gpu-ddp")
 CARD, GPUS = "NVIDIA A100 80GB PCIe", 4
+PINS = PROJECT / "containers" / "current.txt"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -47,9 +48,10 @@ def main(key: str, results: str) -> int:
     setup = Setup(
         base_image=base_image.NAME,
         base_archive=base_image.base_archive(view.says),
-        wheels=base_image.wheels(PROJECT / "containers" / "current.txt", view.says),
+        wheels=base_image.wheels(PINS, view.says),
         ca_bundle=CA_BUNDLE,
         cdi_spec=spec,
+        extra={"slurm_cgroup_plugin": "cgroup/v1"},
     )
     wish = Wish(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS)
     wanted = Reproduction(

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from provision.errors import SiteError
 from provision.model import Server
@@ -10,22 +11,27 @@ from provision.site import Testbed
 from tests.testbed.node import network
 from tests.testbed.node.image import NodeImage
 from tests.testbed.node.node import Node
+from tests.testbed.openstack.environment import cache
 from tests.testbed.openstack.gate import Gate
 
 LOOK_S = 1.0
 FIRST = 51
 SSH = 22
+DOCKER = "/var/lib/docker"
 
 
 class Machines:
     """Follows the servers of ``site``: boots and stops nodes, and leads their floating IPs to them.
 
     ``gates`` are the ways to the nodes by floating IP; shutting one cuts the line. ``authorized_key`` stands for what
-    cloud-init does with the key that nova was given.
+    cloud-init does with the key that nova was given. ``shared`` as of Node. What Docker has is kept in the cache from
+    one node to the next, which spares building images anew.
     """
 
-    def __init__(self, site: Testbed, image: NodeImage, authorized_key: str, cards: Sequence[str]) -> None:
-        self._site, self._image, self._key, self._cards = site, image, authorized_key, cards
+    def __init__(
+        self, site: Testbed, image: NodeImage, authorized_key: str, cards: Sequence[str], shared: Sequence[Path]
+    ) -> None:
+        self._site, self._image, self._key, self._cards, self._shared = site, image, authorized_key, cards, shared
         self.nodes: dict[str, Node] = {}
         self.gates: dict[str, Gate] = {}
         self._over = threading.Event()
@@ -63,6 +69,8 @@ class Machines:
     def _booted(self) -> Node:
         taken = {node.address for node in self.nodes.values()}
         number = next(n for n in range(FIRST, 255) if f"{network.PREFIX}.{n}" not in taken)
-        node = Node(f"machine-{number}", f"{network.PREFIX}.{number}", self._image, self._key, self._cards)
+        name, disks = f"machine-{number}", {DOCKER: cache() / "nodes" / f"docker-{number}"}
+        address = f"{network.PREFIX}.{number}"
+        node = Node(name, address, self._image, self._key, self._cards, self._shared, disks)
         node.start()
         return node

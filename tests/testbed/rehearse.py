@@ -22,7 +22,7 @@ from provision.doctor import TOOLS
 from provision.site import Testbed, connect_to
 from provision.ssh import key_pair
 from tests.testbed.chameleon.conftest import left_at
-from tests.testbed.client import CARD, GPUS
+from tests.testbed.client import CARD, GPUS, PINS
 from tests.testbed.machines import Machines
 from tests.testbed.needs import missing
 from tests.testbed.node import base_image
@@ -50,7 +50,7 @@ class Stage:
 def stage(folder: Path) -> Iterator[Stage]:
     """Everything up, in an empty folder; OS_* and the ledger are in the environment of this process meanwhile."""
     image = NodeImage.make(print)
-    base_image.base_archive(print)
+    shared = [base_image.base_archive(print), base_image.wheels(PINS, print)]
     (folder / "openstack").mkdir()
     box = open_box(folder / "openstack")
     before = dict(os.environ)
@@ -58,7 +58,7 @@ def stage(folder: Path) -> Iterator[Stage]:
     try:
         key = new_key(folder / "id")
         site = connect_to("chameleon")
-        machines = Machines(site, image, key_pair(key).public, [CARD] * GPUS)
+        machines = Machines(site, image, key_pair(key).public, [CARD] * GPUS, shared)
         with machines.following():
             yield Stage(site, machines, key, folder)
     finally:

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -34,7 +34,8 @@ class Node:
 
     ``authorized_key`` is the text of the public key that may log in as ``cc``; ``cards`` are the names of its pretended
     GPUs; ``shared`` are files of this machine that it reads under the same path, which spares sending them. A node is
-    gone with everything on it once it is stopped.
+    gone with everything on it once it is stopped, but for ``disks``: folders of this machine by where the node has
+    them.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class Node:
         authorized_key: str,
         cards: Sequence[str] = (),
         shared: Sequence[Path] = (),
+        disks: Mapping[str, Path] | None = None,
     ) -> None:
         self.name, self.address, self._image = name, address, image
-        self._cards, self._shared = tuple(cards), tuple(shared)
+        self._cards, self._shared, self._disks = tuple(cards), tuple(shared), dict(disks or {})
         self._key = authorized_key.strip()
         self._folder = cache() / "nodes" / name
         self.root = self._folder / "root"
@@ -69,6 +71,8 @@ class Node:
         self._clear()
         copied(self._image.root, self.root)
         self._furnish()
+        for folder in self._disks.values():
+            folder.mkdir(parents=True, exist_ok=True)
         network.up()
         self._process = subprocess.Popen(
             [*APART, "sh", "-c", SUPERVISOR, "-", *self._nspawn()],
@@ -134,6 +138,7 @@ class Node:
         }
         told = [f"--{name}={value}" for name, value in options.items()]
         bound = [f"--bind={path}" for path in ("/dev/fuse", *devices)] + [f"--bind-ro={path}" for path in self._shared]
+        bound += [f"--bind={folder}:{where}" for where, folder in self._disks.items()]
         return ["systemd-nspawn", "--quiet", "--boot", "--keep-unit", *told, *bound]
 
     def _furnish(self) -> None:
