@@ -1,0 +1,142 @@
+"""The order of the stages and what becomes of the lease. Stubs: the site, Ansible, and the run itself."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from experiments import reproduce as chain
+from experiments.errors import InputError, Interrupted
+from experiments.launch.progress import View
+from experiments.pipeline import Options
+from experiments.reproduce import Reproduction, reproduce
+from provision.acting import Clock, Desk
+from provision.configure import Setup
+from provision.doctor import Check
+from provision.errors import ConfigureFailed
+from provision.job import Order
+from provision.leasing import Leased
+from provision.ledger import Ledger
+from provision.model import Host, Lease, Wish
+from provision.ssh import KeyPair
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+HOST = Host("1", "P3-GPU-001", "CHI@UC", "gpu_a100_pcie", "NVIDIA A100 80GB PCIe", 4, 80, su_per_hour=16)
+
+
+class Site:
+    """Stands for a testbed with one free node."""
+
+    name = "CHI@UC"
+
+    def hosts(self):
+        return [HOST]
+
+    def bookings(self):
+        return []
+
+
+class Said(View):
+    def __init__(self):
+        self.lines = []
+
+    def says(self, line):
+        self.lines.append(line)
+
+
+@pytest.fixture
+def happened():
+    return []
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(Ledger(tmp_path / "state"), Clock(), lambda line: None)
+
+
+@pytest.fixture
+def stubs(monkeypatch, happened, desk):
+    """Each stage notes that it happened; leasing opens a holding, releasing closes it."""
+
+    def lease(site, desk, order, watch):
+        happened.append("lease")
+        desk.ledger.holding(order.name) or desk.ledger.open(order.name, site.name)
+        return Leased(Lease("1", order.name, "ACTIVE", NOW, NOW, ()))
+
+    def release(site, desk, name, view):
+        happened.append("release")
+        desk.ledger.write("closed", desk.ledger.holding(name))
+
+    monkeypatch.setattr(chain, "examine", lambda *_: happened.append("doctor") or [Check("account", True, "cc")])
+    monkeypatch.setattr(chain.leasing, "lease", lease)
+    monkeypatch.setattr(chain, "configure", lambda *_: happened.append("configure"))
+    monkeypatch.setattr(chain, "run_suites", lambda suites, view: happened.append("run") or suites)
+    monkeypatch.setattr(chain, "_release", release)
+
+
+@pytest.fixture
+def wanted(tmp_path):
+    def make(**more):
+        options = Options("single_gpu_blip2", ("reduced-batch",), "chameleon", results=tmp_path, predict=False)
+        wish = Wish(timedelta(hours=3), node_type="gpu_a100_pcie")
+        order = Order("llm_cc", "node", wish, KeyPair(Path("key"), "ssh-ed25519 A"))
+        return Reproduction((options,), order, Site(), Setup(), **more)
+
+    return make
+
+
+def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, desk, happened):
+    asked = []
+    (options,) = reproduce(wanted(), desk, Said(), asked.append)
+    assert happened == ["doctor", "lease", "configure", "run", "release"]
+    assert "48 SU" in asked[0]
+    assert (options.card, options.size) == ("a100_80gb", "full")
+
+
+@pytest.mark.parametrize("problem", [ConfigureFailed("disk full"), Interrupted("SIGINT"), KeyboardInterrupt()])
+def test_what_was_leased_is_released_whatever_happens(problem, stubs, wanted, desk, happened, monkeypatch):
+    def fail(*_):
+        raise problem
+
+    monkeypatch.setattr(chain, "configure", fail)
+    with pytest.raises(type(problem)):
+        reproduce(wanted(), desk, Said(), lambda slot: None)
+    assert happened == ["doctor", "lease", "release"]
+
+
+def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stubs, wanted, desk, happened):
+    asked = []
+    reproduce(wanted(keep=True), desk, Said(), asked.append)
+    assert desk.ledger.holding("llm_cc")
+    reproduce(wanted(keep=True), desk, Said(), asked.append)
+    assert happened == ["doctor", "lease", "configure", "run"] * 2
+    assert len(asked) == 1
+
+
+def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stubs, wanted, desk, happened):
+    with pytest.raises(InputError, match=r"--max-hours 2h: the lease would be of 3h"):
+        reproduce(wanted(most=timedelta(hours=2)), desk, Said(), lambda slot: None)
+    assert happened == []
+
+
+def test_a_failed_check_of_doctor_ends_it_with_the_remedy(stubs, wanted, desk, happened, monkeypatch):
+    monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", False, "delete a server")])
+    with pytest.raises(InputError, match="quota: delete a server"):
+        reproduce(wanted(), desk, Said(), lambda slot: None)
+    assert happened == []
+
+
+def test_nothing_is_leased_where_every_row_has_its_result(stubs, wanted, desk, happened, monkeypatch):
+    monkeypatch.setattr(chain, "rows_left", lambda options, node: [])
+    monkeypatch.setattr(chain, "kept", lambda options, node: "kept")
+    assert reproduce(wanted(), desk, Said(), lambda slot: None) == ["kept"]
+    assert happened == ["doctor"]
+
+
+def test_what_is_not_confirmed_is_not_leased(stubs, wanted, desk, happened):
+    def refuse(slot):
+        raise InputError("needs --yes")
+
+    with pytest.raises(InputError):
+        reproduce(wanted(), desk, Said(), refuse)
+    assert happened == ["doctor"]
