@@ -16,6 +16,7 @@ from experiments.reproduce import Reproduction, reproduce
 from experiments.tables import problems, verdict_table
 from provision.acting import Clock, Desk
 from provision.configure import PROJECT, Setup
+from provision.errors import ProvisionError
 from provision.job import Order
 from provision.ledger import Ledger
 from provision.model import Wish
@@ -70,4 +71,7 @@ def main(key: str, results: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except ProvisionError as problem:
+        sys.exit(f"testbed: {problem}")
