@@ -37,8 +37,10 @@ def base_archive(say: Say) -> Path:
 
 
 def wheels(pins: Path, say: Say) -> Path:
-    """An archive with the folder "wheels": all that the list names but PyTorch, from the cache or fetched now."""
-    listed = [line for line in pins.read_text().splitlines() if "==" in line and not line.startswith("torch==")]
+    """An archive with the folder "wheels": all that the list and JupyterLab's name but PyTorch, from the cache or fetched
+    now."""
+    lines = [line for list in (pins, pins.with_name("jupyter.txt")) for line in list.read_text().splitlines()]
+    listed = [line for line in lines if "==" in line and not line.startswith("torch==")]
     archive = cache() / f"wheels-{hashlib.sha256(repr(listed).encode()).hexdigest()[:12]}.tar"
     with locked(archive):
         if not archive.exists():

@@ -1,0 +1,15 @@
+"""The lists of versions that images are made from."""
+
+from provision.context import PROJECT
+
+CONTAINERS = PROJECT / "containers"
+
+
+def names(pins: str) -> set[str]:
+    lines = (CONTAINERS / pins).read_text().splitlines()
+    return {line.partition("==")[0] for line in lines if not line.startswith("#")}
+
+
+def test_jupyter_names_nothing_that_the_list_beside_it_names() -> None:
+    assert names("jupyter.txt")
+    assert not names("jupyter.txt") & names("current.txt")
