@@ -252,8 +252,8 @@ def _refused(planned: Intended, view: View) -> dict[str, str]:
     folder, node = prepared.folder, prepared.node
     cluster = prepared.place.cluster
     nodes = cluster.profile.nodes if cluster else 1
-    there = {"node": node, "host_memory_gib": prepared.host_memory_gib, "here": cluster is None, "nodes": nodes}
-    refused_by = partial(refusal, **there)
+    memory_gib = prepared.host_memory_gib
+    refused_by = partial(refusal, node=node, host_memory_gib=memory_gib, here=cluster is None, nodes=nodes)
     waiting = [row for row in planned.rows if row.run]
     refused = {row.row: why for row in waiting if (why := refused_by(row.spec))}
     for row in waiting:

@@ -65,7 +65,7 @@ class Here:
         environment: Mapping[str, str],
         alone: bool = False,
     ) -> None:
-        self.ranks = tuple(folders)
+        self.ranks: Sequence[int] = tuple(folders)
         self._folders, self._alone = folders, alone
         for folder in folders.values():
             folder.mkdir(exist_ok=True)

@@ -151,8 +151,8 @@ def environments(base: Mapping[str, str], nodes: int, devices: int) -> list[dict
     shared = {"OMP_NUM_THREADS": str(max(1, threads // (nodes * devices)))}
     if nodes == 1 or not gpus:
         return [shared] * nodes
-    parts = [gpus[node * devices : (node + 1) * devices] for node in range(nodes)]
-    return [shared | {"CUDA_VISIBLE_DEVICES": ",".join(part)} for part in parts]
+    shares = [gpus[node * devices : (node + 1) * devices] for node in range(nodes)]
+    return [shared | {"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
 
 
 def interface_to(address: str) -> str:
