@@ -250,8 +250,10 @@ def _refused(planned: Intended, view: View) -> dict[str, str]:
     """The rows that the machine cannot run, each with a result that says why."""
     prepared = planned.prepared
     folder, node = prepared.folder, prepared.node
-    here = prepared.place.cluster is None
-    refused_by = partial(refusal, node=node, host_memory_gib=prepared.host_memory_gib, here=here)
+    cluster = prepared.place.cluster
+    nodes = cluster.profile.nodes if cluster else 1
+    memory_gib = prepared.host_memory_gib
+    refused_by = partial(refusal, node=node, host_memory_gib=memory_gib, here=cluster is None, nodes=nodes)
     waiting = [row for row in planned.rows if row.run]
     refused = {row.row: why for row in waiting if (why := refused_by(row.spec))}
     for row in waiting:

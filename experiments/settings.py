@@ -124,6 +124,10 @@ class Settings(Facts):
         """Processes of the row, over all nodes: one a device, but one in all to sample from a model."""
         return 1 if self.task == "generate" else self.world_size
 
+    def nodes_of(self, most: int) -> int:
+        """Nodes that its ranks are spread over where there are ``most``: its own, or one where those are too few."""
+        return self.nodes if self.ranks > 1 and self.nodes <= most else 1
+
 
 def _divided(total: int, part: int, of_what: str) -> int:
     if total % part:

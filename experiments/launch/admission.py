@@ -17,16 +17,21 @@ OFFLOAD_BYTES_PER_PARAMETER = 20
 OFFLOAD_SPARE_GIB = 10.0
 
 
-def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True) -> str:
-    """Why ``node`` cannot run the row, in one plain line; empty when it can. ``here``: it is this machine."""
+def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True, nodes: int = 1) -> str:
+    """Why ``node``, or ``nodes`` like it, cannot run the row, in one plain line; empty when it can.
+
+    here: it is this machine.
+    """
     settings = spec.settings
     if here and settings.optimizer == "deepspeed_cpu" and (missing := missing_to_compile()):
         return f"DeepSpeed compiles its Adam for the processor at first use and finds no {missing}"
     if not node.gpus:
         return "no GPU: full size needs one; size tiny runs anywhere" if spec.size == "full" else ""
-    if settings.world_size > len(node.gpus):
+    needed_gpus = settings.world_size // (spread := settings.nodes_of(nodes))
+    if needed_gpus > len(node.gpus):
         there = f"there {'is' if len(node.gpus) == 1 else 'are'} {len(node.gpus)}"
-        return f"{settings.world_size} GPUs are needed, {there}; --gpus-per-node runs the row on fewer"
+        of_each = f" of each of {spread} nodes" if spread > 1 else ""
+        return f"{needed_gpus} GPUs{of_each} are needed, {there}; --gpus-per-node runs the row on fewer"
     if spec.size == "tiny":
         return ""
     for gpu in node.gpus:

@@ -3,6 +3,9 @@
 FOLDER/RUN_ID/run.json, FOLDER/RUN_ID/SUITE/ROW/ is a run as it is here. FOLDER/RUN_ID/.jobs/ROW-ATTEMPT/ has the
 job's script, what it printed (out.txt), and two marks that the job makes: ``started`` and, last of all, ``ended``.
 FOLDER/code/SHA256/ is the project's code, where no image has it.
+
+A job of several nodes runs the row on its first; srun has each further one run its ranks (training/node.py), in a
+container of its own where rows have one, as soon as the row's worker says in .jobs/ROW-ATTEMPT/meeting where it is met.
 """
 
 import hashlib
@@ -17,8 +20,9 @@ from experiments.errors import InputError
 from experiments.launch.profile import Profile
 from experiments.provenance import code_sha256, git_commit
 from experiments.recipe import RowSpec
-from experiments.result import RESULT_FILE
+from experiments.result import CHECKPOINTS_FOLDER, RESULT_FILE
 from experiments.run import RUN_FILE, RunFolder
+from experiments.training import away
 from provision.errors import CommandFailed
 from provision.shell import Shell
 
@@ -88,7 +92,9 @@ class Cluster:
     def script(self, order: Order, run_id: str, name: str, comment: str) -> str:
         """The job's script: the whole of what Slurm is told, and all that the job does."""
         folder = f"{self.run_folder(run_id)}/{order.place}"
+        nodes = order.spec.settings.nodes_of(self.profile.nodes)
         job = ["python", "-m", "experiments.launch.job", self.run_folder(run_id), f"{folder}/{SPEC}"]
+        job += [order.worker, f"{order.grace_s:g}", str(nodes)]
         lines = [
             "#!/bin/bash",
             *(f"#SBATCH {option}" for option in self._options(order, folder, name, comment)),
@@ -100,21 +106,23 @@ class Cluster:
             f"cat > {SPEC} <<'SPEC'\n{order.spec.model_dump_json()}\nSPEC",
             *self._begin(),
             FREE_GPUS,
-            *self._running(shlex.join([*job, order.worker, f"{order.grace_s:g}"])),
+            *(self._others(nodes, folder) if nodes > 1 else ()),
+            *self._running(shlex.join(job), nodes),
         ]
         return "\n".join(lines) + "\n"
 
     def _options(self, order: Order, folder: str, name: str, comment: str) -> list[str]:
         settings, profile = order.spec.settings, self.profile
-        gpus = settings.world_size if profile.gpus_per_node else 0
+        nodes = settings.nodes_of(profile.nodes)
+        gpus = settings.world_size // nodes if profile.gpus_per_node else 0
         share = gpus / profile.gpus_per_node if gpus else 1 / max(1, profile.cpus_per_node // 2)
         options = {
             "job-name": name,
             "comment": comment,
             "output": f"{folder}/{OUT}",
             "time": str(math.ceil(order.limit_s / 60)),
-            "nodes": "1",
-            "ntasks": "1",
+            "nodes": str(nodes),
+            "ntasks-per-node": "1",
             "cpus-per-task": str(max(1, int(share * profile.cpus_per_node))),
             "mem": f"{max(1, int(share * profile.memory_per_node_gib * 1024))}M",
             "account": profile.account,
@@ -131,6 +139,27 @@ class Cluster:
             lines.append(f". {shlex.quote(profile.environment)}/bin/activate || exit 1")
         return [*lines, *profile.setup]
 
+    def _others(self, nodes: int, folder: str) -> list[str]:
+        """The lines that have the further nodes of a job take part; in ``row`` is the row's folder."""
+        begin = [f"mkdir -p {shlex.quote(folder)}", OWN_SHARE, *self._begin(), FREE_GPUS]
+        node = "\n".join([*begin, *self._running(NODE, nodes)])
+        checkpoints = [] if self.profile.shared else [f'rm -rf "$row/{CHECKPOINTS_FOLDER}"']
+        options = f"--nodes={nodes - 1} --ntasks={nodes - 1} --relative=1 --kill-on-bad-exit=1 --chdir=/"
+        srun = f'srun {options} --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c "$node"'
+        return [
+            *checkpoints,
+            FIRST,
+            f"export {away.FOLDER}={shlex.quote(folder)}",
+            f"node={shlex.quote(node)}",
+            f"rm -f {away.MEETING_FILE} {away.LEFT_FILE}",
+            "(",
+            f"  until [ -e {away.MEETING_FILE} ]; do sleep 0.2; done",
+            f'  export {away.MEETING}="$(cat {away.MEETING_FILE})"',
+            f"  {srun} < /dev/null > {away.SAID_FILE} 2>&1",
+            f"  echo $? > {away.LEFT_FILE}",
+            ") &",
+        ]
+
     def _exports(self) -> dict[str, str]:
         own = {"TESTBED_CACHE": f"{self._folder}/cache"}
         if self.profile.way == "docker":
@@ -138,8 +167,11 @@ class Cluster:
         commit = {"TESTBED_COMMIT": commit} if (commit := git_commit()) else {}
         return {**own, **commit, "PYTHONPATH": f"{self._code}"}
 
-    def _running(self, command: str) -> list[str]:
-        """The lines that run ``command`` in the cluster's Python, and end it when the job is to end."""
+    def _running(self, command: str, nodes: int = 1) -> list[str]:
+        """The lines that run ``command`` in the cluster's Python, and end it when the job is to end.
+
+        nodes: those of the job; where there are several, the command is to reach the others.
+        """
         profile, image = self.profile, shlex.quote(self.profile.environment or "")
         exports = self._exports()
         if profile.way == "venv":
@@ -154,13 +186,14 @@ class Cluster:
             return ["trap 'kill -TERM $child' TERM INT", f"{run} & child=$!", *WAIT]
         told = " ".join(f"--env {key}={shlex.quote(value)}" for key, value in exports.items())
         folder = shlex.quote(self._folder)
+        together = "".join(f" --env {name}" for name in PASSED_ON) + " --network host" if nodes > 1 else ""
         return [
             'container=testbed-"$SLURM_JOB_ID"',
             'devices=(); for gpu in ${SLURM_JOB_GPUS//,/ }; do devices+=(--device "nvidia.com/gpu=$gpu"); done',
             f"image=$(docker image inspect --format '{{{{.Id}}}}' {image}) || exit 1",
             "trap 'docker rm --force \"$container\" > /dev/null 2>&1' TERM INT",
             'docker run --rm --init --name "$container" --user "$(id -u):$(id -g)" --ipc=host "${devices[@]}"'
-            f' --volume {folder}:{folder} {told} --env TESTBED_IMAGE="$image" {image} {command} & child=$!',
+            f'{together} --volume {folder}:{folder} {told} --env TESTBED_IMAGE="$image" {image} {command} & child=$!',
             *WAIT,
         ]
 
@@ -190,6 +223,12 @@ class Cluster:
             raise InputError(f"{where}: has other training code than this checkout; make it anew from this one")
 
 
+NODE = 'python -m experiments.training.node "$((SLURM_NODEID + 1))" "$SLURMD_NODENAME"'
+PASSED_ON = (away.FOLDER, away.ADDRESS, away.MEETING, "OMP_NUM_THREADS")
+OWN_SHARE = 'export SLURM_JOB_GPUS="${SLURM_STEP_GPUS:-}" OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"'
+FIRST = f"""\
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export {away.ADDRESS}="$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')\""""
 WAIT = ("while kill -0 $child 2> /dev/null; do wait $child; code=$?; done", "exit $code")
 FREE_GPUS = f"""\
 if command -v nvidia-smi > /dev/null && [ -n "${{SLURM_JOB_GPUS:-}}" ]; then

@@ -1,6 +1,8 @@
 """One row as a job of a cluster: what runs a row on this machine runs it there, with the GPUs that the job was given.
 
-python -m experiments.launch.job RUN_FOLDER SPEC WORKER GRACE_S
+python -m experiments.launch.job RUN_FOLDER SPEC WORKER GRACE_S NODES
+
+NODES is how many the job has; this is the first of them, where further ones are met (training/away.py).
 """
 
 import sys
@@ -19,13 +21,14 @@ from provision.site import site_named
 STOPPED = 130
 
 
-def main(run_folder: str, spec_path: str, worker: str, grace_s: str) -> int:
+def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str) -> int:
     """0 when the row has a result, whatever it says."""
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
     node = site_named("local").node()
     view = View(Console(width=200))
     view.says(f"{spec.suite}/{spec.row} on {node.description}")
-    runner = LocalRunner(RunFolder(Path(run_folder)), node, node.host_memory_gib, view, worker, float(grace_s))
+    folder, memory_gib = RunFolder(Path(run_folder)), node.host_memory_gib
+    runner = LocalRunner(folder, node, memory_gib, view, worker, float(grace_s), int(nodes))
     try:
         runner.run([Planned(spec, True, "a job of its own")])
     except Interrupted as signal:

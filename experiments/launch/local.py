@@ -57,7 +57,8 @@ class Running:
 class LocalRunner:
     """Runs rows on ``node`` into ``folder``.
 
-    ``worker`` is the module that runs one row; a row is ended ``grace_s`` after its own time limit.
+    ``worker`` is the module that runs one row; a row is ended ``grace_s`` after its own time limit. ``nodes``: the
+    machines that a row is spread over, this being the first.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class LocalRunner:
         view: View,
         worker: str = WORKER,
         grace_s: float = GRACE_S,
+        nodes: int = 1,
     ) -> None:
         self._folder = folder
         self._command = folder.read_run().command
@@ -76,7 +78,7 @@ class LocalRunner:
         self._worker = worker
         self._grace_s = grace_s
         self._extensions = kept_in(node.processor)
-        self._slots = Slots(node, host_memory_gib)
+        self._slots = Slots(node, host_memory_gib, nodes)
         self._running: list[Running] = []
         self._times_s: list[float] = []
 

@@ -69,15 +69,16 @@ def _leased(site: str, ledger: Ledger) -> Place:
     (holding,) = held
     shell = Over(holding.machines[0].login)
     node = node_over(shell)
-    return Place(node, Cluster(shell, leased_profile(node)), _end(holding))
+    return Place(node, Cluster(shell, leased_profile(node, len(holding.machines))), _end(holding))
 
 
-def leased_profile(node: Node) -> Profile:
-    """How rows are run on a node that was set up by us."""
+def leased_profile(node: Node, nodes: int = 1) -> Profile:
+    """How rows are run on nodes like that one, which were set up by us."""
     return Profile(
         name="leased",
         title="a leased node",
         partition=PARTITION,
+        nodes=nodes,
         gpu=node.gpus[0].name if node.gpus else None,
         gpu_memory_gib=node.gpus[0].memory_gib if node.gpus else 0.0,
         gpus_per_node=len(node.gpus),
@@ -86,6 +87,7 @@ def leased_profile(node: Node) -> Profile:
         processor=node.processor,
         way="docker",
         environment=IMAGE,
+        shared=False,
         poll_s=POLL_S,
     )
 

@@ -18,7 +18,8 @@ class Profile(Facts):
     host: a name of the person's ssh configuration; None: the commands of Slurm are on this machine. gpu_option is what
     sbatch is told of GPUs, {gpus} being those of a node. way: how a row's Python is started: in the virtual
     environment, the Apptainer image or the Docker image that ``environment`` names. setup: lines of the job before
-    that. folder: where runs are kept there, from the home folder where it is not absolute; every node sees it.
+    that. folder: where runs are kept there, from the home folder where it is not absolute. nodes: how many a job may
+    have; how they know each other is Slurm's to say. shared: every node sees the folder.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Profile(Facts):
     account: str | None = None
     partition: str | None = None
     needs_account: bool = False
+    nodes: PositiveInt = 1
     gpu: str | None = Field(default=None, description="its name as the driver has it; None: no GPU")
     gpu_memory_gib: NonNegativeFloat = 0.0
     gpus_per_node: int = Field(default=0, ge=0)
@@ -40,6 +42,7 @@ class Profile(Facts):
     modules: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     folder: str = "llm-testbed"
+    shared: bool = True
     poll_s: PositiveFloat = 60.0
 
     @property

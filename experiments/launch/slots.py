@@ -20,9 +20,10 @@ class Slot:
 
 
 class Slots:
-    """The free room of a machine."""
+    """The free room of a machine. nodes: machines that a row's ranks are spread over, this being one of them."""
 
-    def __init__(self, node: Node, host_memory_gib: float) -> None:
+    def __init__(self, node: Node, host_memory_gib: float, nodes: int = 1) -> None:
+        self._nodes = nodes
         self.count = len(node.gpus) or max(1, min(node.cpus, MOST_CPU_SLOTS))
         self._gpus = node.gpus
         self._cores = max(1, node.cpus // self.count)
@@ -32,7 +33,7 @@ class Slots:
 
     def take(self, spec: RowSpec) -> Slot | None:
         """Room for the row, or None while others have it. A row with too much for the machine gets it alone."""
-        wanted = spec.settings.world_size if self._gpus else 1
+        wanted = spec.settings.world_size // self._nodes if self._gpus else 1
         need_gib = host_need_gib(spec)
         if wanted > len(self._free) or (self._taken and need_gib > self._memory_gib - sum(self._taken.values())):
             return None

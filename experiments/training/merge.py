@@ -7,14 +7,15 @@ from experiments.result import Ending, Measured, Progress, Speed
 
 GRAVEST: tuple[Ending, ...] = ("timeout", "oom", "host_oom", "error")
 SENT_BY_OTHERS = ("signal 6", "signal 15")
+NODE_LOST = "node lost"
 
 
 def merged(ranks: Sequence[Measured]) -> Measured:
     """The row of these ranks, which come in the order in which they ended.
 
     One rank's failure is the row's; the others fail for want of it, or are ended. Out of memory comes before a rank
-    that was killed, and that before any other failure. Memory is that of the rank with the highest peak, speed that of
-    the slowest; losses are means over the ranks.
+    that was killed or whose node is lost, and that before any other failure. Memory is that of the rank with the
+    highest peak, speed that of the slowest; losses are means over the ranks.
     """
     first = min(ranks, key=lambda measured: measured.rank)
     fullest = max(ranks, key=lambda measured: measured.memory.peak_gib or 0.0)
@@ -55,5 +56,5 @@ def furthest_back(progresses: Sequence[Progress]) -> Progress:
 def _gravity(measured: Measured) -> tuple[int, bool]:
     assert measured.failure is not None
     kind = measured.failure.kind
-    killed = kind.startswith("signal ") and kind not in SENT_BY_OTHERS
+    killed = kind == NODE_LOST or (kind.startswith("signal ") and kind not in SENT_BY_OTHERS)
     return GRAVEST.index(measured.outcome), not killed

@@ -22,8 +22,9 @@ from experiments.result import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, End
 from experiments.training.device import open_device, own_gpus
 from experiments.training.ending import ending_of, first_line, reason_of, requested_gib
 from experiments.training.memory import CudaMeter, Meter, StorageMeter
+from experiments.training.part import PID_FILE
 from experiments.training.probe import Probe
-from experiments.training.ranks import LAUNCHER, PID_FILE
+from experiments.training.ranks import LAUNCHER
 from experiments.training.step_profile import StepProfile
 
 

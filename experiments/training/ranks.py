@@ -1,17 +1,13 @@
-"""The processes that train a row on this machine: one, or several ranks under a launcher for each of the row's nodes.
+"""The processes that train a row: one, or several ranks under a launcher for each of the row's nodes.
 
+All nodes are on this machine, unless the environment says where further ones are met (away.py); then the first is.
 Files of each rank lie in the row's folder, of several ranks in rank-0, rank-1 and so on.
 """
 
 import json
 import os
 import random
-import shutil
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,21 +16,18 @@ from pathlib import Path
 
 import psutil
 
-from experiments.family import end_family
-from experiments.parent import die_with_parent
 from experiments.recipe import RowSpec
 from experiments.result import LOG_FILE, MEASURED_FILE, RANK_FOLDER, SPEC_FILE, Measured
-from experiments.training.leftovers import remove_shared_memory
+from experiments.settings import Settings
+from experiments.training import away
+from experiments.training.part import Here, Part, measured_in
 
 TRAINER = "experiments.training.rank"
 STARTER = "experiments.training.launcher"
 LAUNCHER = "TESTBED_LAUNCHER"
 CODES_FILE = "codes-{}.json"
-PID_FILE = "pid"
 ADDRESS = "127.0.0.1"
 PORTS = (20_000, 32_000)
-MARK = "TESTBED_RANKS"
-GONE_WITHIN_S = 15.0
 STACKS_WITHIN_S = 1.0
 
 
@@ -45,20 +38,7 @@ class Ranks:
         self.count = spec.settings.ranks
         self._out = out
         self._log = log
-        self._began = time.time()
-        self._scratch = tempfile.mkdtemp(prefix="testbed-")
-        self._own = {MARK: f"{os.getpid()}-{time.monotonic_ns()}", "TMPDIR": self._scratch}
-        arguments = [str(out / SPEC_FILE), str(out)]
-        if self.count == 1:
-            self._started = [_start(["-m", TRAINER, *arguments], log, self._own)]
-            return
-        for rank in range(self.count):
-            self.folder(rank).mkdir()
-        settings, port = spec.settings, str(free_port())
-        self._started = [
-            _start(["-m", STARTER, str(node), ADDRESS, port, TRAINER, *arguments], log, self._own | environment)
-            for node, environment in enumerate(environments(os.environ, settings.nodes, settings.devices))
-        ]
+        self._parts = parts(spec, out, log)
 
     def folder(self, rank: int) -> Path:
         """Where the files of a rank are."""
@@ -75,72 +55,51 @@ class Ranks:
         return path.stat().st_mtime if path.exists() else inf
 
     def pids(self) -> dict[int, int]:
-        """The process of each rank that has begun, whether it lives or not."""
-        if self.count == 1:
-            return {0: self._started[0].pid}
-        found = {}
-        for rank in range(self.count):
-            with suppress(FileNotFoundError, ValueError):
-                found[rank] = int((self.folder(rank) / PID_FILE).read_text())
-        return found
+        """The process of each rank that has begun on this machine, whether it lives or not."""
+        return {rank: pid for part in self._parts for rank, pid in part.pids().items()}
 
     def ended(self) -> bool:
         """True when nothing of the row runs any more by itself."""
-        return all(process.poll() is not None for process in self._started)
+        return all(part.code() is not None for part in self._parts)
 
     def failed(self) -> bool:
         """True when a rank, or a node's launcher, has ended badly; the others may live, and wait for it in vain."""
-        if any(process.poll() for process in self._started):
-            return True
-        return any(self._over(rank, pid) for rank, pid in self.pids().items()) if self.count > 1 else False
+        return any(part.failed() for part in self._parts)
 
     def measured(self, rank: int) -> Measured | None:
         """What a rank wrote at its end; None when it did not come so far."""
-        with suppress(FileNotFoundError):
-            return Measured.model_validate_json((self.folder(rank) / MEASURED_FILE).read_bytes())
-        return None
+        return measured_in(self.folder(rank))
+
+    def lost(self, rank: int) -> str:
+        """Why nothing is known of a rank's end: what became of its node; empty where that is known."""
+        return next(part.lost for part in self._parts if rank in part.ranks)
 
     def codes(self) -> dict[int, int]:
         """Exit codes of the ranks, as far as launchers tell of those that did not end well; below 0: the signal.
 
-        Where a launcher broke before it could tell, its own code stands for all ranks.
+        Where a launcher broke before it could tell, its own code stands for its ranks.
         """
-        if self.count == 1:
-            return {0: self._started[0].returncode}
         found: dict[int, int] = {}
-        for node in range(len(self._started)):
-            with suppress(FileNotFoundError):
-                codes = json.loads((self._out / CODES_FILE.format(node)).read_text())
-                found |= {int(rank): code for rank, code in codes.items()}
-        broken = max(process.returncode for process in self._started)
-        return dict.fromkeys(range(self.count), broken) if broken > 0 and not found else found
+        for node, part in enumerate(self._parts):
+            code, told = part.code() or 0, self._out / CODES_FILE.format(node)
+            if told.exists():
+                found |= {int(rank): code for rank, code in json.loads(told.read_text()).items()}
+            elif self.count == 1 or (code > 0 and not part.lost):
+                found |= dict.fromkeys(part.ranks, code)
+        return found
 
     def dump_stacks(self) -> None:
-        """Have each rank print the stacks of its threads into its log (it registered faulthandler)."""
-        for pid in self.pids().values():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGUSR1)
+        """Have each rank print the stacks of its threads into its log."""
+        for part in self._parts:
+            part.dump_stacks()
         time.sleep(STACKS_WITHIN_S)
 
     def end(self) -> None:
-        """End all that is left of the row: processes, temporary files, shared memory.
-
-        Raises TimeoutError naming the processes that would not go within 15 s.
-        """
-        if left := end_family(MARK, self._own[MARK], GONE_WITHIN_S):
-            raise TimeoutError(f"processes {left} did not end within {GONE_WITHIN_S:.0f} s of being killed")
-        for process in self._started:
-            process.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        """End all that is left of the row, on every node; see Part.end."""
+        for part in reversed(self._parts):
+            part.end()
         if self.count > 1:
-            remove_shared_memory(self._began)
             self._gather_logs()
-
-    def _over(self, rank: int, pid: int) -> bool:
-        """True when a rank has failed: it says so, or is gone without a word."""
-        gone = not _alive(pid)
-        measured = self.measured(rank)
-        return gone if measured is None else measured.outcome != "fits"
 
     def _gather_logs(self) -> None:
         """Append the log of each rank to the row's, each under a line that says whose it is."""
@@ -148,6 +107,37 @@ class Ranks:
             path = self.folder(rank) / LOG_FILE
             if path.exists():
                 os.write(self._log, f"\n==== rank {rank} ====\n".encode() + path.read_bytes())
+
+
+def parts(spec: RowSpec, out: Path, log: int) -> list[Part]:
+    """The row's ranks, started, by their nodes."""
+    settings = spec.settings
+    if settings.ranks == 1:
+        return [Here(["-m", TRAINER, str(out / SPEC_FILE), str(out)], {0: out}, log, {}, alone=True)]
+    folder = os.environ.get(away.FOLDER)
+    address = os.environ[away.ADDRESS] if folder else ADDRESS
+    order = away.Order(
+        spec=spec, trainer=TRAINER, starter=STARTER, address=address, port=str(free_port()), out=str(out.resolve())
+    )
+    if folder is None:
+        each = environments(os.environ, settings.nodes, settings.devices)
+        return [_launched(order, node, out, log, own) for node, own in enumerate(each)]
+    others = [away.Away(node, ranks_of(settings, node), out, log, Path(folder)) for node in range(1, settings.nodes)]
+    away.meet(order, others, Path(folder))
+    return [launched(order, 0, out, log), *others]
+
+
+def launched(order: away.Order, node: int, out: Path, log: int) -> Here:
+    """The ranks of one node, that has this machine to itself, started."""
+    (own,) = environments(os.environ, 1, order.spec.settings.devices)
+    name = interface_to(order.address)
+    interfaces = {key: os.environ.get(key, name) for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
+    return _launched(order, node, out, log, {**own, **interfaces})
+
+
+def ranks_of(settings: Settings, node: int) -> range:
+    """The ranks of a node."""
+    return range(node * settings.devices, (node + 1) * settings.devices)
 
 
 def environments(base: Mapping[str, str], nodes: int, devices: int) -> list[dict[str, str]]:
@@ -161,8 +151,17 @@ def environments(base: Mapping[str, str], nodes: int, devices: int) -> list[dict
     shared = {"OMP_NUM_THREADS": str(max(1, threads // (nodes * devices)))}
     if nodes == 1 or not gpus:
         return [shared] * nodes
-    parts = [gpus[node * devices : (node + 1) * devices] for node in range(nodes)]
-    return [shared | {"CUDA_VISIBLE_DEVICES": ",".join(part)} for part in parts]
+    shares = [gpus[node * devices : (node + 1) * devices] for node in range(nodes)]
+    return [shared | {"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
+
+
+def interface_to(address: str) -> str:
+    """The network interface by which this machine reaches ``address``, its own or another's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 1))
+        own = probe.getsockname()[0]
+    names = psutil.net_if_addrs().items()
+    return next(name for name, kept in names if own in [one.address for one in kept])
 
 
 def free_port() -> int:
@@ -173,30 +172,12 @@ def free_port() -> int:
     while True:
         port = random.SystemRandom().randrange(*PORTS)
         with socket.socket() as probe, suppress(OSError):
-            probe.bind((ADDRESS, port))
+            probe.bind(("", port))
             return port
 
 
-def go_first() -> None:
-    """Have this process die with its parent, and before all others when the host's memory runs out."""
-    die_with_parent()
-    Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _start(arguments: list[str], log: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-u", *arguments],
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        preexec_fn=go_first,
-    )
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _launched(order: away.Order, node: int, out: Path, log: int, environment: Mapping[str, str]) -> Here:
+    where = [str(node), order.address, order.port]
+    command = ["-m", order.starter, *where, order.trainer, str(out / SPEC_FILE), str(out)]
+    folders = {rank: out / RANK_FOLDER.format(rank) for rank in ranks_of(order.spec.settings, node)}
+    return Here(command, folders, log, environment)

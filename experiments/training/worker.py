@@ -42,8 +42,9 @@ from experiments.result import (
     write_atomically,
 )
 from experiments.training.ending import ending_of_text, reason_of, requested_gib
-from experiments.training.merge import first_failed, furthest_back, merged
-from experiments.training.ranks import CODES_FILE, Ranks, go_first
+from experiments.training.merge import NODE_LOST, first_failed, furthest_back, merged
+from experiments.training.part import go_first
+from experiments.training.ranks import CODES_FILE, Ranks
 from experiments.training.telemetry import Telemetry
 
 LOG_TAIL_BYTES = 20_000
@@ -147,13 +148,19 @@ def _measured(ranks: Ranks, spec: RowSpec, timed_out: bool, *, oom_killed: bool)
             raise InputError(last_line(_tail(ranks.log(rank))))
     found = sorted(
         (
-            ranks.measured(rank) or _silent(ranks, rank, codes, spec, timed_out, oom_killed)
+            _said(ranks, rank, timed_out) or _silent(ranks, rank, codes, spec, timed_out, oom_killed)
             for rank in range(ranks.count)
         ),
         key=lambda measured: ranks.ended_at(measured.rank),
     )
     failed = first_failed(found)
     return [_stopped(measured, failed) if failed and _was_stopped(measured, failed) else measured for measured in found]
+
+
+def _said(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
+    """What a rank wrote; nothing of one that failed after the time limit, while the others were being ended."""
+    measured = ranks.measured(rank)
+    return None if timed_out and measured and measured.failure else measured
 
 
 def _silent(
@@ -163,14 +170,15 @@ def _silent(
     code = codes.get(rank, -signal.SIGTERM)
     progress = read_progress(ranks.folder(rank))
     memory = progress.memory if progress else Memory()
-    text = _tail(ranks.log(rank))
+    lost = ranks.lost(rank)
+    text = lost or _tail(ranks.log(rank))
     outcome: Ending = "timeout" if timed_out else "host_oom" if oom_killed and code == -9 else ending_of_text(text)
     failure = Failure(
         phase=progress.phase if progress else "load",
         step=progress.step if progress else None,
         rank=rank,
         requested_gib=requested_gib(text),
-        kind="timeout" if timed_out else f"signal {-code}" if code < 0 else f"exit code {code}",
+        kind="timeout" if timed_out else NODE_LOST if lost else f"signal {-code}" if code < 0 else f"exit code {code}",
         message=last_line(text),
     )
     return Measured(

@@ -37,6 +37,13 @@ def test_more_devices_than_there_are_are_refused():
     assert refusal(spec(nodes=2), node(GPU, GPU), 64) == ""
 
 
+def test_a_row_of_several_nodes_needs_its_gpus_of_each_of_them():
+    wide = spec(nodes=2, devices=2)
+    assert refusal(wide, node(GPU, GPU), 64, nodes=2) == ""
+    assert refusal(wide, node(GPU), 64, nodes=2).startswith("2 GPUs of each of 2 nodes are needed, there is 1; ")
+    assert refusal(spec(nodes=3, devices=2), node(GPU, GPU), 64, nodes=2).startswith("6 GPUs are needed, there are 2")
+
+
 def test_offload_needs_host_memory_by_the_models_size():
     row = spec(**OFFLOAD)
     assert host_need_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)

@@ -1,5 +1,6 @@
 """Profiles, places and job scripts: what is pure of running rows on a cluster."""
 
+import os
 import subprocess
 
 import pytest
@@ -19,10 +20,12 @@ from tests.experiments.launch import house
 WAYS = {"venv": "/opt/it's here", "apptainer": "/images/testbed.sif", "docker": "llm-testbed:current"}
 
 
-def script(spec=None, **changes) -> str:
+def script(spec=None, folder="", **changes) -> str:
     profile = profile_named("puhti").model_copy(update={"account": "project_1", **changes})
     order = Order(spec or house.spec("a", time_limit_s=900), "abc", "some.worker", 120.0)
-    return Cluster(Here(), profile).script(order, "run", "run/lab/a", "llm-testbed print abc")
+    cluster = Cluster(Here(), profile)
+    cluster._folder = folder
+    return cluster.script(order, "run", "run/lab/a", "llm-testbed print abc")
 
 
 def told(text: str) -> list[str]:
@@ -85,6 +88,44 @@ def test_slurm_is_told_what_the_row_needs_and_by_what_it_is_found():
     assert "--gres=gpu:v100:4" in told(script(house.spec("a", devices=4, strategy="ddp")))
 
 
+def test_a_row_of_two_nodes_is_one_job_on_both_where_a_job_may_have_them():
+    row = house.spec("a", nodes=2, devices=4, strategy="ddp", time_limit_s=900)
+    both, one = told(script(row, nodes=2)), told(script(row, nodes=1))
+    assert {"--nodes=2", "--ntasks-per-node=1", "--gres=gpu:v100:4"} <= set(both)
+    assert {"--nodes=1", "--ntasks-per-node=1", "--gres=gpu:v100:8"} <= set(one)
+    assert "srun" not in script(row, nodes=1)
+
+
+def test_a_job_of_two_nodes_has_a_container_on_each_that_reach_each_other(tmp_path):
+    """Stubs: Slurm and Docker. The first container says where it is met and waits until the second has ended."""
+    folder, said = tmp_path / "run/.jobs/a-abc", tmp_path / "said"
+    folder.mkdir(parents=True)
+    stubs = {
+        "scontrol": '[ "$2" = hostnames ] && printf "one\ntwo\n" || echo "NodeName=one NodeAddr=10.0.0.1 CPUs=8"',
+        "srun": 'SLURM_NODEID=0 SLURMD_NODENAME=two SLURM_STEP_GPUS=6,7 exec bash -c "${@: -1}"',
+        "docker": f"""
+[ "$1" = image ] && echo sha256:1 && exit
+echo "$SLURM_JOB_GPUS $TESTBED_ADDRESS $TESTBED_MEETING $*" >> {said}
+case "$*" in *launch.job*) echo "10.0.0.1 5 key" > meeting; until [ -e nodes.ended ]; do sleep 0.05; done; esac""",
+    }
+    for name, text in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    spec = house.spec("a", nodes=2, devices=2, strategy="ddp", time_limit_s=900)
+    text = script(spec, str(tmp_path), way="docker", environment="image", nodes=2, shared=False, modules=())
+    own = {"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "0,1", "SLURM_CPUS_PER_TASK": "4", "SLURM_JOB_NODELIST": "one,two"}
+    environment = {**os.environ, **own, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", text], env=environment, check=True, timeout=20)
+    first, second = said.read_text().splitlines()
+    assert first.startswith("0,1 10.0.0.1  run --rm")
+    assert second.startswith("6,7 10.0.0.1 10.0.0.1 5 key run --rm")
+    assert second.endswith("python -m experiments.training.node 1 two")
+    assert [line.count("--network host") for line in (first, second)] == [1, 1]
+    assert [line.count("--ipc=host") for line in (first, second)] == [1, 1]
+    assert ("nvidia.com/gpu=7" in first, "nvidia.com/gpu=7" in second) == (False, True)
+    assert (folder / "nodes.ended").read_text() == "0\n"
+
+
 def test_a_cluster_without_gpus_is_asked_for_none():
     assert not [option for option in told(script(gpus_per_node=0)) if "gres" in option]
 
@@ -97,9 +138,10 @@ def test_a_container_has_the_gpus_of_the_job_and_ends_with_it():
 
 
 def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
-    profile = leased_profile(house.node(house.GPU, house.GPU, cpus=64))
+    profile = leased_profile(house.node(house.GPU, house.GPU, cpus=64), 2)
     assert (profile.way, profile.environment, profile.partition) == ("docker", "llm-testbed:current", "gpu")
     assert (profile.gpus_per_node, profile.cpus_per_node) == (2, 64)
+    assert (profile.nodes, profile.shared) == (2, False)
 
 
 def test_jobs_are_read_whatever_their_comments_say():

@@ -31,6 +31,11 @@ def test_nodes_that_are_parts_of_this_machine_have_gpus_of_their_own():
     assert len(slots.take(spec(nodes=2)).gpus) == 2
 
 
+def test_the_first_of_several_machines_gives_a_row_its_own_share():
+    slots = Slots(node(GPU, second()), 64, nodes=2)
+    assert len(slots.take(spec(nodes=2, devices=2)).gpus) == 2
+
+
 def test_without_gpus_there_are_as_many_slots_as_cores_and_four_at_most():
     assert [Slots(node(cpus=cpus), 64).count for cpus in (1, 2, 16)] == [1, 2, 4]
 

@@ -43,6 +43,7 @@ def test_the_row_has_the_fullest_memory_the_slowest_speed_and_the_mean_loss():
         ([rank(1, "error", "signal 6"), rank(0, "error", "signal 11")], 0),
         ([rank(0, "error", "signal 9"), rank(1, "host_oom", "signal 9")], 1),
         ([rank(0), rank(1, "error", "ValueError")], 1),
+        ([rank(0, "error", "RuntimeError"), rank(1, "error", "node lost")], 1),
     ],
 )
 def test_the_failure_of_the_row_is_the_gravest_then_the_earliest(ranks, first):

@@ -44,6 +44,7 @@ def profile_of(cluster: Cluster, **environment: str) -> Profile:
         name="testbed",
         title="a cluster of the tests",
         partition="gpu",
+        nodes=len(cluster.nodes),
         gpu="NVIDIA A100-SXM4-80GB",
         gpu_memory_gib=79.3,
         gpus_per_node=4,

@@ -1,0 +1,122 @@
+"""Rows of two nodes as jobs of a real Slurm, over a real sshd: real ones in miniature, and stand-ins that go wrong."""
+
+import re
+import threading
+import time
+
+import psutil
+import pytest
+
+from experiments.family import family
+from experiments.launch.cluster import Cluster as Rows
+from experiments.launch.plan import plan
+from experiments.launch.remote import RemoteRunner
+from experiments.recipe import suite_named
+from experiments.result import LOG_FILE, PROGRESS_FILE, Result
+from experiments.run import RunFolder
+from tests.experiments import factory
+from tests.experiments.launch.house import to_run
+from tests.experiments.launch.test_ending import wait_for
+from tests.experiments.launch.test_local import Watched
+from tests.experiments.training import house, standin_worker
+from tests.testbed.slurm.conftest import profile_of
+
+SUITE = "slurm_hf_trainer"
+SETTINGS = {"nodes": 2, "devices": 1, "strategy": "ddp"}
+GRACE_S = 30.0
+
+
+class Bed:
+    """Runs of rows on both nodes; what runs there has ``mark`` in its environment."""
+
+    def __init__(self, path, cluster, shell) -> None:
+        self.path, self.cluster, self._shell = path, cluster, shell
+        self.mark = path.name
+        self.view = Watched()
+
+    def stand_in(self, fault="", **settings) -> Result:
+        """A row of stand-ins, the second of which is struck."""
+        spec = house.spec(**SETTINGS | {"time_limit_s": 90} | settings)
+        told = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
+        folder = self._folder(factory.run("a", run_id=self.mark))
+        self._runner(folder, told, standin_worker.MODULE).run(to_run(spec))
+        self.row = folder.row("a")
+        return folder.results()["a"]
+
+    def real(self, *rows) -> dict[str, Result]:
+        """Rows of the suite, in miniature, with one rank on each node."""
+        size = {"size": "tiny", "length": "peak", "weights": "random", "data": "synthetic", "gpus_per_node": 1}
+        run = factory.run(*rows, suite=SUITE, card="v100_32gb", run_id=self.mark, **size)
+        folder = self._folder(run)
+        runner = self._runner(folder, {"TESTBED_TEST": self.mark}, "experiments.training.worker")
+        runner.run(plan(suite_named(SUITE), run, folder))
+        return folder.results()
+
+    def hosts(self) -> set[str]:
+        """The nodes on which something of the rows runs."""
+        return {node for node in self.cluster.nodes if set(self.left()) & set(family("SLURMD_NODENAME", node))}
+
+    def left(self) -> list[psutil.Process]:
+        return family("TESTBED_TEST", self.mark)
+
+    def progress(self) -> int:
+        """How many ranks have begun to train."""
+        return len(list(self.cluster.home.glob(f"llm-testbed/{self.mark}/lab/a/rank-*/{PROGRESS_FILE}")))
+
+    def _folder(self, run) -> RunFolder:
+        folder = RunFolder(self.path)
+        folder.write_run(run)
+        return folder
+
+    def _runner(self, folder, told, worker) -> RemoteRunner:
+        rows = Rows(self._shell, profile_of(self.cluster, **told))
+        return RemoteRunner(folder, rows, self.view, worker, GRACE_S)
+
+
+@pytest.fixture
+def bed(cluster, shell, tmp_path):
+    made = Bed(tmp_path, cluster, shell)
+    yield made
+    wait_for(lambda: not made.left(), 15)
+    wait_for(lambda: cluster.states() == ["idle"] * 2, 60)
+
+
+def test_real_rows_train_on_two_nodes_by_torchrun_and_by_accelerate(bed):
+    found = bed.real("neo-8gpu-ddp", "neo-8gpu-fsdp")
+    assert {row: result.reason for row, result in found.items() if result.outcome != "fits"} == {}
+    assert [len(result.ranks) for result in found.values()] == [2, 2]
+    assert [result.spec.settings.launcher for result in found.values()] == ["torchrun", "accelerate"]
+
+
+def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(bed):
+    watching = threading.Thread(target=lambda: wait_for(lambda: bed.hosts() == {"node0", "node1"}))
+    watching.start()
+    result = bed.stand_in("killed")
+    watching.join()
+    assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
+    assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")
+    struck_at = float(re.search(r"struck at ([\d.]+)", (bed.row / LOG_FILE).read_text())[1])
+    assert time.time() - struck_at < 15
+    assert bed.left() == []
+
+
+def test_a_hang_meets_the_time_limit_and_leaves_the_stacks_of_both_nodes(bed):
+    result = bed.stand_in("hang", time_limit_s=45)
+    assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
+    first, second = (bed.row / LOG_FILE).read_text().split("==== rank 1 ====")
+    assert "in all_reduce" in first
+    assert "in stuck" in second
+
+
+def test_a_second_node_that_dies_is_an_error_that_names_it(bed):
+    def die() -> None:
+        wait_for(lambda: bed.progress() == 2, 60)
+        bed.cluster.kill_node("node1")
+
+    dying = threading.Thread(target=die)
+    dying.start()
+    result = bed.stand_in("hang")
+    dying.join()
+    bed.cluster.start_node("node1")
+    assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "node lost", 1)
+    assert result.reason.endswith("node 1 (node1) is no longer heard of")
