@@ -13,6 +13,7 @@ import pytest
 from experiments.result import RESULT_FILE
 from tests.experiments.launch import standin_testbed
 from tests.experiments.launch.test_ending import hear_interrupts, wait_for
+from tests.provision.sshd import ssh_at
 from tests.testbed.slurm.cluster import HOUSE
 from tests.testbed.slurm.conftest import profile_of
 
@@ -29,11 +30,13 @@ class Person:
         self.rows = path / "results" / RUN_ID / SUITE
         self.journal = cluster.home / f"journal-{path.name}"
         login = cluster.login()
+        self.path_variable = f"{ssh_at(path)}:{os.environ['PATH']}"
         ssh = path / ".ssh"
-        ssh.mkdir()
         (ssh / "known_hosts").write_text(login.known_hosts.read_text())
         host = f"HostName {login.host}\nPort {login.port}\nUser {login.user}\nIdentityFile {login.key}\n"
-        (ssh / "config").write_text(f"Host super\n{host}HostKeyAlias {login.alias}\n")
+        (ssh / "config").write_text(
+            f"Host super\n{host}HostKeyAlias {login.alias}\nUserKnownHostsFile {ssh}/known_hosts\n"
+        )
 
     def profile(self, **behaviour: str) -> Path:
         told = ",".join(f"{row}={how}" for row, how in behaviour.items())
@@ -49,7 +52,7 @@ class Person:
         where = ["--site", "slurm", "--profile", str(profile), "--results", str(self.path / "results")]
         return subprocess.Popen(
             [sys.executable, "-m", program, "run", SUITE, *rows, *where, "--run-id", RUN_ID, "--size", "tiny", *more],
-            env={**os.environ, "HOME": str(self.path), "CUDA_VISIBLE_DEVICES": ""},
+            env={**os.environ, "HOME": str(self.path), "PATH": self.path_variable, "CUDA_VISIBLE_DEVICES": ""},
             cwd=HOUSE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
