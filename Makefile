@@ -18,8 +18,8 @@ OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(na
 FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),--node-type $(node)) \
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
-.PHONY: help run-single run-multi predict judge report compare list env testbed-env clean-results clean
-.PHONY: reproduce rehearse test test-chameleon test-slurm test-node lint doctor slots lease configure status extend release
+.PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top env testbed-env clean-results clean
+.PHONY: test test-chameleon test-slurm test-node lint doctor slots lease configure status extend release
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -46,6 +46,12 @@ compare: env ## show what differs between two runs (a=FOLDER b=FOLDER)
 
 list: env ## list the suites, or the rows of one (suite=NAME)
 	$(TESTBED) list $(ASKED)
+
+logs: env ## a row's log, live where it runs elsewhere (row= run=FOLDER args=-f)
+	$(TESTBED) logs $(row) $(run) $(args)
+
+top: env ## GPUs and rows of the held lease, or of a cluster (site= profile= args=--once)
+	$(TESTBED) top $(if $(site),--site $(site)) $(if $(profile),--profile $(profile)) $(args)
 
 doctor: env ## is everything there that a lease needs? (site=)
 	$(TESTBED) doctor $(if $(site),--site $(site)) $(args)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from experiments import configure_cli, machines_cli, reproduce_cli
+from experiments import configure_cli, machines_cli, remote_cli, reproduce_cli
 from experiments.errors import InputError, Interrupted
 from provision.errors import ProvisionError, SiteError
 
@@ -42,6 +42,7 @@ app = typer.Typer(
 app.add_typer(machines_cli.app)
 app.add_typer(configure_cli.app)
 app.add_typer(reproduce_cli.app)
+app.add_typer(remote_cli.app)
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; everything else goes to stderr.")]
 Target = Annotated[str | None, typer.Argument(metavar="[SUITE[/ROW]]", help="Rows of the suites.")]
 Card = Annotated[str | None, typer.Option(help="The GPU; for rows of a suite else each that they are for.")]

@@ -342,6 +342,7 @@ def _run(
         recipe_version=suite.version,
         rows=rows,
         site=options.site,
+        profile=options.profile,
         card=card,
         size=size,
         length=options.length,

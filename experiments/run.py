@@ -35,6 +35,7 @@ class Run(Record):
     recipe_version: int
     rows: tuple[str, ...] = Field(description="the rows asked for, in the recipe's order")
     site: str
+    profile: str | None = Field(default=None, description="with site slurm: the cluster's profile, by name or file")
     card: str
     size: Size
     length: Length

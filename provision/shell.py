@@ -7,16 +7,16 @@ caller says that it may be; LineCut says otherwise.
 import hashlib
 import logging
 import shlex
+import signal
 import socket
-import subprocess
-import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Thread
+from typing import IO
 
 from fabric import Config, Connection
 from paramiko import (
@@ -41,6 +41,7 @@ from tenacity import (
 )
 
 from provision.errors import BadHostKey, CommandFailed, LineCut, LoginRefused, NotReached, SiteError, TimedOut
+from provision.running import CHUNK, Source, fed, running
 from provision.ssh import CONNECT_S, Configured, Login
 
 TIMEOUT_S = 60.0
@@ -51,12 +52,12 @@ DEAD_S = 30
 KILL_S = 5
 LATE_S = 15.0
 FORWARD_S = 5.0
-CHUNK = 1 << 18
-TIMED_OUT = (124, 137)
+TIMED_OUT = (124, 137, -signal.SIGKILL)
+LOST = 255
+FAST_CIPHER = "aes128-gcm@openssh.com"
 SHOWN = 100
 
 Sink = Callable[[bytes], object]
-Source = Iterable[bytes]
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
@@ -75,6 +76,9 @@ class Shell(ABC):
 
     where: str
     """The machine's name for people."""
+
+    _lost: int | None = None
+    """The exit code of ``_program`` when the line was cut."""
 
     def run(
         self,
@@ -99,6 +103,19 @@ class Shell(ABC):
         """Give a command, and what it prints to ``sink`` as it comes; ``source`` is its input. Never given twice."""
         code, err = self._execute(_bounded(command, timeout_s), source, sink, timeout_s + LATE_S)
         self._check(command, Done(code, "", err.decode(errors="replace")), timeout_s, True)
+
+    @contextmanager
+    def reading(self, command: str, *, source: Source = (), timeout_s: float = TIMEOUT_S) -> Iterator[IO[bytes]]:
+        """What a command prints, to be read as it comes. For much: over SSH it is a line of its own, by OpenSSH.
+
+        At the end of the body: as ``run``. Never given twice.
+        """
+        program, cwd = self._program(_bounded(command, timeout_s))
+        with running(program, source, timeout_s + LATE_S, cwd) as process:
+            yield process.out
+        if process.code == self._lost:
+            raise LineCut(f"{self.where}: the line was cut while a command ran")
+        self._check(command, Done(process.code, "", process.err.decode(errors="replace")), timeout_s, True)
 
     def put(self, data: bytes | Path, remote: str, *, timeout_s: float = TIMEOUT_S) -> None:
         """Write a file there: all of it, checked by its SHA-256, or none."""
@@ -126,6 +143,10 @@ class Shell(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
+
+    @abstractmethod
+    def _program(self, command: str) -> tuple[list[str], Path | None]:
+        """The program of this machine that gives a command, and the folder to start it in."""
 
     @abstractmethod
     def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
@@ -158,22 +179,15 @@ class Here(Shell):
     def close(self) -> None:
         return None
 
+    def _program(self, command: str) -> tuple[list[str], Path | None]:
+        return ["sh", "-c", command], Path.home()
+
     def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
-        with (
-            tempfile.TemporaryFile() as err,
-            subprocess.Popen(
-                ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, cwd=Path.home()
-            ) as process,
-        ):
-            assert process.stdin
-            assert process.stdout
-            feeder = _fed(source, process.stdin.write, process.stdin.close)
-            while chunk := process.stdout.read1(CHUNK):  # type: ignore[attr-defined]
+        program, cwd = self._program(command)
+        with running(program, source, timeout_s, cwd) as process:
+            while chunk := process.out.read1(CHUNK):  # type: ignore[attr-defined]
                 sink(chunk)
-            code = process.wait()
-            feeder.join()
-            err.seek(0)
-            return code, err.read()
+        return process.code, process.err
 
 
 class Over(Shell):
@@ -181,6 +195,8 @@ class Over(Shell):
 
     Its host key has to be the one that is kept. It is tried for ``patience_s`` seconds before NotReached is raised.
     """
+
+    _lost = LOST
 
     def __init__(self, login: Login | Configured, patience_s: float = PATIENCE_S) -> None:
         self.where = login.name if isinstance(login, Configured) else login.host
@@ -201,12 +217,21 @@ class Over(Shell):
             self._connection.close()
         self._connection = None
 
+    def _program(self, command: str) -> tuple[list[str], None]:
+        """OpenSSH's client; the machine is waited for, and says what is wrong with it, on the line of all commands."""
+        self._connected()
+        more = [f"-oServerAliveInterval={ALIVE_S}", f"-oServerAliveCountMax={DEAD_S // ALIVE_S}"]
+        if isinstance(self._login, Login):
+            more.append(f"-oCiphers=^{FAST_CIPHER}")
+        program, *told = self._login.arguments()
+        return [program, *more, *told, command], None
+
     def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
         channel = self._session()
         try:
             channel.settimeout(timeout_s)
             channel.exec_command(command)
-            feeder = _fed(source, channel.sendall, channel.shutdown_write)
+            feeder = fed(source, channel.sendall, channel.shutdown_write)
             err = bytearray()
             listener = Thread(target=_drain, args=(channel, err), daemon=True)
             listener.start()
@@ -341,21 +366,6 @@ def _chunks(data: bytes | Path) -> Iterator[bytes]:
     with data.open("rb") as file:
         while chunk := file.read(CHUNK):
             yield chunk
-
-
-def _fed(source: Source, write: Callable[[bytes], object], end: Callable[[], object]) -> Thread:
-    """A thread that gives a command its input; one that no longer reads has ended, and says so by its code."""
-
-    def feed() -> None:
-        with suppress(OSError, EOFError, SSHException):
-            for chunk in source:
-                write(chunk)
-        with suppress(OSError, EOFError, SSHException):
-            end()
-
-    thread = Thread(target=feed, daemon=True)
-    thread.start()
-    return thread
 
 
 def _drain(channel: Channel, into: bytearray) -> None:

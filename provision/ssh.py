@@ -70,6 +70,11 @@ class Configured:
         """What a person types."""
         return shlex.join(["ssh", self.name])
 
+    def arguments(self) -> list[str]:
+        """The OpenSSH client's command line; nothing is asked, and no host key is taken on trust."""
+        options = {"BatchMode": "yes", "ConnectTimeout": str(CONNECT_S), "StrictHostKeyChecking": "yes"}
+        return ["ssh", *(f"-o{name}={value}" for name, value in options.items()), self.name]
+
 
 def key_pair(file: Path) -> KeyPair:
     """The key pair of a private key's file; BadKey where one of its two files is missing or no key."""

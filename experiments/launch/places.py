@@ -17,6 +17,7 @@ SLURM = "slurm"
 IMAGE = "llm-testbed:current"
 PARTITION = "gpu"
 POLL_S = 5.0
+FOLDER: str = Profile.model_fields["folder"].default
 SHARE_OF_MEMORY = 0.95
 
 
@@ -43,9 +44,43 @@ def place_named(site: str, profile: str | None, account: str | None, ledger: Led
         raise InputError(f"{flag} {profile or account}: allowed with --site {SLURM} only")
     if site == SLURM:
         return _cluster(profile, account)
-    if site in TESTBEDS or site.startswith(tuple(REGIONS.values())):
+    if is_testbed(site):
         return _leased(site, ledger or Ledger())
     return Place(site_named(site).node())
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What can be watched: the shell that Slurm's commands are given through, the folder of the runs there, and a
+    shell of each node that can be logged in to."""
+
+    shell: Shell
+    folder: str
+    nodes: tuple[tuple[str, Shell], ...] = ()
+
+    def close(self) -> None:
+        for shell in (self.shell, *(one for _, one in self.nodes)):
+            shell.close()
+
+
+def seen(site: str, profile: str | None, ledger: Ledger | None = None) -> Seen:
+    """What of ``site`` can be watched; InputError where nothing is leased there, or it is this machine."""
+    if site == SLURM and profile:
+        known = profile_named(profile)
+        return Seen(_shell_of(known), known.folder)
+    if not is_testbed(site):
+        raise InputError(f"--site {site}: allowed: {SLURM} with --profile, {', '.join(TESTBEDS)}")
+    machines = _only_holding(site, ledger or Ledger()).machines
+    nodes = tuple((one.server, Over(one.login)) for one in machines)
+    return Seen(nodes[0][1], FOLDER, nodes)
+
+
+def is_testbed(site: str) -> bool:
+    return site in TESTBEDS or site.startswith(tuple(REGIONS.values()))
+
+
+def _shell_of(profile: Profile) -> Shell:
+    return Over(Configured(profile.host)) if profile.host else Here()
 
 
 def _cluster(name: str | None, account: str | None) -> Place:
@@ -56,20 +91,23 @@ def _cluster(name: str | None, account: str | None) -> Place:
         profile = profile.model_copy(update={"account": account})
     if profile.needs_account and not profile.account:
         raise InputError(f"--profile {name}: jobs at {profile.title} need --account, the project that pays for them")
-    shell: Shell = Over(Configured(profile.host)) if profile.host else Here()
-    return Place(profile.node, Cluster(shell, profile))
+    return Place(profile.node, Cluster(_shell_of(profile), profile))
 
 
 def _leased(site: str, ledger: Ledger) -> Place:
     """The first machine of the only lease that is held at ``site``; the others are nodes of its cluster."""
+    holding = _only_holding(site, ledger)
+    shell = Over(holding.machines[0].login)
+    node = node_over(shell)
+    return Place(node, Cluster(shell, leased_profile(node, len(holding.machines))), _end(holding))
+
+
+def _only_holding(site: str, ledger: Ledger) -> Holding:
     held = [one for one in ledger.holdings().values() if one.site.startswith(REGIONS.get(site, site)) and one.machines]
     if len(held) != 1:
         there = ", ".join(sorted(one.name for one in held)) or "none"
         raise InputError(f"--site {site}: needs one lease whose machines answer, there: {there}; see testbed lease")
-    (holding,) = held
-    shell = Over(holding.machines[0].login)
-    node = node_over(shell)
-    return Place(node, Cluster(shell, leased_profile(node, len(holding.machines))), _end(holding))
+    return held[0]
 
 
 def leased_profile(node: Node, nodes: int = 1) -> Profile:

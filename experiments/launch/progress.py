@@ -1,18 +1,22 @@
 """What a person sees while rows run: a living table on a terminal, one line a start and an end elsewhere."""
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from experiments.judge import ENDINGS
 from experiments.launch.plan import Planned
+from experiments.launch.pull import Arrived
 from experiments.recipe import RowSpec
 from experiments.result import Progress, Result
 
+MEGABYTE = 1_000_000
+REFRESH_S = 0.25
 STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
 
 
@@ -60,6 +64,9 @@ class View:
     def shows(self, states: Sequence[State], done: int, total: int, left_s: float | None) -> None:
         return None
 
+    def brings(self, spec: RowSpec, arrived: Arrived) -> None:
+        """How far the row's files have come home."""
+
     def _say(self, line: str, style: str = "") -> None:
         self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
@@ -70,12 +77,20 @@ class Screen(View):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._table = table([], 0, 0, None)
+        self._shown = 0.0
 
     def alive(self) -> AbstractContextManager[object]:
         return self._live
 
     def shows(self, states: Sequence[State], done: int, total: int, left_s: float | None) -> None:
-        self._live.update(table(states, done, total, left_s), refresh=True)
+        self._table = table(states, done, total, left_s)
+        self._live.update(self._table, refresh=True)
+
+    def brings(self, spec: RowSpec, arrived: Arrived) -> None:
+        if time.monotonic() - self._shown > REFRESH_S:
+            self._live.update(Group(self._table, coming_home(spec, arrived)), refresh=True)
+            self._shown = time.monotonic()
 
 
 def view_on(console: Console) -> View:
@@ -92,6 +107,14 @@ def table(states: Sequence[State], done: int, total: int, left_s: float | None) 
     for state in states:
         shown.add_row(state.spec.row, *_where(state), clock(state.elapsed_s), _left(state.progress))
     return shown
+
+
+def coming_home(spec: RowSpec, arrived: Arrived) -> str:
+    """How far a row's files have come, as a line."""
+    files = f"{arrived.files} of {arrived.of_files} files"
+    size = f"{arrived.bytes / MEGABYTE:.0f} of {arrived.of_bytes / MEGABYTE:.0f} MB"
+    left = f", {clock(arrived.left_s)} left" if arrived.left_s is not None else ""
+    return f"{spec.row}: coming home, {files}, {size}{left}"
 
 
 def clock(seconds: float) -> str:

@@ -1,19 +1,21 @@
 """Bringing files home: what is missing or differs, in one stream, each checked by its SHA-256 there and here.
 
-A file is FILE.part until it has been checked; a large one that was cut off goes on where it was. What was spoiled on
-the way is fetched again.
+Checksums are made while files travel. A file is FILE.part until it has been checked; a large one that was cut off goes
+on where it was. What was spoiled on the way is fetched again.
 """
 
 import hashlib
-import os
+import io
+import re
 import shlex
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import IO, BinaryIO
+from typing import IO
 
 from experiments.result import CHECKPOINTS_FOLDER, PROGRESS_FILE, RESULT_FILE, file_sha256
 from provision.errors import NotReached
@@ -23,7 +25,13 @@ TRIES = 3
 CHUNK = 1 << 18
 RESUMED_BYTES = 1 << 23
 TIMEOUT_S = 3600.0
-SKIPPED = f"-name {CHECKPOINTS_FOLDER} -prune -o -type f ! -name '*.part'"
+TELL_S = 0.25
+LIST = (
+    f"find . -name {CHECKPOINTS_FOLDER} -prune -o -type f ! -name '*.part' ! -path ./{PROGRESS_FILE} -printf '%s %P\\0'"
+)
+SUM = "if command -v openssl > /dev/null; then xargs -0r openssl dgst -sha256 -r; else xargs -0r sha256sum; fi"
+TAR = "tar --create --null --no-recursion --files-from=- --ignore-failed-read"
+ESCAPED = re.compile(r"\\(.)")
 
 
 class Spoiled(NotReached):
@@ -36,7 +44,6 @@ class File:
 
     path: str
     size: int
-    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,174 +65,181 @@ def pull(shell: Shell, folder: str, into: Path, watch: Watch = lambda arrived: N
 
     Spoiled when a file cannot be brought as it is there; NotReached when the line is cut: the next call goes on.
     """
-    fetched = 0
-    verified: set[File] = set()
+    fetched: set[str] = set()
+    spoiled: set[str] | None = None
     for _ in range(TRIES):
-        there = _with_sums(shell, folder)
-        verified |= {file for file in there if file not in verified and _same(into / file.path, file)}
-        missing = [file for file in there if file not in verified]
-        if not missing:
-            return fetched
-        before = len(verified)
-        verified |= _fetch(shell, folder, into, missing, watch)
-        fetched += len(verified) - before
-        if all(file in verified for file in missing):
-            return fetched
-    raise Spoiled(f"{shell.where}: {missing[0].path} of {folder} arrives with another checksum each time")
+        there = [file for file in _listed(shell, folder) if spoiled is None or file.path in spoiled]
+        wanted = there if spoiled else [file for file in there if not _held(into, file)]
+        sums, digests = _fetched(shell, folder, into, there, wanted, watch)
+        spoiled = {file.path for file in there if digests.get(file.path) != sums.get(file.path)}
+        fetched |= {file.path for file in wanted} - spoiled
+        _settle(into, [file for file in there if file.path != RESULT_FILE], spoiled)
+        if not spoiled:
+            _settle(into, [File(RESULT_FILE, 0)], spoiled)
+            return len(fetched)
+    raise Spoiled(f"{shell.where}: {min(spoiled or '?')} of {folder} arrives with another checksum each time")
 
 
 def glance(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
     """Bring what files of these names grew to, while they still grow: as they are, nothing is checked."""
     for folder, into in folders:
         found = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
-        listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {found} \\) -printf '%s %P\\n'"
-        lines = shell.run(listing, check=False, repeatable=True).out.splitlines()
-        there = [File(name, int(size)) for size, _, name in (line.partition(" ") for line in lines)]
-        grown = [file for file in there if _size(into / file.path) != file.size]
-        if grown:
-            _Unpacking(into, {file.path: file for file in grown}, checked=False).stream(shell, folder)
+        listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {found} \\) -printf '%s %P\\0'"
+        there = _files_in(shell.run(listing, check=False, repeatable=True).out)
+        if grown := {file.path for file in there if _size(into / file.path) != file.size}:
+            packed = io.BytesIO()
+            shell.stream(_tar_of(folder), packed.write, source=_names(grown), timeout_s=TIMEOUT_S)
+            packed.seek(0)
+            with suppress(tarfile.ReadError):
+                for name, content in _members(packed, grown):
+                    _keep(content, into / name)
+                    _part(into / name).replace(into / name)
 
 
-def _with_sums(shell: Shell, folder: str) -> list[File]:
-    """The files there with size and SHA-256; result.json is the last one."""
+def _listed(shell: Shell, folder: str) -> list[File]:
+    """The files there."""
     place = shlex.quote(folder)
-    sums_of = f"find . {SKIPPED} -print0 | xargs -0r sha256sum -z"
-    listing = f"test -d {place} || exit 0; cd {place} && find . {SKIPPED} -printf '%s %P\\0' && echo && {sums_of}"
-    sizes, _, sums = shell.run(listing, timeout_s=TIMEOUT_S, repeatable=True).out.partition("\n")
-    size_of = {path: int(size) for size, _, path in (entry.partition(" ") for entry in sizes.split("\0") if entry)}
-    digests = {
-        path.removeprefix("./"): digest for digest, _, path in (e.partition("  ") for e in sums.split("\0") if e)
-    }
-    files = [
-        File(path, size, digests[path]) for path, size in size_of.items() if path in digests and path != PROGRESS_FILE
-    ]
-    return sorted(files, key=lambda file: (file.path == RESULT_FILE, file.path))
+    return _files_in(shell.run(f"test -d {place} || exit 0; cd {place} && {LIST}", repeatable=True).out)
 
 
-def _fetch(shell: Shell, folder: str, into: Path, missing: Sequence[File], watch: Watch) -> set[File]:
-    """Fetch files; those that arrived as they are there."""
-    told = _Told(missing, watch)
-    begun = [file for file in missing if file.size >= RESUMED_BYTES and 0 < _size(_part(into, file)) < file.size]
-    verified = {file for file in begun if _resumed(shell, folder, into, file, told)}
-    whole = {file.path: file for file in missing if file not in begun}
-    if whole:
-        unpacking = _Unpacking(into, whole, told)
-        unpacking.stream(shell, folder)
-        verified |= unpacking.verified
-    if len(verified) < len(missing):
-        verified = {file for file in verified if file.path != RESULT_FILE}
-    for file in sorted(verified, key=lambda file: file.path == RESULT_FILE):
-        _part(into, file).replace(into / file.path)
-    return verified
+def _files_in(listing: str) -> list[File]:
+    return [File(path, int(size)) for size, _, path in (entry.partition(" ") for entry in listing.split("\0") if entry)]
 
 
-def _resumed(shell: Shell, folder: str, into: Path, file: File, told: "_Told") -> bool:
-    part = _part(into, file)
+def _sums(shell: Shell, folder: str, files: Sequence[File]) -> dict[str, str]:
+    """The SHA-256 of files, made there, by path; a file that cannot be read has none."""
+    names = b"\0".join(f"./{file.path}".encode() for file in files)
+    command = f"cd {shlex.quote(folder)} && {SUM}"
+    said = shell.run(command, input=names, timeout_s=TIMEOUT_S, check=False, repeatable=True).out
+    return dict(_sum_in(line) for line in said.splitlines())
+
+
+def _sum_in(line: str) -> tuple[str, str]:
+    """Path and digest of a line; a backslash before both says that the path's are escaped."""
+    digest, path = line.removeprefix("\\")[:64], line.removeprefix("\\")[66:]
+    if line.startswith("\\"):
+        path = ESCAPED.sub(lambda found: "\n" if found[1] == "n" else found[1], path)
+    return path.removeprefix("./"), digest
+
+
+def _fetched(
+    shell: Shell, folder: str, into: Path, there: Sequence[File], wanted: Sequence[File], watch: Watch
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The checksums of all files there, and of what is here of them after those that are wanted were fetched."""
+    with ThreadPoolExecutor(1) as beside:
+        sums = beside.submit(_sums, shell, folder, there) if there else None
+        digests = _fetch(shell, folder, into, wanted, watch) if wanted else {}
+        for file in set(there) - set(wanted):
+            if held := _held(into, file):
+                digests[file.path] = file_sha256(held)
+        return sums.result() if sums else {}, digests
+
+
+def _fetch(shell: Shell, folder: str, into: Path, wanted: Sequence[File], watch: Watch) -> dict[str, str]:
+    """Fetch files, each to its FILE.part; the SHA-256 of what arrived, by path."""
+    told = _Told(wanted, watch)
+    begun = [file for file in wanted if file.size >= RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size]
+    digests = {file.path: _resumed(shell, f"{folder}/{file.path}", into / file.path, told) for file in begun}
+    if whole := {file.path for file in wanted} - digests.keys():
+        reading = shell.reading(_tar_of(folder), source=_names(whole), timeout_s=TIMEOUT_S)
+        with reading as stream, suppress(tarfile.ReadError):
+            for name, content in _members(stream, whole):
+                digests[name] = _keep(content, into / name, told)
+    return digests
+
+
+def _resumed(shell: Shell, remote: str, path: Path, told: "_Told") -> str:
+    """Go on with a file where it was cut off; its SHA-256."""
+    part = _part(path)
     begin = _size(part)
     told.add(begin)
-
-    with part.open("ab") as out:
-
-        def keep(chunk: bytes) -> None:
+    command = f"tail -c +{begin + 1} {shlex.quote(remote)}"
+    with part.open("ab") as out, shell.reading(command, timeout_s=TIMEOUT_S) as stream:
+        while chunk := stream.read(CHUNK):
             out.write(chunk)
             told.add(len(chunk))
-
-        shell.stream(f"tail -c +{begin + 1} {shlex.quote(f'{folder}/{file.path}')}", keep, timeout_s=TIMEOUT_S)
     told.file()
-    if file_sha256(part) == file.sha256:
-        return True
-    part.unlink()
-    return False
+    return file_sha256(part)
+
+
+def _settle(into: Path, files: Sequence[File], spoiled: set[str]) -> None:
+    """Give what arrived its name, and remove what is spoiled."""
+    for file in files:
+        part = _part(into / file.path)
+        if file.path in spoiled:
+            part.unlink(missing_ok=True)
+        elif part.exists():
+            part.replace(into / file.path)
 
 
 class _Told:
-    """Counts what arrives, for whoever watches."""
+    """Counts what arrives, for whoever watches: at the end of each file, and now and then."""
 
-    def __init__(self, files: Sequence[File], watch: Watch) -> None:
-        self._watch, self._began = watch, time.monotonic()
+    def __init__(self, files: Sequence[File], watch: Watch = lambda arrived: None) -> None:
+        self._watch = watch
+        self._began = self._said = time.monotonic()
         self._files, self._of_files = 0, len(files)
         self._bytes, self._of_bytes = 0, sum(file.size for file in files)
 
     def add(self, count: int) -> None:
         self._bytes += count
+        if time.monotonic() - self._said > TELL_S:
+            self._say()
 
     def file(self) -> None:
         self._files += 1
-        passed_s = time.monotonic() - self._began
+        self._say()
+
+    def _say(self) -> None:
+        self._said = time.monotonic()
+        passed_s = self._said - self._began
         left_s = passed_s * (self._of_bytes - self._bytes) / self._bytes if self._bytes else None
         self._watch(Arrived(self._files, self._of_files, self._bytes, self._of_bytes, left_s))
 
 
-class _Unpacking:
-    """One tar stream of ``wanted`` files into ``into``; anything else in it is passed over."""
-
-    def __init__(self, into: Path, wanted: dict[str, File], told: "_Told | None" = None, checked: bool = True) -> None:
-        self._into, self._wanted, self._checked = into, wanted, checked
-        self._told = told or _Told([], lambda arrived: None)
-        self._problem: Exception | None = None
-        self.verified: set[File] = set()
-
-    def stream(self, shell: Shell, folder: str) -> None:
-        """Fetch them; NotReached when the line is cut, OSError when there is no room here."""
-        read, write = os.pipe()
-        with os.fdopen(read, "rb") as source, os.fdopen(write, "wb", buffering=0) as sink:
-            unpacker = Thread(target=self._unpack, args=(source,), daemon=True)
-            unpacker.start()
-            names = "\0".join(self._wanted).encode()
-            command = (
-                f"cd {shlex.quote(folder)} && tar --create --null --no-recursion --files-from=- --ignore-failed-read"
-            )
-            try:
-                shell.stream(command, sink.write, source=(names,), timeout_s=TIMEOUT_S)
-            except BrokenPipeError:
-                pass
-            finally:
-                sink.close()
-                unpacker.join()
-        if self._problem:
-            raise self._problem
-
-    def _unpack(self, source: BinaryIO) -> None:
-        try:
-            with tarfile.open(fileobj=source, mode="r|") as archive:
-                for member in archive:
-                    name = member.name.removeprefix("./")
-                    content = archive.extractfile(member) if name in self._wanted else None
-                    if content:
-                        self._keep(content, self._wanted[name])
-        except tarfile.ReadError:
-            pass
-        except OSError as problem:
-            self._problem = problem
-        finally:
-            source.close()
-
-    def _keep(self, content: IO[bytes], file: File) -> None:
-        part = _part(self._into, file)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with part.open("wb") as out:
-            while chunk := content.read(CHUNK):
-                out.write(chunk)
-                digest.update(chunk)
-                self._told.add(len(chunk))
-        self._told.file()
-        if not self._checked:
-            part.replace(self._into / file.path)
-        elif digest.hexdigest() == file.sha256:
-            self.verified.add(file)
-        else:
-            part.unlink()
+def _tar_of(folder: str) -> str:
+    return f"cd {shlex.quote(folder)} && {TAR}"
 
 
-def _part(into: Path, file: File) -> Path:
-    path = into / file.path
+def _names(paths: Iterable[str]) -> tuple[bytes]:
+    return ("\0".join(f"./{path}" for path in sorted(paths, key=lambda path: (path == RESULT_FILE, path))).encode(),)
+
+
+def _members(stream: IO[bytes], wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of the wanted files of a tar stream, nothing else of it. ReadError where it is torn."""
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as archive:
+        for member in archive:
+            name = member.name.removeprefix("./")
+            content = archive.extractfile(member) if name in wanted else None
+            if content:
+                yield name, content
+
+
+def _keep(content: IO[bytes], path: Path, told: _Told | None = None) -> str:
+    """Write FILE.part; the SHA-256 of what was written."""
+    part = _part(path)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with part.open("wb") as out:
+        while chunk := content.read(CHUNK):
+            out.write(chunk)
+            digest.update(chunk)
+            if told:
+                told.add(len(chunk))
+    if told:
+        told.file()
+    return digest.hexdigest()
+
+
+def _part(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
+
+
+def _held(into: Path, file: File) -> Path | None:
+    """What is here of a file in its full size: arrived but unchecked, or settled."""
+    path = into / file.path
+    return next((held for held in (_part(path), path) if _size(held) == file.size), None)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
-
-
-def _same(path: Path, file: File) -> bool:
-    return _size(path) == file.size and file_sha256(path) == file.sha256

@@ -254,7 +254,7 @@ class RemoteRunner:
         """Bring the row home; a job that left no result is one that says so."""
         local, spec = self._local(row), row.order.spec
         if row.started:
-            pull(self._shell, f"{self._there}/{row.order.row}", local)
+            pull(self._shell, f"{self._there}/{row.order.row}", local, lambda arrived: self._view.brings(spec, arrived))
         result = self._result(row, local)
         (local / NOTE_FILE).unlink(missing_ok=True)
         self._rows.remove(row)

@@ -1,8 +1,13 @@
 """Bringing results home beside rsync: 500 MB in 2,000 files over a real sshd on this machine; both times, the ratio.
 
-python -m tests.benchmarks.pulling
+    python -m tests.benchmarks.pulling [--out FILE]
+
+Three rounds, by turns; the best of each is compared. rsync goes by OpenSSH with the ciphers that it chooses by itself,
+as people use it.
 """
 
+import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -11,6 +16,8 @@ import time
 from pathlib import Path
 
 from experiments.launch.pull import pull
+from experiments.provenance import git_commit
+from experiments.result import write_atomically
 from provision.shell import Over
 from tests.provision.sshd import Sshd
 
@@ -19,6 +26,9 @@ ROUNDS = 3
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         here = Path(place)
         make(here / "there")
@@ -31,7 +41,20 @@ def main() -> None:
                 ours.append(timed(lambda n=number: bring(login, here / "there", here / f"pull-{n}")))
         finally:
             server.stop()
-        print(f"rsync {min(others):.2f} s, pull {min(ours):.2f} s, ratio {min(ours) / min(others):.2f}")
+    found = {
+        "command": "python -m tests.benchmarks.pulling",
+        "on": f"{os.cpu_count()} cores, both ends on this machine",
+        "git_commit": git_commit(),
+        "load_average": os.getloadavg()[0],
+        "files": FILES,
+        "bytes": BYTES,
+        "rsync_s": others,
+        "pull_s": ours,
+        "pull_over_rsync": min(ours) / min(others),
+    }
+    print(json.dumps(found, indent=1))
+    if options.out:
+        write_atomically(options.out, json.dumps(found, indent=1) + "\n")
 
 
 def make(folder: Path) -> None:

@@ -99,3 +99,13 @@ def new_key(file: Path) -> Path:
     """A new key pair in ``file`` and ``file``.pub."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", file], check=True)
     return file
+
+
+def ssh_at(home: Path) -> Path:
+    """A folder for PATH with an OpenSSH client that reads ``home``/.ssh/config: by itself it does not look at HOME."""
+    (home / ".ssh").mkdir()
+    (home / "bin").mkdir()
+    wrapper = home / "bin" / "ssh"
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {home}/.ssh/config "$@"\n')
+    wrapper.chmod(0o755)
+    return wrapper.parent

@@ -13,7 +13,7 @@ import pytest
 from provision.errors import BadHostKey, CommandFailed, LineCut, LoginRefused, NotReached, TimedOut
 from provision.shell import Here, Over
 from provision.ssh import Configured
-from tests.provision.sshd import PROGRAM, Sshd, new_key
+from tests.provision.sshd import PROGRAM, Sshd, new_key, ssh_at
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
 
@@ -103,6 +103,38 @@ def test_a_stream_comes_in_pieces_as_it_is_printed(shell):
     assert times[-1] - times[0] > 0.3
 
 
+def test_much_is_read_as_it_is_printed_and_input_is_given(shell):
+    with shell.reading("cat; sleep 0.5; head -c 3000000 /dev/zero", source=(b"a" * 10,)) as stream:
+        assert stream.read(10) == b"a" * 10
+        began = time.monotonic()
+        assert stream.read() == bytes(3_000_000)
+        assert time.monotonic() - began > 0.3
+
+
+def test_what_is_read_of_a_command_that_ends_badly_is_no_success(shell):
+    with (
+        pytest.raises(CommandFailed, match=r"no such thing \(exit code 4 of: echo a"),
+        shell.reading("echo a; echo no such thing >&2; exit 4") as stream,
+    ):
+        assert stream.read() == b"a\n"
+
+
+def test_a_command_that_is_read_and_does_not_end_is_ended(shell):
+    with pytest.raises(TimedOut, match=r"no end after 1 s: sleep 301"), shell.reading("sleep 301; true", timeout_s=1):
+        pass
+
+
+def test_a_command_whose_reader_gives_up_is_ended(shell):
+    def give_up(stream) -> None:
+        stream.read(1000)
+        raise OSError("no room")
+
+    began = time.monotonic()
+    with pytest.raises(OSError, match="no room"), shell.reading("yes 302") as stream:
+        give_up(stream)
+    assert time.monotonic() - began < 5
+
+
 def test_a_port_of_the_machines_loopback_is_here(shell):
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -129,6 +161,13 @@ def test_a_command_under_which_the_line_is_cut_is_not_given_again(sshd, over, tm
     with pytest.raises(LineCut, match="the line was cut"):
         over.run(f"echo once >> {tmp_path}/journal; sleep 2")
     assert over.run(f"cat {tmp_path}/journal").out == "once\n"
+
+
+def test_a_line_that_is_cut_is_no_end_of_what_is_read(sshd, over):
+    came = []
+    with pytest.raises(LineCut, match="the line was cut"), over.reading("echo a; sleep 30") as stream:
+        came += [stream.read(2), sshd.cut(), stream.read()]
+    assert came == [b"a\n", None, b""]
 
 
 def test_a_repeatable_command_is(sshd, over, tmp_path):
@@ -224,12 +263,13 @@ def home(sshd, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     login = sshd.login(alias=f"[127.0.0.1]:{sshd.port}")
-    (tmp_path / ".ssh").mkdir()
+    monkeypatch.setenv("PATH", f"{ssh_at(tmp_path)}:{os.environ['PATH']}")
     known = login.known_hosts.read_text()
     (tmp_path / ".ssh" / "known_hosts").write_text(known + known.replace(login.alias, "inner"))
     host = f"  HostName 127.0.0.1\n  Port {sshd.port}\n  User {login.user}\n  IdentityFile {sshd.key}\n"
     (tmp_path / ".ssh" / "config").write_text(
         f"Host super\n{host}Host behind\n{host}  ProxyJump super\n  HostKeyAlias inner\n"
+        f"Host *\n  UserKnownHostsFile {tmp_path}/.ssh/known_hosts\n"
     )
     return tmp_path
 
@@ -239,6 +279,8 @@ def test_a_machine_of_the_persons_own_configuration_is_reached_by_its_name(home,
     shell = Over(Configured(name))
     assert shell.run("echo in").out == "in\n"
     assert shell.where == name
+    with shell.reading("echo in") as stream:
+        assert stream.read() == b"in\n"
     shell.close()
 
 

@@ -55,6 +55,8 @@ def behave(how: str, spec: RowSpec, out: Path) -> None:
         time.sleep(600)
     if how == "slow":
         time.sleep(3)
+    if how.startswith("sleep-"):
+        time.sleep(float(how.removeprefix("sleep-")))
     write(out / RESULT_FILE, made(spec, "oom" if how == "oom" else "fits").model_dump_json())
 
 

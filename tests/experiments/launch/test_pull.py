@@ -1,15 +1,19 @@
 """Bringing files home, from a folder of this machine: what comes in which order, over good lines and bad ones."""
 
+import io
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from experiments.launch import pull as module
-from experiments.launch.pull import Spoiled, glance, pull
+from experiments.launch.progress import coming_home
+from experiments.launch.pull import Arrived, Spoiled, glance, pull
 from experiments.result import CHECKPOINTS_FOLDER, PROGRESS_FILE, RESULT_FILE
 from provision.errors import LineCut
 from provision.shell import Here
+from tests.experiments.launch import house
 
 FILES = {RESULT_FILE: b"{}", "log.txt": b"said\n", "rank-0/log.txt": b"", "it's a name.csv": os.urandom(300_000)}
 
@@ -21,23 +25,19 @@ class Bad(Here):
         self.bad, self.good, self.cut = bad, good, cut
         self.came = 0
 
-    def stream(self, command, sink, **options):
+    @contextmanager
+    def reading(self, command, **options):
         self.bad, bad = self.bad - 1, self.bad > 0
-        passed = 0
-
-        def worse(chunk: bytes) -> None:
-            nonlocal passed
-            self.came += len(chunk)
-            if bad and self.cut and passed + len(chunk) > self.good:
-                sink(chunk[: self.good - passed])
-                raise LineCut("cut")
-            if bad and not self.cut and passed <= self.good < passed + len(chunk):
-                place = self.good - passed
-                chunk = chunk[:place] + bytes([chunk[place] ^ 1]) + chunk[place + 1 :]
-            passed += len(chunk)
-            sink(chunk)
-
-        super().stream(command, worse, **options)
+        with super().reading(command, **options) as stream:
+            came = stream.read()
+            if bad and self.cut:
+                came = came[: self.good]
+            elif bad:
+                came = came[: self.good] + bytes([came[self.good] ^ 1]) + came[self.good + 1 :]
+            self.came += len(came)
+            yield io.BytesIO(came)
+        if bad and self.cut:
+            raise LineCut("cut")
 
 
 @pytest.fixture
@@ -138,3 +138,32 @@ def test_a_glance_brings_what_grew_and_never_a_result(there, tmp_path):
         log.write(b"more\n")
     glance(Here(), [(str(there), here), (str(tmp_path / "nothing"), here)], ["log.txt"])
     assert held(here) == {"log.txt": b"said\nmore\n"}
+
+
+def test_what_had_come_before_the_line_was_cut_is_not_fetched_again(there, tmp_path):
+    shell = Bad(bad=1, good=310_000, cut=True)
+    with pytest.raises(LineCut):
+        pull(shell, str(there), tmp_path / "here")
+    assert "it's a name.csv" not in held(tmp_path / "here")
+    shell.came = 0
+    pull(shell, str(there), tmp_path / "here")
+    assert held(tmp_path / "here") == FILES
+    assert shell.came < 100_000
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "back\\slash", "-r", "\\n"])
+def test_a_file_may_have_any_name(there, tmp_path, name):
+    (there / name).write_bytes(b"x")
+    pull(Here(), str(there), tmp_path / "here")
+    assert held(tmp_path / "here") == {**FILES, name: b"x"}
+
+
+def test_checksums_are_made_there_without_openssl_too(there, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SUM", module.SUM.replace("openssl", "nothing-of-that-name"))
+    assert pull(Here(), str(there), tmp_path / "here") == len(FILES)
+    assert held(tmp_path / "here") == FILES
+
+
+def test_how_far_a_pull_is_is_shown_in_files_bytes_and_time():
+    arrived = Arrived(3, 12, 4_000_000, 80_000_000, 61.0)
+    assert coming_home(house.spec("a"), arrived) == "a: coming home, 3 of 12 files, 4 of 80 MB, 1:01 left"

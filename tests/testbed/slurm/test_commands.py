@@ -13,6 +13,7 @@ import pytest
 from experiments.result import RESULT_FILE
 from tests.experiments.launch import standin_testbed
 from tests.experiments.launch.test_ending import hear_interrupts, wait_for
+from tests.provision.sshd import ssh_at
 from tests.testbed.slurm.cluster import HOUSE
 from tests.testbed.slurm.conftest import profile_of
 
@@ -29,11 +30,14 @@ class Person:
         self.rows = path / "results" / RUN_ID / SUITE
         self.journal = cluster.home / f"journal-{path.name}"
         login = cluster.login()
+        paths = f"{ssh_at(path)}:{os.environ['PATH']}"
+        self.environment = {**os.environ, "HOME": str(path), "PATH": paths, "CUDA_VISIBLE_DEVICES": ""}
         ssh = path / ".ssh"
-        ssh.mkdir()
         (ssh / "known_hosts").write_text(login.known_hosts.read_text())
         host = f"HostName {login.host}\nPort {login.port}\nUser {login.user}\nIdentityFile {login.key}\n"
-        (ssh / "config").write_text(f"Host super\n{host}HostKeyAlias {login.alias}\n")
+        (ssh / "config").write_text(
+            f"Host super\n{host}HostKeyAlias {login.alias}\nUserKnownHostsFile {ssh}/known_hosts\n"
+        )
 
     def profile(self, **behaviour: str) -> Path:
         told = ",".join(f"{row}={how}" for row, how in behaviour.items())
@@ -49,13 +53,18 @@ class Person:
         where = ["--site", "slurm", "--profile", str(profile), "--results", str(self.path / "results")]
         return subprocess.Popen(
             [sys.executable, "-m", program, "run", SUITE, *rows, *where, "--run-id", RUN_ID, "--size", "tiny", *more],
-            env={**os.environ, "HOME": str(self.path), "CUDA_VISIBLE_DEVICES": ""},
+            env=self.environment,
             cwd=HOUSE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             preexec_fn=hear_interrupts,
         )
+
+    def asks(self, *arguments: str) -> str:
+        """What a command prints that only looks."""
+        command = [sys.executable, "-m", "experiments", *arguments]
+        return subprocess.run(command, env=self.environment, cwd=HOUSE, stdout=subprocess.PIPE, text=True).stdout
 
     def starts(self, row: str) -> int:
         lines = self.journal.read_text().splitlines() if self.journal.exists() else []
@@ -95,6 +104,18 @@ def test_a_killed_command_returns_to_its_jobs(person):
     said = second.communicate(timeout=120)[0]
     assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
     assert [person.starts(row) for row in ROWS] == [1, 1]
+
+
+def test_rows_that_run_there_are_watched_from_here(person):
+    running = person.types(reduced_batch="hang")
+    wait_for(lambda: person.starts("reduced-batch"))
+    run = str(person.path / "results" / RUN_ID)
+    wait_for(lambda: "last line of reduced-batch" in person.asks("logs", "reduced-batch", run))
+    sight = json.loads(person.asks("top", "--profile", str(person.path / "super.yaml"), "--once", "--json"))
+    (row,) = [row for row in sight["rows"] if row["name"] == f"{RUN_ID}/{SUITE}/reduced-batch"]
+    assert (row["state"], row["progress"]["phase"]) == ("RUNNING", "backward")
+    person.types("--cancel").wait(60)
+    running.communicate(timeout=60)
 
 
 def test_ctrl_c_says_that_jobs_go_on_and_how_to_end_them(person):

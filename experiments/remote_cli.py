@@ -1,0 +1,112 @@
+"""`testbed logs | top`: what runs elsewhere, as it runs."""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from experiments.errors import InputError, unknown
+from experiments.machines_cli import print_json
+from experiments.result import LOG_FILE, RESULT_FILE
+from experiments.run import RunFolder
+from provision.errors import LineCut, NotReached
+from provision.shell import Here, Shell
+from provision.site import TESTBEDS
+
+FOLLOW_S = 1.0
+LOOK_S = 3.0
+AT_A_TIME = 1 << 22
+
+app = typer.Typer()
+RunPath = Annotated[Path, typer.Argument(metavar="[RUN]", help="The run's folder.")]
+Site = Annotated[str, typer.Option(help=f"Where: slurm (with --profile), {', '.join(TESTBEDS)}, or a region.")]
+Profile = Annotated[str | None, typer.Option(help="Of a cluster: its name, or a YAML file; means --site slurm.")]
+
+
+@app.command()
+def logs(
+    row: Annotated[str, typer.Argument(metavar="ROW")],
+    run: RunPath = Path("results/latest"),
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the row ends.")] = False,
+) -> None:
+    """Print a row's log: as it came home, or from where the row runs."""
+    folder = RunFolder(run)
+    kept = folder.read_run()
+    if row not in kept.rows:
+        raise unknown("row", row, kept.rows, f"run {run}")
+    at_home = folder.row(row)
+    if (at_home / RESULT_FILE).exists() or kept.site == "local":
+        _print_log(Here(), str(at_home.resolve()), follow)
+        return
+    from experiments.launch.places import seen
+
+    there = seen(kept.site, kept.profile)
+    try:
+        _print_log(there.shell, f"{there.folder}/{kept.run_id}/{kept.suite}/{row}", follow)
+    finally:
+        there.close()
+
+
+@app.command()
+def top(
+    site: Site = "chameleon",
+    profile: Profile = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --once: JSON on stdout.")] = False,
+) -> None:
+    """Show the GPUs of all nodes, and the rows that run or wait there. Ctrl-C ends it."""
+    from experiments.launch.places import SLURM, seen
+    from experiments.launch.sight import Sight, look, sight_table
+
+    if as_json and not once:
+        raise InputError("--json: allowed with --once only")
+    there = seen(SLURM if profile else site, profile)
+    try:
+        if as_json:
+            print_json(TypeAdapter(Sight).dump_python(look(there), mode="json"))
+        elif once:
+            Console().print(sight_table(look(there)))
+        else:
+            _live(lambda: sight_table(look(there)))
+    finally:
+        there.close()
+
+
+def _live(sight: Callable[[], RenderableType]) -> None:
+    with Live(console=Console(), auto_refresh=False, screen=Console().is_terminal) as live:
+        while True:
+            try:
+                live.update(sight(), refresh=True)
+            except NotReached as problem:
+                live.update(str(problem), refresh=True)
+            time.sleep(LOOK_S)
+
+
+def _print_log(shell: Shell, folder: str, follow: bool) -> None:
+    """Print the log in ``folder`` from its begin; InputError where there is none and it is not waited for."""
+    log, result = shlex.quote(f"{folder}/{LOG_FILE}"), shlex.quote(f"{folder}/{RESULT_FILE}")
+    begin = 0
+    while True:
+        command = f"test -e {result} && echo ended || echo goes on; test ! -e {log} || tail -c +{begin + 1} {log}"
+        more = bytearray()
+        with suppress(LineCut):
+            shell.stream(f"{command} | head -c {AT_A_TIME}", more.extend)
+        state, _, text = bytes(more).partition(b"\n")
+        sys.stdout.buffer.write(text)
+        sys.stdout.flush()
+        begin += len(text)
+        if len(text) == AT_A_TIME:
+            continue
+        if not follow and not begin:
+            raise InputError(f"{folder}: no {LOG_FILE} at {shell.where} yet; with -f it is waited for")
+        if state == b"ended" or not follow:
+            return
+        time.sleep(FOLLOW_S)
