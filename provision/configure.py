@@ -28,9 +28,10 @@ PLAYBOOK = ANSIBLE / "site.yml"
 FACTS = "/etc/llm-testbed/node.json"
 SAID_LENGTH = 600
 REMEDIES = {
-    "No space left on device": "free some space there (docker system prune)",
-    "Unable to start service": "log in and see what `systemctl status` and `journalctl -xe` say",
-    "Could not get lock": "another program installs packages there; wait until it is done",
+    "no space left on device": "free some space there (docker system prune)",
+    "masked": "let the service start there (sudo systemctl unmask NAME)",
+    "unable to start service": "log in and see what `systemctl status` and `journalctl -xe` say",
+    "could not get lock": "another program installs packages there; wait until it is done",
 }
 Say = Callable[[str], None]
 
@@ -116,7 +117,7 @@ class _Told:
 
     def problem(self, log: Path) -> ConfigureFailed | NotReached:
         failure = self._failure or ConfigureFailed("Ansible failed")
-        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in str(failure)), "put that right")
+        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in str(failure).lower()), "put that right")
         return type(failure)(f"{failure}; {remedy}, then the same command goes on from there; all of it: {log}")
 
     def _place(self, data: dict[str, Any]) -> str:

@@ -37,9 +37,8 @@ def base_archive(say: Say) -> Path:
 
 
 def wheels(pins: Path, say: Say) -> Path:
-    """An archive with the folder "wheels": all that the list and JupyterLab's name but PyTorch, from the cache or fetched
-    now."""
-    lines = [line for list in (pins, pins.with_name("jupyter.txt")) for line in list.read_text().splitlines()]
+    """An archive with the folder "wheels": all that the list names and JupyterLab, but PyTorch, from the cache or fetched."""
+    lines = [line for file in (pins, pins.with_name("jupyter.txt")) for line in file.read_text().splitlines()]
     listed = [line for line in lines if "==" in line and not line.startswith("torch==")]
     archive = cache() / f"wheels-{hashlib.sha256(repr(listed).encode()).hexdigest()[:12]}.tar"
     with locked(archive):
@@ -64,12 +63,12 @@ def _make(archive: Path, torch: str) -> None:
         subprocess.run(["chroot", root, "sh", "-ec", script], check=True)
         layer = Path(scratch) / "layer.tar"
         subprocess.run(["tar", "--create", "--file", layer, "--numeric-owner", "--directory", root, "."], check=True)
-        _as_image(layer, fresh := Path(scratch) / "image.tar")
+        as_image(layer, fresh := Path(scratch) / "image.tar", NAME)
         fresh.rename(archive)
 
 
-def _as_image(layer: Path, archive: Path) -> None:
-    """Wrap a root file system as an image of one layer, as `docker save` writes them."""
+def as_image(layer: Path, archive: Path, image: str) -> None:
+    """Wrap a root file system as the image of that name with one layer, as `docker save` writes them."""
     with layer.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     config = {
@@ -80,7 +79,7 @@ def _as_image(layer: Path, archive: Path) -> None:
     }
     data = json.dumps(config).encode()
     name = f"{hashlib.sha256(data).hexdigest()}.json"
-    manifest = json.dumps([{"Config": name, "RepoTags": [NAME], "Layers": ["layer.tar"]}]).encode()
+    manifest = json.dumps([{"Config": name, "RepoTags": [image], "Layers": ["layer.tar"]}]).encode()
     with tarfile.open(archive, "w") as tar:
         for member, text in ((name, data), ("manifest.json", manifest)):
             told = tarfile.TarInfo(member)

@@ -1,18 +1,39 @@
-"""A node for the tests of this folder, and how it is logged in to."""
+"""Nodes for the tests of this folder, how they are logged in to, and how they are set up."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from provision.configure import Configured, Setup, configure
+from provision.ledger import Machine
 from provision.ssh import KeyPair, Login
+from tests.testbed.needs import need
+from tests.testbed.node import gpus
 from tests.testbed.node.gpus import A100
 from tests.testbed.node.image import NodeImage
 from tests.testbed.node.node import Node
+from tests.testbed.node.small_image import small_image
+
+HERE = Path(__file__).parent
+NEEDS = ("mmdebstrap", "gpg", "systemd-nspawn", "iptables", "ip", "ssh-keygen")
+PACKAGES = "mmdebstrap gpg systemd-container iptables iproute2 openssh-client"
+IN_A_BOX = {"precheck_disk_gib": 5, "precheck_memory_gib": 4, "slurm_cgroup_plugin": "cgroup/v1"}
+SetUp = Callable[..., Configured]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One node at a time: the tests run one after the other."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("node"))
 
 
 @pytest.fixture(scope="session")
 def node_image() -> NodeImage:
+    need(NEEDS, PACKAGES, root=True)
     return NodeImage.make(print)
 
 
@@ -22,15 +43,48 @@ def login(key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Callable[[N
     return lambda node: Login(node.address, node.name, key.file, known_hosts)
 
 
+@pytest.fixture(scope="session")
+def archive(node_image: NodeImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stub of the image, as an archive."""
+    return small_image(node_image.root, "llm-testbed:current", tmp_path_factory.mktemp("image") / "small.tar")
+
+
 @pytest.fixture(scope="module")
-def node(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login]) -> Iterator[Node]:
+def node(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login], archive: Path) -> Iterator[Node]:
     """A node with two pretended GPUs that answers."""
-    with Node("test-node", "10.78.0.21", node_image, key.public, [A100, A100]) as started:
+    with Node("test-node", "10.78.0.21", node_image, key.public, [A100, A100], shared=[archive]) as started:
         started.wait(login(started))
         yield started
+
+
+@pytest.fixture(scope="session")
+def set_up(login: Callable[[Node], Login], archive: Path, tmp_path_factory: pytest.TempPathFactory) -> SetUp:
+    """Set nodes up, as `testbed configure` does, with the stub of the image; ``roles`` are these alone."""
+    spec = tmp_path_factory.mktemp("cdi") / "nvidia.json"
+    spec.write_text(gpus.cdi_spec(2))
+    logs = tmp_path_factory.mktemp("configure")
+
+    def act(
+        nodes: Sequence[Node],
+        say: Callable[[str], None] = print,
+        check: bool = False,
+        roles: Sequence[str] = (),
+        extra: Mapping[str, Any] = {},
+        **setup: Any,
+    ) -> Configured:
+        options = {"source": "load", "archive": archive, "cdi_spec": spec} | setup
+        machines = [Machine(node.name, login(node)) for node in nodes]
+        with pytest.MonkeyPatch.context() as patch:
+            if roles:
+                patch.setattr("provision.configure.PLAYBOOK", playbook := logs / "site.yml")
+                listed = [{"role": role} for role in roles]
+                playbook.write_text(json.dumps([{"hosts": "nodes", "become": True, "roles": listed}]))
+            return configure(machines, Setup(**options, extra=IN_A_BOX | dict(extra)), say, check, logs)
+
+    return act
 
 
 @pytest.fixture
 def killed_holder() -> Path:
     """A program that boots the node named by its arguments and is killed before it can stop it."""
-    return Path(__file__).with_name("killed_holder.py")
+    return HERE / "killed_holder.py"

@@ -1,0 +1,39 @@
+"""A stub of the experiments' image, and of its base, for tests of what is around them: `python`, `pip` and `apt-get` do
+nothing there and say that all is well. The other programs are those of the nodes' own system.
+"""
+
+import io
+import tarfile
+from pathlib import Path
+
+from tests.testbed.node.base_image import as_image
+
+PROGRAMS = ("dash", "cat", "grep", "ls", "mkdir", "rm", "sed", "tr", "wc")
+LIBRARIES = ("libc.so.6", "libacl.so.1", "libpcre2-8.so.0", "libselinux.so.1")
+FILES = (
+    *(f"usr/bin/{name}" for name in PROGRAMS),
+    *(f"usr/lib/x86_64-linux-gnu/{name}" for name in LIBRARIES),
+    "usr/lib64/ld-linux-x86-64.so.2",
+)
+LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "usr/bin/sh": "dash"}
+STUBS = ("usr/bin/python", "usr/bin/pip", "usr/bin/apt-get")
+STUB = b"#!/bin/sh\n"
+
+
+def small_image(system: Path, name: str, archive: Path) -> Path:
+    """Write an image of that name to ``archive``, as `docker save` would, from the root file system ``system``."""
+    layer = archive.with_suffix(".layer")
+    with tarfile.open(layer, "w", dereference=True) as tar:
+        for file in FILES:
+            tar.add(system / file, file)
+        for link, target in LINKS.items():
+            told = tarfile.TarInfo(link)
+            told.type, told.linkname = tarfile.SYMTYPE, target
+            tar.addfile(told)
+        for stub in STUBS:
+            told = tarfile.TarInfo(stub)
+            told.size, told.mode = len(STUB), 0o755
+            tar.addfile(told, io.BytesIO(STUB))
+    as_image(layer, archive, name)
+    layer.unlink()
+    return archive

@@ -1,0 +1,74 @@
+"""A stub of a registry: what `docker pull` asks for, about one image, over HTTP."""
+
+import contextlib
+import gzip
+import hashlib
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG = "application/vnd.docker.container.image.v1+json"
+LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+
+@contextlib.contextmanager
+def registry(address: str, archive: Path, name: str) -> Iterator[str]:
+    """Serve the image of ``archive`` (as `docker save` writes them, with one layer) there; its reference.
+
+    ``name`` is repository:tag.
+    """
+    repository, tag = name.split(":")
+    manifest, blobs = _contents(archive)
+    served = {f"/v2/{repository}/blobs/{digest}": ("application/octet-stream", data) for digest, data in blobs.items()}
+    paths = [f"/v2/{repository}/manifests/{key}" for key in (tag, _digest(manifest))]
+    served |= dict.fromkeys(paths, (MANIFEST, manifest)) | {"/v2/": ("application/json", b"{}")}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            kind, data = served.get(self.path, ("", b""))
+            self.send_response(200 if kind else 404)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Docker-Content-Digest", _digest(data))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((address, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"{address}:{server.server_port}/{name}"
+        finally:
+            server.shutdown()
+
+
+def _contents(archive: Path) -> tuple[bytes, dict[str, bytes]]:
+    """The manifest, and by its digest what it names."""
+    with tarfile.open(archive) as tar:
+        listed = json.loads(tar.extractfile("manifest.json").read())[0]
+        config = tar.extractfile(listed["Config"]).read()
+        layer = gzip.compress(tar.extractfile(listed["Layers"][0]).read(), compresslevel=1, mtime=0)
+    described = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": _told(CONFIG, config),
+        "layers": [_told(LAYER, layer)],
+    }
+    return json.dumps(described).encode(), {_digest(data): data for data in (config, layer)}
+
+
+def _told(kind: str, data: bytes) -> dict[str, object]:
+    return {"mediaType": kind, "size": len(data), "digest": _digest(data)}
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"

@@ -1,0 +1,128 @@
+"""The role of the driver. Stubbed: the driver and its package; real: apt, reboots, and what the role makes of them."""
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from provision.errors import ConfigureFailed
+from provision.ssh import KeyPair, Login
+from tests.testbed.node import gpus
+from tests.testbed.node.conftest import SetUp
+from tests.testbed.node.image import NodeImage
+from tests.testbed.node.node import Node
+
+ROLE = {"roles": ["nvidia_driver"]}
+ARCHIVE = "var/lib/pretended"
+WORKS_AFTER_REBOOT = f"echo fine > {gpus.STATE}/mode; cp /proc/sys/kernel/random/boot_id {gpus.STATE}/since"
+
+
+def wanting(package: str, wanted: str = "true") -> dict[str, object]:
+    return {**ROLE, "extra": {"nvidia_driver_wanted": wanted, "nvidia_driver_packages": [package]}}
+
+
+def offer(root: Path, package: str, act: str) -> str:
+    """Have the machine's archive of packages offer one that brings nvidia-smi and does ``act``; its entry there."""
+    folder = root / ARCHIVE / package
+    (folder / "DEBIAN").mkdir(parents=True)
+    (folder / "usr/bin").mkdir(parents=True)
+    (folder / "usr/bin/nvidia-smi").write_bytes(gpus.SMI.read_bytes())
+    (folder / "usr/bin/nvidia-smi").chmod(0o755)
+    control = f"Package: {package}\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: a stub\n"
+    (folder / "DEBIAN/control").write_text(control)
+    (folder / "DEBIAN/postinst").write_text(f"#!/bin/sh\n{act}\n")
+    (folder / "DEBIAN/postinst").chmod(0o755)
+    deb = folder.with_suffix(".deb")
+    subprocess.run(["dpkg-deb", "--build", folder, deb], check=True, capture_output=True)
+    data = deb.read_bytes()
+    return f"{control}Filename: ./{deb.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
+
+
+@pytest.fixture(scope="module")
+def machine(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login]) -> Iterator[Node]:
+    """A node whose archive of packages has a driver that works after a reboot, and one that never does."""
+    with Node("test-driver", "10.78.0.24", node_image, key.public, [gpus.A100, gpus.A100]) as started:
+        started.wait(login(started))
+        entries = [offer(started.root, "good-driver", WORKS_AFTER_REBOOT), offer(started.root, "bad-driver", ":")]
+        (started.root / ARCHIVE / "Packages").write_text("\n".join(entries))
+        source = started.root / "etc/apt/sources.list.d/pretended.list"
+        source.write_text(f"deb [trusted=yes] file:/{ARCHIVE} ./\n")
+        started.run("apt-get", "update", "-o", f"Dir::Etc::sourcelist={source.relative_to(started.root)}")
+        yield started
+
+
+@pytest.fixture
+def having(machine: Node) -> Callable[[gpus.Mode], str]:
+    """Bring the machine's driver into a state; the boot that it is in."""
+
+    def act(mode: gpus.Mode) -> str:
+        machine.run("apt-get", "purge", "--yes", "good-driver", "bad-driver")
+        gpus.pretend(machine.root, mode=mode)
+        return boot(machine)
+
+    return act
+
+
+def boot(node: Node) -> str:
+    return node.run("cat", "/proc/sys/kernel/random/boot_id")
+
+
+Having = Callable[[gpus.Mode], str]
+
+
+def test_a_driver_that_works_is_left_alone(machine: Node, set_up: SetUp, having: Having) -> None:
+    before = having("fine")
+    assert set_up([machine], **wanting("good-driver")).changed == ()
+    assert boot(machine) == before
+
+
+@pytest.mark.parametrize("mode", ["missing", "broken"])
+def test_a_driver_that_does_not_work_is_installed_and_booted_into(
+    mode: gpus.Mode, machine: Node, set_up: SetUp, having: Having
+) -> None:
+    before = having(mode)
+    changed = " ".join(set_up([machine], **wanting("good-driver")).changed)
+    assert "Install the driver" in changed
+    assert "Reboot into the driver" in changed
+    assert boot(machine) != before
+    assert machine.run("nvidia-smi", "-L").count("A100") == 2
+    assert set_up([machine], **wanting("good-driver")).changed == ()
+
+
+def test_a_driver_that_is_newer_than_the_loaded_one_takes_a_reboot_alone(
+    machine: Node, set_up: SetUp, having: Having
+) -> None:
+    before = having("broken")
+    machine.run("apt-get", "install", "--yes", "good-driver")
+    with pytest.raises(RuntimeError, match="Driver/library version mismatch"):
+        machine.run("nvidia-smi")
+    changed = " ".join(set_up([machine], **wanting("good-driver")).changed)
+    assert "Install the driver" not in changed
+    assert boot(machine) != before
+    assert machine.run("nvidia-smi", "-L").count("A100") == 2
+
+
+def test_a_driver_that_does_not_work_after_all_is_told_with_a_remedy(
+    machine: Node, set_up: SetUp, having: Having
+) -> None:
+    having("broken")
+    with pytest.raises(ConfigureFailed, match=r"See that the driver works .*couldn't communicate .*dmesg"):
+        set_up([machine], **wanting("bad-driver"))
+
+
+def test_a_check_says_that_a_driver_would_be_installed_and_does_not_reboot(
+    machine: Node, set_up: SetUp, having: Having
+) -> None:
+    before = having("missing")
+    assert "Install the driver" in " ".join(set_up([machine], check=True, **wanting("good-driver")).changed)
+    assert boot(machine) == before
+
+
+@pytest.mark.parametrize("wanted", ["false", "auto"])
+def test_no_driver_is_brought_to_a_machine_that_has_no_gpu_or_shall_not_have_one(
+    wanted: str, machine: Node, set_up: SetUp, having: Having
+) -> None:
+    having("missing")
+    assert set_up([machine], **wanting("good-driver", wanted)).changed == ()

@@ -1,0 +1,197 @@
+"""The playbook on a real node: from bare to finished, again, and what goes wrong there."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from provision.configure import ANSIBLE, Configured, Setup, configure
+from provision.errors import ConfigureFailed, NotReached
+from provision.ledger import Machine
+from provision.ssh import Login
+from tests.testbed.node import network
+from tests.testbed.node.conftest import SetUp
+from tests.testbed.node.image import NodeImage
+from tests.testbed.node.node import CA_BUNDLE, Node
+from tests.testbed.node.small_image import small_image
+from tests.testbed.node.small_registry import registry
+from tests.testbed.sshd import new_key
+
+LoginTo = Callable[[Node], Login]
+PULLING = ["nvidia_driver", "docker", "images"]
+BASE = "localhost/small:1"
+PASSWORD = "not-to-be-seen"
+
+
+@pytest.fixture(scope="module")
+def finished(node: Node, set_up: SetUp) -> Configured:
+    """The node is set up now."""
+    return set_up([node])
+
+
+def test_a_check_of_a_bare_node_says_what_would_change_and_changes_nothing(node: Node, set_up: SetUp) -> None:
+    told = set_up([node], check=True)
+    assert any("Install the Docker engine" in one for one in told.changed)
+    assert told.facts == {node.name: {}}
+    assert not (node.root / "usr/bin/docker").exists()
+
+
+def test_a_finished_node_says_what_it_is(node: Node, finished: Configured) -> None:
+    facts = finished.facts[node.name]
+    assert facts["images"]["llm-testbed:current"].startswith("sha256:")
+    assert [gpu["type"] for gpu in facts["gpus"]] == ["a100", "a100"]
+    assert facts["driver"]
+    assert facts["docker"]
+    assert facts["hardware"]["cpus"] == os.cpu_count()
+
+
+def test_a_second_run_changes_nothing(node: Node, set_up: SetUp, finished: Configured) -> None:
+    assert set_up([node]).changed == ()
+
+
+def test_a_check_of_a_finished_node_finds_nothing_to_change(node: Node, set_up: SetUp, finished: Configured) -> None:
+    assert set_up([node], check=True).changed == ()
+
+
+def test_docker_is_started_where_it_was_stopped(node: Node, set_up: SetUp, finished: Configured) -> None:
+    node.run("systemctl", "stop", "docker.socket", "docker")
+    changed = set_up([node], roles=["docker"]).changed
+    assert [one.split(" (")[0] for one in changed] == ["docker: Start Docker, now and at each boot"]
+    node.run("docker", "version")
+
+
+def test_slurm_has_the_gpus_after_a_reboot(node: Node, login: LoginTo, finished: Configured) -> None:
+    node.reboot()
+    node.wait(login(node))
+    job = [*login(node).arguments(), "srun --immediate=60 --gres=gpu:2 sh -c 'echo $USER $CUDA_VISIBLE_DEVICES'"]
+    assert subprocess.run(job, check=True, capture_output=True, text=True).stdout == "cc 0,1\n"
+
+
+def failed(set_up: SetUp, node: Node, **options: Any) -> str:
+    with pytest.raises(ConfigureFailed) as caught:
+        set_up([node], **options)
+    assert str(caught.value).startswith(f"{node.name}: ")
+    return str(caught.value)
+
+
+def test_a_masked_service_is_named_with_its_remedy(node: Node, set_up: SetUp, finished: Configured) -> None:
+    node.run("systemctl", "mask", "--now", "docker")
+    try:
+        said = failed(set_up, node, roles=["docker"])
+    finally:
+        node.run("systemctl", "unmask", "docker")
+    assert "docker: Start Docker" in said
+    assert "systemctl unmask" in said
+
+
+def test_too_little_space_is_told_before_anything_is_done(node: Node, set_up: SetUp, finished: Configured) -> None:
+    said = failed(set_up, node, roles=["precheck"], extra={"precheck_disk_gib": 10**6})
+    assert "precheck: See that there is space" in said
+    assert "needed: 1000000" in said
+
+
+@pytest.fixture
+def full(node: Node) -> Iterator[str]:
+    """A folder of the node with no space to speak of."""
+    node.run("mkdir", "-p", "/var/full")
+    node.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/var/full")
+    yield "/var/full"
+    node.run("umount", "/var/full")
+
+
+def test_a_disk_that_fills_up_is_named_with_its_remedy(
+    node: Node, set_up: SetUp, finished: Configured, full: str
+) -> None:
+    said = failed(set_up, node, roles=["nvidia_driver", "images"], extra={"images_save": f"{full}/image.tar"})
+    assert "images: Keep the image as an archive" in said
+    assert "docker system prune" in said
+
+
+@pytest.fixture
+def other_installer(node: Node) -> Iterator[None]:
+    """Another program on the node that holds the lock of packages."""
+    lock = "file = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(file, fcntl.LOCK_EX)"
+    hold = f"import fcntl, time; {lock}; time.sleep(600)"
+    node.run("systemd-run", "--unit=installer", "python3", "-c", hold)
+    yield
+    node.run("systemctl", "stop", "installer")
+
+
+def test_another_program_that_installs_is_waited_for_and_then_named(
+    node: Node, set_up: SetUp, finished: Configured, other_installer: None
+) -> None:
+    wanted = {"packages_lock_timeout_s": 2, "docker_packages": ["docker.io", "hello"]}
+    said = failed(set_up, node, extra=wanted)
+    assert "docker: Install the Docker engine" in said
+    assert "another program installs packages there" in said
+
+
+def test_a_host_key_that_is_not_the_machines_is_refused(
+    node: Node, login: LoginTo, set_up: SetUp, archive: Path, tmp_path: Path
+) -> None:
+    strange = new_key(tmp_path / "strange").with_suffix(".pub").read_text()
+    (tmp_path / "known_hosts").write_text(f"{node.name} {strange}")
+    with pytest.raises(NotReached, match=f"^{node.name}: .*Host key verification failed"):
+        configure(
+            [Machine(node.name, replace(login(node), known_hosts=tmp_path / "known_hosts"))],
+            Setup(),
+            print,
+            logs=tmp_path,
+        )
+
+
+def test_an_interruption_ends_ansible_and_the_next_run_goes_on(node: Node, set_up: SetUp, finished: Configured) -> None:
+    def interrupt(words: str) -> None:
+        if "docker: Install" in words:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        set_up([node], interrupt, roles=["docker"])
+    assert not [child for child in psutil.Process().children(recursive=True) if "ansible" in " ".join(child.cmdline())]
+    assert set_up([node], roles=["docker"]).changed == ()
+
+
+def test_a_build_leaves_the_password_of_the_index_nowhere(
+    node: Node, node_image: NodeImage, set_up: SetUp, finished: Configured, tmp_path: Path
+) -> None:
+    built = set_up(
+        [node],
+        source="build",
+        base_image=BASE,
+        base_archive=small_image(node_image.root, BASE, tmp_path / "base.tar"),
+        pip_index=f"https://reader:{PASSWORD}@index.invalid/simple",
+        ca_bundle=CA_BUNDLE,
+        extra={"images_save": "/var/lib/llm-testbed/kept.tar"},
+    )
+    assert any("Build the image" in one for one in built.changed)
+    assert PASSWORD not in built.log.read_text()
+    node.run("test", "-s", "/var/lib/llm-testbed/kept.tar")
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        node.run(
+            "grep", "--recursive", "--files-with-matches", PASSWORD, "/var/lib/llm-testbed", "/etc", "/home", "/tmp"
+        )
+
+
+def test_ansible_lint_has_nothing_to_say() -> None:
+    lint = [sys.executable, "-m", "ansiblelint", "--offline", "--profile", "production", "--nocolor", ANSIBLE]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(lint, capture_output=True, text=True, env=os.environ | {"PATH": path})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_image_is_pulled_from_a_registry(node: Node, archive: Path, set_up: SetUp, finished: Configured) -> None:
+    with registry(network.GATEWAY, archive, "group/testbed:1") as reference:
+        insecure = {"docker_daemon_settings": {"insecure-registries": [reference.partition("/")[0]]}}
+        wanted = {"roles": PULLING, "source": "pull", "reference": reference, "extra": insecure}
+        assert "images: Pull the image" in " ".join(set_up([node], **wanted).changed)
+        assert reference in node.run("docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
+        assert set_up([node], **wanted).changed == ()
+        missing = failed(set_up, node, **wanted | {"reference": reference + "0"})
+        assert "images: Pull the image" in missing
