@@ -19,17 +19,9 @@ from tests.testbed.openstack import hardware
 from tests.testbed.openstack.box import Box, open_box
 from tests.testbed.sshd import Sshd
 
-HERE = Path(__file__).parent
 REAL_S = 0.5
 A100 = "gpu_a100_pcie"
 REGIONS = {"chameleon": hardware.BARE_METAL, "kvm": hardware.KVM}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests share one box and change it: they run one after the other."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("openstack"))
 
 
 class FastClock(Clock):

@@ -24,13 +24,6 @@ IN_A_BOX = {"precheck_disk_gib": 5, "precheck_memory_gib": 4, "slurm_cgroup_plug
 SetUp = Callable[..., Configured]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One node at a time: the tests run one after the other."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("node"))
-
-
 @pytest.fixture(scope="session")
 def node_image() -> NodeImage:
     need(NEEDS, PACKAGES, root=True)
