@@ -22,7 +22,7 @@ from tests.experiments.training.house import spec
 
 STANDIN = "tests.experiments.training.standin_rank"
 NAMES = {"log.txt", "result.json", "spec.json", "telemetry.csv"}
-SETTINGS = {"nodes": 2, "devices": 1, "strategy": "ddp", "time_limit_s": 60}
+SETTINGS = {"nodes": 2, "devices": 1, "strategy": "ddp", "time_limit_s": 120}
 
 
 class Second:
@@ -92,14 +92,6 @@ def test_a_rank_killed_on_a_node_that_shares_nothing_is_the_outcome_and_ends_all
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
     assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")
     assert result.ranks[0].outcome == "error"
-
-
-def test_a_hang_leaves_the_stacks_of_both_nodes(row, tmp_path):
-    result = row("hang", time_limit_s=35)
-    assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
-    first, second = (tmp_path / "row" / LOG_FILE).read_text().split("==== rank 1 ====")
-    assert "in all_reduce" in first
-    assert "in stuck" in second
 
 
 def test_a_node_that_is_lost_is_the_outcome(row, tmp_path):

@@ -36,7 +36,7 @@ class Bed:
 
     def stand_in(self, fault="", **settings) -> Result:
         """A row of stand-ins, the second of which is struck."""
-        spec = house.spec(**SETTINGS | {"time_limit_s": 90} | settings)
+        spec = house.spec(**SETTINGS | {"time_limit_s": 150} | settings)
         told = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
         folder = self._folder(factory.run("a", run_id=self.mark))
         self._runner(folder, told, standin_worker.MODULE).run(to_run(spec))
@@ -89,7 +89,7 @@ def test_real_rows_train_on_two_nodes_by_torchrun_and_by_accelerate(bed):
 
 
 def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(bed):
-    watching = threading.Thread(target=lambda: wait_for(lambda: bed.hosts() == {"node0", "node1"}))
+    watching = threading.Thread(target=lambda: wait_for(lambda: bed.hosts() == {"node0", "node1"}, 120))
     watching.start()
     result = bed.stand_in("killed")
     watching.join()
@@ -101,7 +101,7 @@ def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(bed):
 
 
 def test_a_hang_meets_the_time_limit_and_leaves_the_stacks_of_both_nodes(bed):
-    result = bed.stand_in("hang", time_limit_s=45)
+    result = bed.stand_in("hang", time_limit_s=60)
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
     first, second = (bed.row / LOG_FILE).read_text().split("==== rank 1 ====")
     assert "in all_reduce" in first
@@ -110,7 +110,7 @@ def test_a_hang_meets_the_time_limit_and_leaves_the_stacks_of_both_nodes(bed):
 
 def test_a_second_node_that_dies_is_an_error_that_names_it(bed):
     def die() -> None:
-        wait_for(lambda: bed.progress() == 2, 60)
+        wait_for(lambda: bed.progress() == 2, 120)
         bed.cluster.kill_node("node1")
 
     dying = threading.Thread(target=die)
