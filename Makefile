@@ -18,7 +18,7 @@ OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(na
 FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),--node-type $(node)) \
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
-.PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top env testbed-env clean-results clean
+.PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top notebook env testbed-env clean-results clean
 .PHONY: test test-chameleon test-slurm test-node lint doctor slots lease configure status extend release
 .DEFAULT_GOAL := help
 
@@ -52,6 +52,9 @@ logs: env ## a row's log, live where it runs elsewhere (row= run=FOLDER args=-f)
 
 top: env ## GPUs and rows of the held lease, or of a cluster (site= profile= args=--once)
 	$(TESTBED) top $(if $(site),--site $(site)) $(if $(profile),--profile $(profile)) $(args)
+
+notebook: env ## Jupyter on the leased machine, through a tunnel (suite=NAME opens its notebook)
+	$(TESTBED) notebook $(if $(ASKED),--narrative $(ASKED)) $(args)
 
 doctor: env ## is everything there that a lease needs? (site=)
 	$(TESTBED) doctor $(if $(site),--site $(site)) $(args)

@@ -1,12 +1,13 @@
-"""`testbed logs | top`: what runs elsewhere, as it runs."""
+"""`testbed logs | top | notebook`: what runs elsewhere, as it runs, and notebooks that run there."""
 
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import TypeAdapter
@@ -21,6 +22,7 @@ from provision.errors import LineCut, NotReached
 from provision.shell import Here, Shell
 from provision.site import TESTBEDS
 
+NOTEBOOKS = Path(__file__).parent / "notebooks"
 FOLLOW_S = 1.0
 LOOK_S = 3.0
 AT_A_TIME = 1 << 22
@@ -78,6 +80,42 @@ def top(
             _live(lambda: sight_table(look(there)))
     finally:
         there.close()
+
+
+@app.command()
+def notebook(
+    site: Annotated[str, typer.Option(help=f"Where: {', '.join(TESTBEDS)}, or a region.")] = "chameleon",
+    narrative: Annotated[str | None, typer.Option(metavar="SUITE", help="Open this suite's notebook.")] = None,
+    flavour: Annotated[Literal["current", "as-taught"], typer.Option(help="Of the image that it runs in.")] = "current",
+    into: Annotated[Path, typer.Option(help="Where notebooks come home to.")] = Path("notebooks"),
+) -> None:
+    """Serve notebooks from the first machine of the lease, until Ctrl-C; then bring them home."""
+    from experiments.launch.notebook_server import FOLDER, served
+    from experiments.launch.places import seen
+    from experiments.launch.pull import pull
+
+    there = seen(site, None)
+    opened = f"{narrative}.ipynb" if narrative else None
+    try:
+        if opened:
+            _put_notebook(there.shell, opened, f"{FOLDER}/{opened}")
+        with suppress(KeyboardInterrupt), served(there.shell, opened, f"llm-testbed:{flavour}") as address:
+            print(f"in a browser, or as a local runtime of Colab: {address}\nCtrl-C ends it", flush=True)
+            signal.pause()
+        print(f"{pull(there.shell, FOLDER, into)} files came home to {into}")
+    finally:
+        there.close()
+
+
+def _put_notebook(shell: Shell, name: str, remote: str) -> None:
+    """Put a narrative notebook there, unless there is one that may have been worked on."""
+    known = {file.name: file for file in NOTEBOOKS.glob("*.ipynb")}
+    if name not in known:
+        raise unknown(
+            "notebook", name.removesuffix(".ipynb"), sorted(file.stem for file in known.values()), "--narrative"
+        )
+    if shell.run(f"test -e {shlex.quote(remote)}", check=False, repeatable=True).code:
+        shell.put(known[name], remote)
 
 
 def _live(sight: Callable[[], RenderableType]) -> None:

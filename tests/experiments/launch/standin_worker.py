@@ -19,6 +19,7 @@ from experiments.result import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Device, End
 from experiments.result import write_atomically as write
 
 MODULE = "tests.experiments.launch.standin_worker"
+LARGE_BYTES = 200_000_000
 CPU = Device(kind="cpu", name="stand-in", host_cpus=1, host_memory_gib=1.0)
 
 
@@ -55,6 +56,9 @@ def behave(how: str, spec: RowSpec, out: Path) -> None:
         time.sleep(600)
     if how == "slow":
         time.sleep(3)
+    if how == "large":
+        with (out / "large").open("wb") as file:
+            file.write(os.urandom(LARGE_BYTES))
     if how.startswith("sleep-"):
         time.sleep(float(how.removeprefix("sleep-")))
     write(out / RESULT_FILE, made(spec, "oom" if how == "oom" else "fits").model_dump_json())

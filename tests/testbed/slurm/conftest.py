@@ -1,8 +1,10 @@
 """The cluster as a fixture, and what a row of the tests needs there."""
 
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from provision.shell import Over
 from tests.testbed.needs import need
 from tests.testbed.slurm.cluster import CPUS, HOUSE, MEMORY_MIB, NEEDS, PACKAGES, Cluster
 
+SMALL, SMALL_MIB = "small", 16
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
@@ -19,10 +23,24 @@ def cluster() -> Iterator[Cluster]:
     need(NEEDS, PACKAGES, root=True)
     with tempfile.TemporaryDirectory(prefix="slurm-") as state:
         made = Cluster(Path(state), (4, 4))
-        try:
-            yield made.start()
-        finally:
-            made.stop()
+        with small_disk(made.state / SMALL):
+            try:
+                yield made.start()
+            finally:
+                made.stop()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system of SMALL_MIB for everybody, where whoever runs the tests may mount one."""
+    folder.mkdir()
+    size = f"size={SMALL_MIB}m,mode=1777"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True).returncode == 0
+    try:
+        yield
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.launch.remote import NOTE_FILE
 from experiments.result import RESULT_FILE
 from tests.experiments.launch import standin_testbed
+from tests.experiments.launch.standin_worker import LARGE_BYTES
 from tests.experiments.launch.test_ending import hear_interrupts, wait_for
 from tests.provision.sshd import ssh_at
 from tests.testbed.slurm.cluster import HOUSE
@@ -104,6 +106,35 @@ def test_a_killed_command_returns_to_its_jobs(person):
     said = second.communicate(timeout=120)[0]
     assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
     assert [person.starts(row) for row in ROWS] == [1, 1]
+
+
+def test_a_command_that_is_killed_while_it_submits_submits_nothing_twice(person):
+    first = person.types()
+    wait_for(lambda: (person.rows / "baseline" / NOTE_FILE).exists())
+    first.kill()
+    first.wait()
+    said = person.types().communicate(timeout=120)[0]
+    assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
+    assert [person.starts(row) for row in ROWS] == [1, 1]
+
+
+@pytest.mark.parametrize("fault", ["killed", "cut"])
+def test_what_was_coming_home_comes_home_whole(person, fault):
+    running = person.types(baseline="large")
+    part = person.rows / "baseline" / "large.part"
+    wait_for(lambda: part.exists() and part.stat().st_size > 0)
+    assert not (person.rows / "baseline" / RESULT_FILE).exists()
+    if fault == "killed":
+        running.kill()
+        running.wait()
+        running = person.types()
+    else:
+        person.cluster.sshd.cut()
+    said = running.communicate(timeout=120)[0]
+    assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
+    assert [person.starts(row) for row in ROWS] == [1, 1]
+    assert (person.rows / "baseline" / "large").stat().st_size == LARGE_BYTES
+    assert not part.exists()
 
 
 def test_rows_that_run_there_are_watched_from_here(person):

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from experiments.errors import InputError
 from experiments.launch.remote import NOTE_FILE
 from experiments.result import RESULT_FILE
-from provision.errors import LineCut
+from provision.errors import CommandFailed, LineCut
 from provision.shell import Over
 from tests.experiments.launch.test_ending import wait_for
+from tests.testbed.slurm.conftest import SMALL
 from tests.testbed.slurm.runs import SlurmBed
 
 
@@ -147,3 +149,45 @@ def test_a_python_that_is_not_there_is_a_mistake_in_one_line(cluster, tmp_path):
     with pytest.raises(InputError, match=r"profile testbed: venv /nowhere: its Python cannot run rows: .*No such file"):
         bed.run("a")
     bed.close()
+
+
+class Full:
+    """A run in a folder there whose file system is filled by ``fill``."""
+
+    def __init__(self, cluster, path) -> None:
+        self.place = cluster.state / SMALL
+        if not os.path.ismount(self.place):
+            pytest.skip("may not mount a small file system")
+        self.bed = SlurmBed(path, cluster, folder=str(self.place / path.name))
+
+    def fill(self) -> None:
+        with suppress(OSError), (self.place / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(1 << 16))
+
+    def clear(self) -> None:
+        self.bed.close()
+        wait_for(lambda: not self.bed.queue())
+        (self.place / "filler").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def full(cluster, tmp_path):
+    made = Full(cluster, tmp_path)
+    yield made
+    made.clear()
+
+
+def test_no_room_there_is_said_before_anything_is_submitted(full):
+    full.fill()
+    with pytest.raises(CommandFailed, match="No space left on device"):
+        full.bed.run("a")
+    assert not full.bed.queue()
+
+
+def test_a_row_whose_disk_is_full_there_is_an_error_and_never_a_result(full):
+    filling = meanwhile(lambda: full.bed.starts("a"), full.fill)
+    full.bed.run("a", a="slow")
+    filling.join()
+    (result,) = full.bed.folder.results().values()
+    assert result.outcome == "error"
