@@ -12,7 +12,7 @@ from tests.testbed.node.gpus import A100
 from tests.testbed.node.image import NodeImage
 from tests.testbed.node.node import Node
 
-ROLES = ["nvidia_driver", "slurm"]
+ROLES = ["precheck", "nvidia_driver", "slurm"]
 KEY = ("base64", "--wrap=0", "/etc/munge/munge.key")
 
 

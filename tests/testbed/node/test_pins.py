@@ -1,5 +1,7 @@
 """The lists of versions that images are made from."""
 
+import pytest
+
 from provision.context import PROJECT
 
 CONTAINERS = PROJECT / "containers"
@@ -10,6 +12,7 @@ def names(pins: str) -> set[str]:
     return {line.partition("==")[0] for line in lines if not line.startswith("#")}
 
 
-def test_jupyter_names_nothing_that_the_list_beside_it_names() -> None:
+@pytest.mark.parametrize("pins", ["current.txt", "as-taught.txt"])
+def test_jupyter_names_nothing_that_the_list_beside_it_names(pins: str) -> None:
     assert names("jupyter.txt")
-    assert not names("jupyter.txt") & names("current.txt")
+    assert not names("jupyter.txt") & names(pins)
