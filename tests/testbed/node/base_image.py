@@ -37,11 +37,7 @@ def base_archive(say: Say) -> Path:
 
 
 def wheels(pins: Path, say: Say) -> Path:
-<<<<<<< HEAD
-    """An archive with the folder "wheels": what the list names, and JupyterLab, but PyTorch. Kept in the cache."""
-=======
     """An archive with the folder "wheels", from the cache or fetched: the list and JupyterLab, but not PyTorch."""
->>>>>>> node
     lines = [line for file in (pins, pins.with_name("jupyter.txt")) for line in file.read_text().splitlines()]
     listed = [line for line in lines if "==" in line and not line.startswith("torch==")]
     archive = cache() / f"wheels-{hashlib.sha256(repr(listed).encode()).hexdigest()[:12]}.tar"
