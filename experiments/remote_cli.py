@@ -7,20 +7,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from pydantic import TypeAdapter
 from rich.console import Console, RenderableType
 from rich.live import Live
 
 from experiments.errors import InputError, unknown
 from experiments.machines_cli import print_json
-from experiments.result import LOG_FILE, RESULT_FILE
-from experiments.run import RunFolder
 from provision.errors import LineCut, NotReached
-from provision.shell import Here, Shell
 from provision.site import TESTBEDS
+
+if TYPE_CHECKING:
+    from provision.shell import Shell
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 FOLLOW_S = 1.0
@@ -40,6 +39,11 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the row ends.")] = False,
 ) -> None:
     """Print a row's log: as it came home, or from where the row runs."""
+    from experiments.launch.places import seen
+    from experiments.result import RESULT_FILE
+    from experiments.run import RunFolder
+    from provision.shell import Here
+
     folder = RunFolder(run)
     kept = folder.read_run()
     if row not in kept.rows:
@@ -48,8 +52,6 @@ def logs(
     if (at_home / RESULT_FILE).exists() or kept.site == "local":
         _print_log(Here(), str(at_home.resolve()), follow)
         return
-    from experiments.launch.places import seen
-
     there = seen(kept.site, kept.profile)
     try:
         _print_log(there.shell, f"{there.folder}/{kept.run_id}/{kept.suite}/{row}", follow)
@@ -65,6 +67,8 @@ def top(
     as_json: Annotated[bool, typer.Option("--json", help="With --once: JSON on stdout.")] = False,
 ) -> None:
     """Show the GPUs of all nodes, and the rows that run or wait there. Ctrl-C ends it."""
+    from pydantic import TypeAdapter
+
     from experiments.launch.places import SLURM, seen
     from experiments.launch.sight import Sight, look, sight_table
 
@@ -107,7 +111,7 @@ def notebook(
         there.close()
 
 
-def _put_notebook(shell: Shell, name: str, remote: str) -> None:
+def _put_notebook(shell: "Shell", name: str, remote: str) -> None:
     """Put a narrative notebook there, unless there is one that may have been worked on."""
     known = {file.name: file for file in NOTEBOOKS.glob("*.ipynb")}
     if name not in known:
@@ -128,8 +132,10 @@ def _live(sight: Callable[[], RenderableType]) -> None:
             time.sleep(LOOK_S)
 
 
-def _print_log(shell: Shell, folder: str, follow: bool) -> None:
+def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
     """Print the log in ``folder`` from its begin; InputError where there is none and it is not waited for."""
+    from experiments.result import LOG_FILE, RESULT_FILE
+
     log, result = shlex.quote(f"{folder}/{LOG_FILE}"), shlex.quote(f"{folder}/{RESULT_FILE}")
     begin = 0
     while True:
