@@ -41,7 +41,7 @@ class Setup:
     """What machines are set up with. Paths are on this computer.
 
     ``source`` is where the image comes from: ``build`` it there, ``pull`` the ``reference``, ``load`` the ``archive``.
-    A build asks ``pip_index`` (a password may be in it), trusting ``ca_bundle``, and first the archive ``wheels``.
+    A build asks ``pip_index`` (a password may be in it), trusting ``ca_bundle``; or the archive ``wheels`` has all.
     ``base_image`` is used instead of the flavour's own, from ``base_archive`` where no registry has it. ``cdi_spec``
     describes GPUs that are stand-ins. ``extra`` are variables of the roles (their defaults/main.yml).
     """
