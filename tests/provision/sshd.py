@@ -1,4 +1,4 @@
-"""A real OpenSSH server on a port of this machine, run by whoever runs the tests."""
+"""A real OpenSSH server on this machine, run by whoever runs the tests."""
 
 import getpass
 import shutil
@@ -22,19 +22,24 @@ UP_S = 20
 class Sshd:
     """The server; ``folder``/key opens it for everybody whom it may log in. ``more`` is of its configuration.
 
-    ``within`` is the command that it is started by.
+    ``within`` is the command that it is started by; port None: a free one.
     """
 
-    def __init__(self, folder: Path, more: Mapping[str, str] | None = None, within: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        more: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
+        addresses: Sequence[str] = (ADDRESS,),
+        port: int | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._within = folder, within
+        self._folder, self._within, self.addresses = folder, within, list(addresses)
         self.key = new_key(folder / "key")
-        with socket.create_server((ADDRESS, 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = port or free_port()
         new_key(folder / "host")
         options = {
             "Port": self.port,
-            "ListenAddress": ADDRESS,
             "HostKey": folder / "host",
             "AuthorizedKeysFile": folder / "key.pub",
             "PidFile": "none",
@@ -44,7 +49,9 @@ class Sshd:
             "PermitRootLogin": "yes",
             **(more or {}),
         }
-        (folder / "config").write_text("\n".join(f"{name} {value}" for name, value in options.items()))
+        listen = [f"ListenAddress {address}" for address in addresses]
+        told = [f"{name} {value}" for name, value in options.items()]
+        (folder / "config").write_text("\n".join([*listen, *told]))
 
     def login(self, user: str | None = None, alias: str = "server-1") -> Login:
         """How to log in; the host key that the server has now is the one that is known."""
@@ -89,10 +96,16 @@ class Sshd:
         ends = time.monotonic() + UP_S
         while time.monotonic() < ends and self._process.poll() is None:
             with suppress(OSError):
-                socket.create_connection((ADDRESS, self.port), timeout=1).close()
+                socket.create_connection((self.addresses[0], self.port), timeout=1).close()
                 return
             time.sleep(0.05)
         raise RuntimeError(f"sshd is not up: {(self._folder / 'log').read_text()[-2000:]}")
+
+
+def free_port() -> int:
+    with socket.create_server((ADDRESS, 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 def new_key(file: Path) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from provision.ssh import KeyPair, key_pair
-from tests.testbed.sshd import new_key
+from tests.provision.sshd import new_key
 
 HERE = Path(__file__).parent
 

@@ -21,6 +21,7 @@ from experiments.launch.progress import clock
 from provision.doctor import TOOLS
 from provision.site import Testbed, connect_to
 from provision.ssh import key_pair
+from tests.provision.sshd import new_key
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.client import CARD, GPUS, PINS
 from tests.testbed.machines import Machines
@@ -28,7 +29,6 @@ from tests.testbed.needs import missing
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage
 from tests.testbed.openstack.box import open_box
-from tests.testbed.sshd import new_key
 
 PROGRAMS = (*TOOLS, "mmdebstrap", "systemd-nspawn", "iptables", "gpg", "rsync", "ip")
 PACKAGES = "mmdebstrap systemd-container iptables gpg rsync iproute2 openssh-client"

@@ -17,7 +17,7 @@ from provision.ssh import KeyPair
 from tests.testbed.needs import need
 from tests.testbed.openstack import hardware
 from tests.testbed.openstack.box import Box, open_box
-from tests.testbed.sshd import Sshd
+from tests.testbed.sshd import FloatingSshd
 
 REAL_S = 0.5
 A100 = "gpu_a100_pcie"
@@ -46,10 +46,10 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 
 @pytest.fixture(scope="session")
-def sshd(box: Box, key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+def sshd(box: Box, key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FloatingSshd]:
     """A real sshd on every floating IP: what a booted node would run."""
     need(("sshd", "unshare"), "openssh-server util-linux", root=True)
-    daemon = Sshd(tmp_path_factory.mktemp("sshd"), box.place.floating, key)
+    daemon = FloatingSshd(tmp_path_factory.mktemp("sshd"), box.place.floating, key)
     daemon.start()
     yield daemon
     daemon.stop()

@@ -16,13 +16,13 @@ from provision.configure import ANSIBLE, Configured, Setup, configure
 from provision.errors import ConfigureFailed, NotReached
 from provision.ledger import Machine
 from provision.ssh import Login
+from tests.provision.sshd import new_key
 from tests.testbed.node import network
 from tests.testbed.node.conftest import SetUp
 from tests.testbed.node.image import NodeImage
 from tests.testbed.node.node import CA_BUNDLE, Node
 from tests.testbed.node.small_image import small_image
 from tests.testbed.node.small_registry import registry
-from tests.testbed.sshd import new_key
 
 LoginTo = Callable[[Node], Login]
 PULLING = ["nvidia_driver", "docker", "images"]
