@@ -9,6 +9,7 @@ are given to containers, but nothing computes on them), volumes, the reference A
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,8 @@ def main() -> int:
             client.send_signal(signal.SIGINT)
         code = client.wait()
         left = left_at(on.site)
+        if code:
+            shutil.copytree(Path(folder) / "ledger" / "configure", results / "configure", dirs_exist_ok=True)
     print(f"rehearsed in {clock(time.monotonic() - begun)}; left at the testbed: {left or 'nothing'}")
     return code or (LEFT if left else 0)
 
