@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from experiments.launch.places import place_named
 from provision import releasing
 from provision.leasing import lease
 from provision.site import TESTBEDS
+from provision.sites import local
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 
@@ -54,6 +56,18 @@ def test_what_is_gone_is_deleted_without_complaint(any_site, desk, order):
     address = any_site.allocate_address("llm-testbed-000000000000")
     for _ in range(2):
         any_site.release_address(address)
+
+
+@pytest.mark.parametrize("name", ["local", *TESTBEDS])
+def test_every_site_has_a_machine_that_says_what_it_is(name, connected, desk, order, sshd):
+    if name in TESTBEDS:
+        lease(connected(name), desk, order(node_type=None))
+    place = place_named(name, None, None, desk.ledger)
+    here = local.node()
+    assert (place.node.cpus, place.node.processor) == (here.cpus, here.processor)
+    assert place.node.host_memory_gib == pytest.approx(here.host_memory_gib, rel=0.01)
+    assert (place.cluster is None, place.ends_at is None) == ((True, True) if name == "local" else (False, False))
+    place.close()
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
