@@ -31,7 +31,7 @@ REMEDIES = {
     "no space left on device": "free some space there (docker system prune)",
     "masked": "let the service start there (sudo systemctl unmask NAME)",
     "unable to start service": "log in and see what `systemctl status` and `journalctl -xe` say",
-    "could not get lock": "another program installs packages there; wait until it is done",
+    "dpkg frontend lock": "another program installs packages there; wait until it is done",
 }
 Say = Callable[[str], None]
 
@@ -140,6 +140,8 @@ def _play(scratch: Path, machines: Sequence[Machine], variables: dict[str, Any],
         envvars={
             "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner takes it back otherwise, whatever ansible.cfg says
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(scratch),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         },
         event_handler=told.event,

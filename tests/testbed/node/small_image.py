@@ -30,6 +30,10 @@ def small_image(system: Path, name: str, archive: Path) -> Path:
             told = tarfile.TarInfo(link)
             told.type, told.linkname = tarfile.SYMTYPE, target
             tar.addfile(told)
+        for folder in ("home", "tmp"):
+            told = tarfile.TarInfo(folder)
+            told.type, told.mode = tarfile.DIRTYPE, 0o1777
+            tar.addfile(told)
         for stub in STUBS:
             told = tarfile.TarInfo(stub)
             told.size, told.mode = len(STUB), 0o755

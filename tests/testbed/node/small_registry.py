@@ -28,6 +28,8 @@ def registry(address: str, archive: Path, name: str) -> Iterator[str]:
     served |= dict.fromkeys(paths, (MANIFEST, manifest)) | {"/v2/": ("application/json", b"{}")}
 
     class Handler(BaseHTTPRequestHandler):
+        default_request_version = "HTTP/1.0"  # Docker asks by TLS first and takes no answer without a status for HTTP.
+
         def do_GET(self) -> None:
             kind, data = served.get(self.path, ("", b""))
             self.send_response(200 if kind else 404)

@@ -133,9 +133,7 @@ def test_another_program_that_installs_is_waited_for_and_then_named(
     assert "another program installs packages there" in said
 
 
-def test_a_host_key_that_is_not_the_machines_is_refused(
-    node: Node, login: LoginTo, set_up: SetUp, archive: Path, tmp_path: Path
-) -> None:
+def test_a_host_key_that_is_not_the_machines_is_refused(node: Node, login: LoginTo, tmp_path: Path) -> None:
     strange = new_key(tmp_path / "strange").with_suffix(".pub").read_text()
     (tmp_path / "known_hosts").write_text(f"{node.name} {strange}")
     with pytest.raises(NotReached, match=f"^{node.name}: .*Host key verification failed"):
