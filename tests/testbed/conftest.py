@@ -11,7 +11,11 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """They share servers, and some measure time: one follows the other, while a second worker has all other tests."""
+    """They share servers, and some measure time: one follows the other, while a second worker has all other tests.
+
+    They take longest, and go first.
+    """
+    items.sort(key=lambda item: HERE not in item.path.parents)
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("testbed"))
