@@ -18,7 +18,8 @@ IMAGE = "llm-testbed:current"
 PARTITION = "gpu"
 POLL_S = 5.0
 FOLDER: str = Profile.model_fields["folder"].default
-SHARE_OF_MEMORY = 0.95
+SHARE_OF_MEMORY = 0.94
+"""Of a leased node, that jobs ask for; its Slurm has slurm_memory_share (ansible/roles/slurm), rounded down."""
 
 
 @dataclass(frozen=True)
