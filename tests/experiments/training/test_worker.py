@@ -13,7 +13,7 @@ from experiments.errors import InputError
 from experiments.provenance import code_sha256
 from experiments.recipe import RowSpec
 from experiments.result import Measured, Memory, Progress, read_result
-from experiments.training import ranks, worker
+from experiments.training import part, worker
 from experiments.training.telemetry import FIELDS
 from experiments.training.worker import in_words, main, run_row
 from tests.experiments.factory import CPU
@@ -139,7 +139,7 @@ def test_what_the_trainer_leaves_behind_is_ended(stub, tmp_path):
 
 
 def test_processes_that_do_not_go_are_named(stub, tmp_path):
-    stub.setattr(ranks, "end_family", lambda variable, value, within_s: [4711])
+    stub.setattr(part, "end_family", lambda variable, value, within_s: [4711])
     with pytest.raises(TimeoutError, match=r"processes \[4711\] did not end within 15 s"):
         ran(stub, tmp_path, "fits")
 
