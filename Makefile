@@ -84,8 +84,8 @@ rehearse: env testbed-env ## the same in miniature, against a testbed in a box o
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.rehearse $(results)
 
 test: lint testbed-env ## every check: style, types, who imports whom, tests, also against OpenStack (see test-slurm, test-node)
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 --dist loadgroup \
-	  --ignore=tests/testbed/slurm --ignore=tests/testbed/node
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chameleon
 
 test-chameleon: env testbed-env ## the tests of leasing alone, against real OpenStack services on this machine
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chameleon tests/provision
