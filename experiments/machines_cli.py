@@ -240,7 +240,7 @@ def doctor(
         print_json(checks)
     else:
         for check in checks:
-            print(f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.text}")
+            print(check.line)
     raise typer.Exit(0 if all(check.passed for check in checks) else 1)
 
 

@@ -147,7 +147,7 @@ def cancel_suites(several: Sequence[Options], view: View) -> list[str]:
     if place.cluster is None:
         raise InputError(f"--cancel: --site {first.site} has no jobs; allowed: with a site that has a queue")
     try:
-        prepared = [_prepared(options, place, lambda done, total: None) for options in several]
+        prepared = [_prepared(options, place) for options in several]
         return [row for one in prepared for row in RemoteRunner(one.folder, place.cluster, view).cancel()]
     finally:
         place.close()
@@ -162,13 +162,13 @@ def settled(options: Options, node: Node) -> Options:
 
 def rows_left(options: Options, node: Node) -> list[str]:
     """The rows that a run on ``node`` would have to run; the others have their results."""
-    prepared = _prepared(options, Place(node), lambda done, total: None)
+    prepared = _prepared(options, Place(node))
     return [row.row for row in plan(prepared.suite, prepared.run, prepared.folder, options.rerun) if row.run]
 
 
 def kept(options: Options, node: Node) -> Done:
     """What an earlier run left, all rows of which have their results, judged and reported anew."""
-    prepared = _prepared(options, Place(node), lambda done, total: None)
+    prepared = _prepared(options, Place(node))
     run = _planned(prepared).run
     report = write_report(prepared.folder)
     return Done(prepared.folder.path, report, judge(prepared.suite, run, prepared.folder.results()))
@@ -192,7 +192,7 @@ def options_of(suites: Sequence[str], options: Options) -> list[Options]:
     return [replace(options, suite=name, rows=own[name]) for name in names if own[name] or not options.rows]
 
 
-def _prepared(options: Options, place: Place, watch: Watch) -> Prepared:
+def _prepared(options: Options, place: Place, watch: Watch = lambda done, total: None) -> Prepared:
     suite, node = suite_named(options.suite), place.node
     card = _card(suite, options.card, node)
     rows = _rows(suite, options.rows, card)

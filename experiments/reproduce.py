@@ -117,7 +117,7 @@ def reproduce(wanted: Reproduction, desk: Desk, view: View, confirm: Callable[[s
 def _check(wanted: Reproduction, desk: Desk, view: View) -> None:
     checks = examine(wanted.site.name, wanted.order.key.file, desk)
     for check in checks:
-        view.says(f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.text}")
+        view.says(check.line)
     if failed := [f"{check.name}: {check.text}" for check in checks if not check.passed]:
         raise NotReady("; ".join(failed))
 

@@ -41,7 +41,7 @@ def problems(judgements: Sequence[Judgement]) -> Text:
     found = [(one.run.suite, verdict) for one in judgements for verdict in one.verdicts if verdict.status in PROBLEMS]
     lines = [
         Text.assemble(f"{suite}: ", (verdict.status, STYLES[verdict.status]), f": {verdict.says} ({_grounds(verdict)})")
-        for suite, verdict in sorted(found, key=lambda told: told[1].status)
+        for suite, verdict in sorted(found, key=lambda told: PROBLEMS.index(told[1].status))
     ]
     return Text("\n").join(lines)
 

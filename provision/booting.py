@@ -91,8 +91,9 @@ def _reached(job: Job, server: Server) -> Machine:
     )
     if not reached:
         raise NotReached(f"{server.name} runs, but SSH to {address.ip} does not answer; its console log may say why")
-    job.desk.ledger.reached(job.opened, Machine(server.name, login))
-    return Machine(server.name, login)
+    machine = Machine(server.name, login)
+    job.desk.ledger.reached(job.opened, machine)
+    return machine
 
 
 def _addressed(job: Job, server: Server) -> Address:

@@ -23,6 +23,10 @@ class Check:
     passed: bool
     text: str
 
+    @property
+    def line(self) -> str:
+        return f"{'ok  ' if self.passed else 'FAIL'}  {self.name}: {self.text}"
+
 
 def examine(site_name: str, key: Path, desk: Desk) -> list[Check]:
     """All checks; those that need the site are left out where its account is no good."""

@@ -117,8 +117,7 @@ class Ledger:
 
     def reached(self, holding: Holding, machine: Machine) -> None:
         """Keep how a machine is logged in to."""
-        login = {**asdict(machine.login), "known_hosts": str(self.known_hosts)}
-        self.write("reached", holding, server=machine.server, login=login)
+        self.write("reached", holding, server=machine.server, login=asdict(machine.login))
 
     def entries(self) -> list[Entry]:
         """All lines; one that a killed program left half written is passed over."""

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from experiments.errors import InputError, Interrupted
 from experiments.launch import slurm
-from experiments.launch.cluster import BUSY, ENDED, OUT, SCRIPT, STARTED, Cluster, Order
+from experiments.launch.cluster import ENDED, OUT, SCRIPT, STARTED, Cluster, Order
 from experiments.launch.local import GRACE_S, WORKER, emptied, told_to_stop
 from experiments.launch.outcome import write_broken
 from experiments.launch.plan import Planned
@@ -180,15 +180,15 @@ class RemoteRunner:
                 self._rows.append(Following(self._order(spec, job.comment.split()[2]), job))
                 return
         slurm.cancel(self._shell, [job.id for job in known if job.name == name and not job.over])
-        note = _noted(local)
-        if note and note.fingerprint == spec.fingerprint and self._was_begun(spec, note):
+        note = _noted(local, spec)
+        if note and self._was_begun(spec, note):
             self._view.starts(spec, "its job has ended since")
             self._rows.append(Following(self._order(spec, note.attempt), None, started=True))
             return
         if not self._in_time(spec):
             self._view.warns(f"{spec.row}: not begun, it may take until after the machines are given back")
             return
-        self._submit(planned, note.attempt if note and note.fingerprint == spec.fingerprint else secrets.token_hex(4))
+        self._submit(planned, note.attempt if note else secrets.token_hex(4))
 
     def _submit(self, planned: Planned, attempt: str) -> None:
         spec = planned.spec
@@ -268,7 +268,7 @@ class RemoteRunner:
                 return self._broken(row, local, "error", str(problem))
         state = row.job.state if row.job else "no longer known to Slurm"
         outcome: Ending = "timeout" if state == "TIMEOUT" else "error"
-        if row.code == BUSY or not row.started or row.code not in (None, 0):
+        if not row.started or row.code not in (None, 0):
             said = self._shell.run(f"tail -n 1 {self._there}/{row.order.place}/{OUT}", check=False).out.strip()
             reason = f"its job ended as {state}" + (f": {said}" if said else "")
         else:
@@ -348,8 +348,10 @@ def _fingerprint(job: slurm.Job) -> str:
     return words[1] if len(words) == 3 and words[0] == MARK else ""
 
 
-def _noted(local: Path) -> Note | None:
+def _noted(local: Path, spec: RowSpec) -> Note | None:
+    """What was noted of the row as it is set now; None for other settings."""
     try:
-        return Note.model_validate_json((local / NOTE_FILE).read_bytes())
+        note = Note.model_validate_json((local / NOTE_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
+    return note if note.fingerprint == spec.fingerprint else None
