@@ -81,7 +81,7 @@ reproduce: env ## all of it: reserve, set up, run, judge, report, release (node=
 	$(TESTBED) reproduce $(ASKED) $(FLAGS) $(foreach id,$(row),--row $(id)) --results $(results) $(args)
 
 rehearse: env testbed-env ## the same in miniature, against a testbed in a box on this machine (root, mmdebstrap, systemd-container)
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.rehearse $(results)
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse $(results)
 
 test: lint testbed-env ## every check: style, types, who imports whom, tests, also against OpenStack (see test-slurm, test-node)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed

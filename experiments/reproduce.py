@@ -89,8 +89,11 @@ def reproduce(wanted: Reproduction, desk: Desk, view: View, confirm: Callable[[s
     node = _foreseen_node(wanted, desk)
     suites = [settled(options, node) for options in wanted.suites]
     held = desk.ledger.holding(order.name)
-    if not held and not any(rows_left(options, node) for options in suites):
+    if not any(rows_left(options, node) for options in suites):
         view.says("every row has its result already; --rerun runs them again")
+        if held and not wanted.keep:
+            with stages.stage("release"):
+                _release(site, desk, order.name, view)
         return [kept(options, node) for options in suites]
     if any(options.predict for options in suites):
         with stages.stage("predict"):

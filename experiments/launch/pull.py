@@ -30,7 +30,8 @@ LIST = (
     f"find . -name {CHECKPOINTS_FOLDER} -prune -o -type f ! -name '*.part' ! -path ./{PROGRESS_FILE} -printf '%s %P\\0'"
 )
 SUM = "if command -v openssl > /dev/null; then xargs -0r openssl dgst -sha256 -r; else xargs -0r sha256sum; fi"
-TAR = "tar --create --null --no-recursion --files-from=- --ignore-failed-read"
+TAR = "{ tar --create --null --no-recursion --files-from=- --ignore-failed-read || test $? = 1; }"
+"""Its exit code 1 says that a file changed meanwhile; the checksums tell which."""
 ESCAPED = re.compile(r"\\(.)")
 
 

@@ -72,7 +72,8 @@ class Following:
 
     @property
     def over(self) -> bool:
-        return self.code is not None or self.job is None or self.job.over
+        """It ended well by its own word, else by Slurm's, which says how."""
+        return self.code == 0 or self.job is None or self.job.over
 
     @property
     def state(self) -> State:

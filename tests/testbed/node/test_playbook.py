@@ -148,7 +148,7 @@ def test_a_host_key_that_is_not_the_machines_is_refused(node: Node, login: Login
 def test_an_interruption_ends_ansible_and_the_next_run_goes_on(node: Node, set_up: SetUp, finished: Configured) -> None:
     def interrupt(words: str) -> None:
         if "docker: Install" in words:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
         set_up([node], interrupt, roles=["docker"])

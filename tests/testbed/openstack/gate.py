@@ -1,4 +1,4 @@
-"""The way to one service, which a test can shut: a TCP proxy that passes, answers 500, hangs, or is not there."""
+"""The way to one service, which a test can shut: a TCP proxy that passes, answers 500, hangs, is slow or not there."""
 
 import contextlib
 import socket
@@ -6,7 +6,8 @@ import socketserver
 import threading
 from typing import Literal
 
-Fault = Literal["500", "hang", "gone"]
+Fault = Literal["500", "hang", "gone", "slow"]
+SLOW_S = 0.3
 SERVER_ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
 
@@ -63,10 +64,12 @@ class Gate:
             back.join()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        """Copies until one side ends, or until a fault begins: a connection kept alive must not slip past it."""
+        """Copies until one side ends or the way is shut: a connection kept alive must not slip past that."""
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if self._fault:
+                if self._fault == "slow":
+                    self._mended.wait(SLOW_S)
+                elif self._fault:
                     break
                 sink.sendall(data)
         for side in (source, sink):

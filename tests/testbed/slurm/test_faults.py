@@ -60,8 +60,8 @@ def test_a_submission_whose_answer_was_lost_is_not_made_twice(cluster, tmp_path)
 
 
 def test_a_job_whose_note_is_lost_is_found_by_its_name_and_followed(bed):
-    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(Exception, match="SIGINT"):
+    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="slow")
     first.join()
     (bed.folder.row("a") / NOTE_FILE).unlink()
@@ -71,8 +71,8 @@ def test_a_job_whose_note_is_lost_is_found_by_its_name_and_followed(bed):
 
 
 def test_a_job_that_ended_while_nobody_looked_is_brought_home(bed):
-    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(Exception, match="SIGINT"):
+    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="slow")
     first.join()
     wait_for(lambda: not bed.queue())
@@ -82,8 +82,8 @@ def test_a_job_that_ended_while_nobody_looked_is_brought_home(bed):
 
 
 def test_a_job_of_other_settings_is_ended_before_the_row_starts_anew(bed):
-    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(Exception, match="SIGINT"):
+    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="hang")
     first.join()
     bed.run("a", limit_s=61)

@@ -1,6 +1,6 @@
 """What `testbed reproduce` does, with the image built from what lies in the cache: a client of the testbed in a box.
 
-python -m tests.testbed.client KEY RESULTS [STAGE TO BE KILLED AT]
+python -m tests.testbed.chain.client KEY RESULTS [--keep]
 """
 
 import signal
@@ -31,7 +31,7 @@ PINS = PROJECT / "containers" / "current.txt"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
-def main(key: str, results: str) -> int:
+def main(key: str, results: str, *more: str) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     view = view_on(console)
@@ -60,6 +60,7 @@ def main(key: str, results: str) -> int:
         order=Order("llm_cc", "node-llm-cc", wish, key_pair(Path(key)), at_once=True),
         site=connect_to("chameleon"),
         setup=setup,
+        keep="--keep" in more,
     )
     done = reproduce(wanted, Desk(Ledger(), Clock(), view.says), view, lambda slot: None)
     for one in done:

@@ -1,6 +1,6 @@
 """The whole chain against a testbed in a box: reserve, boot, set up, run, judge, report, release, on this machine.
 
-python -m tests.testbed.rehearse [RESULTS]
+python -m tests.testbed.chain.rehearse [RESULTS]
 
 Real: OpenStack's services, an Ubuntu node with systemd, sshd and Docker, Ansible, the image, Slurm, papermill, training
 in miniature. Stubbed: the hardware under nova (machines.py boots a node instead), GPUs (their driver answers, and they
@@ -24,8 +24,8 @@ from provision.site import Testbed, connect_to
 from provision.ssh import key_pair
 from tests.provision.sshd import new_key
 from tests.testbed.chameleon.conftest import left_at
-from tests.testbed.client import CARD, GPUS, PINS
-from tests.testbed.machines import Machines
+from tests.testbed.chain.client import CARD, GPUS, PINS
+from tests.testbed.chain.machines import Machines
 from tests.testbed.needs import missing
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage
@@ -44,7 +44,7 @@ class Stage:
 
     def client(self, results: Path, *more: str) -> list[str]:
         """The command that a person would type, less what stands for public registries."""
-        return [sys.executable, "-m", "tests.testbed.client", str(self.key), str(results), *more]
+        return [sys.executable, "-m", "tests.testbed.chain.client", str(self.key), str(results), *more]
 
 
 @contextlib.contextmanager
