@@ -279,7 +279,7 @@ def _run_rows(begun: Intended, view: View, worker: str, grace_s: float) -> None:
     if place.cluster is None:
         LocalRunner(prepared.folder, place.node, prepared.host_memory_gib, view, worker, grace_s).run(begun.rows)
         return
-    remote = RemoteRunner(prepared.folder, place.cluster, view, worker, grace_s, place.ends_at)
+    remote = RemoteRunner(prepared.folder, place.cluster, view, worker, grace_s, place.ends_at, place.held)
     remote.run(most_needed_first(begun.rows, prepared.suite))
 
 

@@ -1,15 +1,19 @@
 """Where rows run: this machine, a cluster that a profile describes, or a machine that was leased."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from experiments.errors import InputError
 from experiments.launch.cluster import Cluster
 from experiments.launch.profile import Profile, profile_named
+from provision.errors import SiteError
+from provision.job import OVER, find_lease
 from provision.ledger import Act, Holding, Ledger
 from provision.model import Node
 from provision.shell import Here, Over, Shell
-from provision.site import REGIONS, TESTBEDS, site_named
+from provision.site import REGIONS, TESTBEDS, connect_to, site_named
 from provision.sites.remote import node_over
 from provision.ssh import Configured
 
@@ -24,11 +28,14 @@ SHARE_OF_MEMORY = 0.94
 
 @dataclass(frozen=True)
 class Place:
-    """What rows run on. cluster is None for this machine; ends_at: when the machine is taken away."""
+    """What rows run on. cluster is None for this machine. ends_at: when the machine is taken away; held: it was not yet,
+    as far as its site can be asked.
+    """
 
     node: Node
     cluster: Cluster | None = None
     ends_at: datetime | None = None
+    held: Callable[[], bool] = lambda: True
 
     def close(self) -> None:
         if self.cluster:
@@ -100,7 +107,16 @@ def _leased(site: str, ledger: Ledger) -> Place:
     holding = _only_holding(site, ledger)
     shell = Over(holding.machines[0].login)
     node = node_over(shell)
-    return Place(node, Cluster(shell, leased_profile(node, len(holding.machines))), _end(holding))
+    cluster = Cluster(shell, leased_profile(node, len(holding.machines)))
+    return Place(node, cluster, _end(holding), partial(_is_held, holding))
+
+
+def _is_held(holding: Holding) -> bool:
+    try:
+        lease = find_lease(connect_to(holding.site), holding)
+    except SiteError:
+        return True
+    return lease is not None and lease.status not in OVER
 
 
 def _only_holding(site: str, ledger: Ledger) -> Holding:

@@ -84,7 +84,8 @@ class Following:
 class RemoteRunner:
     """Runs rows on ``cluster`` into ``folder``; see LocalRunner.
 
-    ends_at: when the machines are taken away; what cannot end before is not begun.
+    ends_at: when the machines are taken away; what cannot end before is not begun. held: are they still ours? Asked
+    when they do not answer.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class RemoteRunner:
         worker: str = WORKER,
         grace_s: float = GRACE_S,
         ends_at: datetime | None = None,
+        held: Callable[[], bool] = lambda: True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._folder = folder
@@ -105,6 +107,7 @@ class RemoteRunner:
         self._worker = worker
         self._grace_s = grace_s
         self._ends_at = ends_at
+        self._held = held
         self._now = now
         self._rows: list[Following] = []
         self._total = 0
@@ -154,7 +157,10 @@ class RemoteRunner:
                 time.sleep(TICK_S)
 
     def _bear(self, problem: NotReached, silent_since: float | None) -> float:
-        """The cluster is not reached: say so once, and go on until patience ends."""
+        """The cluster is not reached: say so once, and go on until patience ends, or the machines are gone."""
+        if not self._held():
+            self._lose("not finished, the lease is over or was deleted")
+            return time.monotonic()
         if silent_since is None:
             self._view.warns(f"{problem}; the jobs go on there, it is tried again")
             return time.monotonic()
@@ -295,13 +301,17 @@ class RemoteRunner:
 
     def _clear_away(self) -> None:
         """The machines are taken away: what there is comes home, the rest is cancelled and is to be run again."""
-        rest, self._rows = self._rows, []
-        slurm.cancel(self._shell, [row.job.id for row in rest if row.job])
-        for row in rest:
-            if row.started:
-                glance(self._shell, [(f"{self._there}/{row.order.row}", self._local(row))], GROWING)
+        slurm.cancel(self._shell, [row.job.id for row in self._rows if row.job])
+        begun = [row for row in self._rows if row.started]
+        glance(self._shell, [(f"{self._there}/{row.order.row}", self._local(row)) for row in begun], GROWING)
+        self._lose("cancelled, the machines are given back")
+
+    def _lose(self, why: str) -> None:
+        """The rest is to be run again, elsewhere."""
+        for row in self._rows:
             (self._local(row) / NOTE_FILE).unlink(missing_ok=True)
-            self._view.warns(f"{row.order.spec.row}: cancelled, the machines are given back")
+            self._view.warns(f"{row.order.spec.row}: {why}")
+        self._rows = []
 
     def _show(self) -> None:
         waiting = sum(1 for row in self._rows if row.job and row.job.waits)

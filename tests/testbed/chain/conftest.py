@@ -6,9 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed.chain.person import Person
+from tests.testbed.chain.person import Command, Person
 from tests.testbed.chain.rehearse import PACKAGES, PROGRAMS, stage
 from tests.testbed.needs import need
+
+STRIKES = (
+    r"\[1/7\] doctor",
+    r"\[3/7\] slots",
+    r"\[4/7\] lease",
+    r"lease llm_cc: PENDING",
+    r"server node-llm-cc: BUILD",
+    r"SSH to node-llm-cc",
+    r"\[5/7\] configure",
+    r"docker: Install",
+    r"images: Build",
+    r"\[6/7\] run",
+    r": starts",
+)
+"""What the client had said last when it was killed; the next one is then killed later."""
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +31,15 @@ def person() -> Iterator[Person]:
     need(PROGRAMS, PACKAGES, root=True)
     with tempfile.TemporaryDirectory(prefix="testbed-chain-") as folder, stage(Path(folder)) as made:
         yield Person(made)
+
+
+@pytest.fixture(scope="session")
+def last(person: Person) -> Command:
+    """The client that was left alone, after all the others."""
+    for strike in STRIKES:
+        struck = person.reproduces("--keep")
+        struck.until(strike)
+        struck.kill()
+    client = person.reproduces("--keep")
+    assert client.end() in (0, 1), client.said
+    return client

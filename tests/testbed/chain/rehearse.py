@@ -23,9 +23,9 @@ from provision.doctor import TOOLS
 from provision.site import Testbed, connect_to
 from provision.ssh import key_pair
 from tests.provision.sshd import new_key
-from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.chain.client import CARD, GPUS, PINS
 from tests.testbed.chain.machines import Machines
+from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.needs import missing
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage

@@ -9,33 +9,9 @@ from experiments.recipe import suite_named
 from tests.testbed.chain.client import ROWS
 from tests.testbed.chain.person import Command, Person
 
-STRIKES = (
-    r"\[1/7\] doctor",
-    r"\[3/7\] slots",
-    r"\[4/7\] lease",
-    r"create server.*",
-    r"\[5/7\] configure",
-    r"docker: Install",
-    r"images: Build",
-    r"\[6/7\] run",
-    r": starts",
-)
-"""What the client had said last when it was killed; the next one is then killed later."""
+pytestmark = pytest.mark.timeout(2400)
 
 
-@pytest.fixture(scope="session")
-def last(person: Person) -> Command:
-    """The client that was left alone, after all the others."""
-    for strike in STRIKES:
-        struck = person.reproduces("--keep")
-        struck.until(strike)
-        struck.kill()
-    client = person.reproduces("--keep")
-    assert client.end() in (0, 1), client.said
-    return client
-
-
-@pytest.mark.timeout(2400)
 def test_every_row_has_its_result(person: Person, last: Command) -> None:
     runs = [path.name for path in person.results.iterdir() if not path.is_symlink()]
     outcomes = {row: outcome for run in runs for row, outcome in person.outcomes(run).items()}

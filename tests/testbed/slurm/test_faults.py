@@ -137,6 +137,18 @@ def test_before_the_machines_are_given_back_all_is_brought_home_and_the_rest_can
     wait_for(lambda: not bed.queue())
 
 
+def test_machines_that_are_gone_with_their_lease_are_not_waited_for(bed):
+    bed.options = {"held": lambda: False}
+    stopping = meanwhile(lambda: bed.starts("a"), bed.cluster.sshd.stop)
+    try:
+        bed.run("a", a="hang")
+    finally:
+        stopping.join()
+        bed.cluster.sshd.start()
+    assert bed.outcomes() == {}
+    assert "a: not finished, the lease is over or was deleted" in bed.view.lines
+
+
 def test_a_profile_that_slurm_refuses_is_a_mistake_in_one_line(cluster, tmp_path):
     bed = SlurmBed(tmp_path, cluster, partition="nowhere")
     with pytest.raises(InputError, match=r"row a: .*Invalid partition name specified"):

@@ -1,0 +1,119 @@
+"""What goes wrong while rows run on the leased node: each run ends, honestly, and the next one puts it right."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from provision.ssh import USER
+from tests.experiments.launch.test_ending import wait_for
+from tests.testbed.chain.person import THERE, Command, Person
+
+CUT_S = 60
+ROWS = ("reduced-batch", "reduced-precision")
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def running(person: Person, run_id: str, **environment: str) -> Command:
+    """A run whose rows have their containers."""
+    command = person.runs(run_id, *ROWS, **environment)
+    command.until(f"{ROWS[1]}: starts")
+    wait_for(lambda: len(person.containers()) == len(ROWS))
+    return command
+
+
+def all_fit(person: Person, run_id: str) -> bool:
+    return person.outcomes(run_id) == dict.fromkeys(ROWS, "fits")
+
+
+def test_a_line_that_is_cut_for_a_minute_costs_nothing(person: Person, last: Command) -> None:
+    command = running(person, "cut")
+    person.line.shut("gone")
+    time.sleep(CUT_S)
+    person.line.mend()
+    assert command.end() in (0, 1), command.said
+    assert "the jobs go on there" in command.said
+    assert all_fit(person, "cut"), command.said
+    assert person.starts("cut") == sorted(ROWS)
+
+
+def test_a_line_that_is_slow_only_takes_longer(person: Person, last: Command) -> None:
+    person.line.shut("slow")
+    try:
+        command = running(person, "slow")
+        assert command.end() in (0, 1), command.said
+    finally:
+        person.line.mend()
+    assert all_fit(person, "slow"), command.said
+
+
+def test_a_reboot_under_rows_is_an_error_that_says_so_and_they_are_run_again(person: Person, last: Command) -> None:
+    command = running(person, "reboot")
+    person.node.reboot()
+    assert command.end() == 1, command.said
+    assert person.outcomes("reboot") == dict.fromkeys(ROWS, "error"), command.said
+    assert re.search(r"reduced-batch: error.*its job ended as", command.said)
+    again = person.runs("reboot", *ROWS)
+    assert again.end() in (0, 1), again.said
+    assert all_fit(person, "reboot"), again.said
+    assert person.starts("reboot") == sorted(2 * ROWS)
+
+
+def test_docker_that_stops_under_rows_is_an_error_until_it_runs_again(person: Person, last: Command) -> None:
+    command = running(person, "docker")
+    person.node.run("systemctl", "stop", "docker.socket", "docker")
+    assert command.end() == 1, command.said
+    assert person.outcomes("docker") == dict.fromkeys(ROWS, "error"), command.said
+    refused = person.runs("docker", *ROWS)
+    assert refused.end() == 2
+    assert re.search(r"^testbed: .*[Cc]annot connect to the Docker daemon", refused.said, re.MULTILINE), refused.said
+    person.node.run("systemctl", "start", "docker.socket", "docker")
+    again = person.runs("docker", *ROWS)
+    assert again.end() in (0, 1), again.said
+    assert all_fit(person, "docker"), again.said
+
+
+@pytest.fixture
+def small_disk(person: Person) -> Iterator[str]:
+    """The folder of the run "full" on the node is a file system of its own, of 16 MiB."""
+    folder = f"{THERE}/full"
+    person.node.run("install", "-d", "-o", USER, "-g", USER, folder)
+    person.node.run("mount", "-t", "tmpfs", "-o", f"size=16m,uid={USER},gid={USER}", "tmpfs", folder)
+    yield folder
+    person.node.run("umount", "--lazy", folder)
+
+
+def test_a_disk_that_fills_under_rows_is_an_error_until_there_is_room(
+    person: Person, last: Command, small_disk: str
+) -> None:
+    command = running(person, "full")
+    person.node.run("sh", "-c", f"cat /dev/zero > {small_disk}/filler || true")
+    assert command.end() == 1, command.said
+    assert "error" in person.outcomes("full").values(), command.said
+    person.node.run("rm", f"{small_disk}/filler")
+    again = person.runs("full", *ROWS)
+    assert again.end() in (0, 1), again.said
+    assert all_fit(person, "full"), again.said
+
+
+def test_ten_minutes_before_the_lease_ends_all_comes_home_and_the_rest_is_cancelled(
+    person: Person, last: Command, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    moved.write_text("+0")
+    faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(moved), "FAKETIME_NO_CACHE": "1"}
+    command = running(person, "ends", FAKETIME_DONT_FAKE_MONOTONIC="1", **faked)
+    moved.write_text("+171m")
+    assert command.end() == 1, command.said
+    assert "cancelled, the machines are given back" in command.said
+    wait_for(lambda: not person.containers())
+    late = person.runs("ends", *ROWS, FAKETIME_DONT_FAKE_MONOTONIC="1", **faked)
+    assert late.end() == 1, late.said
+    assert "not begun, it may take until after the machines are given back" in late.said
+    again = person.runs("ends", *ROWS)
+    assert again.end() in (0, 1), again.said
+    assert all_fit(person, "ends"), again.said

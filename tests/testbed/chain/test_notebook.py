@@ -1,0 +1,65 @@
+"""`testbed notebook` against the image on the leased node: who reaches it, what it runs as, what comes home."""
+
+import json
+import socket
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import parse_qs, urlsplit
+from urllib.request import Request, urlopen
+
+import pytest
+
+from provision.ssh import USER
+from tests.experiments.launch.test_ending import wait_for
+from tests.testbed.chain.person import Command, Person
+
+pytestmark = pytest.mark.timeout(900)
+
+
+class Jupyter:
+    """The server at the address that the command printed."""
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        self.base, self.path = f"{parts.scheme}://{parts.netloc}", parts.path
+        (self.token,) = parse_qs(parts.query)["token"]
+
+    def asks(self, path: str, token: str | None = None, body: object = None) -> bytes:
+        headers = {"Authorization": f"token {token}"} if token else {}
+        data = json.dumps(body).encode() if body else None
+        with urlopen(Request(self.base + path, data, headers, method="PUT" if body else "GET"), timeout=10) as said:
+            return said.read()
+
+
+def test_a_notebook_is_served_to_its_owner_alone_and_work_comes_home(
+    person: Person, last: Command, tmp_path: Path
+) -> None:
+    command = person.types("notebook", "--narrative", "single_gpu_blip2", "--into", str(tmp_path / "home"))
+    jupyter = Jupyter(command.until(r"http://localhost:\d+/\S+"))
+    assert jupyter.path == "/lab/tree/single_gpu_blip2.ipynb"
+    with pytest.raises(HTTPError, match="403"):
+        jupyter.asks("/api/contents")
+    found = json.loads(jupyter.asks("/api/contents", jupyter.token))
+    assert [one["name"] for one in found["content"]] == ["single_gpu_blip2.ipynb"]
+    work = {"type": "file", "format": "text", "content": "done there\n"}
+    jupyter.asks("/api/contents/work.txt", jupyter.token, work)
+
+    listening = person.node.run("ss", "--listening", "--tcp", "--numeric", "--no-header", "--processes").splitlines()
+    (address,) = {line.split()[3] for line in listening if "jupyter" in line}
+    host, _, port = address.rpartition(":")
+    assert host == "127.0.0.1"
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((person.node.address, int(port)), timeout=5).close()
+    told = json.loads(person.node.run("docker", "inspect", "testbed-notebook"))[0]
+    assert told["HostConfig"]["Privileged"] is False
+    assert told["Config"]["User"] == person.node.run("id", "--user", USER).strip() + ":" + _group(person)
+    assert jupyter.token not in person.node.run("ps", "-eo", "args")
+
+    command.interrupt()
+    assert command.end() == 0, command.said
+    assert (tmp_path / "home" / "work.txt").read_text() == "done there\n"
+    wait_for(lambda: not person.containers())
+
+
+def _group(person: Person) -> str:
+    return person.node.run("id", "--group", USER).strip()

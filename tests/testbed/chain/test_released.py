@@ -1,0 +1,58 @@
+"""What is left in the end: no secret anywhere, files that are their user's, and nothing at the testbed."""
+
+import json
+import os
+
+import pytest
+
+from provision.ssh import USER
+from tests.experiments.launch.test_ending import wait_for
+from tests.testbed.chain.person import THERE, Command, Person
+from tests.testbed.chameleon.conftest import left_at
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def secrets_of(person: Person) -> list[bytes]:
+    """What only the person and the services may know."""
+    private = person.stage.key.read_bytes().splitlines()[1]
+    return [os.environ["OS_PASSWORD"].encode(), private]
+
+
+def test_no_secret_is_in_results_ledger_or_logs(person: Person, last: Command) -> None:
+    folders = [person.results, person.stage.folder / "ledger", *person.stage.folder.glob("said-*.txt")]
+    files = [path for folder in folders for path in (folder.rglob("*") if folder.is_dir() else [folder])]
+    kept = {path: path.read_bytes() for path in files if path.is_file()}
+    assert len(kept) > 20
+    assert [path for path, data in kept.items() for secret in secrets_of(person) if secret in data] == []
+
+
+def test_no_secret_is_on_the_node_or_in_its_image(person: Person, last: Command) -> None:
+    searched = [
+        person.node.root / Path(folder).relative_to("/") for folder in ("/etc", "/home", "/tmp", "/var/lib/llm-testbed")
+    ]
+    files = [path for folder in searched for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [path for path in files for secret in secrets_of(person) if secret in path.read_bytes()] == []
+    history = person.node.run("docker", "history", "--no-trunc", "llm-testbed:current")
+    assert not [secret for secret in secrets_of(person) if secret.decode() in history]
+
+
+def test_what_rows_wrote_is_their_users(person: Person, last: Command) -> None:
+    assert person.node.run("find", THERE, "!", "-user", USER) == ""
+
+
+def test_every_result_says_which_image_it_comes_from(person: Person, last: Command) -> None:
+    image = person.node.run("docker", "image", "inspect", "--format", "{{.Id}}", "llm-testbed:current").strip()
+    results = [json.loads(path.read_text()) for path in person.results.glob("*/*/*/result.json")]
+    assert {one["image"] for one in results if one["outcome"] == "fits"} == {image}
+
+
+def test_a_client_killed_while_it_releases_is_gone_on_with_until_nothing_is_left(person: Person, last: Command) -> None:
+    struck = person.reproduces()
+    struck.until(r"\[7/7\] release")
+    struck.kill()
+    client = person.reproduces()
+    assert client.end() in (0, 1), client.said
+    assert "configure" not in client.said
+    assert left_at(person.stage.site) == []
+    wait_for(lambda: not person.stage.machines.nodes)
