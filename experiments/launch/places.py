@@ -28,8 +28,8 @@ SHARE_OF_MEMORY = 0.94
 
 @dataclass(frozen=True)
 class Place:
-    """What rows run on. cluster is None for this machine. ends_at: when the machine is taken away; held: it was not yet,
-    as far as its site can be asked.
+    """What rows run on. cluster is None for this machine. ends_at: when the machine is taken away; held: it was not
+    yet, as far as its site can be asked.
     """
 
     node: Node

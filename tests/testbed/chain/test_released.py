@@ -28,9 +28,7 @@ def test_no_secret_is_in_results_ledger_or_logs(person: Person, last: Command) -
 
 
 def test_no_secret_is_on_the_node_or_in_its_image(person: Person, last: Command) -> None:
-    searched = [
-        person.node.root / Path(folder).relative_to("/") for folder in ("/etc", "/home", "/tmp", "/var/lib/llm-testbed")
-    ]
+    searched = [person.node.root / folder for folder in ("etc", "home", "tmp", "var/lib/llm-testbed")]
     files = [path for folder in searched for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert [path for path in files for secret in secrets_of(person) if secret in path.read_bytes()] == []
     history = person.node.run("docker", "history", "--no-trunc", "llm-testbed:current")
