@@ -130,7 +130,7 @@ def run(
     """Run what is missing or changed of each SUITE, and say what held."""
     from experiments.launch.progress import view_on
     from experiments.pipeline import Options, cancel_suites, options_of, run_suites
-    from experiments.tables import counts_table, problems
+    from experiments.tables import show_runs
 
     options = Options(
         suite=suites[0],
@@ -158,16 +158,7 @@ def run(
         cancelled = cancel_suites(options_of(suites, options), view_on(console))
         console.print(f"cancelled: {', '.join(cancelled) or 'nothing'}", soft_wrap=True, highlight=False)
         return
-    finished = []
-    for done in run_suites(options_of(suites, options), view_on(console), _download_on(console)):
-        _show_done(done, console)
-        finished.append(done)
-    if len(finished) > 1:
-        console.print(counts_table([done.judgement for done in finished]))
-        for done in finished:
-            _show_report(done, console)
-    if found := problems([done.judgement for done in finished]):
-        console.print(found)
+    finished = show_runs(run_suites(options_of(suites, options), view_on(console), _download_on(console)), console)
     if as_json:
         _print_json([_done_as_json(done) for done in finished])
     raise typer.Exit(max(done.judgement.exit_code for done in finished))
@@ -356,17 +347,6 @@ def _wide_console() -> Console:
     """Standard output, wide enough for a table of predictions where it is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=PIPE_WIDTH)
-
-
-def _show_done(done: "Done", console: Console) -> None:
-    from experiments.tables import verdict_table
-
-    console.print(verdict_table(done.judgement))
-    _show_report(done, console)
-
-
-def _show_report(done: "Done", console: Console) -> None:
-    console.print(f"report: {done.report}", soft_wrap=True, highlight=False)
 
 
 def _done_as_json(done: "Done") -> dict[str, Any]:

@@ -72,7 +72,7 @@ def reproduce_command(
     from experiments.launch.progress import view_on
     from experiments.pipeline import Options, options_of
     from experiments.reproduce import Reproduction, reproduce
-    from experiments.tables import counts_table, problems, verdict_table
+    from experiments.tables import show_runs
 
     names = suites or LABS[for_]
     wish = wish_of(for_, node_type, node, gpu, gpu_memory, gpus, "", count, hours, start, None, None)
@@ -103,14 +103,8 @@ def reproduce_command(
     )
     console = Console()
     signal.signal(signal.SIGTERM, _stop)
-    finished = reproduce(wanted, new_desk(), view_on(console), lambda slot: confirm(yes, f"lease {slot}"))
-    for done in finished:
-        console.print(verdict_table(done.judgement))
-        console.print(f"report: {done.report}", soft_wrap=True, highlight=False)
-    if len(finished) > 1:
-        console.print(counts_table([done.judgement for done in finished]))
-    if found := problems([done.judgement for done in finished]):
-        console.print(found)
+    runs = reproduce(wanted, new_desk(), view_on(console), lambda slot: confirm(yes, f"lease {slot}"))
+    finished = show_runs(runs, console)
     raise typer.Exit(max(done.judgement.exit_code for done in finished))
 
 

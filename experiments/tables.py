@@ -1,10 +1,10 @@
 """Suites, rows and verdicts as tables for a terminal, and as plain data."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -13,6 +13,9 @@ from experiments.recipe import Suite, suite_named, suite_names
 from experiments.report.verdicts import VerdictChange
 from experiments.report.words import STATUSES, headline
 from experiments.settings import Settings
+
+if TYPE_CHECKING:
+    from experiments.pipeline import Done
 
 PROBLEMS = ("broke", "did not hold")
 STYLES = {"held": "green", "did not hold": "red", "broke": "bold red", "not judged": "dim"}
@@ -44,6 +47,30 @@ def problems(judgements: Sequence[Judgement]) -> Text:
         for suite, verdict in sorted(found, key=lambda told: PROBLEMS.index(told[1].status))
     ]
     return Text("\n").join(lines)
+
+
+def show_runs(runs: "Iterable[Done]", console: Console) -> "list[Done]":
+    """Print the verdicts and the report's place of each run as it is done, and of several all together in the end.
+
+    The runs, all done.
+    """
+    finished = []
+    for done in runs:
+        console.print(verdict_table(done.judgement))
+        _show_report(done, console)
+        finished.append(done)
+    judgements = [done.judgement for done in finished]
+    if len(finished) > 1:
+        console.print(counts_table(judgements))
+        for done in finished:
+            _show_report(done, console)
+    if found := problems(judgements):
+        console.print(found)
+    return finished
+
+
+def _show_report(done: "Done", console: Console) -> None:
+    console.print(f"report: {done.report}", soft_wrap=True, highlight=False)
 
 
 def changes_table(changes: Sequence[VerdictChange]) -> Table:

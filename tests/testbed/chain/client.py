@@ -1,8 +1,9 @@
 """What `testbed reproduce` does, with the image built from what lies in the cache: a client of the testbed in a box.
 
-python -m tests.testbed.chain.client KEY RESULTS [--keep]
+python -m tests.testbed.chain.client KEY RESULTS [--keep] [--nodes N] [--gpus-per-node N] [--row ROW ...]
 """
 
+import argparse
 import signal
 import sys
 from datetime import timedelta
@@ -13,7 +14,7 @@ from rich.console import Console
 from experiments.launch.progress import view_on
 from experiments.pipeline import Options, options_of
 from experiments.reproduce import Reproduction, reproduce
-from experiments.tables import problems, verdict_table
+from experiments.tables import show_runs
 from provision.acting import Clock, Desk
 from provision.configure import PROJECT, Setup
 from provision.errors import ProvisionError
@@ -31,20 +32,33 @@ PINS = PROJECT / "containers" / "current.txt"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
-def main(key: str, results: str, *more: str) -> int:
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("key", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--gpus-per-node", type=int)
+    parser.add_argument("--row", action="append")
+    return parser.parse_args()
+
+
+def main() -> int:
+    asked = arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     view = view_on(console)
     options = Options(
         suite=SUITES[0],
-        rows=ROWS,
+        rows=tuple(asked.row or ROWS),
         site="chameleon",
         size="tiny",
-        results=Path(results),
+        results=asked.results,
         predict=False,
+        gpus_per_node=asked.gpus_per_node,
         command="make rehearse",
     )
-    spec = Path(key).with_name("cdi.json")
+    spec = asked.key.with_name("cdi.json")
     spec.write_text(gpus.cdi_spec(GPUS))
     setup = Setup(
         base_image=base_image.NAME,
@@ -54,25 +68,20 @@ def main(key: str, results: str, *more: str) -> int:
         cdi_spec=spec,
         extra={"slurm_cgroup_plugin": "cgroup/v1"},
     )
-    wish = Wish(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS)
+    wish = Wish(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, count=asked.nodes)
     wanted = Reproduction(
         suites=tuple(options_of(SUITES, options)),
-        order=Order("llm_cc", "node-llm-cc", wish, key_pair(Path(key)), at_once=True),
+        order=Order("llm_cc", "node-llm-cc", wish, key_pair(asked.key), at_once=True),
         site=connect_to("chameleon"),
         setup=setup,
-        keep="--keep" in more,
+        keep=asked.keep,
     )
-    done = reproduce(wanted, Desk(Ledger(), Clock(), view.says), view, lambda slot: None)
-    for one in done:
-        console.print(verdict_table(one.judgement))
-        console.print(f"report: {one.report}", soft_wrap=True, highlight=False)
-    if found := problems([one.judgement for one in done]):
-        console.print(found)
+    done = show_runs(reproduce(wanted, Desk(Ledger(), Clock(), view.says), view, lambda slot: None), console)
     return max(one.judgement.exit_code for one in done)
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(*sys.argv[1:]))
+        sys.exit(main())
     except ProvisionError as problem:
         sys.exit(f"testbed: {problem}")

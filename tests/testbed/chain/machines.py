@@ -9,7 +9,7 @@ from provision.errors import SiteError
 from provision.model import Server
 from provision.site import Testbed
 from tests.testbed.node import network
-from tests.testbed.node.image import NodeImage
+from tests.testbed.node.image import NodeImage, copied
 from tests.testbed.node.node import Node
 from tests.testbed.openstack.environment import cache
 from tests.testbed.openstack.gate import Gate
@@ -69,8 +69,16 @@ class Machines:
     def _booted(self) -> Node:
         taken = {node.address for node in self.nodes.values()}
         number = next(n for n in range(FIRST, 255) if f"{network.PREFIX}.{n}" not in taken)
-        name, disks = f"machine-{number}", {DOCKER: cache() / "nodes" / f"docker-{number}"}
-        address = f"{network.PREFIX}.{number}"
-        node = Node(name, address, self._image, self._key, self._cards, self._shared, disks)
+        address, disks = f"{network.PREFIX}.{number}", {DOCKER: _disk(number)}
+        node = Node(f"machine-{number}", address, self._image, self._key, self._cards, self._shared, disks)
         node.start()
         return node
+
+
+def _disk(number: int) -> Path:
+    """What Docker has on the node of that number; a first time, what it has on another one."""
+    folder = cache() / "nodes" / f"docker-{number}"
+    others = sorted(folder.parent.glob("docker-*"))
+    if others and not folder.exists():
+        copied(others[0], folder)
+    return folder

@@ -108,8 +108,8 @@ class Person:
         marks = self.node.run("sh", "-c", f"ls -d {THERE}/{run_id}/.jobs/*/started 2> /dev/null || true")
         return sorted(Path(mark).parent.name.rpartition("-")[0] for mark in marks.split())
 
-    def containers(self) -> list[str]:
-        return self.node.run("docker", "ps", "--quiet").split()
+    def containers(self, node: Node | None = None) -> list[str]:
+        return (node or self.node).run("docker", "ps", "--quiet").split()
 
     def _types(self, command: list[str], **environment: str) -> Command:
         self._commands += 1

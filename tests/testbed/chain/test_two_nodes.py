@@ -1,0 +1,29 @@
+"""A lease of two nodes: one Slurm of both, and rows in containers whose ranks are on both."""
+
+import json
+
+import pytest
+
+from tests.experiments.launch.test_ending import wait_for
+from tests.testbed.chain.person import Command, Person
+from tests.testbed.chameleon.conftest import left_at
+
+ROWS = ("neo-8gpu-ddp", "neo-8gpu-fsdp")
+SUITE = "slurm_hf_trainer"
+
+
+@pytest.mark.timeout(1800)
+def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(person: Person, last: Command) -> None:
+    assert not person.stage.machines.nodes, "the lease of the other tests is not given back"
+    named = [part for row in ROWS for part in ("--row", row)]
+    client = person.reproduces("--nodes", "2", "--gpus-per-node", "1", *named)
+    client.until(f"{ROWS[0]}: starts")
+    nodes = list(person.stage.machines.nodes.values())
+    wait_for(lambda: [bool(person.containers(node)) for node in nodes] == [True, True], within_s=120)
+    assert client.end() in (0, 1), client.said
+    (run,) = {path.parents[2].name for path in person.results.glob(f"*/{SUITE}/{ROWS[0]}/result.json")}
+    assert person.outcomes(run) == dict.fromkeys(ROWS, "fits"), client.said
+    for row in ROWS:
+        result = json.loads((person.results / run / SUITE / row / "result.json").read_text())
+        assert len(result["ranks"]) == 2
+    assert left_at(person.stage.site) == []
