@@ -19,7 +19,7 @@ FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),-
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
 .PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top notebook env testbed-env clean-results clean
-.PHONY: test test-chameleon test-slurm test-node lint doctor slots lease configure status extend release
+.PHONY: test test-chameleon test-slurm test-node test-chain lint doctor slots lease configure status extend release
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -83,7 +83,7 @@ reproduce: env ## all of it: reserve, set up, run, judge, report, release (node=
 rehearse: env testbed-env ## the same in miniature, against a testbed in a box on this machine (root, mmdebstrap, systemd-container)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse $(results)
 
-test: lint testbed-env ## every check: style, types, who imports whom, tests, also against OpenStack (see test-slurm, test-node)
+test: lint testbed-env ## every check: style, types, who imports whom, tests, also against OpenStack (see test-slurm, test-node, test-chain)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chameleon
 
@@ -95,6 +95,9 @@ test-slurm: env ## the tests of rows on clusters, on a Slurm that they start on 
 
 test-node: env ## the tests of setting a machine up, on real nodes in a box (root, mmdebstrap, systemd-container)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/node
+
+test-chain: env testbed-env ## the tests of the whole chain, and of what goes wrong in it (as rehearse, and package faketime)
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chain
 
 lint: env ## style, types, who imports whom
 	$(BIN)/ruff check

@@ -13,7 +13,7 @@ from provision.ssh import USER
 from tests.experiments.launch.test_ending import wait_for
 from tests.testbed.chain.person import Command, Person
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(2400)
 
 
 class Jupyter:
