@@ -96,7 +96,7 @@ def run(
         str, typer.Option(help="Where the machine comes from: local, slurm, chameleon (what is leased there).")
     ] = "local",
     profile: Annotated[
-        str | None, typer.Option(help="With --site slurm: puhti, mahti, lumi, or a YAML file of your own.")
+        str | None, typer.Option(help="With --site slurm: roihu, lumi, mahti, puhti, or a YAML file of your own.")
     ] = None,
     account: Annotated[str | None, typer.Option(help="With --site slurm: the project that pays for the jobs.")] = None,
     card: Annotated[str, typer.Option(help="The GPU that the rows are about; auto: the machine's own.")] = "auto",

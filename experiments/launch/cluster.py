@@ -96,7 +96,7 @@ class Cluster:
         job = ["python", "-m", "experiments.launch.job", self.run_folder(run_id), f"{folder}/{SPEC}"]
         job += [order.worker, f"{order.grace_s:g}", str(nodes)]
         lines = [
-            "#!/bin/bash",
+            f"#!/bin/{self._bash}",
             *(f"#SBATCH {option}" for option in self._options(order, folder, name, comment)),
             f"cd {shlex.quote(folder)} || exit 1",
             f'echo "$SLURM_JOB_ID" > {STARTED}',
@@ -134,10 +134,17 @@ class Cluster:
     def _begin(self) -> list[str]:
         """What a shell there needs before Python starts."""
         profile = self.profile
-        lines = [f"module load {shlex.join(profile.modules)} || exit 1"] if profile.modules else []
+        lines = [*profile.setup]
+        if profile.modules:
+            lines.append(f"module load {shlex.join(profile.modules)} || exit 1")
         if profile.way == "venv" and profile.environment:
             lines.append(f". {shlex.quote(profile.environment)}/bin/activate || exit 1")
-        return [*lines, *profile.setup]
+        return lines
+
+    @property
+    def _bash(self) -> str:
+        """The shell of all this: where modules are loaded one of a login, as others may not know ``module``."""
+        return "bash -l" if self.profile.modules else "bash"
 
     def _others(self, nodes: int, folder: str) -> list[str]:
         """The lines that have the further nodes of a job take part; in ``row`` is the row's folder."""
@@ -145,7 +152,7 @@ class Cluster:
         node = "\n".join([*begin, *self._running(NODE, nodes)])
         checkpoints = [] if self.profile.shared else [f'rm -rf "$row/{CHECKPOINTS_FOLDER}"']
         options = f"--nodes={nodes - 1} --ntasks={nodes - 1} --relative=1 --kill-on-bad-exit=1 --chdir=/"
-        srun = f'srun {options} --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c "$node"'
+        srun = f'srun {options} --cpus-per-task="$SLURM_CPUS_PER_TASK" {self._bash} -c "$node"'
         return [
             *checkpoints,
             FIRST,
@@ -182,7 +189,7 @@ class Cluster:
         if profile.way == "apptainer":
             exports["TESTBED_IMAGE"] = profile.environment or ""
             told = " ".join(f"--env {key}={shlex.quote(value)}" for key, value in exports.items())
-            run = f"apptainer exec --nv --bind {shlex.quote(self._folder)} {told} {image} {command}"
+            run = f"{profile.apptainer} --bind {shlex.quote(self._folder)} {told} {image} {command}"
             return ["trap 'kill -TERM $child' TERM INT", f"{run} & child=$!", *WAIT]
         told = " ".join(f"--env {key}={shlex.quote(value)}" for key, value in exports.items())
         folder = shlex.quote(self._folder)
@@ -216,7 +223,7 @@ class Cluster:
         script = "\n".join(["SLURM_JOB_ID=check-$$", *lines])
         where = f"profile {self.profile.name}: {self.profile.way} {self.profile.environment or ''}".strip()
         try:
-            said = self.shell.run(f"bash -c {shlex.quote(script)}", timeout_s=CHECK_S, repeatable=True).out
+            said = self.shell.run(f"{self._bash} -c {shlex.quote(script)}", timeout_s=CHECK_S, repeatable=True).out
         except CommandFailed as problem:
             raise InputError(f"{where}: its Python cannot run rows: {problem}") from None
         if code_sha256() not in said:
@@ -231,8 +238,9 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export {away.ADDRESS}="$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')\""""
 WAIT = ("while kill -0 $child 2> /dev/null; do wait $child; code=$?; done", "exit $code")
 FREE_GPUS = f"""\
-if command -v nvidia-smi > /dev/null && [ -n "${{SLURM_JOB_GPUS:-}}" ]; then
-  others=$(nvidia-smi --id="$SLURM_JOB_GPUS" --query-compute-apps=pid,process_name,used_memory --format=csv,noheader)
+if command -v nvidia-smi > /dev/null && [ -n "${{CUDA_VISIBLE_DEVICES:-}}" ]; then
+  asked=pid,process_name,used_memory
+  others=$(nvidia-smi --id="$CUDA_VISIBLE_DEVICES" --query-compute-apps=$asked --format=csv,noheader)
   if [ -n "$others" ]; then echo "the row's GPUs are not free: $others" | tr '\\n' ' '; exit {BUSY}; fi
 fi"""
 

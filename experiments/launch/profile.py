@@ -17,9 +17,10 @@ class Profile(Facts):
 
     host: a name of the person's ssh configuration; None: the commands of Slurm are on this machine. gpu_option is what
     sbatch is told of GPUs, {gpus} being those of a node. way: how a row's Python is started: in the virtual
-    environment, the Apptainer image or the Docker image that ``environment`` names. setup: lines of the job before
-    that. folder: where runs are kept there, from the home folder where it is not absolute. nodes: how many a job may
-    have; how they know each other is Slurm's to say. shared: every node sees the folder.
+    environment, the Apptainer image or the Docker image that ``environment`` names. apptainer: what starts a command in
+    an Apptainer image that has the GPUs. setup: first lines of the job, before modules are loaded (``module use``).
+    folder: where runs are kept there, from the home folder where it is not absolute. nodes: how many a job may have;
+    how they know each other is Slurm's to say. shared: every node sees the folder.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Profile(Facts):
     most_hours: PositiveFloat | None = None
     way: Literal["venv", "apptainer", "docker"] = "venv"
     environment: str | None = None
+    apptainer: str = "apptainer exec --nv"
     modules: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     folder: str = "llm-testbed"

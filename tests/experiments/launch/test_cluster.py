@@ -5,8 +5,10 @@ import subprocess
 
 import pytest
 
+from experiments.card import cards
 from experiments.errors import InputError
-from experiments.launch.cluster import Cluster, Order, code_archive
+from experiments.launch.admission import too_small
+from experiments.launch.cluster import FREE_GPUS, Cluster, Order, code_archive
 from experiments.launch.places import leased_profile, place_named
 from experiments.launch.profile import CLUSTERS, Profile, profile_named
 from experiments.launch.remote import most_needed_first
@@ -33,21 +35,19 @@ def told(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in CLUSTERS.glob("*.yaml")))
-def test_every_known_cluster_is_read_and_is_one_of_the_cards(name):
-    from experiments.card import card_of_device
-
+def test_every_known_cluster_is_read_and_its_gpus_are_or_stand_in_for_a_card(name):
     profile = profile_named(name)
     assert profile.name == name
-    assert card_of_device(profile.node.gpus[0].name)
+    assert not all(too_small(profile.node.gpus[0], card) for card in cards())
 
 
 def test_an_unknown_profile_or_key_is_refused_with_what_is_allowed(tmp_path):
     with pytest.raises(
-        InputError, match="--profile: unknown profile 'puthi'; allowed: lumi, mahti, puhti, a YAML file"
+        InputError, match="--profile: unknown profile 'puthi'; allowed: lumi, mahti, puhti, roihu, a YAML file"
     ):
         profile_named("puthi")
     (tmp_path / "own.yaml").write_text("name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\npolls: 3\n")
-    with pytest.raises(InputError, match=r"own\.yaml: unknown key 'polls'; allowed: account, cpus_per_node"):
+    with pytest.raises(InputError, match=r"own\.yaml: unknown key 'polls'; allowed: account, apptainer, cpus_per_node"):
         profile_named(str(tmp_path / "own.yaml"))
 
 
@@ -71,6 +71,32 @@ def test_a_script_is_valid_bash_and_starts_the_same_row_in_every_way(way):
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     assert "-m experiments.launch.job /run /run/.jobs/a-abc/spec.json some.worker 120" in text
     assert "--privileged" not in text
+
+
+def test_an_apptainer_image_is_started_as_its_cluster_does():
+    assert "apptainer exec --nv --bind" in script(way="apptainer", environment="/i.sif")
+    on_lumi = script(way="apptainer", environment="/i.sif", apptainer=profile_named("lumi").apptainer)
+    assert "singularity exec --rocm --bind" in on_lumi
+    assert "--nv" not in on_lumi
+
+
+def test_setup_comes_before_modules_and_these_before_the_environment():
+    text = script(environment="/env", setup=("module use /more",), modules=("pytorch",))
+    steps = [text.index(step) for step in ("module use /more", "module load pytorch", ". /env/bin/activate")]
+    assert steps == sorted(steps)
+
+
+def test_modules_are_loaded_by_a_shell_of_a_login():
+    assert script(modules=("pytorch",)).startswith("#!/bin/bash -l\n")
+    assert script(modules=()).startswith("#!/bin/bash\n")
+
+
+def test_a_job_asks_for_its_gpus_by_the_numbers_that_they_have_for_it(tmp_path):
+    """Stub: nvidia-smi, which has one GPU, as where Slurm hides the others of a node."""
+    (tmp_path / "nvidia-smi").write_text('#!/bin/bash\n[ "$1" = --id=0 ] || echo "No devices were found"\n')
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_GPUS": "2", "CUDA_VISIBLE_DEVICES": "0"}
+    subprocess.run(["bash", "-c", FREE_GPUS], env=own, check=True)
 
 
 def test_slurm_is_told_what_the_row_needs_and_by_what_it_is_found():
