@@ -11,7 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.errors import Interrupted
-from experiments.launch.local import LocalRunner
+from experiments.launch.admission import refusal
+from experiments.launch.local import LocalRunner, emptied
+from experiments.launch.outcome import write_refusal
 from experiments.launch.plan import Planned
 from experiments.launch.progress import View
 from experiments.recipe import RowSpec
@@ -22,12 +24,15 @@ STOPPED = 130
 
 
 def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str) -> int:
-    """0 when the row has a result, whatever it says."""
+    """0 when the row has a result, whatever it says: what the job was given may be less than the profile promised."""
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
     node = site_named("local").node()
     view = View(Console(width=200))
     view.says(f"{spec.suite}/{spec.row} on {node.description}")
     folder, memory_gib = RunFolder(Path(run_folder)), node.host_memory_gib
+    if why := refusal(spec, node, memory_gib, nodes=int(nodes)):
+        view.ends(spec, write_refusal(emptied(folder.path / spec.suite / spec.row), spec, node, why))
+        return 0
     runner = LocalRunner(folder, node, memory_gib, view, worker, float(grace_s), int(nodes))
     try:
         runner.run([Planned(spec, True, "a job of its own")])

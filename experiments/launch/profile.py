@@ -37,7 +37,6 @@ class Profile(Facts):
     cpus_per_node: PositiveInt
     memory_per_node_gib: PositiveFloat
     processor: str = "unknown"
-    most_hours: PositiveFloat | None = None
     way: Literal["venv", "apptainer", "docker"] = "venv"
     environment: str | None = None
     apptainer: str = "apptainer exec --nv"

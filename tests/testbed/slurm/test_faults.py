@@ -13,6 +13,7 @@ from experiments.launch.remote import NOTE_FILE
 from experiments.result import RESULT_FILE
 from provision.errors import CommandFailed, LineCut
 from provision.shell import Over
+from tests.experiments.launch.house import spec, to_run
 from tests.experiments.launch.test_ending import wait_for
 from tests.testbed.slurm.conftest import SMALL
 from tests.testbed.slurm.runs import SlurmBed
@@ -147,6 +148,13 @@ def test_machines_that_are_gone_with_their_lease_are_not_waited_for(bed):
         bed.cluster.sshd.start()
     assert bed.outcomes() == {}
     assert "a: not finished, the lease is over or was deleted" in bed.view.lines
+
+
+def test_a_job_that_finds_no_gpu_of_its_profile_refuses_the_row(bed):
+    bed.runner({}).run(to_run(spec("a", size="full")))
+    (result,) = bed.folder.results().values()
+    assert (result.outcome, result.reason) == ("refused", "no GPU: full size needs one; size tiny runs anywhere")
+    assert bed.starts("a") == 0
 
 
 def test_a_profile_that_slurm_refuses_is_a_mistake_in_one_line(cluster, tmp_path):
