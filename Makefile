@@ -91,7 +91,7 @@ test-chameleon: env testbed-env ## the tests of leasing alone, against real Open
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chameleon tests/provision
 
 test-slurm: env ## the tests of rows on clusters, on a Slurm that they start on this machine (packages slurm-wlm, munge, openssh-server)
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/slurm
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 --dist loadfile tests/testbed/slurm
 
 test-node: env ## the tests of setting a machine up, on real nodes in a box (root, mmdebstrap, systemd-container)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/node

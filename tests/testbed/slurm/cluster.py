@@ -20,6 +20,7 @@ from experiments.family import end_family, family
 from experiments.parent import die_with_parent
 from provision.ssh import Login
 from tests.provision.sshd import Sshd
+from tests.testbed.openstack.environment import cache, locked
 
 NEEDS = ("slurmctld", "slurmd", "munged", "sshd")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -94,7 +95,8 @@ class Cluster:
             folder.chmod(0o755)
         if os.getuid() == 0:
             folder = ["--create-home", "--home-dir", self.state / "home", "--shell", "/bin/bash"]
-            subprocess.run(["useradd", *folder, "--password", "*", self.user], check=True)
+            with locked(cache() / "useradd"):
+                subprocess.run(["useradd", *folder, "--password", "*", self.user], check=True)
         self._configure()
         munge = self.state / "munge"
         files = [
@@ -128,7 +130,8 @@ class Cluster:
         self._sshd.stop()
         end_family("SLURM_CONF", str(self.conf), GONE_S)
         if os.getuid() == 0:
-            subprocess.run(["userdel", "--remove", "--force", self.user], check=True, capture_output=True)
+            with locked(cache() / "useradd"):
+                subprocess.run(["userdel", "--remove", "--force", self.user], check=True, capture_output=True)
 
     def login(self) -> Login:
         return self._sshd.login(self.user)
