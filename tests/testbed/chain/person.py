@@ -20,7 +20,7 @@ from tests.testbed.openstack.gate import Gate
 SUITE = "single_gpu_blip2"
 THERE = f"/home/{USER}/{FOLDER}"
 HOUSE = Path(__file__).resolve().parents[3]
-SAID_S = 400.0
+SAID_S = 1500.0
 LOOK_S = 0.1
 
 

@@ -15,7 +15,7 @@ CUT_S = 60
 ROWS = ("reduced-batch", "reduced-precision")
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = pytest.mark.timeout(3600)
 
 
 def running(person: Person, run_id: str, **environment: str) -> Command:

@@ -9,7 +9,7 @@ from experiments.recipe import suite_named
 from tests.testbed.chain.client import ROWS
 from tests.testbed.chain.person import Command, Person
 
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = pytest.mark.timeout(3600)
 
 
 def test_every_row_has_its_result(person: Person, last: Command) -> None:

@@ -13,7 +13,7 @@ from provision.ssh import USER
 from tests.experiments.launch.test_ending import wait_for
 from tests.testbed.chain.person import Command, Person
 
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = pytest.mark.timeout(3600)
 
 
 class Jupyter:

@@ -10,7 +10,7 @@ from tests.experiments.launch.test_ending import wait_for
 from tests.testbed.chain.person import THERE, Command, Person
 from tests.testbed.chameleon.conftest import left_at
 
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = pytest.mark.timeout(3600)
 
 
 def secrets_of(person: Person) -> list[bytes]:

@@ -12,7 +12,7 @@ ROWS = ("neo-8gpu-ddp", "neo-8gpu-fsdp")
 SUITE = "slurm_hf_trainer"
 
 
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(3600)
 def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(person: Person, last: Command) -> None:
     assert not person.stage.machines.nodes, "the lease of the other tests is not given back"
     named = [part for row in ROWS for part in ("--row", row)]
