@@ -24,7 +24,7 @@ def script(spec=None, folder="", **changes) -> str:
     profile = profile_named("puhti").model_copy(update={"account": "project_1", **changes})
     order = Order(spec or house.spec("a", time_limit_s=900), "abc", "some.worker", 120.0)
     cluster = Cluster(Here(), profile)
-    cluster._folder = folder
+    cluster.folder = folder
     return cluster.script(order, "run", "run/lab/a", "llm-testbed print abc")
 
 
