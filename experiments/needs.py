@@ -39,11 +39,7 @@ class Need(Facts):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
-        return (
-            f"the {self.kind} {self.name.partition('?')[0]}"
-            if self.kind == "data"
-            else f"the {self.kind} of {self.name}"
-        )
+        return f"the data {self.name.partition('?')[0]}" if self.kind == "data" else f"the {self.kind} of {self.name}"
 
 
 def needs_of(spec: RowSpec, data: Need | None = None) -> tuple[Need, ...]:

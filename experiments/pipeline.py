@@ -1,7 +1,7 @@
 """One command from beginning to end: machine, choices, plan, predictions, rows, verdicts, report."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -208,7 +208,7 @@ def _prepared(options: Options, place: Place, watch: Watch = lambda done, total:
     return Prepared(options, suite, place, options.host_memory_gib or node.host_memory_gib, run, data)
 
 
-def _data(options: Options, place: Place, datasets: set[str], watch: Watch) -> DataSet:
+def _data(options: Options, place: Place, datasets: Collection[str], watch: Watch) -> DataSet:
     """The run's data: fetched, where rows run here; else what has to be fetched there."""
     if place.cluster is None:
         return prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)

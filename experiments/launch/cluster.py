@@ -15,9 +15,11 @@ import io
 import math
 import shlex
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from experiments.errors import InputError
 from experiments.launch.profile import Profile
@@ -147,7 +149,7 @@ class Cluster:
         }
         room = "launch" if need.kind == "data" else "training"
         command = shlex.join(["python", "-m", f"experiments.{room}.fetch", need.model_dump_json()])
-        running = [*self._begin(), *self._running(command, **ASKING_THE_HUB)]
+        running = [*self._begin(), *self._running(command, more=ASKING_THE_HUB)]
         node = shlex.quote("\n".join([f"mkdir -p {shlex.quote(self.cache)}", *running]))
         srun = f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1 --chdir=/ " if nodes > 1 else ""
         lines = [
@@ -223,7 +225,7 @@ class Cluster:
         commit = {"TESTBED_COMMIT": commit} if (commit := git_commit()) else {}
         return {**own, **commit, "PYTHONPATH": f"{self._code}"}
 
-    def _running(self, command: str, nodes: int = 1, **more: str) -> list[str]:
+    def _running(self, command: str, nodes: int = 1, more: Mapping[str, str] = MappingProxyType({})) -> list[str]:
         """The lines that run ``command`` in the cluster's Python, and end it when the job is to end.
 
         nodes: those of the job; where there are several, the command is to reach the others. more: what it finds set

@@ -19,7 +19,6 @@ from experiments.needs import Need, needs_of
 from experiments.recipe import RowSpec
 from provision.errors import CommandFailed, NotReached
 
-MARK = "llm-testbed"
 PREFIX = "fetch/"
 PUT_S = 24 * 3600.0
 
@@ -79,7 +78,7 @@ class Fetching:
         return f"tail -n 1 {shlex.quote(f'{self._cluster.fetched(need)}/{OUT}')} 2> /dev/null"
 
     def _comment(self, need: Need) -> str:
-        return f"{MARK} fetches {need.key} to {self._cluster.cache}"
+        return f"{slurm.MARK} fetches {need.key} to {self._cluster.cache}"
 
     def _latest(self, need: Need, jobs: Iterable[slurm.Job]) -> slurm.Job | None:
         """The job that fetches ``need``, the last one where there were several."""
@@ -124,7 +123,7 @@ class Fetching:
 
 def ours(jobs: Sequence[slurm.Job], prefix: str) -> list[slurm.Job]:
     """The jobs of that prefix that are not over; and those that fetch, where no other job can wait for them."""
-    left = [job for job in jobs if job.comment.startswith(f"{MARK} ") and not job.over]
+    left = [job for job in jobs if job.comment.startswith(f"{slurm.MARK} ") and not job.over]
     own = [job for job in left if job.name.startswith(prefix)]
     fetch = [job for job in left if job.name.startswith(PREFIX)]
     return [*own, *fetch] if len(own) + len(fetch) == len(left) else own

@@ -18,7 +18,7 @@ from experiments.errors import InputError, Interrupted
 from experiments.launch import slurm
 from experiments.launch.cluster import ENDED, OUT, SCRIPT, STARTED, Cluster, Order
 from experiments.launch.data_set import DataSet
-from experiments.launch.fetching import MARK, Fetching, ours
+from experiments.launch.fetching import Fetching, ours
 from experiments.launch.local import GRACE_S, WORKER, emptied, told_to_stop
 from experiments.launch.outcome import write_broken
 from experiments.launch.plan import Planned
@@ -349,13 +349,13 @@ def most_needed_first(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
 
 
 def _comment(spec: RowSpec, attempt: str) -> str:
-    return f"{MARK} {spec.fingerprint} {attempt}"
+    return f"{slurm.MARK} {spec.fingerprint} {attempt}"
 
 
 def _fingerprint(job: slurm.Job) -> str:
     """The spec's fingerprint that the job was submitted with; '' where the job is none of ours."""
     words = job.comment.split()
-    return words[1] if len(words) == 3 and words[0] == MARK else ""
+    return words[1] if len(words) == 3 and words[0] == slurm.MARK else ""
 
 
 def _noted(local: Path, spec: RowSpec) -> Note | None:
