@@ -23,7 +23,7 @@ WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 @dataclass(frozen=True)
 class Published:
-    """A folder with files of a model or a data set; commit: their version on the hub, None for a folder of one's own."""
+    """Files of a model or a data set in a folder; commit: their version on the hub, None for a folder of one's own."""
 
     folder: Path
     commit: str | None = None
