@@ -116,7 +116,7 @@ class Fetching:
         """Have the person's archive, or a folder as one, there under its SHA-256."""
         if self._shell.run(f"test -e {shlex.quote(need.name)}", check=False, repeatable=True).code == 0:
             return
-        with _packed(own) as archive:
+        with packed(own) as archive:
             self._view.says(f"{own}: put there, {archive.stat().st_size / 1e6:.0f} MB")
             self._shell.put(archive, need.name, timeout_s=PUT_S)
 
@@ -130,7 +130,7 @@ def ours(jobs: Sequence[slurm.Job], prefix: str) -> list[slurm.Job]:
 
 
 @contextmanager
-def _packed(own: Path) -> Iterator[Path]:
+def packed(own: Path) -> Iterator[Path]:
     """The archive itself, or a folder's contents as one."""
     if own.is_file():
         yield own

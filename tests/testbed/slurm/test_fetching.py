@@ -7,15 +7,19 @@ import signal
 import tarfile
 
 import pytest
+import torch
 
 from experiments.errors import Interrupted
 from experiments.launch import data_set
 from experiments.launch.cluster import Cluster as Rows
+from experiments.launch.local import WORKER
 from experiments.launch.remote import RemoteRunner
 from experiments.recipe import models
+from experiments.training.models.weights import build_random
 from tests.experiments.launch import house, standin_worker
 from tests.experiments.launch.test_ending import wait_for
-from tests.standin_hub import Hub
+from tests.experiments.training import house as training
+from tests.standin_hub import COMMIT, Hub
 from tests.testbed.slurm.conftest import profile_of
 from tests.testbed.slurm.runs import GRACE_S, SlurmBed
 from tests.testbed.slurm.test_faults import Unheard, meanwhile
@@ -201,3 +205,19 @@ def test_data_is_put_or_fetched_there_once_and_named_by_its_checksum(bed, web, t
     assert (bed.cache / "data" / f"{bed.data.sha256}-alpaca2k" / "train.jsonl").exists()
     assert bed.data.sha256 == (sha256 or data_set.folder_sha256(folder))
     assert len(bed.fetches()) == 1
+
+
+def test_a_real_row_trains_from_what_was_fetched_while_the_hub_is_gone(bed, web, tmp_path):
+    facts = models()[MODEL]
+    build_random(facts, "tiny", torch.float32, None, torch.device("cpu")).save_pretrained(tmp_path / "model")
+    (texts := tmp_path / "set").mkdir()
+    (texts / "train.jsonl").write_text("".join(json.dumps({"text": "good " * 20}) + "\n" for _ in range(20)))
+    web.repos |= {f"models/{REPO}": tmp_path / "model", "datasets/stanfordnlp/imdb": texts}
+    settings = {"engine": "hf_trainer", "model": MODEL, "dataset": "imdb", "max_length": 16, "max_steps": 2}
+    row = training.spec(row="a", weights="pretrained", data="hub", time_limit_s=200, **settings)
+    bed.runner({}).run(house.to_run(row))
+    web.refuses = REFUSED
+    bed.runner({}, WORKER).run(house.to_run(row))
+    (result,) = bed.folder.results().values()
+    assert (result.outcome, result.weights_commit, result.data_commit) == ("fits", COMMIT, COMMIT), result.reason
+    assert len(bed.fetches()) == 2
