@@ -22,7 +22,8 @@ class Hub(ThreadingHTTPServer):
     """Serves the folders in ``repos``, by kind and name ('models/team/small').
 
     asked counts the downloads by file, requests everything. spoils: how often a file is still served with a byte that
-    is wrong; slow_s: what a download takes besides; refuses: an HTTP status that everything is answered with.
+    is wrong; slow_s: what a download takes besides; refuses: an HTTP status that everything is answered with;
+    commit: the version that main is.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,7 @@ class Hub(ThreadingHTTPServer):
         self.spoils: dict[str, int] = {}
         self.slow_s = 0.0
         self.refuses: int | None = None
+        self.commit = COMMIT
 
     @property
     def url(self) -> str:
@@ -62,9 +64,9 @@ class Answer(BaseHTTPRequestHandler):
             self._of_repo("/".join(found.groups()), self._info)
         elif found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/[^/]+", path):
             self._of_repo("/".join(found.groups()), self._tree)
-        elif found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            kind, repo, name = found.groups()
-            self._of_repo(f"{kind or 'models/'}{repo}", lambda folder: self._file(folder / name, name))
+        elif found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            kind, repo, commit, name = found.groups()
+            self._of_repo(f"{kind or 'models/'}{repo}", lambda folder: self._file(folder / name, name, commit))
         else:
             self._send(404, b"")
 
@@ -76,7 +78,7 @@ class Answer(BaseHTTPRequestHandler):
 
     def _info(self, folder: Path) -> None:
         names = [{"rfilename": path.relative_to(folder).as_posix()} for path in files(folder)]
-        self._send(200, json.dumps({"id": folder.name, "sha": COMMIT, "siblings": names}).encode())
+        self._send(200, json.dumps({"id": folder.name, "sha": self.server.commit, "siblings": names}).encode())
 
     def _tree(self, folder: Path) -> None:
         entries = [
@@ -91,9 +93,9 @@ class Answer(BaseHTTPRequestHandler):
         ]
         self._send(200, json.dumps(entries).encode())
 
-    def _file(self, path: Path, name: str) -> None:
+    def _file(self, path: Path, name: str, commit: str) -> None:
         if not path.is_file():
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
             return
         content = path.read_bytes()
         if self.command == "GET":
@@ -102,7 +104,7 @@ class Answer(BaseHTTPRequestHandler):
             if self.server.spoils.get(name, 0):
                 self.server.spoils[name] -= 1
                 content = content[:-1] + bytes([content[-1] ^ 1])
-        self._send(200, content, {"ETag": f'"{etag(path)}"', "X-Repo-Commit": COMMIT})
+        self._send(200, content, {"ETag": f'"{etag(path)}"', "X-Repo-Commit": commit})
 
     def _send(self, code: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(code)

@@ -4,6 +4,7 @@ A job is found again by its name, so that none is begun beside another; what is 
 """
 
 import shlex
+import signal
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -113,12 +114,16 @@ class Fetching:
         return number
 
     def _put(self, own: Path, need: Need) -> None:
-        """Have the person's archive, or a folder as one, there under its SHA-256."""
+        """Have the person's archive, or a folder as one, there under its SHA-256. Ctrl-C breaks that off at once."""
         if self._shell.run(f"test -e {shlex.quote(need.name)}", check=False, repeatable=True).code == 0:
             return
         with packed(own) as archive:
             self._view.says(f"{own}: put there, {archive.stat().st_size / 1e6:.0f} MB")
-            self._shell.put(archive, need.name, timeout_s=PUT_S)
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                self._shell.put(archive, need.name, timeout_s=PUT_S)
+            finally:
+                signal.signal(signal.SIGINT, before)
 
 
 def ours(jobs: Sequence[slurm.Job], prefix: str) -> list[slurm.Job]:

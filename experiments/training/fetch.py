@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.needs import Need, Telling, answer
-from experiments.training.hub import TOKENIZER, Published, checked, fetch, fetch_weights
+from experiments.training.hub import TOKENIZER, Published, checked, fetch, fetch_weights, version_kept
 
 
 class Told(tqdm):
@@ -29,16 +29,21 @@ class Told(tqdm):
 
 
 def bring(need: Need) -> list[Path]:
-    """Fetch it, and say what it is made of. Raises InputError when it cannot be had."""
+    """Fetch it, and say what it is made of. Raises InputError when it cannot be had.
+
+    Of a model or a data set that the cache has something of already, it is that version.
+    """
     if need.kind == "texts":
         from experiments.training.real_texts import HUB, published_texts, read_records
 
-        texts = checked(published_texts(need.name, tqdm_class=Told), HUB[need.name], "the texts", "dataset")
-        read_records(need.name, texts.folder)
+        hub = HUB[need.name]
+        texts = published_texts(need.name, revision=version_kept(hub, "dataset"), tqdm_class=Told)
+        read_records(need.name, checked(texts, hub, "the texts", "dataset").folder)
         return _files(texts)
+    options: dict[str, Any] = {"revision": version_kept(need.name), "tqdm_class": Told}
     if need.kind == "tokenizer":
-        return _files(checked(fetch(need.name, TOKENIZER, "the tokenizer"), need.name, "the tokenizer"))
-    weights = checked(fetch_weights(need.name, tqdm_class=Told), need.name, "the weights")
+        return _files(checked(fetch(need.name, TOKENIZER, "the tokenizer", **options), need.name, "the tokenizer"))
+    weights = checked(fetch_weights(need.name, **options), need.name, "the weights")
     if need.litgpt is None:
         return _files(weights)
     from experiments.training.litgpt_checkpoint import converted

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from huggingface_hub import get_cached_repo_tree, snapshot_download, verify_repo_checksums
-from huggingface_hub.errors import CachedRepoTreeNotFoundError
+from huggingface_hub import constants, get_cached_repo_tree, scan_cache_dir, snapshot_download, verify_repo_checksums
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, CacheNotFound
 from huggingface_hub.utils import filter_repo_objects
 
 from experiments.errors import InputError
@@ -50,7 +50,7 @@ def fetch_weights(hub: str, **options: Any) -> Published:
     """A model's configuration and its weights: as safetensors where it has them, else as PyTorch saves them."""
     what = "the weights"
     try:
-        found = fetch(hub, CONFIGURATION, what)
+        found = fetch(hub, CONFIGURATION, what, **options)
         if found.commit is None:
             return found
         names = [file.path for file in get_cached_repo_tree(hub, revision=found.commit)]
@@ -58,6 +58,16 @@ def fetch_weights(hub: str, **options: Any) -> Published:
         return fetch(hub, (*CONFIGURATION, pattern), what, **options)
     except (InputError, CachedRepoTreeNotFoundError) as problem:
         raise InputError(f"{problem}; weights=random needs no download") from None
+
+
+def version_kept(hub: str, kind: str = "model") -> str | None:
+    """The commit that the cache has for the main branch; None where it has none."""
+    try:
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return None
+    versions = [one for repo in repos if (repo.repo_id, repo.repo_type) == (hub, kind) for one in repo.revisions]
+    return next((version.commit_hash for version in versions if "main" in version.refs), None)
 
 
 def checked(found: Published, hub: str, what: str, kind: str = "model") -> Published:

@@ -49,7 +49,9 @@ def test_an_unknown_profile_or_key_is_refused_with_what_is_allowed(tmp_path):
     ):
         profile_named("puthi")
     (tmp_path / "own.yaml").write_text("name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\npolls: 3\n")
-    with pytest.raises(InputError, match=r"own\.yaml: unknown key 'polls'; allowed: account, cpu_partition, cpus_per_node"):
+    with pytest.raises(
+        InputError, match=r"own\.yaml: unknown key 'polls'; allowed: account, cpu_partition, cpus_per_node"
+    ):
         profile_named(str(tmp_path / "own.yaml"))
 
 

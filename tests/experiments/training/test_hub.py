@@ -70,6 +70,15 @@ def test_what_is_there_is_not_fetched_again(web, repo):
     assert set(web.asked.values()) == {1}
 
 
+def test_what_is_fetched_later_is_of_the_version_that_is_there(web, repo, monkeypatch):
+    first = bring(weights())
+    web.commit = COMMIT[::-1]
+    tokenizer = bring(Need(kind="tokenizer", name=NAME))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert {path.parent.name for path in [*first, *tokenizer]} == {COMMIT}
+    assert hub.fetch_weights(NAME).folder / "config.json" in first
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_spoiled_file_is_fetched_again_once(web, repo, name):
     web.spoils[name] = 1

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from experiments.errors import Interrupted
-from experiments.launch import data_set
+from experiments.launch import cluster as there
+from experiments.launch import data_set, fetching
 from experiments.launch.cluster import Cluster as Rows
 from experiments.launch.local import WORKER
 from experiments.launch.remote import RemoteRunner
@@ -127,14 +128,11 @@ def test_what_cannot_be_fetched_is_the_reason_of_the_rows_that_need_it_alone(bed
     assert bed.outcomes() == dict.fromkeys("abc", "fits")
 
 
-def test_a_fetch_that_meets_its_time_limit_is_the_reason(bed, web):
+def test_a_fetch_that_meets_its_time_limit_is_the_reason(bed, web, monkeypatch):
     web.slow_s = 600
-    bed.needy = "a"
-    from experiments.launch import cluster as there
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(there, "FETCH_MIN", 1)
-        bed.runner({}).run(house.to_run(*bed.specs("a")))
+    for module in (there, fetching):
+        monkeypatch.setattr(module, "FETCH_MIN", 1)
+    bed.run("a", needy="a")
     assert bed.reason("a").endswith("could not be fetched: no end after 1 min")
 
 
