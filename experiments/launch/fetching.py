@@ -141,7 +141,7 @@ def packed(own: Path) -> Iterator[Path]:
         yield own
         return
     with tempfile.NamedTemporaryFile(suffix=".tar") as file:
-        with tarfile.open(fileobj=file, mode="w") as archive:
+        with tarfile.open(fileobj=file, mode="w", dereference=True) as archive:
             archive.add(own, arcname=".")
         file.flush()
         yield Path(file.name)
