@@ -51,9 +51,10 @@ class Fetching:
         needs = dict.fromkeys(need for spec in specs for need in self.needs(spec))
         return [f"printf '%s|%s\\n' {need.key} \"$({self._last_line(need)})\"" for need in needs]
 
-    def hear(self, jobs: Sequence[slurm.Job], said: Mapping[str, str]) -> None:
+    def hear(self, jobs: Sequence[slurm.Job], said: str) -> None:
         """What Slurm and ``questions`` say now."""
-        self._listed, self._said = jobs, said
+        lines = [line.partition("|") for line in said.split("\n")]
+        self._listed, self._said = jobs, {key: _shown(text) for key, _, text in lines}
         done = {job.id for job in jobs if job.state == "COMPLETED"}
         for need in [need for need, job in self._begun.items() if job in done]:
             self._view.says(f"{need}: fetched")
@@ -70,8 +71,8 @@ class Fetching:
             job = self._latest(need, self._listed)
             if job and job.over and job.state != "COMPLETED":
                 limit = f"no end after {FETCH_MIN} min"
-                said = self._shell.run(self._last_line(need), check=False, repeatable=True).out.strip()
-                reason = limit if job.state == "TIMEOUT" else said or f"its job ended as {job.state}"
+                said = self._shell.run(self._last_line(need), check=False, repeatable=True).out
+                reason = limit if job.state == "TIMEOUT" else _shown(said) or f"its job ended as {job.state}"
                 return f"{need} could not be fetched: {reason}"
         return None
 
@@ -102,7 +103,7 @@ class Fetching:
         if self._data and need == self._data.need and self._data.own:
             self._put(self._data.own, need)
         path = f"{self._cluster.fetched(need)}/{SCRIPT}"
-        script = self._cluster.fetching(need, f"{PREFIX}{need}", self._comment(need))
+        script = self._cluster.fetching(need, f"{PREFIX}{need.kind}/{need.name.partition('?')[0]}", self._comment(need))
         self._shell.put(script.encode(), path)
         try:
             number = slurm.submit(self._shell, path)
@@ -132,6 +133,11 @@ def ours(jobs: Sequence[slurm.Job], prefix: str) -> list[slurm.Job]:
     own = [job for job in left if job.name.startswith(prefix)]
     fetch = [job for job in left if job.name.startswith(PREFIX)]
     return [*own, *fetch] if len(own) + len(fetch) == len(left) else own
+
+
+def _shown(line: str) -> str:
+    """What is to be seen of a line: of a progress bar, which writes over itself, its last state."""
+    return line.strip().rpartition("\r")[2]
 
 
 @contextmanager

@@ -236,7 +236,7 @@ class RemoteRunner:
         lines += ["echo ==", *self._fetching.questions(row.order.spec for row in self._rows if not row.started)]
         listed, marks, fetched = self._shell.run("\n".join(lines), repeatable=True).out.split("==\n", 2)
         jobs = {job.id: job for job in slurm.jobs_in(listed)}
-        self._fetching.hear([*jobs.values()], dict(line.split("|", 1) for line in fetched.splitlines()))
+        self._fetching.hear([*jobs.values()], fetched)
         told = {line.split("|", 3)[0]: line.split("|", 3)[1:] for line in marks.splitlines() if line.count("|") >= 3}
         for row in self._rows:
             self._hear(row, jobs, told.get(row.order.attempt, ["", "", ""]))

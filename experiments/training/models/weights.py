@@ -86,13 +86,11 @@ def load_pretrained(
         options["quantization_config"] = quantization_config(quantization)
     found = fetch_weights(facts.hub)
     try:
-        model = model_class(build_config(facts, size)).from_pretrained(found.folder, **options)
+        return model_class(build_config(facts, size)).from_pretrained(found.folder, **options)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         problem = f"the weights of {facts.hub!r} cannot be loaded ({reason}); weights=random needs no download"
         raise InputError(problem) from None
-    model.config._commit_hash = found.commit
-    return model
 
 
 def quantization_config(quantization: Quantization) -> BitsAndBytesConfig:

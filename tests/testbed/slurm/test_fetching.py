@@ -37,12 +37,13 @@ class Bed(SlurmBed):
     def __init__(self, path, cluster, web, shell=None, **profile) -> None:
         super().__init__(path, cluster, shell, **{"folder": f"testbed-{path.name}", **profile})
         self.web, self.data = web, None
-        self.needy = ""
+        self.needy = self.setup = ""
 
     def runner(self, behaviour, worker=standin_worker.MODULE) -> RemoteRunner:
         told = ",".join(f"{row}={how}" for row, how in behaviour.items())
         own = {"STANDIN": told, "STANDIN_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
-        profile = profile_of(self.cluster, **own).model_copy(update=self._profile)
+        profile = profile_of(self.cluster, **own)
+        profile = profile.model_copy(update={"setup": (*profile.setup, self.setup), **self._profile})
         options = {**self.options, "data": self.data}
         return RemoteRunner(self.folder, Rows(self.shell, profile), self.view, worker, GRACE_S, **options)
 
@@ -128,8 +129,8 @@ def test_what_cannot_be_fetched_is_the_reason_of_the_rows_that_need_it_alone(bed
     assert bed.outcomes() == dict.fromkeys("abc", "fits")
 
 
-def test_a_fetch_that_meets_its_time_limit_is_the_reason(bed, web, monkeypatch):
-    web.slow_s = 600
+def test_a_fetch_that_meets_its_time_limit_is_the_reason(bed, monkeypatch):
+    bed.setup = 'case "$SLURM_JOB_NAME" in fetch/*) sleep 600;; esac'
     for module in (there, fetching):
         monkeypatch.setattr(module, "FETCH_MIN", 1)
     bed.run("a", needy="a")
