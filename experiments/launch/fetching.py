@@ -31,19 +31,26 @@ class Fetching:
         self._cluster = cluster
         self._shell = cluster.shell
         self._view = view
-        self._data = data
+        self._data = data.need if data else None
+        self._own = (data.own, data.need) if data and data.own and data.need else None
         self._begun: dict[Need, str | None] = {}
         self._listed: Sequence[slurm.Job] = ()
         self._said: Mapping[str, str] = {}
 
     def needs(self, spec: RowSpec) -> tuple[Need, ...]:
-        return needs_of(spec, self._data.need if self._data else None)
+        return needs_of(spec, self._data)
 
-    def begin(self, spec: RowSpec, known: Sequence[slurm.Job]) -> tuple[str, ...]:
-        """The ids of the jobs that the row has to wait for; what nobody fetches yet is begun to be fetched."""
+    def begin(self, spec: RowSpec) -> tuple[str, ...]:
+        """The ids of the jobs that the row has to wait for; what nobody fetches yet is begun to be fetched.
+
+        The person's own data is put there first: that may take longer than Slurm remembers a job.
+        """
+        if self._own and self.needs(spec):
+            self._put(*self._own)
+            self._own = None
         for need in self.needs(spec):
             if need not in self._begun:
-                self._begun[need] = self._under_way(need, known) or self._submitted(need)
+                self._begun[need] = self._under_way(need) or self._submitted(need)
         return tuple(job for need in self.needs(spec) if (job := self._begun[need]))
 
     def questions(self, specs: Iterable[RowSpec]) -> list[str]:
@@ -87,8 +94,8 @@ class Fetching:
         own = [job for job in jobs if job.comment == self._comment(need)]
         return max(own, key=lambda job: int(job.id), default=None)
 
-    def _under_way(self, need: Need, known: Sequence[slurm.Job]) -> str | None:
-        job = self._latest(need, known)
+    def _under_way(self, need: Need) -> str | None:
+        job = self._latest(need, slurm.jobs(self._shell))
         if job is None or job.over:
             return None
         self._view.says(f"{need}: fetched there by job {job.id} already")
@@ -96,27 +103,30 @@ class Fetching:
 
     def _submitted(self, need: Need) -> str | None:
         """The job that fetches it; None where all of it is there."""
-        there = shlex.quote(f"{self._cluster.fetched(need)}/{THERE}")
-        is_there = f"test -s {there} && xargs -d '\\n' -a {there} ls -d -L -- > /dev/null"
-        if self._shell.run(is_there, check=False, repeatable=True).code == 0:
+        if self._is_there(need):
             return None
-        if self._data and need == self._data.need and self._data.own:
-            self._put(self._data.own, need)
         path = f"{self._cluster.fetched(need)}/{SCRIPT}"
         script = self._cluster.fetching(need, f"{PREFIX}{need.kind}/{need.name.partition('?')[0]}", self._comment(need))
         self._shell.put(script.encode(), path)
         try:
             number = slurm.submit(self._shell, path)
         except NotReached:
-            number = self._under_way(need, slurm.jobs(self._shell)) or slurm.submit(self._shell, path)
+            number = self._under_way(need) or slurm.submit(self._shell, path)
         except CommandFailed as problem:
             raise InputError(f"--profile {self._cluster.profile.name}: to fetch {need}: {problem}") from None
         self._view.says(f"{need}: fetched there by job {number}")
         return number
 
+    def _is_there(self, need: Need) -> bool:
+        """Whether it was fetched, and all of it is there still."""
+        there = shlex.quote(f"{self._cluster.fetched(need)}/{THERE}")
+        command = f"test -s {there} && xargs -d '\\n' -a {there} ls -d -L -- > /dev/null"
+        return self._shell.run(command, check=False, repeatable=True).code == 0
+
     def _put(self, own: Path, need: Need) -> None:
         """Have the person's archive, or a folder as one, there under its SHA-256. Ctrl-C breaks that off at once."""
-        if self._shell.run(f"test -e {shlex.quote(need.name)}", check=False, repeatable=True).code == 0:
+        archived = self._shell.run(f"test -e {shlex.quote(need.name)}", check=False, repeatable=True).code == 0
+        if archived or self._is_there(need):
             return
         with packed(own) as archive:
             self._view.says(f"{own}: put there, {archive.stat().st_size / 1e6:.0f} MB")

@@ -194,14 +194,14 @@ class RemoteRunner:
         if not self._in_time(spec):
             self._view.warns(f"{spec.row}: not begun, it may take until after the machines are given back")
             return
-        self._submit(planned, note.attempt if note else secrets.token_hex(4), known)
+        self._submit(planned, note.attempt if note else secrets.token_hex(4))
 
-    def _submit(self, planned: Planned, attempt: str, known: Sequence[slurm.Job]) -> None:
+    def _submit(self, planned: Planned, attempt: str) -> None:
         spec = planned.spec
         local = emptied(self._folder.path / spec.suite / spec.row)
         write_atomically(local / SPEC_FILE, spec.model_dump_json(indent=2))
         self._note(local, spec, attempt)
-        order = replace(self._order(spec, attempt), after=self._fetching.begin(spec, known))
+        order = replace(self._order(spec, attempt), after=self._fetching.begin(spec))
         script = self._cluster.script(order, self._run_id, self._name(spec), _comment(spec, attempt))
         path = f"{self._there}/{order.place}/{SCRIPT}"
         self._shell.put(script.encode(), path)

@@ -1,11 +1,13 @@
 """Files of the hub: a stand-in on this machine serves miniatures; the library that fetches them is the real one."""
 
 import json
+import re
 
 import pytest
 import torch
 from huggingface_hub import constants
 
+from experiments import needs
 from experiments.errors import InputError
 from experiments.needs import Need, answer
 from experiments.recipe import models
@@ -58,6 +60,12 @@ def test_of_a_model_only_what_rows_read_is_fetched(web, repo):
     assert {path.name for path in bring(weights())} == {"config.json", "model.safetensors"}
     (repo / "model.safetensors").rename(repo / "pytorch_model-00001-of-00001.bin")
     assert "README.md" not in web.asked
+
+
+def test_a_download_says_how_far_it_is(web, repo, monkeypatch, capsys):
+    monkeypatch.setattr(needs, "TOLD_EVERY_S", -1.0)
+    assert answer(weights().model_dump_json(), bring) == 0
+    assert re.search(r"^[\d.e-]+ of [\d.e-]+ GiB$", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_weights_that_are_not_safetensors_are_fetched_as_they_are(web, repo):
