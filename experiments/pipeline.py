@@ -1,7 +1,7 @@
 """One command from beginning to end: machine, choices, plan, predictions, rows, verdicts, report."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from experiments.card import card_of_device
 from experiments.errors import InputError
 from experiments.judge import Judgement, judge
 from experiments.launch.admission import check_disk, refusal, too_small
-from experiments.launch.data_set import HUB, SYNTHETIC, DataSet, Watch, prepare
+from experiments.launch.data_set import DataSet, Watch, prepare, prepare_there
 from experiments.launch.local import GRACE_S, WORKER, LocalRunner, emptied
 from experiments.launch.lock import locked
 from experiments.launch.outcome import write_refusal
@@ -21,6 +21,7 @@ from experiments.launch.places import Place, place_named
 from experiments.launch.plan import Planned, continued, plan
 from experiments.launch.progress import View
 from experiments.launch.remote import RemoteRunner, most_needed_first
+from experiments.needs import HUB, SYNTHETIC
 from experiments.provenance import git_commit
 from experiments.recipe import Input, Length, Size, Suite, Weights, suite_named
 from experiments.report import write_report
@@ -81,6 +82,7 @@ class Prepared:
     place: Place
     host_memory_gib: float
     run: Run
+    data: DataSet
 
     @property
     def node(self) -> Node:
@@ -199,13 +201,23 @@ def _prepared(options: Options, place: Place, watch: Watch = lambda done, total:
     size = _size(options.size, card, node)
     if options.weights == "pretrained" and size == "tiny":
         raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
-    if place.cluster is not None and options.data not in (SYNTHETIC, HUB):
-        raise InputError(f"--data {options.data}: not with --site {options.site}; allowed: {SYNTHETIC}, {HUB}")
     datasets = {settings.dataset for settings in _settings(suite, rows, card, options.gpus_per_node)}
-    data = prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
+    data = _data(options, place, datasets, watch)
     run = _run(options, suite, rows, card, size, data, node)
     check_disk(options.results, len(rows))
-    return Prepared(options, suite, place, options.host_memory_gib or node.host_memory_gib, run)
+    return Prepared(options, suite, place, options.host_memory_gib or node.host_memory_gib, run, data)
+
+
+def _data(options: Options, place: Place, datasets: Collection[str], watch: Watch) -> DataSet:
+    """The run's data: fetched, where rows run here; else what has to be fetched there."""
+    if place.cluster is None:
+        return prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
+    cache = "" if options.data in (SYNTHETIC, HUB) else place.cluster.cache
+    data = prepare_there(options.data, options.data_sha256, cache, datasets)
+    profile = place.cluster.profile
+    if data.own and not profile.shared and profile.nodes > 1:
+        raise InputError(f"--data {options.data}: {profile.title} shares no folder among its nodes; allowed: a URL")
+    return data
 
 
 def _settings(suite: Suite, rows: tuple[str, ...], card: str, gpus_per_node: int | None) -> list[Settings]:
@@ -279,7 +291,9 @@ def _run_rows(begun: Intended, view: View, worker: str, grace_s: float) -> None:
     if place.cluster is None:
         LocalRunner(prepared.folder, place.node, prepared.host_memory_gib, view, worker, grace_s).run(begun.rows)
         return
-    remote = RemoteRunner(prepared.folder, place.cluster, view, worker, grace_s, place.ends_at, place.held)
+    remote = RemoteRunner(
+        prepared.folder, place.cluster, view, worker, grace_s, place.ends_at, place.held, data=prepared.data
+    )
     remote.run(most_needed_first(begun.rows, prepared.suite))
 
 

@@ -2,7 +2,9 @@
 
 FOLDER/RUN_ID/run.json, FOLDER/RUN_ID/SUITE/ROW/ is a run as it is here. FOLDER/RUN_ID/.jobs/ROW-ATTEMPT/ has the
 job's script, what it printed (out.txt), and two marks that the job makes: ``started`` and, last of all, ``ended``.
-FOLDER/code/SHA256/ is the project's code, where no image has it.
+FOLDER/code/SHA256/ is the project's code, where no image has it. FOLDER/cache/ has what is fetched once for all runs,
+huggingface/ in it what is of the hub. FOLDER/cache/fetched/KEY/ is of the job that fetched a need: out.txt, and
+``there``, the paths that it is at.
 
 A job of several nodes runs the row on its first; srun has each further one run its ranks (training/node.py), in a
 container of its own where rows have one, as soon as the row's worker says in .jobs/ROW-ATTEMPT/meeting where it is met.
@@ -13,11 +15,15 @@ import io
 import math
 import shlex
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from experiments.errors import InputError
 from experiments.launch.profile import Profile
+from experiments.needs import Need
 from experiments.provenance import code_sha256, git_commit
 from experiments.recipe import RowSpec
 from experiments.result import CHECKPOINTS_FOLDER, RESULT_FILE
@@ -35,16 +41,22 @@ STARTED, ENDED, OUT, SPEC, SCRIPT = "started", "ended", "out.txt", "spec.json", 
 RESERVE_S = 120
 CHECK_S = 300.0
 BUSY = 75
+THERE = "there"
+FETCH_MIN, FETCH_CPUS, FETCH_GIB = 240, 2, 16
 
 
 @dataclass(frozen=True)
 class Order:
-    """One row that is to be run there, ``attempt`` telling it from other starts of the same row."""
+    """One row that is to be run there, ``attempt`` telling it from other starts of the same row.
+
+    after: the jobs that have to end well before its own begins; else that is cancelled.
+    """
 
     spec: RowSpec
     attempt: str
     worker: str
     grace_s: float
+    after: tuple[str, ...] = ()
 
     @property
     def limit_s(self) -> float:
@@ -68,7 +80,6 @@ class Cluster:
     def __init__(self, shell: Shell, profile: Profile) -> None:
         self.shell = shell
         self.profile = profile
-        self._folder = ""
         self._code = ""
 
     def prepare(self, run: RunFolder) -> None:
@@ -78,8 +89,6 @@ class Cluster:
         """
         run_id = run.read_run().run_id
         self.shell.run("command -v sbatch squeue scancel tar sha256sum", repeatable=True)
-        made = f"mkdir -p {shlex.quote(self.profile.folder)} && cd {shlex.quote(self.profile.folder)} && pwd -P"
-        self._folder = self.shell.run(made, repeatable=True).out.strip()
         if self.profile.way != "docker":
             self._code = self._brought()
         self.shell.put((run.path / RUN_FILE).read_bytes(), f"{self.run_folder(run_id)}/{RUN_FILE}")
@@ -87,7 +96,18 @@ class Cluster:
 
     def run_folder(self, run_id: str) -> str:
         """Where a run's folder is there."""
-        return f"{self._folder}/{run_id}"
+        return f"{self.folder}/{run_id}"
+
+    @cached_property
+    def folder(self) -> str:
+        """The folder there, which is made where it is not there; its whole path."""
+        made = f"mkdir -p {shlex.quote(self.profile.folder)} && cd {shlex.quote(self.profile.folder)} && pwd -P"
+        return self.shell.run(made, repeatable=True).out.strip()
+
+    @property
+    def cache(self) -> str:
+        """Where what is fetched is kept there."""
+        return f"{self.folder}/cache"
 
     def script(self, order: Order, run_id: str, name: str, comment: str) -> str:
         """The job's script: the whole of what Slurm is told, and all that the job does."""
@@ -111,6 +131,43 @@ class Cluster:
         ]
         return "\n".join(lines) + "\n"
 
+    def fetching(self, need: Need, name: str, comment: str) -> str:
+        """The script of the job that fetches ``need``: once where nodes share the folder, else on each of them."""
+        profile, folder = self.profile, self.fetched(need)
+        nodes = 1 if profile.shared else profile.nodes
+        options = {
+            "job-name": name,
+            "comment": comment,
+            "output": f"{folder}/{OUT}",
+            "time": str(FETCH_MIN),
+            "nodes": str(nodes),
+            "ntasks-per-node": "1",
+            "cpus-per-task": str(min(FETCH_CPUS, profile.cpus_per_node)),
+            "mem": f"{int(min(FETCH_GIB, profile.memory_per_node_gib / 4) * 1024)}M",
+            "account": profile.account,
+            "partition": profile.cpu_partition or profile.partition,
+        }
+        room = "launch" if need.kind == "data" else "training"
+        command = shlex.join(["python", "-m", f"experiments.{room}.fetch", need.model_dump_json()])
+        running = [*self._begin(), *self._running(command, more=ASKING_THE_HUB)]
+        node = shlex.quote("\n".join([f"mkdir -p {shlex.quote(self.cache)}", *running]))
+        srun = f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1 --chdir=/ " if nodes > 1 else ""
+        lines = [
+            f"#!/bin/{self._bash}",
+            *(f"#SBATCH {option}" for option in _told(options)),
+            f"cd {shlex.quote(folder)} || exit 1",
+            f"rm -f {THERE}",
+            f"trap '[ $? = 0 ] && mv {THERE}.part {THERE}' EXIT",
+            "trap 'kill -TERM $child' TERM INT",
+            f"{srun}{self._bash} -c {node} > {THERE}.part & child=$!",
+            *WAIT,
+        ]
+        return "\n".join(lines) + "\n"
+
+    def fetched(self, need: Need) -> str:
+        """The folder of the job that fetches ``need``."""
+        return f"{self.cache}/fetched/{need.key}"
+
     def _options(self, order: Order, folder: str, name: str, comment: str) -> list[str]:
         settings, profile = order.spec.settings, self.profile
         nodes = settings.nodes_of(profile.nodes)
@@ -127,9 +184,10 @@ class Cluster:
             "mem": f"{max(1, int(share * profile.memory_per_node_gib * 1024))}M",
             "account": profile.account,
             "partition": profile.partition,
+            "dependency": f"afterok:{':'.join(order.after)}" if order.after else None,
+            "kill-on-invalid-dep": "yes" if order.after else None,
         }
-        told = [f"--{key}={shlex.quote(value)}" for key, value in options.items() if value]
-        return [*told, "--no-requeue", *([profile.gpu_option.format(gpus=gpus)] if gpus else [])]
+        return [*_told(options), *([profile.gpu_option.format(gpus=gpus)] if gpus else [])]
 
     def _begin(self) -> list[str]:
         """What a shell there needs before Python starts."""
@@ -168,19 +226,20 @@ class Cluster:
         ]
 
     def _exports(self) -> dict[str, str]:
-        own = {"TESTBED_CACHE": f"{self._folder}/cache"}
+        own = {"TESTBED_CACHE": self.cache, "HF_HOME": f"{self.cache}/huggingface", "HF_HUB_OFFLINE": "1"}
         if self.profile.way == "docker":
-            return {**own, "HOME": f"{self._folder}/cache", "USER": "testbed"}
+            return {**own, "HOME": self.cache, "USER": "testbed"}
         commit = {"TESTBED_COMMIT": commit} if (commit := git_commit()) else {}
         return {**own, **commit, "PYTHONPATH": f"{self._code}"}
 
-    def _running(self, command: str, nodes: int = 1) -> list[str]:
+    def _running(self, command: str, nodes: int = 1, more: Mapping[str, str] = MappingProxyType({})) -> list[str]:
         """The lines that run ``command`` in the cluster's Python, and end it when the job is to end.
 
-        nodes: those of the job; where there are several, the command is to reach the others.
+        nodes: those of the job; where there are several, the command is to reach the others. more: what it finds set
+        besides.
         """
         profile, image = self.profile, shlex.quote(self.profile.environment or "")
-        exports = self._exports()
+        exports = {**self._exports(), **more}
         if profile.way == "venv":
             path = exports.pop("PYTHONPATH")
             told = " ".join(f"{key}={shlex.quote(value)}" for key, value in exports.items())
@@ -189,10 +248,10 @@ class Cluster:
         if profile.way == "apptainer":
             exports["TESTBED_IMAGE"] = profile.environment or ""
             told = " ".join(f"--env {key}={shlex.quote(value)}" for key, value in exports.items())
-            run = f"{profile.apptainer} --bind {shlex.quote(self._folder)} {told} {image} {command}"
+            run = f"{profile.apptainer} --bind {shlex.quote(self.folder)} {told} {image} {command}"
             return ["trap 'kill -TERM $child' TERM INT", f"{run} & child=$!", *WAIT]
         told = " ".join(f"--env {key}={shlex.quote(value)}" for key, value in exports.items())
-        folder = shlex.quote(self._folder)
+        folder = shlex.quote(self.folder)
         together = "".join(f" --env {name}" for name in PASSED_ON) + " --network host" if nodes > 1 else ""
         return [
             'container=testbed-"$SLURM_JOB_ID"',
@@ -208,7 +267,7 @@ class Cluster:
         """The folder there that has the project's code; it is brought once."""
         packed = code_archive()
         digest = hashlib.sha256(packed).hexdigest()
-        folder = f"{self._folder}/code/{digest[:16]}"
+        folder = f"{self.folder}/code/{digest[:16]}"
         quoted, archive = shlex.quote(folder), f"{folder}.tar.gz"
         if self.shell.run(f"test -d {quoted}", check=False, repeatable=True).code:
             self.shell.put(packed, archive)
@@ -231,6 +290,8 @@ class Cluster:
 
 
 NODE = 'python -m experiments.training.node "$((SLURM_NODEID + 1))" "$SLURMD_NODENAME"'
+QUIETLY = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+ASKING_THE_HUB = {"HF_HUB_OFFLINE": "0", "HF_HUB_VERBOSITY": "error", **dict.fromkeys(QUIETLY, "1")}
 PASSED_ON = (away.FOLDER, away.ADDRESS, away.MEETING, "OMP_NUM_THREADS")
 OWN_SHARE = 'export SLURM_JOB_GPUS="${SLURM_STEP_GPUS:-}" OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"'
 FIRST = f"""\
@@ -243,6 +304,10 @@ if command -v nvidia-smi > /dev/null && [ -n "${{CUDA_VISIBLE_DEVICES:-}}" ]; th
   others=$(nvidia-smi --id="$CUDA_VISIBLE_DEVICES" --query-compute-apps=$asked --format=csv,noheader)
   if [ -n "$others" ]; then echo "the row's GPUs are not free: $others" | tr '\\n' ' '; exit {BUSY}; fi
 fi"""
+
+
+def _told(options: dict[str, str | None]) -> list[str]:
+    return [*(f"--{key}={shlex.quote(value)}" for key, value in options.items() if value), "--no-requeue"]
 
 
 def code_archive() -> bytes:

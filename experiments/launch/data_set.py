@@ -17,12 +17,9 @@ from pathlib import Path
 
 from experiments import captions, texts
 from experiments.errors import InputError
+from experiments.needs import CAPTIONS, HUB, MADE_UP, SYNTHETIC, Need
 from experiments.result import file_sha256
 
-SYNTHETIC = "synthetic"
-HUB = "hub"
-CAPTIONS = "gourmetgram-captions"
-MADE_UP = "constant"
 ARCHIVES = (".tar.gz", ".tgz", ".gz", ".tar", ".zip")
 CHUNK_BYTES = 1 << 20
 TRIES = 4
@@ -33,10 +30,15 @@ Watch = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where the data is ('synthetic', 'hub' or a folder), and the SHA-256 of its archive or of its folder's files."""
+    """Where the data is ('synthetic', 'hub' or a folder), and the SHA-256 of its archive or of its folder's files.
+
+    need: what has to be fetched before it is there. own: the person's archive or folder that is to be put there for it.
+    """
 
     data: str
     sha256: str | None = None
+    need: Need | None = None
+    own: Path | None = None
 
 
 def prepare(
@@ -52,22 +54,15 @@ def prepare(
     all where that is known. InputError when the rows do not read one real set, or the source cannot be read, has
     nothing for them, has another checksum than ``sha256``, or is a URL without one.
     """
-    if source in (SYNTHETIC, HUB) and sha256:
-        raise InputError(f"--data-sha256: data {source} has no checksum; allowed: with a folder or an archive")
-    if source == SYNTHETIC:
-        return DataSet(SYNTHETIC)
-    dataset = _one_of(datasets, source)
-    if source == HUB:
-        if dataset == CAPTIONS:
-            raise InputError(f"--data hub: {dataset} is not published there; allowed: synthetic, a folder, an archive")
-        return DataSet(HUB)
-    if re.match(r"https?://", source):
-        if not sha256:
-            raise InputError(f"--data {source}: a URL needs --data-sha256")
+    dataset = _named(source, sha256, datasets)
+    if source in (SYNTHETIC, HUB):
+        return DataSet(source)
+    if is_url(source):
+        assert sha256, "a URL has its checksum"
         unpacked = cache / "data" / sha256.lower()
         archive = None if unpacked.exists() else download(source, sha256.lower(), cache / "downloads", watch)
         folder = unpacked if archive is None else unpack(archive, unpacked, dataset)
-        return DataSet(str(_place_in(folder, dataset)), sha256.lower())
+        return DataSet(str(place_in(folder, dataset)), sha256.lower())
     path = Path(source)
     if path.is_dir():
         return _folder(path.resolve(), sha256, dataset)
@@ -76,7 +71,32 @@ def prepare(
     found = _checked_file(path, sha256)
     unpacked = cache / "data" / found
     folder = unpacked if unpacked.exists() else unpack(path, unpacked, dataset)
-    return DataSet(str(_place_in(folder, dataset)), found)
+    return DataSet(str(place_in(folder, dataset)), found)
+
+
+def prepare_there(source: str, sha256: str | None, cache: str, datasets: Collection[str]) -> DataSet:
+    """The same of a cluster with the cache folder ``cache``: nothing is fetched yet, and nothing put there."""
+    dataset = _named(source, sha256, datasets)
+    if source in (SYNTHETIC, HUB):
+        return DataSet(source)
+    own, found = None, (sha256 or "").lower()
+    if not is_url(source):
+        own, path = Path(source), Path(source)
+        if path.is_dir():
+            kept = _folder(path.resolve(), sha256, dataset)
+            own, found = Path(kept.data), kept.sha256 or ""
+        elif path.is_file():
+            found = _checked_file(path, sha256)
+        else:
+            raise InputError(f"--data {source}: no such folder or archive")
+    ending = ".tar" if own and own.is_dir() else _ending(source.partition("?")[0])
+    name = f"{cache}/downloads/{found}{ending}" if own else source
+    need = Need(kind="data", name=name, sha256=found, dataset=dataset)
+    return DataSet(f"{cache}/data/{found}-{dataset}", found, need, own)
+
+
+def is_url(source: str) -> bool:
+    return re.match(r"https?://", source) is not None
 
 
 def download(url: str, sha256: str, folder: Path, watch: Watch) -> Path:
@@ -102,7 +122,7 @@ def unpack(archive: Path, folder: Path, dataset: str) -> Path:
         else:
             with tarfile.open(archive) as tar:
                 tar.extractall(partial, filter="data")
-        _place_in(partial, dataset)
+        place_in(partial, dataset)
         partial.chmod(0o755)
         partial.rename(folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
@@ -142,6 +162,20 @@ def _downloaded(url: str, sha256: str, path: Path, watch: Watch) -> Path:
     return partial.replace(path)
 
 
+def _named(source: str, sha256: str | None, datasets: Collection[str]) -> str:
+    """The data set that ``source`` is to be, '' where data is made up; InputError for what cannot be read so."""
+    if source in (SYNTHETIC, HUB) and sha256:
+        raise InputError(f"--data-sha256: data {source} has no checksum; allowed: with a folder or an archive")
+    if source == SYNTHETIC:
+        return ""
+    dataset = _one_of(datasets, source)
+    if source == HUB and dataset == CAPTIONS:
+        raise InputError(f"--data hub: {dataset} is not published there; allowed: synthetic, a folder, an archive")
+    if is_url(source) and not sha256:
+        raise InputError(f"--data {source}: a URL needs --data-sha256")
+    return dataset
+
+
 def _one_of(datasets: Collection[str], source: str) -> str:
     """The data set that the run's rows read beside made-up texts; InputError when it is not one."""
     read = sorted({*datasets} - {MADE_UP})
@@ -155,7 +189,7 @@ def _one_of(datasets: Collection[str], source: str) -> str:
 def _folder(folder: Path, sha256: str | None, dataset: str) -> DataSet:
     try:
         next(folder.iterdir(), None)
-        place = _place_in(folder, dataset)
+        place = place_in(folder, dataset)
         found = folder_sha256(place)
     except OSError as error:
         raise InputError(f"--data {folder}: cannot be read ({error.strerror})") from None
@@ -163,8 +197,8 @@ def _folder(folder: Path, sha256: str | None, dataset: str) -> DataSet:
     return DataSet(str(place), found)
 
 
-def _place_in(folder: Path, dataset: str) -> Path:
-    """The folder that has records of ``dataset``: ``folder``, or the only folder in it."""
+def place_in(folder: Path, dataset: str) -> Path:
+    """The folder that has records of ``dataset``: ``folder``, or the only folder in it; InputError for neither."""
     what, has, formats = (
         ("captions", captions.format_of, captions.FORMATS)
         if dataset == CAPTIONS

@@ -28,6 +28,7 @@ class Profile(Facts):
     host: str | None = None
     account: str | None = None
     partition: str | None = None
+    cpu_partition: str | None = Field(default=None, description="of jobs that need no GPU; None: the same")
     needs_account: bool = False
     nodes: PositiveInt = 1
     gpu: str | None = Field(default=None, description="its name as the driver has it; None: no GPU")

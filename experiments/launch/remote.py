@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from pydantic import ValidationError
 from experiments.errors import InputError, Interrupted
 from experiments.launch import slurm
 from experiments.launch.cluster import ENDED, OUT, SCRIPT, STARTED, Cluster, Order
+from experiments.launch.data_set import DataSet
+from experiments.launch.fetching import Fetching, ours
 from experiments.launch.local import GRACE_S, WORKER, emptied, told_to_stop
 from experiments.launch.outcome import write_broken
 from experiments.launch.plan import Planned
@@ -44,7 +46,6 @@ GROWING = (LOG_FILE, TELEMETRY_FILE)
 TICK_S = 0.25
 PATIENCE_S = 3600.0
 LEASE_RESERVE_S = 600.0
-MARK = "llm-testbed"
 
 
 class Note(Record):
@@ -57,12 +58,13 @@ class Note(Record):
 
 @dataclass
 class Following:
-    """A row whose job is followed. ``began`` is of time.monotonic, None before it runs."""
+    """A row whose job is followed. ``began`` is of time.monotonic, None before it runs; fetched: what it waits for."""
 
     order: Order
     job: slurm.Job | None
     began: float | None = None
     started: bool = False
+    fetched: str = ""
     code: int | None = None
     progress: Progress | None = None
 
@@ -77,7 +79,8 @@ class Following:
 
     @property
     def state(self) -> State:
-        waits = f"queued ({self.job.reason})" if self.job and self.job.waits else ""
+        reason = f"{self.job.reason}: {self.fetched}" if self.job and self.fetched else self.job and self.job.reason
+        waits = f"queued ({reason})" if self.job and self.job.waits else ""
         return State(self.order.spec, self.elapsed_s, self.progress, waits)
 
 
@@ -85,7 +88,8 @@ class RemoteRunner:
     """Runs rows on ``cluster`` into ``folder``; see LocalRunner.
 
     ends_at: when the machines are taken away; what cannot end before is not begun. held: are they still ours? Asked
-    when they do not answer.
+    when they do not answer. data: that of the run, where it has to be brought there. Rows that need nothing to be
+    fetched are begun first.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class RemoteRunner:
         ends_at: datetime | None = None,
         held: Callable[[], bool] = lambda: True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        data: DataSet | None = None,
     ) -> None:
         self._folder = folder
         self._run_id = folder.read_run().run_id
@@ -109,6 +114,7 @@ class RemoteRunner:
         self._ends_at = ends_at
         self._held = held
         self._now = now
+        self._fetching = Fetching(cluster, view, data)
         self._rows: list[Following] = []
         self._total = 0
 
@@ -123,7 +129,7 @@ class RemoteRunner:
         self._there = self._cluster.run_folder(self._run_id)
         with told_to_stop() as told, self._view.alive():
             known = slurm.jobs(self._shell)
-            for row in rows:
+            for row in sorted(rows, key=lambda row: bool(self._fetching.needs(row.spec))):
                 if told:
                     break
                 self._begin(row, known)
@@ -132,9 +138,9 @@ class RemoteRunner:
     def cancel(self) -> list[str]:
         """Cancel the run's jobs; the rows whose jobs those were."""
         prefix = f"{self._run_id}/"
-        ours = [job for job in slurm.jobs(self._shell) if job.name.startswith(prefix) and not job.over]
-        slurm.cancel(self._shell, [job.id for job in ours])
-        return [job.name.rpartition("/")[2] for job in ours]
+        jobs = ours(slurm.jobs(self._shell), prefix)
+        slurm.cancel(self._shell, [job.id for job in jobs])
+        return [job.name.rpartition("/")[2] for job in jobs if job.name.startswith(prefix)]
 
     def _follow(self, told: list[int]) -> None:
         silent_since: float | None = None
@@ -202,7 +208,7 @@ class RemoteRunner:
         local = emptied(self._folder.path / spec.suite / spec.row)
         write_atomically(local / SPEC_FILE, spec.model_dump_json(indent=2))
         self._note(local, spec, attempt)
-        order = self._order(spec, attempt)
+        order = replace(self._order(spec, attempt), after=self._fetching.begin(spec))
         script = self._cluster.script(order, self._run_id, self._name(spec), _comment(spec, attempt))
         path = f"{self._there}/{order.place}/{SCRIPT}"
         self._shell.put(script.encode(), path)
@@ -234,9 +240,10 @@ class RemoteRunner:
                 f'"$(cat {path} 2> /dev/null)"' for path in (f"{place}/{STARTED}", f"{place}/{ENDED}", kept)
             )
             lines.append(f"printf '%s|%s|%s|%s\\n' {row.order.attempt} {texts}")
-        answer = self._shell.run("\n".join(lines), repeatable=True).out
-        listed, _, marks = answer.partition("==\n")
+        lines += ["echo ==", *self._fetching.questions(row.order.spec for row in self._rows if not row.started)]
+        listed, marks, fetched = self._shell.run("\n".join(lines), repeatable=True).out.split("==\n", 2)
         jobs = {job.id: job for job in slurm.jobs_in(listed)}
+        self._fetching.hear([*jobs.values()], fetched)
         told = {line.split("|", 3)[0]: line.split("|", 3)[1:] for line in marks.splitlines() if line.count("|") >= 3}
         for row in self._rows:
             self._hear(row, jobs, told.get(row.order.attempt, ["", "", ""]))
@@ -249,6 +256,7 @@ class RemoteRunner:
         started, ended, progress = told
         row.started = row.started or bool(started)
         row.job = jobs.get(row.job.id) if row.job else None
+        row.fetched = self._fetching.waits(row.order.spec) if row.job and row.job.waits else ""
         row.code = int(ended) if ended else None
         if row.began is None and row.job and not row.job.waits:
             row.began = time.monotonic()
@@ -273,6 +281,8 @@ class RemoteRunner:
                 return read_result(local / RESULT_FILE)
             except InputError as problem:
                 return self._broken(row, local, "error", str(problem))
+        if not row.started and (why := self._fetching.why(row.order.spec)):
+            return self._broken(row, local, "error", why)
         state = row.job.state if row.job else "no longer known to Slurm"
         outcome: Ending = "timeout" if state == "TIMEOUT" else "error"
         if not row.started or row.code not in (None, 0):
@@ -350,13 +360,13 @@ def most_needed_first(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
 
 
 def _comment(spec: RowSpec, attempt: str) -> str:
-    return f"{MARK} {spec.fingerprint} {attempt}"
+    return f"{slurm.MARK} {spec.fingerprint} {attempt}"
 
 
 def _fingerprint(job: slurm.Job) -> str:
     """The spec's fingerprint that the job was submitted with; '' where the job is none of ours."""
     words = job.comment.split()
-    return words[1] if len(words) == 3 and words[0] == MARK else ""
+    return words[1] if len(words) == 3 and words[0] == slurm.MARK else ""
 
 
 def _noted(local: Path, spec: RowSpec) -> Note | None:

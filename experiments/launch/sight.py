@@ -12,7 +12,6 @@ from experiments.launch import slurm
 from experiments.launch.places import Seen
 from experiments.launch.process import MARK
 from experiments.launch.progress import clock
-from experiments.launch.remote import MARK as OURS
 from experiments.result import PROGRESS_FILE, Progress
 from provision.errors import NotReached
 from provision.shell import Shell
@@ -66,7 +65,7 @@ class Sight:
 
 def look(seen: Seen) -> Sight:
     """What there is to be seen now. NotReached where Slurm's machine does not answer."""
-    jobs = [job for job in slurm.jobs(seen.shell) if job.comment.startswith(f"{OURS} ") and not job.over]
+    jobs = [job for job in slurm.jobs(seen.shell) if job.comment.startswith(f"{slurm.MARK} ") and not job.over]
     gpus: list[GpuSeen] = []
     unseen: list[str] = []
     for node, shell, command in _asked(seen, jobs):

@@ -9,6 +9,8 @@ from provision.shell import Shell
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 UNDER_WAY = ("RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED")
 FORMAT = "%i|%T|%r|%j|%k"
+MARK = "llm-testbed"
+"""What the comments of our jobs begin with."""
 LOOK = f"squeue --me --states=all --noheader --format={shlex.quote(FORMAT)}"
 
 

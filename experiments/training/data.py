@@ -23,6 +23,7 @@ from experiments.captions import format_of
 from experiments.errors import InputError
 from experiments.recipe import RowSpec
 from experiments.training.ending import first_line
+from experiments.training.hub import TOKENIZER, fetch
 
 CAPTION_WORDS = (8, 31)
 WORDS = """
@@ -263,7 +264,7 @@ def build_preparation(spec: RowSpec, config: Any, texts: list[str]) -> Preparati
     """How the row's samples become batches, for a model of that configuration."""
     size = config.vision_config.image_size
     tokenizer = (
-        AutoTokenizer.from_pretrained(spec.facts.hub)
+        AutoTokenizer.from_pretrained(fetch(spec.facts.hub, TOKENIZER, "the tokenizer").folder)
         if spec.weights == "pretrained"
         else caption_tokenizer(texts, config.text_config.model_type, config.text_config.vocab_size)
     )

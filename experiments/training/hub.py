@@ -1,36 +1,90 @@
-"""Files of a published model: of the hub, fetched once into its cache, or of a folder as it is."""
+"""Files of published models and data sets: of the hub, fetched once into its cache, or of a folder as it is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import snapshot_download
+import httpx
+from huggingface_hub import constants, get_cached_repo_tree, scan_cache_dir, snapshot_download, verify_repo_checksums
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, CacheNotFound
+from huggingface_hub.utils import filter_repo_objects
 
 from experiments.errors import InputError
 from experiments.training.ending import first_line
 
-TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "config.json", "generation_config.json")
+TOKENIZER = (
+    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"),
+    *("config.json", "generation_config.json"),
+)
+CONFIGURATION = ("config.json", "generation_config.json")
+WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 
 @dataclass(frozen=True)
 class Published:
-    """A folder with a model's files; commit names their version on the hub, None for a folder of one's own."""
+    """Files of a model or a data set in a folder; commit: their version on the hub, None for a folder of one's own."""
 
     folder: Path
     commit: str | None = None
 
 
-def fetch(hub: str, patterns: Sequence[str], what: str) -> Published:
-    """The files of a model that match ``patterns``; ``hub`` is its name there, or a folder.
+def fetch(hub: str, patterns: Sequence[str] | None, what: str, kind: str = "model", **options: Any) -> Published:
+    """The files that match ``patterns`` (None: all); ``hub`` is the name there of a model, or ``kind``, or a folder.
 
-    ``what`` names them in the InputError that is raised when they cannot be had.
+    ``what`` names them in the InputError that is raised when they cannot be had; options are of snapshot_download.
     """
     if not hub:
         raise InputError(f"{what} of this model: not known to be published; allowed: a model of models.yaml")
     if Path(hub).is_dir():
         return Published(Path(hub))
     try:
-        folder = Path(snapshot_download(hub, allow_patterns=list(patterns)))
-    except (OSError, ValueError) as error:
+        wanted = list(patterns) if patterns is not None else None
+        folder = Path(snapshot_download(hub, repo_type=kind, allow_patterns=wanted, **options))
+    except (OSError, ValueError, httpx.HTTPError) as error:
         raise InputError(f"{what} of {hub!r} cannot be loaded ({first_line(error)})") from None
     return Published(folder, commit=folder.name)
+
+
+def fetch_weights(hub: str, **options: Any) -> Published:
+    """A model's configuration and its weights: as safetensors where it has them, else as PyTorch saves them."""
+    what = "the weights"
+    try:
+        found = fetch(hub, CONFIGURATION, what, **options)
+        if found.commit is None:
+            return found
+        names = [file.path for file in get_cached_repo_tree(hub, revision=found.commit)]
+        pattern = next((one for one in WEIGHTS if [*filter_repo_objects(names, allow_patterns=one)]), WEIGHTS[0])
+        return fetch(hub, (*CONFIGURATION, pattern), what, **options)
+    except (InputError, CachedRepoTreeNotFoundError) as problem:
+        raise InputError(f"{problem}; weights=random needs no download") from None
+
+
+def version_kept(hub: str, kind: str = "model") -> str | None:
+    """The commit that the cache has for the main branch; None where it has none."""
+    try:
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return None
+    versions = [one for repo in repos if (repo.repo_id, repo.repo_type) == (hub, kind) for one in repo.revisions]
+    return next((version.commit_hash for version in versions if "main" in version.refs), None)
+
+
+def checked(found: Published, hub: str, what: str, kind: str = "model") -> Published:
+    """``found``, its files compared with the checksums that the hub states; spoiled ones are fetched once more.
+
+    Raises InputError when one is spoiled again.
+    """
+    if spoiled := _spoiled(found, hub, what, kind):
+        fetch(hub, spoiled, what, kind, revision=found.commit, force_download=True)
+        if spoiled := _spoiled(found, hub, what, kind):
+            raise InputError(f"{what} of {hub!r}: {spoiled[0]} has another checksum than the hub states, fetched twice")
+    return found
+
+
+def _spoiled(found: Published, hub: str, what: str, kind: str) -> list[str]:
+    try:
+        seen = verify_repo_checksums(hub, repo_type=kind, revision=found.commit)
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        raise InputError(f"{what} of {hub!r} cannot be compared with the hub ({first_line(error)})") from None
+    return [mismatch["path"] for mismatch in seen.mismatches]

@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 
 from litgpt.scripts.convert_hf_checkpoint import convert_hf_checkpoint
-from litgpt.scripts.download import find_weight_files
 
 from experiments.cache import cache_folder
 from experiments.errors import InputError
 from experiments.recipe import Model
 from experiments.training.ending import first_line
-from experiments.training.hub import Published, fetch
+from experiments.training.hub import Published, fetch_weights
 
 WEIGHTS = "lit_model.pth"
 
@@ -22,26 +21,18 @@ def litgpt_checkpoint(facts: Model) -> Published:
 
     It appears when all of it is there; others who ask meanwhile wait. Raises InputError when the weights cannot be had.
     """
-    source = _fetched(facts.hub)
-    kept = cache_folder() / "litgpt" / f"{facts.litgpt}-{_version(source)}"
+    return converted(fetch_weights(facts.hub), facts.litgpt)
+
+
+def converted(source: Published, name: str | None) -> Published:
+    """The checkpoint that LitGPT makes of published files for its model ``name``; see litgpt_checkpoint."""
+    kept = cache_folder() / "litgpt" / f"{name}-{_version(source)}"
     kept.parent.mkdir(parents=True, exist_ok=True)
     with kept.with_name(kept.name + ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
-            _convert(source.folder, kept, facts.litgpt)
+            _convert(source.folder, kept, name)
     return Published(kept, source.commit)
-
-
-def _fetched(hub: str) -> Published:
-    """The published files; download_from_hub of litgpt 0.5.13 needs what huggingface_hub no longer has."""
-    if Path(hub).is_dir():
-        return Published(Path(hub))
-    try:
-        in_bins, _ = find_weight_files(hub, access_token=None)
-    except (OSError, ValueError) as error:
-        problem = f"the weights of {hub!r} cannot be loaded ({first_line(error)}); weights=random needs no download"
-        raise InputError(problem) from None
-    return fetch(hub, ("config.json", "*.bin*" if in_bins else "*.safetensors*"), "the weights")
 
 
 def _version(source: Published) -> str:

@@ -1,6 +1,5 @@
 """Real texts for language models: records of a published set or of a folder, as token ids of the row's model."""
 
-import re
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +17,7 @@ from experiments.errors import InputError
 from experiments.recipe import RowSpec
 from experiments.settings import Settings
 from experiments.training.ending import first_line
-from experiments.training.hub import TOKENIZER, fetch
+from experiments.training.hub import TOKENIZER, Published, fetch
 
 HUB = {"alpaca2k": Alpaca2k.repo_id, "imdb": "stanfordnlp/imdb"}
 COLUMNS = {"alpaca2k": ("instruction", "output"), "imdb": ("text",)}
@@ -32,23 +31,29 @@ def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
     than max_length becomes several samples. At full size tokens are those of the row's model; in miniature, which knows
     256 of them, each byte is one. Raises InputError when texts or tokenizer cannot be had.
     """
-    records = read_records(spec.settings.dataset, spec.data)
+    source = published_texts(spec.settings.dataset) if spec.data == "hub" else Published(Path(spec.data))
+    records = read_records(spec.settings.dataset, source.folder)
     with TemporaryDirectory() as made:
         if spec.size == "tiny":
             byte_tokenizer().save_pretrained(made)
         folder = Path(made) if spec.size == "tiny" else fetch(spec.facts.hub, TOKENIZER, "the tokenizer").folder
         found = tokenized(records, spec.settings, folder)
-    return found, commit_of(records)
+    return found, source.commit
 
 
-def read_records(dataset: str, data: str) -> datasets.Dataset:
-    """The records of ``data`` ('hub' or a folder), of the training split where splits are named.
+def published_texts(dataset: str, **options: Any) -> Published:
+    """The files of a data set on the hub; InputError when they cannot be had."""
+    return fetch(HUB[dataset], None, "the texts", "dataset", **options)
+
+
+def read_records(dataset: str, folder: Path) -> datasets.Dataset:
+    """The records of a folder, of the training split where splits are named.
 
     Raises InputError when they cannot be read, or lack a column that the data set has.
     """
-    source = HUB[dataset] if data == "hub" else data
+    source = str(folder)
     try:
-        saved = data != "hub" and texts.format_of(Path(data)) == "saved"
+        saved = texts.format_of(folder) == "saved"
         found = datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
     except Exception as error:
         raise InputError(f"{source}: cannot be read as {dataset} ({first_line(error)})") from None
@@ -104,10 +109,3 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=chr(0xFF))
-
-
-def commit_of(records: datasets.Dataset) -> str | None:
-    """The version on the hub that the records were read from, as the library notes it beside each file."""
-    files = " ".join(records.info.download_checksums or ())
-    found = re.search(r"@([0-9a-f]{40})/", files)
-    return found[1] if found else None

@@ -7,11 +7,16 @@ import pytest
 
 from experiments import pipeline, sizing
 from experiments.errors import InputError
+from experiments.launch.cluster import Cluster
+from experiments.launch.data_set import folder_sha256
+from experiments.launch.places import Place
+from experiments.launch.profile import profile_named
 from experiments.launch.progress import View
 from experiments.pipeline import Options, default_run_id, options_of, run_suite, run_suites
 from experiments.result import RESULT_FILE
 from experiments.run import RunFolder
 from provision.model import Gpu
+from provision.shell import Here
 from provision.sites import local
 from tests.experiments.launch import house, standin_worker
 from tests.experiments.launch.test_local import Watched
@@ -197,3 +202,51 @@ def test_nothing_is_written_for_bad_input(machine, tmp_path):
     with pytest.raises(InputError):
         run_suite(Options(SUITE, rows=("nope",), results=tmp_path / "results"), View(None))
     assert not (tmp_path / "results").exists()
+
+
+class StandInRemote(StandInRunner):
+    """The same for a cluster; keeps what was to be brought there, and the rows' specs."""
+
+    brought: ClassVar[list] = []
+
+    def __init__(self, folder, *_, data):
+        super().__init__(folder)
+        StandInRemote.brought = [data]
+
+    def run(self, rows):
+        super().run(rows)
+        StandInRemote.brought += [row.spec for row in rows]
+
+
+@pytest.fixture
+def cluster(machine, monkeypatch, tmp_path):
+    """Has runs take place on a cluster of that profile."""
+
+    def be(**profile) -> None:
+        own = {"folder": str(tmp_path / "there"), "nodes": 2, **profile}
+        there = Cluster(Here(), profile_named("puhti").model_copy(update=own))
+        monkeypatch.setattr(pipeline, "place_named", lambda *_: Place(there.profile.node, there))
+
+    monkeypatch.setattr(pipeline, "RemoteRunner", StandInRemote)
+    return be
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    (folder := tmp_path / "reviews").mkdir()
+    (folder / "train.jsonl").write_text('{"text": "good"}\n')
+    return folder
+
+
+def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, reviews, tmp_path):
+    cluster()
+    run_suite(Options(SLURM, data=str(reviews), size="tiny", rows=("neo-8gpu-ddp",), results=tmp_path), Watched())
+    data, spec = StandInRemote.brought
+    assert (spec.data_sha256, data.own) == (folder_sha256(reviews), reviews)
+    assert spec.data == f"{tmp_path}/there/cache/data/{spec.data_sha256}-imdb"
+
+
+def test_nodes_that_share_no_folder_are_not_given_data_of_the_person_s(cluster, reviews, tmp_path):
+    cluster(shared=False)
+    with pytest.raises(InputError, match=r"^--data .*reviews: Puhti shares no folder among its nodes; allowed: a URL$"):
+        run_suite(Options(SLURM, data=str(reviews), size="tiny", results=tmp_path), Watched())

@@ -13,6 +13,7 @@ from transformers.quantizers import AutoHfQuantizer
 from experiments.errors import InputError
 from experiments.recipe import Model, Size
 from experiments.settings import Quantization
+from experiments.training.hub import fetch_weights
 from experiments.training.models.architecture import build_config, has_own_head, model_class
 
 INIT_STD = 0.02
@@ -83,8 +84,9 @@ def load_pretrained(
     options: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
     if quantization:
         options["quantization_config"] = quantization_config(quantization)
+    found = fetch_weights(facts.hub)
     try:
-        return model_class(build_config(facts, size)).from_pretrained(facts.hub, **options)
+        return model_class(build_config(facts, size)).from_pretrained(found.folder, **options)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         problem = f"the weights of {facts.hub!r} cannot be loaded ({reason}); weights=random needs no download"

@@ -13,12 +13,14 @@ from experiments.launch.places import leased_profile, place_named
 from experiments.launch.profile import CLUSTERS, Profile, profile_named
 from experiments.launch.remote import most_needed_first
 from experiments.launch.slurm import Job, jobs_in
+from experiments.needs import Need
 from experiments.recipe import suite_named
 from provision.ledger import Ledger
 from provision.shell import Here
 from tests.experiments import factory
 from tests.experiments.launch import house
 
+NEED = Need(kind="weights", name="team/small")
 WAYS = {"venv": "/opt/it's here", "apptainer": "/images/testbed.sif", "docker": "llm-testbed:current"}
 
 
@@ -26,7 +28,7 @@ def script(spec=None, folder="", **changes) -> str:
     profile = profile_named("puhti").model_copy(update={"account": "project_1", **changes})
     order = Order(spec or house.spec("a", time_limit_s=900), "abc", "some.worker", 120.0)
     cluster = Cluster(Here(), profile)
-    cluster._folder = folder
+    cluster.folder = folder
     return cluster.script(order, "run", "run/lab/a", "llm-testbed print abc")
 
 
@@ -47,7 +49,7 @@ def test_an_unknown_profile_or_key_is_refused_with_what_is_allowed(tmp_path):
     ):
         profile_named("puthi")
     (tmp_path / "own.yaml").write_text("name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\npolls: 3\n")
-    with pytest.raises(InputError, match=r"own\.yaml: unknown key 'polls'; allowed: account, apptainer, cpus_per_node"):
+    with pytest.raises(InputError, match=r"own\.yaml: unknown key 'polls'; allowed: account, apptainer, cpu_partition"):
         profile_named(str(tmp_path / "own.yaml"))
 
 
@@ -161,6 +163,37 @@ def test_a_container_has_the_gpus_of_the_job_and_ends_with_it():
     assert '--device "nvidia.com/gpu=$gpu"' in text
     assert "trap 'docker rm --force" in text
     assert '--env TESTBED_IMAGE="$image"' in text
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_fetched_is_where_rows_of_every_way_find_it(way):
+    there = Cluster(Here(), profile_named("puhti").model_copy(update={"way": way, "environment": WAYS[way]}))
+    there.folder = "/shared"
+    fetching = there.fetching(NEED, "fetch/x", "c")
+    for text in (fetching, script(way=way, environment=WAYS[way], folder="/shared")):
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+        assert "HF_HOME=/shared/cache/huggingface" in text
+        assert "TESTBED_CACHE=/shared/cache" in text
+    if way == "docker":
+        assert "--volume /shared:/shared" in fetching
+    assert ("HF_HUB_OFFLINE=0" in fetching, "HF_HUB_OFFLINE=1" in script(way=way)) == (True, True)
+
+
+def test_a_fetch_asks_for_no_gpu_and_has_a_time_limit():
+    there = Cluster(Here(), profile_named("puhti"))
+    there.folder = "/shared"
+    options = told(there.fetching(NEED, "fetch/x", "llm-testbed fetches"))
+    assert {"--partition=small", "--nodes=1", "--cpus-per-task=2", "--mem=16384M", "--time=240"} <= set(options)
+    assert not [option for option in options if "gpu" in option or "gres" in option]
+
+
+def test_a_row_waits_for_its_fetches_and_is_cancelled_when_one_fails():
+    order = Order(house.spec("a"), "abc", "some.worker", 120.0, after=("7", "8"))
+    there = Cluster(Here(), profile_named("puhti"))
+    there.folder = "/shared"
+    waits = {"--dependency=afterok:7:8", "--kill-on-invalid-dep=yes"}
+    assert waits <= set(told(there.script(order, "run", "run/lab/a", "c")))
+    assert "dependency" not in script()
 
 
 def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():

@@ -2,16 +2,19 @@
 
 import hashlib
 import io
+import shutil
 import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from experiments.errors import InputError
-from experiments.launch import data_set
+from experiments.launch import data_set, fetch
 from experiments.launch.data_set import CAPTIONS, HUB, SYNTHETIC, folder_sha256
+from experiments.launch.fetching import packed as packed_for
 
 RECORDS = '{"file_name": "1.jpg", "text": "soup"}\n'
 
@@ -233,3 +236,55 @@ def test_a_server_that_is_not_there_is_a_users_mistake(tmp_path, server, monkeyp
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(InputError, match="cannot be fetched"):
         prepare("http://127.0.0.1:9/set.zip", "00", tmp_path)
+
+
+def there(source, cache, sha256_=None, reads=("imdb",)):
+    """What the data set is on a cluster with that cache, fetched there."""
+    found = data_set.prepare_there(source, sha256_, str(cache), reads)
+    if found.own:
+        Path(found.need.name).parent.mkdir(parents=True, exist_ok=True)
+        with packed_for(found.own) as archive:
+            shutil.copy(archive, found.need.name)
+    fetch.bring(found.need)
+    return found
+
+
+@pytest.mark.parametrize("name", ["reviews.jsonl", "set/reviews.jsonl"])
+def test_data_of_a_cluster_has_its_place_before_it_is_there(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    archive = tmp_path / "set.tgz"
+    archive.write_bytes(packed("tar", name, '{"text": "good"}'))
+    found = there(str(archive), tmp_path / "cache")
+    assert found.data == f"{tmp_path}/cache/data/{sha256(archive.read_bytes())}-imdb"
+    assert (Path(found.data) / "reviews.jsonl").exists()
+
+
+def test_a_folder_is_named_alike_here_and_on_a_cluster(tmp_path, monkeypatch):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    (folder := tmp_path / "kept" / "set").mkdir(parents=True)
+    (folder / "reviews.jsonl").write_text('{"text": "good"}\n')
+    found = there(str(folder.parent), tmp_path / "cache")
+    assert found.sha256 == prepare(str(folder.parent), None, tmp_path, reads=("imdb",)).sha256
+    assert folder_sha256(Path(found.data)) == found.sha256
+
+
+def test_a_spoiled_download_of_a_cluster_is_tried_once_more(tmp_path, monkeypatch, server):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
+    good, server.content = server.content, b"spoiled"
+    found = data_set.prepare_there(server.url, sha256(good), str(tmp_path), [CAPTIONS])
+    with pytest.raises(InputError, match="its SHA-256 is"):
+        fetch.bring(found.need)
+    assert len(server.ranges) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("https://data.test/set.tgz", "a URL needs --data-sha256"),
+        ("/nowhere", "no such folder or archive"),
+    ],
+)
+def test_data_that_a_cluster_cannot_be_given_is_refused_before_anything_is_asked(tmp_path, source, says):
+    with pytest.raises(InputError, match=says):
+        data_set.prepare_there(source, None, str(tmp_path), ["imdb"])
+    assert data_set.prepare_there(HUB, None, "", ["imdb"]) == data_set.DataSet(HUB)

@@ -6,15 +6,19 @@ import signal
 
 import pytest
 import torch
+from huggingface_hub import constants
 from litgpt import config as litgpt_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.errors import InputError
+from experiments.needs import Need
 from experiments.recipe import models
-from experiments.training import hub, litgpt_checkpoint, rank
+from experiments.training import litgpt_checkpoint, rank
+from experiments.training.fetch import bring
 from experiments.training.litgpt_models import TARGETS
 from experiments.training.probe import Probe
 from tests.experiments.training.house import LLAMA, LORA, spec
+from tests.standin_hub import COMMIT
 
 NAME = "small-llama"
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_query_groups": 2, "intermediate_size": 96, "vocab_size": 100}
@@ -81,18 +85,24 @@ def test_a_row_begins_with_the_published_weights(published, facts, watched, tmp_
     assert expected.std() > 0.01
 
 
-def test_weights_of_a_folder_have_no_version_and_those_of_the_hub_do(facts, monkeypatch, tmp_path):
-    """The hub is a stub, which has the folder."""
+def test_weights_of_a_folder_have_no_version_and_those_of_the_hub_do(facts, web, tmp_path):
     assert litgpt_checkpoint.litgpt_checkpoint(facts).commit is None
-    asked = []
-    stored = (tmp_path / "published").rename(tmp_path / "0a1b")
-    monkeypatch.setattr(litgpt_checkpoint, "find_weight_files", lambda name, access_token: ([], ["model.safetensors"]))
-    monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: asked.append(allow_patterns) or stored)
+    web.repos["models/team/small"] = tmp_path / "published"
     on_hub = facts.model_copy(update={"hub": "team/small"})
     for engine in ENGINES:
-        assert rank.run(row(on_hub, engine), tmp_path).weights_commit == "0a1b"
-    assert asked == [["config.json", "*.safetensors*"]] * 2
-    assert {path.name for path in (tmp_path / "cache" / "litgpt").glob("*-0a1b")} == {f"{NAME}-0a1b"}
+        assert rank.run(row(on_hub, engine), tmp_path).weights_commit == COMMIT
+    assert web.asked["model.safetensors"] == 1
+    assert {path.name for path in (tmp_path / "cache" / "litgpt").glob(f"*-{COMMIT}")} == {f"{NAME}-{COMMIT}"}
+
+
+def test_a_row_reads_what_was_converted_before_it_when_the_hub_is_gone(facts, web, tmp_path, monkeypatch):
+    web.repos["models/team/small"] = tmp_path / "published"
+    *_, kept = bring(Need(kind="weights", name="team/small", litgpt=NAME))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(litgpt_checkpoint, "convert_hf_checkpoint", None)
+    on_hub = facts.model_copy(update={"hub": "team/small"})
+    assert litgpt_checkpoint.litgpt_checkpoint(on_hub).folder == kept
+    assert rank.run(row(on_hub, "litgpt"), tmp_path).weights_commit == COMMIT
 
 
 def test_weights_are_converted_once_and_anew_when_they_change(facts, monkeypatch, tmp_path):
@@ -132,12 +142,6 @@ def test_weights_that_do_not_convert_are_refused_and_leave_nothing(facts, tmp_pa
     assert [path.suffix for path in (tmp_path / "cache" / "litgpt").iterdir()] == [".lock"]
 
 
-def test_weights_that_cannot_be_fetched_are_refused(facts, monkeypatch):
-    """The hub is a stub."""
-
-    def unreachable(name, access_token):
-        raise OSError("no network")
-
-    monkeypatch.setattr(litgpt_checkpoint, "find_weight_files", unreachable)
-    with pytest.raises(InputError, match=r"^the weights of 'a/b' cannot be loaded \(no network\); weights=random"):
+def test_weights_that_cannot_be_fetched_are_refused(facts, web):
+    with pytest.raises(InputError, match=r"^the weights of 'a/b' cannot be loaded \(404 .*\); weights=random"):
         litgpt_checkpoint.litgpt_checkpoint(facts.model_copy(update={"hub": "a/b"}))

@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.errors import InputError
 from experiments.recipe import models as known_models
-from experiments.training import hub, rank, real_texts, text
+from experiments.training import rank, real_texts, text
 from experiments.training.text import open_texts
 from tests.experiments.training.house import GPT_NEO, spec
+from tests.standin_hub import COMMIT
 
 RECORDS = [
     {"instruction": f"Count to {number}", "input": "slowly" if number % 2 else "", "output": "one " * number}
@@ -186,31 +187,8 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, folder):
         open_texts(at_full_size(tmp_path, folder, "imdb"), 3)
 
 
-def test_the_version_on_the_hub_is_noted(folder, monkeypatch, tmp_path):
-    """The library's answer for a set on the hub is a stub; so is the hub."""
-    commit = "0123456789" * 4
-    records = datasets.Dataset.from_list(REVIEWS)
-    records.info.download_checksums = {f"hf://datasets/stanfordnlp/imdb@{commit}/plain_text/train.parquet": {}}
-    asked, found = [], datasets.DatasetDict(train=records)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or found)
+def test_the_version_on_the_hub_is_noted(web, folder, tmp_path):
+    parquet(folder, REVIEWS)
+    web.repos["datasets/stanfordnlp/imdb"] = folder
     settings = {"engine": "hf_trainer", "model": GPT_NEO, "max_steps": 1}
-    measured = rank.run(row("hub", "imdb", max_length=16, **settings), tmp_path)
-    assert (asked, measured.data_commit) == (["stanfordnlp/imdb"], commit)
-
-
-def test_files_of_the_hub_have_its_version_and_those_of_a_folder_none(tmp_path, monkeypatch):
-    """The hub is a stub."""
-    monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path / "abc"))
-    assert hub.fetch("team/model", ["*.json"], "x") == hub.Published(tmp_path / "abc", "abc")
-    assert hub.fetch(str(tmp_path), ["*.json"], "x") == hub.Published(tmp_path)
-
-
-def test_files_that_cannot_be_had_are_refused_in_one_line(tmp_path, monkeypatch):
-    def unreachable(name, allow_patterns):
-        raise OSError("no network\nat all")
-
-    monkeypatch.setattr(hub, "snapshot_download", unreachable)
-    with pytest.raises(InputError, match=r"^the tokenizer of 'team/model' cannot be loaded \(no network\)$"):
-        hub.fetch("team/model", [], "the tokenizer")
-    with pytest.raises(InputError, match=r"^the tokenizer of this model: not known to be published"):
-        hub.fetch("", [], "the tokenizer")
+    assert rank.run(row("hub", "imdb", max_length=16, **settings), tmp_path).data_commit == COMMIT

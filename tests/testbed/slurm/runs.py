@@ -1,6 +1,7 @@
 """Runs of stand-in rows, here and on the cluster, by one interface."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -23,9 +24,11 @@ HANG_S = 20
 class Bed:
     """Runs of a suite 'lab' into ``path``; ``start`` makes a runner of rows that behave as told."""
 
+    choices: ClassVar = {"weights": "random", "data": "synthetic"}
+
     def __init__(self, path: Path) -> None:
         self.path, self.view = path, Watched()
-        self.folder = house.folder(path / path.name, *"abcdefg", run_id=path.name)
+        self.folder = house.folder(path / path.name, *"abcdefg", run_id=path.name, **self.choices)
 
     @property
     def journal(self) -> Path:
@@ -40,7 +43,8 @@ class Bed:
 
     def run(self, rows: str, limit_s: int = 60, **behaviour: str) -> None:
         """Run rows; row g has a limit of its own."""
-        specs = [house.spec(row, size="tiny", time_limit_s=HANG_S if row == "g" else limit_s) for row in rows]
+        limits = {row: HANG_S if row == "g" else limit_s for row in rows}
+        specs = [house.spec(row, size="tiny", time_limit_s=limits[row], **self.choices) for row in rows]
         self.runner(behaviour).run(house.to_run(*specs))
 
     def runner(self, behaviour: dict[str, str]) -> "LocalRunner | RemoteRunner":

@@ -1,0 +1,42 @@
+"""Fetches the data of a run into the cache of a cluster, as a job of its own before its rows.
+
+python -m experiments.launch.fetch NEED
+
+NEED is a Need of kind data as JSON. See needs.answer for what is printed.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from experiments.cache import cache_folder
+from experiments.errors import InputError
+from experiments.launch.data_set import download, is_url, place_in, unpack
+from experiments.needs import Need, Telling, answer
+
+TRIES = 2
+
+
+def bring(need: Need) -> list[Path]:
+    """Where the data is then. Raises InputError when it cannot be had, a spoiled download after a second one."""
+    place = cache_folder() / "data" / f"{need.sha256}-{need.dataset}"
+    unpacked = place.with_name(need.sha256)
+    if not unpacked.exists():
+        unpack(_downloaded(need) if is_url(need.name) else Path(need.name), unpacked, need.dataset)
+    fresh = place.with_name(f"{place.name}.{os.getpid()}")
+    fresh.symlink_to(place_in(unpacked, need.dataset))
+    return [fresh.replace(place)]
+
+
+def _downloaded(need: Need) -> Path:
+    for left in reversed(range(TRIES)):
+        try:
+            return download(need.name, need.sha256, cache_folder() / "downloads", Telling())
+        except InputError:
+            if not left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+if __name__ == "__main__":
+    sys.exit(answer(sys.argv[1], bring))

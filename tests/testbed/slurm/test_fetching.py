@@ -1,0 +1,222 @@
+"""What rows need is fetched by jobs that they wait for: a real Slurm and huggingface_hub; the hub is a stand-in."""
+
+import hashlib
+import json
+import os
+import signal
+import tarfile
+
+import pytest
+import torch
+
+from experiments.errors import Interrupted
+from experiments.launch import cluster as there
+from experiments.launch import data_set, fetching
+from experiments.launch.cluster import Cluster as Rows
+from experiments.launch.local import WORKER
+from experiments.launch.remote import RemoteRunner
+from experiments.recipe import models
+from experiments.training.models.weights import build_random
+from tests.experiments.launch import house, standin_worker
+from tests.experiments.launch.test_ending import wait_for
+from tests.experiments.training import house as training
+from tests.standin_hub import COMMIT, Hub
+from tests.testbed.slurm.conftest import profile_of
+from tests.testbed.slurm.runs import GRACE_S, SlurmBed
+from tests.testbed.slurm.test_faults import Unheard, meanwhile
+
+MODEL = "gpt-neo-1.3b"
+REPO = models()[MODEL].hub
+SLOW_S = 4.0
+REFUSED = 403
+
+
+class Bed(SlurmBed):
+    """Rows with a cache of their own there. Those named in ``needy`` want pretrained weights."""
+
+    def __init__(self, path, cluster, web, shell=None, **profile) -> None:
+        super().__init__(path, cluster, shell, **{"folder": f"testbed-{path.name}", **profile})
+        self.web, self.data = web, None
+        self.needy = self.setup = ""
+
+    def runner(self, behaviour, worker=standin_worker.MODULE) -> RemoteRunner:
+        told = ",".join(f"{row}={how}" for row, how in behaviour.items())
+        own = {"STANDIN": told, "STANDIN_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
+        profile = profile_of(self.cluster, **own)
+        profile = profile.model_copy(update={"setup": (*profile.setup, self.setup), **self._profile})
+        options = {**self.options, "data": self.data}
+        return RemoteRunner(self.folder, Rows(self.shell, profile), self.view, worker, GRACE_S, **options)
+
+    def specs(self, rows, **changes):
+        for row in rows:
+            weights = "pretrained" if row in self.needy else "random"
+            own = {"weights": weights, "data": "synthetic", **changes}
+            yield house.spec(row, size="tiny", dataset="alpaca2k", model=MODEL, engine="hf_trainer", **own)
+
+    def run(self, rows, needy="", **behaviour) -> None:
+        self.needy = needy
+        self.runner(behaviour).run(house.to_run(*self.specs(rows)))
+
+    def begun_at(self, row) -> float:
+        return next(float(line.split()[1]) for line in self.journal.read_text().splitlines() if line[0] == row)
+
+    def reason(self, row) -> str:
+        return self.folder.results()[row].reason
+
+    def waited(self, row) -> set[str]:
+        return {state.waits for states, *_ in self.view.shown for state in states if state.spec.row == row}
+
+    @property
+    def cache(self):
+        return self.cluster.home / f"testbed-{self.path.name}" / "cache"
+
+    def fetches(self) -> list[str]:
+        lines = self.cluster.ask("squeue", "--noheader", "--states=all", "--format=%j|%k").splitlines()
+        return [line for line in lines if line.startswith("fetch/") and f"testbed-{self.path.name}/" in line]
+
+
+@pytest.fixture
+def web(tmp_path):
+    (folder := tmp_path / "published").mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(os.urandom(1000))
+    with Hub() as hub:
+        hub.repos[f"models/{REPO}"] = folder
+        yield hub
+
+
+@pytest.fixture
+def bed(cluster, tmp_path, web):
+    made = Bed(tmp_path, cluster, web)
+    yield made
+    made.close()
+    wait_for(lambda: not made.queue())
+
+
+def test_rows_wait_for_what_they_need_once_while_others_run(bed, web):
+    web.slow_s = SLOW_S
+    bed.run("abc", needy="ab")
+    assert bed.outcomes() == dict.fromkeys("abc", "fits")
+    assert web.asked == {"config.json": 1, "model.safetensors": 1}
+    assert min(bed.begun_at("a"), bed.begun_at("b")) - bed.begun_at("c") > SLOW_S
+    assert any(text.startswith(f"queued (Dependency: the weights of {REPO}") for text in bed.waited("a"))
+    assert sum("fetched there by job" in line for line in bed.view.lines) == 1
+    assert f"the weights of {REPO}: fetched" in bed.view.lines
+
+
+def test_what_is_there_is_not_fetched_by_a_later_run_nor_asked_for(bed, web):
+    bed.run("a", needy="a")
+    asked, jobs = web.requests, len(bed.fetches())
+    bed.run("b", needy="b")
+    assert bed.outcomes() == {"a": "fits", "b": "fits"}
+    assert (web.requests, len(bed.fetches())) == (asked, jobs)
+    (bed.cache / "huggingface/hub" / f"models--{REPO.replace('/', '--')}/refs/main").unlink()
+    next(bed.cache.rglob("model.safetensors")).unlink()
+    bed.run("c", needy="c")
+    assert len(bed.fetches()) == jobs + 1
+
+
+def test_what_cannot_be_fetched_is_the_reason_of_the_rows_that_need_it_alone(bed, web):
+    web.refuses = REFUSED
+    bed.run("abc", needy="ab")
+    assert bed.outcomes() == {"a": "error", "b": "error", "c": "fits"}
+    for row in "ab":
+        assert bed.reason(row).startswith(f"the weights of {REPO} could not be fetched: the weights of '{REPO}' cannot")
+        assert f"{REFUSED} Forbidden" in bed.reason(row)
+        assert "\n" not in bed.reason(row)
+    web.refuses = None
+    bed.run("ab", needy="ab")
+    assert bed.outcomes() == dict.fromkeys("abc", "fits")
+
+
+def test_a_fetch_that_meets_its_time_limit_is_the_reason(bed, monkeypatch):
+    bed.setup = 'case "$SLURM_JOB_NAME" in fetch/*) sleep 600;; esac'
+    for module in (there, fetching):
+        monkeypatch.setattr(module, "FETCH_MIN", 1)
+    bed.run("a", needy="a")
+    assert bed.reason("a").endswith("could not be fetched: no end after 1 min")
+
+
+def test_a_run_that_was_interrupted_returns_to_the_fetch_that_goes_on(bed, web):
+    web.slow_s = SLOW_S
+    interrupting = meanwhile(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        bed.run("a", needy="a")
+    interrupting.join()
+    bed.run("ab", needy="ab")
+    assert bed.outcomes() == {"a": "fits", "b": "fits"}
+    assert web.asked["model.safetensors"] == 1
+    assert len(bed.fetches()) == 1
+
+
+def test_a_fetch_whose_submission_was_not_heard_is_not_begun_twice(cluster, tmp_path, web):
+    bed = Bed(tmp_path, cluster, web, Unheard(cluster.login()))
+    bed.run("a", needy="a")
+    assert (bed.outcomes(), len(bed.fetches())) == ({"a": "fits"}, 1)
+    bed.close()
+
+
+def test_cancelling_a_run_ends_the_fetch_that_no_other_waits_for(bed, web):
+    web.slow_s = 60
+    bed.needy = "a"
+    interrupting = meanwhile(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        bed.run("a", needy="a")
+    interrupting.join()
+    assert bed.runner({}).cancel() == ["a"]
+    wait_for(lambda: not bed.cluster.ask("squeue", "--noheader"), 30)
+
+
+def test_nodes_that_share_no_folder_are_fetched_for_each(cluster, tmp_path, web):
+    bed = Bed(tmp_path, cluster, web, shared=False)
+    bed.run("a", needy="a")
+    assert bed.outcomes() == {"a": "fits"}
+    (said,) = bed.cache.glob("fetched/*/there")
+    paths = said.read_text().splitlines()
+    assert len(paths) == 2 * len(set(paths)) == 4
+    bed.close()
+
+
+def packed(folder, path):
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, arcname="set")
+    return path
+
+
+@pytest.mark.parametrize("source", ["folder", "archive", "URL"])
+def test_data_is_put_or_fetched_there_once_and_named_by_its_checksum(bed, web, tmp_path, source):
+    (folder := tmp_path / "texts").mkdir()
+    (folder / "train.jsonl").write_text(json.dumps({"instruction": "count", "output": "one"}) + "\n")
+    given, sha256 = str(folder), None
+    if source != "folder":
+        archive = packed(folder, tmp_path / "set.tgz")
+        given, sha256 = str(archive), hashlib.sha256(archive.read_bytes()).hexdigest()
+    if source == "URL":
+        (served := tmp_path / "served").mkdir()
+        archive.rename(served / "set.tgz")
+        web.repos["models/team/data"] = served
+        given = f"{web.url}/team/data/resolve/main/set.tgz"
+    cache = f"{bed.cluster.home}/testbed-{tmp_path.name}/cache"
+    bed.data = data_set.prepare_there(given, sha256, cache, ["alpaca2k"])
+    for row in "ab":
+        bed.runner({}).run(house.to_run(*bed.specs(row, data=bed.data.data, data_sha256=bed.data.sha256)))
+    assert bed.outcomes() == {"a": "fits", "b": "fits"}
+    assert (bed.cache / "data" / f"{bed.data.sha256}-alpaca2k" / "train.jsonl").exists()
+    assert bed.data.sha256 == (sha256 or data_set.folder_sha256(folder))
+    assert len(bed.fetches()) == 1
+
+
+def test_a_real_row_trains_from_what_was_fetched_while_the_hub_is_gone(bed, web, tmp_path):
+    facts = models()[MODEL]
+    build_random(facts, "tiny", torch.float32, None, torch.device("cpu")).save_pretrained(tmp_path / "model")
+    (texts := tmp_path / "set").mkdir()
+    (texts / "train.jsonl").write_text("".join(json.dumps({"text": "good " * 20}) + "\n" for _ in range(20)))
+    web.repos |= {f"models/{REPO}": tmp_path / "model", "datasets/stanfordnlp/imdb": texts}
+    settings = {"engine": "hf_trainer", "model": MODEL, "dataset": "imdb", "max_length": 16, "max_steps": 2}
+    row = training.spec(row="a", weights="pretrained", data="hub", time_limit_s=200, **settings)
+    bed.runner({}).run(house.to_run(row))
+    web.refuses = REFUSED
+    bed.runner({}, WORKER).run(house.to_run(row))
+    (result,) = bed.folder.results().values()
+    assert (result.outcome, result.weights_commit, result.data_commit) == ("fits", COMMIT, COMMIT), result.reason
+    assert len(bed.fetches()) == 2
