@@ -7,7 +7,6 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 from transformers.quantizers import AutoHfQuantizer
 
 from experiments.errors import InputError
@@ -36,7 +35,7 @@ def build_random(
 def meta_model(facts: Model, size: Size) -> PreTrainedModel:
     """The model without memory behind its parameters, its shared embeddings shared as in the published checkpoints."""
     config = build_config(facts, size)
-    with init_empty_weights(include_buffers=False), no_init_weights():
+    with init_empty_weights(include_buffers=False):
         model = model_class(config)(config)
     model.tie_weights()
     if has_own_head(facts):
@@ -80,7 +79,7 @@ def load_pretrained(
     if not facts.hub:
         raise InputError("weights = 'pretrained': no published weights are known of this model; allowed: random")
     device_map = {"": str(places)} if isinstance(places, torch.device) else dict(places)
-    options: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
+    options: dict[str, Any] = {"torch_dtype": dtype, "device_map": device_map}
     if quantization:
         options["quantization_config"] = quantization_config(quantization)
     try:
