@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from experiments.launch.places import IMAGE
 from provision.errors import CommandFailed
 from provision.shell import Shell
 
@@ -26,7 +25,7 @@ PORTS = range(20_000, 30_000)
 
 
 @contextmanager
-def served(shell: Shell, opened: str | None = None, image: str = IMAGE) -> Iterator[str]:
+def served(shell: Shell, opened: str | None, image: str) -> Iterator[str]:
     """The address here, token included, of a Jupyter there that ends with the body; ``opened`` is a notebook of FOLDER.
 
     CommandFailed with Jupyter's last words where it does not start.
