@@ -101,9 +101,13 @@ def quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
 
 
 def _quantize_layers(model: PreTrainedModel, quantization: Quantization) -> None:
-    """Put bitsandbytes' layers where transformers would put them when it loads 4-bit weights."""
+    """Put bitsandbytes' layers where transformers would put them when it loads 4-bit weights.
+
+    Transformers 4 has to be told of the layers that stay as they are; 5 asks the model itself.
+    """
     quantizer = AutoHfQuantizer.from_config(quantization_config(quantization))
-    quantizer.preprocess_model(model=model, device_map=None)
+    kept = model._keep_in_fp32_modules or []
+    quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=kept)
     quantizer.postprocess_model(model)
     model.hf_quantizer = quantizer
 

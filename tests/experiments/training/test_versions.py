@@ -16,24 +16,23 @@ import pytest
 from experiments.cache import cache_folder
 from provision.context import PROJECT
 from tests.experiments.training import house
-from tests.experiments.training.house import GPT_NEO, LLAMA, LORA, OPT, T5
+from tests.experiments.training.house import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5
 
 PINS = (PROJECT / "containers" / "as-taught.txt").read_text().splitlines()
 NAMES = ("datasets", "huggingface-hub", "lightning", "litgpt", "tokenizers", "transformers")
 OLD = [pin for pin in PINS if pin.partition("==")[0] in NAMES]
+LITGPT = {"model": LLAMA, "engine": "litgpt", "dataset": "constant", "warmup_steps": 1}
+LORA_LITGPT = LORA | {"targets": ["query", "value"]}
+TEXTS = {"model": GPT_NEO, "engine": "hf_trainer", "dataset": "constant"}
 ROWS = {
     "blip2-opt": {"model": OPT, "input": "with-image", "activation_checkpointing": True},
-    "blip2-t5": {"model": T5, "lora": house.LORA_T5},
-    "hf-trainer": {"model": GPT_NEO, "engine": "hf_trainer", "dataset": "constant", "lora": LORA},
-    "generate": {"model": GPT_NEO, "engine": "hf_trainer", "dataset": "constant", "task": "generate"},
-    "litgpt": {"model": LLAMA, "engine": "litgpt", "dataset": "constant", "warmup_steps": 1},
-    "litgpt-lora": {
-        "model": LLAMA,
-        "engine": "litgpt",
-        "dataset": "constant",
-        "warmup_steps": 1,
-        "lora": LORA | {"targets": ["query", "value"]},
-    },
+    "blip2-t5": {"model": T5, "lora": LORA_T5},
+    "blip2-t5-4bit": {"model": T5, "lora": LORA_T5, "quantization": NF4},
+    "hf-trainer": {**TEXTS, "lora": LORA},
+    "generate": {**TEXTS, "task": "generate"},
+    "litgpt": LITGPT,
+    "litgpt-lora": {**LITGPT, "lora": LORA_LITGPT},
+    "litgpt-4bit": {**LITGPT, "lora": LORA_LITGPT, "quantization": NF4},
     "litgpt-trainer": {"model": LLAMA, "engine": "litgpt_trainer", "dataset": "constant"},
 }
 TRAIN = """
@@ -75,18 +74,30 @@ def libraries():
     return folder
 
 
-def test_every_engine_trains_with_the_libraries_of_the_material(libraries, tmp_path):
+@pytest.fixture
+def python(libraries):
+    """Runs this Python with the old libraries."""
+
+    def run(*arguments, **options):
+        own = {**os.environ, "PYTHONPATH": f"{libraries}:{PROJECT}", "HF_HUB_OFFLINE": "1"}
+        return subprocess.run([sys.executable, *arguments], env=own, capture_output=True, text=True, **options)
+
+    return run
+
+
+def test_every_engine_trains_with_the_libraries_of_the_material(python, tmp_path):
     specs = {row: house.spec(**changes).model_dump(mode="json") for row, changes in ROWS.items()}
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN, tmp_path],
-        input=json.dumps(specs),
-        env={**os.environ, "PYTHONPATH": f"{libraries}:{PROJECT}", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = python("-c", TRAIN, tmp_path, input=json.dumps(specs))
     assert done.returncode == 0, done.stderr
     said = json.loads((tmp_path / "said.json").read_text())
     assert f"transformers=={said['versions']['transformers']}" in OLD
     assert {row: ending.split()[0].strip(",") for row, ending in said["rows"].items()} == dict.fromkeys(ROWS, "fits"), (
         said
     )
+
+
+def test_prediction_says_in_one_line_that_it_is_made_for_other_versions(python):
+    done = python("-m", "experiments", "predict", "slurm_hf_trainer/neo-1gpu", "--card", "v100_32gb")
+    assert (done.returncode, done.stdout) == (2, "")
+    says = "testbed: prediction is made for Transformers 5, here is 4.47.1; containers/current.txt has what it needs"
+    assert done.stderr.splitlines() == [says]
