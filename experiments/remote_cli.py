@@ -96,7 +96,7 @@ def notebook(
 ) -> None:
     """Serve notebooks from the first machine of the lease, until Ctrl-C; then bring them home."""
     from experiments.launch.notebook_server import FOLDER, served
-    from experiments.launch.places import image_of, seen
+    from experiments.launch.places import seen
     from experiments.launch.pull import pull
 
     there = seen(site, None)
@@ -104,7 +104,7 @@ def notebook(
     try:
         if opened:
             _put_notebook(there.shell, opened, f"{FOLDER}/{opened}")
-        with suppress(KeyboardInterrupt), served(there.shell, opened, image_of(flavour)) as address:
+        with suppress(KeyboardInterrupt), served(there.shell, opened, flavour) as address:
             print(f"in a browser, or as a local runtime of Colab: {address}\nCtrl-C ends it", flush=True)
             signal.pause()
         print(f"{pull(there.shell, FOLDER, into)} files came home to {into}")
