@@ -10,7 +10,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 ENV     := $(CACHE)/env-$(shell cat $(PINS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
 TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
-NAMES   := site profile account card size length weights data data_sha256 input gpus_per_node run_id host_memory_gib
+NAMES   := site profile account card size length weights data data_sha256 input gpus_per_node flavour run_id host_memory_gib
 ASKED    = $(if $(filter command line,$(origin suite)),$(suite))
 OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(name)))) \
   $(foreach id,$(row),--row $(id)) --results $(results) $(args)
@@ -19,7 +19,8 @@ FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),-
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
 .PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top notebook env testbed-env clean-results clean
-.PHONY: test test-chameleon test-slurm test-node test-chain lint doctor slots lease configure status extend release
+.PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
+.PHONY: doctor slots lease configure status extend release
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -65,8 +66,8 @@ slots: env ## the earliest blocks in which nodes are free (node=gpu_a100_pcie fo
 lease: env ## reserve the earliest block, boot its nodes, say how to reach them (as slots; args="--yes --watch")
 	$(TESTBED) lease $(FLAGS) $(args)
 
-configure: env ## driver, Docker, Slurm and the image on the nodes of a lease (name= args="--check")
-	$(TESTBED) configure $(name) $(args)
+configure: env ## driver, Docker, Slurm and the image on the nodes of a lease (name= flavour= args="--check")
+	$(TESTBED) configure $(name) $(if $(flavour),--flavour $(flavour)) $(args)
 
 status: env ## what is held, until when, and what it has cost
 	$(TESTBED) status $(args)
@@ -77,8 +78,9 @@ extend: env ## make a lease longer (name= by=1h)
 release: env ## give back servers, addresses and lease (name=)
 	$(TESTBED) release $(name) $(args)
 
-reproduce: env ## all of it: reserve, set up, run, judge, report, release (node= for= hours= args="--yes --max-hours 3")
-	$(TESTBED) reproduce $(ASKED) $(FLAGS) $(foreach id,$(row),--row $(id)) --results $(results) $(args)
+reproduce: env ## all of it: reserve, set up, run, judge, report, release (node= for= hours= flavour= args="--yes --max-hours 3")
+	$(TESTBED) reproduce $(ASKED) $(FLAGS) $(foreach id,$(row),--row $(id)) \
+	  $(if $(flavour),--flavour $(flavour)) --results $(results) $(args)
 
 rehearse: env testbed-env ## the same in miniature, against a testbed in a box on this machine (root, mmdebstrap, systemd-container)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse $(results)
@@ -99,6 +101,9 @@ test-node: env ## the tests of setting a machine up, on real nodes in a box (roo
 test-chain: env testbed-env ## the tests of the whole chain, and of what goes wrong in it (as rehearse, and package faketime)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chain
 
+test-as-taught: ## the miniatures of all rows with the material's own versions, in an environment of theirs (8 GB; no part of test)
+	$(MAKE) --keep-going run-single run-multi PINS="containers/as-taught.txt containers/jupyter.txt" size=tiny results=$(results)/as-taught-versions
+
 lint: env ## style, types, who imports whom
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -113,8 +118,8 @@ $(ENV)/.made:
 	@mkdir -p $(CACHE)
 	@echo "making the environment in $(ENV)"
 	@flock $(ENV).lock sh -c 'test -e $@ || { $(PYTHON) -m venv --clear $(ENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(PINS) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell grep '^torch==' $(PINS)) && touch $@; }'
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PINS:%=-r %) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell grep -h '^torch==' $(PINS)) && touch $@; }'
 
 testbed-env: env # the OpenStack services of the tests and their databases, cached
 	@PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.openstack

@@ -4,7 +4,6 @@ Exit codes: 0 all that was judged held, 1 something did not hold, 2 a user's mis
 broke, 130 interrupted.
 """
 
-import json
 import shlex
 import sys
 import traceback
@@ -18,6 +17,8 @@ from rich.console import Console
 
 from experiments import configure_cli, machines_cli, remote_cli, reproduce_cli
 from experiments.errors import InputError, Interrupted
+from experiments.machines_cli import print_json
+from provision.configure import Flavour
 from provision.errors import ProvisionError, SiteError
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def run(
     gpus_per_node: Annotated[
         int | None, typer.Option(metavar="N", help="Rows that want more GPUs of a node run on N.")
     ] = None,
+    flavour: Annotated[Flavour, typer.Option(help="The versions of a leased machine's image.")] = "current",
     run_id: Annotated[str | None, typer.Option(help="The run's name; else made of the choices.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")] = Path("results"),
     host_memory_gib: Annotated[
@@ -146,6 +148,7 @@ def run(
         data_sha256=data_sha256,
         input=input,
         gpus_per_node=gpus_per_node,
+        flavour=flavour,
         run_id=run_id,
         results=results,
         host_memory_gib=host_memory_gib,
@@ -160,7 +163,7 @@ def run(
         return
     finished = show_runs(run_suites(options_of(suites, options), view_on(console), _download_on(console)), console)
     if as_json:
-        _print_json([_done_as_json(done) for done in finished])
+        print_json([_done_as_json(done) for done in finished])
     raise typer.Exit(max(done.judgement.exit_code for done in finished))
 
 
@@ -193,7 +196,7 @@ def predict(
         refuse_hopeless(predictions[0])
     found = [prediction_as_data(prediction) for prediction in predictions]
     if as_json:
-        _print_json(found[0] if model is not None and found else found)
+        print_json(found[0] if model is not None and found else found)
     elif predictions:
         _wide_console().print(prediction_tables(predictions))
     for problem in failures:
@@ -231,7 +234,7 @@ def fit(
         fits = [fit_row(spec, lambda specs: traced(specs, say)) for spec in _specs(context.params)]
     if as_json:
         found = [fit_as_data(one) for one in fits]
-        _print_json(found[0] if model is not None else found)
+        print_json(found[0] if model is not None else found)
     else:
         for one in fits:
             _wide_console().print(fit_view(one))
@@ -245,7 +248,7 @@ def judge(folder: RunPath, as_json: Json = False) -> None:
 
     judged = rejudge(folder)
     if as_json:
-        _print_json([one.model_dump(mode="json") for one in judged])
+        print_json([one.model_dump(mode="json") for one in judged])
     else:
         for one in judged:
             Console().print(verdict_table(one.judgement))
@@ -272,7 +275,7 @@ def compare(a: Path, b: Path, as_json: Json = False) -> None:
 
     comparison = compare_runs(RunFolder(a), RunFolder(b))
     if as_json:
-        _print_json(comparison.model_dump(mode="json"))
+        print_json(comparison.model_dump(mode="json"))
     else:
         Console().print(comparison_table(comparison))
 
@@ -289,7 +292,7 @@ def list_(
     if suite is None and card:
         raise InputError("--card: allowed with a suite only")
     if as_json:
-        _print_json(rows_as_data(suite, card) if suite else suites_as_data())
+        print_json(rows_as_data(suite, card) if suite else suites_as_data())
     else:
         Console().print(rows_table(suite, card) if suite else suites_table())
 
@@ -309,7 +312,7 @@ def schema() -> None:
         "verdict": Judgement,
         "predictions": Predictions,
     }
-    _print_json({name: model.model_json_schema() for name, model in models.items()})
+    print_json({name: model.model_json_schema() for name, model in models.items()})
 
 
 def _specs(flags: dict[str, Any]) -> "list[RowSpec]":
@@ -371,7 +374,3 @@ def _download_on(console: Console) -> "Watch":
             console.print(f"data: {done / 2**20:.0f}{of} MiB", highlight=False)
 
     return watch
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2))

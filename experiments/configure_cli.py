@@ -9,7 +9,7 @@ import typer
 
 from experiments.errors import InputError
 from experiments.machines_cli import Held, Json, holding_named, new_desk, print_json
-from provision.configure import Configured, Setup, configure
+from provision.configure import Configured, Flavour, Setup, configure
 from provision.errors import NotReached
 
 app = typer.Typer()
@@ -19,9 +19,7 @@ Source = Literal["build", "pull", "load"]
 @app.command(name="configure")
 def configure_command(
     name: Held = None,
-    flavour: Annotated[
-        Literal["current", "as-taught"], typer.Option(help="Which versions: of today, or the material's own.")
-    ] = "current",
+    flavour: Annotated[Flavour, typer.Option(help="Which versions: of today, or the material's own.")] = "current",
     image_source: Annotated[
         Source, typer.Option(help="build the image there, pull --reference, or load --archive.")
     ] = "build",

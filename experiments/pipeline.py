@@ -28,6 +28,7 @@ from experiments.report import write_report
 from experiments.run import Run, RunFolder
 from experiments.settings import Settings
 from experiments.sizing import foresee
+from provision.configure import Flavour
 from provision.model import Node
 
 AUTO = "auto"
@@ -40,7 +41,8 @@ SHARED = ("ddp", "fsdp")
 class Options:
     """What a person asked for. card and size may be 'auto'; host_memory_gib overrides what the machine reports.
 
-    gpus_per_node: rows that want more GPUs of a node than so many are scaled down.
+    gpus_per_node: rows that want more GPUs of a node than so many are scaled down. flavour: the versions that a leased
+    machine runs them with.
     """
 
     suite: str
@@ -56,6 +58,7 @@ class Options:
     data_sha256: str | None = None
     input: Input = "as-taught"
     gpus_per_node: int | None = None
+    flavour: Flavour = "current"
     run_id: str | None = None
     results: Path = Path("results")
     host_memory_gib: float | None = None
@@ -129,7 +132,7 @@ def run_suites(
     raises them.
     """
     with ExitStack() as held:
-        place = place_named(several[0].site, several[0].profile, several[0].account)
+        place = _place(several[0])
         held.callback(place.close)
         prepared = [_prepared(options, place, watch) for options in several]
         for one in prepared:
@@ -145,7 +148,7 @@ def cancel_suites(several: Sequence[Options], view: View) -> list[str]:
     InputError where the site is no cluster, or there is no such run.
     """
     first = several[0]
-    place = place_named(first.site, first.profile, first.account)
+    place = _place(first)
     if place.cluster is None:
         raise InputError(f"--cancel: --site {first.site} has no jobs; allowed: with a site that has a queue")
     try:
@@ -192,6 +195,10 @@ def options_of(suites: Sequence[str], options: Options) -> list[Options]:
             raise InputError(f"--row {row}: is in none of the suites {', '.join(names)}")
     own = {name: tuple(row for row in options.rows if row in there[name]) for name in names}
     return [replace(options, suite=name, rows=own[name]) for name in names if own[name] or not options.rows]
+
+
+def _place(options: Options) -> Place:
+    return place_named(options.site, options.profile, options.account, flavour=options.flavour)
 
 
 def _prepared(options: Options, place: Place, watch: Watch = lambda done, total: None) -> Prepared:
@@ -303,6 +310,7 @@ def default_run_id(options: Options, card: str, size: Size) -> str:
     parts += [Path(options.profile or options.site).stem] if options.site != "local" else []
     parts += [options.weights] if options.weights != "random" else []
     parts += [options.input] if options.input != "as-taught" else []
+    parts += [f"{options.flavour}-versions"] if options.flavour != "current" else []
     parts += [f"{options.gpus_per_node}gpus"] if options.gpus_per_node is not None else []
     parts += ["realdata"] if options.data != SYNTHETIC else []
     return "-".join(parts)
@@ -365,6 +373,7 @@ def _run(
         data_sha256=data.sha256,
         input=options.input,
         gpus_per_node=options.gpus_per_node,
+        flavour=options.flavour,
         command=options.command,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=git_commit(),

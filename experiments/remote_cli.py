@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, RenderableType
@@ -15,6 +15,7 @@ from rich.live import Live
 
 from experiments.errors import InputError, unknown
 from experiments.machines_cli import print_json
+from provision.configure import Flavour
 from provision.errors import LineCut, NotReached
 from provision.site import TESTBEDS
 
@@ -90,7 +91,7 @@ def top(
 def notebook(
     site: Annotated[str, typer.Option(help=f"Where: {', '.join(TESTBEDS)}, or a region.")] = "chameleon",
     narrative: Annotated[str | None, typer.Option(metavar="SUITE", help="Open this suite's notebook.")] = None,
-    flavour: Annotated[Literal["current", "as-taught"], typer.Option(help="Of the image that it runs in.")] = "current",
+    flavour: Annotated[Flavour, typer.Option(help="Of the image that it runs in.")] = "current",
     into: Annotated[Path, typer.Option(help="Where notebooks come home to.")] = Path("notebooks"),
 ) -> None:
     """Serve notebooks from the first machine of the lease, until Ctrl-C; then bring them home."""
@@ -103,7 +104,7 @@ def notebook(
     try:
         if opened:
             _put_notebook(there.shell, opened, f"{FOLDER}/{opened}")
-        with suppress(KeyboardInterrupt), served(there.shell, opened, f"llm-testbed:{flavour}") as address:
+        with suppress(KeyboardInterrupt), served(there.shell, opened, flavour) as address:
             print(f"in a browser, or as a local runtime of Colab: {address}\nCtrl-C ends it", flush=True)
             signal.pause()
         print(f"{pull(there.shell, FOLDER, into)} files came home to {into}")

@@ -26,7 +26,7 @@ from experiments.machines_cli import (
     order_of,
     wish_of,
 )
-from provision.configure import Setup
+from provision.configure import Flavour, Setup
 from provision.site import connect_to
 from provision.ssh import key_pair
 from provision.times import parse_length
@@ -65,7 +65,7 @@ def reproduce_command(
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")] = Path("results"),
     predict: Annotated[bool, typer.Option(help="Predict the rows first.")] = True,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished rows again too.")] = False,
-    flavour: Annotated[Literal["current", "as-taught"], typer.Option(help="The image's versions.")] = "current",
+    flavour: Annotated[Flavour, typer.Option(help="The image's versions.")] = "current",
     yes: Yes = False,
 ) -> None:
     """Reserve, set up, run, judge, report and release, in one go; the same command goes on where it was."""
@@ -87,6 +87,7 @@ def reproduce_command(
         card=card,
         size=size,
         length=length,
+        flavour=flavour,
         results=results,
         rerun=rerun,
         predict=predict,

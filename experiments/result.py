@@ -30,9 +30,9 @@ BROKEN: tuple[Ending, ...] = ("error", "timeout", "host_oom")
 
 
 class Record(BaseModel):
-    """Base of everything in a result: frozen, unknown keys refused."""
+    """Base of everything in a result: frozen, unknown keys refused. A number that is none is the text NaN in JSON."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Device(Record):

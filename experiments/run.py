@@ -44,6 +44,7 @@ class Run(Record):
     data_sha256: str | None = None
     input: Input
     gpus_per_node: int | None = Field(default=None, description="rows that want more of a node are scaled down to it")
+    flavour: str = Field(default="current", description="of the image that a leased machine ran the rows in")
     command: str
     started_at: str
     git_commit: str | None = None

@@ -34,6 +34,8 @@ REMEDIES = {
     "dpkg frontend lock": "another program installs packages there; wait until it is done",
 }
 Say = Callable[[str], None]
+Flavour = Literal["current", "as-taught"]
+"""Which list of versions an image is made from (containers/*.txt)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Setup:
     describes GPUs that are stand-ins. ``extra`` are variables of the roles (their defaults/main.yml).
     """
 
-    flavour: Literal["current", "as-taught"] = "current"
+    flavour: Flavour = "current"
     source: Literal["build", "pull", "load"] = "build"
     reference: str = ""
     archive: Path | None = None

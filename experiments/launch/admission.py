@@ -6,8 +6,10 @@ from pathlib import Path
 
 from experiments.card import card_named, card_of_device
 from experiments.errors import InputError
+from experiments.provenance import versions
 from experiments.recipe import RowSpec
 from experiments.result import GIB
+from experiments.settings import Settings
 from provision.model import Gpu, Node
 
 ROW_GIB = 0.05
@@ -15,6 +17,8 @@ SPARE_GIB = 1.0
 HOST_GIB = {"full": 8.0, "tiny": 1.5}
 OFFLOAD_BYTES_PER_PARAMETER = 20
 OFFLOAD_SPARE_GIB = 10.0
+BITSANDBYTES = (0, 50)
+"""Has kernels for processors, as pyproject.toml asks; the material's 0.44 has those for GPUs alone."""
 
 
 def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True, nodes: int = 1) -> str:
@@ -25,6 +29,8 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True
     settings = spec.settings
     if here and settings.optimizer == "deepspeed_cpu" and (missing := missing_to_compile()):
         return f"DeepSpeed compiles its Adam for the processor at first use and finds no {missing}"
+    if here and not node.gpus and (why := _gpu_alone(settings)):
+        return why
     if not node.gpus:
         return "no GPU: full size needs one; size tiny runs anywhere" if spec.size == "full" else ""
     needed_gpus = settings.world_size // (spread := settings.nodes_of(nodes))
@@ -41,6 +47,16 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True
     if offloads(spec) and needed > host_memory_gib:
         return f"optimizer offload needs {needed:.0f} GiB of host memory, there are {host_memory_gib:.0f} GiB"
     return ""
+
+
+def _gpu_alone(settings: Settings) -> str:
+    """Why the bitsandbytes of this environment cannot run the row on a processor; empty when it can."""
+    there = versions().get("bitsandbytes")
+    if there is None or not (settings.quantization or settings.optimizer == "adam_8bit"):
+        return ""
+    if tuple(map(int, there.split(".")[:2])) >= BITSANDBYTES:
+        return ""
+    return f"bitsandbytes {there} needs a GPU; {'.'.join(map(str, BITSANDBYTES))} and newer run on processors too"
 
 
 def missing_to_compile() -> str:

@@ -8,6 +8,7 @@ from functools import partial
 from experiments.errors import InputError
 from experiments.launch.cluster import Cluster
 from experiments.launch.profile import Profile, profile_named
+from provision.configure import Flavour
 from provision.errors import SiteError
 from provision.job import OVER, find_lease
 from provision.ledger import Act, Holding, Ledger
@@ -18,7 +19,6 @@ from provision.sites.remote import node_over
 from provision.ssh import Configured
 
 SLURM = "slurm"
-IMAGE = "llm-testbed:current"
 PARTITION = "gpu"
 POLL_S = 5.0
 FOLDER: str = Profile.model_fields["folder"].default
@@ -42,18 +42,28 @@ class Place:
             self.cluster.shell.close()
 
 
-def place_named(site: str, profile: str | None, account: str | None, ledger: Ledger | None = None) -> Place:
+def place_named(
+    site: str,
+    profile: str | None,
+    account: str | None,
+    ledger: Ledger | None = None,
+    flavour: Flavour = "current",
+) -> Place:
     """The place that ``site`` means; a cluster's is described by ``profile``. A leased machine is asked what it is.
+
+    flavour: of the image that rows run in on a leased machine.
 
     InputError for a profile that cannot be read or is missing, and where nothing is leased; SiteError from a machine.
     """
     if site != SLURM and (profile or account):
         flag = "--profile" if profile else "--account"
         raise InputError(f"{flag} {profile or account}: allowed with --site {SLURM} only")
+    if is_testbed(site):
+        return _leased(site, ledger or Ledger(), flavour)
+    if flavour != "current":
+        raise InputError(f"--flavour {flavour}: allowed on leased machines only (--site {', '.join(TESTBEDS)})")
     if site == SLURM:
         return _cluster(profile, account)
-    if is_testbed(site):
-        return _leased(site, ledger or Ledger())
     return Place(site_named(site).node())
 
 
@@ -102,12 +112,12 @@ def _cluster(name: str | None, account: str | None) -> Place:
     return Place(profile.node, Cluster(_shell_of(profile), profile))
 
 
-def _leased(site: str, ledger: Ledger) -> Place:
+def _leased(site: str, ledger: Ledger, flavour: Flavour) -> Place:
     """The first machine of the only lease that is held at ``site``; the others are nodes of its cluster."""
     holding = _only_holding(site, ledger)
     shell = Over(holding.machines[0].login)
     node = node_over(shell)
-    cluster = Cluster(shell, leased_profile(node, len(holding.machines)))
+    cluster = Cluster(shell, leased_profile(node, len(holding.machines), flavour))
     return Place(node, cluster, _end(holding), partial(_is_held, holding))
 
 
@@ -127,7 +137,12 @@ def _only_holding(site: str, ledger: Ledger) -> Holding:
     return held[0]
 
 
-def leased_profile(node: Node, nodes: int = 1) -> Profile:
+def image_of(flavour: Flavour) -> str:
+    """The image that setting a machine up leaves there (ansible/roles/images)."""
+    return f"llm-testbed:{flavour}"
+
+
+def leased_profile(node: Node, nodes: int = 1, flavour: Flavour = "current") -> Profile:
     """How rows are run on nodes like that one, which were set up by us."""
     return Profile(
         name="leased",
@@ -141,7 +156,7 @@ def leased_profile(node: Node, nodes: int = 1) -> Profile:
         memory_per_node_gib=node.host_memory_gib * SHARE_OF_MEMORY,
         processor=node.processor,
         way="docker",
-        environment=IMAGE,
+        environment=image_of(flavour),
         shared=False,
         poll_s=POLL_S,
     )

@@ -8,7 +8,7 @@ from experiments.recipe import RowSpec, Suite
 from experiments.result import BROKEN, RESULT_FILE, SPEC_FILE, Result, read_result
 from experiments.run import RUN_FILE, Run, RunFolder
 
-CHOICES = ("suite", "site", "card", "size", "length", "weights", "input", "data_sha256", "gpus_per_node")
+CHOICES = ("suite", "site", "card", "size", "length", "weights", "input", "data_sha256", "gpus_per_node", "flavour")
 
 
 @dataclass(frozen=True)

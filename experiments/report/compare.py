@@ -27,6 +27,7 @@ CHOICES = (
     "data_sha256",
     "input",
     "gpus_per_node",
+    "flavour",
     "recipe_version",
     "git_commit",
     "host",

@@ -22,7 +22,18 @@ def junit(report: Report) -> str:
         time=_seconds(sum(row.result.elapsed_s for row in report.rows if row.result)),
     )
     properties = ET.SubElement(suite, "properties")
-    for name in ("run_id", "card", "size", "length", "weights", "data", "input", "gpus_per_node", "git_commit"):
+    for name in (
+        "run_id",
+        "card",
+        "size",
+        "length",
+        "weights",
+        "data",
+        "input",
+        "gpus_per_node",
+        "flavour",
+        "git_commit",
+    ):
         ET.SubElement(properties, "property", name=name, value=_text(str(getattr(report.run, name) or "")))
     for device in report.devices:
         ET.SubElement(properties, "property", name="ran_on", value=_text(device.ran_on))

@@ -17,13 +17,14 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import AutoTokenizer, BlipImageProcessorPil, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from experiments.captions import format_of
 from experiments.errors import InputError
 from experiments.recipe import RowSpec
 from experiments.training.ending import first_line
 from experiments.training.hub import TOKENIZER, fetch
+from experiments.training.versions import pil_image_processor
 
 CAPTION_WORDS = (8, 31)
 WORDS = """
@@ -269,7 +270,7 @@ def build_preparation(spec: RowSpec, config: Any, texts: list[str]) -> Preparati
         else caption_tokenizer(texts, config.text_config.model_type, config.text_config.vocab_size)
     )
     return Preparation(
-        image_processor=BlipImageProcessorPil(size={"height": size, "width": size}),
+        image_processor=pil_image_processor()(size={"height": size, "width": size}),
         tokenizer=tokenizer,
         max_length=spec.settings.max_length,
         placeholders=build_placeholders(spec, config),

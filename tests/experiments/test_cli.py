@@ -62,6 +62,7 @@ def made(machine, tmp_path):  # noqa: F811
     ("arguments", "says"),
     [
         ([SUITE, "--row", "nope"], f"suite {SUITE}: unknown row 'nope'; allowed: baseline, reduced-batch"),
+        ([SUITE, "--flavour", "as-taught"], "--flavour as-taught: allowed on leased machines only (--site chameleon"),
         (["nope"], "unknown suite 'nope'; allowed: multi_gpu_litgpt, single_gpu_blip2"),
         ([SUITE, "--card", "nope"], f"suite {SUITE}: unknown card 'nope'; allowed: a100_80gb, h100_94gb"),
         ([SUITE, "--site", "nope"], "unknown site 'nope'; allowed: local"),

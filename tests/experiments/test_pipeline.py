@@ -97,6 +97,8 @@ def test_the_run_id_says_what_was_chosen():
         default_run_id(other, "h100_94gb", "full")
         == f"{SUITE}-h100_94gb-full-as-taught-pretrained-with-image-2gpus-realdata"
     )
+    leased = Options(SUITE, site="chameleon", flavour="as-taught")
+    assert default_run_id(leased, "a100_80gb", "full").endswith("-verdict-chameleon-as-taught-versions")
 
 
 def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):

@@ -2,10 +2,13 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from experiments import reproduce as chain
+from experiments import reproduce_cli
+from experiments.cli import main
 from experiments.errors import InputError, Interrupted
 from experiments.launch.progress import View
 from experiments.pipeline import Options
@@ -140,3 +143,24 @@ def test_what_is_not_confirmed_is_not_leased(stubs, wanted, desk, happened):
     with pytest.raises(InputError):
         reproduce(wanted(), desk, Said(), refuse)
     assert happened == ["doctor"]
+
+
+def test_the_flavour_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch):
+    """Stubs: the site, and the reproduction itself."""
+    asked = []
+
+    def noted(wanted, *_):
+        asked.append(wanted)
+        raise InputError("seen")
+
+    site = SimpleNamespace(name="CHI@UC", user=lambda: "cc")
+    monkeypatch.setattr(reproduce_cli, "connect_to", lambda name: site)
+    monkeypatch.setattr(reproduce_cli, "new_desk", lambda: None)
+    monkeypatch.setattr(reproduce_cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(chain, "reproduce", noted)
+    (tmp_path / "key").touch()
+    (tmp_path / "key.pub").write_text("ssh-ed25519 A")
+    assert main(["reproduce", "--flavour", "as-taught", "--key", str(tmp_path / "key"), "--for", "single"]) == 2
+    (wanted,) = asked
+    assert wanted.setup.flavour == "as-taught"
+    assert [options.flavour for options in wanted.suites] == ["as-taught", "as-taught"]

@@ -1,4 +1,5 @@
 import json
+from math import inf, isnan, nan
 
 import pytest
 
@@ -14,6 +15,14 @@ def test_a_result_reads_as_it_was_written(tmp_path):
     write_atomically(path, written.model_dump_json())
     assert read_result(path) == written
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_loss_that_is_no_number_reads_as_it_was_written(tmp_path):
+    path = tmp_path / "result.json"
+    write_atomically(path, result("a", losses=(2.0, nan, inf)).model_dump_json())
+    two, none, endless = read_result(path).losses
+    assert (two, isnan(none), endless) == (2.0, True, inf)
+    json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
 def test_a_missing_result_is_refused(tmp_path):

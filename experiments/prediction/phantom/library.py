@@ -15,6 +15,7 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.kernels import Kernels
+from experiments.provenance import versions
 
 SOURCES = Path(__file__).parent
 
@@ -99,12 +100,16 @@ class Phantom:
 def load(cache: Path) -> Phantom:
     """The device, compiled at first use and kept under ``cache``.
 
-    Raises InputError without a C++ compiler. To be called before torch is imported.
+    Raises InputError without a C++ compiler, and with the material's versions. To be called before torch is imported.
     """
     assert "torch" not in sys.modules, "the phantom device must be there before torch looks for one"
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         raise InputError("prediction traces the training with PyTorch, which is not installed (pip install .[train])")
+    if (there := versions().get("transformers", "")).startswith("4."):
+        raise InputError(
+            f"prediction is made for Transformers 5, here is {there}; containers/current.txt has what it needs"
+        )
     torch = Path(found.origin).parent
     for name in ("libtorch_cpu.so", "libtorch_cuda.so"):
         if (torch / "lib" / name).exists():

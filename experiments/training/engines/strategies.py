@@ -14,14 +14,13 @@ from lightning.pytorch.strategies import (
     Strategy,
 )
 from torch.distributed.fsdp import FullyShardedDataParallel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from experiments.errors import InputError
 from experiments.result import Device
 from experiments.settings import Settings
+from experiments.training.versions import checkpointed_layers
 
 STAGES = {"deepspeed_stage_2_offload": 2, "deepspeed_stage_3_offload": 3}
-LAYERS = {GradientCheckpointingLayer}
 
 
 def build_strategy(settings: Settings, device: Device) -> Strategy:
@@ -37,7 +36,7 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
     if settings.strategy == "ddp" and several:
         return Ddp(cluster_environment=ranks, gradient_as_bucket_view=settings.gradient_as_bucket_view)
     if settings.strategy == "fsdp" and several:
-        policy: Any = LAYERS if settings.engine == "lightning" else None
+        policy: Any = checkpointed_layers() if settings.engine == "lightning" else None
         sharded = Fsdp if device.kind == "cuda" else CpuFsdp
         return sharded(cluster_environment=ranks, sharding_strategy="FULL_SHARD", auto_wrap_policy=policy)
     if settings.strategy in STAGES:

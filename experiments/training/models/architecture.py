@@ -12,7 +12,7 @@ from transformers import (
     GPTNeoConfig,
     LlamaConfig,
     OPTConfig,
-    PreTrainedConfig,
+    PretrainedConfig,
     PreTrainedModel,
     T5Config,
 )
@@ -92,7 +92,7 @@ IMAGE_TOKENS = {"blip2-opt": {"full": 50265, "tiny": 255}, "blip2-t5": {"full": 
 LANGUAGE_MODELS = {"blip2-opt": OPTConfig, "blip2-t5": T5Config, "llama": LlamaConfig, "gpt-neo": GPTNeoConfig}
 
 
-def build_config(facts: Model, size: Size) -> PreTrainedConfig:
+def build_config(facts: Model, size: Size) -> PretrainedConfig:
     """The architecture of a model, or its miniature: the same parts, few and narrow.
 
     Raises InputError for a configuration that transformers does not take, and for the miniature of a model that was
@@ -104,7 +104,7 @@ def build_config(facts: Model, size: Size) -> PreTrainedConfig:
     return _blip2_config(language, facts.family, size) if facts.family in IMAGE_TOKENS else language
 
 
-def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """What transformers trains such a configuration as; InputError when it is none of the kinds that rows are about."""
     if isinstance(config, Blip2Config):
         return Blip2ForConditionalGeneration
@@ -129,7 +129,7 @@ def has_own_head(facts: Model) -> bool:
     return language.get("tie_word_embeddings", facts.architecture.get("tie_word_embeddings")) is False
 
 
-def _whole_config(facts: Model, size: Size) -> PreTrainedConfig:
+def _whole_config(facts: Model, size: Size) -> PretrainedConfig:
     if size == "tiny":
         raise InputError("size = 'tiny': only the models of models.yaml have a miniature; allowed: full")
     try:
@@ -140,7 +140,7 @@ def _whole_config(facts: Model, size: Size) -> PreTrainedConfig:
         raise InputError(f"model_type = {facts.architecture['model_type']!r}: {problem}") from None
 
 
-def _blip2_config(language: PreTrainedConfig, family: str, size: Size) -> Blip2Config:
+def _blip2_config(language: PretrainedConfig, family: str, size: Size) -> Blip2Config:
     return Blip2Config(
         vision_config=Blip2VisionConfig(**VISION[size]).to_dict(),
         qformer_config=Blip2QFormerConfig(**QFORMER[size]).to_dict(),

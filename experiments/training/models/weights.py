@@ -7,7 +7,6 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 from transformers.quantizers import AutoHfQuantizer
 
 from experiments.errors import InputError
@@ -37,7 +36,7 @@ def build_random(
 def meta_model(facts: Model, size: Size) -> PreTrainedModel:
     """The model without memory behind its parameters, its shared embeddings shared as in the published checkpoints."""
     config = build_config(facts, size)
-    with init_empty_weights(include_buffers=False), no_init_weights():
+    with init_empty_weights(include_buffers=False):
         model = model_class(config)(config)
     model.tie_weights()
     if has_own_head(facts):
@@ -81,7 +80,7 @@ def load_pretrained(
     if not facts.hub:
         raise InputError("weights = 'pretrained': no published weights are known of this model; allowed: random")
     device_map = {"": str(places)} if isinstance(places, torch.device) else dict(places)
-    options: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
+    options: dict[str, Any] = {"torch_dtype": dtype, "device_map": device_map}
     if quantization:
         options["quantization_config"] = quantization_config(quantization)
     found = fetch_weights(facts.hub)
@@ -104,9 +103,13 @@ def quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
 
 
 def _quantize_layers(model: PreTrainedModel, quantization: Quantization) -> None:
-    """Put bitsandbytes' layers where transformers would put them when it loads 4-bit weights."""
+    """Put bitsandbytes' layers where transformers would put them when it loads 4-bit weights.
+
+    Transformers 4 has to be told of the layers that stay as they are; 5 asks the model itself.
+    """
     quantizer = AutoHfQuantizer.from_config(quantization_config(quantization))
-    quantizer.preprocess_model(model=model, device_map=None)
+    kept = model._keep_in_fp32_modules or []
+    quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=kept)
     quantizer.postprocess_model(model)
     model.hf_quantizer = quantizer
 

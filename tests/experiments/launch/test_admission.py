@@ -29,6 +29,16 @@ def test_a_card_is_enough_for_itself_whatever_its_driver_keeps():
     assert refusal(spec(), node(kept), 64) == ""
 
 
+@pytest.mark.parametrize("settings", [{"optimizer": "adam_8bit"}, {"quantization": {"kind": "nf4"}}])
+def test_a_bitsandbytes_that_needs_a_gpu_is_refused_on_a_processor_here(settings, monkeypatch):
+    row = spec(size="tiny", **settings)
+    assert refusal(row, node(), 64) == ""
+    monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": "0.44.1"})
+    assert refusal(row, node(), 64) == "bitsandbytes 0.44.1 needs a GPU; 0.50 and newer run on processors too"
+    assert refusal(row, node(), 64, here=False) == refusal(row, node(GPU), 64) == ""
+    assert refusal(spec(size="tiny"), node(), 64) == ""
+
+
 def test_more_devices_than_there_are_are_refused():
     remedy = "; --gpus-per-node runs the row on fewer"
     assert refusal(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1" + remedy

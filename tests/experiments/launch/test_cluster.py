@@ -2,11 +2,13 @@
 
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
 from experiments.card import cards
 from experiments.errors import InputError
+from experiments.launch import places
 from experiments.launch.admission import too_small
 from experiments.launch.cluster import FREE_GPUS, Cluster, Order, code_archive
 from experiments.launch.places import leased_profile, place_named
@@ -201,6 +203,16 @@ def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
     assert (profile.way, profile.environment, profile.partition) == ("docker", "llm-testbed:current", "gpu")
     assert (profile.gpus_per_node, profile.cpus_per_node) == (2, 64)
     assert (profile.nodes, profile.shared) == (2, False)
+
+
+def test_a_leased_node_runs_rows_in_the_image_of_the_flavour(monkeypatch, tmp_path):
+    """Stubs: the machine of the lease, and what it says of itself."""
+    machine = SimpleNamespace(login=SimpleNamespace(host="192.0.2.1"))
+    held = SimpleNamespace(machines=(machine,), acts={})
+    monkeypatch.setattr(places, "_only_holding", lambda site, ledger: held)
+    monkeypatch.setattr(places, "node_over", lambda shell: house.node(house.GPU))
+    place = place_named("chameleon", None, None, Ledger(tmp_path), "as-taught")
+    assert place.cluster.profile.environment == "llm-testbed:as-taught"
 
 
 def test_jobs_are_read_whatever_their_comments_say():
