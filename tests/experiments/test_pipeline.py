@@ -227,7 +227,7 @@ def cluster(machine, monkeypatch, tmp_path):
     def be(**profile) -> None:
         own = {"folder": str(tmp_path / "there"), "nodes": 2, **profile}
         there = Cluster(Here(), profile_named("puhti").model_copy(update=own))
-        monkeypatch.setattr(pipeline, "place_named", lambda *_: Place(there.profile.node, there))
+        monkeypatch.setattr(pipeline, "place_named", lambda *_, **__: Place(there.profile.node, there))
 
     monkeypatch.setattr(pipeline, "RemoteRunner", StandInRemote)
     return be
