@@ -10,12 +10,12 @@ import re
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 LARGE = (".safetensors", ".bin", ".parquet")
 COMMIT = "0123456789" * 4
-CHUNK = 1 << 12
 
 
 class Hub(ThreadingHTTPServer):
@@ -110,9 +110,10 @@ class Answer(BaseHTTPRequestHandler):
         self.send_response(code)
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
+        with suppress(BrokenPipeError, ConnectionResetError):  # whoever asked was ended meanwhile
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         return None
