@@ -186,4 +186,4 @@ def test_a_profile_with_a_mistake_is_refused_in_one_line(person):
         cwd=HOUSE,
     )
     assert refused.returncode == 2
-    assert "unknown key 'gpu_per_node'; allowed: account, cpu_partition, cpus_per_node" in refused.stderr
+    assert "unknown key 'gpu_per_node'; allowed: account, apptainer, cpu_partition" in refused.stderr

@@ -151,7 +151,7 @@ def test_machines_that_are_gone_with_their_lease_are_not_waited_for(bed):
 
 
 def test_a_job_that_finds_no_gpu_of_its_profile_refuses_the_row(bed):
-    bed.runner({}).run(to_run(spec("a", size="full")))
+    bed.runner({}).run(to_run(spec("a", size="full", weights="random")))
     (result,) = bed.folder.results().values()
     assert (result.outcome, result.reason) == ("refused", "no GPU: full size needs one; size tiny runs anywhere")
     assert bed.starts("a") == 0

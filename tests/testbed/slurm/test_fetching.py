@@ -96,7 +96,7 @@ def bed(cluster, tmp_path, web):
 def test_rows_wait_for_what_they_need_once_while_others_run(bed, web):
     web.slow_s = SLOW_S
     bed.run("abc", needy="ab")
-    assert bed.outcomes() == dict.fromkeys("abc", "fits")
+    assert bed.outcomes() == dict.fromkeys("abc", "fits"), bed.view.lines
     assert web.asked == {"config.json": 1, "model.safetensors": 1}
     assert min(bed.begun_at("a"), bed.begun_at("b")) - bed.begun_at("c") > SLOW_S
     assert any(text.startswith(f"queued (Dependency: the weights of {REPO}") for text in bed.waited("a"))
@@ -139,7 +139,7 @@ def test_a_fetch_that_meets_its_time_limit_is_the_reason(bed, monkeypatch):
 
 def test_a_run_that_was_interrupted_returns_to_the_fetch_that_goes_on(bed, web):
     web.slow_s = SLOW_S
-    interrupting = meanwhile(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGINT))
+    interrupting = meanwhile(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
         bed.run("a", needy="a")
     interrupting.join()
@@ -159,7 +159,7 @@ def test_a_fetch_whose_submission_was_not_heard_is_not_begun_twice(cluster, tmp_
 def test_cancelling_a_run_ends_the_fetch_that_no_other_waits_for(bed, web):
     web.slow_s = 60
     bed.needy = "a"
-    interrupting = meanwhile(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGINT))
+    interrupting = meanwhile(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
         bed.run("a", needy="a")
     interrupting.join()
