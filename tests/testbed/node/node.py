@@ -22,6 +22,7 @@ from tests.testbed.node.image import NodeImage, copied
 from tests.testbed.openstack.environment import cache
 
 UP_S = 90
+STOP_S = 15
 REBOOTED = 133
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -152,6 +153,8 @@ class Node:
             f"[Match]\nName=host0\n[Link]\nMTUBytes={network.mtu()}\n"
             f"[Network]\nAddress={self.address}/24\nGateway={network.GATEWAY}\nIPv6AcceptRA=no\n"
         )
+        (etc / "systemd/system.conf.d").mkdir(exist_ok=True)
+        (etc / "systemd/system.conf.d/10-node.conf").write_text(f"[Manager]\nDefaultTimeoutStopSec={STOP_S}\n")
         host_key = etc / "ssh/ssh_host_ed25519_key"
         host_key.unlink(missing_ok=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", host_key], check=True)
