@@ -9,6 +9,7 @@ import logging
 import shlex
 import signal
 import socket
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -208,19 +209,23 @@ class Over(Shell):
     def forward(self, remote_port: int) -> Iterator[int]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port: int = free.getsockname()[1]
-        with self._connected().forward_local(port, remote_port, "127.0.0.1", "127.0.0.1"):
-            _wait_until_open(port)
-            yield port
+        program, _ = self._program("cat", f"-L127.0.0.1:{port}:127.0.0.1:{remote_port}", "-oExitOnForwardFailure=yes")
+        with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as tunnel:
+            try:
+                _wait_until_open(port)
+                yield port
+            finally:
+                tunnel.terminate()
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
-    def _program(self, command: str) -> tuple[list[str], None]:
+    def _program(self, command: str, *options: str) -> tuple[list[str], None]:
         """OpenSSH's client; the machine is waited for, and says what is wrong with it, on the line of all commands."""
         self._connected()
-        more = [f"-oServerAliveInterval={ALIVE_S}", f"-oServerAliveCountMax={DEAD_S // ALIVE_S}"]
+        more = [*options, f"-oServerAliveInterval={ALIVE_S}", f"-oServerAliveCountMax={DEAD_S // ALIVE_S}"]
         if isinstance(self._login, Login):
             more.append(f"-oCiphers=^{FAST_CIPHER}")
         program, *told = self._login.arguments()
@@ -375,7 +380,7 @@ def _drain(channel: Channel, into: bytearray) -> None:
 
 
 def _wait_until_open(port: int) -> None:
-    """Until fabric's thread listens on ``port``, which it begins to do only after it says that it does."""
+    """Until the tunnel's client listens on ``port``."""
     until = time.monotonic() + FORWARD_S
     while time.monotonic() < until:
         with suppress(ConnectionError):

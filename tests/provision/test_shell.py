@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -151,6 +152,19 @@ def test_a_port_of_the_machines_loopback_is_here(shell):
         with shell.forward(server.server_port) as port:
             assert urlopen(f"http://127.0.0.1:{port}/").read() == b"hello"
         server.shutdown()
+
+
+def test_a_tunnel_leads_to_what_begins_to_listen_later(over):
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=False)
+    server.server_bind()
+    with over.forward(server.server_address[1]) as port:
+        with pytest.raises(OSError, match="reset|closed|refused"):
+            urlopen(f"http://127.0.0.1:{port}", timeout=5)
+        server.server_activate()
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(HTTPError, match="501"):
+            urlopen(f"http://127.0.0.1:{port}", timeout=5)
+    server.server_close()
 
 
 def later(act, seconds: float = 0.7) -> None:

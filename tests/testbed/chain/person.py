@@ -70,7 +70,7 @@ class Person:
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.results = stage, stage.folder / "results"
-        self._commands = 0
+        self._commands: list[Command] = []
 
     @property
     def node(self) -> Node:
@@ -111,6 +111,14 @@ class Person:
     def containers(self, node: Node | None = None) -> list[str]:
         return (node or self.node).run("docker", "ps", "--quiet").split()
 
+    def ends(self) -> None:
+        """End whatever was typed and goes on, and the jobs of it."""
+        for command in self._commands:
+            command.kill()
+        if self.stage.machines.nodes:
+            self.node.run("sh", "-c", "! command -v scancel > /dev/null || scancel --user " + USER)
+
     def _types(self, command: list[str], **environment: str) -> Command:
-        self._commands += 1
-        return Command(self.stage.folder / f"said-{self._commands}.txt", command, **environment)
+        log = self.stage.folder / f"said-{len(self._commands)}.txt"
+        self._commands.append(Command(log, command, **environment))
+        return self._commands[-1]

@@ -18,6 +18,14 @@ FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 pytestmark = pytest.mark.timeout(3600)
 
 
+@pytest.fixture(autouse=True)
+def ended(person: Person) -> Iterator[None]:
+    """Nothing of a test runs on in the next one."""
+    yield
+    person.ends()
+    wait_for(lambda: not person.containers())
+
+
 def running(person: Person, run_id: str, **environment: str) -> Command:
     """A run whose row has its container."""
     command = person.runs(run_id, *ROWS, **environment)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 def secrets_of(person: Person) -> list[bytes]:
     """What only the person and the services may know."""
-    private = person.stage.key.read_bytes().splitlines()[1]
+    private = person.stage.key.read_bytes().splitlines()[3]
     return [os.environ["OS_PASSWORD"].encode(), private]
 
 
