@@ -158,7 +158,7 @@ def test_a_tunnel_leads_to_what_begins_to_listen_later(over):
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=False)
     server.server_bind()
     with over.forward(server.server_address[1]) as port:
-        with pytest.raises(OSError, match="reset|closed|refused"):
+        with pytest.raises(OSError, match=r"reset|closed|refused"):
             urlopen(f"http://127.0.0.1:{port}", timeout=5)
         server.server_activate()
         threading.Thread(target=server.handle_request, daemon=True).start()
