@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from huggingface_hub import constants, get_cached_repo_tree, scan_cache_dir, snapshot_download, verify_repo_checksums
-from huggingface_hub.errors import CachedRepoTreeNotFoundError, CacheNotFound
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub import constants, scan_cache_dir, snapshot_download
+from huggingface_hub.errors import CacheNotFound
 
 from experiments.errors import InputError
 from experiments.training.ending import first_line
+from experiments.training.versions import differing_from_hub
 
 TOKENIZER = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"),
@@ -48,16 +48,14 @@ def fetch(hub: str, patterns: Sequence[str] | None, what: str, kind: str = "mode
 
 def fetch_weights(hub: str, **options: Any) -> Published:
     """A model's configuration and its weights: as safetensors where it has them, else as PyTorch saves them."""
-    what = "the weights"
     try:
-        found = fetch(hub, CONFIGURATION, what, **options)
-        if found.commit is None:
-            return found
-        names = [file.path for file in get_cached_repo_tree(hub, revision=found.commit)]
-        pattern = next((one for one in WEIGHTS if [*filter_repo_objects(names, allow_patterns=one)]), WEIGHTS[0])
-        return fetch(hub, (*CONFIGURATION, pattern), what, **options)
-    except (InputError, CachedRepoTreeNotFoundError) as problem:
+        for pattern in WEIGHTS:
+            found = fetch(hub, (*CONFIGURATION, pattern), "the weights", **options)
+            if found.commit is None or any(found.folder.glob(pattern)):
+                break
+    except InputError as problem:
         raise InputError(f"{problem}; weights=random needs no download") from None
+    return found
 
 
 def version_kept(hub: str, kind: str = "model") -> str | None:
@@ -84,7 +82,6 @@ def checked(found: Published, hub: str, what: str, kind: str = "model") -> Publi
 
 def _spoiled(found: Published, hub: str, what: str, kind: str) -> list[str]:
     try:
-        seen = verify_repo_checksums(hub, repo_type=kind, revision=found.commit)
+        return differing_from_hub(hub, kind, found.commit)
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise InputError(f"{what} of {hub!r} cannot be compared with the hub ({first_line(error)})") from None
-    return [mismatch["path"] for mismatch in seen.mismatches]

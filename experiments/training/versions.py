@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import huggingface_hub
 import transformers
 from torch import nn
 
@@ -29,3 +30,14 @@ def checkpointed_layers() -> set[type[nn.Module]]:
     from transformers.models.t5.modeling_t5 import T5Block
 
     return {Blip2EncoderLayer, Blip2QFormerLayer, GPTNeoBlock, LlamaDecoderLayer, OPTDecoderLayer, T5Block}
+
+
+def differing_from_hub(hub: str, kind: str, commit: str | None) -> list[str]:
+    """Paths in the cache whose checksums are not those that the hub states.
+
+    The library of the hub that Transformers 4 takes compares no checksums: with it there are none.
+    """
+    if not FIVE:
+        return []
+    seen = huggingface_hub.verify_repo_checksums(hub, repo_type=kind, revision=commit)
+    return [mismatch["path"] for mismatch in seen.mismatches]
