@@ -110,7 +110,12 @@ class Away:
 
     def _take(self, ended: Ended, files: bytes) -> None:
         with tarfile.open(fileobj=io.BytesIO(files)) as archive:
-            archive.extractall(self._out, filter="data")
+            for member in archive:
+                path, content = self._out / member.name, archive.extractfile(member)
+                assert content
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content.read())
+                os.utime(path, (member.mtime, member.mtime))
         if ended.said:
             os.write(self._log, f"\n==== launcher of {self._name} ====\n{ended.said}".encode())
         self._code = ended.code
