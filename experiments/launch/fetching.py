@@ -18,7 +18,7 @@ from experiments.launch.data_set import DataSet
 from experiments.launch.progress import View
 from experiments.needs import Need, needs_of
 from experiments.recipe import RowSpec
-from provision.errors import CommandFailed, NotReached
+from provision.errors import CommandFailed
 
 PREFIX = "fetch/"
 PUT_S = 24 * 3600.0
@@ -109,9 +109,7 @@ class Fetching:
         script = self._cluster.fetching(need, f"{PREFIX}{need.kind}/{need.name.partition('?')[0]}", self._comment(need))
         self._shell.put(script.encode(), path)
         try:
-            number = slurm.submit(self._shell, path)
-        except NotReached:
-            number = self._under_way(need) or slurm.submit(self._shell, path)
+            number = slurm.submit(self._shell, path, lambda: self._under_way(need))
         except CommandFailed as problem:
             raise InputError(f"--profile {self._cluster.profile.name}: to fetch {need}: {problem}") from None
         self._view.says(f"{need}: fetched there by job {number}")

@@ -213,9 +213,7 @@ class RemoteRunner:
         path = f"{self._there}/{order.place}/{SCRIPT}"
         self._shell.put(script.encode(), path)
         try:
-            number = slurm.submit(self._shell, path)
-        except NotReached:
-            number = self._found(order) or slurm.submit(self._shell, path)
+            number = slurm.submit(self._shell, path, lambda: self._found(order))
         except CommandFailed as problem:
             raise InputError(f"--profile {self._cluster.profile.name}: row {spec.row}: {problem}") from None
         self._note(local, spec, attempt, number)
