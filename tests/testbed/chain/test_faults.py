@@ -10,6 +10,7 @@ import pytest
 from provision.ssh import USER
 from tests.experiments.launch.test_ending import wait_for
 from tests.testbed.chain.person import THERE, Command, Person
+from tests.testbed.node.node import Node
 
 CUT_S = 60
 ROWS = ("reduced-batch",)
@@ -32,6 +33,14 @@ def running(person: Person, run_id: str, **environment: str) -> Command:
     command.until(f"{ROWS[-1]}: starts")
     wait_for(lambda: len(person.containers()) == len(ROWS))
     return command
+
+
+def rebooted(node: Node) -> None:
+    """Reboot, and have Slurm know: it goes by the kernel's uptime, and the kernel is this machine's, which goes on."""
+    node.reboot()
+    wait_for(lambda: node.run("sh", "-c", "sinfo --noheader || true"))
+    for state in ("DOWN", "RESUME"):
+        node.run("scontrol", "update", f"NodeName={node.name}", f"State={state}", "Reason=Node unexpectedly rebooted")
 
 
 def all_fit(person: Person, run_id: str) -> bool:
@@ -60,7 +69,7 @@ def test_a_line_that_is_slow_only_takes_longer(person: Person, last: Command) ->
 
 def test_a_reboot_under_a_row_is_an_error_that_says_so_and_it_is_run_again(person: Person, last: Command) -> None:
     command = running(person, "reboot")
-    person.node.reboot()
+    rebooted(person.node)
     assert command.end() == 1, command.said
     assert person.outcomes("reboot") == dict.fromkeys(ROWS, "error"), command.said
     assert re.search(r"reduced-batch: error.*its job ended as", command.said)
