@@ -41,8 +41,7 @@ def rebooted(node: Node) -> None:
     """Reboot, and have Slurm know: it goes by the kernel's uptime, and the kernel is this machine's, which goes on."""
     node.reboot()
     wait_for(lambda: node.run("sh", "-c", "sinfo --noheader || true"))
-    for state in ("DOWN", "RESUME"):
-        node.run("scontrol", "update", f"NodeName={node.name}", f"State={state}", "Reason=Node unexpectedly rebooted")
+    node.run("scontrol", "update", f"NodeName={node.name}", "State=DOWN", "Reason=Node unexpectedly rebooted")
 
 
 def all_fit(person: Person, run_id: str) -> bool:
