@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,14 @@ def running(person: Person, run_id: str, **environment: str) -> Command:
 
 def rebooted(node: Node) -> None:
     """Reboot, and have Slurm know: it goes by the kernel's uptime, and the kernel is this machine's, which goes on."""
+
+    def is_up() -> str:
+        with suppress(RuntimeError):
+            return node.run("sinfo", "--noheader")
+        return ""
+
     node.reboot()
-    wait_for(lambda: node.run("sh", "-c", "sinfo --noheader || true"))
+    wait_for(is_up)
     node.run("scontrol", "update", f"NodeName={node.name}", "State=DOWN", "Reason=Node unexpectedly rebooted")
 
 
