@@ -98,7 +98,7 @@ test-slurm: env ## the tests of rows on clusters, on a Slurm that they start on 
 test-node: env ## the tests of setting a machine up, on real nodes in a box (root, mmdebstrap, systemd-container)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/node
 
-test-chain: env testbed-env ## the tests of the whole chain, and of what goes wrong in it (as rehearse, and package faketime)
+test-chain: env testbed-env ## the tests of the whole chain, and of what goes wrong in it (needs what rehearse does)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chain
 
 test-as-taught: ## the miniatures of all rows with the material's own versions, in an environment of theirs (8 GB; no part of test)

@@ -27,7 +27,7 @@ STRIKES = (
 
 @pytest.fixture(scope="session")
 def person() -> Iterator[Person]:
-    need((*PROGRAMS, "faketime"), f"{PACKAGES} faketime", root=True)
+    need(PROGRAMS, PACKAGES, root=True)
     with tempfile.TemporaryDirectory(prefix="testbed-chain-") as folder, stage(Path(folder)) as made:
         yield Person(made)
 

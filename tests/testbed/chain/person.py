@@ -1,7 +1,6 @@
 """Somebody who has a lease at the testbed in a box and types commands, each a process that can be struck."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -27,12 +26,11 @@ LOOK_S = 0.1
 class Command:
     """A command that runs; what it says so far is in ``log``."""
 
-    def __init__(self, log: Path, command: list[str], **environment: str) -> None:
+    def __init__(self, log: Path, command: list[str]) -> None:
         self._log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
                 command,
-                env={**os.environ, **environment},
                 cwd=HOUSE,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -86,14 +84,14 @@ class Person:
     def reproduces(self, *more: str) -> Command:
         return self._types(self.stage.client(self.results, *more))
 
-    def runs(self, run_id: str, *rows: str, **environment: str) -> Command:
+    def runs(self, run_id: str, *rows: str) -> Command:
         """`testbed run` of miniature rows on the leased node."""
         named = [part for row in rows for part in ("--row", row)]
         options = ["--site", "chameleon", "--size", "tiny", "--no-predict", "--results", str(self.results)]
-        return self.types("run", SUITE, *named, *options, "--run-id", run_id, **environment)
+        return self.types("run", SUITE, *named, *options, "--run-id", run_id)
 
-    def types(self, *arguments: str, **environment: str) -> Command:
-        return self._types([sys.executable, "-m", "experiments", *arguments], **environment)
+    def types(self, *arguments: str) -> Command:
+        return self._types([sys.executable, "-m", "experiments", *arguments])
 
     def result(self, run_id: str, row: str) -> dict[str, object]:
         """What came home of a row: its result."""
@@ -118,7 +116,7 @@ class Person:
         if self.stage.machines.nodes:
             self.node.run("sh", "-c", "! command -v scancel > /dev/null || scancel --user " + USER)
 
-    def _types(self, command: list[str], **environment: str) -> Command:
+    def _types(self, command: list[str]) -> Command:
         log = self.stage.folder / f"said-{len(self._commands)}.txt"
-        self._commands.append(Command(log, command, **environment))
+        self._commands.append(Command(log, command))
         return self._commands[-1]

@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,6 @@ from tests.testbed.node.node import Node
 CUT_S = 60
 BROKE = 3
 ROWS = ("reduced-batch",)
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -30,9 +28,9 @@ def ended(person: Person) -> Iterator[None]:
     wait_for(lambda: not person.containers())
 
 
-def running(person: Person, run_id: str, **environment: str) -> Command:
+def running(person: Person, run_id: str) -> Command:
     """A run whose row has its container."""
-    command = person.runs(run_id, *ROWS, **environment)
+    command = person.runs(run_id, *ROWS)
     command.until(f"{ROWS[-1]}: starts")
     wait_for(lambda: len(person.containers()) == len(ROWS))
     return command
@@ -122,22 +120,3 @@ def test_a_disk_that_fills_under_rows_is_an_error_until_there_is_room(
     again = person.runs("full", *ROWS)
     assert again.end() in (0, 1), again.said
     assert all_fit(person, "full"), again.said
-
-
-def test_ten_minutes_before_the_lease_ends_all_comes_home_and_the_rest_is_cancelled(
-    person: Person, last: Command, tmp_path: Path
-) -> None:
-    moved = tmp_path / "moved"
-    moved.write_text("+0")
-    faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(moved), "FAKETIME_NO_CACHE": "1"}
-    command = running(person, "ends", FAKETIME_DONT_FAKE_MONOTONIC="1", **faked)
-    moved.write_text("+171m")
-    assert command.end() in (0, 1), command.said
-    assert "cancelled, the machines are given back" in command.said
-    wait_for(lambda: not person.containers())
-    late = person.runs("ends", *ROWS, FAKETIME_DONT_FAKE_MONOTONIC="1", **faked)
-    assert late.end() in (0, 1), late.said
-    assert "not begun, it may take until after the machines are given back" in late.said
-    again = person.runs("ends", *ROWS)
-    assert again.end() in (0, 1), again.said
-    assert all_fit(person, "ends"), again.said
