@@ -231,21 +231,26 @@ def _fetch(url: str, partial: Path, watch: Watch) -> None:
 
 
 def _untar(archive: Path, folder: Path) -> None:
-    """Its files and folders, nothing else; extractall's filter for that came with Python 3.11.4."""
+    """Its files, folders and links, nothing else; extractall's filter for that came with Python 3.11.4."""
     with tarfile.open(archive) as packed:
         for member in packed:
-            if not (folder / member.name).resolve().is_relative_to(folder.resolve()):
+            target = Path(member.name).parent / member.linkname if member.issym() else Path(member.linkname)
+            if _leads_out(folder, member.name) or _leads_out(folder, target):
                 raise tarfile.ReadError(f"{member.name!r} would be written outside the folder")
-            if member.isfile() or member.isdir():
+            if member.isfile() or member.isdir() or member.issym() or member.islnk():
                 packed.extract(member, folder, set_attrs=False)
 
 
 def _unzip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as packed:
         for name in packed.namelist():
-            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            if _leads_out(folder, name):
                 raise zipfile.BadZipFile(f"{name!r} would be written outside the folder")
         packed.extractall(folder)
+
+
+def _leads_out(folder: Path, name: str | Path) -> bool:
+    return not (folder / name).resolve().is_relative_to(folder.resolve())
 
 
 def _ending(name: str) -> str:

@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
 from experiments.cache import cache_folder
 from experiments.errors import InputError
 from experiments.launch.data_set import download, is_url, place_in, unpack
@@ -29,13 +31,8 @@ def bring(need: Need) -> list[Path]:
 
 
 def _downloaded(need: Need) -> Path:
-    for left in reversed(range(TRIES)):
-        try:
-            return download(need.name, need.sha256, cache_folder() / "downloads", Telling())
-        except InputError:
-            if not left:
-                raise
-    raise AssertionError("the last try returns or raises")
+    tries = Retrying(stop=stop_after_attempt(TRIES), retry=retry_if_exception_type(InputError), reraise=True)
+    return tries(download, need.name, need.sha256, cache_folder() / "downloads", Telling())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,9 +12,11 @@ from rich.table import Table
 
 from experiments.judge import ENDINGS
 from experiments.launch.plan import Planned
-from experiments.launch.pull import Arrived
 from experiments.recipe import RowSpec
 from experiments.result import Progress, Result
+
+if TYPE_CHECKING:
+    from experiments.launch.pull import Arrived
 
 MEGABYTE = 1_000_000
 REFRESH_S = 0.25
@@ -64,7 +67,7 @@ class View:
     def shows(self, states: Sequence[State], done: int, total: int, left_s: float | None) -> None:
         return None
 
-    def brings(self, spec: RowSpec, arrived: Arrived) -> None:
+    def brings(self, spec: RowSpec, arrived: "Arrived") -> None:
         """How far the row's files have come home."""
 
     def _say(self, line: str, style: str = "") -> None:
@@ -87,7 +90,7 @@ class Screen(View):
         self._table = table(states, done, total, left_s)
         self._live.update(self._table, refresh=True)
 
-    def brings(self, spec: RowSpec, arrived: Arrived) -> None:
+    def brings(self, spec: RowSpec, arrived: "Arrived") -> None:
         if time.monotonic() - self._shown > REFRESH_S:
             self._live.update(Group(self._table, coming_home(spec, arrived)), refresh=True)
             self._shown = time.monotonic()
@@ -109,7 +112,7 @@ def table(states: Sequence[State], done: int, total: int, left_s: float | None) 
     return shown
 
 
-def coming_home(spec: RowSpec, arrived: Arrived) -> str:
+def coming_home(spec: RowSpec, arrived: "Arrived") -> str:
     """How far a row's files have come, as a line."""
     files = f"{arrived.files} of {arrived.of_files} files"
     size = f"{arrived.bytes / MEGABYTE:.0f} of {arrived.of_bytes / MEGABYTE:.0f} MB"

@@ -79,8 +79,9 @@ class Following:
 
     @property
     def state(self) -> State:
-        reason = f"{self.job.reason}: {self.fetched}" if self.job and self.fetched else self.job and self.job.reason
-        waits = f"queued ({reason})" if self.job and self.job.waits else ""
+        waits = ""
+        if self.job and self.job.waits:
+            waits = f"queued ({': '.join(filter(None, (self.job.reason, self.fetched)))})"
         return State(self.order.spec, self.elapsed_s, self.progress, waits)
 
 

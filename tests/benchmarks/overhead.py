@@ -18,7 +18,8 @@ import pytest
 
 from experiments.provenance import git_commit
 from experiments.result import write_atomically
-from tests.benchmarks.overlap import bed_of, slurm, startup_s, timed
+from tests.benchmarks.overlap import bed_of, startup_s, timed
+from tests.testbed.slurm.cluster import started
 from tests.testbed.slurm.runs import Bed, LocalBed
 
 ROW = "a"
@@ -44,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     here = [here_s() for _ in range(options.rounds)]
     there, once = [], []
-    with slurm() as cluster:
+    with started((4,)) as cluster:
         for _ in range(options.rounds):
             with bed_of(cluster) as bed:
                 startup_s(bed)

@@ -17,21 +17,10 @@ from pathlib import Path
 
 from experiments.provenance import git_commit
 from experiments.result import write_atomically
-from tests.testbed.slurm.cluster import Cluster
+from tests.testbed.slurm.cluster import Cluster, started
 from tests.testbed.slurm.runs import SlurmBed
 
 ROWS = "abcd"
-
-
-@contextmanager
-def slurm() -> Iterator[Cluster]:
-    """A cluster of one node with four GPUs."""
-    with tempfile.TemporaryDirectory(prefix="slurm-") as state:
-        made = Cluster(Path(state), (4,))
-        try:
-            yield made.start()
-        finally:
-            made.stop()
 
 
 @contextmanager
@@ -62,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     sleeping = dict.fromkeys(ROWS, f"sleep-{options.seconds}")
-    with slurm() as cluster:
+    with started((4,)) as cluster:
         with bed_of(cluster) as bed:
             once_s = startup_s(bed)
             together_s = timed(lambda: bed.run(ROWS, **sleeping))

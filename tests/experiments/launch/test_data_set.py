@@ -1,5 +1,6 @@
 """Data sets: folders and archives, checked, fetched once and unpacked safely. The server is on this machine."""
 
+import gzip
 import hashlib
 import io
 import shutil
@@ -186,6 +187,34 @@ def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path, kind):
     with pytest.raises(InputError, match="cannot be unpacked"):
         prepare(str(archive), None, tmp_path / "cache")
     assert list((tmp_path / "cache" / "data").iterdir()) == []
+
+
+def linked(kind: bytes, name: str) -> bytes:
+    """An archive with records, and beside them a link of that kind to ``name``."""
+    made = io.BytesIO(gzip.decompress(packed("tar")))
+    with tarfile.open(fileobj=made, mode="a") as archive:
+        link = tarfile.TarInfo("set/link")
+        link.type, link.linkname = kind, name
+        archive.addfile(link)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(tarfile.LNKTYPE, "set/metadata.jsonl"), (tarfile.SYMTYPE, "metadata.jsonl")]
+)
+def test_links_within_an_archive_are_kept(tmp_path, kind, name):
+    archive = tmp_path / "set.tar"
+    archive.write_bytes(linked(kind, name))
+    found = prepare(str(archive), None, tmp_path / "cache")
+    assert (Path(found.data) / "link").read_text() == RECORDS
+
+
+@pytest.mark.parametrize(("kind", "name"), [(tarfile.LNKTYPE, "../outside"), (tarfile.SYMTYPE, "../../outside")])
+def test_links_out_of_an_archive_are_refused(tmp_path, kind, name):
+    archive = tmp_path / "set.tar"
+    archive.write_bytes(linked(kind, name))
+    with pytest.raises(InputError, match=r"cannot be unpacked \('set/link' would be written outside the folder\)"):
+        prepare(str(archive), None, tmp_path / "cache")
 
 
 def test_a_broken_archive_is_refused(tmp_path):

@@ -4,7 +4,6 @@ They come from the package index once and are kept in the cache (13 MB). PyTorch
 `make test-as-taught` runs every miniature with the whole list.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,8 @@ from experiments.cache import cache_folder
 from provision.context import PROJECT
 from tests.experiments.training import house
 from tests.experiments.training.house import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5
+from tests.testbed.node.base_image import PIP
+from tests.testbed.openstack.environment import locked
 
 PINS = (PROJECT / "containers" / "as-taught.txt").read_text().splitlines()
 NAMES = ("datasets", "huggingface-hub", "lightning", "litgpt", "tokenizers", "transformers")
@@ -52,23 +53,10 @@ said = {row: f"{one.outcome} {one.reason}" for row, one in made.items()}
 def libraries():
     """A folder with the old libraries, to be found before today's."""
     folder = cache_folder() / f"as-taught-{hashlib.sha256(repr(OLD).encode()).hexdigest()[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder):
         if not folder.exists():
             partial = folder.with_name(f"{folder.name}.part")
-            install = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--upgrade",
-                "--no-deps",
-                "--no-compile",
-                "--target",
-                partial,
-            ]
+            install = [*PIP, "install", "--upgrade", "--no-deps", "--no-compile", "--target", partial]
             subprocess.run([*install, *OLD], check=True)
             partial.rename(folder)
     return folder

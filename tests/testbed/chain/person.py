@@ -93,10 +93,6 @@ class Person:
     def types(self, *arguments: str) -> Command:
         return self._types([sys.executable, "-m", "experiments", *arguments])
 
-    def result(self, run_id: str, row: str) -> dict[str, object]:
-        """What came home of a row: its result."""
-        return json.loads((self.results / run_id / SUITE / row / RESULT_FILE).read_text())
-
     def outcomes(self, run_id: str) -> dict[str, str]:
         found = (self.results / run_id).glob(f"*/*/{RESULT_FILE}")
         return {path.parent.name: json.loads(path.read_text())["outcome"] for path in found}
@@ -113,8 +109,8 @@ class Person:
         """End whatever was typed and goes on, and the jobs of it."""
         for command in self._commands:
             command.kill()
-        if self.stage.machines.nodes:
-            self.node.run("sh", "-c", "! command -v scancel > /dev/null || scancel --user " + USER)
+        for node in self.stage.machines.nodes.values():
+            node.run("sh", "-c", f"! command -v scancel > /dev/null || scancel --user {USER}")
 
     def _types(self, command: list[str]) -> Command:
         log = self.stage.folder / f"said-{len(self._commands)}.txt"

@@ -11,9 +11,10 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.family import end_family, family
@@ -202,6 +203,17 @@ class Cluster:
             self._started[name] = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
             )
+
+
+@contextmanager
+def started(gpus: Sequence[int]) -> Iterator[Cluster]:
+    """A cluster while the body lasts; of its nodes each has that many GPUs."""
+    with tempfile.TemporaryDirectory(prefix="slurm-") as state:
+        made = Cluster(Path(state), gpus)
+        try:
+            yield made.start()
+        finally:
+            made.stop()
 
 
 def _free_ports(count: int) -> list[int]:

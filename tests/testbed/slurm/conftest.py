@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from experiments.launch.profile import Profile
 from provision.shell import Over
 from tests.testbed.needs import need
-from tests.testbed.slurm.cluster import CPUS, HOUSE, MEMORY_MIB, NEEDS, PACKAGES, Cluster
+from tests.testbed.slurm.cluster import CPUS, HOUSE, MEMORY_MIB, NEEDS, PACKAGES, Cluster, started
 
 SMALL, SMALL_MIB = "small", 16
 
@@ -21,13 +20,8 @@ SMALL, SMALL_MIB = "small", 16
 def cluster() -> Iterator[Cluster]:
     """Two nodes of four GPUs each."""
     need(NEEDS, PACKAGES, root=True)
-    with tempfile.TemporaryDirectory(prefix="slurm-") as state:
-        made = Cluster(Path(state), (4, 4))
-        with small_disk(made.state / SMALL):
-            try:
-                yield made.start()
-            finally:
-                made.stop()
+    with started((4, 4)) as made, small_disk(made.state / SMALL):
+        yield made
 
 
 @contextmanager
