@@ -195,18 +195,20 @@ class Placeholders:
 class Preparation:
     """Turns captioned images into a batch of the model, in the worker that loads them.
 
-    Shapes: pixel_values (batch, 3, size, size) float32; input_ids, attention_mask, labels (batch, tokens) int64, padded
-    to the longest caption. Without placeholders the caption's tokens alone are input and labels.
+    Shapes: pixel_values (batch, 3, size, size) of ``dtype``, the one that the model computes with, so that no more
+    bytes travel than it takes; input_ids, attention_mask, labels (batch, tokens) int64, padded to the longest caption.
+    Without placeholders the caption's tokens alone are input and labels.
     """
 
     image_processor: Any
     tokenizer: Any
     max_length: int
     placeholders: Placeholders | None
+    dtype: torch.dtype
 
     def __call__(self, samples: list[tuple[Image.Image, str]]) -> dict[str, torch.Tensor]:
         images, texts = zip(*samples, strict=True)
-        pixels = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+        pixels = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"].to(self.dtype)
         tokens = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
         )
@@ -274,6 +276,7 @@ def build_preparation(spec: RowSpec, config: Any, texts: list[str]) -> Preparati
         tokenizer=tokenizer,
         max_length=spec.settings.max_length,
         placeholders=build_placeholders(spec, config),
+        dtype=torch.bfloat16 if spec.settings.precision == "bf16-true" else torch.float32,
     )
 
 

@@ -1,15 +1,21 @@
 """How much faster a row trains when the loader's workers prepare its images, against preparing them inside the step.
 
-    python -m tests.benchmarks.image_feeding [--row reduced-precision] [--size full] [--micro-steps 24] [--rounds 2]
+    python -m tests.benchmarks.image_feeding [--row reduced-precision] [--size full] [--micro-steps 24] [--rounds 5]
+        [--out FILE]
 
 The way of the material: every step turns its images and captions into tensors and reads the loss back. Both ways take
-turns in one process on the same model; the figures are medians of micro-step times, the result is their ratio.
+turns in one process on the same model, with the limits and kernels of the row's card; the figures are medians over the
+rounds of the median micro-step, the result is their ratio.
 """
 
 import argparse
 import gc
 import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,15 +24,18 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import BlipImageProcessorPil
 
-from experiments.card import card_of_device
+from experiments.provenance import git_commit
 from experiments.recipe import RowSpec, suite_named
+from experiments.result import write_atomically
 from experiments.training.data import Batches, Captions, Preparation, build_loader, build_preparation, open_captions
+from experiments.training.device import open_device
 from experiments.training.engines.strategies import OneDevice
 from experiments.training.models import build_model
 from experiments.training.optimizers import build_optimizer
 from experiments.training.probe import Clock
 
 WARM_UP = 8
+Seconds = tuple[float, float]
 
 
 class InStep(L.LightningModule):
@@ -103,12 +112,33 @@ def fast_processor(size: int) -> Any:
     return BlipImageProcessor(size={"height": size, "width": size})
 
 
+def figures(spec: RowSpec, rounds: Sequence[Seconds], processor: str) -> dict[str, Any]:
+    """What was found so far, with each round's median micro-steps."""
+    in_step, by_loader = (spec.settings.batch_size / median(seconds) for seconds in zip(*rounds, strict=True))
+    name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "processor"
+    return {
+        "command": "python -m tests.benchmarks.image_feeding",
+        "row": f"{spec.suite}/{spec.row}",
+        "size": spec.size,
+        "card": spec.card,
+        "device": name,
+        "host_cpus": os.cpu_count(),
+        "git_commit": git_commit(),
+        "image_processor_in_step": processor,
+        "samples_per_s_prepared_in_step": in_step,
+        "samples_per_s_prepared_by_loader": by_loader,
+        "ratio": by_loader / in_step,
+        "rounds": rounds,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--row", default="reduced-precision")
     parser.add_argument("--size", default="full" if torch.cuda.is_available() else "tiny")
     parser.add_argument("--micro-steps", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     suite = suite_named("single_gpu_blip2")
     spec = RowSpec(
@@ -123,35 +153,23 @@ def main() -> None:
         input="as-taught",
         settings=suite.settings(suite.row(options.row), suite.cards[0]),
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = build_model(spec, device)
+    model: Any = build_model(spec, torch.device(open_device(spec).kind))
     captions = open_captions(spec, model.config.vision_config.image_size)
-    loader_way = build_preparation(spec, model.config, captions.texts)
-    step_way = build_preparation(spec, model.config, captions.texts)
-    step_way.image_processor = fast_processor(model.config.vision_config.image_size)
-    times: dict[str, list[float]] = {"step": [], "loader": []}
-    for _ in range(options.rounds):
-        for way, preparation in (("step", step_way), ("loader", loader_way)):
-            times[way].append(micro_step_s(spec, model, preparation, captions, way, options.micro_steps))
-    rates = {way: spec.settings.batch_size / median(seconds) for way, seconds in times.items()}
-    name = torch.cuda.get_device_name(0) if device.type == "cuda" else "processor"
-    print(
-        json.dumps(
-            {
-                "row": options.row,
-                "size": options.size,
-                "device": name,
-                "card": card_of_device(name),
-                "image_processor_in_step": type(step_way.image_processor).__name__,
-                "micro_steps": options.micro_steps,
-                "rounds": options.rounds,
-                "samples_per_s_prepared_in_step": rates["step"],
-                "samples_per_s_prepared_by_loader": rates["loader"],
-                "ratio": rates["loader"] / rates["step"],
-            },
-            indent=1,
+    by_loader = build_preparation(spec, model.config, captions.texts)
+    processor = fast_processor(model.config.vision_config.image_size)
+    in_step = replace(by_loader, image_processor=processor, dtype=torch.float32)
+    rounds: list[Seconds] = []
+    for number in range(1, options.rounds + 1):
+        ways = (("step", in_step), ("loader", by_loader))
+        first, second = (micro_step_s(spec, model, how, captions, way, options.micro_steps) for way, how in ways)
+        rounds.append((first, second))
+        found = figures(spec, rounds, type(processor).__name__)
+        print(
+            f"round {number} of {options.rounds}: in the step {first:.4f} s, by the loader {second:.4f} s", flush=True
         )
-    )
+        if options.out:
+            write_atomically(options.out, json.dumps(found, indent=1))
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

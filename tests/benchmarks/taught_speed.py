@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -120,6 +121,22 @@ def ours_s(spec: RowSpec) -> float:
     return result.speed.micro_step_s
 
 
+def figures(spec: RowSpec, rounds: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """What was found so far: each round's seconds (plain, ours), and the ratio of their medians."""
+    plain, ours = (median(times) for times in zip(*rounds, strict=True))
+    return {
+        "command": "python -m tests.benchmarks.taught_speed",
+        "row": f"{SUITE}/{spec.row}",
+        "ranks": spec.settings.ranks,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "processor",
+        "git_commit": git_commit(),
+        "plain_micro_step_s": plain,
+        "ours_micro_step_s": ours,
+        "samples_per_s_over_plain": plain / ours,
+        "rounds": rounds,
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--row", default="7b-4gpu-ddp")
@@ -146,22 +163,16 @@ def main() -> int:
         settings=suite.settings(suite.row(options.row), CARD, options.gpus).model_copy(update={"max_steps": STEPS}),
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-    rounds = [(plain_s(spec), ours_s(spec)) for _ in range(options.rounds)]
-    plain, ours = (median(times) for times in zip(*rounds, strict=True))
-    found = {
-        "command": "python -m tests.benchmarks.taught_speed",
-        "row": f"{SUITE}/{options.row}",
-        "ranks": spec.settings.ranks,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "processor",
-        "git_commit": git_commit(),
-        "plain_micro_step_s": plain,
-        "ours_micro_step_s": ours,
-        "samples_per_s_over_plain": plain / ours,
-        "rounds": rounds,
-    }
+    rounds: list[tuple[float, float]] = []
+    for number in range(1, options.rounds + 1):
+        rounds.append((plain_s(spec), ours_s(spec)))
+        found = figures(spec, rounds)
+        print(
+            f"round {number} of {options.rounds}: plain {rounds[-1][0]:.4f} s, ours {rounds[-1][1]:.4f} s", flush=True
+        )
+        if options.out:
+            write_atomically(options.out, json.dumps(found, indent=1))
     print(json.dumps(found, indent=1))
-    if options.out:
-        write_atomically(options.out, json.dumps(found, indent=1))
     return 0
 
 

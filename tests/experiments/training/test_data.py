@@ -163,11 +163,11 @@ def test_a_caption_has_one_token_a_word_and_one_special_one(name):
     assert tokenizer.unk_token_id in tokenizer("sour plum")["input_ids"]
 
 
-def prepared(name=OPT, given="as-taught", max_length=50, words=(9, 20, 14)):
+def prepared(name=OPT, given="as-taught", max_length=50, words=(9, 20, 14), **settings):
     captions = SyntheticCaptions(3, 28, 0)
     captions.texts = [" ".join(["bread"] * count) for count in words]
     preparation = build_preparation(
-        spec(model=name, input=given, max_length=max_length), config_of(name), captions.texts
+        spec(model=name, input=given, max_length=max_length, **settings), config_of(name), captions.texts
     )
     return preparation, preparation([captions[0], captions[1], captions[2]])
 
@@ -181,6 +181,14 @@ def test_a_batch_has_the_shapes_and_types_of_the_model(name):
         assert (batch[key].shape, batch[key].dtype) == ((3, 21), torch.int64)
     assert batch["attention_mask"].sum(dim=1).tolist() == [10, 21, 15]
     assert torch.equal(batch["labels"], batch["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("32-true", torch.float32), ("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)],
+)
+def test_images_come_in_the_type_that_the_model_computes_with(precision, dtype):
+    assert prepared(precision=precision)[1]["pixel_values"].dtype == dtype
 
 
 def test_images_are_scaled_to_the_model_s_size_and_normalized():
