@@ -9,7 +9,7 @@ import pytest
 
 from provision.configure import Configured, Setup, configure
 from provision.ledger import Machine
-from provision.ssh import KeyPair, Login
+from provision.ssh import KeyPair, Login, forget
 from tests.testbed.needs import need
 from tests.testbed.node import gpus
 from tests.testbed.node.gpus import A100
@@ -48,6 +48,7 @@ def node(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login], ar
     with Node("test-node", "10.78.0.21", node_image, key.public, [A100, A100], shared=[archive]) as started:
         started.wait(login(started))
         yield started
+    forget(started.name, login(started).known_hosts)
 
 
 @pytest.fixture(scope="session")
