@@ -1,0 +1,93 @@
+"""What the material's scripts print of memory after each forward pass: allocated, and reserved in that moment.
+
+    python -m tests.benchmarks.printed_memory [--row 7b-1gpu-acc4] [--micro-steps 100] [--size full] [--out FILE]
+
+A row of one GPU, trained by the plain script of taught_speed with the limit of the row's card, its texts in their own
+order. A result of the project has the most that was ever reserved; this shows what is left of it after the allocator
+has given unused blocks back because the card was full (``retries``, counted since the start).
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from experiments.provenance import git_commit
+from experiments.recipe import RowSpec, suite_named
+from experiments.result import GIB, write_atomically
+from experiments.training.device import open_device
+from experiments.training.litgpt_models import build_litgpt
+from experiments.training.text import build_text_loader, open_texts
+from tests.benchmarks.taught_speed import CARD, SUITE, PlainTuner
+
+
+class Keeping(PlainTuner):
+    """Keeps what it prints: GiB allocated and reserved, and the count of retries."""
+
+    def __init__(self, spec: RowSpec, model: torch.nn.Module) -> None:
+        super().__init__(spec, model)
+        self.kept: list[tuple[float, float, int]] = []
+
+    def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
+        loss = super().training_step(batch, index)
+        allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+        self.kept.append((allocated / GIB, reserved / GIB, torch.cuda.memory_stats().get("num_alloc_retries", 0)))
+        return loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--row", default="7b-1gpu-acc4")
+    parser.add_argument("--micro-steps", type=int, default=100)
+    parser.add_argument("--size", choices=["full", "tiny"], default="full")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    suite = suite_named(SUITE)
+    settings = suite.settings(suite.row(options.row), CARD)
+    spec = RowSpec(
+        suite=SUITE,
+        recipe_version=suite.version,
+        row=options.row,
+        card=CARD,
+        size=options.size,
+        length="as-taught",
+        weights="random",
+        data="synthetic",
+        input="as-taught",
+        settings=settings.model_copy(update={"max_steps": options.micro_steps // settings.accumulate}),
+    )
+    device = open_device(spec)
+    model = build_litgpt(spec, torch.device(device.kind))
+    tuner = Keeping(spec, model)
+    trainer = L.Trainer(
+        accelerator="gpu" if device.kind == "cuda" else "cpu",
+        devices=1,
+        precision=settings.precision,
+        accumulate_grad_batches=settings.accumulate,
+        max_steps=spec.settings.max_steps,
+        logger=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(tuner, build_text_loader(spec, open_texts(spec, model.config.vocab_size), None))
+    found: dict[str, Any] = {
+        "command": f"python -m tests.benchmarks.printed_memory --row {options.row} --micro-steps {options.micro_steps}",
+        "row": f"{SUITE}/{options.row}",
+        "device": device.name,
+        "cap_gib": device.cap_gib,
+        "git_commit": git_commit(),
+        "most_reserved_gib": torch.cuda.max_memory_reserved() / GIB,
+        "last": dict(zip(("allocated_gib", "reserved_gib", "retries"), tuner.kept[-1], strict=True)),
+        "after_forward": [
+            [round(allocated, 2), round(reserved, 2), retries] for allocated, reserved, retries in tuner.kept
+        ],
+    }
+    print(json.dumps(found))
+    if options.out:
+        write_atomically(options.out, json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
