@@ -21,10 +21,10 @@ import pynvml
 from experiments.family import family
 from experiments.launch.gpu import used_gib
 from experiments.provenance import git_commit
-from experiments.recipe import RowSpec, suite_named
 from experiments.result import LOG_FILE, write_atomically
 from experiments.training import ranks
 from experiments.training.worker import run_row
+from tests.benchmarks.rows import row_spec
 
 SUITE, ROW, CARD = "slurm_hf_trainer", "neo-4gpu-ddp", "v100_32gb"
 MARK = "TESTBED_STRUCK_ROW"
@@ -34,20 +34,7 @@ FREE_WITHIN_S = 5.0
 
 def struck(strike: str, gpus: int) -> dict[str, object]:
     """Run the row with its second rank struck, and look at what is left."""
-    suite = suite_named(SUITE)
-    settings = suite.settings(suite.row(ROW), CARD, gpus).model_copy(update={"time_limit_s": TIME_LIMIT_S[strike]})
-    spec = RowSpec(
-        suite=SUITE,
-        recipe_version=suite.version,
-        row=ROW,
-        card=CARD,
-        size="full",
-        length="verdict",
-        weights="random",
-        data="synthetic",
-        input="as-taught",
-        settings=settings,
-    )
+    spec = row_spec(SUITE, ROW, CARD, "full", "verdict", gpus, time_limit_s=TIME_LIMIT_S[strike])
     before = used_gib(range(gpus))
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from transformers import BlipImageProcessorPil
 
 from experiments.provenance import git_commit
-from experiments.recipe import RowSpec, suite_named
+from experiments.recipe import RowSpec
 from experiments.result import write_atomically
 from experiments.training.data import Batches, Captions, Preparation, build_loader, build_preparation, open_captions
 from experiments.training.device import open_device
@@ -33,7 +33,9 @@ from experiments.training.engines.strategies import OneDevice
 from experiments.training.models import build_model
 from experiments.training.optimizers import build_optimizer
 from experiments.training.probe import Clock
+from tests.benchmarks.rows import row_spec
 
+SUITE, CARD = "single_gpu_blip2", "a100_80gb"
 WARM_UP = 8
 Seconds = tuple[float, float]
 
@@ -140,19 +142,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    suite = suite_named("single_gpu_blip2")
-    spec = RowSpec(
-        suite=suite.suite,
-        recipe_version=suite.version,
-        row=options.row,
-        card=suite.cards[0],
-        size=options.size,
-        length="verdict",
-        weights="random",
-        data="synthetic",
-        input="as-taught",
-        settings=suite.settings(suite.row(options.row), suite.cards[0]),
-    )
+    spec = row_spec(SUITE, options.row, CARD, options.size, "verdict")
     model: Any = build_model(spec, torch.device(open_device(spec).kind))
     captions = open_captions(spec, model.config.vision_config.image_size)
     by_loader = build_preparation(spec, model.config, captions.texts)

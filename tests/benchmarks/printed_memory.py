@@ -16,11 +16,12 @@ import lightning as L
 import torch
 
 from experiments.provenance import git_commit
-from experiments.recipe import RowSpec, suite_named
+from experiments.recipe import RowSpec
 from experiments.result import GIB, write_atomically
 from experiments.training.device import open_device
 from experiments.training.litgpt_models import build_litgpt
 from experiments.training.text import build_text_loader, open_texts
+from tests.benchmarks.rows import row_spec
 from tests.benchmarks.taught_speed import CARD, SUITE, PlainTuner
 
 
@@ -45,20 +46,9 @@ def main() -> None:
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    suite = suite_named(SUITE)
-    settings = suite.settings(suite.row(options.row), CARD)
-    spec = RowSpec(
-        suite=SUITE,
-        recipe_version=suite.version,
-        row=options.row,
-        card=CARD,
-        size=options.size,
-        length="as-taught",
-        weights="random",
-        data="synthetic",
-        input="as-taught",
-        settings=settings.model_copy(update={"max_steps": options.micro_steps // settings.accumulate}),
-    )
+    taught = row_spec(SUITE, options.row, CARD, options.size, "as-taught")
+    settings = taught.settings.model_copy(update={"max_steps": options.micro_steps // taught.settings.accumulate})
+    spec = taught.model_copy(update={"settings": settings})
     device = open_device(spec)
     model = build_litgpt(spec, torch.device(device.kind))
     tuner = Keeping(spec, model)
@@ -67,7 +57,7 @@ def main() -> None:
         devices=1,
         precision=settings.precision,
         accumulate_grad_batches=settings.accumulate,
-        max_steps=spec.settings.max_steps,
+        max_steps=settings.max_steps,
         logger=False,
         enable_checkpointing=False,
     )

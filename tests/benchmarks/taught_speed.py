@@ -25,7 +25,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from litgpt.utils import chunked_cross_entropy
 
 from experiments.provenance import git_commit
-from experiments.recipe import RowSpec, suite_named
+from experiments.recipe import RowSpec
 from experiments.result import GIB, SPEC_FILE, write_atomically
 from experiments.training.device import open_device
 from experiments.training.litgpt_models import build_litgpt
@@ -35,6 +35,7 @@ from experiments.training.ranks import ADDRESS, free_port
 from experiments.training.schedule import schedule_of
 from experiments.training.text import batches_per_epoch, build_text_loader, open_texts
 from experiments.training.worker import run_row
+from tests.benchmarks.rows import row_spec
 
 SUITE, CARD = "multi_gpu_litgpt", "a100_80gb"
 STEPS = 24
@@ -149,19 +150,7 @@ def main() -> int:
     if options.as_rank:
         be_a_rank(RowSpec.model_validate_json((options.as_rank / SPEC_FILE).read_bytes()), options.as_rank)
         return 0
-    suite = suite_named(SUITE)
-    spec = RowSpec(
-        suite=SUITE,
-        recipe_version=suite.version,
-        row=options.row,
-        card=CARD,
-        size=options.size,
-        length="as-taught",
-        weights="random",
-        data="synthetic",
-        input="as-taught",
-        settings=suite.settings(suite.row(options.row), CARD, options.gpus).model_copy(update={"max_steps": STEPS}),
-    )
+    spec = row_spec(SUITE, options.row, CARD, options.size, "as-taught", options.gpus, max_steps=STEPS)
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     rounds: list[tuple[float, float]] = []
     for number in range(1, options.rounds + 1):

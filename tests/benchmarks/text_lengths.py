@@ -12,6 +12,7 @@ from statistics import mean, quantiles
 
 from experiments.recipe import RowSpec, suite_named
 from experiments.training.text import Texts, build_text_loader, open_texts
+from tests.benchmarks.rows import row_spec
 
 VOCABULARY = 1 << 20
 TENTHS = (1, 3, 5, 7, 9)
@@ -32,24 +33,8 @@ def padded(spec: RowSpec, texts: Texts) -> list[int]:
 def row_of(suite_name: str, data: str, batch_size: int | None) -> RowSpec:
     """The suite's first row at full size on that data."""
     suite = suite_named(suite_name)
-    row, card = suite.rows[0], suite.cards[0]
-    settings = suite.settings(row, card)
-    if batch_size:
-        settings = settings.model_copy(
-            update={"batch_size": batch_size, "accumulate": 1, "global_batch_size": batch_size}
-        )
-    return RowSpec(
-        suite=suite.suite,
-        recipe_version=suite.version,
-        row=row.id,
-        card=card,
-        size="full",
-        length="as-taught",
-        weights="random",
-        data=data,
-        input="as-taught",
-        settings=settings,
-    )
+    batches = {"batch_size": batch_size, "accumulate": 1, "global_batch_size": batch_size} if batch_size else {}
+    return row_spec(suite_name, suite.rows[0].id, suite.cards[0], "full", "as-taught", data=data, **batches)
 
 
 def main() -> None:

@@ -1,0 +1,31 @@
+"""Rows of the recipes as benchmarks run them: random weights and synthetic data, with other settings where needed."""
+
+from typing import Any
+
+from experiments.recipe import Length, RowSpec, Size, suite_named
+
+
+def row_spec(
+    suite: str,
+    row: str,
+    card: str,
+    size: Size,
+    length: Length,
+    gpus: int | None = None,
+    data: str = "synthetic",
+    **other: Any,
+) -> RowSpec:
+    """The row on ``card``, on at most ``gpus`` GPUs of a node; ``other`` are settings in place of its own."""
+    found = suite_named(suite)
+    return RowSpec(
+        suite=suite,
+        recipe_version=found.version,
+        row=row,
+        card=card,
+        size=size,
+        length=length,
+        weights="random",
+        data=data,
+        input="as-taught",
+        settings=found.settings(found.row(row), card, gpus).model_copy(update=other),
+    )
