@@ -181,7 +181,7 @@ class Probe:
             return self._enough()
         if self._timed is not None:
             return stepped and self.profile.step()
-        left = self.schedule.taught - self.micro_steps
+        left = self.schedule.taught - self.schedule.done - self.micro_steps
         needed = self.profile.STEPS * self.spec.settings.accumulate
         if left >= needed and (left == needed or self._enough()):
             self._timed = self.micro_steps

@@ -15,7 +15,8 @@ STEADY_SPREAD = 0.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """Counts of micro-steps. taught: the whole training; least and most: the bounds of this run.
+    """Counts of micro-steps. taught: the whole training, of which an earlier start did ``done``; least and most: the
+    bounds of this run.
 
     The peak of a training is reached in its second optimizer step, where gradients, optimizer state and activations
     first meet; until then memory is still being fetched. A run for the peak alone ends there. A verdict takes these two
@@ -26,6 +27,7 @@ class Schedule:
     least: int
     most: int
     accumulate: int
+    done: int = 0
 
     @property
     def heaviest_at(self) -> int | None:
@@ -34,8 +36,9 @@ class Schedule:
 
     def after(self, steps: int) -> "Schedule":
         """What is left of a training as taught when ``steps`` optimizer steps of it have been done before."""
-        left = self.taught - steps * self.accumulate
-        return replace(self, least=left, most=left)
+        done = steps * self.accumulate
+        left = self.taught - done
+        return replace(self, least=left, most=left, done=done)
 
     def enough(self, times_s: list[float]) -> bool:
         """Whether a run may end after micro-steps of these times."""

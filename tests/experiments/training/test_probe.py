@@ -114,6 +114,15 @@ def test_the_profile_has_more_optimizer_steps_that_are_not_timed(tmp_path, monke
     assert probe.speed().gpu_idle_share == 0.25
 
 
+def test_a_training_that_goes_on_profiles_its_last_steps(tmp_path):
+    training = probe_of(spec(length="as-taught", batch_size=1, train_samples=20), tmp_path)
+    probe = training[0]
+    probe.schedule, probe.profile = probe.schedule.after(5), ProfileStub(probe)
+    while not micro_step(*training):
+        assert probe.micro_steps < 15
+    assert probe.profile.noted == [13, 14, 15]
+
+
 def test_micro_steps_are_counted_inside_their_optimizer_step(tmp_path):
     training = probe_of(spec(batch_size=1, accumulate=3, train_samples=9), tmp_path)
     standings = []
