@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pynvml
 
 from experiments.result import GIB
+from provision import amd
 
 SLACK_GIB = 0.25
 
@@ -14,7 +15,11 @@ def used_gib(indices: Sequence[int]) -> dict[int, float]:
     """Memory in use on each of these GPUs, by everybody, GiB."""
     if not indices:
         return {}
-    pynvml.nvmlInit()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        there = amd.devices()
+        return {index: there[index].used_gib for index in indices}
     try:
         return {index: _used_gib(index) for index in indices}
     finally:

@@ -15,6 +15,7 @@ from experiments.kernels import Kernels, kernels_of
 from experiments.recipe import RowSpec
 from experiments.result import GIB, Device
 from experiments.settings import Precision, Settings
+from provision import amd
 
 SAME_CARD = 0.02
 
@@ -41,8 +42,8 @@ def open_device(spec: RowSpec) -> Device:
         card=card_of_device(facts.name),
         cap_gib=_cap(spec, total),
         driver=_driver(),
-        cuda=torch.version.cuda,
-        compute_capability=f"{facts.major}.{facts.minor}",
+        cuda=f"ROCm {torch.version.hip}" if torch.version.hip else torch.version.cuda,
+        compute_capability=_architecture(facts),
         topology=_topology(),
         **host,
     )
@@ -91,7 +92,14 @@ def processor_name() -> str:
     return names[0] if names else "processor"
 
 
+def _architecture(facts: Any) -> str:
+    """As cards.yaml has it: 8.0, or gfx90a."""
+    return str(facts.gcnArchName).partition(":")[0] if torch.version.hip else f"{facts.major}.{facts.minor}"
+
+
 def _driver() -> str:
+    if torch.version.hip:
+        return amd.driver()
     pynvml.nvmlInit()
     try:
         return str(pynvml.nvmlSystemGetDriverVersion())

@@ -14,6 +14,7 @@ import psutil
 import pynvml
 
 from experiments.result import GIB, Phase
+from provision import amd
 
 EVERY_S = 0.5
 GPU_FIELDS: dict[str, Callable[[Iterable[float]], float]] = {
@@ -126,25 +127,31 @@ def resident_gib(pid: int) -> float:
 
 
 def gpu_handles() -> list[Any]:
-    """NVML's handles of the GPUs that CUDA_VISIBLE_DEVICES leaves visible; none without a GPU."""
+    """NVML's handles of the GPUs that CUDA_VISIBLE_DEVICES leaves visible, else AMD's devices; none without a GPU."""
+    there: tuple[amd.Device, ...] = ()
     try:
         pynvml.nvmlInit()
         count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError:
-        return []
+        there = amd.devices()
+        count = len(there)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
-    return [gpu_handle(name.strip()) for name in visible.split(",") if name.strip()] if count else []
+    return [gpu_handle(name.strip(), there) for name in visible.split(",") if name.strip()] if count else []
 
 
-def gpu_handle(name: str) -> Any:
-    """NVML's handle of a GPU by its index or its UUID."""
+def gpu_handle(name: str, there: Sequence[amd.Device]) -> Any:
+    """One of AMD's devices by its index where there are some, else NVML's handle of a GPU by its index or its UUID."""
+    if there:
+        return there[int(name)]
     if name.isdigit():
         return pynvml.nvmlDeviceGetHandleByIndex(int(name))
     return pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
 def gpu_sample(handle: Any) -> dict[str, float]:
-    """What NVML says of a GPU now; a value that the card does not give is left out."""
+    """What NVML, or AMD's driver, says of a GPU now; a value that the card does not give is left out."""
+    if isinstance(handle, amd.Device):
+        return handle.sample()
     readings = {
         "gpu_util_percent": lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu,
         "gpu_memory_gib": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used / GIB,

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pynvml
 
+from provision import amd
 from provision.errors import UnknownDevices
 from provision.model import Gpu, Node
 
@@ -24,11 +25,11 @@ def node() -> Node:
 
 
 def installed_gpus() -> tuple[Gpu, ...]:
-    """Every GPU that the NVIDIA driver knows, by its index in the order of the bus; none where there is no driver."""
+    """Every GPU that NVIDIA's driver knows, by its index in the order of the bus, else AMD's; none without a driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return ()
+        return amd.gpus()
     try:
         return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
     finally:

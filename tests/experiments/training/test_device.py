@@ -7,8 +7,10 @@ from experiments.card import card_named
 from experiments.errors import InputError
 from experiments.training import device
 from experiments.training.device import cap_gib, open_device, processor_name
+from provision import amd
 from tests.experiments.factory import CARD
 from tests.experiments.training.house import GIB, spec
+from tests.provision.amd_stub import MEMORY, amd_files
 
 A100 = card_named(CARD)
 
@@ -102,3 +104,19 @@ def test_the_processor_has_the_name_that_the_kernel_gives():
         known = [line for line in lines if line.startswith("model name")]
     assert processor_name() in (known[0] if known else "processor")
     assert processor_name()
+
+
+def test_one_of_amds_gpus_is_named_as_its_card_is(tmp_path, monkeypatch):
+    facts = SimpleNamespace(
+        name="AMD Instinct MI250X", total_memory=MEMORY, major=9, minor=0, gcnArchName="gfx90a:sramecc+:xnack-"
+    )
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(amd, "SYS", amd_files(tmp_path))
+    monkeypatch.setattr(torch.version, "hip", "6.2.41134")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: facts)
+    found = open_device(spec(size="full", card="mi250x_gcd_64gb"))
+    assert (found.card, found.cap_gib) == ("mi250x_gcd_64gb", None)
+    assert (found.driver, found.cuda, found.compute_capability) == ("amdgpu 6.3.6", "ROCm 6.2.41134", "gfx90a")

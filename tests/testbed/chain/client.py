@@ -24,6 +24,7 @@ from provision.model import Wish
 from provision.site import connect_to
 from provision.ssh import key_pair
 from tests.testbed.node import base_image, gpus
+from tests.testbed.node.node import IN_A_BOX
 
 SUITES = ("single_gpu_blip2", "slurm_hf_trainer")
 ROWS = ("reduced-batch", "reduced-precision", "neo-1gpu", "neo-4gpu-ddp")
@@ -66,7 +67,7 @@ def main() -> int:
         wheels=base_image.wheels(PINS, view.says),
         ca_bundle=CA_BUNDLE,
         cdi_spec=spec,
-        extra={"slurm_cgroup_plugin": "cgroup/v1"},
+        extra=IN_A_BOX,
     )
     wish = Wish(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, count=asked.nodes)
     wanted = Reproduction(

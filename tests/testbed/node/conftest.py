@@ -14,13 +14,12 @@ from tests.testbed.needs import need
 from tests.testbed.node import gpus
 from tests.testbed.node.gpus import A100
 from tests.testbed.node.image import NodeImage
-from tests.testbed.node.node import Node
+from tests.testbed.node.node import IN_A_BOX, Node
 from tests.testbed.node.small_image import small_image
 
 HERE = Path(__file__).parent
 NEEDS = ("mmdebstrap", "gpg", "systemd-nspawn", "iptables", "ip", "ssh-keygen")
 PACKAGES = "mmdebstrap gpg systemd-container iptables iproute2 openssh-client"
-IN_A_BOX = {"precheck_disk_gib": 5, "precheck_memory_gib": 4, "slurm_cgroup_plugin": "cgroup/v1"}
 SetUp = Callable[..., Configured]
 
 

@@ -24,6 +24,8 @@ from tests.testbed.openstack.environment import cache
 UP_S = 90
 STOP_S = 15
 REBOOTED = 133
+IN_A_BOX = {"precheck_disk_gib": 12, "precheck_memory_gib": 4, "slurm_cgroup_plugin": "cgroup/v1"}
+"""What the roles are told of such a node: its images are small, and it has the cgroups of this machine."""
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 CGROUPS = Path("/sys/fs/cgroup")
 APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
