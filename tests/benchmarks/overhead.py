@@ -1,10 +1,12 @@
-"""Seconds that the program adds to a row: queue, start of Python, papermill, bringing home. Here and on a cluster.
+"""Seconds that the program adds to a row: queue, container, start of Python, papermill, bringing home.
 
-    python -m tests.benchmarks.overhead [--rounds 3] [--out FILE]
+    python -m tests.benchmarks.overhead [--rounds 3] [--leased] [--out FILE]
 
 A row's time from the runner's begin to its end, less the time in which its worker runs, and less what a run does once
-before its first row. The cluster is a real, idle Slurm on this machine. Stand-ins: its GPUs are pretended, and the
-worker does nothing and loads no torch, so that the start of torch is on neither side.
+before its first row: here, and on a real, idle Slurm on this machine, whose GPUs are pretended. There the worker is a
+stand-in, which does nothing and loads no torch. With --leased also of a miniature row in a container, on a node that is
+leased from the testbed in a box and set up for it (root, some minutes): a command that runs it, less the same command
+when it has nothing left to run.
 """
 
 import argparse
@@ -17,12 +19,15 @@ from statistics import median
 import pytest
 
 from experiments.provenance import git_commit
-from experiments.result import write_atomically
+from experiments.result import RESULT_FILE, read_result, write_atomically
 from tests.benchmarks.overlap import bed_of, startup_s, timed
+from tests.testbed.chain.person import SUITE, Person
+from tests.testbed.chain.rehearse import stage
 from tests.testbed.slurm.cluster import started
 from tests.testbed.slurm.runs import Bed, LocalBed
 
 ROW = "a"
+LEASED_ROW = "reduced-batch"
 
 
 def added_s(bed: Bed, once_s: float = 0.0) -> float:
@@ -38,9 +43,25 @@ def here_s() -> float:
         return added_s(LocalBed(Path(path), patch))
 
 
+def leased_s(rounds: int) -> list[float]:
+    """The same for each round of a row in a container."""
+    with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, stage(Path(folder)) as on:
+        person = Person(on)
+        assert person.reproduces("--keep", "--row", LEASED_ROW).end() in (0, 1)
+        return [alone_s(person, f"round-{number}") for number in range(rounds)]
+
+
+def alone_s(person: Person, run_id: str) -> float:
+    passed_s, once_s = (timed(lambda: person.runs(run_id, LEASED_ROW).end()) for _ in range(2))
+    result = read_result(person.results / run_id / SUITE / LEASED_ROW / RESULT_FILE)
+    assert result.outcome == "fits", result.reason
+    return passed_s - once_s - result.elapsed_s
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--leased", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     here = [here_s() for _ in range(options.rounds)]
@@ -51,15 +72,17 @@ def main() -> None:
                 startup_s(bed)
                 once.append(startup_s(bed))
                 there.append(added_s(bed, once[-1]))
+    leased = leased_s(options.rounds) if options.leased else []
     found = {
-        "command": f"python -m tests.benchmarks.overhead --rounds {options.rounds}",
+        "command": f"python -m tests.benchmarks.overhead --rounds {options.rounds}{' --leased' * options.leased}",
         "on": f"{os.cpu_count()} cores; a Slurm on this machine, looked at every 0.5 s; the worker is a stand-in",
         "git_commit": git_commit(),
         "load_average": os.getloadavg()[0],
         "added_to_a_row_here_s": median(here),
         "added_to_a_row_on_slurm_s": median(there),
         "once_a_run_on_slurm_s": median(once),
-        "rounds": {"here": here, "on_slurm": there, "once": once},
+        "added_to_a_row_on_a_leased_node_s": median(leased) if leased else None,
+        "rounds": {"here": here, "on_slurm": there, "once": once, "on_a_leased_node": leased},
     }
     print(json.dumps(found, indent=1))
     if options.out:
