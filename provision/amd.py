@@ -90,11 +90,11 @@ def driver() -> str:
 def _device(properties: Path) -> Device | None:
     """The GPU of a node; None for processors, for what draws screens, and for what this process may not use."""
     try:
-        facts = dict(line.split() for line in properties.read_text().splitlines())
+        facts = dict(line.split(maxsplit=1) for line in properties.read_text().splitlines() if " " in line)
     except OSError:
         return None
     name = NAMES.get(int(facts.get("device_id", 0)))
     if name is None:
         return None
     folder = SYS / f"class/drm/renderD{facts['drm_render_minor']}/device"
-    return Device(name, f"GPU-{int(facts['unique_id']):016x}", folder)
+    return Device(name, f"GPU-{int(facts.get('unique_id', 0)):016x}", folder)
