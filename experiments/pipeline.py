@@ -211,7 +211,7 @@ def _prepared(options: Options, place: Place, watch: Watch = lambda done, total:
     datasets = {settings.dataset for settings in _settings(suite, rows, card, options.gpus_per_node)}
     data = _data(options, place, datasets, watch)
     run = _run(options, suite, rows, card, size, data, node)
-    check_disk(options.results, len(rows))
+    check_disk(options.results, [run.spec(suite, row) for row in run.rows], here=place.cluster is None)
     return Prepared(options, suite, place, options.host_memory_gib or node.host_memory_gib, run, data)
 
 

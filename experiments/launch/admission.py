@@ -2,6 +2,7 @@
 
 import shutil
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.card import card_named, card_of_device
@@ -17,6 +18,7 @@ SPARE_GIB = 1.0
 HOST_GIB = {"full": 8.0, "tiny": 1.5}
 OFFLOAD_BYTES_PER_PARAMETER = 20
 OFFLOAD_SPARE_GIB = 10.0
+CHECKPOINT_BYTES_PER_PARAMETER = 12
 BITSANDBYTES = (0, 50)
 """Has kernels for processors, as pyproject.toml asks; the material's 0.44 has those for GPUs alone."""
 
@@ -91,11 +93,27 @@ def host_need_gib(spec: RowSpec) -> float:
     return HOST_GIB[spec.size] * spec.settings.ranks
 
 
-def check_disk(folder: Path, rows: int) -> None:
-    """InputError when the disk that ``folder`` is on, or will be, has no room for the outputs of ``rows`` rows."""
+def checkpoints_gib(spec: RowSpec) -> float:
+    """Most that the row's checkpoints take on the disk: two, since one goes when the next is there.
+
+    Each has 4 bytes of weight and 8 of Adam's moments of a parameter; those of adapters are small.
+    """
+    settings = spec.settings
+    trains = settings.engine == "hf_trainer" and settings.task == "train" and not settings.lora
+    kept = 2 if trains and (spec.size, spec.length) == ("full", "as-taught") else 0
+    return kept * spec.facts.parameters * CHECKPOINT_BYTES_PER_PARAMETER / GIB
+
+
+def check_disk(folder: Path, specs: Sequence[RowSpec], here: bool = True) -> None:
+    """InputError when the disk that ``folder`` is on, or will be, has no room for what the rows leave there.
+
+    here: they run on this machine, which then has the checkpoints of the largest, too.
+    """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free_gib, needed_gib = shutil.disk_usage(there).free / GIB, SPARE_GIB + rows * ROW_GIB
-    if free_gib < needed_gib:
+    needed_gib = SPARE_GIB + len(specs) * ROW_GIB
+    if here:
+        needed_gib += max(map(checkpoints_gib, specs), default=0.0)
+    if (free_gib := shutil.disk_usage(there).free / GIB) < needed_gib:
         raise InputError(
             f"{folder}: no disk space: {free_gib:.2f} GiB are free, {needed_gib:.2f} GiB are needed; "
             "make room or give another --results"

@@ -9,6 +9,7 @@ from experiments.errors import InputError
 from experiments.launch import admission
 from experiments.launch.admission import check_disk, host_need_gib, refusal
 from tests.experiments.launch.house import GPU, T4, node, spec
+from tests.experiments.training.house import LORA
 
 OFFLOAD = {"model": "blip2-flan-t5-xxl", "optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
 
@@ -78,7 +79,17 @@ def test_each_rank_needs_host_memory_of_its_own():
 
 
 def test_no_disk_space_refuses_the_run(tmp_path, monkeypatch):
-    check_disk(tmp_path / "not" / "yet", 1)
+    check_disk(tmp_path / "not" / "yet", [spec()])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1024**3))
     with pytest.raises(InputError, match=r"no disk space: 1\.00 GiB are free, 1\.75 GiB are needed"):
-        check_disk(tmp_path / "not" / "yet", 15)
+        check_disk(tmp_path / "not" / "yet", [spec()] * 15)
+
+
+def test_checkpoints_of_the_largest_row_need_room_where_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=20 * 1024**3))
+    taught = {"engine": "hf_trainer", "model": "gpt-neo-1.3b", "length": "as-taught", "size": "full"}
+    light = [spec(**taught | change) for change in ({"length": "verdict"}, {"size": "tiny"}, {"lora": LORA})]
+    check_disk(tmp_path, light)
+    check_disk(tmp_path, [spec(**taught)], here=False)
+    with pytest.raises(InputError, match=r"20\.00 GiB are free, 30\.\d\d GiB are needed"):
+        check_disk(tmp_path, [*light, spec(**taught)])
