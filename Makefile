@@ -18,7 +18,7 @@ OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(na
 FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),--node-type $(node)) \
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
-.PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top notebook env testbed-env clean-results clean
+.PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top notebook python env testbed-env clean-results clean
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: doctor slots lease configure status extend release
 .DEFAULT_GOAL := help
@@ -82,7 +82,8 @@ reproduce: env ## all of it: reserve, set up, run, judge, report, release (node=
 	$(TESTBED) reproduce $(ASKED) $(FLAGS) $(foreach id,$(row),--row $(id)) \
 	  $(if $(flavour),--flavour $(flavour)) --results $(results) $(args)
 
-rehearse: env testbed-env ## the same in miniature, against a testbed in a box on this machine (root, mmdebstrap, systemd-container)
+rehearse: ## the same in miniature, against a testbed in a box on this machine (root, mmdebstrap, systemd-container)
+	@$(MAKE) --no-print-directory -j 2 env testbed-env
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse $(results)
 
 test: lint testbed-env ## every check: style, types, who imports whom, tests, also against OpenStack (see test-slurm, test-node, test-chain)
@@ -112,17 +113,19 @@ lint: env ## style, types, who imports whom
 
 env: $(ENV)/.made ## the Python environment, cached by its pins
 
-$(ENV)/.made:
+python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $(VERSION); install python3.11 and its venv module" >&2; exit 2; }
 	@mkdir -p $(CACHE)
+
+$(ENV)/.made: | python
 	@echo "making the environment in $(ENV)"
 	@flock $(ENV).lock sh -c 'test -e $@ || { $(PYTHON) -m venv --clear $(ENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PINS:%=-r %) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell grep -h '^torch==' $(PINS)) && touch $@; }'
 
-testbed-env: env # the OpenStack services of the tests and their databases, cached
-	@PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.openstack
+testbed-env: python # the OpenStack services of the tests and their databases, cached
+	@PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(PYTHON) -m tests.testbed.openstack
 
 clean-results: ## remove every run
 	rm -rf $(results)

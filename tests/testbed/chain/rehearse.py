@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments.launch.progress import clock
@@ -50,8 +51,10 @@ class Stage:
 @contextlib.contextmanager
 def stage(folder: Path) -> Iterator[Stage]:
     """Everything up, in an empty folder; OS_* and the ledger are in the environment of this process meanwhile."""
-    image = NodeImage.make(print)
-    shared = [base_image.base_archive(print), base_image.wheels(PINS, print)]
+    with ThreadPoolExecutor() as pool:
+        making = pool.submit(NodeImage.make, print)
+        archives = [pool.submit(base_image.base_archive, print), pool.submit(base_image.wheels, PINS, print)]
+    image, shared = making.result(), [archive.result() for archive in archives]
     (folder / "openstack").mkdir()
     box = open_box(folder / "openstack")
     before = dict(os.environ)
