@@ -1,7 +1,7 @@
 """How much faster a row trains when the loader's workers prepare its images, against preparing them inside the step.
 
     python -m tests.benchmarks.image_feeding [--row reduced-precision] [--size full] [--micro-steps 24] [--rounds 5]
-        [--out FILE]
+        [--pixels 224] [--out FILE]
 
 The way of the material: every step turns its images and captions into tensors and reads the loss back. Both ways take
 turns in one process on the same model, with the limits and kernels of the row's card; the figures are medians over the
@@ -140,11 +140,13 @@ def main() -> None:
     parser.add_argument("--size", default="full" if torch.cuda.is_available() else "tiny")
     parser.add_argument("--micro-steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pixels", type=int, help="side of the images before they are prepared; else the model's own")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     spec = row_spec(SUITE, options.row, CARD, options.size, "verdict")
     model: Any = build_model(spec, torch.device(open_device(spec).kind))
-    captions = open_captions(spec, model.config.vision_config.image_size)
+    pixels = options.pixels or model.config.vision_config.image_size
+    captions = open_captions(spec, pixels)
     by_loader = build_preparation(spec, model.config, captions.texts)
     processor = fast_processor(model.config.vision_config.image_size)
     in_step = replace(by_loader, image_processor=processor, dtype=torch.float32)
@@ -153,7 +155,7 @@ def main() -> None:
         ways = (("step", in_step), ("loader", by_loader))
         first, second = (micro_step_s(spec, model, how, captions, way, options.micro_steps) for way, how in ways)
         rounds.append((first, second))
-        found = figures(spec, rounds, type(processor).__name__)
+        found = figures(spec, rounds, type(processor).__name__) | {"image_side_pixels": pixels}
         print(
             f"round {number} of {options.rounds}: in the step {first:.4f} s, by the loader {second:.4f} s", flush=True
         )
