@@ -9,6 +9,7 @@ ProvisionError
 ├── BadKey              an SSH key file that is not there or is no key
 ├── NoCredentials       no account is configured, or keystone refuses it
 ├── NotOurs             a lease of that name is there that this program did not make
+├── HeldOtherwise       a lease of that name is held with other hosts than are asked for
 ├── BadLedger           the ledger cannot be read
 └── SiteError           the site, not the person
     ├── Unreachable         a service does not answer, or with an error of its own; may pass
@@ -78,6 +79,10 @@ class NoCredentials(ProvisionError):
 
 class NotOurs(ProvisionError):
     """A lease of that name is there that this program did not make; it is left alone."""
+
+
+class HeldOtherwise(ProvisionError):
+    """A lease of that name is held with other hosts than are asked for; it stays as it is."""
 
 
 class BadLedger(ProvisionError):

@@ -1,13 +1,24 @@
 """From a wish to an ACTIVE lease."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from provision import slots
 from provision.acting import Desk
-from provision.errors import LeaseFailed, LeaseGone, NoCredentials, NoSuchHost, NotEnough, NotOurs, SiteError
+from provision.errors import (
+    HeldOtherwise,
+    LeaseFailed,
+    LeaseGone,
+    NoCredentials,
+    NoSuchHost,
+    NotEnough,
+    NotOurs,
+    SiteError,
+)
 from provision.job import OVER, Job, in_words, lease_data, same_hardware, slot_data
 from provision.ledger import Act
+from provision.matching import fitting, hardware
 from provision.model import Lease, Slot, Wish
 from provision.site import Testbed
 from provision.times import MINUTE, local_zone, time_in_words
@@ -79,6 +90,7 @@ def reserve(job: Job, watch: bool = False) -> Lease:
         _refuse_others(job)
     for _ in range(CHOICES):
         if there := job.desk.ask(job.find_lease):
+            _refuse_other_hosts(job, there)
             job.desk.ledger.write("done", job.opened, Act.CREATE_LEASE, **lease_data(there))
             return there
         if Act.CREATE_LEASE in job.holding.acts:
@@ -176,6 +188,25 @@ def _refuse_others(job: Job) -> None:
         if lease.name == job.order.name and lease.status not in OVER:
             job.desk.ledger.write("closed", job.opened)
             raise _not_ours(job, lease)
+
+
+def _refuse_other_hosts(job: Job, lease: Lease) -> None:
+    """HeldOtherwise for a lease whose hosts, as far as the site tells of them, are not what is wanted now.
+
+    A node that was wanted by name may have failed, and another one like it be leased in its place.
+    """
+    wish = replace(job.order.wish, node=None) if job.holding.failed_hosts else job.order.wish
+    hosts = [host for host in job.desk.ask(job.site.hosts) if host.id in lease.hosts]
+    if not hosts:
+        return
+    with suppress(NoSuchHost):
+        if len(fitting(hosts, wish)) == len(lease.hosts) == wish.count:
+            return
+    there = f"{len(lease.hosts)} x {hardware(hosts[0])}"
+    raise HeldOtherwise(
+        f"{lease.name} is held already, with {there}, which is not what is asked for now; "
+        "ask for that, release it, or choose another --name"
+    )
 
 
 def _settle(job: Job, lease: Lease) -> Lease:

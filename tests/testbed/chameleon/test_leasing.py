@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from provision import releasing
-from provision.errors import ExtensionRefused, NoSuchHost, NotEnough, NotOurs
+from provision.errors import ExtensionRefused, HeldOtherwise, NoSuchHost, NotEnough, NotOurs
 from provision.leasing import lease
 from tests.testbed.chameleon.conftest import left_at
 
@@ -80,6 +80,16 @@ def test_what_carries_the_name_but_is_not_ours_is_left_alone(site, desk, order, 
     desk.ledger.write("closed", releasing.held(desk, "llm_cc"))
     with pytest.raises(NotOurs, match="not in this ledger"):
         lease(site, desk, theirs, wait=False)
+    assert len(site.leases()) == 1
+
+
+def test_a_held_lease_is_no_answer_to_another_wish(site, desk, order):
+    start = datetime.now(UTC) + 24 * HOUR
+    lease(site, desk, order(start=start), wait=False)
+    for other in ({"node_type": "compute_gigaio"}, {"count": 2}, {"gpu_memory_gib": 90.0}):
+        with pytest.raises(HeldOtherwise, match=r"llm_cc is held already, with 1 x gpu_a100_pcie at .* 4 x .*A100"):
+            lease(site, desk, order(start=start, **other), wait=False)
+    assert lease(site, desk, order(start=start, node_type=None), wait=False).lease.name == "llm_cc"
     assert len(site.leases()) == 1
 
 

@@ -74,7 +74,7 @@ class Cluster:
     """
 
     def __init__(
-        self, state: Path, gpus: Sequence[int] = (4,), kind: str = "v100", lost_s: int = 10, kept_s: int = 300
+        self, state: Path, gpus: Sequence[int] = (4,), kind: str = "v100", lost_s: int = 30, kept_s: int = 300
     ) -> None:
         self.state = state.resolve()
         self.nodes = [f"node{number}" for number in range(len(gpus))]
