@@ -20,7 +20,7 @@ from provision.ssh import Configured
 
 SLURM = "slurm"
 PARTITION = "gpu"
-POLL_S = 5.0
+POLL_S = 1.0
 FOLDER: str = Profile.model_fields["folder"].default
 SHARE_OF_MEMORY = 0.94
 """Of a leased node, that jobs ask for; its Slurm has slurm_memory_share (ansible/roles/slurm), rounded down."""
