@@ -200,7 +200,7 @@ def _refuse_other_hosts(job: Job, lease: Lease) -> None:
     if not hosts:
         return
     with suppress(NoSuchHost):
-        if len(fitting(hosts, wish)) == len(lease.hosts) == wish.count:
+        if len(lease.hosts) == wish.count and len(fitting(hosts, wish)) == len(hosts):
             return
     there = f"{len(lease.hosts)} x {hardware(hosts[0])}"
     raise HeldOtherwise(
