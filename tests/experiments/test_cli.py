@@ -265,8 +265,11 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert done.stdout.endswith("[]\n")
 
 
-def test_nothing_but_training_loads_torch():
-    rooms = "experiments.cli, experiments.pipeline, experiments.report, experiments.tables, experiments.notebooks.row"
+def test_nothing_but_the_trainer_loads_torch():
+    rooms = (
+        "experiments.cli, experiments.pipeline, experiments.report, experiments.tables, experiments.notebooks.row,"
+        "experiments.launch.job, experiments.training.worker"
+    )
     code = f"import sys, {rooms}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=HOUSE, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
