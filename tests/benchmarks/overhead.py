@@ -6,20 +6,23 @@ A row's time from the runner's begin to its end, less the time in which its work
 before its first row: here, and on a real, idle Slurm on this machine, whose GPUs are pretended. There the worker is a
 stand-in, which does nothing and loads no torch. With --leased also of a miniature row in a container, on a node that is
 leased from the testbed in a box and set up for it (root, some minutes): a command that runs it, less the same command
-when it has nothing left to run.
+when it has nothing left to run, and less what a run looks at there before its first row.
 """
 
 import argparse
 import json
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import pytest
 
+from experiments.launch.places import place_named
 from experiments.provenance import git_commit
 from experiments.result import RESULT_FILE, read_result, write_atomically
+from experiments.run import RunFolder
 from tests.benchmarks.overlap import bed_of, startup_s, timed
 from tests.testbed.chain.person import SUITE, Person
 from tests.testbed.chain.rehearse import stage
@@ -52,10 +55,15 @@ def leased_s(rounds: int) -> list[float]:
 
 
 def alone_s(person: Person, run_id: str) -> float:
-    passed_s, once_s = (timed(lambda: person.runs(run_id, LEASED_ROW).end()) for _ in range(2))
-    result = read_result(person.results / run_id / SUITE / LEASED_ROW / RESULT_FILE)
+    passed_s, nothing_left_s = (timed(lambda: person.runs(run_id, LEASED_ROW).end()) for _ in range(2))
+    folder = RunFolder(person.results / run_id)
+    result = read_result(folder.path / SUITE / LEASED_ROW / RESULT_FILE)
     assert result.outcome == "fits", result.reason
-    return passed_s - once_s - result.elapsed_s
+    place = place_named("chameleon", None, None)
+    assert place.cluster
+    prepared_s = timed(partial(place.cluster.prepare, folder))
+    place.close()
+    return passed_s - nothing_left_s - prepared_s - result.elapsed_s
 
 
 def main() -> None:

@@ -1,0 +1,104 @@
+"""What each rank of a row is predicted to take with its own texts, beside what it took.
+
+    python -m tests.benchmarks.prediction.rank_texts [FOLDER]
+
+Writes rank_texts.md and rank_texts.json into the folder (default: experiments/evidence/prediction_h200), of rows that
+were measured on four GPUs. `testbed predict` traces the first rank alone; here each one's texts are traced. In GiB:
+what is reserved, without a limit, after the second step's backward pass and after its optimizer, each beside what was
+measured, and the least memory to get through with.
+"""
+
+import multiprocessing
+from multiprocessing.connection import Connection
+from types import SimpleNamespace
+from typing import Any
+
+from experiments.cache import cache_folder
+from experiments.prediction import trace
+from experiments.prediction.phantom.library import Phantom, load
+from experiments.prediction.record import Prediction
+from experiments.recipe import RowSpec
+from experiments.result import Memory
+from experiments.run import RunFolder
+from tests.benchmarks.prediction.tables import EVIDENCE, folder_of, markdown, write
+
+ROWS = {
+    "multi_gpu_litgpt-a100_80gb-full-verdict": ("7b-4gpu-ddp", "7b-4gpu-fsdp", "7b-4gpu-fsdp-b8"),
+    "multi_gpu_litgpt-v100_32gb-full-verdict": ("1b-4gpu-ddp", "1b-4gpu-fsdp", "3b-4gpu-fsdp"),
+}
+FORK = multiprocessing.get_context("fork")
+POINTS = ("after backward", "after optimizer step")
+
+
+def with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
+    """The row as the first rank trains it, with the texts of ``rank``; traced in a process of its own."""
+    here, there = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_traced, args=(rank, spec, phantom, there))
+    process.start()
+    there.close()
+    found: Prediction = here.recv()
+    process.join()
+    return found
+
+
+def _traced(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None:
+    from experiments.training import data
+
+    setattr(data, "distributed", SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: rank))  # noqa: B010
+    out.send(trace.trace(spec, phantom))
+
+
+def second_step(memory: Memory) -> list[float | None]:
+    """GiB reserved at POINTS of the second step's last micro-step."""
+    reserved = {shot.point: shot.reserved_gib for shot in memory.snapshots if shot.step == 1}
+    return [reserved.get(point) for point in POINTS]
+
+
+def main() -> None:
+    folder = folder_of(__doc__)
+    phantom = load(cache_folder())
+    trace.prepare(phantom)
+    found: list[dict[str, Any]] = []
+    for run, rows in ROWS.items():
+        results = RunFolder(EVIDENCE.parent / run).results()
+        for row in rows:
+            for one in results[row].ranks:
+                predicted = with_texts_of(one.rank, results[row].spec, phantom)
+                found.append(
+                    {
+                        "row": row,
+                        "rank": one.rank,
+                        "outcome": results[row].outcome,
+                        "predicted_reserved_gib": second_step(predicted.memory),
+                        "measured_reserved_gib": second_step(one.memory),
+                        "needed_gib": predicted.needed_gib,
+                        "usable_gib": predicted.usable_gib,
+                    }
+                )
+                print(found[-1], flush=True)
+    head = ["row", "rank", "after backward", "measured", "after optimizer", "measured", "needed", "usable"]
+    cells = [
+        [
+            one["row"],
+            one["rank"],
+            *map(_gib, _by_point(one)),
+            _gib(one["needed_gib"]),
+            _gib(one["usable_gib"]),
+        ]
+        for one in found
+    ]
+    write(folder, "rank_texts", markdown(head, cells), found)
+
+
+def _by_point(one: dict[str, Any]) -> list[float | None]:
+    return [
+        gib for both in zip(one["predicted_reserved_gib"], one["measured_reserved_gib"], strict=True) for gib in both
+    ]
+
+
+def _gib(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()
