@@ -11,6 +11,7 @@ first two and the last two left out in both.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,7 @@ from tests.benchmarks.rows import row_spec
 SUITE, CARD = "multi_gpu_litgpt", "a100_80gb"
 STEPS = 24
 LEFT_OUT = 2
+LIMIT_S = 240
 FIGURE_FILE = "micro_step_s.json"
 
 
@@ -107,9 +109,14 @@ def plain_s(spec: RowSpec) -> float:
         ranks = ["--nproc-per-node", str(spec.settings.devices), "--master-addr", ADDRESS]
         torchrun = [sys.executable, "-m", "torch.distributed.run", *ranks, "--master-port", str(free_port())]
         command = [*torchrun, "--module", "tests.benchmarks.taught_speed", "--as-rank", folder]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+        try:
+            said = process.communicate(timeout=spec.settings.time_limit_s)[1].decode()
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise SystemExit(f"the plain script did not end within {spec.settings.time_limit_s} s") from None
+        if process.returncode:
+            raise SystemExit(said)
         return float(json.loads((Path(folder) / FIGURE_FILE).read_text()))
 
 
@@ -150,7 +157,9 @@ def main() -> int:
     if options.as_rank:
         be_a_rank(RowSpec.model_validate_json((options.as_rank / SPEC_FILE).read_bytes()), options.as_rank)
         return 0
-    spec = row_spec(SUITE, options.row, CARD, options.size, "as-taught", options.gpus, max_steps=STEPS)
+    spec = row_spec(
+        SUITE, options.row, CARD, options.size, "as-taught", options.gpus, max_steps=STEPS, time_limit_s=LIMIT_S
+    )
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     rounds: list[tuple[float, float]] = []
     for number in range(1, options.rounds + 1):
