@@ -20,7 +20,7 @@ FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),-
 
 .PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top notebook python env testbed-env clean-results clean
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
-.PHONY: doctor slots lease configure status extend release
+.PHONY: doctor slots lease configure status extend release orphans
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -60,8 +60,8 @@ notebook: env ## Jupyter on the leased machine, through a tunnel (suite=NAME ope
 doctor: env ## is everything there that a lease needs? (site=)
 	$(TESTBED) doctor $(if $(site),--site $(site)) $(args)
 
-slots: env ## the earliest blocks in which nodes are free (node=gpu_a100_pcie for=both|single|multi hours= start= count=)
-	$(TESTBED) slots $(FLAGS) $(args)
+slots: env ## the earliest blocks in which nodes are free, and the calendar (node=gpu_a100_pcie for=both|single|multi hours= start= count= days=3)
+	$(TESTBED) slots --calendar $(or $(days),3) $(FLAGS) $(args)
 
 lease: env ## reserve the earliest block, boot its nodes, say how to reach them (as slots; args="--yes --watch")
 	$(TESTBED) lease $(FLAGS) $(args)
@@ -77,6 +77,9 @@ extend: env ## make a lease longer (name= by=1h)
 
 release: env ## give back servers, addresses and lease (name=)
 	$(TESTBED) release $(name) $(args)
+
+orphans: env ## what carries our mark at the site and is in no ledger (args=--clean)
+	$(TESTBED) orphans $(args)
 
 reproduce: env ## all of it: reserve, set up, run, judge, report, release (node= for= hours= flavour= args="--yes --max-hours 3")
 	$(TESTBED) reproduce $(ASKED) $(FLAGS) $(foreach id,$(row),--row $(id)) \

@@ -1,17 +1,21 @@
 """CPU seconds that the earliest blocks take in a large calendar.
 
-    python -m tests.benchmarks.slots [RUNS]
+    python -m tests.benchmarks.slots [--runs 5] [--out FILE]
 
 2,000 nodes, 60 days, 100,000 reservations; the median of the runs for each of several wishes.
 """
 
+import argparse
+import json
 import random
-import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from statistics import median
 from time import process_time
 from zoneinfo import ZoneInfo
 
+from experiments.provenance import git_commit
+from experiments.result import write_atomically
 from provision.model import Booking, Host, Hours, Wish
 from provision.slots import HORIZON, earliest
 
@@ -39,7 +43,10 @@ def reservations() -> list[Booking]:
 
 
 def main() -> None:
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
     wishes = {
         "any node": Wish(LENGTH),
         "16 nodes alike": Wish(LENGTH, count=16),
@@ -48,13 +55,25 @@ def main() -> None:
         "one type": Wish(LENGTH, node_type="type-7"),
     }
     nodes, calendar = hosts(), reservations()
+    medians_s = {}
     for name, wish in wishes.items():
         seconds = []
-        for _ in range(runs):
+        for _ in range(options.runs):
             begin = process_time()
             found = earliest(nodes, calendar, wish, NOW)
             seconds.append(process_time() - begin)
-        print(f"{name}: {len(found)} blocks in {median(seconds):.2f} s")
+        medians_s[name] = median(seconds)
+        print(f"{name}: {len(found)} blocks in {medians_s[name]:.2f} s")
+    if options.out:
+        facts = {
+            "command": f"python -m tests.benchmarks.slots --runs {options.runs}",
+            "git_commit": git_commit(),
+            "nodes": NODES,
+            "days": HORIZON.days,
+            "reservations": RESERVATIONS,
+            "median_cpu_s": medians_s,
+        }
+        write_atomically(options.out, json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
