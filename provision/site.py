@@ -24,8 +24,8 @@ class Site(Protocol):
 class Testbed(Protocol):
     """A site whose machines are leased. Everything may raise a SiteError; Unreachable where the outcome is not known.
 
-    Lists are what the site has of one's own project and user. What creates or deletes is done by acts of the ledger
-    alone. What is gone already is deleted without complaint.
+    Lists are what the site has of one's own project, keys of one's own user. What creates or deletes is done by acts of
+    the ledger alone. What is gone already is deleted without complaint.
     """
 
     name: str
@@ -35,6 +35,10 @@ class Testbed(Protocol):
     """Whether SSH has to be let through to servers."""
 
     def user(self) -> str: ...
+
+    def user_id(self) -> str:
+        """What things of one's own have as their owner."""
+        ...
 
     def scope(self) -> str:
         """User, project and region of the account, in words; NoCredentials where it is no good."""

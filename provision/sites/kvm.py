@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from provision.model import Booking, Host, Marked, Slot
-from provision.sites.cloud import Cloud, account, classified, gpus, mark_in, reference
+from provision.sites.cloud import Cloud, account, classified, gpus, mark_in, owner_in, reference
 
 VOLUME_GIB = 200
 """The flavors' own disks of 40 GB are too small for models and containers."""
@@ -66,12 +66,16 @@ class Kvm(Cloud):
     def openings(self) -> list[Marked]:
         with classified("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
-        return [Marked(group.id, "security group", mark) for group in groups if (mark := mark_in(group.name))]
+        return [
+            Marked(group.id, "security group", mark, owner_in(group.description))
+            for group in groups
+            if (mark := mark_in(group.name))
+        ]
 
     def open_ssh(self, mark: str) -> Marked:
         """A security group that lets SSH in from everywhere, and nothing else; whole or not at all."""
         with classified("neutron"):
-            group = self.sdk.network.create_security_group(name=mark, description="SSH")
+            group = self.sdk.network.create_security_group(name=mark, description=self.label(mark))
             self.sdk.network.create_security_group_rule(
                 security_group_id=group.id,
                 direction="ingress",
@@ -80,7 +84,7 @@ class Kvm(Cloud):
                 port_range_min=SSH_PORT,
                 port_range_max=SSH_PORT,
             )
-        return Marked(group.id, "security group", mark)
+        return Marked(group.id, "security group", mark, self.user_id())
 
     def close_ssh(self, opening: Marked) -> None:
         with classified("neutron"):

@@ -1,29 +1,14 @@
 """The commands as a person types them, against the box: plans, JSON, exit codes, bad input, doctor, secrets."""
 
-import io
 import json
 import os
 
 import pytest
 
-from experiments import cli, machines_cli
+from experiments import machines_cli
 from provision import booting
 from provision.site import connect_to
-from tests.testbed.chameleon.conftest import REGIONS, FastClock, left_at
-
-
-@pytest.fixture
-def testbed(site, key, monkeypatch, capsys):
-    """Runs a command line in this process; its exit code, stdout and stderr."""
-    monkeypatch.setattr(machines_cli, "Clock", FastClock)
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-
-    def run(*arguments):
-        code = cli.main(arguments)
-        streams = capsys.readouterr()
-        return code, streams.out, streams.err
-
-    return run
+from tests.testbed.chameleon.conftest import REGIONS, left_at
 
 
 @pytest.fixture

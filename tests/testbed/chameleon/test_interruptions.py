@@ -41,6 +41,11 @@ def everything(site, desk, order, stage: Path) -> None:
     releasing.release(site, desk, releasing.held(desk, order.name))
 
 
+def first_end(desk) -> str:
+    """The end that the lease was asked for with at first."""
+    return next(entry for entry in desk.ledger.entries() if entry.act == Act.CREATE_LEASE).data["end"]
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("act", Act)
 def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, desk, order, unreached, tmp_path):
@@ -54,8 +59,11 @@ def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, desk,
 
     if stage.read_text() != "release":
         lease(site, desk, wanted)
+        end = datetime.fromisoformat(first_end(desk))
         if stage.read_text() == "extend":
             releasing.extend(site, desk, releasing.held(desk, wanted.name), timedelta(hours=1))
+            end += timedelta(hours=1)
+        assert [one.end for one in site.leases()] == [end]
         assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
         assert site.addresses()[0].server == site.servers()[0].id
     releasing.release(site, desk, releasing.held(desk, wanted.name))

@@ -117,17 +117,10 @@ def test_the_end_of_a_lease_is_seen(site, desk, order, box, unreached):
         "end", lambda: releasing.state(site, desk, holding).lease, lambda now: now.status == "TERMINATED", 9e9
     )
     assert over
-    assert releasing.state(site, desk, holding).servers == ()
+    state = releasing.state(site, desk, holding)
+    assert (state.servers, state.lease.hosts) == ((), ())
+    assert state.used_su > 0
     releasing.release(site, desk, holding)
-    assert left_at(site) == []
-
-
-def test_orphans_are_what_carries_a_mark_and_is_in_no_ledger(site, desk, order):
-    lease(site, desk, order(start=datetime.now(UTC) + 24 * HOUR), wait=False)
-    assert releasing.orphans(site, desk) == []
-    desk.ledger.write("closed", releasing.held(desk, "llm_cc"))
-    (orphan,) = releasing.orphans(site, desk)
-    releasing.clear(site, desk, orphan)
     assert left_at(site) == []
 
 
