@@ -144,6 +144,17 @@ class Address:
     owner: str = ""
 
 
+@dataclass(frozen=True)
+class Volume:
+    """A disk that a server boots from; it has the server's name. status is the site's word."""
+
+    id: str
+    name: str
+    status: str
+    mark: str = ""
+    owner: str = ""
+
+
 class Thing(Protocol):
     """Anything at a site that carries the mark of a run, or '' for none.
 

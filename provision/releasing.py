@@ -8,7 +8,7 @@ from typing import Any
 
 from provision.acting import Desk
 from provision.errors import BadName, ExtensionRefused, NotReleased
-from provision.job import OVER, drop_servers, find_lease, lease_data, text
+from provision.job import OVER, drop_servers, drop_volumes, find_lease, lease_data, text
 from provision.ledger import Act, Holding
 from provision.model import Lease, Server, Slot, Thing
 from provision.site import Testbed
@@ -90,7 +90,7 @@ def extension(site: Testbed, desk: Desk, holding: Holding, by: timedelta) -> tup
 
 
 def release(site: Testbed, desk: Desk, holding: Holding) -> None:
-    """Give back servers, addresses, key and lease, and ask every service whether anything is left."""
+    """Give back servers, volumes, addresses, key and lease, and ask every service whether anything is left."""
     with desk.ledger.alone(holding.name):
         ids = [one.id for one in desk.ask(site.servers) if one.mark == holding.mark]
         clear(site, desk, holding)
@@ -102,6 +102,7 @@ def release(site: Testbed, desk: Desk, holding: Holding) -> None:
 def clear(site: Testbed, desk: Desk, holding: Holding) -> None:
     """Delete all at the site that carries the mark; NotReleased names what is there all the same."""
     drop_servers(site, desk, holding)
+    drop_volumes(site, desk, holding)
     everything: list[tuple[Act, Callable[[], Sequence[Thing]], Callable[[Any], None]]] = [
         (Act.RELEASE_ADDRESS, site.addresses, site.release_address),
         (Act.DELETE_KEY, site.keys, site.delete_key),
@@ -126,6 +127,7 @@ def things(site: Testbed) -> dict[str, Callable[[], Sequence[Thing]]]:
     return {
         "lease": site.leases,
         "server": site.servers,
+        "volume": site.volumes,
         "address": site.addresses,
         "key": site.keys,
         "opening": site.openings,

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Protocol
 
 from provision.errors import UnknownSite
-from provision.model import Address, Booking, Host, Lease, Marked, Node, Server, Slot
+from provision.model import Address, Booking, Host, Lease, Marked, Node, Server, Slot, Volume
 
 SITES = {"local": "provision.sites.local"}
 TESTBEDS = {"chameleon": "provision.sites.chameleon", "kvm": "provision.sites.kvm"}
@@ -33,6 +33,8 @@ class Testbed(Protocol):
     """How long a server may take to boot."""
     opens_ssh: bool
     """Whether SSH has to be let through to servers."""
+    boots_from_volume: bool
+    """Whether a server boots from a volume of its own, not from an image."""
 
     def user(self) -> str: ...
 
@@ -78,9 +80,19 @@ class Testbed(Protocol):
 
     def servers(self) -> list[Server]: ...
 
-    def create_server(self, name: str, mark: str, resource: str, image_id: str) -> Server: ...
+    def create_server(self, name: str, mark: str, resource: str, source: str) -> Server:
+        """source: the id of the image, or of the volume, that it boots from."""
+        ...
 
     def delete_server(self, server: Server) -> None: ...
+
+    def volumes(self) -> list[Volume]: ...
+
+    def create_volume(self, name: str, mark: str, image_id: str) -> Volume:
+        """A volume with a copy of the image, which goes with the server that boots from it."""
+        ...
+
+    def delete_volume(self, volume: Volume) -> None: ...
 
     def keys(self) -> list[Marked]: ...
 

@@ -201,19 +201,19 @@ class Cloud:
         with classified("nova"):
             return [_server(server) for server in self.sdk.compute.servers()]
 
-    def create_server(self, name: str, mark: str, resource: str, image_id: str) -> Server:
+    def create_server(self, name: str, mark: str, resource: str, source: str) -> Server:
         with classified("nova"):
             made = self.sdk.compute.create_server(
                 name=name,
                 key_name=mark,
                 metadata={"llm-testbed": mark},
                 networks=[{"uuid": self._network(context.DEFAULT_NETWORK)}],
-                **self.server_options(mark, resource, image_id),
+                **self.server_options(mark, resource, source),
             )
             return _server(self.sdk.compute.get_server(made.id))
 
-    def server_options(self, mark: str, resource: str, image_id: str) -> dict[str, Any]:
-        """Where a server of that reservation runs, and from what it boots, as nova reads it."""
+    def server_options(self, mark: str, resource: str, source: str) -> dict[str, Any]:
+        """Where a server of that reservation runs, and from which image or volume it boots, as nova reads it."""
         raise NotImplementedError
 
     def delete_server(self, server: Server) -> None:

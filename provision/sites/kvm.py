@@ -8,7 +8,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from provision.model import Booking, Host, Marked, Slot
+from provision.model import Booking, Host, Marked, Slot, Volume
 from provision.sites.cloud import Cloud, account, classified, gpus, mark_in, owner_in, reference
 
 VOLUME_GIB = 200
@@ -21,6 +21,7 @@ class Kvm(Cloud):
 
     boot_limit_s = 15 * 60
     opens_ssh = True
+    boots_from_volume = True
 
     def hosts(self) -> list[Host]:
         """A host for each flavor with a GPU and each hypervisor that can be reserved."""
@@ -48,13 +49,12 @@ class Kvm(Cloud):
             for host in slot.hosts
         ]
 
-    def server_options(self, mark: str, resource: str, image_id: str) -> dict[str, Any]:
+    def server_options(self, mark: str, resource: str, source: str) -> dict[str, Any]:
         volume = {
             "boot_index": 0,
-            "source_type": "image",
-            "uuid": image_id,
+            "source_type": "volume",
+            "uuid": source,
             "destination_type": "volume",
-            "volume_size": VOLUME_GIB,
             "delete_on_termination": True,
         }
         return {
@@ -62,6 +62,21 @@ class Kvm(Cloud):
             "block_device_mapping": [volume],
             "security_groups": [{"name": mark}],
         }
+
+    def volumes(self) -> list[Volume]:
+        with classified("cinder"):
+            return [_volume(volume) for volume in self.sdk.block_storage.volumes()]
+
+    def create_volume(self, name: str, mark: str, image_id: str) -> Volume:
+        with classified("cinder"):
+            made = self.sdk.block_storage.create_volume(
+                name=name, description=self.label(mark), size=VOLUME_GIB, image_id=image_id
+            )
+        return _volume(made)
+
+    def delete_volume(self, volume: Volume) -> None:
+        with classified("cinder"):
+            self.sdk.block_storage.delete_volume(volume.id)
 
     def openings(self) -> list[Marked]:
         with classified("neutron"):
@@ -108,6 +123,11 @@ class Kvm(Cloud):
 def connect(region: str) -> Kvm:
     """The site of virtual machines of the first account for a region whose name begins so."""
     return Kvm(account(region))
+
+
+def _volume(volume: Any) -> Volume:
+    text = volume.description
+    return Volume(volume.id, volume.name or "", volume.status, mark_in(text), owner_in(text))
 
 
 def _host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:

@@ -140,6 +140,7 @@ def empty(site: object) -> None:
     desk = Desk(None, FastClock(), lambda line: None)
     for listed, drop in (
         (site.servers, site.delete_server),
+        (site.volumes, site.delete_volume),
         (site.addresses, site.release_address),
         (site.keys, site.delete_key),
         (site.openings, site.close_ssh),
@@ -152,4 +153,4 @@ def empty(site: object) -> None:
 
 def left_at(site: object) -> list[object]:
     """All that the project has at the site, asked of every service."""
-    return [*site.servers(), *site.addresses(), *site.keys(), *site.openings(), *site.leases()]
+    return [*site.servers(), *site.volumes(), *site.addresses(), *site.keys(), *site.openings(), *site.leases()]

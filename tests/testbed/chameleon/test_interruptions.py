@@ -15,8 +15,8 @@ from provision.leasing import lease
 from provision.ledger import Act, Ledger
 from tests.testbed.chameleon.conftest import FastClock, left_at
 
-BY_OPENING = {Act.OPEN_SSH, Act.CLOSE_SSH}
-"""Acts that only a site with security groups needs."""
+OF_KVM = {Act.OPEN_SSH, Act.CLOSE_SSH, Act.CREATE_VOLUME, Act.DELETE_VOLUME}
+"""Acts that only a site with security groups and volumes needs."""
 
 
 class Deadly(Ledger):
@@ -48,8 +48,10 @@ def first_end(desk) -> str:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("act", Act)
-def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, desk, order, unreached, tmp_path):
-    site = connected("kvm" if act in BY_OPENING else "chameleon")
+def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, box, desk, order, unreached, tmp_path):
+    site = connected("kvm" if act in OF_KVM else "chameleon")
+    if act == Act.DELETE_VOLUME:
+        box.fail_to_delete_a_volume()
     stage, wanted = tmp_path / "stage", order(node_type=None)
     deadly = Desk(Deadly(tmp_path / "state", act), FastClock(), lambda line: None)
     child = multiprocessing.get_context("fork").Process(target=everything, args=(site, deadly, wanted, stage))
