@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from provision.acting import Desk
-from provision.errors import BadName, ExtensionRefused, NotReleased
+from provision.errors import BadName, BadTime, ExtensionRefused, NotReleased
 from provision.job import OVER, drop_servers, drop_volumes, find_lease, lease_data, text
 from provision.ledger import Act, Holding
 from provision.model import Lease, Server, Slot, Thing
@@ -73,7 +73,13 @@ def extend(site: Testbed, desk: Desk, holding: Holding, by: timedelta) -> Lease:
 
 
 def extension(site: Testbed, desk: Desk, holding: Holding, by: timedelta) -> tuple[Lease, datetime]:
-    """The lease as it is, and the end that it would be given; ExtensionRefused where a rule of the site forbids it."""
+    """The lease as it is, and the end that it would be given.
+
+    BadTime for a length that no site allows; ExtensionRefused where the lease is over, or not yet in its last 48 hours.
+    """
+    if not timedelta() < by <= LONGEST_EXTENSION:
+        most = length_in_words(LONGEST_EXTENSION)
+        raise BadTime(f"extension by {length_in_words(by)}: allowed: more than nothing, at most {most}")
     lease = desk.ask(lambda: find_lease(site, holding))
     if lease is None or lease.status in OVER:
         raise ExtensionRefused(f"lease {holding.name} is over; lease anew")
@@ -84,8 +90,6 @@ def extension(site: Testbed, desk: Desk, holding: Holding, by: timedelta) -> tup
     opens = lease.end - EXTENSION_WINDOW
     if desk.clock.now() < opens:
         raise ExtensionRefused(f"lease {holding.name} can be extended from {time_in_words(opens, local_zone())} on")
-    if not timedelta() < by <= LONGEST_EXTENSION:
-        raise ExtensionRefused(f"lease {holding.name} can be extended by more than nothing and at most 7 days")
     return lease, lease.end + by
 
 

@@ -1,4 +1,4 @@
-"""Extending, by the site's rules and never twice, and what a lease costs; the site is a stub with one lease."""
+"""Extending by the site's rules and never twice, release, cost; the site is a stub with one lease."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from provision.acting import Clock, Desk
-from provision.errors import ExtensionRefused
+from provision.errors import BadTime, ExtensionRefused, NotReleased
 from provision.job import lease_data
 from provision.ledger import Act, Ledger
-from provision.model import Host, Lease
-from provision.releasing import extend, extension, state
+from provision.model import Host, Lease, Volume
+from provision.releasing import extend, extension, release, state
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -23,6 +23,9 @@ class Still(Clock):
     def now(self):
         return self.at
 
+    def passed_s(self):
+        return (self.at - NOW).total_seconds()
+
     def sleep(self, seconds):
         self.at += timedelta(seconds=seconds)
 
@@ -34,6 +37,7 @@ class Site:
     mark: str
     lease: Lease = field(init=False)
     refuses: bool = False
+    stuck: tuple[Volume, ...] = ()
     name = "CHI@UC"
 
     def __post_init__(self):
@@ -43,12 +47,23 @@ class Site:
         return "me"
 
     def leases(self):
-        return [self.lease]
+        return [self.lease] if self.lease else []
+
+    def delete_lease(self, lease):
+        self.lease = None
+
+    def volumes(self):
+        return self.stuck
+
+    def delete_volume(self, volume):
+        """Says that it does, as cinder may."""
+
+    delete_server = release_address = delete_key = close_ssh = delete_volume
 
     def servers(self):
         return []
 
-    addresses = servers
+    addresses = keys = openings = servers
 
     def hosts(self):
         return [Host("7", "P3-GPU-007", self.name, "gpu", gpus=4, su_per_hour=8)]
@@ -139,7 +154,7 @@ def test_a_lease_is_extended_in_its_last_48_hours_only(desk, site, holding, ask)
 
 @pytest.mark.parametrize("by", [timedelta(), timedelta(days=7, minutes=1)])
 def test_a_lease_is_extended_by_at_most_a_week(desk, site, holding, by):
-    with pytest.raises(ExtensionRefused, match="by more than nothing and at most 7 days"):
+    with pytest.raises(BadTime, match=r"extension by (0m|168h1m): allowed: more than nothing, at most 168h"):
         extension(site, desk, holding, by)
 
 
@@ -169,3 +184,13 @@ def test_what_a_lease_costs_is_not_known_where_its_hosts_or_their_price_are_not(
     assert state(site, desk, holding).used_su is None
     site.lease = replace(site.lease, hosts=("8",))
     assert state(site, desk, holding).used_su is None
+
+
+def test_a_volume_that_stays_is_told_and_the_page_kept_open(desk, site, holding):
+    site.stuck = (Volume("volume-1", "node", "error_deleting", holding.mark), Volume("volume-2", "theirs", "in-use"))
+    with pytest.raises(NotReleased, match=r"still at CHI@UC after release: volume volume-1; release again"):
+        release(site, desk, holding)
+    assert NAME in desk.ledger.holdings()
+    site.stuck = site.stuck[1:]
+    release(site, desk, holding)
+    assert desk.ledger.holdings() == {}
