@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from experiments import configure_cli, machines_cli, remote_cli, reproduce_cli
+from experiments import configure_cli, machines_cli, orphans_cli, remote_cli, reproduce_cli
 from experiments.errors import InputError, Interrupted
 from experiments.machines_cli import print_json
 from provision.configure import Flavour
@@ -41,6 +41,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(machines_cli.app)
+app.add_typer(orphans_cli.app)
 app.add_typer(configure_cli.app)
 app.add_typer(reproduce_cli.app)
 app.add_typer(remote_cli.app)

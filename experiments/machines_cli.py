@@ -1,4 +1,4 @@
-"""`testbed slots | lease | status | extend | release | orphans | doctor`: machines of a testbed by command."""
+"""`testbed slots | lease | status | extend | release | doctor`: machines of a testbed by command."""
 
 import json
 import os
@@ -175,7 +175,9 @@ def extend(
     holding = holding_named(desk, name)
     connected = connect_to(holding.site)
     if dry_run:
-        _show_plan([f"blazar: extend lease {holding.name} at {holding.site} by {by}"], as_json)
+        lease, end = releasing.extension(connected, desk, holding, longer)
+        until = (time_in_words(moment, local_zone()) for moment in (lease.end, end))
+        _show_plan([f"blazar: extend lease {holding.name} at {holding.site} from {' to '.join(until)}"], as_json)
         return
     confirm(yes, f"extend {holding.name} by {by}")
     extended = releasing.extend(connected, desk, holding, longer)
@@ -201,29 +203,6 @@ def release(name: Held = None, dry_run: DryRun = False, yes: Yes = False, as_jso
         print_json({"released": there})
     else:
         print(f"{holding.name} is released; nothing is left at {holding.site}")
-
-
-@app.command()
-def orphans(
-    site: Site = "chameleon",
-    clean: Annotated[bool, typer.Option("--clean", help="Delete them.")] = False,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> None:
-    """Find what carries our mark but is in no ledger here."""
-    connected, desk = connect_to(site), new_desk()
-    found = releasing.orphans(connected, desk)
-    lost = {holding.mark: desk.ask(partial(releasing.remains, connected, holding)) for holding in found}
-    if clean and lost and not dry_run:
-        confirm(yes, f"delete {', '.join(thing for things in lost.values() for thing in things)}")
-        for holding in found:
-            releasing.clear(connected, desk, holding)
-    if as_json:
-        print_json({"orphans": lost, "deleted": clean and not dry_run})
-    else:
-        lines = [f"{mark}: {', '.join(things)}" for mark, things in lost.items()]
-        print("\n".join([*lines, "deleted" if clean and not dry_run else "left alone"]) if lines else "no orphans")
 
 
 @app.command()
@@ -332,12 +311,13 @@ def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None
 
 
 def _states_table(states: Sequence[releasing.State]) -> Table:
-    table = Table("name", "site", "lease", "until", "servers", "addresses", "cost until now (SU)")
+    table = Table("name", "site", "since", "lease", "until", "servers", "addresses", "cost until now (SU)")
     for state in states:
         lease = state.lease
         table.add_row(
             state.holding.name,
             state.holding.site,
+            time_in_words(datetime.fromisoformat(state.holding.since), local_zone()),
             lease.status if lease else "gone",
             time_in_words(lease.end, local_zone()) if lease else "",
             ", ".join(f"{server.name} {server.status}" for server in state.servers),

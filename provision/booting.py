@@ -1,15 +1,17 @@
-"""From an ACTIVE lease to machines that answer: key, server, address, SSH."""
+"""From an ACTIVE lease to machines that answer: key, volume, server, address, SSH."""
 
 from dataclasses import replace
 from functools import partial
 
 from provision.errors import BootFailed, NoAddress, NotReached, Refused
-from provision.job import Job, address_data, drop_servers, marked
+from provision.job import Job, address_data, drop_servers, drop_volumes, marked
 from provision.ledger import Act, Machine
-from provision.model import Address, Lease, Server
+from provision.model import Address, Lease, Server, Volume
 from provision.reserving import lease_elsewhere, still_there
 from provision.ssh import Login, answers
 
+BEING_MADE = ("creating", "downloading")
+"""What cinder says of a volume until the image is in it."""
 SSH_LIMIT_S = 20 * 60
 """How long an ACTIVE server may take until it answers: its system starts after the site has done its part."""
 BOOT_ATTEMPTS = 3
@@ -43,7 +45,7 @@ def _booted(job: Job, lease: Lease, number: int, image_id: str) -> tuple[Server,
     """The server of that number, ACTIVE, if need be on another host; BootFailed with the site's reason."""
     name = job.order.server_names[number]
     for attempt in range(1, BOOT_ATTEMPTS + 1):
-        server = _create(job, lease.resources[number], name, image_id)
+        server = _create(job, lease.resources[number], name, _source(job, name, image_id), image_id)
         state = _boot(job, lease, server)
         if state and state.status == "ACTIVE":
             return state, lease
@@ -51,16 +53,41 @@ def _booted(job: Job, lease: Lease, number: int, image_id: str) -> tuple[Server,
         job.desk.say(f"server {name} failed, attempt {attempt} of {BOOT_ATTEMPTS}: {fault}")
         job.desk.ledger.write("failed", job.opened, Act.CREATE_SERVER, hosts=list(lease.hosts), reason=fault)
         drop_servers(job.site, job.desk, job.opened, name)
+        drop_volumes(job.site, job.desk, job.opened, name)
         if attempt < BOOT_ATTEMPTS:
             lease = lease_elsewhere(job, lease)
     raise BootFailed(f"server {name} did not boot in {BOOT_ATTEMPTS} attempts; the site says: {fault}")
 
 
-def _create(job: Job, resource: str, name: str, image_id: str) -> Server:
+def _source(job: Job, name: str, image_id: str) -> str:
+    """The id of what the server of that name boots from: the image, or a volume that is made of it."""
+    if not job.site.boots_from_volume:
+        return image_id
+
+    def own() -> Volume | None:
+        return next((one for one in job.site.volumes() if one.mark == job.opened.mark and one.name == name), None)
+
+    made = job.ensure(
+        Act.CREATE_VOLUME,
+        own,
+        lambda: job.site.create_volume(name, job.opened.mark, image_id),
+        name=name,
+        image_id=image_id,
+    )
+    ready = job.desk.wait(
+        f"volume {name}", own, lambda now: now is None or now.status not in BEING_MADE, job.site.boot_limit_s
+    )
+    if ready is None or ready.status.startswith("error"):
+        drop_volumes(job.site, job.desk, job.opened, name)
+        raise BootFailed(f"volume {name} was not made of image {image_id}; the site says: {(ready or made).status}")
+    return ready.id
+
+
+def _create(job: Job, resource: str, name: str, source: str, image_id: str) -> Server:
     return job.ensure(
         Act.CREATE_SERVER,
         lambda: job.find_server(name),
-        lambda: job.site.create_server(name, job.opened.mark, resource, image_id),
+        lambda: job.site.create_server(name, job.opened.mark, resource, source),
         name=name,
         image_id=image_id,
     )

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from provision.acting import Desk
 from provision.ledger import Act, Holding
-from provision.model import Address, Host, Lease, Server, Slot, Wish
+from provision.model import Address, Host, Lease, Server, Slot, Volume, Wish
 from provision.site import Testbed
 from provision.ssh import KeyPair
 from provision.times import local_zone, time_in_words
@@ -68,12 +68,14 @@ class Job:
 
 
 def find_lease(site: Testbed, holding: Holding) -> Lease | None:
-    """The lease of a holding: that with its mark, or, at a site whose leases carry none, that of its name and end."""
+    """The lease of a holding: that with its mark, or, at a site whose leases carry none, ours of its name and end."""
     told = (holding.wanted, holding.acts)
     ends = {page[act]["end"] for page in told for act in (Act.CREATE_LEASE, Act.EXTEND_LEASE) if act in page}
 
     def ours(lease: Lease) -> bool:
-        return lease.mark == holding.mark or (not lease.mark and lease.name == holding.name and text(lease.end) in ends)
+        if lease.mark or lease.name != holding.name:
+            return lease.mark == holding.mark
+        return lease.owner == site.user_id() and text(lease.end) in ends
 
     found = [lease for lease in site.leases() if ours(lease)]
     return min(found, key=lambda lease: (lease.status in OVER, lease.created, lease.id), default=None)
@@ -87,6 +89,19 @@ def drop_servers(site: Testbed, desk: Desk, holding: Holding, name: str | None =
 
     desk.remove(holding, Act.DELETE_SERVER, there, site.delete_server)
     desk.wait("servers being deleted", there, lambda left: not left, DELETE_LIMIT_S, every_s=2)
+
+
+def drop_volumes(site: Testbed, desk: Desk, holding: Holding, name: str | None = None) -> None:
+    """Delete what is left of the volumes of a holding's servers, or of the one of that name, and see them gone."""
+
+    def there() -> list[Volume]:
+        return [one for one in site.volumes() if one.mark == holding.mark and name in (None, one.name)]
+
+    def staying() -> list[Volume]:
+        return [one for one in there() if one.status != "deleting"]
+
+    desk.remove(holding, Act.DELETE_VOLUME, staying, site.delete_volume)
+    desk.wait("volumes being deleted", there, lambda left: not left, DELETE_LIMIT_S, every_s=2)
 
 
 def marked(things: list[T], mark: str) -> T | None:

@@ -31,6 +31,7 @@ def plan(site: Testbed, desk: Desk, order: Order) -> list[str]:
         f"blazar: create lease {order.name} of {in_words(slot)}",
         f"nova: upload the public key of {order.key.file}",
         *(["neutron: create a security group that lets SSH through"] if site.opens_ssh else []),
+        *([f"cinder: create a volume for {servers}"] if site.boots_from_volume else []),
         f"nova: create server {servers} with image {desk.ask(site.image_id)}",
         f"neutron: attach a free floating IP to {servers}, or take one",
         f"ssh: log in to {servers}",

@@ -31,11 +31,13 @@ class Act(StrEnum):
     CREATE_LEASE = "create lease"
     UPLOAD_KEY = "upload key"
     OPEN_SSH = "open SSH"
+    CREATE_VOLUME = "create volume"
     CREATE_SERVER = "create server"
     ALLOCATE_ADDRESS = "allocate address"
     ATTACH_ADDRESS = "attach address"
     EXTEND_LEASE = "extend lease"
     DELETE_SERVER = "delete server"
+    DELETE_VOLUME = "delete volume"
     RELEASE_ADDRESS = "release address"
     DELETE_KEY = "delete key"
     CLOSE_SSH = "close SSH"
@@ -135,6 +137,21 @@ class Ledger:
             elif entry.name in held:
                 held[entry.name] = _with(held[entry.name], entry)
         return held
+
+    def marks(self) -> set[str]:
+        """Every mark that was ever given here."""
+        return {entry.mark for entry in self.entries() if entry.event == "opened"}
+
+    def begun(self, holding: Holding, act: Act) -> dict[str, Any]:
+        """The intent of an act whose outcome was never written; empty where there is none."""
+        told = [entry for entry in self.entries() if (entry.mark, entry.act) == (holding.mark, act)]
+        return told[-1].data if told and told[-1].event == "intent" else {}
+
+    def hosts(self, lease_id: str) -> tuple[str, ...]:
+        """The ids of a lease's hosts, as the site last told of any."""
+        leases = (one.data for one in self.entries() if (one.event, one.act) == ("done", Act.CREATE_LEASE))
+        told = [data["hosts"] for data in leases if data.get("id") == lease_id and data["hosts"]]
+        return tuple(told[-1]) if told else ()
 
     def holding(self, name: str) -> Holding | None:
         return self.holdings().get(name)

@@ -105,7 +105,7 @@ class Slot:
 class Lease:
     """A reservation at a site. hosts are ids; status is the site's word; mark is the run's, '' where there is none.
 
-    resources are what its servers are asked for with, one each: the ids of its reservations.
+    resources are what its servers are asked for with, one each: the ids of its reservations. owner: see Thing.
     """
 
     id: str
@@ -117,6 +117,7 @@ class Lease:
     hosts: tuple[str, ...] = ()
     mark: str = ""
     created: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class Server:
     mark: str = ""
     fault: str = ""
     image_id: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,16 +141,34 @@ class Address:
     ip: str
     server: str = ""
     mark: str = ""
+    owner: str = ""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A disk that a server boots from; it has the server's name. status is the site's word."""
+
+    id: str
+    name: str
+    status: str
+    mark: str = ""
+    owner: str = ""
 
 
 class Thing(Protocol):
-    """Anything at a site that carries the mark of a run, or '' for none."""
+    """Anything at a site that carries the mark of a run, or '' for none.
+
+    owner: the id of the user who made it, '' where neither the site nor the mark's text tells.
+    """
 
     @property
     def id(self) -> str: ...
 
     @property
     def mark(self) -> str: ...
+
+    @property
+    def owner(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -158,3 +178,4 @@ class Marked:
     id: str
     kind: str
     mark: str
+    owner: str = ""

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from provision.acting import Desk
-from provision.errors import BadName, ExtensionRefused, NotReleased
-from provision.job import OVER, drop_servers, find_lease, lease_data, text
+from provision.errors import BadName, BadTime, ExtensionRefused, NotReleased
+from provision.job import OVER, drop_servers, drop_volumes, find_lease, lease_data, text
 from provision.ledger import Act, Holding
-from provision.model import Host, Lease, Server, Slot, Thing
+from provision.model import Lease, Server, Slot, Thing
 from provision.site import Testbed
 from provision.ssh import forget
-from provision.times import local_zone, time_in_words
+from provision.times import length_in_words, local_zone, time_in_words
 
 EXTENSION_WINDOW = timedelta(hours=48)
 """A lease can be made longer in its last 48 hours only, by at most LONGEST_EXTENSION (Chameleon's rules)."""
@@ -44,26 +44,22 @@ def state(site: Testbed, desk: Desk, holding: Holding) -> State:
     servers = tuple(one for one in desk.ask(site.servers) if one.mark == holding.mark)
     ids = {server.id for server in servers}
     ips = tuple(one.ip for one in desk.ask(site.addresses) if one.server in ids)
-    cost = _used_su(lease, desk.ask(site.hosts), desk.clock.now()) if lease else None
+    cost = _used_su(desk, site, lease) if lease else None
     return State(holding, lease, servers, ips, cost)
 
 
 def extend(site: Testbed, desk: Desk, holding: Holding, by: timedelta) -> Lease:
-    """Make a lease longer, within the site's rules; ExtensionRefused says which one or what the site says."""
+    """Make a lease longer, within the site's rules; ExtensionRefused says which one or what the site says.
+
+    An extension by as much that was begun and never finished is gone on with.
+    """
     with desk.ledger.alone(holding.name):
-        lease = desk.ask(lambda: find_lease(site, holding))
-        if lease is None or lease.status in OVER:
-            raise ExtensionRefused(f"lease {holding.name} is over; lease anew")
-        opens = lease.end - EXTENSION_WINDOW
-        if desk.clock.now() < opens:
-            raise ExtensionRefused(f"lease {holding.name} can be extended from {time_in_words(opens, local_zone())} on")
-        if not timedelta() < by <= LONGEST_EXTENSION:
-            raise ExtensionRefused(f"lease {holding.name} can be extended by more than nothing and at most 7 days")
-        slot = Slot((), lease.start, lease.end + by, None)
+        lease, end = extension(site, desk, holding, by)
+        slot = Slot((), lease.start, end, None)
 
         def longer() -> Lease | None:
             now = find_lease(site, holding)
-            return now if now and now.end >= slot.end else None
+            return now if now and now.end >= end else None
 
         return desk.ensure(
             holding,
@@ -71,12 +67,34 @@ def extend(site: Testbed, desk: Desk, holding: Holding, by: timedelta) -> Lease:
             longer,
             lambda: site.extend_lease(lease, slot),
             lease_data,
-            end=text(slot.end),
+            by=length_in_words(by),
+            end=text(end),
         )
 
 
+def extension(site: Testbed, desk: Desk, holding: Holding, by: timedelta) -> tuple[Lease, datetime]:
+    """The lease as it is, and the end that it would be given.
+
+    BadTime for a length that no site allows; ExtensionRefused where the lease is over, or not yet in its last 48 hours.
+    """
+    if not timedelta() < by <= LONGEST_EXTENSION:
+        most = length_in_words(LONGEST_EXTENSION)
+        raise BadTime(f"extension by {length_in_words(by)}: allowed: more than nothing, at most {most}")
+    lease = desk.ask(lambda: find_lease(site, holding))
+    if lease is None or lease.status in OVER:
+        raise ExtensionRefused(f"lease {holding.name} is over; lease anew")
+    begun = desk.ledger.begun(holding, Act.EXTEND_LEASE)
+    if begun.get("by") == length_in_words(by) and (end := datetime.fromisoformat(begun["end"])) >= lease.end:
+        desk.say(f"the extension of {holding.name} by {begun['by']} was begun; going on with it")
+        return lease, end
+    opens = lease.end - EXTENSION_WINDOW
+    if desk.clock.now() < opens:
+        raise ExtensionRefused(f"lease {holding.name} can be extended from {time_in_words(opens, local_zone())} on")
+    return lease, lease.end + by
+
+
 def release(site: Testbed, desk: Desk, holding: Holding) -> None:
-    """Give back servers, addresses, key and lease, and ask every service whether anything is left."""
+    """Give back servers, volumes, addresses, key and lease, and ask every service whether anything is left."""
     with desk.ledger.alone(holding.name):
         ids = [one.id for one in desk.ask(site.servers) if one.mark == holding.mark]
         clear(site, desk, holding)
@@ -88,14 +106,15 @@ def release(site: Testbed, desk: Desk, holding: Holding) -> None:
 def clear(site: Testbed, desk: Desk, holding: Holding) -> None:
     """Delete all at the site that carries the mark; NotReleased names what is there all the same."""
     drop_servers(site, desk, holding)
+    drop_volumes(site, desk, holding)
     everything: list[tuple[Act, Callable[[], Sequence[Thing]], Callable[[Any], None]]] = [
         (Act.RELEASE_ADDRESS, site.addresses, site.release_address),
         (Act.DELETE_KEY, site.keys, site.delete_key),
         (Act.CLOSE_SSH, site.openings, site.close_ssh),
         (Act.DELETE_LEASE, partial(leases, site, holding), site.delete_lease),
     ]
-    for act, things, drop in everything:
-        desk.remove(holding, act, partial(_of, things, holding.mark), drop)
+    for act, listed, drop in everything:
+        desk.remove(holding, act, partial(_of, listed, holding.mark), drop)
     if left := desk.ask(lambda: remains(site, holding)):
         raise NotReleased(f"still at {site.name} after release: {', '.join(left)}; release again")
 
@@ -107,39 +126,32 @@ def leases(site: Testbed, holding: Holding) -> list[Lease]:
     return carried or ([replace(other, mark=holding.mark)] if other else [])
 
 
-def remains(site: Testbed, holding: Holding) -> list[str]:
-    """What is at the site under a holding's mark, in words; asked of every service."""
-    things: dict[str, Callable[[], Sequence[Thing]]] = {
-        "lease": partial(leases, site, holding),
+def things(site: Testbed) -> dict[str, Callable[[], Sequence[Thing]]]:
+    """How each service is asked for what it has, by kind."""
+    return {
+        "lease": site.leases,
         "server": site.servers,
+        "volume": site.volumes,
         "address": site.addresses,
         "key": site.keys,
         "opening": site.openings,
     }
-    return [f"{kind} {one.id}" for kind, listed in things.items() for one in _of(listed, holding.mark)]
 
 
-def orphans(site: Testbed, desk: Desk) -> list[Holding]:
-    """What carries a mark of this program but is in no ledger here, as holdings that can be cleared."""
-    known = {holding.mark for holding in desk.ledger.holdings().values()}
-    sources: tuple[Callable[[], Sequence[Thing]], ...] = (
-        site.leases,
-        site.servers,
-        site.addresses,
-        site.keys,
-        site.openings,
-    )
-    marks = (thing.mark for source in sources for thing in desk.ask(source))
-    return [Holding("", mark, site.name, "") for mark in dict.fromkeys(marks) if mark and mark not in known]
+def remains(site: Testbed, holding: Holding) -> list[str]:
+    """What is at the site under a holding's mark, in words; asked of every service."""
+    everything = things(site) | {"lease": partial(leases, site, holding)}
+    return [f"{kind} {one.id}" for kind, listed in everything.items() for one in _of(listed, holding.mark)]
 
 
-def _of(things: Callable[[], Sequence[Thing]], mark: str) -> list[Thing]:
-    return [thing for thing in things() if thing.mark == mark]
+def _of(listed: Callable[[], Sequence[Thing]], mark: str) -> list[Thing]:
+    return [thing for thing in listed() if thing.mark == mark]
 
 
-def _used_su(lease: Lease, hosts: list[Host], now: datetime) -> float | None:
-    prices = [host.su_per_hour for host in hosts if host.id in lease.hosts]
-    if None in prices:
-        return None
-    hours = max(min(now, lease.end) - lease.start, timedelta()) / timedelta(hours=1)
-    return sum(filter(None, prices)) * hours
+def _used_su(desk: Desk, site: Testbed, lease: Lease) -> float | None:
+    """Service units until now; None where hosts or prices are not known. The site forgets the hosts of what is over."""
+    price = {host.id: host.su_per_hour for host in desk.ask(site.hosts)}
+    prices = [price.get(host) for host in lease.hosts or desk.ledger.hosts(lease.id)]
+    known = [one for one in prices if one is not None]
+    hours = max(min(desk.clock.now(), lease.end) - lease.start, timedelta()) / timedelta(hours=1)
+    return sum(known) * hours if prices and len(known) == len(prices) else None

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Protocol
 
 from provision.errors import UnknownSite
-from provision.model import Address, Booking, Host, Lease, Marked, Node, Server, Slot
+from provision.model import Address, Booking, Host, Lease, Marked, Node, Server, Slot, Volume
 
 SITES = {"local": "provision.sites.local"}
 TESTBEDS = {"chameleon": "provision.sites.chameleon", "kvm": "provision.sites.kvm"}
@@ -24,8 +24,8 @@ class Site(Protocol):
 class Testbed(Protocol):
     """A site whose machines are leased. Everything may raise a SiteError; Unreachable where the outcome is not known.
 
-    Lists are what the site has of one's own project and user. What creates or deletes is done by acts of the ledger
-    alone. What is gone already is deleted without complaint.
+    Lists are what the site has of one's own project, keys of one's own user. What creates or deletes is done by acts of
+    the ledger alone. What is gone already is deleted without complaint.
     """
 
     name: str
@@ -33,8 +33,14 @@ class Testbed(Protocol):
     """How long a server may take to boot."""
     opens_ssh: bool
     """Whether SSH has to be let through to servers."""
+    boots_from_volume: bool
+    """Whether a server boots from a volume of its own, not from an image."""
 
     def user(self) -> str: ...
+
+    def user_id(self) -> str:
+        """What things of one's own have as their owner."""
+        ...
 
     def scope(self) -> str:
         """User, project and region of the account, in words; NoCredentials where it is no good."""
@@ -74,9 +80,19 @@ class Testbed(Protocol):
 
     def servers(self) -> list[Server]: ...
 
-    def create_server(self, name: str, mark: str, resource: str, image_id: str) -> Server: ...
+    def create_server(self, name: str, mark: str, resource: str, source: str) -> Server:
+        """source: the id of the image, or of the volume, that it boots from."""
+        ...
 
     def delete_server(self, server: Server) -> None: ...
+
+    def volumes(self) -> list[Volume]: ...
+
+    def create_volume(self, name: str, mark: str, image_id: str) -> Volume:
+        """A volume with a copy of the image, which goes with the server that boots from it."""
+        ...
+
+    def delete_volume(self, volume: Volume) -> None: ...
 
     def keys(self) -> list[Marked]: ...
 

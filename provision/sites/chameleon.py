@@ -6,7 +6,7 @@ from typing import Any
 from chi.lease import add_node_reservation
 
 from provision.errors import Refused
-from provision.model import Host, Marked, Slot
+from provision.model import Host, Marked, Slot, Volume
 from provision.sites.cloud import Cloud, account, classified, gpus, reference
 
 FLAVOR = "baremetal"
@@ -17,6 +17,7 @@ class BareMetal(Cloud):
 
     boot_limit_s = 40 * 60
     opens_ssh = False
+    boots_from_volume = False
 
     def hosts(self) -> list[Host]:
         """The nodes that the reference API describes and Blazar lets people reserve."""
@@ -37,13 +38,23 @@ class BareMetal(Cloud):
             reserved[-1]["hypervisor_properties"] = json.dumps(["!=", "$hypervisor_hostname", mark])
         return reserved
 
-    def server_options(self, mark: str, resource: str, image_id: str) -> dict[str, Any]:
+    def server_options(self, mark: str, resource: str, source: str) -> dict[str, Any]:
         flavor = self.sdk.compute.find_flavor(FLAVOR, ignore_missing=False)
         return {
             "flavor_id": flavor.id,
-            "image_id": image_id,
+            "image_id": source,
             "scheduler_hints": {"reservation": resource},
         }
+
+    def volumes(self) -> list[Volume]:
+        """None: nodes boot from their own disks."""
+        return []
+
+    def create_volume(self, name: str, mark: str, image_id: str) -> Volume:
+        raise AssertionError("bare metal boots from no volume")
+
+    def delete_volume(self, volume: Volume) -> None:
+        raise AssertionError("bare metal boots from no volume")
 
     def openings(self) -> list[Marked]:
         """None: there are no security groups; the image's own firewall lets SSH in alone."""

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -47,6 +48,7 @@ BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
 NOT_THERE = 404
 
 GIB = 1024**3
+OWNER = re.compile(f"{MARK.pattern} of (\\w+)")
 MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
 INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
 
@@ -90,6 +92,14 @@ class Cloud:
     def user(self) -> str:
         with classified("keystone"):
             return self.session.auth.get_access(self.session).username
+
+    def user_id(self) -> str:
+        with classified("keystone"):
+            return self.session.get_user_id()
+
+    def label(self, mark: str) -> str:
+        """A description that tells the mark and its owner, of what the site keeps no user of."""
+        return f"{mark} of {self.user_id()}"
 
     def scope(self) -> str:
         """User, project and region of the account, in words."""
@@ -191,19 +201,19 @@ class Cloud:
         with classified("nova"):
             return [_server(server) for server in self.sdk.compute.servers()]
 
-    def create_server(self, name: str, mark: str, resource: str, image_id: str) -> Server:
+    def create_server(self, name: str, mark: str, resource: str, source: str) -> Server:
         with classified("nova"):
             made = self.sdk.compute.create_server(
                 name=name,
                 key_name=mark,
                 metadata={"llm-testbed": mark},
                 networks=[{"uuid": self._network(context.DEFAULT_NETWORK)}],
-                **self.server_options(mark, resource, image_id),
+                **self.server_options(mark, resource, source),
             )
             return _server(self.sdk.compute.get_server(made.id))
 
-    def server_options(self, mark: str, resource: str, image_id: str) -> dict[str, Any]:
-        """Where a server of that reservation runs, and from what it boots, as nova reads it."""
+    def server_options(self, mark: str, resource: str, source: str) -> dict[str, Any]:
+        """Where a server of that reservation runs, and from which image or volume it boots, as nova reads it."""
         raise NotImplementedError
 
     def delete_server(self, server: Server) -> None:
@@ -213,13 +223,15 @@ class Cloud:
     def keys(self) -> list[Marked]:
         with classified("nova"):
             return [
-                Marked(key.name, "key", key.name) for key in self.sdk.compute.keypairs() if MARK.fullmatch(key.name)
+                Marked(key.name, "key", key.name, self.user_id())
+                for key in self.sdk.compute.keypairs()
+                if MARK.fullmatch(key.name)
             ]
 
     def upload_key(self, mark: str, public_key: str) -> Marked:
         with classified("nova"):
             self.sdk.compute.create_keypair(name=mark, public_key=public_key)
-        return Marked(mark, "key", mark)
+        return Marked(mark, "key", mark, self.user_id())
 
     def delete_key(self, key: Marked) -> None:
         with classified("nova"):
@@ -235,7 +247,8 @@ class Cloud:
         try:
             with classified("neutron"):
                 network = self._network(PUBLIC_NETWORK)
-                return _address(self.sdk.network.create_ip(floating_network_id=network, description=mark), "")
+                made = self.sdk.network.create_ip(floating_network_id=network, description=self.label(mark))
+                return _address(made, "")
         except Refused as problem:
             raise NoAddress(f"no floating IP is free at {self.name}: {problem}") from None
 
@@ -249,7 +262,7 @@ class Cloud:
             if ip.port_id not in (None, port.id):
                 raise Refused(f"neutron: {address.ip} leads to another server")
             self.sdk.network.update_ip(ip, if_revision=ip.revision_number, port_id=port.id)
-        return Address(address.id, address.ip, server.id, address.mark)
+        return replace(address, server=server.id)
 
     def release_address(self, address: Address) -> None:
         with classified("neutron"):
@@ -353,20 +366,28 @@ def _lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
         hosts=hosts,
         mark=mark_in(reservations[0].get("hypervisor_properties")),
         created=str(lease["created_at"]),
+        owner=lease["user_id"],
     )
 
 
 def _server(server: Any) -> Server:
     fault = (server.fault or {}).get("message", "") if server.status == "ERROR" else ""
     image = (server.image or {}).get("id", "") if server.image else ""
-    return Server(server.id, server.name, server.status, (server.metadata or {}).get("llm-testbed", ""), fault, image)
+    mark = (server.metadata or {}).get("llm-testbed", "")
+    return Server(server.id, server.name, server.status, mark, fault, image, server.user_id)
 
 
 def _address(ip: Any, server: str) -> Address:
-    return Address(ip.id, ip.floating_ip_address, server, mark_in(ip.description))
+    return Address(ip.id, ip.floating_ip_address, server, mark_in(ip.description), owner_in(ip.description))
 
 
 def mark_in(text: str | None) -> str:
     """The mark in a text, '' where there is none."""
     found = MARK.search(text or "")
     return found[0] if found else ""
+
+
+def owner_in(text: str | None) -> str:
+    """The id of the user in a label, '' where there is none."""
+    found = OWNER.search(text or "")
+    return found[1] if found else ""

@@ -8,8 +8,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from provision.model import Booking, Host, Marked, Slot
-from provision.sites.cloud import Cloud, account, classified, gpus, mark_in, reference
+from provision.model import Booking, Host, Marked, Slot, Volume
+from provision.sites.cloud import Cloud, account, classified, gpus, mark_in, owner_in, reference
 
 VOLUME_GIB = 200
 """The flavors' own disks of 40 GB are too small for models and containers."""
@@ -21,6 +21,7 @@ class Kvm(Cloud):
 
     boot_limit_s = 15 * 60
     opens_ssh = True
+    boots_from_volume = True
 
     def hosts(self) -> list[Host]:
         """A host for each flavor with a GPU and each hypervisor that can be reserved."""
@@ -48,13 +49,12 @@ class Kvm(Cloud):
             for host in slot.hosts
         ]
 
-    def server_options(self, mark: str, resource: str, image_id: str) -> dict[str, Any]:
+    def server_options(self, mark: str, resource: str, source: str) -> dict[str, Any]:
         volume = {
             "boot_index": 0,
-            "source_type": "image",
-            "uuid": image_id,
+            "source_type": "volume",
+            "uuid": source,
             "destination_type": "volume",
-            "volume_size": VOLUME_GIB,
             "delete_on_termination": True,
         }
         return {
@@ -63,15 +63,34 @@ class Kvm(Cloud):
             "security_groups": [{"name": mark}],
         }
 
+    def volumes(self) -> list[Volume]:
+        with classified("cinder"):
+            return [_volume(volume) for volume in self.sdk.block_storage.volumes()]
+
+    def create_volume(self, name: str, mark: str, image_id: str) -> Volume:
+        with classified("cinder"):
+            made = self.sdk.block_storage.create_volume(
+                name=name, description=self.label(mark), size=VOLUME_GIB, image_id=image_id
+            )
+        return _volume(made)
+
+    def delete_volume(self, volume: Volume) -> None:
+        with classified("cinder"):
+            self.sdk.block_storage.delete_volume(volume.id)
+
     def openings(self) -> list[Marked]:
         with classified("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
-        return [Marked(group.id, "security group", mark) for group in groups if (mark := mark_in(group.name))]
+        return [
+            Marked(group.id, "security group", mark, owner_in(group.description))
+            for group in groups
+            if (mark := mark_in(group.name))
+        ]
 
     def open_ssh(self, mark: str) -> Marked:
         """A security group that lets SSH in from everywhere, and nothing else; whole or not at all."""
         with classified("neutron"):
-            group = self.sdk.network.create_security_group(name=mark, description="SSH")
+            group = self.sdk.network.create_security_group(name=mark, description=self.label(mark))
             self.sdk.network.create_security_group_rule(
                 security_group_id=group.id,
                 direction="ingress",
@@ -80,7 +99,7 @@ class Kvm(Cloud):
                 port_range_min=SSH_PORT,
                 port_range_max=SSH_PORT,
             )
-        return Marked(group.id, "security group", mark)
+        return Marked(group.id, "security group", mark, self.user_id())
 
     def close_ssh(self, opening: Marked) -> None:
         with classified("neutron"):
@@ -104,6 +123,11 @@ class Kvm(Cloud):
 def connect(region: str) -> Kvm:
     """The site of virtual machines of the first account for a region whose name begins so."""
     return Kvm(account(region))
+
+
+def _volume(volume: Any) -> Volume:
+    text = volume.description
+    return Volume(volume.id, volume.name or "", volume.status, mark_in(text), owner_in(text))
 
 
 def _host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:

@@ -107,3 +107,19 @@ def test_the_ledger_is_where_the_person_says(monkeypatch, tmp_path):
     assert default_folder() == tmp_path / "llm-testbed"
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "mine"))
     assert default_folder() == tmp_path / "mine"
+
+
+def test_an_act_is_begun_until_its_outcome_is_written(ledger):
+    holding = ledger.open("llm_cc", "CHI@UC")
+    for outcome in ("done", "failed"):
+        ledger.write("intent", holding, Act.EXTEND_LEASE, by="1h")
+        ledger.write("done", holding, Act.UPLOAD_KEY)
+        assert ledger.begun(holding, Act.EXTEND_LEASE) == {"by": "1h"}
+        ledger.write(outcome, holding, Act.EXTEND_LEASE, by="1h")
+        assert ledger.begun(holding, Act.EXTEND_LEASE) == {}
+
+
+def test_marks_are_remembered_when_their_page_is_closed(ledger):
+    holdings = [ledger.open(name, "CHI@UC") for name in ("llm_cc", "llm_other")]
+    ledger.write("closed", holdings[0])
+    assert ledger.marks() == {holding.mark for holding in holdings}

@@ -1,5 +1,6 @@
 """The testbed in a box as fixtures, and clients of it whose waits take no time."""
 
+import io
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import cli, machines_cli
 from provision import booting
 from provision.acting import Clock, Desk
 from provision.job import Order
@@ -68,12 +70,12 @@ def account(box: Box, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def connected(box: Box, account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Testbed]]:
-    """Makes a client of a site by its name; what a test leaves there is removed after it."""
+def connected(box: Box, account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Testbed]]:
+    """Makes a client of a site by its name, for a user; what a test leaves there is removed after it."""
     made = []
 
-    def connect(name: str) -> Testbed:
-        for variable, value in box.environment(REGIONS[name]).items():
+    def connect(name: str, user: str = "cc") -> Testbed:
+        for variable, value in box.environment(REGIONS[name], user).items():
             monkeypatch.setenv(variable, value)
         made.append(connect_to(name))
         return made[-1]
@@ -88,6 +90,22 @@ def connected(box: Box, account: None, monkeypatch: pytest.MonkeyPatch) -> Itera
 def site(connected: Callable[[str], Testbed]) -> Testbed:
     """A client of the bare-metal site."""
     return connected("chameleon")
+
+
+@pytest.fixture
+def testbed(
+    site: Testbed, key: KeyPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line in this process; its exit code, stdout and stderr."""
+    monkeypatch.setattr(machines_cli, "Clock", FastClock)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = cli.main(arguments)
+        streams = capsys.readouterr()
+        return code, streams.out, streams.err
+
+    return run
 
 
 @pytest.fixture
@@ -122,6 +140,7 @@ def empty(site: object) -> None:
     desk = Desk(None, FastClock(), lambda line: None)
     for listed, drop in (
         (site.servers, site.delete_server),
+        (site.volumes, site.delete_volume),
         (site.addresses, site.release_address),
         (site.keys, site.delete_key),
         (site.openings, site.close_ssh),
@@ -134,4 +153,4 @@ def empty(site: object) -> None:
 
 def left_at(site: object) -> list[object]:
     """All that the project has at the site, asked of every service."""
-    return [*site.servers(), *site.addresses(), *site.keys(), *site.openings(), *site.leases()]
+    return [*site.servers(), *site.volumes(), *site.addresses(), *site.keys(), *site.openings(), *site.leases()]

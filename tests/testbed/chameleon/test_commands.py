@@ -1,29 +1,15 @@
 """The commands as a person types them, against the box: plans, JSON, exit codes, bad input, doctor, secrets."""
 
-import io
 import json
 import os
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from experiments import cli, machines_cli
+from experiments import machines_cli
 from provision import booting
 from provision.site import connect_to
-from tests.testbed.chameleon.conftest import REGIONS, FastClock, left_at
-
-
-@pytest.fixture
-def testbed(site, key, monkeypatch, capsys):
-    """Runs a command line in this process; its exit code, stdout and stderr."""
-    monkeypatch.setattr(machines_cli, "Clock", FastClock)
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-
-    def run(*arguments):
-        code = cli.main(arguments)
-        streams = capsys.readouterr()
-        return code, streams.out, streams.err
-
-    return run
+from tests.testbed.chameleon.conftest import REGIONS, left_at
 
 
 @pytest.fixture
@@ -44,6 +30,44 @@ def test_a_lease_from_the_command_line_to_its_release(testbed, site, lease_flags
     assert testbed("release", "--yes")[0] == 0
     assert left_at(site) == []
     assert testbed("status")[1] == "nothing is held\n"
+
+
+def test_what_extend_and_release_would_do_and_did_is_told_to_programs(testbed, site, lease_flags):
+    start = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=2)
+    assert testbed("lease", *lease_flags, "--start", start.isoformat(), "--no-wait")[0] == 0
+    (held,) = site.leases()
+    until = [f"{moment:%Y-%m-%d %H:%M} UTC" for moment in (held.end, held.end + timedelta(hours=1))]
+    code, out, _ = testbed("extend", "--dry-run", "--json")
+    assert code == 0
+    (would,) = json.loads(out)["would"]
+    assert would.startswith(f"blazar: extend lease llm_cc at CHI@UC from {until[0]}")
+    assert f" to {until[1]}" in would
+    code, _, err = testbed("extend", "--by", "8d", "--dry-run")
+    assert (code, err) == (2, "testbed: extension by 192h: allowed: more than nothing, at most 168h\n")
+    assert testbed("extend")[0] == 2
+    assert site.leases() == [held]
+    code, out, _ = testbed("extend", "--yes", "--json")
+    assert (code, datetime.fromisoformat(json.loads(out)["end"])) == (0, held.end + timedelta(hours=1))
+    code, out, _ = testbed("release", "--dry-run", "--json")
+    assert (code, json.loads(out)) == (0, {"would": [f"delete lease {held.id} at CHI@UC"]})
+    assert testbed("release")[0] == 2
+    assert len(site.leases()) == 1
+    code, out, _ = testbed("release", "--yes", "--json")
+    assert (code, json.loads(out)) == (0, {"released": [f"lease {held.id}"]})
+    assert left_at(site) == []
+    assert testbed("release", "--yes")[::2] == (2, "testbed: NAME: which one? held: nothing\n")
+
+
+def test_an_extension_that_a_rule_forbids_is_told_before_it_is_asked_for(testbed, site, lease_flags):
+    start = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=60)
+    assert testbed("lease", *lease_flags, "--start", start.isoformat(), "--no-wait")[0] == 0
+    opens = start + timedelta(hours=3 - 48)
+    for flag in ("--dry-run", "--yes"):
+        code, _, err = testbed("extend", flag)
+        assert code == machines_cli.FAILED
+        assert f"lease llm_cc can be extended from {opens:%Y-%m-%d %H:%M} UTC" in err
+    assert [lease.end for lease in site.leases()] == [start + timedelta(hours=3)]
+    assert "since" in testbed("status")[1]
 
 
 def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags, monkeypatch, tmp_path):

@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from experiments.launch.places import place_named
-from provision import releasing
+from provision import booting, releasing
+from provision.errors import BootFailed
 from provision.leasing import lease
+from provision.ledger import Act
 from provision.site import TESTBEDS
 from provision.sites import local
 from tests.testbed.chameleon.conftest import left_at
@@ -74,13 +76,28 @@ def test_every_site_has_a_machine_that_says_what_it_is(name, connected, desk, or
 def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(any_site, box, desk, order, sshd):
     site = any_site
     lease(site, desk, order(node_type="g1.h100.pci.4"))
-    assert [volume["size"] for volume in volumes(box)] == [200]
+    (volume,) = volumes(box)
+    assert volume["size"] == 200
     (opening,) = site.openings()
+    assert [(one.mark, one.owner, one.status) for one in site.volumes()] == [(opening.mark, site.user_id(), "in-use")]
     rules = site.sdk.network.security_group_rules(security_group_id=opening.id, direction="ingress")
     assert [(rule.protocol, rule.port_range_min, rule.port_range_max) for rule in rules] == [("tcp", 22, 22)]
-    releasing.release(site, desk, releasing.held(desk, "llm_cc"))
+    holding = releasing.held(desk, "llm_cc")
+    assert f"volume {volume['id']}" in releasing.remains(site, holding)
+    releasing.release(site, desk, holding)
+    assert Act.DELETE_VOLUME not in {entry.act for entry in desk.ledger.entries()}
     assert volumes(box) == []
     assert left_at(site) == []
+
+
+@pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
+def test_a_boot_at_kvm_that_fails_leaves_no_volume(any_site, box, desk, order, monkeypatch):
+    monkeypatch.setattr(booting, "BOOT_ATTEMPTS", 1)
+    box.behave(hypervisor={"fail": "no GPU answers"})
+    box.fail_to_delete_a_volume()
+    with pytest.raises(BootFailed, match="no GPU answers"):
+        lease(any_site, desk, order(node_type="g1.h100.pci.1"))
+    assert (volumes(box), any_site.servers()) == ([], [])
 
 
 def volumes(box) -> list[dict[str, object]]:

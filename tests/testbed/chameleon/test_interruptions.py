@@ -15,8 +15,8 @@ from provision.leasing import lease
 from provision.ledger import Act, Ledger
 from tests.testbed.chameleon.conftest import FastClock, left_at
 
-BY_OPENING = {Act.OPEN_SSH, Act.CLOSE_SSH}
-"""Acts that only a site with security groups needs."""
+OF_KVM = {Act.OPEN_SSH, Act.CLOSE_SSH, Act.CREATE_VOLUME, Act.DELETE_VOLUME}
+"""Acts that only a site with security groups and volumes needs."""
 
 
 class Deadly(Ledger):
@@ -41,10 +41,17 @@ def everything(site, desk, order, stage: Path) -> None:
     releasing.release(site, desk, releasing.held(desk, order.name))
 
 
+def first_end(desk) -> str:
+    """The end that the lease was asked for with at first."""
+    return next(entry for entry in desk.ledger.entries() if entry.act == Act.CREATE_LEASE).data["end"]
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("act", Act)
-def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, desk, order, unreached, tmp_path):
-    site = connected("kvm" if act in BY_OPENING else "chameleon")
+def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, box, desk, order, unreached, tmp_path):
+    site = connected("kvm" if act in OF_KVM else "chameleon")
+    if act == Act.DELETE_VOLUME:
+        box.fail_to_delete_a_volume()
     stage, wanted = tmp_path / "stage", order(node_type=None)
     deadly = Desk(Deadly(tmp_path / "state", act), FastClock(), lambda line: None)
     child = multiprocessing.get_context("fork").Process(target=everything, args=(site, deadly, wanted, stage))
@@ -54,8 +61,11 @@ def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, desk,
 
     if stage.read_text() != "release":
         lease(site, desk, wanted)
+        end = datetime.fromisoformat(first_end(desk))
         if stage.read_text() == "extend":
             releasing.extend(site, desk, releasing.held(desk, wanted.name), timedelta(hours=1))
+            end += timedelta(hours=1)
+        assert [one.end for one in site.leases()] == [end]
         assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
         assert site.addresses()[0].server == site.servers()[0].id
     releasing.release(site, desk, releasing.held(desk, wanted.name))

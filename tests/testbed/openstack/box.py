@@ -60,12 +60,12 @@ class Box:
         for process in self._running.values():
             process.wait()
 
-    def environment(self, region: str = hardware.BARE_METAL) -> dict[str, str]:
-        """The variables that make a client of a region, as Chameleon's RC file sets them."""
+    def environment(self, region: str = hardware.BARE_METAL, user: str = "cc") -> dict[str, str]:
+        """The variables that make a client of a region, as Chameleon's RC file sets them, for a user of seed.USERS."""
         return {
             "OS_AUTH_TYPE": "v3password",
             "OS_AUTH_URL": f"http://{self.place.outer}:{PORTS['keystone']}/v3",
-            "OS_USERNAME": "cc",
+            "OS_USERNAME": user,
             "OS_PASSWORD": self.passwords["user"],
             "OS_PROJECT_NAME": "CHI-000001",
             "OS_USER_DOMAIN_NAME": "chameleon",
@@ -79,12 +79,13 @@ class Box:
         """End every fault: services answer, nodes boot, clocks agree."""
         for gate in self.gates.values():
             gate.mend()
-        for knob in ("nova/behaviour.json", *(f"{blazar}/clock" for blazar in settings.POOLS)):
+        for knob in ("nova/behaviour.json", "volumes/stuck", *(f"{blazar}/clock" for blazar in settings.POOLS)):
             (self.place.folder / knob).unlink(missing_ok=True)
 
     def behave(self, **nodes: dict[str, object]) -> None:
-        """How nodes boot, by their names with _ for -: {"seconds": 3}, {"fail": "why"}."""
+        """How nodes boot, by their names with _ for -, or hypervisor: {"seconds": 3}, {"fail": "why"}."""
         uids = {machine.name.replace("-", "_"): machine.uid for machine in hardware.MACHINES}
+        uids["hypervisor"] = hardware.HYPERVISOR
         behaviour = {uids[name]: how for name, how in nodes.items()}
         _write_whole(self.place.folder / "nova" / "behaviour.json", json.dumps(behaviour))
 
@@ -92,6 +93,10 @@ class Box:
         """Set the reservation services' clocks ahead of the others' from now on."""
         for blazar in settings.POOLS:
             _write_whole(self.place.folder / blazar / "clock", str(ahead.total_seconds()))
+
+    def fail_to_delete_a_volume(self) -> None:
+        """The next volume that anybody asks to delete stays."""
+        _write_whole(self.place.folder / "volumes" / "stuck", "")
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of this folder's programs in the services' environment, to its end."""

@@ -16,7 +16,7 @@ from tests.testbed.openstack import hardware
 from tests.testbed.openstack.settings import FLOATING_IPS, POOLS, PORTS, Place
 
 DOMAIN = "chameleon"
-PROJECT, USER = "CHI-000001", "cc"
+PROJECT, USERS = "CHI-000001", ("cc", "classmate")
 SHARED = {
     "placement": ("placement", ""),
     "glance": ("image", ""),
@@ -37,9 +37,10 @@ def identity(place: Place, passwords: dict[str, str]) -> None:
         keystone.assign_project_role_to_user(service_project, account, role)
     domain = keystone.create_domain(name=DOMAIN)
     project = keystone.create_project(name=PROJECT, domain_id=domain.id)
-    user = keystone.create_user(name=USER, password=passwords["user"], domain_id=domain.id)
-    for role in ("member", "reader"):
-        keystone.assign_project_role_to_user(project, user, keystone.find_role(role))
+    for name in USERS:
+        user = keystone.create_user(name=name, password=passwords["user"], domain_id=domain.id)
+        for role in ("member", "reader"):
+            keystone.assign_project_role_to_user(project, user, keystone.find_role(role))
     keystone.create_region(id=hardware.KVM)
     services = {kind: keystone.create_service(name=kind, type=kind).id for kind, _ in SHARED.values()}
     services["reservation"] = keystone.create_service(name="blazar", type="reservation").id

@@ -127,7 +127,8 @@ def _started(service: object, **names: str) -> object:
 def volumes() -> Wsgi:
     from tests.testbed.openstack.volumes import Volumes
 
-    return Volumes()
+    HERE.mkdir(exist_ok=True)
+    return Volumes(HERE / "stuck")
 
 
 def blazar() -> Wsgi:

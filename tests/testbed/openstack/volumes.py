@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 VERSIONS = {
     "versions": [{"id": "v3.0", "status": "CURRENT", "version": "3.70", "min_version": "3.0", "links": []}],
@@ -14,9 +15,10 @@ Answer = tuple[int, dict[str, object]]
 
 
 class Volumes:
-    """A WSGI application: volumes and their attachments, by id."""
+    """A WSGI application: volumes and their attachments, by id. Where the file ``stuck`` is, a deletion fails, once."""
 
-    def __init__(self) -> None:
+    def __init__(self, stuck: Path) -> None:
+        self._stuck = stuck
         self._volumes: dict[str, dict[str, object]] = {}
         self._attachments: dict[str, dict[str, object]] = {}
         self._lock = threading.Lock()
@@ -39,6 +41,9 @@ class Volumes:
                 return 200, {"volumes": list(self._volumes.values())}
             case "GET", ["volumes", id]:
                 return (200, {"volume": self._volumes[id]}) if id in self._volumes else (404, {})
+            case "DELETE", ["volumes", _] if self._stuck.exists():
+                self._stuck.unlink()
+                return 500, {}
             case "DELETE", ["volumes", id]:
                 return (202, {}) if self._volumes.pop(id, None) else (404, {})
             case "POST", ["attachments"]:
@@ -58,7 +63,7 @@ class Volumes:
             "status": "available",
             "size": wanted["size"],
             "name": wanted.get("name"),
-            "description": None,
+            "description": wanted.get("description"),
             "availability_zone": "nova",
             "created_at": datetime.now(UTC).isoformat(),
             "attachments": [],
