@@ -153,8 +153,9 @@ class Thing(Protocol):
 
 @dataclass(frozen=True)
 class Marked:
-    """Anything else that carries a mark: an SSH key at the site, a security group."""
+    """Anything else that carries a mark: an SSH key at the site, a security group. Half-made, it is not whole."""
 
     id: str
     kind: str
     mark: str
+    whole: bool = True

@@ -13,7 +13,7 @@ from provision.sites.cloud import Cloud, account, classified, gpus, mark_in, ref
 
 VOLUME_GIB = 200
 """The flavors' own disks of 40 GB are too small for models and containers."""
-SSH_PORT = 22
+SSH_RULE = {"direction": "ingress", "protocol": "tcp", "port_range_min": 22, "port_range_max": 22}
 
 
 class Kvm(Cloud):
@@ -64,23 +64,18 @@ class Kvm(Cloud):
         }
 
     def openings(self) -> list[Marked]:
+        """The marked security groups; one without its rule is not whole."""
         with classified("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
-        return [Marked(group.id, "security group", mark) for group in groups if (mark := mark_in(group.name))]
+        return [_opening(group, mark) for group in groups if (mark := mark_in(group.name))]
 
     def open_ssh(self, mark: str) -> Marked:
-        """A security group that lets SSH in from everywhere, and nothing else; whole or not at all."""
+        """A security group that lets SSH in from everywhere, and nothing else; one that is there already gets its rule."""
+        there = next((one.id for one in self.openings() if one.mark == mark), None)
         with classified("neutron"):
-            group = self.sdk.network.create_security_group(name=mark, description="SSH")
-            self.sdk.network.create_security_group_rule(
-                security_group_id=group.id,
-                direction="ingress",
-                ether_type="IPv4",
-                protocol="tcp",
-                port_range_min=SSH_PORT,
-                port_range_max=SSH_PORT,
-            )
-        return Marked(group.id, "security group", mark)
+            group = there or self.sdk.network.create_security_group(name=mark, description="SSH").id
+            self.sdk.network.create_security_group_rule(security_group_id=group, ether_type="IPv4", **SSH_RULE)
+        return Marked(group, "security group", mark)
 
     def close_ssh(self, opening: Marked) -> None:
         with classified("neutron"):
@@ -104,6 +99,11 @@ class Kvm(Cloud):
 def connect(region: str) -> Kvm:
     """The site of virtual machines of the first account for a region whose name begins so."""
     return Kvm(account(region))
+
+
+def _opening(group: Any, mark: str) -> Marked:
+    whole = any(rule.items() >= SSH_RULE.items() for rule in group.security_group_rules)
+    return Marked(group.id, "security group", mark, whole)
 
 
 def _host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:

@@ -14,6 +14,7 @@ from provision.acting import Desk
 from provision.leasing import lease
 from provision.ledger import Act, Ledger
 from tests.testbed.chameleon.conftest import FastClock, left_at
+from tests.testbed.openstack.hardware import KVM
 
 BY_OPENING = {Act.OPEN_SSH, Act.CLOSE_SSH}
 """Acts that only a site with security groups needs."""
@@ -60,6 +61,22 @@ def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, desk,
         assert site.addresses()[0].server == site.servers()[0].id
     releasing.release(site, desk, releasing.held(desk, wanted.name))
     assert left_at(site) == []
+
+
+def test_a_run_that_is_killed_between_a_security_group_and_its_rule_makes_it_whole(
+    connected, desk, order, unreached, monkeypatch
+):
+    site, holding = connected("kvm"), desk.ledger.open("llm_cc", KVM)
+    with monkeypatch.context() as deadly:
+        deadly.setattr(site.sdk.network, "create_security_group_rule", lambda **_: os.kill(os.getpid(), signal.SIGKILL))
+        child = multiprocessing.get_context("fork").Process(target=site.open_ssh, args=(holding.mark,))
+        child.start()
+        child.join()
+    assert [(one.mark, one.whole) for one in site.openings()] == [(holding.mark, False)]
+    lease(site, desk, order(node_type=None))
+    (opening,) = site.openings()
+    rules = list(site.sdk.network.security_group_rules(security_group_id=opening.id, direction="ingress"))
+    assert [(rule.protocol, rule.port_range_min, rule.port_range_max) for rule in rules] == [("tcp", 22, 22)]
 
 
 @pytest.mark.timeout(600)
