@@ -130,13 +130,16 @@ class Cloud:
             return [(key.name, key.public_key or "") for key in self.sdk.compute.keypairs()]
 
     def bookings(self) -> list[Booking]:
-        with classified("blazar"):
-            allocations = self.blazar.allocation.list("os-hosts")
         return [
-            Booking(str(allocation["resource_id"]), moment(booked["start_date"]), moment(booked["end_date"]))
-            for allocation in allocations
-            for booked in allocation["reservations"]
+            Booking(host_id, moment(booked["start_date"]), moment(booked["end_date"]))
+            for host_id, booked in self.allocations()
         ]
+
+    def allocations(self) -> list[tuple[str, dict[str, Any]]]:
+        """Ids of Blazar's hosts, each with one of the reservations that book it."""
+        with classified("blazar"):
+            listed = self.blazar.allocation.list("os-hosts")
+        return [(str(one["resource_id"]), booked) for one in listed for booked in one["reservations"]]
 
     def image_id(self) -> str:
         with classified("glance"):
@@ -148,12 +151,7 @@ class Cloud:
     def leases(self) -> list[Lease]:
         with classified("blazar"):
             listed = self.blazar.lease.list()
-            hosts = self.blazar.allocation.list("os-hosts")
-        taken = [
-            (booked["lease_id"], str(allocation["resource_id"]))
-            for allocation in hosts
-            for booked in allocation["reservations"]
-        ]
+        taken = [(booked["lease_id"], host_id) for host_id, booked in self.allocations()]
         return [
             _lease(lease, self.host_ids(lease, tuple(host for one, host in taken if one == lease["id"])))
             for lease in listed
@@ -168,8 +166,12 @@ class Cloud:
         start = "now" if at_once else f"{slot.start.astimezone(UTC):{BLAZAR_MINUTES}}"
         end = f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}"
         with classified("blazar"):
-            made = self.blazar.lease.create(name, start, end, self.reservations(mark, slot), [])
+            made = self.blazar.lease.create(self.lease_name(name, mark), start, end, self.reservations(mark, slot), [])
         return _lease(made, tuple(host.id for host in slot.hosts))
+
+    def lease_name(self, name: str, mark: str) -> str:
+        """What a lease is called at the site: its name, with the mark where nothing else in the lease can hold it."""
+        return name
 
     def reservations(self, mark: str, slot: Slot) -> list[dict[str, Any]]:
         """What a lease of that slot reserves, as Blazar reads it."""
@@ -343,15 +345,16 @@ def _lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
     if not lease["reservations"]:
         raise Unreachable(f"blazar: lease {lease['name']} is still being made")
     reservations = sorted(lease["reservations"], key=lambda reservation: reservation["id"])
+    mark = mark_in(reservations[0].get("hypervisor_properties")) or mark_in(lease["name"])
     return Lease(
         id=lease["id"],
-        name=lease["name"],
+        name=lease["name"].removesuffix(f" {mark}"),
         status=lease["status"],
         start=moment(lease["start_date"]),
         end=moment(lease["end_date"]),
         resources=tuple(reservation["id"] for reservation in reservations),
         hosts=hosts,
-        mark=mark_in(reservations[0].get("hypervisor_properties")),
+        mark=mark,
         created=str(lease["created_at"]),
     )
 

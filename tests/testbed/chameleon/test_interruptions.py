@@ -13,6 +13,7 @@ from provision import releasing
 from provision.acting import Desk
 from provision.leasing import lease
 from provision.ledger import Act, Ledger
+from provision.site import TESTBEDS
 from tests.testbed.chameleon.conftest import FastClock, left_at
 from tests.testbed.openstack.hardware import KVM
 
@@ -93,8 +94,10 @@ def test_two_clients_at_once_for_one_name_get_one_lease(site, desk, order, unrea
 
 
 @pytest.mark.timeout(600)
-def test_two_clients_at_once_on_two_computers_get_one_lease(site, order, tmp_path):
-    wanted, outcomes = order(start=datetime.now(UTC) + timedelta(hours=20)), []
+@pytest.mark.parametrize("name", TESTBEDS)
+def test_two_clients_at_once_on_two_computers_get_one_lease(name, connected, order, tmp_path):
+    site = connected(name)
+    wanted, outcomes = order(node_type=None, start=datetime.now(UTC) + timedelta(hours=20)), []
 
     def client(computer: str) -> None:
         desk = Desk(Ledger(tmp_path / computer), FastClock(), lambda line: None)
