@@ -23,7 +23,7 @@ class Gate:
         self._outer, self._inner = outer, inner
         self._fault: Fault | None = None
         self.heard: bytearray | None = None
-        """What passes both ways, once a test puts something here."""
+        """What passes both ways until it is mended, once a test puts something here."""
         self._mended = threading.Event()
         self._open()
 
@@ -37,7 +37,7 @@ class Gate:
     def mend(self) -> None:
         if self._fault == "gone":
             self._open()
-        self._fault = None
+        self._fault = self.heard = None
         self._mended.set()
 
     def close(self) -> None:
