@@ -121,7 +121,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Server:
-    """A server at a site; fault is the site's reason for status ERROR."""
+    """A server at a site; fault is the site's reason for status ERROR, task what it does with it just now, or ''."""
 
     id: str
     name: str
@@ -129,6 +129,7 @@ class Server:
     mark: str = ""
     fault: str = ""
     image_id: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True)

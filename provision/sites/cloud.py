@@ -43,6 +43,8 @@ IMAGE = "CC-Ubuntu24.04-CUDA"
 PUBLIC_NETWORK = "public"
 REQUEST_S = 60
 """After so long without an answer a service counts as not answering."""
+CREDENTIALS = "check OS_USERNAME and OS_PASSWORD, or the application credential in clouds.yaml"
+FORBIDDEN = "ask the project's PI for the right, or the quota, to do this"
 BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
 NOT_THERE = 404
 
@@ -145,7 +147,7 @@ class Cloud:
         with classified("glance"):
             image = self.sdk.image.find_image(IMAGE)
         if image is None:
-            raise Refused(f"image {IMAGE} is not at {self.name}")
+            raise Refused(f"image {IMAGE} is not at {self.name}; ask the site's help desk for it")
         return image.id
 
     def leases(self) -> list[Lease]:
@@ -306,7 +308,7 @@ def classified(service: str, gone_is_fine: bool = False) -> Iterator[None]:
     except SiteError:
         raise
     except (keystone_errors.Unauthorized, keystone_errors.MissingRequiredOptions) as problem:
-        raise NoCredentials(f"credentials: keystone refuses them: {_line(problem)}") from None
+        raise NoCredentials(f"credentials: keystone refuses them: {_line(problem)}; {CREDENTIALS}") from None
     except keystone_errors.ConnectionError as problem:
         raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
     except (BlazarClientException, keystone_errors.ClientException, sdk_errors.SDKException) as problem:
@@ -322,7 +324,8 @@ def _said(service: str, problem: Exception) -> SiteError:
         return NotEnough(f"{service}: {line}")
     if code is None or code >= 500:
         return Unreachable(f"{service} has an error ({code or type(problem).__name__}): {line}")
-    return Refused(f"{service} refuses ({code}): {line}")
+    remedy = f"; {FORBIDDEN}" if code == requests.codes.forbidden else ""
+    return Refused(f"{service} refuses ({code}): {line}{remedy}")
 
 
 def _code(problem: Exception) -> int | None:
@@ -362,7 +365,8 @@ def _lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
 def _server(server: Any) -> Server:
     fault = (server.fault or {}).get("message", "") if server.status == "ERROR" else ""
     image = (server.image or {}).get("id", "") if server.image else ""
-    return Server(server.id, server.name, server.status, (server.metadata or {}).get("llm-testbed", ""), fault, image)
+    mark = (server.metadata or {}).get("llm-testbed", "")
+    return Server(server.id, server.name, server.status, mark, fault, image, server.task_state or "")
 
 
 def _address(ip: Any, server: str) -> Address:

@@ -86,7 +86,7 @@ class Kvm(Cloud):
         return [_opening(group, mark) for group in groups if (mark := mark_in(group.name))]
 
     def open_ssh(self, mark: str) -> Marked:
-        """A security group that lets SSH in from everywhere, and nothing else; one that is there already gets its rule."""
+        """A security group that lets SSH in from everywhere, and nothing else; one that is there gets its rule."""
         there = next((one.id for one in self.openings() if one.mark == mark), None)
         with classified("neutron"):
             group = there or self.sdk.network.create_security_group(name=mark, description="SSH").id

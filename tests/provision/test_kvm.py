@@ -1,4 +1,4 @@
-"""When a flavor has room on a hypervisor, by what Blazar tells; these are stand-ins for it and for the reference API."""
+"""When a flavor has room on a hypervisor, by what Blazar tells; this is a stand-in for it."""
 
 import json
 

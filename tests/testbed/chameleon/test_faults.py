@@ -113,7 +113,7 @@ def test_a_boot_longer_than_the_clients_own_twenty_minutes_is_waited_for(site, d
         said.append(line)
 
     assert lease(site, Desk(desk.ledger, desk.clock, say), order()).machines
-    assert any("BUILD for 25 of up to 40 minutes" in line for line in said)
+    assert any("BUILD, spawning, for 25 of up to 40 minutes" in line for line in said)
 
 
 def test_no_free_address_is_told_and_the_next_run_goes_on(site, desk, order, box, unreached):
@@ -135,9 +135,7 @@ def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, des
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", TOLD)
-def test_each_service_and_keystone_may_fail_at_each_act(
-    fault, connected, order, box, unreached, tmp_path, monkeypatch
-):
+def test_each_service_and_keystone_may_fail_at_each_act(fault, connected, order, box, unreached, tmp_path, monkeypatch):
     monkeypatch.setattr(conftest, "REAL_S", 0.1)
     site = connected("kvm")
     weather, wanted = Weather(box, site), order(node_type=None)
