@@ -97,7 +97,7 @@ class Desk:
             passed = self.clock.passed_s() - began
             if passed > limit_s:
                 return None
-            self.say(f"{what}: {_status(answer)} for {passed / 60:.0f} of up to {limit_s / 60:.0f} minutes")
+            self.say(f"{what}: {_status(answer)}, for {passed / 60:.0f} of up to {limit_s / 60:.0f} minutes")
             self.clock.sleep(every_s)
         return answer
 
@@ -117,4 +117,6 @@ class Desk:
 
 
 def _status(answer: object) -> str:
-    return str(getattr(answer, "status", "waiting"))
+    """What a thing is, and what is done with it where that is told: BUILD, spawning."""
+    told = getattr(answer, "status", "waiting"), getattr(answer, "task", "")
+    return ", ".join(filter(None, told))

@@ -38,7 +38,11 @@ def _prepare(job: Job) -> None:
         lambda: site.upload_key(mark, job.order.key.public),
     )
     if site.opens_ssh:
-        job.ensure(Act.OPEN_SSH, lambda: marked(site.openings(), mark), lambda: site.open_ssh(mark))
+        job.ensure(
+            Act.OPEN_SSH,
+            lambda: marked([one for one in site.openings() if one.whole], mark),
+            lambda: site.open_ssh(mark),
+        )
 
 
 def _booted(job: Job, lease: Lease, number: int, image_id: str) -> tuple[Server, Lease]:

@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from provision.acting import Desk
-from provision.errors import ProvisionError
+from provision.errors import ProvisionError, Unreachable
 from provision.site import Testbed, connect_to
-from provision.ssh import key_pair
+from provision.ssh import KINDS, fingerprint, key_pair
 
 TOOLS = ("ssh", "ssh-keygen")
 SKEW = timedelta(minutes=2)
@@ -50,7 +50,7 @@ def examine(site_name: str, key: Path, desk: Desk) -> list[Check]:
         "image": lambda: f"image {site.image_id()}",
         "quota": site.quota,
         "floating IPs": lambda: _addresses(site),
-        "SSH key at the site": lambda: _site_key(site, key),
+        "SSH key at the site": lambda: _site_key(site, key, desk),
         "service units": site.service_units,
         "clock": lambda: _clock(site),
     }
@@ -64,6 +64,8 @@ class Unwell(ProvisionError):
 def _check(name: str, question: Callable[[], str]) -> Check:
     try:
         return Check(name, True, question())
+    except Unreachable as problem:
+        return Check(name, False, f"{problem}; try again later, and look for outages at chameleoncloud.org")
     except ProvisionError as problem:
         return Check(name, False, str(problem))
 
@@ -97,11 +99,23 @@ def _addresses(site: Testbed) -> str:
     return "none is free in the project; one will be taken" if left is None else f"the project may take {left} more"
 
 
-def _site_key(site: Testbed, key: Path) -> str:
-    """Testbed uploads the key under each lease's mark; one of a person that differs is worth a warning only."""
-    public = key_pair(key).public.split()[1]
-    others = [name for name, text in site.public_keys() if text.split()[1:2] == [public]]
-    return f"at the site as {', '.join(others)}" if others else "not at the site yet; a lease uploads it"
+def _site_key(site: Testbed, key: Path, desk: Desk) -> str:
+    """A lease uploads the key under its mark. One at the site of that name, or of the file's, has to be the same."""
+    here = fingerprint(key_pair(key).public)
+    there = {name: fingerprint(text) for name, text in site.public_keys() if text.startswith(KINDS)}
+    for holding in desk.ledger.holdings().values():
+        if there.get(holding.mark, here) != here:
+            raise Unwell(
+                f"lease {holding.name} was made with {there[holding.mark]}, and {key} is {here}; "
+                "name the key that it was made with by --key, or release it and lease anew"
+            )
+    if there.get(key.name, here) != here:
+        raise Unwell(
+            f"{key.name} is {there[key.name]} there, and {key} is {here}; "
+            f"name the right one by --key, or delete the one at the site (openstack keypair delete {key.name})"
+        )
+    names = [name for name, other in there.items() if other == here]
+    return f"at the site as {', '.join(names)}" if names else "not at the site yet; a lease uploads it"
 
 
 def _clock(site: Testbed) -> str:

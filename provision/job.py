@@ -68,16 +68,8 @@ class Job:
 
 
 def find_lease(site: Testbed, holding: Holding) -> Lease | None:
-    """The lease of a holding: that with its mark, or, at a site whose leases carry none, ours of its name and end."""
-    told = (holding.wanted, holding.acts)
-    ends = {page[act]["end"] for page in told for act in (Act.CREATE_LEASE, Act.EXTEND_LEASE) if act in page}
-
-    def ours(lease: Lease) -> bool:
-        if lease.mark or lease.name != holding.name:
-            return lease.mark == holding.mark
-        return lease.owner == site.user_id() and text(lease.end) in ends
-
-    found = [lease for lease in site.leases() if ours(lease)]
+    """The lease with the mark of a holding."""
+    found = [lease for lease in site.leases() if lease.mark == holding.mark]
     return min(found, key=lambda lease: (lease.status in OVER, lease.created, lease.id), default=None)
 
 

@@ -163,7 +163,10 @@ class Ledger:
             return None
         version = read.get("version") if isinstance(read, dict) else None
         if version != VERSION:
-            raise BadLedger(f"{self._file}: line {number}: version {version!r}; allowed: {VERSION}")
+            raise BadLedger(
+                f"{self._file}: line {number}: version {version!r}; allowed: {VERSION}; "
+                "move the file away, or use the program that wrote it"
+            )
         return Entry(**read)
 
     @contextmanager

@@ -122,7 +122,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Server:
-    """A server at a site; fault is the site's reason for status ERROR."""
+    """A server at a site; fault is the site's reason for status ERROR, task what it does with it just now, or ''."""
 
     id: str
     name: str
@@ -131,6 +131,7 @@ class Server:
     fault: str = ""
     image_id: str = ""
     owner: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,10 @@ class Thing(Protocol):
 
 @dataclass(frozen=True)
 class Marked:
-    """Anything else that carries a mark: an SSH key at the site, a security group."""
+    """Anything else that carries a mark: an SSH key at the site, a security group. Half-made, it is not whole."""
 
     id: str
     kind: str
     mark: str
     owner: str = ""
+    whole: bool = True

@@ -213,10 +213,8 @@ def _settle(job: Job, lease: Lease) -> Lease:
     """The one lease that stays of those of one name.
 
     Two may have been made at the same time from two computers, of which the older one stays, or by us, when the answer
-    to a first request was lost. At a site whose leases carry no mark nobody can tell, and all are left.
+    to a first request was lost.
     """
-    if not lease.mark:
-        return lease
     living = [one for one in job.desk.ask(job.site.leases) if one.name == lease.name and one.status not in OVER]
     oldest = min(living, key=lambda one: (one.created, one.id), default=lease)
     ours = [one.id for one in living if one.mark == lease.mark and one.id != oldest.id]

@@ -3,6 +3,8 @@
 A pinned key belongs to the server, not to its address, which another server may have tomorrow.
 """
 
+import base64
+import hashlib
 import shlex
 import subprocess
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from provision.errors import BadKey
 
 USER = "cc"
 CONNECT_S = 15
+KINDS = ("ssh-", "ecdsa-", "sk-")
+"""How public keys begin."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,18 @@ def key_pair(file: Path) -> KeyPair:
         if not needed.is_file():
             raise BadKey(f"SSH key {needed} is not there; make one: ssh-keygen -t ed25519 -f {file}")
     text = public.read_text().strip()
-    if not text.startswith(("ssh-", "ecdsa-", "sk-")) or len(text.split()) < 2:
+    if not text.startswith(KINDS) or len(text.split()) < 2:
         raise BadKey(f"SSH key {public} is no public key; make one: ssh-keygen -y -f {file} > {public}")
     return KeyPair(file, text)
+
+
+def fingerprint(public: str) -> str:
+    """Of a public key, as ssh-keygen -l shows it; BadKey where it is none."""
+    try:
+        digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
+    except (IndexError, ValueError):
+        raise BadKey(f"{public[:30]!r} is no public SSH key; make one: ssh-keygen -t ed25519") from None
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 def answers(login: Login) -> bool:

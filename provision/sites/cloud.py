@@ -44,6 +44,8 @@ IMAGE = "CC-Ubuntu24.04-CUDA"
 PUBLIC_NETWORK = "public"
 REQUEST_S = 60
 """After so long without an answer a service counts as not answering."""
+CREDENTIALS = "check OS_USERNAME and OS_PASSWORD, or the application credential in clouds.yaml"
+FORBIDDEN = "ask the project's PI for the right, or the quota, to do this"
 BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
 NOT_THERE = 404
 
@@ -140,30 +142,28 @@ class Cloud:
             return [(key.name, key.public_key or "") for key in self.sdk.compute.keypairs()]
 
     def bookings(self) -> list[Booking]:
-        with classified("blazar"):
-            allocations = self.blazar.allocation.list("os-hosts")
         return [
-            Booking(str(allocation["resource_id"]), moment(booked["start_date"]), moment(booked["end_date"]))
-            for allocation in allocations
-            for booked in allocation["reservations"]
+            Booking(host_id, moment(booked["start_date"]), moment(booked["end_date"]))
+            for host_id, booked in self.allocations()
         ]
+
+    def allocations(self) -> list[tuple[str, dict[str, Any]]]:
+        """Ids of Blazar's hosts, each with one of the reservations that book it."""
+        with classified("blazar"):
+            listed = self.blazar.allocation.list("os-hosts")
+        return [(str(one["resource_id"]), booked) for one in listed for booked in one["reservations"]]
 
     def image_id(self) -> str:
         with classified("glance"):
             image = self.sdk.image.find_image(IMAGE)
         if image is None:
-            raise Refused(f"image {IMAGE} is not at {self.name}")
+            raise Refused(f"image {IMAGE} is not at {self.name}; ask the site's help desk for it")
         return image.id
 
     def leases(self) -> list[Lease]:
         with classified("blazar"):
             listed = self.blazar.lease.list()
-            hosts = self.blazar.allocation.list("os-hosts")
-        taken = [
-            (booked["lease_id"], str(allocation["resource_id"]))
-            for allocation in hosts
-            for booked in allocation["reservations"]
-        ]
+        taken = [(booked["lease_id"], host_id) for host_id, booked in self.allocations()]
         return [
             _lease(lease, self.host_ids(lease, tuple(host for one, host in taken if one == lease["id"])))
             for lease in listed
@@ -178,8 +178,12 @@ class Cloud:
         start = "now" if at_once else f"{slot.start.astimezone(UTC):{BLAZAR_MINUTES}}"
         end = f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}"
         with classified("blazar"):
-            made = self.blazar.lease.create(name, start, end, self.reservations(mark, slot), [])
+            made = self.blazar.lease.create(self.lease_name(name, mark), start, end, self.reservations(mark, slot), [])
         return _lease(made, tuple(host.id for host in slot.hosts))
+
+    def lease_name(self, name: str, mark: str) -> str:
+        """What a lease is called at the site: its name, with the mark where nothing else in the lease can hold it."""
+        return name
 
     def reservations(self, mark: str, slot: Slot) -> list[dict[str, Any]]:
         """What a lease of that slot reserves, as Blazar reads it."""
@@ -317,7 +321,7 @@ def classified(service: str, gone_is_fine: bool = False) -> Iterator[None]:
     except SiteError:
         raise
     except (keystone_errors.Unauthorized, keystone_errors.MissingRequiredOptions) as problem:
-        raise NoCredentials(f"credentials: keystone refuses them: {_line(problem)}") from None
+        raise NoCredentials(f"credentials: keystone refuses them: {_line(problem)}; {CREDENTIALS}") from None
     except keystone_errors.ConnectionError as problem:
         raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
     except (BlazarClientException, keystone_errors.ClientException, sdk_errors.SDKException) as problem:
@@ -333,7 +337,8 @@ def _said(service: str, problem: Exception) -> SiteError:
         return NotEnough(f"{service}: {line}")
     if code is None or code >= 500:
         return Unreachable(f"{service} has an error ({code or type(problem).__name__}): {line}")
-    return Refused(f"{service} refuses ({code}): {line}")
+    remedy = f"; {FORBIDDEN}" if code == requests.codes.forbidden else ""
+    return Refused(f"{service} refuses ({code}): {line}{remedy}")
 
 
 def _code(problem: Exception) -> int | None:
@@ -356,15 +361,16 @@ def _lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
     if not lease["reservations"]:
         raise Unreachable(f"blazar: lease {lease['name']} is still being made")
     reservations = sorted(lease["reservations"], key=lambda reservation: reservation["id"])
+    mark = mark_in(reservations[0].get("hypervisor_properties")) or mark_in(lease["name"])
     return Lease(
         id=lease["id"],
-        name=lease["name"],
+        name=lease["name"].removesuffix(f" {mark}"),
         status=lease["status"],
         start=moment(lease["start_date"]),
         end=moment(lease["end_date"]),
         resources=tuple(reservation["id"] for reservation in reservations),
         hosts=hosts,
-        mark=mark_in(reservations[0].get("hypervisor_properties")),
+        mark=mark,
         created=str(lease["created_at"]),
         owner=lease["user_id"],
     )
@@ -374,7 +380,9 @@ def _server(server: Any) -> Server:
     fault = (server.fault or {}).get("message", "") if server.status == "ERROR" else ""
     image = (server.image or {}).get("id", "") if server.image else ""
     mark = (server.metadata or {}).get("llm-testbed", "")
-    return Server(server.id, server.name, server.status, mark, fault, image, server.user_id)
+    return Server(
+        server.id, server.name, server.status, mark, fault, image, owner=server.user_id, task=server.task_state or ""
+    )
 
 
 def _address(ip: Any, server: str) -> Address:

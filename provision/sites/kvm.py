@@ -1,19 +1,24 @@
 """Virtual machines with GPUs at KVM@TACC: flavors reserved by Blazar, booted from a volume, SSH let through by a group.
 
-The site shows whether a hypervisor is reserved, not how much of it. So a flavor has a place on each hypervisor, taken
-while anything is reserved there: an early block may be missed, but none is told that is not free.
+Blazar puts several flavors on one hypervisor, but tells what was reserved of it of one's own project's leases alone. A
+reservation of another project may be of a whole hypervisor, and is taken for that: an early block may be missed beside
+it, but none is told that is not free.
 """
 
 import json
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from provision.model import Booking, Host, Marked, Slot, Volume
-from provision.sites.cloud import Cloud, account, classified, gpus, mark_in, owner_in, reference
+from provision.sites.cloud import Cloud, account, classified, gpus, mark_in, moment, owner_in, reference
 
 VOLUME_GIB = 200
 """The flavors' own disks of 40 GB are too small for models and containers."""
-SSH_PORT = 22
+RESERVATION = "flavor:instance"
+SSH_RULE = {"direction": "ingress", "protocol": "tcp", "port_range_min": 22, "port_range_max": 22}
 
 
 class Kvm(Cloud):
@@ -34,18 +39,29 @@ class Kvm(Cloud):
         ]
 
     def bookings(self) -> list[Booking]:
-        hosts = self.hosts()
+        """Of each flavor's place on a hypervisor, when fewer GPUs are left there than it has."""
+        hosts, allocations = self.hosts(), self.allocations()
+        gpus = {host.node_type: host.gpus for host in hosts}
+        most = max(gpus.values(), default=0)
+        known = {id: gpus.get(flavor, most) for id, flavor in self._reserved().items()}
+        taken = defaultdict(list)
+        for hypervisor, booked in allocations:
+            period = moment(booked["start_date"]), moment(booked["end_date"])
+            taken[hypervisor].append((*period, known.get(booked["id"], most)))
         return [
-            replace(booking, host_id=host.id)
-            for booking in super().bookings()
+            Booking(host.id, begin, end)
             for host in hosts
-            if host.id.endswith(f"@{booking.host_id}")
+            for begin, end in periods_over(most - host.gpus, taken[host.id.partition("@")[2]])
         ]
+
+    def lease_name(self, name: str, mark: str) -> str:
+        """With the mark: Blazar keeps nothing else that a client says of a flavor's reservation."""
+        return f"{name} {mark}"
 
     def reservations(self, mark: str, slot: Slot) -> list[dict[str, Any]]:
         flavors = self._flavors()
         return [
-            {"resource_type": "flavor:instance", "flavor_id": flavors[host.node_type], "amount": 1, "affinity": None}
+            {"resource_type": RESERVATION, "flavor_id": flavors[host.node_type], "amount": 1, "affinity": None}
             for host in slot.hosts
         ]
 
@@ -79,36 +95,32 @@ class Kvm(Cloud):
             self.sdk.block_storage.delete_volume(volume.id)
 
     def openings(self) -> list[Marked]:
+        """The marked security groups; one without its rule is not whole."""
         with classified("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
-        return [
-            Marked(group.id, "security group", mark, owner_in(group.description))
-            for group in groups
-            if (mark := mark_in(group.name))
-        ]
+        return [_opening(group, mark) for group in groups if (mark := mark_in(group.name))]
 
     def open_ssh(self, mark: str) -> Marked:
-        """A security group that lets SSH in from everywhere, and nothing else; whole or not at all."""
+        """A security group that lets SSH in from everywhere, and nothing else; one that is there gets its rule."""
+        there = next((one.id for one in self.openings() if one.mark == mark), None)
         with classified("neutron"):
-            group = self.sdk.network.create_security_group(name=mark, description=self.label(mark))
-            self.sdk.network.create_security_group_rule(
-                security_group_id=group.id,
-                direction="ingress",
-                ether_type="IPv4",
-                protocol="tcp",
-                port_range_min=SSH_PORT,
-                port_range_max=SSH_PORT,
-            )
-        return Marked(group.id, "security group", mark, self.user_id())
+            group = there or self.sdk.network.create_security_group(name=mark, description=self.label(mark)).id
+            self.sdk.network.create_security_group_rule(security_group_id=group, ether_type="IPv4", **SSH_RULE)
+        return Marked(group, "security group", mark, self.user_id())
 
     def close_ssh(self, opening: Marked) -> None:
         with classified("neutron"):
             self.sdk.network.delete_security_group(opening.id)
 
     def host_ids(self, lease: dict[str, Any], hosts: tuple[str, ...]) -> tuple[str, ...]:
-        """Places of flavors: Blazar keeps what a flavor was in a reservation's resource_properties."""
-        flavors = [json.loads(one["resource_properties"])["name"] for one in lease["reservations"]]
-        return tuple(f"{flavor}@{host}" for flavor, host in zip(flavors, hosts, strict=False))
+        """Places of flavors."""
+        return tuple(f"{flavor}@{host}" for flavor, host in zip(_flavors_of(lease).values(), hosts, strict=False))
+
+    def _reserved(self) -> dict[str, str]:
+        """The flavors that the project's leases reserve, by the reservations' ids."""
+        with classified("blazar"):
+            leases = self.blazar.lease.list()
+        return {id: flavor for lease in leases for id, flavor in _flavors_of(lease).items()}
 
     def _flavors(self) -> dict[str, str]:
         """Ids of the flavors, by name."""
@@ -128,6 +140,27 @@ def connect(region: str) -> Kvm:
 def _volume(volume: Any) -> Volume:
     text = volume.description
     return Volume(volume.id, volume.name or "", volume.status, mark_in(text), owner_in(text))
+
+
+def periods_over(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) -> list[tuple[datetime, datetime]]:
+    """The periods in which more than ``limit`` is taken; taken: from when until when, and how much."""
+    moments = sorted({moment for begin, end, _ in taken for moment in (begin, end)})
+    return [
+        (first, last)
+        for first, last in pairwise(moments)
+        if sum(number for begin, end, number in taken if begin <= first < end) > limit
+    ]
+
+
+def _flavors_of(lease: dict[str, Any]) -> dict[str, str]:
+    """The flavors of a lease by its reservations' ids: Blazar keeps what they were in resource_properties."""
+    flavors = [one for one in lease["reservations"] if one["resource_type"] == RESERVATION]
+    return {one["id"]: json.loads(one["resource_properties"])["name"] for one in flavors}
+
+
+def _opening(group: Any, mark: str) -> Marked:
+    whole = any(rule.items() >= SSH_RULE.items() for rule in group.security_group_rules)
+    return Marked(group.id, "security group", mark, owner_in(group.description), whole)
 
 
 def _host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:

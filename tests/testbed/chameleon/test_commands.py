@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -199,13 +200,21 @@ def test_an_application_credential_of_clouds_yaml_leases(testbed, site, box, key
 
 
 def test_no_credential_token_or_key_is_in_anything_that_a_run_writes(
-    testbed, site, lease_flags, key, box, sshd, tmp_path, caplog
+    testbed, site, lease_flags, key, box, sshd, tmp_path, caplog, monkeypatch
 ):
     caplog.set_level("DEBUG")
-    written = [testbed("lease", *lease_flags), testbed("status", "--json"), testbed("release", "--yes")]
-    written.append(testbed("lease", *lease_flags, "--node-type", "none"))
-    texts = [str(written), *(file.read_text() for file in (tmp_path / "state").rglob("*") if file.is_file())]
-    texts += [record.getMessage() for record in caplog.records]
-    secrets = [*box.passwords.values(), site.session.get_token(), *key.file.read_text().splitlines()[1:-1]]
-    assert [secret for secret in secrets for text in texts if secret in text] == []
-    assert (tmp_path / "state" / "ledger.jsonl").stat().st_size
+    keystone = box.gates["keystone"]
+    keystone.heard = bytearray()
+    said = [testbed("lease", *lease_flags), testbed("status", "--json"), testbed("release", "--yes")]
+    said += [testbed("lease", *lease_flags, "--node-type", "none"), testbed("doctor", "--key", str(key.file))]
+    monkeypatch.setenv("OS_PASSWORD", "wrong-secret")
+    said += [testbed("lease", *lease_flags), testbed("doctor", "--key", str(key.file)), testbed("orphans")]
+    assert [code for code, _, _ in said] == [0, 0, 0, 2, 0, 2, 1, 2]
+    tokens = re.findall(r"(?i)x-subject-token: (\S+)", keystone.heard.decode(errors="replace"))
+    assert len(tokens) >= 5, "each command has a token of its own"
+    files = {file: file.read_text(errors="replace") for file in tmp_path.rglob("*") if file.is_file()}
+    assert "create server" in files[tmp_path / "state" / "ledger.jsonl"]
+    logged = "\n".join(f"{record.getMessage()} {record.exc_text}" for record in caplog.records)
+    written = {"said": str(said), "logged": logged, **files}
+    secrets = [*box.passwords.values(), "wrong-secret", *tokens, *key.file.read_text().splitlines()[1:-1]]
+    assert [where for where, text in written.items() if any(secret in text for secret in secrets)] == []

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.launch.places import place_named
 from provision import booting, releasing
-from provision.errors import BootFailed
+from provision.errors import BootFailed, NotEnough
 from provision.leasing import lease
 from provision.ledger import Act
 from provision.site import TESTBEDS
@@ -33,8 +33,10 @@ def test_hosts_have_a_gpu_a_price_and_one_name_each(any_site):
 
 def test_a_reservation_books_its_hosts(any_site, desk, order):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 24 * HOUR
-    leased = lease(any_site, desk, order(node_type=None, start=start), wait=False).lease
+    leased = lease(any_site, desk, order(node_type=None, start=start, gpus=4), wait=False).lease
     assert leased.hosts
+    (found,) = any_site.leases()
+    assert (found.name, found.mark) == ("llm_cc", releasing.held(desk, "llm_cc").mark)
     booked = [booking for booking in any_site.bookings() if booking.host_id in leased.hosts]
     assert {(booking.start, booking.end) for booking in booked} == {(start, start + 3 * HOUR)}
 
@@ -98,6 +100,16 @@ def test_a_boot_at_kvm_that_fails_leaves_no_volume(any_site, box, desk, order, m
     with pytest.raises(BootFailed, match="no GPU answers"):
         lease(any_site, desk, order(node_type="g1.h100.pci.1"))
     assert (volumes(box), any_site.servers()) == ([], [])
+
+
+@pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
+def test_flavors_share_a_hypervisor_as_far_as_its_gpus_go(any_site, desk, order):
+    start = datetime.now(UTC).replace(second=0, microsecond=0) + 24 * HOUR
+    for name in ("llm_single_cc", "llm_other"):
+        lease(any_site, desk, order(name, node_type="g1.h100.pci.1", start=start), wait=False)
+    with pytest.raises(NotEnough, match="not enough nodes are free"):
+        lease(any_site, desk, order(node_type="g1.h100.pci.4", start=start), wait=False)
+    assert len(any_site.leases()) == 2
 
 
 def volumes(box) -> list[dict[str, object]]:

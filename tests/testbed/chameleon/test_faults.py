@@ -1,6 +1,7 @@
 """What goes wrong at a site, each injected into real services: nodes, addresses, answers, tokens."""
 
-import threading
+import re
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,31 +12,78 @@ from provision.errors import BootFailed, LeaseGone, NoAddress, NoCredentials, Un
 from provision.leasing import lease
 from provision.ledger import Act, Ledger
 from provision.site import connect_to
+from tests.testbed.chameleon import conftest
 from tests.testbed.chameleon.conftest import FastClock, left_at
+from tests.testbed.openstack.hardware import KVM
 from tests.testbed.openstack.settings import FLOATING_IPS
 
 SERVICE = {
     Act.CREATE_LEASE: "blazar",
     Act.UPLOAD_KEY: "nova",
+    Act.OPEN_SSH: "neutron",
     Act.CREATE_SERVER: "nova",
     Act.ALLOCATE_ADDRESS: "neutron",
     Act.ATTACH_ADDRESS: "neutron",
+    Act.EXTEND_LEASE: "blazar",
+    Act.DELETE_SERVER: "nova",
+    Act.RELEASE_ADDRESS: "neutron",
+    Act.DELETE_KEY: "nova",
+    Act.CLOSE_SSH: "neutron",
+    Act.DELETE_LEASE: "blazar",
 }
-OUTAGE_S = 1.5
+"""The service that an act changes something at."""
+TOLD = {
+    "500": r" has an error \(500\)",
+    "hang": " does not answer: ConnectTimeout",
+    "gone": " does not answer: ConnectFailure",
+    "deaf": " does not answer: ConnectFailure",
+}
+"""How each fault is named to a person."""
+SHORT_S = 0.5
+
+
+class Weather:
+    """Faults of a site's services, each until the client has met it and said so.
+
+    met: the services that were shut, and what was said of each.
+    """
+
+    def __init__(self, box, site) -> None:
+        self.box, self.site, self.service, self.met = box, site, None, []
+        self.patience_s = site.session.timeout
+
+    def turns(self, fault, service):
+        """Shut the way to a service; a client that it leaves without an answer gives up after SHORT_S."""
+        self.service = service
+        self._gate().shut(fault)
+        if service == "keystone":
+            self.site.session.invalidate()
+        if fault == "hang":
+            self.site.session.timeout = SHORT_S
+
+    def say(self, line):
+        if self.service and "attempt" in line:
+            self._gate().mend()
+            self.met.append((self.service, line))
+            self.service, self.site.session.timeout = None, self.patience_s
+
+    def _gate(self):
+        kvm = self.site.name == KVM and self.service == "blazar"
+        return self.box.gates["blazar_kvm" if kvm else self.service]
 
 
 class Unlucky(Ledger):
-    """A ledger at whose intents something happens, before the act itself."""
+    """A ledger at whose intents something happens, before the act itself: ``happens(act, attempt)``."""
 
     def __init__(self, folder, happens) -> None:
         super().__init__(folder)
-        self.happens, self.seen = happens, set()
+        self.happens, self.attempts = happens, Counter()
 
     def write(self, event, holding, act=None, **data):
         super().write(event, holding, act, **data)
-        if event == "intent" and act not in self.seen:
-            self.seen.add(act)
-            self.happens(act)
+        if event == "intent":
+            self.attempts[act] += 1
+            self.happens(act, self.attempts[act])
 
 
 def test_a_node_that_does_not_boot_is_left_for_another_of_its_hardware(site, desk, order, box, unreached, said):
@@ -65,7 +113,7 @@ def test_a_boot_longer_than_the_clients_own_twenty_minutes_is_waited_for(site, d
         said.append(line)
 
     assert lease(site, Desk(desk.ledger, desk.clock, say), order()).machines
-    assert any("BUILD for 25 of up to 40 minutes" in line for line in said)
+    assert any("BUILD, spawning, for 25 of up to 40 minutes" in line for line in said)
 
 
 def test_no_free_address_is_told_and_the_next_run_goes_on(site, desk, order, box, unreached):
@@ -86,23 +134,75 @@ def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, des
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("fault", ["500", "hang", "gone"])
-def test_each_service_may_fail_for_a_while_at_each_act(fault, site, order, box, unreached, tmp_path, monkeypatch):
-    broken = []
+@pytest.mark.parametrize("fault", TOLD)
+def test_each_service_and_keystone_may_fail_at_each_act(fault, connected, order, box, unreached, tmp_path, monkeypatch):
+    monkeypatch.setattr(conftest, "REAL_S", 0.1)
+    site = connected("kvm")
+    weather, wanted = Weather(box, site), order(node_type=None)
 
-    def happens(act):
-        gate = box.gates[SERVICE[act]]
-        broken.append(act)
-        gate.shut(fault)
-        threading.Timer(OUTAGE_S, gate.mend).start()
+    def happens(act, attempt):
+        if attempt <= 2:
+            weather.turns(fault, SERVICE[act] if attempt == 1 else "keystone")
 
-    monkeypatch.setattr(site.session, "timeout", 10)
-    box.gates["keystone"].shut(fault)
-    threading.Timer(OUTAGE_S, box.gates["keystone"].mend).start()
-    desk = Desk(Unlucky(tmp_path / "state", happens), FastClock(), lambda line: None)
-    assert lease(site, desk, order()).machines
-    assert set(broken) == set(SERVICE)
-    assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
+    desk = Desk(Unlucky(tmp_path / "state", happens), FastClock(), weather.say)
+    assert lease(site, desk, wanted).machines
+    one_of_each = (site.leases(), site.servers(), site.addresses(), site.keys(), site.openings())
+    assert [len(found) for found in one_of_each] == [1] * len(one_of_each)
+    ends = releasing.extend(site, desk, releasing.held(desk, wanted.name), timedelta(hours=1)).end
+    assert [one.end for one in site.leases()] == [ends]
+    releasing.release(site, desk, releasing.held(desk, wanted.name))
+    assert left_at(site) == []
+    assert set(desk.ledger.attempts) == set(Act)
+    assert len(weather.met) == sum(min(number, 2) for number in desk.ledger.attempts.values())
+    for service, line in weather.met:
+        assert re.match(f"{'.*' if service == 'keystone' else service}{TOLD[fault]}", line), (service, line)
+
+
+@pytest.fixture
+def waiting(site, order, box, unreached, tmp_path):
+    """Leases, and has something happen once while a lease that begins later, and once while a server, is waited for."""
+
+    def run(weather, happens):
+        box.behave(P3_GPU_001={"seconds": 3})
+        waits = {"lease llm_cc: PENDING": "blazar", "server node-llm-cc: BUILD": "nova"}
+
+        def say(line):
+            weather.say(line)
+            for wait in [wait for wait in waits if line.startswith(wait)]:
+                box.move_clock(timedelta(hours=2, minutes=1))
+                happens(waits.pop(wait))
+
+        desk = Desk(Ledger(tmp_path / "state"), FastClock(), say)
+        assert lease(site, desk, order(node="P3-GPU-001", start=datetime.now(UTC) + timedelta(hours=2))).machines
+        assert waits == {}
+
+    return run
+
+
+def test_a_service_may_fail_while_a_lease_or_a_server_is_waited_for(site, box, waiting):
+    weather = Weather(box, site)
+    waiting(weather, lambda service: weather.turns("500", service))
+    assert [service for service, _ in weather.met] == ["blazar", "nova"]
+
+
+def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(site, box, waiting):
+    revoked = []
+
+    def revoke(service):
+        """A token that no service has seen: they keep what they have seen for minutes."""
+        site.session.invalidate()
+        revoked.append(site.session.get_token())
+        site.sdk.identity.delete("/auth/tokens", headers={"X-Subject-Token": revoked[-1]})
+        gate = box.gates["blazar" if service == "blazar" else "nova"]
+        gate.heard = bytearray()
+
+    waiting(Weather(box, site), revoke)
+    assert len(set(revoked)) == 2
+    for service, token in zip(("blazar", "nova"), revoked, strict=True):
+        heard = bytes(box.gates[service].heard)
+        assert token.encode() in heard
+        assert b" 401 " in heard
+    assert site.session.get_token() not in revoked
 
 
 @pytest.mark.parametrize("service", ["blazar", "nova", "neutron", "keystone"])
@@ -114,7 +214,7 @@ def test_a_service_that_stays_away_is_named_after_a_bounded_number_of_attempts(s
 
 
 def test_a_token_that_has_expired_is_renewed(site, order, unreached, tmp_path):
-    def expire(act):
+    def expire(act, attempt):
         site.session.auth.auth_ref._auth_token = "expired"
 
     desk = Desk(Unlucky(tmp_path / "state", expire), FastClock(), lambda line: None)

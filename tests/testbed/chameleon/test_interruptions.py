@@ -13,7 +13,9 @@ from provision import releasing
 from provision.acting import Desk
 from provision.leasing import lease
 from provision.ledger import Act, Ledger
+from provision.site import TESTBEDS
 from tests.testbed.chameleon.conftest import FastClock, left_at
+from tests.testbed.openstack.hardware import KVM
 
 OF_KVM = {Act.OPEN_SSH, Act.CLOSE_SSH, Act.CREATE_VOLUME, Act.DELETE_VOLUME}
 """Acts that only a site with security groups and volumes needs."""
@@ -72,6 +74,22 @@ def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, box, 
     assert left_at(site) == []
 
 
+def test_a_run_that_is_killed_between_a_security_group_and_its_rule_makes_it_whole(
+    connected, desk, order, unreached, monkeypatch
+):
+    site, holding = connected("kvm"), desk.ledger.open("llm_cc", KVM)
+    with monkeypatch.context() as deadly:
+        deadly.setattr(site.sdk.network, "create_security_group_rule", lambda **_: os.kill(os.getpid(), signal.SIGKILL))
+        child = multiprocessing.get_context("fork").Process(target=site.open_ssh, args=(holding.mark,))
+        child.start()
+        child.join()
+    assert [(one.mark, one.whole) for one in site.openings()] == [(holding.mark, False)]
+    lease(site, desk, order(node_type=None))
+    (opening,) = site.openings()
+    rules = list(site.sdk.network.security_group_rules(security_group_id=opening.id, direction="ingress"))
+    assert [(rule.protocol, rule.port_range_min, rule.port_range_max) for rule in rules] == [("tcp", 22, 22)]
+
+
 @pytest.mark.timeout(600)
 def test_two_clients_at_once_for_one_name_get_one_lease(site, desk, order, unreached, tmp_path):
     wanted, leased = order(), []
@@ -86,8 +104,10 @@ def test_two_clients_at_once_for_one_name_get_one_lease(site, desk, order, unrea
 
 
 @pytest.mark.timeout(600)
-def test_two_clients_at_once_on_two_computers_get_one_lease(site, order, tmp_path):
-    wanted, outcomes = order(start=datetime.now(UTC) + timedelta(hours=20)), []
+@pytest.mark.parametrize("name", TESTBEDS)
+def test_two_clients_at_once_on_two_computers_get_one_lease(name, connected, order, tmp_path):
+    site = connected(name)
+    wanted, outcomes = order(node_type=None, start=datetime.now(UTC) + timedelta(hours=20)), []
 
     def client(computer: str) -> None:
         desk = Desk(Ledger(tmp_path / computer), FastClock(), lambda line: None)

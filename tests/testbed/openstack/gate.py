@@ -1,4 +1,7 @@
-"""The way to one service, which a test can shut: a TCP proxy that passes, answers 500, hangs, is slow or not there."""
+"""The way to one service, which a test can shut: a TCP proxy that passes, answers 500, hangs, is slow or not there.
+
+Shut as "deaf", it lets what changes something through, and loses the answer.
+"""
 
 import contextlib
 import socket
@@ -6,8 +9,10 @@ import socketserver
 import threading
 from typing import Literal
 
-Fault = Literal["500", "hang", "gone", "slow"]
+Fault = Literal["500", "hang", "gone", "slow", "deaf"]
+CHANGES = (b"POST", b"PUT", b"PATCH", b"DELETE")
 SLOW_S = 0.3
+CHUNK = 65536
 SERVER_ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
 
@@ -17,6 +22,8 @@ class Gate:
     def __init__(self, outer: tuple[str, int], inner: tuple[str, int]) -> None:
         self._outer, self._inner = outer, inner
         self._fault: Fault | None = None
+        self.heard: bytearray | None = None
+        """What passes both ways until it is mended, once a test puts something here."""
         self._mended = threading.Event()
         self._open()
 
@@ -30,7 +37,7 @@ class Gate:
     def mend(self) -> None:
         if self._fault == "gone":
             self._open()
-        self._fault = None
+        self._fault = self.heard = None
         self._mended.set()
 
     def close(self) -> None:
@@ -48,33 +55,59 @@ class Gate:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def _receive(self, client: socket.socket) -> None:
-        if self._fault == "500":
-            client.recv(65536)
+        with contextlib.suppress(OSError):
+            if self._fault == "500":
+                client.recv(CHUNK)
+            if not self._refused(client):
+                self._pass_on(client)
+
+    def _refused(self, client: socket.socket) -> bool:
+        """Whether the way is shut to what the client asks; it is told in the fault's own way."""
+        fault = self._fault
+        if fault == "500":
             client.sendall(SERVER_ERROR)
-        elif self._fault == "hang":
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(CHUNK):
+                pass
+        elif fault == "hang":
             self._mended.wait()
-        else:
-            self._pass_on(client)
+        return fault in ("500", "hang", "gone")
 
     def _pass_on(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), socket.create_connection(self._inner) as service:
-            back = threading.Thread(target=self._pump, args=(service, client), daemon=True)
+            lost = threading.Event()
+            back = threading.Thread(target=self._answer, args=(service, client, lost), daemon=True)
             back.start()
-            self._pump(client, service)
+            self._ask(client, service, lost)
             back.join()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        """Copies until one side ends or the way is shut: a connection kept alive must not slip past that."""
+    def _ask(self, client: socket.socket, service: socket.socket, lost: threading.Event) -> None:
+        """Passes on what a client asks until the way is shut: a connection kept alive must not slip past that."""
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if self._fault == "slow":
-                    self._mended.wait(SLOW_S)
-                elif self._fault:
-                    break
-                sink.sendall(data)
-        for side in (source, sink):
-            with contextlib.suppress(OSError):
-                side.shutdown(socket.SHUT_RDWR)
+            while (data := client.recv(CHUNK)) and not self._refused(client):
+                if self._fault == "deaf" and data.startswith(CHANGES):
+                    lost.set()
+                self._pass(data, service)
+        _end(client, service)
+
+    def _answer(self, service: socket.socket, client: socket.socket, lost: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while (data := service.recv(CHUNK)) and not (lost.is_set() or self._fault == "gone"):
+                self._pass(data, client)
+        _end(client, service)
+
+    def _pass(self, data: bytes, sink: socket.socket) -> None:
+        if self._fault == "slow":
+            self._mended.wait(SLOW_S)
+        if self.heard is not None:
+            self.heard += data
+        sink.sendall(data)
+
+
+def _end(*sides: socket.socket) -> None:
+    for side in sides:
+        with contextlib.suppress(OSError):
+            side.shutdown(socket.SHUT_RDWR)
 
 
 class _Server(socketserver.ThreadingTCPServer):
