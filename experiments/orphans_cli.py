@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.errors import InputError
 from experiments.machines_cli import DryRun, Json, Site, Yes, confirm, new_desk, print_json
 from provision import releasing
 from provision.orphans import Orphan, chosen, orphans
@@ -27,6 +28,8 @@ def orphans_command(
     as_json: Json = False,
 ) -> None:
     """Find what carries our mark and is yours, but is in no ledger here."""
+    if marks and not clean:
+        raise InputError(f"MARK {marks[0]!r}: allowed with --clean only")
     connected, desk = connect_to(site), new_desk()
     found = orphans(connected, desk)
     doomed = chosen(found, marks or []) if clean else []

@@ -54,6 +54,7 @@ def test_what_another_computer_of_ones_own_holds_is_told_so_and_deleted_only_by_
     assert site.leases() == [held]
     code, _, err = testbed("orphans", "--clean", "--yes", "llm-testbed-0")
     assert (code, err) == (2, f"testbed: MARK 'llm-testbed-0': no orphan of yours; allowed: {held.mark}\n")
+    assert testbed("orphans", held.mark)[::2] == (2, f"testbed: MARK {held.mark!r}: allowed with --clean only\n")
     assert testbed("orphans", "--clean", "--yes", held.mark)[:2] == (
         0,
         f"{held.mark}: lease {held.id} (of another ledger of yours, as another computer's; deleted only by its name)\n"
