@@ -41,9 +41,9 @@ class Kvm(Cloud):
     def bookings(self) -> list[Booking]:
         """Of each flavor's place on a hypervisor, when fewer GPUs are left there than it has."""
         hosts, allocations = self.hosts(), self.allocations()
-        gpus = {host.node_type: host.gpus for host in hosts}
-        most = max(gpus.values(), default=0)
-        known = {id: gpus.get(flavor, most) for id, flavor in self._reserved().items()}
+        sizes = {host.node_type: host.gpus for host in hosts}
+        most = max(sizes.values(), default=0)
+        known = {id: number * sizes.get(flavor, most) for id, (flavor, number) in self._reserved().items()}
         taken = defaultdict(list)
         for hypervisor, booked in allocations:
             period = moment(booked["start_date"]), moment(booked["end_date"])
@@ -114,13 +114,15 @@ class Kvm(Cloud):
 
     def host_ids(self, lease: dict[str, Any], hosts: tuple[str, ...]) -> tuple[str, ...]:
         """Places of flavors."""
-        return tuple(f"{flavor}@{host}" for flavor, host in zip(_flavors_of(lease).values(), hosts, strict=False))
+        flavors = [_flavor(one) for one in _reservations_of(lease)]
+        return tuple(f"{flavor}@{host}" for flavor, host in zip(flavors, hosts, strict=False))
 
-    def _reserved(self) -> dict[str, str]:
-        """The flavors that the project's leases reserve, by the reservations' ids."""
+    def _reserved(self) -> dict[str, tuple[str, int]]:
+        """The flavors that the project's leases reserve, and how often each, by the reservations' ids."""
         with classified("blazar"):
             leases = self.blazar.lease.list()
-        return {id: flavor for lease in leases for id, flavor in _flavors_of(lease).items()}
+        reserved = [one for lease in leases for one in _reservations_of(lease)]
+        return {one["id"]: (_flavor(one), one["amount"]) for one in reserved}
 
     def _flavors(self) -> dict[str, str]:
         """Ids of the flavors, by name."""
@@ -152,10 +154,14 @@ def periods_over(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) ->
     ]
 
 
-def _flavors_of(lease: dict[str, Any]) -> dict[str, str]:
-    """The flavors of a lease by its reservations' ids: Blazar keeps what they were in resource_properties."""
-    flavors = [one for one in lease["reservations"] if one["resource_type"] == RESERVATION]
-    return {one["id"]: json.loads(one["resource_properties"])["name"] for one in flavors}
+def _reservations_of(lease: dict[str, Any]) -> list[dict[str, Any]]:
+    """A lease's reservations of flavors."""
+    return [one for one in lease["reservations"] if one["resource_type"] == RESERVATION]
+
+
+def _flavor(reservation: dict[str, Any]) -> str:
+    """The name of the flavor: Blazar keeps what it was in resource_properties."""
+    return str(json.loads(reservation["resource_properties"])["name"])
 
 
 def _opening(group: Any, mark: str) -> Marked:
