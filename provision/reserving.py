@@ -14,11 +14,13 @@ from provision.errors import (
     NoSuchHost,
     NotEnough,
     NotOurs,
+    ProvisionError,
     SiteError,
+    Unreachable,
 )
 from provision.job import OVER, Job, in_words, lease_data, same_hardware, slot_data
 from provision.ledger import Act
-from provision.matching import fitting, hardware
+from provision.matching import alike, fitting, hardware
 from provision.model import Lease, Slot, Wish
 from provision.site import Testbed
 from provision.times import MINUTE, local_zone, time_in_words
@@ -27,6 +29,8 @@ START_GRACE_S = 15 * 60
 """How long after its start a lease may take to become ACTIVE."""
 WATCH_S = 120
 """Between two looks for a block that is not there yet."""
+MAY_PASS = (NotEnough, Unreachable)
+"""Where a site has no slot for such a reason, it may have one later."""
 CHOICES = 3
 """How often another slot is chosen when somebody else was faster."""
 
@@ -54,21 +58,33 @@ def choose(
 def choose_among(sites: Sequence[Testbed], desk: Desk, wish: Wish, at_once: bool = False, limit: int = 1) -> list[Slot]:
     """The earliest slots over several sites. A site that has no such hosts, or is not reached, is said and left out.
 
-    Where none has a slot, NotEnough with what each said, or what the only site raised.
+    Where none has a slot, NotEnough with what each said if that may change; else NoSuchHost over all sites that were
+    reached, or what the first of them, or the only one, raised.
     """
     if len(sites) == 1:
         return choose(sites[0], desk, wish, at_once, limit)
     found: list[Slot] = []
-    refusals = []
+    refusals: dict[str, ProvisionError] = {}
     for site in sites:
         try:
             found += choose(site, desk, wish, at_once, limit)
         except (SiteError, NoSuchHost, NoCredentials) as problem:
-            refusals.append(f"{site.name}: {problem}")
-            desk.say(refusals[-1])
+            refusals[site.name] = problem
+    lines = [f"{name}: {problem}" for name, problem in refusals.items()]
     if not found:
-        raise NotEnough("; ".join(refusals))
+        if any(isinstance(problem, MAY_PASS) for problem in refusals.values()):
+            raise NotEnough("; ".join(lines))
+        _refuse_unknown([site for site in sites if isinstance(refusals[site.name], NoSuchHost)], desk, wish)
+        raise next(iter(refusals.values()))
+    for line in lines:
+        desk.say(line)
     return sorted(found, key=slots.rank)[:limit]
+
+
+def _refuse_unknown(sites: Sequence[Testbed], desk: Desk, wish: Wish) -> None:
+    """NoSuchHost, with what is nearest over all of ``sites``, none of which has such hosts."""
+    if hosts := [host for site in sites for host in desk.ask(site.hosts)]:
+        alike(fitting(hosts, wish), wish.count)
 
 
 def site_of_earliest(sites: Sequence[Testbed], desk: Desk, wish: Wish, at_once: bool, watch: bool) -> Testbed:

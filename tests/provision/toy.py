@@ -1,4 +1,4 @@
-"""A testbed that is a few lists in memory, and a clock that waiting alone moves: for what a real service adds nothing to."""
+"""A testbed of a few lists in memory, and a clock that waiting alone moves."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -35,7 +35,7 @@ def hosts_of(number: int, **more: object) -> list[Host]:
 
 @dataclass
 class Toy:
-    """Leases begin at once; a server is in ERROR on a host that ``broken`` names, and in BUILD on one that ``slow`` does.
+    """Stands for a testbed. A server on a host whose id is in ``broken`` is in ERROR, in ``slow`` in BUILD for ever.
 
     ``before`` is told the name of each act before it is done; it may raise, or change something.
     """

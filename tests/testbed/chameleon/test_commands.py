@@ -129,6 +129,9 @@ def test_the_earliest_block_is_found_over_all_sites_that_there_is_an_account_for
     assert code == 0
     assert {slot["hosts"][0]["site"] for slot in json.loads(out)} == set(REGIONS.values())
     flags = ("--site", "any", "--key", str(key.file), "--start", "2030-01-01T10:00Z", "--no-wait", "--yes")
+    code, _, err = testbed("lease", *flags, "--node-type", "g1.h100.pc.1", "--watch")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "unknown node type 'g1.h100.pc.1'; nearest: g1.h100.pci.1" in err
     assert testbed("lease", *flags, "--node-type", "g1.h100.pci.1")[0] == 0
     assert [lease.name for lease in connect_to("kvm").leases()] == ["llm_cc"]
     assert site.leases() == []
