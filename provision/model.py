@@ -105,7 +105,8 @@ class Slot:
 class Lease:
     """A reservation at a site. hosts are ids; status is the site's word; mark is the run's, '' where there is none.
 
-    resources are what its servers are asked for with, one each: the ids of its reservations.
+    resources are what its servers are asked for with, one each: the ids of its reservations. hosts are in their order,
+    as far as the site tells of them. fault is what the site tells of status ERROR, '' where it tells nothing.
     """
 
     id: str
@@ -117,6 +118,7 @@ class Lease:
     hosts: tuple[str, ...] = ()
     mark: str = ""
     created: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True)

@@ -149,19 +149,16 @@ class Cloud:
         with classified("blazar"):
             listed = self.blazar.lease.list()
             hosts = self.blazar.allocation.list("os-hosts")
-        taken = [
-            (booked["lease_id"], str(allocation["resource_id"]))
+        taken = {
+            booked["id"]: str(allocation["resource_id"])
             for allocation in hosts
             for booked in allocation["reservations"]
-        ]
-        return [
-            _lease(lease, self.host_ids(lease, tuple(host for one, host in taken if one == lease["id"])))
-            for lease in listed
-        ]
+        }
+        return [_lease(lease, self.host_ids(lease, taken)) for lease in listed]
 
-    def host_ids(self, lease: dict[str, Any], hosts: tuple[str, ...]) -> tuple[str, ...]:
-        """Ids of Host of what Blazar says a lease has of its own hosts."""
-        return hosts
+    def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
+        """Ids of Host of what a lease has; ``taken``: Blazar's hosts by the ids of their reservations."""
+        return tuple(taken[one["id"]] for one in by_id(lease["reservations"]) if one["id"] in taken)
 
     def create_lease(self, name: str, mark: str, slot: Slot) -> Lease:
         at_once = slot.start - datetime.now(UTC) <= MINUTE
@@ -342,7 +339,7 @@ def moment(text: str) -> datetime:
 def _lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
     if not lease["reservations"]:
         raise Unreachable(f"blazar: lease {lease['name']} is still being made")
-    reservations = sorted(lease["reservations"], key=lambda reservation: reservation["id"])
+    reservations = by_id(lease["reservations"])
     return Lease(
         id=lease["id"],
         name=lease["name"],
@@ -353,7 +350,21 @@ def _lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
         hosts=hosts,
         mark=mark_in(reservations[0].get("hypervisor_properties")),
         created=str(lease["created_at"]),
+        fault=_lease_fault(lease) if lease["status"] == "ERROR" else "",
     )
+
+
+def by_id(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A lease's reservations in the order of their servers."""
+    return sorted(reservations, key=lambda reservation: reservation["id"])
+
+
+def _lease_fault(lease: dict[str, Any]) -> str:
+    """Which steps and reservations failed, as Blazar tells; it keeps the cause to its log."""
+    steps = [f"blazar: {event['event_type']} failed" for event in lease.get("events", ()) if event["status"] == "ERROR"]
+    failed = [one for one in by_id(lease["reservations"]) if one["status"] == "error"]
+    missing = [f"the host of reservation {one['id']} is missing" for one in failed if one.get("missing_resources")]
+    return "; ".join([*steps, *(f"reservation {one['id']} is in error" for one in failed), *missing])
 
 
 def _server(server: Any) -> Server:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from provision.model import Booking, Host, Marked, Slot
-from provision.sites.cloud import Cloud, account, classified, gpus, mark_in, reference
+from provision.sites.cloud import Cloud, account, by_id, classified, gpus, mark_in, reference
 
 VOLUME_GIB = 200
 """The flavors' own disks of 40 GB are too small for models and containers."""
@@ -86,10 +86,13 @@ class Kvm(Cloud):
         with classified("neutron"):
             self.sdk.network.delete_security_group(opening.id)
 
-    def host_ids(self, lease: dict[str, Any], hosts: tuple[str, ...]) -> tuple[str, ...]:
+    def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
         """Places of flavors: Blazar keeps what a flavor was in a reservation's resource_properties."""
-        flavors = [json.loads(one["resource_properties"])["name"] for one in lease["reservations"]]
-        return tuple(f"{flavor}@{host}" for flavor, host in zip(flavors, hosts, strict=False))
+        return tuple(
+            f"{json.loads(one['resource_properties'])['name']}@{taken[one['id']]}"
+            for one in by_id(lease["reservations"])
+            if one["id"] in taken
+        )
 
     def _flavors(self) -> dict[str, str]:
         """Ids of the flavors, by name."""

@@ -1,39 +1,14 @@
 """A lease that is given back when its run is over, whatever happened; the testbed is a toy."""
 
-from pathlib import Path
-
 import pytest
 
 from provision import booting
-from provision.acting import Desk
 from provision.errors import BootFailed, HeldOtherwise, NotReached, NotReleased
-from provision.job import Order
 from provision.leasing import lease
-from provision.ledger import Ledger
-from provision.model import Wish
 from provision.releasing import given_back
-from provision.ssh import KeyPair
-from tests.provision.toy import HOUR, Still, Toy
+from tests.provision.toy import Toy
 
-
-@pytest.fixture
-def said():
-    return []
-
-
-@pytest.fixture
-def desk(said, tmp_path):
-    return Desk(Ledger(tmp_path), Still(), said.append)
-
-
-@pytest.fixture
-def order():
-    return lambda **wish: Order("llm_cc", "node", Wish(3 * HOUR, **wish), KeyPair(Path("key"), "ssh-ed25519 A"), True)
-
-
-@pytest.fixture(autouse=True)
-def reached(monkeypatch):
-    monkeypatch.setattr(booting, "answers", lambda *_: True)
+pytestmark = pytest.mark.usefixtures("unreached")
 
 
 def run(site, desk, order, what=lambda: None):

@@ -5,12 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from provision.acting import Desk
 from provision.errors import NoCredentials, NoSuchHost, NotEnough, Refused, Unreachable
-from provision.ledger import Ledger
 from provision.model import Booking, Host, Wish
 from provision.reserving import choose_among, site_of_earliest
-from tests.provision.toy import HOUR, NOW, Still
+from tests.provision.toy import HOUR, NOW
 
 AWAY = Unreachable("blazar does not answer")
 
@@ -31,16 +29,6 @@ class Site:
 
     def bookings(self):
         return self.booked
-
-
-@pytest.fixture
-def said():
-    return []
-
-
-@pytest.fixture
-def desk(said, tmp_path):
-    return Desk(Ledger(tmp_path), Still(), said.append)
 
 
 def taken(hours):

@@ -43,6 +43,8 @@ class Toy:
     machines: list[Host] = field(default_factory=lambda: hosts_of(2))
     broken: set[str] = field(default_factory=set)
     slow: set[str] = field(default_factory=set)
+    lease_status: str = "ACTIVE"
+    fault: str = ""
     before: Callable[[str], object] = lambda act: None
     name: str = "CHI@UC"
     boot_limit_s: float = 40 * 60
@@ -69,8 +71,8 @@ class Toy:
         ids = tuple(host.id for host in slot.hosts)
         number = next(self._numbers)
         resources = tuple(f"reservation-{number}-{id}" for id in ids)
-        more = {"hosts": ids, "mark": mark, "created": f"{number:03}"}
-        self.held.append(Lease(f"lease-{number}", name, "ACTIVE", slot.start, slot.end, resources, **more))
+        more = {"hosts": ids, "mark": mark, "created": f"{number:03}", "fault": self.fault}
+        self.held.append(Lease(f"lease-{number}", name, self.lease_status, slot.start, slot.end, resources, **more))
         return self.held[-1]
 
     def delete_lease(self, lease):

@@ -83,8 +83,9 @@ class Box:
             (self.place.folder / knob).unlink(missing_ok=True)
 
     def behave(self, **nodes: dict[str, object]) -> None:
-        """How nodes boot, by their names with _ for -: {"seconds": 3}, {"fail": "why"}."""
+        """How nodes boot, by their names with _ for -, or hypervisor: {"seconds": 3}, {"fail": "why"}."""
         uids = {machine.name.replace("-", "_"): machine.uid for machine in hardware.MACHINES}
+        uids["hypervisor"] = hardware.HYPERVISOR
         behaviour = {uids[name]: how for name, how in nodes.items()}
         _write_whole(self.place.folder / "nova" / "behaviour.json", json.dumps(behaviour))
 
