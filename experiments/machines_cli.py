@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.errors import InputError
+from experiments.stopping import stop_as_interrupt
 from provision import leasing, releasing, reserving
 from provision.acting import Clock, Desk
 from provision.calendar import calendar, slot_table
@@ -117,13 +118,17 @@ def lease(
     key: Annotated[Path, typer.Option(help="Your private SSH key.")] = Path("~/.ssh/id_ed25519"),
     watch: Annotated[bool, typer.Option("--watch", help="Look until a block appears, and take it.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the lease's start, and boot.")] = True,
-    run: Annotated[str | None, typer.Option(help="A command to run once the nodes answer; then release.")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="With --run: do not release.")] = False,
+    run: Annotated[
+        str | None, typer.Option(help="A command to run once the nodes answer; then release, whatever happened.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="With --run: do not release, whatever happens.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Reserve the earliest block, boot its nodes and say how to reach them. The same command goes on where it was."""
+    if run and not wait:
+        raise InputError("--run: not with --no-wait, which leaves the nodes unbooted")
     wish = wish_of(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
     pair = key_pair(key.expanduser())
     check_name(name)
@@ -139,16 +144,15 @@ def lease(
     if not held:
         slot = partial(reserving.choose, connected, desk, wish, order.at_once)
         confirm(yes, f"lease {order.name}:", None if watch else lambda: in_words(slot()[0]))
-    leased = leasing.lease(connected, desk, order, wait=wait, watch=watch)
-    if as_json:
-        print_json(leased)
-    else:
-        _show_leased(leased)
-    if run:
-        code = subprocess.run(run, shell=True, env={**os.environ, **_environment(leased)}).returncode
-        if not keep:
-            releasing.release(connected, desk, releasing.held(desk, order.name))
-        raise typer.Exit(FAILED if code else 0)
+    stop_as_interrupt()
+    with releasing.given_back(connected, desk, order.name) if run and not keep else nullcontext():
+        leased = leasing.lease(connected, desk, order, wait=wait, watch=watch)
+        if as_json:
+            print_json(leased)
+        else:
+            _show_leased(leased)
+        code = _run(run, leased) if run else 0
+    raise typer.Exit(FAILED if code else 0)
 
 
 @app.command()
@@ -287,7 +291,8 @@ def _say() -> Callable[[str], None]:
     def say(line: str) -> None:
         nonlocal last
         if line != last:
-            print(line, file=sys.stderr, flush=True)
+            with suppress(OSError):
+                print(line, file=sys.stderr, flush=True)
         last = line
 
     return say
@@ -335,9 +340,11 @@ def _show_leased(leased: leasing.Leased) -> None:
         print(f"{machine.server}: {machine.login.command}")
 
 
-def _environment(leased: leasing.Leased) -> dict[str, str]:
-    """What the command of --run finds the machines by."""
-    return {"TESTBED_LEASE": leased.lease.name, "TESTBED_NODES": " ".join(one.login.host for one in leased.machines)}
+def _run(command: str, leased: leasing.Leased) -> int:
+    """The exit code of the command of --run, which finds the machines by two variables."""
+    nodes = " ".join(one.login.host for one in leased.machines)
+    told = {"TESTBED_LEASE": leased.lease.name, "TESTBED_NODES": nodes}
+    return subprocess.run(command, shell=True, env={**os.environ, **told}).returncode
 
 
 def _show_plan(lines: Sequence[str], as_json: bool) -> None:

@@ -1,8 +1,7 @@
 """`testbed reproduce`: everything in one go."""
 
-import signal
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -26,6 +25,7 @@ from experiments.machines_cli import (
     order_of,
     wish_of,
 )
+from experiments.stopping import stop_as_interrupt
 from provision.configure import Flavour, Setup
 from provision.site import connect_to
 from provision.ssh import key_pair
@@ -103,12 +103,7 @@ def reproduce_command(
         watch=watch,
     )
     console = Console()
-    signal.signal(signal.SIGTERM, _stop)
+    stop_as_interrupt()
     runs = reproduce(wanted, new_desk(), view_on(console), lambda slot: confirm(yes, f"lease {slot}"))
     finished = show_runs(runs, console)
     raise typer.Exit(max(done.judgement.exit_code for done in finished))
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    """As Ctrl-C: what was leased is released on the way out."""
-    raise KeyboardInterrupt

@@ -22,10 +22,7 @@ def bring_up(job: Job, lease: Lease) -> tuple[str, tuple[Machine, ...]]:
     """The image's UUID, and the order's machines, booted and reached."""
     _prepare(job)
     image_id = job.desk.ask(job.site.image_id)
-    servers = []
-    for number in range(job.order.wish.count):
-        server, lease = _booted(job, lease, number, image_id)
-        servers.append(server)
+    servers = _booted(job, lease, image_id)
     return image_id, tuple(_reached(job, server) for server in servers)
 
 
@@ -45,22 +42,33 @@ def _prepare(job: Job) -> None:
         )
 
 
-def _booted(job: Job, lease: Lease, number: int, image_id: str) -> tuple[Server, Lease]:
-    """The server of that number, ACTIVE, if need be on another host; BootFailed with the site's reason."""
-    name = job.order.server_names[number]
+def _booted(job: Job, lease: Lease, image_id: str) -> list[Server]:
+    """The order's servers, all of them ACTIVE, if need be on other hosts; BootFailed with the site's reason."""
     for attempt in range(1, BOOT_ATTEMPTS + 1):
-        server = _create(job, lease.resources[number], name, _source(job, name, image_id), image_id)
-        state = _boot(job, lease, server)
-        if state and state.status == "ACTIVE":
-            return state, lease
-        fault = state.fault if state else f"not ACTIVE after {job.site.boot_limit_s / 60:.0f} minutes"
-        job.desk.say(f"server {name} failed, attempt {attempt} of {BOOT_ATTEMPTS}: {fault}")
-        job.desk.ledger.write("failed", job.opened, Act.CREATE_SERVER, hosts=list(lease.hosts), reason=fault)
-        drop_servers(job.site, job.desk, job.opened, name)
-        drop_volumes(job.site, job.desk, job.opened, name)
+        named = zip(job.order.server_names, lease.resources, strict=True)
+        created = [_create(job, resource, name, _source(job, name, image_id), image_id) for name, resource in named]
+        servers = [_boot(job, lease, server) for server in created]
+        failed = [number for number, server in enumerate(servers) if server.status != "ACTIVE"]
+        if not failed:
+            return servers
+        faults = [_give_up(job, servers[number], lease.hosts[number : number + 1]) for number in failed]
+        job.desk.say(f"attempt {attempt} of {BOOT_ATTEMPTS}: {'; '.join(faults)}")
         if attempt < BOOT_ATTEMPTS:
             lease = lease_elsewhere(job, lease)
-    raise BootFailed(f"server {name} did not boot in {BOOT_ATTEMPTS} attempts; the site says: {fault}")
+    raise BootFailed(
+        f"{'; '.join(faults)}, after {BOOT_ATTEMPTS} attempts; release the lease and take other nodes, "
+        "and tell the site's help desk of these"
+    )
+
+
+def _give_up(job: Job, server: Server, hosts: tuple[str, ...]) -> str:
+    """Delete a server that failed on these hosts, and remember them; what was wrong, in words."""
+    job.desk.ledger.write("failed", job.opened, Act.CREATE_SERVER, hosts=list(hosts), reason=server.fault)
+    drop_servers(job.site, job.desk, job.opened, server.name)
+    drop_volumes(job.site, job.desk, job.opened, server.name)
+    names = [host.name for host in job.desk.ask(job.site.hosts) if host.id in hosts]
+    where = f" on {names[0]}" if names else ""
+    return f"server {server.name} did not boot{where}; the site says: {server.fault}"
 
 
 def _source(job: Job, name: str, image_id: str) -> str:
@@ -97,8 +105,8 @@ def _create(job: Job, resource: str, name: str, source: str, image_id: str) -> S
     )
 
 
-def _boot(job: Job, lease: Lease, server: Server) -> Server | None:
-    """The server once it is ACTIVE or in ERROR; None when it is neither in time."""
+def _boot(job: Job, lease: Lease, server: Server) -> Server:
+    """The server once it is ACTIVE or in ERROR, or as it is when its time is over; fault says why it is not ACTIVE."""
 
     def state() -> Server:
         found = job.find_server(server.name)
@@ -106,9 +114,9 @@ def _boot(job: Job, lease: Lease, server: Server) -> Server | None:
             still_there(job, lease)
         return found or replace(server, status="ERROR", fault="deleted by others")
 
-    return job.desk.wait(
-        f"server {server.name}", state, lambda now: now.status in ("ACTIVE", "ERROR"), job.site.boot_limit_s
-    )
+    limit_s = job.site.boot_limit_s
+    ended = job.desk.wait(f"server {server.name}", state, lambda now: now.status in ("ACTIVE", "ERROR"), limit_s)
+    return ended or replace(server, fault=f"not ACTIVE after {limit_s / 60:.0f} minutes")
 
 
 def _reached(job: Job, server: Server) -> Machine:

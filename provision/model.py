@@ -105,7 +105,9 @@ class Slot:
 class Lease:
     """A reservation at a site. hosts are ids; status is the site's word; mark is the run's, '' where there is none.
 
-    resources are what its servers are asked for with, one each: the ids of its reservations. owner: see Thing.
+    resources are what its servers are asked for with, one each: the ids of its reservations. hosts are in their order,
+    as far as the site tells of them. fault is what the site tells of status ERROR, '' where it tells nothing.
+    owner: see Thing.
     """
 
     id: str
@@ -118,6 +120,7 @@ class Lease:
     mark: str = ""
     created: str = ""
     owner: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True)

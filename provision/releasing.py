@@ -1,13 +1,14 @@
 """What is held: seen, made longer, given back. Nothing is touched that does not carry our mark."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from provision.acting import Desk
-from provision.errors import BadName, BadTime, ExtensionRefused, NotReleased
+from provision.errors import BadName, BadTime, ExtensionRefused, HeldOtherwise, NotOurs, NotReleased, ProvisionError
 from provision.job import OVER, drop_servers, drop_volumes, find_lease, lease_data, text
 from provision.ledger import Act, Holding
 from provision.model import Lease, Server, Slot, Thing
@@ -101,6 +102,37 @@ def release(site: Testbed, desk: Desk, holding: Holding) -> None:
         for id in ids:
             forget(id, desk.ledger.known_hosts)
         desk.ledger.write("closed", holding)
+
+
+@contextmanager
+def given_back(site: Testbed, desk: Desk, name: str) -> Iterator[None]:
+    """Release what is held under that name in the end, whatever happens, and say so.
+
+    A lease that turns out to be another's, or another than was asked for, stays as it is.
+    """
+    try:
+        yield
+    except (HeldOtherwise, NotOurs):
+        raise
+    except BaseException as why:
+        desk.say(f"{str(why) or 'interrupted'}; releasing {name}")
+        _give_back(site, desk, name)
+        raise
+    _give_back(site, desk, name)
+
+
+def _give_back(site: Testbed, desk: Desk, name: str) -> None:
+    """Release; where that fails or is interrupted, say what still stands, and how to be rid of it."""
+    holding = desk.ledger.holding(name)
+    if holding is None:
+        return
+    try:
+        release(site, desk, holding)
+    except (ProvisionError, KeyboardInterrupt):
+        desk.say(f"{name} is not released and may still cost; release it: testbed release {name}")
+        desk.say(f"still at {site.name}: {', '.join(remains(site, holding)) or 'nothing that can be seen'}")
+        raise
+    desk.say(f"{name} is released; nothing is left at {site.name}")
 
 
 def clear(site: Testbed, desk: Desk, holding: Holding) -> None:

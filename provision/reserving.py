@@ -14,11 +14,13 @@ from provision.errors import (
     NoSuchHost,
     NotEnough,
     NotOurs,
+    ProvisionError,
     SiteError,
+    Unreachable,
 )
-from provision.job import OVER, Job, in_words, lease_data, same_hardware, slot_data
+from provision.job import OVER, Job, drop_servers, in_words, lease_data, same_hardware, slot_data
 from provision.ledger import Act
-from provision.matching import fitting, hardware
+from provision.matching import alike, fitting, hardware
 from provision.model import Lease, Slot, Wish
 from provision.site import Testbed
 from provision.times import MINUTE, local_zone, time_in_words
@@ -27,6 +29,8 @@ START_GRACE_S = 15 * 60
 """How long after its start a lease may take to become ACTIVE."""
 WATCH_S = 120
 """Between two looks for a block that is not there yet."""
+MAY_PASS = (NotEnough, Unreachable)
+"""Where a site has no slot for such a reason, it may have one later."""
 CHOICES = 3
 """How often another slot is chosen when somebody else was faster."""
 
@@ -54,21 +58,33 @@ def choose(
 def choose_among(sites: Sequence[Testbed], desk: Desk, wish: Wish, at_once: bool = False, limit: int = 1) -> list[Slot]:
     """The earliest slots over several sites. A site that has no such hosts, or is not reached, is said and left out.
 
-    Where none has a slot, NotEnough with what each said, or what the only site raised.
+    Where none has a slot, NotEnough with what each said if that may change; else NoSuchHost over all sites that were
+    reached, or what the first of them, or the only one, raised.
     """
     if len(sites) == 1:
         return choose(sites[0], desk, wish, at_once, limit)
     found: list[Slot] = []
-    refusals = []
+    refusals: dict[str, ProvisionError] = {}
     for site in sites:
         try:
             found += choose(site, desk, wish, at_once, limit)
         except (SiteError, NoSuchHost, NoCredentials) as problem:
-            refusals.append(f"{site.name}: {problem}")
-            desk.say(refusals[-1])
+            refusals[site.name] = problem
+    lines = [f"{name}: {problem}" for name, problem in refusals.items()]
     if not found:
-        raise NotEnough("; ".join(refusals))
+        if any(isinstance(problem, MAY_PASS) for problem in refusals.values()):
+            raise NotEnough("; ".join(lines))
+        _refuse_unknown([site for site in sites if isinstance(refusals[site.name], NoSuchHost)], desk, wish)
+        raise next(iter(refusals.values()))
+    for line in lines:
+        desk.say(line)
     return sorted(found, key=slots.rank)[:limit]
+
+
+def _refuse_unknown(sites: Sequence[Testbed], desk: Desk, wish: Wish) -> None:
+    """NoSuchHost, with what is nearest over all of ``sites``, none of which has such hosts."""
+    if hosts := [host for site in sites for host in desk.ask(site.hosts)]:
+        alike(fitting(hosts, wish), wish.count)
 
 
 def site_of_earliest(sites: Sequence[Testbed], desk: Desk, wish: Wish, at_once: bool, watch: bool) -> Testbed:
@@ -104,8 +120,29 @@ def reserve(job: Job, watch: bool = False) -> Lease:
 
 
 def _chosen(job: Job) -> Slot:
-    order = job.order
-    return choose(job.site, job.desk, order.wish, order.at_once, not_on=job.holding.failed_hosts)[0]
+    """The slot for the order; not on hosts that failed, where there are others like them."""
+    order, failed = job.order, job.holding.failed_hosts
+    if failed:
+        with suppress(NoSuchHost):
+            return choose(job.site, job.desk, _unnamed(job), order.at_once, not_on=failed)[0]
+    return choose(job.site, job.desk, order.wish, order.at_once)[0]
+
+
+def _unnamed(job: Job) -> Wish:
+    """The wish; of a node by its name that of nodes with its hardware."""
+    wish = job.order.wish
+    own = next((host for host in job.desk.ask(job.site.hosts) if host.name == wish.node), None)
+    if own is None:
+        return wish
+    return replace(
+        wish,
+        node=None,
+        node_type=own.node_type,
+        gpu_model=own.gpu_model,
+        gpu_memory_gib=own.gpu_memory_gib,
+        gpus=own.gpus,
+        interconnect=own.interconnect,
+    )
 
 
 def _watched(job: Job) -> Slot:
@@ -133,7 +170,8 @@ def wait_for_start(job: Job, lease: Lease) -> Lease:
     if found is None:
         raise LeaseFailed(f"lease {lease.name} did not start within {START_GRACE_S // 60} minutes of its time")
     if found.status != "ACTIVE":
-        raise LeaseFailed(f"lease {lease.name} is {found.status}; release it and lease anew")
+        why = f" ({found.fault})" if found.fault else ""
+        raise LeaseFailed(f"lease {lease.name} is {found.status}{why}; release it and lease anew")
     return found
 
 
@@ -146,11 +184,18 @@ def still_there(job: Job, lease: Lease) -> Lease:
 
 
 def lease_elsewhere(job: Job, lease: Lease) -> Lease:
-    """The rest of a lease's time on another host of the same hardware; the lease as it is where none is free."""
+    """The rest of a lease's time on other hosts of the same hardware; the lease as it is where they are not free.
+
+    All of its hosts are changed, and its servers deleted: a lease's hosts cannot be changed one by one once it is
+    ACTIVE, and a host that was just given back is being cleaned. LeaseGone when the lease is not there any more.
+    """
+    if job.desk.ask(lambda: still_there(job, lease)).status in OVER:
+        raise _gone(lease.name)
     slot = _other_slot(job, lease)
     if slot is None:
         return lease
-    job.desk.say("another node of the same hardware is free")
+    job.desk.say("as many other nodes of the same hardware are free")
+    drop_servers(job.site, job.desk, job.opened)
     _drop(job, [lease.id])
     return wait_for_start(job, _lease(job, slot))
 
@@ -169,16 +214,19 @@ def _lease(job: Job, slot: Slot) -> Lease:
 
 
 def _other_slot(job: Job, lease: Lease) -> Slot | None:
+    """As many other hosts of a lease's hardware until its end; None where the site itself chooses hosts, by flavor."""
     hosts = job.desk.ask(job.site.hosts)
     own = next((host for host in hosts if host.id in lease.hosts), None)
     now = job.desk.clock.now()
     start = now.replace(second=0, microsecond=0) + MINUTE
-    if len(lease.hosts) != 1 or own is None or lease.end <= start:
+    if own is None or own.flavor or lease.end <= start:
         return None
-    failed = (*job.holding.failed_hosts, own.id)
-    others = [host for host in hosts if same_hardware(host, own) and host.id not in failed]
-    wish = Wish(min(lease.end - start, slots.MAX_LEASE), start=start, gpus=0)
-    found = slots.earliest(others, job.desk.ask(job.site.bookings), wish, now, limit=1) if others else []
+    spent = (*job.holding.failed_hosts, *lease.hosts)
+    others = [host for host in hosts if same_hardware(host, own) and host.id not in spent]
+    count = len(lease.resources)
+    wish = Wish(min(lease.end - start, slots.MAX_LEASE), start=start, gpus=0, count=count)
+    bookings = job.desk.ask(job.site.bookings)
+    found = slots.earliest(others, bookings, wish, now, limit=1) if len(others) >= count else []
     return found[0] if found else None
 
 

@@ -35,6 +35,7 @@ from provision.errors import (
 )
 from provision.ledger import MARK
 from provision.model import Address, Booking, Lease, Marked, Server, Slot
+from provision.sites.records import address_of, by_id, lease_of, moment, server_of
 from provision.times import MINUTE
 
 logging.getLogger("stevedore").setLevel(logging.CRITICAL)
@@ -50,7 +51,6 @@ BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
 NOT_THERE = 404
 
 GIB = 1024**3
-OWNER = re.compile(f"{MARK.pattern} of (\\w+)")
 MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
 INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
 
@@ -163,15 +163,12 @@ class Cloud:
     def leases(self) -> list[Lease]:
         with classified("blazar"):
             listed = self.blazar.lease.list()
-        taken = [(booked["lease_id"], host_id) for host_id, booked in self.allocations()]
-        return [
-            _lease(lease, self.host_ids(lease, tuple(host for one, host in taken if one == lease["id"])))
-            for lease in listed
-        ]
+        taken = {booked["id"]: host_id for host_id, booked in self.allocations()}
+        return [lease_of(lease, self.host_ids(lease, taken)) for lease in listed]
 
-    def host_ids(self, lease: dict[str, Any], hosts: tuple[str, ...]) -> tuple[str, ...]:
-        """Ids of Host of what Blazar says a lease has of its own hosts."""
-        return hosts
+    def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
+        """Ids of Host of what a lease has; ``taken``: Blazar's hosts by the ids of their reservations."""
+        return tuple(taken[one["id"]] for one in by_id(lease["reservations"]) if one["id"] in taken)
 
     def create_lease(self, name: str, mark: str, slot: Slot) -> Lease:
         at_once = slot.start - datetime.now(UTC) <= MINUTE
@@ -179,7 +176,7 @@ class Cloud:
         end = f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}"
         with classified("blazar"):
             made = self.blazar.lease.create(self.lease_name(name, mark), start, end, self.reservations(mark, slot), [])
-        return _lease(made, tuple(host.id for host in slot.hosts))
+        return lease_of(made, tuple(host.id for host in slot.hosts))
 
     def lease_name(self, name: str, mark: str) -> str:
         """What a lease is called at the site: its name, with the mark where nothing else in the lease can hold it."""
@@ -195,7 +192,7 @@ class Cloud:
                 longer = self.blazar.lease.update(lease.id, end_date=f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}")
         except (NotEnough, Refused) as problem:
             raise ExtensionRefused(str(problem)) from None
-        return _lease(longer, lease.hosts)
+        return lease_of(longer, lease.hosts)
 
     def delete_lease(self, lease: Lease) -> None:
         with classified("blazar", gone_is_fine=True):
@@ -203,7 +200,7 @@ class Cloud:
 
     def servers(self) -> list[Server]:
         with classified("nova"):
-            return [_server(server) for server in self.sdk.compute.servers()]
+            return [server_of(server) for server in self.sdk.compute.servers()]
 
     def create_server(self, name: str, mark: str, resource: str, source: str) -> Server:
         with classified("nova"):
@@ -214,7 +211,7 @@ class Cloud:
                 networks=[{"uuid": self._network(context.DEFAULT_NETWORK)}],
                 **self.server_options(mark, resource, source),
             )
-            return _server(self.sdk.compute.get_server(made.id))
+            return server_of(self.sdk.compute.get_server(made.id))
 
     def server_options(self, mark: str, resource: str, source: str) -> dict[str, Any]:
         """Where a server of that reservation runs, and from which image or volume it boots, as nova reads it."""
@@ -245,14 +242,14 @@ class Cloud:
         with classified("neutron"):
             servers = {port.id: port.device_id for port in self.sdk.network.ports()}
             listed = list(self.sdk.network.ips(project_id=self.session.get_project_id()))
-        return [_address(ip, servers.get(ip.port_id, ip.port_id or "")) for ip in listed]
+        return [address_of(ip, servers.get(ip.port_id, ip.port_id or "")) for ip in listed]
 
     def allocate_address(self, mark: str) -> Address:
         try:
             with classified("neutron"):
                 network = self._network(PUBLIC_NETWORK)
                 made = self.sdk.network.create_ip(floating_network_id=network, description=self.label(mark))
-                return _address(made, "")
+                return address_of(made, "")
         except Refused as problem:
             raise NoAddress(f"no floating IP is free at {self.name}: {problem}") from None
 
@@ -350,52 +347,3 @@ def _line(problem: Exception) -> str:
     """The first line of a message, without the addresses that the clients put in front of it."""
     text = str(problem).strip().partition("\n")[0]
     return re.sub(r"^.*Error for url: \S+,? ?|^ERROR: ", "", text)
-
-
-def moment(text: str) -> datetime:
-    """A time as Blazar writes it: UTC without saying so."""
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
-def _lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
-    if not lease["reservations"]:
-        raise Unreachable(f"blazar: lease {lease['name']} is still being made")
-    reservations = sorted(lease["reservations"], key=lambda reservation: reservation["id"])
-    mark = mark_in(reservations[0].get("hypervisor_properties")) or mark_in(lease["name"])
-    return Lease(
-        id=lease["id"],
-        name=lease["name"].removesuffix(f" {mark}"),
-        status=lease["status"],
-        start=moment(lease["start_date"]),
-        end=moment(lease["end_date"]),
-        resources=tuple(reservation["id"] for reservation in reservations),
-        hosts=hosts,
-        mark=mark,
-        created=str(lease["created_at"]),
-        owner=lease["user_id"],
-    )
-
-
-def _server(server: Any) -> Server:
-    fault = (server.fault or {}).get("message", "") if server.status == "ERROR" else ""
-    image = (server.image or {}).get("id", "") if server.image else ""
-    mark = (server.metadata or {}).get("llm-testbed", "")
-    return Server(
-        server.id, server.name, server.status, mark, fault, image, owner=server.user_id, task=server.task_state or ""
-    )
-
-
-def _address(ip: Any, server: str) -> Address:
-    return Address(ip.id, ip.floating_ip_address, server, mark_in(ip.description), owner_in(ip.description))
-
-
-def mark_in(text: str | None) -> str:
-    """The mark in a text, '' where there is none."""
-    found = MARK.search(text or "")
-    return found[0] if found else ""
-
-
-def owner_in(text: str | None) -> str:
-    """The id of the user in a label, '' where there is none."""
-    found = OWNER.search(text or "")
-    return found[1] if found else ""

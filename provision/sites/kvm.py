@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 from provision.model import Booking, Host, Marked, Slot, Volume
-from provision.sites.cloud import Cloud, account, classified, gpus, mark_in, moment, owner_in, reference
+from provision.sites.cloud import Cloud, account, classified, gpus, reference
+from provision.sites.records import by_id, mark_in, moment, owner_in
 
 VOLUME_GIB = 200
 """The flavors' own disks of 40 GB are too small for models and containers."""
@@ -112,10 +113,10 @@ class Kvm(Cloud):
         with classified("neutron"):
             self.sdk.network.delete_security_group(opening.id)
 
-    def host_ids(self, lease: dict[str, Any], hosts: tuple[str, ...]) -> tuple[str, ...]:
+    def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
         """Places of flavors."""
-        flavors = [_flavor(one) for one in _reservations_of(lease)]
-        return tuple(f"{flavor}@{host}" for flavor, host in zip(flavors, hosts, strict=False))
+        reserved = by_id(_reservations_of(lease))
+        return tuple(f"{_flavor(one)}@{taken[one['id']]}" for one in reserved if one["id"] in taken)
 
     def _reserved(self) -> dict[str, tuple[str, int]]:
         """The flavors that the project's leases reserve, and how often each, by the reservations' ids."""

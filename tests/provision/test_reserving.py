@@ -1,30 +1,16 @@
 """Choosing among several sites; these are stubs with calendars and nothing else."""
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from provision.acting import Clock, Desk
-from provision.errors import NotEnough, Unreachable
-from provision.ledger import Ledger
+from provision.errors import NoCredentials, NoSuchHost, NotEnough, Refused, Unreachable
 from provision.model import Booking, Host, Wish
 from provision.reserving import choose_among, site_of_earliest
+from tests.provision.toy import HOUR, NOW
 
-NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-
-
-class Still(Clock):
-    """A clock that waiting alone moves."""
-
-    at = NOW
-
-    def now(self):
-        return self.at
-
-    def sleep(self, seconds):
-        self.at += timedelta(seconds=seconds)
+AWAY = Unreachable("blazar does not answer")
 
 
 @dataclass
@@ -33,25 +19,16 @@ class Site:
 
     name: str
     booked: list[Booking] = field(default_factory=list)
-    answers: bool = True
+    node_type: str = "gpu"
+    problem: Exception | None = None
 
     def hosts(self):
-        if not self.answers:
-            raise Unreachable("blazar does not answer")
-        return [Host("1", f"{self.name}-1", self.name, "gpu", gpus=4)]
+        if self.problem:
+            raise self.problem
+        return [Host("1", f"{self.name}-1", self.name, self.node_type, gpus=4)]
 
     def bookings(self):
         return self.booked
-
-
-@pytest.fixture
-def said():
-    return []
-
-
-@pytest.fixture
-def desk(said, tmp_path):
-    return Desk(Ledger(tmp_path), Still(), said.append)
 
 
 def taken(hours):
@@ -67,13 +44,13 @@ def test_the_earliest_slot_of_all_sites_is_chosen(desk):
 
 
 def test_a_site_that_is_not_reached_is_said_and_left_out(desk, said):
-    sites = [Site("CHI@UC", answers=False), Site("CHI@TACC", taken(2))]
+    sites = [Site("CHI@UC", problem=AWAY), Site("CHI@TACC", taken(2))]
     assert choose_among(sites, desk, Wish(3 * HOUR))[0].hosts[0].site == "CHI@TACC"
     assert "CHI@UC: blazar does not answer" in said
 
 
 def test_where_no_site_has_a_slot_each_says_why(desk):
-    sites = [Site("CHI@UC", taken(2)), Site("CHI@TACC", answers=False)]
+    sites = [Site("CHI@UC", taken(2)), Site("CHI@TACC", problem=AWAY)]
     with pytest.raises(NotEnough, match=r"CHI@UC: not enough nodes are free.*CHI@TACC: blazar does not answer"):
         choose_among(sites, desk, Wish(3 * HOUR, start=NOW))
 
@@ -83,3 +60,31 @@ def test_watching_ends_at_the_site_where_a_node_becomes_free_first(desk, said):
     assert site_of_earliest(sites, desk, Wish(3 * HOUR), at_once=True, watch=True) is sites[1]
     assert desk.clock.now() - NOW < 2 * HOUR
     assert any("looking again" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("wish", "line"),
+    [
+        ({"node_type": "gpu_v10"}, "unknown node type 'gpu_v10'; nearest: gpu_v100, gpu_a100"),
+        ({"gpus": 8}, "no node has at least 8 GPUs; there are: gpu_a100 at CHI@UC .*; gpu_v100 at CHI@TACC"),
+        ({"count": 2}, "2 nodes alike are wanted; allowed: 1 to 1"),
+    ],
+)
+def test_what_no_site_has_is_a_mistake_told_over_all_sites_also_to_one_who_watches(desk, said, wish, line):
+    edge = Site("CHI@Edge", problem=Refused("the reference API knows no site CHI@Edge"))
+    sites = [Site("CHI@UC", node_type="gpu_a100"), edge, Site("CHI@TACC", node_type="gpu_v100")]
+    with pytest.raises(NoSuchHost, match=line):
+        site_of_earliest(sites, desk, Wish(3 * HOUR, **wish), at_once=True, watch=True)
+    assert said == []
+
+
+def test_a_wish_that_a_site_which_is_not_reached_might_grant_is_no_mistake(desk):
+    sites = [Site("CHI@UC", node_type="gpu_a100"), Site("CHI@TACC", problem=AWAY)]
+    with pytest.raises(NotEnough, match=r"CHI@UC: unknown node type 'gpu'.*CHI@TACC: blazar does not answer"):
+        choose_among(sites, desk, Wish(3 * HOUR, node_type="gpu"))
+
+
+def test_an_account_that_no_site_takes_is_no_reason_to_watch(desk):
+    sites = [Site(name, problem=NoCredentials("keystone refuses them")) for name in ("CHI@UC", "CHI@TACC")]
+    with pytest.raises(NoCredentials):
+        site_of_earliest(sites, desk, Wish(3 * HOUR), at_once=True, watch=True)

@@ -3,14 +3,16 @@
 import json
 import os
 import re
+import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from experiments import machines_cli
+from experiments import cli, machines_cli
+from experiments.stopping import STOPPING
 from provision import booting
 from provision.site import connect_to
-from tests.testbed.chameleon.conftest import REGIONS, left_at
+from tests.testbed.chameleon.conftest import REGIONS, FastClock, left_at
 
 
 @pytest.fixture
@@ -79,6 +81,46 @@ def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags
     assert left_at(site) == []
 
 
+def test_a_lease_is_kept_after_its_command_where_that_is_wanted(testbed, site, lease_flags, unreached):
+    assert testbed("lease", *lease_flags, "--run", "false", "--keep")[0] == machines_cli.FAILED
+    assert [held.status for held in site.leases()] == ["ACTIVE"]
+    assert len(site.servers()) == 1
+
+
+def test_a_lease_is_released_when_its_command_is_told_to_stop_while_a_node_boots(
+    testbed, site, box, lease_flags, monkeypatch
+):
+    told = []
+
+    class Impatient(FastClock):
+        def sleep(self, seconds):
+            if site.servers() and not told:
+                told.append(signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+            super().sleep(seconds)
+
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    monkeypatch.setattr(machines_cli, "Clock", Impatient)
+    box.behave(P3_GPU_001={"seconds": 3})
+    code, _, err = testbed("lease", *lease_flags, "--run", "true")
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert code == cli.INTERRUPTED
+    assert "told to stop by SIGTERM; releasing llm_cc" in err
+    assert err.splitlines()[-1] == "llm_cc is released; nothing is left at CHI@UC"
+    assert left_at(site) == []
+
+
+@pytest.mark.parametrize(("part", "node"), [("single", "gigaio-compute-02"), ("multi", "P3-GPU-001")])
+def test_the_labs_apart_have_leases_named_and_made_for_them(part, node, testbed, site, key):
+    flags = ("--for", part, "--start", "2030-01-01T10:00Z", "--no-wait", "--key", str(key.file), "--yes")
+    assert testbed("lease", *flags)[0] == 0
+    (held,) = site.leases()
+    hosts = {host.id: host.name for host in site.hosts()}
+    assert (held.name, held.end - held.start) == (f"llm_{part}_cc", timedelta(hours=2))
+    assert [hosts[id] for id in held.hosts] == [node]
+
+
 def test_a_dry_run_says_what_it_would_ask_and_asks_nothing(testbed, site, lease_flags):
     code, out, _ = testbed("lease", *lease_flags, "--dry-run")
     assert code == 0
@@ -111,6 +153,9 @@ def test_the_earliest_block_is_found_over_all_sites_that_there_is_an_account_for
     assert code == 0
     assert {slot["hosts"][0]["site"] for slot in json.loads(out)} == set(REGIONS.values())
     flags = ("--site", "any", "--key", str(key.file), "--start", "2030-01-01T10:00Z", "--no-wait", "--yes")
+    code, _, err = testbed("lease", *flags, "--node-type", "g1.h100.pc.1", "--watch")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "unknown node type 'g1.h100.pc.1'; nearest: g1.h100.pci.1" in err
     assert testbed("lease", *flags, "--node-type", "g1.h100.pci.1")[0] == 0
     assert [lease.name for lease in connect_to("kvm").leases()] == ["llm_cc"]
     assert site.leases() == []

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from provision import releasing
+from provision.acting import Desk
 from provision.errors import ExtensionRefused, HeldOtherwise, NoSuchHost, NotEnough, NotOurs
 from provision.leasing import lease
 from tests.testbed.chameleon.conftest import left_at
@@ -53,6 +54,38 @@ def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(si
     leased = lease(site, desk, order(node="P2-GPU-002", node_type=None, start=start), wait=False)
     assert leased.machines == ()
     assert (leased.lease.status, leased.lease.start, leased.lease.end) == ("PENDING", start, start + 3 * HOUR)
+
+
+def test_a_lease_in_the_future_is_waited_for_with_progress_and_booted_when_it_begins(
+    site, desk, order, box, unreached, said
+):
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("lease llm_cc: PENDING"):
+            box.move_clock(2 * HOUR + timedelta(minutes=1))
+
+    start = datetime.now(UTC).replace(second=0, microsecond=0) + 2 * HOUR
+    leased = lease(site, Desk(desk.ledger, desk.clock, say), order(start=start))
+    assert (leased.lease.status, leased.lease.start, len(leased.machines)) == ("ACTIVE", start, 1)
+    waited = [line for line in said if line.startswith("lease llm_cc:")]
+    assert waited[0].startswith("lease llm_cc: PENDING for 0 of up to 13")
+    assert said.index(waited[-1]) < next(n for n, line in enumerate(said) if line.startswith("server node-llm-cc:"))
+
+
+def test_who_watches_gets_the_block_that_another_gives_back(site, desk, order, said):
+    start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
+    other = lease(site, desk, order("llm_other", count=4, start=start), wait=False).lease
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "looking again every 2 minutes" in line:
+            site.delete_lease(other)
+
+    watching = Desk(desk.ledger, desk.clock, say)
+    leased = lease(site, watching, order(start=start), wait=False, watch=True).lease
+    assert [held.id for held in site.leases()] == [leased.id]
+    assert (leased.start, leased.end) == (start, start + 3 * HOUR)
+    assert len([line for line in said if "not enough nodes are free at" in line]) == 1
 
 
 def test_both_labs_apart_are_two_leases(site, desk, order):

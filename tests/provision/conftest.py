@@ -1,0 +1,35 @@
+"""Orders, and a desk whose waits take no time."""
+
+from pathlib import Path
+
+import pytest
+
+from provision import booting
+from provision.acting import Desk
+from provision.job import Order
+from provision.ledger import Ledger
+from provision.model import Wish
+from provision.ssh import KeyPair
+from tests.provision.toy import HOUR, Still
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def desk(said, tmp_path):
+    return Desk(Ledger(tmp_path), Still(), said.append)
+
+
+@pytest.fixture
+def order():
+    """An order of three hours from now on, of any node; any wish of another kind as arguments."""
+    return lambda **wish: Order("llm_cc", "node", Wish(3 * HOUR, **wish), KeyPair(Path("key"), "ssh-ed25519 A"), True)
+
+
+@pytest.fixture
+def unreached(monkeypatch):
+    """Where SSH is not what a test is about: every server answers."""
+    monkeypatch.setattr(booting, "answers", lambda *_: True)

@@ -1,0 +1,133 @@
+"""A testbed of a few lists in memory, and a clock that waiting alone moves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+from provision.acting import Clock
+from provision.model import Address, Booking, Host, Lease, Marked, Server
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+class Still(Clock):
+    """Begins at NOW."""
+
+    def __init__(self):
+        self.at = NOW
+
+    def now(self):
+        return self.at
+
+    def passed_s(self):
+        return (self.at - NOW).total_seconds()
+
+    def sleep(self, seconds):
+        self.at += timedelta(seconds=seconds)
+
+
+def hosts_of(number: int, **more: object) -> list[Host]:
+    kind = {"site": "CHI@UC", "node_type": "gpu", "gpus": 4, **more}
+    return [Host(str(n), f"node-{n}", **kind) for n in range(1, number + 1)]
+
+
+@dataclass
+class Toy:
+    """Stands for a testbed. A server on a host whose id is in ``broken`` is in ERROR, in ``slow`` in BUILD for ever.
+
+    ``before`` is told the name of each act before it is done; it may raise, or change something.
+    """
+
+    machines: list[Host] = field(default_factory=lambda: hosts_of(2))
+    broken: set[str] = field(default_factory=set)
+    slow: set[str] = field(default_factory=set)
+    lease_status: str = "ACTIVE"
+    fault: str = ""
+    before: Callable[[str], object] = lambda act: None
+    name: str = "CHI@UC"
+    boot_limit_s: float = 40 * 60
+    opens_ssh: bool = False
+
+    def __post_init__(self):
+        self.held, self.booted, self.uploaded, self.taken = [], [], [], []
+        self.attempts, self._numbers = [], count(1)
+
+    def hosts(self):
+        return self.machines
+
+    def bookings(self):
+        return [Booking(host, lease.start, lease.end) for lease in self.held for host in lease.hosts]
+
+    def image_id(self):
+        return "image"
+
+    def leases(self):
+        return list(self.held)
+
+    def create_lease(self, name, mark, slot):
+        self.before("create lease")
+        ids = tuple(host.id for host in slot.hosts)
+        number = next(self._numbers)
+        resources = tuple(f"reservation-{number}-{id}" for id in ids)
+        more = {"hosts": ids, "mark": mark, "created": f"{number:03}", "fault": self.fault}
+        self.held.append(Lease(f"lease-{number}", name, self.lease_status, slot.start, slot.end, resources, **more))
+        return self.held[-1]
+
+    def delete_lease(self, lease):
+        self.before("delete lease")
+        self.held = [one for one in self.held if one.id != lease.id]
+
+    def servers(self):
+        return list(self.booted)
+
+    def create_server(self, name, mark, resource, image_id):
+        self.before("create server")
+        host = resource.rpartition("-")[2]
+        self.attempts.append((name, host))
+        status = "ERROR" if host in self.broken else "BUILD" if host in self.slow else "ACTIVE"
+        fault = f"no power on {host}" if status == "ERROR" else ""
+        self.booted.append(Server(f"server-{next(self._numbers)}", name, status, mark, fault))
+        return self.booted[-1]
+
+    def delete_server(self, server):
+        self.before("delete server")
+        self.booted = [one for one in self.booted if one.id != server.id]
+
+    def keys(self):
+        return list(self.uploaded)
+
+    def upload_key(self, mark, public_key):
+        self.uploaded.append(Marked(mark, "key", mark))
+        return self.uploaded[-1]
+
+    def delete_key(self, key):
+        self.before("delete key")
+        self.uploaded.remove(key)
+
+    def openings(self):
+        return []
+
+    def close_ssh(self, opening):
+        raise AssertionError("there are none")
+
+    def addresses(self):
+        return list(self.taken)
+
+    def allocate_address(self, mark):
+        number = next(self._numbers)
+        self.taken.append(Address(f"address-{number}", f"192.0.2.{number}", mark=mark))
+        return self.taken[-1]
+
+    def attach_address(self, address, server):
+        self.taken.remove(address)
+        self.taken.append(replace(address, server=server.id))
+        return self.taken[-1]
+
+    def release_address(self, address):
+        self.before("release address")
+        self.taken.remove(address)
+
+    def left(self):
+        return [*self.held, *self.booted, *self.uploaded, *self.taken]
