@@ -63,5 +63,5 @@ def test_reservations_that_are_of_no_flavor_are_passed_over():
     flavor = {"id": "a", "resource_type": "flavor:instance", "resource_properties": properties, "amount": 2}
     lease = {"reservations": [{"id": "b", "resource_type": "virtual:floatingip"}, flavor]}
     site.blazar = SimpleNamespace(lease=SimpleNamespace(list=lambda: [lease]))
-    assert site.host_ids(lease, ("1",)) == ("g1@1",)
+    assert site.host_ids(lease, {"a": "1"}) == ("g1@1",)
     assert site._reserved() == {"a": ("g1", 2)}

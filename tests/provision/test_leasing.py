@@ -55,7 +55,7 @@ def test_a_boot_of_more_than_forty_minutes_is_given_up_and_tried_on_another_node
     site = Toy(slow={"1"})
     assert lease(site, desk, order()).lease.hosts == ("2",)
     assert any("did not boot on node-1; the site says: not ACTIVE after 40 minutes" in line for line in said)
-    assert any("server node: BUILD for 40 of up to 40 minutes" in line for line in said)
+    assert any("server node: BUILD, for 40 of up to 40 minutes" in line for line in said)
 
 
 def test_of_several_nodes_all_are_changed_when_one_fails_and_enough_others_are_free(desk, order):

@@ -7,7 +7,7 @@ import pytest
 
 from provision.acting import Clock, Desk
 from provision.errors import BadTime, ExtensionRefused, NotReleased
-from provision.job import find_lease, lease_data
+from provision.job import lease_data
 from provision.ledger import Act, Ledger
 from provision.model import Host, Lease, Volume
 from provision.releasing import extend, extension, release, state
@@ -184,13 +184,6 @@ def test_what_a_lease_costs_is_not_known_where_its_hosts_or_their_price_are_not(
     assert state(site, desk, holding).used_su is None
     site.lease = replace(site.lease, hosts=("8",))
     assert state(site, desk, holding).used_su is None
-
-
-@pytest.mark.parametrize(("owner", "ours"), [("me", True), ("classmate", False)])
-def test_a_lease_without_a_mark_is_ours_by_name_end_and_owner(desk, site, holding, owner, ours):
-    desk.ledger.write("done", holding, Act.CREATE_LEASE, **lease_data(site.lease))
-    site.lease = replace(site.lease, mark="", owner=owner)
-    assert bool(find_lease(site, desk.ledger.holding(NAME))) == ours
 
 
 def test_a_volume_that_stays_is_told_and_the_page_kept_open(desk, site, holding):

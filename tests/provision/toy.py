@@ -49,6 +49,7 @@ class Toy:
     name: str = "CHI@UC"
     boot_limit_s: float = 40 * 60
     opens_ssh: bool = False
+    boots_from_volume: bool = False
 
     def __post_init__(self):
         self.held, self.booted, self.uploaded, self.taken = [], [], [], []
@@ -82,7 +83,7 @@ class Toy:
     def servers(self):
         return list(self.booted)
 
-    def create_server(self, name, mark, resource, image_id):
+    def create_server(self, name, mark, resource, source):
         self.before("create server")
         host = resource.rpartition("-")[2]
         self.attempts.append((name, host))
@@ -94,6 +95,12 @@ class Toy:
     def delete_server(self, server):
         self.before("delete server")
         self.booted = [one for one in self.booted if one.id != server.id]
+
+    def volumes(self):
+        return []
+
+    def delete_volume(self, volume):
+        raise AssertionError("there are none")
 
     def keys(self):
         return list(self.uploaded)
