@@ -7,7 +7,7 @@ are in the ledger, a node that is set up is not changed, jobs are followed, rows
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from experiments.errors import InputError
@@ -18,6 +18,7 @@ from provision import leasing, releasing
 from provision.acting import Desk
 from provision.configure import Setup, configure
 from provision.doctor import examine
+from provision.errors import HeldOtherwise, NotOurs
 from provision.job import Order, in_words
 from provision.matching import fitting
 from provision.model import Gpu, Node
@@ -76,8 +77,8 @@ class Stages:
 def reproduce(wanted: Reproduction, desk: Desk, view: View, confirm: Callable[[str], None]) -> list[Done]:
     """Do it all. ``confirm`` is told what it will cost before it is leased, and raises where it is not wanted.
 
-    What was leased is released whatever happens, unless it is to be kept. Raises NotReady, TooLong, and what the stages
-    raise.
+    What was leased is released whatever happens, unless it is to be kept or was held for something else. Raises NotReady,
+    TooLong, and what the stages raise.
     """
     order = wanted.order
     if wanted.most is not None and order.wish.length > wanted.most:
@@ -110,6 +111,9 @@ def reproduce(wanted: Reproduction, desk: Desk, view: View, confirm: Callable[[s
             configure(machines, wanted.setup, view.says)
         with stages.stage("run"):
             return list(run_suites(suites, view))
+    except (HeldOtherwise, NotOurs):
+        wanted = replace(wanted, keep=True)
+        raise
     finally:
         if not wanted.keep:
             with stages.stage("release"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -143,19 +143,12 @@ def clear(site: Testbed, desk: Desk, holding: Holding) -> None:
         (Act.RELEASE_ADDRESS, site.addresses, site.release_address),
         (Act.DELETE_KEY, site.keys, site.delete_key),
         (Act.CLOSE_SSH, site.openings, site.close_ssh),
-        (Act.DELETE_LEASE, partial(leases, site, holding), site.delete_lease),
+        (Act.DELETE_LEASE, site.leases, site.delete_lease),
     ]
     for act, listed, drop in everything:
         desk.remove(holding, act, partial(_of, listed, holding.mark), drop)
     if left := desk.ask(lambda: remains(site, holding)):
         raise NotReleased(f"still at {site.name} after release: {', '.join(left)}; release again")
-
-
-def leases(site: Testbed, holding: Holding) -> list[Lease]:
-    """The leases of a holding, each with its mark, also where the site keeps none."""
-    carried = [one for one in site.leases() if one.mark == holding.mark]
-    other = find_lease(site, holding)
-    return carried or ([replace(other, mark=holding.mark)] if other else [])
 
 
 def things(site: Testbed) -> dict[str, Callable[[], Sequence[Thing]]]:
@@ -172,8 +165,7 @@ def things(site: Testbed) -> dict[str, Callable[[], Sequence[Thing]]]:
 
 def remains(site: Testbed, holding: Holding) -> list[str]:
     """What is at the site under a holding's mark, in words; asked of every service."""
-    everything = things(site) | {"lease": partial(leases, site, holding)}
-    return [f"{kind} {one.id}" for kind, listed in everything.items() for one in _of(listed, holding.mark)]
+    return [f"{kind} {one.id}" for kind, listed in things(site).items() for one in _of(listed, holding.mark)]
 
 
 def _of(listed: Callable[[], Sequence[Thing]], mark: str) -> list[Thing]:

@@ -16,7 +16,7 @@ from experiments.reproduce import Reproduction, reproduce
 from provision.acting import Clock, Desk
 from provision.configure import Setup
 from provision.doctor import Check
-from provision.errors import ConfigureFailed
+from provision.errors import ConfigureFailed, HeldOtherwise, NotOurs
 from provision.job import Order
 from provision.leasing import Leased
 from provision.ledger import Ledger
@@ -105,6 +105,18 @@ def test_what_was_leased_is_released_whatever_happens(problem, stubs, wanted, de
     with pytest.raises(type(problem)):
         reproduce(wanted(), desk, Said(), lambda slot: None)
     assert happened == ["doctor", "lease", "release"]
+
+
+@pytest.mark.parametrize("problem", [HeldOtherwise("held with node-2"), NotOurs("somebody's")])
+def test_what_is_held_for_something_else_is_not_released(problem, stubs, wanted, desk, happened, monkeypatch):
+    def refused(*_, **__):
+        raise problem
+
+    desk.ledger.open("llm_cc", "CHI@UC")
+    monkeypatch.setattr(chain.leasing, "lease", refused)
+    with pytest.raises(type(problem)):
+        reproduce(wanted(), desk, Said(), lambda slot: None)
+    assert "release" not in happened
 
 
 def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stubs, wanted, desk, happened):
