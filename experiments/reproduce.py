@@ -77,8 +77,8 @@ class Stages:
 def reproduce(wanted: Reproduction, desk: Desk, view: View, confirm: Callable[[str], None]) -> list[Done]:
     """Do it all. ``confirm`` is told what it will cost before it is leased, and raises where it is not wanted.
 
-    What was leased is released whatever happens, unless it is to be kept or was held for something else. Raises NotReady,
-    TooLong, and what the stages raise.
+    What was leased is released whatever happens, unless it is to be kept or was held for something else. Raises
+    NotReady, TooLong, and what the stages raise.
     """
     order = wanted.order
     if wanted.most is not None and order.wish.length > wanted.most:

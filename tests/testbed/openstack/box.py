@@ -7,6 +7,7 @@ copied for each session; copies are moved to addresses that are free.
 
 import contextlib
 import datetime
+import fcntl
 import hashlib
 import json
 import os
@@ -16,11 +17,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from experiments.parent import die_with_parent
 from tests.testbed.openstack import hardware, settings
@@ -38,8 +41,9 @@ UP_S = 240
 class Box:
     """A running set of services; ``stop`` ends it."""
 
-    def __init__(self, place: Place, passwords: dict[str, str]) -> None:
-        self.place, self.passwords = place, passwords
+    def __init__(self, place: Place, passwords: dict[str, str], lock: IO[str] | None = None) -> None:
+        """``lock`` keeps the addresses for this box while it is open."""
+        self.place, self.passwords, self._lock = place, passwords, lock
         self._python = environment() / "bin" / "python"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.gates: dict[str, Gate] = {}
@@ -59,6 +63,8 @@ class Box:
             process.kill()
         for process in self._running.values():
             process.wait()
+        if self._lock:
+            self._lock.close()
 
     def environment(self, region: str = hardware.BARE_METAL, user: str = "cc") -> dict[str, str]:
         """The variables that make a client of a region, as Chameleon's RC file sets them, for a user of seed.USERS."""
@@ -135,13 +141,14 @@ class Box:
 def open_box(folder: Path) -> Box:
     """A box in an empty folder, up and running, from the seeded one in the cache."""
     golden = seeded()
-    place = Place(folder, _free_prefix())
+    prefix, lock = _free_prefix()
+    place = Place(folder, prefix)
     told = json.loads((golden / "box.json").read_text())
     for part in ("db", "keystone", "images", "nova/state"):
         shutil.copytree(golden / part, folder / part)
     for database in (folder / "db").glob("*.db"):
         _replace(database, {f"{SEEDED_PREFIX}.": f"{place.prefix}.", told["folder"]: str(folder)})
-    box = _prepared(place, told["passwords"])
+    box = _prepared(place, told["passwords"], lock)
     box.start()
     return box
 
@@ -182,9 +189,9 @@ def _seed(folder: Path) -> None:
     (folder / ".made").touch()
 
 
-def _prepared(place: Place, passwords: dict[str, str]) -> Box:
+def _prepared(place: Place, passwords: dict[str, str], lock: IO[str] | None = None) -> Box:
     """A box whose files are written: configuration, nodes, and what seed.py has to know."""
-    box = Box(place, passwords)
+    box = Box(place, passwords, lock)
     settings.write(place, passwords["svc"], environment())
     (place.folder / "nodes.json").write_text(json.dumps(hardware.NODES))
     told = {"prefix": place.prefix, "passwords": passwords, "folder": str(place.folder)}
@@ -192,12 +199,15 @@ def _prepared(place: Place, passwords: dict[str, str]) -> Box:
     return box
 
 
-def _free_prefix() -> str:
-    """The first prefix on whose addresses nobody listens."""
+def _free_prefix() -> tuple[str, IO[str]]:
+    """The first prefix that no box has and on whose addresses nobody listens, and the lock that keeps it."""
     for prefix in PREFIXES:
+        lock = Path(tempfile.gettempdir(), f"testbed-{prefix}.lock").open("w")  # noqa: SIM115 - the box keeps it open
         with contextlib.suppress(OSError), socket.socket() as probe:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             probe.bind((Place(Path(), prefix).outer, PORTS["keystone"]))
-            return prefix
+            return prefix, lock
+        lock.close()
     raise RuntimeError("no free loopback address")
 
 
