@@ -26,6 +26,13 @@ A100 = "gpu_a100_pcie"
 REGIONS = {"chameleon": hardware.BARE_METAL, "kvm": hardware.KVM}
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(
+        "leasing, against real keystone, nova, neutron, glance, placement and blazar; "
+        "stubbed: hardware, the network's data plane, volumes, the reference API"
+    )
+
+
 class FastClock(Clock):
     """Waits a moment and counts what was to be waited, times ``speed``."""
 
