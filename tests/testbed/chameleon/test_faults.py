@@ -23,11 +23,13 @@ SERVICE = {
     Act.CREATE_LEASE: "blazar",
     Act.UPLOAD_KEY: "nova",
     Act.OPEN_SSH: "neutron",
+    Act.CREATE_VOLUME: "cinder",
     Act.CREATE_SERVER: "nova",
     Act.ALLOCATE_ADDRESS: "neutron",
     Act.ATTACH_ADDRESS: "neutron",
     Act.EXTEND_LEASE: "blazar",
     Act.DELETE_SERVER: "nova",
+    Act.DELETE_VOLUME: "cinder",
     Act.RELEASE_ADDRESS: "neutron",
     Act.DELETE_KEY: "nova",
     Act.CLOSE_SSH: "neutron",
@@ -70,8 +72,8 @@ class Weather:
             self.service, self.site.session.timeout = None, self.patience_s
 
     def _gate(self):
-        kvm = self.site.name == KVM and self.service == "blazar"
-        return self.box.gates["blazar_kvm" if kvm else self.service]
+        at_kvm = {"blazar": "blazar_kvm", "cinder": "volumes"} if self.site.name == KVM else {}
+        return self.box.gates[at_kvm.get(self.service, self.service)]
 
 
 class Unlucky(Ledger):
@@ -172,10 +174,11 @@ def test_each_service_and_keystone_may_fail_at_each_act(fault, connected, order,
 
     desk = Desk(Unlucky(tmp_path / "state", happens), FastClock(), weather.say)
     assert lease(site, desk, wanted).machines
-    one_of_each = (site.leases(), site.servers(), site.addresses(), site.keys(), site.openings())
+    one_of_each = (site.leases(), site.servers(), site.volumes(), site.addresses(), site.keys(), site.openings())
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)
     ends = releasing.extend(site, desk, releasing.held(desk, wanted.name), timedelta(hours=1)).end
     assert [one.end for one in site.leases()] == [ends]
+    box.fail_to_delete_a_volume()
     releasing.release(site, desk, releasing.held(desk, wanted.name))
     assert left_at(site) == []
     assert set(desk.ledger.attempts) == set(Act)
