@@ -139,7 +139,7 @@ def lease(
         sites = [connect_to(held.site)]
     connected = reserving.site_of_earliest(sites, desk, wish, order.at_once, watch)
     if dry_run:
-        _show_plan(leasing.plan(connected, desk, order), as_json)
+        show_plan(leasing.plan(connected, desk, order), as_json)
         return
     if not held:
         slot = partial(reserving.choose, connected, desk, wish, order.at_once)
@@ -182,7 +182,7 @@ def extend(
     if dry_run:
         lease, end = releasing.extension(connected, desk, holding, longer)
         until = (time_in_words(moment, local_zone()) for moment in (lease.end, end))
-        _show_plan([f"blazar: extend lease {holding.name} at {holding.site} from {' to '.join(until)}"], as_json)
+        show_plan([f"blazar: extend lease {holding.name} at {holding.site} from {' to '.join(until)}"], as_json)
         return
     confirm(yes, f"extend {holding.name} by {by}")
     extended = releasing.extend(connected, desk, holding, longer)
@@ -200,7 +200,7 @@ def release(name: Held = None, dry_run: DryRun = False, yes: Yes = False, as_jso
     connected = connect_to(holding.site)
     there = desk.ask(lambda: releasing.remains(connected, holding))
     if dry_run:
-        _show_plan([f"delete {thing} at {holding.site}" for thing in there], as_json)
+        show_plan([f"delete {thing} at {holding.site}" for thing in there], as_json)
         return
     confirm(yes, f"release {holding.name}: {', '.join(there) or 'nothing there'}")
     releasing.release(connected, desk, holding)
@@ -347,7 +347,7 @@ def _run(command: str, leased: leasing.Leased) -> int:
     return subprocess.run(command, shell=True, env={**os.environ, **told}).returncode
 
 
-def _show_plan(lines: Sequence[str], as_json: bool) -> None:
+def show_plan(lines: Sequence[str], as_json: bool) -> None:
     if as_json:
         print_json({"would": list(lines)})
     else:

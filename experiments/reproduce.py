@@ -80,11 +80,8 @@ def reproduce(wanted: Reproduction, desk: Desk, view: View, confirm: Callable[[s
     What was leased is released whatever happens, unless it is to be kept or was held for something else. Raises
     NotReady, TooLong, and what the stages raise.
     """
-    order = wanted.order
-    if wanted.most is not None and order.wish.length > wanted.most:
-        most = length_in_words(wanted.most)
-        raise TooLong(f"--max-hours {most}: the lease would be of {length_in_words(order.wish.length)}")
-    stages, site = Stages(view), wanted.site
+    _check_budget(wanted)
+    order, stages, site = wanted.order, Stages(view), wanted.site
     with stages.stage("doctor"):
         _check(wanted, desk, view)
     node = _foreseen_node(wanted, desk)
@@ -119,6 +116,29 @@ def reproduce(wanted: Reproduction, desk: Desk, view: View, confirm: Callable[[s
             with stages.stage("release"):
                 _release(site, desk, order.name, view)
         view.says(stages.summary())
+
+
+def plan(wanted: Reproduction, desk: Desk) -> list[str]:
+    """What would be asked of which service and machine, a line each; nothing is sent. Raises TooLong."""
+    _check_budget(wanted)
+    node, name = _foreseen_node(wanted, desk), wanted.order.name
+    left = [(options.suite, rows_left(settled(options, node), node)) for options in wanted.suites]
+    return [
+        *leasing.plan(wanted.site, desk, wanted.order),
+        f"ansible: set up the machines of {name}, image {wanted.setup.flavour}",
+        *(
+            f"slurm on {name}: run {len(rows)} row(s) of {suite}, bring the results home"
+            for suite, rows in left
+            if rows
+        ),
+        *([] if wanted.keep else [f"release {name}: servers, volumes, addresses, key and lease"]),
+    ]
+
+
+def _check_budget(wanted: Reproduction) -> None:
+    length = wanted.order.wish.length
+    if wanted.most is not None and length > wanted.most:
+        raise TooLong(f"--max-hours {length_in_words(wanted.most)}: the lease would be of {length_in_words(length)}")
 
 
 def _check(wanted: Reproduction, desk: Desk, view: View) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from experiments.machines_cli import (
     NOW,
     Count,
+    DryRun,
     Gpu,
     GpuMemory,
     Gpus,
@@ -23,6 +24,7 @@ from experiments.machines_cli import (
     confirm,
     new_desk,
     order_of,
+    show_plan,
     wish_of,
 )
 from experiments.stopping import stop_as_interrupt
@@ -66,12 +68,13 @@ def reproduce_command(
     predict: Annotated[bool, typer.Option(help="Predict the rows first.")] = True,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished rows again too.")] = False,
     flavour: Annotated[Flavour, typer.Option(help="The image's versions.")] = "current",
+    dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
     """Reserve, set up, run, judge, report and release, in one go; the same command goes on where it was."""
     from experiments.launch.progress import view_on
     from experiments.pipeline import Options, options_of
-    from experiments.reproduce import Reproduction, reproduce
+    from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.tables import show_runs
 
     names = suites or LABS[for_]
@@ -102,6 +105,9 @@ def reproduce_command(
         keep=keep,
         watch=watch,
     )
+    if dry_run:
+        show_plan(plan(wanted, new_desk()), as_json=False)
+        return
     console = Console()
     stop_as_interrupt()
     runs = reproduce(wanted, new_desk(), view_on(console), lambda slot: confirm(yes, f"lease {slot}"))

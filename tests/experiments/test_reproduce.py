@@ -12,7 +12,7 @@ from experiments.cli import main
 from experiments.errors import InputError, Interrupted
 from experiments.launch.progress import View
 from experiments.pipeline import Options
-from experiments.reproduce import Reproduction, reproduce
+from experiments.reproduce import Reproduction, TooLong, reproduce
 from provision.acting import Clock, Desk
 from provision.configure import Setup
 from provision.doctor import Check
@@ -126,6 +126,16 @@ def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stub
     reproduce(wanted(keep=True), desk, Said(), asked.append)
     assert happened == ["doctor", "lease", "configure", "run"] * 2
     assert len(asked) == 1
+
+
+def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, desk, happened, monkeypatch):
+    monkeypatch.setattr(chain.leasing, "plan", lambda site, desk, order: [f"blazar: create lease {order.name}"])
+    lines = chain.plan(wanted(), desk)
+    assert [line.partition(":")[0] for line in lines] == ["blazar", "ansible", "slurm on llm_cc", "release llm_cc"]
+    assert chain.plan(wanted(keep=True), desk) == lines[:-1]
+    assert happened == []
+    with pytest.raises(TooLong, match="--max-hours 1h"):
+        chain.plan(wanted(most=timedelta(hours=1)), desk)
 
 
 def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stubs, wanted, desk, happened):
