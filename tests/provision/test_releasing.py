@@ -1,33 +1,19 @@
 """Extending by the site's rules and never twice, release, cost; the site is a stub with one lease."""
 
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from provision.acting import Clock, Desk
+from provision.acting import Desk
 from provision.errors import BadTime, ExtensionRefused, NotReleased
 from provision.job import lease_data
 from provision.ledger import Act, Ledger
 from provision.model import Host, Lease, Volume
 from provision.releasing import extend, extension, release, state
+from tests.provision.toy import HOUR, NOW, Still
 
-NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-HOUR = timedelta(hours=1)
 NAME = "llm_cc"
-
-
-class Still(Clock):
-    at = NOW
-
-    def now(self):
-        return self.at
-
-    def passed_s(self):
-        return (self.at - NOW).total_seconds()
-
-    def sleep(self, seconds):
-        self.at += timedelta(seconds=seconds)
 
 
 @dataclass
