@@ -8,28 +8,29 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from experiments.cache import cache_folder
-from experiments.card import card_of_device
 from experiments.errors import InputError
-from experiments.judge import Judgement, judge
-from experiments.launch.admission import check_disk, refusal, too_small
-from experiments.launch.data_set import DataSet, Watch, prepare, prepare_there
-from experiments.launch.local import GRACE_S, WORKER, LocalRunner, emptied
-from experiments.launch.lock import locked
-from experiments.launch.outcome import write_refusal
-from experiments.launch.places import Place, place_named
-from experiments.launch.plan import Planned, continued, plan
-from experiments.launch.progress import View
-from experiments.launch.remote import RemoteRunner, most_needed_first
-from experiments.needs import HUB, SYNTHETIC
-from experiments.provenance import git_commit
-from experiments.recipe import Input, Length, Size, Suite, Weights, suite_named
+from experiments.inputs.dataset import DataSet, prepare, prepare_there
+from experiments.inputs.download import Watch
+from experiments.inputs.requirements import HUB, SYNTHETIC
+from experiments.prediction.service import foresee
 from experiments.report import write_report
-from experiments.run import Run, RunFolder
-from experiments.settings import Settings
-from experiments.sizing import foresee
-from provision.configure import Flavour
-from provision.model import Node
+from experiments.results.judge import Judgement, judge
+from experiments.results.provenance import git_commit
+from experiments.results.run_folder import Run, RunFolder
+from experiments.runners.admission import check_disk, refusal, too_small
+from experiments.runners.failed_results import write_refusal
+from experiments.runners.local.runner import GRACE_S, WORKER, LocalRunner, emptied
+from experiments.runners.plan import Planned, continued, plan
+from experiments.runners.progress import View
+from experiments.runners.slurm.runner import RemoteRunner, most_needed_first
+from experiments.runners.targets import Place, place_named
+from experiments.suites.cards import card_of_device
+from experiments.suites.settings import Settings
+from experiments.suites.suite import Input, Length, Size, Suite, Weights, suite_named
+from experiments.system.files import cache_folder
+from experiments.system.lock import locked
+from provision.configure.playbook import Flavour
+from provision.models import Node
 
 AUTO = "auto"
 LATEST = "latest"

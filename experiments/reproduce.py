@@ -11,20 +11,21 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from experiments.errors import InputError
-from experiments.launch.progress import View, clock
 from experiments.pipeline import Done, Options, kept, rows_left, run_suites, settled
-from experiments.sizing import rows_asked, traced
-from provision import leasing, releasing
-from provision.acting import Desk
-from provision.configure import Setup, configure
-from provision.doctor import examine
+from experiments.prediction.service import rows_asked, traced
+from experiments.results.wording import clock
+from experiments.runners.progress import View
+from provision.availability.matching import fitting
+from provision.availability.times import length_in_words
+from provision.configure.playbook import Setup, configure
 from provision.errors import HeldOtherwise, NotOurs
-from provision.job import Order, in_words
-from provision.matching import fitting
-from provision.model import Gpu, Node
-from provision.reserving import choose
-from provision.site import Testbed
-from provision.times import length_in_words
+from provision.leasing import lease, release
+from provision.leasing.doctor import examine
+from provision.leasing.order import Order, in_words
+from provision.leasing.reconciler import Desk
+from provision.leasing.reserve import choose
+from provision.models import Gpu, Node
+from provision.sites.base import Testbed
 
 STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
 """In their order; judging and reporting follow each suite's run."""
@@ -103,7 +104,7 @@ def reproduce(wanted: Reproduction, desk: Desk, view: View, confirm: Callable[[s
         confirm(slot)
     try:
         with stages.stage("lease"):
-            machines = leasing.lease(site, desk, order, watch=wanted.watch).machines
+            machines = lease.lease(site, desk, order, watch=wanted.watch).machines
         with stages.stage("configure"):
             configure(machines, wanted.setup, view.says)
         with stages.stage("run"):
@@ -124,7 +125,7 @@ def plan(wanted: Reproduction, desk: Desk) -> list[str]:
     node, name = _foreseen_node(wanted, desk), wanted.order.name
     left = [(options.suite, rows_left(settled(options, node), node)) for options in wanted.suites]
     return [
-        *leasing.plan(wanted.site, desk, wanted.order),
+        *lease.plan(wanted.site, desk, wanted.order),
         f"ansible: set up the machines of {name}, image {wanted.setup.flavour}",
         *(
             f"slurm on {name}: run {len(rows)} row(s) of {suite}, bring the results home"
@@ -170,6 +171,6 @@ def _release(site: Testbed, desk: Desk, name: str, view: View) -> None:
     holding = desk.ledger.holding(name)
     if holding is None:
         return
-    used = releasing.state(site, desk, holding).used_su
-    releasing.release(site, desk, holding)
+    used = release.state(site, desk, holding).used_su
+    release.release(site, desk, holding)
     view.says(f"{name} is released; it cost {'an unknown number of' if used is None else f'{used:.1f}'} service units")

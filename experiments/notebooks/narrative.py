@@ -7,17 +7,18 @@ from pathlib import Path
 
 from IPython.display import Markdown, display
 
-from experiments.judge import ENDINGS, claim_rows, judge
 from experiments.notebooks import row as one_row
 from experiments.notebooks import tables
 from experiments.notebooks.sizing import FRAME_PX, drawn, parts_at
-from experiments.prediction.record import Prediction
-from experiments.prediction.verdicts import as_result, in_words
-from experiments.recipe import Claim, suite_named
-from experiments.result import Result
-from experiments.run import RUN_FILE, Run, RunFolder
+from experiments.prediction.as_result import as_result, in_words
+from experiments.results.judge import claim_rows, judge
+from experiments.results.predictions import Prediction
+from experiments.results.run_folder import RUN_FILE, Run, RunFolder
+from experiments.results.schema import Result
+from experiments.results.wording import ENDINGS
+from experiments.suites.suite import Claim, suite_named
+from experiments.system.files import CODE
 
-ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-u", "-m", "experiments")
 AUTO = "auto"
 BAR_PX = 26
@@ -99,7 +100,7 @@ def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
     """Run one row with the command line, printing what it prints as it comes; its exit code."""
     options = [part for key, value in choices.items() for part in (f"--{key.replace('_', '-')}", value)]
     command = [*COMMAND, "run", name, "--row", row, "--results", str(place), *options]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(command, cwd=CODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)

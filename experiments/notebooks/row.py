@@ -8,9 +8,9 @@ from threading import Thread
 
 from IPython.display import Markdown, display
 
-from experiments.judge import ENDINGS, number
 from experiments.notebooks import tables
-from experiments.result import RESULT_FILE, Failure, Result, read_result
+from experiments.results.schema import RESULT_FILE, Failure, Result, read_result
+from experiments.results.wording import ENDINGS, number
 
 LAST_LINES_WITHIN_S = 2.0
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 from IPython.display import Markdown, display
 
-from experiments.prediction.question import Question
-from experiments.prediction.record import Prediction
-from experiments.result import Snapshot
-from experiments.sizing import traced
+from experiments.prediction.custom import Question
+from experiments.prediction.service import traced
+from experiments.results.predictions import Prediction
+from experiments.results.schema import Snapshot
 
 COLORS = {
     "parameters": "#3f6fb5",

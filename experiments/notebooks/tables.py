@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.judge import ENDINGS, Verdict, number
-from experiments.recipe import Quantity
-from experiments.result import QUANTITIES, Measured, Result, Snapshot, Speed, value_of
-from experiments.settings import Lora, Quantization, Settings
+from experiments.results.judge import Verdict
+from experiments.results.quantities import QUANTITIES, value_of
+from experiments.results.schema import Measured, Result, Snapshot, Speed
+from experiments.results.wording import ENDINGS, number
+from experiments.suites.settings import Lora, Quantization, Settings
+from experiments.suites.suite import Quantity
 
 Cells = Mapping[str, str]
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from experiments.errors import InputError
-from experiments.facts import checked
-from experiments.prediction.question import OPTIMIZER_STEPS, lora
-from experiments.prediction.record import DOUBT, Prediction
-from experiments.recipe import RowSpec
-from experiments.result import Record
-from experiments.settings import Settings
+from experiments.prediction.custom import OPTIMIZER_STEPS, lora
+from experiments.results.predictions import DOUBT, Prediction
+from experiments.results.schema import Record
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Settings
+from experiments.suites.yaml_schema import checked
 
 LARGEST_BATCH = 4096
 GROWTH = 8

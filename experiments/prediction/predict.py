@@ -15,14 +15,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from experiments.card import card_named
 from experiments.errors import InputError
-from experiments.parent import die_with_parent
-from experiments.prediction.record import Prediction
-from experiments.provenance import code_sha256
-from experiments.recipe import Input, Model, Row, RowSpec, Suite
-from experiments.result import write_atomically
-from experiments.settings import Settings
+from experiments.results.predictions import Prediction
+from experiments.results.provenance import code_sha256
+from experiments.suites.cards import card_named
+from experiments.suites.models import Model
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Settings
+from experiments.suites.suite import Input, Row, Suite
+from experiments.system.files import write_atomically
+from experiments.system.processes import die_with_parent
 
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")
@@ -108,7 +110,7 @@ def _key(spec: RowSpec) -> str:
 
 @once
 def _own_code() -> str:
-    files = [HERE / "trace.py", HERE / "record.py", *sorted((HERE / "phantom").glob("*.*"))]
+    files = [HERE / "tracer.py", HERE.parent / "results" / "predictions.py", *sorted((HERE / "phantom").glob("*.*"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -154,7 +156,7 @@ def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[
 def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> "Iterator[subprocess.Popen[str]]":
     """The process that traces, told its jobs; ended with all its forks when it is left early."""
     tracer = subprocess.Popen(
-        [sys.executable, "-m", "experiments.prediction.trace", "--cache", str(cache), "--workers", str(workers)],
+        [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

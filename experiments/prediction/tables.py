@@ -9,10 +9,10 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from experiments.prediction.custom import SUITE
 from experiments.prediction.fit import LARGEST_BATCH, Fit
-from experiments.prediction.question import SUITE
-from experiments.prediction.record import RULE_OF_THUMB, Prediction
-from experiments.recipe import Outcome, suite_named
+from experiments.results.predictions import RULE_OF_THUMB, Prediction
+from experiments.suites.suite import Outcome, suite_named
 
 STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
 SHOWN_GIB = 0.005

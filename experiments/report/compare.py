@@ -9,12 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.errors import InputError
-from experiments.judge import ENDINGS, judge, number
-from experiments.recipe import Quantity, suite_named
-from experiments.report.verdicts import VerdictChange, verdict_changes
 from experiments.report.words import ran_on
-from experiments.result import Ending, Record, Result, value_of
-from experiments.run import Run, RunFolder
+from experiments.results.judge import judge
+from experiments.results.quantities import value_of
+from experiments.results.run_folder import Run, RunFolder
+from experiments.results.schema import Ending, Record, Result
+from experiments.results.verdict_changes import VerdictChange, verdict_changes
+from experiments.results.wording import ENDINGS, number
+from experiments.suites.suite import Quantity, suite_named
 
 COMPARISON_SCHEMA_VERSION: Literal[1] = 1
 CHOICES = (

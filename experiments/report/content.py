@@ -5,26 +5,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from experiments.card import cards
-from experiments.judge import ENDINGS, Judgement, Status, Verdict
-from experiments.recipe import Quantity, Suite
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
 from experiments.report.words import STATUSES, headline, ran_on, remarks, setting_sentence
-from experiments.result import (
-    LOG_FILE,
-    NOTEBOOK_FILE,
-    QUANTITIES,
-    RESULT_FILE,
-    TELEMETRY_FILE,
-    Device,
-    Record,
-    Result,
-    value_of,
-)
-from experiments.run import Run, RunFolder
-from experiments.settings import Settings
+from experiments.results.judge import Judgement, Status, Verdict
+from experiments.results.quantities import QUANTITIES, value_of
+from experiments.results.run_folder import Run, RunFolder
+from experiments.results.schema import LOG_FILE, NOTEBOOK_FILE, RESULT_FILE, TELEMETRY_FILE, Device, Record, Result
+from experiments.results.wording import ENDINGS
+from experiments.suites.cards import cards
+from experiments.suites.settings import Settings
+from experiments.suites.suite import Quantity, Suite
 
 REPORT_SCHEMA_VERSION: Literal[1] = 1
 FILES = {"notebook": NOTEBOOK_FILE, "log": LOG_FILE, "result": RESULT_FILE, "telemetry": TELEMETRY_FILE}

@@ -9,7 +9,7 @@ from experiments.report.content import Report, RowReport
 from experiments.report.predicted import PredictedRow
 from experiments.report.telemetry import Telemetry
 from experiments.report.words import gib
-from experiments.result import Memory, Point, Snapshot
+from experiments.results.schema import Memory, Point, Snapshot
 
 Figure = dict[str, Any]
 

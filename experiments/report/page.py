@@ -5,10 +5,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from experiments.judge import label, number, unit
 from experiments.report.content import Report
 from experiments.report.figures import figures
 from experiments.report.words import ICONS, gib, lower_first, percent, share
+from experiments.results.wording import label, number, unit
 
 TEMPLATES = Path(__file__).parent / "templates"
 

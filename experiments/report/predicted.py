@@ -5,12 +5,13 @@ from statistics import median
 
 from pydantic import Field
 
-from experiments.judge import ENDINGS, Judgement, Status, scaled_down
-from experiments.prediction.record import Prediction, Shares, Verdict
-from experiments.prediction.verdicts import in_words, predicted_judgement
-from experiments.recipe import Suite
+from experiments.prediction.as_result import in_words, predicted_judgement
 from experiments.report.words import STATUSES, predicted_headline
-from experiments.result import Phase, Record, Result
+from experiments.results.judge import Judgement, Status, scaled_down
+from experiments.results.predictions import Prediction, Shares, Verdict
+from experiments.results.schema import Phase, Record, Result
+from experiments.results.wording import ENDINGS
+from experiments.suites.suite import Suite
 
 
 class PredictedRow(Record):

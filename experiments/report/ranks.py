@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from experiments.judge import ENDINGS
-from experiments.recipe import Row, Suite
-from experiments.result import QUANTITIES, Record, Result, value_of
-from experiments.run import Run
-from experiments.settings import Settings
+from experiments.results.quantities import QUANTITIES, value_of
+from experiments.results.run_folder import Run
+from experiments.results.schema import Record, Result
+from experiments.results.wording import ENDINGS
+from experiments.suites.settings import Settings
+from experiments.suites.suite import Row, Suite
 
 SAME = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
 

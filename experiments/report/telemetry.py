@@ -4,7 +4,7 @@ import csv
 from math import isfinite
 from pathlib import Path
 
-from experiments.result import Record
+from experiments.results.schema import Record
 
 POINTS = 400
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from experiments.judge import Judgement, Status, number, scaled_down
-from experiments.recipe import Suite
-from experiments.result import Result
-from experiments.run import Run
+from experiments.results.judge import Judgement, Status, scaled_down
+from experiments.results.run_folder import Run
+from experiments.results.schema import Result
+from experiments.results.wording import number
+from experiments.suites.suite import Suite
 
 STATUSES: tuple[Status, ...] = ("did not hold", "broke", "held", "not judged")
 ICONS: dict[Status, str] = {"did not hold": "✕", "broke": "!", "held": "✓", "not judged": "–"}

@@ -5,14 +5,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from experiments.errors import InputError
-from experiments.judge import VERDICT_SCHEMA_VERSION, Judgement, judge
-from experiments.recipe import suite_named
 from experiments.report.content import report_of
 from experiments.report.junit import junit
 from experiments.report.page import page
-from experiments.report.verdicts import VerdictChange, verdict_changes
-from experiments.result import Record, file_sha256, write_atomically
-from experiments.run import RUN_FILE, RunFolder
+from experiments.results.judge import VERDICT_SCHEMA_VERSION, Judgement, judge
+from experiments.results.run_folder import RUN_FILE, RunFolder
+from experiments.results.schema import Record
+from experiments.results.verdict_changes import VerdictChange, verdict_changes
+from experiments.suites.suite import suite_named
+from experiments.system.files import file_sha256, write_atomically
 
 VERDICT_FILE = "verdict.json"
 REPORT_FILE = "report.json"

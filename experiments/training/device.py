@@ -9,13 +9,14 @@ import psutil
 import pynvml
 import torch
 
-from experiments.card import Card, card_named, card_of_device
 from experiments.errors import InputError
-from experiments.kernels import Kernels, kernels_of
-from experiments.recipe import RowSpec
-from experiments.result import GIB, Device
-from experiments.settings import Precision, Settings
-from provision import amd
+from experiments.results.schema import Device
+from experiments.suites.attention_kernels import Kernels, kernels_of
+from experiments.suites.cards import Card, card_named, card_of_device
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Precision, Settings
+from experiments.system.files import GIB
+from provision.hardware import amd
 
 SAME_CARD = 0.02
 

@@ -16,16 +16,17 @@ from contextlib import closing
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.parent import tie_to
-from experiments.recipe import RowSpec
-from experiments.result import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Ending, Failure, Measured, write_atomically
+from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Ending, Failure, Measured
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import write_atomically
+from experiments.system.processes import tie_to
 from experiments.training.device import open_device, own_gpus
-from experiments.training.ending import ending_of, first_line, reason_of, requested_gib
-from experiments.training.memory import CudaMeter, Meter, StorageMeter
-from experiments.training.part import PID_FILE
-from experiments.training.probe import Probe
-from experiments.training.ranks import LAUNCHER
-from experiments.training.step_profile import StepProfile
+from experiments.training.distributed.local_node import PID_FILE
+from experiments.training.distributed.ranks import LAUNCHER
+from experiments.training.failures import ending_of, first_line, reason_of, requested_gib
+from experiments.training.measure.meters import CudaMeter, Meter, StorageMeter
+from experiments.training.measure.probe import Probe
+from experiments.training.measure.step_profile import StepProfile
 
 
 def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:

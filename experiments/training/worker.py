@@ -20,10 +20,8 @@ import psutil
 from pydantic import ValidationError
 
 from experiments.errors import InputError
-from experiments.provenance import code_sha256, git_commit, image, versions
-from experiments.recipe import RowSpec
-from experiments.result import (
-    GIB,
+from experiments.results.provenance import code_sha256, git_commit, image, versions
+from experiments.results.schema import (
     LOG_FILE,
     MEASURED_FILE,
     PROGRESS_FILE,
@@ -39,13 +37,14 @@ from experiments.result import (
     Progress,
     Result,
     read_progress,
-    write_atomically,
 )
-from experiments.training.ending import ending_of_text, reason_of, requested_gib
-from experiments.training.merge import NODE_LOST, first_failed, furthest_back, merged
-from experiments.training.part import go_first
-from experiments.training.ranks import CODES_FILE, Ranks
-from experiments.training.telemetry import Telemetry
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import GIB, write_atomically
+from experiments.training.distributed.local_node import go_first
+from experiments.training.distributed.merge import NODE_LOST, first_failed, furthest_back, merged
+from experiments.training.distributed.ranks import CODES_FILE, Ranks
+from experiments.training.failures import ending_of_text, reason_of, requested_gib
+from experiments.training.measure.telemetry import Telemetry
 
 LOG_TAIL_BYTES = 20_000
 OTHERS_WITHIN_S = 3.0

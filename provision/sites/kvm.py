@@ -12,8 +12,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from provision.model import Booking, Host, Marked, Slot, Volume
-from provision.sites.cloud import Cloud, account, classified, gpus, reference
+from provision.models import Booking, Host, Marked, Slot, Volume
+from provision.sites.openstack import Cloud, account, classified, gpus, reference
 from provision.sites.records import by_id, mark_in, moment, owner_in
 
 VOLUME_GIB = 200

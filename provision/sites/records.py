@@ -5,10 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from provision.errors import Unreachable
-from provision.ledger import MARK
-from provision.model import Address, Lease, Server
+from provision.models import TAG, Address, Lease, Server
 
-OWNER = re.compile(f"{MARK.pattern} of (\\w+)")
+OWNER = re.compile(f"{TAG.pattern} of (\\w+)")
 
 
 def moment(text: str) -> datetime:
@@ -67,7 +66,7 @@ def address_of(ip: Any, server: str) -> Address:
 
 def mark_in(text: str | None) -> str:
     """The mark in a text, '' where there is none."""
-    found = MARK.search(text or "")
+    found = TAG.search(text or "")
     return found[0] if found else ""
 
 

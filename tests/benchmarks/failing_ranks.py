@@ -18,16 +18,17 @@ from pathlib import Path
 
 import pynvml
 
-from experiments.family import family
-from experiments.launch.gpu import used_gib
-from experiments.provenance import git_commit
-from experiments.result import LOG_FILE, write_atomically
-from experiments.training import ranks
+from experiments.results.provenance import git_commit
+from experiments.results.schema import LOG_FILE
+from experiments.runners.local.gpu_memory import used_gib
+from experiments.system.files import write_atomically
+from experiments.system.processes import family
+from experiments.training.distributed import ranks
 from experiments.training.worker import run_row
 from tests.benchmarks.rows import row_spec
 
 SUITE, ROW, CARD = "slurm_hf_trainer", "neo-4gpu-ddp", "v100_32gb"
-MARK = "TESTBED_STRUCK_ROW"
+ROW_VARIABLE = "TESTBED_STRUCK_ROW"
 TIME_LIMIT_S = {"oom": 300, "killed": 300, "hang": 60}
 FREE_WITHIN_S = 5.0
 
@@ -38,11 +39,11 @@ def struck(strike: str, gpus: int) -> dict[str, object]:
     before = used_gib(range(gpus))
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"STRIKE": strike, MARK: folder}
+        os.environ |= {"STRIKE": strike, ROW_VARIABLE: folder}
         result = run_row(spec, Path(folder), "")
         ended = time.time()
         log = (Path(folder) / LOG_FILE).read_text()
-        left = family(MARK, folder)
+        left = family(ROW_VARIABLE, folder)
     blow = re.search(r"struck at ([\d.]+)", log)
     assert blow is not None, log
     from_s = begun + TIME_LIMIT_S[strike] if strike == "hang" else float(blow[1])

@@ -24,15 +24,17 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import BlipImageProcessorPil
 
-from experiments.provenance import git_commit
-from experiments.recipe import RowSpec
-from experiments.result import write_atomically
-from experiments.training.data import Batches, Captions, Preparation, build_loader, build_preparation, open_captions
+from experiments.results.provenance import git_commit
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import write_atomically
+from experiments.training.data.captions import Captions, build_loader, open_captions
+from experiments.training.data.collate import Preparation, build_preparation
+from experiments.training.data.sampler import Batches
 from experiments.training.device import open_device
 from experiments.training.engines.strategies import OneDevice
+from experiments.training.measure.probe import Clock
 from experiments.training.models import build_model
-from experiments.training.optimizers import build_optimizer
-from experiments.training.probe import Clock
+from experiments.training.models.optimizers import build_optimizer
 from tests.benchmarks.rows import row_spec
 
 SUITE, CARD = "single_gpu_blip2", "a100_80gb"

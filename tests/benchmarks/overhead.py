@@ -19,10 +19,11 @@ from statistics import median
 
 import pytest
 
-from experiments.launch.places import place_named
-from experiments.provenance import git_commit
-from experiments.result import RESULT_FILE, read_result, write_atomically
-from experiments.run import RunFolder
+from experiments.results.provenance import git_commit
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import RESULT_FILE, read_result
+from experiments.runners.targets import place_named
+from experiments.system.files import write_atomically
 from tests.benchmarks.overlap import bed_of, startup_s, timed
 from tests.testbed.chain.person import SUITE, Person
 from tests.testbed.chain.rehearse import stage

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.provenance import git_commit
-from experiments.result import write_atomically
+from experiments.results.provenance import git_commit
+from experiments.system.files import write_atomically
 from tests.testbed.slurm.cluster import Cluster, started
 from tests.testbed.slurm.runs import SlurmBed
 

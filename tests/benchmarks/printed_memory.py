@@ -15,12 +15,12 @@ from typing import Any
 import lightning as L
 import torch
 
-from experiments.provenance import git_commit
-from experiments.recipe import RowSpec
-from experiments.result import GIB, write_atomically
+from experiments.results.provenance import git_commit
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import GIB, write_atomically
+from experiments.training.data.texts import build_text_loader, open_texts
 from experiments.training.device import open_device
-from experiments.training.litgpt_models import build_litgpt
-from experiments.training.text import build_text_loader, open_texts
+from experiments.training.models.litgpt import build_litgpt
 from tests.benchmarks.rows import row_spec
 from tests.benchmarks.taught_speed import CARD, SUITE, PlainTuner
 

@@ -15,11 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments.launch.pull import pull
-from experiments.provenance import git_commit
-from experiments.result import write_atomically
-from provision.shell import Over
-from tests.provision.sshd import Sshd
+from experiments.results.provenance import git_commit
+from experiments.runners.slurm.download import pull
+from experiments.system.files import write_atomically
+from provision.ssh.ssh_shell import Over
+from tests.provision.ssh.sshd import Sshd
 
 FILES, BYTES = 2000, 500_000_000
 ROUNDS = 3

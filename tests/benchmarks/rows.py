@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from experiments.recipe import Length, RowSpec, Size, suite_named
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import Length, Size, suite_named
 
 
 def row_spec(

@@ -9,8 +9,8 @@ the micro-steps that the verdict left out, at the measured time of a step.
 import sys
 from pathlib import Path
 
-from experiments.result import Result
-from experiments.run import RunFolder
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import Result
 
 
 def taught_gpu_s(result: Result) -> float:

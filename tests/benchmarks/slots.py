@@ -14,10 +14,10 @@ from statistics import median
 from time import process_time
 from zoneinfo import ZoneInfo
 
-from experiments.provenance import git_commit
-from experiments.result import write_atomically
-from provision.model import Booking, Host, Hours, Wish
-from provision.slots import HORIZON, earliest
+from experiments.results.provenance import git_commit
+from experiments.system.files import write_atomically
+from provision.availability.search import HORIZON, earliest
+from provision.models import Booking, Host, Hours, Wish
 
 NODES, TYPES, SITES, RESERVATIONS = 2_000, 20, ("CHI@UC", "CHI@TACC"), 100_000
 NOW = datetime(2026, 11, 21, 12, 7, tzinfo=UTC)

@@ -11,7 +11,7 @@ import time
 import torch
 
 from experiments.training import rank
-from experiments.training.probe import Probe
+from experiments.training.measure.probe import Probe
 
 STRUCK_RANK = 1
 MICRO_STEP = 2

@@ -25,16 +25,17 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from litgpt.utils import chunked_cross_entropy
 
-from experiments.provenance import git_commit
-from experiments.recipe import RowSpec
-from experiments.result import GIB, SPEC_FILE, write_atomically
+from experiments.results.provenance import git_commit
+from experiments.results.schema import SPEC_FILE
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import GIB, write_atomically
+from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
 from experiments.training.device import open_device
-from experiments.training.litgpt_models import build_litgpt
-from experiments.training.optimizers import build_optimizer
-from experiments.training.probe import Clock
-from experiments.training.ranks import ADDRESS, free_port
-from experiments.training.schedule import schedule_of
-from experiments.training.text import batches_per_epoch, build_text_loader, open_texts
+from experiments.training.distributed.ranks import ADDRESS, free_port
+from experiments.training.measure.probe import Clock
+from experiments.training.measure.schedule import schedule_of
+from experiments.training.models.litgpt import build_litgpt
+from experiments.training.models.optimizers import build_optimizer
 from experiments.training.worker import run_row
 from tests.benchmarks.rows import row_spec
 

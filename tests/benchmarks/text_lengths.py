@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from statistics import mean, quantiles
 
-from experiments.recipe import RowSpec, suite_named
-from experiments.training.text import Texts, build_text_loader, open_texts
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import suite_named
+from experiments.training.data.texts import Texts, build_text_loader, open_texts
 from tests.benchmarks.rows import row_spec
 
 VOCABULARY = 1 << 20

@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
-from experiments.cache import cache_folder
-from experiments.card import card_named
-from experiments.recipe import models
-from experiments.result import GIB
+from experiments.suites.cards import card_named
+from experiments.suites.models import models
+from experiments.system.files import GIB, cache_folder
 
 MODEL, CARD, STEPS = "open-llama-7b", "h200_141gb", 2
 SIDES = ("phantom", "tracker")
@@ -77,8 +76,8 @@ def tracker(batch: int, tokens: int) -> Seconds:
 
 def phantom(batch: int, tokens: int) -> Seconds:
     """Ours."""
-    from experiments.kernels import kernels_of
     from experiments.prediction.phantom.library import load
+    from experiments.suites.attention_kernels import kernels_of
 
     device, card = load(cache_folder()), card_named(CARD)
     import torch

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from experiments.recipe import Suite
-from experiments.result import Device, Ending, Measured, Memory, Result, Snapshot, Speed
-from experiments.run import Run
+from experiments.results.run_folder import Run
+from experiments.results.schema import Device, Ending, Measured, Memory, Result, Snapshot, Speed
+from experiments.suites.suite import Suite
 
 CARD = "a100_80gb"
 COMMON: dict[str, Any] = {

@@ -5,22 +5,23 @@ from typing import ClassVar
 
 import pytest
 
-from experiments import pipeline, sizing
+from experiments import pipeline
 from experiments.errors import InputError
-from experiments.launch.cluster import Cluster
-from experiments.launch.data_set import folder_sha256
-from experiments.launch.places import Place
-from experiments.launch.profile import profile_named
-from experiments.launch.progress import View
+from experiments.inputs.dataset import folder_sha256
 from experiments.pipeline import Options, default_run_id, options_of, run_suite, run_suites
-from experiments.result import RESULT_FILE
-from experiments.run import RunFolder
-from provision.model import Gpu
-from provision.shell import Here
-from provision.sites import local
-from tests.experiments.launch import house, standin_worker
-from tests.experiments.launch.test_local import Watched
+from experiments.prediction import service
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import RESULT_FILE
+from experiments.runners.progress import View
+from experiments.runners.slurm.cluster import Cluster
+from experiments.runners.slurm.profile import profile_named
+from experiments.runners.targets import Place
+from provision.hardware import local
+from provision.models import Gpu
+from provision.ssh.shell import Here
 from tests.experiments.prediction.factory import Predictor, stated
+from tests.experiments.runners import fake_worker, made
+from tests.experiments.runners.local.test_runner import Watched
 
 SUITE = "single_gpu_blip2"
 SLURM = "slurm_hf_trainer"
@@ -40,7 +41,7 @@ class StandInRunner:
         for row in rows:
             path = self.folder.row(row.row)
             path.mkdir(parents=True, exist_ok=True)
-            (path / RESULT_FILE).write_text(standin_worker.made(row.spec, "fits").model_dump_json())
+            (path / RESULT_FILE).write_text(fake_worker.made(row.spec, "fits").model_dump_json())
             StandInRunner.ran.append(row.row)
 
 
@@ -49,10 +50,10 @@ def machine(monkeypatch):
     """Makes this machine one with those GPUs."""
 
     def be(*gpus: Gpu, **facts) -> None:
-        monkeypatch.setattr(local, "node", lambda: house.node(*gpus, **facts))
+        monkeypatch.setattr(local, "node", lambda: made.node(*gpus, **facts))
 
     monkeypatch.setattr(pipeline, "LocalRunner", StandInRunner)
-    monkeypatch.setattr(sizing, "predict", Predictor(stated))
+    monkeypatch.setattr(service, "predict", Predictor(stated))
     monkeypatch.setattr(StandInRunner, "ran", [])
     be()
     return be
@@ -68,10 +69,10 @@ def choices(path, **options):
     ("gpus", "expected"),
     [
         ((), ("a100_80gb", "tiny")),
-        ((house.GPU,), ("a100_80gb", "full")),
+        ((made.GPU,), ("a100_80gb", "full")),
         ((H100,), ("h100_94gb", "full")),
         ((H200,), ("a100_80gb", "full")),
-        ((house.T4,), ("a100_80gb", "tiny")),
+        ((made.T4,), ("a100_80gb", "tiny")),
     ],
 )
 def test_card_and_size_follow_the_machine(machine, tmp_path, gpus, expected):
@@ -80,7 +81,7 @@ def test_card_and_size_follow_the_machine(machine, tmp_path, gpus, expected):
 
 
 def test_a_miniature_on_a_machine_with_a_gpu_says_why(machine, tmp_path):
-    machine(house.T4)
+    machine(made.T4)
     run_suite(Options(SUITE, rows=("xxl",), results=tmp_path), view := Watched())
     assert "size tiny, because device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB" in view.text.getvalue()
 
@@ -154,7 +155,7 @@ def test_no_row_runs_when_one_of_several_suites_was_made_with_other_choices(mach
 
 
 def test_no_row_runs_when_all_of_one_of_several_suites_are_refused(machine, tmp_path):
-    machine(house.GPU)
+    machine(made.GPU)
     with pytest.raises(InputError, match="8 GPUs are needed, there is 1"):
         several(SUITE, SLURM, rows=("xxl", "neo-8gpu-ddp"), results=tmp_path)
     assert StandInRunner.ran == []
@@ -181,7 +182,7 @@ def test_running_again_runs_only_what_is_missing(machine, tmp_path):
 
 
 def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tmp_path):
-    machine(house.GPU, host_memory_gib=100)
+    machine(made.GPU, host_memory_gib=100)
     done = run_suite(Options(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), Watched())
     results = RunFolder(done.folder).results()
     assert results["xxl-cpu-offload"].outcome == "refused"
@@ -192,7 +193,7 @@ def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tm
 
 
 def test_a_run_of_refused_rows_alone_is_a_users_mistake_with_results_that_say_so(machine, tmp_path):
-    machine(house.T4)
+    machine(made.T4)
     with pytest.raises(InputError, match=r"^device NVIDIA T4 has 14\.6 GiB, a100_80gb needs 79\.2 GiB$"):
         run_suite(Options(SUITE, size="full", results=tmp_path), Watched())
     results = RunFolder(tmp_path / f"{SUITE}-a100_80gb-full-verdict").results()

@@ -7,21 +7,21 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import reproduce as chain
-from experiments import reproduce_cli
-from experiments.cli import main
+from experiments.cli import reproduce as reproduce_cli
+from experiments.cli.app import main
 from experiments.errors import InputError, Interrupted
-from experiments.launch.progress import View
 from experiments.pipeline import Options
 from experiments.reproduce import Reproduction, TooLong, reproduce
-from provision.acting import Clock, Desk
-from provision.configure import Setup
-from provision.doctor import Check
+from experiments.runners.progress import View
+from provision.configure.playbook import Setup
 from provision.errors import ConfigureFailed, HeldOtherwise, NotOurs
-from provision.job import Order
-from provision.leasing import Leased
-from provision.ledger import Ledger
-from provision.model import Host, Lease, Wish
-from provision.ssh import KeyPair
+from provision.leasing.doctor import Check
+from provision.leasing.lease import Leased
+from provision.leasing.ledger import Ledger
+from provision.leasing.order import Order
+from provision.leasing.reconciler import Clock, Desk
+from provision.models import Host, Lease, Wish
+from provision.ssh.login import KeyPair
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 HOST = Host("1", "P3-GPU-001", "CHI@UC", "gpu_a100_pcie", "NVIDIA A100 80GB PCIe", 4, 80, su_per_hour=16)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from provision.model import Booking, Host
+from provision.models import Booking, Host
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)

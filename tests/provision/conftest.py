@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from provision import booting
-from provision.acting import Desk
-from provision.job import Order
-from provision.ledger import Ledger
-from provision.model import Wish
-from provision.ssh import KeyPair
+from provision.leasing import boot
+from provision.leasing.ledger import Ledger
+from provision.leasing.order import Order
+from provision.leasing.reconciler import Desk
+from provision.models import Wish
+from provision.ssh.login import KeyPair
 from tests.provision.toy import HOUR, Still
 
 
@@ -32,4 +32,4 @@ def order():
 @pytest.fixture
 def unreached(monkeypatch):
     """Where SSH is not what a test is about: every server answers."""
-    monkeypatch.setattr(booting, "answers", lambda *_: True)
+    monkeypatch.setattr(boot, "answers", lambda *_: True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from provision.acting import Clock
-from provision.model import Address, Booking, Host, Lease, Marked, Server
+from provision.leasing.reconciler import Clock
+from provision.models import Address, Booking, Host, Lease, Marked, Server
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)

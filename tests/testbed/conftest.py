@@ -2,8 +2,8 @@
 
 import pytest
 
-from provision.ssh import KeyPair, key_pair
-from tests.provision.sshd import new_key
+from provision.ssh.login import KeyPair, key_pair
+from tests.provision.ssh.sshd import new_key
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from experiments.card import Card
 from experiments.prediction.phantom.library import Phantom
-from experiments.result import GIB
+from experiments.suites.cards import Card
+from experiments.system.files import GIB
 
 _resize_on_host = torch.UntypedStorage.resize_
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.kernels import Kernels
-from experiments.provenance import versions
+from experiments.results.provenance import versions
+from experiments.suites.attention_kernels import Kernels
 
 SOURCES = Path(__file__).parent
 

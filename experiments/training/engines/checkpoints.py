@@ -8,12 +8,13 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from experiments.provenance import code_sha256
-from experiments.recipe import RowSpec
-from experiments.result import CHECKPOINTS_FOLDER, write_atomically
+from experiments.results.provenance import code_sha256
+from experiments.results.schema import CHECKPOINTS_FOLDER
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import write_atomically
 
 EVERY_STEPS = 100
-MARK = "row.txt"
+SPEC_FILE = "row.txt"
 
 
 class MarkCallback(TrainerCallback):
@@ -32,7 +33,7 @@ class MarkCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         if state.is_world_process_zero:
             assert args.output_dir is not None
-            write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARK, self._mark)
+            write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / SPEC_FILE, self._mark)
 
 
 def checkpoints_folder(spec: RowSpec, out: Path) -> Path:
@@ -49,7 +50,7 @@ def saving(spec: RowSpec) -> dict[str, Any]:
 
 def last_checkpoint(spec: RowSpec, folder: Path) -> Path | None:
     """The row's last whole checkpoint in ``folder``, made by the same code; None when there is none."""
-    marks = [path for path in folder.glob(f"checkpoint-*/{MARK}") if path.read_text() == _mark_of(spec)]
+    marks = [path for path in folder.glob(f"checkpoint-*/{SPEC_FILE}") if path.read_text() == _mark_of(spec)]
     return max((path.parent for path in marks), key=steps_of, default=None)
 
 

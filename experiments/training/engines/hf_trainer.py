@@ -11,9 +11,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.generation.streamers import BaseStreamer
 
 from experiments.errors import InputError
-from experiments.recipe import RowSpec
-from experiments.result import Device
-from experiments.training.batches import prepare_data
+from experiments.results.schema import Device
+from experiments.suites.row_spec import RowSpec
+from experiments.training.data.loaders import prepare_data
 from experiments.training.engines.checkpoints import (
     MarkCallback,
     checkpoints_folder,
@@ -22,11 +22,11 @@ from experiments.training.engines.checkpoints import (
     saving,
     steps_of,
 )
+from experiments.training.measure.probe import Probe
+from experiments.training.measure.schedule import schedule_of
 from experiments.training.models import build_model
-from experiments.training.models.spread import build_spread
-from experiments.training.optimizers import build_optimizer
-from experiments.training.probe import Probe
-from experiments.training.schedule import schedule_of
+from experiments.training.models.device_map import build_spread
+from experiments.training.models.optimizers import build_optimizer
 
 PROMPT_TOKENS = 8
 FSDP: dict[str, Any] = {

@@ -6,14 +6,14 @@ from typing import Any
 import lightning as L
 import torch
 
-from experiments.recipe import RowSpec
-from experiments.training.batches import prepare_data
-from experiments.training.data import start_workers_apart
+from experiments.suites.row_spec import RowSpec
+from experiments.training.data.captions import start_workers_apart
+from experiments.training.data.loaders import prepare_data
 from experiments.training.engines.trainer import Batch, build_trainer
+from experiments.training.measure.probe import Probe
+from experiments.training.measure.schedule import schedule_of
 from experiments.training.models import build_model
-from experiments.training.optimizers import build_optimizer
-from experiments.training.probe import Probe
-from experiments.training.schedule import schedule_of
+from experiments.training.models.optimizers import build_optimizer
 
 
 class Tuner(L.LightningModule):

@@ -23,14 +23,14 @@ from tokenizers.models import WordLevel
 from torch.utils.data import DataLoader
 
 from experiments.errors import InputError
-from experiments.recipe import RowSpec
-from experiments.settings import Settings
-from experiments.training.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
-from experiments.training.litgpt_models import build_litgpt, build_precision
-from experiments.training.optimizers import build_optimizer
-from experiments.training.probe import Probe
-from experiments.training.schedule import Schedule, schedule_of
-from experiments.training.text import batches_per_epoch, build_text_loader, open_texts, padded
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Settings
+from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, padded
+from experiments.training.measure.probe import Probe
+from experiments.training.measure.schedule import Schedule, schedule_of
+from experiments.training.models.litgpt import build_litgpt, build_precision
+from experiments.training.models.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
+from experiments.training.models.optimizers import build_optimizer
 
 Batch = dict[str, Any]
 

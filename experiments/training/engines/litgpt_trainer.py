@@ -7,14 +7,14 @@ import torch
 from litgpt.utils import chunked_cross_entropy
 
 from experiments.errors import InputError
-from experiments.recipe import RowSpec
+from experiments.suites.row_spec import RowSpec
+from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
 from experiments.training.engines.trainer import Batch, build_trainer
-from experiments.training.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
-from experiments.training.litgpt_models import build_litgpt
-from experiments.training.optimizers import build_optimizer
-from experiments.training.probe import Probe
-from experiments.training.schedule import schedule_of
-from experiments.training.text import batches_per_epoch, build_text_loader, open_texts
+from experiments.training.measure.probe import Probe
+from experiments.training.measure.schedule import schedule_of
+from experiments.training.models.litgpt import build_litgpt
+from experiments.training.models.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
+from experiments.training.models.optimizers import build_optimizer
 
 
 class TextTuner(L.LightningModule):

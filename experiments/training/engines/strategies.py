@@ -16,9 +16,9 @@ from lightning.pytorch.strategies import (
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from experiments.errors import InputError
-from experiments.result import Device
-from experiments.settings import Settings
-from experiments.training.versions import checkpointed_layers
+from experiments.results.schema import Device
+from experiments.suites.settings import Settings
+from experiments.training.transformers_compat import checkpointed_layers
 
 STAGES = {"deepspeed_stage_2_offload": 2, "deepspeed_stage_3_offload": 3}
 

@@ -6,9 +6,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from experiments.recipe import RowSpec
+from experiments.suites.row_spec import RowSpec
 from experiments.training.engines.strategies import build_strategy
-from experiments.training.probe import Probe
+from experiments.training.measure.probe import Probe
 
 Batch = dict[str, torch.Tensor]
 

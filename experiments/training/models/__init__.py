@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from experiments.errors import unknown
-from experiments.recipe import RowSpec
-from experiments.settings import Lora, Quantization
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Lora, Quantization
 from experiments.training.models.weights import build_random, load_pretrained
 
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "bf16-mixed": torch.float32}

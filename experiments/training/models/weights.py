@@ -10,9 +10,10 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
 from experiments.errors import InputError
-from experiments.recipe import Model, Size
-from experiments.settings import Quantization
-from experiments.training.hub import fetch_weights
+from experiments.suites.models import Model
+from experiments.suites.settings import Quantization
+from experiments.suites.suite import Size
+from experiments.training.data.hub import fetch_weights
 from experiments.training.models.architecture import build_config, has_own_head, model_class
 
 INIT_STD = 0.02

@@ -6,9 +6,9 @@ Writes accumulated.md and accumulated.json into the folder (default: experiments
 gradients are accumulated, Lightning keeps FSDP from exchanging them, so that each GPU holds those of the whole model.
 """
 
-from experiments.cache import cache_folder
 from experiments.prediction.predict import peak_spec, predict
-from experiments.recipe import suite_named
+from experiments.suites.suite import suite_named
+from experiments.system.files import cache_folder
 from tests.benchmarks.prediction.tables import folder_of, markdown, write
 
 SUITE, ROW, CARD = "multi_gpu_litgpt", "7b-4gpu-fsdp-b8", "a100_80gb"

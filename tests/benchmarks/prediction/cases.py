@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.facts import checked, read_yaml
 from experiments.prediction.predict import peak_spec
-from experiments.recipe import RowSpec
-from experiments.settings import Settings
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Settings
+from experiments.suites.yaml_schema import checked, read_yaml
 
 FILE = Path(__file__).with_name("cases.yaml")
 SUITE, CARD = "prediction", "h200_141gb"

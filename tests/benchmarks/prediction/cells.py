@@ -8,13 +8,13 @@ memory figures that the material prints, with the error against the nearer end o
 
 from typing import Any
 
-from experiments.cache import cache_folder
+from experiments.prediction.as_result import as_result
 from experiments.prediction.predict import predict
-from experiments.prediction.record import Prediction
-from experiments.prediction.verdicts import as_result
-from experiments.recipe import Figure, suite_named
-from experiments.result import QUANTITIES
-from experiments.sizing import rows_asked
+from experiments.prediction.service import rows_asked
+from experiments.results.predictions import Prediction
+from experiments.results.quantities import QUANTITIES
+from experiments.suites.suite import Figure, suite_named
+from experiments.system.files import cache_folder
 from tests.benchmarks.prediction.tables import folder_of, markdown, percent, write
 
 MEMORY = ("reserved_gib", "allocated_after_forward_gib")

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cache import cache_folder
 from experiments.prediction.predict import predict
-from experiments.prediction.record import Prediction
-from experiments.recipe import RowSpec
-from experiments.result import Measured
+from experiments.results.predictions import Prediction
+from experiments.results.schema import Measured
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import cache_folder
 from tests.benchmarks.prediction.tables import compared, error, folder_of, markdown, measured, percent, summary, write
 
 QUANTITIES = ("peak", "reserved")

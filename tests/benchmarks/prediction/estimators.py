@@ -23,9 +23,10 @@ from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
 from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 from torch import nn
 
-from experiments.prediction.record import Prediction
-from experiments.recipe import RowSpec
-from experiments.result import GIB, Result
+from experiments.results.predictions import Prediction
+from experiments.results.schema import Result
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import GIB
 from experiments.training.models.weights import meta_model
 from tests.benchmarks.prediction.tables import compared, error, folder_of, markdown, measured, percent, summary, write
 

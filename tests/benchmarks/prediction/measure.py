@@ -15,8 +15,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from experiments.errors import InputError, unknown
-from experiments.recipe import RowSpec
-from experiments.result import LOG_FILE, Result, read_result, write_atomically
+from experiments.results.schema import LOG_FILE, Result, read_result
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import write_atomically
 from experiments.training.worker import run_row
 from tests.benchmarks.prediction.cases import cases
 

@@ -11,8 +11,8 @@ median and most of the orders).
 from statistics import median
 from typing import Any
 
-from experiments.cache import cache_folder
 from experiments.prediction.predict import predict
+from experiments.system.files import cache_folder
 from tests.benchmarks.prediction.tables import folder_of, markdown, write
 from tests.benchmarks.rows import row_spec
 

@@ -13,13 +13,13 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
-from experiments.cache import cache_folder
-from experiments.prediction import trace
+from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
-from experiments.prediction.record import Prediction
-from experiments.recipe import RowSpec
-from experiments.result import Memory
-from experiments.run import RunFolder
+from experiments.results.predictions import Prediction
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import Memory
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import cache_folder
 from tests.benchmarks.prediction.tables import EVIDENCE, folder_of, markdown, write
 
 ROWS = {
@@ -42,10 +42,10 @@ def with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
 
 
 def _traced(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None:
-    from experiments.training import data
+    from experiments.training.data import captions
 
-    setattr(data, "distributed", SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: rank))  # noqa: B010
-    out.send(trace.trace(spec, phantom))
+    setattr(captions, "distributed", SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: rank))  # noqa: B010
+    out.send(tracer.trace(spec, phantom))
 
 
 def second_step(memory: Memory) -> list[float | None]:
@@ -57,7 +57,7 @@ def second_step(memory: Memory) -> list[float | None]:
 def main() -> None:
     folder = folder_of(__doc__)
     phantom = load(cache_folder())
-    trace.prepare(phantom)
+    tracer.prepare(phantom)
     found: list[dict[str, Any]] = []
     for run, rows in ROWS.items():
         results = RunFolder(EVIDENCE.parent / run).results()

@@ -8,11 +8,11 @@ from statistics import median
 from typing import Any
 
 import experiments
-from experiments.cache import cache_folder
 from experiments.prediction.predict import predict
-from experiments.prediction.record import Prediction
-from experiments.recipe import RowSpec
-from experiments.result import Result, read_result, write_atomically
+from experiments.results.predictions import Prediction
+from experiments.results.schema import Result, read_result
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import cache_folder, write_atomically
 from tests.benchmarks.prediction.measure import CASES
 
 EVIDENCE = Path(experiments.__file__).parent / "evidence" / "prediction_h200"

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.recipe import Size, suite_named
-from experiments.result import RESULT_FILE, Device, Ending, Measured, Memory, Result, Speed
-from experiments.run import RunFolder
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import RESULT_FILE, Device, Ending, Measured, Memory, Result, Speed
+from experiments.suites.suite import Size, suite_named
 from tests.experiments.factory import CPU, SPEED, STAND_IN, run, shot
 
 POINTS = ("before forward", "after forward", "after backward", "after optimizer step")

@@ -7,8 +7,8 @@ import pytest
 from experiments.errors import InputError
 from experiments.notebooks import narrative
 from experiments.notebooks.narrative import Lab
-from experiments.recipe import suite_named
-from experiments.run import RunFolder
+from experiments.results.run_folder import RunFolder
+from experiments.suites.suite import suite_named
 from tests.experiments.factory import result, run
 from tests.experiments.notebooks.factory import POINTS, kept, write
 from tests.experiments.prediction.factory import prediction

@@ -10,9 +10,9 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
 import experiments
-from experiments.judge import claim_rows
 from experiments.notebooks import narrative
-from experiments.recipe import suite_named, suite_names
+from experiments.results.judge import claim_rows
+from experiments.suites.suite import suite_named, suite_names
 from tests.experiments.notebooks.factory import kept
 
 HOUSE = Path(experiments.__file__).parent

@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
 from experiments.notebooks import sizing
-from experiments.prediction.question import Question
+from experiments.prediction.custom import Question
 from tests.experiments.prediction.factory import Predictor, prediction
 
 NOTEBOOK = Path(sizing.__file__).parent / "sizing.ipynb"
@@ -29,7 +29,9 @@ def notebook():
 @pytest.fixture
 def shown(monkeypatch):
     """What the cells display, predictions being made up: 60 GiB and one more for each text."""
-    monkeypatch.setattr("experiments.sizing.predict", Predictor(lambda spec: 60.0 + spec.settings.batch_size))
+    monkeypatch.setattr(
+        "experiments.prediction.service.predict", Predictor(lambda spec: 60.0 + spec.settings.batch_size)
+    )
     displayed = []
     monkeypatch.setattr(sizing, "display", displayed.append)
     return displayed

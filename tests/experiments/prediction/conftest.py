@@ -7,10 +7,10 @@ from shutil import which
 
 import pytest
 
-from experiments.cache import cache_folder
 from experiments.prediction.phantom.library import compiled
 from experiments.prediction.predict import Problem, predict
-from experiments.prediction.record import Prediction
+from experiments.results.predictions import Prediction
+from experiments.system.files import cache_folder
 from tests.experiments.prediction.miniatures import ROWS
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.card import card_named
-from experiments.prediction.record import Prediction, Shares
-from experiments.recipe import RowSpec, suite_named
-from experiments.result import Failure, Memory
+from experiments.results.predictions import Prediction, Shares
+from experiments.results.schema import Failure, Memory
+from experiments.suites.cards import card_named
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import suite_named
 from tests.experiments.factory import shot
 
 PARAMS_GIB = 14.0

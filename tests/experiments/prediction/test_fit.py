@@ -3,10 +3,11 @@
 import pytest
 
 from experiments.errors import InputError
+from experiments.prediction.custom import Question
 from experiments.prediction.fit import changed, changes, fit
 from experiments.prediction.predict import traced_spec
-from experiments.prediction.question import Question
-from experiments.recipe import RowSpec, suite_named
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import suite_named
 from tests.experiments.prediction.factory import Predictor
 
 SUITE = suite_named("single_gpu_blip2")

@@ -6,14 +6,14 @@ from threading import Thread
 import psutil
 import pytest
 
-from experiments.card import card_named
 from experiments.errors import InputError
 from experiments.prediction import predict as predicting
 from experiments.prediction.predict import predict
-from experiments.prediction.record import Prediction
+from experiments.results.predictions import Prediction
+from experiments.suites.cards import card_named
 from tests.experiments.prediction.factory import prediction
 from tests.experiments.prediction.miniatures import ROWS
-from tests.experiments.training.house import spec
+from tests.experiments.training.made import spec
 
 PATIENCE_S, SOON_S = 120, 5
 A, B = spec(row="a"), spec(row="b", batch_size=3)

@@ -9,7 +9,7 @@ from shutil import which
 
 import pytest
 
-from experiments.cache import cache_folder
+from experiments.system.files import cache_folder
 
 ROOT = Path(__file__).parents[3]
 WITHIN = 0.001

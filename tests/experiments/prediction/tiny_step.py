@@ -60,12 +60,12 @@ def real() -> int:
 
 def traced(cache: Path) -> dict[str, int]:
     """What is alive at the peak of the phantom device's log, by category."""
-    from experiments.kernels import Kernels
     from experiments.prediction.phantom.library import load
+    from experiments.suites.attention_kernels import Kernels
 
     phantom = load(cache)
-    from experiments.card import card_named
     from experiments.prediction.phantom.cuda import replace_cuda
+    from experiments.suites.cards import card_named
 
     def tag(category: str, tensors: list[Any]) -> None:
         phantom.tag([tensor.untyped_storage().data_ptr() for tensor in tensors], CATEGORIES.index(category))

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.prediction.predict import traced_spec
-from experiments.recipe import suite_named
-from experiments.result import Device, Failure, Measured, Memory, Result, Snapshot, Speed, read_result
-from experiments.run import Run, RunFolder
+from experiments.results.run_folder import Run, RunFolder
+from experiments.results.schema import Device, Failure, Measured, Memory, Result, Snapshot, Speed, read_result
+from experiments.suites.suite import suite_named
 from tests.experiments.prediction.factory import Predictor
 
 SUITE = "single_gpu_blip2"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.report import write_report
-from experiments.run import RunFolder
+from experiments.results.run_folder import RunFolder
 from tests.experiments.report.chromium import Page
 from tests.experiments.report.factory import h200_run, ranks_run, tiny_run, with_predictions
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from experiments.errors import InputError
 from experiments.report import Comparison, compare, comparison_table
-from experiments.run import RunFolder
+from experiments.results.run_folder import RunFolder
 from tests.experiments.report.factory import (
     A100,
     STAND_IN,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments.judge import Judgement, Verdict
-from experiments.recipe import suite_named
 from experiments.report.words import gib, headline, ran_on, remarks, setting_sentence, share
+from experiments.results.judge import Judgement, Verdict
+from experiments.suites.suite import suite_named
 from tests.experiments.report.factory import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import InputError
-from experiments.judge import Judgement
 from experiments.report import Report, rejudge, write_report
-from experiments.result import Memory, Result
-from experiments.run import Run, RunFolder
+from experiments.results.judge import Judgement
+from experiments.results.run_folder import Run, RunFolder
+from experiments.results.schema import Memory, Result
 from tests.experiments.report.factory import (
     H200,
     STAND_IN,

@@ -3,14 +3,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments.card import card_named
 from experiments.errors import InputError
+from experiments.suites.cards import card_named
 from experiments.training import device
 from experiments.training.device import cap_gib, open_device, processor_name
-from provision import amd
+from provision.hardware import amd
 from tests.experiments.factory import CARD
-from tests.experiments.training.house import GIB, spec
-from tests.provision.amd_stub import MEMORY, amd_files
+from tests.experiments.training.made import GIB, spec
+from tests.provision.hardware.fake_amd import MEMORY, amd_files
 
 A100 = card_named(CARD)
 

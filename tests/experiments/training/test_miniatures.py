@@ -4,10 +4,12 @@ from functools import cache
 
 import pytest
 
-from experiments.judge import claim_rows, judge
-from experiments.recipe import RowSpec, suite_named
-from experiments.result import TIMES, Result
-from experiments.run import Run
+from experiments.results.judge import claim_rows, judge
+from experiments.results.quantities import TIMES
+from experiments.results.run_folder import Run
+from experiments.results.schema import Result
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import suite_named
 from experiments.training import rank
 from tests.experiments.factory import run
 

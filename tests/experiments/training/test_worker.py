@@ -10,14 +10,15 @@ import psutil
 import pytest
 
 from experiments.errors import InputError
-from experiments.provenance import code_sha256
-from experiments.recipe import RowSpec
-from experiments.result import Measured, Memory, Progress, read_result
-from experiments.training import part, worker
-from experiments.training.telemetry import FIELDS
+from experiments.results.provenance import code_sha256
+from experiments.results.schema import Measured, Memory, Progress, read_result
+from experiments.suites.row_spec import RowSpec
+from experiments.training import worker
+from experiments.training.distributed import local_node
+from experiments.training.measure.telemetry import FIELDS
 from experiments.training.worker import in_words, main, run_row
 from tests.experiments.factory import CPU
-from tests.experiments.training.house import LORA, spec
+from tests.experiments.training.made import LORA, spec
 
 STANDIN = Path(__file__).with_name("standin_trainer.py")
 PYTHON = sys.executable
@@ -139,7 +140,7 @@ def test_what_the_trainer_leaves_behind_is_ended(stub, tmp_path):
 
 
 def test_processes_that_do_not_go_are_named(stub, tmp_path):
-    stub.setattr(part, "end_family", lambda variable, value, within_s: [4711])
+    stub.setattr(local_node, "end_family", lambda variable, value, within_s: [4711])
     with pytest.raises(TimeoutError, match=r"processes \[4711\] did not end within 15 s"):
         ran(stub, tmp_path, "fits")
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.launch.progress import view_on
+from experiments.cli.tables import show_runs
 from experiments.pipeline import Options, options_of
 from experiments.reproduce import Reproduction, reproduce
-from experiments.tables import show_runs
-from provision.acting import Clock, Desk
-from provision.configure import PROJECT, Setup
+from experiments.runners.progress import view_on
+from provision.configure.playbook import PROJECT, Setup
 from provision.errors import ProvisionError
-from provision.job import Order
-from provision.ledger import Ledger
-from provision.model import Wish
-from provision.site import connect_to
-from provision.ssh import key_pair
+from provision.leasing.ledger import Ledger
+from provision.leasing.order import Order
+from provision.leasing.reconciler import Clock, Desk
+from provision.models import Wish
+from provision.sites.base import connect_to
+from provision.ssh.login import key_pair
 from tests.testbed.node import base_image, gpus
 from tests.testbed.node.node import IN_A_BOX
 

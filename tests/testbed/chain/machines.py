@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from provision.errors import SiteError
-from provision.model import Server
-from provision.site import Testbed
+from provision.models import Server
+from provision.sites.base import Testbed
 from tests.testbed.node import network
 from tests.testbed.node.image import NodeImage, copied
 from tests.testbed.node.node import Node

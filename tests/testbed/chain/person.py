@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.launch.places import FOLDER
-from experiments.result import RESULT_FILE
-from provision.ssh import USER
-from tests.experiments.launch.test_ending import hear_interrupts
+from experiments.results.schema import RESULT_FILE
+from experiments.runners.targets import FOLDER
+from provision.ssh.login import USER
+from tests.experiments.runners.local.test_row_process import hear_interrupts
 from tests.testbed.chain.rehearse import Stage
 from tests.testbed.node.node import Node
 from tests.testbed.openstack.gate import Gate

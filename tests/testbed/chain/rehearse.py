@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.launch.progress import clock
-from provision.doctor import TOOLS
-from provision.site import Testbed, connect_to
-from provision.ssh import key_pair
-from tests.provision.sshd import new_key
+from experiments.results.wording import clock
+from provision.leasing.doctor import TOOLS
+from provision.sites.base import Testbed, connect_to
+from provision.ssh.login import key_pair
+from tests.provision.ssh.sshd import new_key
 from tests.testbed.chain.client import CARD, GPUS, PINS
 from tests.testbed.chain.machines import Machines
 from tests.testbed.chameleon.conftest import left_at

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.recipe import suite_named
+from experiments.suites.suite import suite_named
 from tests.testbed.chain.client import ROWS, SUITES
 from tests.testbed.chain.person import Command, Person
 

@@ -9,8 +9,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from provision.ssh import USER
-from tests.experiments.launch.test_ending import wait_for
+from provision.ssh.login import USER
+from tests.experiments.runners.local.test_row_process import wait_for
 from tests.testbed.chain.person import Command, Person
 
 pytestmark = pytest.mark.timeout(3600)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, machines_cli
-from provision import booting
-from provision.acting import Clock, Desk
-from provision.job import Order
-from provision.ledger import Ledger
-from provision.model import Wish
-from provision.site import Testbed, connect_to
-from provision.ssh import KeyPair
+from experiments.cli import app, lease
+from provision.leasing import boot
+from provision.leasing.ledger import Ledger
+from provision.leasing.order import Order
+from provision.leasing.reconciler import Clock, Desk
+from provision.models import Wish
+from provision.sites.base import Testbed, connect_to
+from provision.ssh.login import KeyPair
 from tests.testbed.needs import need
 from tests.testbed.openstack import hardware
 from tests.testbed.openstack.box import Box, open_box
@@ -104,11 +104,11 @@ def testbed(
     site: Testbed, key: KeyPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs a command line in this process; its exit code, stdout and stderr."""
-    monkeypatch.setattr(machines_cli, "Clock", FastClock)
+    monkeypatch.setattr(lease, "Clock", FastClock)
     monkeypatch.setattr("sys.stdin", io.StringIO())
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        code = cli.main(arguments)
+        code = app.main(arguments)
         streams = capsys.readouterr()
         return code, streams.out, streams.err
 
@@ -139,7 +139,7 @@ def order(key: KeyPair) -> Callable[..., Order]:
 @pytest.fixture
 def unreached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where SSH is not what a test is about: every server answers."""
-    monkeypatch.setattr(booting, "answers", lambda *_: True)
+    monkeypatch.setattr(boot, "answers", lambda *_: True)
 
 
 def empty(site: object) -> None:

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from experiments import cli, machines_cli
-from experiments.stopping import STOPPING
-from provision import booting
-from provision.site import connect_to
+from experiments.cli import app
+from experiments.cli import lease as machines_cli
+from experiments.system.processes import STOPPING
+from provision.leasing import boot
+from provision.sites.base import connect_to
 from tests.testbed.chameleon.conftest import REGIONS, FastClock, left_at
 
 
@@ -74,7 +75,7 @@ def test_an_extension_that_a_rule_forbids_is_told_before_it_is_asked_for(testbed
 
 
 def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags, monkeypatch, tmp_path):
-    monkeypatch.setattr(booting, "answers", lambda *_: True)
+    monkeypatch.setattr(boot, "answers", lambda *_: True)
     code, _, _ = testbed("lease", *lease_flags, "--run", f"echo $TESTBED_NODES > {tmp_path}/nodes; false")
     assert code == machines_cli.FAILED
     assert (tmp_path / "nodes").read_text().startswith("127.")
@@ -105,7 +106,7 @@ def test_a_lease_is_released_when_its_command_is_told_to_stop_while_a_node_boots
     code, _, err = testbed("lease", *lease_flags, "--run", "true")
     for number, handler in before.items():
         signal.signal(number, handler)
-    assert code == cli.INTERRUPTED
+    assert code == app.INTERRUPTED
     assert "told to stop by SIGTERM; releasing llm_cc" in err
     assert err.splitlines()[-1] == "llm_cc is released; nothing is left at CHI@UC"
     assert left_at(site) == []

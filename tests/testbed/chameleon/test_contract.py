@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from experiments.launch.places import place_named
-from provision import booting, releasing
+from experiments.runners.targets import place_named
 from provision.errors import BootFailed, NotEnough
-from provision.leasing import lease
-from provision.ledger import Act
-from provision.site import TESTBEDS
-from provision.sites import local
+from provision.hardware import local
+from provision.leasing import boot, release
+from provision.leasing.lease import lease
+from provision.leasing.ledger import Act
+from provision.sites.base import TESTBEDS
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 
@@ -36,7 +36,7 @@ def test_a_reservation_books_its_hosts(any_site, desk, order):
     leased = lease(any_site, desk, order(node_type=None, start=start, gpus=4), wait=False).lease
     assert leased.hosts
     (found,) = any_site.leases()
-    assert (found.name, found.mark) == ("llm_cc", releasing.held(desk, "llm_cc").mark)
+    assert (found.name, found.mark) == ("llm_cc", release.held(desk, "llm_cc").mark)
     booked = [booking for booking in any_site.bookings() if booking.host_id in leased.hosts]
     assert {(booking.start, booking.end) for booking in booked} == {(start, start + 3 * HOUR)}
 
@@ -45,11 +45,11 @@ def test_a_lease_becomes_a_machine_is_extended_and_leaves_nothing(any_site, desk
     leased = lease(any_site, desk, order(node_type=None))
     assert leased.lease.status == "ACTIVE"
     assert len(leased.machines) == 1
-    state = releasing.state(any_site, desk, releasing.held(desk, "llm_cc"))
+    state = release.state(any_site, desk, release.held(desk, "llm_cc"))
     assert state.used_su is not None
-    assert releasing.extend(any_site, desk, state.holding, HOUR).end == leased.lease.end + HOUR
+    assert release.extend(any_site, desk, state.holding, HOUR).end == leased.lease.end + HOUR
     assert any_site.leases()[0].end == leased.lease.end + HOUR
-    releasing.release(any_site, desk, releasing.held(desk, "llm_cc"))
+    release.release(any_site, desk, release.held(desk, "llm_cc"))
     assert left_at(any_site) == []
 
 
@@ -84,9 +84,9 @@ def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(any_site,
     assert [(one.mark, one.owner, one.status) for one in site.volumes()] == [(opening.mark, site.user_id(), "in-use")]
     rules = site.sdk.network.security_group_rules(security_group_id=opening.id, direction="ingress")
     assert [(rule.protocol, rule.port_range_min, rule.port_range_max) for rule in rules] == [("tcp", 22, 22)]
-    holding = releasing.held(desk, "llm_cc")
-    assert f"volume {volume['id']}" in releasing.remains(site, holding)
-    releasing.release(site, desk, holding)
+    holding = release.held(desk, "llm_cc")
+    assert f"volume {volume['id']}" in release.remains(site, holding)
+    release.release(site, desk, holding)
     assert Act.DELETE_VOLUME not in {entry.act for entry in desk.ledger.entries()}
     assert volumes(box) == []
     assert left_at(site) == []
@@ -94,7 +94,7 @@ def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(any_site,
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
 def test_a_boot_at_kvm_that_fails_leaves_no_volume(any_site, box, desk, order, monkeypatch):
-    monkeypatch.setattr(booting, "BOOT_ATTEMPTS", 1)
+    monkeypatch.setattr(boot, "BOOT_ATTEMPTS", 1)
     box.behave(hypervisor={"fail": "no GPU answers"})
     box.fail_to_delete_a_volume()
     with pytest.raises(BootFailed, match="no GPU answers"):

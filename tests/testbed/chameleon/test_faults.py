@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from provision import releasing
-from provision.acting import Desk
 from provision.errors import BootFailed, LeaseFailed, LeaseGone, NoAddress, NoCredentials, Unreachable
-from provision.leasing import lease
-from provision.ledger import Act, Ledger
-from provision.site import connect_to
+from provision.leasing import release
+from provision.leasing.lease import lease
+from provision.leasing.ledger import Act, Ledger
+from provision.leasing.reconciler import Desk
+from provision.sites.base import connect_to
 from tests.testbed.chameleon import conftest
 from tests.testbed.chameleon.conftest import FastClock, left_at
 from tests.testbed.openstack.hardware import KVM
@@ -119,7 +119,7 @@ def test_of_two_nodes_both_are_changed_where_one_does_not_boot(site, desk, order
     leased = lease(site, desk, order(count=2))
     names = {host.id: host.name for host in site.hosts()}
     assert {names[id] for id in leased.lease.hosts} == {"P3-GPU-003", "P3-GPU-004"}
-    assert [names[id] for id in releasing.held(desk, "llm_cc").failed_hosts] == ["P3-GPU-002"]
+    assert [names[id] for id in release.held(desk, "llm_cc").failed_hosts] == ["P3-GPU-002"]
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 2, 2]
 
 
@@ -128,7 +128,7 @@ def test_where_no_other_node_is_free_the_same_one_is_tried_again_and_its_reason_
     with pytest.raises(BootFailed, match=r"on P2-GPU-001; the site says: .*no bootable device.*3 attempts; release"):
         lease(site, desk, order(node_type=None, node="P2-GPU-001"))
     assert site.servers() == []
-    releasing.release(site, desk, releasing.held(desk, "llm_cc"))
+    release.release(site, desk, release.held(desk, "llm_cc"))
     assert left_at(site) == []
 
 
@@ -150,14 +150,14 @@ def test_no_free_address_is_told_and_the_next_run_goes_on(site, desk, order, box
         lease(site, desk, order())
     site.release_address(others.pop())
     assert lease(site, desk, order()).machines
-    releasing.release(site, desk, releasing.held(desk, "llm_cc"))
+    release.release(site, desk, release.held(desk, "llm_cc"))
     assert len(site.addresses()) == len(others)
 
 
 def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, desk, order, unreached):
     spare = site.sdk.network.create_ip(floating_network_id=site.sdk.network.find_network("public").id)
     assert lease(site, desk, order()).machines[0].login.host == spare.floating_ip_address
-    releasing.release(site, desk, releasing.held(desk, "llm_cc"))
+    release.release(site, desk, release.held(desk, "llm_cc"))
     assert [(address.ip, address.server) for address in site.addresses()] == [(spare.floating_ip_address, "")]
 
 
@@ -176,10 +176,10 @@ def test_each_service_and_keystone_may_fail_at_each_act(fault, connected, order,
     assert lease(site, desk, wanted).machines
     one_of_each = (site.leases(), site.servers(), site.volumes(), site.addresses(), site.keys(), site.openings())
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)
-    ends = releasing.extend(site, desk, releasing.held(desk, wanted.name), timedelta(hours=1)).end
+    ends = release.extend(site, desk, release.held(desk, wanted.name), timedelta(hours=1)).end
     assert [one.end for one in site.leases()] == [ends]
     box.fail_to_delete_a_volume()
-    releasing.release(site, desk, releasing.held(desk, wanted.name))
+    release.release(site, desk, release.held(desk, wanted.name))
     assert left_at(site) == []
     assert set(desk.ledger.attempts) == set(Act)
     assert len(weather.met) == sum(min(number, 2) for number in desk.ledger.attempts.values())
@@ -265,7 +265,7 @@ def test_a_lease_in_error_is_a_failure_with_what_the_site_tells_of_it(site, desk
         with pytest.raises(LeaseFailed, match=r"is ERROR \(blazar: start_lease failed; reservation .* is in error\)"):
             lease(site, desk, wanted)
     assert site.servers() == []
-    releasing.release(site, desk, releasing.held(desk, "llm_cc"))
+    release.release(site, desk, release.held(desk, "llm_cc"))
     assert left_at(site) == []
 
 
@@ -284,7 +284,7 @@ def test_a_lease_that_others_delete_is_told(site, desk, order, unreached):
     site.delete_lease(leased.lease)
     with pytest.raises(LeaseGone, match="deleted by others, or over"):
         lease(site, desk, order(start=datetime.now(UTC) + timedelta(hours=20)))
-    releasing.release(site, desk, releasing.held(desk, "llm_cc"))
+    release.release(site, desk, release.held(desk, "llm_cc"))
 
 
 @pytest.mark.parametrize("stage", ["lease llm_cc: PENDING", "server node-llm-cc: BUILD"])
@@ -300,5 +300,5 @@ def test_a_lease_that_others_delete_while_it_is_waited_for_is_told(stage, site, 
     with pytest.raises(LeaseGone, match="deleted by others, or over; release it here and lease anew"):
         lease(site, Desk(desk.ledger, desk.clock, say), order(**start))
     assert site.leases() == []
-    releasing.release(site, desk, releasing.held(desk, "llm_cc"))
+    release.release(site, desk, release.held(desk, "llm_cc"))
     assert left_at(site) == []

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from provision import releasing
-from provision.acting import Desk
-from provision.leasing import lease
-from provision.ledger import Act, Ledger
-from provision.site import TESTBEDS
+from provision.leasing import release
+from provision.leasing.lease import lease
+from provision.leasing.ledger import Act, Ledger
+from provision.leasing.reconciler import Desk
+from provision.sites.base import TESTBEDS
 from tests.testbed.chameleon.conftest import FastClock, left_at
 from tests.testbed.openstack.hardware import KVM
 
@@ -38,9 +38,9 @@ def everything(site, desk, order, stage: Path) -> None:
     stage.write_text("lease")
     lease(site, desk, order)
     stage.write_text("extend")
-    releasing.extend(site, desk, releasing.held(desk, order.name), timedelta(hours=1))
+    release.extend(site, desk, release.held(desk, order.name), timedelta(hours=1))
     stage.write_text("release")
-    releasing.release(site, desk, releasing.held(desk, order.name))
+    release.release(site, desk, release.held(desk, order.name))
 
 
 def first_end(desk) -> str:
@@ -65,12 +65,12 @@ def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, box, 
         lease(site, desk, wanted)
         end = datetime.fromisoformat(first_end(desk))
         if stage.read_text() == "extend":
-            releasing.extend(site, desk, releasing.held(desk, wanted.name), timedelta(hours=1))
+            release.extend(site, desk, release.held(desk, wanted.name), timedelta(hours=1))
             end += timedelta(hours=1)
         assert [one.end for one in site.leases()] == [end]
         assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
         assert site.addresses()[0].server == site.servers()[0].id
-    releasing.release(site, desk, releasing.held(desk, wanted.name))
+    release.release(site, desk, release.held(desk, wanted.name))
     assert left_at(site) == []
 
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from provision import releasing
-from provision.acting import Desk
 from provision.errors import ExtensionRefused, HeldOtherwise, NoSuchHost, NotEnough, NotOurs
-from provision.leasing import lease
+from provision.leasing import release
+from provision.leasing.lease import lease
+from provision.leasing.reconciler import Desk
 from tests.testbed.chameleon.conftest import left_at
 
 HOUR = timedelta(hours=1)
@@ -22,13 +22,13 @@ def test_a_wish_becomes_a_machine_that_answers_and_release_leaves_nothing(site, 
     (machine,) = leased.machines
     said = subprocess.run([*machine.login.arguments(), "echo", "here"], capture_output=True, text=True)
     assert said.stdout == "here\n"
-    holding = releasing.held(desk, "llm_cc")
-    state = releasing.state(site, desk, holding)
+    holding = release.held(desk, "llm_cc")
+    state = release.state(site, desk, holding)
     assert [server.name for server in state.servers] == ["node-llm-cc"]
     assert state.ips == (machine.login.host,)
     assert holding.machines == (machine,)
     assert all(thing.mark == holding.mark for thing in left_at(site))
-    releasing.release(site, desk, holding)
+    release.release(site, desk, holding)
     assert left_at(site) == []
     assert desk.ledger.holdings() == {}
 
@@ -108,7 +108,7 @@ def test_an_overlap_is_refused_with_the_earliest_alternative(site, desk, order):
 def test_what_carries_the_name_but_is_not_ours_is_left_alone(site, desk, order, box):
     theirs = order(start=datetime.now(UTC) + 24 * HOUR)
     lease(site, desk, theirs, wait=False)
-    desk.ledger.write("closed", releasing.held(desk, "llm_cc"))
+    desk.ledger.write("closed", release.held(desk, "llm_cc"))
     with pytest.raises(NotOurs, match="not in this ledger"):
         lease(site, desk, theirs, wait=False)
     assert len(site.leases()) == 1
@@ -132,28 +132,28 @@ def test_an_unknown_type_is_told_with_the_nearest(site, desk, order):
 def test_a_lease_is_extended_and_an_extension_over_anothers_lease_is_refused(site, desk, order):
     soon = datetime.now(UTC).replace(second=0, microsecond=0) + 2 * HOUR
     leased = lease(site, desk, order(node="P3-GPU-001", start=soon, length=HOUR), wait=False).lease
-    holding = releasing.held(desk, "llm_cc")
-    assert releasing.extend(site, desk, holding, HOUR).end == leased.end + HOUR
+    holding = release.held(desk, "llm_cc")
+    assert release.extend(site, desk, holding, HOUR).end == leased.end + HOUR
     lease(site, desk, order("llm_next", node="P3-GPU-001", start=soon + 4 * HOUR), wait=False)
     with pytest.raises(ExtensionRefused):
-        releasing.extend(site, desk, holding, 3 * HOUR)
-    assert releasing.state(site, desk, holding).lease.end == leased.end + HOUR
+        release.extend(site, desk, holding, 3 * HOUR)
+    assert release.state(site, desk, holding).lease.end == leased.end + HOUR
 
 
 def test_the_end_of_a_lease_is_seen(site, desk, order, box, unreached):
     lease(site, desk, order())
     box.move_clock(timedelta(hours=4))
-    holding = releasing.held(desk, "llm_cc")
+    holding = release.held(desk, "llm_cc")
     over = desk.wait(
-        "end", lambda: releasing.state(site, desk, holding).lease, lambda now: now.status == "TERMINATED", 9e9
+        "end", lambda: release.state(site, desk, holding).lease, lambda now: now.status == "TERMINATED", 9e9
     )
     assert over
-    state = releasing.state(site, desk, holding)
+    state = release.state(site, desk, holding)
     assert (state.servers, state.lease.hosts) == ((), ())
     assert state.used_su > 0
-    releasing.release(site, desk, holding)
+    release.release(site, desk, holding)
     assert left_at(site) == []
 
 
 def _lease(site, desk, holding):
-    return releasing.state(site, desk, holding).lease
+    return release.state(site, desk, holding).lease

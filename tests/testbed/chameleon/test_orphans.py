@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from provision import releasing
-from provision.acting import Desk
-from provision.leasing import lease
-from provision.ledger import Ledger
-from provision.orphans import orphans
+from provision.leasing import release
+from provision.leasing.lease import lease
+from provision.leasing.ledger import Ledger
+from provision.leasing.orphans import orphans
+from provision.leasing.reconciler import Desk
 from tests.testbed.chameleon.conftest import FastClock, left_at
 
 
@@ -25,7 +25,7 @@ def elsewhere(tmp_path):
 def test_orphans_are_what_a_closed_page_left(testbed, site, desk, order, later):
     lease(site, desk, order(start=later), wait=False)
     assert orphans(site, desk) == []
-    holding = releasing.held(desk, "llm_cc")
+    holding = release.held(desk, "llm_cc")
     desk.ledger.write("closed", holding)
     (there,) = (f"lease {one.id}" for one in site.leases())
     told = {holding.mark: {"there": [there], "opened_here": True}}

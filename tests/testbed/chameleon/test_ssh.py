@@ -2,7 +2,7 @@
 
 import pytest
 
-from provision.ssh import Login, answers, forget
+from provision.ssh.login import Login, answers, forget
 
 
 @pytest.fixture

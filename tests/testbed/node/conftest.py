@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from provision.configure import Configured, Setup, configure
-from provision.ledger import Machine
-from provision.ssh import KeyPair, Login, forget
+from provision.configure.playbook import Configured, Setup, configure
+from provision.leasing.ledger import Machine
+from provision.ssh.login import KeyPair, Login, forget
 from tests.testbed.needs import need
 from tests.testbed.node import gpus
 from tests.testbed.node.gpus import A100
@@ -69,7 +69,7 @@ def set_up(login: Callable[[Node], Login], archive: Path, tmp_path_factory: pyte
         machines = [Machine(node.name, login(node)) for node in nodes]
         with pytest.MonkeyPatch.context() as patch:
             if roles:
-                patch.setattr("provision.configure.PLAYBOOK", playbook := logs / "site.yml")
+                patch.setattr("provision.configure.playbook.PLAYBOOK", playbook := logs / "site.yml")
                 listed = [{"role": role} for role in roles]
                 playbook.write_text(json.dumps([{"hosts": "nodes", "become": True, "roles": listed}]))
             return configure(machines, Setup(**options, extra=IN_A_BOX | dict(extra)), say, check, logs)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.ssh import USER
+from provision.ssh.login import USER
 from tests.testbed.openstack.environment import cache, locked
 
 SUITE = "noble"

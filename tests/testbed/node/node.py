@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
-from experiments.parent import die_with_parent
-from provision.ssh import USER, Login, answers
+from experiments.system.processes import die_with_parent
+from provision.ssh.login import USER, Login, answers
 from tests.testbed.node import gpus, network
 from tests.testbed.node.image import NodeImage, copied
 from tests.testbed.openstack.environment import cache

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from provision.configure import Configured
-from provision.ssh import KeyPair, Login
+from provision.configure.playbook import Configured
+from provision.ssh.login import KeyPair, Login
 from tests.testbed.node.conftest import SetUp
 from tests.testbed.node.gpus import A100
 from tests.testbed.node.image import NodeImage

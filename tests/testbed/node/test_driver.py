@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from provision.errors import ConfigureFailed
-from provision.ssh import KeyPair, Login
+from provision.ssh.login import KeyPair, Login
 from tests.testbed.node import gpus
 from tests.testbed.node.conftest import SetUp
 from tests.testbed.node.image import NodeImage

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from provision.ssh import KeyPair, Login
+from provision.ssh.login import KeyPair, Login
 from tests.testbed.node import network
 from tests.testbed.node.image import NodeImage
 from tests.testbed.node.node import CGROUPS, Node

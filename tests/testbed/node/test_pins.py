@@ -2,7 +2,7 @@
 
 import pytest
 
-from provision.context import PROJECT
+from provision.configure.build_context import PROJECT
 
 CONTAINERS = PROJECT / "containers"
 

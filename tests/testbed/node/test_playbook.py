@@ -12,11 +12,11 @@ from typing import Any
 import psutil
 import pytest
 
-from provision.configure import ANSIBLE, Configured, Setup, configure
+from provision.configure.playbook import ANSIBLE, Configured, Setup, configure
 from provision.errors import ConfigureFailed, NotReached
-from provision.ledger import Machine
-from provision.ssh import Login
-from tests.provision.sshd import new_key
+from provision.leasing.ledger import Machine
+from provision.ssh.login import Login
+from tests.provision.ssh.sshd import new_key
 from tests.testbed.node import network
 from tests.testbed.node.conftest import SetUp
 from tests.testbed.node.image import NodeImage

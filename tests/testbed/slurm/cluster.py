@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.family import end_family, family
-from experiments.parent import die_with_parent
-from provision.ssh import Login
-from tests.provision.sshd import Sshd
+from experiments.system.processes import die_with_parent, end_family, family
+from provision.ssh.login import Login
+from tests.provision.ssh.sshd import Sshd
 from tests.testbed.openstack.environment import cache, locked
 
 NEEDS = ("slurmctld", "slurmd", "munged", "sshd")

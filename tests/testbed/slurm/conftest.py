@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch.profile import Profile
-from provision.shell import Over
+from experiments.runners.slurm.profile import Profile
+from provision.ssh.ssh_shell import Over
 from tests.testbed.needs import need
 from tests.testbed.slurm.cluster import CPUS, HOUSE, MEMORY_MIB, NEEDS, PACKAGES, Cluster, started
 

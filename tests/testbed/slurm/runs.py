@@ -6,14 +6,15 @@ from typing import ClassVar
 import psutil
 import pytest
 
-from experiments.family import family
-from experiments.launch import process
-from experiments.launch.cluster import Cluster as Rows
-from experiments.launch.local import LocalRunner
-from experiments.launch.remote import RemoteRunner
-from provision.shell import Over, Shell
-from tests.experiments.launch import house, standin_worker
-from tests.experiments.launch.test_local import Watched
+from experiments.runners.local import row_process
+from experiments.runners.local.runner import LocalRunner
+from experiments.runners.slurm.cluster import Cluster as Rows
+from experiments.runners.slurm.runner import RemoteRunner
+from experiments.system.processes import family
+from provision.ssh.shell import Shell
+from provision.ssh.ssh_shell import Over
+from tests.experiments.runners import fake_worker, made
+from tests.experiments.runners.local.test_runner import Watched
 from tests.testbed.slurm.cluster import Cluster
 from tests.testbed.slurm.conftest import profile_of
 
@@ -28,7 +29,7 @@ class Bed:
 
     def __init__(self, path: Path) -> None:
         self.path, self.view = path, Watched()
-        self.folder = house.folder(path / path.name, *"abcdefg", run_id=path.name, **self.choices)
+        self.folder = made.folder(path / path.name, *"abcdefg", run_id=path.name, **self.choices)
 
     @property
     def journal(self) -> Path:
@@ -44,8 +45,8 @@ class Bed:
     def run(self, rows: str, limit_s: int = 60, **behaviour: str) -> None:
         """Run rows; row g has a limit of its own."""
         limits = {row: HANG_S if row == "g" else limit_s for row in rows}
-        specs = [house.spec(row, size="tiny", time_limit_s=limits[row], **self.choices) for row in rows]
-        self.runner(behaviour).run(house.to_run(*specs))
+        specs = [made.spec(row, size="tiny", time_limit_s=limits[row], **self.choices) for row in rows]
+        self.runner(behaviour).run(made.to_run(*specs))
 
     def runner(self, behaviour: dict[str, str]) -> "LocalRunner | RemoteRunner":
         raise NotImplementedError
@@ -63,10 +64,10 @@ class LocalBed(Bed):
     def runner(self, behaviour: dict[str, str]) -> LocalRunner:
         self._patch.setenv("STANDIN", ",".join(f"{row}={how}" for row, how in behaviour.items()))
         self._patch.setenv("STANDIN_JOURNAL", str(self.journal))
-        return LocalRunner(self.folder, house.node(cpus=2), 64.0, self.view, standin_worker.MODULE, GRACE_S)
+        return LocalRunner(self.folder, made.node(cpus=2), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
     def left(self) -> list[psutil.Process]:
-        return [one for row in "abcdefg" for one in process.family(self.folder.row(row))]
+        return [one for row in "abcdefg" for one in row_process.family(self.folder.row(row))]
 
 
 class SlurmBed(Bed):
@@ -84,11 +85,13 @@ class SlurmBed(Bed):
         told = ",".join(f"{row}={how}" for row, how in behaviour.items())
         profile = profile_of(self.cluster, STANDIN=told, STANDIN_JOURNAL=str(self.journal))
         rows = Rows(self.shell, profile.model_copy(update=self._profile))
-        return RemoteRunner(self.folder, rows, self.view, standin_worker.MODULE, GRACE_S, **self.options)
+        return RemoteRunner(self.folder, rows, self.view, fake_worker.MODULE, GRACE_S, **self.options)
 
     def left(self) -> list[psutil.Process]:
         there = str(self.cluster.home)
-        return [one for one in family(process.MARK) if one.environ()[process.MARK].startswith(there)]
+        return [
+            one for one in family(row_process.ROW_VARIABLE) if one.environ()[row_process.ROW_VARIABLE].startswith(there)
+        ]
 
     def queue(self) -> dict[str, str]:
         """The jobs that are not over: their ids by row."""

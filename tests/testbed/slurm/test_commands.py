@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch.remote import NOTE_FILE
-from experiments.result import RESULT_FILE
-from tests.experiments.launch import standin_testbed
-from tests.experiments.launch.standin_worker import LARGE_BYTES
-from tests.experiments.launch.test_ending import hear_interrupts, wait_for
-from tests.provision.sshd import ssh_at
+from experiments.results.schema import RESULT_FILE
+from experiments.runners.slurm.runner import NOTE_FILE
+from tests.experiments.runners import fake_testbed
+from tests.experiments.runners.fake_worker import LARGE_BYTES
+from tests.experiments.runners.local.test_row_process import hear_interrupts, wait_for
+from tests.provision.ssh.sshd import ssh_at
 from tests.testbed.slurm.cluster import HOUSE
 from tests.testbed.slurm.conftest import profile_of
 
@@ -49,7 +49,7 @@ class Person:
         file.write_text(json.dumps(data))
         return file
 
-    def types(self, *more: str, program: str = standin_testbed.__name__, **behaviour: str) -> "subprocess.Popen[str]":
+    def types(self, *more: str, program: str = fake_testbed.__name__, **behaviour: str) -> "subprocess.Popen[str]":
         rows = [part for row in ROWS for part in ("--row", row)]
         profile = self.profile(**{name.replace("_", "-"): how for name, how in behaviour.items()})
         where = ["--site", "slurm", "--profile", str(profile), "--results", str(self.path / "results")]

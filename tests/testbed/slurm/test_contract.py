@@ -2,10 +2,10 @@
 
 import pytest
 
-from experiments.launch.plan import plan
-from experiments.result import NOTEBOOK_FILE
+from experiments.results.schema import NOTEBOOK_FILE
+from experiments.runners.plan import plan
 from tests.experiments import factory
-from tests.experiments.launch.test_ending import wait_for
+from tests.experiments.runners.local.test_row_process import wait_for
 from tests.testbed.slurm.runs import HANG_S, LocalBed, SlurmBed
 
 BEHAVIOUR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die", "g": "hang"}

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from experiments.errors import InputError
-from experiments.launch.remote import NOTE_FILE
-from experiments.result import RESULT_FILE
+from experiments.results.schema import RESULT_FILE
+from experiments.runners.slurm.runner import NOTE_FILE
 from provision.errors import CommandFailed, LineCut
-from provision.shell import Over
-from tests.experiments.launch.house import spec, to_run
-from tests.experiments.launch.test_ending import wait_for
+from provision.ssh.ssh_shell import Over
+from tests.experiments.runners.local.test_row_process import wait_for
+from tests.experiments.runners.made import spec, to_run
 from tests.testbed.slurm.conftest import SMALL
 from tests.testbed.slurm.runs import SlurmBed
 

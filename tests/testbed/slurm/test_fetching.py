@@ -10,17 +10,19 @@ import pytest
 import torch
 
 from experiments.errors import Interrupted
-from experiments.launch import cluster as there
-from experiments.launch import data_set, fetching
-from experiments.launch.cluster import Cluster as Rows
-from experiments.launch.local import WORKER
-from experiments.launch.remote import RemoteRunner
-from experiments.recipe import models
+from experiments.inputs import dataset
+from experiments.runners.local.runner import WORKER
+from experiments.runners.slurm import cluster as there
+from experiments.runners.slurm import staging
+from experiments.runners.slurm.cluster import Cluster as Rows
+from experiments.runners.slurm.runner import RemoteRunner
+from experiments.suites.models import models
 from experiments.training.models.weights import build_random
-from tests.experiments.launch import house, standin_worker
-from tests.experiments.launch.test_ending import wait_for
-from tests.experiments.training import house as training
-from tests.standin_hub import COMMIT, Hub
+from tests.experiments.runners import fake_worker
+from tests.experiments.runners import made as house
+from tests.experiments.runners.local.test_row_process import wait_for
+from tests.experiments.training import made as training
+from tests.fake_hub import COMMIT, Hub
 from tests.testbed.slurm.conftest import profile_of
 from tests.testbed.slurm.runs import GRACE_S, SlurmBed
 from tests.testbed.slurm.test_faults import Unheard, meanwhile
@@ -39,7 +41,7 @@ class Bed(SlurmBed):
         self.web, self.data = web, None
         self.needy = self.setup = ""
 
-    def runner(self, behaviour, worker=standin_worker.MODULE) -> RemoteRunner:
+    def runner(self, behaviour, worker=fake_worker.MODULE) -> RemoteRunner:
         told = ",".join(f"{row}={how}" for row, how in behaviour.items())
         own = {"STANDIN": told, "STANDIN_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
         profile = profile_of(self.cluster, **own)
@@ -131,7 +133,7 @@ def test_what_cannot_be_fetched_is_the_reason_of_the_rows_that_need_it_alone(bed
 
 def test_a_fetch_that_meets_its_time_limit_is_the_reason(bed, monkeypatch):
     bed.setup = 'case "$SLURM_JOB_NAME" in fetch/*) sleep 600;; esac'
-    for module in (there, fetching):
+    for module in (there, staging):
         monkeypatch.setattr(module, "FETCH_MIN", 1)
     bed.run("a", needy="a")
     assert bed.reason("a").endswith("could not be fetched: no end after 1 min")
@@ -197,12 +199,12 @@ def test_data_is_put_or_fetched_there_once_and_named_by_its_checksum(bed, web, t
         web.repos["models/team/data"] = served
         given = f"{web.url}/team/data/resolve/main/set.tgz"
     cache = f"{bed.cluster.home}/testbed-{tmp_path.name}/cache"
-    bed.data = data_set.prepare_there(given, sha256, cache, ["alpaca2k"])
+    bed.data = dataset.prepare_there(given, sha256, cache, ["alpaca2k"])
     for row in "ab":
         bed.runner({}).run(house.to_run(*bed.specs(row, data=bed.data.data, data_sha256=bed.data.sha256)))
     assert bed.outcomes() == {"a": "fits", "b": "fits"}
     assert (bed.cache / "data" / f"{bed.data.sha256}-alpaca2k" / "train.jsonl").exists()
-    assert bed.data.sha256 == (sha256 or data_set.folder_sha256(folder))
+    assert bed.data.sha256 == (sha256 or dataset.folder_sha256(folder))
     assert len(bed.fetches()) == 1
 
 

@@ -7,18 +7,19 @@ import time
 import psutil
 import pytest
 
-from experiments.family import family
-from experiments.launch.cluster import Cluster as Rows
-from experiments.launch.plan import plan
-from experiments.launch.remote import RemoteRunner
-from experiments.recipe import suite_named
-from experiments.result import LOG_FILE, PROGRESS_FILE, Result
-from experiments.run import RunFolder
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import LOG_FILE, PROGRESS_FILE, Result
+from experiments.runners.plan import plan
+from experiments.runners.slurm.cluster import Cluster as Rows
+from experiments.runners.slurm.runner import RemoteRunner
+from experiments.suites.suite import suite_named
+from experiments.system.processes import family
 from tests.experiments import factory
-from tests.experiments.launch.house import to_run
-from tests.experiments.launch.test_ending import wait_for
-from tests.experiments.launch.test_local import Watched
-from tests.experiments.training import house, standin_worker
+from tests.experiments.runners.local.test_row_process import wait_for
+from tests.experiments.runners.local.test_runner import Watched
+from tests.experiments.runners.made import to_run
+from tests.experiments.training import fake_worker
+from tests.experiments.training import made as house
 from tests.testbed.slurm.conftest import profile_of
 
 SUITE = "slurm_hf_trainer"
@@ -39,7 +40,7 @@ class Bed:
         spec = house.spec(**SETTINGS | {"time_limit_s": 150} | settings)
         told = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
         folder = self._folder(factory.run("a", run_id=self.mark))
-        self._runner(folder, told, standin_worker.MODULE).run(to_run(spec))
+        self._runner(folder, told, fake_worker.MODULE).run(to_run(spec))
         self.row = folder.row("a")
         return folder.results()["a"]
 

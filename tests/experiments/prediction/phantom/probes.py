@@ -102,7 +102,7 @@ def resized(phantom: Any) -> Any:
 def workspaces(phantom: Any) -> Any:
     import torch
 
-    from experiments.kernels import Kernels
+    from experiments.suites.attention_kernels import Kernels
 
     phantom.install(Kernels(flash=True, bfloat_efficient=True, cudnn=True, workspace_bytes=32 * MIB))
     left, right = (torch.empty(128, 128, device="cuda", requires_grad=True) for _ in range(2))
@@ -236,8 +236,8 @@ def attention(phantom: Any) -> Any:
     import torch
     from torch.nn import functional as F
 
-    from experiments.card import card_named
-    from experiments.kernels import kernels_of
+    from experiments.suites.attention_kernels import kernels_of
+    from experiments.suites.cards import card_named
 
     def chosen(
         card: str = "a100_80gb", type: Any = torch.bfloat16, keys: int = 16, heads: int = 4, width: int = 64,
@@ -294,14 +294,14 @@ def answer(probe: Callable[[Any], Any], phantom: Any) -> Any:
 
 
 def main(cache: Path) -> None:
-    from experiments.kernels import Kernels
     from experiments.prediction.phantom.library import load
+    from experiments.suites.attention_kernels import Kernels
 
     phantom = load(cache)
     phantom.install(Kernels(flash=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0))
 
-    from experiments.card import card_named
     from experiments.prediction.phantom.cuda import replace_cuda
+    from experiments.suites.cards import card_named
 
     replace_cuda(phantom, card_named("h200_141gb"))
     print(json.dumps({probe.__name__: answer(probe, phantom) for probe in PROBES}))

@@ -8,10 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
-from experiments.recipe import RowSpec
+from experiments.suites.row_spec import RowSpec
 from experiments.training import rank
 from experiments.training.engines import checkpoints
-from experiments.training.probe import Probe
+from experiments.training.measure.probe import Probe
 
 spec_path, out, every, steps = sys.argv[1:]
 checkpoints.EVERY_STEPS = int(every)

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from experiments.result import CHECKPOINTS_FOLDER
+from experiments.results.schema import CHECKPOINTS_FOLDER
 from experiments.training import rank
 from experiments.training.engines import checkpoints, hf_trainer
 from tests.experiments.factory import CPU
 from tests.experiments.training.engines.test_hf_trainer import TEXT
-from tests.experiments.training.house import LORA, NF4, spec
+from tests.experiments.training.made import LORA, NF4, spec
 
 STEPS = 7
 KILLED = "tests.experiments.training.engines.killed_rank"

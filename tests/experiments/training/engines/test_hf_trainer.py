@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from experiments.errors import InputError
-from experiments.recipe import RowSpec, suite_named
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import suite_named
 from experiments.training import rank
+from experiments.training.data.texts import TINY_TOKENS
 from experiments.training.engines.hf_trainer import PROMPT_TOKENS, build_arguments
 from experiments.training.models import build_model
-from experiments.training.text import TINY_TOKENS
 from tests.experiments.factory import CPU
-from tests.experiments.training.house import GPT_NEO, ROW, in_bytes, shots, spec
+from tests.experiments.training.made import GPT_NEO, ROW, in_bytes, shots, spec
 
 SUITE = suite_named("slurm_hf_trainer")
 CARD = "v100_32gb"

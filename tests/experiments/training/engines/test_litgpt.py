@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from experiments.errors import InputError
-from experiments.result import Measured
+from experiments.results.schema import Measured
 from experiments.training import rank
 from experiments.training.engines import litgpt
-from experiments.training.litgpt_models import TARGETS, TINY
-from experiments.training.memory import StorageMeter
-from experiments.training.probe import Probe
-from tests.experiments.training.house import LORA, NF4, in_bytes, shots
-from tests.experiments.training.house import spec as any_spec
+from experiments.training.measure.meters import StorageMeter
+from experiments.training.measure.probe import Probe
+from experiments.training.models.litgpt import TARGETS, TINY
+from tests.experiments.training.made import LORA, NF4, in_bytes, shots
+from tests.experiments.training.made import spec as any_spec
 
 ADAPTED = LORA | {"targets": list(TARGETS)}
 ROWS = {

@@ -6,10 +6,10 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.training import rank
-from experiments.training.litgpt_models import TARGETS
+from experiments.training.models.litgpt import TARGETS
 from experiments.training.worker import run_row
-from tests.experiments.training.house import LORA, NF4, shots
-from tests.experiments.training.house import spec as any_spec
+from tests.experiments.training.made import LORA, NF4, shots
+from tests.experiments.training.made import spec as any_spec
 
 ADAPTED = LORA | {"targets": list(TARGETS)}
 

@@ -1,0 +1,157 @@
+"""Suites, rows and verdicts as tables for a terminal, and as plain data."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.table import Column, Table
+from rich.text import Text
+
+from experiments.report.words import STATUSES, headline
+from experiments.results.judge import Judgement, Verdict
+from experiments.results.verdict_changes import VerdictChange
+from experiments.results.wording import ENDINGS
+from experiments.suites.settings import Settings
+from experiments.suites.suite import Suite, suite_named, suite_names
+
+if TYPE_CHECKING:
+    from experiments.pipeline import Done
+
+PROBLEMS = ("broke", "did not hold")
+STYLES = {"held": "green", "did not hold": "red", "broke": "bold red", "not judged": "dim"}
+
+
+def verdict_table(judgement: Judgement) -> Group:
+    """Every verdict, those that did not hold first, with what it rests on; the headline under them."""
+    table = Table(Column("verdict", no_wrap=True), "statement", judgement.grounds, box=SIMPLE_HEAD, pad_edge=False)
+    for verdict in sorted(judgement.verdicts, key=lambda verdict: STATUSES.index(verdict.status)):
+        table.add_row(Text(verdict.status, STYLES[verdict.status]), Text(verdict.says), Text(_grounds(verdict)))
+    return Group(Text(judgement.run.run_id, "bold"), table, Text(headline(judgement), "bold"))
+
+
+def counts_table(judgements: Sequence[Judgement]) -> Table:
+    """How many statements of each suite have which verdict, a suite in a line, and of all of them together."""
+    table = Table("suite", *(Column(status, justify="right") for status in STATUSES), box=SIMPLE_HEAD, pad_edge=False)
+    counts = {one.run.suite: [one.count(status) for status in STATUSES] for one in judgements}
+    for name, own in (*counts.items(), ("all", [sum(column) for column in zip(*counts.values(), strict=True)])):
+        styles = [STYLES[status] if count else "dim" for status, count in zip(STATUSES, own, strict=True)]
+        table.add_row(Text(name), *(Text(str(count), style) for count, style in zip(own, styles, strict=True)))
+    return table
+
+
+def problems(judgements: Sequence[Judgement]) -> Text:
+    """Each statement that broke or did not hold in a line, with its suite and the reason; those that broke first."""
+    found = [(one.run.suite, verdict) for one in judgements for verdict in one.verdicts if verdict.status in PROBLEMS]
+    lines = [
+        Text.assemble(f"{suite}: ", (verdict.status, STYLES[verdict.status]), f": {verdict.says} ({_grounds(verdict)})")
+        for suite, verdict in sorted(found, key=lambda told: PROBLEMS.index(told[1].status))
+    ]
+    return Text("\n").join(lines)
+
+
+def show_runs(runs: "Iterable[Done]", console: Console) -> "list[Done]":
+    """Print the verdicts and the report's place of each run as it is done, and of several all together in the end.
+
+    The runs, all done.
+    """
+    finished = []
+    for done in runs:
+        console.print(verdict_table(done.judgement))
+        _show_report(done, console)
+        finished.append(done)
+    judgements = [done.judgement for done in finished]
+    if len(finished) > 1:
+        console.print(counts_table(judgements))
+        for done in finished:
+            _show_report(done, console)
+    if found := problems(judgements):
+        console.print(found)
+    return finished
+
+
+def _show_report(done: "Done", console: Console) -> None:
+    console.print(f"report: {done.report}", soft_wrap=True, highlight=False)
+
+
+def changes_table(changes: Sequence[VerdictChange]) -> Table:
+    """The statements that are judged otherwise now than they were when the run was made."""
+    table = Table("statement", "was", "is", "why", title="judged otherwise than before", title_justify="left")
+    for change in changes:
+        table.add_row(*map(Text, (change.says, change.a or "not stated", change.b or "not stated", change.reason)))
+    return table
+
+
+def suites_as_data() -> list[dict[str, Any]]:
+    """Every suite: its name, title, cards, number of rows and of claims."""
+    suites = (suite_named(name) for name in suite_names())
+    return [
+        {
+            "suite": suite.suite,
+            "version": suite.version,
+            "title": suite.title,
+            "engine": suite.common.get("engine"),
+            "cards": list(suite.cards),
+            "rows": len(suite.rows),
+            "claims": len(suite.claims),
+        }
+        for suite in suites
+    ]
+
+
+def suites_table() -> Table:
+    """Every suite in one line."""
+    table = Table(Column("suite", no_wrap=True), "title", "rows", "claims", "engine", "cards")
+    for suite in suites_as_data():
+        cells = [suite[key] for key in ("suite", "title", "rows", "claims", "engine")]
+        table.add_row(*map(str, cells), ", ".join(suite["cards"]))
+    return table
+
+
+def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
+    """The rows of a suite on ``card`` (None: its first) with all that they set; InputError for unknown names."""
+    suite, card = _suite_and_card(name, card)
+    return [
+        {
+            "row": row.id,
+            "title": row.title,
+            "card": card,
+            "expected": row.expect.outcome,
+            "settings": suite.settings(row, card).model_dump(mode="json"),
+        }
+        for row in suite.rows_for(card)
+    ]
+
+
+def rows_table(name: str, card: str | None) -> Table:
+    """The rows of a suite on ``card`` in one line each: what sets them apart from the suite's common settings."""
+    suite, card = _suite_and_card(name, card)
+    columns = (Column("row", no_wrap=True), Column("model", no_wrap=True), "expected", "settings")
+    table = Table(*columns, title=f"{suite.title}, on {card}", title_justify="left")
+    for row in suite.rows_for(card):
+        settings = suite.settings(row, card)
+        table.add_row(row.id, settings.model, ENDINGS.get(row.expect.outcome or "", ""), _in_words(suite, settings))
+    return table
+
+
+def _grounds(verdict: Verdict) -> str:
+    """What a verdict rests on: the reason, or what was measured where the statement held."""
+    return verdict.measured if verdict.status == "held" else verdict.reason or verdict.measured
+
+
+def _suite_and_card(name: str, card: str | None) -> tuple[Suite, str]:
+    suite = suite_named(name)
+    return suite, card or suite.cards[0]
+
+
+def _in_words(suite: Suite, settings: Settings) -> str:
+    """The settings that are neither the suite's common ones nor unset."""
+    plain = settings.model_dump(mode="json", exclude_defaults=True)
+    own = {key: value for key, value in plain.items() if value != suite.common.get(key) and key != "model"}
+    return ", ".join(f"{key} {_compact(value)}" for key, value in own.items() if key != "global_batch_size")
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(str(_compact(part)) for part in value.values())
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,63 @@
+"""Predictions as results, so that what is stated of the rows can be judged by them."""
+
+from collections.abc import Iterable
+
+from experiments.results.judge import Judgement, judge
+from experiments.results.predictions import Prediction
+from experiments.results.provenance import code_sha256
+from experiments.results.run_folder import Run
+from experiments.results.schema import Device, Result
+from experiments.results.wording import ENDINGS
+from experiments.suites.cards import card_named
+from experiments.suites.suite import Outcome, Suite
+
+
+def predicted_judgement(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Judgement:
+    """Verdicts on what ``suite`` states of the rows of ``run`` at full size, from predictions alone."""
+    results = {prediction.spec.row: as_result(prediction) for prediction in predictions}
+    return judge(suite, run.model_copy(update={"size": "full"}), results)
+
+
+def as_result(prediction: Prediction) -> Result:
+    """The result that the row would leave on its card, as far as memory goes: no times, no losses.
+
+    The reserve is that under the card's limit; all other memory is traced with room without end, also of a row that
+    does not fit.
+    """
+    spec, card = prediction.spec, card_named(prediction.spec.card)
+    return Result(
+        predicted=True,
+        spec=spec,
+        fingerprint=spec.fingerprint,
+        code=code_sha256(),
+        outcome=prediction.outcome,
+        reason=in_words(prediction),
+        failure=prediction.failure,
+        device=Device(
+            kind="cuda",
+            name=f"{card.name}, predicted",
+            count=spec.settings.devices,
+            memory_gib=card.memory_gib,
+            card=spec.card,
+            host_cpus=0,
+            host_memory_gib=0.0,
+        ),
+        memory=prediction.memory.model_copy(update={"reserved_gib": prediction.limited_reserved_gib}),
+        parameters=prediction.parameters,
+        trainable_parameters=prediction.trainable_parameters,
+        versions=prediction.versions,
+    )
+
+
+def in_words(prediction: Prediction) -> str:
+    """The verdict with what it rests on: 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
+    verdict = "borderline, more likely " if prediction.verdict == "borderline" else ""
+    needs = f"needs {prediction.needed_gib:.2f} GiB of {prediction.usable_gib:.2f} GiB usable"
+    return f"{verdict}{ENDINGS[prediction.outcome]}: {needs}"
+
+
+def warning(prediction: Prediction, expected: Outcome | None) -> str:
+    """Where the prediction differs from what is stated, in one line; empty where it agrees or nothing is stated."""
+    if expected is None or expected == prediction.outcome:
+        return ""
+    return f"{prediction.spec.row}: stated: {ENDINGS[expected]}; predicted: {in_words(prediction)}"

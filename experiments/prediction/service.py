@@ -1,0 +1,104 @@
+"""Predictions as they are asked for: by rows of suites, with the cache, and with progress in plain lines."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from experiments.errors import InputError, unknown
+from experiments.prediction.as_result import warning
+from experiments.prediction.predict import Failed, predict, traced_spec
+from experiments.results.predictions import Prediction
+from experiments.results.run_folder import Run, RunFolder
+from experiments.results.wording import clock
+from experiments.runners.progress import View
+from experiments.suites.cards import card_named
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import Suite, suite_named, suite_names
+from experiments.system.files import cache_folder
+
+Say = Callable[[str], None]
+
+
+def rows_asked(target: str | None, card: str | None) -> list[RowSpec]:
+    """The rows that 'SUITE', 'SUITE/ROW' or nothing (all suites) means, on ``card`` or on all that a row is for.
+
+    InputError for a suite, row or card that there is not.
+    """
+    if card is not None:
+        card_named(card, "--card")
+    if target is None:
+        return [spec for name in suite_names() for spec in _on_cards(suite_named(name), card, None)]
+    name, _, row = target.partition("/")
+    suite = suite_named(name)
+    if card is not None:
+        suite.rows_for(card)
+    specs = _on_cards(suite, card, suite.row(row).id if row else None)
+    if not specs and card is not None:
+        raise unknown("row", row, (one.id for one in suite.rows_for(card)), f"suite {name} on {card}")
+    return specs
+
+
+def traced(specs: Sequence[RowSpec], say: Say, failed: Failed | None = None) -> list[Prediction]:
+    """Predictions of ``specs``; ``say`` is told what was traced, how far it is and how long is left.
+
+    ``failed`` is told of rows that cannot be traced. Raises what ``predict`` raises.
+    """
+    return predict(specs, cache_folder(), Progress(len({spec.fingerprint for spec in specs}), say), failed)
+
+
+def foresee(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
+    """Predict the rows of ``run`` at full size, keep that in ``folder`` and warn where a row is stated otherwise.
+
+    What cannot be predicted is said and holds nothing up.
+    """
+    specs = [traced_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
+    view.says(f"predicting {len(specs)} row(s) at full size on {run.card}; what was predicted before is kept")
+    try:
+        predictions = traced(specs, view.says, lambda spec, why: view.says(f"not predicted: {why}"))
+    except (InputError, RuntimeError) as problem:
+        view.says(f"not predicted: {problem}")
+        return
+    if predictions:
+        folder.write_predictions(predictions)
+    for prediction in predictions:
+        if line := warning(prediction, suite.row(prediction.spec.row).expect.outcome):
+            view.warns(line)
+
+
+class Progress:
+    """Says a line for each row that is traced, none for those that were kept."""
+
+    def __init__(self, total: int, say: Say) -> None:
+        self._total, self._say = total, say
+        self._done = self._traced = 0
+        self._begun = time.monotonic()
+
+    def __call__(self, spec: RowSpec, prediction: Prediction, cached: bool) -> None:
+        self._done += 1
+        if cached:
+            return
+        self._traced += 1
+        each_s = (time.monotonic() - self._begun) / self._traced
+        left = f", about {clock(each_s * (self._total - self._done))} left" if self._done < self._total else ""
+        found = f"{prediction.verdict}, peak {prediction.peak_gib:.2f} GiB"
+        what = f"{spec.suite}/{spec.row}, batch {spec.settings.batch_size}, on {spec.card}"
+        self._say(f"predicted {what}: {found} ({self._done} of {self._total}{left})")
+
+
+def refuse_hopeless(prediction: Prediction) -> None:
+    """InputError when the parameters alone are more than the card has."""
+    parameters = prediction.memory.snapshots[0].params_gib
+    if parameters > prediction.usable_gib:
+        raise InputError(
+            f"--card {prediction.spec.card}: the parameters of {prediction.spec.row} alone take {parameters:.2f} GiB,"
+            f" the card has {prediction.usable_gib:.2f} GiB usable"
+        )
+
+
+def _on_cards(suite: Suite, card: str | None, row_id: str | None) -> list[RowSpec]:
+    return [
+        traced_spec(suite, row, own)
+        for own in suite.cards
+        if card in (None, own)
+        for row in suite.rows_for(own)
+        if row_id in (None, row.id)
+    ]

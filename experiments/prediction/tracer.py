@@ -1,0 +1,251 @@
+"""Traces rows: the worker's own code trains them on a CUDA device that is not there.
+
+    python -m experiments.prediction.tracer --cache FOLDER --workers N < JOBS
+
+Each line on standard input is a job, {"spec": FILE, "out": FILE}; the prediction, or {"error": LINE, "mistake": BOOL},
+is written to ``out``, and the job's number printed. Rows run in forks of this process, at most N at a time: libraries
+are loaded once, and what a row leaves behind ends with it.
+"""
+
+import argparse
+import gc
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from bisect import bisect_right
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from experiments.errors import InputError
+from experiments.prediction.phantom.library import Phantom, Replay, load
+from experiments.results.predictions import Prediction, Shares
+from experiments.results.provenance import versions
+from experiments.results.schema import Device, Failure, Measured, Phase
+from experiments.suites.attention_kernels import kernels_of
+from experiments.suites.cards import card_named, cards
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import GIB, write_atomically
+from experiments.system.processes import die_with_parent
+
+MEMORY_LIMIT = 6 * GIB
+CATEGORIES = ("activations", "params", "grads", "optimizer", "batch", "buffers")
+BUFFERS = CATEGORIES.index("buffers")
+
+
+class PhantomMeter:
+    """The phantom device's counters, and which phase each of its events belongs to.
+
+    last_watched is the event at which it was last told of tensors, after the last optimizer step: what lives then, and
+    is neither weight, gradient nor state, is a buffer.
+    """
+
+    def __init__(self, phantom: Phantom) -> None:
+        self._phantom = phantom
+        self.phases: list[tuple[int, Phase]] = [(0, "load")]
+        self.last_watched = 0
+
+    def allocated(self) -> int:
+        return self._phantom.stats()[0]
+
+    def peak(self) -> int:
+        return self._phantom.stats()[2]
+
+    def peak_reserved(self) -> int | None:
+        return self._phantom.stats()[3]
+
+    def begin(self, phase: Phase) -> None:
+        self.phases.append((self._phantom.stats()[4], phase))
+        self._phantom.reset_peaks()
+
+    def watch(self, kind: str, tensors: Iterable[Any]) -> None:
+        pointers = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.device.type == "cuda"]
+        self._phantom.tag(pointers, CATEGORIES.index(kind))
+        self.last_watched = self._phantom.stats()[4] - 1
+
+    def __enter__(self) -> "PhantomMeter":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        pass
+
+    def moment(self, event: int, accumulate: int) -> tuple[Phase, int, int]:
+        """Phase, optimizer step and micro-step of an event, counted from 0."""
+        place = bisect_right(self.phases, event, key=lambda begun: begun[0]) - 1
+        micro_steps = sum(phase == "forward" for _, phase in self.phases[: place + 1])
+        step, micro_step = divmod(max(0, micro_steps - 1), accumulate)
+        return self.phases[place][1], step, micro_step
+
+
+def prepare(phantom: Phantom) -> None:
+    """Import what all rows use, as it would be imported on a machine with a GPU."""
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    from experiments.prediction.phantom.cuda import replace_cuda
+
+    replace_cuda(phantom, next(iter(cards().values())))
+
+    from experiments.prediction.phantom.bits import import_bitsandbytes
+
+    import_bitsandbytes()
+
+    from experiments.training.engines import lightning  # noqa: F401
+
+
+def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
+    """Train the row on the phantom device, in this process, and work out what it takes on its card.
+
+    Raises InputError for what a person can mend, RuntimeError when the training fails on the way.
+    """
+    begun = time.perf_counter()
+    card = card_named(spec.card)
+    phantom.install(kernels_of(card))
+    import torch
+
+    from experiments.prediction.phantom.cuda import replace_cuda
+    from experiments.prediction.phantom.ranks import replace_ranks
+    from experiments.training import rank
+
+    torch.set_num_threads(1)
+    replace_cuda(phantom, card)
+    replace_ranks(spec.settings.devices, spec.settings.nodes)
+    if "offload" in spec.settings.strategy:
+        phantom.watch_host()
+        skip_cpu_adam()
+    meter = PhantomMeter(phantom)
+    device = Device(
+        kind="cuda", name=card.name, memory_gib=card.memory_gib, host_cpus=os.cpu_count() or 1, host_memory_gib=0.0
+    )
+    traced = spec.model_copy(update={"settings": spec.settings.model_copy(update={"workers": 0})})
+    with tempfile.TemporaryDirectory() as out:
+        measured = rank.run(traced, Path(out), meter, device)
+    if measured.failure:
+        raise RuntimeError(measured.reason)
+    return _prediction(spec, measured, phantom, meter, time.perf_counter() - begun)
+
+
+def skip_cpu_adam() -> None:
+    """DeepSpeed's Adam for the processor, without the arithmetic: its state is made as always."""
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+
+    CPUAdamBuilder.load = lambda self: SimpleNamespace(
+        create_adam=lambda *_: None, adam_update=lambda *_: None, destroy_adam=lambda *_: None
+    )
+
+
+def _prediction(
+    spec: RowSpec, measured: Measured, phantom: Phantom, meter: PhantomMeter, elapsed_s: float
+) -> Prediction:
+    usable = round(card_named(spec.card).usable_gib * GIB)
+    free, limited = phantom.replay(2**62), phantom.replay(usable)
+    accumulate = spec.settings.accumulate
+    phantom.tag_alive(meter.last_watched, BUFFERS)
+    phase, step, _ = meter.moment(free.highest_at, accumulate)
+    return Prediction(
+        spec=spec,
+        parameters=measured.parameters or 0,
+        trainable_parameters=measured.trainable_parameters or 0,
+        peak_gib=free.peak_allocated / GIB,
+        reserved_gib=free.peak_reserved / GIB,
+        at_peak=_shares(phantom.alive(free.highest_at, len(CATEGORIES)), free.peak_allocated),
+        peak_phase=phase,
+        peak_step=step,
+        optimizer_cpu_gib=max((shot.optimizer_cpu_gib for shot in measured.memory.snapshots), default=0.0),
+        host_gib=phantom.host_peak() / GIB if "offload" in spec.settings.strategy else None,
+        needed_gib=_needed(phantom, free) / GIB,
+        usable_gib=usable / GIB,
+        limited_reserved_gib=limited.peak_reserved / GIB,
+        retries=limited.retries,
+        failure=_failure(limited, meter, accumulate),
+        memory=measured.memory,
+        tflop_per_sample=measured.speed.tflop_per_sample if measured.speed else None,
+        versions=versions(),
+        elapsed_s=elapsed_s,
+    )
+
+
+def _shares(alive: list[int], peak: int) -> Shares:
+    """What the peak is made of; what the allocator rounds up counts as activations."""
+    by_name = dict(zip(CATEGORIES, alive, strict=True))
+    kept = {name: by_name[name] for name in ("params", "grads", "optimizer", "buffers")}
+    return Shares(
+        **{f"{name}_gib": size / GIB for name, size in kept.items()}, activations_gib=(peak - sum(kept.values())) / GIB
+    )
+
+
+def _needed(phantom: Phantom, free: Replay) -> int:
+    """The least bytes that the training gets through with, to 0.2%."""
+    low, high = free.peak_allocated - 1, free.peak_reserved
+    while high - low > high // 500:
+        middle = (low + high) // 2
+        if phantom.replay(middle).failed_at is None:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _failure(limited: Replay, meter: PhantomMeter, accumulate: int) -> Failure | None:
+    if limited.failed_at is None:
+        return None
+    phase, step, micro_step = meter.moment(limited.failed_at, accumulate)
+    return Failure(
+        phase=phase,
+        step=step,
+        micro_step=micro_step,
+        requested_gib=limited.requested / GIB,
+        kind="OutOfMemoryError",
+        message=f"{limited.requested / GIB:.2f} GiB more do not fit",
+    )
+
+
+def _job(spec: Path, out: Path, phantom: Phantom) -> None:
+    """One row, in a process of its own."""
+    die_with_parent()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
+    try:
+        found = trace(RowSpec.model_validate_json(spec.read_bytes()), phantom).model_dump_json()
+    except InputError as error:
+        found = json.dumps({"error": str(error), "mistake": True})
+    except Exception as error:
+        traceback.print_exc()
+        found = json.dumps({"error": f"{type(error).__name__}: {error}", "mistake": False})
+    write_atomically(out, found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="trace", description="Trace rows on a CUDA device that is not there.")
+    parser.add_argument("--cache", required=True, type=Path)
+    parser.add_argument("--workers", required=True, type=int)
+    options = parser.parse_args()
+    jobs = [json.loads(line) for line in sys.stdin]
+    try:
+        phantom = load(options.cache)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    prepare(phantom)
+
+    gc.freeze()
+    running: dict[int, int] = {}
+    waiting = list(enumerate(jobs))
+    while waiting or running:
+        while waiting and len(running) < options.workers:
+            number, job = waiting.pop(0)
+            process = os.fork()
+            if process == 0:
+                _job(Path(job["spec"]), Path(job["out"]), phantom)
+                os._exit(0)
+            running[process] = number
+        ended, _ = os.wait()
+        print(running.pop(ended), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Which code made a result: commit, hash of the training code, versions of the libraries."""
+
+import hashlib
+import os
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from experiments.system.files import CODE
+
+PACKAGE = CODE / "experiments"
+LIBRARIES = (
+    "torch",
+    "lightning",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "deepspeed",
+    "litgpt",
+    "datasets",
+    "papermill",
+    "nvidia-ml-py",
+)
+
+
+@cache
+def code_sha256() -> str:
+    """SHA-256 over the training code's files, names and contents, hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted([PACKAGE / "suites" / "attention_kernels.py", *(PACKAGE / "training").rglob("*.py")]):
+        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def git_commit() -> str | None:
+    """The checkout's commit, with '-dirty' where files differ from it; None outside a checkout.
+
+    TESTBED_COMMIT names it for a copy that has no repository with it, as in an image.
+    """
+    if named := os.environ.get("TESTBED_COMMIT"):
+        return named
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=PACKAGE,
+        capture_output=True,
+        text=True,
+    )
+    return described.stdout.strip() or None
+
+
+def image() -> str | None:
+    """The container image that this process runs in, as TESTBED_IMAGE names it; None outside one."""
+    return os.environ.get("TESTBED_IMAGE") or None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a result depends on; one that is not installed is left out."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,216 @@
+"""What a row did: the schema of result.json, and the quantities that figures and claims speak of."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from experiments.errors import InputError
+from experiments.suites.row_spec import RowSpec
+
+SCHEMA_VERSION: Literal[1] = 1
+RESULT_FILE = "result.json"
+SPEC_FILE = "spec.json"
+PROGRESS_FILE = "progress.json"
+MEASURED_FILE = "measured.json"
+LOG_FILE = "log.txt"
+TELEMETRY_FILE = "telemetry.csv"
+NOTEBOOK_FILE = "notebook.ipynb"
+RANK_FOLDER = "rank-{}"
+CHECKPOINTS_FOLDER = "trainer"
+
+Ending = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
+Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
+Point = Literal["before forward", "after forward", "after backward", "after optimizer step"]
+BROKEN: tuple[Ending, ...] = ("error", "timeout", "host_oom")
+
+
+class Record(BaseModel):
+    """Base of everything in a result: frozen, unknown keys refused. A number that is none is the text NaN in JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class Device(Record):
+    """What the row ran on. memory_gib is what PyTorch reports as the total, None on a CPU.
+
+    card is the name in cards.yaml of the device itself; cap_gib what the allocator was held to so that the device
+    stands in for a smaller card (None: no cap was set).
+    """
+
+    kind: Literal["cuda", "cpu"]
+    name: str
+    count: int = 1
+    memory_gib: float | None = None
+    card: str | None = None
+    cap_gib: float | None = None
+    driver: str | None = None
+    cuda: str | None = None
+    compute_capability: str | None = None
+    topology: str | None = None
+    host_cpus: int
+    host_memory_gib: float
+
+
+class Snapshot(Record):
+    """Memory at one point of one micro-step, GiB. activations is allocated less params, grads and optimizer.
+
+    step counts optimizer steps from 0, micro_step the micro-steps inside it. peak and reserved are the highest so far.
+    On a CPU the figures are of tensor storages that live, and reserved does not exist.
+    """
+
+    step: int
+    micro_step: int
+    point: Point
+    params_gib: float
+    grads_gib: float
+    optimizer_gib: float
+    optimizer_cpu_gib: float
+    activations_gib: float
+    allocated_gib: float
+    peak_gib: float
+    reserved_gib: float | None = None
+
+
+class Memory(Record):
+    """Memory of the whole row, GiB. The peaks hold up to the end, or up to the failure."""
+
+    snapshots: tuple[Snapshot, ...] = ()
+    peak_gib: float | None = None
+    peak_by_phase_gib: dict[Phase, float] = {}
+    reserved_gib: float | None = None
+    host_peak_gib: float | None = Field(default=None, description="resident memory of the trainer at its highest")
+
+
+class Speed(Record):
+    """Time of the measured micro-steps, those after the first two optimizer steps; samples are those of all ranks.
+
+    step_s is the median time of one optimizer step with all its micro-steps, micro_step_s that of a micro-step without
+    an optimizer step where there are such; spread the interquartile range of the
+    micro-steps' times over their median. tflop_per_sample counts what was executed, recomputation included.
+    """
+
+    optimizer_steps: int
+    micro_steps: int
+    planned_micro_steps: int = Field(description="of the whole training as taught")
+    measured_micro_steps: int
+    micro_step_s: float
+    step_s: float
+    spread: float
+    samples_per_s: float
+    tflop_per_sample: float | None = None
+    tflops_per_s: float | None = None
+    peak_share: float | None = Field(
+        default=None, description="of the dense peak of the device itself, for the row's data type"
+    )
+    train_s: float = Field(description="of the steps that this run took")
+    communication_share: float | None = Field(
+        default=None, description="of a step's time: kernels that exchange with other ranks, waiting for them included"
+    )
+    exposed_communication_share: float | None = Field(
+        default=None, description="of a step's time: such kernels while no other runs"
+    )
+    gpu_idle_share: float | None = Field(default=None, description="of a step's time: no kernel runs on the GPU")
+
+
+class Progress(Record):
+    """Where a running row is (progress.json, written again and again beside the result to come).
+
+    micro_steps of planned_micro_steps are done; planned is the most that the row can take. Memory in GiB.
+    """
+
+    phase: Phase
+    step: int
+    micro_steps: int
+    planned_micro_steps: int
+    allocated_gib: float | None = None
+    memory: Memory = Memory()
+    device: Device | None = None
+    left_s: float | None = Field(
+        default=None, description="from the time of the micro-steps so far; None before the first"
+    )
+
+
+class Failure(Record):
+    """Where and how a row ended that did not fit. requested_gib is the allocation that was refused, where known."""
+
+    phase: Phase
+    step: int | None = None
+    micro_step: int | None = None
+    rank: int = 0
+    requested_gib: float | None = None
+    kind: str
+    message: str
+
+
+class Measured(Record):
+    """What the trainer itself found out, or each of its ranks.
+
+    gpu_s is the time from its first use of the device to its end. weights_commit names the version of pretrained
+    weights on the hub, data_commit that of a data set; None for what is not of the hub.
+    """
+
+    rank: int = 0
+    outcome: Ending
+    reason: str = Field(description="one plain line")
+    failure: Failure | None = None
+    device: Device
+    memory: Memory = Memory()
+    speed: Speed | None = None
+    losses: tuple[float, ...] = ()
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    weights_commit: str | None = None
+    data_commit: str | None = None
+    max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
+    resumed_at_step: int | None = Field(
+        default=None, description="optimizer steps that an earlier start had done; others are counted from there"
+    )
+    gpu_s: float | None = None
+
+
+class Result(Measured):
+    """One row's result.json.
+
+    Of several ranks, each is in ``ranks``. The row's own memory is that of the rank with the highest peak, its speed
+    that of the slowest rank, its losses are means over the ranks, its failure is the first that struck.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    spec: RowSpec
+    fingerprint: str
+    code: str = Field(description="SHA-256 of the training code, hexadecimal")
+    versions: dict[str, str] = {}
+    git_commit: str | None = None
+    image: str | None = Field(default=None, description="id of the container image that it ran in")
+    command: str = ""
+    started_at: str = Field(default="", description="UTC, ISO 8601")
+    elapsed_s: float = 0.0
+    telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
+    ranks: tuple[Measured, ...] = Field(default=(), description="by rank; empty for a row of one process")
+    predicted: bool = Field(default=False, description="worked out without the device; nothing was measured")
+
+    @property
+    def stands_in(self) -> bool:
+        """True when the device is another one than the card that the row asks for."""
+        return self.device.kind == "cuda" and self.device.card != self.spec.card
+
+
+def read_result(path: Path) -> Result:
+    """The result in ``path``; InputError when it cannot be read or has another schema version."""
+    try:
+        return Result.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise InputError(f"{path}: not a result of schema version {SCHEMA_VERSION} ({key}: {problem['msg']})") from None
+
+
+def read_progress(row_folder: Path) -> Progress | None:
+    """Where the row is; None when it has not said so yet."""
+    try:
+        return Progress.model_validate_json((row_folder / PROGRESS_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None

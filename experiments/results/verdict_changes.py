@@ -1,0 +1,31 @@
+"""Which verdicts differ between two judgements."""
+
+from collections.abc import Iterable
+
+from experiments.results.judge import Status, Verdict
+from experiments.results.schema import Record
+
+
+class VerdictChange(Record):
+    """A statement whose status differs. None: the statement does not concern that run."""
+
+    id: str
+    says: str
+    rows: tuple[str, ...]
+    a: Status | None
+    b: Status | None
+    reason: str
+
+
+def verdict_changes(a: Iterable[Verdict], b: Iterable[Verdict]) -> tuple[VerdictChange, ...]:
+    """The statements whose status is not the same in ``a`` and ``b``: in ``a``'s order, then those of ``b`` alone."""
+    old, new = ({verdict.id: verdict for verdict in verdicts} for verdicts in (a, b))
+    changes = []
+    for id_, verdict in {**old, **new}.items():
+        before, after = (verdicts[id_].status if id_ in verdicts else None for verdicts in (old, new))
+        if before != after:
+            reason = verdict.reason or (old[id_].reason if id_ in old else "")
+            changes.append(
+                VerdictChange(id=id_, says=verdict.says, rows=verdict.rows, a=before, b=after, reason=reason)
+            )
+    return tuple(changes)

@@ -1,0 +1,65 @@
+"""Quantities, outcomes, figures and times in words."""
+
+from math import inf
+
+from experiments.suites.suite import Quantity
+
+ENDINGS = {
+    "fits": "fits",
+    "oom": "out of GPU memory",
+    "host_oom": "out of host memory",
+    "error": "error",
+    "timeout": "time limit",
+    "refused": "refused",
+}
+
+
+def span(low: float | None, high: float | None) -> str:
+    """Bounds in words: 'at least 2', 'at most 0.7', '13.3 to 14.7'."""
+    if low is None:
+        return f"at most {number(high or 0.0)}"
+    if high is None:
+        return f"at least {number(low)}"
+    return number(low) if low == high else f"{number(low)} to {number(high)}"
+
+
+def number(value: float) -> str:
+    """A figure as people read it: three significant digits, no exponent below a million."""
+    if value == inf:
+        return "infinitely many"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+LABELS: dict[Quantity, tuple[str, str]] = {
+    "params_gib": ("parameters", "GiB"),
+    "grads_gib": ("gradients", "GiB"),
+    "optimizer_gib": ("optimizer state on the GPU", "GiB"),
+    "optimizer_cpu_gib": ("optimizer state in host memory", "GiB"),
+    "activations_gib": ("activations", "GiB"),
+    "allocated_after_forward_gib": ("allocated after the forward pass", "GiB"),
+    "peak_gib": ("peak memory", "GiB"),
+    "reserved_gib": ("reserved memory", "GiB"),
+    "samples_per_s": ("throughput", "samples/s"),
+    "step_s": ("time of a step", "s"),
+    "train_s": ("training time", "s"),
+    "communication_share": ("share of a step in communication", ""),
+    "gpu_idle_share": ("share of a step in which the GPU waits", ""),
+    "final_loss": ("final loss", ""),
+}
+
+
+def label(quantity: str) -> str:
+    """A quantity in words."""
+    return LABELS[quantity][0]  # type: ignore[index]
+
+
+def unit(quantity: str) -> str:
+    """The unit of a quantity."""
+    return LABELS[quantity][1]  # type: ignore[index]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 0:07, 12:30, 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,94 @@
+"""Results that the runner writes itself, where no worker could."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from experiments.results.provenance import code_sha256, git_commit, image, versions
+from experiments.results.schema import (
+    LOG_FILE,
+    RESULT_FILE,
+    Device,
+    Ending,
+    Failure,
+    Memory,
+    Progress,
+    Result,
+    read_progress,
+)
+from experiments.runners.local.row_process import NOTEBOOK_LOG
+from experiments.suites.cards import card_of_device
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import write_atomically
+from provision.models import Gpu, Node
+
+
+def write_refusal(row_folder: Path, spec: RowSpec, node: Node, reason: str) -> Result:
+    """The result of a row that was refused beforehand."""
+    return _write(row_folder, spec, node, node.gpus[:1], "refused", reason)
+
+
+def write_broken(
+    row_folder: Path, spec: RowSpec, node: Node, gpus: tuple[Gpu, ...], outcome: Ending, reason: str, elapsed_s: float
+) -> Result:
+    """The result of a row whose processes ended without one: how far it had come, and the last line of its log."""
+    progress = read_progress(row_folder)
+    failure = Failure(
+        phase=progress.phase if progress else "load",
+        step=progress.step if progress else None,
+        kind="the row's processes ended" if outcome == "error" else "time limit",
+        message=last_line(row_folder),
+    )
+    return _write(row_folder, spec, node, gpus, outcome, reason, failure, progress, elapsed_s)
+
+
+def last_line(row_folder: Path) -> str:
+    """The last line that the row printed, or a word for that it printed none."""
+    for name in (LOG_FILE, NOTEBOOK_LOG):
+        path = row_folder / name
+        lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+        if said := [line.strip() for line in lines if line.strip()]:
+            return said[-1]
+    return "no output"
+
+
+def _write(
+    row_folder: Path,
+    spec: RowSpec,
+    node: Node,
+    gpus: tuple[Gpu, ...],
+    outcome: Ending,
+    reason: str,
+    failure: Failure | None = None,
+    progress: Progress | None = None,
+    elapsed_s: float = 0.0,
+) -> Result:
+    result = Result(
+        spec=spec,
+        fingerprint=spec.fingerprint,
+        code=code_sha256(),
+        outcome=outcome,
+        reason=reason,
+        failure=failure,
+        device=(progress and progress.device) or _device(node, gpus),
+        memory=progress.memory if progress else Memory(),
+        versions=versions(),
+        git_commit=git_commit(),
+        image=image(),
+        started_at=(datetime.now(UTC) - timedelta(seconds=elapsed_s)).isoformat(timespec="seconds"),
+        elapsed_s=elapsed_s,
+    )
+    write_atomically(row_folder / RESULT_FILE, result.model_dump_json(indent=2))
+    return result
+
+
+def _device(node: Node, gpus: tuple[Gpu, ...]) -> Device:
+    gpu = gpus[0] if gpus else None
+    return Device(
+        kind="cuda" if gpu else "cpu",
+        name=gpu.name if gpu else node.processor,
+        count=max(1, len(gpus)),
+        memory_gib=gpu.memory_gib if gpu else None,
+        card=card_of_device(gpu.name) if gpu else None,
+        host_cpus=node.cpus,
+        host_memory_gib=node.host_memory_gib,
+    )

@@ -1,0 +1,45 @@
+"""One row's notebook, executed by papermill in this process, which does not outlive the runner that started it.
+
+python -m experiments.runners.local.row_notebook ROW_FOLDER WORKER RUNNER_PID
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from experiments.results.schema import NOTEBOOK_FILE, SPEC_FILE
+from experiments.system.files import CODE
+from experiments.system.processes import tie_to
+
+ROW_NOTEBOOK = CODE / "experiments" / "notebooks" / "row.ipynb"
+
+
+def execute(row_folder: Path, worker: str) -> int:
+    """Execute the row's notebook; 0 when every cell went through, which only a row that fits lets happen."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    parameters = {
+        "spec": SPEC_FILE,
+        "out": ".",
+        "gpu": os.environ["CUDA_VISIBLE_DEVICES"],
+        "worker": worker,
+    }
+    try:
+        papermill.execute_notebook(
+            ROW_NOTEBOOK,
+            row_folder / NOTEBOOK_FILE,
+            parameters,
+            progress_bar=False,
+            kernel_name="python3",
+            cwd=str(row_folder),
+        )
+    except PapermillExecutionError as error:
+        print(f"{error.ename}: {error.evalue}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    tie_to(int(sys.argv[3]))
+    sys.exit(execute(Path(sys.argv[1]).resolve(), sys.argv[2]))

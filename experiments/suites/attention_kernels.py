@@ -1,0 +1,35 @@
+"""Which kernels PyTorch would choose on a card, as far as they differ in memory."""
+
+from dataclasses import dataclass
+
+from experiments.suites.cards import Card
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """flash: flash attention; bfloat_efficient: memory-efficient attention in bfloat16 (in other types: always).
+
+    cudnn: cuDNN's attention, which goes before both. workspace_bytes: what a cuBLAS handle takes at its first product.
+    """
+
+    flash: bool
+    bfloat_efficient: bool
+    cudnn: bool
+    workspace_bytes: int
+
+
+def kernels_of(card: Card) -> Kernels:
+    """The choice by compute capability.
+
+    aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (flash attention from 8.0, memory-efficient attention from 5.0,
+    in bfloat16 from 8.0, cuDNN's preferred from 9.0; on AMD's gfx90a all but cuDNN's through AOTriton) and
+    aten/src/ATen/cuda/CublasHandlePool.cpp (workspaces of 32 MiB on 9.x, else 8 MiB and 128 KiB; hipBLASLt: 32 MiB).
+    """
+    if card.compute_capability.startswith("gfx"):
+        return Kernels(flash=True, bfloat_efficient=True, cudnn=False, workspace_bytes=32 * MIB)
+    major = int(card.compute_capability.split(".")[0])
+    workspace = 32 * MIB if major == 9 else 8 * MIB + 128 * KIB
+    return Kernels(flash=major >= 8, bfloat_efficient=major >= 8, cudnn=major >= 9, workspace_bytes=workspace)

@@ -1,0 +1,54 @@
+"""GPUs as facts: how much memory a process can have on one, and what it can reach at best."""
+
+import re
+from functools import cache
+
+from pydantic import Field, PositiveFloat
+
+from experiments.errors import unknown
+from experiments.suites.yaml_schema import CATALOG, Facts, checked, read_yaml
+
+CARDS_FILE = CATALOG / "cards.yaml"
+
+
+class Card(Facts):
+    """One GPU model. Memory in GiB (bytes / 1024**3), peak rates in TFLOP/s without sparsity, bandwidth in GB/s (1e9).
+
+    memory_gib is what PyTorch reports as the device's total; context_gib is what a process spends on its CUDA context
+    before the first tensor. peak_tflops has the keys fp32, tf32, bf16, fp16 where the card has them in hardware.
+    """
+
+    name: str
+    matches: str = Field(description="regular expression that the driver's device name matches")
+    memory_gib: PositiveFloat
+    context_gib: float = Field(ge=0)
+    peak_tflops: dict[str, PositiveFloat]
+    bandwidth_gb_s: PositiveFloat
+    compute_capability: str
+    sources: dict[str, str]
+
+    @property
+    def usable_gib(self) -> float:
+        """What the caching allocator of one process may take, GiB."""
+        return self.memory_gib - self.context_gib
+
+
+@cache
+def cards() -> dict[str, Card]:
+    """Every card by its name, as recipes/cards.yaml states it."""
+    return {
+        name: checked(Card, facts, f"{CARDS_FILE.name}: card {name!r}") for name, facts in read_yaml(CARDS_FILE).items()
+    }
+
+
+def card_named(name: str, where: str = "") -> Card:
+    """The card of that name; InputError names the cards there are."""
+    try:
+        return cards()[name]
+    except KeyError:
+        raise unknown("card", name, cards(), where) from None
+
+
+def card_of_device(device_name: str) -> str | None:
+    """The card that a driver's device name belongs to, or None for a device that cards.yaml does not have."""
+    return next((name for name, card in cards().items() if re.search(card.matches, device_name)), None)

@@ -1,0 +1,135 @@
+"""What a row sets: model, data, batches, precision, optimizer, devices and how they share the work."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from experiments.suites.yaml_schema import Facts
+
+Precision = Literal["32-true", "bf16-true", "bf16-mixed"]
+Optimizer = Literal["adamw", "sgd", "adam_8bit", "deepspeed_cpu"]
+Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"]
+Engine = Literal["lightning", "litgpt", "litgpt_trainer", "hf_trainer"]
+
+
+class Lora(Facts):
+    """Low-rank adapters: rank, scale, dropout, and which linear layers carry them."""
+
+    r: PositiveInt
+    alpha: PositiveInt
+    dropout: NonNegativeFloat
+    targets: tuple[str, ...] | Literal["all-linear"]
+
+
+class Quantization(Facts):
+    """4-bit base weights as bitsandbytes keeps them."""
+
+    kind: Literal["nf4"]
+    compute_dtype: Literal["bfloat16"] = "bfloat16"
+    double_quantization: bool = False
+
+
+class Settings(Facts):
+    """Everything a row sets. batch_size counts samples of one rank and one micro-step.
+
+    Of batch_size, accumulate and global_batch_size any two fix the third:
+    global_batch_size = batch_size x accumulate x ranks: devices x nodes, or 1 to sample from a model.
+    """
+
+    engine: Engine
+    model: str
+    task: Literal["train", "generate"] = "train"
+    dataset: Literal["gourmetgram-captions", "alpaca2k", "imdb", "constant"] = Field(
+        description="constant: every text has exactly max_length tokens"
+    )
+    batch_size: PositiveInt
+    accumulate: PositiveInt
+    global_batch_size: PositiveInt
+    precision: Precision
+    optimizer: Optimizer
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat | None = None
+    betas: tuple[float, float] | None = None
+    warmup_steps: NonNegativeInt = 0
+    min_lr: PositiveFloat | None = None
+    max_epochs: PositiveInt
+    max_steps: int = Field(default=-1, ge=-1, description="optimizer steps; -1: as many as the epochs have")
+    max_length: PositiveInt = Field(description="tokens of text a sample may have")
+    train_samples: PositiveInt | None = Field(
+        default=None, description="None: all that the data set and the split give"
+    )
+    validation: float = Field(default=0.0, ge=0.0, description="below 1 a share, else a number of samples")
+    devices: PositiveInt = 1
+    nodes: PositiveInt = 1
+    strategy: Strategy = "auto"
+    gradient_as_bucket_view: bool = Field(
+        default=False, description="DDP keeps gradients in its buckets, not beside them"
+    )
+    launcher: Literal["none", "torchrun", "accelerate"] = "none"
+    activation_checkpointing: bool = False
+    lora: Lora | None = None
+    quantization: Quantization | None = None
+    workers: NonNegativeInt
+    save_model: bool = False
+    seed: int = 42
+    time_limit_s: PositiveInt
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_batches(cls, data: dict[str, Any]) -> dict[str, Any]:
+        if data.keys() - cls.model_fields:
+            return data
+        for key in ("devices", "nodes", "batch_size", "accumulate", "global_batch_size"):
+            value = data.get(key)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{key} = {value!r}: a whole number above 0 is needed")
+        world = 1 if data.get("task") == "generate" else data.get("devices", 1) * data.get("nodes", 1)
+        batch, accumulate, total = (data.get(key) for key in ("batch_size", "accumulate", "global_batch_size"))
+        if batch is None and total is None:
+            raise ValueError("batch_size or global_batch_size is needed")
+        if batch is not None and total is not None:
+            accumulate = accumulate or _divided(total, batch * world, f"batch_size {batch} on {world} device(s)")
+        elif total is not None:
+            accumulate = accumulate or 1
+            batch = _divided(total, accumulate * world, f"accumulate {accumulate} on {world} device(s)")
+        elif batch is not None:
+            accumulate = accumulate or 1
+            total = batch * accumulate * world
+        if batch and accumulate and total != batch * accumulate * world:
+            raise ValueError(
+                f"global_batch_size = {total}: is not batch_size {batch} x accumulate {accumulate} x {world} device(s)"
+            )
+        return {**data, "batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
+
+    @model_validator(mode="after")
+    def _whole_optimizer_steps(self) -> Self:
+        """An epoch must end with an optimizer step; a leftover would be stepped on with fewer micro-steps."""
+        batches = (self.train_samples or 0) // (self.batch_size * self.ranks)
+        if batches % self.accumulate:
+            allowed = [count for count in range(1, batches + 1) if batches % count == 0]
+            raise ValueError(
+                f"accumulate = {self.accumulate}: does not divide the {batches} batches of an epoch"
+                f" ({self.train_samples} samples in batches of {self.batch_size});"
+                f" allowed: {', '.join(map(str, allowed))}"
+            )
+        return self
+
+    @property
+    def world_size(self) -> int:
+        """Devices of the row, over all nodes."""
+        return self.devices * self.nodes
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the row, over all nodes: one a device, but one in all to sample from a model."""
+        return 1 if self.task == "generate" else self.world_size
+
+    def nodes_of(self, most: int) -> int:
+        """Nodes that its ranks are spread over where there are ``most``: its own, or one where those are too few."""
+        return self.nodes if self.ranks > 1 and self.nodes <= most else 1
+
+
+def _divided(total: int, part: int, of_what: str) -> int:
+    if total % part:
+        raise ValueError(f"global_batch_size = {total}: cannot be divided by {of_what}; allowed: multiples of {part}")
+    return total // part

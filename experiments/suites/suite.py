@@ -1,0 +1,214 @@
+"""Experiments as data: suites of rows, what each row sets, what should come of it, and claims that compare rows."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    Field,
+    PositiveInt,
+    model_validator,
+)
+
+from experiments.errors import InputError, unknown
+from experiments.suites.cards import card_named
+from experiments.suites.models import models
+from experiments.suites.settings import Settings
+from experiments.suites.yaml_schema import LABS, Facts, checked, read_yaml
+
+Size = Literal["full", "tiny"]
+Length = Literal["as-taught", "verdict", "peak"]
+Weights = Literal["random", "pretrained"]
+Input = Literal["as-taught", "with-image"]
+Outcome = Literal["fits", "oom"]
+Quantity = Literal[
+    "params_gib",
+    "grads_gib",
+    "optimizer_gib",
+    "optimizer_cpu_gib",
+    "activations_gib",
+    "allocated_after_forward_gib",
+    "peak_gib",
+    "reserved_gib",
+    "samples_per_s",
+    "step_s",
+    "train_s",
+    "communication_share",
+    "gpu_idle_share",
+    "final_loss",
+]
+
+
+class Figure(Facts):
+    """A figure that the material states: ``quantity`` of the result within [low, high], widened by ``tolerance``.
+
+    tolerance is a share of the bounds (0.05: five percent). result.QUANTITIES says what each quantity is.
+    """
+
+    quantity: Quantity
+    low: float
+    high: float
+    tolerance: float = Field(default=0.0, ge=0)
+    source: str
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low * (1 - self.tolerance), self.high * (1 + self.tolerance)
+
+
+class Expectation(Facts):
+    """What should come of a row; nothing stated means that the row is reported and not judged."""
+
+    outcome: Outcome | None = None
+    figures: tuple[Figure, ...] = ()
+
+
+class Row(Facts):
+    """One experiment: its settings over the suite's common ones, per card where they differ, and its expectation."""
+
+    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    title: str
+    cards: tuple[str, ...] | None = Field(default=None, description="None: all cards of the suite")
+    settings: dict[str, Any]
+    per_card: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    expect: Expectation = Expectation()
+    note: str | None = None
+
+
+class Check(Facts):
+    """One comparison of a claim: a quantity of ``row``, over the same of ``over_row`` when given, within [low, high].
+
+    over_quantity compares with another quantity (of over_row, or of the same row). Instead of a quantity, ``outcome``
+    states how the row must end.
+    """
+
+    row: str
+    quantity: Quantity | None = None
+    over_row: str | None = None
+    over_quantity: Quantity | None = None
+    low: float | None = None
+    high: float | None = None
+    outcome: Outcome | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.quantity is None) == (self.outcome is None):
+            raise ValueError("a check states either quantity or outcome")
+        if self.quantity is not None and self.low is None and self.high is None:
+            raise ValueError(f"a check of {self.quantity} needs low, high or both")
+        return self
+
+    @property
+    def relative(self) -> bool:
+        """True when two measured values are compared, so that the model's size cancels out."""
+        return self.over_row is not None or self.over_quantity is not None
+
+
+class Claim(Facts):
+    """A statement of the material, and the checks that must all hold for it.
+
+    full_size: the statement is about the real model's size and says nothing of a miniature. all_ranks: it is about as
+    many ranks as its rows state, and says nothing of rows that were scaled down to fewer.
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    says: str
+    checks: tuple[Check, ...] = Field(min_length=1)
+    full_size: bool = False
+    all_ranks: bool = False
+
+
+class Suite(Facts):
+    """One file of labs/: the rows of one lab or guide, for the cards it was written for."""
+
+    suite: str
+    version: PositiveInt
+    title: str
+    source: str
+    cards: tuple[str, ...] = Field(min_length=1)
+    common: dict[str, Any]
+    rows: tuple[Row, ...] = Field(min_length=1)
+    claims: tuple[Claim, ...] = ()
+
+    def row(self, row_id: str) -> Row:
+        """The row of that id; InputError names the ids there are."""
+        for row in self.rows:
+            if row.id == row_id:
+                return row
+        raise unknown("row", row_id, (row.id for row in self.rows), f"suite {self.suite}")
+
+    def rows_for(self, card: str) -> tuple[Row, ...]:
+        """The rows that the material runs on ``card``; InputError when the suite has none for it."""
+        if card not in self.cards:
+            raise unknown("card", card, self.cards, f"suite {self.suite}")
+        return tuple(row for row in self.rows if card in (row.cards or self.cards))
+
+    def settings(self, row: Row, card: str, gpus_per_node: int | None = None) -> Settings:
+        """What ``row`` sets on ``card``: the suite's common settings, then the row's, then the card's.
+
+        A row that wants more devices of a node than ``gpus_per_node`` is scaled down to so many.
+        """
+        merged = {**self.common, **row.settings, **row.per_card.get(card, {})}
+        if gpus_per_node is not None:
+            merged["devices"] = min(merged.get("devices", 1), gpus_per_node)
+        where = f"{self.suite}.yaml: row {row.id!r} on {card}"
+        settings = checked(Settings, merged, where)
+        if settings.model not in models():
+            raise unknown("model", settings.model, models(), where)
+        return settings
+
+
+def suite_names() -> list[str]:
+    """The names of all suites, sorted."""
+    return sorted(path.stem for path in LABS.glob("*.yaml"))
+
+
+@cache
+def suite_named(name: str) -> Suite:
+    """The checked suite of that name; InputError names the suites there are, or what is wrong in the file."""
+    if name not in suite_names():
+        raise unknown("suite", name, suite_names())
+    return read_suite(LABS / f"{name}.yaml")
+
+
+def read_suite(path: Path) -> Suite:
+    """The suite in ``path``, each row checked on each of its cards; InputError says file, row, value and remedy."""
+    suite = checked(Suite, _with_row_names(read_yaml(path), path), path.name)
+    if suite.suite != path.stem:
+        raise InputError(f"{path.name}: suite = {suite.suite!r}: must be the file's name, {path.stem!r}")
+    _refuse_twins(path.name, "row", [row.id for row in suite.rows])
+    _refuse_twins(path.name, "claim", [claim.id for claim in suite.claims])
+    for card in suite.cards:
+        card_named(card, path.name)
+    for row in suite.rows:
+        for card in (*(row.cards or ()), *row.per_card):
+            if card not in suite.cards:
+                raise unknown("card", card, suite.cards, f"{path.name}: row {row.id!r}")
+        for card in row.cards or suite.cards:
+            suite.settings(row, card)
+    for claim in suite.claims:
+        where = f"claim {claim.id!r}"
+        for check in claim.checks:
+            for row_id in filter(None, (check.row, check.over_row)):
+                if row_id not in {row.id for row in suite.rows}:
+                    raise unknown("row", row_id, (row.id for row in suite.rows), f"{path.name}: {where}")
+    return suite
+
+
+def _with_row_names(data: Any, path: Path) -> Any:
+    """``data`` unchanged, after each row was checked by itself so that an error names the row and not its number."""
+    if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
+        raise InputError(f"{path.name}: a suite needs the keys suite, version, title, source, cards, common and rows")
+    for number, row in enumerate(data["rows"]):
+        name = row.get("id", f"number {number + 1}") if isinstance(row, dict) else f"number {number + 1}"
+        checked(Row, row, f"{path.name}: row {name!r}")
+    claims = data.get("claims")
+    for claim in claims if isinstance(claims, list) else ():
+        checked(Claim, claim, f"{path.name}: claim {claim.get('id') if isinstance(claim, dict) else claim!r}")
+    return data
+
+
+def _refuse_twins(file: str, what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{file}: {what} {name!r} stands twice; an id names one {what}")

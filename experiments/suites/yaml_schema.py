@@ -1,0 +1,63 @@
+"""Reading of the YAML files of recipes/ into checked data, with errors that a person can act on."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from experiments.errors import InputError
+
+T = TypeVar("T", bound=BaseModel)
+LABS = Path(__file__).parent / "labs"
+CATALOG = Path(__file__).parent / "catalog"
+
+
+class Facts(BaseModel):
+    """Base of everything read from YAML: frozen, and an unknown key is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@cache
+def read_yaml(path: Path) -> Any:
+    """The YAML document in ``path``; InputError when it is missing or not YAML."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def checked(model: type[T], data: Any, where: str) -> T:
+    """``data`` as ``model``; the first thing wrong with it becomes one InputError line that begins with ``where``."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{where}: {plain(error, model)}") from None
+
+
+def plain(error: ValidationError, model: type[BaseModel]) -> str:
+    """An unknown key, else the first problem of a pydantic error, in one line: key, value, what is allowed."""
+    problems = error.errors()
+    problem = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        owner = _owner(model, problem["loc"][:-1])
+        return f"unknown key {key!r}; allowed: {', '.join(sorted(owner.model_fields))}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key} = {problem['input']!r}: {message}" if key else message
+
+
+def _owner(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model class that a location inside ``model`` belongs to, as far as it can be followed."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())) if field else ():
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return model

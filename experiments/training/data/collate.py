@@ -1,0 +1,110 @@
+"""Samples into batches: tokens, pixels, labels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from experiments.suites.row_spec import RowSpec
+from experiments.training.data.hub import TOKENIZER, fetch
+from experiments.training.transformers_compat import pil_image_processor
+
+SPECIAL = {"opt": ("<s>", "<pad>", "</s>", "<unk>"), "t5": ("<pad>", "</s>", "<unk>")}
+IGNORED_LABEL = -100
+
+
+def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> PreTrainedTokenizerFast:
+    """A word tokenizer over the captions themselves, with the language model's special tokens at its own ids.
+
+    Serves random weights, whose meaning of a token is nothing anyway; a caption has one token a word and one special.
+    """
+    special = SPECIAL[model_type]
+    words = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator(
+        texts, trainers.WordLevelTrainer(vocab_size=vocabulary - 1, special_tokens=list(special), show_progress=False)
+    )
+    template = "</s> $A" if model_type == "opt" else "$A </s>"
+    words.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("</s>", words.token_to_id("</s>"))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+@dataclass
+class Placeholders:
+    """Puts ``count`` placeholders of an image in front of a batch's texts, without which BLIP-2 never sees the image.
+
+    A decoder-only language model gets labels of the same length, which ask for no placeholder.
+    """
+
+    count: int
+    image_token: int
+    decoder_only: bool
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        image = torch.full((len(batch["input_ids"]), self.count), self.image_token)
+        ids = torch.cat([image, batch["input_ids"]], dim=1)
+        mask = torch.cat([torch.ones_like(image), batch["attention_mask"]], dim=1)
+        labels = batch["labels"]
+        if self.decoder_only:
+            labels = torch.cat([torch.full_like(image, IGNORED_LABEL), labels], dim=1)
+        return batch | {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@dataclass
+class Preparation:
+    """Turns captioned images into a batch of the model, in the worker that loads them.
+
+    Shapes: pixel_values (batch, 3, size, size) of ``dtype``, the one that the model computes with, so that no more
+    bytes travel than it takes; input_ids, attention_mask, labels (batch, tokens) int64, padded to the longest caption.
+    Without placeholders the caption's tokens alone are input and labels.
+    """
+
+    image_processor: Any
+    tokenizer: Any
+    max_length: int
+    placeholders: Placeholders | None
+    dtype: torch.dtype
+
+    def __call__(self, samples: list[tuple[Image.Image, str]]) -> dict[str, torch.Tensor]:
+        images, texts = zip(*samples, strict=True)
+        pixels = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"].to(self.dtype)
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        batch = {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask, "labels": ids}
+        return self.placeholders(batch) if self.placeholders else batch
+
+
+def build_preparation(spec: RowSpec, config: Any, texts: list[str]) -> Preparation:
+    """How the row's samples become batches, for a model of that configuration."""
+    size = config.vision_config.image_size
+    tokenizer = (
+        AutoTokenizer.from_pretrained(fetch(spec.facts.hub, TOKENIZER, "the tokenizer").folder)
+        if spec.weights == "pretrained"
+        else caption_tokenizer(texts, config.text_config.model_type, config.text_config.vocab_size)
+    )
+    return Preparation(
+        image_processor=pil_image_processor()(size={"height": size, "width": size}),
+        tokenizer=tokenizer,
+        max_length=spec.settings.max_length,
+        placeholders=build_placeholders(spec, config),
+        dtype=torch.bfloat16 if spec.settings.precision == "bf16-true" else torch.float32,
+    )
+
+
+def build_placeholders(spec: RowSpec, config: Any) -> Placeholders | None:
+    """What input 'with-image' puts in front of the texts; None as taught."""
+    if spec.input == "as-taught":
+        return None
+    return Placeholders(config.num_query_tokens, image_token(config), config.use_decoder_only_language_model)
+
+
+def image_token(config: Any) -> int:
+    """The id of the image's placeholder."""
+    return int(config.image_token_index if hasattr(config, "image_token_index") else config.image_token_id)

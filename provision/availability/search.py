@@ -1,0 +1,148 @@
+"""The earliest blocks in which hosts are free: a pure function of hosts, their bookings and a wish.
+
+Inside, a time is the number of minutes since 1970 in UTC; the reservation service counts in minutes.
+"""
+
+import heapq
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate, islice
+from zoneinfo import ZoneInfo
+
+from provision.availability.matching import alike, fitting
+from provision.availability.times import MINUTE, length_in_words, time_in_words, width, within
+from provision.errors import BadTime
+from provision.models import Booking, Host, Slot, Wish
+
+CLEANING = timedelta(minutes=10)
+"""Kept free before and after a block. It is the gap to the full hour that the labs' blocks leave; what a site sets
+(cleaning_time of Blazar, which it keeps on both sides of a lease) cannot be asked for."""
+MAX_LEASE = timedelta(days=7)
+"""The longest lease that is granted at once: max_reservation_length in Chameleon's published Blazar configuration."""
+END_MINUTE = 50
+"""Blocks end at this minute of an hour, so that a lease from the full hour on finds the host cleaned."""
+HORIZON = timedelta(days=60)
+"""How far ahead a start is searched."""
+
+UTC_ZONE = ZoneInfo("UTC")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+HOUR_MINUTES = 60
+FOREVER = 1 << 40
+
+Period = tuple[int, int]
+
+
+def earliest(
+    hosts: Sequence[Host], bookings: Iterable[Booking], wish: Wish, now: datetime, limit: int = 5
+) -> list[Slot]:
+    """The ``limit`` earliest blocks that grant ``wish``, earliest first, then cheapest; fewer where there are no more.
+
+    Hosts that are alike in type, site and GPUs offer their earliest block, then the earliest one after it, and so on.
+    Where the start is searched, blocks end at END_MINUTE. Raises NoSuchHost and BadTime.
+    """
+    _check(wish, now)
+    groups = alike(fitting(hosts, wish), wish.count)
+    periods = _periods(bookings, {host.id for group in groups for host in group})
+    starts = _starts(wish, now)
+    blocks = (_blocks(group, periods, wish, starts) for group in groups)
+    return list(islice(heapq.merge(*blocks, key=rank), limit))
+
+
+def _check(wish: Wish, now: datetime) -> None:
+    """BadTime for a wish that no calendar could grant."""
+    for moment in filter(None, (wish.start, wish.not_before)):
+        if moment.tzinfo is None:
+            raise BadTime(f"time '{moment:%Y-%m-%d %H:%M}' has no zone; allowed: '{moment:%Y-%m-%d %H:%M}Z' or another")
+    length, longest = length_in_words(wish.length), length_in_words(MAX_LEASE)
+    if wish.length % MINUTE or not timedelta() < wish.length <= MAX_LEASE:
+        raise BadTime(f"length {length}: allowed: whole minutes, more than none, at most {longest}")
+    if wish.start and _before(wish.start) < _before(now):
+        start, first = time_in_words(wish.start, UTC_ZONE), time_in_words(now, UTC_ZONE)
+        raise BadTime(f"start {start} is in the past; allowed: from {first} on")
+    if wish.hours and wish.length > width(wish.hours):
+        widest = length_in_words(width(wish.hours))
+        raise BadTime(f"length {length} is longer than the wanted hours of the day; allowed: at most {widest}")
+
+
+def _starts(wish: Wish, now: datetime) -> Sequence[int]:
+    """The starts that ``wish`` allows, in order."""
+    starts = [_after(wish.start)] if wish.start else _searched(wish, _after(max(now, wish.not_before or now)))
+    if not wish.hours:
+        return starts
+    return [start for start in starts if within(wish.hours, _moment(start), wish.length)]
+
+
+def _searched(wish: Wish, first: int) -> range:
+    """The starts from ``first`` on of blocks that end at END_MINUTE."""
+    first += (END_MINUTE - first - wish.length // MINUTE) % HOUR_MINUTES
+    return range(first, first + HORIZON // MINUTE, HOUR_MINUTES)
+
+
+def _periods(bookings: Iterable[Booking], hosts: set[str]) -> dict[str, list[Period]]:
+    """For each of the ``hosts`` with bookings the periods that these take, in order."""
+    periods = defaultdict(list)
+    for booking in bookings:
+        if booking.host_id in hosts:
+            periods[booking.host_id].append((_before(booking.start), _after(booking.end)))
+    return {host: sorted(taken) for host, taken in periods.items()}
+
+
+def _blocks(
+    group: Sequence[Host], periods: Mapping[str, list[Period]], wish: Wish, starts: Sequence[int]
+) -> Iterator[Slot]:
+    """Blocks that follow each other and for which enough hosts of a group are free, in order."""
+    length = wish.length // MINUTE
+    free = {host: list(_free(starts, periods.get(host.id, []), length)) for host in group}
+    over = 0
+    for index, number in enumerate(_numbers(free.values(), len(starts))):
+        if number >= wish.count and starts[index] >= over:
+            over = starts[index] + length
+            chosen = [host for host in group if any(index in indices for indices in free[host])]
+            yield _slot(tuple(chosen[: wish.count]), starts[index], wish.length)
+
+
+def _free(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:
+    """Indices of the ``starts`` of blocks that leave the ``periods`` of a host and their cleaning alone."""
+    cleaning = CLEANING // MINUTE
+    opens = 0
+    for begin, end in (*periods, (FOREVER, FOREVER)):
+        closes = begin - cleaning - length
+        if opens <= closes:
+            yield range(bisect_left(starts, opens), bisect_right(starts, closes))
+        opens = max(opens, end + cleaning)
+
+
+def _numbers(free: Iterable[Iterable[range]], starts: int) -> Iterator[int]:
+    """For each start how many hosts are free."""
+    steps = [0] * (starts + 1)
+    for indices in (indices for host in free for indices in host):
+        steps[indices.start] += 1
+        steps[indices.stop] -= 1
+    return islice(accumulate(steps), starts)
+
+
+def _slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> Slot:
+    prices = [host.su_per_hour for host in hosts]
+    cost = None if None in prices else sum(filter(None, prices)) * (length // MINUTE / HOUR_MINUTES)
+    return Slot(hosts, _moment(start), _moment(start) + length, cost)
+
+
+def rank(slot: Slot) -> tuple[datetime, bool, float, str, str]:
+    """Earliest, then cheapest; what costs nobody knows how much comes after what does."""
+    return slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site, slot.hosts[0].name
+
+
+def _before(moment: datetime) -> int:
+    """The minute that a moment is in."""
+    return (moment - EPOCH) // MINUTE
+
+
+def _after(moment: datetime) -> int:
+    """The first minute that begins at a moment or later."""
+    return -((EPOCH - moment) // MINUTE)
+
+
+def _moment(minute: int) -> datetime:
+    return EPOCH + minute * MINUTE

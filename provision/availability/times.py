@@ -1,0 +1,130 @@
+"""Times as people type and read them: lengths, moments with a zone, hours of the day, zones.
+
+Whatever cannot be read, or would mean two things, is a BadTime.
+"""
+
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo, available_timezones
+
+from provision.errors import BadTime, nearest
+from provision.models import Hours
+
+MINUTE = timedelta(minutes=1)
+DAY_MINUTES = 24 * 60
+YEARS = range(1970, 9999)
+LOCALTIME = Path("/etc/localtime")
+
+LENGTH = re.compile(r"(?P<hours>\d{1,6})|(?:(?P<d>\d{1,6})d)?(?:(?P<h>\d{1,6})h)?(?:(?P<m>\d{1,6})m)?", re.ASCII)
+CLOCK = r"(\d{1,2})(?::(\d\d))?"
+HOURS = re.compile(f"{CLOCK}-{CLOCK}", re.ASCII)
+
+
+def parse_length(text: str) -> timedelta:
+    """A length of time: 3 and 3h are hours, and so on to 7d, 2h50m, 45m."""
+    match = LENGTH.fullmatch(text.strip().lower())
+    if not text.strip() or not match:
+        raise BadTime(f"length {text!r} cannot be read; allowed: hours as 3 or 3h, or as 2h50m, 45m, 7d")
+    days, hours, minutes = (int(match[part] or 0) for part in "dhm")
+    return timedelta(days=days, hours=hours + int(match["hours"] or 0), minutes=minutes)
+
+
+def parse_time(text: str) -> datetime:
+    """A moment in UTC. It must say its zone, by an offset or by name: 2026-11-23T14:00Z, 2026-11-23 14:00 Asia/Tokyo.
+
+    A local time at which clocks change, which names no moment or two, is refused.
+    """
+    written, zone = _read(text.strip()), None
+    if written is None:
+        moment, _, name = text.strip().rpartition(" ")
+        written = _read(moment.rstrip())
+        zone = zone_named(name) if written else None
+    if written is None or (written.tzinfo and zone):
+        raise BadTime(f"time {text!r} cannot be read; allowed: 2026-11-23T14:00Z, '2026-11-23 16:00 Europe/Helsinki'")
+    if written.tzinfo is None and zone is None:
+        raise BadTime(f"time {text!r} has no zone; allowed: 2026-11-23T14:00Z, '2026-11-23 16:00 Europe/Helsinki'")
+    return _in_utc(written if zone is None else written.replace(tzinfo=zone), text)
+
+
+def parse_hours(text: str, zone: ZoneInfo) -> Hours:
+    """Hours of the day by the clocks of ``zone``: 9-17, 8:30-12, or over midnight, 22-6."""
+    match = HOURS.fullmatch(text.replace(" ", ""))
+    begin, end = _minutes(match[1], match[2]) if match else -1, _minutes(match[3], match[4]) if match else -1
+    if min(begin, end) < 0 or max(begin, end) > DAY_MINUTES or (end - begin) % DAY_MINUTES == 0:
+        raise BadTime(f"hours {text!r} are no part of a day; allowed: 9-17, 8:30-12:00, 22-6 (over midnight)")
+    return Hours(begin, end, zone)
+
+
+def zone_named(name: str) -> ZoneInfo:
+    """The time zone of that name, as Europe/Helsinki or UTC."""
+    zones = available_timezones()
+    if name not in zones:
+        raise BadTime(f"unknown time zone {name!r}; nearest: {nearest(name, zones)}")
+    return ZoneInfo(name)
+
+
+def local_zone() -> ZoneInfo:
+    """The zone that TZ or /etc/localtime names; UTC where neither names one."""
+    name = os.environ.get("TZ") or os.path.realpath(LOCALTIME).partition("/zoneinfo/")[2]
+    return ZoneInfo(name if name in available_timezones() else "UTC")
+
+
+def length_in_words(length: timedelta) -> str:
+    """A length as it can be typed: 168h, 2h50m, 45m."""
+    hours, minutes = divmod(length // MINUTE, 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes or not hours else "")
+
+
+def time_in_words(moment: datetime, zone: ZoneInfo) -> str:
+    """A moment in UTC and by the clocks of ``zone``, with the date there where it is another."""
+    here, utc = moment.astimezone(zone), moment.astimezone(UTC)
+    date = f"{here:%Y-%m-%d} " if here.date() != utc.date() else ""
+    local = "" if zone.key.endswith("UTC") else f" ({date}{here:%H:%M} {zone.key})"
+    return f"{utc:%Y-%m-%d %H:%M} UTC{local}"
+
+
+def width(hours: Hours) -> timedelta:
+    """How long ``hours`` last on a day on which no clock changes."""
+    return ((hours.end - hours.begin - 1) % DAY_MINUTES + 1) * MINUTE
+
+
+def within(hours: Hours, start: datetime, length: timedelta) -> bool:
+    """Whether clocks show a time of ``hours`` at every minute of a block of whole minutes, no longer than they last."""
+    if _offset(start, hours.zone) == _offset(start + length - MINUTE, hours.zone):
+        return _into(hours, start) + length <= width(hours)
+    return all(_into(hours, start + passed * MINUTE) < width(hours) for passed in range(length // MINUTE))
+
+
+def _into(hours: Hours, moment: datetime) -> timedelta:
+    """Time by the clocks of ``hours`` since they last showed its begin."""
+    clock = moment.astimezone(hours.zone)
+    return (clock.hour * 60 + clock.minute - hours.begin) % DAY_MINUTES * MINUTE
+
+
+def _offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:
+    return moment.astimezone(zone).utcoffset()
+
+
+def _read(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _in_utc(moment: datetime, text: str) -> datetime:
+    if moment.year not in YEARS:
+        raise BadTime(f"time {text!r}: allowed: the years {YEARS[0]} to {YEARS[-1]}")
+    if moment.utcoffset() != moment.replace(fold=1).utcoffset():
+        raise BadTime(f"time {text!r}: clocks change there then; allowed: an offset or UTC, as 2026-11-23T14:00Z")
+    utc = moment.astimezone(UTC)
+    if utc.second or utc.microsecond:
+        raise BadTime(f"time {text!r}: allowed: whole minutes, as 2026-11-23T14:00Z")
+    return utc
+
+
+def _minutes(hour: str, minute: str | None) -> int:
+    """Minutes after midnight; -1 where no clock shows that."""
+    return int(hour) * 60 + int(minute or 0) if int(minute or 0) < 60 else -1

@@ -1,0 +1,277 @@
+"""The command line: what it prints, and how it exits."""
+
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.pipeline import Options, run_suite
+from experiments.suites import suite
+from experiments.suites.models import models
+from experiments.suites.yaml_schema import read_yaml
+from experiments.system.files import CODE
+from provision.hardware import local
+from tests.experiments.runners import fake_worker
+from tests.experiments.runners import made as house
+from tests.experiments.runners.local.test_runner import Watched
+from tests.experiments.test_pipeline import SLURM, SUITE, StandInRunner, machine  # noqa: F401
+
+
+@pytest.fixture
+def testbed(capsys, machine):  # noqa: F811
+    """Runs the command line on a machine without GPU; exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def recipes(tmp_path, monkeypatch):
+    """A copy of recipes/ in which one text of the suite is replaced by another."""
+    folder = tmp_path / "recipes"
+    shutil.copytree(suite.LABS, folder)
+
+    def forget() -> None:
+        for kept in (suite.suite_named, models, read_yaml):
+            kept.cache_clear()
+
+    def change(old: str, new: str) -> None:
+        forget()
+        path = folder / f"{SUITE}.yaml"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    monkeypatch.setattr(suite, "LABS", folder)
+    yield change
+    forget()
+
+
+@pytest.fixture
+def made(machine, tmp_path):  # noqa: F811
+    """The folder of a finished run of two rows."""
+    return run_suite(Options(SUITE, rows=("reduced-batch", "xxl"), results=tmp_path / "made"), Watched()).folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([SUITE, "--row", "nope"], f"suite {SUITE}: unknown row 'nope'; allowed: baseline, reduced-batch"),
+        ([SUITE, "--flavour", "as-taught"], "--flavour as-taught: allowed on leased machines only (--site chameleon"),
+        (["nope"], "unknown suite 'nope'; allowed: multi_gpu_litgpt, single_gpu_blip2"),
+        ([SUITE, "--card", "nope"], f"suite {SUITE}: unknown card 'nope'; allowed: a100_80gb, h100_94gb"),
+        ([SUITE, "--site", "nope"], "unknown site 'nope'; allowed: local"),
+        ([SUITE, "--size", "full"], "no GPU: full size needs one; size tiny runs anywhere"),
+        ([SUITE, "--weights", "pretrained"], "weights pretrained: a miniature (size tiny) has none; allowed: random"),
+        ([SUITE, "--data", "/nope"], "--data /nope: no such folder or archive"),
+        ([SUITE, "--data", "https://data.test/set.zip"], "a URL needs --data-sha256"),
+        ([SUITE, "--run-id", "../nope"], "--run-id ../nope: allowed: letters, digits"),
+        ([SUITE, "--run-id", "latest"], "--run-id latest: allowed: letters, digits"),
+        ([SUITE, SLURM, "--run-id", "mine"], "--run-id mine: allowed with one suite only"),
+        ([SUITE, SLURM, "--row", "nope"], f"--row nope: is in none of the suites {SUITE}, {SLURM}"),
+        ([SUITE, SLURM, "--card", "a100_80gb"], f"suite {SLURM}: unknown card 'a100_80gb'; allowed: v100_32gb"),
+        ([SUITE, "--gpus-per-node", "0"], "--gpus-per-node 0: allowed: 1 and more"),
+        (
+            [SLURM, "--gpus-per-node", "1"],
+            "--gpus-per-node 1: row 'neo-4gpu-ddp' of suite slurm_hf_trainer is left with 1 rank, and ddp needs more;"
+            " allowed: 2 and more",
+        ),
+        ([SLURM, "--gpus-per-node", "3"], "global_batch_size = 8: cannot be divided by accumulate 1 on 3 device(s)"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(testbed, tmp_path, arguments, says):
+    code, out, err = testbed("run", *arguments, "--results", tmp_path / "results")
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("batch_size: 32", "bacth_size: 32", "row 'baseline' on a100_80gb: unknown key 'bacth_size'; allowed: "),
+        ("precision: 32-true", "percision: 32-true", "row 'baseline' on a100_80gb: unknown key 'percision'; allowed: "),
+        ("batch_size: 32", "batch_size: -1", "row 'baseline' on a100_80gb: batch_size = -1: "),
+        ("batch_size: 32", "global_batch_size: 30, accumulate: 4", "global_batch_size = 30: cannot be divided by"),
+        ("optimizer: adamw", "optimizer: adam", "optimizer = 'adam'"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_its_place(testbed, recipes, tmp_path, old, new, says):
+    recipes(old, new)
+    code, _, err = testbed("run", SUITE, "--results", tmp_path / "results")
+    assert code == 2
+    assert err.startswith(f"testbed: {SUITE}.yaml: ")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_results_of_another_recipe_version_are_refused_with_a_remedy(testbed, recipes, made):
+    recipes("\nversion: 1\n", "\nversion: 2\n")
+    code, _, err = testbed("run", SUITE, "--results", made.parent)
+    assert code == 2
+    assert "made with version 1 of recipe single_gpu_blip2, which is now version 2; give another --run-id" in err
+
+
+def test_a_device_smaller_than_the_card_is_refused(testbed, monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "node", lambda: house.node(house.T4))
+    code, _, err = testbed("run", SUITE, "--size", "full", "--results", tmp_path)
+    assert (code, err) == (2, "testbed: device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB\n")
+
+
+def test_no_disk_space_is_refused(testbed, monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    code, _, err = testbed("run", SUITE, "--results", tmp_path)
+    assert code == 2
+    assert "no disk space" in err
+
+
+def test_an_archive_with_a_wrong_checksum_is_refused(testbed, tmp_path):
+    (tmp_path / "set.zip").write_bytes(b"")
+    code, _, err = testbed("run", SUITE, "--data", tmp_path / "set.zip", "--data-sha256", "ab")
+    assert code == 2
+    assert "its SHA-256 is e3b0c442" in err
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", SUITE, "--size", "huge"], ["nope"], ["run", SUITE, "--nope"]])
+def test_wrong_usage_exits_with_2(testbed, arguments):
+    code, _, err = testbed(*arguments)
+    assert code == 2
+    assert "Error" in err
+
+
+def test_a_run_shows_verdicts_and_where_the_report_is(testbed, tmp_path):
+    code, out, err = testbed("run", SUITE, "--row", "reduced-batch", "--results", tmp_path)
+    assert (code, err) == (0, "")
+    assert f"report: {tmp_path}/{SUITE}-a100_80gb-tiny-verdict/report.html" in out
+    assert "not judged" in out
+
+
+def test_several_suites_end_with_their_counts_and_reports(testbed, tmp_path):
+    _, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
+    folders = [f"{SUITE}-a100_80gb-tiny-verdict", f"{SLURM}-v100_32gb-tiny-verdict"]
+    counts = out[out.rindex("suite ") :]
+    cells = {line.split()[0]: line.split()[1:] for line in counts.splitlines() if len(line.split()) == 5}
+    judged = [[int(cell) for cell in cells[suite]] for suite in (SUITE, SLURM)]
+    assert [int(cell) for cell in cells["all"]] == [sum(column) for column in zip(*judged, strict=True)]
+    assert [line for line in counts.splitlines() if line.startswith("report: ")] == [
+        f"report: {tmp_path}/{folder}/report.html" for folder in folders
+    ]
+
+
+def test_the_worst_of_several_suites_is_the_exit_code(testbed, monkeypatch, tmp_path):
+    outcomes = {SUITE: "fits", SLURM: "error"}
+    made = fake_worker.made
+    monkeypatch.setattr(fake_worker, "made", lambda spec, _: made(spec, outcomes[spec.suite]))
+    rows = ("--row", "reduced-batch", "--row", "neo-1gpu")
+    assert testbed("run", SUITE, SLURM, *rows, "--results", tmp_path)[0] == 3
+    assert testbed("run", SLURM, SUITE, *rows, "--results", tmp_path)[0] == 3
+
+
+def test_what_broke_is_said_last_with_its_reason(testbed, monkeypatch, tmp_path):
+    made = fake_worker.made
+    monkeypatch.setattr(fake_worker, "made", lambda spec, _: made(spec, "error"))
+    _, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
+    said = " ".join(out[out.rindex("report: ") :].split())
+    assert said.endswith(f"{SLURM}: broke: One GPU: fits (stand-in: error)")
+
+
+def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):
+    code, out, err = testbed("run", SUITE, "--row", "reduced-batch", "--results", tmp_path, "--json")
+    (done,) = json.loads(out)
+    assert done["exit_code"] == code == 0
+    assert done["run"]["command"] == f"testbed run {SUITE} --row reduced-batch --results {tmp_path} --json"
+    assert "size tiny for a100_80gb, on a machine of the tests" in err
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [("fits", 0), ("oom", 1), ("error", 3)])
+def test_the_exit_code_tells_the_verdict(testbed, monkeypatch, made, outcome, expected):
+    result = made / SUITE / "reduced-batch" / "result.json"
+    data = json.loads(result.read_text())
+    data["outcome"] = outcome
+    data["spec"]["size"] = "full"
+    data["device"]["kind"] = "cuda"
+    result.write_text(json.dumps(data))
+    (made / SUITE / "xxl" / "result.json").unlink()
+    assert testbed("judge", made)[0] == expected
+
+
+def test_judging_again_as_json_gives_the_verdicts(testbed, made):
+    code, out, _ = testbed("judge", made, "--json")
+    (judged,) = json.loads(out)
+    assert code == 0
+    assert judged["judgement"]["run"]["rows"] == ["reduced-batch", "xxl"]
+    assert judged["changes"] == []
+
+
+def test_what_is_no_run_cannot_be_judged_reported_or_compared(testbed, tmp_path):
+    for arguments in (("judge", tmp_path), ("report", tmp_path), ("compare", tmp_path, tmp_path)):
+        code, _, err = testbed(*arguments)
+        assert code == 2
+        assert "run's folder" in err
+
+
+def test_a_report_is_written_anew(testbed, made):
+    (made / "report.html").unlink()
+    assert testbed("report", made) == (0, f"{made}/report.html\n", "")
+    assert (made / "report.html").is_file()
+
+
+def test_two_runs_compare(testbed, made):
+    code, out, _ = testbed("compare", made, made, "--json")
+    assert code == 0
+    assert [row["row"] for row in json.loads(out)["rows"]] == ["reduced-batch", "xxl"]
+    assert "Every statement has the same verdict in both runs." in testbed("compare", made, made)[1]
+
+
+def test_suites_and_rows_are_listed(testbed):
+    assert SUITE in testbed("list")[1]
+    assert "xxl-activation-checkpointing" in testbed("list", SUITE)[1]
+    suites = {suite["suite"]: suite for suite in json.loads(testbed("list", "--json")[1])}
+    assert suites[SUITE]["rows"] == 15
+    rows = json.loads(testbed("list", SUITE, "--card", "h100_94gb", "--json")[1])
+    assert rows[0]["settings"]["batch_size"] == 64
+    assert testbed("list", "--card", "h100_94gb")[0] == 2
+    assert testbed("list", SUITE, "--card", "nope")[0] == 2
+
+
+def test_schemas_are_printed(testbed):
+    schemas = json.loads(testbed("schema")[1])
+    assert set(schemas) == {"result", "run", "verdict", "predictions"}
+    assert "outcome" in schemas["result"]["properties"]
+
+
+def test_what_breaks_exits_with_3(testbed, monkeypatch, tmp_path):
+    def breaks(self, rows):
+        raise RuntimeError("the floor gave way")
+
+    monkeypatch.setattr(StandInRunner, "run", breaks)
+    code, _, err = testbed("run", SUITE, "--results", tmp_path)
+    assert code == 3
+    assert "the floor gave way" in err
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys; from experiments.cli.app import main; main(['--help']);"
+        "print([name for name in ('torch', 'pydantic', 'plotly', 'IPython') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+
+
+def test_nothing_but_the_trainer_loads_torch():
+    rooms = (
+        "experiments.cli.app, experiments.pipeline, experiments.report, experiments.cli.tables,"
+        "experiments.notebooks.row, experiments.runners.slurm.job, experiments.training.worker"
+    )
+    code = f"import sys, {rooms}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,58 @@
+"""`testbed logs` and `top` as they are typed, of runs that are here."""
+
+import threading
+import time
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.results.schema import LOG_FILE, RESULT_FILE
+from tests.experiments.runners import made
+
+
+@pytest.fixture
+def row(tmp_path):
+    folder = made.folder(tmp_path / "run", "a", site="local")
+    folder.row("a").mkdir(parents=True)
+    return folder.row("a")
+
+
+def test_a_log_is_printed(row, tmp_path, capfdbinary):
+    (row / LOG_FILE).write_bytes(b"said \xff\n")
+    assert main(["logs", "a", str(tmp_path / "run")]) == 0
+    assert capfdbinary.readouterr().out == b"said \xff\n"
+
+
+def test_a_log_is_followed_until_the_row_ends(row, tmp_path, capfd):
+    def write() -> None:
+        time.sleep(0.3)
+        (row / LOG_FILE).write_text("first\n")
+        time.sleep(1.3)
+        with (row / LOG_FILE).open("a") as log:
+            log.write("last\n")
+        (row / RESULT_FILE).write_text("{}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert main(["logs", "-f", "a", str(tmp_path / "run")]) == 0
+    writer.join()
+    assert capfd.readouterr().out == "first\nlast\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["logs", "a", "RUN"], "no log.txt at this machine yet"),
+        (["logs", "b", "RUN"], "unknown row 'b'; allowed: a"),
+        (["logs", "a", "RUN/none"], "not a run's folder"),
+        (["top", "--json"], "--json: allowed with --once only"),
+        (["top", "--once"], "needs one lease whose machines answer, there: none"),
+        (["top", "--once", "--site", "local"], "--site local: allowed: slurm with --profile, chameleon"),
+    ],
+)
+def test_a_mistake_is_one_line(row, tmp_path, capfd, monkeypatch, arguments, said):
+    monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "ledger"))
+    assert main([one.replace("RUN", str(tmp_path / "run")) for one in arguments]) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

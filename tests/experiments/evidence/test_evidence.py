@@ -1,0 +1,82 @@
+"""The kept results of GPU runs: judged anew, they give the verdicts that were kept with them."""
+
+from pathlib import Path
+
+import pytest
+
+import experiments
+from experiments.report import rejudge
+from experiments.results.run_folder import RunFolder
+from experiments.suites.suite import suite_named
+
+EVIDENCE = Path(experiments.__file__).parent / "evidence"
+RUNS = sorted(path.parent for path in EVIDENCE.glob("*/run.json"))
+
+
+# The README beside them says what is known of the cause.
+DID_NOT_HOLD = {
+    "multi_gpu_litgpt-a100_80gb-full-verdict-2gpus": ["7b-1gpu-acc4/reserved_gib"],
+    "multi_gpu_litgpt-a100_80gb-full-verdict": [
+        "7b-1gpu-acc4/reserved_gib",
+        "7b-4gpu-ddp/outcome",
+        "7b-4gpu-fsdp/reserved_gib",
+        "7b-4gpu-fsdp-b8/allocated_after_forward_gib",
+        "7b-4gpu-fsdp-b8/reserved_gib",
+    ],
+    "multi_gpu_litgpt-v100_32gb-full-verdict": [
+        "1b-4gpu-ddp/allocated_after_forward_gib",
+        "1b-4gpu-fsdp/allocated_after_forward_gib",
+        "1b-4gpu-fsdp/reserved_gib",
+        "3b-4gpu-fsdp/allocated_after_forward_gib",
+    ],
+}
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda path: path.name)
+def test_judged_anew_the_verdicts_are_the_kept_ones(folder: Path) -> None:
+    (again,) = rejudge(folder)
+    assert again.changes == ()
+    assert again.judgement.count("broke") == 0
+    failed = [verdict.id for verdict in again.judgement.verdicts if verdict.status == "did not hold"]
+    assert failed == DID_NOT_HOLD.get(folder.name, [])
+
+
+@pytest.mark.parametrize(
+    ("suite", "card"),
+    [
+        ("single_gpu_blip2", "a100_80gb"),
+        ("single_gpu_blip2", "h100_94gb"),
+        ("single_gpu_litgpt", "a100_80gb"),
+        ("multi_gpu_litgpt", "a100_80gb"),
+        ("multi_gpu_litgpt", "v100_32gb"),
+    ],
+)
+def test_every_row_of_the_card_was_measured_on_a_gpu_at_full_size(suite: str, card: str) -> None:
+    results = RunFolder(EVIDENCE / f"{suite}-{card}-full-verdict").results()
+    assert list(results) == [row.id for row in suite_named(suite).rows_for(card)]
+    assert all(result.spec.size == "full" and result.device.kind == "cuda" for result in results.values())
+    assert all(result.device.cap_gib and result.stands_in for result in results.values())
+
+
+def test_each_rank_of_a_row_was_measured_on_its_own_gpu() -> None:
+    several = [
+        result
+        for folder in RUNS
+        for result in RunFolder(folder).results().values()
+        if result.spec.settings.ranks > 1 and result.outcome == "fits"
+    ]
+    assert len(several) >= 12
+    for result in several:
+        assert [rank.rank for rank in result.ranks] == list(range(result.spec.settings.ranks))
+        assert all(rank.device.kind == "cuda" and rank.memory.reserved_gib for rank in result.ranks)
+        assert result.speed is not None
+        assert result.speed.communication_share
+
+
+@pytest.mark.parametrize("row", ["reduced-precision", "mixed-precision", "xxl-sgd"])
+def test_a_verdict_meets_the_peak_of_the_training_as_taught(row: str) -> None:
+    short, whole = (
+        RunFolder(EVIDENCE / f"single_gpu_blip2-a100_80gb-full-{length}").results()[row]
+        for length in ("verdict", "as-taught")
+    )
+    assert short.memory.peak_gib == pytest.approx(whole.memory.peak_gib, rel=0.005)

@@ -1,0 +1,320 @@
+"""Data sets: folders and archives, checked, fetched once and unpacked safely. The server is on this machine."""
+
+import gzip
+import hashlib
+import io
+import shutil
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.inputs import dataset as data_set
+from experiments.inputs import fetch_dataset
+from experiments.inputs.dataset import CAPTIONS, HUB, SYNTHETIC, folder_sha256
+from experiments.runners.slurm.staging import packed as packed_for
+
+RECORDS = '{"file_name": "1.jpg", "text": "soup"}\n'
+
+
+def prepare(source, sha256, cache, *watch, reads=(CAPTIONS,)):
+    """The data set for rows that read ``reads``."""
+    return data_set.prepare(source, sha256, cache, reads, *watch)
+
+
+def packed(kind: str, name: str = "set/metadata.jsonl", text: str = RECORDS) -> bytes:
+    """An archive of one file."""
+    file = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(name, text)
+    else:
+        with tarfile.open(fileobj=file, mode="w:gz") as archive:
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return file.getvalue()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def server():
+    """Serves .content at .url; the first .breaks answers break off in the middle; .ranges has what was asked for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked = self.headers.get("Range")
+            web.ranges.append(asked)
+            if not self.path.startswith("/set."):
+                self.send_error(404)
+                return
+            begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked and web.resumes else 0
+            body = web.content[begin:]
+            self.send_response(206 if begin else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if web.breaks:
+                web.breaks -= 1
+                body = body[: len(body) // 2]
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    web = HTTPServer(("127.0.0.1", 0), Handler)
+    web.content, web.breaks, web.ranges, web.resumes = packed("tar"), 0, [], True
+    web.url = f"http://127.0.0.1:{web.server_port}/set.tar.gz"
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    yield web
+    web.shutdown()
+    web.server_close()
+
+
+def test_synthetic_data_needs_nothing(tmp_path):
+    found = prepare("synthetic", None, tmp_path)
+    assert (found.data, found.sha256) == ("synthetic", None)
+    with pytest.raises(InputError, match="data synthetic has no checksum"):
+        prepare("synthetic", "ab", tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["alpaca2k", "imdb"])
+def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
+    found = prepare(HUB, None, tmp_path, reads=("constant", dataset))
+    assert (found.data, found.sha256) == ("hub", None)
+    with pytest.raises(InputError, match="data hub has no checksum"):
+        prepare(HUB, "ab", tmp_path, reads=(dataset,))
+
+
+@pytest.mark.parametrize(
+    ("reads", "says"),
+    [
+        ((CAPTIONS,), r"^--data hub: gourmetgram-captions is not published there; allowed: synthetic, a folder"),
+        (("constant",), r"^--data hub: the texts of these rows are made up; allowed: synthetic$"),
+        (("imdb", CAPTIONS), r"^--data hub: these rows read gourmetgram-captions and imdb; choose rows .* by --row$"),
+    ],
+)
+def test_a_run_on_real_data_reads_one_set(tmp_path, reads, says):
+    with pytest.raises(InputError, match=says):
+        prepare(HUB, None, tmp_path, reads=reads)
+    assert prepare(SYNTHETIC, None, tmp_path, reads=reads).data == SYNTHETIC
+
+
+@pytest.mark.parametrize("place", ["", "set"])
+def test_a_folder_of_texts_serves_the_rows_that_read_them(tmp_path, place):
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "reviews.jsonl").write_text('{"text": "good"}\n')
+    assert prepare(str(tmp_path), None, tmp_path, reads=("imdb",)).data == str(tmp_path / place)
+    with pytest.raises(InputError, match=r"has no captions; a data folder for gourmetgram-captions has metadata.jsonl"):
+        prepare(str(tmp_path), None, tmp_path)
+
+
+def test_a_folder_of_captions_serves_no_row_that_reads_texts(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text(RECORDS)
+    with pytest.raises(InputError, match="has no texts; a data folder for imdb has JSON, JSONL, CSV or Parquet files"):
+        prepare(str(tmp_path), None, tmp_path, reads=("imdb",))
+
+
+def test_an_archive_of_texts_is_unpacked(tmp_path):
+    archive = tmp_path / "set.zip"
+    archive.write_bytes(packed("zip", "set/train.json", '{"text": "good"}'))
+    found = prepare(str(archive), None, tmp_path / "cache", reads=("imdb",))
+    assert found.data.endswith("/set")
+    with pytest.raises(InputError, match="has no captions"):
+        prepare(str(archive), None, tmp_path / "cache")
+
+
+def test_a_folder_is_named_by_its_contents(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,text\n")
+    before = prepare(str(tmp_path), None, tmp_path)
+    assert (before.data, before.sha256) == (str(tmp_path), folder_sha256(tmp_path))
+    (tmp_path / "metadata.csv").write_text("file_name,caption\n")
+    with pytest.raises(InputError, match="its SHA-256 is"):
+        prepare(str(tmp_path), before.sha256, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "no such folder or archive"),
+        (lambda path: path.mkdir(), r"has no captions; a data folder for .* has metadata.jsonl or metadata.csv"),
+        (lambda path: path.write_text("text"), r"not a folder or an archive; allowed: .tar.gz, .tgz, .gz, .tar, .zip"),
+    ],
+)
+def test_data_that_is_none_is_refused(tmp_path, make, says):
+    make(tmp_path / "data")
+    with pytest.raises(InputError, match=says):
+        prepare(str(tmp_path / "data"), None, tmp_path / "cache")
+
+
+def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", denied)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        prepare(str(tmp_path), None, tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["tar.gz", "tgz", "zip"])
+def test_an_archive_is_unpacked_once_under_its_checksum(tmp_path, ending):
+    archive = tmp_path / f"set.{ending}"
+    content = packed("zip" if ending == "zip" else "tar")
+    archive.write_bytes(content)
+    found = prepare(str(archive), sha256(content).upper(), tmp_path / "cache")
+    assert found.data == str(tmp_path / "cache" / "data" / sha256(content) / "set")
+    assert (tmp_path / "cache" / "data" / sha256(content) / "set" / "metadata.jsonl").read_text() == RECORDS
+    assert prepare(str(archive), None, tmp_path / "cache") == found
+
+
+def test_a_wrong_checksum_names_both_and_leaves_nothing(tmp_path):
+    archive = tmp_path / "set.zip"
+    archive.write_bytes(packed("zip"))
+    with pytest.raises(InputError, match=f"its SHA-256 is {sha256(packed('zip'))[:20]}.*--data-sha256 says abc"):
+        prepare(str(archive), "abc", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path, kind):
+    archive = tmp_path / ("set.zip" if kind == "zip" else "set.tgz")
+    archive.write_bytes(packed(kind, "../metadata.jsonl"))
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        prepare(str(archive), None, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "data").iterdir()) == []
+
+
+def linked(kind: bytes, name: str) -> bytes:
+    """An archive with records, and beside them a link of that kind to ``name``."""
+    made = io.BytesIO(gzip.decompress(packed("tar")))
+    with tarfile.open(fileobj=made, mode="a") as archive:
+        link = tarfile.TarInfo("set/link")
+        link.type, link.linkname = kind, name
+        archive.addfile(link)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(tarfile.LNKTYPE, "set/metadata.jsonl"), (tarfile.SYMTYPE, "metadata.jsonl")]
+)
+def test_links_within_an_archive_are_kept(tmp_path, kind, name):
+    archive = tmp_path / "set.tar"
+    archive.write_bytes(linked(kind, name))
+    found = prepare(str(archive), None, tmp_path / "cache")
+    assert (Path(found.data) / "link").read_text() == RECORDS
+
+
+@pytest.mark.parametrize(("kind", "name"), [(tarfile.LNKTYPE, "../outside"), (tarfile.SYMTYPE, "../../outside")])
+def test_links_out_of_an_archive_are_refused(tmp_path, kind, name):
+    archive = tmp_path / "set.tar"
+    archive.write_bytes(linked(kind, name))
+    with pytest.raises(InputError, match=r"cannot be unpacked \('set/link' would be written outside the folder\)"):
+        prepare(str(archive), None, tmp_path / "cache")
+
+
+def test_a_broken_archive_is_refused(tmp_path):
+    archive = tmp_path / "set.tgz"
+    archive.write_bytes(packed("tar")[:40])
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        prepare(str(archive), None, tmp_path / "cache")
+
+
+def test_a_url_needs_a_checksum(tmp_path):
+    with pytest.raises(InputError, match="a URL needs --data-sha256"):
+        prepare("https://data.test/set.zip", None, tmp_path)
+
+
+def test_a_url_is_fetched_once_and_its_progress_told(tmp_path, server):
+    told = []
+    for _ in range(2):
+        found = prepare(server.url, sha256(server.content), tmp_path, lambda *done: told.append(done))
+    assert found.data.endswith("/set")
+    assert server.ranges == [None]
+    assert told == [(len(server.content), len(server.content))]
+
+
+def test_a_download_goes_on_where_it_broke_off(tmp_path, server):
+    server.breaks = 1
+    assert prepare(server.url, sha256(server.content), tmp_path).data.endswith("/set")
+    assert server.ranges == [None, f"bytes={len(server.content) // 2}-"]
+
+
+def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(tmp_path, server):
+    server.breaks, server.resumes = 1, False
+    assert prepare(server.url, sha256(server.content), tmp_path).data.endswith("/set")
+
+
+def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
+    with pytest.raises(InputError, match=r"its SHA-256 is .* says 00"):
+        prepare(server.url, "00", tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_server_that_refuses_is_a_users_mistake(tmp_path, server):
+    with pytest.raises(InputError, match="the server answers 404"):
+        prepare(server.url.replace("set", "other"), "00", tmp_path)
+
+
+def test_a_server_that_is_not_there_is_a_users_mistake(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(InputError, match="cannot be fetched"):
+        prepare("http://127.0.0.1:9/set.zip", "00", tmp_path)
+
+
+def there(source, cache, sha256_=None, reads=("imdb",)):
+    """What the data set is on a cluster with that cache, fetched there."""
+    found = data_set.prepare_there(source, sha256_, str(cache), reads)
+    if found.own:
+        Path(found.need.name).parent.mkdir(parents=True, exist_ok=True)
+        with packed_for(found.own) as archive:
+            shutil.copy(archive, found.need.name)
+    fetch_dataset.bring(found.need)
+    return found
+
+
+@pytest.mark.parametrize("name", ["reviews.jsonl", "set/reviews.jsonl"])
+def test_data_of_a_cluster_has_its_place_before_it_is_there(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    archive = tmp_path / "set.tgz"
+    archive.write_bytes(packed("tar", name, '{"text": "good"}'))
+    found = there(str(archive), tmp_path / "cache")
+    assert found.data == f"{tmp_path}/cache/data/{sha256(archive.read_bytes())}-imdb"
+    assert (Path(found.data) / "reviews.jsonl").exists()
+
+
+def test_a_folder_is_named_alike_here_and_on_a_cluster(tmp_path, monkeypatch):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    (folder := tmp_path / "kept" / "set").mkdir(parents=True)
+    (folder / "reviews.jsonl").write_text('{"text": "good"}\n')
+    found = there(str(folder.parent), tmp_path / "cache")
+    assert found.sha256 == prepare(str(folder.parent), None, tmp_path, reads=("imdb",)).sha256
+    assert folder_sha256(Path(found.data)) == found.sha256
+
+
+def test_a_spoiled_download_of_a_cluster_is_tried_once_more(tmp_path, monkeypatch, server):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
+    good, server.content = server.content, b"spoiled"
+    found = data_set.prepare_there(server.url, sha256(good), str(tmp_path), [CAPTIONS])
+    with pytest.raises(InputError, match="its SHA-256 is"):
+        fetch_dataset.bring(found.need)
+    assert len(server.ranges) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("https://data.test/set.tgz", "a URL needs --data-sha256"),
+        ("/nowhere", "no such folder or archive"),
+    ],
+)
+def test_data_that_a_cluster_cannot_be_given_is_refused_before_anything_is_asked(tmp_path, source, says):
+    with pytest.raises(InputError, match=says):
+        data_set.prepare_there(source, None, str(tmp_path), ["imdb"])
+    assert data_set.prepare_there(HUB, None, "", ["imdb"]) == data_set.DataSet(HUB)

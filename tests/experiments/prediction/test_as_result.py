@@ -1,0 +1,114 @@
+"""Predictions judged like results, and no further than memory goes."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from experiments.cli.tables import verdict_table
+from experiments.prediction.as_result import as_result, in_words, predicted_judgement, warning
+from experiments.prediction.predict import traced_spec
+from experiments.results.quantities import LOSSES, QUANTITIES, TIMES
+from experiments.suites.suite import suite_named
+from tests.experiments.prediction.factory import Predictor, prediction, stated
+from tests.experiments.report.factory import make_run
+
+SUITE = suite_named("single_gpu_blip2")
+CARD = "a100_80gb"
+
+
+def spec(row: str):
+    return traced_spec(SUITE, SUITE.row(row), CARD)
+
+
+def judged(needs=stated):
+    specs = [spec(row.id) for row in SUITE.rows_for(CARD)]
+    judgement = predicted_judgement(SUITE, make_run(size="tiny"), Predictor(needs)(specs))
+    return judgement, {verdict.id: verdict for verdict in judgement.verdicts}
+
+
+def test_every_outcome_is_judged_at_full_size_also_for_a_miniature():
+    judgement, verdicts = judged()
+    assert (judgement.grounds, judgement.run.size) == ("predicted", "full")
+    assert {verdicts[f"{row.id}/outcome"].status for row in SUITE.rows_for(CARD)} == {"held"}
+    assert verdicts["claim/smaller-batch-fits"].status == "held"
+
+
+def test_a_table_of_predicted_verdicts_never_says_measured():
+    console = Console(width=200, file=StringIO())
+    console.print(verdict_table(judged()[0]))
+    shown = console.file.getvalue()
+    assert "predicted" in shown
+    assert "measured" not in shown
+
+
+def test_an_outcome_that_is_predicted_otherwise_does_not_hold_and_says_what_is_needed():
+    _, verdicts = judged(lambda spec: 70.0)
+    baseline = verdicts["baseline/outcome"]
+    assert (baseline.status, baseline.measured) == ("did not hold", "fits")
+    assert baseline.reason == "fits: needs 70.00 GiB of 78.60 GiB usable"
+
+
+def test_memory_of_a_row_that_does_not_fit_is_judged_too():
+    _, verdicts = judged()
+    assert verdicts["claim/params-near-14-gb"].status == "held"
+    assert verdicts["claim/params-near-14-gb"].measured == "baseline: 14 GiB"
+
+
+def test_times_and_losses_are_not_judged_and_the_reason_says_so():
+    _, verdicts = judged()
+    reasons = set()
+    for claim in SUITE.claims:
+        quantities = {check.quantity for check in claim.checks}
+        if quantities & {*TIMES, *LOSSES}:
+            verdict = verdicts[f"claim/{claim.id}"]
+            assert verdict.status == "not judged"
+            reasons.add(verdict.reason)
+    assert reasons == {
+        "a prediction of memory says nothing of times",
+        "a prediction of memory says nothing of the loss",
+    }
+
+
+def test_a_predicted_result_is_no_measured_one():
+    result = as_result(prediction(spec("reduced-batch")))
+    assert result.predicted
+    assert result.device.name == "NVIDIA A100 80GB, predicted"
+    assert not result.stands_in
+    assert (result.speed, result.losses) == (None, ())
+    assert all(QUANTITIES[name](result) is None for name in (*TIMES, *LOSSES))
+
+
+def test_the_reserve_is_that_under_the_cards_limit():
+    result = as_result(prediction(spec("reduced-batch"), 78.0, reserved_gib=85.0, limited_reserved_gib=78.5))
+    assert QUANTITIES["reserved_gib"](result) == 78.5
+
+
+@pytest.mark.parametrize(
+    ("needed", "words"),
+    [
+        (60.0, "fits: needs 60.00 GiB of 78.60 GiB usable"),
+        (78.0, "borderline, more likely fits: needs 78.00 GiB of 78.60 GiB usable"),
+        (79.5, "borderline, more likely out of GPU memory: needs 79.50 GiB of 78.60 GiB usable"),
+        (90.0, "out of GPU memory: needs 90.00 GiB of 78.60 GiB usable"),
+    ],
+)
+def test_words_name_the_verdict_and_what_it_rests_on(needed, words):
+    assert in_words(prediction(spec("xxl"), needed)) == words
+
+
+@pytest.mark.parametrize(
+    ("needed", "expected", "warned"),
+    [
+        (60.0, "oom", "stated: out of GPU memory; predicted: fits: "),
+        (90.0, "fits", "stated: fits; predicted: out of GPU memory: "),
+        (79.0, "fits", "stated: fits; predicted: borderline, more likely out of GPU memory: "),
+        (78.0, "oom", "stated: out of GPU memory; predicted: borderline, more likely fits: "),
+        (60.0, "fits", ""),
+        (90.0, "oom", ""),
+        (60.0, None, ""),
+    ],
+)
+def test_a_row_stated_otherwise_is_warned_of_and_no_other(needed, expected, warned):
+    line = warning(prediction(spec("xxl"), needed), expected)
+    assert line.startswith(f"xxl: {warned}") if warned else line == ""

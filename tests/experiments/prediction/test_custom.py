@@ -1,0 +1,166 @@
+"""Flags made into a row, and the mistakes that a person can make in them."""
+
+import json
+import socket
+import time
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.prediction import custom
+from experiments.prediction.custom import Question
+
+CARD = "v100_32gb"
+GPT2 = {"model_type": "gpt2", "n_positions": 1024, "n_embd": 768}
+T5 = {"model_type": "t5", "n_positions": 512, "d_model": 512}
+
+
+def config(path, data) -> str:
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return str(path)
+
+
+def test_flags_become_a_row_of_two_optimizer_steps_on_texts_of_one_length():
+    spec = Question("tiny-llama-1.1b", CARD, 8, 512, accumulate=4, devices=2, precision="bf16-true").spec
+    settings = spec.settings
+    assert (spec.size, spec.length, spec.weights, spec.data, spec.model) == (
+        "full",
+        "peak",
+        "random",
+        "synthetic",
+        None,
+    )
+    assert (settings.dataset, settings.max_length, settings.workers) == ("constant", 512, 0)
+    assert (settings.batch_size, settings.accumulate, settings.global_batch_size) == (8, 4, 64)
+    assert settings.train_samples == 2 * settings.global_batch_size
+    assert (settings.precision, settings.optimizer, settings.strategy) == ("bf16-true", "adamw", "ddp")
+
+
+def test_what_is_not_given_is_plain_32_bit_adamw_on_one_gpu():
+    settings = Question("gpt-neo-1.3b", CARD).spec.settings
+    assert (settings.precision, settings.optimizer, settings.strategy, settings.devices) == (
+        "32-true",
+        "adamw",
+        "auto",
+        1,
+    )
+    assert settings.lora is None
+    assert not settings.activation_checkpointing
+
+
+def test_the_same_question_is_the_same_row():
+    ask = Question("tiny-llama-1.1b", CARD, batch=3)
+    assert ask.spec.fingerprint == Question("tiny-llama-1.1b", CARD, batch=3).spec.fingerprint
+    assert ask.spec.fingerprint != Question("tiny-llama-1.1b", CARD, batch=4).spec.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("model", "targets"),
+    [
+        ("blip2-opt-2.7b", ("q_proj", "v_proj")),
+        ("blip2-flan-t5-xl", ("q", "v")),
+        ("tiny-llama-1.1b", "all-linear"),
+        (T5, ("q", "v")),
+        ({"model_type": "blip-2", "text_config": {"model_type": "opt"}}, ("q_proj", "v_proj")),
+        (GPT2, "all-linear"),
+    ],
+)
+def test_adapters_go_where_is_usual_for_the_model(tmp_path, model, targets):
+    name = model if isinstance(model, str) else config(tmp_path / "m.json", model)
+    lora = Question(name, CARD, lora_r=16).spec.settings.lora
+    assert (lora.r, lora.alpha, lora.targets) == (16, 32, targets)
+
+
+@pytest.mark.parametrize(("given", "targets"), [("q_proj, k_proj", ("q_proj", "k_proj")), ("all-linear", "all-linear")])
+def test_adapters_go_where_they_are_asked_for(given, targets):
+    assert Question("blip2-opt-2.7b", CARD, lora_r=4, lora_targets=given).spec.settings.lora.targets == targets
+
+
+def test_offload_brings_its_optimizer():
+    for strategy in ("deepspeed_stage_2_offload", "deepspeed_stage_3_offload"):
+        assert Question("tiny-llama-1.1b", CARD, strategy=strategy).spec.settings.optimizer == "deepspeed_cpu"
+
+
+def test_a_config_is_a_model_of_its_own_named_after_its_file_or_folder(tmp_path):
+    (tmp_path / "small").mkdir()
+    spec = Question(config(tmp_path / "small" / "config.json", GPT2), CARD).spec
+    assert spec.row == spec.settings.model == "small"
+    assert (spec.model.family, spec.model.architecture) == ("transformers", GPT2)
+    assert Question(config(tmp_path / "mine.json", GPT2), CARD).spec.row == "mine"
+
+
+def test_a_hub_id_is_the_config_that_the_hub_has(monkeypatch):
+    monkeypatch.setattr(custom, "_from_hub", lambda name: json.dumps({**GPT2, "of": name}))
+    spec = Question("org/name", CARD).spec
+    assert spec.row == "org/name"
+    assert spec.model.architecture["of"] == "org/name"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"model": "nope"}, "--model nope: unknown; allowed: a name of models.yaml, the path of a config.json, or"),
+        ({"model": "nope.json"}, "--model nope.json: cannot be read (No such file or directory); allowed: "),
+        ({"card": "nope"}, "--card: unknown card 'nope'; allowed: a100_80gb"),
+        ({"batch": 0}, "--batch 0: a whole number above 0 is needed"),
+        ({"batch": -1}, "--batch -1: a whole number above 0 is needed"),
+        ({"seq": 0}, "--seq 0: a whole number above 0 is needed"),
+        ({"devices": -2}, "--devices -2: a whole number above 0 is needed"),
+        ({"accumulate": 0}, "--accumulate 0: a whole number above 0 is needed"),
+        ({"lora_r": 0}, "--lora-r 0: a whole number above 0 is needed"),
+        ({"seq": 2049}, "--seq 2049: tiny-llama-1.1b has 2048 positions; allowed: 1 to 2048"),
+        ({"lora_targets": "q"}, "--lora-targets q: needs --lora-r"),
+        ({"lora_r": 4, "lora_targets": " , "}, "names of linear layers are needed"),
+        ({"optim": "deepspeed_cpu"}, "--optim deepspeed_cpu: needs --strategy, one of deepspeed_stage_2_offload"),
+        ({"optim": "sgd", "strategy": "deepspeed_stage_2_offload"}, "--optim sgd: allowed with --strategy"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_flag(flags, says):
+    with pytest.raises(InputError) as caught:
+        _ = Question(**{"model": "tiny-llama-1.1b", "card": CARD} | flags).spec
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "not a model's config.json, which has a 'model_type'"),
+        ({"hidden_size": 1}, "not a model's config.json, which has a 'model_type'"),
+        ({"model_type": 3}, "not a model's config.json, which has a 'model_type'"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_by_its_name(tmp_path, data, says):
+    path = config(tmp_path / "m.json", data)
+    with pytest.raises(InputError) as caught:
+        _ = Question(path, CARD).spec
+    assert str(caught.value).startswith(f"--model {path}: {says}")
+
+
+def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path):
+    (tmp_path / "m.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "folder.json").mkdir()
+    for path, says in ((tmp_path / "m.json", "not JSON"), (tmp_path / "folder.json", "cannot be read")):
+        with pytest.raises(InputError, match=says):
+            _ = Question(str(path), CARD).spec
+
+
+def test_relative_positions_have_no_end_and_others_do(tmp_path):
+    assert Question(config(tmp_path / "t5.json", T5), CARD, seq=4096).spec.settings.max_length == 4096
+    inner = {"model_type": "blip-2", "text_config": {"model_type": "opt", "max_position_embeddings": 64}}
+    for data, positions in ((GPT2, 1024), (inner, 64)):
+        with pytest.raises(InputError, match=f"has {positions} positions"):
+            _ = Question(config(tmp_path / "m.json", data), CARD, seq=positions + 1).spec
+
+
+def test_a_hub_that_is_out_of_reach_is_said_at_once(monkeypatch):
+    pytest.importorskip("huggingface_hub")
+
+    def unreachable(*_, **__):
+        raise socket.gaierror("no such host")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to ask again"))
+    with pytest.raises(InputError, match=r"^--model org/name: the hub does not give .*; give the path of one$"):
+        _ = Question("org/name", CARD).spec

@@ -1,0 +1,247 @@
+"""`testbed predict` and `testbed fit`, and predictions before a run, with predictions made up on the spot."""
+
+import json
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.errors import InputError
+from experiments.pipeline import Options, run_suite
+from experiments.prediction import service
+from experiments.results.run_folder import RunFolder
+from experiments.suites.suite import suite_named, suite_names
+from tests.experiments.prediction.factory import Predictor, stated
+from tests.experiments.runners.local.test_runner import Watched
+from tests.experiments.test_pipeline import SUITE, machine  # noqa: F401
+
+CARD = "a100_80gb"
+LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb")
+
+
+@pytest.fixture
+def testbed(capsys, monkeypatch):
+    """Runs the command line with made up predictions; exit code, standard output and standard error."""
+
+    def run(*arguments: str, needs=stated, **changes) -> tuple[int, str, str]:
+        monkeypatch.setattr(service, "predict", Predictor(needs, **changes))
+        code = main(list(arguments))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def needs_two_for_each(spec) -> float:
+    return 10.0 + 2.0 * spec.settings.batch_size
+
+
+def test_without_a_suite_every_row_of_every_suite_is_predicted_on_each_of_its_cards(testbed):
+    code, out, _ = testbed("predict", "--json")
+    suites = [suite_named(name) for name in suite_names()]
+    rows = [(suite.suite, row.id, card) for suite in suites for card in suite.cards for row in suite.rows_for(card)]
+    assert code == 0
+    assert [(one["suite"], one["row"], one["card"]) for one in json.loads(out)] == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows", "cards"),
+    [
+        ([SUITE], 15, {"a100_80gb", "h100_94gb"}),
+        ([SUITE, "--card", "h100_94gb"], 15, {"h100_94gb"}),
+        ([f"{SUITE}/xxl"], 1, {"a100_80gb", "h100_94gb"}),
+        ([f"{SUITE}/xxl", "--card", CARD], 1, {CARD}),
+        (["--card", "a100_40gb"], 8, {"a100_40gb"}),
+    ],
+)
+def test_suite_row_and_card_choose_what_is_predicted(testbed, arguments, rows, cards):
+    found = json.loads(testbed("predict", *arguments, "--json")[1])
+    assert {one["card"] for one in found} == cards
+    assert len({one["row"] for one in found}) == rows
+
+
+def test_json_says_what_a_row_takes_and_whether_that_agrees(testbed):
+    (one,) = json.loads(testbed("predict", f"{SUITE}/baseline", "--card", CARD, "--json", needs=lambda spec: 70.0)[1])
+    assert (one["expected"], one["verdict"], one["agrees"]) == ("oom", "fits", False)
+    assert one["params"] == 3744761856
+    assert one["margin_gib"] == pytest.approx(8.6)
+    assert one["usable_gib"] - one["needed_gib"] == pytest.approx(one["margin_gib"])
+    assert sum(one["at_peak"].values()) == pytest.approx(one["peak_gib"])
+    assert one["rule_of_thumb_gib"] == 5 * 14.0
+
+
+def test_a_question_is_one_object(testbed):
+    code, out, err = testbed("predict", *LLAMA, "--batch", "8", "--json", needs=needs_two_for_each, params_gib=2.0)
+    one = json.loads(out)
+    assert code == 0
+    assert (one["row"], one["verdict"], one["peak_gib"], one["expected"]) == ("tiny-llama-1.1b", "fits", 26.0, None)
+    assert {"params", "reserved_gib"} <= one.keys()
+    assert err == "predicted question/tiny-llama-1.1b, batch 8, on v100_32gb: fits, peak 26.00 GiB (1 of 1)\n"
+
+
+def test_a_table_shows_what_each_row_takes_and_where_it_differs(testbed):
+    out = testbed("predict", SUITE, "--card", CARD, needs=lambda spec: 70.0)[1]
+    (line,) = [line for line in out.splitlines() if "reduced-batch" in line]
+    for shown in ("14.00", "28.00", "70.00", "71.00", "backward, step 1", "fits", "+8.60", "fits: agrees"):
+        assert shown in line
+    assert "oom: differs" in out
+    assert f"{SUITE}, {CARD}: 78.60 GiB usable" in out
+
+
+@pytest.mark.parametrize("command", ["predict", "fit"])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nope/xxl"], "unknown suite 'nope'; allowed: "),
+        ([f"{SUITE}/nope"], f"suite {SUITE}: unknown row 'nope'; allowed: baseline, "),
+        ([f"{SUITE}/xxl", "--card", "nope"], "--card: unknown card 'nope'; allowed: a100_80gb, "),
+        ([f"{SUITE}/xxl", "--card", "v100_32gb"], f"suite {SUITE}: unknown card 'v100_32gb'; allowed: a100_80gb, h100"),
+        (["multi_gpu_litgpt/3b-1gpu", "--card", CARD], "unknown row '3b-1gpu'; allowed: 7b-1gpu, "),
+        ([f"{SUITE}/xxl", "--batch", "8"], "--batch: needs --model; a row has its own settings"),
+        ([f"{SUITE}/xxl", *LLAMA], "--model tiny-llama-1.1b: allowed without 'single_gpu_blip2/xxl' only"),
+        (["--model", "tiny-llama-1.1b"], "--model tiny-llama-1.1b: needs --card, one of a100_80gb, "),
+        ([*LLAMA, "--batch", "0"], "--batch 0: a whole number above 0 is needed"),
+        ([*LLAMA, "--seq", "-5"], "--seq -5: a whole number above 0 is needed"),
+        ([*LLAMA, "--seq", "4096"], "--seq 4096: tiny-llama-1.1b has 2048 positions; allowed: 1 to 2048"),
+        (["--model", "nope", "--card", CARD], "--model nope: unknown; allowed: "),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(testbed, command, arguments, says):
+    code, out, err = testbed(command, *arguments)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_parameters_that_alone_are_too_much_for_the_card_are_a_mistake_in_a_question(testbed):
+    code, out, err = testbed("predict", *LLAMA, "--json", needs=lambda spec: 170.0, params_gib=40.0)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        "testbed: --card v100_32gb: the parameters of tiny-llama-1.1b alone take 40.00 GiB,"
+        " the card has 31.19 GiB usable"
+    )
+
+
+def test_what_the_tracer_refuses_is_passed_on(testbed, monkeypatch, capsys):
+    def refuse(*_):
+        raise InputError("question/m on v100_32gb: the model has no layer 'q'")
+
+    monkeypatch.setattr(service, "predict", refuse)
+    assert main(["predict", *LLAMA]) == 2
+    assert capsys.readouterr().err == "testbed: question/m on v100_32gb: the model has no layer 'q'\n"
+
+
+def test_fit_gives_the_largest_batch_and_the_changes_that_help(testbed):
+    found = json.loads(testbed("fit", *LLAMA, "--batch", "16", "--json", needs=needs_two_for_each)[1])
+    assert (found["batch"], found["verdict"]) == (16, "oom")
+    # 2 % of 31.19 GiB are 0.62: batch 10 takes 30 GiB, 11 would take 32
+    assert (found["largest_batch"], found["largest_batch_borderline"]) == (10, 10)
+    assert found["largest_batch_peak_gib"] == 30.0
+    assert found["changes"][0]["change"] == "batch 8, accumulated 2 times"
+    assert (found["changes"][0]["verdict"], found["changes"][0]["peak_gib"]) == ("fits", 26.0)
+    out = testbed("fit", *LLAMA, "--batch", "16", needs=needs_two_for_each)[1]
+    assert "batch 16: oom, needs 42.00 of 31.19 GiB (-10.81)" in out
+    assert "largest batch that fits: 10, peak 30.00 GiB" in out
+    assert "FSDP over 8 GPUs" in out
+
+
+@pytest.mark.parametrize(
+    ("needs", "says"),
+    [
+        (lambda spec: 100.0, "not even a batch of 1 fits"),
+        (lambda spec: 30.8 if spec.settings.batch_size < 3 else 90.0, "no batch fits for sure; borderline up to 2"),
+        (lambda spec: 20.0 + 1.0 * spec.settings.batch_size, "fits: 10, peak 30.00 GiB; borderline up to 11"),
+        (lambda spec: 20.0, "fits: 4096, peak 20.00 GiB (larger ones were not tried)"),
+    ],
+)
+def test_fit_says_in_words_how_large_a_batch_may_be(testbed, needs, says):
+    assert says in testbed("fit", *LLAMA, needs=needs)[1]
+
+
+def test_fit_of_a_row_is_a_list_by_card(testbed):
+    found = json.loads(testbed("fit", f"{SUITE}/reduced-batch", "--json")[1])
+    assert [one["card"] for one in found] == ["a100_80gb", "h100_94gb"]
+
+
+@pytest.mark.parametrize("arguments", [(), (SUITE,)])
+def test_fit_needs_one_row(testbed, arguments):
+    assert testbed("fit", *arguments)[::2] == (2, "testbed: fit: SUITE/ROW or --model is needed\n")
+
+
+def test_progress_counts_what_is_traced_and_is_silent_on_what_was_kept():
+    specs = service.rows_asked(SUITE, CARD)[:3]
+    said = []
+    progress = service.Progress(3, said.append)
+    one, two, three = Predictor(stated)(specs)
+    progress(specs[0], one, True)
+    progress(specs[1], two, False)
+    progress(specs[2], three, False)
+    assert len(said) == 2
+    assert said[0].startswith(
+        f"predicted {SUITE}/reduced-batch, batch 16, on {CARD}: fits, peak 60.00 GiB (2 of 3, about 0:0"
+    )
+    assert said[1].endswith("(3 of 3)")
+
+
+class TestBeforeARun:
+    """The machine's fixture predicts what is stated."""
+
+    def run(self, path, **options):
+        view = Watched()
+        done = run_suite(Options(SUITE, rows=("baseline", "reduced-batch"), results=path, **options), view)
+        return RunFolder(done.folder), view.lines
+
+    def test_predictions_at_full_size_are_kept_with_the_run(self, machine, tmp_path):  # noqa: F811
+        folder, _ = self.run(tmp_path)
+        assert {one.spec.row: one.outcome for one in folder.predictions()} == {
+            "baseline": "oom",
+            "reduced-batch": "fits",
+        }
+        assert {(one.spec.size, one.spec.length) for one in folder.predictions()} == {("full", "peak")}
+
+    def test_a_row_that_is_predicted_otherwise_is_warned_of(self, machine, monkeypatch, tmp_path):  # noqa: F811
+        monkeypatch.setattr(service, "predict", Predictor(lambda spec: 78.0))
+        _, lines = self.run(tmp_path)
+        warned = [line for line in lines if "stated:" in line]
+        assert warned == [
+            "baseline: stated: out of GPU memory; predicted: borderline, more likely fits:"
+            " needs 78.00 GiB of 78.60 GiB usable"
+        ]
+
+    def test_what_cannot_be_predicted_holds_nothing_up(self, machine, monkeypatch, tmp_path):  # noqa: F811
+        for mistake in (InputError("no C++ compiler (package g++)"), RuntimeError("the tracer was ended")):
+
+            def refuse(*_, why=mistake):
+                raise why
+
+            monkeypatch.setattr(service, "predict", refuse)
+            folder, lines = self.run(tmp_path, rerun=True)
+            assert f"not predicted: {mistake}" in lines
+            assert folder.predictions() == ()
+            assert len(folder.results()) == 2
+
+    def test_a_row_that_cannot_be_traced_leaves_the_others_predicted(self, machine, monkeypatch, tmp_path):  # noqa: F811
+        problem = f"{SUITE}/baseline on {CARD}: cannot be traced"
+        made = Predictor(stated)
+
+        def refuse(specs, cache, watch, failed):
+            for spec in specs:
+                if spec.row == "baseline":
+                    failed(spec, RuntimeError(problem))
+            return made([spec for spec in specs if spec.row != "baseline"], cache, watch, failed)
+
+        monkeypatch.setattr(service, "predict", refuse)
+        folder, lines = self.run(tmp_path)
+        assert f"not predicted: {problem}" in lines
+        assert [one.spec.row for one in folder.predictions()] == ["reduced-batch"]
+
+    def test_it_can_be_left_out(self, machine, monkeypatch, tmp_path):  # noqa: F811
+        monkeypatch.setattr(service, "predict", lambda *_: pytest.fail("nobody asked"))
+        folder, _ = self.run(tmp_path, predict=False)
+        assert folder.predictions() == ()
+        assert main(["run", SUITE, "--row", "xxl", "--results", str(tmp_path), "--no-predict"]) == 0
+
+    def test_predictions_of_another_schema_are_refused_with_a_remedy(self, machine, tmp_path):  # noqa: F811
+        folder, _ = self.run(tmp_path)
+        path = folder.path / "predictions.json"
+        path.write_text(path.read_text().replace('"prediction_version": 1', '"prediction_version": 0'))
+        with pytest.raises(InputError, match=r"not predictions of schema version 1 .*; remove the file, or run again"):
+            folder.predictions()

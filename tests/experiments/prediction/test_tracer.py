@@ -1,0 +1,99 @@
+"""Miniature rows through the tracer: what a prediction says of them."""
+
+import pytest
+
+from experiments.system.files import GIB
+from tests.experiments.prediction.miniatures import ROWS
+
+TRACED = [name for name in ROWS if name != "refused"]
+FULL = 4  # bytes of a parameter in 32 bit
+
+pytestmark = pytest.mark.xdist_group("tracer")
+
+
+def in_bytes(traced, name: str, share: str) -> int:
+    """A share of the memory at the row's peak."""
+    return round(getattr(traced.predictions[name].at_peak, f"{share}_gib") * GIB)
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_every_engine_and_strategy_can_be_traced(traced, name):
+    assert name in traced.predictions, traced.problems.get(name)
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_the_peak_is_the_sum_of_its_shares_and_none_is_negative(traced, name):
+    prediction = traced.predictions[name]
+    assert prediction.at_peak.total_gib == pytest.approx(prediction.peak_gib)
+    assert all(share >= 0 for share in prediction.at_peak.model_dump().values())
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_the_need_lies_between_what_is_allocated_and_what_would_be_reserved(traced, name):
+    prediction = traced.predictions[name]
+    assert prediction.peak_gib <= prediction.needed_gib <= prediction.reserved_gib
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "ddp", "adam_8bit", "hf_trainer", "litgpt", "litgpt_trainer"])
+def test_parameters_in_32_bit_take_four_bytes_each(traced, name):
+    assert in_bytes(traced, name, "params") == FULL * traced.predictions[name].parameters
+
+
+@pytest.mark.parametrize("name", ["adamw", "ddp", "fsdp", "hf_trainer", "litgpt", "litgpt_trainer"])
+def test_adam_keeps_two_numbers_for_each_parameter(traced, name):
+    assert in_bytes(traced, name, "optimizer") == 2 * in_bytes(traced, name, "params")
+
+
+def test_sgd_keeps_nothing(traced):
+    assert in_bytes(traced, "sgd", "optimizer") == 0
+
+
+def test_adam_in_8_bit_keeps_two_bytes_for_a_parameter_of_large_tensors(traced):
+    params = in_bytes(traced, "adam_8bit", "params")
+    assert params / 2 < in_bytes(traced, "adam_8bit", "optimizer") < 2 * params
+
+
+def test_at_the_optimizer_step_every_parameter_has_its_gradient(traced):
+    assert traced.predictions["adamw"].peak_phase == "optimizer step"
+    assert in_bytes(traced, "adamw", "grads") == in_bytes(traced, "adamw", "params")
+
+
+def test_ddp_keeps_its_buckets_beside_the_gradients(traced):
+    buckets = in_bytes(traced, "ddp", "buffers") - in_bytes(traced, "adamw", "buffers")
+    assert buckets == pytest.approx(in_bytes(traced, "ddp", "grads"), rel=0.02)
+
+
+def test_fsdp_on_two_ranks_keeps_half_of_everything(traced):
+    for share in ("params", "optimizer"):
+        half = in_bytes(traced, "adamw", share) / 2
+        assert in_bytes(traced, "fsdp", share) == pytest.approx(half, rel=0.02)
+
+
+def test_qlora_trains_adapters_in_16_bit_on_weights_in_4_bit(traced):
+    prediction = traced.predictions["qlora"]
+    assert prediction.trainable_parameters < 0.01 * prediction.parameters
+    assert in_bytes(traced, "qlora", "optimizer") == 2 * 2 * prediction.trainable_parameters
+    assert in_bytes(traced, "qlora", "params") < 2 * prediction.parameters
+
+
+def test_a_miniature_fits_and_peaks_in_its_second_step(traced):
+    prediction = traced.predictions["adamw"]
+    assert (prediction.verdict, prediction.failure, prediction.retries) == ("fits", None, 0)
+    assert prediction.peak_step == 1
+
+
+@pytest.mark.parametrize(("name", "phase"), [("too long", "backward"), ("far too long", "forward")])
+def test_a_row_that_does_not_fit_says_where_it_ends(traced, name, phase):
+    prediction = traced.predictions[name]
+    failure = prediction.failure
+    assert prediction.verdict == "oom"
+    assert (failure.phase, failure.step, failure.micro_step) == (phase, 0, 0)
+    assert failure.message == f"{failure.requested_gib:.2f} GiB more do not fit"
+    assert prediction.peak_gib > prediction.usable_gib >= prediction.limited_reserved_gib
+    assert prediction.limited_reserved_gib + failure.requested_gib > prediction.usable_gib
+
+
+def test_a_row_that_does_not_fit_is_traced_to_its_end(traced):
+    prediction = traced.predictions["too long"]
+    assert (prediction.peak_step, prediction.peak_phase) == (1, "backward")
+    assert prediction.memory.snapshots

@@ -1,0 +1,127 @@
+import json
+from math import inf, isnan, nan
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.results.quantities import QUANTITIES
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import Memory, read_result
+from experiments.system.files import write_atomically
+from tests.experiments.factory import CPU, STAND_IN, result, run, shot
+
+
+def test_a_result_reads_as_it_was_written(tmp_path):
+    path = tmp_path / "result.json"
+    written = result("a", memory={"peak_gib": 1.5}, speed={}, losses=(2.0, 1.0))
+    write_atomically(path, written.model_dump_json())
+    assert read_result(path) == written
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_loss_that_is_no_number_reads_as_it_was_written(tmp_path):
+    path = tmp_path / "result.json"
+    write_atomically(path, result("a", losses=(2.0, nan, inf)).model_dump_json())
+    two, none, endless = read_result(path).losses
+    assert (two, isnan(none), endless) == (2.0, True, inf)
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+def test_a_missing_result_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"result\.json: cannot be read \(No such file or directory\)$"):
+        read_result(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema_version": 2}, r"\(schema_version: Input should be 1\)"),
+        ({"outcome": "good"}, r"\(outcome: Input should be 'fits'.*\)"),
+        ({"more": 1}, r"\(more: Extra inputs are not permitted\)"),
+    ],
+)
+def test_what_is_no_result_of_this_schema_is_refused_by_its_first_fault(tmp_path, change, words):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(json.loads(result("a").model_dump_json()) | change))
+    with pytest.raises(InputError, match=r"result\.json: not a result of schema version 1 " + words):
+        read_result(path)
+
+
+def test_half_a_result_is_refused(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text(result("a").model_dump_json()[:100])
+    with pytest.raises(InputError, match="not a result of schema version 1"):
+        read_result(path)
+
+
+def test_only_another_gpu_stands_in():
+    assert not result("a").stands_in
+    assert not result("a", device=CPU).stands_in
+    assert result("a", device=STAND_IN).stands_in
+
+
+SHOTS = (
+    shot("before forward", params_gib=2.0, grads_gib=9.0),
+    shot("after forward", params_gib=9.0, activations_gib=4.0, allocated_gib=6.0),
+    shot("after forward", activations_gib=5.0, allocated_gib=8.0),
+    shot("after forward", activations_gib=1.0, allocated_gib=20.0),
+    shot("after backward", grads_gib=2.5),
+    shot("after optimizer step", optimizer_gib=3.0, optimizer_cpu_gib=7.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value"),
+    [
+        ("params_gib", 2.0),
+        ("grads_gib", 2.5),
+        ("optimizer_gib", 3.0),
+        ("optimizer_cpu_gib", 7.0),
+        ("activations_gib", 5.0),
+        ("allocated_after_forward_gib", 8.0),
+        ("peak_gib", 21.0),
+        ("reserved_gib", 22.0),
+        ("samples_per_s", 4.0),
+        ("step_s", 0.5),
+        ("train_s", 5.0),
+        ("final_loss", 1.0),
+    ],
+)
+def test_a_quantity_is_read_at_its_own_point(quantity, value):
+    memory = {"peak_gib": 21.0, "reserved_gib": 22.0}
+    assert QUANTITIES[quantity](result("a", memory=memory, shots=SHOTS, speed={}, losses=(3.0, 1.0))) == value
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_what_was_not_measured_is_none(quantity):
+    empty = result("a", "oom")
+    assert empty.memory == Memory()
+    assert QUANTITIES[quantity](empty) is None
+
+
+def test_a_run_folder_gives_the_results_there_are_in_the_order_asked_for(tmp_path):
+    folder = RunFolder(tmp_path / "results" / "one")
+    folder.write_run(run("b", "a", "c"))
+    for row in ("a", "b"):
+        folder.row(row).mkdir(parents=True)
+        write_atomically(folder.row(row) / "result.json", result(row).model_dump_json())
+    assert list(folder.results()) == ["b", "a"]
+    assert folder.read_run() == run("b", "a", "c")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"not a run's folder \(it has no run\.json\)$"):
+        RunFolder(tmp_path).read_run()
+
+
+def test_a_run_of_another_schema_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(json.loads(run().model_dump_json()) | {"schema_version": 2}))
+    with pytest.raises(InputError, match=r"run\.json: not a run of schema version 1 \(Input should be 1\)$"):
+        RunFolder(tmp_path).read_run()
+
+
+def test_memory_after_the_forward_pass_is_that_of_steps_with_optimizer_state():
+    first = shot("after forward", step=0, allocated_gib=2.0)
+    later = tuple(shot("after forward", step=1, allocated_gib=gib) for gib in (6.0, 8.0))
+    assert QUANTITIES["allocated_after_forward_gib"](result("a", shots=(first, *later))) == 7.0
+    assert QUANTITIES["allocated_after_forward_gib"](result("a", shots=(first,))) == 2.0

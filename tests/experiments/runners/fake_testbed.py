@@ -1,0 +1,15 @@
+"""`testbed` with the stand-in worker in the place of the trainer, predictions made up: python -m ... ARGUMENTS."""
+
+import sys
+from functools import partial
+
+from experiments import pipeline
+from experiments.cli import app
+from experiments.prediction import service
+from tests.experiments.prediction.factory import Predictor, stated
+from tests.experiments.runners import fake_worker
+
+if __name__ == "__main__":
+    service.predict = Predictor(stated)
+    pipeline.run_suites = partial(pipeline.run_suites, worker=fake_worker.MODULE)
+    sys.exit(app.main(sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""Runs that are cut off: by a kill, by Ctrl-C; and two runners on one folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from experiments.errors import InputError
+from experiments.results.schema import RESULT_FILE
+from experiments.runners.local import row_process
+from experiments.system.lock import locked
+from tests.experiments.runners import fake_testbed
+
+ROWS = ("baseline", "reduced-batch")
+RUN_ID = "cut-off"
+
+
+def hear_interrupts() -> None:
+    """As in a terminal; what a shell starts in the background is deaf to Ctrl-C, and so are its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Bed:
+    """`testbed run` of two rows in a process of its own; baseline ends at once, reduced-batch as ``hang`` says."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = path / "results" / RUN_ID / "single_gpu_blip2"
+
+    def start(self, hang: bool) -> subprocess.Popen[str]:
+        rows = [part for row in ROWS for part in ("--row", row)]
+        arguments = ["run", "single_gpu_blip2", *rows, "--run-id", RUN_ID, "--results", str(self.path / "results")]
+        return subprocess.Popen(
+            [sys.executable, "-m", fake_testbed.__name__, *arguments],
+            env={
+                **os.environ,
+                "STANDIN": "reduced-batch=hang" if hang else "",
+                "STANDIN_JOURNAL": str(self.path / "journal"),
+                "CUDA_VISIBLE_DEVICES": "",
+            },
+            cwd=row_process.CODE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=hear_interrupts,
+        )
+
+    def starts(self, row: str) -> int:
+        journal = self.path / "journal"
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        return sum(line.startswith(f"{row} ") and len(line.split()) == 3 for line in lines)
+
+    def wait_until_half(self) -> None:
+        """Until the first row has finished and the second is under way."""
+        wait_for(lambda: (self.rows / "baseline" / RESULT_FILE).exists() and self.starts("reduced-batch"))
+
+    def left(self) -> list[psutil.Process]:
+        return [one for row in ROWS for one in row_process.family(self.rows / row)]
+
+
+def wait_for(true, within_s: float = 60.0) -> None:
+    until = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < until, "did not come about"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def bed(tmp_path):
+    made = Bed(tmp_path)
+    yield made
+    for one in made.left():
+        with suppress(psutil.Error):
+            one.kill()
+
+
+def test_a_killed_run_leaves_no_process_and_goes_on_where_it_was(bed):
+    first = bed.start(hang=True)
+    bed.wait_until_half()
+    assert bed.left()
+    first.kill()
+    first.wait()
+    wait_for(lambda: not bed.left(), within_s=15)
+    assert not (bed.rows / "reduced-batch" / RESULT_FILE).exists()
+
+    said = bed.start(hang=False).communicate()[0]
+    assert "baseline: kept (finished: fits)" in said
+    assert "reduced-batch: starts (the last run was cut off)" in said
+    assert (bed.starts("baseline"), bed.starts("reduced-batch")) == (1, 2)
+    assert (bed.rows / "reduced-batch" / RESULT_FILE).exists()
+    assert bed.left() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_has_finished_and_ends_the_rest(bed, number):
+    running = bed.start(hang=True)
+    bed.wait_until_half()
+    running.send_signal(number)
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert bed.left() == []
+    assert (bed.rows / "baseline" / RESULT_FILE).exists()
+    assert not (bed.rows / "reduced-batch" / RESULT_FILE).exists()
+
+
+def test_a_second_runner_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
+    folder = tmp_path / "results" / "run"
+    with locked(folder), pytest.raises(InputError, match=f"process {os.getpid()} is running it"), locked(folder):
+        pass
+    with locked(folder):
+        pass
+
+
+def test_results_that_cannot_be_written_are_a_users_mistake(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written to"), locked(tmp_path / "file" / "run"):
+        pass

@@ -1,0 +1,218 @@
+"""The runner on this machine, with real notebooks and kernels and a stand-in for the trainer."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from experiments.results.schema import CHECKPOINTS_FOLDER, NOTEBOOK_FILE, RESULT_FILE
+from experiments.runners.local import gpu_memory, row_process
+from experiments.runners.local.runner import LocalRunner, NoRoomLeft, emptied
+from experiments.runners.progress import View
+from tests.experiments.runners import fake_worker
+from tests.experiments.runners import made as house
+
+pytestmark = pytest.mark.xdist_group("runner")
+
+SECOND = house.GPU.__class__(1, house.GPU.name, house.GPU.memory_gib, "GPU-b")
+BEHAVIOUR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die"}
+
+
+class Watched(View):
+    """A view that keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.text = StringIO()
+        super().__init__(Console(file=self.text))
+        self.shown: list = []
+
+    def shows(self, states, done, total, left_s):
+        self.shown.append((states, done, total, left_s))
+
+    @property
+    def lines(self) -> list[str]:
+        return self.text.getvalue().splitlines()
+
+
+class Made:
+    """What one run of the runner left behind."""
+
+    def __init__(self, path: Path, specs, node, **options) -> None:
+        self.path, self.view = path, Watched()
+        self.folder = house.folder(path / "run", *(spec.row for spec in specs))
+        self.runner = LocalRunner(self.folder, node, 64.0, self.view, fake_worker.MODULE, **options)
+        self.specs = specs
+
+    def run(self) -> "Made":
+        self.runner.run(house.to_run(*self.specs))
+        return self
+
+    def notebook_error(self, row: str) -> str | None:
+        notebook = json.loads((self.folder.row(row) / NOTEBOOK_FILE).read_text())
+        outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+        return next((output["evalue"] for output in outputs if output["output_type"] == "error"), None)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Six rows of every kind on a machine with two cores."""
+    path = tmp_path_factory.mktemp("runner")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STANDIN", ",".join(f"{row}={how}" for row, how in BEHAVIOUR.items()))
+        patch.setenv("STANDIN_JOURNAL", str(path / "journal"))
+        specs = [house.spec(row, size="tiny") for row in "abcdef"]
+        yield Made(path, specs, house.node(cpus=2)).run()
+
+
+def test_every_row_ends_with_a_result(made):
+    outcomes = {row: result.outcome for row, result in made.folder.results().items()}
+    assert outcomes == {"a": "oom", "b": "fits", "c": "error", "d": "error", "e": "error", "f": "fits"}
+
+
+def test_only_a_row_that_fits_has_a_notebook_without_error(made):
+    errors = {row: made.notebook_error(row) for row in "abcdef"}
+    assert errors["b"] is errors["f"] is None
+    assert errors["a"] == "out of GPU memory: stand-in: oom"
+    assert errors["c"] == errors["e"] == "the worker wrote no result"
+
+
+def test_a_missing_result_is_an_error_with_the_last_line_of_the_log(made):
+    result = made.folder.results()["c"]
+    assert result.reason == "ended without a result: last line of c"
+    assert result.failure.message == "last line of c"
+    assert result.fingerprint == result.spec.fingerprint
+
+
+def test_a_result_that_cannot_be_read_is_an_error(made):
+    assert "not a result of schema version 1" in made.folder.results()["d"].reason
+
+
+def test_a_notebook_shows_the_outcome_and_streams_the_worker(made):
+    text = (made.folder.row("f") / NOTEBOOK_FILE).read_text()
+    assert "# FITS" in text
+    assert "f behaves: fits" in text
+    assert str(made.path) not in "".join(text.partition('"papermill"')[0])
+
+
+def test_two_rows_run_side_by_side_and_each_runs_once(made):
+    notes = [line.split() for line in (made.path / "journal").read_text().splitlines()]
+    starts = [note for note in notes if len(note) == 3]
+    assert sorted(note[0] for note in starts) == list("abcdef")
+    states = [len(states) for states, *_ in made.view.shown]
+    assert max(states) == 2
+
+
+def test_the_time_that_is_left_is_told_after_the_first_row(made):
+    first, *_, last = (left_s for *_, left_s in made.view.shown)
+    assert first is None
+    assert last >= 0
+
+
+def test_nothing_of_a_row_is_left_not_even_what_it_detached(made):
+    assert [row_process.family(made.folder.row(row)) for row in "abcdef"] == [[]] * 6
+
+
+def test_one_line_a_start_and_an_end(made):
+    assert sum("starts (no result yet)" in line for line in made.view.lines) == 6
+    assert "f: fits, peak 1 GiB, 2 s" in made.view.lines
+    assert "a: out of GPU memory, peak 1 GiB, 2 s: stand-in: oom" in made.view.lines
+
+
+def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setenv("STANDIN", "a=hang")
+    made = Made(tmp_path, [house.spec("a", size="tiny", time_limit_s=1)], house.node(), grace_s=7.0).run()
+    result = made.folder.results()["a"]
+    assert result.outcome == "timeout"
+    assert "the time limit is 1 s" in result.reason
+    assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
+    assert row_process.family(made.folder.row("a")) == []
+    assert any(state.progress and state.progress.micro_steps == 7 for states, *_ in made.view.shown for state in states)
+
+
+def test_nothing_of_an_earlier_run_stays_in_a_row_that_runs_again(tmp_path):
+    made = Made(tmp_path, [house.spec("a", size="tiny")], house.node())
+    old = made.folder.row("a")
+    (old / "checkpoints").mkdir(parents=True)
+    (old / "checkpoints" / "weights").write_text("old")
+    made.run()
+    assert not (old / "checkpoints").exists()
+
+
+@pytest.fixture
+def no_notebooks(monkeypatch):
+    """Rows whose processes do nothing but write what the driver's variables are; GPUs that hold what ``held`` says."""
+    held = {0: 0.0, 1: 0.0}
+    seen: dict[str, str] = {}
+
+    def start(row_folder, worker, environment):
+        seen[row_folder.name] = environment["CUDA_VISIBLE_DEVICES"]
+        spec = house.spec(row_folder.name)
+        (row_folder / RESULT_FILE).write_text(fake_worker.made(spec, "fits").model_dump_json())
+        (row_folder / row_process.NOTEBOOK_LOG).touch()
+        return psutil.Popen(["true"])
+
+    monkeypatch.setattr(row_process, "start", start)
+    monkeypatch.setattr(gpu_memory, "used_gib", lambda indices: {index: held[index] for index in indices})
+    return held, seen
+
+
+def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
+    _, seen = no_notebooks
+    Made(tmp_path, [house.spec("a"), house.spec("b")], house.node(house.GPU, SECOND)).run()
+    assert seen == {"a": "0", "b": "1"}
+
+
+def test_a_gpu_that_still_holds_memory_gets_no_other_row(tmp_path, no_notebooks, monkeypatch):
+    held, seen = no_notebooks
+    not_free = gpu_memory.not_free
+    monkeypatch.setattr(gpu_memory, "not_free", lambda before: held.update({0: 3.0}) or not_free(before, within_s=0.1))
+    made = Made(tmp_path, [house.spec(row) for row in "abc"], house.node(house.GPU))
+    with pytest.raises(NoRoomLeft, match="2 row"):
+        made.run()
+    assert list(seen) == ["a"]
+    assert "a: not used again: GPU 0 still holds 3.0 GiB" in made.view.lines
+
+
+def test_a_gpu_is_given_time_to_become_free(monkeypatch):
+    figures = iter([3.0, 3.0, 0.1])
+    monkeypatch.setattr(gpu_memory, "used_gib", lambda indices: {0: next(figures)})
+    assert gpu_memory.not_free({0: 0.0}, within_s=5.0) == {}
+
+
+def test_ending_a_row_takes_processes_of_every_session(tmp_path):
+    spawn = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); input()"
+    other = subprocess.Popen(["sleep", "600"])
+    own = subprocess.Popen(
+        [sys.executable, "-c", spawn],
+        env=os.environ | {row_process.ROW_VARIABLE: str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 10
+        while len(row_process.family(tmp_path)) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert len(row_process.family(tmp_path)) == 2
+        assert row_process.rows_alive()
+        assert row_process.end(tmp_path) == []
+        assert own.wait() == -9
+        assert other.poll() is None
+    finally:
+        other.kill()
+        own.kill()
+
+
+def test_only_a_row_that_was_cut_off_keeps_its_checkpoints(tmp_path):
+    (tmp_path / CHECKPOINTS_FOLDER / "checkpoint-100").mkdir(parents=True)
+    (tmp_path / "rank-0").mkdir()
+    (tmp_path / "log.txt").touch()
+    assert [path.name for path in emptied(tmp_path).iterdir()] == [CHECKPOINTS_FOLDER]
+    (tmp_path / RESULT_FILE).touch()
+    assert list(emptied(tmp_path).iterdir()) == []

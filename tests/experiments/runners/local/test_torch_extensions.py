@@ -1,0 +1,25 @@
+"""Compiled extensions: one folder an environment and a processor, and locks of builds that were killed."""
+
+import pytest
+
+from experiments.runners.local import row_process
+from experiments.runners.local.torch_extensions import drop_stale_locks, kept_in
+
+
+def test_environments_and_processors_do_not_share_builds(monkeypatch, tmp_path):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
+    here = kept_in("one processor")
+    assert here.is_relative_to(tmp_path)
+    assert here == kept_in("one processor") != kept_in("another")
+    monkeypatch.setattr("sys.prefix", "/elsewhere")
+    assert here != kept_in("one processor")
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_lock_stays_only_while_a_row_lives(monkeypatch, tmp_path, alive):
+    (tmp_path / "cpu_adam").mkdir()
+    lock = tmp_path / "cpu_adam" / "lock"
+    lock.touch()
+    monkeypatch.setattr(row_process, "rows_alive", lambda: alive)
+    drop_stale_locks(tmp_path)
+    assert lock.exists() == alive

@@ -1,0 +1,95 @@
+"""What is refused before it starts."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.runners import admission
+from experiments.runners.admission import check_disk, host_need_gib, refusal
+from tests.experiments.runners.made import GPU, T4, node, spec
+from tests.experiments.training.made import LORA
+
+OFFLOAD = {"model": "blip2-flan-t5-xxl", "optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
+
+
+def test_full_size_needs_a_gpu():
+    assert "no GPU" in refusal(spec(), node(), 64)
+    assert refusal(spec(size="tiny"), node(), 64) == ""
+
+
+def test_a_device_smaller_than_the_card_is_refused_with_both_sizes():
+    assert refusal(spec(), node(T4), 64) == "device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB"
+    assert refusal(spec(), node(GPU), 64) == ""
+    assert refusal(spec(size="tiny"), node(T4), 64) == ""
+
+
+def test_a_card_is_enough_for_itself_whatever_its_driver_keeps():
+    kept = GPU.__class__(0, "NVIDIA A100 80GB PCIe", 79.0, "GPU-2")
+    assert refusal(spec(), node(kept), 64) == ""
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "adam_8bit"}, {"quantization": {"kind": "nf4"}}])
+def test_a_bitsandbytes_that_needs_a_gpu_is_refused_on_a_processor_here(settings, monkeypatch):
+    row = spec(size="tiny", **settings)
+    assert refusal(row, node(), 64) == ""
+    monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": "0.44.1"})
+    assert refusal(row, node(), 64) == "bitsandbytes 0.44.1 needs a GPU; 0.50 and newer run on processors too"
+    assert refusal(row, node(), 64, here=False) == refusal(row, node(GPU), 64) == ""
+    assert refusal(spec(size="tiny"), node(), 64) == ""
+
+
+def test_more_devices_than_there_are_are_refused():
+    remedy = "; --gpus-per-node runs the row on fewer"
+    assert refusal(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1" + remedy
+    assert refusal(spec(devices=2), node(GPU, GPU), 64) == ""
+    assert refusal(spec(nodes=2, devices=2), node(GPU, GPU), 64) == "4 GPUs are needed, there are 2" + remedy
+    assert refusal(spec(nodes=2), node(GPU, GPU), 64) == ""
+
+
+def test_a_row_of_several_nodes_needs_its_gpus_of_each_of_them():
+    wide = spec(nodes=2, devices=2)
+    assert refusal(wide, node(GPU, GPU), 64, nodes=2) == ""
+    assert refusal(wide, node(GPU), 64, nodes=2).startswith("2 GPUs of each of 2 nodes are needed, there is 1; ")
+    assert refusal(spec(nodes=3, devices=2), node(GPU, GPU), 64, nodes=2).startswith("6 GPUs are needed, there are 2")
+
+
+def test_offload_needs_host_memory_by_the_models_size():
+    row = spec(**OFFLOAD)
+    assert host_need_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
+    assert refusal(row, node(GPU), 200) == "optimizer offload needs 238 GiB of host memory, there are 200 GiB"
+    assert refusal(row, node(GPU), 239) == ""
+    assert refusal(spec(size="tiny", **OFFLOAD), node(GPU), 8) == ""
+
+
+def test_offload_needs_a_compiler_and_the_headers_of_python(monkeypatch):
+    row = spec(size="tiny", **OFFLOAD)
+    monkeypatch.setattr(admission.sysconfig, "get_path", lambda name: "/nowhere")
+    assert refusal(row, node(), 8).endswith("finds no Python.h (package python3-dev)")
+    assert refusal(spec(size="tiny"), node(), 8) == ""
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert refusal(row, node(), 8).endswith("finds no C++ compiler (package g++)")
+
+
+def test_each_rank_needs_host_memory_of_its_own():
+    assert host_need_gib(spec(devices=4, strategy="ddp")) == 4 * host_need_gib(spec())
+    alone, four = (host_need_gib(spec(**OFFLOAD, devices=devices)) for devices in (1, 4))
+    assert four - alone == 3 * admission.OFFLOAD_SPARE_GIB
+
+
+def test_no_disk_space_refuses_the_run(tmp_path, monkeypatch):
+    check_disk(tmp_path / "not" / "yet", [spec()])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1024**3))
+    with pytest.raises(InputError, match=r"no disk space: 1\.00 GiB are free, 1\.75 GiB are needed"):
+        check_disk(tmp_path / "not" / "yet", [spec()] * 15)
+
+
+def test_checkpoints_of_the_largest_row_need_room_where_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=20 * 1024**3))
+    taught = {"engine": "hf_trainer", "model": "gpt-neo-1.3b", "length": "as-taught", "size": "full"}
+    light = [spec(**taught | change) for change in ({"length": "verdict"}, {"size": "tiny"}, {"lora": LORA})]
+    check_disk(tmp_path, light)
+    check_disk(tmp_path, [spec(**taught)], here=False)
+    with pytest.raises(InputError, match=r"20\.00 GiB are free, 30\.\d\d GiB are needed"):
+        check_disk(tmp_path, [*light, spec(**taught)])

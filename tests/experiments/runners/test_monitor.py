@@ -1,0 +1,69 @@
+"""What is seen of GPUs and rows: read from what real commands print, asked of machines that are this one."""
+
+import pytest
+from rich.console import Console
+
+from experiments.results.schema import PROGRESS_FILE, Memory, Progress
+from experiments.runners.monitor import GpuSeen, look, sight_table
+from experiments.runners.targets import Seen
+from provision.errors import NotReached
+from provision.ssh.shell import Here
+
+ROW = "run/lab/a"
+QUERIED = """\
+GPU-0, 0, NVIDIA A100-SXM4-80GB, 97, 40960, 81920, 61
+GPU-1, 1, NVIDIA A100-SXM4-80GB, [N/A], 0, 81920, [N/A]"""
+SQUEUE = """\
+12|PENDING|Resources|run/lab/b|llm-testbed 1234 5678
+11|RUNNING|None|run/lab/a|llm-testbed 1234 5678
+10|COMPLETED|None|run/lab/c|llm-testbed 1234 5678
+9|RUNNING|None|another|of somebody"""
+
+
+class Away(Here):
+    where = "node-2"
+
+    def run(self, command, **options):
+        raise NotReached("node-2: not reached")
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Stand-ins of squeue and nvidia-smi, which print what is told above; a process computes that is no row's."""
+    for name, body in (
+        ("squeue", f"cat <<'E'\n{SQUEUE}\nE"),
+        ("nvidia-smi", f'case "$*" in *compute*) echo "GPU-0, 1" ;; *) cat <<E\n{QUERIED}\nE\n;; esac'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / ROW).mkdir(parents=True)
+    at = Progress(phase="backward", step=2, micro_steps=3, planned_micro_steps=9, memory=Memory(peak_gib=12.5))
+    (tmp_path / ROW / PROGRESS_FILE).write_text(at.model_dump_json(indent=2))
+    return Seen(Here(), str(tmp_path), (("node-1", Here()),))
+
+
+def test_gpus_are_seen_with_what_the_driver_tells_and_what_it_does_not(machine):
+    first, second = look(machine).gpus
+    assert first == GpuSeen("node-1", 0, "NVIDIA A100-SXM4-80GB", 97.0, 40.0, 80.0, 61.0, ("process 1",))
+    assert (second.utilisation, second.celsius, second.users) == (None, None, ())
+
+
+def test_our_rows_are_seen_those_that_run_first_and_nobody_elses(machine):
+    running, waiting = look(machine).rows
+    assert (running.name, running.state, running.progress.micro_steps) == (ROW, "RUNNING", 3)
+    assert (waiting.name, waiting.state, waiting.reason) == ("run/lab/b", "PENDING", "Resources")
+
+
+def test_a_node_that_does_not_answer_hides_no_other(machine):
+    sight = look(Seen(machine.shell, machine.folder, (("node-2", Away()), *machine.nodes)))
+    assert (len(sight.gpus), sight.unseen) == (2, ("node-2: not reached",))
+
+
+def test_a_person_sees_gpus_and_rows(machine):
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(sight_table(look(machine)))
+    said = captured.get()
+    for words in ("97 %", "40.0 of 80.0", "61 °C", "backward", "3 of 9", "12.5", "pending (Resources)", "process 1"):
+        assert words in said

@@ -1,0 +1,115 @@
+"""Why a row runs again, and when a folder is refused."""
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.results.provenance import code_sha256
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import RESULT_FILE
+from experiments.runners import plan as planning
+from experiments.runners.plan import continued, plan
+from tests.experiments import factory
+from tests.experiments.runners import made as house
+
+ROW = {"id": "a", "settings": {"batch_size": 16}}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A folder whose row a has a result of today's code."""
+
+    def make(outcome: str = "fits", **changes: object) -> RunFolder:
+        folder = house.folder(tmp_path / "run", "a")
+        spec = factory.run("a").spec(factory.suite([ROW]), "a")
+        result = factory.result("a", outcome).model_copy(
+            update={"spec": spec, "fingerprint": spec.fingerprint, "code": code_sha256(), **changes}
+        )
+        folder.row("a").mkdir(parents=True)
+        (folder.row("a") / RESULT_FILE).write_text(result.model_dump_json())
+        return folder
+
+    return make
+
+
+def planned(folder: RunFolder, row: dict = ROW, **options: bool):
+    return plan(factory.suite([row]), factory.run("a"), folder, **options)[0]
+
+
+@pytest.mark.parametrize("outcome", ["fits", "oom"])
+def test_a_finished_row_is_kept(made, outcome):
+    row = planned(made(outcome))
+    assert (row.run, row.why) == (False, f"finished: {outcome}")
+
+
+def test_a_finished_row_runs_again_when_asked_for(made):
+    row = planned(made(), rerun=True)
+    assert (row.run, row.why) == (True, "asked for again")
+
+
+def test_a_row_without_result_runs(tmp_path):
+    assert planned(house.folder(tmp_path, "a")).why == "no result yet"
+
+
+def test_a_row_that_was_cut_off_runs_again(tmp_path):
+    folder = house.folder(tmp_path, "a")
+    folder.row("a").mkdir(parents=True)
+    (folder.row("a") / "spec.json").write_text("{}")
+    assert planned(folder).why == "the last run was cut off"
+
+
+def test_a_changed_setting_is_named(made):
+    folder = made()
+    row = planned(folder, {"id": "a", "settings": {"batch_size": 8, "lr": 0.5}})
+    assert row.run
+    assert row.why == "settings changed: batch_size 16 -> 8, global_batch_size 16 -> 8, lr 0.0001 -> 0.5"
+
+
+def test_changed_training_code_runs_the_row_again(made, monkeypatch):
+    folder = made()
+    monkeypatch.setattr(planning, "code_sha256", lambda: "another")
+    assert planned(folder).why == "training code changed"
+
+
+@pytest.mark.parametrize("outcome", ["error", "timeout", "host_oom"])
+def test_a_broken_row_runs_again(made, outcome):
+    assert planned(made(outcome, reason="no luck")).why == "the last run ended badly: no luck"
+
+
+def test_a_refused_row_is_tried_again(made):
+    assert planned(made("refused", reason="no GPU")).why == "refused before: no GPU"
+
+
+def test_a_result_of_another_schema_is_refused(made):
+    folder = made()
+    path = folder.row("a") / RESULT_FILE
+    path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":7'))
+    with pytest.raises(InputError, match="not a result of schema version 1"):
+        planned(folder)
+
+
+def test_rows_asked_for_before_stay_in_the_run(tmp_path):
+    folder = house.folder(tmp_path, "b", started_at="then")
+    run = continued(folder, factory.run("a"), factory.suite())
+    assert (run.rows, run.started_at) == (("a", "b"), "then")
+
+
+def test_a_fresh_folder_continues_nothing(tmp_path):
+    run = factory.run("a")
+    assert continued(RunFolder(tmp_path / "new"), run, factory.suite()) is run
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"recipe_version": 2}, "made with version 1 of recipe lab, which is now version 2; give another --run-id"),
+        ({"size": "tiny"}, "made with size full, and now size is tiny; give another --run-id or remove the folder"),
+        ({"card": "h100_94gb"}, "made with card a100_80gb, and now card is h100_94gb"),
+        ({"length": "verdict"}, "made with length as-taught, and now length is verdict"),
+        ({"flavour": "as-taught"}, "made with flavour current, and now flavour is as-taught"),
+        ({"data_sha256": "ab"}, "made with data_sha256 None, and now data_sha256 is ab"),
+    ],
+)
+def test_a_folder_of_other_choices_is_refused(tmp_path, changes, says):
+    folder = house.folder(tmp_path, "a")
+    with pytest.raises(InputError, match=says):
+        continued(folder, factory.run("a", **changes), factory.suite())

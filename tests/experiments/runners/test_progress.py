@@ -1,0 +1,58 @@
+"""What a person sees while rows run."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from experiments.results.schema import Memory, Progress
+from experiments.results.wording import clock
+from experiments.runners.progress import Screen, State, View, table, view_on
+from tests.experiments import factory
+from tests.experiments.runners.made import spec
+
+PROGRESS = Progress(
+    phase="forward",
+    step=2,
+    micro_steps=9,
+    planned_micro_steps=24,
+    allocated_gib=31.256,
+    memory=Memory(peak_gib=38.5),
+    left_s=75.0,
+)
+
+
+def drawn(thing) -> str:
+    console = Console(file=StringIO(), width=100)
+    console.print(thing)
+    return console.file.getvalue()
+
+
+def test_a_row_under_way_shows_where_it_is():
+    text = drawn(table([State(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
+    assert "3 of 15 rows done, about 10:00 left" in text
+    assert text.splitlines()[-1].split() == ["a", "forward", "9", "of", "24", "31.26", "38.5", "0:12", "1:15"]
+
+
+def test_a_row_that_has_said_nothing_is_starting():
+    text = drawn(table([State(spec("a"), 1.0, None)], 0, 1, None))
+    assert "left" not in text.splitlines()[0]
+    assert text.splitlines()[-1].split() == ["a", "starting", "0:01"]
+
+
+def test_a_terminal_gets_the_table_and_a_file_gets_lines():
+    assert type(view_on(Console(file=StringIO()))) is View
+    assert type(view_on(Console(file=StringIO(), force_terminal=True))) is Screen
+
+
+def test_the_table_is_drawn_while_rows_run():
+    console = Console(file=StringIO(), force_terminal=True, width=100)
+    view = view_on(console)
+    with view.alive():
+        view.shows([State(spec("a"), 12.0, PROGRESS)], 0, 1, None)
+        view.ends(spec("b"), factory.result("b", memory={"peak_gib": 2.0}))
+    assert "9 of 24" in console.file.getvalue()
+    assert "b: fits, peak 2 GiB" in console.file.getvalue()
+
+
+def test_a_time_is_read_as_people_do():
+    assert [clock(seconds) for seconds in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]

@@ -1,0 +1,62 @@
+"""Every file of recipes/ as it is delivered."""
+
+import pytest
+
+from experiments.results.quantities import QUANTITIES
+from experiments.suites.cards import card_named, cards
+from experiments.suites.models import models
+from experiments.suites.settings import Settings
+from experiments.suites.suite import suite_named, suite_names
+from experiments.suites.yaml_schema import LABS
+
+SUITES = [suite_named(name) for name in suite_names()]
+CLAIMS = [pytest.param(suite, claim, id=f"{suite.suite}-{claim.id}") for suite in SUITES for claim in suite.claims]
+ROWS = [pytest.param(suite, row, id=f"{suite.suite}-{row.id}") for suite in SUITES for row in suite.rows]
+
+
+def test_every_yaml_file_is_read():
+    files = {path.stem for path in LABS.iterdir() if path.suffix in (".yaml", ".yml")}
+    assert files == {suite.suite for suite in SUITES}
+
+
+@pytest.mark.parametrize(("suite", "row"), ROWS)
+def test_a_row_gives_settings_on_each_of_its_cards(suite, row):
+    for card in row.cards or suite.cards:
+        settings = suite.settings(row, card)
+        assert isinstance(settings, Settings)
+        assert card_named(card)
+        assert settings.world_size == 1 or settings.strategy != "auto", "several ranks need a strategy"
+        assert not settings.quantization or settings.lora, "quantized weights cannot be trained themselves"
+
+
+@pytest.mark.parametrize(("suite", "row"), ROWS)
+def test_a_row_says_what_should_come_of_it(suite, row):
+    assert row.expect.outcome
+    assert len(row.title) < 60
+    assert not row.expect.figures or row.expect.outcome == "fits", "a row that does not fit has no figures"
+    assert all(figure.low <= figure.high and figure.source for figure in row.expect.figures)
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.suite)
+def test_every_card_of_a_suite_has_rows(suite):
+    assert all(suite.rows_for(card) for card in suite.cards)
+    assert len({row.title for row in suite.rows}) == len(suite.rows)
+
+
+@pytest.mark.parametrize(("suite", "claim"), CLAIMS)
+def test_a_claim_can_be_judged_on_one_card(suite, claim):
+    names = {name for check in claim.checks for name in (check.row, check.over_row) if name}
+    assert any(names <= {row.id for row in suite.rows_for(card)} for card in suite.cards)
+    for check in claim.checks:
+        assert check.quantity is None or check.quantity in QUANTITIES
+        assert check.low is None or check.high is None or check.low <= check.high
+        expected = suite.row(check.row).expect.outcome
+        assert check.outcome is None or check.outcome == expected, "claim and row state different outcomes"
+
+
+def test_every_model_is_used_but_one_for_questions_and_every_card():
+    used = {
+        suite.settings(row, card).model for suite in SUITES for row in suite.rows for card in row.cards or suite.cards
+    }
+    assert set(models()) - used == {"blip2-flan-t5-xl"}, "no row has it"
+    assert set(cards()) - {card for suite in SUITES for card in suite.cards} == {"h200_141gb"}, "only a stand-in"

@@ -1,0 +1,46 @@
+"""models.yaml against the architectures that transformers builds from it, on the meta device: no memory is taken."""
+
+import pytest
+
+from experiments.suites.models import Model, models
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+def built(facts: Model):
+    """The full-size model without memory behind its parameters."""
+    from experiments.training.models.weights import meta_model
+
+    return meta_model(facts, "full")
+
+
+@pytest.mark.parametrize("name", models())
+def test_the_parameters_of_a_model_are_as_many_as_stated(name):
+    assert sum(parameter.numel() for parameter in built(models()[name]).parameters()) == models()[name].parameters
+
+
+SHARED_HEAD = {
+    "blip2-opt-2.7b": True,
+    "blip2-flan-t5-xxl": False,
+    "tiny-llama-1.1b": False,
+    "open-llama-3b": False,
+    "gpt-neo-1.3b": True,
+}
+
+
+@pytest.mark.parametrize("name", SHARED_HEAD)
+def test_a_model_shares_its_head_with_the_embedding_as_published(name):
+    model = built(models()[name])
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert (head is embedding) == SHARED_HEAD[name]
+
+
+def test_encoder_and_decoder_of_t5_share_their_embedding():
+    t5 = built(models()["blip2-flan-t5-xxl"]).language_model
+    assert t5.encoder.embed_tokens.weight is t5.decoder.embed_tokens.weight
+
+
+@pytest.mark.parametrize("name", [name for name, facts in models().items() if facts.family == "llama"])
+def test_llama_models_have_a_name_in_litgpt(name):
+    assert models()[name].litgpt

@@ -1,0 +1,410 @@
+import hashlib
+import json
+from copy import deepcopy
+from typing import get_args
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from experiments.errors import InputError
+from experiments.suites.cards import cards
+from experiments.suites.models import Model, models
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Optimizer, Settings, Strategy
+from experiments.suites.suite import Check, Figure, Quantity, Row, Suite, read_suite, suite_named, suite_names
+from experiments.suites.yaml_schema import checked
+from tests.experiments.factory import CARD, COMMON, run
+from tests.experiments.factory import suite as made_suite
+
+GOOD = {
+    "suite": "lab",
+    "version": 1,
+    "title": "Lab",
+    "source": "made up",
+    "cards": [CARD, "h100_94gb"],
+    "common": COMMON,
+    "rows": [
+        {"id": "small", "title": "Small", "settings": {"batch_size": 2}, "expect": {"outcome": "fits"}},
+        {
+            "id": "large",
+            "title": "Large",
+            "settings": {"batch_size": 64},
+            "per_card": {"h100_94gb": {"batch_size": 128}},
+            "expect": {"outcome": "oom"},
+        },
+    ],
+    "claims": [
+        {
+            "id": "more",
+            "says": "More is more.",
+            "checks": [{"row": "large", "quantity": "peak_gib", "over_row": "small", "low": 1.0}],
+        }
+    ],
+}
+
+
+def edited(path, value):
+    """GOOD with the value at ``path``, a sequence of keys, changed."""
+    data = deepcopy(GOOD)
+    *parents, last = path
+    inner = data
+    for key in parents:
+        inner = inner[key]
+    inner[last] = value
+    return data
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(data):
+        path = tmp_path / "lab.yaml"
+        path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
+        return read_suite(path)
+
+    return read
+
+
+def test_a_suite_merges_common_row_and_card_settings(read):
+    suite = read(GOOD)
+    large = suite.row("large")
+    assert suite.settings(large, CARD).batch_size == 64
+    assert suite.settings(large, "h100_94gb").batch_size == 128
+    assert suite.settings(large, CARD).lr == COMMON["lr"]
+
+
+def test_a_suite_gives_the_rows_of_a_card(read):
+    suite = read(edited(("rows", 1, "cards"), [CARD]) | {"cards": [CARD, "h100_94gb"]} | {"claims": []})
+    assert [row.id for row in suite.rows_for(CARD)] == ["small", "large"]
+    assert [row.id for row in suite.rows_for("h100_94gb")] == ["small"]
+
+
+SETTINGS = ", ".join(sorted(Settings.model_fields))
+BAD = {
+    "key of a row's settings": (
+        ("rows", 0, "settings", "batchsize"),
+        4,
+        f"lab.yaml: row 'small' on a100_80gb: unknown key 'batchsize'; allowed: {SETTINGS}",
+    ),
+    "key of a card's settings": (
+        ("rows", 1, "per_card", "h100_94gb", "worker"),
+        4,
+        f"lab.yaml: row 'large' on h100_94gb: unknown key 'worker'; allowed: {SETTINGS}",
+    ),
+    "key of the common settings": (
+        ("common", "learning_rate"),
+        1.0,
+        f"lab.yaml: row 'small' on a100_80gb: unknown key 'learning_rate'; allowed: {SETTINGS}",
+    ),
+    "key of a row": (
+        ("rows", 0, "titel"),
+        "Small",
+        f"lab.yaml: row 'small': unknown key 'titel'; allowed: {', '.join(sorted(Row.model_fields))}",
+    ),
+    "key of an expectation": (
+        ("rows", 0, "expect", "outcom"),
+        "fits",
+        "lab.yaml: row 'small': unknown key 'expect.outcom'; allowed: figures, outcome",
+    ),
+    "key of a suite": (
+        ("card",),
+        [CARD],
+        f"lab.yaml: unknown key 'card'; allowed: {', '.join(sorted(Suite.model_fields))}",
+    ),
+    "key of a check": (
+        ("claims", 0, "checks", 0, "above"),
+        1.0,
+        f"lab.yaml: claim 'more': unknown key 'checks.0.above'; allowed: {', '.join(sorted(Check.model_fields))}",
+    ),
+    "negative batch": (
+        ("rows", 0, "settings", "batch_size"),
+        -4,
+        "lab.yaml: row 'small' on a100_80gb: batch_size = -4: a whole number above 0 is needed",
+    ),
+    "batch that is no number": (
+        ("rows", 0, "settings", "batch_size"),
+        "many",
+        "lab.yaml: row 'small' on a100_80gb: batch_size = 'many': a whole number above 0 is needed",
+    ),
+    "batch that is a truth": (
+        ("rows", 0, "settings", "batch_size"),
+        True,
+        "lab.yaml: row 'small' on a100_80gb: batch_size = True: a whole number above 0 is needed",
+    ),
+    "devices that are words": (
+        ("rows", 0, "settings", "devices"),
+        "two",
+        "lab.yaml: row 'small' on a100_80gb: devices = 'two': a whole number above 0 is needed",
+    ),
+    "no devices at all": (
+        ("rows", 0, "settings"),
+        {"batch_size": 2, "global_batch_size": 2, "devices": 0},
+        "lab.yaml: row 'small' on a100_80gb: devices = 0: a whole number above 0 is needed",
+    ),
+    "no batch at all": (
+        ("rows", 0, "settings"),
+        {"accumulate": 2},
+        "lab.yaml: row 'small' on a100_80gb: batch_size or global_batch_size is needed",
+    ),
+    "claims that are no list": (("claims",), 3, "lab.yaml: claims = 3: Input should be a valid tuple"),
+    "global batch that accumulation cannot divide": (
+        ("rows", 0, "settings"),
+        {"global_batch_size": 10, "accumulate": 4},
+        "lab.yaml: row 'small' on a100_80gb: global_batch_size = 10: "
+        "cannot be divided by accumulate 4 on 1 device(s); allowed: multiples of 4",
+    ),
+    "global batch that the devices cannot divide": (
+        ("rows", 0, "settings"),
+        {"global_batch_size": 10, "batch_size": 2, "devices": 2, "nodes": 2},
+        "lab.yaml: row 'small' on a100_80gb: global_batch_size = 10: "
+        "cannot be divided by batch_size 2 on 4 device(s); allowed: multiples of 8",
+    ),
+    "global batch that is another": (
+        ("rows", 0, "settings"),
+        {"global_batch_size": 16, "batch_size": 2, "accumulate": 4},
+        "lab.yaml: row 'small' on a100_80gb: global_batch_size = 16: is not batch_size 2 x accumulate 4 x 1 device(s)",
+    ),
+    "model": (
+        ("rows", 0, "settings", "model"),
+        "blip3",
+        "lab.yaml: row 'small' on a100_80gb: unknown model 'blip3'; allowed: " + ", ".join(models()),
+    ),
+    "optimizer": (
+        ("rows", 0, "settings", "optimizer"),
+        "adam",
+        "lab.yaml: row 'small' on a100_80gb: optimizer = 'adam': Input should be "
+        + " or ".join(", ".join(map(repr, get_args(Optimizer))).rsplit(", ", 1)),
+    ),
+    "strategy": (
+        ("rows", 0, "settings", "strategy"),
+        "dp",
+        "lab.yaml: row 'small' on a100_80gb: strategy = 'dp': Input should be "
+        + " or ".join(", ".join(map(repr, get_args(Strategy))).rsplit(", ", 1)),
+    ),
+    "card of the suite": (
+        ("cards", 1),
+        "h100",
+        f"lab.yaml: unknown card 'h100'; allowed: {', '.join(cards())}",
+    ),
+    "card of a row": (
+        ("rows", 0, "cards"),
+        ["v100_32gb"],
+        "lab.yaml: row 'small': unknown card 'v100_32gb'; allowed: a100_80gb, h100_94gb",
+    ),
+    "card with settings of its own": (
+        ("rows", 0, "per_card"),
+        {"v100_32gb": {}},
+        "lab.yaml: row 'small': unknown card 'v100_32gb'; allowed: a100_80gb, h100_94gb",
+    ),
+    "row of a claim": (
+        ("claims", 0, "checks", 0, "row"),
+        "huge",
+        "lab.yaml: claim 'more': unknown row 'huge'; allowed: small, large",
+    ),
+    "row that a claim compares with": (
+        ("claims", 0, "checks", 0, "over_row"),
+        "tiny",
+        "lab.yaml: claim 'more': unknown row 'tiny'; allowed: small, large",
+    ),
+    "quantity of a claim": (
+        ("claims", 0, "checks", 0, "quantity"),
+        "peak_gb",
+        "lab.yaml: claim 'more': checks.0.quantity = 'peak_gb': Input should be "
+        + " or ".join(", ".join(map(repr, get_args(Quantity))).rsplit(", ", 1)),
+    ),
+    "check without bounds": (
+        ("claims", 0, "checks", 0),
+        {"row": "small", "quantity": "peak_gib"},
+        "a check of peak_gib needs low, high or both",
+    ),
+    "check of nothing": (
+        ("claims", 0, "checks", 0),
+        {"row": "small", "low": 1.0},
+        "a check states either quantity or outcome",
+    ),
+    "twin rows": (("rows", 1, "id"), "small", "lab.yaml: row 'small' stands twice; an id names one row"),
+    "name that is not the file's": (
+        ("suite",),
+        "other",
+        "lab.yaml: suite = 'other': must be the file's name, 'lab'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_in_one_line_that_says_where_what_and_what_may_be(read, case):
+    path, value, message = BAD[case]
+    with pytest.raises(InputError) as refused:
+        read(edited(path, value))
+    said = str(refused.value)
+    assert "\n" not in said
+    assert said == message or (said.startswith("lab.yaml: claim 'more': checks.0 = ") and said.endswith(message))
+
+
+def test_a_missing_key_is_named(read):
+    data = deepcopy(GOOD)
+    del data["title"]
+    with pytest.raises(InputError, match=r"^lab\.yaml: key 'title' is missing$"):
+        read(data)
+
+
+def test_a_setting_that_nothing_gives_is_named(read):
+    data = deepcopy(GOOD)
+    data["common"] = {key: value for key, value in COMMON.items() if key != "lr"}
+    with pytest.raises(InputError, match=r"^lab\.yaml: row 'small' on a100_80gb: key 'lr' is missing$"):
+        read(data)
+
+
+def test_twin_claims_are_refused(read):
+    with pytest.raises(InputError, match=r"^lab\.yaml: claim 'more' stands twice; an id names one claim$"):
+        read({**GOOD, "claims": GOOD["claims"] * 2})
+
+
+def test_a_row_named_against_the_rule_is_refused(read):
+    with pytest.raises(InputError, match=r"^lab\.yaml: row 'Small_Row': id = 'Small_Row': String should match"):
+        read(edited(("rows", 0, "id"), "Small_Row"))
+
+
+def test_what_is_not_yaml_is_refused(read):
+    with pytest.raises(InputError, match=r"lab\.yaml: not valid YAML \(.*line 2.*\)$") as refused:
+        read("suite: lab\nrows: [")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "just words", "suite: lab", "rows: 3"])
+def test_yaml_that_is_no_suite_is_refused(read, text):
+    with pytest.raises(InputError, match=r"^lab\.yaml: a suite needs the keys suite, version, title"):
+        read(text)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.yaml: cannot be read \(No such file or directory\)$"):
+        read_suite(tmp_path / "absent.yaml")
+
+
+def test_an_unknown_suite_row_or_card_is_refused_with_those_there_are():
+    suite = suite_named("single_gpu_blip2")
+    rows = ", ".join(row.id for row in suite.rows)
+    for ask, message in (
+        (lambda: suite_named("lab"), f"unknown suite 'lab'; allowed: {', '.join(suite_names())}"),
+        (lambda: suite.row("base"), f"suite single_gpu_blip2: unknown row 'base'; allowed: {rows}"),
+        (
+            lambda: suite.rows_for("v100_32gb"),
+            "suite single_gpu_blip2: unknown card 'v100_32gb'; allowed: a100_80gb, h100_94gb",
+        ),
+    ):
+        with pytest.raises(InputError) as refused:
+            ask()
+        assert str(refused.value) == message
+
+
+ABOVE_0 = st.integers(1, 64)
+
+
+@given(batch=ABOVE_0, accumulate=ABOVE_0, devices=st.integers(1, 8), nodes=st.integers(1, 4))
+def test_any_two_of_the_batch_numbers_fix_the_third(batch, accumulate, devices, nodes):
+    total = batch * accumulate * devices * nodes
+    numbers = {"batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
+    for left_out in (None, *numbers):
+        given_numbers = {key: value for key, value in numbers.items() if key != left_out}
+        settings = checked(Settings, {**COMMON, **given_numbers, "devices": devices, "nodes": nodes}, "row")
+        assert {key: getattr(settings, key) for key in numbers} == numbers
+        assert settings.world_size == devices * nodes
+
+
+@given(batch=ABOVE_0, accumulate=ABOVE_0, devices=st.integers(1, 8), extra=st.integers(1, 1000))
+def test_a_global_batch_that_does_not_come_out_even_is_refused(batch, accumulate, devices, extra):
+    part = batch * devices
+    total = part * accumulate + extra % part
+    numbers = {**COMMON, "batch_size": batch, "global_batch_size": total, "devices": devices}
+    if total % part:
+        with pytest.raises(InputError, match=rf"global_batch_size = {total}: .*multiples of {part}$"):
+            checked(Settings, numbers, "row")
+    else:
+        assert checked(Settings, numbers, "row").accumulate == accumulate
+
+
+@given(batch=ABOVE_0)
+def test_a_batch_alone_is_one_micro_step(batch):
+    settings = checked(Settings, {**COMMON, "batch_size": batch}, "row")
+    assert (settings.accumulate, settings.global_batch_size) == (1, batch)
+
+
+def test_a_figure_is_widened_by_its_tolerance():
+    figure = Figure(quantity="reserved_gib", low=50, high=60, tolerance=0.1, source="made up")
+    assert figure.bounds == pytest.approx((45, 66))
+
+
+def test_a_fingerprint_follows_all_that_a_row_sets():
+    suite = made_suite()
+    spec = run().spec(suite, "a")
+    assert spec.fingerprint == run(run_id="another").spec(suite, "a").fingerprint
+    others = [
+        run(size="tiny").spec(suite, "a"),
+        run(input="with-image").spec(suite, "a"),
+        spec.model_copy(update={"settings": spec.settings.model_copy(update={"seed": 7})}),
+    ]
+    assert len({spec.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+@pytest.mark.parametrize("accumulate", [4, 32])
+def test_an_epoch_may_be_divided_by_what_divides_its_batches(accumulate):
+    data = {**COMMON, "train_samples": 512, "batch_size": 16, "accumulate": accumulate}
+    assert checked(Settings, data, "here").accumulate == accumulate
+
+
+@pytest.mark.parametrize("accumulate", [5, 64])
+def test_an_epoch_must_end_with_an_optimizer_step(accumulate):
+    data = {**COMMON, "train_samples": 512, "batch_size": 16, "accumulate": accumulate}
+    says = (
+        f"here: accumulate = {accumulate}: does not divide the 32 batches of an epoch .*; allowed: 1, 2, 4, 8, 16, 32$"
+    )
+    with pytest.raises(InputError, match=says):
+        checked(Settings, data, "here")
+
+
+WHOLE = {"family": "transformers", "architecture": {"model_type": "llama", "hidden_size": 64}}
+
+
+def own(**changes):
+    """The spec of row a as JSON data, about a model that models.yaml does not have."""
+    data = run().spec(made_suite(), "a").model_dump(mode="json")
+    data["settings"]["model"] = "nobody/ever-named-it"
+    return data | changes
+
+
+def test_a_row_may_bring_a_model_of_its_own():
+    spec = RowSpec.model_validate(own(model=WHOLE))
+    assert spec.facts == Model.model_validate(WHOLE)
+    assert RowSpec.model_validate_json(spec.model_dump_json()) == spec
+    named = run().spec(made_suite(), "a")
+    assert named.facts is models()[named.settings.model]
+
+
+def test_a_row_without_a_model_of_its_own_names_one_of_models_yaml():
+    with pytest.raises(ValidationError, match=r"row 'a': unknown model 'nobody/ever-named-it'; allowed: blip2"):
+        RowSpec.model_validate(own())
+
+
+def test_a_fingerprint_follows_the_row_s_own_model_and_is_as_before_without_one():
+    spec = run().spec(made_suite(), "a")
+    before = spec.model_dump(mode="json")
+    del before["model"]
+    assert spec.fingerprint == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
+    wider = WHOLE | {"architecture": {"model_type": "llama", "hidden_size": 128}}
+    given = [RowSpec.model_validate(own(model=model)) for model in (WHOLE, wider)]
+    assert len({spec.fingerprint, *(other.fingerprint for other in given)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"family": "transformers", "architecture": {"hidden_size": 64}}, "the key 'model_type' is missing"),
+        ({"family": "llama", "architecture": {}}, "a model of family llama needs hub, parameters and source"),
+    ],
+)
+def test_a_model_states_what_its_family_needs(model, words):
+    with pytest.raises(ValidationError, match=words):
+        Model.model_validate(model)

@@ -1,0 +1,196 @@
+"""Real texts: records made here, tokenized in bytes as in miniature, or by a tokenizer made here."""
+
+import csv
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from litgpt.prompts import PromptStyle
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from experiments.errors import InputError
+from experiments.suites.models import models as known_models
+from experiments.training import rank
+from experiments.training.data import corpora
+from experiments.training.data import texts as text
+from experiments.training.data.texts import open_texts
+from tests.experiments.training.made import GPT_NEO, spec
+from tests.fake_hub import COMMIT
+
+RECORDS = [
+    {"instruction": f"Count to {number}", "input": "slowly" if number % 2 else "", "output": "one " * number}
+    for number in range(1, 41)
+]
+REVIEWS = [{"text": "é" * length} for length in range(1, 41)]
+BYTES = 256
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def whole_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has miniatures keep texts as they are."""
+    monkeypatch.setattr(text, "TINY_TOKENS", 512)
+
+
+def lines(folder, records):
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
+
+
+def array(folder, records):
+    (folder / "train.json").write_text(json.dumps(records))
+
+
+def table(folder, records):
+    with (folder / "train.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, records[0])
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def parquet(folder, records):
+    datasets.Dataset.from_list(records).to_parquet(str(folder / "train-00000-of-00001.parquet"))
+    datasets.Dataset.from_list(records[:1]).to_parquet(str(folder / "test-00000-of-00001.parquet"))
+
+
+def saved(folder, records):
+    datasets.Dataset.from_list(records).save_to_disk(str(folder))
+
+
+def saved_by_split(folder, records):
+    splits = {"test": datasets.Dataset.from_list(records[:1]), "train": datasets.Dataset.from_list(records)}
+    datasets.DatasetDict(splits).save_to_disk(str(folder))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (made := tmp_path / "set").mkdir()
+    return made
+
+
+def row(folder, dataset, **changes):
+    settings = {"max_length": 512, "train_samples": None, "batch_size": 1}
+    return spec(dataset=dataset, data=str(folder), **settings | changes)
+
+
+def in_words(ids):
+    return corpora.byte_tokenizer().decode(ids)
+
+
+@pytest.mark.usefixtures("whole_texts")
+@pytest.mark.parametrize("keep", [lines, array, table, parquet, saved, saved_by_split])
+def test_a_record_becomes_the_prompt_and_answer_of_litgpt(folder, keep):
+    keep(folder, RECORDS)
+    texts = open_texts(row(folder, "alpaca2k"), BYTES)
+    style = PromptStyle.from_name("alpaca")
+    prompts = [style.apply(record["instruction"], input=record["input"]) + record["output"] for record in RECORDS]
+    assert [in_words(text[:-1]) for text in texts] == prompts
+    assert {int(text[-1]) for text in texts} == {corpora.byte_tokenizer().eos_token_id}
+    assert {text.dtype for text in texts} == {torch.int64}
+    assert texts.lengths == [len(text) for text in texts]
+
+
+@pytest.mark.usefixtures("whole_texts")
+def test_records_are_cut_and_split_as_litgpt_does(folder):
+    lines(folder, RECORDS)
+    found = open_texts(row(folder, "alpaca2k", validation=0.5, max_length=130), BYTES)
+    split = datasets.Dataset.from_list(RECORDS).train_test_split(test_size=0.5, seed=42)["train"]
+    assert len(found) == 20
+    assert max(found.lengths) == 130
+    style = PromptStyle.from_name("alpaca")
+    for ids, record in zip(found, split, strict=True):
+        assert (style.apply(record["instruction"], **record) + record["output"]).startswith(in_words(ids[:129]))
+
+
+def test_in_miniature_texts_are_short(folder):
+    lines(folder, REVIEWS)
+    assert max(open_texts(row(folder, "imdb", max_length=16), BYTES).lengths) == text.TINY_TOKENS
+
+
+@pytest.mark.usefixtures("whole_texts")
+@pytest.mark.parametrize("keep", [lines, table, parquet])
+def test_a_review_becomes_samples_of_at_most_the_length_that_lose_no_token(folder, keep):
+    keep(folder, REVIEWS)
+    texts = open_texts(row(folder, "imdb", max_length=16), BYTES)
+    assert max(texts.lengths) == 16
+    assert sum(texts.lengths) == sum(len(review["text"].encode()) for review in REVIEWS)
+    assert len(open_texts(row(folder, "imdb", max_length=16, validation=7), BYTES)) == len(texts) - 7
+
+
+def test_only_whole_optimizer_steps_are_trained_on(folder):
+    lines(folder, RECORDS)
+    assert len(open_texts(row(folder, "alpaca2k", batch_size=3, accumulate=2), BYTES)) == 36
+    assert len(open_texts(row(folder, "alpaca2k", train_samples=10, batch_size=5), BYTES)) == 10
+    with pytest.raises(InputError, match=r"^train_samples = 50: alpaca2k has 40 texts beside its validation$"):
+        open_texts(row(folder, "alpaca2k", train_samples=50), BYTES)
+
+
+def test_texts_of_constant_length_stay_drawn(folder):
+    assert set(open_texts(row(folder, "constant"), BYTES).lengths) == {512}
+
+
+@pytest.mark.parametrize(
+    ("records", "says"),
+    [
+        ([{"text": "a"}], "alpaca2k needs instruction and output, its records have text$"),
+        ([{"instruction": "a", "output": None}, {"instruction": "a", "output": "b"}], "'output' of each record of alp"),
+        ([{"instruction": 1, "output": "b"}], "'instruction' of each record of alpaca2k must be a text$"),
+    ],
+)
+def test_other_records_are_refused_and_named(folder, records, says):
+    lines(folder, records)
+    with pytest.raises(InputError, match=says):
+        open_texts(row(folder, "alpaca2k"), BYTES)
+
+
+def test_a_broken_file_is_refused_in_one_line(folder):
+    (folder / "train.parquet").write_text("no table")
+    with pytest.raises(InputError, match="cannot be read as imdb") as refused:
+        open_texts(row(folder, "imdb"), BYTES)
+    assert "\n" not in str(refused.value)
+
+
+def published_tokenizer(folder):
+    """A model's tokenizer with a token for each of a few words."""
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "one": 2, "good": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
+
+
+def at_full_size(tmp_path, folder, dataset):
+    published_tokenizer(tmp_path / "model")
+    own = known_models()[GPT_NEO].model_copy(update={"hub": str(tmp_path / "model")})
+    return row(folder, dataset, own=own, size="full", max_length=8)
+
+
+def test_at_full_size_tokens_are_those_of_the_model(tmp_path, folder):
+    lines(folder, [{"text": "good one good"}])
+    texts = open_texts(at_full_size(tmp_path, folder, "imdb"), 100)
+    assert [text.tolist() for text in texts] == [[3, 2, 3]]
+
+
+def test_litgpt_takes_the_tokenizer_of_the_model(tmp_path, folder):
+    lines(folder, [{"instruction": "one", "output": "good"}])
+    row = at_full_size(tmp_path, folder, "alpaca2k")
+    row = row.model_copy(update={"settings": row.settings.model_copy(update={"max_length": 512})})
+    assert open_texts(row, 100)[0].tolist()[-2:] == [3, 1]
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, folder):
+    lines(folder, [{"text": "good one good"}])
+    with pytest.raises(InputError, match=r"^model 'blip2-opt-2.7b': knows 3 tokens, its tokenizer has number 3$"):
+        open_texts(at_full_size(tmp_path, folder, "imdb"), 3)
+
+
+def test_the_version_on_the_hub_is_noted(web, folder, tmp_path):
+    parquet(folder, REVIEWS)
+    web.repos["datasets/stanfordnlp/imdb"] = folder
+    settings = {"engine": "hf_trainer", "model": GPT_NEO, "max_steps": 1}
+    assert rank.run(row("hub", "imdb", max_length=16, **settings), tmp_path).data_commit == COMMIT

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from experiments.errors import InputError
+from experiments.suites.models import models
+from experiments.training.data.loaders import prepare_data
+from experiments.training.models.architecture import build_config
+from tests.experiments.training.made import GPT_NEO, LLAMA, OPT, T5, spec
+
+CAPTIONED = {"dataset": "constant", "max_length": 30, "max_steps": 3}
+
+
+def loaded(name, heaviest_at=None, **changes):
+    data = prepare_data(spec(model=name, **changes), build_config(models()[name], "tiny"))
+    loader = data.build(heaviest_at)
+    assert len(loader) == data.batches
+    return list(loader)
+
+
+@pytest.mark.parametrize("name", [LLAMA, GPT_NEO])
+def test_a_language_model_gets_texts_of_its_vocabulary(name):
+    batches = loaded(name, dataset="alpaca2k", train_samples=None, max_length=200)
+    assert len(batches) == 1000
+    assert batches[0].keys() == {"input_ids", "attention_mask", "labels"}
+    assert max(batch["input_ids"].max().item() for batch in batches) == 255
+
+
+def test_captioned_images_go_to_blip_2_and_the_heaviest_come_where_they_should():
+    batches = loaded(OPT, heaviest_at=2)
+    assert len(batches) == 6
+    assert batches[0].keys() == {"pixel_values", "input_ids", "attention_mask", "labels"}
+    assert max(batches, key=lambda batch: batch["attention_mask"].sum().item()) is batches[2]
+
+
+@pytest.mark.parametrize("name", [OPT, T5])
+def test_texts_of_one_length_come_with_images_to_blip_2(name):
+    for batch in loaded(name, train_samples=None, **CAPTIONED):
+        assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((2, 3, 28, 28), torch.float32)
+        assert batch["input_ids"].shape == (2, 30)
+        assert batch["input_ids"].max() < 255
+        assert torch.equal(batch["labels"], batch["input_ids"])
+
+
+@pytest.mark.parametrize(("name", "labelled"), [(OPT, 34), (T5, 30)])
+def test_with_image_puts_placeholders_in_front_of_the_texts(name, labelled):
+    batch = loaded(name, input="with-image", train_samples=None, **CAPTIONED)[0]
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 34)
+    assert (batch["input_ids"][:, :4] == 255).all()
+    assert (batch["input_ids"][:, 4:] < 255).all()
+    assert batch["labels"].shape == (2, labelled)
+
+
+def test_a_language_model_gets_no_captioned_images():
+    words = f"dataset = 'gourmetgram-captions': model '{LLAMA}' sees no images; allowed: constant, alpaca2k, imdb"
+    with pytest.raises(InputError, match=words):
+        loaded(LLAMA)

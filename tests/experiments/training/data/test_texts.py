@@ -1,0 +1,165 @@
+from itertools import chain
+from statistics import mean, median, quantiles
+
+import pytest
+import torch
+from torch import distributed
+
+from experiments.errors import InputError
+from experiments.training.data.texts import TINY_TOKENS, batches_per_epoch, build_text_loader, open_texts
+from tests.experiments.training.made import spec
+
+VOCABULARY = 100
+
+
+def row(**changes):
+    settings = {"dataset": "alpaca2k", "train_samples": None, "max_length": 512, "batch_size": 4, "size": "full"}
+    return spec(**settings | changes)
+
+
+def opened(**changes):
+    return open_texts(row(**changes), VOCABULARY)
+
+
+def loaded(heaviest_at=None, **changes):
+    return build_text_loader(row(**changes), opened(**changes), heaviest_at)
+
+
+def batches(**changes):
+    return batches_per_epoch(row(**changes), opened(**changes))
+
+
+def lengths(**changes):
+    """Tokens of every text that is trained on, on one rank."""
+    return opened(batch_size=1, **changes).lengths
+
+
+def test_a_batch_is_padded_to_its_longest_text_and_its_padding_has_no_labels():
+    for batch in loaded():
+        assert batch.keys() == {"input_ids", "attention_mask", "labels"}
+        tokens = batch["attention_mask"].sum(dim=1)
+        assert {tensor.shape for tensor in batch.values()} == {(4, max(tokens.tolist()))}
+        assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+        real = torch.arange(tokens.max()) < tokens[:, None]
+        assert torch.equal(batch["attention_mask"], real.long())
+        assert torch.equal(batch["labels"], batch["input_ids"].where(real, -100))
+        assert (batch["input_ids"][~real] == 0).all()
+
+
+def test_tokens_are_of_the_vocabulary_and_all_of_it():
+    seen = set(chain.from_iterable(batch["labels"].flatten().tolist() for batch in loaded()))
+    assert seen == {-100, *range(VOCABULARY)}
+
+
+@pytest.mark.parametrize("dataset", ["alpaca2k", "constant"])
+def test_texts_are_the_same_for_the_same_seed(dataset):
+    first, again, other = (list(loaded(dataset=dataset, seed=seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(one["input_ids"], two["input_ids"]) for one, two in zip(first, again, strict=True))
+    assert not any(torch.equal(one["input_ids"], two["input_ids"]) for one, two in zip(first, other, strict=True))
+
+
+def test_each_text_is_another_one():
+    texts = opened(dataset="constant")
+    assert not torch.equal(texts[0], texts[1])
+    assert not torch.equal(texts[0], opened(dataset="constant", seed=1)[0])
+
+
+@pytest.mark.parametrize(("validation", "left"), [(0.0, 2000), (0.2, 1600), (0.5, 1000), (0.9, 200), (100, 1900)])
+def test_validation_is_set_aside_as_a_share_or_a_number(validation, left):
+    assert len(lengths(validation=validation)) == left
+    assert batches(validation=validation) == left // 4
+
+
+def test_constant_texts_all_have_the_most_tokens():
+    assert set(lengths(dataset="constant", max_length=37)) == {37}
+    assert {batch["input_ids"].shape for batch in loaded(dataset="constant", max_length=37)} == {(4, 37)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, 100),
+        ({"accumulate": 3}, 300),
+        ({"accumulate": 3, "max_steps": 5}, 15),
+        ({"devices": 2, "max_steps": 5}, 5),
+        ({"train_samples": 40}, 10),
+    ],
+)
+def test_constant_texts_are_as_many_as_the_row_needs(changes, needed):
+    assert batches(dataset="constant", **changes) == needed
+    assert len(loaded(dataset="constant", **changes)) == needed
+
+
+def test_alpaca_texts_have_a_template_and_are_cut():
+    tokens = lengths()
+    assert min(tokens) > 48
+    assert max(tokens) == 512
+    assert max(lengths(max_length=300)) == 300
+    assert mean(lengths(max_length=10**6)) == pytest.approx(220, rel=0.05)
+
+
+@pytest.mark.parametrize("dataset", ["alpaca2k", "imdb"])
+def test_in_miniature_there_are_as_many_texts_and_they_are_short(dataset):
+    whole, short = (lengths(dataset=dataset, size=size) for size in ("full", "tiny"))
+    assert short == [min(length, TINY_TOKENS) for length in whole]
+
+
+def test_batches_of_four_alpaca_texts_are_as_long_as_those_that_the_lab_ran():
+    padded = [batch["input_ids"].shape[1] for batch in loaded()]
+    low, middle, high = quantiles(padded, n=4)
+    assert low == pytest.approx(246, rel=0.1)
+    assert 290 < middle < 350
+    assert high == pytest.approx(426, rel=0.1)
+
+
+def test_imdb_reviews_have_the_lengths_that_are_known():
+    tokens = lengths(dataset="imdb", max_length=10**6)
+    assert len(tokens) == 25000
+    assert mean(tokens) == pytest.approx(290, rel=0.03)
+    assert median(tokens) == pytest.approx(215, rel=0.03)
+
+
+def test_imdb_reviews_become_samples_of_at_most_the_length_that_lose_no_token():
+    tokens = lengths(dataset="imdb", max_length=256)
+    assert max(tokens) == 256
+    assert sum(tokens) == sum(lengths(dataset="imdb", max_length=10**6))
+    assert sum(length < 256 for length in tokens) <= 25000
+    assert len(tokens) - len(lengths(dataset="imdb", max_length=256, validation=1000)) == 1000
+
+
+@pytest.mark.parametrize("heaviest_at", [0, 3])
+def test_the_longest_texts_come_where_they_are_asked_for(heaviest_at):
+    loader = loaded(heaviest_at, train_samples=40, max_length=10**6)
+    longest = sorted(loader.dataset.lengths)[-4:]
+    batch = list(loader)[heaviest_at]
+    assert sorted(batch["attention_mask"].sum(dim=1).tolist()) == longest
+
+
+def test_an_epoch_has_whole_optimizer_steps():
+    assert batches(validation=0.5, batch_size=8, accumulate=4) == 124
+    assert len(loaded(validation=0.5, batch_size=8, accumulate=4)) == 124
+
+
+def test_ranks_share_the_texts(monkeypatch):
+    loader = loaded(validation=0.2, devices=4)
+    assert len(loader) == batches(validation=0.2, devices=4) == 100
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    taken = []
+    for rank in range(4):
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+        taken.append(list(chain.from_iterable(loader.batch_sampler)))
+    assert {len(indices) for indices in taken} == {400}
+    assert sorted(chain.from_iterable(taken)) == list(range(1600))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset": "gourmetgram-captions"}, "has no texts for a language model; allowed: constant, alpaca2k, imdb$"),
+        ({"validation": 0.9, "batch_size": 256}, r"global_batch_size = 256: alpaca2k has only 200 texts to train on$"),
+        ({"train_samples": 1700, "validation": 0.2}, r"train_samples = 1700: alpaca2k has 1600 texts beside its val"),
+    ],
+)
+def test_texts_that_are_not_there_are_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        opened(**changes)

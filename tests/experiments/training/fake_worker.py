@@ -1,0 +1,12 @@
+"""The real worker, whose ranks are stand-ins (standin_rank.py) on every node: python -m ... --spec SPEC --out OUT."""
+
+import sys
+
+from experiments.training import worker
+from experiments.training.distributed import ranks
+
+MODULE = "tests.experiments.training.fake_worker"
+
+if __name__ == "__main__":
+    ranks.TRAINER = "tests.experiments.training.fake_rank"
+    sys.exit(worker.main())

@@ -1,0 +1,282 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from experiments.results.schema import Device, Progress
+from experiments.training.measure import probe as probing
+from experiments.training.measure.flops import FlopCount
+from experiments.training.measure.meters import StorageMeter
+from experiments.training.measure.probe import Probe, count_weights, peak_share, resident_peak_gib
+from experiments.training.measure.schedule import schedule_of
+from tests.experiments.factory import CPU, GPU
+from tests.experiments.training.made import GIB, spec
+
+POINTS = ["before forward", "after forward", "after backward", "after optimizer step"]
+BATCH = {"input_ids": torch.ones(2, 7, dtype=torch.int64)}
+
+
+class MeterStub:
+    """A stub of a meter that says what it is told to."""
+
+    def __init__(self, now=0, reserved=None):
+        self.now = self.high = now
+        self.reserved = reserved
+        self.watched = {}
+
+    def allocated(self):
+        return self.now
+
+    def peak(self):
+        return self.high
+
+    def peak_reserved(self):
+        return self.reserved
+
+    def begin(self, phase):
+        self.high = self.now
+
+    def watch(self, kind, tensors):
+        self.watched[kind] = self.watched.get(kind, []) + list(tensors)
+
+    def hold(self, gib):
+        self.now = round(gib * GIB)
+        self.high = max(self.high, self.now)
+
+
+def probe_of(row, out, meter=None):
+    probe = Probe(row, CPU, meter or MeterStub(), out)
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.AdamW(model.parameters())
+    probe.watch(model, lambda: [optimizer])
+    probe.start(schedule_of(row, row.settings.train_samples // row.settings.batch_size))
+    return probe, model, optimizer
+
+
+def micro_step(probe, model, optimizer):
+    """One micro-step of a toy training, as an engine reports it; True when the probe has seen enough."""
+    probe.before_forward(BATCH)
+    loss = model(torch.ones(1, 4)).sum()
+    probe.after_forward(loss)
+    probe.before_backward()
+    loss.backward()
+    probe.after_backward()
+    if probe.micro_step + 1 == probe.spec.settings.accumulate:
+        probe.before_optimizer_step()
+        optimizer.step()
+    return probe.after_batch()
+
+
+def test_a_long_training_is_looked_at_in_steps_0_and_1_and_every_50th(tmp_path):
+    training = probe_of(spec(batch_size=1, train_samples=120), tmp_path)
+    ends = [micro_step(*training) for _ in range(120)]
+    assert ends == [False] * 119 + [True]
+    seen = [(shot.step, shot.micro_step, shot.point) for shot in training[0].memory().snapshots]
+    assert seen == [(step, 0, point) for step in (0, 1, 50, 100) for point in POINTS]
+    assert len(training[0].losses()) == 120
+
+
+class ProfileStub:
+    """A stub of the profile, which notes the micro-steps at which it is called."""
+
+    STEPS = 2
+
+    def __init__(self, probe):
+        self.probe, self.noted, self.shares = probe, [], {"gpu_idle_share": 0.25}
+
+    def start(self):
+        self.noted.append(self.probe.micro_steps)
+
+    def step(self):
+        self.start()
+        return len(self.noted) > self.STEPS
+
+
+@pytest.mark.parametrize(
+    ("changes", "noted"),
+    [
+        ({"length": "verdict", "accumulate": 2}, [8, 10, 12]),
+        ({"length": "peak", "accumulate": 2}, [4, 6, 8]),
+        ({"length": "as-taught"}, [18, 19, 20]),
+        ({"length": "verdict", "train_samples": 6}, [4, 5, 6]),
+    ],
+)
+def test_the_profile_has_more_optimizer_steps_that_are_not_timed(tmp_path, monkeypatch, changes, noted):
+    started, _, ended = noted
+    training = probe_of(spec(**{"batch_size": 1, "train_samples": 20} | changes), tmp_path)
+    probe = training[0]
+    probe.profile = ProfileStub(probe)
+    monkeypatch.setattr(probe._clock, "intervals_s", lambda: [1.0] * started + [50.0] * (probe.micro_steps - started))
+    while not micro_step(*training):
+        assert probe.micro_steps < 20
+    assert probe.profile.noted == noted
+    assert {shot.step for shot in probe.memory().snapshots} >= {0, 1, probe.step - 1}
+    assert (probe.speed().micro_steps, probe.speed().micro_step_s, probe.speed().spread) == (ended, 1.0, 0.0)
+    assert probe.speed().gpu_idle_share == 0.25
+
+
+def test_a_training_that_goes_on_profiles_its_last_steps(tmp_path):
+    training = probe_of(spec(length="as-taught", batch_size=1, train_samples=20), tmp_path)
+    probe = training[0]
+    probe.schedule, probe.profile = probe.schedule.after(5), ProfileStub(probe)
+    while not micro_step(*training):
+        assert probe.micro_steps < 15
+    assert probe.profile.noted == [13, 14, 15]
+
+
+def test_micro_steps_are_counted_inside_their_optimizer_step(tmp_path):
+    training = probe_of(spec(batch_size=1, accumulate=3, train_samples=9), tmp_path)
+    standings = []
+    for _ in range(7):
+        standings.append((training[0].step, training[0].micro_step, training[0].micro_steps))
+        micro_step(*training)
+    assert standings == [(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 3), (1, 1, 4), (1, 2, 5), (2, 0, 6)]
+    assert training[0].speed().optimizer_steps == 2
+    assert training[0].speed().micro_steps == 7
+    assert training[0].speed().planned_micro_steps == 9
+
+
+def test_what_is_no_parameter_gradient_or_state_is_an_activation(tmp_path):
+    meter = MeterStub()
+    probe, model, optimizer = probe_of(spec(), tmp_path, meter)
+    meter.now = 1000
+    micro_step(probe, model, optimizer)
+    shots = {shot.point: shot for shot in probe.memory().snapshots}
+    parts = ("params_gib", "grads_gib", "optimizer_gib", "activations_gib")
+    sizes = {point: [round(getattr(shot, part) * GIB) for part in parts] for point, shot in shots.items()}
+    assert sizes == {
+        "before forward": [80, 0, 0, 920],
+        "after forward": [80, 0, 0, 920],
+        "after backward": [80, 80, 0, 840],
+        "after optimizer step": [80, 80, 168, 672],
+    }
+
+
+def test_the_peak_of_each_phase_is_kept(tmp_path):
+    meter = MeterStub()
+    probe = Probe(spec(), CPU, meter, tmp_path)
+    for phase, most, left in (("forward", 5, 2), ("backward", 9, 3), ("optimizer step", 4, 1), ("forward", 3, 1)):
+        probe.enter(phase)
+        meter.hold(most)
+        meter.hold(left)
+    memory = probe.memory()
+    assert memory.peak_by_phase_gib == {"load": 0, "forward": 5, "backward": 9, "optimizer step": 4}
+    assert (memory.peak_gib, memory.reserved_gib) == (9, None)
+
+
+def test_the_most_that_was_reserved_is_kept(tmp_path):
+    meter = MeterStub(reserved=3 * GIB)
+    probe = Probe(spec(), CPU, meter, tmp_path)
+    probe.enter("forward")
+    meter.reserved = GIB
+    assert probe.memory().reserved_gib == 3
+
+
+def test_the_longest_batch_counts_and_every_tensor_is_watched(tmp_path):
+    meter = MeterStub()
+    probe, model, _ = probe_of(spec(), tmp_path, meter)
+    assert len(meter.watched["params"]) == len(list(model.parameters()))
+    for tokens in (7, 12, 5):
+        probe.before_forward({"input_ids": torch.ones(2, tokens), "pixel_values": torch.ones(2, 3)})
+    assert probe.max_tokens == 12
+    assert len(meter.watched["batch"]) == 3 * 2
+    probe.close()
+
+
+def test_progress_says_where_the_training_stands(tmp_path):
+    meter = MeterStub()
+    training = probe_of(spec(batch_size=1, train_samples=10), tmp_path, meter)
+    meter.hold(2)
+    for _ in range(4):
+        micro_step(*training)
+    training[0].write_progress(now=True)
+    progress = Progress.model_validate_json((tmp_path / "progress.json").read_bytes())
+    assert (progress.phase, progress.step, progress.micro_steps) == ("optimizer step", 4, 4)
+    assert (progress.planned_micro_steps, progress.allocated_gib, progress.memory.peak_gib) == (10, 2, 2)
+    assert progress.device == CPU
+    assert progress.left_s > 0
+
+
+def test_progress_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(probing.time, "monotonic", lambda: now[0])
+    probe = Probe(spec(), CPU, MeterStub(), tmp_path)
+    written = []
+    monkeypatch.setattr(probing, "write_atomically", lambda path, text: written.append(now[0]))
+    for _ in range(21):
+        probe.write_progress()
+        now[0] += 0.125
+    probe.write_progress(now=True)
+    assert written == [100.0, 100.5, 101.0, 101.5, 102.0, 102.5, 102.625]
+
+
+def test_a_probe_that_saw_nothing_says_nothing(tmp_path):
+    probe = Probe(spec(), CPU, MeterStub(), tmp_path)
+    assert probe.speed() is None
+    assert probe.losses() == ()
+    assert probe.memory().snapshots == ()
+    probe.write_progress(now=True)
+    assert Progress.model_validate_json((tmp_path / "progress.json").read_bytes()).left_s is None
+
+
+def test_operations_are_counted_forward_backward_and_recomputed():
+    layers = nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, 2, bias=False))
+    batch = torch.ones(4, 8, requires_grad=True)
+    first, second = 2 * 4 * 8 * 16, 2 * 4 * 16 * 2
+    with FlopCount() as once:
+        layers(batch).sum().backward()
+    with FlopCount() as recomputed:
+        checkpoint(layers, batch, use_reentrant=False).sum().backward()
+    assert once.total == 3 * (first + second)
+    assert recomputed.total == 3 * (first + second) + first
+
+
+def test_operations_of_the_first_micro_step_are_divided_by_its_samples(tmp_path):
+    training = probe_of(spec(batch_size=2, train_samples=8), tmp_path, StorageMeter())
+    for _ in range(3):
+        micro_step(*training)
+    speed = training[0].speed()
+    assert speed.tflop_per_sample == pytest.approx(2 * (2 * 4 * 4) / 2 / 1e12)
+    assert speed.tflops_per_s == pytest.approx(speed.tflop_per_sample * speed.samples_per_s)
+
+
+@pytest.fixture
+def tf32():
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("precision", "peak"), [("32-true", 19.5), ("bf16-true", 312.0), ("bf16-mixed", 312.0)])
+def test_the_share_of_the_peak_is_of_the_row_s_data_type(precision, peak):
+    assert peak_share(10.0, GPU, spec(precision=precision).settings) == pytest.approx(10 / peak)
+
+
+def test_the_share_of_the_peak_is_of_tf32_where_that_is_on(tf32):
+    assert peak_share(10.0, GPU, spec().settings) == pytest.approx(10 / 156)
+
+
+@pytest.mark.parametrize(
+    ("rate", "device", "settings"),
+    [(None, GPU, {}), (1.0, CPU, {}), (1.0, GPU, {"quantization": {"kind": "nf4"}})],
+)
+def test_there_is_no_share_of_a_peak_that_is_unknown(rate, device, settings):
+    assert peak_share(rate, device, spec(**settings).settings) is None
+
+
+def test_there_is_no_share_of_a_type_that_the_card_lacks():
+    v100 = Device(kind="cuda", name="V100", card="v100_32gb", host_cpus=1, host_memory_gib=1.0)
+    assert peak_share(1.0, v100, spec(precision="bf16-true").settings) is None
+
+
+def test_packed_weights_count_twice():
+    packed = type("Params4bit", (nn.Parameter,), {})(torch.ones(10), requires_grad=False)
+    assert (count_weights(nn.Parameter(torch.ones(10))), count_weights(packed)) == (10, 20)
+
+
+def test_resident_memory_is_that_of_this_process():
+    before = resident_peak_gib()
+    held = bytearray(200 * 2**20)
+    assert resident_peak_gib() >= before > 0.05
+    assert len(held) == 200 * 2**20

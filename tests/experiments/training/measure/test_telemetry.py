@@ -1,0 +1,157 @@
+import csv
+import os
+import subprocess
+import time
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+
+from experiments.training.measure import telemetry
+from experiments.training.measure.telemetry import (
+    FIELDS,
+    GPU_FIELDS,
+    TRAINING,
+    Telemetry,
+    gpu_handles,
+    gpu_sample,
+    of_all,
+)
+
+READINGS = {
+    "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=87),
+    "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(used=3 * 2**30),
+    "nvmlDeviceGetPowerUsage": lambda handle: 412_500,
+    "nvmlDeviceGetClockInfo": lambda handle, kind: {pynvml.NVML_CLOCK_SM: 1410}[kind],
+    "nvmlDeviceGetTemperature": lambda handle, kind: {pynvml.NVML_TEMPERATURE_GPU: 61}[kind],
+    "nvmlDeviceGetComputeRunningProcesses": lambda handle: ["one", "two"],
+}
+SAMPLE = dict(zip(GPU_FIELDS, (87.0, 3.0, 412.5, 1410.0, 61.0, 2.0), strict=True))
+
+
+def refuse(*args):
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+
+@pytest.fixture
+def nvml_stub(monkeypatch):
+    """A stub of NVML for two GPUs."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: f"GPU {index}")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: f"GPU of {uuid}")
+    for name, read in READINGS.items():
+        monkeypatch.setattr(pynvml, name, read)
+    return monkeypatch
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(pynvml, "nvmlInit", refuse)
+
+
+def test_a_gpu_is_read_in_the_units_of_the_columns(nvml_stub):
+    assert gpu_sample("GPU 0") == SAMPLE
+
+
+@pytest.mark.parametrize(("function", "field"), zip(READINGS, GPU_FIELDS, strict=True))
+def test_a_value_that_the_card_does_not_give_is_left_out(nvml_stub, function, field):
+    nvml_stub.setattr(pynvml, function, refuse)
+    assert gpu_sample("GPU 0") == {key: value for key, value in SAMPLE.items() if key != field}
+
+
+@pytest.mark.parametrize(
+    ("visible", "handles"),
+    [
+        (None, ["GPU 0", "GPU 1"]),
+        ("1", ["GPU 1"]),
+        ("1, 0", ["GPU 1", "GPU 0"]),
+        ("GPU-8f2a", ["GPU of GPU-8f2a"]),
+        ("", []),
+    ],
+)
+def test_the_visible_gpus_are_watched(nvml_stub, visible, handles):
+    if visible is not None:
+        nvml_stub.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_handles() == handles
+
+
+def test_without_a_gpu_there_is_no_handle(nvml_stub):
+    nvml_stub.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
+    assert gpu_handles() == []
+    nvml_stub.setattr(pynvml, "nvmlInit", refuse)
+    assert gpu_handles() == []
+
+
+def test_of_several_gpus_some_columns_are_of_all_together_and_some_of_each():
+    second = {"gpu_util_percent": 13.0, "gpu_memory_gib": 5.0, "gpu_power_w": 100.5}
+    found = of_all([SAMPLE, second])
+    assert found == {
+        "gpu_util_percent": 50.0,
+        "gpu_memory_gib": 5.0,
+        "gpu_power_w": 513.0,
+        "gpu_sm_clock_mhz": 1410.0,
+        "gpu_temperature_c": 61.0,
+        "gpu_processes": 2.0,
+        "gpu0_util_percent": 87.0,
+        "gpu0_memory_gib": 3.0,
+        "gpu1_util_percent": 13.0,
+        "gpu1_memory_gib": 5.0,
+    }
+    assert of_all([SAMPLE]) == SAMPLE
+    assert of_all([]) == {}
+
+
+def sampled(path, pid, monkeypatch):
+    """Rows of the file and the summary, from at least five samples."""
+    monkeypatch.setattr(telemetry, "EVERY_S", 0.01)
+    with Telemetry(path, lambda: [pid]) as watched:
+        limit = time.monotonic() + 20
+        while len(watched._samples) < 5 and time.monotonic() < limit:
+            time.sleep(0.01)
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines)), watched.summary()
+
+
+def test_samples_are_written_and_summed_up(tmp_path, monkeypatch, nvml_stub):
+    rows, summary = sampled(tmp_path / "telemetry.csv", os.getpid(), monkeypatch)
+    assert len(rows) >= 5
+    each = [f"gpu{number}_{field}" for number in (0, 1) for field in ("util_percent", "memory_gib")]
+    assert list(rows[0]) == [*FIELDS, *each]
+    times = [float(row["t_s"]) for row in rows]
+    assert times == sorted(times)
+    for field in (*FIELDS[2:], *each):
+        values = [float(row[field]) for row in rows]
+        assert summary[f"{field}_mean"] == pytest.approx(sum(values) / len(values), abs=1e-3)
+        assert summary[f"{field}_max"] == pytest.approx(max(values), abs=1e-3)
+    assert summary["gpu_power_w_max"] == 825.0
+    assert summary["process_memory_gib_max"] > 0.01
+    assert 0 < summary["sampling_core_share"] < 1
+
+
+def test_gpu_columns_are_empty_without_a_gpu(tmp_path, monkeypatch, no_gpu):
+    rows, summary = sampled(tmp_path / "telemetry.csv", os.getpid(), monkeypatch)
+    assert {row[field] for row in rows for field in GPU_FIELDS} == {""}
+    assert not [key for key in summary if key.startswith("gpu")]
+
+
+def test_sampling_goes_on_after_the_trainer_has_gone(tmp_path, monkeypatch, no_gpu):
+    gone = subprocess.Popen(["true"])
+    while gone.returncode is None and not os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+        time.sleep(0.01)
+    with Telemetry(tmp_path / "first.csv", lambda: [gone.pid]) as watched:
+        gone.wait()
+        sample = watched._sample()
+    assert sample["process_memory_gib"] == 0
+    assert sample["host_memory_gib"] > 0
+
+
+def test_utilisation_while_training_leaves_out_the_loading(tmp_path, nvml_stub):
+    watched = Telemetry(tmp_path / "telemetry.csv", lambda: [])
+    loading = watched._sample()
+    watched.phase = "backward"
+    nvml_stub.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=21))
+    watched._samples += [loading, watched._sample()]
+    assert watched.summary()[TRAINING] == 21
+    assert watched.summary()["gpu_util_percent_mean"] == 54

@@ -1,0 +1,94 @@
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from litgpt import lora
+from litgpt.model import GPT
+from torch import nn
+
+from experiments.errors import InputError
+from experiments.suites.models import models
+from experiments.training.models.litgpt import TARGETS, build_config, build_litgpt
+from tests.experiments.training.made import LORA, NF4
+from tests.experiments.training.made import spec as any_spec
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+LITGPT = [name for name, model in models().items() if model.litgpt]
+OWN = models()["open-llama-7b"].model_copy(update={"litgpt": "no-llama"})
+ADAPTED = LORA | {"targets": list(TARGETS)}
+
+
+def spec(**changes):
+    return any_spec(**{"engine": "litgpt", "model": "tiny-llama-1.1b", "dataset": "constant"} | changes)
+
+
+@pytest.mark.parametrize("name", LITGPT)
+def test_a_model_of_full_size_has_the_parameters_of_the_published_one(name):
+    model = build_litgpt(spec(model=name, size="full"), META)
+    assert sum(one.numel() for one in model.parameters()) == models()[name].parameters
+
+
+@pytest.mark.parametrize("name", LITGPT)
+def test_a_miniature_is_made_of_the_same_parts(name):
+    full, tiny = (build_config(spec(model=name, size=size)) for size in ("full", "tiny"))
+    for part in ("mlp_class_name", "norm_class_name", "bias", "rotary_percentage", "block_size", "parallel_residual"):
+        assert getattr(tiny, part) == getattr(full, part)
+    assert (tiny.n_query_groups < tiny.n_head) == (full.n_query_groups < full.n_head)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("32-true", torch.float32), ("bf16-true", torch.bfloat16), ("bf16-mixed", torch.float32)]
+)
+def test_weights_have_the_type_of_the_precision(precision, dtype):
+    model = build_litgpt(spec(precision=precision), CPU)
+    assert type(model) is GPT
+    assert {one.dtype for one in model.parameters()} == {dtype}
+    assert all(one.requires_grad for one in model.parameters())
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_only_the_adapters_of_the_named_layers_are_trained():
+    model = build_litgpt(spec(lora=ADAPTED | {"targets": ["query", "projection"]}), CPU)
+    trained = {name.split(".", 3)[-1] for name, one in model.named_parameters() if one.requires_grad}
+    assert trained == {f"attn.{layer}.lora_{side}" for layer in ("qkv", "proj") for side in "AB"}
+    assert model.transformer.h[0].attn.qkv.enable_lora == (True, False, False)
+
+
+def test_all_linear_names_every_target():
+    configs = [build_config(spec(lora=LORA | {"targets": targets})) for targets in ("all-linear", list(TARGETS))]
+    assert configs[0] == configs[1]
+    assert isinstance(configs[0], lora.Config)
+
+
+def test_all_linear_layers_are_quantized_and_the_embedding_is_not():
+    model = build_litgpt(spec(precision="bf16-true", lora=ADAPTED, quantization=NF4), CPU).to(CPU)
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert {isinstance(module, Linear4bit) for module in linear} == {True}
+    assert {module.weight.dtype for module in linear} == {torch.uint8}
+    assert {module.weight.quant_type for module in linear} == {"nf4"}
+    assert len(linear) == 1 + 5 * model.config.n_layer
+    assert model.transformer.wte.weight.dtype == torch.bfloat16
+    assert {one.dtype for one in model.parameters() if one.requires_grad} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "blip2-opt-2.7b"}, r"^LitGPT: unknown model 'blip2-opt-2.7b'; allowed: tiny-llama-1.1b, open"),
+        (
+            {"model": "my-llama", "own": OWN},
+            r"^model 'my-llama': 'no-llama' is not a supported config name; allowed: the names in litgpt.config$",
+        ),
+        ({"lora": LORA}, r"^LitGPT's LoRA: unknown target 'q_proj'; allowed: query, key, value"),
+        ({"weights": "pretrained"}, r"^weights = 'pretrained': a miniature has none; allowed: random$"),
+        ({"activation_checkpointing": True}, r"^activation_checkpointing = True: .* allowed: False$"),
+        ({"save_model": True}, r"^save_model = True: .* allowed: False$"),
+        ({"quantization": NF4}, r"^quantization: .* allowed: with lora$"),
+        (
+            {"quantization": NF4, "lora": ADAPTED, "precision": "bf16-mixed"},
+            r"^precision = 'bf16-mixed': .* allowed: 32-true, bf16-true$",
+        ),
+    ],
+)
+def test_what_litgpt_does_not_build_is_refused(changes, says):
+    with pytest.raises(InputError, match=says):
+        build_config(spec(**changes))

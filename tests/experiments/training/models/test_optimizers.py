@@ -1,0 +1,50 @@
+import sys
+from types import SimpleNamespace
+
+import bitsandbytes
+import pytest
+import torch
+from torch import nn
+
+from experiments.training.models.optimizers import build_optimizer
+from tests.experiments.training.made import spec
+
+
+class CpuAdamStub(torch.optim.SGD):
+    """A stub of DeepSpeed's CPU Adam, which has to be compiled: keeps the options it was given."""
+
+    def __init__(self, parameters, lr, **options):
+        super().__init__(parameters, lr=lr)
+        self.options = options
+
+
+@pytest.fixture
+def parameters():
+    return [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3), requires_grad=False), nn.Parameter(torch.ones(4))]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD), ("adam_8bit", bitsandbytes.optim.Adam8bit)],
+)
+def test_a_named_optimizer_holds_what_is_trained_and_no_state_yet(name, kind, parameters):
+    optimizer = build_optimizer(spec(optimizer=name, lr=0.25).settings, iter(parameters))
+    assert type(optimizer) is kind
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25]
+    assert optimizer.param_groups[0]["params"] == [parameters[0], parameters[2]]
+    assert not optimizer.state
+
+
+def test_options_are_passed_on_where_the_recipe_states_them(parameters):
+    stated = spec(optimizer="adamw", weight_decay=0.0, betas=(0.8, 0.7)).settings
+    options = build_optimizer(stated, parameters).param_groups[0]
+    assert (options["weight_decay"], tuple(options["betas"])) == (0.0, (0.8, 0.7))
+    left_out = build_optimizer(spec(optimizer="adamw").settings, parameters)
+    assert left_out.defaults == torch.optim.AdamW(parameters, lr=1e-4).defaults
+
+
+def test_the_offloaded_optimizer_is_that_of_deepspeed(parameters, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed.ops.adam", SimpleNamespace(DeepSpeedCPUAdam=CpuAdamStub))
+    optimizer = build_optimizer(spec(optimizer="deepspeed_cpu", weight_decay=0.5).settings, parameters)
+    assert isinstance(optimizer, CpuAdamStub)
+    assert optimizer.options == {"weight_decay": 0.5}

@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+from experiments.results.schema import Failure, Memory
+from experiments.training.failures import ending_of, ending_of_text, first_line, reason_of, requested_gib
+
+GPU = (
+    "CUDA out of memory. Tried to allocate 194.00 MiB. GPU 0 has a total capacity of 79.15 GiB",
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp",
+    "cudaErrorMemoryAllocation: out of memory",
+    "Failed to CUDA calloc async 608 bytes",
+)
+HOST = (
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    " 4294967296 bytes. Error code 12 (Cannot allocate memory)",
+    "DataLoader worker (pid 4711) is killed by signal: Killed. ",
+    "[Errno 12] Cannot allocate memory",
+)
+OTHER = (
+    "",
+    "CUDA error: an illegal memory access was encountered",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)",
+    "DataLoader worker (pid 4711) is killed by signal: Segmentation fault. ",
+)
+MESSAGES = [(text, ending) for texts, ending in ((GPU, "oom"), (HOST, "host_oom"), (OTHER, "error")) for text in texts]
+
+
+@pytest.mark.parametrize(("text", "ending"), MESSAGES)
+def test_out_of_memory_is_told_from_every_other_message(text, ending):
+    assert ending_of_text(f"Traceback\n{text}\n") == ending
+    assert ending_of(RuntimeError(text)) == ending
+    assert ending_of(OSError(text)) == ending
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (torch.OutOfMemoryError("no words that tell"), "oom"),
+        (MemoryError(), "host_oom"),
+        (ValueError("CUDA out of memory"), "error"),
+        (KeyError("loss"), "error"),
+    ],
+)
+def test_the_kind_of_an_error_tells(error, ending):
+    assert ending_of(error) == ending
+
+
+def test_the_cause_of_an_error_tells():
+    error = RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly")
+    assert ending_of(error) == "error"
+    error.__cause__ = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
+    assert ending_of(error) == "host_oom"
+
+
+@pytest.mark.parametrize(
+    ("text", "gib"),
+    [
+        ("CUDA out of memory. Tried to allocate 194.00 MiB. GPU 0 has", 194 / 1024),
+        ("Tried to allocate 1.50 GiB", 1.5),
+        ("Tried to allocate 512 KiB", 2**-11),
+        ("you tried to allocate 4294967296 bytes.", 4.0),
+        ("Error out of memory at line 380", None),
+    ],
+)
+def test_the_refused_allocation_is_read_from_the_message(text, gib):
+    assert requested_gib(text) == gib
+
+
+def test_the_first_line_of_an_error_stands_for_it():
+    assert first_line(ValueError("\n  first\nsecond")) == "first"
+    assert first_line(ValueError()) == "ValueError"
+
+
+def failure(phase="backward", step=1, requested=None):
+    return Failure(phase=phase, step=step, requested_gib=requested, kind="RuntimeError", message="shapes differ")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failed", "memory", "reason"),
+    [
+        ("fits", None, Memory(peak_gib=12.345), "fits, 12.3 GiB at the peak"),
+        (
+            "oom",
+            failure(requested=0.5),
+            Memory(peak_gib=78.9),
+            "out of GPU memory in the backward of step 1, 0.5 GiB more were asked for (peak so far 78.9 GiB)",
+        ),
+        ("oom", failure("load"), Memory(), "out of GPU memory while loading"),
+        ("host_oom", failure("optimizer step", 0), Memory(), "out of host memory in the optimizer step of step 0"),
+        ("error", failure(), Memory(peak_gib=1.0), "RuntimeError in the backward of step 1: shapes differ"),
+    ],
+)
+def test_the_reason_is_one_plain_line(outcome, failed, memory, reason):
+    assert reason_of(outcome, failed, memory) == reason

@@ -1,0 +1,91 @@
+"""Training runs with the material's versions too: those of its libraries that are small, beside this environment's own.
+
+They come from the package index once and are kept in the cache (13 MB). PyTorch, bitsandbytes and all else are today's;
+`make test-as-taught` runs every miniature with the whole list.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments.system.files import cache_folder
+from provision.configure.build_context import PROJECT
+from tests.experiments.training import made
+from tests.experiments.training.made import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5
+from tests.testbed.node.base_image import PIP
+from tests.testbed.openstack.environment import locked
+
+PINS = (PROJECT / "containers" / "as-taught.txt").read_text().splitlines()
+NAMES = ("datasets", "huggingface-hub", "lightning", "litgpt", "tokenizers", "transformers")
+OLD = [pin for pin in PINS if pin.partition("==")[0] in NAMES]
+LITGPT = {"model": LLAMA, "engine": "litgpt", "dataset": "constant", "warmup_steps": 1}
+LORA_LITGPT = LORA | {"targets": ["query", "value"]}
+TEXTS = {"model": GPT_NEO, "engine": "hf_trainer", "dataset": "constant"}
+ROWS = {
+    "blip2-opt": {"model": OPT, "input": "with-image", "activation_checkpointing": True},
+    "blip2-t5": {"model": T5, "lora": LORA_T5},
+    "blip2-t5-4bit": {"model": T5, "lora": LORA_T5, "quantization": NF4},
+    "hf-trainer": {**TEXTS, "lora": LORA},
+    "generate": {**TEXTS, "task": "generate"},
+    "litgpt": LITGPT,
+    "litgpt-lora": {**LITGPT, "lora": LORA_LITGPT},
+    "litgpt-4bit": {**LITGPT, "lora": LORA_LITGPT, "quantization": NF4},
+    "litgpt-trainer": {"model": LLAMA, "engine": "litgpt_trainer", "dataset": "constant"},
+}
+TRAIN = """
+import json, sys
+from pathlib import Path
+from experiments.results.provenance import versions
+from experiments.suites.suite import RowSpec
+from experiments.training import rank
+out = Path(sys.argv[1])
+made = {row: rank.run(RowSpec.model_validate(spec), out) for row, spec in json.load(sys.stdin).items()}
+said = {row: f"{one.outcome} {one.reason}" for row, one in made.items()}
+(out / "said.json").write_text(json.dumps({"versions": versions(), "rows": said}))
+"""
+
+
+@pytest.fixture(scope="module")
+def libraries():
+    """A folder with the old libraries, to be found before today's."""
+    folder = cache_folder() / f"as-taught-{hashlib.sha256(repr(OLD).encode()).hexdigest()[:12]}"
+    with locked(folder):
+        if not folder.exists():
+            partial = folder.with_name(f"{folder.name}.part")
+            install = [*PIP, "install", "--upgrade", "--no-deps", "--no-compile", "--target", partial]
+            subprocess.run([*install, *OLD], check=True)
+            partial.rename(folder)
+    return folder
+
+
+@pytest.fixture
+def python(libraries):
+    """Runs this Python with the old libraries."""
+
+    def run(*arguments, **options):
+        own = {**os.environ, "PYTHONPATH": f"{libraries}:{PROJECT}", "HF_HUB_OFFLINE": "1"}
+        return subprocess.run([sys.executable, *arguments], env=own, capture_output=True, text=True, **options)
+
+    return run
+
+
+def test_every_engine_trains_with_the_libraries_of_the_material(python, tmp_path):
+    specs = {row: made.spec(**changes).model_dump(mode="json") for row, changes in ROWS.items()}
+    done = python("-c", TRAIN, tmp_path, input=json.dumps(specs))
+    assert done.returncode == 0, done.stderr
+    said = json.loads((tmp_path / "said.json").read_text())
+    assert f"transformers=={said['versions']['transformers']}" in OLD
+    assert {row: ending.split()[0].strip(",") for row, ending in said["rows"].items()} == dict.fromkeys(ROWS, "fits"), (
+        said
+    )
+
+
+def test_prediction_says_in_one_line_that_it_is_made_for_other_versions(python):
+    done = python("-m", "experiments", "predict", "slurm_hf_trainer/neo-1gpu", "--card", "v100_32gb")
+    assert (done.returncode, done.stdout) == (2, "")
+    says = "testbed: prediction is made for Transformers 5, here is 4.47.1; containers/current.txt has what it needs"
+    assert done.stderr.splitlines() == [says]

@@ -1,0 +1,94 @@
+"""The calendar as text."""
+
+from datetime import UTC, datetime
+from io import StringIO
+from zoneinfo import ZoneInfo
+
+import pytest
+from rich.console import Console
+
+from provision.availability.calendar import calendar, slot_table
+from provision.models import Slot
+from tests.provision.calendars import HOUR, MONDAY, a100, at, booked, gigaio
+
+NODE = a100("p3-01")
+HELSINKI, UTC_ZONE = ZoneInfo("Europe/Helsinki"), ZoneInfo("UTC")
+DAY = (MONDAY, at(24))
+
+
+def lines(renderable):
+    console = Console(width=140, file=StringIO())
+    console.print(renderable)
+    return console.file.getvalue().splitlines()
+
+
+def signs(bookings, window, slots=()):
+    """What stands behind the only node's name."""
+    return lines(calendar([NODE], bookings, slots, window, UTC_ZONE))[2].removeprefix("  p3-01  ")
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"),
+    [
+        (10, "·····▒████████████▒·······▒████████▒·····◆◆◆◆◆◆◆◆◆◆◆◆·······"),
+        (30, "·▒████▒·▒███·◆◆◆◆◆" + 42 * "·"),
+        (60, "▒██▒▄█◆◆◆" + 51 * "·"),
+        (96, "▄▄▄◆◆" + 43 * "·"),
+    ],
+)
+def test_a_sign_shows_a_found_block_before_a_reservation_before_cleaning(hours, expected):
+    bookings = [booked(NODE, at(1), at(3)), booked(NODE, at(4, 30), at(5, 50))]
+    slots = [Slot((NODE,), at(6, 50), at(8, 50), None)]
+    assert signs(bookings, (MONDAY, at(hours)), slots) == expected
+
+
+def test_signs_begin_at_round_times():
+    assert lines(calendar([NODE], [], [], (at(1, 17), at(20)), UTC_ZONE))[0].startswith(
+        "UTC      11-23 01:00 11-23 07:00"
+    )
+
+
+def test_what_lies_outside_the_window_is_cut_off():
+    bookings = [booked(NODE, at(-30), at(-20)), booked(NODE, at(-9), at(2)), booked(NODE, at(22), at(90))]
+    bookings.append(booked(NODE, at(200), at(300)))
+    assert signs(bookings, DAY) == 4 * "█" + "▒" + 38 * "·" + "▒" + 4 * "█"
+
+
+@pytest.mark.parametrize(
+    ("hours", "step"), [(1, "10m"), (24, "30m"), (7 * 24, "4h"), (60 * 24, "24h"), (99 * 24, "48h")]
+)
+def test_any_window_fits_the_line(hours, step):
+    window = (at(0, 7), at(hours, 7))
+    assert len(signs([], window)) <= 61
+    assert lines(calendar([NODE], [], [], window, UTC_ZONE))[-1].endswith(f"a sign is {step}")
+
+
+def test_both_clocks_stand_above_and_follow_a_change():
+    window = (datetime(2026, 10, 24, 18, tzinfo=UTC), datetime(2026, 10, 25, 18, tzinfo=UTC))
+    utc, local = lines(calendar([NODE], [], [], window, HELSINKI))[:2]
+    assert utc.split(maxsplit=1) == ["UTC", "10-24 18:00 10-25 00:00 10-25 06:00 10-25 12:00 "]
+    assert local.split(maxsplit=1) == ["Europe/Helsinki", "10-24 21:00 10-25 03:00 10-25 08:00 10-25 14:00 "]
+
+
+def test_nodes_stand_in_the_order_of_names_under_what_they_have():
+    hosts = [NODE, gigaio("g-2"), gigaio("g-1"), gigaio("g-0", gpus=0)]
+    names = [line.partition("·")[0].rstrip() for line in lines(calendar(hosts, [], [], DAY, UTC_ZONE))[1:-1]]
+    assert names == [
+        "compute_gigaio at CHI@UC with 1 x NVIDIA A100 80 GiB",
+        "  g-1",
+        "  g-2",
+        "compute_gigaio at CHI@UC with no GPU",
+        "  g-0",
+        "gpu_a100_pcie at CHI@UC with 4 x NVIDIA A100 80 GiB PCIe",
+        "  p3-01",
+    ]
+
+
+def test_a_block_is_told_in_both_zones_with_its_nodes_and_cost():
+    slots = [Slot((NODE, a100("p3-02")), at(20, 50), at(23, 50), 96.0), Slot((NODE,), at(1), at(1) + HOUR, None)]
+    table = [line.split("   ") for line in lines(slot_table(slots, HELSINKI)) if line.strip()]
+    header, first, second = ([cell.strip() for cell in row if cell.strip()] for row in (table[0], *table[2:]))
+    assert header == ["UTC", "Europe/Helsinki", "nodes", "type", "service units"]
+    assert first[:2] == ["2026-11-23 20:50 to 23:50", "2026-11-23 22:50 to 2026-11-24 01:50"]
+    assert first[2:] == ["p3-01, p3-02", "gpu_a100_pcie at CHI@UC", "96.0"]
+    assert second[-1] == "not told"

@@ -1,0 +1,129 @@
+"""The search against one that looks at every minute, on random calendars."""
+
+import struct
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import groupby
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provision.availability import search
+from provision.models import Booking, Host, Hours, Slot, Wish
+
+MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
+DAY = 24 * 60
+CLEANING_MINUTES, LAST_MINUTE = 10, 50
+HORIZON_DAYS = 3
+KINDS = (("CHI@UC", "a", 4, 16.0), ("CHI@UC", "b", 1, None), ("CHI@TACC", "a", 4, 2.0))
+HOSTS = [
+    Host(str(n), f"node-{n}", *KINDS[n % 3][:2], "A100", *KINDS[n % 3][2:3], 80.0, "", KINDS[n % 3][3])
+    for n in range(5)
+]
+CLOCK_CHANGES = [
+    ("UTC", datetime(2026, 11, 23, tzinfo=UTC)),
+    ("Asia/Kathmandu", datetime(2026, 11, 23, tzinfo=UTC)),
+    ("Europe/Helsinki", datetime(2026, 10, 25, 1, tzinfo=UTC)),
+    ("Europe/Helsinki", datetime(2027, 3, 28, 1, tzinfo=UTC)),
+    ("America/New_York", datetime(2026, 11, 1, 6, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2026, 10, 3, 15, 30, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2027, 4, 3, 15, tzinfo=UTC)),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def near_horizon():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "HORIZON", timedelta(days=HORIZON_DAYS))
+        yield
+
+
+@cache
+def clock(minute, zone):
+    """What clocks show at a minute since 1970, as minutes after midnight."""
+    local = datetime.fromtimestamp(minute * 60, ZoneInfo(zone))
+    return local.hour * 60 + local.minute
+
+
+def shown(minute, hours):
+    time = clock(minute, hours.zone.key)
+    if hours.begin < hours.end:
+        return hours.begin <= time < hours.end
+    return time >= hours.begin or time < hours.end
+
+
+def taken(host, bookings, first):
+    """For every minute from ``first`` on whether a host is reserved or kept clean then."""
+    minutes = bytearray((HORIZON_DAYS + 5) * DAY)
+    for booking in bookings:
+        if booking.host_id == host.id:
+            begin = int(booking.start.timestamp() // 60) - CLEANING_MINUTES - first
+            end = int(-(-booking.end.timestamp() // 60)) + CLEANING_MINUTES - first
+            for minute in range(max(begin, 0), min(end, len(minutes))):
+                minutes[minute] = 1
+    return minutes
+
+
+def oracle(bookings, wish, now):
+    """All blocks that slots.earliest could offer, in its order, found minute by minute."""
+    length = wish.length // MINUTE
+    begin = wish.start or max(now, wish.not_before or now)
+    first = int(-(-begin.timestamp() // 60))
+    minutes = [first] if wish.start else range(first, first + HORIZON_DAYS * DAY + 60)
+    searched = [minute for minute in minutes if wish.start or (minute + length) % 60 == LAST_MINUTE]
+    found = []
+    for _, group in groupby(sorted(HOSTS, key=kind), key=kind):
+        hosts = [(host, taken(host, bookings, first)) for host in group if host.gpus >= wish.gpus]
+        over = 0
+        for start in searched[: HORIZON_DAYS * 24]:
+            free = [host for host, busy in hosts if 1 not in busy[start - first : start - first + length]]
+            if start < over or len(free) < wish.count:
+                continue
+            if wish.hours is None or all(shown(minute, wish.hours) for minute in range(start, start + length)):
+                found.append(slot(free[: wish.count], start, length))
+                over = start + length
+    return sorted(found, key=lambda slot: (slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site))
+
+
+def kind(host):
+    return host.site, host.node_type
+
+
+def slot(hosts, start, length):
+    cost = None if hosts[0].su_per_hour is None else hosts[0].su_per_hour * len(hosts) * (length / 60)
+    begin = datetime.fromtimestamp(start * 60, UTC)
+    return Slot(tuple(hosts), begin, begin + length * MINUTE, cost)
+
+
+@st.composite
+def cases(draw):
+    """Bookings, a wish and a now around a change of clocks."""
+    zone, change = draw(st.sampled_from(CLOCK_CHANGES))
+    now = change - draw(st.integers(0, 2 * DAY * 60)) * SECOND
+    begins = now - DAY * MINUTE
+    bookings = [
+        Booking(str(host % 7), start := begins + odd % (8 * DAY) * MINUTE / 2, start + length % DAY * MINUTE)
+        for host, odd, length in struct.iter_unpack("<BHH", draw(st.binary(min_size=50, max_size=50)))
+    ]
+    hours = draw(st.none() | st.builds(Hours, st.integers(0, DAY - 1), st.integers(1, DAY), st.just(ZoneInfo(zone))))
+    longest = (hours.end - hours.begin - 1) % DAY + 1 if hours else 3 * DAY
+    minutes = draw(st.integers(1, longest) | st.sampled_from((60, 120, 170, 180)).map(lambda m: min(m, longest)))
+    when = {draw(st.sampled_from(("start", "not_before"))): now + draw(st.integers(0, 2 * DAY)) * MINUTE}
+    wish = Wish(
+        length=minutes * MINUTE,
+        gpus=draw(st.sampled_from((1, 4))),
+        count=draw(st.integers(1, 2)),
+        hours=hours if hours and (hours.end - hours.begin) % DAY else None,
+        **(when if draw(st.booleans()) else {}),
+    )
+    return bookings, wish, now
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(cases())
+def test_the_search_finds_what_a_search_minute_by_minute_finds(case):
+    bookings, wish, now = case
+    expected = oracle(bookings, wish, now)
+    assert search.earliest(HOSTS, bookings, wish, now, limit=len(expected) + 1) == expected

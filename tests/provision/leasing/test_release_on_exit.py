@@ -1,0 +1,82 @@
+"""A lease that is given back when its run is over, whatever happened; the testbed is a toy."""
+
+import pytest
+
+from provision.errors import BootFailed, HeldOtherwise, NotReached, NotReleased
+from provision.leasing import boot
+from provision.leasing.lease import lease
+from provision.leasing.release import given_back
+from tests.provision.toy import Toy
+
+pytestmark = pytest.mark.usefixtures("unreached")
+
+
+def run(site, desk, order, what=lambda: None):
+    with given_back(site, desk, order.name):
+        lease(site, desk, order)
+        what()
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_it_is_given_back_and_that_is_said(desk, order, said):
+    site = Toy()
+    run(site, desk, order())
+    assert site.left() == []
+    assert said[-1] == "llm_cc is released; nothing is left at CHI@UC"
+
+
+def test_it_is_given_back_where_the_nodes_do_not_boot(desk, order, said):
+    site = Toy(broken={"1", "2"})
+    with pytest.raises(BootFailed, match="no power"):
+        run(site, desk, order())
+    assert site.left() == []
+    assert any("no power" in line and line.endswith("releasing llm_cc") for line in said)
+
+
+def test_it_is_given_back_where_ssh_does_not_answer(desk, order, monkeypatch):
+    monkeypatch.setattr(boot, "answers", lambda *_: False)
+    site = Toy()
+    with pytest.raises(NotReached, match="node runs, but SSH to"):
+        run(site, desk, order())
+    assert site.left() == []
+
+
+@pytest.mark.parametrize("act", ["create lease", "create server", None])
+def test_it_is_given_back_when_the_command_is_interrupted(act, desk, order, said):
+    site = Toy()
+    site.before = lambda now: interrupt() if now == act else None
+    with pytest.raises(KeyboardInterrupt):
+        run(site, desk, order(), interrupt)
+    assert site.left() == []
+    assert "interrupted; releasing llm_cc" in said
+    assert desk.ledger.holdings() == {}
+
+
+def test_a_release_that_is_interrupted_says_what_still_stands(desk, order, said):
+    site = Toy()
+    site.before = lambda now: interrupt() if now == "delete key" else None
+    with pytest.raises(KeyboardInterrupt):
+        run(site, desk, order(), interrupt)
+    (still,) = site.held
+    assert "llm_cc is not released and may still cost; release it: testbed release llm_cc" in said
+    assert said[-1] == f"still at CHI@UC: lease {still.id}, key {still.mark}"
+
+
+def test_a_release_that_leaves_something_names_it(desk, order, said):
+    site = Toy()
+    site.delete_lease = lambda lease: None
+    with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; release again"):
+        run(site, desk, order())
+    assert "still at CHI@UC: lease lease-1" in said
+    assert desk.ledger.holding("llm_cc")
+
+
+def test_a_lease_that_is_held_for_something_else_is_not_given_back(desk, order):
+    site = Toy()
+    lease(site, desk, order())
+    with pytest.raises(HeldOtherwise):
+        run(site, desk, order(count=2))
+    assert len(site.held) == 1

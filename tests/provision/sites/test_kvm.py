@@ -1,0 +1,67 @@
+"""When a flavor has room on a hypervisor, by what Blazar tells; this is a stand-in for it."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from provision.models import Host
+from provision.sites.kvm import Kvm, periods_over
+from tests.provision.calendars import at
+
+
+class Site(Kvm):
+    """One hypervisor of four GPUs with two flavors, and reservations of flavors (None: of another project)."""
+
+    def __init__(self, *reserved, amount=1):
+        self.name, self.reserved, self.amount = "KVM@TACC", reserved, amount
+
+    def hosts(self):
+        return [Host(f"g{gpus}@1", f"g{gpus}@1", self.name, f"g{gpus}", gpus=gpus, flavor=True) for gpus in (1, 4)]
+
+    def allocations(self):
+        times = ((f"2026-11-23T{hour:02}:00:00.000000" for hour in hours) for _, *hours in self.reserved)
+        return [("1", {"id": n, "start_date": begin, "end_date": end}) for n, (begin, end) in enumerate(times)]
+
+    def _reserved(self):
+        return {n: (flavor, self.amount) for n, (flavor, *_) in enumerate(self.reserved) if flavor}
+
+
+def taken(site, flavor):
+    return [(one.start, one.end) for one in site.bookings() if one.host_id == f"{flavor}@1"]
+
+
+def test_a_small_flavor_leaves_room_for_another_and_none_for_a_whole_hypervisor():
+    site = Site(("g1", 9, 12))
+    assert taken(site, "g1") == []
+    assert taken(site, "g4") == [(at(9), at(12))]
+
+
+def test_a_flavor_has_no_room_while_the_others_together_take_all_gpus():
+    site = Site(("g1", 8, 12), ("g1", 8, 12), ("g1", 9, 12), ("g1", 10, 14))
+    assert taken(site, "g1") == [(at(10), at(12))]
+    assert taken(Site(("g4", 9, 12)), "g1") == [(at(9), at(12))]
+
+
+def test_a_flavor_that_is_reserved_several_times_counts_as_often():
+    assert taken(Site(("g1", 9, 12), amount=4), "g1") == [(at(9), at(12))]
+    assert taken(Site(("g1", 9, 12), amount=3), "g1") == []
+
+
+def test_what_another_project_reserved_counts_as_a_whole_hypervisor():
+    assert taken(Site((None, 9, 12)), "g1") == [(at(9), at(12))]
+
+
+@pytest.mark.parametrize(("limit", "over"), [(0, [(1, 2), (2, 3), (3, 5)]), (1, [(2, 3)]), (3, [])])
+def test_periods_in_which_too_much_is_taken(limit, over):
+    assert periods_over(limit, [(at(1), at(3), 1), (at(2), at(5), 1)]) == [(at(a), at(b)) for a, b in over]
+
+
+def test_reservations_that_are_of_no_flavor_are_passed_over():
+    site = Kvm.__new__(Kvm)
+    properties = json.dumps({"name": "g1"})
+    flavor = {"id": "a", "resource_type": "flavor:instance", "resource_properties": properties, "amount": 2}
+    lease = {"reservations": [{"id": "b", "resource_type": "virtual:floatingip"}, flavor]}
+    site.blazar = SimpleNamespace(lease=SimpleNamespace(list=lambda: [lease]))
+    assert site.host_ids(lease, {"a": "1"}) == ("g1@1",)
+    assert site._reserved() == {"a": ("g1", 2)}

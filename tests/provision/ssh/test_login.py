@@ -1,0 +1,22 @@
+"""SSH key files as a person has them."""
+
+import pytest
+
+from provision.errors import BadKey
+from provision.ssh.login import key_pair
+
+
+@pytest.mark.parametrize("missing", ["id", "id.pub"])
+def test_a_missing_file_is_named_with_a_way_to_make_it(tmp_path, missing):
+    for name in {"id", "id.pub"} - {missing}:
+        (tmp_path / name).write_text("ssh-ed25519 AAAA me")
+    with pytest.raises(BadKey, match=f"SSH key {tmp_path}/{missing} is not there; make one: ssh-keygen"):
+        key_pair(tmp_path / "id")
+
+
+def test_a_public_key_that_is_none_is_refused_without_its_text(tmp_path):
+    for name in ("id", "id.pub"):
+        (tmp_path / name).write_text("-----BEGIN OPENSSH PRIVATE KEY-----")
+    with pytest.raises(BadKey, match="is no public key") as refused:
+        key_pair(tmp_path / "id")
+    assert "BEGIN" not in str(refused.value)

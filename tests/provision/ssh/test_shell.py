@@ -1,0 +1,308 @@
+"""Shells: one contract here and over a real sshd; then what only a line can do: break, and be another machine's."""
+
+import os
+import subprocess
+import threading
+import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from provision.errors import BadHostKey, CommandFailed, LineCut, LoginRefused, NotReached, TimedOut
+from provision.ssh.login import Configured
+from provision.ssh.shell import Here
+from provision.ssh.ssh_shell import Over
+from tests.provision.ssh.sshd import PROGRAM, Sshd, new_key, ssh_at
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory):
+    server = Sshd(tmp_path_factory.mktemp("sshd")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def over(sshd):
+    shell = Over(sshd.login())
+    yield shell
+    shell.close()
+
+
+@pytest.fixture(params=["here", "over"])
+def shell(request):
+    return Here() if request.param == "here" else request.getfixturevalue("over")
+
+
+def test_a_command_says_what_it_printed_and_how_it_ended(shell):
+    done = shell.run("echo out; echo err >&2; exit 3", check=False)
+    assert (done.code, done.out, done.err) == (3, "out\n", "err\n")
+
+
+def test_a_command_that_ends_badly_is_one_line_with_its_code_and_its_last_words(shell):
+    with pytest.raises(CommandFailed, match=r"no such thing \(exit code 4 of: echo first") as failed:
+        shell.run("echo first >&2; echo no such thing >&2; exit 4\n# more")
+    assert failed.value.code == 4
+    assert "\n" not in str(failed.value)
+
+
+def test_a_command_begins_in_the_home_folder_and_reads_its_input(shell):
+    assert shell.run("cat; pwd", input=b"in\n").out.split("\n")[0] == "in"
+    assert shell.run("pwd").out == shell.run("cd && pwd").out
+
+
+def test_input_that_is_not_read_does_no_harm(shell):
+    assert shell.run("true", input=b"x" * 10_000_000).code == 0
+
+
+def test_much_output_on_both_sides_does_not_block(shell):
+    done = shell.run("head -c 5000000 /dev/zero >&2; head -c 5000000 /dev/zero")
+    assert (len(done.out), len(done.err)) == (5_000_000, 5_000_000)
+
+
+def test_a_command_that_does_not_end_is_ended_there_too(shell, tmp_path):
+    began = time.monotonic()
+    with pytest.raises(TimedOut, match=r"no end after 1 s: sleep 300"):
+        shell.run(f"sleep 300 && touch {tmp_path}/ended", timeout_s=1)
+    assert time.monotonic() - began < 10
+    while "sleep 300" in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.split("\n"):
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+def test_a_file_is_put_and_got_byte_by_byte(shell, tmp_path, size):
+    data = os.urandom(size)
+    remote = str(tmp_path / "some folder" / "it's a file")
+    (tmp_path / "own").write_bytes(data)
+    shell.put(tmp_path / "own", remote)
+    assert shell.get(remote) == data
+    shell.put(b"other", remote)
+    assert shell.get(remote) == b"other"
+
+
+def test_a_file_that_is_not_there_cannot_be_got(shell, tmp_path):
+    with pytest.raises(CommandFailed, match="No such file"):
+        shell.get(str(tmp_path / "nothing"))
+
+
+def test_a_put_that_finds_no_room_leaves_what_was_there(shell, tmp_path):
+    with pytest.raises(CommandFailed, match="full"):
+        shell.put(b"x" * 100_000, "/dev/full/../full")
+    shell.put(b"old", str(tmp_path / "file"))
+    (tmp_path / "file.part").symlink_to("/dev/full")
+    with pytest.raises(CommandFailed):
+        shell.put(b"new" * 10_000, str(tmp_path / "file"))
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_stream_comes_in_pieces_as_it_is_printed(shell):
+    times = []
+    shell.stream("echo a; sleep 0.5; echo b", lambda chunk: times.append(time.monotonic()))
+    assert times[-1] - times[0] > 0.3
+
+
+def test_much_is_read_as_it_is_printed_and_input_is_given(shell):
+    with shell.reading("cat; sleep 0.5; head -c 3000000 /dev/zero", source=(b"a" * 10,)) as stream:
+        assert stream.read(10) == b"a" * 10
+        began = time.monotonic()
+        assert stream.read() == bytes(3_000_000)
+        assert time.monotonic() - began > 0.3
+
+
+def test_what_is_read_of_a_command_that_ends_badly_is_no_success(shell):
+    with (
+        pytest.raises(CommandFailed, match=r"no such thing \(exit code 4 of: echo a"),
+        shell.reading("echo a; echo no such thing >&2; exit 4") as stream,
+    ):
+        assert stream.read() == b"a\n"
+
+
+def test_a_command_that_is_read_and_does_not_end_is_ended(shell):
+    with pytest.raises(TimedOut, match=r"no end after 1 s: sleep 301"), shell.reading("sleep 301; true", timeout_s=1):
+        pass
+
+
+def test_a_command_whose_reader_gives_up_is_ended(shell):
+    def give_up(stream) -> None:
+        stream.read(1000)
+        raise OSError("no room")
+
+    began = time.monotonic()
+    with pytest.raises(OSError, match="no room"), shell.reading("yes 302") as stream:
+        give_up(stream)
+    assert time.monotonic() - began < 5
+
+
+def test_a_port_of_the_machines_loopback_is_here(shell):
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with shell.forward(server.server_port) as port:
+            assert urlopen(f"http://127.0.0.1:{port}/").read() == b"hello"
+        server.shutdown()
+
+
+def test_a_tunnel_leads_to_what_begins_to_listen_later(over):
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=False)
+    server.server_bind()
+    with over.forward(server.server_address[1]) as port:
+        with pytest.raises(OSError, match=r"reset|closed|refused"):
+            urlopen(f"http://127.0.0.1:{port}", timeout=5)
+        server.server_activate()
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(HTTPError, match="501"):
+            urlopen(f"http://127.0.0.1:{port}", timeout=5)
+    server.server_close()
+
+
+def later(act, seconds: float = 0.7) -> None:
+    threading.Timer(seconds, act).start()
+
+
+def test_a_command_under_which_the_line_is_cut_is_not_given_again(sshd, over, tmp_path):
+    later(sshd.cut)
+    with pytest.raises(LineCut, match="the line was cut"):
+        over.run(f"echo once >> {tmp_path}/journal; sleep 2")
+    assert over.run(f"cat {tmp_path}/journal").out == "once\n"
+
+
+def test_a_line_that_is_cut_is_no_end_of_what_is_read(sshd, over):
+    came = []
+    with pytest.raises(LineCut, match="the line was cut"), over.reading("echo a; sleep 30") as stream:
+        came += [stream.read(2), sshd.cut(), stream.read()]
+    assert came == [b"a\n", None, b""]
+
+
+def test_a_repeatable_command_is(sshd, over, tmp_path):
+    later(sshd.cut)
+    assert over.run(f"echo once >> {tmp_path}/journal; sleep 2; echo done", repeatable=True).out == "done\n"
+    assert (tmp_path / "journal").read_text() == "once\nonce\n"
+
+
+def test_a_line_that_was_cut_between_commands_is_made_anew(sshd, over):
+    over.run("true")
+    sshd.cut()
+    time.sleep(0.2)
+    assert over.run("echo again").out == "again\n"
+
+
+def test_a_file_under_which_the_line_is_cut_is_never_half_there(sshd, tmp_path):
+    target = tmp_path / "file"
+    part = tmp_path / "file.part"
+
+    def stop_in_the_middle() -> None:
+        while not (part.exists() and part.stat().st_size):
+            time.sleep(0.01)
+        sshd.stop()
+
+    later(stop_in_the_middle, 0)
+    with pytest.raises(NotReached):
+        Over(sshd.login(), patience_s=0.1).put(bytes(400_000_000), str(target))
+    sshd.start()
+    time.sleep(0.5)
+    assert 0 < part.stat().st_size < 400_000_000
+    assert not target.exists()
+
+
+def test_a_machine_that_comes_back_is_waited_for(sshd, over):
+    over.run("true")
+    sshd.stop()
+    said = []
+    asking = threading.Thread(target=lambda: said.append(over.run("echo back").out))
+    asking.start()
+    time.sleep(1.5)
+    sshd.start()
+    asking.join()
+    assert said == ["back\n"]
+
+
+def test_a_machine_that_does_not_come_back_is_not_reached(sshd):
+    login = replace(sshd.login(), port=1)
+    with pytest.raises(NotReached, match=r"127\.0\.0\.1: .*Unable to connect") as problem:
+        Over(login, patience_s=1).run("true")
+    assert "\n" not in str(problem.value)
+
+
+def test_another_host_key_is_refused_at_once(sshd):
+    login = sshd.login()
+    sshd.new_host_key()
+    with pytest.raises(BadHostKey, match="another host key than the one that is kept"):
+        Over(login).run("true")
+
+
+def test_only_the_key_under_the_alias_counts(sshd):
+    login = sshd.login()
+    login.known_hosts.write_text(login.known_hosts.read_text().replace(login.alias, "[127.0.0.1]:22,other"))
+    with pytest.raises(BadHostKey, match="not known"):
+        Over(login).run("true")
+
+
+def test_a_key_that_is_not_allowed_is_refused_at_once(sshd, tmp_path):
+    with pytest.raises(LoginRefused, match="refuses the login as"):
+        Over(replace(sshd.login(), key=new_key(tmp_path / "other"))).run("true")
+
+
+def test_a_locked_key_is_used_through_the_agent(sshd, tmp_path, monkeypatch):
+    locked = tmp_path / "key"
+    for suffix in ("", ".pub"):
+        (tmp_path / f"key{suffix}").write_bytes(sshd.key.with_name(f"key{suffix}").read_bytes())
+    locked.chmod(0o600)
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        while not (tmp_path / "agent").exists():
+            time.sleep(0.02)
+        subprocess.run(["ssh-add", "-q", locked], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-p", "-N", "locked", "-P", "", "-f", locked], check=True)
+        assert Over(replace(sshd.login(), key=locked)).run("echo in").out == "in\n"
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+@pytest.fixture
+def home(sshd, tmp_path, monkeypatch):
+    """A home folder whose ssh configuration knows the server as 'super', and one hop further as 'behind'."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    login = sshd.login(alias=f"[127.0.0.1]:{sshd.port}")
+    monkeypatch.setenv("PATH", f"{ssh_at(tmp_path)}:{os.environ['PATH']}")
+    known = login.known_hosts.read_text()
+    (tmp_path / ".ssh" / "known_hosts").write_text(known + known.replace(login.alias, "inner"))
+    host = f"  HostName 127.0.0.1\n  Port {sshd.port}\n  User {login.user}\n  IdentityFile {sshd.key}\n"
+    (tmp_path / ".ssh" / "config").write_text(
+        f"Host super\n{host}Host behind\n{host}  ProxyJump super\n  HostKeyAlias inner\n"
+        f"Host *\n  UserKnownHostsFile {tmp_path}/.ssh/known_hosts\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["super", "behind"])
+def test_a_machine_of_the_persons_own_configuration_is_reached_by_its_name(home, name):
+    shell = Over(Configured(name))
+    assert shell.run("echo in").out == "in\n"
+    assert shell.where == name
+    with shell.reading("echo in") as stream:
+        assert stream.read() == b"in\n"
+    shell.close()
+
+
+@pytest.mark.parametrize(("name", "unknown"), [("super", "[127"), ("behind", "[127"), ("behind", "inner")])
+def test_its_host_key_has_to_be_known_and_that_of_each_hop(home, name, unknown):
+    known_hosts = home / ".ssh" / "known_hosts"
+    known_hosts.write_text("\n".join(line for line in known_hosts.read_text().split("\n") if unknown not in line))
+    with pytest.raises(BadHostKey, match="is not known; log in to it once with ssh"):
+        Over(Configured(name)).run("true")
