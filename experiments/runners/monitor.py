@@ -65,9 +65,8 @@ class Sight:
 
 def look(seen: Seen) -> Sight:
     """What there is to be seen now. NotReached where Slurm's machine does not answer."""
-    jobs = [
-        job for job in queue.jobs(seen.shell) if job.comment.startswith(f"{queue.COMMENT_PREFIX} ") and not job.over
-    ]
+    tagged = f"{queue.COMMENT_PREFIX} "
+    jobs = [job for job in queue.jobs(seen.shell) if job.comment.startswith(tagged) and not job.over]
     gpus: list[GpuSeen] = []
     unseen: list[str] = []
     for node, shell, command in _asked(seen, jobs):
