@@ -84,7 +84,7 @@ def main() -> None:
     leased = leased_s(options.rounds) if options.leased else []
     found = {
         "command": f"python -m tests.benchmarks.overhead --rounds {options.rounds}{' --leased' * options.leased}",
-        "on": f"{os.cpu_count()} cores; a Slurm on this machine, looked at every 0.5 s; the worker is a stand-in",
+        "on": f"{os.cpu_count()} cores; a Slurm on this machine, looked at every 0.5 s; the worker is a fake",
         "git_commit": git_commit(),
         "load_average": os.getloadavg()[0],
         "added_to_a_row_here_s": median(here),

@@ -19,7 +19,7 @@ from experiments.results.provenance import git_commit
 from experiments.runners.slurm.download import pull
 from experiments.system.files import write_atomically
 from provision.ssh.ssh_shell import Over
-from tests.provision.ssh.sshd import Sshd
+from tests.support.sshd import Sshd
 
 FILES, BYTES = 2000, 500_000_000
 ROUNDS = 3

@@ -9,54 +9,19 @@ from experiments import pipeline
 from experiments.errors import InputError
 from experiments.inputs.dataset import folder_sha256
 from experiments.pipeline import Options, default_run_id, options_of, run_suite, run_suites
-from experiments.prediction import service
 from experiments.results.run_folder import RunFolder
-from experiments.results.schema import RESULT_FILE
 from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import profile_named
 from experiments.runners.targets import Place
-from provision.hardware import local
 from provision.models import Gpu
 from provision.ssh.shell import Here
-from tests.experiments.prediction.factory import Predictor, stated
-from tests.experiments.runners import fake_worker, made
-from tests.experiments.runners.local.test_runner import Watched
+from tests.support import rows as made
+from tests.support.pipelines import SLURM, SUITE, FakeRunner
+from tests.support.views import Watched
 
-SUITE = "single_gpu_blip2"
-SLURM = "slurm_hf_trainer"
 H200 = Gpu(0, "NVIDIA H200", 139.8, "GPU-h")
 H100 = Gpu(0, "NVIDIA H100 NVL", 93.2, "GPU-n")
-
-
-class StandInRunner:
-    """Gives every row a result at once; keeps what it was told to run."""
-
-    ran: ClassVar[list[str]] = []
-
-    def __init__(self, folder, *_):
-        self.folder = folder
-
-    def run(self, rows):
-        for row in rows:
-            path = self.folder.row(row.row)
-            path.mkdir(parents=True, exist_ok=True)
-            (path / RESULT_FILE).write_text(fake_worker.made(row.spec, "fits").model_dump_json())
-            StandInRunner.ran.append(row.row)
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """Makes this machine one with those GPUs."""
-
-    def be(*gpus: Gpu, **facts) -> None:
-        monkeypatch.setattr(local, "node", lambda: made.node(*gpus, **facts))
-
-    monkeypatch.setattr(pipeline, "LocalRunner", StandInRunner)
-    monkeypatch.setattr(service, "predict", Predictor(stated))
-    monkeypatch.setattr(StandInRunner, "ran", [])
-    be()
-    return be
 
 
 def choices(path, **options):
@@ -125,7 +90,7 @@ def several(*suites, view=None, **options):
 
 def test_several_suites_have_a_folder_each_and_latest_is_the_last(machine, tmp_path):
     first, second = several(SUITE, SLURM, rows=("xxl", "neo-1gpu"), results=tmp_path)
-    assert StandInRunner.ran == ["xxl", "neo-1gpu"]
+    assert FakeRunner.ran == ["xxl", "neo-1gpu"]
     assert (first.judgement.run.suite, second.judgement.run.suite) == (SUITE, SLURM)
     assert first.report.is_file()
     assert (tmp_path / "latest").resolve() == second.folder.resolve()
@@ -150,7 +115,7 @@ def test_no_row_runs_when_one_of_several_suites_was_made_with_other_choices(mach
     folder.write_run(folder.read_run().model_copy(update={"size": "full"}))
     with pytest.raises(InputError, match="made with size full, and now size is tiny"):
         several(SUITE, SLURM, results=tmp_path)
-    assert StandInRunner.ran == ["neo-1gpu"]
+    assert FakeRunner.ran == ["neo-1gpu"]
     assert not list(tmp_path.glob(f"{SUITE}*"))
 
 
@@ -158,7 +123,7 @@ def test_no_row_runs_when_all_of_one_of_several_suites_are_refused(machine, tmp_
     machine(made.GPU)
     with pytest.raises(InputError, match="8 GPUs are needed, there is 1"):
         several(SUITE, SLURM, rows=("xxl", "neo-8gpu-ddp"), results=tmp_path)
-    assert StandInRunner.ran == []
+    assert FakeRunner.ran == []
 
 
 def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp_path):
@@ -166,7 +131,7 @@ def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp
     assert done.report.is_file()
     assert done.report.parent == done.folder
     assert (tmp_path / "latest").resolve() == done.folder.resolve()
-    assert StandInRunner.ran == ["baseline", "xxl"]
+    assert FakeRunner.ran == ["baseline", "xxl"]
     assert done.judgement.run.rows == ("baseline", "xxl")
 
 
@@ -174,11 +139,11 @@ def test_running_again_runs_only_what_is_missing(machine, tmp_path):
     run_suite(Options(SUITE, rows=("xxl",), results=tmp_path), Watched())
     view = Watched()
     done = run_suite(Options(SUITE, rows=("xxl", "baseline"), results=tmp_path), view)
-    assert StandInRunner.ran == ["xxl", "baseline"]
+    assert FakeRunner.ran == ["xxl", "baseline"]
     assert "xxl: kept (finished: fits)" in view.lines
     assert done.judgement.run.rows == ("baseline", "xxl")
     run_suite(Options(SUITE, rows=("xxl",), results=tmp_path, rerun=True), Watched())
-    assert StandInRunner.ran == ["xxl", "baseline", "xxl"]
+    assert FakeRunner.ran == ["xxl", "baseline", "xxl"]
 
 
 def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tmp_path):
@@ -187,9 +152,9 @@ def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tm
     results = RunFolder(done.folder).results()
     assert results["xxl-cpu-offload"].outcome == "refused"
     assert "of host memory, there are 100 GiB" in results["xxl-cpu-offload"].reason
-    assert StandInRunner.ran == ["xxl"]
+    assert FakeRunner.ran == ["xxl"]
     run_suite(Options(SUITE, rows=("xxl-cpu-offload",), results=tmp_path, host_memory_gib=256), Watched())
-    assert StandInRunner.ran == ["xxl", "xxl-cpu-offload"]
+    assert FakeRunner.ran == ["xxl", "xxl-cpu-offload"]
 
 
 def test_a_run_of_refused_rows_alone_is_a_users_mistake_with_results_that_say_so(machine, tmp_path):
@@ -198,7 +163,7 @@ def test_a_run_of_refused_rows_alone_is_a_users_mistake_with_results_that_say_so
         run_suite(Options(SUITE, size="full", results=tmp_path), Watched())
     results = RunFolder(tmp_path / f"{SUITE}-a100_80gb-full-verdict").results()
     assert {result.outcome for result in results.values()} == {"refused"}
-    assert StandInRunner.ran == []
+    assert FakeRunner.ran == []
 
 
 def test_nothing_is_written_for_bad_input(machine, tmp_path):
@@ -207,18 +172,18 @@ def test_nothing_is_written_for_bad_input(machine, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-class StandInRemote(StandInRunner):
+class FakeRemoteRunner(FakeRunner):
     """The same for a cluster; keeps what was to be brought there, and the rows' specs."""
 
     brought: ClassVar[list] = []
 
     def __init__(self, folder, *_, data):
         super().__init__(folder)
-        StandInRemote.brought = [data]
+        FakeRemoteRunner.brought = [data]
 
     def run(self, rows):
         super().run(rows)
-        StandInRemote.brought += [row.spec for row in rows]
+        FakeRemoteRunner.brought += [row.spec for row in rows]
 
 
 @pytest.fixture
@@ -230,7 +195,7 @@ def cluster(machine, monkeypatch, tmp_path):
         there = Cluster(Here(), profile_named("puhti").model_copy(update=own))
         monkeypatch.setattr(pipeline, "place_named", lambda *_, **__: Place(there.profile.node, there))
 
-    monkeypatch.setattr(pipeline, "RemoteRunner", StandInRemote)
+    monkeypatch.setattr(pipeline, "RemoteRunner", FakeRemoteRunner)
     return be
 
 
@@ -244,7 +209,7 @@ def reviews(tmp_path):
 def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, reviews, tmp_path):
     cluster()
     run_suite(Options(SLURM, data=str(reviews), size="tiny", rows=("neo-8gpu-ddp",), results=tmp_path), Watched())
-    data, spec = StandInRemote.brought
+    data, spec = FakeRemoteRunner.brought
     assert (spec.data_sha256, data.own) == (folder_sha256(reviews), reviews)
     assert spec.data == f"{tmp_path}/there/cache/data/{spec.data_sha256}-imdb"
 

@@ -1,4 +1,4 @@
-"""The order of the stages and what becomes of the lease. Stubs: the site, Ansible, and the run itself."""
+"""The order of the stages and what becomes of the lease. Fakes: the site, Ansible, and the run itself."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -168,7 +168,7 @@ def test_what_is_not_confirmed_is_not_leased(stubs, wanted, desk, happened):
 
 
 def test_the_flavour_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch):
-    """Stubs: the site, and the reproduction itself."""
+    """Fakes: the site, and the reproduction itself."""
     asked = []
 
     def noted(wanted, *_):

@@ -10,7 +10,7 @@ from provision.leasing.order import Order
 from provision.leasing.reconciler import Desk
 from provision.models import Wish
 from provision.ssh.login import KeyPair
-from tests.provision.toy import HOUR, Still
+from tests.support.fake_site import HOUR, FakeClock
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def said():
 
 @pytest.fixture
 def desk(said, tmp_path):
-    return Desk(Ledger(tmp_path), Still(), said.append)
+    return Desk(Ledger(tmp_path), FakeClock(), said.append)
 
 
 @pytest.fixture
@@ -30,6 +30,6 @@ def order():
 
 
 @pytest.fixture
-def unreached(monkeypatch):
+def reachable(monkeypatch):
     """Where SSH is not what a test is about: every server answers."""
     monkeypatch.setattr(boot, "answers", lambda *_: True)

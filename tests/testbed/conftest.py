@@ -1,9 +1,21 @@
-"""The SSH key of whoever uses the testbed in a box."""
+"""The SSH key of whoever uses the testbed in a box, and the marker of each of its parts."""
+
+from pathlib import Path
 
 import pytest
 
 from provision.ssh.login import KeyPair, key_pair
-from tests.provision.ssh.sshd import new_key
+from tests.support.sshd import new_key
+
+MARKERS = {"chameleon": "openstack", "openstack": "openstack", "slurm": "slurm", "node": "node", "chain": "chain"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by the part of the testbed that it needs."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(MARKERS[item.path.relative_to(here).parts[0]])
 
 
 @pytest.fixture(scope="session")

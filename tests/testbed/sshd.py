@@ -7,7 +7,7 @@ there: a mount on the file alone would vanish when somebody adds a user, which p
 from pathlib import Path
 
 from provision.ssh.login import USER, KeyPair
-from tests.provision.ssh.sshd import Sshd
+from tests.support.sshd import Sshd
 from tests.testbed.openstack.settings import FLOATING_IPS
 
 PORT = 22

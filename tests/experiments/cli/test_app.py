@@ -15,14 +15,14 @@ from experiments.suites.models import models
 from experiments.suites.yaml_schema import read_yaml
 from experiments.system.files import CODE
 from provision.hardware import local
-from tests.experiments.runners import fake_worker
-from tests.experiments.runners import made as house
-from tests.experiments.runners.local.test_runner import Watched
-from tests.experiments.test_pipeline import SLURM, SUITE, StandInRunner, machine  # noqa: F401
+from tests.support import fake_worker
+from tests.support import rows as house
+from tests.support.pipelines import SLURM, SUITE, FakeRunner
+from tests.support.views import Watched
 
 
 @pytest.fixture
-def testbed(capsys, machine):  # noqa: F811
+def testbed(capsys, machine):
     """Runs the command line on a machine without GPU; exit code, standard output and standard error."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -55,7 +55,7 @@ def recipes(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def made(machine, tmp_path):  # noqa: F811
+def made(machine, tmp_path):
     """The folder of a finished run of two rows."""
     return run_suite(Options(SUITE, rows=("reduced-batch", "xxl"), results=tmp_path / "made"), Watched()).folder
 
@@ -252,7 +252,7 @@ def test_what_breaks_exits_with_3(testbed, monkeypatch, tmp_path):
     def breaks(self, rows):
         raise RuntimeError("the floor gave way")
 
-    monkeypatch.setattr(StandInRunner, "run", breaks)
+    monkeypatch.setattr(FakeRunner, "run", breaks)
     code, _, err = testbed("run", SUITE, "--results", tmp_path)
     assert code == 3
     assert "the floor gave way" in err

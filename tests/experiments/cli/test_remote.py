@@ -7,12 +7,12 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.results.schema import LOG_FILE, RESULT_FILE
-from tests.experiments.runners import made
+from tests.support import rows
 
 
 @pytest.fixture
 def row(tmp_path):
-    folder = made.folder(tmp_path / "run", "a", site="local")
+    folder = rows.folder(tmp_path / "run", "a", site="local")
     folder.row("a").mkdir(parents=True)
     return folder.row("a")
 

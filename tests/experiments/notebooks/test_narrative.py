@@ -9,9 +9,9 @@ from experiments.notebooks import narrative
 from experiments.notebooks.narrative import Lab
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
-from tests.experiments.factory import result, run
-from tests.experiments.notebooks.factory import POINTS, kept, write
-from tests.experiments.prediction.factory import prediction
+from tests.support.notebooks import POINTS, kept, write
+from tests.support.predictions import prediction
+from tests.support.results import result, run
 
 NAME = "single_gpu_blip2"
 MULTI = "multi_gpu_litgpt"

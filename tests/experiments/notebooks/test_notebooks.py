@@ -13,7 +13,7 @@ import experiments
 from experiments.notebooks import narrative
 from experiments.results.judge import claim_rows
 from experiments.suites.suite import suite_named, suite_names
-from tests.experiments.notebooks.factory import kept
+from tests.support.notebooks import kept
 
 HOUSE = Path(experiments.__file__).parent
 ROOT = HOUSE.parent

@@ -10,13 +10,13 @@ from nbformat.v4 import new_code_cell
 
 from experiments.notebooks import sizing
 from experiments.prediction.custom import Question
-from tests.experiments.prediction.factory import Predictor, prediction
+from tests.support.predictions import Predictor, prediction
 
 NOTEBOOK = Path(sizing.__file__).parent / "sizing.ipynb"
 ROOT = Path(__file__).parents[3]
 MADE_UP = """
 from experiments import sizing
-from tests.experiments.prediction.factory import Predictor
+from tests.support.predictions import Predictor
 sizing.predict = Predictor(lambda spec: 60.0 + spec.settings.batch_size)
 """
 

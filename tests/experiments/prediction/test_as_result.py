@@ -10,8 +10,8 @@ from experiments.prediction.as_result import as_result, in_words, predicted_judg
 from experiments.prediction.predict import traced_spec
 from experiments.results.quantities import LOSSES, QUANTITIES, TIMES
 from experiments.suites.suite import suite_named
-from tests.experiments.prediction.factory import Predictor, prediction, stated
-from tests.experiments.report.factory import make_run
+from tests.support.predictions import Predictor, prediction, stated
+from tests.support.reports import make_run
 
 SUITE = suite_named("single_gpu_blip2")
 CARD = "a100_80gb"

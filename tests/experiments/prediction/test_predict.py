@@ -11,9 +11,9 @@ from experiments.prediction import predict as predicting
 from experiments.prediction.predict import predict
 from experiments.results.predictions import Prediction
 from experiments.suites.cards import card_named
-from tests.experiments.prediction.factory import prediction
 from tests.experiments.prediction.miniatures import ROWS
-from tests.experiments.training.made import spec
+from tests.support.predictions import prediction
+from tests.support.trainings import spec
 
 PATIENCE_S, SOON_S = 120, 5
 A, B = spec(row="a"), spec(row="b", batch_size=3)

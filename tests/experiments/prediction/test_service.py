@@ -10,9 +10,9 @@ from experiments.pipeline import Options, run_suite
 from experiments.prediction import service
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named, suite_names
-from tests.experiments.prediction.factory import Predictor, stated
-from tests.experiments.runners.local.test_runner import Watched
-from tests.experiments.test_pipeline import SUITE, machine  # noqa: F401
+from tests.support.pipelines import SUITE
+from tests.support.predictions import Predictor, stated
+from tests.support.views import Watched
 
 CARD = "a100_80gb"
 LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb")
@@ -189,7 +189,7 @@ class TestBeforeARun:
         done = run_suite(Options(SUITE, rows=("baseline", "reduced-batch"), results=path, **options), view)
         return RunFolder(done.folder), view.lines
 
-    def test_predictions_at_full_size_are_kept_with_the_run(self, machine, tmp_path):  # noqa: F811
+    def test_predictions_at_full_size_are_kept_with_the_run(self, machine, tmp_path):
         folder, _ = self.run(tmp_path)
         assert {one.spec.row: one.outcome for one in folder.predictions()} == {
             "baseline": "oom",
@@ -197,7 +197,7 @@ class TestBeforeARun:
         }
         assert {(one.spec.size, one.spec.length) for one in folder.predictions()} == {("full", "peak")}
 
-    def test_a_row_that_is_predicted_otherwise_is_warned_of(self, machine, monkeypatch, tmp_path):  # noqa: F811
+    def test_a_row_that_is_predicted_otherwise_is_warned_of(self, machine, monkeypatch, tmp_path):
         monkeypatch.setattr(service, "predict", Predictor(lambda spec: 78.0))
         _, lines = self.run(tmp_path)
         warned = [line for line in lines if "stated:" in line]
@@ -206,7 +206,7 @@ class TestBeforeARun:
             " needs 78.00 GiB of 78.60 GiB usable"
         ]
 
-    def test_what_cannot_be_predicted_holds_nothing_up(self, machine, monkeypatch, tmp_path):  # noqa: F811
+    def test_what_cannot_be_predicted_holds_nothing_up(self, machine, monkeypatch, tmp_path):
         for mistake in (InputError("no C++ compiler (package g++)"), RuntimeError("the tracer was ended")):
 
             def refuse(*_, why=mistake):
@@ -218,7 +218,7 @@ class TestBeforeARun:
             assert folder.predictions() == ()
             assert len(folder.results()) == 2
 
-    def test_a_row_that_cannot_be_traced_leaves_the_others_predicted(self, machine, monkeypatch, tmp_path):  # noqa: F811
+    def test_a_row_that_cannot_be_traced_leaves_the_others_predicted(self, machine, monkeypatch, tmp_path):
         problem = f"{SUITE}/baseline on {CARD}: cannot be traced"
         made = Predictor(stated)
 
@@ -233,13 +233,13 @@ class TestBeforeARun:
         assert f"not predicted: {problem}" in lines
         assert [one.spec.row for one in folder.predictions()] == ["reduced-batch"]
 
-    def test_it_can_be_left_out(self, machine, monkeypatch, tmp_path):  # noqa: F811
+    def test_it_can_be_left_out(self, machine, monkeypatch, tmp_path):
         monkeypatch.setattr(service, "predict", lambda *_: pytest.fail("nobody asked"))
         folder, _ = self.run(tmp_path, predict=False)
         assert folder.predictions() == ()
         assert main(["run", SUITE, "--row", "xxl", "--results", str(tmp_path), "--no-predict"]) == 0
 
-    def test_predictions_of_another_schema_are_refused_with_a_remedy(self, machine, tmp_path):  # noqa: F811
+    def test_predictions_of_another_schema_are_refused_with_a_remedy(self, machine, tmp_path):
         folder, _ = self.run(tmp_path)
         path = folder.path / "predictions.json"
         path.write_text(path.read_text().replace('"prediction_version": 1', '"prediction_version": 0'))

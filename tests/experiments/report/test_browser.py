@@ -10,8 +10,8 @@ import pytest
 
 from experiments.report import write_report
 from experiments.results.run_folder import RunFolder
-from tests.experiments.report.chromium import Page
-from tests.experiments.report.factory import h200_run, ranks_run, tiny_run, with_predictions
+from tests.support.chromium import Page
+from tests.support.reports import h200_run, ranks_run, tiny_run, with_predictions
 
 READY = "document.readyState === 'complete' && document.querySelector('[data-figure=memory] .main-svg')"
 DRAWN = "places.filter((place) => place.querySelector('.main-svg')).map((place) => place.dataset.figure)"

@@ -10,7 +10,7 @@ from rich.console import Console
 from experiments.errors import InputError
 from experiments.report import Comparison, compare, comparison_table
 from experiments.results.run_folder import RunFolder
-from tests.experiments.report.factory import (
+from tests.support.reports import (
     A100,
     STAND_IN,
     h200_run,

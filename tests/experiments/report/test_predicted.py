@@ -9,8 +9,7 @@ import pytest
 from experiments.report import Report, write_report
 from experiments.report.predicted import PredictedReport
 from experiments.report.words import percent, predicted_headline
-from tests.experiments.report.factory import MEASURED, h200_run, tiny_run, with_predictions
-from tests.experiments.report.test_write import Page
+from tests.support.reports import MEASURED, Page, h200_run, tiny_run, with_predictions
 
 
 @pytest.fixture(scope="module")

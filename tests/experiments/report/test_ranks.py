@@ -10,10 +10,11 @@ from experiments.report.figures import figures
 from experiments.report.ranks import base_row
 from experiments.report.words import ran_on, setting_sentence
 from experiments.suites.suite import suite_named
-from tests.experiments.report.factory import (
+from tests.support.reports import (
     H200,
     PROCESSOR,
     SEVERAL,
+    Page,
     h200_run,
     make_result,
     make_run,
@@ -21,7 +22,6 @@ from tests.experiments.report.factory import (
     telemetry_csv,
     with_predictions,
 )
-from tests.experiments.report.test_write import Page
 
 SUITE = suite_named("multi_gpu_litgpt")
 

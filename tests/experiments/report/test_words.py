@@ -5,7 +5,7 @@ import pytest
 from experiments.report.words import gib, headline, ran_on, remarks, setting_sentence, share
 from experiments.results.judge import Judgement, Verdict
 from experiments.suites.suite import suite_named
-from tests.experiments.report.factory import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
+from tests.support.reports import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
 
 
 def judgement(**counts: int) -> Judgement:

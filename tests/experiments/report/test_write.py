@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,11 @@ from experiments.report import Report, rejudge, write_report
 from experiments.results.judge import Judgement
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result
-from tests.experiments.report.factory import (
+from tests.support.reports import (
     H200,
     STAND_IN,
     SUITE,
+    Page,
     h200_run,
     make_failure,
     make_memory,
@@ -26,29 +26,6 @@ from tests.experiments.report.factory import (
     tiny_run,
     write_run,
 )
-
-
-class Page(HTMLParser):
-    """A page's visible text, its links, ids and figures; scripts and styles left out."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.text, self.tags, self._hidden = "", [], False
-        self.source = path.read_text()
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden = tag in ("script", "style")
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = False
-
-    def handle_data(self, data: str) -> None:
-        self.text += "" if self._hidden else data
-
-    def values(self, name: str) -> list[str]:
-        return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from experiments.results.quantities import QUANTITIES
 from experiments.results.wording import LABELS, number, span
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
-from tests.experiments.factory import COMMON, CPU, STAND_IN, ranks, result, run, shot, suite
+from tests.support.results import COMMON, CPU, STAND_IN, ranks, result, run, shot, suite
 
 PEAK = {"peak_gib": 10.0}
 FIGURE = {"quantity": "reserved_gib", "low": 70.0, "high": 80.0, "tolerance": 0.05, "source": "made up"}

@@ -8,7 +8,7 @@ from experiments.results.quantities import QUANTITIES
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Memory, read_result
 from experiments.system.files import write_atomically
-from tests.experiments.factory import CPU, STAND_IN, result, run, shot
+from tests.support.results import CPU, STAND_IN, result, run, shot
 
 
 def test_a_result_reads_as_it_was_written(tmp_path):

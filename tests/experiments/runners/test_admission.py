@@ -8,10 +8,8 @@ import pytest
 from experiments.errors import InputError
 from experiments.runners import admission
 from experiments.runners.admission import check_disk, host_need_gib, refusal
-from tests.experiments.runners.made import GPU, T4, node, spec
-from tests.experiments.training.made import LORA
-
-OFFLOAD = {"model": "blip2-flan-t5-xxl", "optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
+from tests.support.rows import GPU, OFFLOAD, T4, node, spec
+from tests.support.trainings import LORA
 
 
 def test_full_size_needs_a_gpu():

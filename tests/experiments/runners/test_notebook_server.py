@@ -1,4 +1,4 @@
-"""Jupyter as it is started, reached and ended. Stubs: docker, which starts the program on this machine, and jupyter."""
+"""Jupyter as it is started, reached and ended. Fakes: docker, which starts the program on this machine, and jupyter."""
 
 import os
 import subprocess

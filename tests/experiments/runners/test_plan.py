@@ -8,8 +8,8 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE
 from experiments.runners import plan as planning
 from experiments.runners.plan import continued, plan
-from tests.experiments import factory
-from tests.experiments.runners import made as house
+from tests.support import results
+from tests.support import rows as house
 
 ROW = {"id": "a", "settings": {"batch_size": 16}}
 
@@ -20,8 +20,8 @@ def made(tmp_path):
 
     def make(outcome: str = "fits", **changes: object) -> RunFolder:
         folder = house.folder(tmp_path / "run", "a")
-        spec = factory.run("a").spec(factory.suite([ROW]), "a")
-        result = factory.result("a", outcome).model_copy(
+        spec = results.run("a").spec(results.suite([ROW]), "a")
+        result = results.result("a", outcome).model_copy(
             update={"spec": spec, "fingerprint": spec.fingerprint, "code": code_sha256(), **changes}
         )
         folder.row("a").mkdir(parents=True)
@@ -32,7 +32,7 @@ def made(tmp_path):
 
 
 def planned(folder: RunFolder, row: dict = ROW, **options: bool):
-    return plan(factory.suite([row]), factory.run("a"), folder, **options)[0]
+    return plan(results.suite([row]), results.run("a"), folder, **options)[0]
 
 
 @pytest.mark.parametrize("outcome", ["fits", "oom"])
@@ -89,13 +89,13 @@ def test_a_result_of_another_schema_is_refused(made):
 
 def test_rows_asked_for_before_stay_in_the_run(tmp_path):
     folder = house.folder(tmp_path, "b", started_at="then")
-    run = continued(folder, factory.run("a"), factory.suite())
+    run = continued(folder, results.run("a"), results.suite())
     assert (run.rows, run.started_at) == (("a", "b"), "then")
 
 
 def test_a_fresh_folder_continues_nothing(tmp_path):
-    run = factory.run("a")
-    assert continued(RunFolder(tmp_path / "new"), run, factory.suite()) is run
+    run = results.run("a")
+    assert continued(RunFolder(tmp_path / "new"), run, results.suite()) is run
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_a_fresh_folder_continues_nothing(tmp_path):
 def test_a_folder_of_other_choices_is_refused(tmp_path, changes, says):
     folder = house.folder(tmp_path, "a")
     with pytest.raises(InputError, match=says):
-        continued(folder, factory.run("a", **changes), factory.suite())
+        continued(folder, results.run("a", **changes), results.suite())

@@ -7,8 +7,8 @@ from rich.console import Console
 from experiments.results.schema import Memory, Progress
 from experiments.results.wording import clock
 from experiments.runners.progress import Screen, State, View, table, view_on
-from tests.experiments import factory
-from tests.experiments.runners.made import spec
+from tests.support import results
+from tests.support.rows import spec
 
 PROGRESS = Progress(
     phase="forward",
@@ -49,7 +49,7 @@ def test_the_table_is_drawn_while_rows_run():
     view = view_on(console)
     with view.alive():
         view.shows([State(spec("a"), 12.0, PROGRESS)], 0, 1, None)
-        view.ends(spec("b"), factory.result("b", memory={"peak_gib": 2.0}))
+        view.ends(spec("b"), results.result("b", memory={"peak_gib": 2.0}))
     assert "9 of 24" in console.file.getvalue()
     assert "b: fits, peak 2 GiB" in console.file.getvalue()
 

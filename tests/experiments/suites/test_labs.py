@@ -59,4 +59,4 @@ def test_every_model_is_used_but_one_for_questions_and_every_card():
         suite.settings(row, card).model for suite in SUITES for row in suite.rows for card in row.cards or suite.cards
     }
     assert set(models()) - used == {"blip2-flan-t5-xl"}, "no row has it"
-    assert set(cards()) - {card for suite in SUITES for card in suite.cards} == {"h200_141gb"}, "only a stand-in"
+    assert set(cards()) - {card for suite in SUITES for card in suite.cards} == {"h200_141gb"}, "only a fake"

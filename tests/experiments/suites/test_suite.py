@@ -16,8 +16,8 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Optimizer, Settings, Strategy
 from experiments.suites.suite import Check, Figure, Quantity, Row, Suite, read_suite, suite_named, suite_names
 from experiments.suites.yaml_schema import checked
-from tests.experiments.factory import CARD, COMMON, run
-from tests.experiments.factory import suite as made_suite
+from tests.support.results import CARD, COMMON, run
+from tests.support.results import suite as made_suite
 
 GOOD = {
     "suite": "lab",

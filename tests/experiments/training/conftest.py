@@ -2,7 +2,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.fake_hub import Hub
+from tests.support.fake_hub import Hub
 
 collect_ignore_glob = [] if find_spec("torch") else ["test_*.py", "engines/*"]
 

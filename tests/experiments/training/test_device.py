@@ -8,9 +8,9 @@ from experiments.suites.cards import card_named
 from experiments.training import device
 from experiments.training.device import cap_gib, open_device, processor_name
 from provision.hardware import amd
-from tests.experiments.factory import CARD
-from tests.experiments.training.made import GIB, spec
-from tests.provision.hardware.fake_amd import MEMORY, amd_files
+from tests.support.fake_amd import MEMORY, amd_files
+from tests.support.results import CARD
+from tests.support.trainings import GIB, spec
 
 A100 = card_named(CARD)
 

@@ -14,8 +14,8 @@ import pytest
 
 from experiments.system.files import cache_folder
 from provision.configure.build_context import PROJECT
-from tests.experiments.training import made
-from tests.experiments.training.made import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5
+from tests.support import trainings
+from tests.support.trainings import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5
 from tests.testbed.node.base_image import PIP
 from tests.testbed.openstack.environment import locked
 
@@ -74,7 +74,7 @@ def python(libraries):
 
 
 def test_every_engine_trains_with_the_libraries_of_the_material(python, tmp_path):
-    specs = {row: made.spec(**changes).model_dump(mode="json") for row, changes in ROWS.items()}
+    specs = {row: trainings.spec(**changes).model_dump(mode="json") for row, changes in ROWS.items()}
     done = python("-c", TRAIN, tmp_path, input=json.dumps(specs))
     assert done.returncode == 0, done.stderr
     said = json.loads((tmp_path / "said.json").read_text())

@@ -17,10 +17,10 @@ from experiments.training import worker
 from experiments.training.distributed import local_node
 from experiments.training.measure.telemetry import FIELDS
 from experiments.training.worker import in_words, main, run_row
-from tests.experiments.factory import CPU
-from tests.experiments.training.made import LORA, spec
+from tests.support.results import CPU
+from tests.support.trainings import LORA, spec
 
-STANDIN = Path(__file__).with_name("standin_trainer.py")
+FAKE = Path(__file__).parents[2] / "support" / "fake_trainer.py"
 PYTHON = sys.executable
 REPOSITORY = Path(__file__).parents[3]
 MEASURED = Measured(outcome="oom", reason="out of GPU memory", device=CPU, memory=Memory(peak_gib=7.0), losses=(2.0,))
@@ -30,7 +30,7 @@ MEASURED = Measured(outcome="oom", reason="out of GPU memory", device=CPU, memor
 def stub(tmp_path, monkeypatch):
     """Puts the stub in the trainer's place: what the worker takes for Python runs it with the trainer's arguments."""
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec "{PYTHON}" "{STANDIN}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{PYTHON}" "{FAKE}" "$@"\n')
     python.chmod(0o755)
     measured = tmp_path / "measured-by-the-stub.json"
     measured.write_text(MEASURED.model_dump_json())
@@ -40,7 +40,7 @@ def stub(tmp_path, monkeypatch):
 
 
 def ran(stub, out, how, time_limit_s=30):
-    stub.setenv("STANDIN", how)
+    stub.setenv("FAKE", how)
     return run_row(spec(time_limit_s=time_limit_s), out, "the command")
 
 
@@ -188,7 +188,7 @@ def test_a_file_that_is_no_spec_is_refused_in_one_line(monkeypatch, tmp_path, ca
     ],
 )
 def test_the_entry_says_how_the_row_ended(stub, tmp_path, capsys, how, code, out, err):
-    stub.setenv("STANDIN", how)
+    stub.setenv("FAKE", how)
     stub.setenv("TESTBED_COMMAND", "testbed run lab")
     (tmp_path / "row.json").write_text(spec().model_dump_json())
     assert entered(stub, "--spec", tmp_path / "row.json", "--out", tmp_path / "row") == code
@@ -200,7 +200,7 @@ def test_the_entry_says_how_the_row_ended(stub, tmp_path, capsys, how, code, out
 
 
 def test_the_trainer_dies_with_a_worker_that_is_killed(stub, tmp_path):
-    stub.setenv("STANDIN", "hang")
+    stub.setenv("FAKE", "hang")
     (tmp_path / "row.json").write_text(spec().model_dump_json())
     program = f"import sys; from experiments.training.worker import main; sys.executable = {sys.executable!r}; main()"
     started = subprocess.Popen(

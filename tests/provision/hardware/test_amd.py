@@ -8,7 +8,7 @@ from experiments.suites.cards import card_of_device
 from experiments.training.measure import telemetry
 from provision.hardware import amd, local
 from provision.models import Gpu
-from tests.provision.hardware.fake_amd import MEMORY, amd_files
+from tests.support.fake_amd import MEMORY, amd_files
 
 FIRST, SECOND = "GPU-0000000000000001", "GPU-4b2c1a9f8d3e6f7a"
 

@@ -19,7 +19,7 @@ START = parse_time("2026-11-21T12:00Z")
 MARK = "llm-testbed-000000000000"
 
 
-class Still(Clock):
+class FakeClock(Clock):
     passed = 0.0
 
     def passed_s(self):
@@ -67,7 +67,7 @@ class Site:
 @pytest.fixture
 def boot(tmp_path):
     def run(site):
-        desk = Desk(Ledger(tmp_path), Still(), lambda line: None)
+        desk = Desk(Ledger(tmp_path), FakeClock(), lambda line: None)
         order = Order("llm_cc", "node", Wish(timedelta(hours=3)), KeyPair(Path("id"), "ssh-ed25519 AAAA"))
         holding = replace(desk.ledger.open("llm_cc", site.name), mark=MARK)
         lease = Lease("1", "llm_cc", "ACTIVE", START, START + timedelta(hours=3), ("r",))

@@ -1,4 +1,4 @@
-"""Each check of the doctor, passed and failed: a failed one names its remedy. The site is a stand-in."""
+"""Each check of the doctor, passed and failed: a failed one names its remedy. The site is a fake."""
 
 import json
 import shutil

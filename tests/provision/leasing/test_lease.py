@@ -5,9 +5,9 @@ import pytest
 from provision.errors import BootFailed, LeaseFailed, LeaseGone, NotEnough
 from provision.leasing.lease import lease
 from provision.leasing.ledger import Act
-from tests.provision.toy import HOUR, Toy, hosts_of
+from tests.support.fake_site import HOUR, FakeSite, hosts_of
 
-pytestmark = pytest.mark.usefixtures("unreached")
+pytestmark = pytest.mark.usefixtures("reachable")
 
 
 def boots(site):
@@ -16,7 +16,7 @@ def boots(site):
 
 
 def test_a_lease_in_error_is_a_failure_with_its_reason(desk, order):
-    site = Toy(lease_status="ERROR", fault="blazar: start_lease failed")
+    site = FakeSite(lease_status="ERROR", fault="blazar: start_lease failed")
     with pytest.raises(LeaseFailed, match=r"is ERROR \(blazar: start_lease failed\); release it and lease anew"):
         lease(site, desk, order())
     assert site.attempts == []
@@ -24,11 +24,11 @@ def test_a_lease_in_error_is_a_failure_with_its_reason(desk, order):
 
 def test_a_lease_that_does_not_start_is_a_failure(desk, order):
     with pytest.raises(LeaseFailed, match="did not start within 15 minutes of its time"):
-        lease(Toy(lease_status="STARTING"), desk, order())
+        lease(FakeSite(lease_status="STARTING"), desk, order())
 
 
 def test_where_somebody_is_faster_another_node_is_chosen(desk, order, said):
-    site, others = Toy(), []
+    site, others = FakeSite(), []
 
     def before(act):
         if act == "create lease" and not others:
@@ -45,21 +45,21 @@ def test_where_somebody_is_always_faster_it_ends(desk, order):
     def before(act):
         raise NotEnough("blazar: Not enough hosts available")
 
-    site = Toy()
+    site = FakeSite()
     site.before = before
     with pytest.raises(NotEnough, match="somebody else was faster 3 times; try again"):
         lease(site, desk, order())
 
 
 def test_a_boot_of_more_than_forty_minutes_is_given_up_and_tried_on_another_node(desk, order, said):
-    site = Toy(slow={"1"})
+    site = FakeSite(slow={"1"})
     assert lease(site, desk, order()).lease.hosts == ("2",)
     assert any("did not boot on node-1; the site says: not ACTIVE after 40 minutes" in line for line in said)
     assert any("server node: BUILD, for 40 of up to 40 minutes" in line for line in said)
 
 
 def test_of_several_nodes_all_are_changed_when_one_fails_and_enough_others_are_free(desk, order):
-    site = Toy(hosts_of(4), broken={"2"})
+    site = FakeSite(hosts_of(4), broken={"2"})
     leased = lease(site, desk, order(count=2))
     assert boots(site) == ["node-1 on 1", "node-2 on 2", "node-1 on 3", "node-2 on 4"]
     assert [len(found) for found in (site.held, site.booted, leased.machines)] == [1, 2, 2]
@@ -67,7 +67,7 @@ def test_of_several_nodes_all_are_changed_when_one_fails_and_enough_others_are_f
 
 
 def test_of_several_nodes_one_that_fails_is_tried_again_where_not_enough_others_are_free(desk, order):
-    site = Toy(hosts_of(3), broken={"2"})
+    site = FakeSite(hosts_of(3), broken={"2"})
     with pytest.raises(BootFailed, match=r"server node-2 did not boot on node-2; .*no power.* 3 attempts; release the"):
         lease(site, desk, order(count=2))
     assert boots(site) == ["node-1 on 1", *["node-2 on 2"] * 3]
@@ -75,14 +75,14 @@ def test_of_several_nodes_one_that_fails_is_tried_again_where_not_enough_others_
 
 
 def test_a_flavor_is_tried_again_in_its_reservation(desk, order, said):
-    site = Toy(hosts_of(2, flavor=True), broken={"1"})
+    site = FakeSite(hosts_of(2, flavor=True), broken={"1"})
     site.before = lambda act: site.broken.clear() if act == "delete server" else None
     assert lease(site, desk, order()).machines
     assert boots(site) == ["node on 1", "node on 1"]
 
 
 def test_a_lease_that_others_delete_while_a_node_fails_is_not_made_anew(desk, order):
-    site = Toy(broken={"1"})
+    site = FakeSite(broken={"1"})
     site.before = lambda act: site.held.clear() if act == "delete server" else None
     with pytest.raises(LeaseGone, match="deleted by others, or over"):
         lease(site, desk, order())
@@ -94,7 +94,7 @@ class Killed(BaseException):
 
 
 def test_a_node_by_name_that_failed_is_replaced_also_by_a_run_after_one_that_was_killed(desk, order):
-    site, dropped = Toy(broken={"1"}), []
+    site, dropped = FakeSite(broken={"1"}), []
 
     def before(act):
         if act == "delete lease":
@@ -112,7 +112,7 @@ def test_a_node_by_name_that_failed_is_replaced_also_by_a_run_after_one_that_was
 
 
 def test_where_all_nodes_of_a_kind_have_failed_they_are_tried_again(desk, order):
-    site = Toy(hosts_of(1), broken={"1"})
+    site = FakeSite(hosts_of(1), broken={"1"})
     with pytest.raises(BootFailed):
         lease(site, desk, order(node="node-1"))
     holding = desk.ledger.holding("llm_cc")

@@ -11,7 +11,7 @@ from provision.leasing.order import lease_data
 from provision.leasing.reconciler import Desk
 from provision.leasing.release import extend, extension, release, state
 from provision.models import Host, Lease, Volume
-from tests.provision.toy import HOUR, NOW, Still
+from tests.support.fake_site import HOUR, NOW, FakeClock
 
 NAME = "llm_cc"
 
@@ -63,7 +63,7 @@ class Site:
 
 @pytest.fixture
 def desk(tmp_path):
-    return Desk(Ledger(tmp_path, lambda: NOW), Still(), lambda line: None)
+    return Desk(Ledger(tmp_path, lambda: NOW), FakeClock(), lambda line: None)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from provision.errors import BootFailed, HeldOtherwise, NotReached, NotReleased
 from provision.leasing import boot
 from provision.leasing.lease import lease
 from provision.leasing.release import given_back
-from tests.provision.toy import Toy
+from tests.support.fake_site import FakeSite
 
-pytestmark = pytest.mark.usefixtures("unreached")
+pytestmark = pytest.mark.usefixtures("reachable")
 
 
 def run(site, desk, order, what=lambda: None):
@@ -22,14 +22,14 @@ def interrupt(*_):
 
 
 def test_it_is_given_back_and_that_is_said(desk, order, said):
-    site = Toy()
+    site = FakeSite()
     run(site, desk, order())
     assert site.left() == []
     assert said[-1] == "llm_cc is released; nothing is left at CHI@UC"
 
 
 def test_it_is_given_back_where_the_nodes_do_not_boot(desk, order, said):
-    site = Toy(broken={"1", "2"})
+    site = FakeSite(broken={"1", "2"})
     with pytest.raises(BootFailed, match="no power"):
         run(site, desk, order())
     assert site.left() == []
@@ -38,7 +38,7 @@ def test_it_is_given_back_where_the_nodes_do_not_boot(desk, order, said):
 
 def test_it_is_given_back_where_ssh_does_not_answer(desk, order, monkeypatch):
     monkeypatch.setattr(boot, "answers", lambda *_: False)
-    site = Toy()
+    site = FakeSite()
     with pytest.raises(NotReached, match="node runs, but SSH to"):
         run(site, desk, order())
     assert site.left() == []
@@ -46,7 +46,7 @@ def test_it_is_given_back_where_ssh_does_not_answer(desk, order, monkeypatch):
 
 @pytest.mark.parametrize("act", ["create lease", "create server", None])
 def test_it_is_given_back_when_the_command_is_interrupted(act, desk, order, said):
-    site = Toy()
+    site = FakeSite()
     site.before = lambda now: interrupt() if now == act else None
     with pytest.raises(KeyboardInterrupt):
         run(site, desk, order(), interrupt)
@@ -56,7 +56,7 @@ def test_it_is_given_back_when_the_command_is_interrupted(act, desk, order, said
 
 
 def test_a_release_that_is_interrupted_says_what_still_stands(desk, order, said):
-    site = Toy()
+    site = FakeSite()
     site.before = lambda now: interrupt() if now == "delete key" else None
     with pytest.raises(KeyboardInterrupt):
         run(site, desk, order(), interrupt)
@@ -66,7 +66,7 @@ def test_a_release_that_is_interrupted_says_what_still_stands(desk, order, said)
 
 
 def test_a_release_that_leaves_something_names_it(desk, order, said):
-    site = Toy()
+    site = FakeSite()
     site.delete_lease = lambda lease: None
     with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; release again"):
         run(site, desk, order())
@@ -75,7 +75,7 @@ def test_a_release_that_leaves_something_names_it(desk, order, said):
 
 
 def test_a_lease_that_is_held_for_something_else_is_not_given_back(desk, order):
-    site = Toy()
+    site = FakeSite()
     lease(site, desk, order())
     with pytest.raises(HeldOtherwise):
         run(site, desk, order(count=2))

@@ -8,7 +8,7 @@ import pytest
 from provision.errors import NoCredentials, NoSuchHost, NotEnough, Refused, Unreachable
 from provision.leasing.reserve import choose_among, site_of_earliest
 from provision.models import Booking, Host, Wish
-from tests.provision.toy import HOUR, NOW
+from tests.support.fake_site import HOUR, NOW
 
 AWAY = Unreachable("blazar does not answer")
 

@@ -1,4 +1,4 @@
-"""When a flavor has room on a hypervisor, by what Blazar tells; this is a stand-in for it."""
+"""When a flavor has room on a hypervisor, by what Blazar tells; this is a fake for it."""
 
 import json
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 
 from provision.models import Host
 from provision.sites.kvm import Kvm, periods_over
-from tests.provision.calendars import at
+from tests.support.calendars import at
 
 
 class Site(Kvm):

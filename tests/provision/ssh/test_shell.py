@@ -15,7 +15,7 @@ from provision.errors import BadHostKey, CommandFailed, LineCut, LoginRefused, N
 from provision.ssh.login import Configured
 from provision.ssh.shell import Here
 from provision.ssh.ssh_shell import Over
-from tests.provision.ssh.sshd import PROGRAM, Sshd, new_key, ssh_at
+from tests.support.sshd import PROGRAM, Sshd, new_key, ssh_at
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
 

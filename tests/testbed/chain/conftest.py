@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import need
 from tests.testbed.chain.person import Command, Person
 from tests.testbed.chain.rehearse import PACKAGES, PROGRAMS, stage
-from tests.testbed.needs import need
 
 STRIKES = (
     r"\[1/7\] doctor",

@@ -23,11 +23,11 @@ from experiments.results.wording import clock
 from provision.leasing.doctor import TOOLS
 from provision.sites.base import Testbed, connect_to
 from provision.ssh.login import key_pair
-from tests.provision.ssh.sshd import new_key
+from tests.support.needs import missing
+from tests.support.sshd import new_key
 from tests.testbed.chain.client import CARD, GPUS, PINS
 from tests.testbed.chain.machines import Machines
 from tests.testbed.chameleon.conftest import left_at
-from tests.testbed.needs import missing
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage
 from tests.testbed.openstack.box import open_box

@@ -16,7 +16,7 @@ from provision.leasing.reconciler import Clock, Desk
 from provision.models import Wish
 from provision.sites.base import Testbed, connect_to
 from provision.ssh.login import KeyPair
-from tests.testbed.needs import need
+from tests.support.needs import need
 from tests.testbed.openstack import hardware
 from tests.testbed.openstack.box import Box, open_box
 from tests.testbed.sshd import FloatingSshd
@@ -33,7 +33,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     )
 
 
-class FastClock(Clock):
+class FakeClock(Clock):
     """Waits a moment and counts what was to be waited, times ``speed``."""
 
     def __init__(self, speed: float = 1) -> None:
@@ -104,7 +104,7 @@ def testbed(
     site: Testbed, key: KeyPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs a command line in this process; its exit code, stdout and stderr."""
-    monkeypatch.setattr(lease, "Clock", FastClock)
+    monkeypatch.setattr(lease, "Clock", FakeClock)
     monkeypatch.setattr("sys.stdin", io.StringIO())
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -122,7 +122,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def desk(said: list[str], tmp_path: Path) -> Desk:
-    return Desk(Ledger(tmp_path / "state"), FastClock(), said.append)
+    return Desk(Ledger(tmp_path / "state"), FakeClock(), said.append)
 
 
 @pytest.fixture
@@ -137,14 +137,14 @@ def order(key: KeyPair) -> Callable[..., Order]:
 
 
 @pytest.fixture
-def unreached(monkeypatch: pytest.MonkeyPatch) -> None:
+def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where SSH is not what a test is about: every server answers."""
     monkeypatch.setattr(boot, "answers", lambda *_: True)
 
 
 def empty(site: object) -> None:
     """Remove all that the project has at the site."""
-    desk = Desk(None, FastClock(), lambda line: None)
+    desk = Desk(None, FakeClock(), lambda line: None)
     for listed, drop in (
         (site.servers, site.delete_server),
         (site.volumes, site.delete_volume),

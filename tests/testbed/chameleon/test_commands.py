@@ -13,7 +13,7 @@ from experiments.cli import lease as machines_cli
 from experiments.system.processes import STOPPING
 from provision.leasing import boot
 from provision.sites.base import connect_to
-from tests.testbed.chameleon.conftest import REGIONS, FastClock, left_at
+from tests.testbed.chameleon.conftest import REGIONS, FakeClock, left_at
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags
     assert left_at(site) == []
 
 
-def test_a_lease_is_kept_after_its_command_where_that_is_wanted(testbed, site, lease_flags, unreached):
+def test_a_lease_is_kept_after_its_command_where_that_is_wanted(testbed, site, lease_flags, reachable):
     assert testbed("lease", *lease_flags, "--run", "false", "--keep")[0] == machines_cli.FAILED
     assert [held.status for held in site.leases()] == ["ACTIVE"]
     assert len(site.servers()) == 1
@@ -93,7 +93,7 @@ def test_a_lease_is_released_when_its_command_is_told_to_stop_while_a_node_boots
 ):
     told = []
 
-    class Impatient(FastClock):
+    class Impatient(FakeClock):
         def sleep(self, seconds):
             if site.servers() and not told:
                 told.append(signal.SIGTERM)

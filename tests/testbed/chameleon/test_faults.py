@@ -15,7 +15,7 @@ from provision.leasing.ledger import Act, Ledger
 from provision.leasing.reconciler import Desk
 from provision.sites.base import connect_to
 from tests.testbed.chameleon import conftest
-from tests.testbed.chameleon.conftest import FastClock, left_at
+from tests.testbed.chameleon.conftest import FakeClock, left_at
 from tests.testbed.openstack.hardware import KVM
 from tests.testbed.openstack.settings import FLOATING_IPS
 
@@ -90,7 +90,7 @@ class Unlucky(Ledger):
             self.happens(act, self.attempts[act])
 
 
-def test_a_node_that_does_not_boot_is_left_for_another_of_its_hardware(site, desk, order, box, unreached, said):
+def test_a_node_that_does_not_boot_is_left_for_another_of_its_hardware(site, desk, order, box, reachable, said):
     box.behave(P3_GPU_001={"fail": "IPMI of the node does not answer"})
     leased = lease(site, desk, order())
     assert any("IPMI of the node does not answer" in line for line in said)
@@ -99,7 +99,7 @@ def test_a_node_that_does_not_boot_is_left_for_another_of_its_hardware(site, des
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(connected, desk, order, box, unreached, said):
+def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(connected, desk, order, box, reachable, said):
     site = connected("kvm")
     box.behave(hypervisor={"fail": "no such volume"})
 
@@ -114,7 +114,7 @@ def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(connected
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_of_two_nodes_both_are_changed_where_one_does_not_boot(site, desk, order, box, unreached):
+def test_of_two_nodes_both_are_changed_where_one_does_not_boot(site, desk, order, box, reachable):
     box.behave(P3_GPU_002={"fail": "IPMI of the node does not answer"})
     leased = lease(site, desk, order(count=2))
     names = {host.id: host.name for host in site.hosts()}
@@ -123,7 +123,7 @@ def test_of_two_nodes_both_are_changed_where_one_does_not_boot(site, desk, order
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 2, 2]
 
 
-def test_where_no_other_node_is_free_the_same_one_is_tried_again_and_its_reason_told(site, desk, order, box, unreached):
+def test_where_no_other_node_is_free_the_same_one_is_tried_again_and_its_reason_told(site, desk, order, box, reachable):
     box.behave(P2_GPU_001={"fail": "no bootable device"})
     with pytest.raises(BootFailed, match=r"on P2-GPU-001; the site says: .*no bootable device.*3 attempts; release"):
         lease(site, desk, order(node_type=None, node="P2-GPU-001"))
@@ -132,7 +132,7 @@ def test_where_no_other_node_is_free_the_same_one_is_tried_again_and_its_reason_
     assert left_at(site) == []
 
 
-def test_a_boot_longer_than_the_clients_own_twenty_minutes_is_waited_for(site, desk, order, box, unreached, said):
+def test_a_boot_longer_than_the_clients_own_twenty_minutes_is_waited_for(site, desk, order, box, reachable, said):
     box.behave(P3_GPU_001={"seconds": 4})
 
     def say(line: str) -> None:
@@ -144,7 +144,7 @@ def test_a_boot_longer_than_the_clients_own_twenty_minutes_is_waited_for(site, d
     assert any("BUILD, spawning, for 25 of up to 40 minutes" in line for line in said)
 
 
-def test_no_free_address_is_told_and_the_next_run_goes_on(site, desk, order, box, unreached):
+def test_no_free_address_is_told_and_the_next_run_goes_on(site, desk, order, box, reachable):
     others = [site.allocate_address("llm-testbed-000000000000") for _ in FLOATING_IPS[1:]]
     with pytest.raises(NoAddress, match="no floating IP is free"):
         lease(site, desk, order())
@@ -154,7 +154,7 @@ def test_no_free_address_is_told_and_the_next_run_goes_on(site, desk, order, box
     assert len(site.addresses()) == len(others)
 
 
-def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, desk, order, unreached):
+def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, desk, order, reachable):
     spare = site.sdk.network.create_ip(floating_network_id=site.sdk.network.find_network("public").id)
     assert lease(site, desk, order()).machines[0].login.host == spare.floating_ip_address
     release.release(site, desk, release.held(desk, "llm_cc"))
@@ -163,7 +163,7 @@ def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, des
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", TOLD)
-def test_each_service_and_keystone_may_fail_at_each_act(fault, connected, order, box, unreached, tmp_path, monkeypatch):
+def test_each_service_and_keystone_may_fail_at_each_act(fault, connected, order, box, reachable, tmp_path, monkeypatch):
     monkeypatch.setattr(conftest, "REAL_S", 0.1)
     site = connected("kvm")
     weather, wanted = Weather(box, site), order(node_type=None)
@@ -172,7 +172,7 @@ def test_each_service_and_keystone_may_fail_at_each_act(fault, connected, order,
         if attempt <= 2:
             weather.turns(fault, SERVICE[act] if attempt == 1 else "keystone")
 
-    desk = Desk(Unlucky(tmp_path / "state", happens), FastClock(), weather.say)
+    desk = Desk(Unlucky(tmp_path / "state", happens), FakeClock(), weather.say)
     assert lease(site, desk, wanted).machines
     one_of_each = (site.leases(), site.servers(), site.volumes(), site.addresses(), site.keys(), site.openings())
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)
@@ -188,7 +188,7 @@ def test_each_service_and_keystone_may_fail_at_each_act(fault, connected, order,
 
 
 @pytest.fixture
-def waiting(site, order, box, unreached, tmp_path):
+def waiting(site, order, box, reachable, tmp_path):
     """Leases, and has something happen once while a lease that begins later, and once while a server, is waited for."""
 
     def run(weather, happens):
@@ -201,7 +201,7 @@ def waiting(site, order, box, unreached, tmp_path):
                 box.move_clock(timedelta(hours=2, minutes=1))
                 happens(waits.pop(wait))
 
-        desk = Desk(Ledger(tmp_path / "state"), FastClock(), say)
+        desk = Desk(Ledger(tmp_path / "state"), FakeClock(), say)
         assert lease(site, desk, order(node="P3-GPU-001", start=datetime.now(UTC) + timedelta(hours=2))).machines
         assert waits == {}
 
@@ -242,11 +242,11 @@ def test_a_service_that_stays_away_is_named_after_a_bounded_number_of_attempts(s
     assert any("attempt" in line for line in said)
 
 
-def test_a_token_that_has_expired_is_renewed(site, order, unreached, tmp_path):
+def test_a_token_that_has_expired_is_renewed(site, order, reachable, tmp_path):
     def expire(act, attempt):
         site.session.auth.auth_ref._auth_token = "expired"
 
-    desk = Desk(Unlucky(tmp_path / "state", expire), FastClock(), lambda line: None)
+    desk = Desk(Unlucky(tmp_path / "state", expire), FakeClock(), lambda line: None)
     assert lease(site, desk, order()).machines
 
 
@@ -257,7 +257,7 @@ def test_refused_credentials_are_told_without_them(box, account, monkeypatch):
     assert "wrong-secret" not in str(refused.value)
 
 
-def test_a_lease_in_error_is_a_failure_with_what_the_site_tells_of_it(site, desk, order, box, unreached):
+def test_a_lease_in_error_is_a_failure_with_what_the_site_tells_of_it(site, desk, order, box, reachable):
     wanted = order(start=datetime.now(UTC) + timedelta(hours=20))
     made = lease(site, desk, wanted, wait=False).lease
     with without_aggregate(box, made.resources[0]):
@@ -279,7 +279,7 @@ def without_aggregate(box, reservation):
         blazar.execute(negate, [reservation])
 
 
-def test_a_lease_that_others_delete_is_told(site, desk, order, unreached):
+def test_a_lease_that_others_delete_is_told(site, desk, order, reachable):
     leased = lease(site, desk, order(start=datetime.now(UTC) + timedelta(hours=20)), wait=False)
     site.delete_lease(leased.lease)
     with pytest.raises(LeaseGone, match="deleted by others, or over"):
@@ -288,7 +288,7 @@ def test_a_lease_that_others_delete_is_told(site, desk, order, unreached):
 
 
 @pytest.mark.parametrize("stage", ["lease llm_cc: PENDING", "server node-llm-cc: BUILD"])
-def test_a_lease_that_others_delete_while_it_is_waited_for_is_told(stage, site, desk, order, box, unreached, said):
+def test_a_lease_that_others_delete_while_it_is_waited_for_is_told(stage, site, desk, order, box, reachable, said):
     def say(line: str) -> None:
         if line.startswith(stage):
             for held in site.leases():

@@ -14,7 +14,7 @@ from provision.leasing.lease import lease
 from provision.leasing.ledger import Act, Ledger
 from provision.leasing.reconciler import Desk
 from provision.sites.base import TESTBEDS
-from tests.testbed.chameleon.conftest import FastClock, left_at
+from tests.testbed.chameleon.conftest import FakeClock, left_at
 from tests.testbed.openstack.hardware import KVM
 
 OF_KVM = {Act.OPEN_SSH, Act.CLOSE_SSH, Act.CREATE_VOLUME, Act.DELETE_VOLUME}
@@ -50,12 +50,12 @@ def first_end(desk) -> str:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("act", Act)
-def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, box, desk, order, unreached, tmp_path):
+def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, box, desk, order, reachable, tmp_path):
     site = connected("kvm" if act in OF_KVM else "chameleon")
     if act == Act.DELETE_VOLUME:
         box.fail_to_delete_a_volume()
     stage, wanted = tmp_path / "stage", order(node_type=None)
-    deadly = Desk(Deadly(tmp_path / "state", act), FastClock(), lambda line: None)
+    deadly = Desk(Deadly(tmp_path / "state", act), FakeClock(), lambda line: None)
     child = multiprocessing.get_context("fork").Process(target=everything, args=(site, deadly, wanted, stage))
     child.start()
     child.join()
@@ -75,7 +75,7 @@ def test_a_run_that_is_killed_after_an_act_is_gone_on_with(act, connected, box, 
 
 
 def test_a_run_that_is_killed_between_a_security_group_and_its_rule_makes_it_whole(
-    connected, desk, order, unreached, monkeypatch
+    connected, desk, order, reachable, monkeypatch
 ):
     site, holding = connected("kvm"), desk.ledger.open("llm_cc", KVM)
     with monkeypatch.context() as deadly:
@@ -91,9 +91,9 @@ def test_a_run_that_is_killed_between_a_security_group_and_its_rule_makes_it_who
 
 
 @pytest.mark.timeout(600)
-def test_two_clients_at_once_for_one_name_get_one_lease(site, desk, order, unreached, tmp_path):
+def test_two_clients_at_once_for_one_name_get_one_lease(site, desk, order, reachable, tmp_path):
     wanted, leased = order(), []
-    desks = [Desk(Ledger(tmp_path / "state"), FastClock(), lambda line: None) for _ in range(2)]
+    desks = [Desk(Ledger(tmp_path / "state"), FakeClock(), lambda line: None) for _ in range(2)]
     clients = [threading.Thread(target=lambda one=one: leased.append(lease(site, one, wanted))) for one in desks]
     for client in clients:
         client.start()
@@ -110,7 +110,7 @@ def test_two_clients_at_once_on_two_computers_get_one_lease(name, connected, ord
     wanted, outcomes = order(node_type=None, start=datetime.now(UTC) + timedelta(hours=20)), []
 
     def client(computer: str) -> None:
-        desk = Desk(Ledger(tmp_path / computer), FastClock(), lambda line: None)
+        desk = Desk(Ledger(tmp_path / computer), FakeClock(), lambda line: None)
         try:
             outcomes.append(lease(site, desk, wanted, wait=False).lease.name)
         except Exception as problem:

@@ -42,7 +42,7 @@ def test_hosts_are_told_by_their_hardware(site):
     assert by_name["P3-GPU-001"].su_per_hour == 16
 
 
-def test_a_hardware_wish_of_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(site, desk, order, unreached):
+def test_a_hardware_wish_of_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(site, desk, order, reachable):
     leased = lease(site, desk, order(node_type="compute_gigaio", count=2))
     hosts = {host.id: host for host in site.hosts()}
     assert {hosts[id].name for id in leased.lease.hosts} == {"gigaio-compute-02", "gigaio-compute-06"}
@@ -57,7 +57,7 @@ def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(si
 
 
 def test_a_lease_in_the_future_is_waited_for_with_progress_and_booted_when_it_begins(
-    site, desk, order, box, unreached, said
+    site, desk, order, box, reachable, said
 ):
     def say(line: str) -> None:
         said.append(line)
@@ -140,7 +140,7 @@ def test_a_lease_is_extended_and_an_extension_over_anothers_lease_is_refused(sit
     assert release.state(site, desk, holding).lease.end == leased.end + HOUR
 
 
-def test_the_end_of_a_lease_is_seen(site, desk, order, box, unreached):
+def test_the_end_of_a_lease_is_seen(site, desk, order, box, reachable):
     lease(site, desk, order())
     box.move_clock(timedelta(hours=4))
     holding = release.held(desk, "llm_cc")

@@ -10,7 +10,7 @@ from provision.leasing.lease import lease
 from provision.leasing.ledger import Ledger
 from provision.leasing.orphans import orphans
 from provision.leasing.reconciler import Desk
-from tests.testbed.chameleon.conftest import FastClock, left_at
+from tests.testbed.chameleon.conftest import FakeClock, left_at
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def later():
 
 
 def elsewhere(tmp_path):
-    return Desk(Ledger(tmp_path / "elsewhere"), FastClock(), lambda line: None)
+    return Desk(Ledger(tmp_path / "elsewhere"), FakeClock(), lambda line: None)
 
 
 def test_orphans_are_what_a_closed_page_left(testbed, site, desk, order, later):
@@ -66,7 +66,7 @@ def test_what_another_computer_of_ones_own_holds_is_told_so_and_deleted_only_by_
 MARK = "llm-testbed-000000000000"
 
 
-def test_a_classmates_things_are_never_orphans(testbed, connected, order, unreached, tmp_path):
+def test_a_classmates_things_are_never_orphans(testbed, connected, order, reachable, tmp_path):
     theirs, mine = connected("chameleon", "classmate"), connected("chameleon")
     lease(theirs, elsewhere(tmp_path), order())
     theirs.allocate_address(MARK)

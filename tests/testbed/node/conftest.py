@@ -10,7 +10,7 @@ import pytest
 from provision.configure.playbook import Configured, Setup, configure
 from provision.leasing.ledger import Machine
 from provision.ssh.login import KeyPair, Login, forget
-from tests.testbed.needs import need
+from tests.support.needs import need
 from tests.testbed.node import gpus
 from tests.testbed.node.gpus import A100
 from tests.testbed.node.image import NodeImage

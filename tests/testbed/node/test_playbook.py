@@ -16,7 +16,7 @@ from provision.configure.playbook import ANSIBLE, Configured, Setup, configure
 from provision.errors import ConfigureFailed, NotReached
 from provision.leasing.ledger import Machine
 from provision.ssh.login import Login
-from tests.provision.ssh.sshd import new_key
+from tests.support.sshd import new_key
 from tests.testbed.node import network
 from tests.testbed.node.conftest import SetUp
 from tests.testbed.node.image import NodeImage

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from experiments.system.processes import die_with_parent, end_family, family
 from provision.ssh.login import Login
-from tests.provision.ssh.sshd import Sshd
+from tests.support.sshd import Sshd
 from tests.testbed.openstack.environment import cache, locked
 
 NEEDS = ("slurmctld", "slurmd", "munged", "sshd")

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.runners.slurm.profile import Profile
 from provision.ssh.ssh_shell import Over
-from tests.testbed.needs import need
+from tests.support.needs import need
 from tests.testbed.slurm.cluster import CPUS, HOUSE, MEMORY_MIB, NEEDS, PACKAGES, Cluster, started
 
 SMALL, SMALL_MIB = "small", 16

@@ -1,5 +1,6 @@
 """Runs of stand-in rows, here and on the cluster, by one interface."""
 
+import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,10 +12,13 @@ from experiments.runners.local.runner import LocalRunner
 from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import RemoteRunner
 from experiments.system.processes import family
+from provision.errors import LineCut
 from provision.ssh.shell import Shell
 from provision.ssh.ssh_shell import Over
-from tests.experiments.runners import fake_worker, made
-from tests.experiments.runners.local.test_runner import Watched
+from tests.support import fake_worker
+from tests.support import rows as made
+from tests.support.views import Watched
+from tests.support.waiting import wait_for
 from tests.testbed.slurm.cluster import Cluster
 from tests.testbed.slurm.conftest import profile_of
 
@@ -62,8 +66,8 @@ class LocalBed(Bed):
         self._patch = patch
 
     def runner(self, behaviour: dict[str, str]) -> LocalRunner:
-        self._patch.setenv("STANDIN", ",".join(f"{row}={how}" for row, how in behaviour.items()))
-        self._patch.setenv("STANDIN_JOURNAL", str(self.journal))
+        self._patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in behaviour.items()))
+        self._patch.setenv("FAKE_JOURNAL", str(self.journal))
         return LocalRunner(self.folder, made.node(cpus=2), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
     def left(self) -> list[psutil.Process]:
@@ -83,7 +87,7 @@ class SlurmBed(Bed):
 
     def runner(self, behaviour: dict[str, str]) -> RemoteRunner:
         told = ",".join(f"{row}={how}" for row, how in behaviour.items())
-        profile = profile_of(self.cluster, STANDIN=told, STANDIN_JOURNAL=str(self.journal))
+        profile = profile_of(self.cluster, FAKE=told, FAKE_JOURNAL=str(self.journal))
         rows = Rows(self.shell, profile.model_copy(update=self._profile))
         return RemoteRunner(self.folder, rows, self.view, fake_worker.MODULE, GRACE_S, **self.options)
 
@@ -102,3 +106,28 @@ class SlurmBed(Bed):
     def close(self) -> None:
         self.cluster.ask("scancel", "--user", self.cluster.user, check=False)
         self.shell.close()
+
+
+def meanwhile(when, act) -> threading.Thread:
+    """Do ``act`` as soon as ``when`` holds."""
+
+    def wait() -> None:
+        wait_for(when)
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+class Unheard(Over):
+    """A line that is cut once, right after sbatch has done its work, before it could say so."""
+
+    cuts = 1
+
+    def run(self, command, **options):
+        done = super().run(command, **options)
+        if command.startswith("sbatch") and self.cuts:
+            self.cuts -= 1
+            raise LineCut("cut")
+        return done

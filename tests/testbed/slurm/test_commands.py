@@ -12,10 +12,10 @@ import pytest
 
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.slurm.runner import NOTE_FILE
-from tests.experiments.runners import fake_testbed
-from tests.experiments.runners.fake_worker import LARGE_BYTES
-from tests.experiments.runners.local.test_row_process import hear_interrupts, wait_for
-from tests.provision.ssh.sshd import ssh_at
+from tests.support import fake_testbed
+from tests.support.fake_worker import LARGE_BYTES
+from tests.support.sshd import ssh_at
+from tests.support.waiting import hear_interrupts, wait_for
 from tests.testbed.slurm.cluster import HOUSE
 from tests.testbed.slurm.conftest import profile_of
 
@@ -43,7 +43,7 @@ class Person:
 
     def profile(self, **behaviour: str) -> Path:
         told = ",".join(f"{row}={how}" for row, how in behaviour.items())
-        profile = profile_of(self.cluster, STANDIN=told, STANDIN_JOURNAL=str(self.journal))
+        profile = profile_of(self.cluster, FAKE=told, FAKE_JOURNAL=str(self.journal))
         file = self.path / "super.yaml"
         data = {**profile.model_dump(mode="json"), "host": "super", "folder": f"testbed-{self.path.name}"}
         file.write_text(json.dumps(data))

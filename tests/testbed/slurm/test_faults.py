@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -11,12 +10,11 @@ import pytest
 from experiments.errors import InputError
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.slurm.runner import NOTE_FILE
-from provision.errors import CommandFailed, LineCut
-from provision.ssh.ssh_shell import Over
-from tests.experiments.runners.local.test_row_process import wait_for
-from tests.experiments.runners.made import spec, to_run
+from provision.errors import CommandFailed
+from tests.support.rows import spec, to_run
+from tests.support.waiting import wait_for
 from tests.testbed.slurm.conftest import SMALL
-from tests.testbed.slurm.runs import SlurmBed
+from tests.testbed.slurm.runs import SlurmBed, Unheard, meanwhile
 
 
 @pytest.fixture
@@ -25,31 +23,6 @@ def bed(cluster, tmp_path):
     yield made
     made.close()
     wait_for(lambda: not made.queue())
-
-
-def meanwhile(when, act) -> threading.Thread:
-    """Do ``act`` as soon as ``when`` holds."""
-
-    def wait() -> None:
-        wait_for(when)
-        act()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
-
-
-class Unheard(Over):
-    """A line that is cut once, right after sbatch has done its work, before it could say so."""
-
-    cuts = 1
-
-    def run(self, command, **options):
-        done = super().run(command, **options)
-        if command.startswith("sbatch") and self.cuts:
-            self.cuts -= 1
-            raise LineCut("cut")
-        return done
 
 
 def test_a_submission_whose_answer_was_lost_is_not_made_twice(cluster, tmp_path):

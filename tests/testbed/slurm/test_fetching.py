@@ -1,4 +1,4 @@
-"""What rows need is fetched by jobs that they wait for: a real Slurm and huggingface_hub; the hub is a stand-in."""
+"""What rows need is fetched by jobs that they wait for: a real Slurm and huggingface_hub; the hub is a fake."""
 
 import hashlib
 import json
@@ -18,14 +18,13 @@ from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import RemoteRunner
 from experiments.suites.models import models
 from experiments.training.models.weights import build_random
-from tests.experiments.runners import fake_worker
-from tests.experiments.runners import made as house
-from tests.experiments.runners.local.test_row_process import wait_for
-from tests.experiments.training import made as training
-from tests.fake_hub import COMMIT, Hub
+from tests.support import fake_worker
+from tests.support import rows as house
+from tests.support import trainings as training
+from tests.support.fake_hub import COMMIT, Hub
+from tests.support.waiting import wait_for
 from tests.testbed.slurm.conftest import profile_of
-from tests.testbed.slurm.runs import GRACE_S, SlurmBed
-from tests.testbed.slurm.test_faults import Unheard, meanwhile
+from tests.testbed.slurm.runs import GRACE_S, SlurmBed, Unheard, meanwhile
 
 MODEL = "gpt-neo-1.3b"
 REPO = models()[MODEL].hub
@@ -43,7 +42,7 @@ class Bed(SlurmBed):
 
     def runner(self, behaviour, worker=fake_worker.MODULE) -> RemoteRunner:
         told = ",".join(f"{row}={how}" for row, how in behaviour.items())
-        own = {"STANDIN": told, "STANDIN_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
+        own = {"FAKE": told, "FAKE_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
         profile = profile_of(self.cluster, **own)
         profile = profile.model_copy(update={"setup": (*profile.setup, self.setup), **self._profile})
         options = {**self.options, "data": self.data}

@@ -14,12 +14,11 @@ from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import RemoteRunner
 from experiments.suites.suite import suite_named
 from experiments.system.processes import family
-from tests.experiments import factory
-from tests.experiments.runners.local.test_row_process import wait_for
-from tests.experiments.runners.local.test_runner import Watched
-from tests.experiments.runners.made import to_run
-from tests.experiments.training import fake_worker
-from tests.experiments.training import made as house
+from tests.support import fake_rank_worker, results
+from tests.support import trainings as house
+from tests.support.rows import to_run
+from tests.support.views import Watched
+from tests.support.waiting import wait_for
 from tests.testbed.slurm.conftest import profile_of
 
 SUITE = "slurm_hf_trainer"
@@ -39,15 +38,15 @@ class Bed:
         """A row of stand-ins, the second of which is struck."""
         spec = house.spec(**SETTINGS | {"time_limit_s": 150} | settings)
         told = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
-        folder = self._folder(factory.run("a", run_id=self.mark))
-        self._runner(folder, told, fake_worker.MODULE).run(to_run(spec))
+        folder = self._folder(results.run("a", run_id=self.mark))
+        self._runner(folder, told, fake_rank_worker.MODULE).run(to_run(spec))
         self.row = folder.row("a")
         return folder.results()["a"]
 
     def real(self, *rows) -> dict[str, Result]:
         """Rows of the suite, in miniature, with one rank on each node."""
         size = {"size": "tiny", "length": "peak", "weights": "random", "data": "synthetic", "gpus_per_node": 1}
-        run = factory.run(*rows, suite=SUITE, card="v100_32gb", run_id=self.mark, **size)
+        run = results.run(*rows, suite=SUITE, card="v100_32gb", run_id=self.mark, **size)
         folder = self._folder(run)
         runner = self._runner(folder, {"TESTBED_TEST": self.mark}, "experiments.training.worker")
         runner.run(plan(suite_named(SUITE), run, folder))

@@ -1,8 +1,7 @@
 """What runs side by side."""
 
 from experiments.runners.local.resources import Slots, most_memory_first
-from tests.experiments.runners.made import GPU, node, spec
-from tests.experiments.runners.test_admission import OFFLOAD
+from tests.support.rows import GPU, OFFLOAD, node, spec
 
 
 def second():

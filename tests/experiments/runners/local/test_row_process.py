@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,15 +14,11 @@ from experiments.errors import InputError
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.local import row_process
 from experiments.system.lock import locked
-from tests.experiments.runners import fake_testbed
+from tests.support import fake_testbed
+from tests.support.waiting import hear_interrupts, wait_for
 
 ROWS = ("baseline", "reduced-batch")
 RUN_ID = "cut-off"
-
-
-def hear_interrupts() -> None:
-    """As in a terminal; what a shell starts in the background is deaf to Ctrl-C, and so are its children."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Bed:
@@ -40,8 +35,8 @@ class Bed:
             [sys.executable, "-m", fake_testbed.__name__, *arguments],
             env={
                 **os.environ,
-                "STANDIN": "reduced-batch=hang" if hang else "",
-                "STANDIN_JOURNAL": str(self.path / "journal"),
+                "FAKE": "reduced-batch=hang" if hang else "",
+                "FAKE_JOURNAL": str(self.path / "journal"),
                 "CUDA_VISIBLE_DEVICES": "",
             },
             cwd=row_process.CODE,
@@ -62,13 +57,6 @@ class Bed:
 
     def left(self) -> list[psutil.Process]:
         return [one for row in ROWS for one in row_process.family(self.rows / row)]
-
-
-def wait_for(true, within_s: float = 60.0) -> None:
-    until = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < until, "did not come about"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -1,44 +1,26 @@
-"""The runner on this machine, with real notebooks and kernels and a stand-in for the trainer."""
+"""The runner on this machine, with real notebooks and kernels and a fake for the trainer."""
 
 import json
 import os
 import subprocess
 import sys
 import time
-from io import StringIO
 from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
 
 from experiments.results.schema import CHECKPOINTS_FOLDER, NOTEBOOK_FILE, RESULT_FILE
 from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.runner import LocalRunner, NoRoomLeft, emptied
-from experiments.runners.progress import View
-from tests.experiments.runners import fake_worker
-from tests.experiments.runners import made as house
+from tests.support import fake_worker
+from tests.support import rows as house
+from tests.support.views import Watched
 
 pytestmark = pytest.mark.xdist_group("runner")
 
 SECOND = house.GPU.__class__(1, house.GPU.name, house.GPU.memory_gib, "GPU-b")
 BEHAVIOUR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die"}
-
-
-class Watched(View):
-    """A view that keeps what it was shown."""
-
-    def __init__(self) -> None:
-        self.text = StringIO()
-        super().__init__(Console(file=self.text))
-        self.shown: list = []
-
-    def shows(self, states, done, total, left_s):
-        self.shown.append((states, done, total, left_s))
-
-    @property
-    def lines(self) -> list[str]:
-        return self.text.getvalue().splitlines()
 
 
 class Made:
@@ -65,8 +47,8 @@ def made(tmp_path_factory):
     """Six rows of every kind on a machine with two cores."""
     path = tmp_path_factory.mktemp("runner")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STANDIN", ",".join(f"{row}={how}" for row, how in BEHAVIOUR.items()))
-        patch.setenv("STANDIN_JOURNAL", str(path / "journal"))
+        patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in BEHAVIOUR.items()))
+        patch.setenv("FAKE_JOURNAL", str(path / "journal"))
         specs = [house.spec(row, size="tiny") for row in "abcdef"]
         yield Made(path, specs, house.node(cpus=2)).run()
 
@@ -126,7 +108,7 @@ def test_one_line_a_start_and_an_end(made):
 
 
 def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
-    monkeypatch.setenv("STANDIN", "a=hang")
+    monkeypatch.setenv("FAKE", "a=hang")
     made = Made(tmp_path, [house.spec("a", size="tiny", time_limit_s=1)], house.node(), grace_s=7.0).run()
     result = made.folder.results()["a"]
     assert result.outcome == "timeout"

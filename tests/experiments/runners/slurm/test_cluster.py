@@ -19,8 +19,8 @@ from experiments.suites.cards import cards
 from experiments.suites.suite import suite_named
 from provision.leasing.ledger import Ledger
 from provision.ssh.shell import Here
-from tests.experiments import factory
-from tests.experiments.runners import made
+from tests.support import results
+from tests.support import rows as made
 
 NEED = Need(kind="weights", name="team/small")
 WAYS = {"venv": "/opt/it's here", "apptainer": "/images/testbed.sif", "docker": "llm-testbed:current"}
@@ -127,7 +127,7 @@ def test_a_row_of_two_nodes_is_one_job_on_both_where_a_job_may_have_them():
 
 
 def test_a_job_of_two_nodes_has_a_container_on_each_that_reach_each_other(tmp_path):
-    """Stubs: Slurm and Docker. The first container says where it is met and waits until the second has ended."""
+    """Fakes: Slurm and Docker. The first container says where it is met and waits until the second has ended."""
     folder, said = tmp_path / "run/.jobs/a-abc", tmp_path / "said"
     folder.mkdir(parents=True)
     stubs = {
@@ -206,7 +206,7 @@ def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
 
 
 def test_a_leased_node_runs_rows_in_the_image_of_the_flavour(monkeypatch, tmp_path):
-    """Stubs: the machine of the lease, and what it says of itself."""
+    """Fakes: the machine of the lease, and what it says of itself."""
     machine = SimpleNamespace(login=SimpleNamespace(host="192.0.2.1"))
     held = SimpleNamespace(machines=(machine,), acts={})
     monkeypatch.setattr(targets, "_only_holding", lambda site, ledger: held)
@@ -231,7 +231,7 @@ def test_the_archive_of_the_code_is_the_same_bytes_each_time():
 def test_rows_that_most_statements_need_go_first():
     suite = suite_named("single_gpu_blip2")
     rows = made.to_run(
-        *(factory.run(suite="single_gpu_blip2").spec(suite, row) for row in ("baseline", "reduced-batch"))
+        *(results.run(suite="single_gpu_blip2").spec(suite, row) for row in ("baseline", "reduced-batch"))
     )
     assert [planned.row for planned in most_needed_first(rows, suite)] == ["reduced-batch", "baseline"]
 

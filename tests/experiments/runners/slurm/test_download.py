@@ -13,7 +13,7 @@ from experiments.runners.slurm import download as module
 from experiments.runners.slurm.download import Arrived, Spoiled, glance, pull
 from provision.errors import LineCut
 from provision.ssh.shell import Here
-from tests.experiments.runners import made
+from tests.support import rows
 
 FILES = {RESULT_FILE: b"{}", "log.txt": b"said\n", "rank-0/log.txt": b"", "it's a name.csv": os.urandom(300_000)}
 
@@ -166,4 +166,4 @@ def test_checksums_are_made_there_without_openssl_too(there, tmp_path, monkeypat
 
 def test_how_far_a_pull_is_is_shown_in_files_bytes_and_time():
     arrived = Arrived(3, 12, 4_000_000, 80_000_000, 61.0)
-    assert coming_home(made.spec("a"), arrived) == "a: coming home, 3 of 12 files, 4 of 80 MB, 1:01 left"
+    assert coming_home(rows.spec("a"), arrived) == "a: coming home, 3 of 12 files, 4 of 80 MB, 1:01 left"

@@ -22,7 +22,7 @@ from experiments.training.data.captions import (
 from experiments.training.data.collate import Preparation, build_preparation, caption_tokenizer
 from experiments.training.data.sampler import Batches
 from experiments.training.models.architecture import build_config
-from tests.experiments.training.made import OPT, T5, spec
+from tests.support.trainings import OPT, T5, spec
 
 FAMILIES = [OPT, T5]
 

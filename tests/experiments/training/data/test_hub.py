@@ -1,4 +1,4 @@
-"""Files of the hub: a stand-in on this machine serves miniatures; the library that fetches them is the real one."""
+"""Files of the hub: a fake on this machine serves miniatures; the library that fetches them is the real one."""
 
 import json
 import re
@@ -14,8 +14,8 @@ from experiments.suites.models import models
 from experiments.training.data import hub
 from experiments.training.data.fetch_hub import bring
 from experiments.training.models.weights import build_random, load_pretrained
-from tests.experiments.training.made import GPT_NEO, OPT
-from tests.fake_hub import COMMIT
+from tests.support.fake_hub import COMMIT
+from tests.support.trainings import GPT_NEO, OPT
 
 CPU = torch.device("cpu")
 NAME = "team/small"

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.results.schema import Failure, Measured, Memory, Progress, Speed
 from experiments.training.distributed.merge import first_failed, furthest_back, merged, slowest
-from tests.experiments.factory import CPU, SPEED
+from tests.support.results import CPU, SPEED
 
 
 def rank(number, outcome="fits", kind=None, peak=1.0, step_s=0.5, losses=(), **more):

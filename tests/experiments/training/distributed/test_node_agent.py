@@ -19,9 +19,9 @@ from experiments.system.processes import family
 from experiments.training.distributed import ranks, remote_node
 from experiments.training.distributed.ranks import interface_to
 from experiments.training.worker import run_row
-from tests.experiments.training.made import spec
+from tests.support.trainings import spec
 
-STANDIN = "tests.experiments.training.fake_rank"
+FAKE = "tests.support.fake_rank"
 NAMES = {"log.txt", "result.json", "spec.json", "telemetry.csv"}
 SETTINGS = {"nodes": 2, "devices": 1, "strategy": "ddp", "time_limit_s": 120}
 
@@ -54,7 +54,7 @@ def row(monkeypatch, tmp_path):
     """Runs a row; nothing of it is left on either node."""
     folder = tmp_path / "job"
     folder.mkdir()
-    monkeypatch.setattr(ranks, "TRAINER", STANDIN)
+    monkeypatch.setattr(ranks, "TRAINER", FAKE)
     for name, value in {
         rendezvous.FOLDER: str(folder),
         rendezvous.ADDRESS: "127.0.0.1",

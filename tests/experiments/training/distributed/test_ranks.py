@@ -15,15 +15,15 @@ from experiments.training.distributed import ranks
 from experiments.training.distributed.launcher import accelerate_arguments, torchrun_arguments
 from experiments.training.distributed.ranks import environments, free_port
 from experiments.training.worker import run_row
-from tests.experiments.training.made import spec
+from tests.support.trainings import spec
 
-STANDIN = "tests.experiments.training.fake_rank"
+FAKE = "tests.support.fake_rank"
 NAMES = {"log.txt", "result.json", "spec.json", "telemetry.csv"}
 
 
 def ran(monkeypatch, out, fault=None, **settings):
     """The result of a row whose second rank is struck, which leaves no process behind."""
-    monkeypatch.setattr(ranks, "TRAINER", STANDIN)
+    monkeypatch.setattr(ranks, "TRAINER", FAKE)
     monkeypatch.setenv("TESTBED_TEST", str(out))
     if fault:
         monkeypatch.setenv("FAULT", fault)

@@ -9,9 +9,8 @@ import pytest
 from experiments.results.schema import CHECKPOINTS_FOLDER
 from experiments.training import rank
 from experiments.training.engines import checkpoints, hf_trainer
-from tests.experiments.factory import CPU
-from tests.experiments.training.engines.test_hf_trainer import TEXT
-from tests.experiments.training.made import LORA, NF4, spec
+from tests.support.results import CPU
+from tests.support.trainings import LORA, NF4, TEXT, spec
 
 STEPS = 7
 KILLED = "tests.experiments.training.engines.killed_rank"

@@ -12,14 +12,13 @@ from experiments.training import rank
 from experiments.training.data.texts import TINY_TOKENS
 from experiments.training.engines.hf_trainer import PROMPT_TOKENS, build_arguments
 from experiments.training.models import build_model
-from tests.experiments.factory import CPU
-from tests.experiments.training.made import GPT_NEO, ROW, in_bytes, shots, spec
+from tests.support.results import CPU
+from tests.support.trainings import ROW, TEXT, in_bytes, shots, spec
 
 SUITE = suite_named("slurm_hf_trainer")
 CARD = "v100_32gb"
 ON_ONE_GPU = [row.id for row in SUITE.rows if SUITE.settings(row, CARD).world_size == 1]
 TRAINED = [row for row in ON_ONE_GPU if row != "neo-inference"]
-TEXT = {"engine": "hf_trainer", "model": GPT_NEO, "dataset": "constant", "max_length": 16, "train_samples": None}
 
 
 def row(name, **changes):

@@ -11,8 +11,8 @@ from transformers.models.t5.modeling_t5 import T5Block, T5Stack
 
 from experiments.errors import InputError
 from experiments.training.engines.strategies import CpuFsdp, CpuOffload, Ddp, Fsdp, Offload, OneDevice, build_strategy
-from tests.experiments.factory import CPU, GPU
-from tests.experiments.training.made import spec
+from tests.support.results import CPU, GPU
+from tests.support.trainings import spec
 
 ON_BOTH = pytest.mark.parametrize("device", [CPU, GPU])
 

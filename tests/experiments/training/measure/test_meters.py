@@ -135,7 +135,7 @@ def test_an_optimizer_has_no_state_before_its_first_step():
     assert optimizer_tensors(torch.optim.AdamW([nn.Parameter(torch.ones(8))])) == []
 
 
-class ZeroStub:
+class FakeZero:
     """A stub of DeepSpeed's ZeRO optimizer: the real one inside, 32-bit copies beside it under the stage's name."""
 
     def __init__(self, inner, name, copies):
@@ -146,7 +146,7 @@ class ZeroStub:
 @pytest.mark.parametrize("name", ["single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"])
 def test_the_copies_of_a_wrapping_optimizer_count_too(name):
     copy = nn.Parameter(torch.ones(100))
-    wrapped = ZeroStub(stepped(torch.optim.AdamW, copy), name, [copy])
+    wrapped = FakeZero(stepped(torch.optim.AdamW, copy), name, [copy])
     assert storage_bytes(optimizer_tensors(wrapped)) == 3 * 400 + 4
 
 

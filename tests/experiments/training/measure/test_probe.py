@@ -9,14 +9,14 @@ from experiments.training.measure.flops import FlopCount
 from experiments.training.measure.meters import StorageMeter
 from experiments.training.measure.probe import Probe, count_weights, peak_share, resident_peak_gib
 from experiments.training.measure.schedule import schedule_of
-from tests.experiments.factory import CPU, GPU
-from tests.experiments.training.made import GIB, spec
+from tests.support.results import CPU, GPU
+from tests.support.trainings import GIB, spec
 
 POINTS = ["before forward", "after forward", "after backward", "after optimizer step"]
 BATCH = {"input_ids": torch.ones(2, 7, dtype=torch.int64)}
 
 
-class MeterStub:
+class FakeMeter:
     """A stub of a meter that says what it is told to."""
 
     def __init__(self, now=0, reserved=None):
@@ -45,7 +45,7 @@ class MeterStub:
 
 
 def probe_of(row, out, meter=None):
-    probe = Probe(row, CPU, meter or MeterStub(), out)
+    probe = Probe(row, CPU, meter or FakeMeter(), out)
     model = nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters())
     probe.watch(model, lambda: [optimizer])
@@ -76,7 +76,7 @@ def test_a_long_training_is_looked_at_in_steps_0_and_1_and_every_50th(tmp_path):
     assert len(training[0].losses()) == 120
 
 
-class ProfileStub:
+class FakeProfile:
     """A stub of the profile, which notes the micro-steps at which it is called."""
 
     STEPS = 2
@@ -105,7 +105,7 @@ def test_the_profile_has_more_optimizer_steps_that_are_not_timed(tmp_path, monke
     started, _, ended = noted
     training = probe_of(spec(**{"batch_size": 1, "train_samples": 20} | changes), tmp_path)
     probe = training[0]
-    probe.profile = ProfileStub(probe)
+    probe.profile = FakeProfile(probe)
     monkeypatch.setattr(probe._clock, "intervals_s", lambda: [1.0] * started + [50.0] * (probe.micro_steps - started))
     while not micro_step(*training):
         assert probe.micro_steps < 20
@@ -118,7 +118,7 @@ def test_the_profile_has_more_optimizer_steps_that_are_not_timed(tmp_path, monke
 def test_a_training_that_goes_on_profiles_its_last_steps(tmp_path):
     training = probe_of(spec(length="as-taught", batch_size=1, train_samples=20), tmp_path)
     probe = training[0]
-    probe.schedule, probe.profile = probe.schedule.after(5), ProfileStub(probe)
+    probe.schedule, probe.profile = probe.schedule.after(5), FakeProfile(probe)
     while not micro_step(*training):
         assert probe.micro_steps < 15
     assert probe.profile.noted == [13, 14, 15]
@@ -137,7 +137,7 @@ def test_micro_steps_are_counted_inside_their_optimizer_step(tmp_path):
 
 
 def test_what_is_no_parameter_gradient_or_state_is_an_activation(tmp_path):
-    meter = MeterStub()
+    meter = FakeMeter()
     probe, model, optimizer = probe_of(spec(), tmp_path, meter)
     meter.now = 1000
     micro_step(probe, model, optimizer)
@@ -153,7 +153,7 @@ def test_what_is_no_parameter_gradient_or_state_is_an_activation(tmp_path):
 
 
 def test_the_peak_of_each_phase_is_kept(tmp_path):
-    meter = MeterStub()
+    meter = FakeMeter()
     probe = Probe(spec(), CPU, meter, tmp_path)
     for phase, most, left in (("forward", 5, 2), ("backward", 9, 3), ("optimizer step", 4, 1), ("forward", 3, 1)):
         probe.enter(phase)
@@ -165,7 +165,7 @@ def test_the_peak_of_each_phase_is_kept(tmp_path):
 
 
 def test_the_most_that_was_reserved_is_kept(tmp_path):
-    meter = MeterStub(reserved=3 * GIB)
+    meter = FakeMeter(reserved=3 * GIB)
     probe = Probe(spec(), CPU, meter, tmp_path)
     probe.enter("forward")
     meter.reserved = GIB
@@ -173,7 +173,7 @@ def test_the_most_that_was_reserved_is_kept(tmp_path):
 
 
 def test_the_longest_batch_counts_and_every_tensor_is_watched(tmp_path):
-    meter = MeterStub()
+    meter = FakeMeter()
     probe, model, _ = probe_of(spec(), tmp_path, meter)
     assert len(meter.watched["params"]) == len(list(model.parameters()))
     for tokens in (7, 12, 5):
@@ -184,7 +184,7 @@ def test_the_longest_batch_counts_and_every_tensor_is_watched(tmp_path):
 
 
 def test_progress_says_where_the_training_stands(tmp_path):
-    meter = MeterStub()
+    meter = FakeMeter()
     training = probe_of(spec(batch_size=1, train_samples=10), tmp_path, meter)
     meter.hold(2)
     for _ in range(4):
@@ -200,7 +200,7 @@ def test_progress_says_where_the_training_stands(tmp_path):
 def test_progress_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(probing.time, "monotonic", lambda: now[0])
-    probe = Probe(spec(), CPU, MeterStub(), tmp_path)
+    probe = Probe(spec(), CPU, FakeMeter(), tmp_path)
     written = []
     monkeypatch.setattr(probing, "write_atomically", lambda path, text: written.append(now[0]))
     for _ in range(21):
@@ -211,7 +211,7 @@ def test_progress_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
 
 
 def test_a_probe_that_saw_nothing_says_nothing(tmp_path):
-    probe = Probe(spec(), CPU, MeterStub(), tmp_path)
+    probe = Probe(spec(), CPU, FakeMeter(), tmp_path)
     assert probe.speed() is None
     assert probe.losses() == ()
     assert probe.memory().snapshots == ()

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.training.measure.schedule import Timing, schedule_of, spread, taught_micro_steps
-from tests.experiments.training.made import spec
+from tests.support.trainings import spec
 
 counts = st.integers(1, 40)
 step_limits = st.integers(-1, 30)

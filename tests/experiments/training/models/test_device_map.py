@@ -7,8 +7,8 @@ from experiments.errors import InputError
 from experiments.suites.models import models
 from experiments.training.models import device_map
 from experiments.training.models.weights import fill_randomly, load_pretrained, meta_model, place_of
-from tests.experiments.factory import GPU, STAND_IN
-from tests.experiments.training.made import GIB, GPT_NEO, LLAMA, LORA, NF4, spec
+from tests.support.results import GPU, STAND_IN
+from tests.support.trainings import GIB, GPT_NEO, LLAMA, LORA, NF4, spec
 
 CPU = torch.device("cpu")
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from experiments.training.models.optimizers import build_optimizer
-from tests.experiments.training.made import spec
+from tests.support.trainings import spec
 
 
-class CpuAdamStub(torch.optim.SGD):
+class FakeCpuAdam(torch.optim.SGD):
     """A stub of DeepSpeed's CPU Adam, which has to be compiled: keeps the options it was given."""
 
     def __init__(self, parameters, lr, **options):
@@ -44,7 +44,7 @@ def test_options_are_passed_on_where_the_recipe_states_them(parameters):
 
 
 def test_the_offloaded_optimizer_is_that_of_deepspeed(parameters, monkeypatch):
-    monkeypatch.setitem(sys.modules, "deepspeed.ops.adam", SimpleNamespace(DeepSpeedCPUAdam=CpuAdamStub))
+    monkeypatch.setitem(sys.modules, "deepspeed.ops.adam", SimpleNamespace(DeepSpeedCPUAdam=FakeCpuAdam))
     optimizer = build_optimizer(spec(optimizer="deepspeed_cpu", weight_decay=0.5).settings, parameters)
-    assert isinstance(optimizer, CpuAdamStub)
+    assert isinstance(optimizer, FakeCpuAdam)
     assert optimizer.options == {"weight_decay": 0.5}

@@ -1,4 +1,4 @@
-"""Pretended GPUs of a node: a stand-in for nvidia-smi, device nodes, and a CDI spec that brings both into containers.
+"""Pretended GPUs of a node: a fake for nvidia-smi, device nodes, and a CDI spec that brings both into containers.
 
 Stubbed: the GPUs and their driver. Real: everything that handles them (Slurm's gres, Docker's devices, the roles).
 """

@@ -1,6 +1,7 @@
 """Runs and results made by hand, with figures like those of the single-GPU suite on a capped H200."""
 
 import math
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from experiments.prediction.predict import traced_spec
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Device, Failure, Measured, Memory, Result, Snapshot, Speed, read_result
 from experiments.suites.suite import suite_named
-from tests.experiments.prediction.factory import Predictor
+from tests.support.predictions import Predictor
 
 SUITE = "single_gpu_blip2"
 H200 = Device(
@@ -311,3 +312,26 @@ def _highest(row: str) -> float:
     """A row that ran out of memory would have needed more than the card has."""
     outcome, peak = MEASURED.get(row, ("fits", 60.0))[:2]
     return peak if outcome == "fits" else 90.0
+
+
+class Page(HTMLParser):
+    """A page's visible text, its links, ids and figures; scripts and styles left out."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text, self.tags, self._hidden = "", [], False
+        self.source = path.read_text()
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._hidden = tag in ("script", "style")
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._hidden else data
+
+    def values(self, name: str) -> list[str]:
+        return [attrs[name] or "" for _, attrs in self.tags if name in attrs]

@@ -1,8 +1,8 @@
-"""A stub of experiments.training.worker: no training, it behaves as STANDIN says ('a=oom,b=hang'; else 'fits').
+"""A stub of experiments.training.worker: no training, it behaves as FAKE says ('a=oom,b=hang'; else 'fits').
 
 Like the worker it ends with its parent.
 
-It notes every start in the file that STANDIN_JOURNAL names, as 'row start-time pid', and every end as 'row end-time'.
+It notes every start in the file that FAKE_JOURNAL names, as 'row start-time pid', and every end as 'row end-time'.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically as write
 from experiments.system.processes import tie_to
 
-MODULE = "tests.experiments.runners.fake_worker"
+MODULE = "tests.support.fake_worker"
 LARGE_BYTES = 200_000_000
 CPU = Device(kind="cpu", name="stand-in", host_cpus=1, host_memory_gib=1.0)
 
@@ -30,7 +30,7 @@ def main() -> int:
     options = parser.parse_args()
     tie_to(os.getppid())
     spec = RowSpec.model_validate_json(options.spec.read_text())
-    wanted = dict(pair.split("=") for pair in os.environ.get("STANDIN", "").split(",") if pair)
+    wanted = dict(pair.split("=") for pair in os.environ.get("FAKE", "").split(",") if pair)
     _note(f"{spec.row} {time.time()} {os.getpid()}")
     (options.out / LOG_FILE).write_text(f"first line\nlast line of {spec.row}\n")
     behave(wanted.get(spec.row, "fits"), spec, options.out)
@@ -79,7 +79,7 @@ def made(spec: RowSpec, outcome: Ending) -> Result:
 
 
 def _note(line: str) -> None:
-    if path := os.environ.get("STANDIN_JOURNAL"):
+    if path := os.environ.get("FAKE_JOURNAL"):
         with open(path, "a") as journal:
             journal.write(line + "\n")
 

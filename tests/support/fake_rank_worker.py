@@ -5,8 +5,8 @@ import sys
 from experiments.training import worker
 from experiments.training.distributed import ranks
 
-MODULE = "tests.experiments.training.fake_worker"
+MODULE = "tests.support.fake_rank_worker"
 
 if __name__ == "__main__":
-    ranks.TRAINER = "tests.experiments.training.fake_rank"
+    ranks.TRAINER = "tests.support.fake_rank"
     sys.exit(worker.main())

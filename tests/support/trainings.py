@@ -6,7 +6,7 @@ from experiments.results.schema import Memory
 from experiments.suites.models import Model
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from tests.experiments.factory import CARD, COMMON
+from tests.support.results import CARD, COMMON
 
 GIB = 1024**3
 OPT, T5 = "blip2-opt-2.7b", "blip2-flan-t5-xxl"
@@ -44,3 +44,6 @@ def in_bytes(gib: float) -> int:
 def shots(memory: Memory, point: str, field: str) -> list[int]:
     """Bytes of ``field`` at that point of every step that was looked at."""
     return [in_bytes(getattr(shot, field)) for shot in memory.snapshots if shot.point == point]
+
+
+TEXT = {"engine": "hf_trainer", "model": GPT_NEO, "dataset": "constant", "max_length": 16, "train_samples": None}

@@ -6,8 +6,8 @@ from functools import partial
 from experiments import pipeline
 from experiments.cli import app
 from experiments.prediction import service
-from tests.experiments.prediction.factory import Predictor, stated
-from tests.experiments.runners import fake_worker
+from tests.support import fake_worker
+from tests.support.predictions import Predictor, stated
 
 if __name__ == "__main__":
     service.predict = Predictor(stated)

@@ -6,7 +6,7 @@ from typing import Any
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, Device, Ending, Measured, Memory, Result, Speed
 from experiments.suites.suite import Size, suite_named
-from tests.experiments.factory import CPU, SPEED, STAND_IN, run, shot
+from tests.support.results import CPU, SPEED, STAND_IN, run, shot
 
 POINTS = ("before forward", "after forward", "after backward", "after optimizer step")
 MINIATURE = 1 / 1024

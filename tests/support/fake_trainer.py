@@ -1,4 +1,4 @@
-"""A stub of experiments.training.rank: no training, it does what STANDIN says. Started with the same arguments."""
+"""A stub of experiments.training.rank: no training, it does what FAKE says. Started with the same arguments."""
 
 import faulthandler
 import os
@@ -18,7 +18,7 @@ def stuck() -> None:
 
 
 def main() -> int:
-    how, out = os.environ["STANDIN"], Path(sys.argv[-1])
+    how, out = os.environ["FAKE"], Path(sys.argv[-1])
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     print("arguments:", *sys.argv[1:], flush=True)
     (out / "started.txt").write_text(f"{os.getpid()} {os.getpgid(0)} {Path('/proc/self/oom_score_adj').read_text()}")

@@ -8,7 +8,7 @@ from experiments.results.schema import Failure, Memory
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_named
-from tests.experiments.factory import shot
+from tests.support.results import shot
 
 PARAMS_GIB = 14.0
 

@@ -7,7 +7,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.runners.plan import Planned
 from experiments.suites.row_spec import RowSpec
 from provision.models import Gpu, Node
-from tests.experiments import factory
+from tests.support import results
 
 GPU = Gpu(index=0, name="NVIDIA A100-SXM4-80GB", memory_gib=79.3, uuid="GPU-0")
 T4 = Gpu(index=0, name="NVIDIA T4", memory_gib=14.6, uuid="GPU-1")
@@ -20,16 +20,19 @@ def node(*gpus: Gpu, cpus: int = 2, host_memory_gib: float = 64.0) -> Node:
 def spec(row: str = "a", **changes: Any) -> RowSpec:
     """A row of the suite 'lab'; ``changes`` are of its settings, or of the spec itself."""
     own = {key: changes.pop(key) for key in tuple(changes) if key in RowSpec.model_fields and key != "model"}
-    suite = factory.suite([{"id": row, "settings": {"batch_size": 2, **changes}}])
-    return factory.run(row).spec(suite, row).model_copy(update=own)
+    suite = results.suite([{"id": row, "settings": {"batch_size": 2, **changes}}])
+    return results.run(row).spec(suite, row).model_copy(update=own)
 
 
 def folder(path: Path, *rows: str, **changes: Any) -> RunFolder:
     """A run's folder in ``path``, with no results in it."""
     made = RunFolder(path)
-    made.write_run(factory.run(*rows, **changes))
+    made.write_run(results.run(*rows, **changes))
     return made
 
 
 def to_run(*specs: RowSpec) -> list[Planned]:
     return [Planned(one, True, "no result yet") for one in specs]
+
+
+OFFLOAD = {"model": "blip2-flan-t5-xxl", "optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}

@@ -12,7 +12,7 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-class Still(Clock):
+class FakeClock(Clock):
     """Begins at NOW."""
 
     def __init__(self):
@@ -34,7 +34,7 @@ def hosts_of(number: int, **more: object) -> list[Host]:
 
 
 @dataclass
-class Toy:
+class FakeSite:
     """Stands for a testbed. A server on a host whose id is in ``broken`` is in ERROR, in ``slow`` in BUILD for ever.
 
     ``before`` is told the name of each act before it is done; it may raise, or change something.

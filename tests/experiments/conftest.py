@@ -1,0 +1,25 @@
+"""The machine that runs find: any GPUs, and rows that get their results at once."""
+
+import pytest
+
+from experiments import pipeline
+from experiments.prediction import service
+from provision.hardware import local
+from provision.models import Gpu
+from tests.support import rows
+from tests.support.pipelines import FakeRunner
+from tests.support.predictions import Predictor, stated
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this machine one with those GPUs."""
+
+    def be(*gpus: Gpu, **facts) -> None:
+        monkeypatch.setattr(local, "node", lambda: rows.node(*gpus, **facts))
+
+    monkeypatch.setattr(pipeline, "LocalRunner", FakeRunner)
+    monkeypatch.setattr(service, "predict", Predictor(stated))
+    monkeypatch.setattr(FakeRunner, "ran", [])
+    be()
+    return be
