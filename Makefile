@@ -10,7 +10,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 ENV     := $(CACHE)/env-$(shell cat $(PINS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
 TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
-NAMES   := site profile account card size length weights data data_sha256 input gpus_per_node flavour run_id host_memory_gib
+NAMES   := site profile account card size length weights data data_sha256 input gpus_per_node versions run_id host_memory_gib
 ASKED    = $(if $(filter command line,$(origin suite)),$(suite))
 OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(name)))) \
   $(foreach id,$(row),--row $(id)) --results $(results) $(args)
@@ -66,8 +66,8 @@ slots: env ## the earliest blocks in which nodes are free, and the calendar (nod
 lease: env ## reserve the earliest block, boot its nodes, say how to reach them (as slots; args="--yes --watch")
 	$(TESTBED) lease $(FLAGS) $(args)
 
-configure: env ## driver, Docker, Slurm and the image on the nodes of a lease (name= flavour= args="--check")
-	$(TESTBED) configure $(name) $(if $(flavour),--flavour $(flavour)) $(args)
+configure: env ## driver, Docker, Slurm and the image on the nodes of a lease (name= versions= args="--check")
+	$(TESTBED) configure $(name) $(if $(versions),--versions $(versions)) $(args)
 
 status: env ## what is held, until when, and what it has cost
 	$(TESTBED) status $(args)
@@ -81,9 +81,9 @@ release: env ## give back servers, addresses and lease (name=)
 orphans: env ## what carries our mark at the site and is in no ledger (args=--clean)
 	$(TESTBED) orphans $(args)
 
-reproduce: env ## all of it: reserve, set up, run, judge, report, release (node= for= hours= flavour= args="--yes --max-hours 3")
+reproduce: env ## all of it: reserve, set up, run, judge, report, release (node= for= hours= versions= args="--yes --max-hours 3")
 	$(TESTBED) reproduce $(ASKED) $(FLAGS) $(foreach id,$(row),--row $(id)) \
-	  $(if $(flavour),--flavour $(flavour)) --results $(results) $(args)
+	  $(if $(versions),--versions $(versions)) --results $(results) $(args)
 
 rehearse: ## the same in miniature, against a testbed in a box on this machine (root, mmdebstrap, systemd-container)
 	@$(MAKE) --no-print-directory -j 2 env testbed-env

@@ -12,7 +12,7 @@ from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet, prepare, prepare_there
 from experiments.inputs.download import Watch
 from experiments.inputs.requirements import HUB, SYNTHETIC
-from experiments.prediction.service import foresee
+from experiments.prediction.service import predict_rows
 from experiments.report import write_report
 from experiments.results.judge import Judgement, judge
 from experiments.results.provenance import git_commit
@@ -22,14 +22,14 @@ from experiments.runners.failed_results import write_refusal
 from experiments.runners.local.runner import GRACE_S, WORKER, LocalRunner, emptied
 from experiments.runners.plan import Planned, continued, plan
 from experiments.runners.progress import View
-from experiments.runners.slurm.runner import RemoteRunner, most_needed_first
-from experiments.runners.targets import Place, place_named
+from experiments.runners.slurm.runner import RemoteRunner, by_claims_covered
+from experiments.runners.targets import Target, target_named
 from experiments.suites.cards import card_of_device
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Input, Length, Size, Suite, Weights, suite_named
 from experiments.system.files import cache_folder
 from experiments.system.lock import locked
-from provision.configure.playbook import Flavour
+from provision.configure.playbook import ImageVariant
 from provision.models import Node
 
 AUTO = "auto"
@@ -39,11 +39,11 @@ SHARED = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """What a person asked for. card and size may be 'auto'; host_memory_gib overrides what the machine reports.
 
-    gpus_per_node: rows that want more GPUs of a node than so many are scaled down. flavour: the versions that a leased
-    machine runs them with.
+    gpus_per_node: rows that want more GPUs of a node than so many are scaled down. image_variant: the versions that a
+    leased machine runs them with.
     """
 
     suite: str
@@ -59,7 +59,7 @@ class Options:
     data_sha256: str | None = None
     input: Input = "as-taught"
     gpus_per_node: int | None = None
-    flavour: Flavour = "current"
+    image_variant: ImageVariant = "current"
     run_id: str | None = None
     results: Path = Path("results")
     host_memory_gib: float | None = None
@@ -81,9 +81,9 @@ class Done:
 class Prepared:
     """A run whose choices are made and checked; nothing has been written yet."""
 
-    options: Options
+    options: RunOptions
     suite: Suite
-    place: Place
+    place: Target
     host_memory_gib: float
     run: Run
     data: DataSet
@@ -107,7 +107,7 @@ class Intended:
 
 
 def run_suite(
-    options: Options,
+    options: RunOptions,
     view: View,
     watch: Watch = lambda done, total: None,
     worker: str = WORKER,
@@ -119,7 +119,7 @@ def run_suite(
 
 
 def run_suites(
-    several: Sequence[Options],
+    several: Sequence[RunOptions],
     view: View,
     watch: Watch = lambda done, total: None,
     worker: str = WORKER,
@@ -143,7 +143,7 @@ def run_suites(
             yield _carried_out(begun, view, worker, grace_s)
 
 
-def cancel_suites(several: Sequence[Options], view: View) -> list[str]:
+def cancel_suites(several: Sequence[RunOptions], view: View) -> list[str]:
     """Cancel what runs of suites have submitted at a cluster; the rows whose jobs those were.
 
     InputError where the site is no cluster, or there is no such run.
@@ -159,28 +159,28 @@ def cancel_suites(several: Sequence[Options], view: View) -> list[str]:
         place.close()
 
 
-def settled(options: Options, node: Node) -> Options:
+def settled(options: RunOptions, node: Node) -> RunOptions:
     """``options`` with the card and the size that they mean on ``node``."""
     suite = suite_named(options.suite)
     card = _card(suite, options.card, node)
     return replace(options, card=card, size=_size(options.size, card, node))
 
 
-def rows_left(options: Options, node: Node) -> list[str]:
+def rows_left(options: RunOptions, node: Node) -> list[str]:
     """The rows that a run on ``node`` would have to run; the others have their results."""
-    prepared = _prepared(options, Place(node))
+    prepared = _prepared(options, Target(node))
     return [row.row for row in plan(prepared.suite, prepared.run, prepared.folder, options.rerun) if row.run]
 
 
-def kept(options: Options, node: Node) -> Done:
+def kept(options: RunOptions, node: Node) -> Done:
     """What an earlier run left, all rows of which have their results, judged and reported anew."""
-    prepared = _prepared(options, Place(node))
+    prepared = _prepared(options, Target(node))
     run = _planned(prepared).run
     report = write_report(prepared.folder)
     return Done(prepared.folder.path, report, judge(prepared.suite, run, prepared.folder.results()))
 
 
-def options_of(suites: Sequence[str], options: Options) -> list[Options]:
+def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOptions]:
     """``options`` for each of ``suites``, with those of the rows that it has; a suite that has none is left out.
 
     InputError for a row that none has.
@@ -198,11 +198,11 @@ def options_of(suites: Sequence[str], options: Options) -> list[Options]:
     return [replace(options, suite=name, rows=own[name]) for name in names if own[name] or not options.rows]
 
 
-def _place(options: Options) -> Place:
-    return place_named(options.site, options.profile, options.account, flavour=options.flavour)
+def _place(options: RunOptions) -> Target:
+    return target_named(options.site, options.profile, options.account, image_variant=options.image_variant)
 
 
-def _prepared(options: Options, place: Place, watch: Watch = lambda done, total: None) -> Prepared:
+def _prepared(options: RunOptions, place: Target, watch: Watch = lambda done, total: None) -> Prepared:
     suite, node = suite_named(options.suite), place.node
     card = _card(suite, options.card, node)
     rows = _rows(suite, options.rows, card)
@@ -216,7 +216,7 @@ def _prepared(options: Options, place: Place, watch: Watch = lambda done, total:
     return Prepared(options, suite, place, options.host_memory_gib or node.host_memory_gib, run, data)
 
 
-def _data(options: Options, place: Place, datasets: Collection[str], watch: Watch) -> DataSet:
+def _data(options: RunOptions, place: Target, datasets: Collection[str], watch: Watch) -> DataSet:
     """The run's data: fetched, where rows run here; else what has to be fetched there."""
     if place.cluster is None:
         return prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
@@ -287,7 +287,7 @@ def _carried_out(begun: Intended, view: View, worker: str, grace_s: float) -> Do
     """Predict, run the missing rows, judge and report."""
     prepared, folder = begun.prepared, begun.prepared.folder
     if prepared.options.predict:
-        foresee(prepared.suite, begun.run, folder, view)
+        predict_rows(prepared.suite, begun.run, folder, view)
     if begun.rows:
         _run_rows(begun, view, worker, grace_s)
     report = write_report(folder)
@@ -302,16 +302,16 @@ def _run_rows(begun: Intended, view: View, worker: str, grace_s: float) -> None:
     remote = RemoteRunner(
         prepared.folder, place.cluster, view, worker, grace_s, place.ends_at, place.held, data=prepared.data
     )
-    remote.run(most_needed_first(begun.rows, prepared.suite))
+    remote.run(by_claims_covered(begun.rows, prepared.suite))
 
 
-def default_run_id(options: Options, card: str, size: Size) -> str:
+def default_run_id(options: RunOptions, card: str, size: Size) -> str:
     """The run's name by what was chosen, so that the same command finds the same folder again."""
     parts = [options.suite, card, size, options.length]
     parts += [Path(options.profile or options.site).stem] if options.site != "local" else []
     parts += [options.weights] if options.weights != "random" else []
     parts += [options.input] if options.input != "as-taught" else []
-    parts += [f"{options.flavour}-versions"] if options.flavour != "current" else []
+    parts += [f"{options.image_variant}-versions"] if options.image_variant != "current" else []
     parts += [f"{options.gpus_per_node}gpus"] if options.gpus_per_node is not None else []
     parts += ["realdata"] if options.data != SYNTHETIC else []
     return "-".join(parts)
@@ -357,7 +357,7 @@ def _size(asked: str, card: str, node: Node) -> Size:
 
 
 def _run(
-    options: Options, suite: Suite, rows: tuple[str, ...], card: str, size: Size, data: DataSet, node: Node
+    options: RunOptions, suite: Suite, rows: tuple[str, ...], card: str, size: Size, data: DataSet, node: Node
 ) -> Run:
     return Run(
         run_id=_run_id(options.run_id) or default_run_id(options, card, size),
@@ -374,7 +374,7 @@ def _run(
         data_sha256=data.sha256,
         input=options.input,
         gpus_per_node=options.gpus_per_node,
-        flavour=options.flavour,
+        image_variant=options.image_variant,
         command=options.command,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=git_commit(),

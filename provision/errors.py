@@ -85,7 +85,7 @@ class HeldOtherwise(ProvisionError):
     """A lease of that name is held with other hosts than are asked for; it stays as it is."""
 
 
-class BadLedger(ProvisionError):
+class BadJournal(ProvisionError):
     """The ledger cannot be read: not written by this version, or damaged."""
 
 

@@ -71,7 +71,7 @@ class Hours:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Requirements:
     """What is wanted: hosts and a time.
 
     A host fits when it has the node_type and the name asked for (None: any), its GPU's model and its interconnect have
@@ -96,7 +96,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Slot:
+class TimeSlot:
     """Hosts that are free together from start until end. cost_su: service units for all of them, None if unknown."""
 
     hosts: tuple[Host, ...]
@@ -121,7 +121,7 @@ class Lease:
     end: datetime
     resources: tuple[str, ...]
     hosts: tuple[str, ...] = ()
-    mark: str = ""
+    tag: str = ""
     created: str = ""
     owner: str = ""
     fault: str = ""
@@ -134,7 +134,7 @@ class Server:
     id: str
     name: str
     status: str
-    mark: str = ""
+    tag: str = ""
     fault: str = ""
     image_id: str = ""
     owner: str = ""
@@ -148,7 +148,7 @@ class Address:
     id: str
     ip: str
     server: str = ""
-    mark: str = ""
+    tag: str = ""
     owner: str = ""
 
 
@@ -159,7 +159,7 @@ class Volume:
     id: str
     name: str
     status: str
-    mark: str = ""
+    tag: str = ""
     owner: str = ""
 
 
@@ -173,18 +173,18 @@ class Thing(Protocol):
     def id(self) -> str: ...
 
     @property
-    def mark(self) -> str: ...
+    def tag(self) -> str: ...
 
     @property
     def owner(self) -> str: ...
 
 
 @dataclass(frozen=True)
-class Marked:
+class TaggedResource:
     """Anything else that carries a mark: an SSH key at the site, a security group. Half-made, it is not whole."""
 
     id: str
     kind: str
-    mark: str
+    tag: str
     owner: str = ""
     whole: bool = True

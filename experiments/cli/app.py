@@ -18,7 +18,7 @@ from rich.console import Console
 from experiments.cli import configure, lease, orphans, remote, reproduce
 from experiments.cli.lease import print_json
 from experiments.errors import InputError, Interrupted
-from provision.configure.playbook import Flavour
+from provision.configure.playbook import ImageVariant
 from provision.errors import ProvisionError, SiteError
 
 if TYPE_CHECKING:
@@ -119,7 +119,9 @@ def run(
     gpus_per_node: Annotated[
         int | None, typer.Option(metavar="N", help="Rows that want more GPUs of a node run on N.")
     ] = None,
-    flavour: Annotated[Flavour, typer.Option(help="The versions of a leased machine's image.")] = "current",
+    image_variant: Annotated[
+        ImageVariant, typer.Option("--versions", help="The versions of a leased machine's image.")
+    ] = "current",
     run_id: Annotated[str | None, typer.Option(help="The run's name; else made of the choices.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")] = Path("results"),
     host_memory_gib: Annotated[
@@ -132,10 +134,10 @@ def run(
 ) -> None:
     """Run what is missing or changed of each SUITE, and say what held."""
     from experiments.cli.tables import show_runs
-    from experiments.pipeline import Options, cancel_suites, options_of, run_suites
+    from experiments.pipeline import RunOptions, cancel_suites, options_per_suite, run_suites
     from experiments.runners.progress import view_on
 
-    options = Options(
+    options = RunOptions(
         suite=suites[0],
         rows=tuple(row or ()),
         site=site,
@@ -149,7 +151,7 @@ def run(
         data_sha256=data_sha256,
         input=input,
         gpus_per_node=gpus_per_node,
-        flavour=flavour,
+        image_variant=image_variant,
         run_id=run_id,
         results=results,
         host_memory_gib=host_memory_gib,
@@ -159,10 +161,12 @@ def run(
     )
     console = Console(stderr=as_json)
     if cancel:
-        cancelled = cancel_suites(options_of(suites, options), view_on(console))
+        cancelled = cancel_suites(options_per_suite(suites, options), view_on(console))
         console.print(f"cancelled: {', '.join(cancelled) or 'nothing'}", soft_wrap=True, highlight=False)
         return
-    finished = show_runs(run_suites(options_of(suites, options), view_on(console), _download_on(console)), console)
+    finished = show_runs(
+        run_suites(options_per_suite(suites, options), view_on(console), _download_on(console)), console
+    )
     if as_json:
         print_json([_done_as_json(done) for done in finished])
     raise typer.Exit(max(done.judgement.exit_code for done in finished))
@@ -187,14 +191,14 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict the GPU memory of rows, or of any model in any setting, without a GPU."""
-    from experiments.prediction.service import refuse_hopeless, traced
+    from experiments.prediction.service import reject_if_parameters_exceed, traced
     from experiments.prediction.tables import prediction_as_data, prediction_tables
 
     failures: list[Exception] = []
     with _progress() as say:
         predictions = traced(_specs(context.params), say, lambda spec, problem: failures.append(problem))
     if model is not None and predictions:
-        refuse_hopeless(predictions[0])
+        reject_if_parameters_exceed(predictions[0])
     found = [prediction_as_data(prediction) for prediction in predictions]
     if as_json:
         print_json(found[0] if model is not None and found else found)
@@ -318,10 +322,10 @@ def schema() -> None:
 
 def _specs(flags: dict[str, Any]) -> "list[RowSpec]":
     """The rows that the flags of `predict` and `fit` are about."""
-    from experiments.prediction.custom import Question
+    from experiments.prediction.custom import CustomTraining
     from experiments.prediction.service import rows_asked
 
-    given = {name: flags[name] for name in Question.__dataclass_fields__}
+    given = {name: flags[name] for name in CustomTraining.__dataclass_fields__}
     about = {name: value for name, value in given.items() if value is not None and value is not False}
     if flags["model"] is None:
         if own := about.keys() - {"card"}:
@@ -333,7 +337,7 @@ def _specs(flags: dict[str, Any]) -> "list[RowSpec]":
         from experiments.suites.cards import cards
 
         raise InputError(f"--model {flags['model']}: needs --card, one of {', '.join(cards())}")
-    return [Question(**about).spec]
+    return [CustomTraining(**about).spec]
 
 
 @contextmanager

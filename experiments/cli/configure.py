@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from experiments.cli.lease import Held, Json, holding_named, new_desk, print_json
+from experiments.cli.lease import Held, Json, active_lease_named, new_reconciler, print_json
 from experiments.errors import InputError
-from provision.configure.playbook import Configured, Flavour, Setup, configure
+from provision.configure.playbook import ConfiguredNode, ImageVariant, Setup, configure
 from provision.errors import NotReached
 
 app = typer.Typer()
@@ -19,13 +19,15 @@ Source = Literal["build", "pull", "load"]
 @app.command(name="configure")
 def configure_command(
     name: Held = None,
-    flavour: Annotated[Flavour, typer.Option(help="Which versions: of today, or the material's own.")] = "current",
+    image_variant: Annotated[
+        ImageVariant, typer.Option("--versions", help="Which versions: of today, or the material's own.")
+    ] = "current",
     image_source: Annotated[
         Source, typer.Option(help="build the image there, pull --reference, or load --archive.")
     ] = "build",
     reference: Annotated[str, typer.Option(help="With pull: the image in its registry.")] = "",
     archive: Annotated[Path | None, typer.Option(help="With load: a file of docker save.")] = None,
-    base_image: Annotated[str, typer.Option(help="With build: instead of PyTorch's image of the flavour.")] = "",
+    base_image: Annotated[str, typer.Option(help="With build: instead of PyTorch's image of that variant.")] = "",
     base_archive: Annotated[Path | None, typer.Option(help="With build: a file of docker save that has it.")] = None,
     pip_index: Annotated[
         str, typer.Option(help="With build: instead of PyPI.", envvar="TESTBED_PIP_INDEX", show_envvar=True)
@@ -41,12 +43,12 @@ def configure_command(
     for option, file in (("--archive", archive), ("--base-archive", base_archive), ("--ca-bundle", ca_bundle)):
         if file and not file.is_file():
             raise InputError(f"{option} {file}: no such file")
-    desk = new_desk()
-    holding = holding_named(desk, name)
-    if not holding.machines:
-        raise NotReached(f"{holding.name}: no machine has answered yet; testbed lease goes on until they do")
-    setup = Setup(flavour, image_source, reference, archive, base_image, base_archive, pip_index, ca_bundle)
-    done = configure(holding.machines, setup, _say(verbose), check, desk.ledger.folder / "configure")
+    reconciler = new_reconciler()
+    active_lease = active_lease_named(reconciler, name)
+    if not active_lease.machines:
+        raise NotReached(f"{active_lease.name}: no machine has answered yet; testbed lease goes on until they do")
+    setup = Setup(image_variant, image_source, reference, archive, base_image, base_archive, pip_index, ca_bundle)
+    done = configure(active_lease.machines, setup, _say(verbose), check, reconciler.journal.folder / "configure")
     if as_json:
         print_json(done)
     else:
@@ -71,7 +73,7 @@ def _say(verbose: bool) -> Callable[[str], None]:
     return say
 
 
-def _show(done: Configured, check: bool) -> None:
+def _show(done: ConfiguredNode, check: bool) -> None:
     changed = f"{len(done.changed)} tasks {'would change' if check else 'changed'} something"
     print("\n".join([*(done.changed if check else ()), changed]))
     for server, facts in done.facts.items():

@@ -27,10 +27,10 @@ from provision.errors import BadName, NoSuchHost
 from provision.leasing import lease as leasing
 from provision.leasing import release as releasing
 from provision.leasing import reserve
-from provision.leasing.ledger import Holding, Ledger
-from provision.leasing.order import Order, in_words
-from provision.leasing.reconciler import Clock, Desk
-from provision.models import Slot, Wish
+from provision.leasing.journal import ActiveLease, Journal
+from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.request import LeaseRequest, in_words
+from provision.models import Requirements, TimeSlot
 from provision.sites.base import TESTBEDS, Testbed, connect_to, connect_to_all
 from provision.ssh.login import KeyPair, key_pair
 
@@ -89,15 +89,17 @@ def slots(
     as_json: Json = False,
 ) -> None:
     """Find the earliest blocks in which nodes are free."""
-    wish = wish_of(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
-    sites, desk = _sites(site), new_desk()
-    found = reserve.choose_among(sites, desk, wish, start == NOW, limit)
+    requirements = requirements_from(
+        for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone
+    )
+    sites, reconciler = _sites(site), new_reconciler()
+    found = reserve.choose_among(sites, reconciler, requirements, start == NOW, limit)
     if as_json:
         print_json(found)
         return
     own_zone = zone_named(zone) if zone else local_zone()
     for one in sites if days else ():
-        _show_calendar(one, desk, wish, found, days, own_zone)
+        _show_calendar(one, reconciler, requirements, found, days, own_zone)
     Console().print(slot_table(found, own_zone))
 
 
@@ -131,24 +133,26 @@ def lease(
     """Reserve the earliest block, boot its nodes and say how to reach them. The same command goes on where it was."""
     if run and not wait:
         raise InputError("--run: not with --no-wait, which leaves the nodes unbooted")
-    wish = wish_of(for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone)
+    requirements = requirements_from(
+        for_, node_type, node, gpu, gpu_memory, gpus, interconnect, count, hours, start, within, zone
+    )
     pair = key_pair(key.expanduser())
     check_name(name)
-    sites, desk = _sites(site), new_desk()
-    order = order_of(sites[0], name, for_, wish, pair, start == NOW)
-    held = desk.ledger.holding(order.name)
+    sites, reconciler = _sites(site), new_reconciler()
+    lease_request = lease_request_for(sites[0], name, for_, requirements, pair, start == NOW)
+    held = reconciler.journal.active_lease(lease_request.name)
     if held and site == ANY:
         sites = [connect_to(held.site)]
-    connected = reserve.site_of_earliest(sites, desk, wish, order.at_once, watch)
+    connected = reserve.site_of_earliest(sites, reconciler, requirements, lease_request.at_once, watch)
     if dry_run:
-        show_plan(leasing.plan(connected, desk, order), as_json)
+        show_plan(leasing.plan(connected, reconciler, lease_request), as_json)
         return
     if not held:
-        slot = partial(reserve.choose, connected, desk, wish, order.at_once)
-        confirm(yes, f"lease {order.name}:", None if watch else lambda: in_words(slot()[0]))
+        slot = partial(reserve.choose, connected, reconciler, requirements, lease_request.at_once)
+        confirm(yes, f"lease {lease_request.name}:", None if watch else lambda: in_words(slot()[0]))
     stop_as_interrupt()
-    with releasing.given_back(connected, desk, order.name) if run and not keep else nullcontext():
-        leased = leasing.lease(connected, desk, order, wait=wait, watch=watch)
+    with releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext():
+        leased = leasing.lease(connected, reconciler, lease_request, wait=wait, watch=watch)
         if as_json:
             print_json(leased)
         else:
@@ -160,9 +164,9 @@ def lease(
 @app.command()
 def status(name: Held = None, as_json: Json = False) -> None:
     """Say what is held, since when, until when, and what it has cost."""
-    desk = new_desk()
-    chosen = [holding_named(desk, name)] if name else list(desk.ledger.holdings().values())
-    states = [releasing.state(connect_to(holding.site), desk, holding) for holding in chosen]
+    reconciler = new_reconciler()
+    chosen = [active_lease_named(reconciler, name)] if name else list(reconciler.journal.active_leases().values())
+    states = [releasing.state(connect_to(active_lease.site), reconciler, active_lease) for active_lease in chosen]
     if as_json:
         print_json(states)
     else:
@@ -178,16 +182,18 @@ def extend(
     as_json: Json = False,
 ) -> None:
     """Make a lease longer, within the site's rules."""
-    longer, desk = parse_length(by), new_desk()
-    holding = holding_named(desk, name)
-    connected = connect_to(holding.site)
+    longer, reconciler = parse_length(by), new_reconciler()
+    active_lease = active_lease_named(reconciler, name)
+    connected = connect_to(active_lease.site)
     if dry_run:
-        lease, end = releasing.extension(connected, desk, holding, longer)
+        lease, end = releasing.extension(connected, reconciler, active_lease, longer)
         until = (time_in_words(moment, local_zone()) for moment in (lease.end, end))
-        show_plan([f"blazar: extend lease {holding.name} at {holding.site} from {' to '.join(until)}"], as_json)
+        show_plan(
+            [f"blazar: extend lease {active_lease.name} at {active_lease.site} from {' to '.join(until)}"], as_json
+        )
         return
-    confirm(yes, f"extend {holding.name} by {by}")
-    extended = releasing.extend(connected, desk, holding, longer)
+    confirm(yes, f"extend {active_lease.name} by {by}")
+    extended = releasing.extend(connected, reconciler, active_lease, longer)
     if as_json:
         print_json(extended)
     else:
@@ -197,19 +203,19 @@ def extend(
 @app.command()
 def release(name: Held = None, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
     """Give back servers, addresses and lease, and see that nothing is left."""
-    desk = new_desk()
-    holding = holding_named(desk, name)
-    connected = connect_to(holding.site)
-    there = desk.ask(lambda: releasing.remains(connected, holding))
+    reconciler = new_reconciler()
+    active_lease = active_lease_named(reconciler, name)
+    connected = connect_to(active_lease.site)
+    there = reconciler.ask(lambda: releasing.remains(connected, active_lease))
     if dry_run:
-        show_plan([f"delete {thing} at {holding.site}" for thing in there], as_json)
+        show_plan([f"delete {thing} at {active_lease.site}" for thing in there], as_json)
         return
-    confirm(yes, f"release {holding.name}: {', '.join(there) or 'nothing there'}")
-    releasing.release(connected, desk, holding)
+    confirm(yes, f"release {active_lease.name}: {', '.join(there) or 'nothing there'}")
+    releasing.release(connected, reconciler, active_lease)
     if as_json:
         print_json({"released": there})
     else:
-        print(f"{holding.name} is released; nothing is left at {holding.site}")
+        print(f"{active_lease.name} is released; nothing is left at {active_lease.site}")
 
 
 @app.command()
@@ -221,7 +227,7 @@ def doctor(
     """Check what a lease needs; each check passes or names its remedy."""
     from provision.leasing.doctor import examine
 
-    checks = examine(site, key.expanduser(), new_desk())
+    checks = examine(site, key.expanduser(), new_reconciler())
     if as_json:
         print_json(checks)
     else:
@@ -230,7 +236,7 @@ def doctor(
     raise typer.Exit(0 if all(check.passed for check in checks) else 1)
 
 
-def wish_of(
+def requirements_from(
     for_: str,
     node_type: str | None,
     node: str | None,
@@ -243,10 +249,10 @@ def wish_of(
     start: str | None,
     within: str | None,
     zone: str | None,
-) -> Wish:
+) -> Requirements:
     own_zone = zone_named(zone) if zone else local_zone()
     named = node_type or node
-    return Wish(
+    return Requirements(
         length=parse_length(hours or LENGTHS[for_]),
         node_type=node_type,
         node=node,
@@ -264,18 +270,27 @@ def _sites(name: str) -> list[Testbed]:
     return connect_to_all() if name == ANY else [connect_to(name)]
 
 
-def _show_calendar(site: Testbed, desk: Desk, wish: Wish, found: Sequence[Slot], days: int, zone: ZoneInfo) -> None:
-    now, there = desk.clock.now(), [slot for slot in found if slot.hosts[0].site == site.name]
+def _show_calendar(
+    site: Testbed,
+    reconciler: Reconciler,
+    requirements: Requirements,
+    found: Sequence[TimeSlot],
+    days: int,
+    zone: ZoneInfo,
+) -> None:
+    now, there = reconciler.clock.now(), [slot for slot in found if slot.hosts[0].site == site.name]
     with suppress(NoSuchHost):
-        hosts, bookings = fitting(desk.ask(site.hosts), wish), desk.ask(site.bookings)
+        hosts, bookings = fitting(reconciler.ask(site.hosts), requirements), reconciler.ask(site.bookings)
         Console().print(calendar(hosts, bookings, there, (now, now + timedelta(days=days)), zone))
 
 
-def order_of(site: Testbed, name: str | None, for_: str, wish: Wish, pair: KeyPair, at_once: bool) -> Order:
+def lease_request_for(
+    site: Testbed, name: str | None, for_: str, requirements: Requirements, pair: KeyPair, at_once: bool
+) -> LeaseRequest:
     user = re.sub(r"[^A-Za-z0-9_.-]", "_", site.user().partition("@")[0])
     part = "" if for_ == "both" else for_
     lease_name = name or "_".join(filter(None, ("llm", part, user)))
-    return Order(lease_name, "-".join(filter(None, ("node", "llm", part, user))), wish, pair, at_once)
+    return LeaseRequest(lease_name, "-".join(filter(None, ("node", "llm", part, user))), requirements, pair, at_once)
 
 
 def check_name(name: str | None) -> None:
@@ -283,8 +298,8 @@ def check_name(name: str | None) -> None:
         raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 55, a letter or digit first")
 
 
-def new_desk() -> Desk:
-    return Desk(Ledger(), Clock(), _say())
+def new_reconciler() -> Reconciler:
+    return Reconciler(Journal(), Clock(), _say())
 
 
 def _say() -> Callable[[str], None]:
@@ -300,14 +315,14 @@ def _say() -> Callable[[str], None]:
     return say
 
 
-def holding_named(desk: Desk, name: str | None) -> Holding:
+def active_lease_named(reconciler: Reconciler, name: str | None) -> ActiveLease:
     """The holding of that name, or the only one."""
-    holdings = desk.ledger.holdings()
-    if name is None and len(holdings) == 1:
-        return next(iter(holdings.values()))
+    active_leases = reconciler.journal.active_leases()
+    if name is None and len(active_leases) == 1:
+        return next(iter(active_leases.values()))
     if name is None:
-        raise BadName(f"NAME: which one? held: {', '.join(sorted(holdings)) or 'nothing'}")
-    return releasing.held(desk, name)
+        raise BadName(f"NAME: which one? held: {', '.join(sorted(active_leases)) or 'nothing'}")
+    return releasing.held(reconciler, name)
 
 
 def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None:
@@ -323,9 +338,9 @@ def _states_table(states: Sequence[releasing.State]) -> Table:
     for state in states:
         lease = state.lease
         table.add_row(
-            state.holding.name,
-            state.holding.site,
-            time_in_words(datetime.fromisoformat(state.holding.since), local_zone()),
+            state.active_lease.name,
+            state.active_lease.site,
+            time_in_words(datetime.fromisoformat(state.active_lease.since), local_zone()),
             lease.status if lease else "gone",
             time_in_words(lease.end, local_zone()) if lease else "",
             ", ".join(f"{server.name} {server.status}" for server in state.servers),

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.lease import DryRun, Json, Site, Yes, confirm, new_desk, print_json
+from experiments.cli.lease import DryRun, Json, Site, Yes, confirm, new_reconciler, print_json
 from experiments.errors import InputError
 from provision.leasing import release
 from provision.leasing.orphans import Orphan, chosen, orphans
@@ -18,7 +18,7 @@ app = typer.Typer()
 
 @app.command(name="orphans")
 def orphans_command(
-    marks: Annotated[
+    tags: Annotated[
         list[str] | None, typer.Argument(metavar="MARK", help="With --clean: these. Else what this ledger opened.")
     ] = None,
     site: Site = "chameleon",
@@ -28,28 +28,28 @@ def orphans_command(
     as_json: Json = False,
 ) -> None:
     """Find what carries our mark and is yours, but is in no ledger here."""
-    if marks and not clean:
-        raise InputError(f"MARK {marks[0]!r}: allowed with --clean only")
-    connected, desk = connect_to(site), new_desk()
-    found = orphans(connected, desk)
-    doomed = chosen(found, marks or []) if clean else []
+    if tags and not clean:
+        raise InputError(f"MARK {tags[0]!r}: allowed with --clean only")
+    connected, reconciler = connect_to(site), new_reconciler()
+    found = orphans(connected, reconciler)
+    doomed = chosen(found, tags or []) if clean else []
     if doomed and not dry_run:
         confirm(yes, f"delete {', '.join(thing for orphan in doomed for thing in orphan.there)}")
         for orphan in doomed:
-            release.clear(connected, desk, orphan.holding)
-    names = [orphan.holding.mark for orphan in doomed]
+            release.clear(connected, reconciler, orphan.active_lease)
+    names = [orphan.active_lease.tag for orphan in doomed]
     if as_json:
-        told = {one.holding.mark: {"there": one.there, "opened_here": one.opened_here} for one in found}
+        told = {one.active_lease.tag: {"there": one.there, "opened_here": one.opened_here} for one in found}
         print_json({"orphans": told, "would delete" if dry_run else "deleted": names})
     else:
         print("\n".join([*map(_line, found), _outcome(names, dry_run)]) if found else "no orphans")
 
 
 def _line(orphan: Orphan) -> str:
-    return f"{orphan.holding.mark}: {', '.join(orphan.there)}" + ("" if orphan.opened_here else f" ({ELSEWHERE})")
+    return f"{orphan.active_lease.tag}: {', '.join(orphan.there)}" + ("" if orphan.opened_here else f" ({ELSEWHERE})")
 
 
-def _outcome(marks: list[str], dry_run: bool) -> str:
-    if not marks:
+def _outcome(tags: list[str], dry_run: bool) -> str:
+    if not tags:
         return HOW
-    return f"{'would be deleted' if dry_run else 'deleted'}: {', '.join(marks)}"
+    return f"{'would be deleted' if dry_run else 'deleted'}: {', '.join(tags)}"

@@ -16,7 +16,7 @@ from rich.live import Live
 from experiments.cli.lease import print_json
 from experiments.errors import InputError, unknown
 from experiments.system.files import CODE
-from provision.configure.playbook import Flavour
+from provision.configure.playbook import ImageVariant
 from provision.errors import LineCut, NotReached
 from provision.sites.base import TESTBEDS
 
@@ -44,7 +44,7 @@ def logs(
     from experiments.results.run_folder import RunFolder
     from experiments.results.schema import RESULT_FILE
     from experiments.runners.targets import seen
-    from provision.ssh.shell import Here
+    from provision.ssh.shell import LocalShell
 
     folder = RunFolder(run)
     kept = folder.read_run()
@@ -52,7 +52,7 @@ def logs(
         raise unknown("row", row, kept.rows, f"run {run}")
     at_home = folder.row(row)
     if (at_home / RESULT_FILE).exists() or kept.site == "local":
-        _print_log(Here(), str(at_home.resolve()), follow)
+        _print_log(LocalShell(), str(at_home.resolve()), follow)
         return
     there = seen(kept.site, kept.profile)
     try:
@@ -71,7 +71,7 @@ def top(
     """Show the GPUs of all nodes, and the rows that run or wait there. Ctrl-C ends it."""
     from pydantic import TypeAdapter
 
-    from experiments.runners.monitor import Sight, look, sight_table
+    from experiments.runners.monitor import Sight, look, monitor_table
     from experiments.runners.targets import SLURM, seen
 
     if as_json and not once:
@@ -81,9 +81,9 @@ def top(
         if as_json:
             print_json(TypeAdapter(Sight).dump_python(look(there), mode="json"))
         elif once:
-            Console().print(sight_table(look(there)))
+            Console().print(monitor_table(look(there)))
         else:
-            _live(lambda: sight_table(look(there)))
+            _live(lambda: monitor_table(look(there)))
     finally:
         there.close()
 
@@ -92,7 +92,9 @@ def top(
 def notebook(
     site: Annotated[str, typer.Option(help=f"Where: {', '.join(TESTBEDS)}, or a region.")] = "chameleon",
     narrative: Annotated[str | None, typer.Option(metavar="SUITE", help="Open this suite's notebook.")] = None,
-    flavour: Annotated[Flavour, typer.Option(help="Of the image that it runs in.")] = "current",
+    image_variant: Annotated[
+        ImageVariant, typer.Option("--versions", help="Of the image that it runs in.")
+    ] = "current",
     into: Annotated[Path, typer.Option(help="Where notebooks come home to.")] = Path("notebooks"),
 ) -> None:
     """Serve notebooks from the first machine of the lease, until Ctrl-C; then bring them home."""
@@ -105,7 +107,7 @@ def notebook(
     try:
         if opened:
             _put_notebook(there.shell, opened, f"{FOLDER}/{opened}")
-        with suppress(KeyboardInterrupt), served(there.shell, opened, flavour) as address:
+        with suppress(KeyboardInterrupt), served(there.shell, opened, image_variant) as address:
             print(f"in a browser, or as a local runtime of Colab: {address}\nCtrl-C ends it", flush=True)
             signal.pause()
         print(f"{pull(there.shell, FOLDER, into)} files came home to {into}")

@@ -22,14 +22,14 @@ from experiments.cli.lease import (
     Yes,
     check_name,
     confirm,
-    new_desk,
-    order_of,
+    lease_request_for,
+    new_reconciler,
+    requirements_from,
     show_plan,
-    wish_of,
 )
 from experiments.system.processes import stop_as_interrupt
 from provision.availability.times import parse_length
-from provision.configure.playbook import Flavour, Setup
+from provision.configure.playbook import ImageVariant, Setup
 from provision.sites.base import connect_to
 from provision.ssh.login import key_pair
 
@@ -67,49 +67,49 @@ def reproduce_command(
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are kept.")] = Path("results"),
     predict: Annotated[bool, typer.Option(help="Predict the rows first.")] = True,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished rows again too.")] = False,
-    flavour: Annotated[Flavour, typer.Option(help="The image's versions.")] = "current",
+    image_variant: Annotated[ImageVariant, typer.Option("--versions", help="The image's versions.")] = "current",
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
     """Reserve, set up, run, judge, report and release, in one go; the same command goes on where it was."""
     from experiments.cli.tables import show_runs
-    from experiments.pipeline import Options, options_of
+    from experiments.pipeline import RunOptions, options_per_suite
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on
 
     names = suites or LABS[for_]
-    wish = wish_of(for_, node_type, node, gpu, gpu_memory, gpus, "", count, hours, start, None, None)
+    requirements = requirements_from(for_, node_type, node, gpu, gpu_memory, gpus, "", count, hours, start, None, None)
     pair = key_pair(key.expanduser())
     check_name(name)
     connected = connect_to(site)
-    order = order_of(connected, name, for_, wish, pair, start == NOW)
-    options = Options(
+    lease_request = lease_request_for(connected, name, for_, requirements, pair, start == NOW)
+    options = RunOptions(
         suite=names[0],
         rows=tuple(row or ()),
         site=site,
         card=card,
         size=size,
         length=length,
-        flavour=flavour,
+        image_variant=image_variant,
         results=results,
         rerun=rerun,
         predict=predict,
         command=context.obj,
     )
     wanted = Reproduction(
-        suites=tuple(options_of(names, options)),
-        order=order,
+        suites=tuple(options_per_suite(names, options)),
+        lease_request=lease_request,
         site=connected,
-        setup=Setup(flavour),
+        setup=Setup(image_variant),
         most=parse_length(max_hours) if max_hours else None,
         keep=keep,
         watch=watch,
     )
     if dry_run:
-        show_plan(plan(wanted, new_desk()), as_json=False)
+        show_plan(plan(wanted, new_reconciler()), as_json=False)
         return
     console = Console()
     stop_as_interrupt()
-    runs = reproduce(wanted, new_desk(), view_on(console), lambda slot: confirm(yes, f"lease {slot}"))
+    runs = reproduce(wanted, new_reconciler(), view_on(console), lambda slot: confirm(yes, f"lease {slot}"))
     finished = show_runs(runs, console)
     raise typer.Exit(max(done.judgement.exit_code for done in finished))

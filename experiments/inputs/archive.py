@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.inputs.formats import place_in
+from experiments.inputs.formats import data_folder_in
 
 ARCHIVES = (".tar.gz", ".tgz", ".gz", ".tar", ".zip")
 
@@ -25,7 +25,7 @@ def unpack(archive: Path, folder: Path, dataset: str) -> Path:
             _unzip(archive, partial)
         else:
             _untar(archive, partial)
-        place_in(partial, dataset)
+        data_folder_in(partial, dataset)
         partial.chmod(0o755)
         partial.rename(folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.errors import InputError
 from experiments.inputs.archive import _ending, unpack
 from experiments.inputs.download import Watch, _check, _checked_file, download, is_url
-from experiments.inputs.formats import place_in
+from experiments.inputs.formats import data_folder_in
 from experiments.inputs.requirements import CAPTIONS, HUB, MADE_UP, SYNTHETIC, Need
 from experiments.system.files import file_sha256
 
@@ -47,7 +47,7 @@ def prepare(
         unpacked = cache / "data" / sha256.lower()
         archive = None if unpacked.exists() else download(source, sha256.lower(), cache / "downloads", watch)
         folder = unpacked if archive is None else unpack(archive, unpacked, dataset)
-        return DataSet(str(place_in(folder, dataset)), sha256.lower())
+        return DataSet(str(data_folder_in(folder, dataset)), sha256.lower())
     path = Path(source)
     if path.is_dir():
         return _folder(path.resolve(), sha256, dataset)
@@ -56,7 +56,7 @@ def prepare(
     found = _checked_file(path, sha256)
     unpacked = cache / "data" / found
     folder = unpacked if unpacked.exists() else unpack(path, unpacked, dataset)
-    return DataSet(str(place_in(folder, dataset)), found)
+    return DataSet(str(data_folder_in(folder, dataset)), found)
 
 
 def prepare_there(source: str, sha256: str | None, cache: str, datasets: Collection[str]) -> DataSet:
@@ -115,7 +115,7 @@ def _one_of(datasets: Collection[str], source: str) -> str:
 def _folder(folder: Path, sha256: str | None, dataset: str) -> DataSet:
     try:
         next(folder.iterdir(), None)
-        place = place_in(folder, dataset)
+        place = data_folder_in(folder, dataset)
         found = folder_sha256(place)
     except OSError as error:
         raise InputError(f"--data {folder}: cannot be read ({error.strerror})") from None

@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from experiments.errors import InputError
 from experiments.inputs.archive import unpack
 from experiments.inputs.download import download, is_url
-from experiments.inputs.formats import place_in
+from experiments.inputs.formats import data_folder_in
 from experiments.inputs.requirements import Need, Telling, answer
 from experiments.system.files import cache_folder
 
@@ -28,7 +28,7 @@ def bring(need: Need) -> list[Path]:
     if not unpacked.exists():
         unpack(_downloaded(need) if is_url(need.name) else Path(need.name), unpacked, need.dataset)
     fresh = place.with_name(f"{place.name}.{os.getpid()}")
-    fresh.symlink_to(place_in(unpacked, need.dataset))
+    fresh.symlink_to(data_folder_in(unpacked, need.dataset))
     return [fresh.replace(place)]
 
 

@@ -37,7 +37,7 @@ def text_format(folder: Path) -> TextFormat | None:
     return "tables" if found == "parquet" or any(path.suffix in TABLES for path in folder.iterdir()) else None
 
 
-def place_in(folder: Path, dataset: str) -> Path:
+def data_folder_in(folder: Path, dataset: str) -> Path:
     """Return the folder with records of ``dataset``: ``folder``, or the only folder in it.
 
     Raises InputError if neither has any.

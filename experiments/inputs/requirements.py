@@ -10,16 +10,16 @@ from typing import Literal
 
 from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.yaml_schema import Facts
+from experiments.suites.yaml_schema import StrictModel
 from experiments.system.files import GIB
 
 SYNTHETIC, HUB = "synthetic", "hub"
 CAPTIONS, MADE_UP = "gourmetgram-captions", "constant"
 CONVERTING = ("litgpt", "litgpt_trainer")
-TOLD_EVERY_S = 2.0
+PROGRESS_INTERVAL_S = 2.0
 
 
-class Need(Facts):
+class Need(StrictModel):
     """Something that is fetched once for all rows that read it.
 
     name: of weights and tokenizer the model's on the hub, of texts the data set, of data the archive's URL or, where it
@@ -44,12 +44,12 @@ class Need(Facts):
 
 def needs_of(spec: RowSpec, data: Need | None = None) -> tuple[Need, ...]:
     """What the row reads of the hub, and ``data`` where it reads the data of the run."""
-    settings, hub = spec.settings, spec.facts.hub
+    settings, hub = spec.settings, spec.base_model.hub
     pretrained, real = spec.weights == "pretrained", spec.data != SYNTHETIC and settings.dataset != MADE_UP
     captions = settings.dataset == CAPTIONS
     found = []
     if pretrained:
-        litgpt = spec.facts.litgpt if settings.engine in CONVERTING else None
+        litgpt = spec.base_model.litgpt if settings.engine in CONVERTING else None
         found.append(Need(kind="weights", name=hub, litgpt=litgpt))
     if (pretrained and captions) or (real and not captions and spec.size == "full"):
         found.append(Need(kind="tokenizer", name=hub))
@@ -68,7 +68,7 @@ class Telling:
 
     def __call__(self, done: int, total: int | None) -> None:
         """``done`` of ``total`` bytes are there, None where that is not known."""
-        if time.monotonic() - self._told > TOLD_EVERY_S:
+        if time.monotonic() - self._told > PROGRESS_INTERVAL_S:
             self._told = time.monotonic()
             of = f" of {total / GIB:.3g}" if total else ""
             print(f"{done / GIB:.3g}{of} GiB", file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 from IPython.display import Markdown, display
 
-from experiments.prediction.custom import Question
+from experiments.prediction.custom import CustomTraining
 from experiments.prediction.service import traced
 from experiments.results.predictions import Prediction
 from experiments.results.schema import Snapshot
@@ -30,7 +30,7 @@ BAR_PX, FRAME_PX = 44, 120
 Bars = dict[str, dict[str, float]]
 
 
-def peaks(questions: Mapping[str, Question]) -> dict[str, Prediction]:
+def peaks(questions: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
     """Predict each training, draw what its peak is made of, and list peak and reserve; the predictions by label.
 
     Raises InputError for what a person can mend.
@@ -44,7 +44,7 @@ def peaks(questions: Mapping[str, Question]) -> dict[str, Prediction]:
     return found
 
 
-def through_a_step(question: Question) -> Prediction:
+def through_a_step(question: CustomTraining) -> Prediction:
     """Predict one training and draw its memory at the four points of each step; the prediction."""
     (found,) = traced([question.spec], print)
     display(drawn({_point(shot): parts_at(shot) for shot in found.memory.snapshots}))

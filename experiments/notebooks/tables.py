@@ -34,7 +34,7 @@ MEMORY: dict[Quantity, str] = {
     "peak_gib": "peak",
     "reserved_gib": "reserved",
 }
-UNTOLD = ("time_limit_s", "seed", "workers")
+HIDDEN_SETTINGS = ("time_limit_s", "seed", "workers")
 
 
 class Unit(NamedTuple):
@@ -128,7 +128,7 @@ def scaling(results: Mapping[str, Result]) -> str:
 
 def settings(rows: Mapping[str, Settings]) -> str:
     """What differs between the settings of rows with those labels; empty where nothing does."""
-    told = {name: {key: _told(value) for key, value in one if key not in UNTOLD} for name, one in rows.items()}
+    told = {name: {key: _told(value) for key, value in one if key not in HIDDEN_SETTINGS} for name, one in rows.items()}
     differing = [key for key in next(iter(told.values())) if len({cells[key] for cells in told.values()}) > 1]
     return (
         columns("", {name: {key: cells[key] for key in differing} for name, cells in told.items()}) if differing else ""

@@ -9,7 +9,7 @@ from experiments.results.run_folder import Run
 from experiments.results.schema import Device, Result
 from experiments.results.wording import ENDINGS
 from experiments.suites.cards import card_named
-from experiments.suites.suite import Outcome, Suite
+from experiments.suites.suite import ExpectedOutcome, Suite
 
 
 def predicted_judgement(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Judgement:
@@ -56,7 +56,7 @@ def in_words(prediction: Prediction) -> str:
     return f"{verdict}{ENDINGS[prediction.outcome]}: {needs}"
 
 
-def warning(prediction: Prediction, expected: Outcome | None) -> str:
+def warning(prediction: Prediction, expected: ExpectedOutcome | None) -> str:
     """Where the prediction differs from what is stated, in one line; empty where it agrees or nothing is stated."""
     if expected is None or expected == prediction.outcome:
         return ""

@@ -22,11 +22,11 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {"opt": ("q_proj", "v_proj"), "t5": (
 LANGUAGE_MODELS = {"blip2-opt": "opt", "blip2-t5": "t5"}
 HUB_TIMEOUT_S = 5
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-SAYS_WHAT = "a name of models.yaml, the path of a config.json, or an id on the hub (org/name)"
+MODEL_HELP = "a name of models.yaml, the path of a config.json, or an id on the hub (org/name)"
 
 
 @dataclass(frozen=True)
-class Question:
+class CustomTraining:
     """Flags of one question. batch counts samples of one GPU and one micro-step, seq tokens of each text."""
 
     model: str
@@ -137,7 +137,7 @@ def _found(model: str) -> tuple[Model | None, str]:
         return _of_config(_read(path, where), where), own
     if HUB_ID.fullmatch(model):
         return _of_config(_from_hub(model), where), model
-    raise InputError(f"{where}: unknown; allowed: {SAYS_WHAT}; models.yaml has {', '.join(models())}")
+    raise InputError(f"{where}: unknown; allowed: {MODEL_HELP}; models.yaml has {', '.join(models())}")
 
 
 def _read(path: Path, where: str) -> str:
@@ -146,7 +146,7 @@ def _read(path: Path, where: str) -> str:
     except UnicodeDecodeError:
         raise InputError(f"{where}: not JSON, not even text") from None
     except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror}); allowed: {SAYS_WHAT}") from None
+        raise InputError(f"{where}: cannot be read ({error.strerror}); allowed: {MODEL_HELP}") from None
 
 
 def _of_config(text: str, where: str) -> Model:

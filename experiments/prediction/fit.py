@@ -95,7 +95,7 @@ def changes(spec: RowSpec) -> Iterator[Change]:
     if now.optimizer in ("adamw", "adam_8bit"):
         yield Change("SGD", "no moments: it trains otherwise", {"optimizer": "sgd"})
     if now.lora is None:
-        adapters = lora(LORA_R, spec.facts).model_dump()
+        adapters = lora(LORA_R, spec.base_model).model_dump()
         yield Change(f"LoRA, rank {LORA_R}", "adapters alone are trained", {"lora": adapters})
     if now.optimizer != "deepspeed_cpu" and now.devices == 1:
         offload = {"optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}

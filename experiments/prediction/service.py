@@ -45,7 +45,7 @@ def traced(specs: Sequence[RowSpec], say: Say, failed: Failed | None = None) -> 
     return predict(specs, cache_folder(), Progress(len({spec.fingerprint for spec in specs}), say), failed)
 
 
-def foresee(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
+def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
     """Predict the rows of ``run`` at full size, keep that in ``folder`` and warn where a row is stated otherwise.
 
     What cannot be predicted is said and holds nothing up.
@@ -84,7 +84,7 @@ class Progress:
         self._say(f"predicted {what}: {found} ({self._done} of {self._total}{left})")
 
 
-def refuse_hopeless(prediction: Prediction) -> None:
+def reject_if_parameters_exceed(prediction: Prediction) -> None:
     """InputError when the parameters alone are more than the card has."""
     parameters = prediction.memory.snapshots[0].params_gib
     if parameters > prediction.usable_gib:

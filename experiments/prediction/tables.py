@@ -12,7 +12,7 @@ from rich.text import Text
 from experiments.prediction.custom import SUITE
 from experiments.prediction.fit import LARGEST_BATCH, Fit
 from experiments.results.predictions import RULE_OF_THUMB, Prediction
-from experiments.suites.suite import Outcome, suite_named
+from experiments.suites.suite import ExpectedOutcome, suite_named
 
 STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
 SHOWN_GIB = 0.005
@@ -24,7 +24,7 @@ LEGEND = (
 )
 
 
-def expected_of(prediction: Prediction) -> Outcome | None:
+def expected_of(prediction: Prediction) -> ExpectedOutcome | None:
     """The outcome that the suite states for the row; None where it states none, or for a question."""
     spec = prediction.spec
     return None if spec.suite == SUITE else suite_named(spec.suite).row(spec.row).expect.outcome

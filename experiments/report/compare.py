@@ -13,7 +13,7 @@ from experiments.report.words import ran_on
 from experiments.results.judge import judge
 from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
-from experiments.results.schema import Ending, Record, Result
+from experiments.results.schema import Outcome, Record, Result
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.wording import ENDINGS, number
 from experiments.suites.suite import Quantity, suite_named
@@ -29,7 +29,7 @@ CHOICES = (
     "data_sha256",
     "input",
     "gpus_per_node",
-    "flavour",
+    "image_variant",
     "recipe_version",
     "git_commit",
     "host",
@@ -48,8 +48,8 @@ class RowComparison(Record):
     """One row in both runs. An outcome of None: the row has no result in that run. Memory in GiB."""
 
     row: str
-    outcome_a: Ending | None
-    outcome_b: Ending | None
+    outcome_a: Outcome | None
+    outcome_b: Outcome | None
     ran_on_a: str
     ran_on_b: str
     same_experiment: bool | None = Field(description="the fingerprints are equal; None where a result is missing")

@@ -31,7 +31,7 @@ def junit(report: Report) -> str:
         "data",
         "input",
         "gpus_per_node",
-        "flavour",
+        "image_variant",
         "git_commit",
     ):
         ET.SubElement(properties, "property", name=name, value=_text(str(getattr(report.run, name) or "")))

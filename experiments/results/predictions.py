@@ -7,7 +7,7 @@ from pydantic import Field
 from experiments.results.schema import Failure, Memory, Phase, Record
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import Outcome
+from experiments.suites.suite import ExpectedOutcome
 
 PREDICTION_VERSION: Literal[1] = 1
 DOUBT = 0.02
@@ -79,7 +79,7 @@ class Prediction(Record):
         return "fits" if self.margin_gib > 0 else "oom"
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ExpectedOutcome:
         """The more likely outcome, also where the verdict is borderline."""
         return "fits" if self.margin_gib >= 0 else "oom"
 

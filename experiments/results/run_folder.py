@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
@@ -46,7 +46,11 @@ class Run(Record):
     data_sha256: str | None = None
     input: Input
     gpus_per_node: int | None = Field(default=None, description="rows that want more of a node are scaled down to it")
-    flavour: str = Field(default="current", description="of the image that a leased machine ran the rows in")
+    image_variant: str = Field(
+        default="current",
+        validation_alias=AliasChoices("image_variant", "flavour"),
+        description="versions of the image that a leased machine ran the rows in; 'flavour' before 2026-11-27",
+    )
     command: str
     started_at: str
     git_commit: str | None = None

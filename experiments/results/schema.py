@@ -19,10 +19,10 @@ NOTEBOOK_FILE = "notebook.ipynb"
 RANK_FOLDER = "rank-{}"
 CHECKPOINTS_FOLDER = "trainer"
 
-Ending = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
+Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
 Point = Literal["before forward", "after forward", "after backward", "after optimizer step"]
-BROKEN: tuple[Ending, ...] = ("error", "timeout", "host_oom")
+BROKEN: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 
 
 class Record(BaseModel):
@@ -151,7 +151,7 @@ class Measured(Record):
     """
 
     rank: int = 0
-    outcome: Ending
+    outcome: Outcome
     reason: str = Field(description="one plain line")
     failure: Failure | None = None
     device: Device

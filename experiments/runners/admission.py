@@ -88,7 +88,7 @@ def host_need_gib(spec: RowSpec) -> float:
     accumulates and 2 of the updated weight on its way back (DeepSpeed's stage_1_and_2.py; 12.2e9 measured: 231 GiB).
     """
     if spec.size == "full" and offloads(spec):
-        shared = spec.facts.parameters * OFFLOAD_BYTES_PER_PARAMETER / GIB
+        shared = spec.base_model.parameters * OFFLOAD_BYTES_PER_PARAMETER / GIB
         return shared + OFFLOAD_SPARE_GIB * spec.settings.ranks
     return HOST_GIB[spec.size] * spec.settings.ranks
 
@@ -101,7 +101,7 @@ def checkpoints_gib(spec: RowSpec) -> float:
     settings = spec.settings
     trains = settings.engine == "hf_trainer" and settings.task == "train" and not settings.lora
     kept = 2 if trains and (spec.size, spec.length) == ("full", "as-taught") else 0
-    return kept * spec.facts.parameters * CHECKPOINT_BYTES_PER_PARAMETER / GIB
+    return kept * spec.base_model.parameters * CHECKPOINT_BYTES_PER_PARAMETER / GIB
 
 
 def check_disk(folder: Path, specs: Sequence[RowSpec], here: bool = True) -> None:

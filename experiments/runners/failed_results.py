@@ -8,9 +8,9 @@ from experiments.results.schema import (
     LOG_FILE,
     RESULT_FILE,
     Device,
-    Ending,
     Failure,
     Memory,
+    Outcome,
     Progress,
     Result,
     read_progress,
@@ -28,7 +28,7 @@ def write_refusal(row_folder: Path, spec: RowSpec, node: Node, reason: str) -> R
 
 
 def write_broken(
-    row_folder: Path, spec: RowSpec, node: Node, gpus: tuple[Gpu, ...], outcome: Ending, reason: str, elapsed_s: float
+    row_folder: Path, spec: RowSpec, node: Node, gpus: tuple[Gpu, ...], outcome: Outcome, reason: str, elapsed_s: float
 ) -> Result:
     """The result of a row whose processes ended without one: how far it had come, and the last line of its log."""
     progress = read_progress(row_folder)
@@ -56,7 +56,7 @@ def _write(
     spec: RowSpec,
     node: Node,
     gpus: tuple[Gpu, ...],
-    outcome: Ending,
+    outcome: Outcome,
     reason: str,
     failure: Failure | None = None,
     progress: Progress | None = None,

@@ -116,7 +116,7 @@ def gpus_in(text: str, node: str) -> list[GpuSeen]:
     ]
 
 
-def sight_table(sight: Sight) -> Group:
+def monitor_table(sight: Sight) -> Group:
     """The sight for people."""
     gpus = Table("node", "GPU", "busy", "memory GiB", "temperature", "rows", box=None, padding=(0, 2, 0, 0))
     for gpu in sight.gpus:

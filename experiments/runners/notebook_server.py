@@ -13,7 +13,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from experiments.runners.targets import image_of
-from provision.configure.playbook import Flavour
+from provision.configure.playbook import ImageVariant
 from provision.errors import CommandFailed
 from provision.ssh.shell import Shell
 
@@ -27,7 +27,7 @@ PORTS = range(20_000, 30_000)
 
 
 @contextmanager
-def served(shell: Shell, opened: str | None = None, flavour: Flavour = "current") -> Iterator[str]:
+def served(shell: Shell, opened: str | None = None, image_variant: ImageVariant = "current") -> Iterator[str]:
     """The address here, token included, of a Jupyter there that ends with the body; ``opened`` is a notebook of FOLDER.
 
     CommandFailed with Jupyter's last words where it does not start.
@@ -35,7 +35,7 @@ def served(shell: Shell, opened: str | None = None, flavour: Flavour = "current"
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
     path = f"lab/tree/{opened}" if opened else "lab"
     try:
-        shell.run(_start(image_of(flavour), port), input=f"JUPYTER_TOKEN={token}\n".encode())
+        shell.run(_start(image_of(image_variant), port), input=f"JUPYTER_TOKEN={token}\n".encode())
         with shell.forward(port) as local:
             _wait(shell, local)
             yield f"http://localhost:{local}/{path}?token={token}"

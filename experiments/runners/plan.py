@@ -9,7 +9,18 @@ from experiments.results.schema import BROKEN, RESULT_FILE, SPEC_FILE, Result, r
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 
-CHOICES = ("suite", "site", "card", "size", "length", "weights", "input", "data_sha256", "gpus_per_node", "flavour")
+CHOICES = (
+    "suite",
+    "site",
+    "card",
+    "size",
+    "length",
+    "weights",
+    "input",
+    "data_sha256",
+    "gpus_per_node",
+    "image_variant",
+)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class Screen(View):
 
     def brings(self, spec: RowSpec, arrived: "Arrived") -> None:
         if time.monotonic() - self._shown > REFRESH_S:
-            self._live.update(Group(self._table, coming_home(spec, arrived)), refresh=True)
+            self._live.update(Group(self._table, download_progress(spec, arrived)), refresh=True)
             self._shown = time.monotonic()
 
 
@@ -112,7 +112,7 @@ def table(states: Sequence[State], done: int, total: int, left_s: float | None) 
     return shown
 
 
-def coming_home(spec: RowSpec, arrived: "Arrived") -> str:
+def download_progress(spec: RowSpec, arrived: "Arrived") -> str:
     """How far a row's files have come, as a line."""
     files = f"{arrived.files} of {arrived.of_files} files"
     size = f"{arrived.bytes / MEGABYTE:.0f} of {arrived.of_bytes / MEGABYTE:.0f} MB"

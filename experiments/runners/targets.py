@@ -8,16 +8,16 @@ from functools import partial
 from experiments.errors import InputError
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import Profile, profile_named
-from provision.configure.playbook import Flavour
+from provision.configure.playbook import ImageVariant
 from provision.errors import SiteError
 from provision.hardware.remote import node_over
-from provision.leasing.ledger import Act, Holding, Ledger
-from provision.leasing.order import OVER, find_lease
+from provision.leasing.journal import ActiveLease, Journal, Operation
+from provision.leasing.request import OVER, find_lease
 from provision.models import Node
 from provision.sites.base import REGIONS, TESTBEDS, connect_to, site_named
-from provision.ssh.login import Configured
-from provision.ssh.shell import Here, Shell
-from provision.ssh.ssh_shell import Over
+from provision.ssh.login import SshConfigHost
+from provision.ssh.shell import LocalShell, Shell
+from provision.ssh.ssh_shell import SshShell
 
 SLURM = "slurm"
 PARTITION = "gpu"
@@ -28,7 +28,7 @@ SHARE_OF_MEMORY = 0.94
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """What rows run on. cluster is None for this machine. ends_at: when the machine is taken away; held: it was not
     yet, as far as its site can be asked.
     """
@@ -43,16 +43,16 @@ class Place:
             self.cluster.shell.close()
 
 
-def place_named(
+def target_named(
     site: str,
     profile: str | None,
     account: str | None,
-    ledger: Ledger | None = None,
-    flavour: Flavour = "current",
-) -> Place:
+    journal: Journal | None = None,
+    image_variant: ImageVariant = "current",
+) -> Target:
     """The place that ``site`` means; a cluster's is described by ``profile``. A leased machine is asked what it is.
 
-    flavour: of the image that rows run in on a leased machine.
+    image_variant: of the image that rows run in on a leased machine.
 
     InputError for a profile that cannot be read or is missing, and where nothing is leased; SiteError from a machine.
     """
@@ -60,12 +60,12 @@ def place_named(
         flag = "--profile" if profile else "--account"
         raise InputError(f"{flag} {profile or account}: allowed with --site {SLURM} only")
     if is_testbed(site):
-        return _leased(site, ledger or Ledger(), flavour)
-    if flavour != "current":
-        raise InputError(f"--flavour {flavour}: allowed on leased machines only (--site {', '.join(TESTBEDS)})")
+        return _leased(site, journal or Journal(), image_variant)
+    if image_variant != "current":
+        raise InputError(f"--versions {image_variant}: allowed on leased machines only (--site {', '.join(TESTBEDS)})")
     if site == SLURM:
         return _cluster(profile, account)
-    return Place(site_named(site).node())
+    return Target(site_named(site).node())
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,15 @@ class Seen:
             shell.close()
 
 
-def seen(site: str, profile: str | None, ledger: Ledger | None = None) -> Seen:
+def seen(site: str, profile: str | None, journal: Journal | None = None) -> Seen:
     """What of ``site`` can be watched; InputError where nothing is leased there, or it is this machine."""
     if site == SLURM and profile:
         known = profile_named(profile)
         return Seen(_shell_of(known), known.folder)
     if not is_testbed(site):
         raise InputError(f"--site {site}: allowed: {SLURM} with --profile, {', '.join(TESTBEDS)}")
-    machines = _only_holding(site, ledger or Ledger()).machines
-    nodes = tuple((one.server, Over(one.login)) for one in machines)
+    machines = _only_active_lease(site, journal or Journal()).machines
+    nodes = tuple((one.server, SshShell(one.login)) for one in machines)
     return Seen(nodes[0][1], FOLDER, nodes)
 
 
@@ -99,10 +99,10 @@ def is_testbed(site: str) -> bool:
 
 
 def _shell_of(profile: Profile) -> Shell:
-    return Over(Configured(profile.host)) if profile.host else Here()
+    return SshShell(SshConfigHost(profile.host)) if profile.host else LocalShell()
 
 
-def _cluster(name: str | None, account: str | None) -> Place:
+def _cluster(name: str | None, account: str | None) -> Target:
     if name is None:
         raise InputError(f"--site {SLURM}: needs --profile; allowed: a name of a known cluster, or a YAML file")
     profile = profile_named(name)
@@ -110,40 +110,42 @@ def _cluster(name: str | None, account: str | None) -> Place:
         profile = profile.model_copy(update={"account": account})
     if profile.needs_account and not profile.account:
         raise InputError(f"--profile {name}: jobs at {profile.title} need --account, the project that pays for them")
-    return Place(profile.node, Cluster(_shell_of(profile), profile))
+    return Target(profile.node, Cluster(_shell_of(profile), profile))
 
 
-def _leased(site: str, ledger: Ledger, flavour: Flavour) -> Place:
+def _leased(site: str, journal: Journal, image_variant: ImageVariant) -> Target:
     """The first machine of the only lease that is held at ``site``; the others are nodes of its cluster."""
-    holding = _only_holding(site, ledger)
-    shell = Over(holding.machines[0].login)
+    active_lease = _only_active_lease(site, journal)
+    shell = SshShell(active_lease.machines[0].login)
     node = node_over(shell)
-    cluster = Cluster(shell, leased_profile(node, len(holding.machines), flavour))
-    return Place(node, cluster, _end(holding), partial(_is_held, holding))
+    cluster = Cluster(shell, leased_profile(node, len(active_lease.machines), image_variant))
+    return Target(node, cluster, _end(active_lease), partial(_is_held, active_lease))
 
 
-def _is_held(holding: Holding) -> bool:
+def _is_held(active_lease: ActiveLease) -> bool:
     try:
-        lease = find_lease(connect_to(holding.site), holding)
+        lease = find_lease(connect_to(active_lease.site), active_lease)
     except SiteError:
         return True
     return lease is not None and lease.status not in OVER
 
 
-def _only_holding(site: str, ledger: Ledger) -> Holding:
-    held = [one for one in ledger.holdings().values() if one.site.startswith(REGIONS.get(site, site)) and one.machines]
+def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
+    held = [
+        one for one in journal.active_leases().values() if one.site.startswith(REGIONS.get(site, site)) and one.machines
+    ]
     if len(held) != 1:
         there = ", ".join(sorted(one.name for one in held)) or "none"
         raise InputError(f"--site {site}: needs one lease whose machines answer, there: {there}; see testbed lease")
     return held[0]
 
 
-def image_of(flavour: Flavour) -> str:
+def image_of(image_variant: ImageVariant) -> str:
     """The image that setting a machine up leaves there (ansible/roles/images)."""
-    return f"llm-testbed:{flavour}"
+    return f"llm-testbed:{image_variant}"
 
 
-def leased_profile(node: Node, nodes: int = 1, flavour: Flavour = "current") -> Profile:
+def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "current") -> Profile:
     """How rows are run on nodes like that one, which were set up by us."""
     return Profile(
         name="leased",
@@ -157,12 +159,14 @@ def leased_profile(node: Node, nodes: int = 1, flavour: Flavour = "current") -> 
         memory_per_node_gib=node.host_memory_gib * SHARE_OF_MEMORY,
         processor=node.processor,
         way="docker",
-        environment=image_of(flavour),
+        environment=image_of(image_variant),
         shared=False,
         poll_s=POLL_S,
     )
 
 
-def _end(holding: Holding) -> datetime | None:
-    data = holding.acts.get(Act.EXTEND_LEASE) or holding.acts.get(Act.CREATE_LEASE) or {}
+def _end(active_lease: ActiveLease) -> datetime | None:
+    data = (
+        active_lease.operations.get(Operation.EXTEND_LEASE) or active_lease.operations.get(Operation.CREATE_LEASE) or {}
+    )
     return datetime.fromisoformat(data["end"]) if "end" in data else None

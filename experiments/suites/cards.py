@@ -6,12 +6,12 @@ from functools import cache
 from pydantic import Field, PositiveFloat
 
 from experiments.errors import unknown
-from experiments.suites.yaml_schema import CATALOG, Facts, checked, read_yaml
+from experiments.suites.yaml_schema import CATALOG, StrictModel, checked, read_yaml
 
 CARDS_FILE = CATALOG / "cards.yaml"
 
 
-class Card(Facts):
+class Card(StrictModel):
     """One GPU model. Memory in GiB (bytes / 1024**3), peak rates in TFLOP/s without sparsity, bandwidth in GB/s (1e9).
 
     memory_gib is what PyTorch reports as the device's total; context_gib is what a process spends on its CUDA context

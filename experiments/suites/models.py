@@ -5,10 +5,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from experiments.suites.yaml_schema import CATALOG, Facts, checked, read_yaml
+from experiments.suites.yaml_schema import CATALOG, StrictModel, checked, read_yaml
 
 
-class Model(Facts):
+class Model(StrictModel):
     """A model of models.yaml: where its weights are and the architecture that random weights are built from.
 
     Of family transformers the architecture is a whole configuration with its model_type, as a config.json has it; such

@@ -10,12 +10,12 @@ from experiments.errors import unknown
 from experiments.suites.models import Model, models
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Input, Length, Size, Weights
-from experiments.suites.yaml_schema import Facts
+from experiments.suites.yaml_schema import StrictModel
 
 SPEC_VERSION: Literal[1] = 1
 
 
-class RowSpec(Facts):
+class RowSpec(StrictModel):
     """One row as it is run: what the trainer reads, and all that its result depends on besides the code."""
 
     spec_version: Literal[1] = SPEC_VERSION
@@ -39,7 +39,7 @@ class RowSpec(Facts):
         return self
 
     @property
-    def facts(self) -> Model:
+    def base_model(self) -> Model:
         """The model that the row is about."""
         return self.model or models()[self.settings.model]
 

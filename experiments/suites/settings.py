@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from experiments.suites.yaml_schema import Facts
+from experiments.suites.yaml_schema import StrictModel
 
 Precision = Literal["32-true", "bf16-true", "bf16-mixed"]
 Optimizer = Literal["adamw", "sgd", "adam_8bit", "deepspeed_cpu"]
@@ -12,7 +12,7 @@ Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_stage_2_offload", "deepspee
 Engine = Literal["lightning", "litgpt", "litgpt_trainer", "hf_trainer"]
 
 
-class Lora(Facts):
+class Lora(StrictModel):
     """Low-rank adapters: rank, scale, dropout, and which linear layers carry them."""
 
     r: PositiveInt
@@ -21,7 +21,7 @@ class Lora(Facts):
     targets: tuple[str, ...] | Literal["all-linear"]
 
 
-class Quantization(Facts):
+class Quantization(StrictModel):
     """4-bit base weights as bitsandbytes keeps them."""
 
     kind: Literal["nf4"]
@@ -29,7 +29,7 @@ class Quantization(Facts):
     double_quantization: bool = False
 
 
-class Settings(Facts):
+class Settings(StrictModel):
     """Everything a row sets. batch_size counts samples of one rank and one micro-step.
 
     Of batch_size, accumulate and global_batch_size any two fix the third:

@@ -14,13 +14,13 @@ from experiments.errors import InputError, unknown
 from experiments.suites.cards import card_named
 from experiments.suites.models import models
 from experiments.suites.settings import Settings
-from experiments.suites.yaml_schema import LABS, Facts, checked, read_yaml
+from experiments.suites.yaml_schema import LABS, StrictModel, checked, read_yaml
 
 Size = Literal["full", "tiny"]
 Length = Literal["as-taught", "verdict", "peak"]
 Weights = Literal["random", "pretrained"]
 Input = Literal["as-taught", "with-image"]
-Outcome = Literal["fits", "oom"]
+ExpectedOutcome = Literal["fits", "oom"]
 Quantity = Literal[
     "params_gib",
     "grads_gib",
@@ -39,7 +39,7 @@ Quantity = Literal[
 ]
 
 
-class Figure(Facts):
+class Figure(StrictModel):
     """A figure that the material states: ``quantity`` of the result within [low, high], widened by ``tolerance``.
 
     tolerance is a share of the bounds (0.05: five percent). result.QUANTITIES says what each quantity is.
@@ -56,14 +56,14 @@ class Figure(Facts):
         return self.low * (1 - self.tolerance), self.high * (1 + self.tolerance)
 
 
-class Expectation(Facts):
+class Expectation(StrictModel):
     """What should come of a row; nothing stated means that the row is reported and not judged."""
 
-    outcome: Outcome | None = None
+    outcome: ExpectedOutcome | None = None
     figures: tuple[Figure, ...] = ()
 
 
-class Row(Facts):
+class Row(StrictModel):
     """One experiment: its settings over the suite's common ones, per card where they differ, and its expectation."""
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
@@ -75,7 +75,7 @@ class Row(Facts):
     note: str | None = None
 
 
-class Check(Facts):
+class Check(StrictModel):
     """One comparison of a claim: a quantity of ``row``, over the same of ``over_row`` when given, within [low, high].
 
     over_quantity compares with another quantity (of over_row, or of the same row). Instead of a quantity, ``outcome``
@@ -88,7 +88,7 @@ class Check(Facts):
     over_quantity: Quantity | None = None
     low: float | None = None
     high: float | None = None
-    outcome: Outcome | None = None
+    outcome: ExpectedOutcome | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -104,7 +104,7 @@ class Check(Facts):
         return self.over_row is not None or self.over_quantity is not None
 
 
-class Claim(Facts):
+class Claim(StrictModel):
     """A statement of the material, and the checks that must all hold for it.
 
     full_size: the statement is about the real model's size and says nothing of a miniature. all_ranks: it is about as
@@ -118,7 +118,7 @@ class Claim(Facts):
     all_ranks: bool = False
 
 
-class Suite(Facts):
+class Suite(StrictModel):
     """One file of labs/: the rows of one lab or guide, for the cards it was written for."""
 
     suite: str
@@ -176,8 +176,8 @@ def read_suite(path: Path) -> Suite:
     suite = checked(Suite, _with_row_names(read_yaml(path), path), path.name)
     if suite.suite != path.stem:
         raise InputError(f"{path.name}: suite = {suite.suite!r}: must be the file's name, {path.stem!r}")
-    _refuse_twins(path.name, "row", [row.id for row in suite.rows])
-    _refuse_twins(path.name, "claim", [claim.id for claim in suite.claims])
+    _reject_duplicate_ids(path.name, "row", [row.id for row in suite.rows])
+    _reject_duplicate_ids(path.name, "claim", [claim.id for claim in suite.claims])
     for card in suite.cards:
         card_named(card, path.name)
     for row in suite.rows:
@@ -208,7 +208,7 @@ def _with_row_names(data: Any, path: Path) -> Any:
     return data
 
 
-def _refuse_twins(file: str, what: str, names: list[str]) -> None:
+def _reject_duplicate_ids(file: str, what: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{file}: {what} {name!r} stands twice; an id names one {what}")

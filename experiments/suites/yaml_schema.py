@@ -14,7 +14,7 @@ LABS = Path(__file__).parent / "labs"
 CATALOG = Path(__file__).parent / "catalog"
 
 
-class Facts(BaseModel):
+class StrictModel(BaseModel):
     """Base of everything read from YAML: frozen, and an unknown key is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

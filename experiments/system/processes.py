@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
-def family(variable: str, value: str | None = None) -> list[psutil.Process]:
+def tagged_processes(variable: str, value: str | None = None) -> list[psutil.Process]:
     """Every living process that has ``variable`` with that value, or with any."""
     found = []
     for process in psutil.process_iter():
@@ -27,10 +27,10 @@ def family(variable: str, value: str | None = None) -> list[psutil.Process]:
     return found
 
 
-def end_family(variable: str, value: str, within_s: float) -> list[int]:
+def kill_tagged(variable: str, value: str, within_s: float) -> list[int]:
     """Kill a whole family; the ids of those that were still there when ``within_s`` had passed."""
     deadline = time.monotonic() + within_s
-    while (left := family(variable, value)) and time.monotonic() < deadline:
+    while (left := tagged_processes(variable, value)) and time.monotonic() < deadline:
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
@@ -51,7 +51,7 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def tie_to(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Have this process end with its parent, which was the process ``parent``, also when that has already ended."""
     die_with_parent()
     if os.getppid() != parent:

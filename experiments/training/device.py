@@ -75,11 +75,11 @@ def _cap(spec: RowSpec, total_gib: float) -> float | None:
     if cap is not None:
         for gpu in own_gpus(spec.settings):
             torch.cuda.set_per_process_memory_fraction(cap / total_gib, gpu)
-        _attend_like(kernels_of(card_named(spec.card)), spec.settings.precision)
+        _match_attention_kernels(kernels_of(card_named(spec.card)), spec.settings.precision)
     return cap
 
 
-def _attend_like(kernels: Kernels, precision: Precision) -> None:
+def _match_attention_kernels(kernels: Kernels, precision: Precision) -> None:
     """Leave PyTorch the attention kernels alone that the card has: those that it lacks take less memory."""
     torch.backends.cuda.enable_flash_sdp(kernels.flash)
     torch.backends.cuda.enable_mem_efficient_sdp(kernels.bfloat_efficient or precision == "32-true")

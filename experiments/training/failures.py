@@ -2,7 +2,7 @@
 
 import re
 
-from experiments.results.schema import Ending, Failure, Memory
+from experiments.results.schema import Failure, Memory, Outcome
 from experiments.system.files import GIB
 
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -19,7 +19,7 @@ HOST_MESSAGES = re.compile(
 REQUEST = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)")
 
 
-def ending_of(error: BaseException) -> Ending:
+def ending_of(error: BaseException) -> Outcome:
     """'oom' for the GPU's memory, 'host_oom' for the host's, else that of what caused the error, else 'error'."""
     import torch  # not above: the worker, which reads texts alone, starts seconds sooner without
 
@@ -31,7 +31,7 @@ def ending_of(error: BaseException) -> Ending:
     return ending_of(error.__cause__) if ending == "error" and error.__cause__ else ending
 
 
-def ending_of_text(text: str) -> Ending:
+def ending_of_text(text: str) -> Outcome:
     """The same for what a kernel or a library printed before it gave up."""
     if GPU_MESSAGES.search(text):
         return "oom"
@@ -50,7 +50,7 @@ def first_line(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-def reason_of(outcome: Ending, failure: Failure | None, memory: Memory, seen: str = "") -> str:
+def reason_of(outcome: Outcome, failure: Failure | None, memory: Memory, seen: str = "") -> str:
     """How a row ended, in one plain line; ``seen`` stands before where, for one that could not say so itself."""
     if failure is None:
         return f"fits, {memory.peak_gib:.3g} GiB at the peak"

@@ -16,10 +16,10 @@ from contextlib import closing
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Ending, Failure, Measured
+from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Failure, Measured, Outcome
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
-from experiments.system.processes import tie_to
+from experiments.system.processes import exit_with_parent
 from experiments.training.device import open_device, own_gpus
 from experiments.training.distributed.local_node import PID_FILE
 from experiments.training.distributed.ranks import LAUNCHER
@@ -42,7 +42,7 @@ def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | N
     meter = meter or (CudaMeter(own_gpus(spec.settings)) if device.kind == "cuda" else StorageMeter())
     probe = Probe(spec, device, meter, out, profile)
     probe.write_progress(now=True)
-    outcome: Ending = "fits"
+    outcome: Outcome = "fits"
     failure = None
     try:
         with meter, closing(probe):
@@ -107,7 +107,7 @@ def main(spec_path: str, out: str) -> int:
 
 def _enter(out: Path) -> Path:
     """Make this process one of several: it ends with its launcher, and has a folder of its own, with its own log."""
-    tie_to(int(os.environ[LAUNCHER]))
+    exit_with_parent(int(os.environ[LAUNCHER]))
     folder = out / RANK_FOLDER.format(os.environ["RANK"])
     (folder / PID_FILE).write_text(str(os.getpid()))
     with (folder / LOG_FILE).open("wb") as log:

@@ -30,24 +30,24 @@ from experiments.results.schema import (
     SPEC_FILE,
     TELEMETRY_FILE,
     Device,
-    Ending,
     Failure,
     Measured,
     Memory,
+    Outcome,
     Progress,
     Result,
     read_progress,
 )
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
-from experiments.training.distributed.local_node import go_first
-from experiments.training.distributed.merge import NODE_LOST, first_failed, furthest_back, merged
+from experiments.training.distributed.local_node import prefer_oom_kill
+from experiments.training.distributed.merge import NODE_LOST, first_failed, merged, slowest_progress
 from experiments.training.distributed.ranks import CODES_FILE, Ranks
 from experiments.training.failures import ending_of_text, reason_of, requested_gib
 from experiments.training.measure.telemetry import Telemetry
 
 LOG_TAIL_BYTES = 20_000
-OTHERS_WITHIN_S = 3.0
+PEER_FAILURE_GRACE_S = 3.0
 
 
 def run_row(spec: RowSpec, out: Path, command: str) -> Result:
@@ -108,7 +108,7 @@ def _wait(ranks: Ranks, out: Path, limit_s: float, telemetry: Telemetry) -> bool
             ranks.dump_stacks()
             return True
         if not failed and ranks.failed():
-            failed, limit = True, time.monotonic() + OTHERS_WITHIN_S
+            failed, limit = True, time.monotonic() + PEER_FAILURE_GRACE_S
         if (progress := _progress(ranks, out)) and progress.micro_steps != said:
             said = progress.micro_steps
             telemetry.phase = progress.phase
@@ -124,7 +124,7 @@ def _progress(ranks: Ranks, out: Path) -> Progress | None:
     there = [progress for rank in range(ranks.count) if (progress := read_progress(ranks.folder(rank)))]
     if not there:
         return None
-    progress = furthest_back(there)
+    progress = slowest_progress(there)
     write_atomically(out / PROGRESS_FILE, progress.model_dump_json())
     return progress
 
@@ -171,7 +171,7 @@ def _silent(
     memory = progress.memory if progress else Memory()
     lost = ranks.lost(rank)
     text = lost or _tail(ranks.log(rank))
-    outcome: Ending = "timeout" if timed_out else "host_oom" if oom_killed and code == -9 else ending_of_text(text)
+    outcome: Outcome = "timeout" if timed_out else "host_oom" if oom_killed and code == -9 else ending_of_text(text)
     failure = Failure(
         phase=progress.phase if progress else "load",
         step=progress.step if progress else None,
@@ -200,7 +200,7 @@ def _stopped(measured: Measured, failed: Measured) -> Measured:
     return measured.model_copy(update={"outcome": failed.outcome, "reason": reason, "failure": None})
 
 
-def _reason(outcome: Ending, failure: Failure, memory: Memory, limit_s: int) -> str:
+def _reason(outcome: Outcome, failure: Failure, memory: Memory, limit_s: int) -> str:
     if outcome == "timeout":
         return f"met its time limit of {limit_s} s, last seen in the {failure.phase} phase; the stacks are in the log"
     return reason_of(outcome, failure, memory, seen="last seen ")
@@ -236,7 +236,7 @@ def main() -> int:
     parser.add_argument("--spec", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     options = parser.parse_args()
-    go_first()
+    prefer_oom_kill()
     try:
         spec = RowSpec.model_validate_json(options.spec.read_bytes())
     except (OSError, ValidationError) as error:

@@ -15,7 +15,7 @@ from rich.text import Text
 from provision.availability.matching import hardware
 from provision.availability.search import CLEANING
 from provision.availability.times import MINUTE, length_in_words
-from provision.models import Booking, Host, Slot
+from provision.models import Booking, Host, TimeSlot
 
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,7 +53,7 @@ class _Axis:
 def calendar(
     hosts: Sequence[Host],
     bookings: Iterable[Booking],
-    slots: Sequence[Slot],
+    slots: Sequence[TimeSlot],
     window: tuple[datetime, datetime],
     zone: ZoneInfo,
 ) -> Group:
@@ -75,7 +75,7 @@ def calendar(
     return Group(*lines, _legend(axis))
 
 
-def slot_table(slots: Sequence[Slot], zone: ZoneInfo) -> Table:
+def slot_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
     """A line a block: when, in UTC and by the clocks of ``zone``, on which nodes, for how many service units."""
     clocks = _clocks(zone)
     cost = Column("service units", justify="right")
@@ -93,7 +93,7 @@ def _clocks(zone: ZoneInfo) -> list[ZoneInfo]:
     return [UTC_ZONE] if zone.key.endswith("UTC") else [UTC_ZONE, zone]
 
 
-def _span(slot: Slot, zone: ZoneInfo) -> str:
+def _span(slot: TimeSlot, zone: ZoneInfo) -> str:
     """From when until when by the clocks of a zone, with the date of the end where it is another one."""
     start, end = slot.start.astimezone(zone), slot.end.astimezone(zone)
     date = "" if start.date() == end.date() else f"{end:%Y-%m-%d} "
@@ -115,7 +115,7 @@ def _ticks(axis: _Axis, zone: ZoneInfo) -> str:
     return "".join(f"{time.astimezone(zone):%m-%d %H:%M}".ljust(TICK) for time in times)
 
 
-def _states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[Slot]) -> Iterator[str]:
+def _states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[TimeSlot]) -> Iterator[str]:
     """What each sign of a host's line says."""
     minutes = bytearray(axis.cells * axis.step)
     periods = [(CLEANED, booking.start - CLEANING, booking.end + CLEANING) for booking in bookings]

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from provision.errors import NoSuchHost, nearest
-from provision.models import Host, Wish
+from provision.models import Host, Requirements
 
 
 def hardware(host: Host) -> str:
@@ -14,16 +14,16 @@ def hardware(host: Host) -> str:
     return f"{host.node_type} at {host.site} with {gpus if host.gpus else 'no GPU'}"
 
 
-def fitting(hosts: Sequence[Host], wish: Wish) -> list[Host]:
-    """The hosts that have what ``wish`` wants of one; NoSuchHost, with what is nearest to it, when there is none."""
-    named = _named(_named(hosts, "node_type", "node type", wish.node_type), "name", "node", wish.node)
+def fitting(hosts: Sequence[Host], requirements: Requirements) -> list[Host]:
+    """Return the hosts that meet ``requirements``; raise NoSuchHost, with the nearest matches, if none does."""
+    named = _named(_named(hosts, "node_type", "node type", requirements.node_type), "name", "node", requirements.node)
     models = {host.gpu_model for host in hosts if host.gpu_model}
-    if wish.gpu_model and not any(_says(model, wish.gpu_model) for model in models):
-        raise NoSuchHost(f"unknown GPU {wish.gpu_model!r}; nearest: {nearest(wish.gpu_model, models)}")
-    chosen = [host for host in named if _has(host, wish)]
+    if requirements.gpu_model and not any(_says(model, requirements.gpu_model) for model in models):
+        raise NoSuchHost(f"unknown GPU {requirements.gpu_model!r}; nearest: {nearest(requirements.gpu_model, models)}")
+    chosen = [host for host in named if _has(host, requirements)]
     if not chosen:
         there = "; ".join(sorted({hardware(host) for host in named}))
-        raise NoSuchHost(f"no node has {_wanted(wish)}; there are: {there}")
+        raise NoSuchHost(f"no node has {_wanted(requirements)}; there are: {there}")
     return chosen
 
 
@@ -51,12 +51,12 @@ def _named(hosts: Sequence[Host], field: str, what: str, name: str | None) -> Se
     return named
 
 
-def _has(host: Host, wish: Wish) -> bool:
+def _has(host: Host, requirements: Requirements) -> bool:
     return (
-        host.gpus >= wish.gpus
-        and host.gpu_memory_gib >= wish.gpu_memory_gib
-        and _says(host.gpu_model, wish.gpu_model)
-        and _says(host.interconnect, wish.interconnect)
+        host.gpus >= requirements.gpus
+        and host.gpu_memory_gib >= requirements.gpu_memory_gib
+        and _says(host.gpu_model, requirements.gpu_model)
+        and _says(host.interconnect, requirements.interconnect)
     )
 
 
@@ -66,7 +66,14 @@ def _says(text: str, wanted: str) -> bool:
     return wants <= has
 
 
-def _wanted(wish: Wish) -> str:
-    memory = f"of at least {wish.gpu_memory_gib:g} GiB" if wish.gpu_memory_gib else ""
-    words = ("at least", str(wish.gpus), wish.gpu_model, "GPU" if wish.gpus == 1 else "GPUs", memory, wish.interconnect)
+def _wanted(requirements: Requirements) -> str:
+    memory = f"of at least {requirements.gpu_memory_gib:g} GiB" if requirements.gpu_memory_gib else ""
+    words = (
+        "at least",
+        str(requirements.gpus),
+        requirements.gpu_model,
+        "GPU" if requirements.gpus == 1 else "GPUs",
+        memory,
+        requirements.interconnect,
+    )
     return " ".join(filter(None, words))

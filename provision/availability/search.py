@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from provision.availability.matching import alike, fitting
 from provision.availability.times import MINUTE, length_in_words, time_in_words, width, within
 from provision.errors import BadTime
-from provision.models import Booking, Host, Slot, Wish
+from provision.models import Booking, Host, Requirements, TimeSlot
 
 CLEANING = timedelta(minutes=10)
 """Kept free before and after a block. It is the gap to the full hour that the labs' blocks leave; what a site sets
@@ -35,48 +35,52 @@ Period = tuple[int, int]
 
 
 def earliest(
-    hosts: Sequence[Host], bookings: Iterable[Booking], wish: Wish, now: datetime, limit: int = 5
-) -> list[Slot]:
-    """The ``limit`` earliest blocks that grant ``wish``, earliest first, then cheapest; fewer where there are no more.
+    hosts: Sequence[Host], bookings: Iterable[Booking], requirements: Requirements, now: datetime, limit: int = 5
+) -> list[TimeSlot]:
+    """Return up to ``limit`` time slots that meet ``requirements``, earliest first, then cheapest.
 
     Hosts that are alike in type, site and GPUs offer their earliest block, then the earliest one after it, and so on.
     Where the start is searched, blocks end at END_MINUTE. Raises NoSuchHost and BadTime.
     """
-    _check(wish, now)
-    groups = alike(fitting(hosts, wish), wish.count)
+    _check(requirements, now)
+    groups = alike(fitting(hosts, requirements), requirements.count)
     periods = _periods(bookings, {host.id for group in groups for host in group})
-    starts = _starts(wish, now)
-    blocks = (_blocks(group, periods, wish, starts) for group in groups)
+    starts = _starts(requirements, now)
+    blocks = (_blocks(group, periods, requirements, starts) for group in groups)
     return list(islice(heapq.merge(*blocks, key=rank), limit))
 
 
-def _check(wish: Wish, now: datetime) -> None:
+def _check(requirements: Requirements, now: datetime) -> None:
     """BadTime for a wish that no calendar could grant."""
-    for moment in filter(None, (wish.start, wish.not_before)):
+    for moment in filter(None, (requirements.start, requirements.not_before)):
         if moment.tzinfo is None:
             raise BadTime(f"time '{moment:%Y-%m-%d %H:%M}' has no zone; allowed: '{moment:%Y-%m-%d %H:%M}Z' or another")
-    length, longest = length_in_words(wish.length), length_in_words(MAX_LEASE)
-    if wish.length % MINUTE or not timedelta() < wish.length <= MAX_LEASE:
+    length, longest = length_in_words(requirements.length), length_in_words(MAX_LEASE)
+    if requirements.length % MINUTE or not timedelta() < requirements.length <= MAX_LEASE:
         raise BadTime(f"length {length}: allowed: whole minutes, more than none, at most {longest}")
-    if wish.start and _before(wish.start) < _before(now):
-        start, first = time_in_words(wish.start, UTC_ZONE), time_in_words(now, UTC_ZONE)
+    if requirements.start and _before(requirements.start) < _before(now):
+        start, first = time_in_words(requirements.start, UTC_ZONE), time_in_words(now, UTC_ZONE)
         raise BadTime(f"start {start} is in the past; allowed: from {first} on")
-    if wish.hours and wish.length > width(wish.hours):
-        widest = length_in_words(width(wish.hours))
+    if requirements.hours and requirements.length > width(requirements.hours):
+        widest = length_in_words(width(requirements.hours))
         raise BadTime(f"length {length} is longer than the wanted hours of the day; allowed: at most {widest}")
 
 
-def _starts(wish: Wish, now: datetime) -> Sequence[int]:
-    """The starts that ``wish`` allows, in order."""
-    starts = [_after(wish.start)] if wish.start else _searched(wish, _after(max(now, wish.not_before or now)))
-    if not wish.hours:
+def _starts(requirements: Requirements, now: datetime) -> Sequence[int]:
+    """The starts that ``requirements`` allows, in order."""
+    starts = (
+        [_after(requirements.start)]
+        if requirements.start
+        else _searched(requirements, _after(max(now, requirements.not_before or now)))
+    )
+    if not requirements.hours:
         return starts
-    return [start for start in starts if within(wish.hours, _moment(start), wish.length)]
+    return [start for start in starts if within(requirements.hours, _moment(start), requirements.length)]
 
 
-def _searched(wish: Wish, first: int) -> range:
+def _searched(requirements: Requirements, first: int) -> range:
     """The starts from ``first`` on of blocks that end at END_MINUTE."""
-    first += (END_MINUTE - first - wish.length // MINUTE) % HOUR_MINUTES
+    first += (END_MINUTE - first - requirements.length // MINUTE) % HOUR_MINUTES
     return range(first, first + HORIZON // MINUTE, HOUR_MINUTES)
 
 
@@ -90,17 +94,17 @@ def _periods(bookings: Iterable[Booking], hosts: set[str]) -> dict[str, list[Per
 
 
 def _blocks(
-    group: Sequence[Host], periods: Mapping[str, list[Period]], wish: Wish, starts: Sequence[int]
-) -> Iterator[Slot]:
+    group: Sequence[Host], periods: Mapping[str, list[Period]], requirements: Requirements, starts: Sequence[int]
+) -> Iterator[TimeSlot]:
     """Blocks that follow each other and for which enough hosts of a group are free, in order."""
-    length = wish.length // MINUTE
+    length = requirements.length // MINUTE
     free = {host: list(_free(starts, periods.get(host.id, []), length)) for host in group}
     over = 0
     for index, number in enumerate(_numbers(free.values(), len(starts))):
-        if number >= wish.count and starts[index] >= over:
+        if number >= requirements.count and starts[index] >= over:
             over = starts[index] + length
             chosen = [host for host in group if any(index in indices for indices in free[host])]
-            yield _slot(tuple(chosen[: wish.count]), starts[index], wish.length)
+            yield _slot(tuple(chosen[: requirements.count]), starts[index], requirements.length)
 
 
 def _free(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:
@@ -123,13 +127,13 @@ def _numbers(free: Iterable[Iterable[range]], starts: int) -> Iterator[int]:
     return islice(accumulate(steps), starts)
 
 
-def _slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> Slot:
+def _slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> TimeSlot:
     prices = [host.su_per_hour for host in hosts]
     cost = None if None in prices else sum(filter(None, prices)) * (length // MINUTE / HOUR_MINUTES)
-    return Slot(hosts, _moment(start), _moment(start) + length, cost)
+    return TimeSlot(hosts, _moment(start), _moment(start) + length, cost)
 
 
-def rank(slot: Slot) -> tuple[datetime, bool, float, str, str]:
+def rank(slot: TimeSlot) -> tuple[datetime, bool, float, str, str]:
     """Earliest, then cheapest; what costs nobody knows how much comes after what does."""
     return slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site, slot.hosts[0].name
 

@@ -20,7 +20,7 @@ import yaml
 
 from provision.configure.build_context import PROJECT, commit, pack
 from provision.errors import ConfigureFailed, NotReached
-from provision.leasing.ledger import Machine, default_folder
+from provision.leasing.journal import Machine, default_folder
 from provision.ssh.login import Login
 
 ANSIBLE = PROJECT / "ansible"
@@ -34,7 +34,7 @@ REMEDIES = {
     "dpkg frontend lock": "another program installs packages there; wait until it is done",
 }
 Say = Callable[[str], None]
-Flavour = Literal["current", "as-taught"]
+ImageVariant = Literal["current", "as-taught"]
 """Which list of versions an image is made from (containers/*.txt)."""
 
 
@@ -48,7 +48,7 @@ class Setup:
     describes GPUs that are stand-ins. ``extra`` are variables of the roles (their defaults/main.yml).
     """
 
-    flavour: Flavour = "current"
+    image_variant: ImageVariant = "current"
     source: Literal["build", "pull", "load"] = "build"
     reference: str = ""
     archive: Path | None = None
@@ -62,7 +62,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Configured:
+class ConfiguredNode:
     """What came of it: ``facts`` are each machine's node.json, ``changed`` the tasks that changed something (with
     ``check``: would), ``log`` all that Ansible said."""
 
@@ -73,7 +73,7 @@ class Configured:
 
 def configure(
     machines: Sequence[Machine], setup: Setup, say: Say, check: bool = False, logs: Path | None = None
-) -> Configured:
+) -> ConfiguredNode:
     """Set machines up, the first one as the controller of their Slurm; with ``check`` only find out what would change.
 
     ConfigureFailed where a task fails; NotReached where a machine does not answer; KeyboardInterrupt where it was told
@@ -88,7 +88,7 @@ def configure(
         raise KeyboardInterrupt
     if status != "successful":
         raise told.problem(log)
-    return Configured({machine.server: _facts(machine.login) for machine in machines}, tuple(told.changed), log)
+    return ConfiguredNode({machine.server: _facts(machine.login) for machine in machines}, tuple(told.changed), log)
 
 
 class _Told:
@@ -168,7 +168,7 @@ def _variables(setup: Setup, scratch: Path) -> dict[str, Any]:
     if setup.source == "build":
         pack(context)
     wanted = {
-        "images_flavour": setup.flavour,
+        "images_flavour": setup.image_variant,
         "images_source": setup.source,
         "images_reference": setup.reference,
         "images_archive": setup.archive,

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from provision.errors import ProvisionError, Unreachable
-from provision.leasing.reconciler import Desk
+from provision.leasing.reconciler import Reconciler
 from provision.sites.base import Testbed, connect_to
 from provision.ssh.login import KINDS, fingerprint, key_pair
 
@@ -28,12 +28,12 @@ class Check:
         return f"{'ok  ' if self.passed else 'FAIL'}  {self.name}: {self.text}"
 
 
-def examine(site_name: str, key: Path, desk: Desk) -> list[Check]:
+def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
     """All checks; those that need the site are left out where its account is no good."""
     here = [
         _check("local tools", _tools),
         _check("SSH key", lambda: _local_key(key)),
-        _check("ledger", lambda: _ledger(desk)),
+        _check("ledger", lambda: _ledger(reconciler)),
     ]
     sites: list[Testbed] = []
 
@@ -50,7 +50,7 @@ def examine(site_name: str, key: Path, desk: Desk) -> list[Check]:
         "image": lambda: f"image {site.image_id()}",
         "quota": site.quota,
         "floating IPs": lambda: _addresses(site),
-        "SSH key at the site": lambda: _site_key(site, key, desk),
+        "SSH key at the site": lambda: _site_key(site, key, reconciler),
         "service units": site.service_units,
         "clock": lambda: _clock(site),
     }
@@ -84,9 +84,9 @@ def _local_key(key: Path) -> str:
     return str(key)
 
 
-def _ledger(desk: Desk) -> str:
-    held = ", ".join(sorted(desk.ledger.holdings()))
-    return f"{desk.ledger.folder}: {held or 'nothing'} held"
+def _ledger(reconciler: Reconciler) -> str:
+    held = ", ".join(sorted(reconciler.journal.active_leases()))
+    return f"{reconciler.journal.folder}: {held or 'nothing'} held"
 
 
 def _addresses(site: Testbed) -> str:
@@ -99,14 +99,14 @@ def _addresses(site: Testbed) -> str:
     return "none is free in the project; one will be taken" if left is None else f"the project may take {left} more"
 
 
-def _site_key(site: Testbed, key: Path, desk: Desk) -> str:
+def _site_key(site: Testbed, key: Path, reconciler: Reconciler) -> str:
     """A lease uploads the key under its mark. One at the site of that name, or of the file's, has to be the same."""
     here = fingerprint(key_pair(key).public)
     there = {name: fingerprint(text) for name, text in site.public_keys() if text.startswith(KINDS)}
-    for holding in desk.ledger.holdings().values():
-        if there.get(holding.mark, here) != here:
+    for active_lease in reconciler.journal.active_leases().values():
+        if there.get(active_lease.tag, here) != here:
             raise Unwell(
-                f"lease {holding.name} was made with {there[holding.mark]}, and {key} is {here}; "
+                f"lease {active_lease.name} was made with {there[active_lease.tag]}, and {key} is {here}; "
                 "name the key that it was made with by --key, or release it and lease anew"
             )
     if there.get(key.name, here) != here:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from provision.errors import BadName
-from provision.leasing.ledger import Holding
-from provision.leasing.reconciler import Desk
+from provision.leasing.journal import ActiveLease
+from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import things
 from provision.models import Thing
 from provision.sites.base import Testbed
@@ -19,31 +19,31 @@ class Orphan:
     one that is lost.
     """
 
-    holding: Holding
+    active_lease: ActiveLease
     there: tuple[str, ...]
     opened_here: bool
 
 
-def orphans(site: Testbed, desk: Desk) -> list[Orphan]:
+def orphans(site: Testbed, reconciler: Reconciler) -> list[Orphan]:
     """One's own. What another user of the project made, and what tells no owner, is left out."""
-    held = {holding.mark for holding in desk.ledger.holdings().values()}
+    held = {active_lease.tag for active_lease in reconciler.journal.active_leases().values()}
     found: dict[str, list[tuple[str, Thing]]] = {}
     for kind, listed in things(site).items():
-        for thing in desk.ask(listed):
-            if thing.mark and thing.mark not in held:
-                found.setdefault(thing.mark, []).append((kind, thing))
-    owner, opened = desk.ask(site.user_id), desk.ledger.marks()
+        for thing in reconciler.ask(listed):
+            if thing.tag and thing.tag not in held:
+                found.setdefault(thing.tag, []).append((kind, thing))
+    owner, opened = reconciler.ask(site.user_id), reconciler.journal.tags()
     return [
-        Orphan(Holding("", mark, site.name, ""), tuple(f"{kind} {one.id}" for kind, one in there), mark in opened)
-        for mark, there in found.items()
+        Orphan(ActiveLease("", tag, site.name, ""), tuple(f"{kind} {one.id}" for kind, one in there), tag in opened)
+        for tag, there in found.items()
         if {one.owner for _, one in there} == {owner}
     ]
 
 
-def chosen(found: Sequence[Orphan], marks: Sequence[str]) -> list[Orphan]:
+def chosen(found: Sequence[Orphan], tags: Sequence[str]) -> list[Orphan]:
     """Those of these marks; without any, those that this ledger opened. BadName for a mark that is no orphan's."""
-    by_mark = {orphan.holding.mark: orphan for orphan in found}
-    for mark in marks:
-        if mark not in by_mark:
-            raise BadName(f"MARK {mark!r}: no orphan of yours; allowed: {', '.join(by_mark) or 'none, there are none'}")
-    return [by_mark[mark] for mark in marks] if marks else [orphan for orphan in found if orphan.opened_here]
+    by_mark = {orphan.active_lease.tag: orphan for orphan in found}
+    for tag in tags:
+        if tag not in by_mark:
+            raise BadName(f"MARK {tag!r}: no orphan of yours; allowed: {', '.join(by_mark) or 'none, there are none'}")
+    return [by_mark[tag] for tag in tags] if tags else [orphan for orphan in found if orphan.opened_here]

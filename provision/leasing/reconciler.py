@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from provision.errors import SiteError, Unreachable
-from provision.leasing.ledger import Act, Holding, Ledger
+from provision.leasing.journal import ActiveLease, Journal, Operation
 
 ATTEMPTS = 12
 LONGEST_PAUSE_S = 30
@@ -37,10 +37,10 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Desk:
+class Reconciler:
     """What every act needs: the ledger, a clock, and somebody to tell."""
 
-    ledger: Ledger
+    journal: Journal
     clock: Clock
     say: Say
 
@@ -48,21 +48,21 @@ class Desk:
         """The answer, asked for again while a service is Unreachable; bounded in number."""
         return self._patiently()(question)
 
-    def act(self, holding: Holding, act: Act, do: Callable[[], T], **intent: Any) -> T:
+    def perform(self, active_lease: ActiveLease, operation: Operation, do: Callable[[], T], **intent: Any) -> T:
         """Do it once, its intent and its failure in the ledger; the caller writes down what came of it."""
-        self.ledger.write("intent", holding, act, **intent)
+        self.journal.write("intent", active_lease, operation, **intent)
         try:
             return do()
         except Unreachable:
             raise
         except SiteError as problem:
-            self.ledger.write("failed", holding, act, reason=str(problem))
+            self.journal.write("failed", active_lease, operation, reason=str(problem))
             raise
 
     def ensure(
         self,
-        holding: Holding,
-        act: Act,
+        active_lease: ActiveLease,
+        operation: Operation,
         find: Callable[[], T | None],
         make: Callable[[], T],
         outcome: Callable[[T], dict[str, Any]],
@@ -72,19 +72,21 @@ class Desk:
 
         def once() -> T:
             there = find()
-            return self.act(holding, act, make, **intent) if there is None else there
+            return self.perform(active_lease, operation, make, **intent) if there is None else there
 
         made = self._patiently()(once)
-        self.ledger.write("done", holding, act, **outcome(made))
+        self.journal.write("done", active_lease, operation, **outcome(made))
         return made
 
-    def remove(self, holding: Holding, act: Act, find: Callable[[], list[T]], drop: Callable[[T], None]) -> None:
+    def remove(
+        self, active_lease: ActiveLease, operation: Operation, find: Callable[[], list[T]], drop: Callable[[T], None]
+    ) -> None:
         """Drop all that ``find`` finds."""
 
         def once() -> None:
             for thing in find():
-                self.act(holding, act, partial(drop, thing), id=getattr(thing, "id", ""))
-                self.ledger.write("done", holding, act, id=getattr(thing, "id", ""))
+                self.perform(active_lease, operation, partial(drop, thing), id=getattr(thing, "id", ""))
+                self.journal.write("done", active_lease, operation, id=getattr(thing, "id", ""))
 
         self._patiently()(once)
 

@@ -6,7 +6,7 @@ from typing import Any
 from chi.lease import add_node_reservation
 
 from provision.errors import Refused
-from provision.models import Host, Marked, Slot, Volume
+from provision.models import Host, TaggedResource, TimeSlot, Volume
 from provision.sites.openstack import Cloud, account, classified, gpus, reference
 
 FLAVOR = "baremetal"
@@ -30,15 +30,15 @@ class BareMetal(Cloud):
             if host.get("reservable", True) and host["hypervisor_hostname"] in described
         ]
 
-    def reservations(self, mark: str, slot: Slot) -> list[dict[str, Any]]:
+    def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """Exactly these nodes. The mark is in a condition that all nodes meet, the only place for it in a lease."""
         reserved: list[dict[str, Any]] = []
         for host in slot.hosts:
             add_node_reservation(reserved, node_name=host.name)
-            reserved[-1]["hypervisor_properties"] = json.dumps(["!=", "$hypervisor_hostname", mark])
+            reserved[-1]["hypervisor_properties"] = json.dumps(["!=", "$hypervisor_hostname", tag])
         return reserved
 
-    def server_options(self, mark: str, resource: str, source: str) -> dict[str, Any]:
+    def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
         flavor = self.sdk.compute.find_flavor(FLAVOR, ignore_missing=False)
         return {
             "flavor_id": flavor.id,
@@ -50,20 +50,20 @@ class BareMetal(Cloud):
         """None: nodes boot from their own disks."""
         return []
 
-    def create_volume(self, name: str, mark: str, image_id: str) -> Volume:
+    def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
         raise AssertionError("bare metal boots from no volume")
 
     def delete_volume(self, volume: Volume) -> None:
         raise AssertionError("bare metal boots from no volume")
 
-    def openings(self) -> list[Marked]:
+    def openings(self) -> list[TaggedResource]:
         """None: there are no security groups; the image's own firewall lets SSH in alone."""
         return []
 
-    def open_ssh(self, mark: str) -> Marked:
+    def open_ssh(self, tag: str) -> TaggedResource:
         raise AssertionError("bare metal has no security groups")
 
-    def close_ssh(self, opening: Marked) -> None:
+    def close_ssh(self, opening: TaggedResource) -> None:
         raise AssertionError("bare metal has no security groups")
 
     def _described(self) -> list[dict[str, Any]]:

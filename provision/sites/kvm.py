@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from provision.models import Booking, Host, Marked, Slot, Volume
+from provision.models import Booking, Host, TaggedResource, TimeSlot, Volume
 from provision.sites.openstack import Cloud, account, classified, gpus, reference
 from provision.sites.records import by_id, mark_in, moment, owner_in
 
@@ -55,18 +55,18 @@ class Kvm(Cloud):
             for begin, end in periods_over(most - host.gpus, taken[host.id.partition("@")[2]])
         ]
 
-    def lease_name(self, name: str, mark: str) -> str:
+    def lease_name(self, name: str, tag: str) -> str:
         """With the mark: Blazar keeps nothing else that a client says of a flavor's reservation."""
-        return f"{name} {mark}"
+        return f"{name} {tag}"
 
-    def reservations(self, mark: str, slot: Slot) -> list[dict[str, Any]]:
+    def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         flavors = self._flavors()
         return [
             {"resource_type": RESERVATION, "flavor_id": flavors[host.node_type], "amount": 1, "affinity": None}
             for host in slot.hosts
         ]
 
-    def server_options(self, mark: str, resource: str, source: str) -> dict[str, Any]:
+    def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
         volume = {
             "boot_index": 0,
             "source_type": "volume",
@@ -77,17 +77,17 @@ class Kvm(Cloud):
         return {
             "flavor_id": resource,
             "block_device_mapping": [volume],
-            "security_groups": [{"name": mark}],
+            "security_groups": [{"name": tag}],
         }
 
     def volumes(self) -> list[Volume]:
         with classified("cinder"):
             return [_volume(volume) for volume in self.sdk.block_storage.volumes()]
 
-    def create_volume(self, name: str, mark: str, image_id: str) -> Volume:
+    def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
         with classified("cinder"):
             made = self.sdk.block_storage.create_volume(
-                name=name, description=self.label(mark), size=VOLUME_GIB, image_id=image_id
+                name=name, description=self.label(tag), size=VOLUME_GIB, image_id=image_id
             )
         return _volume(made)
 
@@ -95,21 +95,21 @@ class Kvm(Cloud):
         with classified("cinder"):
             self.sdk.block_storage.delete_volume(volume.id)
 
-    def openings(self) -> list[Marked]:
+    def openings(self) -> list[TaggedResource]:
         """The marked security groups; one without its rule is not whole."""
         with classified("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
-        return [_opening(group, mark) for group in groups if (mark := mark_in(group.name))]
+        return [_opening(group, tag) for group in groups if (tag := mark_in(group.name))]
 
-    def open_ssh(self, mark: str) -> Marked:
+    def open_ssh(self, tag: str) -> TaggedResource:
         """A security group that lets SSH in from everywhere, and nothing else; one that is there gets its rule."""
-        there = next((one.id for one in self.openings() if one.mark == mark), None)
+        there = next((one.id for one in self.openings() if one.tag == tag), None)
         with classified("neutron"):
-            group = there or self.sdk.network.create_security_group(name=mark, description=self.label(mark)).id
+            group = there or self.sdk.network.create_security_group(name=tag, description=self.label(tag)).id
             self.sdk.network.create_security_group_rule(security_group_id=group, ether_type="IPv4", **SSH_RULE)
-        return Marked(group, "security group", mark, self.user_id())
+        return TaggedResource(group, "security group", tag, self.user_id())
 
-    def close_ssh(self, opening: Marked) -> None:
+    def close_ssh(self, opening: TaggedResource) -> None:
         with classified("neutron"):
             self.sdk.network.delete_security_group(opening.id)
 
@@ -165,9 +165,9 @@ def _flavor(reservation: dict[str, Any]) -> str:
     return str(json.loads(reservation["resource_properties"])["name"])
 
 
-def _opening(group: Any, mark: str) -> Marked:
+def _opening(group: Any, tag: str) -> TaggedResource:
     whole = any(rule.items() >= SSH_RULE.items() for rule in group.security_group_rules)
-    return Marked(group.id, "security group", mark, owner_in(group.description), whole)
+    return TaggedResource(group.id, "security group", tag, owner_in(group.description), whole)
 
 
 def _host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:

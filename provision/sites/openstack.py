@@ -26,7 +26,7 @@ from openstack.config.cloud_region import CloudRegion
 
 from provision.availability.times import MINUTE
 from provision.errors import ExtensionRefused, NoAddress, NoCredentials, NotEnough, Refused, SiteError, Unreachable
-from provision.models import TAG, Address, Booking, Lease, Marked, Server, Slot
+from provision.models import TAG, Address, Booking, Lease, Server, TaggedResource, TimeSlot
 from provision.sites.records import address_of, by_id, lease_of, moment, server_of
 
 logging.getLogger("stevedore").setLevel(logging.CRITICAL)
@@ -90,9 +90,9 @@ class Cloud:
         with classified("keystone"):
             return self.session.get_user_id()
 
-    def label(self, mark: str) -> str:
+    def label(self, tag: str) -> str:
         """A description that tells the mark and its owner, of what the site keeps no user of."""
-        return f"{mark} of {self.user_id()}"
+        return f"{tag} of {self.user_id()}"
 
     def scope(self) -> str:
         """User, project and region of the account, in words."""
@@ -161,23 +161,23 @@ class Cloud:
         """Ids of Host of what a lease has; ``taken``: Blazar's hosts by the ids of their reservations."""
         return tuple(taken[one["id"]] for one in by_id(lease["reservations"]) if one["id"] in taken)
 
-    def create_lease(self, name: str, mark: str, slot: Slot) -> Lease:
+    def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
         at_once = slot.start - datetime.now(UTC) <= MINUTE
         start = "now" if at_once else f"{slot.start.astimezone(UTC):{BLAZAR_MINUTES}}"
         end = f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}"
         with classified("blazar"):
-            made = self.blazar.lease.create(self.lease_name(name, mark), start, end, self.reservations(mark, slot), [])
+            made = self.blazar.lease.create(self.lease_name(name, tag), start, end, self.reservations(tag, slot), [])
         return lease_of(made, tuple(host.id for host in slot.hosts))
 
-    def lease_name(self, name: str, mark: str) -> str:
+    def lease_name(self, name: str, tag: str) -> str:
         """What a lease is called at the site: its name, with the mark where nothing else in the lease can hold it."""
         return name
 
-    def reservations(self, mark: str, slot: Slot) -> list[dict[str, Any]]:
+    def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """What a lease of that slot reserves, as Blazar reads it."""
         raise NotImplementedError
 
-    def extend_lease(self, lease: Lease, slot: Slot) -> Lease:
+    def extend_lease(self, lease: Lease, slot: TimeSlot) -> Lease:
         try:
             with classified("blazar"):
                 longer = self.blazar.lease.update(lease.id, end_date=f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}")
@@ -193,18 +193,18 @@ class Cloud:
         with classified("nova"):
             return [server_of(server) for server in self.sdk.compute.servers()]
 
-    def create_server(self, name: str, mark: str, resource: str, source: str) -> Server:
+    def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
         with classified("nova"):
             made = self.sdk.compute.create_server(
                 name=name,
-                key_name=mark,
-                metadata={"llm-testbed": mark},
+                key_name=tag,
+                metadata={"llm-testbed": tag},
                 networks=[{"uuid": self._network(context.DEFAULT_NETWORK)}],
-                **self.server_options(mark, resource, source),
+                **self.server_options(tag, resource, source),
             )
             return server_of(self.sdk.compute.get_server(made.id))
 
-    def server_options(self, mark: str, resource: str, source: str) -> dict[str, Any]:
+    def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
         """Where a server of that reservation runs, and from which image or volume it boots, as nova reads it."""
         raise NotImplementedError
 
@@ -212,20 +212,20 @@ class Cloud:
         with classified("nova"):
             self.sdk.compute.delete_server(server.id)
 
-    def keys(self) -> list[Marked]:
+    def keys(self) -> list[TaggedResource]:
         with classified("nova"):
             return [
-                Marked(key.name, "key", key.name, self.user_id())
+                TaggedResource(key.name, "key", key.name, self.user_id())
                 for key in self.sdk.compute.keypairs()
                 if TAG.fullmatch(key.name)
             ]
 
-    def upload_key(self, mark: str, public_key: str) -> Marked:
+    def upload_key(self, tag: str, public_key: str) -> TaggedResource:
         with classified("nova"):
-            self.sdk.compute.create_keypair(name=mark, public_key=public_key)
-        return Marked(mark, "key", mark, self.user_id())
+            self.sdk.compute.create_keypair(name=tag, public_key=public_key)
+        return TaggedResource(tag, "key", tag, self.user_id())
 
-    def delete_key(self, key: Marked) -> None:
+    def delete_key(self, key: TaggedResource) -> None:
         with classified("nova"):
             self.sdk.compute.delete_keypair(key.id)
 
@@ -235,11 +235,11 @@ class Cloud:
             listed = list(self.sdk.network.ips(project_id=self.session.get_project_id()))
         return [address_of(ip, servers.get(ip.port_id, ip.port_id or "")) for ip in listed]
 
-    def allocate_address(self, mark: str) -> Address:
+    def allocate_address(self, tag: str) -> Address:
         try:
             with classified("neutron"):
                 network = self._network(PUBLIC_NETWORK)
-                made = self.sdk.network.create_ip(floating_network_id=network, description=self.label(mark))
+                made = self.sdk.network.create_ip(floating_network_id=network, description=self.label(tag))
                 return address_of(made, "")
         except Refused as problem:
             raise NoAddress(f"no floating IP is free at {self.name}: {problem}") from None

@@ -20,16 +20,16 @@ def lease_of(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
     if not lease["reservations"]:
         raise Unreachable(f"blazar: lease {lease['name']} is still being made")
     reservations = by_id(lease["reservations"])
-    mark = mark_in(reservations[0].get("hypervisor_properties")) or mark_in(lease["name"])
+    tag = mark_in(reservations[0].get("hypervisor_properties")) or mark_in(lease["name"])
     return Lease(
         id=lease["id"],
-        name=lease["name"].removesuffix(f" {mark}"),
+        name=lease["name"].removesuffix(f" {tag}"),
         status=lease["status"],
         start=moment(lease["start_date"]),
         end=moment(lease["end_date"]),
         resources=tuple(reservation["id"] for reservation in reservations),
         hosts=hosts,
-        mark=mark,
+        tag=tag,
         created=str(lease["created_at"]),
         owner=lease["user_id"],
         fault=_lease_fault(lease) if lease["status"] == "ERROR" else "",
@@ -53,9 +53,9 @@ def server_of(server: Any) -> Server:
     """A server as nova tells of it."""
     fault = (server.fault or {}).get("message", "") if server.status == "ERROR" else ""
     image = (server.image or {}).get("id", "") if server.image else ""
-    mark = (server.metadata or {}).get("llm-testbed", "")
+    tag = (server.metadata or {}).get("llm-testbed", "")
     return Server(
-        server.id, server.name, server.status, mark, fault, image, owner=server.user_id, task=server.task_state or ""
+        server.id, server.name, server.status, tag, fault, image, owner=server.user_id, task=server.task_state or ""
     )
 
 

@@ -61,7 +61,7 @@ class Login:
 
 
 @dataclass(frozen=True)
-class Configured:
+class SshConfigHost:
     """A machine that the person's own ~/.ssh/config says how to log in to, under this name.
 
     Its host key is one of the person's known hosts; keys come from the configuration, the agent and ~/.ssh.

@@ -39,7 +39,7 @@ def running(program: Sequence[str], source: Source, timeout_s: float, cwd: Path 
         end = Timer(timeout_s, process.kill)
         end.daemon = True
         end.start()
-        feeder = fed(source, process.stdin.write, process.stdin.close)
+        feeder = feed_stdin(source, process.stdin.write, process.stdin.close)
         state = Running(process.stdout)
         try:
             yield state
@@ -56,7 +56,7 @@ def running(program: Sequence[str], source: Source, timeout_s: float, cwd: Path 
         state.err = err.read()
 
 
-def fed(source: Source, write: Callable[[bytes], object], end: Callable[[], object]) -> Thread:
+def feed_stdin(source: Source, write: Callable[[bytes], object], end: Callable[[], object]) -> Thread:
     """A thread that gives a command its input; one that no longer reads has ended, and says so by its code."""
 
     def feed() -> None:

@@ -31,7 +31,7 @@ TRIES = 3
 
 
 KILL_S = 5
-LATE_S = 15.0
+TIMEOUT_SLACK_S = 15.0
 
 
 TIMED_OUT = (124, 137, -signal.SIGKILL)
@@ -83,7 +83,7 @@ class Shell(ABC):
 
     def stream(self, command: str, sink: Sink, *, source: Source = (), timeout_s: float = TIMEOUT_S) -> None:
         """Give a command, and what it prints to ``sink`` as it comes; ``source`` is its input. Never given twice."""
-        code, err = self._execute(_bounded(command, timeout_s), source, sink, timeout_s + LATE_S)
+        code, err = self._execute(_bounded(command, timeout_s), source, sink, timeout_s + TIMEOUT_SLACK_S)
         self._check(command, Done(code, "", err.decode(errors="replace")), timeout_s, True)
 
     @contextmanager
@@ -93,7 +93,7 @@ class Shell(ABC):
         At the end of the body: as ``run``. Never given twice.
         """
         program, cwd = self._program(_bounded(command, timeout_s))
-        with running(program, source, timeout_s + LATE_S, cwd) as process:
+        with running(program, source, timeout_s + TIMEOUT_SLACK_S, cwd) as process:
             yield process.out
         if process.code == self._lost:
             raise LineCut(f"{self.where}: the line was cut while a command ran")
@@ -137,7 +137,7 @@ class Shell(ABC):
     def _run(self, command: str, input: bytes, timeout_s: float, check: bool) -> Done:
         out = bytearray()
         source = (input,) if input else ()
-        code, err = self._execute(_bounded(command, timeout_s), source, out.extend, timeout_s + LATE_S)
+        code, err = self._execute(_bounded(command, timeout_s), source, out.extend, timeout_s + TIMEOUT_SLACK_S)
         done = Done(code, out.decode(errors="replace"), err.decode(errors="replace"))
         self._check(command, done, timeout_s, check)
         return done
@@ -150,7 +150,7 @@ class Shell(ABC):
             raise CommandFailed(f"{self.where}: {said} (exit code {done.code} of: {_shown(command)})", done.code)
 
 
-class Here(Shell):
+class LocalShell(Shell):
     """This machine."""
 
     where = "this machine"

@@ -24,9 +24,9 @@ from paramiko import (
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from provision.errors import BadHostKey, LineCut, LoginRefused, NotReached, SiteError
-from provision.ssh.login import CONNECT_S, Configured, Login
-from provision.ssh.process import CHUNK, Source, fed
-from provision.ssh.shell import LATE_S, Shell, Sink, _reason
+from provision.ssh.login import CONNECT_S, Login, SshConfigHost
+from provision.ssh.process import CHUNK, Source, feed_stdin
+from provision.ssh.shell import TIMEOUT_SLACK_S, Shell, Sink, _reason
 
 PATIENCE_S = 60.0
 ALIVE_S = 15
@@ -36,7 +36,7 @@ LOST = 255
 FAST_CIPHER = "aes128-gcm@openssh.com"
 
 
-class Over(Shell):
+class SshShell(Shell):
     """A machine that is logged in to by SSH.
 
     Its host key has to be the one that is kept. It is tried for ``patience_s`` seconds before NotReached is raised.
@@ -44,8 +44,8 @@ class Over(Shell):
 
     _lost = LOST
 
-    def __init__(self, login: Login | Configured, patience_s: float = PATIENCE_S) -> None:
-        self.where = login.name if isinstance(login, Configured) else login.host
+    def __init__(self, login: Login | SshConfigHost, patience_s: float = PATIENCE_S) -> None:
+        self.where = login.name if isinstance(login, SshConfigHost) else login.host
         self._login = login
         self._patience_s = patience_s
         self._connection: Connection | None = None
@@ -81,7 +81,7 @@ class Over(Shell):
         try:
             channel.settimeout(timeout_s)
             channel.exec_command(command)
-            feeder = fed(source, channel.sendall, channel.shutdown_write)
+            feeder = feed_stdin(source, channel.sendall, channel.shutdown_write)
             err = bytearray()
             listener = Thread(target=_drain, args=(channel, err), daemon=True)
             listener.start()
@@ -93,8 +93,8 @@ class Over(Shell):
             raise LineCut(f"{self.where}: the line was cut while a command ran ({_reason(problem)})") from None
         finally:
             channel.close()
-        listener.join(LATE_S)
-        feeder.join(LATE_S)
+        listener.join(TIMEOUT_SLACK_S)
+        feeder.join(TIMEOUT_SLACK_S)
         if code < 0:
             self.close()
             raise LineCut(f"{self.where}: the line was cut while a command ran")
@@ -147,7 +147,7 @@ class _Refuse(MissingHostKeyPolicy):
         raise BadHostKey(f"{hostname}: its host key is not known; log in to it once with ssh, and check the key")
 
 
-def _connection(login: Login | Configured) -> Connection:
+def _connection(login: Login | SshConfigHost) -> Connection:
     return _pinned(login) if isinstance(login, Login) else _configured(login)
 
 
@@ -162,11 +162,11 @@ def _pinned(login: Login) -> Connection:
         connect_kwargs={**_identity(login.key), "look_for_keys": False, "allow_agent": False},
     )
     kept = HostKeys(str(login.known_hosts)) if login.known_hosts.exists() else HostKeys()
-    _vouch(connection, kept, login.alias)
+    _pin_host_keys(connection, kept, login.alias)
     return connection
 
 
-def _configured(login: Configured) -> Connection:
+def _configured(login: SshConfigHost) -> Connection:
     config = Config(lazy=True)
     config.load_ssh_config()
     connection = Connection(login.name, config=config, connect_timeout=CONNECT_S)
@@ -177,12 +177,12 @@ def _configured(login: Configured) -> Connection:
         for path in [Path(name).expanduser() for name in (*files, "/etc/ssh/ssh_known_hosts")]:
             if path.exists():
                 known.load(str(path))
-        _vouch(hop, known, hop.ssh_config.get("hostkeyalias") or _name_of(hop))
+        _pin_host_keys(hop, known, hop.ssh_config.get("hostkeyalias") or _name_of(hop))
         hop = hop.gateway
     return connection
 
 
-def _vouch(connection: Connection, known: HostKeys, alias: str) -> None:
+def _pin_host_keys(connection: Connection, known: HostKeys, alias: str) -> None:
     """Accept from the connection's machine the keys that ``known`` has under ``alias``, and no other."""
     connection.client.set_missing_host_key_policy(_Refuse())
     for kind, key in (known.lookup(alias) or {}).items():

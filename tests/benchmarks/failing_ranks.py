@@ -22,7 +22,7 @@ from experiments.results.provenance import git_commit
 from experiments.results.schema import LOG_FILE
 from experiments.runners.local.gpu_memory import used_gib
 from experiments.system.files import write_atomically
-from experiments.system.processes import family
+from experiments.system.processes import tagged_processes
 from experiments.training.distributed import ranks
 from experiments.training.worker import run_row
 from tests.benchmarks.rows import row_spec
@@ -43,7 +43,7 @@ def struck(strike: str, gpus: int) -> dict[str, object]:
         result = run_row(spec, Path(folder), "")
         ended = time.time()
         log = (Path(folder) / LOG_FILE).read_text()
-        left = family(ROW_VARIABLE, folder)
+        left = tagged_processes(ROW_VARIABLE, folder)
     blow = re.search(r"struck at ([\d.]+)", log)
     assert blow is not None, log
     from_s = begun + TIME_LIMIT_S[strike] if strike == "hang" else float(blow[1])

@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments.results.provenance import git_commit
 from experiments.runners.slurm.download import pull
 from experiments.system.files import write_atomically
-from provision.ssh.ssh_shell import Over
+from provision.ssh.ssh_shell import SshShell
 from tests.support.sshd import Sshd
 
 FILES, BYTES = 2000, 500_000_000
@@ -71,7 +71,7 @@ def rsync(login, source: Path, target: Path) -> None:
 
 
 def bring(login, source: Path, target: Path) -> None:
-    shell = Over(login)
+    shell = SshShell(login)
     assert pull(shell, str(source), target) == FILES
     shell.close()
 

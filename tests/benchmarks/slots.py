@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from experiments.results.provenance import git_commit
 from experiments.system.files import write_atomically
 from provision.availability.search import HORIZON, earliest
-from provision.models import Booking, Host, Hours, Wish
+from provision.models import Booking, Host, Hours, Requirements
 
 NODES, TYPES, SITES, RESERVATIONS = 2_000, 20, ("CHI@UC", "CHI@TACC"), 100_000
 NOW = datetime(2026, 11, 21, 12, 7, tzinfo=UTC)
@@ -48,19 +48,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     wishes = {
-        "any node": Wish(LENGTH),
-        "16 nodes alike": Wish(LENGTH, count=16),
-        "50 nodes alike, 7 days": Wish(timedelta(days=7), count=50),
-        "in working hours": Wish(LENGTH, hours=Hours(9 * 60, 17 * 60, ZoneInfo("Europe/Helsinki"))),
-        "one type": Wish(LENGTH, node_type="type-7"),
+        "any node": Requirements(LENGTH),
+        "16 nodes alike": Requirements(LENGTH, count=16),
+        "50 nodes alike, 7 days": Requirements(timedelta(days=7), count=50),
+        "in working hours": Requirements(LENGTH, hours=Hours(9 * 60, 17 * 60, ZoneInfo("Europe/Helsinki"))),
+        "one type": Requirements(LENGTH, node_type="type-7"),
     }
     nodes, calendar = hosts(), reservations()
     medians_s = {}
-    for name, wish in wishes.items():
+    for name, requirements in wishes.items():
         seconds = []
         for _ in range(options.runs):
             begin = process_time()
-            found = earliest(nodes, calendar, wish, NOW)
+            found = earliest(nodes, calendar, requirements, NOW)
             seconds.append(process_time() - begin)
         medians_s[name] = median(seconds)
         print(f"{name}: {len(found)} blocks in {medians_s[name]:.2f} s")

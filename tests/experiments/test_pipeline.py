@@ -8,14 +8,14 @@ import pytest
 from experiments import pipeline
 from experiments.errors import InputError
 from experiments.inputs.dataset import folder_sha256
-from experiments.pipeline import Options, default_run_id, options_of, run_suite, run_suites
+from experiments.pipeline import RunOptions, default_run_id, options_per_suite, run_suite, run_suites
 from experiments.results.run_folder import RunFolder
 from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import profile_named
-from experiments.runners.targets import Place
+from experiments.runners.targets import Target
 from provision.models import Gpu
-from provision.ssh.shell import Here
+from provision.ssh.shell import LocalShell
 from tests.support import rows as made
 from tests.support.pipelines import SLURM, SUITE, FakeRunner
 from tests.support.views import Watched
@@ -25,7 +25,7 @@ H100 = Gpu(0, "NVIDIA H100 NVL", 93.2, "GPU-n")
 
 
 def choices(path, **options):
-    done = run_suite(Options(SUITE, results=path, **options), Watched())
+    done = run_suite(RunOptions(SUITE, results=path, **options), Watched())
     run = RunFolder(done.folder).read_run()
     return run.card, run.size
 
@@ -47,7 +47,7 @@ def test_card_and_size_follow_the_machine(machine, tmp_path, gpus, expected):
 
 def test_a_miniature_on_a_machine_with_a_gpu_says_why(machine, tmp_path):
     machine(made.T4)
-    run_suite(Options(SUITE, rows=("xxl",), results=tmp_path), view := Watched())
+    run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), view := Watched())
     assert "size tiny, because device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB" in view.text.getvalue()
 
 
@@ -57,18 +57,20 @@ def test_choices_that_were_made_are_kept(machine, tmp_path):
 
 
 def test_the_run_id_says_what_was_chosen():
-    assert default_run_id(Options(SUITE), "a100_80gb", "tiny") == f"{SUITE}-a100_80gb-tiny-verdict"
-    other = Options(SUITE, length="as-taught", weights="pretrained", input="with-image", gpus_per_node=2, data="folder")
+    assert default_run_id(RunOptions(SUITE), "a100_80gb", "tiny") == f"{SUITE}-a100_80gb-tiny-verdict"
+    other = RunOptions(
+        SUITE, length="as-taught", weights="pretrained", input="with-image", gpus_per_node=2, data="folder"
+    )
     assert (
         default_run_id(other, "h100_94gb", "full")
         == f"{SUITE}-h100_94gb-full-as-taught-pretrained-with-image-2gpus-realdata"
     )
-    leased = Options(SUITE, site="chameleon", flavour="as-taught")
+    leased = RunOptions(SUITE, site="chameleon", image_variant="as-taught")
     assert default_run_id(leased, "a100_80gb", "full").endswith("-verdict-chameleon-as-taught-versions")
 
 
 def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
-    options = Options(SLURM, rows=("neo-1gpu", "neo-8gpu-ddp"), gpus_per_node=2, results=tmp_path)
+    options = RunOptions(SLURM, rows=("neo-1gpu", "neo-8gpu-ddp"), gpus_per_node=2, results=tmp_path)
     done = run_suite(options, Watched())
     assert done.folder.name == f"{SLURM}-v100_32gb-tiny-verdict-2gpus"
     ran = {row: result.spec.settings for row, result in RunFolder(done.folder).results().items()}
@@ -78,14 +80,14 @@ def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
 
 
 def test_a_run_goes_on_with_as_many_gpus_alone(machine, tmp_path):
-    options = Options(SLURM, rows=("neo-4gpu-ddp",), run_id="mine", results=tmp_path)
+    options = RunOptions(SLURM, rows=("neo-4gpu-ddp",), run_id="mine", results=tmp_path)
     run_suite(options, Watched())
     with pytest.raises(InputError, match="made with gpus_per_node None, and now gpus_per_node is 2"):
         run_suite(replace(options, gpus_per_node=2), Watched())
 
 
 def several(*suites, view=None, **options):
-    return list(run_suites(options_of(suites, Options(suites[0], **options)), view or Watched()))
+    return list(run_suites(options_per_suite(suites, RunOptions(suites[0], **options)), view or Watched()))
 
 
 def test_several_suites_have_a_folder_each_and_latest_is_the_last(machine, tmp_path):
@@ -97,9 +99,9 @@ def test_several_suites_have_a_folder_each_and_latest_is_the_last(machine, tmp_p
 
 
 def test_a_suite_without_the_rows_asked_for_is_left_out():
-    asked = Options(SUITE, rows=("neo-1gpu", "neo-inference"))
-    assert [(one.suite, one.rows) for one in options_of([SUITE, SLURM, SUITE], asked)] == [(SLURM, asked.rows)]
-    assert [one.suite for one in options_of([SUITE, SLURM, SUITE], Options(SUITE))] == [SUITE, SLURM]
+    asked = RunOptions(SUITE, rows=("neo-1gpu", "neo-inference"))
+    assert [(one.suite, one.rows) for one in options_per_suite([SUITE, SLURM, SUITE], asked)] == [(SLURM, asked.rows)]
+    assert [one.suite for one in options_per_suite([SUITE, SLURM, SUITE], RunOptions(SUITE))] == [SUITE, SLURM]
 
 
 @pytest.mark.parametrize("change", [{"card": "h100_94gb"}, {"gpus_per_node": 3}, {"rows": ("nope",)}])
@@ -127,7 +129,7 @@ def test_no_row_runs_when_all_of_one_of_several_suites_are_refused(machine, tmp_
 
 
 def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp_path):
-    done = run_suite(Options(SUITE, rows=("xxl", "baseline"), results=tmp_path), Watched())
+    done = run_suite(RunOptions(SUITE, rows=("xxl", "baseline"), results=tmp_path), Watched())
     assert done.report.is_file()
     assert done.report.parent == done.folder
     assert (tmp_path / "latest").resolve() == done.folder.resolve()
@@ -136,31 +138,31 @@ def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp
 
 
 def test_running_again_runs_only_what_is_missing(machine, tmp_path):
-    run_suite(Options(SUITE, rows=("xxl",), results=tmp_path), Watched())
+    run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), Watched())
     view = Watched()
-    done = run_suite(Options(SUITE, rows=("xxl", "baseline"), results=tmp_path), view)
+    done = run_suite(RunOptions(SUITE, rows=("xxl", "baseline"), results=tmp_path), view)
     assert FakeRunner.ran == ["xxl", "baseline"]
     assert "xxl: kept (finished: fits)" in view.lines
     assert done.judgement.run.rows == ("baseline", "xxl")
-    run_suite(Options(SUITE, rows=("xxl",), results=tmp_path, rerun=True), Watched())
+    run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path, rerun=True), Watched())
     assert FakeRunner.ran == ["xxl", "baseline", "xxl"]
 
 
 def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tmp_path):
     machine(made.GPU, host_memory_gib=100)
-    done = run_suite(Options(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), Watched())
+    done = run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), Watched())
     results = RunFolder(done.folder).results()
     assert results["xxl-cpu-offload"].outcome == "refused"
     assert "of host memory, there are 100 GiB" in results["xxl-cpu-offload"].reason
     assert FakeRunner.ran == ["xxl"]
-    run_suite(Options(SUITE, rows=("xxl-cpu-offload",), results=tmp_path, host_memory_gib=256), Watched())
+    run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload",), results=tmp_path, host_memory_gib=256), Watched())
     assert FakeRunner.ran == ["xxl", "xxl-cpu-offload"]
 
 
 def test_a_run_of_refused_rows_alone_is_a_users_mistake_with_results_that_say_so(machine, tmp_path):
     machine(made.T4)
     with pytest.raises(InputError, match=r"^device NVIDIA T4 has 14\.6 GiB, a100_80gb needs 79\.2 GiB$"):
-        run_suite(Options(SUITE, size="full", results=tmp_path), Watched())
+        run_suite(RunOptions(SUITE, size="full", results=tmp_path), Watched())
     results = RunFolder(tmp_path / f"{SUITE}-a100_80gb-full-verdict").results()
     assert {result.outcome for result in results.values()} == {"refused"}
     assert FakeRunner.ran == []
@@ -168,7 +170,7 @@ def test_a_run_of_refused_rows_alone_is_a_users_mistake_with_results_that_say_so
 
 def test_nothing_is_written_for_bad_input(machine, tmp_path):
     with pytest.raises(InputError):
-        run_suite(Options(SUITE, rows=("nope",), results=tmp_path / "results"), View(None))
+        run_suite(RunOptions(SUITE, rows=("nope",), results=tmp_path / "results"), View(None))
     assert not (tmp_path / "results").exists()
 
 
@@ -192,8 +194,8 @@ def cluster(machine, monkeypatch, tmp_path):
 
     def be(**profile) -> None:
         own = {"folder": str(tmp_path / "there"), "nodes": 2, **profile}
-        there = Cluster(Here(), profile_named("puhti").model_copy(update=own))
-        monkeypatch.setattr(pipeline, "place_named", lambda *_, **__: Place(there.profile.node, there))
+        there = Cluster(LocalShell(), profile_named("puhti").model_copy(update=own))
+        monkeypatch.setattr(pipeline, "place_named", lambda *_, **__: Target(there.profile.node, there))
 
     monkeypatch.setattr(pipeline, "RemoteRunner", FakeRemoteRunner)
     return be
@@ -208,7 +210,7 @@ def reviews(tmp_path):
 
 def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, reviews, tmp_path):
     cluster()
-    run_suite(Options(SLURM, data=str(reviews), size="tiny", rows=("neo-8gpu-ddp",), results=tmp_path), Watched())
+    run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", rows=("neo-8gpu-ddp",), results=tmp_path), Watched())
     data, spec = FakeRemoteRunner.brought
     assert (spec.data_sha256, data.own) == (folder_sha256(reviews), reviews)
     assert spec.data == f"{tmp_path}/there/cache/data/{spec.data_sha256}-imdb"
@@ -217,4 +219,4 @@ def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, review
 def test_nodes_that_share_no_folder_are_not_given_data_of_the_person_s(cluster, reviews, tmp_path):
     cluster(shared=False)
     with pytest.raises(InputError, match=r"^--data .*reviews: Puhti shares no folder among its nodes; allowed: a URL$"):
-        run_suite(Options(SLURM, data=str(reviews), size="tiny", results=tmp_path), Watched())
+        run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", results=tmp_path), Watched())

@@ -10,17 +10,17 @@ from experiments import reproduce as chain
 from experiments.cli import reproduce as reproduce_cli
 from experiments.cli.app import main
 from experiments.errors import InputError, Interrupted
-from experiments.pipeline import Options
+from experiments.pipeline import RunOptions
 from experiments.reproduce import Reproduction, TooLong, reproduce
 from experiments.runners.progress import View
 from provision.configure.playbook import Setup
 from provision.errors import ConfigureFailed, HeldOtherwise, NotOurs
 from provision.leasing.doctor import Check
+from provision.leasing.journal import Journal
 from provision.leasing.lease import Leased
-from provision.leasing.ledger import Ledger
-from provision.leasing.order import Order
-from provision.leasing.reconciler import Clock, Desk
-from provision.models import Host, Lease, Wish
+from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.request import LeaseRequest
+from provision.models import Host, Lease, Requirements
 from provision.ssh.login import KeyPair
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -53,22 +53,22 @@ def happened():
 
 
 @pytest.fixture
-def desk(tmp_path):
-    return Desk(Ledger(tmp_path / "state"), Clock(), lambda line: None)
+def reconciler(tmp_path):
+    return Reconciler(Journal(tmp_path / "state"), Clock(), lambda line: None)
 
 
 @pytest.fixture
-def stubs(monkeypatch, happened, desk):
+def stubs(monkeypatch, happened, reconciler):
     """Each stage notes that it happened; leasing opens a holding, releasing closes it."""
 
-    def lease(site, desk, order, watch):
+    def lease(site, reconciler, lease_request, watch):
         happened.append("lease")
-        desk.ledger.holding(order.name) or desk.ledger.open(order.name, site.name)
-        return Leased(Lease("1", order.name, "ACTIVE", NOW, NOW, ()))
+        reconciler.journal.active_lease(lease_request.name) or reconciler.journal.open(lease_request.name, site.name)
+        return Leased(Lease("1", lease_request.name, "ACTIVE", NOW, NOW, ()))
 
-    def release(site, desk, name, view):
+    def release(site, reconciler, name, view):
         happened.append("release")
-        desk.ledger.write("closed", desk.ledger.holding(name))
+        reconciler.journal.write("closed", reconciler.journal.active_lease(name))
 
     monkeypatch.setattr(chain, "examine", lambda *_: happened.append("doctor") or [Check("account", True, "cc")])
     monkeypatch.setattr(chain.leasing, "lease", lease)
@@ -80,94 +80,96 @@ def stubs(monkeypatch, happened, desk):
 @pytest.fixture
 def wanted(tmp_path):
     def make(**more):
-        options = Options("single_gpu_blip2", ("reduced-batch",), "chameleon", results=tmp_path, predict=False)
-        wish = Wish(timedelta(hours=3), node_type="gpu_a100_pcie")
-        order = Order("llm_cc", "node", wish, KeyPair(Path("key"), "ssh-ed25519 A"))
-        return Reproduction((options,), order, Site(), Setup(), **more)
+        options = RunOptions("single_gpu_blip2", ("reduced-batch",), "chameleon", results=tmp_path, predict=False)
+        requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie")
+        lease_request = LeaseRequest("llm_cc", "node", requirements, KeyPair(Path("key"), "ssh-ed25519 A"))
+        return Reproduction((options,), lease_request, Site(), Setup(), **more)
 
     return make
 
 
-def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, desk, happened):
+def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, reconciler, happened):
     asked = []
-    (options,) = reproduce(wanted(), desk, Said(), asked.append)
+    (options,) = reproduce(wanted(), reconciler, Said(), asked.append)
     assert happened == ["doctor", "lease", "configure", "run", "release"]
     assert "48 SU" in asked[0]
     assert (options.card, options.size) == ("a100_80gb", "full")
 
 
 @pytest.mark.parametrize("problem", [ConfigureFailed("disk full"), Interrupted("SIGINT"), KeyboardInterrupt()])
-def test_what_was_leased_is_released_whatever_happens(problem, stubs, wanted, desk, happened, monkeypatch):
+def test_what_was_leased_is_released_whatever_happens(problem, stubs, wanted, reconciler, happened, monkeypatch):
     def fail(*_):
         raise problem
 
     monkeypatch.setattr(chain, "configure", fail)
     with pytest.raises(type(problem)):
-        reproduce(wanted(), desk, Said(), lambda slot: None)
+        reproduce(wanted(), reconciler, Said(), lambda slot: None)
     assert happened == ["doctor", "lease", "release"]
 
 
 @pytest.mark.parametrize("problem", [HeldOtherwise("held with node-2"), NotOurs("somebody's")])
-def test_what_is_held_for_something_else_is_not_released(problem, stubs, wanted, desk, happened, monkeypatch):
+def test_what_is_held_for_something_else_is_not_released(problem, stubs, wanted, reconciler, happened, monkeypatch):
     def refused(*_, **__):
         raise problem
 
-    desk.ledger.open("llm_cc", "CHI@UC")
+    reconciler.journal.open("llm_cc", "CHI@UC")
     monkeypatch.setattr(chain.leasing, "lease", refused)
     with pytest.raises(type(problem)):
-        reproduce(wanted(), desk, Said(), lambda slot: None)
+        reproduce(wanted(), reconciler, Said(), lambda slot: None)
     assert "release" not in happened
 
 
-def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stubs, wanted, desk, happened):
+def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stubs, wanted, reconciler, happened):
     asked = []
-    reproduce(wanted(keep=True), desk, Said(), asked.append)
-    assert desk.ledger.holding("llm_cc")
-    reproduce(wanted(keep=True), desk, Said(), asked.append)
+    reproduce(wanted(keep=True), reconciler, Said(), asked.append)
+    assert reconciler.journal.active_lease("llm_cc")
+    reproduce(wanted(keep=True), reconciler, Said(), asked.append)
     assert happened == ["doctor", "lease", "configure", "run"] * 2
     assert len(asked) == 1
 
 
-def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, desk, happened, monkeypatch):
-    monkeypatch.setattr(chain.leasing, "plan", lambda site, desk, order: [f"blazar: create lease {order.name}"])
-    lines = chain.plan(wanted(), desk)
+def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, reconciler, happened, monkeypatch):
+    monkeypatch.setattr(
+        chain.leasing, "plan", lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"]
+    )
+    lines = chain.plan(wanted(), reconciler)
     assert [line.partition(":")[0] for line in lines] == ["blazar", "ansible", "slurm on llm_cc", "release llm_cc"]
-    assert chain.plan(wanted(keep=True), desk) == lines[:-1]
+    assert chain.plan(wanted(keep=True), reconciler) == lines[:-1]
     assert happened == []
     with pytest.raises(TooLong, match="--max-hours 1h"):
-        chain.plan(wanted(most=timedelta(hours=1)), desk)
+        chain.plan(wanted(most=timedelta(hours=1)), reconciler)
 
 
-def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stubs, wanted, desk, happened):
+def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stubs, wanted, reconciler, happened):
     with pytest.raises(InputError, match=r"--max-hours 2h: the lease would be of 3h"):
-        reproduce(wanted(most=timedelta(hours=2)), desk, Said(), lambda slot: None)
+        reproduce(wanted(most=timedelta(hours=2)), reconciler, Said(), lambda slot: None)
     assert happened == []
 
 
-def test_a_failed_check_of_doctor_ends_it_with_the_remedy(stubs, wanted, desk, happened, monkeypatch):
+def test_a_failed_check_of_doctor_ends_it_with_the_remedy(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", False, "delete a server")])
     with pytest.raises(InputError, match="quota: delete a server"):
-        reproduce(wanted(), desk, Said(), lambda slot: None)
+        reproduce(wanted(), reconciler, Said(), lambda slot: None)
     assert happened == []
 
 
-def test_nothing_is_leased_where_every_row_has_its_result(stubs, wanted, desk, happened, monkeypatch):
+def test_nothing_is_leased_where_every_row_has_its_result(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(chain, "rows_left", lambda options, node: [])
     monkeypatch.setattr(chain, "kept", lambda options, node: "kept")
-    assert reproduce(wanted(), desk, Said(), lambda slot: None) == ["kept"]
+    assert reproduce(wanted(), reconciler, Said(), lambda slot: None) == ["kept"]
     assert happened == ["doctor"]
 
 
-def test_what_is_not_confirmed_is_not_leased(stubs, wanted, desk, happened):
+def test_what_is_not_confirmed_is_not_leased(stubs, wanted, reconciler, happened):
     def refuse(slot):
         raise InputError("needs --yes")
 
     with pytest.raises(InputError):
-        reproduce(wanted(), desk, Said(), refuse)
+        reproduce(wanted(), reconciler, Said(), refuse)
     assert happened == ["doctor"]
 
 
-def test_the_flavour_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch):
+def test_the_variant_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch):
     """Fakes: the site, and the reproduction itself."""
     asked = []
 
@@ -182,7 +184,7 @@ def test_the_flavour_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch)
     monkeypatch.setattr(chain, "reproduce", noted)
     (tmp_path / "key").touch()
     (tmp_path / "key.pub").write_text("ssh-ed25519 A")
-    assert main(["reproduce", "--flavour", "as-taught", "--key", str(tmp_path / "key"), "--for", "single"]) == 2
+    assert main(["reproduce", "--versions", "as-taught", "--key", str(tmp_path / "key"), "--for", "single"]) == 2
     (wanted,) = asked
-    assert wanted.setup.flavour == "as-taught"
-    assert [options.flavour for options in wanted.suites] == ["as-taught", "as-taught"]
+    assert wanted.setup.image_variant == "as-taught"
+    assert [options.image_variant for options in wanted.suites] == ["as-taught", "as-taught"]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from provision.leasing import boot
-from provision.leasing.ledger import Ledger
-from provision.leasing.order import Order
-from provision.leasing.reconciler import Desk
-from provision.models import Wish
+from provision.leasing.journal import Journal
+from provision.leasing.reconciler import Reconciler
+from provision.leasing.request import LeaseRequest
+from provision.models import Requirements
 from provision.ssh.login import KeyPair
 from tests.support.fake_site import HOUR, FakeClock
 
@@ -19,14 +19,16 @@ def said():
 
 
 @pytest.fixture
-def desk(said, tmp_path):
-    return Desk(Ledger(tmp_path), FakeClock(), said.append)
+def reconciler(said, tmp_path):
+    return Reconciler(Journal(tmp_path), FakeClock(), said.append)
 
 
 @pytest.fixture
-def order():
+def lease_request():
     """An order of three hours from now on, of any node; any wish of another kind as arguments."""
-    return lambda **wish: Order("llm_cc", "node", Wish(3 * HOUR, **wish), KeyPair(Path("key"), "ssh-ed25519 A"), True)
+    return lambda **requirements: LeaseRequest(
+        "llm_cc", "node", Requirements(3 * HOUR, **requirements), KeyPair(Path("key"), "ssh-ed25519 A"), True
+    )
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from provision.leasing.reconciler import Clock
-from provision.models import Address, Booking, Host, Lease, Marked, Server
+from provision.models import Address, Booking, Host, Lease, Server, TaggedResource
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -45,7 +45,7 @@ class FakeSite:
     slow: set[str] = field(default_factory=set)
     lease_status: str = "ACTIVE"
     fault: str = ""
-    before: Callable[[str], object] = lambda act: None
+    before: Callable[[str], object] = lambda operation: None
     name: str = "CHI@UC"
     boot_limit_s: float = 40 * 60
     opens_ssh: bool = False
@@ -67,12 +67,12 @@ class FakeSite:
     def leases(self):
         return list(self.held)
 
-    def create_lease(self, name, mark, slot):
+    def create_lease(self, name, tag, slot):
         self.before("create lease")
         ids = tuple(host.id for host in slot.hosts)
         number = next(self._numbers)
         resources = tuple(f"reservation-{number}-{id}" for id in ids)
-        more = {"hosts": ids, "mark": mark, "created": f"{number:03}", "fault": self.fault}
+        more = {"hosts": ids, "mark": tag, "created": f"{number:03}", "fault": self.fault}
         self.held.append(Lease(f"lease-{number}", name, self.lease_status, slot.start, slot.end, resources, **more))
         return self.held[-1]
 
@@ -83,13 +83,13 @@ class FakeSite:
     def servers(self):
         return list(self.booted)
 
-    def create_server(self, name, mark, resource, source):
+    def create_server(self, name, tag, resource, source):
         self.before("create server")
         host = resource.rpartition("-")[2]
         self.attempts.append((name, host))
         status = "ERROR" if host in self.broken else "BUILD" if host in self.slow else "ACTIVE"
         fault = f"no power on {host}" if status == "ERROR" else ""
-        self.booted.append(Server(f"server-{next(self._numbers)}", name, status, mark, fault))
+        self.booted.append(Server(f"server-{next(self._numbers)}", name, status, tag, fault))
         return self.booted[-1]
 
     def delete_server(self, server):
@@ -105,8 +105,8 @@ class FakeSite:
     def keys(self):
         return list(self.uploaded)
 
-    def upload_key(self, mark, public_key):
-        self.uploaded.append(Marked(mark, "key", mark))
+    def upload_key(self, tag, public_key):
+        self.uploaded.append(TaggedResource(tag, "key", tag))
         return self.uploaded[-1]
 
     def delete_key(self, key):
@@ -122,9 +122,9 @@ class FakeSite:
     def addresses(self):
         return list(self.taken)
 
-    def allocate_address(self, mark):
+    def allocate_address(self, tag):
         number = next(self._numbers)
-        self.taken.append(Address(f"address-{number}", f"192.0.2.{number}", mark=mark))
+        self.taken.append(Address(f"address-{number}", f"192.0.2.{number}", tag=tag))
         return self.taken[-1]
 
     def attach_address(self, address, server):

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 from experiments.results.provenance import code_sha256
-from experiments.results.schema import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Device, Ending, Memory, Progress, Result
+from experiments.results.schema import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Device, Memory, Outcome, Progress, Result
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically as write
-from experiments.system.processes import tie_to
+from experiments.system.processes import exit_with_parent
 
 MODULE = "tests.support.fake_worker"
 LARGE_BYTES = 200_000_000
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--spec", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    tie_to(os.getppid())
+    exit_with_parent(os.getppid())
     spec = RowSpec.model_validate_json(options.spec.read_text())
     wanted = dict(pair.split("=") for pair in os.environ.get("FAKE", "").split(",") if pair)
     _note(f"{spec.row} {time.time()} {os.getpid()}")
@@ -64,7 +64,7 @@ def behave(how: str, spec: RowSpec, out: Path) -> None:
     write(out / RESULT_FILE, made(spec, "oom" if how == "oom" else "fits").model_dump_json())
 
 
-def made(spec: RowSpec, outcome: Ending) -> Result:
+def made(spec: RowSpec, outcome: Outcome) -> Result:
     """A result as the worker would write it."""
     return Result(
         spec=spec,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results.run_folder import RunFolder
-from experiments.results.schema import RESULT_FILE, Device, Ending, Measured, Memory, Result, Speed
+from experiments.results.schema import RESULT_FILE, Device, Measured, Memory, Outcome, Result, Speed
 from experiments.suites.suite import Size, suite_named
 from tests.support.results import CPU, SPEED, STAND_IN, run, shot
 
@@ -40,7 +40,7 @@ def write(folder: RunFolder, result: Result) -> None:
     (place / RESULT_FILE).write_text(result.model_dump_json())
 
 
-def _measured(rank: int, outcome: Ending, size: Size) -> Measured:
+def _measured(rank: int, outcome: Outcome, size: Size) -> Measured:
     """14 GiB of parameters, as much of gradients, twice that of state, and 10 and ``rank`` of activations."""
     device: Device = STAND_IN if size == "full" else CPU
     scale = 1.0 if size == "full" else MINIATURE

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.results.run_folder import Run
-from experiments.results.schema import Device, Ending, Measured, Memory, Result, Snapshot, Speed
+from experiments.results.schema import Device, Measured, Memory, Outcome, Result, Snapshot, Speed
 from experiments.suites.suite import Suite
 
 CARD = "a100_80gb"
@@ -64,7 +64,7 @@ def run(*rows: str, **changes: Any) -> Run:
 
 def result(
     row: str,
-    outcome: Ending = "fits",
+    outcome: Outcome = "fits",
     *,
     device: Device = GPU,
     memory: dict[str, Any] | None = None,

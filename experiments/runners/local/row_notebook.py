@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.results.schema import NOTEBOOK_FILE, SPEC_FILE
 from experiments.system.files import CODE
-from experiments.system.processes import tie_to
+from experiments.system.processes import exit_with_parent
 
 ROW_NOTEBOOK = CODE / "experiments" / "notebooks" / "row.ipynb"
 
@@ -41,5 +41,5 @@ def execute(row_folder: Path, worker: str) -> int:
 
 
 if __name__ == "__main__":
-    tie_to(int(sys.argv[3]))
+    exit_with_parent(int(sys.argv[3]))
     sys.exit(execute(Path(sys.argv[1]).resolve(), sys.argv[2]))

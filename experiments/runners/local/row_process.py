@@ -39,16 +39,16 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> subp
         )
 
 
-def family(row_folder: Path) -> list[psutil.Process]:
+def tagged_processes(row_folder: Path) -> list[psutil.Process]:
     """Every living process of the row."""
-    return families.family(ROW_VARIABLE, str(row_folder.resolve()))
+    return families.tagged_processes(ROW_VARIABLE, str(row_folder.resolve()))
 
 
 def rows_alive() -> bool:
     """True when a process of any row, of this runner or another, lives on this machine."""
-    return bool(families.family(ROW_VARIABLE))
+    return bool(families.tagged_processes(ROW_VARIABLE))
 
 
 def end(row_folder: Path, within_s: float = 20.0) -> list[int]:
     """End every process of the row; the ids of those that were still there when ``within_s`` had passed."""
-    return families.end_family(ROW_VARIABLE, str(row_folder.resolve()), within_s)
+    return families.kill_tagged(ROW_VARIABLE, str(row_folder.resolve()), within_s)

@@ -15,7 +15,7 @@ from experiments.results.schema import (
     CHECKPOINTS_FOLDER,
     RESULT_FILE,
     SPEC_FILE,
-    Ending,
+    Outcome,
     Result,
     read_progress,
     read_result,
@@ -92,7 +92,7 @@ class LocalRunner:
         for spec in waiting:
             row_process.end(self._row_folder(spec))
         idle_gib = gpu_memory.used_gib([gpu.index for gpu in self._node.gpus])
-        with told_to_stop() as told, self._view.alive():
+        with stop_signals() as told, self._view.alive():
             try:
                 while waiting or self._running:
                     waiting = [spec for spec in waiting if not self._started(spec, why[spec.row])]
@@ -156,7 +156,7 @@ class LocalRunner:
 
     def _result(self, row: Running, late: bool, elapsed_s: float) -> Result:
         """The row's result: what its worker wrote, else what the runner saw."""
-        outcome: Ending = "timeout" if late else "error"
+        outcome: Outcome = "timeout" if late else "error"
         try:
             if (row.folder / RESULT_FILE).exists():
                 result = read_result(row.folder / RESULT_FILE)
@@ -218,7 +218,7 @@ def _still_held(left: Sequence[int], held: dict[int, float]) -> str:
 
 
 @contextmanager
-def told_to_stop() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """A list that the number of a stopping signal is put into when one comes; nothing else happens at that moment."""
     told: list[int] = []
     stopping = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

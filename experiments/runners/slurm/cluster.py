@@ -40,12 +40,12 @@ STARTED, ENDED, OUT, SPEC, SCRIPT = "started", "ended", "out.txt", "spec.json", 
 RESERVE_S = 120
 CHECK_S = 300.0
 BUSY = 75
-THERE = "there"
+PATHS_FILE = "there"
 FETCH_MIN, FETCH_CPUS, FETCH_GIB = 240, 2, 16
 
 
 @dataclass(frozen=True)
-class Order:
+class JobSpec:
     """One row that is to be run there, ``attempt`` telling it from other starts of the same row.
 
     after: the jobs that have to end well before its own begins; else that is cancelled.
@@ -89,7 +89,7 @@ class Cluster:
         run_id = run.read_run().run_id
         self.shell.run("command -v sbatch squeue scancel tar sha256sum", repeatable=True)
         if self.profile.way != "docker":
-            self._code = self._brought()
+            self._code = self._uploaded_code()
         self.shell.put((run.path / RUN_FILE).read_bytes(), f"{self.run_folder(run_id)}/{RUN_FILE}")
         self._check()
 
@@ -108,21 +108,21 @@ class Cluster:
         """Where what is fetched is kept there."""
         return f"{self.folder}/cache"
 
-    def script(self, order: Order, run_id: str, name: str, comment: str) -> str:
+    def script(self, job_spec: JobSpec, run_id: str, name: str, comment: str) -> str:
         """The job's script: the whole of what Slurm is told, and all that the job does."""
-        folder = f"{self.run_folder(run_id)}/{order.place}"
-        nodes = order.spec.settings.nodes_of(self.profile.nodes)
+        folder = f"{self.run_folder(run_id)}/{job_spec.place}"
+        nodes = job_spec.spec.settings.nodes_of(self.profile.nodes)
         job = ["python", "-m", "experiments.runners.slurm.job", self.run_folder(run_id), f"{folder}/{SPEC}"]
-        job += [order.worker, f"{order.grace_s:g}", str(nodes)]
+        job += [job_spec.worker, f"{job_spec.grace_s:g}", str(nodes)]
         lines = [
             f"#!/bin/{self._bash}",
-            *(f"#SBATCH {option}" for option in self._options(order, folder, name, comment)),
+            *(f"#SBATCH {option}" for option in self._options(job_spec, folder, name, comment)),
             f"cd {shlex.quote(folder)} || exit 1",
             f'echo "$SLURM_JOB_ID" > {STARTED}',
             f"trap 'echo $? > {ENDED}.part; mv {ENDED}.part {ENDED}' EXIT",
-            f"row={shlex.quote(f'{self.run_folder(run_id)}/{order.row}')}",
+            f"row={shlex.quote(f'{self.run_folder(run_id)}/{job_spec.row}')}",
             f'if [ -e "$row/{RESULT_FILE}" ]; then rm -rf "$row"; fi',
-            f"cat > {SPEC} <<'SPEC'\n{order.spec.model_dump_json()}\nSPEC",
+            f"cat > {SPEC} <<'SPEC'\n{job_spec.spec.model_dump_json()}\nSPEC",
             *self._begin(),
             FREE_GPUS,
             *(self._others(nodes, folder) if nodes > 1 else ()),
@@ -155,10 +155,10 @@ class Cluster:
             f"#!/bin/{self._bash}",
             *(f"#SBATCH {option}" for option in _told(options)),
             f"cd {shlex.quote(folder)} || exit 1",
-            f"rm -f {THERE}",
-            f"trap '[ $? = 0 ] && mv {THERE}.part {THERE}' EXIT",
+            f"rm -f {PATHS_FILE}",
+            f"trap '[ $? = 0 ] && mv {PATHS_FILE}.part {PATHS_FILE}' EXIT",
             "trap 'kill -TERM $child' TERM INT",
-            f"{srun}{self._bash} -c {node} > {THERE}.part & child=$!",
+            f"{srun}{self._bash} -c {node} > {PATHS_FILE}.part & child=$!",
             *WAIT,
         ]
         return "\n".join(lines) + "\n"
@@ -167,8 +167,8 @@ class Cluster:
         """The folder of the job that fetches ``need``."""
         return f"{self.cache}/fetched/{need.key}"
 
-    def _options(self, order: Order, folder: str, name: str, comment: str) -> list[str]:
-        settings, profile = order.spec.settings, self.profile
+    def _options(self, job_spec: JobSpec, folder: str, name: str, comment: str) -> list[str]:
+        settings, profile = job_spec.spec.settings, self.profile
         nodes = settings.nodes_of(profile.nodes)
         gpus = settings.world_size // nodes if profile.gpus_per_node else 0
         share = gpus / profile.gpus_per_node if gpus else 1 / max(1, profile.cpus_per_node // 2)
@@ -176,15 +176,15 @@ class Cluster:
             "job-name": name,
             "comment": comment,
             "output": f"{folder}/{OUT}",
-            "time": str(math.ceil(order.limit_s / 60)),
+            "time": str(math.ceil(job_spec.limit_s / 60)),
             "nodes": str(nodes),
             "ntasks-per-node": "1",
             "cpus-per-task": str(max(1, int(share * profile.cpus_per_node))),
             "mem": f"{max(1, int(share * profile.memory_per_node_gib * 1024))}M",
             "account": profile.account,
             "partition": profile.partition,
-            "dependency": f"afterok:{':'.join(order.after)}" if order.after else None,
-            "kill-on-invalid-dep": "yes" if order.after else None,
+            "dependency": f"afterok:{':'.join(job_spec.after)}" if job_spec.after else None,
+            "kill-on-invalid-dep": "yes" if job_spec.after else None,
         }
         return [*_told(options), *([profile.gpu_option.format(gpus=gpus)] if gpus else [])]
 
@@ -262,7 +262,7 @@ class Cluster:
             *WAIT,
         ]
 
-    def _brought(self) -> str:
+    def _uploaded_code(self) -> str:
         """The folder there that has the project's code; it is brought once."""
         packed = code_archive()
         digest = hashlib.sha256(packed).hexdigest()

@@ -6,13 +6,13 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from experiments.errors import unknown
-from experiments.suites.yaml_schema import Facts, checked, read_yaml
+from experiments.suites.yaml_schema import StrictModel, checked, read_yaml
 from provision.models import Gpu, Node
 
 CLUSTERS = Path(__file__).parent / "clusters"
 
 
-class Profile(Facts):
+class Profile(StrictModel):
     """A cluster that Slurm shares out. Of a node: its GPUs, cores, and memory in GiB.
 
     host: a name of the person's ssh configuration; None: the commands of Slurm are on this machine. gpu_option is what

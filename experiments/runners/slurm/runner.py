@@ -23,18 +23,18 @@ from experiments.results.schema import (
     RESULT_FILE,
     SPEC_FILE,
     TELEMETRY_FILE,
-    Ending,
+    Outcome,
     Progress,
     Record,
     Result,
     read_result,
 )
 from experiments.runners.failed_results import write_broken
-from experiments.runners.local.runner import GRACE_S, WORKER, emptied, told_to_stop
+from experiments.runners.local.runner import GRACE_S, WORKER, emptied, stop_signals
 from experiments.runners.plan import Planned
 from experiments.runners.progress import State, View
 from experiments.runners.slurm import queue
-from experiments.runners.slurm.cluster import ENDED, OUT, SCRIPT, STARTED, Cluster, Order
+from experiments.runners.slurm.cluster import ENDED, OUT, SCRIPT, STARTED, Cluster, JobSpec
 from experiments.runners.slurm.download import glance, pull
 from experiments.runners.slurm.staging import Fetching, ours
 from experiments.suites.row_spec import RowSpec
@@ -61,7 +61,7 @@ class Note(Record):
 class Following:
     """A row whose job is followed. ``began`` is of time.monotonic, None before it runs; fetched: what it waits for."""
 
-    order: Order
+    job_spec: JobSpec
     job: queue.Job | None
     began: float | None = None
     started: bool = False
@@ -83,7 +83,7 @@ class Following:
         waits = ""
         if self.job and self.job.waits:
             waits = f"queued ({': '.join(filter(None, (self.job.reason, self.fetched)))})"
-        return State(self.order.spec, self.elapsed_s, self.progress, waits)
+        return State(self.job_spec.spec, self.elapsed_s, self.progress, waits)
 
 
 class RemoteRunner:
@@ -129,7 +129,7 @@ class RemoteRunner:
         self._total = len(rows)
         self._cluster.prepare(self._folder)
         self._there = self._cluster.run_folder(self._run_id)
-        with told_to_stop() as told, self._view.alive():
+        with stop_signals() as told, self._view.alive():
             known = queue.jobs(self._shell)
             for row in sorted(rows, key=lambda row: bool(self._fetching.needs(row.spec))):
                 if told:
@@ -156,18 +156,18 @@ class RemoteRunner:
                     self._look()
                     silent_since = None
                 except NotReached as problem:
-                    silent_since = self._bear(problem, silent_since)
+                    silent_since = self._handle_unreachable(problem, silent_since)
                 due = time.monotonic() + self._cluster.profile.poll_s
             if self._lease_ends():
-                self._clear_away()
+                self._collect_before_lease_end()
             self._show()
             if self._rows:
                 time.sleep(TICK_S)
 
-    def _bear(self, problem: NotReached, silent_since: float | None) -> float:
+    def _handle_unreachable(self, problem: NotReached, silent_since: float | None) -> float:
         """The cluster is not reached: say so once, and go on until patience ends, or the machines are gone."""
         if not self._held():
-            self._lose("not finished, the lease is over or was deleted")
+            self._abandon_rows("not finished, the lease is over or was deleted")
             return time.monotonic()
         if silent_since is None:
             self._view.warns(f"{problem}; the jobs go on there, it is tried again")
@@ -177,7 +177,7 @@ class RemoteRunner:
         return silent_since
 
     def _say_how_to_return(self) -> None:
-        names = ", ".join(row.order.spec.row for row in self._rows)
+        names = ", ".join(row.job_spec.spec.row for row in self._rows)
         self._view.says(
             f"{len(self._rows)} job(s) go on at {self._shell.where}: {names}; "
             "the same command returns to them, with --cancel it ends them"
@@ -210,21 +210,21 @@ class RemoteRunner:
         local = emptied(self._folder.path / spec.suite / spec.row)
         write_atomically(local / SPEC_FILE, spec.model_dump_json(indent=2))
         self._note(local, spec, attempt)
-        order = replace(self._order(spec, attempt), after=self._fetching.begin(spec))
-        script = self._cluster.script(order, self._run_id, self._name(spec), _comment(spec, attempt))
-        path = f"{self._there}/{order.place}/{SCRIPT}"
+        job_spec = replace(self._order(spec, attempt), after=self._fetching.begin(spec))
+        script = self._cluster.script(job_spec, self._run_id, self._name(spec), _comment(spec, attempt))
+        path = f"{self._there}/{job_spec.place}/{SCRIPT}"
         self._shell.put(script.encode(), path)
         try:
-            number = queue.submit(self._shell, path, lambda: self._found(order))
+            number = queue.submit(self._shell, path, lambda: self._found(job_spec))
         except CommandFailed as problem:
             raise InputError(f"--profile {self._cluster.profile.name}: row {spec.row}: {problem}") from None
         self._note(local, spec, attempt, number)
         self._view.starts(spec, f"{planned.why}; job {number}")
-        self._rows.append(Following(order, queue.Job(number, "PENDING", "", self._name(spec), "")))
+        self._rows.append(Following(job_spec, queue.Job(number, "PENDING", "", self._name(spec), "")))
 
-    def _found(self, order: Order) -> str:
+    def _found(self, job_spec: JobSpec) -> str:
         """The number of the job of that order, where Slurm has it."""
-        comment = _comment(order.spec, order.attempt)
+        comment = _comment(job_spec.spec, job_spec.attempt)
         return next((job.id for job in queue.jobs(self._shell) if job.comment == comment), "")
 
     def _was_begun(self, spec: RowSpec, note: Note) -> bool:
@@ -235,28 +235,28 @@ class RemoteRunner:
         """One question for all rows; those whose job is over are brought home."""
         lines = [queue.LOOK, "echo ==", f"cd {self._there}"]
         for row in self._rows:
-            place, kept = row.order.place, f"{row.order.row}/{PROGRESS_FILE}"
+            place, kept = row.job_spec.place, f"{row.job_spec.row}/{PROGRESS_FILE}"
             texts = " ".join(
                 f'"$(cat {path} 2> /dev/null)"' for path in (f"{place}/{STARTED}", f"{place}/{ENDED}", kept)
             )
-            lines.append(f"printf '%s|%s|%s|%s\\n' {row.order.attempt} {texts}")
-        lines += ["echo ==", *self._fetching.questions(row.order.spec for row in self._rows if not row.started)]
+            lines.append(f"printf '%s|%s|%s|%s\\n' {row.job_spec.attempt} {texts}")
+        lines += ["echo ==", *self._fetching.questions(row.job_spec.spec for row in self._rows if not row.started)]
         listed, marks, fetched = self._shell.run("\n".join(lines), repeatable=True).out.split("==\n", 2)
         jobs = {job.id: job for job in queue.jobs_in(listed)}
         self._fetching.hear([*jobs.values()], fetched)
         told = {line.split("|", 3)[0]: line.split("|", 3)[1:] for line in marks.splitlines() if line.count("|") >= 3}
         for row in self._rows:
-            self._hear(row, jobs, told.get(row.order.attempt, ["", "", ""]))
+            self._update_status(row, jobs, told.get(row.job_spec.attempt, ["", "", ""]))
         under_way = [row for row in self._rows if row.began is not None and not row.over]
-        glance(self._shell, [(f"{self._there}/{row.order.row}", self._local(row)) for row in under_way], GROWING)
+        glance(self._shell, [(f"{self._there}/{row.job_spec.row}", self._local(row)) for row in under_way], GROWING)
         for row in [row for row in self._rows if row.over]:
             self._finish(row)
 
-    def _hear(self, row: Following, jobs: dict[str, queue.Job], told: list[str]) -> None:
+    def _update_status(self, row: Following, jobs: dict[str, queue.Job], told: list[str]) -> None:
         started, ended, progress = told
         row.started = row.started or bool(started)
         row.job = jobs.get(row.job.id) if row.job else None
-        row.fetched = self._fetching.waits(row.order.spec) if row.job and row.job.waits else ""
+        row.fetched = self._fetching.waits(row.job_spec.spec) if row.job and row.job.waits else ""
         row.code = int(ended) if ended else None
         if row.began is None and row.job and not row.job.waits:
             row.began = time.monotonic()
@@ -267,9 +267,14 @@ class RemoteRunner:
 
     def _finish(self, row: Following) -> None:
         """Bring the row home; a job that left no result is one that says so."""
-        local, spec = self._local(row), row.order.spec
+        local, spec = self._local(row), row.job_spec.spec
         if row.started:
-            pull(self._shell, f"{self._there}/{row.order.row}", local, lambda arrived: self._view.brings(spec, arrived))
+            pull(
+                self._shell,
+                f"{self._there}/{row.job_spec.row}",
+                local,
+                lambda arrived: self._view.brings(spec, arrived),
+            )
         result = self._result(row, local)
         (local / NOTE_FILE).unlink(missing_ok=True)
         self._rows.remove(row)
@@ -281,12 +286,12 @@ class RemoteRunner:
                 return read_result(local / RESULT_FILE)
             except InputError as problem:
                 return self._broken(row, local, "error", str(problem))
-        if not row.started and (why := self._fetching.why(row.order.spec)):
+        if not row.started and (why := self._fetching.why(row.job_spec.spec)):
             return self._broken(row, local, "error", why)
         state = row.job.state if row.job else "no longer known to Slurm"
-        outcome: Ending = "timeout" if state == "TIMEOUT" else "error"
+        outcome: Outcome = "timeout" if state == "TIMEOUT" else "error"
         if not row.started or row.code not in (None, 0):
-            said = self._shell.run(f"tail -n 1 {self._there}/{row.order.place}/{OUT}", check=False).out.strip()
+            said = self._shell.run(f"tail -n 1 {self._there}/{row.job_spec.place}/{OUT}", check=False).out.strip()
             reason = f"its job ended as {state}" + (f": {said}" if said else "")
         else:
             reason = f"its job ended as {state}" + (
@@ -294,10 +299,10 @@ class RemoteRunner:
             )
         return self._broken(row, local, outcome, reason)
 
-    def _broken(self, row: Following, local: Path, outcome: Ending, reason: str) -> Result:
+    def _broken(self, row: Following, local: Path, outcome: Outcome, reason: str) -> Result:
         if row.progress:
             write_atomically(local / PROGRESS_FILE, row.progress.model_dump_json())
-        node, spec = self._cluster.profile.node, row.order.spec
+        node, spec = self._cluster.profile.node, row.job_spec.spec
         return write_broken(local, spec, node, node.gpus[: spec.settings.devices], outcome, reason, row.elapsed_s)
 
     def _in_time(self, spec: RowSpec) -> bool:
@@ -309,18 +314,18 @@ class RemoteRunner:
     def _lease_ends(self) -> bool:
         return self._ends_at is not None and self._now() + timedelta(seconds=LEASE_RESERVE_S) >= self._ends_at
 
-    def _clear_away(self) -> None:
+    def _collect_before_lease_end(self) -> None:
         """The machines are taken away: what there is comes home, the rest is cancelled and is to be run again."""
         queue.cancel(self._shell, [row.job.id for row in self._rows if row.job])
         begun = [row for row in self._rows if row.started]
-        glance(self._shell, [(f"{self._there}/{row.order.row}", self._local(row)) for row in begun], GROWING)
-        self._lose("cancelled, the machines are given back")
+        glance(self._shell, [(f"{self._there}/{row.job_spec.row}", self._local(row)) for row in begun], GROWING)
+        self._abandon_rows("cancelled, the machines are given back")
 
-    def _lose(self, why: str) -> None:
+    def _abandon_rows(self, why: str) -> None:
         """The rest is to be run again, elsewhere."""
         for row in self._rows:
             (self._local(row) / NOTE_FILE).unlink(missing_ok=True)
-            self._view.warns(f"{row.order.spec.row}: {why}")
+            self._view.warns(f"{row.job_spec.spec.row}: {why}")
         self._rows = []
 
     def _show(self) -> None:
@@ -332,14 +337,14 @@ class RemoteRunner:
         lefts = [row.progress.left_s for row in self._rows if row.progress and row.progress.left_s is not None]
         return max(lefts) if lefts and len(lefts) == len(self._rows) else None
 
-    def _order(self, spec: RowSpec, attempt: str) -> Order:
-        return Order(spec, attempt, self._worker, self._grace_s)
+    def _order(self, spec: RowSpec, attempt: str) -> JobSpec:
+        return JobSpec(spec, attempt, self._worker, self._grace_s)
 
     def _name(self, spec: RowSpec) -> str:
         return f"{self._run_id}/{spec.suite}/{spec.row}"
 
     def _local(self, row: Following) -> Path:
-        return self._folder.path / row.order.row
+        return self._folder.path / row.job_spec.row
 
     def _note(self, local: Path, spec: RowSpec, attempt: str, job: str | None = None) -> None:
         local.mkdir(parents=True, exist_ok=True)
@@ -347,7 +352,7 @@ class RemoteRunner:
         write_atomically(local / NOTE_FILE, note.model_dump_json())
 
 
-def most_needed_first(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
+def by_claims_covered(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
     """The rows in the order in which they are submitted: those first that the most statements need to be judged."""
 
     def needed(planned: Planned) -> int:

@@ -16,7 +16,7 @@ from experiments.inputs.dataset import DataSet
 from experiments.inputs.requirements import Need, needs_of
 from experiments.runners.progress import View
 from experiments.runners.slurm import queue
-from experiments.runners.slurm.cluster import FETCH_MIN, OUT, SCRIPT, THERE, Cluster
+from experiments.runners.slurm.cluster import FETCH_MIN, OUT, PATHS_FILE, SCRIPT, Cluster
 from experiments.suites.row_spec import RowSpec
 from provision.errors import CommandFailed
 
@@ -117,7 +117,7 @@ class Fetching:
 
     def _is_there(self, need: Need) -> bool:
         """Whether it was fetched, and all of it is there still."""
-        there = shlex.quote(f"{self._cluster.fetched(need)}/{THERE}")
+        there = shlex.quote(f"{self._cluster.fetched(need)}/{PATHS_FILE}")
         command = f"test -s {there} && xargs -d '\\n' -a {there} ls -d -L -- > /dev/null"
         return self._shell.run(command, check=False, repeatable=True).code == 0
 

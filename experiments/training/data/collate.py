@@ -85,7 +85,7 @@ def build_preparation(spec: RowSpec, config: Any, texts: list[str]) -> Preparati
     """How the row's samples become batches, for a model of that configuration."""
     size = config.vision_config.image_size
     tokenizer = (
-        AutoTokenizer.from_pretrained(fetch(spec.facts.hub, TOKENIZER, "the tokenizer").folder)
+        AutoTokenizer.from_pretrained(fetch(spec.base_model.hub, TOKENIZER, "the tokenizer").folder)
         if spec.weights == "pretrained"
         else caption_tokenizer(texts, config.text_config.model_type, config.text_config.vocab_size)
     )

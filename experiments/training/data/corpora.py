@@ -36,7 +36,7 @@ def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
     with TemporaryDirectory() as made:
         if spec.size == "tiny":
             byte_tokenizer().save_pretrained(made)
-        folder = Path(made) if spec.size == "tiny" else fetch(spec.facts.hub, TOKENIZER, "the tokenizer").folder
+        folder = Path(made) if spec.size == "tiny" else fetch(spec.base_model.hub, TOKENIZER, "the tokenizer").folder
         found = tokenized(records, spec.settings, folder)
     return found, source.commit
 
@@ -72,7 +72,7 @@ def tokenized(records: datasets.Dataset, settings: Settings, tokenizer: Path) ->
     """The samples of a data set's records beside its validation, by the tokenizer in that folder."""
     if settings.dataset == "alpaca2k":
         prompted = SFTDataset(
-            beside_validation(records, settings),
+            train_split(records, settings),
             LitgptTokenizer(tokenizer),
             Alpaca2k.prompt_style,
             settings.max_length,
@@ -85,7 +85,7 @@ def tokenized(records: datasets.Dataset, settings: Settings, tokenizer: Path) ->
         remove_columns=records.column_names,
         keep_in_memory=True,
     )
-    return [torch.tensor(ids) for ids in beside_validation(cut, settings)["input_ids"]]
+    return [torch.tensor(ids) for ids in train_split(cut, settings)["input_ids"]]
 
 
 def chunks(reviews: dict[str, list[str]], tokenizer: Any, longest: int) -> dict[str, list[list[int]]]:
@@ -94,7 +94,7 @@ def chunks(reviews: dict[str, list[str]], tokenizer: Any, longest: int) -> dict[
     return {"input_ids": found["input_ids"]}
 
 
-def beside_validation(samples: datasets.Dataset, settings: Settings) -> datasets.Dataset:
+def train_split(samples: datasets.Dataset, settings: Settings) -> datasets.Dataset:
     """The samples that are trained on, in the order of the material's split."""
     if not settings.validation:
         return samples

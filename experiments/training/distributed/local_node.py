@@ -15,7 +15,7 @@ from typing import Protocol
 import psutil
 
 from experiments.results.schema import MEASURED_FILE, Measured
-from experiments.system.processes import die_with_parent, end_family
+from experiments.system.processes import die_with_parent, kill_tagged
 from experiments.training.distributed.shared_memory import remove_shared_memory
 
 PID_FILE = "pid"
@@ -48,7 +48,7 @@ class Part(Protocol):
         """
 
 
-class Here:
+class LocalNodeRanks:
     """Ranks on this machine; ``folders`` are their own, by rank. ``command`` is of Python and starts them.
 
     alone: it is the only rank itself.
@@ -95,7 +95,7 @@ class Here:
                 os.kill(pid, signal.SIGUSR1)
 
     def end(self) -> None:
-        if left := end_family(RANKS_VARIABLE, self._mark, GONE_WITHIN_S):
+        if left := kill_tagged(RANKS_VARIABLE, self._mark, GONE_WITHIN_S):
             raise TimeoutError(f"processes {left} did not end within {GONE_WITHIN_S:.0f} s of being killed")
         self._process.wait()
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -116,7 +116,7 @@ def measured_in(folder: Path) -> Measured | None:
     return None
 
 
-def go_first() -> None:
+def prefer_oom_kill() -> None:
     """Have this process die with its parent, and before all others when the host's memory runs out."""
     die_with_parent()
     Path("/proc/self/oom_score_adj").write_text("1000")
@@ -130,7 +130,7 @@ def _start(command: Sequence[str], log: int, environment: Mapping[str, str]) -> 
         stdout=log,
         stderr=log,
         start_new_session=True,
-        preexec_fn=go_first,
+        preexec_fn=prefer_oom_kill,
     )
 
 

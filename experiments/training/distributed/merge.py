@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from statistics import mean
 
-from experiments.results.schema import Ending, Measured, Progress, Speed
+from experiments.results.schema import Measured, Outcome, Progress, Speed
 
-GRAVEST: tuple[Ending, ...] = ("timeout", "oom", "host_oom", "error")
+GRAVEST: tuple[Outcome, ...] = ("timeout", "oom", "host_oom", "error")
 SENT_BY_OTHERS = ("signal 6", "signal 15")
 NODE_LOST = "node lost"
 
@@ -46,7 +46,7 @@ def slowest(speeds: Sequence[Speed | None]) -> Speed | None:
     return max(there, key=lambda speed: speed.step_s) if there and len(there) == len(speeds) else None
 
 
-def furthest_back(progresses: Sequence[Progress]) -> Progress:
+def slowest_progress(progresses: Sequence[Progress]) -> Progress:
     """Where a row of several ranks is: where the last of them is, with the memory of the fullest."""
     last = min(progresses, key=lambda progress: progress.micro_steps)
     fullest = max(progresses, key=lambda progress: progress.memory.peak_gib or 0.0)

@@ -18,9 +18,9 @@ from types import FrameType
 
 from experiments.results.rendezvous import MEETING
 from experiments.results.schema import RANK_FOLDER, SPEC_FILE
-from experiments.training.distributed.local_node import Here, go_first
+from experiments.training.distributed.local_node import LocalNodeRanks, prefer_oom_kill
 from experiments.training.distributed.ranks import CODES_FILE, launched
-from experiments.training.distributed.remote_node import END, FAILED, STACKS, Ended, Order, packed
+from experiments.training.distributed.remote_node import END, FAILED, STACKS, Ended, NodeAssignment, packed
 
 TICK_S = 0.1
 
@@ -31,11 +31,11 @@ class Stopped(Exception):
 
 def serve(line: Connection, node: int, scratch: Path) -> None:
     """Run what the worker at the other end of ``line`` orders; OSError when it is gone."""
-    order = Order.model_validate_json(line.recv_bytes())
-    out = _folder(order, scratch)
+    assignment = NodeAssignment.model_validate_json(line.recv_bytes())
+    out = _folder(assignment, scratch)
     log = scratch / "launcher.txt"
     with log.open("wb") as said:
-        part = launched(order, node, out, said.fileno())
+        part = launched(assignment, node, out, said.fileno())
         try:
             _watch(part, line)
         except (Stopped, EOFError):
@@ -48,17 +48,17 @@ def serve(line: Connection, node: int, scratch: Path) -> None:
     line.send_bytes(packed(out, [*folders, CODES_FILE.format(node)]))
 
 
-def _folder(order: Order, scratch: Path) -> Path:
+def _folder(assignment: NodeAssignment, scratch: Path) -> Path:
     """The row's folder, where this machine sees it; else ``scratch``, made into one."""
-    spec = order.spec.model_dump_json(indent=2)
+    spec = assignment.spec.model_dump_json(indent=2)
     with suppress(OSError):
-        if (Path(order.out) / SPEC_FILE).read_text() == spec:
-            return Path(order.out)
+        if (Path(assignment.out) / SPEC_FILE).read_text() == spec:
+            return Path(assignment.out)
     (scratch / SPEC_FILE).write_text(spec)
     return scratch
 
 
-def _watch(part: Here, line: Connection) -> None:
+def _watch(part: LocalNodeRanks, line: Connection) -> None:
     """Until the ranks have ended, or are to end."""
     failed = False
     while part.code() is None:
@@ -79,7 +79,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def main(number: str, name: str) -> int:
-    go_first()
+    prefer_oom_kill()
     signal.signal(signal.SIGTERM, _stop)
     address, port, key = os.environ[MEETING].split()
     with (

@@ -21,7 +21,7 @@ from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, SPE
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.training.distributed import remote_node
-from experiments.training.distributed.local_node import Here, Part, measured_in
+from experiments.training.distributed.local_node import LocalNodeRanks, Part, measured_in
 
 TRAINER = "experiments.training.rank"
 STARTER = "experiments.training.distributed.launcher"
@@ -114,28 +114,29 @@ def parts(spec: RowSpec, out: Path, log: int) -> list[Part]:
     """The row's ranks, started, by their nodes."""
     settings = spec.settings
     if settings.ranks == 1:
-        return [Here(["-m", TRAINER, str(out / SPEC_FILE), str(out)], {0: out}, log, {}, alone=True)]
+        return [LocalNodeRanks(["-m", TRAINER, str(out / SPEC_FILE), str(out)], {0: out}, log, {}, alone=True)]
     folder = os.environ.get(rendezvous.FOLDER)
     address = os.environ[rendezvous.ADDRESS] if folder else ADDRESS
-    order = remote_node.Order(
+    assignment = remote_node.NodeAssignment(
         spec=spec, trainer=TRAINER, starter=STARTER, address=address, port=str(free_port()), out=str(out.resolve())
     )
     if folder is None:
         each = environments(os.environ, settings.nodes, settings.devices)
-        return [_launched(order, node, out, log, own) for node, own in enumerate(each)]
+        return [_launched(assignment, node, out, log, own) for node, own in enumerate(each)]
     others = [
-        remote_node.Away(node, ranks_of(settings, node), out, log, Path(folder)) for node in range(1, settings.nodes)
+        remote_node.RemoteNodeRanks(node, ranks_of(settings, node), out, log, Path(folder))
+        for node in range(1, settings.nodes)
     ]
-    remote_node.meet(order, others, Path(folder))
-    return [launched(order, 0, out, log), *others]
+    remote_node.open_rendezvous(assignment, others, Path(folder))
+    return [launched(assignment, 0, out, log), *others]
 
 
-def launched(order: remote_node.Order, node: int, out: Path, log: int) -> Here:
+def launched(assignment: remote_node.NodeAssignment, node: int, out: Path, log: int) -> LocalNodeRanks:
     """The ranks of one node, that has this machine to itself, started."""
-    (own,) = environments(os.environ, 1, order.spec.settings.devices)
-    name = interface_to(order.address)
+    (own,) = environments(os.environ, 1, assignment.spec.settings.devices)
+    name = interface_to(assignment.address)
     interfaces = {key: os.environ.get(key, name) for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
-    return _launched(order, node, out, log, {**own, **interfaces})
+    return _launched(assignment, node, out, log, {**own, **interfaces})
 
 
 def ranks_of(settings: Settings, node: int) -> range:
@@ -179,8 +180,10 @@ def free_port() -> int:
             return port
 
 
-def _launched(order: remote_node.Order, node: int, out: Path, log: int, environment: Mapping[str, str]) -> Here:
-    where = [str(node), order.address, order.port]
-    command = ["-m", order.starter, *where, order.trainer, str(out / SPEC_FILE), str(out)]
-    folders = {rank: out / RANK_FOLDER.format(rank) for rank in ranks_of(order.spec.settings, node)}
-    return Here(command, folders, log, environment)
+def _launched(
+    assignment: remote_node.NodeAssignment, node: int, out: Path, log: int, environment: Mapping[str, str]
+) -> LocalNodeRanks:
+    where = [str(node), assignment.address, assignment.port]
+    command = ["-m", assignment.starter, *where, assignment.trainer, str(out / SPEC_FILE), str(out)]
+    folders = {rank: out / RANK_FOLDER.format(rank) for rank in ranks_of(assignment.spec.settings, node)}
+    return LocalNodeRanks(command, folders, log, environment)

@@ -23,10 +23,10 @@ from experiments.suites.row_spec import RowSpec
 from experiments.training.distributed.local_node import GONE_WITHIN_S
 
 FAILED, STACKS, END = b"failed", b"stacks", b"end"
-LATE_S = 5.0
+TIMEOUT_SLACK_S = 5.0
 
 
-class Order(Record):
+class NodeAssignment(Record):
     """What a further node is to start: the module of a rank, that of its launcher, and where all ranks meet.
 
     out is the row's folder on the first node.
@@ -47,7 +47,7 @@ class Ended(Record):
     said: str
 
 
-class Away:
+class RemoteNodeRanks:
     """The ranks of the node of that number; see Part. What they wrote comes into ``out``, what is said to ``log``."""
 
     def __init__(self, node: int, ranks: Sequence[int], out: Path, log: int, folder: Path) -> None:
@@ -59,7 +59,7 @@ class Away:
         self._code: int | None = None
         self._failed = False
 
-    def joins(self, line: Connection, name: str) -> None:
+    def on_connect(self, line: Connection, name: str) -> None:
         """The node has come, by that line."""
         self._name = f"node {self.node} ({name})"
         self._line = line
@@ -79,7 +79,7 @@ class Away:
 
     def end(self) -> None:
         self._tell(END)
-        until = time.monotonic() + GONE_WITHIN_S + LATE_S
+        until = time.monotonic() + GONE_WITHIN_S + TIMEOUT_SLACK_S
         while self.code() is None and self._line and time.monotonic() < until:
             time.sleep(0.05)
         if self._code is None:
@@ -121,14 +121,14 @@ class Away:
         self.lost, self._code = f"{self._name} {why}", 1
 
 
-def meet(order: Order, parts: Sequence[Away], folder: Path) -> None:
+def open_rendezvous(assignment: NodeAssignment, parts: Sequence[RemoteNodeRanks], folder: Path) -> None:
     """Wait beside this thread for the nodes of ``parts``; a file in ``folder`` says where."""
     key = secrets.token_bytes(32)
     listener = Listener(("0.0.0.0", 0), backlog=len(parts), authkey=key)
-    Thread(target=_accept, args=(listener, order, parts), daemon=True).start()
+    Thread(target=_accept, args=(listener, assignment, parts), daemon=True).start()
     partial = folder / f"{MEETING_FILE}.part"
     partial.touch(mode=0o600)
-    partial.write_text(f"{order.address} {listener.address[1]} {key.hex()}\n")
+    partial.write_text(f"{assignment.address} {listener.address[1]} {key.hex()}\n")
     partial.replace(folder / MEETING_FILE)
 
 
@@ -141,15 +141,15 @@ def packed(out: Path, patterns: Sequence[str]) -> bytes:
     return archive.getvalue()
 
 
-def _accept(listener: Listener, order: Order, parts: Sequence[Away]) -> None:
+def _accept(listener: Listener, assignment: NodeAssignment, parts: Sequence[RemoteNodeRanks]) -> None:
     waited = {part.node: part for part in parts}
     with listener:
         while waited:
             with suppress(AuthenticationError, EOFError, OSError):
                 line = listener.accept()
                 asked = json.loads(line.recv_bytes())
-                line.send_bytes(order.model_dump_json().encode())
-                waited.pop(asked["node"]).joins(line, asked["name"])
+                line.send_bytes(assignment.model_dump_json().encode())
+                waited.pop(asked["node"]).on_connect(line, asked["name"])
 
 
 def _last_line(path: Path) -> str:

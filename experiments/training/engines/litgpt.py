@@ -148,7 +148,7 @@ def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, sched
 
 def _load_weights(spec: RowSpec, probe: Probe, fabric: L.Fabric, module: torch.nn.Module) -> None:
     """Put the published weights in the place of the random ones; adapters and the norm of a stable embedding stay."""
-    checkpoint = litgpt_checkpoint(spec.facts)
+    checkpoint = litgpt_checkpoint(spec.base_model)
     probe.weights_commit = checkpoint.commit
     load_checkpoint(fabric, module, checkpoint.folder / WEIGHTS, strict=not spec.settings.lora)
 

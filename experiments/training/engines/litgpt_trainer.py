@@ -43,7 +43,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     trainer = build_trainer(spec, probe, out)
     model = build_litgpt(spec, torch.device(probe.device.kind))
     if spec.weights == "pretrained":
-        checkpoint = litgpt_checkpoint(spec.facts)
+        checkpoint = litgpt_checkpoint(spec.base_model)
         probe.weights_commit = checkpoint.commit
         weights = torch.load(checkpoint.folder / WEIGHTS, mmap=True, weights_only=True)
         model.load_state_dict(weights, strict=not spec.settings.lora)

@@ -18,7 +18,7 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
     """The row's model on ``device``, quantized, with adapters and checkpointing as its settings say, ready to train."""
     settings, dtype = spec.settings, DTYPES[spec.settings.precision]
     build = load_pretrained if spec.weights == "pretrained" else build_random
-    model = build(spec.facts, spec.size, dtype, settings.quantization, device)
+    model = build(spec.base_model, spec.size, dtype, settings.quantization, device)
     model.config.use_cache = False
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable()

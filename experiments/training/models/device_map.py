@@ -27,10 +27,10 @@ def build_spread(spec: RowSpec, device: Device) -> Any:
     if spec.settings.quantization:
         raise InputError("quantization: a model over several GPUs is not quantized; allowed: on one device")
     dtype = DTYPES[spec.settings.precision]
-    model: Any = meta_model(spec.facts, spec.size)
+    model: Any = meta_model(spec.base_model, spec.size)
     places = placed(model, dtype, {number: room(number, device) for number in range(spec.settings.devices)})
     if spec.weights == "pretrained":
-        return load_pretrained(spec.facts, spec.size, dtype, None, places)
+        return load_pretrained(spec.base_model, spec.size, dtype, None, places)
     fill_randomly(model, dtype, places)
     return dispatch_model(model, places)
 

@@ -35,7 +35,7 @@ def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
 def build_config(spec: RowSpec) -> Config:
     """LitGPT's configuration of the row's model, or of its miniature; InputError for what LitGPT does not build."""
     settings = spec.settings
-    facts = spec.facts
+    facts = spec.base_model
     if facts.litgpt is None:
         raise unknown("model", settings.model, [name for name, one in models().items() if one.litgpt], "LitGPT")
     _refuse(spec)

@@ -36,7 +36,7 @@ NAMES = ("ours", "accelerate", "zero2", "zero3", "rule of 5")
 
 def estimates(spec: RowSpec, prediction: Prediction) -> dict[str, float | None]:
     """GiB that each estimator gives for a row, by NAMES; None where it says nothing."""
-    model = meta_model(spec.facts, "full")
+    model = meta_model(spec.base_model, "full")
     return {
         "ours": prediction.peak_gib,
         "accelerate": None if spec.settings.quantization else accelerate(model, spec),

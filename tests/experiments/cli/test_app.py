@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.cli.app import main
-from experiments.pipeline import Options, run_suite
+from experiments.pipeline import RunOptions, run_suite
 from experiments.suites import suite
 from experiments.suites.models import models
 from experiments.suites.yaml_schema import read_yaml
@@ -57,14 +57,14 @@ def recipes(tmp_path, monkeypatch):
 @pytest.fixture
 def made(machine, tmp_path):
     """The folder of a finished run of two rows."""
-    return run_suite(Options(SUITE, rows=("reduced-batch", "xxl"), results=tmp_path / "made"), Watched()).folder
+    return run_suite(RunOptions(SUITE, rows=("reduced-batch", "xxl"), results=tmp_path / "made"), Watched()).folder
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ([SUITE, "--row", "nope"], f"suite {SUITE}: unknown row 'nope'; allowed: baseline, reduced-batch"),
-        ([SUITE, "--flavour", "as-taught"], "--flavour as-taught: allowed on leased machines only (--site chameleon"),
+        ([SUITE, "--versions", "as-taught"], "--versions as-taught: allowed on leased machines only (--site chameleon"),
         (["nope"], "unknown suite 'nope'; allowed: multi_gpu_litgpt, single_gpu_blip2"),
         ([SUITE, "--card", "nope"], f"suite {SUITE}: unknown card 'nope'; allowed: a100_80gb, h100_94gb"),
         ([SUITE, "--site", "nope"], "unknown site 'nope'; allowed: local"),

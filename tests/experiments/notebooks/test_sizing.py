@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
 from experiments.notebooks import sizing
-from experiments.prediction.custom import Question
+from experiments.prediction.custom import CustomTraining
 from tests.support.predictions import Predictor, prediction
 
 NOTEBOOK = Path(sizing.__file__).parent / "sizing.ipynb"
@@ -38,7 +38,7 @@ def shown(monkeypatch):
 
 
 def question(**changes):
-    return Question("tiny-llama-1.1b", "a100_80gb", **changes)
+    return CustomTraining("tiny-llama-1.1b", "a100_80gb", **changes)
 
 
 def test_the_notebook_runs_headless_from_top_to_bottom(notebook, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.prediction import custom
-from experiments.prediction.custom import Question
+from experiments.prediction.custom import CustomTraining
 
 CARD = "v100_32gb"
 GPT2 = {"model_type": "gpt2", "n_positions": 1024, "n_embd": 768}
@@ -21,7 +21,7 @@ def config(path, data) -> str:
 
 
 def test_flags_become_a_row_of_two_optimizer_steps_on_texts_of_one_length():
-    spec = Question("tiny-llama-1.1b", CARD, 8, 512, accumulate=4, devices=2, precision="bf16-true").spec
+    spec = CustomTraining("tiny-llama-1.1b", CARD, 8, 512, accumulate=4, devices=2, precision="bf16-true").spec
     settings = spec.settings
     assert (spec.size, spec.length, spec.weights, spec.data, spec.model) == (
         "full",
@@ -37,7 +37,7 @@ def test_flags_become_a_row_of_two_optimizer_steps_on_texts_of_one_length():
 
 
 def test_what_is_not_given_is_plain_32_bit_adamw_on_one_gpu():
-    settings = Question("gpt-neo-1.3b", CARD).spec.settings
+    settings = CustomTraining("gpt-neo-1.3b", CARD).spec.settings
     assert (settings.precision, settings.optimizer, settings.strategy, settings.devices) == (
         "32-true",
         "adamw",
@@ -49,9 +49,9 @@ def test_what_is_not_given_is_plain_32_bit_adamw_on_one_gpu():
 
 
 def test_the_same_question_is_the_same_row():
-    ask = Question("tiny-llama-1.1b", CARD, batch=3)
-    assert ask.spec.fingerprint == Question("tiny-llama-1.1b", CARD, batch=3).spec.fingerprint
-    assert ask.spec.fingerprint != Question("tiny-llama-1.1b", CARD, batch=4).spec.fingerprint
+    ask = CustomTraining("tiny-llama-1.1b", CARD, batch=3)
+    assert ask.spec.fingerprint == CustomTraining("tiny-llama-1.1b", CARD, batch=3).spec.fingerprint
+    assert ask.spec.fingerprint != CustomTraining("tiny-llama-1.1b", CARD, batch=4).spec.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -67,31 +67,31 @@ def test_the_same_question_is_the_same_row():
 )
 def test_adapters_go_where_is_usual_for_the_model(tmp_path, model, targets):
     name = model if isinstance(model, str) else config(tmp_path / "m.json", model)
-    lora = Question(name, CARD, lora_r=16).spec.settings.lora
+    lora = CustomTraining(name, CARD, lora_r=16).spec.settings.lora
     assert (lora.r, lora.alpha, lora.targets) == (16, 32, targets)
 
 
 @pytest.mark.parametrize(("given", "targets"), [("q_proj, k_proj", ("q_proj", "k_proj")), ("all-linear", "all-linear")])
 def test_adapters_go_where_they_are_asked_for(given, targets):
-    assert Question("blip2-opt-2.7b", CARD, lora_r=4, lora_targets=given).spec.settings.lora.targets == targets
+    assert CustomTraining("blip2-opt-2.7b", CARD, lora_r=4, lora_targets=given).spec.settings.lora.targets == targets
 
 
 def test_offload_brings_its_optimizer():
     for strategy in ("deepspeed_stage_2_offload", "deepspeed_stage_3_offload"):
-        assert Question("tiny-llama-1.1b", CARD, strategy=strategy).spec.settings.optimizer == "deepspeed_cpu"
+        assert CustomTraining("tiny-llama-1.1b", CARD, strategy=strategy).spec.settings.optimizer == "deepspeed_cpu"
 
 
 def test_a_config_is_a_model_of_its_own_named_after_its_file_or_folder(tmp_path):
     (tmp_path / "small").mkdir()
-    spec = Question(config(tmp_path / "small" / "config.json", GPT2), CARD).spec
+    spec = CustomTraining(config(tmp_path / "small" / "config.json", GPT2), CARD).spec
     assert spec.row == spec.settings.model == "small"
     assert (spec.model.family, spec.model.architecture) == ("transformers", GPT2)
-    assert Question(config(tmp_path / "mine.json", GPT2), CARD).spec.row == "mine"
+    assert CustomTraining(config(tmp_path / "mine.json", GPT2), CARD).spec.row == "mine"
 
 
 def test_a_hub_id_is_the_config_that_the_hub_has(monkeypatch):
     monkeypatch.setattr(custom, "_from_hub", lambda name: json.dumps({**GPT2, "of": name}))
-    spec = Question("org/name", CARD).spec
+    spec = CustomTraining("org/name", CARD).spec
     assert spec.row == "org/name"
     assert spec.model.architecture["of"] == "org/name"
 
@@ -117,7 +117,7 @@ def test_a_hub_id_is_the_config_that_the_hub_has(monkeypatch):
 )
 def test_a_mistake_is_one_line_that_names_the_flag(flags, says):
     with pytest.raises(InputError) as caught:
-        _ = Question(**{"model": "tiny-llama-1.1b", "card": CARD} | flags).spec
+        _ = CustomTraining(**{"model": "tiny-llama-1.1b", "card": CARD} | flags).spec
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -134,7 +134,7 @@ def test_a_mistake_is_one_line_that_names_the_flag(flags, says):
 def test_a_file_that_is_no_config_is_refused_by_its_name(tmp_path, data, says):
     path = config(tmp_path / "m.json", data)
     with pytest.raises(InputError) as caught:
-        _ = Question(path, CARD).spec
+        _ = CustomTraining(path, CARD).spec
     assert str(caught.value).startswith(f"--model {path}: {says}")
 
 
@@ -143,15 +143,15 @@ def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path):
     (tmp_path / "folder.json").mkdir()
     for path, says in ((tmp_path / "m.json", "not JSON"), (tmp_path / "folder.json", "cannot be read")):
         with pytest.raises(InputError, match=says):
-            _ = Question(str(path), CARD).spec
+            _ = CustomTraining(str(path), CARD).spec
 
 
 def test_relative_positions_have_no_end_and_others_do(tmp_path):
-    assert Question(config(tmp_path / "t5.json", T5), CARD, seq=4096).spec.settings.max_length == 4096
+    assert CustomTraining(config(tmp_path / "t5.json", T5), CARD, seq=4096).spec.settings.max_length == 4096
     inner = {"model_type": "blip-2", "text_config": {"model_type": "opt", "max_position_embeddings": 64}}
     for data, positions in ((GPT2, 1024), (inner, 64)):
         with pytest.raises(InputError, match=f"has {positions} positions"):
-            _ = Question(config(tmp_path / "m.json", data), CARD, seq=positions + 1).spec
+            _ = CustomTraining(config(tmp_path / "m.json", data), CARD, seq=positions + 1).spec
 
 
 def test_a_hub_that_is_out_of_reach_is_said_at_once(monkeypatch):
@@ -163,4 +163,4 @@ def test_a_hub_that_is_out_of_reach_is_said_at_once(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to ask again"))
     with pytest.raises(InputError, match=r"^--model org/name: the hub does not give .*; give the path of one$"):
-        _ = Question("org/name", CARD).spec
+        _ = CustomTraining("org/name", CARD).spec

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.errors import InputError
-from experiments.prediction.custom import Question
+from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import changed, changes, fit
 from experiments.prediction.predict import traced_spec
 from experiments.suites.row_spec import RowSpec
@@ -15,7 +15,7 @@ USABLE = 78.6
 
 
 def question(batch: int = 32, **flags) -> RowSpec:
-    return Question("open-llama-3b", "a100_80gb", batch=batch, **flags).spec
+    return CustomTraining("open-llama-3b", "a100_80gb", batch=batch, **flags).spec
 
 
 def linear(spec: RowSpec) -> float:

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.errors import InputError
-from experiments.pipeline import Options, run_suite
+from experiments.pipeline import RunOptions, run_suite
 from experiments.prediction import service
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named, suite_names
@@ -186,7 +186,7 @@ class TestBeforeARun:
 
     def run(self, path, **options):
         view = Watched()
-        done = run_suite(Options(SUITE, rows=("baseline", "reduced-batch"), results=path, **options), view)
+        done = run_suite(RunOptions(SUITE, rows=("baseline", "reduced-batch"), results=path, **options), view)
         return RunFolder(done.folder), view.lines
 
     def test_predictions_at_full_size_are_kept_with_the_run(self, machine, tmp_path):

@@ -4,10 +4,10 @@ import pytest
 from rich.console import Console
 
 from experiments.results.schema import PROGRESS_FILE, Memory, Progress
-from experiments.runners.monitor import GpuSeen, look, sight_table
+from experiments.runners.monitor import GpuSeen, look, monitor_table
 from experiments.runners.targets import Seen
 from provision.errors import NotReached
-from provision.ssh.shell import Here
+from provision.ssh.shell import LocalShell
 
 ROW = "run/lab/a"
 QUERIED = """\
@@ -20,7 +20,7 @@ SQUEUE = """\
 9|RUNNING|None|another|of somebody"""
 
 
-class Away(Here):
+class Away(LocalShell):
     where = "node-2"
 
     def run(self, command, **options):
@@ -40,7 +40,7 @@ def machine(tmp_path, monkeypatch):
     (tmp_path / ROW).mkdir(parents=True)
     at = Progress(phase="backward", step=2, micro_steps=3, planned_micro_steps=9, memory=Memory(peak_gib=12.5))
     (tmp_path / ROW / PROGRESS_FILE).write_text(at.model_dump_json(indent=2))
-    return Seen(Here(), str(tmp_path), (("node-1", Here()),))
+    return Seen(LocalShell(), str(tmp_path), (("node-1", LocalShell()),))
 
 
 def test_gpus_are_seen_with_what_the_driver_tells_and_what_it_does_not(machine):
@@ -63,7 +63,7 @@ def test_a_node_that_does_not_answer_hides_no_other(machine):
 def test_a_person_sees_gpus_and_rows(machine):
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(sight_table(look(machine)))
+        console.print(monitor_table(look(machine)))
     said = captured.get()
     for words in ("97 %", "40.0 of 80.0", "61 °C", "backward", "3 of 9", "12.5", "pending (Resources)", "process 1"):
         assert words in said

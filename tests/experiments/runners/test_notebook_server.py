@@ -11,7 +11,7 @@ import pytest
 
 from experiments.runners.notebook_server import FOLDER, served
 from provision.errors import CommandFailed
-from provision.ssh.shell import Here
+from provision.ssh.shell import LocalShell
 
 DOCKER = """#!/bin/sh
 echo "$@" >> calls
@@ -51,7 +51,7 @@ def home(tmp_path, monkeypatch):
 
 
 def test_it_answers_on_loopback_to_its_token_alone_and_ends(home):
-    with served(Here(), "lab.ipynb") as address:
+    with served(LocalShell(), "lab.ipynb") as address:
         assert "/lab/tree/lab.ipynb?token=" in address
         urlopen(address).close()
         with pytest.raises(HTTPError, match="403"):
@@ -64,7 +64,7 @@ def test_it_answers_on_loopback_to_its_token_alone_and_ends(home):
 
 
 def test_its_token_is_in_no_command_line_and_no_file_that_others_may_read(home):
-    with served(Here()) as address:
+    with served(LocalShell()) as address:
         token = address.partition("token=")[2]
         listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
         assert len(token) == 48
@@ -76,6 +76,6 @@ def test_its_token_is_in_no_command_line_and_no_file_that_others_may_read(home):
 
 def test_an_image_that_has_no_jupyter_is_said_in_its_own_words(home):
     (home / "jupyter").write_text("#!/bin/sh\necho jupyter: not found >&2; exit 127\n")
-    with pytest.raises(CommandFailed, match="Jupyter does not start: jupyter: not found"), served(Here()):
+    with pytest.raises(CommandFailed, match="Jupyter does not start: jupyter: not found"), served(LocalShell()):
         pass
     assert not (home / "pid").exists()

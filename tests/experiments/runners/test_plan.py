@@ -105,7 +105,7 @@ def test_a_fresh_folder_continues_nothing(tmp_path):
         ({"size": "tiny"}, "made with size full, and now size is tiny; give another --run-id or remove the folder"),
         ({"card": "h100_94gb"}, "made with card a100_80gb, and now card is h100_94gb"),
         ({"length": "verdict"}, "made with length as-taught, and now length is verdict"),
-        ({"flavour": "as-taught"}, "made with flavour current, and now flavour is as-taught"),
+        ({"image_variant": "as-taught"}, "made with image_variant current, and now image_variant is as-taught"),
         ({"data_sha256": "ab"}, "made with data_sha256 None, and now data_sha256 is ab"),
     ],
 )

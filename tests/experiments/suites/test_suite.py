@@ -377,7 +377,7 @@ def own(**changes):
 
 def test_a_row_may_bring_a_model_of_its_own():
     spec = RowSpec.model_validate(own(model=WHOLE))
-    assert spec.facts == Model.model_validate(WHOLE)
+    assert spec.base_model == Model.model_validate(WHOLE)
     assert RowSpec.model_validate_json(spec.model_dump_json()) == spec
     named = run().spec(made_suite(), "a")
     assert named.facts is models()[named.settings.model]

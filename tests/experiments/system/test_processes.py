@@ -8,7 +8,7 @@ import time
 import pytest
 
 from experiments.system import processes as families
-from experiments.system.processes import end_family, family
+from experiments.system.processes import kill_tagged, tagged_processes
 
 SPAWN = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); input()"
 
@@ -22,10 +22,10 @@ def two():
         [sys.executable, "-c", SPAWN], env=os.environ | {"TESTBED_TEST": mark}, stdin=subprocess.PIPE
     )
     until = time.monotonic() + 20
-    while len(family("TESTBED_TEST", mark)) < 2 and time.monotonic() < until:
+    while len(tagged_processes("TESTBED_TEST", mark)) < 2 and time.monotonic() < until:
         time.sleep(0.02)
     yield mark
-    end_family("TESTBED_TEST", mark, 5)
+    kill_tagged("TESTBED_TEST", mark, 5)
     assert other.poll() is None
     other.kill()
     other.wait()
@@ -33,15 +33,15 @@ def two():
 
 
 def test_a_family_is_found_by_its_mark_and_ended_as_one(two):
-    assert len(family("TESTBED_TEST", two)) == 2
-    assert len(family("TESTBED_TEST")) >= 2
-    assert family("TESTBED_TEST", "another") == []
-    assert end_family("TESTBED_TEST", two, 20) == []
-    assert family("TESTBED_TEST", two) == []
+    assert len(tagged_processes("TESTBED_TEST", two)) == 2
+    assert len(tagged_processes("TESTBED_TEST")) >= 2
+    assert tagged_processes("TESTBED_TEST", "another") == []
+    assert kill_tagged("TESTBED_TEST", two, 20) == []
+    assert tagged_processes("TESTBED_TEST", two) == []
 
 
 def test_those_that_do_not_go_are_named(two, monkeypatch):
     monkeypatch.setattr(families.psutil.Process, "kill", lambda process: None)
-    left = end_family("TESTBED_TEST", two, 0.1)
+    left = kill_tagged("TESTBED_TEST", two, 0.1)
     monkeypatch.undo()
-    assert sorted(left) == sorted(process.pid for process in family("TESTBED_TEST", two))
+    assert sorted(left) == sorted(process.pid for process in tagged_processes("TESTBED_TEST", two))

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from provision.availability.calendar import calendar, slot_table
-from provision.models import Slot
+from provision.models import TimeSlot
 from tests.support.calendars import HOUR, MONDAY, a100, at, booked, gigaio
 
 NODE = a100("p3-01")
@@ -38,7 +38,7 @@ def signs(bookings, window, slots=()):
 )
 def test_a_sign_shows_a_found_block_before_a_reservation_before_cleaning(hours, expected):
     bookings = [booked(NODE, at(1), at(3)), booked(NODE, at(4, 30), at(5, 50))]
-    slots = [Slot((NODE,), at(6, 50), at(8, 50), None)]
+    slots = [TimeSlot((NODE,), at(6, 50), at(8, 50), None)]
     assert signs(bookings, (MONDAY, at(hours)), slots) == expected
 
 
@@ -85,7 +85,10 @@ def test_nodes_stand_in_the_order_of_names_under_what_they_have():
 
 
 def test_a_block_is_told_in_both_zones_with_its_nodes_and_cost():
-    slots = [Slot((NODE, a100("p3-02")), at(20, 50), at(23, 50), 96.0), Slot((NODE,), at(1), at(1) + HOUR, None)]
+    slots = [
+        TimeSlot((NODE, a100("p3-02")), at(20, 50), at(23, 50), 96.0),
+        TimeSlot((NODE,), at(1), at(1) + HOUR, None),
+    ]
     table = [line.split("   ") for line in lines(slot_table(slots, HELSINKI)) if line.strip()]
     header, first, second = ([cell.strip() for cell in row if cell.strip()] for row in (table[0], *table[2:]))
     assert header == ["UTC", "Europe/Helsinki", "nodes", "type", "service units"]

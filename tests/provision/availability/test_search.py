@@ -7,7 +7,7 @@ import pytest
 
 from provision.availability.search import earliest
 from provision.errors import BadTime, NoSuchHost
-from provision.models import Host, Hours, Wish
+from provision.models import Host, Hours, Requirements
 from tests.support.calendars import HOUR, MINUTE, MONDAY, a100, at, booked, gigaio
 
 ONE, TWO = a100("p3-01"), a100("p3-02")
@@ -15,8 +15,8 @@ HELSINKI = ZoneInfo("Europe/Helsinki")
 THREE_HOURS = 3 * HOUR
 
 
-def starts(hosts, bookings, wish, limit=1):
-    return [slot.start for slot in earliest(hosts, bookings, wish, MONDAY, limit)]
+def starts(hosts, bookings, requirements, limit=1):
+    return [slot.start for slot in earliest(hosts, bookings, requirements, MONDAY, limit)]
 
 
 @pytest.mark.parametrize(
@@ -24,15 +24,15 @@ def starts(hosts, bookings, wish, limit=1):
     [(THREE_HOURS, at(0, 50)), (2 * HOUR + 50 * MINUTE, at(0)), (2 * HOUR, at(0, 50)), (20 * MINUTE, at(0, 30))],
 )
 def test_a_block_ends_ten_minutes_before_the_hour(length, start):
-    slot = earliest([ONE], [], Wish(length), MONDAY)[0]
+    slot = earliest([ONE], [], Requirements(length), MONDAY)[0]
     assert (slot.start, slot.end) == (start, start + length)
     assert slot.end.minute == 50
 
 
 def test_a_given_start_is_taken_as_it_is_or_not_at_all():
     bookings = [booked(ONE, at(12), at(13))]
-    assert starts([ONE], bookings, Wish(THREE_HOURS, start=at(7, 7)), limit=5) == [at(7, 7)]
-    assert starts([ONE], bookings, Wish(THREE_HOURS, start=at(11))) == []
+    assert starts([ONE], bookings, Requirements(THREE_HOURS, start=at(7, 7)), limit=5) == [at(7, 7)]
+    assert starts([ONE], bookings, Requirements(THREE_HOURS, start=at(11))) == []
 
 
 @pytest.mark.parametrize(
@@ -40,99 +40,101 @@ def test_a_given_start_is_taken_as_it_is_or_not_at_all():
 )
 def test_ten_minutes_of_cleaning_stay_free_after_a_lease_and_before_the_next(start, free):
     bookings = [booked(ONE, at(12), at(13))]
-    assert starts([ONE], bookings, Wish(THREE_HOURS, start=start)) == [start] * free
+    assert starts([ONE], bookings, Requirements(THREE_HOURS, start=start)) == [start] * free
 
 
 def test_a_gap_that_holds_no_more_than_the_block_and_its_cleaning_is_found():
     bookings = [booked(ONE, at(-5), at(0, 40)), booked(ONE, at(4), at(90 * 24))]
-    assert starts([ONE], bookings, Wish(THREE_HOURS)) == [at(0, 50)]
+    assert starts([ONE], bookings, Requirements(THREE_HOURS)) == [at(0, 50)]
 
 
 def test_a_booking_takes_all_of_the_minutes_in_which_it_begins_and_ends():
     half = timedelta(seconds=30)
     bookings = [booked(ONE, at(0), at(1, 40) + half), booked(ONE, at(4) - half, at(5))]
-    assert starts([ONE], bookings, Wish(HOUR)) == [at(5, 50)]
+    assert starts([ONE], bookings, Requirements(HOUR)) == [at(5, 50)]
 
 
 def test_bookings_may_overlap_and_come_in_any_order():
     bookings = [booked(ONE, at(4), at(5)), booked(ONE, at(1), at(2)), booked(ONE, at(0), at(8))]
-    assert starts([ONE], bookings, Wish(HOUR)) == [at(8, 50)]
+    assert starts([ONE], bookings, Requirements(HOUR)) == [at(8, 50)]
 
 
 def test_seven_days_is_the_longest_block():
-    assert starts([ONE], [], Wish(timedelta(days=7))) == [at(0, 50)]
+    assert starts([ONE], [], Requirements(timedelta(days=7))) == [at(0, 50)]
     with pytest.raises(BadTime, match=r"^length 168h1m: allowed: whole minutes, more than none, at most 168h$"):
-        starts([ONE], [], Wish(timedelta(days=7, minutes=1)))
+        starts([ONE], [], Requirements(timedelta(days=7, minutes=1)))
 
 
 @pytest.mark.parametrize("length", [timedelta(), -HOUR, timedelta(seconds=90)])
 def test_a_block_lasts_some_whole_minutes(length):
     with pytest.raises(BadTime, match="more than none"):
-        starts([ONE], [], Wish(length))
+        starts([ONE], [], Requirements(length))
 
 
 def test_a_start_in_the_past_is_refused_the_minute_that_it_is_now_is_not():
     now = MONDAY + timedelta(seconds=30)
-    assert earliest([ONE], [], Wish(HOUR, start=MONDAY), now)[0].start == MONDAY
+    assert earliest([ONE], [], Requirements(HOUR, start=MONDAY), now)[0].start == MONDAY
     message = r"^start 2026-11-22 23:59 UTC is in the past; allowed: from 2026-11-23 00:00 UTC on$"
     with pytest.raises(BadTime, match=message):
-        earliest([ONE], [], Wish(HOUR, start=MONDAY - MINUTE), now)
+        earliest([ONE], [], Requirements(HOUR, start=MONDAY - MINUTE), now)
 
 
 @pytest.mark.parametrize("field", ["start", "not_before"])
 def test_a_time_without_a_zone_is_refused(field):
     with pytest.raises(BadTime, match="time '2026-11-23 14:00' has no zone; allowed: '2026-11-23 14:00Z'"):
-        starts([ONE], [], Wish(HOUR, **{field: datetime(2026, 11, 23, 14)}))
+        starts([ONE], [], Requirements(HOUR, **{field: datetime(2026, 11, 23, 14)}))
 
 
 def test_a_search_begins_at_the_next_minute_and_not_before_what_is_wanted():
     now = at(0, 50) + timedelta(seconds=1)
-    assert earliest([ONE], [], Wish(THREE_HOURS), now)[0].start == at(1, 50)
-    assert starts([ONE], [], Wish(THREE_HOURS, not_before=at(9))) == [at(9, 50)]
-    assert starts([ONE], [], Wish(THREE_HOURS, not_before=at(-9))) == [at(0, 50)]
+    assert earliest([ONE], [], Requirements(THREE_HOURS), now)[0].start == at(1, 50)
+    assert starts([ONE], [], Requirements(THREE_HOURS, not_before=at(9))) == [at(9, 50)]
+    assert starts([ONE], [], Requirements(THREE_HOURS, not_before=at(-9))) == [at(0, 50)]
 
 
 def test_nothing_is_found_further_ahead_than_sixty_days():
-    assert starts([ONE], [booked(ONE, MONDAY, at(0, day=59))], Wish(HOUR)) == [at(0, 50, day=59)]
-    assert starts([ONE], [booked(ONE, MONDAY, at(2, day=60))], Wish(HOUR)) == []
+    assert starts([ONE], [booked(ONE, MONDAY, at(0, day=59))], Requirements(HOUR)) == [at(0, 50, day=59)]
+    assert starts([ONE], [booked(ONE, MONDAY, at(2, day=60))], Requirements(HOUR)) == []
 
 
 def test_a_block_lies_within_the_hours_that_local_clocks_show():
-    nine_to_five = Wish(THREE_HOURS, hours=Hours(9 * 60, 17 * 60, HELSINKI))
+    nine_to_five = Requirements(THREE_HOURS, hours=Hours(9 * 60, 17 * 60, HELSINKI))
     found = [slot.start.astimezone(HELSINKI) for slot in earliest([ONE], [], nine_to_five, MONDAY, 4)]
     assert [f"{start:%d %H:%M}" for start in found] == ["23 09:50", "23 12:50", "24 09:50", "24 12:50"]
 
 
 def test_wanted_hours_follow_the_clocks_when_they_change():
     before = datetime(2026, 10, 24, tzinfo=UTC)
-    wish = Wish(7 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI))
-    found = [slot.start for slot in earliest([ONE], [], wish, before, 2)]
+    requirements = Requirements(7 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI))
+    found = [slot.start for slot in earliest([ONE], [], requirements, before, 2)]
     assert [f"{start:%d %H:%M}" for start in found] == ["24 06:50", "25 07:50"]
 
 
 def test_on_the_day_that_has_an_hour_more_a_longer_block_fits_the_wanted_hours():
     before = datetime(2026, 10, 20, tzinfo=UTC)
-    wish = Wish(6 * HOUR, hours=Hours(0, 6 * 60, HELSINKI))
-    assert [slot.start for slot in earliest([ONE], [], wish, before)] == [datetime(2026, 10, 24, 21, 50, tzinfo=UTC)]
+    requirements = Requirements(6 * HOUR, hours=Hours(0, 6 * 60, HELSINKI))
+    assert [slot.start for slot in earliest([ONE], [], requirements, before)] == [
+        datetime(2026, 10, 24, 21, 50, tzinfo=UTC)
+    ]
 
 
 def test_wanted_hours_may_go_over_midnight():
-    found = starts([ONE], [], Wish(7 * HOUR, hours=Hours(22 * 60, 6 * 60, HELSINKI)))
+    found = starts([ONE], [], Requirements(7 * HOUR, hours=Hours(22 * 60, 6 * 60, HELSINKI)))
     assert [f"{start.astimezone(HELSINKI):%d %H:%M}" for start in found] == ["23 22:50"]
 
 
 def test_a_given_start_outside_the_wanted_hours_is_not_offered():
-    assert starts([ONE], [], Wish(HOUR, start=at(20), hours=Hours(9 * 60, 17 * 60, HELSINKI))) == []
+    assert starts([ONE], [], Requirements(HOUR, start=at(20), hours=Hours(9 * 60, 17 * 60, HELSINKI))) == []
 
 
 def test_a_block_longer_than_the_wanted_hours_is_refused():
     with pytest.raises(BadTime, match=r"^length 9h is longer than the wanted hours of the day; allowed: at most 8h$"):
-        starts([ONE], [], Wish(9 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI)))
+        starts([ONE], [], Requirements(9 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI)))
 
 
 def test_a_node_without_a_gpu_is_left_out_of_its_type():
     hosts = [gigaio("gigaio-01", gpus=0), gigaio("gigaio-02")]
-    slots = earliest(hosts, [], Wish(HOUR, node_type="compute_gigaio"), MONDAY)
+    slots = earliest(hosts, [], Requirements(HOUR, node_type="compute_gigaio"), MONDAY)
     assert {host.name for slot in slots for host in slot.hosts} == {"gigaio-02"}
 
 
@@ -141,74 +143,77 @@ def test_a_node_is_found_by_its_hardware_at_any_site_and_among_flavors():
     node = Host("h1", "h1", "CHI@TACC", "gpu_h100", gpus=4, **h100)
     places = [Host(f"f{n}", f"f{n}", "KVM@TACC", "g1.h100.pci.1", gpus=1, flavor=True, **h100) for n in (1, 2)]
     hosts = [ONE, node, *places]
-    found = earliest(hosts, [], Wish(HOUR, gpu_model="h100", interconnect="nvlink"), MONDAY, 2)
+    found = earliest(hosts, [], Requirements(HOUR, gpu_model="h100", interconnect="nvlink"), MONDAY, 2)
     assert [slot.hosts for slot in found] == [(node,), (places[0],)]
-    assert earliest(hosts, [], Wish(HOUR, gpu_memory_gib=90), MONDAY)[0].hosts == (node,)
-    assert earliest(hosts, [], Wish(HOUR, gpu_model="H100", gpus=4), MONDAY)[0].hosts == (node,)
-    assert earliest(hosts, [], Wish(HOUR, node_type="g1.h100.pci.1", count=2), MONDAY)[0].hosts == tuple(places)
+    assert earliest(hosts, [], Requirements(HOUR, gpu_memory_gib=90), MONDAY)[0].hosts == (node,)
+    assert earliest(hosts, [], Requirements(HOUR, gpu_model="H100", gpus=4), MONDAY)[0].hosts == (node,)
+    assert earliest(hosts, [], Requirements(HOUR, node_type="g1.h100.pci.1", count=2), MONDAY)[0].hosts == tuple(places)
 
 
 def test_a_gpu_is_known_by_whole_words():
     hosts = [a100("a", gpu_model="A100-PCIE-40GB"), a100("b", gpu_model="NVIDIA A10", node_type="gpu_a10")]
-    assert earliest(hosts, [], Wish(HOUR, gpu_model="A10"), MONDAY)[0].hosts[0].name == "b"
-    assert earliest(hosts, [], Wish(HOUR, gpu_model="a100 40gb"), MONDAY)[0].hosts[0].name == "a"
+    assert earliest(hosts, [], Requirements(HOUR, gpu_model="A10"), MONDAY)[0].hosts[0].name == "b"
+    assert earliest(hosts, [], Requirements(HOUR, gpu_model="a100 40gb"), MONDAY)[0].hosts[0].name == "a"
 
 
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        (Wish(HOUR, node_type="gpu_a100"), "unknown node type 'gpu_a100'; nearest: gpu_a100_pcie, compute_gigaio"),
-        (Wish(HOUR, node="p3-1"), "unknown node 'p3-1'; nearest: p3-01, gigaio-01"),
-        (Wish(HOUR, gpu_model="A10"), "unknown GPU 'A10'; nearest: NVIDIA A100"),
         (
-            Wish(HOUR, node_type="compute_gigaio", gpus=4, gpu_memory_gib=80),
+            Requirements(HOUR, node_type="gpu_a100"),
+            "unknown node type 'gpu_a100'; nearest: gpu_a100_pcie, compute_gigaio",
+        ),
+        (Requirements(HOUR, node="p3-1"), "unknown node 'p3-1'; nearest: p3-01, gigaio-01"),
+        (Requirements(HOUR, gpu_model="A10"), "unknown GPU 'A10'; nearest: NVIDIA A100"),
+        (
+            Requirements(HOUR, node_type="compute_gigaio", gpus=4, gpu_memory_gib=80),
             "no node has at least 4 GPUs of at least 80 GiB; there are: compute_gigaio at CHI@UC with no GPU",
         ),
         (
-            Wish(HOUR, interconnect="nvlink"),
+            Requirements(HOUR, interconnect="nvlink"),
             "no node has at least 1 GPU nvlink; there are: compute_gigaio at CHI@UC with no GPU; "
             "gpu_a100_pcie at CHI@UC with 4 x NVIDIA A100 80 GiB PCIe",
         ),
         (
-            Wish(HOUR, count=2),
+            Requirements(HOUR, count=2),
             "2 nodes alike are wanted; allowed: 1 to 1 (gpu_a100_pcie at CHI@UC with 4 x NVIDIA A100 80 GiB PCIe)",
         ),
     ],
 )
-def test_what_no_node_has_is_refused_with_what_is_nearest(wish, message):
+def test_what_no_node_has_is_refused_with_what_is_nearest(requirements, message):
     with pytest.raises(NoSuchHost) as error:
-        earliest([ONE, gigaio("gigaio-01", gpus=0)], [], wish, MONDAY)
+        earliest([ONE, gigaio("gigaio-01", gpus=0)], [], requirements, MONDAY)
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_at_least_one_node_is_wanted(count):
     with pytest.raises(NoSuchHost, match="allowed: 1 to 1"):
-        earliest([ONE], [], Wish(HOUR, count=count), MONDAY)
+        earliest([ONE], [], Requirements(HOUR, count=count), MONDAY)
 
 
 def test_several_nodes_are_free_at_the_same_time_and_alike():
     elsewhere, other = a100("uc-other", site="CHI@TACC"), a100("p3-03", gpu_model="NVIDIA A30")
     bookings = [booked(ONE, at(0), at(5)), booked(TWO, at(8), at(30))]
-    slot = earliest([elsewhere, other, TWO, ONE], bookings, Wish(HOUR, count=2), MONDAY)[0]
+    slot = earliest([elsewhere, other, TWO, ONE], bookings, Requirements(HOUR, count=2), MONDAY)[0]
     assert (slot.hosts, slot.start) == ((ONE, TWO), at(5, 50))
-    slot = earliest([elsewhere, other, ONE, TWO], bookings, Wish(THREE_HOURS, count=2), MONDAY)[0]
+    slot = earliest([elsewhere, other, ONE, TWO], bookings, Requirements(THREE_HOURS, count=2), MONDAY)[0]
     assert slot.start == at(30, 50)
 
 
 def test_the_cost_is_that_of_all_hosts_for_the_whole_block():
-    assert earliest([ONE, TWO], [], Wish(90 * MINUTE, count=2), MONDAY)[0].cost_su == 2 * 16 * 1.5
-    assert earliest([a100("p3-09", su_per_hour=None)], [], Wish(HOUR), MONDAY)[0].cost_su is None
+    assert earliest([ONE, TWO], [], Requirements(90 * MINUTE, count=2), MONDAY)[0].cost_su == 2 * 16 * 1.5
+    assert earliest([a100("p3-09", su_per_hour=None)], [], Requirements(HOUR), MONDAY)[0].cost_su is None
 
 
 def test_of_blocks_that_begin_together_the_cheapest_comes_first_and_the_unpriced_last():
     hosts = [Host("a", "a", "CHI@UC", "gpu_v100", gpus=1), a100("b"), gigaio("c", su_per_hour=0.0)]
-    assert [slot.hosts[0].name for slot in earliest(hosts, [], Wish(HOUR), MONDAY, 3)] == ["c", "b", "a"]
+    assert [slot.hosts[0].name for slot in earliest(hosts, [], Requirements(HOUR), MONDAY, 3)] == ["c", "b", "a"]
 
 
 def test_each_kind_of_node_offers_blocks_that_follow_each_other():
     bookings = [booked(gigaio("g"), MONDAY, at(2))]
-    slots = earliest([ONE, TWO, gigaio("g")], bookings, Wish(THREE_HOURS), MONDAY, 4)
+    slots = earliest([ONE, TWO, gigaio("g")], bookings, Requirements(THREE_HOURS), MONDAY, 4)
     assert [(slot.hosts[0].name, slot.start) for slot in slots] == [
         ("p3-01", at(0, 50)),
         ("g", at(2, 50)),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provision.availability import search
-from provision.models import Booking, Host, Hours, Slot, Wish
+from provision.models import Booking, Host, Hours, Requirements, TimeSlot
 
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 DAY = 24 * 60
@@ -66,23 +66,25 @@ def taken(host, bookings, first):
     return minutes
 
 
-def oracle(bookings, wish, now):
+def oracle(bookings, requirements, now):
     """All blocks that slots.earliest could offer, in its order, found minute by minute."""
-    length = wish.length // MINUTE
-    begin = wish.start or max(now, wish.not_before or now)
+    length = requirements.length // MINUTE
+    begin = requirements.start or max(now, requirements.not_before or now)
     first = int(-(-begin.timestamp() // 60))
-    minutes = [first] if wish.start else range(first, first + HORIZON_DAYS * DAY + 60)
-    searched = [minute for minute in minutes if wish.start or (minute + length) % 60 == LAST_MINUTE]
+    minutes = [first] if requirements.start else range(first, first + HORIZON_DAYS * DAY + 60)
+    searched = [minute for minute in minutes if requirements.start or (minute + length) % 60 == LAST_MINUTE]
     found = []
     for _, group in groupby(sorted(HOSTS, key=kind), key=kind):
-        hosts = [(host, taken(host, bookings, first)) for host in group if host.gpus >= wish.gpus]
+        hosts = [(host, taken(host, bookings, first)) for host in group if host.gpus >= requirements.gpus]
         over = 0
         for start in searched[: HORIZON_DAYS * 24]:
             free = [host for host, busy in hosts if 1 not in busy[start - first : start - first + length]]
-            if start < over or len(free) < wish.count:
+            if start < over or len(free) < requirements.count:
                 continue
-            if wish.hours is None or all(shown(minute, wish.hours) for minute in range(start, start + length)):
-                found.append(slot(free[: wish.count], start, length))
+            if requirements.hours is None or all(
+                shown(minute, requirements.hours) for minute in range(start, start + length)
+            ):
+                found.append(slot(free[: requirements.count], start, length))
                 over = start + length
     return sorted(found, key=lambda slot: (slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site))
 
@@ -94,7 +96,7 @@ def kind(host):
 def slot(hosts, start, length):
     cost = None if hosts[0].su_per_hour is None else hosts[0].su_per_hour * len(hosts) * (length / 60)
     begin = datetime.fromtimestamp(start * 60, UTC)
-    return Slot(tuple(hosts), begin, begin + length * MINUTE, cost)
+    return TimeSlot(tuple(hosts), begin, begin + length * MINUTE, cost)
 
 
 @st.composite
@@ -111,19 +113,19 @@ def cases(draw):
     longest = (hours.end - hours.begin - 1) % DAY + 1 if hours else 3 * DAY
     minutes = draw(st.integers(1, longest) | st.sampled_from((60, 120, 170, 180)).map(lambda m: min(m, longest)))
     when = {draw(st.sampled_from(("start", "not_before"))): now + draw(st.integers(0, 2 * DAY)) * MINUTE}
-    wish = Wish(
+    requirements = Requirements(
         length=minutes * MINUTE,
         gpus=draw(st.sampled_from((1, 4))),
         count=draw(st.integers(1, 2)),
         hours=hours if hours and (hours.end - hours.begin) % DAY else None,
         **(when if draw(st.booleans()) else {}),
     )
-    return bookings, wish, now
+    return bookings, requirements, now
 
 
 @settings(max_examples=2_000, deadline=None)
 @given(cases())
 def test_the_search_finds_what_a_search_minute_by_minute_finds(case):
-    bookings, wish, now = case
-    expected = oracle(bookings, wish, now)
-    assert search.earliest(HOSTS, bookings, wish, now, limit=len(expected) + 1) == expected
+    bookings, requirements, now = case
+    expected = oracle(bookings, requirements, now)
+    assert search.earliest(HOSTS, bookings, requirements, now, limit=len(expected) + 1) == expected

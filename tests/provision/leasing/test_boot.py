@@ -9,10 +9,10 @@ import pytest
 from provision.availability.times import parse_time
 from provision.errors import BootFailed, Refused
 from provision.leasing.boot import bring_up
-from provision.leasing.ledger import Ledger
-from provision.leasing.order import Job, Order
-from provision.leasing.reconciler import Clock, Desk
-from provision.models import Lease, Marked, Volume, Wish
+from provision.leasing.journal import Journal
+from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.request import LeaseRequest, LeaseTask
+from provision.models import Lease, Requirements, TaggedResource, Volume
 from provision.ssh.login import KeyPair
 
 START = parse_time("2026-11-21T12:00Z")
@@ -39,7 +39,7 @@ class Site:
     name, opens_ssh, boots_from_volume, boot_limit_s = "KVM@TACC", False, True, 900
 
     def keys(self):
-        return [Marked("key", "key", MARK)]
+        return [TaggedResource("key", "key", MARK)]
 
     def image_id(self):
         return "the-image"
@@ -52,14 +52,14 @@ class Site:
         self.states = self.states[1:] or self.states
         return self.there
 
-    def create_volume(self, name, mark, image_id):
-        self.there.append(Volume("volume-1", name, "creating", mark))
+    def create_volume(self, name, tag, image_id):
+        self.there.append(Volume("volume-1", name, "creating", tag))
         return self.there[-1]
 
     def delete_volume(self, volume):
         self.there.remove(volume)
 
-    def create_server(self, name, mark, resource, source):
+    def create_server(self, name, tag, resource, source):
         self.booted_from = source
         raise Refused("nova refuses")
 
@@ -67,11 +67,13 @@ class Site:
 @pytest.fixture
 def boot(tmp_path):
     def run(site):
-        desk = Desk(Ledger(tmp_path), FakeClock(), lambda line: None)
-        order = Order("llm_cc", "node", Wish(timedelta(hours=3)), KeyPair(Path("id"), "ssh-ed25519 AAAA"))
-        holding = replace(desk.ledger.open("llm_cc", site.name), mark=MARK)
+        reconciler = Reconciler(Journal(tmp_path), FakeClock(), lambda line: None)
+        lease_request = LeaseRequest(
+            "llm_cc", "node", Requirements(timedelta(hours=3)), KeyPair(Path("id"), "ssh-ed25519 AAAA")
+        )
+        active_lease = replace(reconciler.journal.open("llm_cc", site.name), tag=MARK)
         lease = Lease("1", "llm_cc", "ACTIVE", START, START + timedelta(hours=3), ("r",))
-        bring_up(Job(site, desk, order, holding), lease)
+        bring_up(LeaseTask(site, reconciler, lease_request, active_lease), lease)
 
     return run
 

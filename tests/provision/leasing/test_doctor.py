@@ -11,8 +11,8 @@ from keystoneauth1 import exceptions as keystone_errors
 
 from provision.errors import NoCredentials, Refused, Unreachable
 from provision.leasing import doctor
-from provision.leasing.ledger import Ledger
-from provision.leasing.reconciler import Clock, Desk
+from provision.leasing.journal import Journal
+from provision.leasing.reconciler import Clock, Reconciler
 from provision.models import Address
 from provision.sites.openstack import Cloud, classified
 from provision.ssh.login import fingerprint, key_pair
@@ -55,8 +55,8 @@ def site(monkeypatch):
 
 
 @pytest.fixture
-def desk(tmp_path):
-    return Desk(Ledger(tmp_path / "state"), Clock(), lambda line: None)
+def reconciler(tmp_path):
+    return Reconciler(Journal(tmp_path / "state"), Clock(), lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +72,14 @@ def key(made, tmp_path):
 
 
 @pytest.fixture
-def failed(site, key, desk):
+def failed(site, key, reconciler):
     """The lines of the checks that fail, by the checks' names."""
-    return lambda: {one.name: one.text for one in doctor.examine("chameleon", key, desk) if not one.passed}
+    return lambda: {one.name: one.text for one in doctor.examine("chameleon", key, reconciler) if not one.passed}
 
 
-def test_where_all_is_well_every_check_passes(site, key, desk, failed):
+def test_where_all_is_well_every_check_passes(site, key, reconciler, failed):
     assert failed() == {}
-    names = [one.name for one in doctor.examine("chameleon", key, desk)]
+    names = [one.name for one in doctor.examine("chameleon", key, reconciler)]
     assert names == [
         *("local tools", "SSH key", "ledger", "account"),
         *("reservations", "image", "quota", "floating IPs", "SSH key at the site", "service units", "clock"),
@@ -107,16 +107,16 @@ def test_a_public_key_that_is_none_is_said(key, failed):
     assert failed() == {"SSH key at the site": "'ssh-ed25519 A' is no public SSH key; make one: ssh-keygen -t ed25519"}
 
 
-def test_a_ledger_of_another_version_is_to_be_moved_away(desk, failed):
-    desk.ledger.folder.mkdir()
-    (desk.ledger.folder / "ledger.jsonl").write_text(json.dumps({"version": 9}) + "\n")
+def test_a_ledger_of_another_version_is_to_be_moved_away(reconciler, failed):
+    reconciler.journal.folder.mkdir()
+    (reconciler.journal.folder / "ledger.jsonl").write_text(json.dumps({"version": 9}) + "\n")
     assert "move the file away" in failed()["ledger"]
 
 
-def test_without_an_account_the_site_is_not_asked(site, key, desk, failed):
+def test_without_an_account_the_site_is_not_asked(site, key, reconciler, failed):
     site.told["scope"] = NoCredentials("credentials: no account; set OS_* variables")
     assert failed() == {"account": "credentials: no account; set OS_* variables"}
-    assert doctor.examine("chameleon", key, desk)[-1].name == "account"
+    assert doctor.examine("chameleon", key, reconciler)[-1].name == "account"
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,14 @@ def test_a_key_of_the_files_name_that_is_another_is_told_by_its_fingerprint(site
     assert f"openstack keypair delete {key.name}" in line
 
 
-def test_a_lease_that_was_made_with_another_key_is_named(site, desk, failed):
-    site.told["public_keys"] = [(desk.ledger.open("llm_cc", "CHI@UC").mark, OTHER)]
+def test_a_lease_that_was_made_with_another_key_is_named(site, reconciler, failed):
+    site.told["public_keys"] = [(reconciler.journal.open("llm_cc", "CHI@UC").tag, OTHER)]
     line = failed()["SSH key at the site"]
     assert line.startswith(f"lease llm_cc was made with {fingerprint(OTHER)}, and ")
     assert "name the key that it was made with by --key" in line
 
 
-def test_the_same_key_under_any_name_passes_and_is_named(site, key, desk):
+def test_the_same_key_under_any_name_passes_and_is_named(site, key, reconciler):
     public = key_pair(key).public.rpartition(" ")[0]
     site.told["public_keys"] = [
         ("laptop", public),
@@ -165,7 +165,7 @@ def test_the_same_key_under_any_name_passes_and_is_named(site, key, desk):
         ("theirs", OTHER),
         ("none", ""),
     ]
-    texts = {one.name: one.text for one in doctor.examine("chameleon", key, desk) if one.passed}
+    texts = {one.name: one.text for one in doctor.examine("chameleon", key, reconciler) if one.passed}
     assert texts["SSH key at the site"] == f"at the site as laptop, {key.name}"
 
 

@@ -5,15 +5,15 @@ import pytest
 from provision.errors import BootFailed, HeldOtherwise, NotReached, NotReleased
 from provision.leasing import boot
 from provision.leasing.lease import lease
-from provision.leasing.release import given_back
+from provision.leasing.release import release_on_exit
 from tests.support.fake_site import FakeSite
 
 pytestmark = pytest.mark.usefixtures("reachable")
 
 
-def run(site, desk, order, what=lambda: None):
-    with given_back(site, desk, order.name):
-        lease(site, desk, order)
+def run(site, reconciler, lease_request, what=lambda: None):
+    with release_on_exit(site, reconciler, lease_request.name):
+        lease(site, reconciler, lease_request)
         what()
 
 
@@ -21,62 +21,62 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_it_is_given_back_and_that_is_said(desk, order, said):
+def test_it_is_given_back_and_that_is_said(reconciler, lease_request, said):
     site = FakeSite()
-    run(site, desk, order())
+    run(site, reconciler, lease_request())
     assert site.left() == []
     assert said[-1] == "llm_cc is released; nothing is left at CHI@UC"
 
 
-def test_it_is_given_back_where_the_nodes_do_not_boot(desk, order, said):
+def test_it_is_given_back_where_the_nodes_do_not_boot(reconciler, lease_request, said):
     site = FakeSite(broken={"1", "2"})
     with pytest.raises(BootFailed, match="no power"):
-        run(site, desk, order())
+        run(site, reconciler, lease_request())
     assert site.left() == []
     assert any("no power" in line and line.endswith("releasing llm_cc") for line in said)
 
 
-def test_it_is_given_back_where_ssh_does_not_answer(desk, order, monkeypatch):
+def test_it_is_given_back_where_ssh_does_not_answer(reconciler, lease_request, monkeypatch):
     monkeypatch.setattr(boot, "answers", lambda *_: False)
     site = FakeSite()
     with pytest.raises(NotReached, match="node runs, but SSH to"):
-        run(site, desk, order())
+        run(site, reconciler, lease_request())
     assert site.left() == []
 
 
-@pytest.mark.parametrize("act", ["create lease", "create server", None])
-def test_it_is_given_back_when_the_command_is_interrupted(act, desk, order, said):
+@pytest.mark.parametrize("operation", ["create lease", "create server", None])
+def test_it_is_given_back_when_the_command_is_interrupted(operation, reconciler, lease_request, said):
     site = FakeSite()
-    site.before = lambda now: interrupt() if now == act else None
+    site.before = lambda now: interrupt() if now == operation else None
     with pytest.raises(KeyboardInterrupt):
-        run(site, desk, order(), interrupt)
+        run(site, reconciler, lease_request(), interrupt)
     assert site.left() == []
     assert "interrupted; releasing llm_cc" in said
-    assert desk.ledger.holdings() == {}
+    assert reconciler.journal.active_leases() == {}
 
 
-def test_a_release_that_is_interrupted_says_what_still_stands(desk, order, said):
+def test_a_release_that_is_interrupted_says_what_still_stands(reconciler, lease_request, said):
     site = FakeSite()
     site.before = lambda now: interrupt() if now == "delete key" else None
     with pytest.raises(KeyboardInterrupt):
-        run(site, desk, order(), interrupt)
+        run(site, reconciler, lease_request(), interrupt)
     (still,) = site.held
     assert "llm_cc is not released and may still cost; release it: testbed release llm_cc" in said
-    assert said[-1] == f"still at CHI@UC: lease {still.id}, key {still.mark}"
+    assert said[-1] == f"still at CHI@UC: lease {still.id}, key {still.tag}"
 
 
-def test_a_release_that_leaves_something_names_it(desk, order, said):
+def test_a_release_that_leaves_something_names_it(reconciler, lease_request, said):
     site = FakeSite()
     site.delete_lease = lambda lease: None
     with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; release again"):
-        run(site, desk, order())
+        run(site, reconciler, lease_request())
     assert "still at CHI@UC: lease lease-1" in said
-    assert desk.ledger.holding("llm_cc")
+    assert reconciler.journal.active_lease("llm_cc")
 
 
-def test_a_lease_that_is_held_for_something_else_is_not_given_back(desk, order):
+def test_a_lease_that_is_held_for_something_else_is_not_given_back(reconciler, lease_request):
     site = FakeSite()
-    lease(site, desk, order())
+    lease(site, reconciler, lease_request())
     with pytest.raises(HeldOtherwise):
-        run(site, desk, order(count=2))
+        run(site, reconciler, lease_request(count=2))
     assert len(site.held) == 1

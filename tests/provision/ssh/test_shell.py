@@ -12,9 +12,9 @@ from urllib.request import urlopen
 import pytest
 
 from provision.errors import BadHostKey, CommandFailed, LineCut, LoginRefused, NotReached, TimedOut
-from provision.ssh.login import Configured
-from provision.ssh.shell import Here
-from provision.ssh.ssh_shell import Over
+from provision.ssh.login import SshConfigHost
+from provision.ssh.shell import LocalShell
+from provision.ssh.ssh_shell import SshShell
 from tests.support.sshd import PROGRAM, Sshd, new_key, ssh_at
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
@@ -29,14 +29,14 @@ def sshd(tmp_path_factory):
 
 @pytest.fixture
 def over(sshd):
-    shell = Over(sshd.login())
+    shell = SshShell(sshd.login())
     yield shell
     shell.close()
 
 
 @pytest.fixture(params=["here", "over"])
 def shell(request):
-    return Here() if request.param == "here" else request.getfixturevalue("over")
+    return LocalShell() if request.param == "here" else request.getfixturevalue("over")
 
 
 def test_a_command_says_what_it_printed_and_how_it_ended(shell):
@@ -168,8 +168,8 @@ def test_a_tunnel_leads_to_what_begins_to_listen_later(over):
     server.server_close()
 
 
-def later(act, seconds: float = 0.7) -> None:
-    threading.Timer(seconds, act).start()
+def later(operation, seconds: float = 0.7) -> None:
+    threading.Timer(seconds, operation).start()
 
 
 def test_a_command_under_which_the_line_is_cut_is_not_given_again(sshd, over, tmp_path):
@@ -210,7 +210,7 @@ def test_a_file_under_which_the_line_is_cut_is_never_half_there(sshd, tmp_path):
 
     later(stop_in_the_middle, 0)
     with pytest.raises(NotReached):
-        Over(sshd.login(), patience_s=0.1).put(bytes(400_000_000), str(target))
+        SshShell(sshd.login(), patience_s=0.1).put(bytes(400_000_000), str(target))
     sshd.start()
     time.sleep(0.5)
     assert 0 < part.stat().st_size < 400_000_000
@@ -232,7 +232,7 @@ def test_a_machine_that_comes_back_is_waited_for(sshd, over):
 def test_a_machine_that_does_not_come_back_is_not_reached(sshd):
     login = replace(sshd.login(), port=1)
     with pytest.raises(NotReached, match=r"127\.0\.0\.1: .*Unable to connect") as problem:
-        Over(login, patience_s=1).run("true")
+        SshShell(login, patience_s=1).run("true")
     assert "\n" not in str(problem.value)
 
 
@@ -240,19 +240,19 @@ def test_another_host_key_is_refused_at_once(sshd):
     login = sshd.login()
     sshd.new_host_key()
     with pytest.raises(BadHostKey, match="another host key than the one that is kept"):
-        Over(login).run("true")
+        SshShell(login).run("true")
 
 
 def test_only_the_key_under_the_alias_counts(sshd):
     login = sshd.login()
     login.known_hosts.write_text(login.known_hosts.read_text().replace(login.alias, "[127.0.0.1]:22,other"))
     with pytest.raises(BadHostKey, match="not known"):
-        Over(login).run("true")
+        SshShell(login).run("true")
 
 
 def test_a_key_that_is_not_allowed_is_refused_at_once(sshd, tmp_path):
     with pytest.raises(LoginRefused, match="refuses the login as"):
-        Over(replace(sshd.login(), key=new_key(tmp_path / "other"))).run("true")
+        SshShell(replace(sshd.login(), key=new_key(tmp_path / "other"))).run("true")
 
 
 def test_a_locked_key_is_used_through_the_agent(sshd, tmp_path, monkeypatch):
@@ -267,7 +267,7 @@ def test_a_locked_key_is_used_through_the_agent(sshd, tmp_path, monkeypatch):
             time.sleep(0.02)
         subprocess.run(["ssh-add", "-q", locked], check=True)
         subprocess.run(["ssh-keygen", "-q", "-p", "-N", "locked", "-P", "", "-f", locked], check=True)
-        assert Over(replace(sshd.login(), key=locked)).run("echo in").out == "in\n"
+        assert SshShell(replace(sshd.login(), key=locked)).run("echo in").out == "in\n"
     finally:
         agent.kill()
         agent.wait()
@@ -292,7 +292,7 @@ def home(sshd, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["super", "behind"])
 def test_a_machine_of_the_persons_own_configuration_is_reached_by_its_name(home, name):
-    shell = Over(Configured(name))
+    shell = SshShell(SshConfigHost(name))
     assert shell.run("echo in").out == "in\n"
     assert shell.where == name
     with shell.reading("echo in") as stream:
@@ -305,4 +305,4 @@ def test_its_host_key_has_to_be_known_and_that_of_each_hop(home, name, unknown):
     known_hosts = home / ".ssh" / "known_hosts"
     known_hosts.write_text("\n".join(line for line in known_hosts.read_text().split("\n") if unknown not in line))
     with pytest.raises(BadHostKey, match="is not known; log in to it once with ssh"):
-        Over(Configured(name)).run("true")
+        SshShell(SshConfigHost(name)).run("true")

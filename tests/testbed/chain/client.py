@@ -12,15 +12,15 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.cli.tables import show_runs
-from experiments.pipeline import Options, options_of
+from experiments.pipeline import RunOptions, options_per_suite
 from experiments.reproduce import Reproduction, reproduce
 from experiments.runners.progress import view_on
 from provision.configure.playbook import PROJECT, Setup
 from provision.errors import ProvisionError
-from provision.leasing.ledger import Ledger
-from provision.leasing.order import Order
-from provision.leasing.reconciler import Clock, Desk
-from provision.models import Wish
+from provision.leasing.journal import Journal
+from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.request import LeaseRequest
+from provision.models import Requirements
 from provision.sites.base import connect_to
 from provision.ssh.login import key_pair
 from tests.testbed.node import base_image, gpus
@@ -49,7 +49,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     view = view_on(console)
-    options = Options(
+    options = RunOptions(
         suite=SUITES[0],
         rows=tuple(asked.row or ROWS),
         site="chameleon",
@@ -69,15 +69,15 @@ def main() -> int:
         cdi_spec=spec,
         extra=IN_A_BOX,
     )
-    wish = Wish(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, count=asked.nodes)
+    requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, count=asked.nodes)
     wanted = Reproduction(
-        suites=tuple(options_of(SUITES, options)),
-        order=Order("llm_cc", "node-llm-cc", wish, key_pair(asked.key), at_once=True),
+        suites=tuple(options_per_suite(SUITES, options)),
+        lease_request=LeaseRequest("llm_cc", "node-llm-cc", requirements, key_pair(asked.key), at_once=True),
         site=connect_to("chameleon"),
         setup=setup,
         keep=asked.keep,
     )
-    done = show_runs(reproduce(wanted, Desk(Ledger(), Clock(), view.says), view, lambda slot: None), console)
+    done = show_runs(reproduce(wanted, Reconciler(Journal(), Clock(), view.says), view, lambda slot: None), console)
     return max(one.judgement.exit_code for one in done)
 
 

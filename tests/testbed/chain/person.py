@@ -99,8 +99,8 @@ class Person:
 
     def starts(self, run_id: str) -> list[str]:
         """The rows of all jobs that were begun on the node for that run, one a job."""
-        marks = self.node.run("sh", "-c", f"ls -d {THERE}/{run_id}/.jobs/*/started 2> /dev/null || true")
-        return sorted(Path(mark).parent.name.rpartition("-")[0] for mark in marks.split())
+        tags = self.node.run("sh", "-c", f"ls -d {THERE}/{run_id}/.jobs/*/started 2> /dev/null || true")
+        return sorted(Path(tag).parent.name.rpartition("-")[0] for tag in tags.split())
 
     def containers(self, node: Node | None = None) -> list[str]:
         return (node or self.node).run("docker", "ps", "--quiet").split()

@@ -10,10 +10,10 @@ import pytest
 
 from experiments.cli import app, lease
 from provision.leasing import boot
-from provision.leasing.ledger import Ledger
-from provision.leasing.order import Order
-from provision.leasing.reconciler import Clock, Desk
-from provision.models import Wish
+from provision.leasing.journal import Journal
+from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.request import LeaseRequest
+from provision.models import Requirements
 from provision.sites.base import Testbed, connect_to
 from provision.ssh.login import KeyPair
 from tests.support.needs import need
@@ -121,17 +121,17 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def desk(said: list[str], tmp_path: Path) -> Desk:
-    return Desk(Ledger(tmp_path / "state"), FakeClock(), said.append)
+def reconciler(said: list[str], tmp_path: Path) -> Reconciler:
+    return Reconciler(Journal(tmp_path / "state"), FakeClock(), said.append)
 
 
 @pytest.fixture
-def order(key: KeyPair) -> Callable[..., Order]:
+def lease_request(key: KeyPair) -> Callable[..., LeaseRequest]:
     """An order of three hours on a node from now on; any wish of another kind as arguments."""
 
-    def make(name: str = "llm_cc", **wish: object) -> Order:
-        asked = {"length": timedelta(hours=3), "node_type": A100, **wish}
-        return Order(name, "node-llm-cc", Wish(**asked), key, at_once="start" not in wish)
+    def make(name: str = "llm_cc", **requirements: object) -> LeaseRequest:
+        asked = {"length": timedelta(hours=3), "node_type": A100, **requirements}
+        return LeaseRequest(name, "node-llm-cc", Requirements(**asked), key, at_once="start" not in requirements)
 
     return make
 
@@ -144,7 +144,7 @@ def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def empty(site: object) -> None:
     """Remove all that the project has at the site."""
-    desk = Desk(None, FakeClock(), lambda line: None)
+    reconciler = Reconciler(None, FakeClock(), lambda line: None)
     for listed, drop in (
         (site.servers, site.delete_server),
         (site.volumes, site.delete_volume),
@@ -153,9 +153,9 @@ def empty(site: object) -> None:
         (site.openings, site.close_ssh),
         (site.leases, site.delete_lease),
     ):
-        for thing in desk.ask(listed):
-            desk.ask(lambda drop=drop, thing=thing: drop(thing))
-    desk.wait("servers", site.servers, lambda left: not left, limit_s=10_000)
+        for thing in reconciler.ask(listed):
+            reconciler.ask(lambda drop=drop, thing=thing: drop(thing))
+    reconciler.wait("servers", site.servers, lambda left: not left, limit_s=10_000)
 
 
 def left_at(site: object) -> list[object]:

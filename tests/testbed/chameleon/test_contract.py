@@ -10,8 +10,8 @@ from experiments.runners.targets import place_named
 from provision.errors import BootFailed, NotEnough
 from provision.hardware import local
 from provision.leasing import boot, release
+from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
-from provision.leasing.ledger import Act
 from provision.sites.base import TESTBEDS
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
@@ -31,30 +31,32 @@ def test_hosts_have_a_gpu_a_price_and_one_name_each(any_site):
     assert any(host.gpus == 4 and host.gpu_memory_gib >= 80 for host in hosts)
 
 
-def test_a_reservation_books_its_hosts(any_site, desk, order):
+def test_a_reservation_books_its_hosts(any_site, reconciler, lease_request):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 24 * HOUR
-    leased = lease(any_site, desk, order(node_type=None, start=start, gpus=4), wait=False).lease
+    leased = lease(any_site, reconciler, lease_request(node_type=None, start=start, gpus=4), wait=False).lease
     assert leased.hosts
     (found,) = any_site.leases()
-    assert (found.name, found.mark) == ("llm_cc", release.held(desk, "llm_cc").mark)
+    assert (found.name, found.tag) == ("llm_cc", release.held(reconciler, "llm_cc").tag)
     booked = [booking for booking in any_site.bookings() if booking.host_id in leased.hosts]
     assert {(booking.start, booking.end) for booking in booked} == {(start, start + 3 * HOUR)}
 
 
-def test_a_lease_becomes_a_machine_is_extended_and_leaves_nothing(any_site, desk, order, sshd):
-    leased = lease(any_site, desk, order(node_type=None))
+def test_a_lease_becomes_a_machine_is_extended_and_leaves_nothing(any_site, reconciler, lease_request, sshd):
+    leased = lease(any_site, reconciler, lease_request(node_type=None))
     assert leased.lease.status == "ACTIVE"
     assert len(leased.machines) == 1
-    state = release.state(any_site, desk, release.held(desk, "llm_cc"))
+    state = release.state(any_site, reconciler, release.held(reconciler, "llm_cc"))
     assert state.used_su is not None
-    assert release.extend(any_site, desk, state.holding, HOUR).end == leased.lease.end + HOUR
+    assert release.extend(any_site, reconciler, state.active_lease, HOUR).end == leased.lease.end + HOUR
     assert any_site.leases()[0].end == leased.lease.end + HOUR
-    release.release(any_site, desk, release.held(desk, "llm_cc"))
+    release.release(any_site, reconciler, release.held(reconciler, "llm_cc"))
     assert left_at(any_site) == []
 
 
-def test_what_is_gone_is_deleted_without_complaint(any_site, desk, order):
-    leased = lease(any_site, desk, order(node_type=None, start=datetime.now(UTC) + 2 * HOUR), wait=False).lease
+def test_what_is_gone_is_deleted_without_complaint(any_site, reconciler, lease_request):
+    leased = lease(
+        any_site, reconciler, lease_request(node_type=None, start=datetime.now(UTC) + 2 * HOUR), wait=False
+    ).lease
     for _ in range(2):
         any_site.delete_lease(leased)
     address = any_site.allocate_address("llm-testbed-000000000000")
@@ -63,10 +65,10 @@ def test_what_is_gone_is_deleted_without_complaint(any_site, desk, order):
 
 
 @pytest.mark.parametrize("name", ["local", *TESTBEDS])
-def test_every_site_has_a_machine_that_says_what_it_is(name, connected, desk, order, sshd):
+def test_every_site_has_a_machine_that_says_what_it_is(name, connected, reconciler, lease_request, sshd):
     if name in TESTBEDS:
-        lease(connected(name), desk, order(node_type=None))
-    place = place_named(name, None, None, desk.ledger)
+        lease(connected(name), reconciler, lease_request(node_type=None))
+    place = place_named(name, None, None, reconciler.journal)
     here = local.node()
     assert (place.node.cpus, place.node.processor) == (here.cpus, here.processor)
     assert place.node.host_memory_gib == pytest.approx(here.host_memory_gib, rel=0.01)
@@ -75,40 +77,40 @@ def test_every_site_has_a_machine_that_says_what_it_is(name, connected, desk, or
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
-def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(any_site, box, desk, order, sshd):
+def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(any_site, box, reconciler, lease_request, sshd):
     site = any_site
-    lease(site, desk, order(node_type="g1.h100.pci.4"))
+    lease(site, reconciler, lease_request(node_type="g1.h100.pci.4"))
     (volume,) = volumes(box)
     assert volume["size"] == 200
     (opening,) = site.openings()
-    assert [(one.mark, one.owner, one.status) for one in site.volumes()] == [(opening.mark, site.user_id(), "in-use")]
+    assert [(one.tag, one.owner, one.status) for one in site.volumes()] == [(opening.tag, site.user_id(), "in-use")]
     rules = site.sdk.network.security_group_rules(security_group_id=opening.id, direction="ingress")
     assert [(rule.protocol, rule.port_range_min, rule.port_range_max) for rule in rules] == [("tcp", 22, 22)]
-    holding = release.held(desk, "llm_cc")
-    assert f"volume {volume['id']}" in release.remains(site, holding)
-    release.release(site, desk, holding)
-    assert Act.DELETE_VOLUME not in {entry.act for entry in desk.ledger.entries()}
+    active_lease = release.held(reconciler, "llm_cc")
+    assert f"volume {volume['id']}" in release.remains(site, active_lease)
+    release.release(site, reconciler, active_lease)
+    assert Operation.DELETE_VOLUME not in {entry.operation for entry in reconciler.journal.entries()}
     assert volumes(box) == []
     assert left_at(site) == []
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
-def test_a_boot_at_kvm_that_fails_leaves_no_volume(any_site, box, desk, order, monkeypatch):
+def test_a_boot_at_kvm_that_fails_leaves_no_volume(any_site, box, reconciler, lease_request, monkeypatch):
     monkeypatch.setattr(boot, "BOOT_ATTEMPTS", 1)
     box.behave(hypervisor={"fail": "no GPU answers"})
     box.fail_to_delete_a_volume()
     with pytest.raises(BootFailed, match="no GPU answers"):
-        lease(any_site, desk, order(node_type="g1.h100.pci.1"))
+        lease(any_site, reconciler, lease_request(node_type="g1.h100.pci.1"))
     assert (volumes(box), any_site.servers()) == ([], [])
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
-def test_flavors_share_a_hypervisor_as_far_as_its_gpus_go(any_site, desk, order):
+def test_flavors_share_a_hypervisor_as_far_as_its_gpus_go(any_site, reconciler, lease_request):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 24 * HOUR
     for name in ("llm_single_cc", "llm_other"):
-        lease(any_site, desk, order(name, node_type="g1.h100.pci.1", start=start), wait=False)
+        lease(any_site, reconciler, lease_request(name, node_type="g1.h100.pci.1", start=start), wait=False)
     with pytest.raises(NotEnough, match="not enough nodes are free"):
-        lease(any_site, desk, order(node_type="g1.h100.pci.4", start=start), wait=False)
+        lease(any_site, reconciler, lease_request(node_type="g1.h100.pci.4", start=start), wait=False)
     assert len(any_site.leases()) == 2
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from provision.errors import BootFailed, LeaseFailed, LeaseGone, NoAddress, NoCredentials, Unreachable
 from provision.leasing import release
+from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import lease
-from provision.leasing.ledger import Act, Ledger
-from provision.leasing.reconciler import Desk
+from provision.leasing.reconciler import Reconciler
 from provision.sites.base import connect_to
 from tests.testbed.chameleon import conftest
 from tests.testbed.chameleon.conftest import FakeClock, left_at
@@ -20,20 +20,20 @@ from tests.testbed.openstack.hardware import KVM
 from tests.testbed.openstack.settings import FLOATING_IPS
 
 SERVICE = {
-    Act.CREATE_LEASE: "blazar",
-    Act.UPLOAD_KEY: "nova",
-    Act.OPEN_SSH: "neutron",
-    Act.CREATE_VOLUME: "cinder",
-    Act.CREATE_SERVER: "nova",
-    Act.ALLOCATE_ADDRESS: "neutron",
-    Act.ATTACH_ADDRESS: "neutron",
-    Act.EXTEND_LEASE: "blazar",
-    Act.DELETE_SERVER: "nova",
-    Act.DELETE_VOLUME: "cinder",
-    Act.RELEASE_ADDRESS: "neutron",
-    Act.DELETE_KEY: "nova",
-    Act.CLOSE_SSH: "neutron",
-    Act.DELETE_LEASE: "blazar",
+    Operation.CREATE_LEASE: "blazar",
+    Operation.UPLOAD_KEY: "nova",
+    Operation.OPEN_SSH: "neutron",
+    Operation.CREATE_VOLUME: "cinder",
+    Operation.CREATE_SERVER: "nova",
+    Operation.ALLOCATE_ADDRESS: "neutron",
+    Operation.ATTACH_ADDRESS: "neutron",
+    Operation.EXTEND_LEASE: "blazar",
+    Operation.DELETE_SERVER: "nova",
+    Operation.DELETE_VOLUME: "cinder",
+    Operation.RELEASE_ADDRESS: "neutron",
+    Operation.DELETE_KEY: "nova",
+    Operation.CLOSE_SSH: "neutron",
+    Operation.DELETE_LEASE: "blazar",
 }
 """The service that an act changes something at."""
 TOLD = {
@@ -76,30 +76,34 @@ class Weather:
         return self.box.gates[at_kvm.get(self.service, self.service)]
 
 
-class Unlucky(Ledger):
-    """A ledger at whose intents something happens, before the act itself: ``happens(act, attempt)``."""
+class Unlucky(Journal):
+    """A ledger at whose intents something happens, before the act itself: ``happens(operation, attempt)``."""
 
     def __init__(self, folder, happens) -> None:
         super().__init__(folder)
         self.happens, self.attempts = happens, Counter()
 
-    def write(self, event, holding, act=None, **data):
-        super().write(event, holding, act, **data)
+    def write(self, event, active_lease, operation=None, **data):
+        super().write(event, active_lease, operation, **data)
         if event == "intent":
-            self.attempts[act] += 1
-            self.happens(act, self.attempts[act])
+            self.attempts[operation] += 1
+            self.happens(operation, self.attempts[operation])
 
 
-def test_a_node_that_does_not_boot_is_left_for_another_of_its_hardware(site, desk, order, box, reachable, said):
+def test_a_node_that_does_not_boot_is_left_for_another_of_its_hardware(
+    site, reconciler, lease_request, box, reachable, said
+):
     box.behave(P3_GPU_001={"fail": "IPMI of the node does not answer"})
-    leased = lease(site, desk, order())
+    leased = lease(site, reconciler, lease_request())
     assert any("IPMI of the node does not answer" in line for line in said)
     names = {host.id: host.name for host in site.hosts()}
     assert [names[id] for id in leased.lease.hosts] == ["P3-GPU-002"]
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(connected, desk, order, box, reachable, said):
+def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(
+    connected, reconciler, lease_request, box, reachable, said
+):
     site = connected("kvm")
     box.behave(hypervisor={"fail": "no such volume"})
 
@@ -108,87 +112,93 @@ def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(connected
         if line.startswith("attempt 1"):
             box.behave()
 
-    leased = lease(site, Desk(desk.ledger, desk.clock, say), order(node_type=None))
+    leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, say), lease_request(node_type=None))
     assert any("attempt 1 of 3" in line and "no such volume" in line for line in said)
     assert len(leased.machines) == 1
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_of_two_nodes_both_are_changed_where_one_does_not_boot(site, desk, order, box, reachable):
+def test_of_two_nodes_both_are_changed_where_one_does_not_boot(site, reconciler, lease_request, box, reachable):
     box.behave(P3_GPU_002={"fail": "IPMI of the node does not answer"})
-    leased = lease(site, desk, order(count=2))
+    leased = lease(site, reconciler, lease_request(count=2))
     names = {host.id: host.name for host in site.hosts()}
     assert {names[id] for id in leased.lease.hosts} == {"P3-GPU-003", "P3-GPU-004"}
-    assert [names[id] for id in release.held(desk, "llm_cc").failed_hosts] == ["P3-GPU-002"]
+    assert [names[id] for id in release.held(reconciler, "llm_cc").failed_hosts] == ["P3-GPU-002"]
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 2, 2]
 
 
-def test_where_no_other_node_is_free_the_same_one_is_tried_again_and_its_reason_told(site, desk, order, box, reachable):
+def test_where_no_other_node_is_free_the_same_one_is_tried_again_and_its_reason_told(
+    site, reconciler, lease_request, box, reachable
+):
     box.behave(P2_GPU_001={"fail": "no bootable device"})
     with pytest.raises(BootFailed, match=r"on P2-GPU-001; the site says: .*no bootable device.*3 attempts; release"):
-        lease(site, desk, order(node_type=None, node="P2-GPU-001"))
+        lease(site, reconciler, lease_request(node_type=None, node="P2-GPU-001"))
     assert site.servers() == []
-    release.release(site, desk, release.held(desk, "llm_cc"))
+    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
     assert left_at(site) == []
 
 
-def test_a_boot_longer_than_the_clients_own_twenty_minutes_is_waited_for(site, desk, order, box, reachable, said):
+def test_a_boot_longer_than_the_clients_own_twenty_minutes_is_waited_for(
+    site, reconciler, lease_request, box, reachable, said
+):
     box.behave(P3_GPU_001={"seconds": 4})
 
     def say(line: str) -> None:
         if line.startswith("server") and not any(told.startswith("server") for told in said):
-            desk.clock.skipped_s += 25 * 60
+            reconciler.clock.skipped_s += 25 * 60
         said.append(line)
 
-    assert lease(site, Desk(desk.ledger, desk.clock, say), order()).machines
+    assert lease(site, Reconciler(reconciler.journal, reconciler.clock, say), lease_request()).machines
     assert any("BUILD, spawning, for 25 of up to 40 minutes" in line for line in said)
 
 
-def test_no_free_address_is_told_and_the_next_run_goes_on(site, desk, order, box, reachable):
+def test_no_free_address_is_told_and_the_next_run_goes_on(site, reconciler, lease_request, box, reachable):
     others = [site.allocate_address("llm-testbed-000000000000") for _ in FLOATING_IPS[1:]]
     with pytest.raises(NoAddress, match="no floating IP is free"):
-        lease(site, desk, order())
+        lease(site, reconciler, lease_request())
     site.release_address(others.pop())
-    assert lease(site, desk, order()).machines
-    release.release(site, desk, release.held(desk, "llm_cc"))
+    assert lease(site, reconciler, lease_request()).machines
+    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
     assert len(site.addresses()) == len(others)
 
 
-def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, desk, order, reachable):
+def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, reconciler, lease_request, reachable):
     spare = site.sdk.network.create_ip(floating_network_id=site.sdk.network.find_network("public").id)
-    assert lease(site, desk, order()).machines[0].login.host == spare.floating_ip_address
-    release.release(site, desk, release.held(desk, "llm_cc"))
+    assert lease(site, reconciler, lease_request()).machines[0].login.host == spare.floating_ip_address
+    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
     assert [(address.ip, address.server) for address in site.addresses()] == [(spare.floating_ip_address, "")]
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", TOLD)
-def test_each_service_and_keystone_may_fail_at_each_act(fault, connected, order, box, reachable, tmp_path, monkeypatch):
+def test_each_service_and_keystone_may_fail_at_each_act(
+    fault, connected, lease_request, box, reachable, tmp_path, monkeypatch
+):
     monkeypatch.setattr(conftest, "REAL_S", 0.1)
     site = connected("kvm")
-    weather, wanted = Weather(box, site), order(node_type=None)
+    weather, wanted = Weather(box, site), lease_request(node_type=None)
 
-    def happens(act, attempt):
+    def happens(operation, attempt):
         if attempt <= 2:
-            weather.turns(fault, SERVICE[act] if attempt == 1 else "keystone")
+            weather.turns(fault, SERVICE[operation] if attempt == 1 else "keystone")
 
-    desk = Desk(Unlucky(tmp_path / "state", happens), FakeClock(), weather.say)
-    assert lease(site, desk, wanted).machines
+    reconciler = Reconciler(Unlucky(tmp_path / "state", happens), FakeClock(), weather.say)
+    assert lease(site, reconciler, wanted).machines
     one_of_each = (site.leases(), site.servers(), site.volumes(), site.addresses(), site.keys(), site.openings())
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)
-    ends = release.extend(site, desk, release.held(desk, wanted.name), timedelta(hours=1)).end
+    ends = release.extend(site, reconciler, release.held(reconciler, wanted.name), timedelta(hours=1)).end
     assert [one.end for one in site.leases()] == [ends]
     box.fail_to_delete_a_volume()
-    release.release(site, desk, release.held(desk, wanted.name))
+    release.release(site, reconciler, release.held(reconciler, wanted.name))
     assert left_at(site) == []
-    assert set(desk.ledger.attempts) == set(Act)
-    assert len(weather.met) == sum(min(number, 2) for number in desk.ledger.attempts.values())
+    assert set(reconciler.journal.attempts) == set(Operation)
+    assert len(weather.met) == sum(min(number, 2) for number in reconciler.journal.attempts.values())
     for service, line in weather.met:
         assert re.match(f"{'.*' if service == 'keystone' else service}{TOLD[fault]}", line), (service, line)
 
 
 @pytest.fixture
-def waiting(site, order, box, reachable, tmp_path):
+def waiting(site, lease_request, box, reachable, tmp_path):
     """Leases, and has something happen once while a lease that begins later, and once while a server, is waited for."""
 
     def run(weather, happens):
@@ -201,8 +211,10 @@ def waiting(site, order, box, reachable, tmp_path):
                 box.move_clock(timedelta(hours=2, minutes=1))
                 happens(waits.pop(wait))
 
-        desk = Desk(Ledger(tmp_path / "state"), FakeClock(), say)
-        assert lease(site, desk, order(node="P3-GPU-001", start=datetime.now(UTC) + timedelta(hours=2))).machines
+        reconciler = Reconciler(Journal(tmp_path / "state"), FakeClock(), say)
+        assert lease(
+            site, reconciler, lease_request(node="P3-GPU-001", start=datetime.now(UTC) + timedelta(hours=2))
+        ).machines
         assert waits == {}
 
     return run
@@ -235,19 +247,21 @@ def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(
 
 
 @pytest.mark.parametrize("service", ["blazar", "nova", "neutron", "keystone"])
-def test_a_service_that_stays_away_is_named_after_a_bounded_number_of_attempts(service, site, desk, order, box, said):
+def test_a_service_that_stays_away_is_named_after_a_bounded_number_of_attempts(
+    service, site, reconciler, lease_request, box, said
+):
     box.gates[service].shut("gone")
     with pytest.raises(Unreachable, match="does not answer"):
-        lease(site, desk, order())
+        lease(site, reconciler, lease_request())
     assert any("attempt" in line for line in said)
 
 
-def test_a_token_that_has_expired_is_renewed(site, order, reachable, tmp_path):
-    def expire(act, attempt):
+def test_a_token_that_has_expired_is_renewed(site, lease_request, reachable, tmp_path):
+    def expire(operation, attempt):
         site.session.auth.auth_ref._auth_token = "expired"
 
-    desk = Desk(Unlucky(tmp_path / "state", expire), FakeClock(), lambda line: None)
-    assert lease(site, desk, order()).machines
+    reconciler = Reconciler(Unlucky(tmp_path / "state", expire), FakeClock(), lambda line: None)
+    assert lease(site, reconciler, lease_request()).machines
 
 
 def test_refused_credentials_are_told_without_them(box, account, monkeypatch):
@@ -257,15 +271,15 @@ def test_refused_credentials_are_told_without_them(box, account, monkeypatch):
     assert "wrong-secret" not in str(refused.value)
 
 
-def test_a_lease_in_error_is_a_failure_with_what_the_site_tells_of_it(site, desk, order, box, reachable):
-    wanted = order(start=datetime.now(UTC) + timedelta(hours=20))
-    made = lease(site, desk, wanted, wait=False).lease
+def test_a_lease_in_error_is_a_failure_with_what_the_site_tells_of_it(site, reconciler, lease_request, box, reachable):
+    wanted = lease_request(start=datetime.now(UTC) + timedelta(hours=20))
+    made = lease(site, reconciler, wanted, wait=False).lease
     with without_aggregate(box, made.resources[0]):
         box.move_clock(timedelta(hours=20, minutes=1))
         with pytest.raises(LeaseFailed, match=r"is ERROR \(blazar: start_lease failed; reservation .* is in error\)"):
-            lease(site, desk, wanted)
+            lease(site, reconciler, wanted)
     assert site.servers() == []
-    release.release(site, desk, release.held(desk, "llm_cc"))
+    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
     assert left_at(site) == []
 
 
@@ -279,16 +293,18 @@ def without_aggregate(box, reservation):
         blazar.execute(negate, [reservation])
 
 
-def test_a_lease_that_others_delete_is_told(site, desk, order, reachable):
-    leased = lease(site, desk, order(start=datetime.now(UTC) + timedelta(hours=20)), wait=False)
+def test_a_lease_that_others_delete_is_told(site, reconciler, lease_request, reachable):
+    leased = lease(site, reconciler, lease_request(start=datetime.now(UTC) + timedelta(hours=20)), wait=False)
     site.delete_lease(leased.lease)
     with pytest.raises(LeaseGone, match="deleted by others, or over"):
-        lease(site, desk, order(start=datetime.now(UTC) + timedelta(hours=20)))
-    release.release(site, desk, release.held(desk, "llm_cc"))
+        lease(site, reconciler, lease_request(start=datetime.now(UTC) + timedelta(hours=20)))
+    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
 
 
 @pytest.mark.parametrize("stage", ["lease llm_cc: PENDING", "server node-llm-cc: BUILD"])
-def test_a_lease_that_others_delete_while_it_is_waited_for_is_told(stage, site, desk, order, box, reachable, said):
+def test_a_lease_that_others_delete_while_it_is_waited_for_is_told(
+    stage, site, reconciler, lease_request, box, reachable, said
+):
     def say(line: str) -> None:
         if line.startswith(stage):
             for held in site.leases():
@@ -298,7 +314,7 @@ def test_a_lease_that_others_delete_while_it_is_waited_for_is_told(stage, site, 
     box.behave(P3_GPU_001={"seconds": 3})
     start = {"start": datetime.now(UTC) + timedelta(hours=20)} if "PENDING" in stage else {}
     with pytest.raises(LeaseGone, match="deleted by others, or over; release it here and lease anew"):
-        lease(site, Desk(desk.ledger, desk.clock, say), order(**start))
+        lease(site, Reconciler(reconciler.journal, reconciler.clock, say), lease_request(**start))
     assert site.leases() == []
-    release.release(site, desk, release.held(desk, "llm_cc"))
+    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
     assert left_at(site) == []

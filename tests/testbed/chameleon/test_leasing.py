@@ -8,29 +8,29 @@ import pytest
 from provision.errors import ExtensionRefused, HeldOtherwise, NoSuchHost, NotEnough, NotOurs
 from provision.leasing import release
 from provision.leasing.lease import lease
-from provision.leasing.reconciler import Desk
+from provision.leasing.reconciler import Reconciler
 from tests.testbed.chameleon.conftest import left_at
 
 HOUR = timedelta(hours=1)
 
 
-def test_a_wish_becomes_a_machine_that_answers_and_release_leaves_nothing(site, desk, order, sshd):
-    leased = lease(site, desk, order())
+def test_a_wish_becomes_a_machine_that_answers_and_release_leaves_nothing(site, reconciler, lease_request, sshd):
+    leased = lease(site, reconciler, lease_request())
     assert leased.lease.status == "ACTIVE"
     assert leased.lease.name == "llm_cc"
     assert leased.image_id == site.image_id()
     (machine,) = leased.machines
     said = subprocess.run([*machine.login.arguments(), "echo", "here"], capture_output=True, text=True)
     assert said.stdout == "here\n"
-    holding = release.held(desk, "llm_cc")
-    state = release.state(site, desk, holding)
+    active_lease = release.held(reconciler, "llm_cc")
+    state = release.state(site, reconciler, active_lease)
     assert [server.name for server in state.servers] == ["node-llm-cc"]
     assert state.ips == (machine.login.host,)
-    assert holding.machines == (machine,)
-    assert all(thing.mark == holding.mark for thing in left_at(site))
-    release.release(site, desk, holding)
+    assert active_lease.machines == (machine,)
+    assert all(thing.tag == active_lease.tag for thing in left_at(site))
+    release.release(site, reconciler, active_lease)
     assert left_at(site) == []
-    assert desk.ledger.holdings() == {}
+    assert reconciler.journal.active_leases() == {}
 
 
 def test_hosts_are_told_by_their_hardware(site):
@@ -42,22 +42,24 @@ def test_hosts_are_told_by_their_hardware(site):
     assert by_name["P3-GPU-001"].su_per_hour == 16
 
 
-def test_a_hardware_wish_of_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(site, desk, order, reachable):
-    leased = lease(site, desk, order(node_type="compute_gigaio", count=2))
+def test_a_hardware_wish_of_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(
+    site, reconciler, lease_request, reachable
+):
+    leased = lease(site, reconciler, lease_request(node_type="compute_gigaio", count=2))
     hosts = {host.id: host for host in site.hosts()}
     assert {hosts[id].name for id in leased.lease.hosts} == {"gigaio-compute-02", "gigaio-compute-06"}
     assert len({machine.login.host for machine in leased.machines}) == 2
 
 
-def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(site, desk, order):
+def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(site, reconciler, lease_request):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 30 * HOUR
-    leased = lease(site, desk, order(node="P2-GPU-002", node_type=None, start=start), wait=False)
+    leased = lease(site, reconciler, lease_request(node="P2-GPU-002", node_type=None, start=start), wait=False)
     assert leased.machines == ()
     assert (leased.lease.status, leased.lease.start, leased.lease.end) == ("PENDING", start, start + 3 * HOUR)
 
 
 def test_a_lease_in_the_future_is_waited_for_with_progress_and_booted_when_it_begins(
-    site, desk, order, box, reachable, said
+    site, reconciler, lease_request, box, reachable, said
 ):
     def say(line: str) -> None:
         said.append(line)
@@ -65,95 +67,95 @@ def test_a_lease_in_the_future_is_waited_for_with_progress_and_booted_when_it_be
             box.move_clock(2 * HOUR + timedelta(minutes=1))
 
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 2 * HOUR
-    leased = lease(site, Desk(desk.ledger, desk.clock, say), order(start=start))
+    leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, say), lease_request(start=start))
     assert (leased.lease.status, leased.lease.start, len(leased.machines)) == ("ACTIVE", start, 1)
     waited = [line for line in said if line.startswith("lease llm_cc:")]
     assert waited[0].startswith("lease llm_cc: PENDING, for 0 of up to 13")
     assert said.index(waited[-1]) < next(n for n, line in enumerate(said) if line.startswith("server node-llm-cc:"))
 
 
-def test_who_watches_gets_the_block_that_another_gives_back(site, desk, order, said):
+def test_who_watches_gets_the_block_that_another_gives_back(site, reconciler, lease_request, said):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
-    other = lease(site, desk, order("llm_other", count=4, start=start), wait=False).lease
+    other = lease(site, reconciler, lease_request("llm_other", count=4, start=start), wait=False).lease
 
     def say(line: str) -> None:
         said.append(line)
         if "looking again every 2 minutes" in line:
             site.delete_lease(other)
 
-    watching = Desk(desk.ledger, desk.clock, say)
-    leased = lease(site, watching, order(start=start), wait=False, watch=True).lease
+    watching = Reconciler(reconciler.journal, reconciler.clock, say)
+    leased = lease(site, watching, lease_request(start=start), wait=False, watch=True).lease
     assert [held.id for held in site.leases()] == [leased.id]
     assert (leased.start, leased.end) == (start, start + 3 * HOUR)
     assert len([line for line in said if "not enough nodes are free at" in line]) == 1
 
 
-def test_both_labs_apart_are_two_leases(site, desk, order):
+def test_both_labs_apart_are_two_leases(site, reconciler, lease_request):
     start = datetime.now(UTC) + 24 * HOUR
-    single = order("llm_single_cc", node_type="compute_gigaio", length=2 * HOUR, start=start)
-    multi = order("llm_multi_cc", length=2 * HOUR, gpus=4, start=start)
+    single = lease_request("llm_single_cc", node_type="compute_gigaio", length=2 * HOUR, start=start)
+    multi = lease_request("llm_multi_cc", length=2 * HOUR, gpus=4, start=start)
     for one in (single, multi):
-        lease(site, desk, one, wait=False)
+        lease(site, reconciler, one, wait=False)
     assert sorted(held.name for held in site.leases()) == ["llm_multi_cc", "llm_single_cc"]
 
 
-def test_an_overlap_is_refused_with_the_earliest_alternative(site, desk, order):
+def test_an_overlap_is_refused_with_the_earliest_alternative(site, reconciler, lease_request):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
-    lease(site, desk, order("llm_other", count=4, start=start), wait=False)
+    lease(site, reconciler, lease_request("llm_other", count=4, start=start), wait=False)
     with pytest.raises(NotEnough, match=r"not enough nodes are free at .* UTC.*; the earliest: P3-GPU"):
-        lease(site, desk, order(start=start + HOUR), wait=False)
+        lease(site, reconciler, lease_request(start=start + HOUR), wait=False)
     assert [held.name for held in site.leases()] == ["llm_other"]
 
 
-def test_what_carries_the_name_but_is_not_ours_is_left_alone(site, desk, order, box):
-    theirs = order(start=datetime.now(UTC) + 24 * HOUR)
-    lease(site, desk, theirs, wait=False)
-    desk.ledger.write("closed", release.held(desk, "llm_cc"))
+def test_what_carries_the_name_but_is_not_ours_is_left_alone(site, reconciler, lease_request, box):
+    theirs = lease_request(start=datetime.now(UTC) + 24 * HOUR)
+    lease(site, reconciler, theirs, wait=False)
+    reconciler.journal.write("closed", release.held(reconciler, "llm_cc"))
     with pytest.raises(NotOurs, match="not in this ledger"):
-        lease(site, desk, theirs, wait=False)
+        lease(site, reconciler, theirs, wait=False)
     assert len(site.leases()) == 1
 
 
-def test_a_held_lease_is_no_answer_to_another_wish(site, desk, order):
+def test_a_held_lease_is_no_answer_to_another_wish(site, reconciler, lease_request):
     start = datetime.now(UTC) + 24 * HOUR
-    lease(site, desk, order(start=start), wait=False)
+    lease(site, reconciler, lease_request(start=start), wait=False)
     for other in ({"node_type": "compute_gigaio"}, {"count": 2}, {"gpu_memory_gib": 90.0}):
         with pytest.raises(HeldOtherwise, match=r"llm_cc is held already, with 1 x gpu_a100_pcie at .* 4 x .*A100"):
-            lease(site, desk, order(start=start, **other), wait=False)
-    assert lease(site, desk, order(start=start, node_type=None), wait=False).lease.name == "llm_cc"
+            lease(site, reconciler, lease_request(start=start, **other), wait=False)
+    assert lease(site, reconciler, lease_request(start=start, node_type=None), wait=False).lease.name == "llm_cc"
     assert len(site.leases()) == 1
 
 
-def test_an_unknown_type_is_told_with_the_nearest(site, desk, order):
+def test_an_unknown_type_is_told_with_the_nearest(site, reconciler, lease_request):
     with pytest.raises(NoSuchHost, match="nearest: gpu_a100_pcie"):
-        lease(site, desk, order(node_type="gpu_a100_pci"))
+        lease(site, reconciler, lease_request(node_type="gpu_a100_pci"))
 
 
-def test_a_lease_is_extended_and_an_extension_over_anothers_lease_is_refused(site, desk, order):
+def test_a_lease_is_extended_and_an_extension_over_anothers_lease_is_refused(site, reconciler, lease_request):
     soon = datetime.now(UTC).replace(second=0, microsecond=0) + 2 * HOUR
-    leased = lease(site, desk, order(node="P3-GPU-001", start=soon, length=HOUR), wait=False).lease
-    holding = release.held(desk, "llm_cc")
-    assert release.extend(site, desk, holding, HOUR).end == leased.end + HOUR
-    lease(site, desk, order("llm_next", node="P3-GPU-001", start=soon + 4 * HOUR), wait=False)
+    leased = lease(site, reconciler, lease_request(node="P3-GPU-001", start=soon, length=HOUR), wait=False).lease
+    active_lease = release.held(reconciler, "llm_cc")
+    assert release.extend(site, reconciler, active_lease, HOUR).end == leased.end + HOUR
+    lease(site, reconciler, lease_request("llm_next", node="P3-GPU-001", start=soon + 4 * HOUR), wait=False)
     with pytest.raises(ExtensionRefused):
-        release.extend(site, desk, holding, 3 * HOUR)
-    assert release.state(site, desk, holding).lease.end == leased.end + HOUR
+        release.extend(site, reconciler, active_lease, 3 * HOUR)
+    assert release.state(site, reconciler, active_lease).lease.end == leased.end + HOUR
 
 
-def test_the_end_of_a_lease_is_seen(site, desk, order, box, reachable):
-    lease(site, desk, order())
+def test_the_end_of_a_lease_is_seen(site, reconciler, lease_request, box, reachable):
+    lease(site, reconciler, lease_request())
     box.move_clock(timedelta(hours=4))
-    holding = release.held(desk, "llm_cc")
-    over = desk.wait(
-        "end", lambda: release.state(site, desk, holding).lease, lambda now: now.status == "TERMINATED", 9e9
+    active_lease = release.held(reconciler, "llm_cc")
+    over = reconciler.wait(
+        "end", lambda: release.state(site, reconciler, active_lease).lease, lambda now: now.status == "TERMINATED", 9e9
     )
     assert over
-    state = release.state(site, desk, holding)
+    state = release.state(site, reconciler, active_lease)
     assert (state.servers, state.lease.hosts) == ((), ())
     assert state.used_su > 0
-    release.release(site, desk, holding)
+    release.release(site, reconciler, active_lease)
     assert left_at(site) == []
 
 
-def _lease(site, desk, holding):
-    return release.state(site, desk, holding).lease
+def _lease(site, reconciler, active_lease):
+    return release.state(site, reconciler, active_lease).lease

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from provision.leasing import release
+from provision.leasing.journal import Journal
 from provision.leasing.lease import lease
-from provision.leasing.ledger import Ledger
 from provision.leasing.orphans import orphans
-from provision.leasing.reconciler import Desk
+from provision.leasing.reconciler import Reconciler
 from tests.testbed.chameleon.conftest import FakeClock, left_at
 
 
@@ -19,46 +19,46 @@ def later():
 
 
 def elsewhere(tmp_path):
-    return Desk(Ledger(tmp_path / "elsewhere"), FakeClock(), lambda line: None)
+    return Reconciler(Journal(tmp_path / "elsewhere"), FakeClock(), lambda line: None)
 
 
-def test_orphans_are_what_a_closed_page_left(testbed, site, desk, order, later):
-    lease(site, desk, order(start=later), wait=False)
-    assert orphans(site, desk) == []
-    holding = release.held(desk, "llm_cc")
-    desk.ledger.write("closed", holding)
+def test_orphans_are_what_a_closed_page_left(testbed, site, reconciler, lease_request, later):
+    lease(site, reconciler, lease_request(start=later), wait=False)
+    assert orphans(site, reconciler) == []
+    active_lease = release.held(reconciler, "llm_cc")
+    reconciler.journal.write("closed", active_lease)
     (there,) = (f"lease {one.id}" for one in site.leases())
-    told = {holding.mark: {"there": [there], "opened_here": True}}
+    told = {active_lease.tag: {"there": [there], "opened_here": True}}
     code, out, _ = testbed("orphans", "--json")
     assert (code, json.loads(out)) == (0, {"orphans": told, "deleted": []})
     code, out, _ = testbed("orphans", "--clean", "--dry-run", "--json")
-    assert (code, json.loads(out)) == (0, {"orphans": told, "would delete": [holding.mark]})
+    assert (code, json.loads(out)) == (0, {"orphans": told, "would delete": [active_lease.tag]})
     code, _, err = testbed("orphans", "--clean")
     assert (code, "needs --yes" in err) == (2, True)
     assert len(site.leases()) == 1
     code, out, _ = testbed("orphans", "--clean", "--yes", "--json")
-    assert (code, json.loads(out)["deleted"]) == (0, [holding.mark])
+    assert (code, json.loads(out)["deleted"]) == (0, [active_lease.tag])
     assert left_at(site) == []
     assert testbed("orphans")[:2] == (0, "no orphans\n")
 
 
 def test_what_another_computer_of_ones_own_holds_is_told_so_and_deleted_only_by_name(
-    testbed, site, order, later, tmp_path
+    testbed, site, lease_request, later, tmp_path
 ):
-    lease(site, elsewhere(tmp_path), order(start=later), wait=False)
+    lease(site, elsewhere(tmp_path), lease_request(start=later), wait=False)
     (held,) = site.leases()
     code, out, _ = testbed("orphans", "--clean", "--yes")
     assert code == 0
-    assert f"{held.mark}: lease {held.id} (of another ledger of yours" in out
+    assert f"{held.tag}: lease {held.id} (of another ledger of yours" in out
     assert "nothing was deleted; --clean" in out
     assert site.leases() == [held]
     code, _, err = testbed("orphans", "--clean", "--yes", "llm-testbed-0")
-    assert (code, err) == (2, f"testbed: MARK 'llm-testbed-0': no orphan of yours; allowed: {held.mark}\n")
-    assert testbed("orphans", held.mark)[::2] == (2, f"testbed: MARK {held.mark!r}: allowed with --clean only\n")
-    assert testbed("orphans", "--clean", "--yes", held.mark)[:2] == (
+    assert (code, err) == (2, f"testbed: MARK 'llm-testbed-0': no orphan of yours; allowed: {held.tag}\n")
+    assert testbed("orphans", held.tag)[::2] == (2, f"testbed: MARK {held.tag!r}: allowed with --clean only\n")
+    assert testbed("orphans", "--clean", "--yes", held.tag)[:2] == (
         0,
-        f"{held.mark}: lease {held.id} (of another ledger of yours, as another computer's; deleted only by its name)\n"
-        f"deleted: {held.mark}\n",
+        f"{held.tag}: lease {held.id} (of another ledger of yours, as another computer's; deleted only by its name)\n"
+        f"deleted: {held.tag}\n",
     )
     assert left_at(site) == []
 
@@ -66,9 +66,9 @@ def test_what_another_computer_of_ones_own_holds_is_told_so_and_deleted_only_by_
 MARK = "llm-testbed-000000000000"
 
 
-def test_a_classmates_things_are_never_orphans(testbed, connected, order, reachable, tmp_path):
+def test_a_classmates_things_are_never_orphans(testbed, connected, lease_request, reachable, tmp_path):
     theirs, mine = connected("chameleon", "classmate"), connected("chameleon")
-    lease(theirs, elsewhere(tmp_path), order())
+    lease(theirs, elsewhere(tmp_path), lease_request())
     theirs.allocate_address(MARK)
     before = [one.id for one in left_at(mine)]
     assert len(before) == 4
@@ -78,7 +78,7 @@ def test_a_classmates_things_are_never_orphans(testbed, connected, order, reacha
 
 def test_security_groups_tell_whose_they_are(testbed, connected):
     theirs, mine = connected("kvm", "classmate"), connected("kvm")
-    openings = [site.open_ssh(mark) for site, mark in ((theirs, MARK), (mine, MARK.replace("0", "1")))]
+    openings = [site.open_ssh(tag) for site, tag in ((theirs, MARK), (mine, MARK.replace("0", "1")))]
     assert set(mine.openings()) == set(openings)
     code, out, _ = testbed("orphans", "--site", "kvm", "--json")
-    assert (code, list(json.loads(out)["orphans"])) == (0, [openings[1].mark])
+    assert (code, list(json.loads(out)["orphans"])) == (0, [openings[1].tag])

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from provision.configure.playbook import Configured, Setup, configure
-from provision.leasing.ledger import Machine
+from provision.configure.playbook import ConfiguredNode, Setup, configure
+from provision.leasing.journal import Machine
 from provision.ssh.login import KeyPair, Login, forget
 from tests.support.needs import need
 from tests.testbed.node import gpus
@@ -20,7 +20,7 @@ from tests.testbed.node.small_image import small_image
 HERE = Path(__file__).parent
 NEEDS = ("mmdebstrap", "gpg", "systemd-nspawn", "iptables", "ip", "ssh-keygen")
 PACKAGES = "mmdebstrap gpg systemd-container iptables iproute2 openssh-client"
-SetUp = Callable[..., Configured]
+SetUp = Callable[..., ConfiguredNode]
 
 
 @pytest.fixture(scope="session")
@@ -57,14 +57,14 @@ def set_up(login: Callable[[Node], Login], archive: Path, tmp_path_factory: pyte
     spec.write_text(gpus.cdi_spec(2))
     logs = tmp_path_factory.mktemp("configure")
 
-    def act(
+    def operation(
         nodes: Sequence[Node],
         say: Callable[[str], None] = print,
         check: bool = False,
         roles: Sequence[str] = (),
         extra: Mapping[str, Any] = {},
         **setup: Any,
-    ) -> Configured:
+    ) -> ConfiguredNode:
         options = {"source": "load", "archive": archive, "cdi_spec": spec} | setup
         machines = [Machine(node.name, login(node)) for node in nodes]
         with pytest.MonkeyPatch.context() as patch:
@@ -74,7 +74,7 @@ def set_up(login: Callable[[Node], Login], archive: Path, tmp_path_factory: pyte
                 playbook.write_text(json.dumps([{"hosts": "nodes", "become": True, "roles": listed}]))
             return configure(machines, Setup(**options, extra=IN_A_BOX | dict(extra)), say, check, logs)
 
-    return act
+    return operation
 
 
 @pytest.fixture

@@ -54,9 +54,9 @@ def _has(rule: tuple[str, ...]) -> bool:
     return _iptables("-C", rule).returncode == 0
 
 
-def _iptables(act: str, rule: tuple[str, ...], check: bool = False) -> subprocess.CompletedProcess[bytes]:
+def _iptables(operation: str, rule: tuple[str, ...], check: bool = False) -> subprocess.CompletedProcess[bytes]:
     table, chain, *match = rule
-    return subprocess.run(["iptables", "-w", "-t", table, act, chain, *match], capture_output=True, check=check)
+    return subprocess.run(["iptables", "-w", "-t", table, operation, chain, *match], capture_output=True, check=check)
 
 
 def _ip(*arguments: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from provision.configure.playbook import Configured
+from provision.configure.playbook import ConfiguredNode
 from provision.ssh.login import KeyPair, Login
 from tests.testbed.node.conftest import SetUp
 from tests.testbed.node.gpus import A100
@@ -29,24 +29,24 @@ def nodes(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login]) -
 
 
 @pytest.fixture(scope="module")
-def cluster(nodes: list[Node], set_up: SetUp) -> Configured:
+def cluster(nodes: list[Node], set_up: SetUp) -> ConfiguredNode:
     return set_up(nodes, roles=ROLES)
 
 
 @pytest.mark.parametrize("where", [0, 1])
 def test_a_job_of_two_nodes_runs_on_both_with_their_gpus(
-    where: int, nodes: list[Node], login: Callable[[Node], Login], cluster: Configured
+    where: int, nodes: list[Node], login: Callable[[Node], Login], cluster: ConfiguredNode
 ) -> None:
     asked = "srun --immediate=60 --nodes=2 --gres=gpu:a100:2 sh -c 'echo $(hostname) $USER $CUDA_VISIBLE_DEVICES'"
     done = subprocess.run([*login(nodes[where]).arguments(), asked], check=True, capture_output=True, text=True)
     assert sorted(done.stdout.splitlines()) == ["test-first cc 0,1", "test-second cc 0,1"]
 
 
-def test_the_nodes_share_a_key_that_is_in_no_log(nodes: list[Node], cluster: Configured) -> None:
+def test_the_nodes_share_a_key_that_is_in_no_log(nodes: list[Node], cluster: ConfiguredNode) -> None:
     first, second = (node.run(*KEY) for node in nodes)
     assert first == second
     assert first not in cluster.log.read_text()
 
 
-def test_a_second_run_on_two_nodes_changes_nothing(nodes: list[Node], set_up: SetUp, cluster: Configured) -> None:
+def test_a_second_run_on_two_nodes_changes_nothing(nodes: list[Node], set_up: SetUp, cluster: ConfiguredNode) -> None:
     assert set_up(nodes, roles=ROLES).changed == ()

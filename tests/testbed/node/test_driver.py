@@ -23,8 +23,8 @@ def wanting(package: str, wanted: str = "true") -> dict[str, object]:
     return {**ROLE, "extra": {"nvidia_driver_wanted": wanted, "nvidia_driver_packages": [package]}}
 
 
-def offer(root: Path, package: str, act: str) -> str:
-    """Have the machine's archive of packages offer one that brings nvidia-smi and does ``act``; its entry there."""
+def offer(root: Path, package: str, operation: str) -> str:
+    """Offer a package in the machine's apt archive that installs nvidia-smi and runs ``operation``; return its entry."""
     folder = root / ARCHIVE / package
     (folder / "DEBIAN").mkdir(parents=True)
     (folder / "usr/bin").mkdir(parents=True)
@@ -32,7 +32,7 @@ def offer(root: Path, package: str, act: str) -> str:
     (folder / "usr/bin/nvidia-smi").chmod(0o755)
     control = f"Package: {package}\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: a stub\n"
     (folder / "DEBIAN/control").write_text(control)
-    (folder / "DEBIAN/postinst").write_text(f"#!/bin/sh\n{act}\n")
+    (folder / "DEBIAN/postinst").write_text(f"#!/bin/sh\n{operation}\n")
     (folder / "DEBIAN/postinst").chmod(0o755)
     deb = folder.with_suffix(".deb")
     subprocess.run(["dpkg-deb", "--build", folder, deb], check=True, capture_output=True)
@@ -57,12 +57,12 @@ def machine(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login])
 def having(machine: Node) -> Callable[[gpus.Mode], str]:
     """Bring the machine's driver into a state; the boot that it is in."""
 
-    def act(mode: gpus.Mode) -> str:
+    def operation(mode: gpus.Mode) -> str:
         machine.run("apt-get", "purge", "--yes", "good-driver", "bad-driver")
         gpus.pretend(machine.root, mode=mode)
         return boot(machine)
 
-    return act
+    return operation
 
 
 def boot(node: Node) -> str:

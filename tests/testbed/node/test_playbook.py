@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from provision.configure.playbook import ANSIBLE, Configured, Setup, configure
+from provision.configure.playbook import ANSIBLE, ConfiguredNode, Setup, configure
 from provision.errors import ConfigureFailed, NotReached
-from provision.leasing.ledger import Machine
+from provision.leasing.journal import Machine
 from provision.ssh.login import Login
 from tests.support.sshd import new_key
 from tests.testbed.node import network
@@ -31,7 +31,7 @@ PASSWORD = "not-to-be-seen"
 
 
 @pytest.fixture(scope="module")
-def finished(node: Node, set_up: SetUp) -> Configured:
+def finished(node: Node, set_up: SetUp) -> ConfiguredNode:
     """The node is set up now."""
     return set_up([node])
 
@@ -43,7 +43,7 @@ def test_a_check_of_a_bare_node_says_what_would_change_and_changes_nothing(node:
     assert not (node.root / "usr/bin/docker").exists()
 
 
-def test_a_finished_node_says_what_it_is(node: Node, finished: Configured) -> None:
+def test_a_finished_node_says_what_it_is(node: Node, finished: ConfiguredNode) -> None:
     facts = finished.facts[node.name]
     assert facts["images"]["llm-testbed:current"].startswith("sha256:")
     assert [gpu["type"] for gpu in facts["gpus"]] == ["a100", "a100"]
@@ -52,22 +52,24 @@ def test_a_finished_node_says_what_it_is(node: Node, finished: Configured) -> No
     assert facts["hardware"]["cpus"] == os.cpu_count()
 
 
-def test_a_second_run_changes_nothing(node: Node, set_up: SetUp, finished: Configured) -> None:
+def test_a_second_run_changes_nothing(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
     assert set_up([node]).changed == ()
 
 
-def test_a_check_of_a_finished_node_finds_nothing_to_change(node: Node, set_up: SetUp, finished: Configured) -> None:
+def test_a_check_of_a_finished_node_finds_nothing_to_change(
+    node: Node, set_up: SetUp, finished: ConfiguredNode
+) -> None:
     assert set_up([node], check=True).changed == ()
 
 
-def test_docker_is_started_where_it_was_stopped(node: Node, set_up: SetUp, finished: Configured) -> None:
+def test_docker_is_started_where_it_was_stopped(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
     node.run("systemctl", "stop", "docker.socket", "docker")
     changed = set_up([node], roles=["docker"]).changed
     assert [one.split(" (")[0] for one in changed] == ["docker: Start Docker, now and at each boot"]
     node.run("docker", "version")
 
 
-def test_slurm_has_the_gpus_after_a_reboot(node: Node, login: LoginTo, finished: Configured) -> None:
+def test_slurm_has_the_gpus_after_a_reboot(node: Node, login: LoginTo, finished: ConfiguredNode) -> None:
     node.reboot()
     node.wait(login(node))
     job = [*login(node).arguments(), "srun --immediate=60 --gres=gpu:2 sh -c 'echo $USER $CUDA_VISIBLE_DEVICES'"]
@@ -81,7 +83,7 @@ def failed(set_up: SetUp, node: Node, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_a_masked_service_is_named_with_its_remedy(node: Node, set_up: SetUp, finished: Configured) -> None:
+def test_a_masked_service_is_named_with_its_remedy(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
     node.run("systemctl", "mask", "--now", "docker")
     try:
         said = failed(set_up, node, roles=["docker"])
@@ -91,7 +93,7 @@ def test_a_masked_service_is_named_with_its_remedy(node: Node, set_up: SetUp, fi
     assert "systemctl unmask" in said
 
 
-def test_too_little_space_is_told_before_anything_is_done(node: Node, set_up: SetUp, finished: Configured) -> None:
+def test_too_little_space_is_told_before_anything_is_done(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
     said = failed(set_up, node, roles=["precheck"], extra={"precheck_disk_gib": 10**6})
     assert "precheck: See that there is space" in said
     assert "needed: 1000000" in said
@@ -107,7 +109,7 @@ def full(node: Node) -> Iterator[str]:
 
 
 def test_a_disk_that_fills_up_is_named_with_its_remedy(
-    node: Node, set_up: SetUp, finished: Configured, full: str
+    node: Node, set_up: SetUp, finished: ConfiguredNode, full: str
 ) -> None:
     said = failed(set_up, node, roles=["nvidia_driver", "images"], extra={"images_save": f"{full}/image.tar"})
     assert "images: Keep the image as an archive" in said
@@ -125,7 +127,7 @@ def other_installer(node: Node) -> Iterator[None]:
 
 
 def test_another_program_that_installs_is_waited_for_and_then_named(
-    node: Node, set_up: SetUp, finished: Configured, other_installer: None
+    node: Node, set_up: SetUp, finished: ConfiguredNode, other_installer: None
 ) -> None:
     wanted = {"packages_lock_timeout_s": 2, "docker_packages": ["docker.io", "hello"]}
     said = failed(set_up, node, extra=wanted)
@@ -145,7 +147,9 @@ def test_a_host_key_that_is_not_the_machines_is_refused(node: Node, login: Login
         )
 
 
-def test_an_interruption_ends_ansible_and_the_next_run_goes_on(node: Node, set_up: SetUp, finished: Configured) -> None:
+def test_an_interruption_ends_ansible_and_the_next_run_goes_on(
+    node: Node, set_up: SetUp, finished: ConfiguredNode
+) -> None:
     def interrupt(words: str) -> None:
         if "docker: Install" in words:
             signal.raise_signal(signal.SIGTERM)
@@ -157,7 +161,7 @@ def test_an_interruption_ends_ansible_and_the_next_run_goes_on(node: Node, set_u
 
 
 def test_a_build_leaves_the_password_of_the_index_nowhere(
-    node: Node, node_image: NodeImage, set_up: SetUp, finished: Configured, tmp_path: Path
+    node: Node, node_image: NodeImage, set_up: SetUp, finished: ConfiguredNode, tmp_path: Path
 ) -> None:
     built = set_up(
         [node],
@@ -184,7 +188,7 @@ def test_ansible_lint_has_nothing_to_say() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_image_is_pulled_from_a_registry(node: Node, archive: Path, set_up: SetUp, finished: Configured) -> None:
+def test_an_image_is_pulled_from_a_registry(node: Node, archive: Path, set_up: SetUp, finished: ConfiguredNode) -> None:
     with registry(network.GATEWAY, archive, "group/testbed:1") as reference:
         insecure = {"docker_daemon_settings": {"insecure-registries": [reference.partition("/")[0]]}}
         wanted = {"roles": PULLING, "source": "pull", "reference": reference, "extra": insecure}

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.system.processes import die_with_parent, end_family, family
+from experiments.system.processes import die_with_parent, kill_tagged, tagged_processes
 from provision.ssh.login import Login
 from tests.support.sshd import Sshd
 from tests.testbed.openstack.environment import cache, locked
@@ -128,7 +128,7 @@ class Cluster:
             process.kill()
             process.wait()
         self._sshd.stop()
-        end_family("SLURM_CONF", str(self.conf), GONE_S)
+        kill_tagged("SLURM_CONF", str(self.conf), GONE_S)
         if os.getuid() == 0:
             with locked(cache() / "useradd"):
                 subprocess.run(["userdel", "--remove", "--force", self.user], check=True, capture_output=True)
@@ -148,11 +148,11 @@ class Cluster:
         """As if its power were cut: the daemon and what its jobs run are gone."""
         self._started[node].kill()
         self._started[node].wait()
-        above = {one for task in family("SLURMD_NODENAME", node) for one in task.parents()}
+        above = {one for task in tagged_processes("SLURMD_NODENAME", node) for one in task.parents()}
         for process in above:
             if process.name() == "slurmstepd":
                 process.kill()
-        end_family("SLURMD_NODENAME", node, GONE_S)
+        kill_tagged("SLURMD_NODENAME", node, GONE_S)
 
     def states(self) -> list[str]:
         return self.ask("sinfo", "--noheader", "--Node", "--format", "%T", check=False).split()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.runners.slurm.profile import Profile
-from provision.ssh.ssh_shell import Over
+from provision.ssh.ssh_shell import SshShell
 from tests.support.needs import need
 from tests.testbed.slurm.cluster import CPUS, HOUSE, MEMORY_MIB, NEEDS, PACKAGES, Cluster, started
 
@@ -38,8 +38,8 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def shell(cluster: Cluster) -> Iterator[Over]:
-    over = Over(cluster.login(), patience_s=5)
+def shell(cluster: Cluster) -> Iterator[SshShell]:
+    over = SshShell(cluster.login(), patience_s=5)
     yield over
     over.close()
 

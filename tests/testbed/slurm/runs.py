@@ -11,10 +11,10 @@ from experiments.runners.local import row_process
 from experiments.runners.local.runner import LocalRunner
 from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import RemoteRunner
-from experiments.system.processes import family
+from experiments.system.processes import tagged_processes
 from provision.errors import LineCut
 from provision.ssh.shell import Shell
-from provision.ssh.ssh_shell import Over
+from provision.ssh.ssh_shell import SshShell
 from tests.support import fake_worker
 from tests.support import rows as made
 from tests.support.views import Watched
@@ -71,13 +71,13 @@ class LocalBed(Bed):
         return LocalRunner(self.folder, made.node(cpus=2), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
     def left(self) -> list[psutil.Process]:
-        return [one for row in "abcdefg" for one in row_process.family(self.folder.row(row))]
+        return [one for row in "abcdefg" for one in row_process.tagged_processes(self.folder.row(row))]
 
 
 class SlurmBed(Bed):
     def __init__(self, path: Path, cluster: Cluster, shell: Shell | None = None, **profile: object) -> None:
         super().__init__(path)
-        self.cluster, self.shell = cluster, shell or Over(cluster.login(), patience_s=2)
+        self.cluster, self.shell = cluster, shell or SshShell(cluster.login(), patience_s=2)
         self._profile = profile
         self.options: dict[str, object] = {}
 
@@ -94,7 +94,9 @@ class SlurmBed(Bed):
     def left(self) -> list[psutil.Process]:
         there = str(self.cluster.home)
         return [
-            one for one in family(row_process.ROW_VARIABLE) if one.environ()[row_process.ROW_VARIABLE].startswith(there)
+            one
+            for one in tagged_processes(row_process.ROW_VARIABLE)
+            if one.environ()[row_process.ROW_VARIABLE].startswith(there)
         ]
 
     def queue(self) -> dict[str, str]:
@@ -120,7 +122,7 @@ def meanwhile(when, act) -> threading.Thread:
     return thread
 
 
-class Unheard(Over):
+class Unheard(SshShell):
     """A line that is cut once, right after sbatch has done its work, before it could say so."""
 
     cuts = 1

@@ -13,7 +13,7 @@ from experiments.runners.plan import plan
 from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import RemoteRunner
 from experiments.suites.suite import suite_named
-from experiments.system.processes import family
+from experiments.system.processes import tagged_processes
 from tests.support import fake_rank_worker, results
 from tests.support import trainings as house
 from tests.support.rows import to_run
@@ -54,10 +54,12 @@ class Bed:
 
     def hosts(self) -> set[str]:
         """The nodes on which something of the rows runs."""
-        return {node for node in self.cluster.nodes if set(self.left()) & set(family("SLURMD_NODENAME", node))}
+        return {
+            node for node in self.cluster.nodes if set(self.left()) & set(tagged_processes("SLURMD_NODENAME", node))
+        }
 
     def left(self) -> list[psutil.Process]:
-        return family("TESTBED_TEST", self.mark)
+        return tagged_processes("TESTBED_TEST", self.mark)
 
     def progress(self) -> int:
         """How many ranks have begun to train."""

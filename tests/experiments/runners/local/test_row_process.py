@@ -56,7 +56,7 @@ class Bed:
         wait_for(lambda: (self.rows / "baseline" / RESULT_FILE).exists() and self.starts("reduced-batch"))
 
     def left(self) -> list[psutil.Process]:
-        return [one for row in ROWS for one in row_process.family(self.rows / row)]
+        return [one for row in ROWS for one in row_process.tagged_processes(self.rows / row)]
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_the_time_that_is_left_is_told_after_the_first_row(made):
 
 
 def test_nothing_of_a_row_is_left_not_even_what_it_detached(made):
-    assert [row_process.family(made.folder.row(row)) for row in "abcdef"] == [[]] * 6
+    assert [row_process.tagged_processes(made.folder.row(row)) for row in "abcdef"] == [[]] * 6
 
 
 def test_one_line_a_start_and_an_end(made):
@@ -114,7 +114,7 @@ def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
     assert result.outcome == "timeout"
     assert "the time limit is 1 s" in result.reason
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
-    assert row_process.family(made.folder.row("a")) == []
+    assert row_process.tagged_processes(made.folder.row("a")) == []
     assert any(state.progress and state.progress.micro_steps == 7 for states, *_ in made.view.shown for state in states)
 
 
@@ -179,9 +179,9 @@ def test_ending_a_row_takes_processes_of_every_session(tmp_path):
     )
     try:
         until = time.monotonic() + 10
-        while len(row_process.family(tmp_path)) < 2 and time.monotonic() < until:
+        while len(row_process.tagged_processes(tmp_path)) < 2 and time.monotonic() < until:
             time.sleep(0.05)
-        assert len(row_process.family(tmp_path)) == 2
+        assert len(row_process.tagged_processes(tmp_path)) == 2
         assert row_process.rows_alive()
         assert row_process.end(tmp_path) == []
         assert own.wait() == -9

@@ -10,15 +10,15 @@ from experiments.errors import InputError
 from experiments.inputs.requirements import Need
 from experiments.runners import targets
 from experiments.runners.admission import too_small
-from experiments.runners.slurm.cluster import FREE_GPUS, Cluster, Order, code_archive
+from experiments.runners.slurm.cluster import FREE_GPUS, Cluster, JobSpec, code_archive
 from experiments.runners.slurm.profile import CLUSTERS, Profile, profile_named
 from experiments.runners.slurm.queue import Job, jobs_in
-from experiments.runners.slurm.runner import most_needed_first
-from experiments.runners.targets import leased_profile, place_named
+from experiments.runners.slurm.runner import by_claims_covered
+from experiments.runners.targets import leased_profile, target_named
 from experiments.suites.cards import cards
 from experiments.suites.suite import suite_named
-from provision.leasing.ledger import Ledger
-from provision.ssh.shell import Here
+from provision.leasing.journal import Journal
+from provision.ssh.shell import LocalShell
 from tests.support import results
 from tests.support import rows as made
 
@@ -28,10 +28,10 @@ WAYS = {"venv": "/opt/it's here", "apptainer": "/images/testbed.sif", "docker": 
 
 def script(spec=None, folder="", **changes) -> str:
     profile = profile_named("puhti").model_copy(update={"account": "project_1", **changes})
-    order = Order(spec or made.spec("a", time_limit_s=900), "abc", "some.worker", 120.0)
-    cluster = Cluster(Here(), profile)
+    job_spec = JobSpec(spec or made.spec("a", time_limit_s=900), "abc", "some.worker", 120.0)
+    cluster = Cluster(LocalShell(), profile)
     cluster.folder = folder
-    return cluster.script(order, "run", "run/lab/a", "llm-testbed print abc")
+    return cluster.script(job_spec, "run", "run/lab/a", "llm-testbed print abc")
 
 
 def told(text: str) -> list[str]:
@@ -66,7 +66,7 @@ def test_an_unknown_profile_or_key_is_refused_with_what_is_allowed(tmp_path):
 )
 def test_a_place_that_is_not_described_is_refused_in_one_line(site, profile, account, says, tmp_path):
     with pytest.raises(InputError, match=says):
-        place_named(site, profile, account, Ledger(tmp_path))
+        target_named(site, profile, account, Journal(tmp_path))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -169,7 +169,7 @@ def test_a_container_has_the_gpus_of_the_job_and_ends_with_it():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_fetched_is_where_rows_of_every_way_find_it(way):
-    there = Cluster(Here(), profile_named("puhti").model_copy(update={"way": way, "environment": WAYS[way]}))
+    there = Cluster(LocalShell(), profile_named("puhti").model_copy(update={"way": way, "environment": WAYS[way]}))
     there.folder = "/shared"
     fetching = there.fetching(NEED, "fetch/x", "c")
     for text in (fetching, script(way=way, environment=WAYS[way], folder="/shared")):
@@ -182,7 +182,7 @@ def test_what_is_fetched_is_where_rows_of_every_way_find_it(way):
 
 
 def test_a_fetch_asks_for_no_gpu_and_has_a_time_limit():
-    there = Cluster(Here(), profile_named("puhti"))
+    there = Cluster(LocalShell(), profile_named("puhti"))
     there.folder = "/shared"
     options = told(there.fetching(NEED, "fetch/x", "llm-testbed fetches"))
     assert {"--partition=small", "--nodes=1", "--cpus-per-task=2", "--mem=16384M", "--time=240"} <= set(options)
@@ -190,11 +190,11 @@ def test_a_fetch_asks_for_no_gpu_and_has_a_time_limit():
 
 
 def test_a_row_waits_for_its_fetches_and_is_cancelled_when_one_fails():
-    order = Order(made.spec("a"), "abc", "some.worker", 120.0, after=("7", "8"))
-    there = Cluster(Here(), profile_named("puhti"))
+    job_spec = JobSpec(made.spec("a"), "abc", "some.worker", 120.0, after=("7", "8"))
+    there = Cluster(LocalShell(), profile_named("puhti"))
     there.folder = "/shared"
     waits = {"--dependency=afterok:7:8", "--kill-on-invalid-dep=yes"}
-    assert waits <= set(told(there.script(order, "run", "run/lab/a", "c")))
+    assert waits <= set(told(there.script(job_spec, "run", "run/lab/a", "c")))
     assert "dependency" not in script()
 
 
@@ -205,13 +205,13 @@ def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
     assert (profile.nodes, profile.shared) == (2, False)
 
 
-def test_a_leased_node_runs_rows_in_the_image_of_the_flavour(monkeypatch, tmp_path):
+def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_path):
     """Fakes: the machine of the lease, and what it says of itself."""
     machine = SimpleNamespace(login=SimpleNamespace(host="192.0.2.1"))
-    held = SimpleNamespace(machines=(machine,), acts={})
-    monkeypatch.setattr(targets, "_only_holding", lambda site, ledger: held)
+    held = SimpleNamespace(machines=(machine,), operations={})
+    monkeypatch.setattr(targets, "_only_holding", lambda site, journal: held)
     monkeypatch.setattr(targets, "node_over", lambda shell: made.node(made.GPU))
-    place = place_named("chameleon", None, None, Ledger(tmp_path), "as-taught")
+    place = target_named("chameleon", None, None, Journal(tmp_path), "as-taught")
     assert place.cluster.profile.environment == "llm-testbed:as-taught"
 
 
@@ -233,7 +233,7 @@ def test_rows_that_most_statements_need_go_first():
     rows = made.to_run(
         *(results.run(suite="single_gpu_blip2").spec(suite, row) for row in ("baseline", "reduced-batch"))
     )
-    assert [planned.row for planned in most_needed_first(rows, suite)] == ["reduced-batch", "baseline"]
+    assert [planned.row for planned in by_claims_covered(rows, suite)] == ["reduced-batch", "baseline"]
 
 
 def test_a_node_of_a_profile_has_its_gpus():

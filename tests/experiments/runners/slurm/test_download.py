@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from experiments.results.schema import CHECKPOINTS_FOLDER, PROGRESS_FILE, RESULT_FILE
-from experiments.runners.progress import coming_home
+from experiments.runners.progress import download_progress
 from experiments.runners.slurm import download as module
 from experiments.runners.slurm.download import Arrived, Spoiled, glance, pull
 from provision.errors import LineCut
-from provision.ssh.shell import Here
+from provision.ssh.shell import LocalShell
 from tests.support import rows
 
 FILES = {RESULT_FILE: b"{}", "log.txt": b"said\n", "rank-0/log.txt": b"", "it's a name.csv": os.urandom(300_000)}
 
 
-class Bad(Here):
+class Bad(LocalShell):
     """This machine behind a line that for ``bad`` streams is cut, or spoils a byte, after ``good`` bytes."""
 
     def __init__(self, bad: int, good: int, cut: bool) -> None:
@@ -54,33 +54,33 @@ def held(folder: Path) -> dict[str, bytes]:
 
 
 def test_all_files_come_and_what_is_here_is_not_fetched_again(there, tmp_path):
-    assert pull(Here(), str(there), tmp_path / "here") == len(FILES)
+    assert pull(LocalShell(), str(there), tmp_path / "here") == len(FILES)
     assert held(tmp_path / "here") == FILES
-    assert pull(Here(), str(there), tmp_path / "here") == 0
+    assert pull(LocalShell(), str(there), tmp_path / "here") == 0
     (there / "log.txt").write_bytes(b"SAID\n")
-    assert pull(Here(), str(there), tmp_path / "here") == 1
+    assert pull(LocalShell(), str(there), tmp_path / "here") == 1
     assert held(tmp_path / "here")["log.txt"] == b"SAID\n"
 
 
 def test_a_folder_that_was_never_made_has_nothing(tmp_path):
-    assert pull(Here(), str(tmp_path / "nothing"), tmp_path / "here") == 0
+    assert pull(LocalShell(), str(tmp_path / "nothing"), tmp_path / "here") == 0
 
 
 def test_checkpoints_and_what_is_only_for_the_moment_stay_there(there, tmp_path):
     (there / CHECKPOINTS_FOLDER).mkdir()
     for name in (f"{CHECKPOINTS_FOLDER}/large", PROGRESS_FILE, "half.part"):
         (there / name).write_bytes(b"x")
-    pull(Here(), str(there), tmp_path / "here")
+    pull(LocalShell(), str(there), tmp_path / "here")
     assert held(tmp_path / "here") == FILES
 
 
 def test_the_result_is_the_last_to_appear(there, tmp_path, monkeypatch):
-    order = []
+    job_spec = []
     replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append(to.name), replace(self, to)))
-    pull(Here(), str(there), tmp_path / "here")
-    assert order[-1] == RESULT_FILE
-    assert len(order) == len(FILES)
+    monkeypatch.setattr(Path, "replace", lambda self, to: (job_spec.append(to.name), replace(self, to)))
+    pull(LocalShell(), str(there), tmp_path / "here")
+    assert job_spec[-1] == RESULT_FILE
+    assert len(job_spec) == len(FILES)
 
 
 def test_what_is_spoiled_on_the_way_is_fetched_again(there, tmp_path):
@@ -119,12 +119,12 @@ def test_no_room_here_is_said(there, tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "log.txt.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
-        pull(Here(), str(there), tmp_path / "here")
+        pull(LocalShell(), str(there), tmp_path / "here")
 
 
 def test_how_far_it_is_is_told_in_files_and_bytes(there, tmp_path):
     told = []
-    pull(Here(), str(there), tmp_path / "here", told.append)
+    pull(LocalShell(), str(there), tmp_path / "here", told.append)
     assert [one.files for one in told] == [1, 2, 3, 4]
     assert (told[-1].bytes, told[-1].of_bytes) == (sum(map(len, FILES.values())),) * 2
     assert told[-1].left_s == 0
@@ -132,11 +132,11 @@ def test_how_far_it_is_is_told_in_files_and_bytes(there, tmp_path):
 
 def test_a_glance_brings_what_grew_and_never_a_result(there, tmp_path):
     here = tmp_path / "here"
-    glance(Here(), [(str(there), here)], ["log.txt"])
+    glance(LocalShell(), [(str(there), here)], ["log.txt"])
     assert held(here) == {"log.txt": b"said\n"}
     with (there / "log.txt").open("ab") as log:
         log.write(b"more\n")
-    glance(Here(), [(str(there), here), (str(tmp_path / "nothing"), here)], ["log.txt"])
+    glance(LocalShell(), [(str(there), here), (str(tmp_path / "nothing"), here)], ["log.txt"])
     assert held(here) == {"log.txt": b"said\nmore\n"}
 
 
@@ -154,16 +154,16 @@ def test_what_had_come_before_the_line_was_cut_is_not_fetched_again(there, tmp_p
 @pytest.mark.parametrize("name", ["two\nlines", "back\\slash", "-r", "\\n"])
 def test_a_file_may_have_any_name(there, tmp_path, name):
     (there / name).write_bytes(b"x")
-    pull(Here(), str(there), tmp_path / "here")
+    pull(LocalShell(), str(there), tmp_path / "here")
     assert held(tmp_path / "here") == {**FILES, name: b"x"}
 
 
 def test_checksums_are_made_there_without_openssl_too(there, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SUM", module.SUM.replace("openssl", "nothing-of-that-name"))
-    assert pull(Here(), str(there), tmp_path / "here") == len(FILES)
+    assert pull(LocalShell(), str(there), tmp_path / "here") == len(FILES)
     assert held(tmp_path / "here") == FILES
 
 
 def test_how_far_a_pull_is_is_shown_in_files_bytes_and_time():
     arrived = Arrived(3, 12, 4_000_000, 80_000_000, 61.0)
-    assert coming_home(rows.spec("a"), arrived) == "a: coming home, 3 of 12 files, 4 of 80 MB, 1:01 left"
+    assert download_progress(rows.spec("a"), arrived) == "a: coming home, 3 of 12 files, 4 of 80 MB, 1:01 left"

@@ -63,7 +63,7 @@ def test_of_a_model_only_what_rows_read_is_fetched(web, repo):
 
 
 def test_a_download_says_how_far_it_is(web, repo, monkeypatch, capsys):
-    monkeypatch.setattr(requirements, "TOLD_EVERY_S", -1.0)
+    monkeypatch.setattr(requirements, "PROGRESS_INTERVAL_S", -1.0)
     assert answer(weights().model_dump_json(), bring) == 0
     assert re.search(r"^[\d.e-]+ of [\d.e-]+ GiB$", capsys.readouterr().err, re.MULTILINE)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.results.schema import Failure, Measured, Memory, Progress, Speed
-from experiments.training.distributed.merge import first_failed, furthest_back, merged, slowest
+from experiments.training.distributed.merge import first_failed, merged, slowest, slowest_progress
 from tests.support.results import CPU, SPEED
 
 
@@ -71,5 +71,5 @@ def test_a_row_is_where_its_last_rank_is():
         ),
         Progress(phase="forward", step=1, micro_steps=5, planned_micro_steps=9),
     ]
-    row = furthest_back(progresses)
+    row = slowest_progress(progresses)
     assert (row.micro_steps, row.phase, row.memory.peak_gib, row.allocated_gib) == (3, "load", 2.5, 2.0)

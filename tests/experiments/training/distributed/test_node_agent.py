@@ -15,7 +15,7 @@ import pytest
 
 from experiments.results import rendezvous
 from experiments.results.schema import LOG_FILE
-from experiments.system.processes import family
+from experiments.system.processes import tagged_processes
 from experiments.training.distributed import ranks, remote_node
 from experiments.training.distributed.ranks import interface_to
 from experiments.training.worker import run_row
@@ -69,7 +69,7 @@ def row(monkeypatch, tmp_path):
         threading.Thread(target=meanwhile, args=(second,), daemon=True).start()
         result = run_row(spec(**SETTINGS | settings), tmp_path / "row", "the command")
         run.code = second.end()
-        assert family("TESTBED_TEST", str(tmp_path)) == []
+        assert tagged_processes("TESTBED_TEST", str(tmp_path)) == []
         assert {path.name for path in (tmp_path / "row").iterdir()} == NAMES
         return result
 
@@ -91,8 +91,8 @@ def test_ranks_of_another_node_are_part_of_the_result_and_of_the_log(row, tmp_pa
 
 
 def test_a_rank_killed_on_a_node_that_shares_nothing_is_the_outcome_and_ends_all(row, monkeypatch):
-    order = remote_node.Order
-    monkeypatch.setattr(remote_node, "Order", lambda **told: order(**told | {"out": "/not shared"}))
+    order = remote_node.NodeAssignment
+    monkeypatch.setattr(remote_node, "NodeAssignment", lambda **told: order(**told | {"out": "/not shared"}))
     result = row("killed")
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
     assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.results.schema import LOG_FILE, RESULT_FILE, read_result
-from experiments.system.processes import family
+from experiments.system.processes import tagged_processes
 from experiments.training.distributed import ranks
 from experiments.training.distributed.launcher import accelerate_arguments, torchrun_arguments
 from experiments.training.distributed.ranks import environments, free_port
@@ -31,7 +31,7 @@ def ran(monkeypatch, out, fault=None, **settings):
     try:
         return run_row(spec(**choices), out, "the command")
     finally:
-        assert family("TESTBED_TEST", str(out)) == []
+        assert tagged_processes("TESTBED_TEST", str(out)) == []
 
 
 def test_every_rank_has_its_part_in_the_result(monkeypatch, tmp_path):

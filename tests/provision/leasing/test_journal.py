@@ -1,0 +1,125 @@
+"""The ledger: what is held according to intents and outcomes, whatever killed its writer."""
+
+import json
+import multiprocessing
+from datetime import UTC, datetime
+
+import pytest
+
+from provision.errors import BadJournal
+from provision.leasing.journal import Journal, Machine, Operation, default_folder
+from provision.ssh.login import Login
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return Journal(tmp_path / "state", lambda: datetime(2026, 11, 21, tzinfo=UTC))
+
+
+def test_a_holding_has_its_intents_and_outcomes_until_it_is_closed(journal):
+    active_lease = journal.open("llm_cc", "CHI@UC")
+    journal.write("intent", active_lease, Operation.CREATE_LEASE, end="soon")
+    assert journal.active_lease("llm_cc").wanted == {Operation.CREATE_LEASE: {"end": "soon"}}
+    assert journal.active_lease("llm_cc").operations == {}
+    journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
+    assert journal.active_lease("llm_cc").operations == {Operation.CREATE_LEASE: {"id": "1"}}
+    journal.write("closed", active_lease)
+    assert journal.active_leases() == {}
+
+
+def test_a_lease_that_is_to_be_deleted_is_not_missed(journal):
+    active_lease = journal.open("llm_cc", "CHI@UC")
+    journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
+    journal.write("intent", active_lease, Operation.DELETE_LEASE, id="1")
+    assert journal.active_lease("llm_cc").operations == {}
+
+
+def test_hosts_that_failed_are_remembered(journal):
+    active_lease = journal.open("llm_cc", "CHI@UC")
+    for host in ("1", "2", "1"):
+        journal.write("failed", active_lease, Operation.CREATE_SERVER, hosts=[host], reason="no power")
+    assert journal.active_lease("llm_cc").failed_hosts == ("1", "2")
+
+
+def test_machines_that_answered_are_known_until_their_server_is_deleted(journal):
+    active_lease = journal.open("llm_cc", "CHI@UC")
+    logins = (Login(f"192.0.2.{n}", f"id-{n}", journal.folder / "key", journal.known_hosts) for n in (2, 1))
+    machines = [Machine(f"node-{n}", login) for n, login in zip((2, 1), logins, strict=True)]
+    for machine in (machines[0], *machines):
+        journal.reached(active_lease, machine)
+    assert journal.active_lease("llm_cc").machines == (machines[1], machines[0])
+    journal.write("done", active_lease, Operation.DELETE_SERVER, id="id-1")
+    assert journal.active_lease("llm_cc").machines == (machines[0],)
+
+
+def test_a_line_that_a_killed_program_left_half_written_is_passed_over(journal):
+    active_lease = journal.open("llm_cc", "CHI@UC")
+    file = journal.folder / "ledger.jsonl"
+    file.write_text(file.read_text() + '{"at": "2026')
+    journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
+    assert journal.active_lease("llm_cc").operations == {Operation.CREATE_LEASE: {"id": "1"}}
+
+
+def test_a_ledger_of_another_version_is_refused_with_its_line(journal):
+    journal.open("llm_cc", "CHI@UC")
+    file = journal.folder / "ledger.jsonl"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 9}) + "\n")
+    with pytest.raises(BadJournal, match="line 1: version 9; allowed: 1"):
+        journal.active_leases()
+
+
+def _write_many(journal):
+    for number in range(50):
+        journal.write("done", journal.active_lease("llm_cc"), Operation.UPLOAD_KEY, id=str(number))
+
+
+def test_programs_that_write_at_once_lose_no_line(journal):
+    journal.open("llm_cc", "CHI@UC")
+    writers = [multiprocessing.get_context("fork").Process(target=_write_many, args=(journal,)) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(journal.entries()) == 1 + 4 * 50
+
+
+def test_a_second_program_waits_for_the_first_and_is_told(journal):
+    told = []
+    with journal.alone("llm_cc"):
+        other = multiprocessing.get_context("fork").Process(target=_wait_alone, args=(journal,))
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+    other.join(5)
+    assert other.exitcode == 0
+    with journal.alone("llm_cc", lambda: told.append("waiting")):
+        assert told == []
+
+
+def _wait_alone(journal):
+    with journal.alone("llm_cc"):
+        pass
+
+
+def test_the_ledger_is_where_the_person_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("TESTBED_LEDGER", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "llm-testbed"
+    monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "mine"))
+    assert default_folder() == tmp_path / "mine"
+
+
+def test_an_act_is_begun_until_its_outcome_is_written(journal):
+    active_lease = journal.open("llm_cc", "CHI@UC")
+    for outcome in ("done", "failed"):
+        journal.write("intent", active_lease, Operation.EXTEND_LEASE, by="1h")
+        journal.write("done", active_lease, Operation.UPLOAD_KEY)
+        assert journal.begun(active_lease, Operation.EXTEND_LEASE) == {"by": "1h"}
+        journal.write(outcome, active_lease, Operation.EXTEND_LEASE, by="1h")
+        assert journal.begun(active_lease, Operation.EXTEND_LEASE) == {}
+
+
+def test_marks_are_remembered_when_their_page_is_closed(journal):
+    active_leases = [journal.open(name, "CHI@UC") for name in ("llm_cc", "llm_other")]
+    journal.write("closed", active_leases[0])
+    assert journal.tags() == {active_lease.tag for active_lease in active_leases}
