@@ -24,7 +24,7 @@ def wanting(package: str, wanted: str = "true") -> dict[str, object]:
 
 
 def offer(root: Path, package: str, operation: str) -> str:
-    """Offer a package in the machine's apt archive that installs nvidia-smi and runs ``operation``; return its entry."""
+    """Offer a package in the apt archive that installs nvidia-smi and runs ``operation``; return its entry."""
     folder = root / ARCHIVE / package
     (folder / "DEBIAN").mkdir(parents=True)
     (folder / "usr/bin").mkdir(parents=True)
