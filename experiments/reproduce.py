@@ -1,25 +1,29 @@
-"""From nothing to a judged report and a released node: doctor, predict, slots, lease, configure, run, release.
+"""Reproduce suites on leased machines: doctor, predict, slots, lease, configure, run, release.
 
-Every stage finds what an earlier run of the same choices left, so that one that was killed goes on where it was: leases
-are in the ledger, a node that is set up is not changed, jobs are followed, rows that have results are kept.
+Each stage continues what an earlier, interrupted command with the same options left: leases are in the journal, a
+configured node is not changed, jobs are followed, rows with results are not run again.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from experiments.errors import InputError
-from experiments.pipeline import Done, RunOptions, kept, rows_left, run_suites, settled
+from experiments.pipeline import FinishedRun, PreparedRun, prepare, report_run, run_prepared, target_of
 from experiments.prediction.service import rows_asked, traced
+from experiments.results.run_folder import RUN_FILE
 from experiments.results.wording import clock
+from experiments.run_options import RunOptions
 from experiments.runners.progress import View
+from experiments.runners.targets import expected_target
 from provision.availability.matching import fitting
 from provision.availability.times import length_in_words
 from provision.configure.playbook import Setup, configure
 from provision.errors import HeldOtherwise, NotOurs
-from provision.leasing import lease, release
+from provision.leasing import lease as leasing
+from provision.leasing import release as releasing
 from provision.leasing.doctor import examine
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest, in_words
@@ -28,36 +32,36 @@ from provision.models import Gpu, Node
 from provision.sites.base import Testbed
 
 STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
-"""In their order; judging and reporting follow each suite's run."""
+"""In their order; each suite is evaluated and reported in stage run."""
 
 
 class NotReady(InputError):
-    """A check of doctor failed; the message has each with its remedy."""
+    """A preflight check failed; the message has each failure with its fix."""
 
 
 class TooLong(InputError):
-    """The lease wanted is longer than the budget."""
+    """The requested lease is longer than the budget."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What is to be reproduced: suites, on the machines of an order at a site, set up so.
+    """Suites to reproduce, the lease to do it on, and how its machines are configured.
 
-    most: the longest that machines may be held. keep: do not release them in the end.
+    max_length: budget for the length of the lease. keep: do not release the machines in the end.
     """
 
     suites: tuple[RunOptions, ...]
     lease_request: LeaseRequest
     site: Testbed
     setup: Setup
-    most: timedelta | None = None
+    max_length: timedelta | None = None
     keep: bool = False
     watch: bool = False
 
 
 @dataclass
 class Stages:
-    """Says which stage begins, and how long each took."""
+    """Announces each stage and measures its time."""
 
     view: View
     took_s: dict[str, float] = field(default_factory=dict)
@@ -75,102 +79,132 @@ class Stages:
         return ", ".join(f"{name} {clock(seconds)}" for name, seconds in self.took_s.items())
 
 
-def reproduce(wanted: Reproduction, reconciler: Reconciler, view: View, confirm: Callable[[str], None]) -> list[Done]:
-    """Do it all. ``confirm`` is told what it will cost before it is leased, and raises where it is not wanted.
+def reproduce(
+    reproduction: Reproduction, reconciler: Reconciler, view: View, confirm: Callable[[str], None]
+) -> list[FinishedRun]:
+    """Run all stages. ``confirm`` is called with the time slot and its cost before it is leased, and raises to stop.
 
-    What was leased is released whatever happens, unless it is to be kept or was held for something else. Raises
-    NotReady, TooLong, and what the stages raise.
+    The lease is released in any case, unless ``keep`` is set or it was made for something else. Raises NotReady,
+    TooLong, and what the stages raise.
     """
-    _check_budget(wanted)
-    lease_request, stages, site = wanted.lease_request, Stages(view), wanted.site
+    _check_budget(reproduction)
+    lease_request, stages, site = reproduction.lease_request, Stages(view), reproduction.site
     with stages.stage("doctor"):
-        _check(wanted, reconciler, view)
-    node = _foreseen_node(wanted, reconciler)
-    suites = [settled(options, node) for options in wanted.suites]
-    held = reconciler.journal.active_lease(lease_request.name)
-    if not any(rows_left(options, node) for options in suites):
-        view.says("every row has its result already; --rerun runs them again")
-        if held and not wanted.keep:
+        _check(reproduction, reconciler, view)
+    runs = _prepared(reproduction, reconciler)
+    active = reconciler.journal.active_lease(lease_request.name)
+    if not any(run.rows_left() for run in runs):
+        view.says("every row already has a result; --rerun runs them again")
+        if active and not reproduction.keep:
             with stages.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
-        return [kept(options, node) for options in suites]
-    if any(options.predict for options in suites):
+        return [report_run(run) for run in runs]
+    if any(run.options.predict for run in runs):
         with stages.stage("predict"):
-            _predict(suites, view)
-    if not held:
+            _predict(runs, view)
+    if not active:
         with stages.stage("slots"):
             slot = in_words(choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
             view.says(slot)
         confirm(slot)
+    return _on_lease(reproduction, runs, reconciler, stages)
+
+
+def _on_lease(
+    reproduction: Reproduction, runs: Sequence[PreparedRun], reconciler: Reconciler, stages: Stages
+) -> list[FinishedRun]:
+    """Lease, configure and run; release in any case, unless the lease is to be kept or is for something else."""
+    site, lease_request, view = reproduction.site, reproduction.lease_request, stages.view
+    release = not reproduction.keep
     try:
         with stages.stage("lease"):
-            machines = lease.lease(site, reconciler, lease_request, watch=wanted.watch).machines
+            machines = leasing.lease(site, reconciler, lease_request, watch=reproduction.watch).machines
         with stages.stage("configure"):
-            configure(machines, wanted.setup, view.says)
+            configure(machines, reproduction.setup, view.says)
         with stages.stage("run"):
-            return list(run_suites(suites, view))
+            return _run(runs, view)
     except (HeldOtherwise, NotOurs):
-        wanted = replace(wanted, keep=True)
+        release = False
         raise
     finally:
-        if not wanted.keep:
+        if release:
             with stages.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
         view.says(stages.summary())
 
 
-def plan(wanted: Reproduction, reconciler: Reconciler) -> list[str]:
-    """What would be asked of which service and machine, a line each; nothing is sent. Raises TooLong."""
-    _check_budget(wanted)
-    node, name = _foreseen_node(wanted, reconciler), wanted.lease_request.name
-    left = [(options.suite, rows_left(settled(options, node), node)) for options in wanted.suites]
+def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
+    """Return one line for each operation that reproduce would do; nothing is changed. Raises TooLong."""
+    _check_budget(reproduction)
+    name = reproduction.lease_request.name
+    left = [(run.suite.suite, len(run.rows_left())) for run in _prepared(reproduction, reconciler)]
     return [
-        *lease.plan(wanted.site, reconciler, wanted.lease_request),
-        f"ansible: set up the machines of {name}, image {wanted.setup.image_variant}",
-        *(
-            f"slurm on {name}: run {len(rows)} row(s) of {suite}, bring the results home"
-            for suite, rows in left
-            if rows
-        ),
-        *([] if wanted.keep else [f"release {name}: servers, volumes, addresses, key and lease"]),
+        *leasing.plan(reproduction.site, reconciler, reproduction.lease_request),
+        f"ansible: configure the machines of {name}, image {reproduction.setup.image_variant}",
+        *(f"slurm on {name}: run {rows} row(s) of {suite}, download the results" for suite, rows in left if rows),
+        *([] if reproduction.keep else [f"release {name}: servers, volumes, addresses, key and lease"]),
     ]
 
 
-def _check_budget(wanted: Reproduction) -> None:
-    length = wanted.lease_request.requirements.length
-    if wanted.most is not None and length > wanted.most:
-        raise TooLong(f"--max-hours {length_in_words(wanted.most)}: the lease would be of {length_in_words(length)}")
+def _check_budget(reproduction: Reproduction) -> None:
+    length, budget = reproduction.lease_request.requirements.length, reproduction.max_length
+    if budget is not None and length > budget:
+        raise TooLong(f"--max-hours {length_in_words(budget)}: the lease would be {length_in_words(length)} long")
 
 
-def _check(wanted: Reproduction, reconciler: Reconciler, view: View) -> None:
-    checks = examine(wanted.site.name, wanted.lease_request.key.file, reconciler)
+def _check(reproduction: Reproduction, reconciler: Reconciler, view: View) -> None:
+    checks = examine(reproduction.site.name, reproduction.lease_request.key.file, reconciler)
     for check in checks:
         view.says(check.line)
     if failed := [f"{check.name}: {check.text}" for check in checks if not check.passed]:
         raise NotReady("; ".join(failed))
 
 
-def _foreseen_node(wanted: Reproduction, reconciler: Reconciler) -> Node:
-    """What the machine will be, as far as the site tells before it is leased."""
-    host = fitting(reconciler.ask(wanted.site.hosts), wanted.lease_request.requirements)[0]
+def _prepared(reproduction: Reproduction, reconciler: Reconciler) -> list[PreparedRun]:
+    """Prepare the runs for the node that will be leased, as far as the site describes it before."""
+    count = reproduction.lease_request.requirements.count
+    target = expected_target(_expected_node(reproduction, reconciler), count)
+    return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]
+
+
+def _expected_node(reproduction: Reproduction, reconciler: Reconciler) -> Node:
+    host = fitting(reconciler.ask(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
     gpus = tuple(Gpu(index, host.gpu_model, host.gpu_memory_gib, "") for index in range(host.gpus))
     return Node(f"a node {host.node_type} at {host.site}", gpus, 0, 0.0, "")
 
 
-def _predict(suites: Sequence[RunOptions], view: View) -> None:
-    """What will become of the rows, by prediction; a run says so of each, and keeps it."""
-    for options in suites:
-        specs = [spec for spec in rows_asked(options.suite, options.card) if spec.row in (options.rows or (spec.row,))]
-        found = traced(specs, view.says, lambda spec, why: view.says(f"not predicted: {why}"))
-        verdicts = [prediction.verdict for prediction in found]
-        counted = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-        view.says(f"{options.suite} on {options.card}: predicted {counted or 'nothing'}")
+def _with_recorded_data(run: PreparedRun) -> PreparedRun:
+    """Return the run with the data folder of an earlier run on the same data: the node's own is not known yet."""
+    if run.run.data_sha256 is None or not (run.folder.path / RUN_FILE).exists():
+        return run
+    earlier = run.folder.read_run()
+    if earlier.data_sha256 != run.run.data_sha256:
+        return run
+    return replace(run, run=run.run.model_copy(update={"data": earlier.data}))
+
+
+def _predict(runs: Sequence[PreparedRun], view: View) -> None:
+    """Predict the rows before anything is leased; show how many have which predicted outcome."""
+    for run in runs:
+        suite, card = run.suite.suite, run.run.card
+        specs = [spec for spec in rows_asked(suite, card) if spec.row in run.run.rows]
+        predictions = traced(specs, view.says, lambda spec, reason: view.says(f"not predicted: {reason}"))
+        outcomes = [prediction.verdict for prediction in predictions]
+        counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
+        view.says(f"{suite} on {card}: predicted {counts or 'nothing'}")
+
+
+def _run(runs: Sequence[PreparedRun], view: View) -> list[FinishedRun]:
+    """Run on the leased machines."""
+    with closing(target_of(runs[0].options)) as target:
+        return list(run_prepared([run.on(target) for run in runs], view))
 
 
 def _release(site: Testbed, reconciler: Reconciler, name: str, view: View) -> None:
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
         return
-    used = release.state(site, reconciler, active_lease).used_su
-    release.release(site, reconciler, active_lease)
-    view.says(f"{name} is released; it cost {'an unknown number of' if used is None else f'{used:.1f}'} service units")
+    used = releasing.state(site, reconciler, active_lease).used_su
+    releasing.release(site, reconciler, active_lease)
+    cost = "unknown" if used is None else f"{used:.1f} service units"
+    view.says(f"{name} is released; cost: {cost}")

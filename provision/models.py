@@ -3,9 +3,11 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
+ImageVariant = Literal["current", "as-taught"]
+"""List of library versions that an image is built from (containers/*.txt)."""
 TAG = re.compile(r"llm-testbed-[0-9a-f]{12}")
 """The tag that every resource of a lease carries at its site."""
 

@@ -1,17 +1,19 @@
-"""`testbed orphans`: what is left at a site of leases that are on no page of the ledger here."""
+"""`testbed orphans`: leaked resources, which no active lease of this computer's journal covers."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.lease import DryRun, Json, Site, Yes, confirm, new_reconciler, print_json
+from experiments.cli.lease_options import confirm, new_reconciler
+from experiments.cli.options import DryRun, Json, Site, Yes
+from experiments.cli.output import print_json
 from experiments.errors import InputError
-from provision.leasing import release
-from provision.leasing.orphans import Orphan, chosen, orphans
-from provision.sites.base import connect_to
 
-ELSEWHERE = "of another ledger of yours, as another computer's; deleted only by its name"
-HOW = "nothing was deleted; --clean deletes what this ledger opened, --clean MARK what is named"
+if TYPE_CHECKING:
+    from provision.leasing.orphans import Orphan
+
+ELSEWHERE = "not created from this computer; deleted only if its tag is named"
+HOW = "nothing was deleted; --clean deletes what was created from this computer, --clean TAG what is named"
 
 app = typer.Typer()
 
@@ -19,33 +21,38 @@ app = typer.Typer()
 @app.command(name="orphans")
 def orphans_command(
     tags: Annotated[
-        list[str] | None, typer.Argument(metavar="MARK", help="With --clean: these. Else what this ledger opened.")
+        list[str] | None,
+        typer.Argument(metavar="TAG", help="With --clean: delete these; default: those created from this computer."),
     ] = None,
     site: Site = "chameleon",
-    clean: Annotated[bool, typer.Option("--clean", help="Delete them.")] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Delete leaked resources.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Find what carries our mark and is yours, but is in no ledger here."""
+    """List your tagged resources that no active lease covers."""
+    from provision.leasing import release
+    from provision.leasing.orphans import chosen, orphans
+    from provision.sites.base import connect_to
+
     if tags and not clean:
-        raise InputError(f"MARK {tags[0]!r}: allowed with --clean only")
+        raise InputError(f"TAG {tags[0]!r}: allowed with --clean only")
     connected, reconciler = connect_to(site), new_reconciler()
     found = orphans(connected, reconciler)
-    doomed = chosen(found, tags or []) if clean else []
-    if doomed and not dry_run:
-        confirm(yes, f"delete {', '.join(thing for orphan in doomed for thing in orphan.there)}")
-        for orphan in doomed:
+    selected = chosen(found, tags or []) if clean else []
+    if selected and not dry_run:
+        confirm(yes, f"delete {', '.join(resource for orphan in selected for resource in orphan.there)}")
+        for orphan in selected:
             release.clear(connected, reconciler, orphan.active_lease)
-    names = [orphan.active_lease.tag for orphan in doomed]
+    names = [orphan.active_lease.tag for orphan in selected]
     if as_json:
-        told = {one.active_lease.tag: {"there": one.there, "opened_here": one.opened_here} for one in found}
-        print_json({"orphans": told, "would delete" if dry_run else "deleted": names})
+        data = {one.active_lease.tag: {"there": one.there, "opened_here": one.opened_here} for one in found}
+        print_json({"orphans": data, "would delete" if dry_run else "deleted": names})
     else:
-        print("\n".join([*map(_line, found), _outcome(names, dry_run)]) if found else "no orphans")
+        print("\n".join([*map(_line, found), _outcome(names, dry_run)]) if found else "no leaked resources")
 
 
-def _line(orphan: Orphan) -> str:
+def _line(orphan: "Orphan") -> str:
     return f"{orphan.active_lease.tag}: {', '.join(orphan.there)}" + ("" if orphan.opened_here else f" ({ELSEWHERE})")
 
 

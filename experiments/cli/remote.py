@@ -1,74 +1,72 @@
-"""`testbed logs | top | notebook`: what runs elsewhere, as it runs, and notebooks that run there."""
+"""`testbed logs | top | notebook`: monitor rows on other machines, and run notebooks there."""
 
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
-from rich.live import Live
 
-from experiments.cli.lease import print_json
+from experiments.cli.options import Site
+from experiments.cli.output import console, print_json
 from experiments.errors import InputError, unknown
 from experiments.system.files import CODE
-from provision.configure.playbook import ImageVariant
 from provision.errors import LineCut, NotReached
+from provision.models import ImageVariant
 from provision.sites.base import TESTBEDS
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from provision.ssh.shell import Shell
 
 NOTEBOOKS = CODE / "experiments" / "notebooks"
 FOLLOW_S = 1.0
-LOOK_S = 3.0
-AT_A_TIME = 1 << 22
+REFRESH_S = 3.0
+CHUNK_BYTES = 1 << 22
 
 app = typer.Typer()
-RunPath = Annotated[Path, typer.Argument(metavar="[RUN]", help="The run's folder.")]
-Site = Annotated[str, typer.Option(help=f"Where: slurm (with --profile), {', '.join(TESTBEDS)}, or a region.")]
-Profile = Annotated[str | None, typer.Option(help="Of a cluster: its name, or a YAML file; means --site slurm.")]
+SlurmSite = Annotated[str, typer.Option(help=f"Site: slurm (with --profile), {', '.join(TESTBEDS)}, or a region.")]
 
 
 @app.command()
 def logs(
-    row: Annotated[str, typer.Argument(metavar="ROW")],
-    run: RunPath = Path("results/latest"),
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the row ends.")] = False,
+    row: Annotated[str, typer.Argument(metavar="ROW", help="Id of the row.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")] = Path("results/latest"),
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the log until the row ends.")] = False,
 ) -> None:
-    """Print a row's log: as it came home, or from where the row runs."""
-    from experiments.results.run_folder import RunFolder
+    """Print a row's log: the downloaded one, or from where the row runs."""
+    from experiments.results.run_folder import RunFolder, row_path
     from experiments.results.schema import RESULT_FILE
     from experiments.runners.targets import seen
     from provision.ssh.shell import LocalShell
 
     folder = RunFolder(run)
-    kept = folder.read_run()
-    if row not in kept.rows:
-        raise unknown("row", row, kept.rows, f"run {run}")
-    at_home = folder.row(row)
-    if (at_home / RESULT_FILE).exists() or kept.site == "local":
-        _print_log(LocalShell(), str(at_home.resolve()), follow)
+    stored = folder.read_run()
+    if row not in stored.rows:
+        raise unknown("row", row, stored.rows, f"run {run}")
+    path = row_path(stored.suite, row)
+    if (run / path / RESULT_FILE).exists() or stored.site == "local":
+        _print_log(LocalShell(), str((run / path).resolve()), follow)
         return
-    there = seen(kept.site, kept.profile)
-    try:
-        _print_log(there.shell, f"{there.folder}/{kept.run_id}/{kept.suite}/{row}", follow)
-    finally:
-        there.close()
+    with closing(seen(stored.site, stored.profile)) as monitored:
+        _print_log(monitored.shell, f"{monitored.folder}/{stored.run_id}/{path}", follow)
 
 
 @app.command()
 def top(
-    site: Site = "chameleon",
-    profile: Profile = None,
-    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --once: JSON on stdout.")] = False,
+    site: SlurmSite = "chameleon",
+    profile: Annotated[
+        str | None, typer.Option(help="Name or YAML file of a cluster's profile; implies --site slurm.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --once: print JSON on stdout.")] = False,
 ) -> None:
-    """Show the GPUs of all nodes, and the rows that run or wait there. Ctrl-C ends it."""
+    """Show the GPUs of all nodes, and the rows that run or are queued there, until Ctrl-C."""
     from pydantic import TypeAdapter
 
     from experiments.runners.monitor import Sight, look, monitor_table
@@ -76,47 +74,41 @@ def top(
 
     if as_json and not once:
         raise InputError("--json: allowed with --once only")
-    there = seen(SLURM if profile else site, profile)
-    try:
+    with closing(seen(SLURM if profile else site, profile)) as monitored:
         if as_json:
-            print_json(TypeAdapter(Sight).dump_python(look(there), mode="json"))
+            print_json(TypeAdapter(Sight).dump_python(look(monitored), mode="json"))
         elif once:
-            Console().print(monitor_table(look(there)))
+            console().print(monitor_table(look(monitored)))
         else:
-            _live(lambda: monitor_table(look(there)))
-    finally:
-        there.close()
+            _live(lambda: monitor_table(look(monitored)))
 
 
 @app.command()
 def notebook(
-    site: Annotated[str, typer.Option(help=f"Where: {', '.join(TESTBEDS)}, or a region.")] = "chameleon",
-    narrative: Annotated[str | None, typer.Option(metavar="SUITE", help="Open this suite's notebook.")] = None,
+    site: Site = "chameleon",
+    narrative: Annotated[str | None, typer.Option(metavar="SUITE", help="Open the notebook of this suite.")] = None,
     image_variant: Annotated[
-        ImageVariant, typer.Option("--versions", help="Of the image that it runs in.")
+        ImageVariant, typer.Option("--versions", help="Library versions of the image that it runs in.")
     ] = "current",
-    into: Annotated[Path, typer.Option(help="Where notebooks come home to.")] = Path("notebooks"),
+    into: Annotated[Path, typer.Option(help="Folder that notebooks are downloaded to.")] = Path("notebooks"),
 ) -> None:
-    """Serve notebooks from the first machine of the lease, until Ctrl-C; then bring them home."""
+    """Serve Jupyter from the first machine of the lease until Ctrl-C; then download the notebooks."""
     from experiments.runners.notebook_server import FOLDER, served
     from experiments.runners.slurm.download import pull
     from experiments.runners.targets import seen
 
-    there = seen(site, None)
     opened = f"{narrative}.ipynb" if narrative else None
-    try:
+    with closing(seen(site, None)) as monitored:
         if opened:
-            _put_notebook(there.shell, opened, f"{FOLDER}/{opened}")
-        with suppress(KeyboardInterrupt), served(there.shell, opened, image_variant) as address:
+            _upload_notebook(monitored.shell, opened, f"{FOLDER}/{opened}")
+        with suppress(KeyboardInterrupt), served(monitored.shell, opened, image_variant) as address:
             print(f"in a browser, or as a local runtime of Colab: {address}\nCtrl-C ends it", flush=True)
             signal.pause()
-        print(f"{pull(there.shell, FOLDER, into)} files came home to {into}")
-    finally:
-        there.close()
+        print(f"{pull(monitored.shell, FOLDER, into)} files downloaded to {into}")
 
 
-def _put_notebook(shell: "Shell", name: str, remote: str) -> None:
-    """Put a narrative notebook there, unless there is one that may have been worked on."""
+def _upload_notebook(shell: "Shell", name: str, remote: str) -> None:
+    """Upload a lab's notebook, unless the machine has one, which may have been edited."""
     known = {file.name: file for file in NOTEBOOKS.glob("*.ipynb")}
     if name not in known:
         raise unknown(
@@ -126,18 +118,21 @@ def _put_notebook(shell: "Shell", name: str, remote: str) -> None:
         shell.put(known[name], remote)
 
 
-def _live(sight: Callable[[], RenderableType]) -> None:
-    with Live(console=Console(), auto_refresh=False, screen=Console().is_terminal) as live:
+def _live(view: "Callable[[], RenderableType]") -> None:
+    from rich.live import Live
+
+    output = console()
+    with Live(console=output, auto_refresh=False, screen=output.is_terminal) as live:
         while True:
             try:
-                live.update(sight(), refresh=True)
+                live.update(view(), refresh=True)
             except NotReached as problem:
                 live.update(str(problem), refresh=True)
-            time.sleep(LOOK_S)
+            time.sleep(REFRESH_S)
 
 
 def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
-    """Print the log in ``folder`` from its begin; InputError where there is none and it is not waited for."""
+    """Print the log in ``folder`` from its start. Raises InputError when there is none and ``follow`` is not set."""
     from experiments.results.schema import LOG_FILE, RESULT_FILE
 
     log, result = shlex.quote(f"{folder}/{LOG_FILE}"), shlex.quote(f"{folder}/{RESULT_FILE}")
@@ -146,15 +141,15 @@ def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
         command = f"test -e {result} && echo ended || echo goes on; test ! -e {log} || tail -c +{begin + 1} {log}"
         more = bytearray()
         with suppress(LineCut):
-            shell.stream(f"{command} | head -c {AT_A_TIME}", more.extend)
+            shell.stream(f"{command} | head -c {CHUNK_BYTES}", more.extend)
         state, _, text = bytes(more).partition(b"\n")
         sys.stdout.buffer.write(text)
         sys.stdout.flush()
         begin += len(text)
-        if len(text) == AT_A_TIME:
+        if len(text) == CHUNK_BYTES:
             continue
         if not follow and not begin:
-            raise InputError(f"{folder}: no {LOG_FILE} at {shell.where} yet; with -f it is waited for")
+            raise InputError(f"{folder}: no {LOG_FILE} at {shell.where} yet; -f waits for it")
         if state == b"ended" or not follow:
             return
         time.sleep(FOLLOW_S)

@@ -1,4 +1,4 @@
-"""Suites, rows and verdicts as tables for a terminal, and as plain data."""
+"""Suites, rows and verdicts as tables for a terminal, and as data."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Suite, suite_named, suite_names
 
 if TYPE_CHECKING:
-    from experiments.pipeline import Done
+    from experiments.pipeline import FinishedRun
 
 PROBLEMS = ("broke", "did not hold")
 STYLES = {"held": "green", "did not hold": "red", "broke": "bold red", "not judged": "dim"}
@@ -50,11 +50,8 @@ def problems(judgements: Sequence[Judgement]) -> Text:
     return Text("\n").join(lines)
 
 
-def show_runs(runs: "Iterable[Done]", console: Console) -> "list[Done]":
-    """Print the verdicts and the report's place of each run as it is done, and of several all together in the end.
-
-    The runs, all done.
-    """
+def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[FinishedRun]":
+    """Print verdicts and report of each run when it is finished, and a summary of several; return the runs."""
     finished = []
     for done in runs:
         console.print(verdict_table(done.judgement))
@@ -70,8 +67,18 @@ def show_runs(runs: "Iterable[Done]", console: Console) -> "list[Done]":
     return finished
 
 
-def _show_report(done: "Done", console: Console) -> None:
+def _show_report(done: "FinishedRun", console: Console) -> None:
     console.print(f"report: {done.report}", soft_wrap=True, highlight=False)
+
+
+def run_as_data(finished: "FinishedRun") -> dict[str, Any]:
+    """Return a finished run with its verdicts for --json."""
+    return {
+        "folder": str(finished.folder),
+        "report": str(finished.report),
+        "exit_code": finished.judgement.exit_code,
+        **finished.judgement.model_dump(mode="json"),
+    }
 
 
 def changes_table(changes: Sequence[VerdictChange]) -> Table:

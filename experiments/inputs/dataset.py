@@ -9,7 +9,8 @@ from experiments.errors import InputError
 from experiments.inputs.archive import _ending, unpack
 from experiments.inputs.download import Watch, _check, _checked_file, download, is_url
 from experiments.inputs.formats import data_folder_in
-from experiments.inputs.requirements import CAPTIONS, HUB, MADE_UP, SYNTHETIC, Need
+from experiments.inputs.requirements import CAPTIONS, MADE_UP, Need
+from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.system.files import file_sha256
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from experiments.errors import InputError
-from experiments.prediction.custom import OPTIMIZER_STEPS, lora
+from experiments.prediction.custom_spec import OPTIMIZER_STEPS, lora
 from experiments.results.predictions import DOUBT, Prediction
 from experiments.results.schema import Record
 from experiments.suites.row_spec import RowSpec

@@ -19,10 +19,11 @@ from experiments.errors import InputError
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.suites.cards import card_named
+from experiments.suites.choices import Input
 from experiments.suites.models import Model
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.suites.suite import Input, Row, Suite
+from experiments.suites.suite import Row, Suite
 from experiments.system.files import write_atomically
 from experiments.system.processes import die_with_parent
 

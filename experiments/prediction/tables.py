@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from experiments.prediction.custom import SUITE
+from experiments.prediction.custom_spec import SUITE
 from experiments.prediction.fit import LARGEST_BATCH, Fit
 from experiments.results.predictions import RULE_OF_THUMB, Prediction
 from experiments.suites.suite import ExpectedOutcome, suite_named

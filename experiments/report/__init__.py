@@ -2,6 +2,15 @@
 
 from experiments.report.compare import Comparison, compare, comparison_table
 from experiments.report.content import Report
-from experiments.report.write import Rejudged, rejudge, write_report
+from experiments.report.write import Rejudged, WrittenReport, rejudge, write_report
 
-__all__ = ["Comparison", "Rejudged", "Report", "compare", "comparison_table", "rejudge", "write_report"]
+__all__ = [
+    "Comparison",
+    "Rejudged",
+    "Report",
+    "WrittenReport",
+    "compare",
+    "comparison_table",
+    "rejudge",
+    "write_report",
+]

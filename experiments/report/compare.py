@@ -16,24 +16,12 @@ from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Outcome, Record, Result
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.wording import ENDINGS, number
+from experiments.run_options import SHOWN
 from experiments.suites.suite import Quantity, suite_named
 
 COMPARISON_SCHEMA_VERSION: Literal[1] = 1
-CHOICES = (
-    "site",
-    "card",
-    "size",
-    "length",
-    "weights",
-    "data",
-    "data_sha256",
-    "input",
-    "gpus_per_node",
-    "image_variant",
-    "recipe_version",
-    "git_commit",
-    "host",
-)
+ORIGIN = ("recipe_version", "git_commit", "host")
+"""Fields of run.json that no option sets."""
 
 
 class Change(Record):
@@ -130,7 +118,7 @@ def _differences(
 
 def _facts(run: Run, results: Mapping[str, Result]) -> dict[str, str]:
     """The run's choices and what its rows ran with, in words, by what they are called."""
-    facts = {choice.replace("_", " "): str(getattr(run, choice) or "") for choice in CHOICES}
+    facts = {choice.replace("_", " "): str(getattr(run, choice) or "") for choice in (*SHOWN, *ORIGIN)}
     seen: dict[str, set[str]] = {}
     for result in results.values():
         seen.setdefault("device", set()).add(ran_on(result))

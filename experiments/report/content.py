@@ -11,7 +11,7 @@ from experiments.report.telemetry import Telemetry, read_telemetry
 from experiments.report.words import STATUSES, headline, ran_on, remarks, setting_sentence
 from experiments.results.judge import Judgement, Status, Verdict
 from experiments.results.quantities import QUANTITIES, value_of
-from experiments.results.run_folder import Run, RunFolder
+from experiments.results.run_folder import Run, RunFolder, row_path
 from experiments.results.schema import LOG_FILE, NOTEBOOK_FILE, RESULT_FILE, TELEMETRY_FILE, Device, Record, Result
 from experiments.results.wording import ENDINGS
 from experiments.suites.cards import cards
@@ -142,7 +142,7 @@ def _row(
         figures=tuple(statement for statement in own if statement.kind == "figure"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
         files=_files(folder, run, row_id),
-        telemetry=read_telemetry(folder.path / run.suite / row_id / TELEMETRY_FILE),
+        telemetry=read_telemetry(folder.path / row_path(run.suite, row_id) / TELEMETRY_FILE),
         result=result,
     )
 
@@ -152,7 +152,7 @@ def _scaled(stated: Settings, ran: Settings) -> str:
 
 
 def _files(folder: RunFolder, run: Run, row_id: str) -> dict[str, str]:
-    paths = {kind: f"{run.suite}/{row_id}/{name}" for kind, name in FILES.items()}
+    paths = {kind: f"{row_path(run.suite, row_id)}/{name}" for kind, name in FILES.items()}
     return {kind: path for kind, path in paths.items() if (folder.path / path).is_file()}
 
 

@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ET
 
 from experiments.report.content import Report, Statement
+from experiments.run_options import SHOWN
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ELEMENTS = {"did not hold": "failure", "broke": "error", "not judged": "skipped"}
@@ -22,18 +23,7 @@ def junit(report: Report) -> str:
         time=_seconds(sum(row.result.elapsed_s for row in report.rows if row.result)),
     )
     properties = ET.SubElement(suite, "properties")
-    for name in (
-        "run_id",
-        "card",
-        "size",
-        "length",
-        "weights",
-        "data",
-        "input",
-        "gpus_per_node",
-        "image_variant",
-        "git_commit",
-    ):
+    for name in ("run_id", *SHOWN, "git_commit"):
         ET.SubElement(properties, "property", name=name, value=_text(str(getattr(report.run, name) or "")))
     for device in report.devices:
         ET.SubElement(properties, "property", name="ran_on", value=_text(device.ran_on))

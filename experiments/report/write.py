@@ -1,5 +1,6 @@
 """Writes a run's verdicts and reports into its folder, and judges kept runs anew."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,6 +23,14 @@ JUNIT_FILE = "junit.xml"
 CHECKSUMS_FILE = "SHA256SUMS"
 
 
+@dataclass(frozen=True)
+class WrittenReport:
+    """What write_report wrote: the path of report.html, and the evaluation that it shows."""
+
+    page: Path
+    judgement: Judgement
+
+
 class Rejudged(Record):
     """A kept run, judged by today's recipes. changes: against its verdict.json; none where it has no such file."""
 
@@ -30,8 +39,8 @@ class Rejudged(Record):
     changes: tuple[VerdictChange, ...] = ()
 
 
-def write_report(folder: RunFolder) -> Path:
-    """Write verdict.json, report.json, junit.xml, report.html and SHA256SUMS into ``folder``; the path of report.html.
+def write_report(folder: RunFolder) -> WrittenReport:
+    """Write verdict.json, report.json, junit.xml, report.html and SHA256SUMS into ``folder``.
 
     Rows without a result are reported as not run. InputError when ``folder`` is no run's folder, when its suite or one
     of its rows is unknown, or when a result cannot be read.
@@ -45,7 +54,7 @@ def write_report(folder: RunFolder) -> Path:
     write_atomically(folder.path / JUNIT_FILE, junit(report))
     write_atomically(folder.path / PAGE_FILE, page(report))
     write_atomically(folder.path / CHECKSUMS_FILE, checksums(folder.path))
-    return folder.path / PAGE_FILE
+    return WrittenReport(folder.path / PAGE_FILE, judgement)
 
 
 def rejudge(root: Path) -> tuple[Rejudged, ...]:

@@ -1,12 +1,12 @@
-"""A run: the choices it was started with, and the folder that its results lie in.
+"""A run: the options that it was started with, and the folder of its results.
 
 results/<run-id>/
-    run.json                      the choices and where the run was made
-    predictions.json              what its rows would take at full size, where that was predicted
-    <suite>/<row>/result.json     one result a row, written last: a row without it has not finished
+    run.json                      options, and the machine that the run was made on
+    predictions.json              predicted memory of its rows at full size
+    <suite>/<row>/result.json     one result per row, written last: a row without it has not finished
     <suite>/<row>/notebook.ipynb  the executed notebook
-    <suite>/<row>/log.txt         everything that the row printed, with the traceback of a failure
-    <suite>/<row>/telemetry.csv   what GPU and host did over time
+    <suite>/<row>/log.txt         output of the row, with the traceback of a failure
+    <suite>/<row>/telemetry.csv   GPU and host metrics over time
     verdict.json report.html junit.xml SHA256SUMS
 """
 
@@ -19,8 +19,9 @@ from pydantic import AliasChoices, Field, ValidationError
 from experiments.errors import InputError
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
 from experiments.results.schema import RESULT_FILE, Record, Result, read_result
+from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import Input, Length, Size, Suite, Weights
+from experiments.suites.suite import Suite
 from experiments.system.files import write_atomically
 
 RUN_FILE = "run.json"
@@ -28,16 +29,21 @@ PREDICTIONS_FILE = "predictions.json"
 RUN_SCHEMA_VERSION: Literal[1] = 1
 
 
+def row_path(suite: str, row: str) -> str:
+    """Return the folder of a row, relative to the run's."""
+    return f"{suite}/{row}"
+
+
 class Run(Record):
-    """What a run was started with (run.json)."""
+    """Options and origin of a run (run.json)."""
 
     schema_version: Literal[1] = RUN_SCHEMA_VERSION
     run_id: str
     suite: str
     recipe_version: int
-    rows: tuple[str, ...] = Field(description="the rows asked for, in the recipe's order")
+    rows: tuple[str, ...] = Field(description="the requested rows, in the suite's order")
     site: str
-    profile: str | None = Field(default=None, description="with site slurm: the cluster's profile, by name or file")
+    profile: str | None = Field(default=None, description="with site slurm: name or file of the cluster's profile")
     card: str
     size: Size
     length: Length
@@ -45,36 +51,28 @@ class Run(Record):
     data: str
     data_sha256: str | None = None
     input: Input
-    gpus_per_node: int | None = Field(default=None, description="rows that want more of a node are scaled down to it")
+    gpus_per_node: int | None = Field(
+        default=None, description="rows that need more GPUs per node are scaled down to it"
+    )
     image_variant: str = Field(
         default="current",
         validation_alias=AliasChoices("image_variant", "flavour"),
-        description="versions of the image that a leased machine ran the rows in; 'flavour' before 2026-11-27",
+        description="library versions of the image on leased machines; named 'flavour' before 2026-11-27",
     )
     command: str
     started_at: str
     git_commit: str | None = None
-    host: str = Field(description="what the machine is: processor, GPUs; no names or addresses")
+    host: str = Field(description="processor and GPUs of the machine; no names or addresses")
 
     def spec(self, suite: Suite, row_id: str) -> RowSpec:
-        """What the trainer is told of one row."""
-        return RowSpec(
-            suite=self.suite,
-            recipe_version=self.recipe_version,
-            row=row_id,
-            card=self.card,
-            size=self.size,
-            length=self.length,
-            weights=self.weights,
-            data=self.data,
-            data_sha256=self.data_sha256,
-            input=self.input,
-            settings=suite.settings(suite.row(row_id), self.card, self.gpus_per_node),
-        )
+        """Return one row as the trainer reads it."""
+        shared = {name: getattr(self, name) for name in RowSpec.model_fields.keys() & Run.model_fields.keys()}
+        settings = suite.settings(suite.row(row_id), self.card, self.gpus_per_node)
+        return RowSpec(row=row_id, settings=settings, **shared)
 
 
 class Predictions(Record):
-    """What rows of a run would take at full size (predictions.json)."""
+    """Predicted memory and time of a run's rows at full size (predictions.json)."""
 
     predictions: tuple[Prediction, ...]
 
@@ -85,12 +83,16 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def row(self, row_id: str) -> Path:
-        """The folder of one row; it need not exist."""
-        return self.path / self.read_run().suite / row_id
+    def row(self, spec: RowSpec) -> Path:
+        """Return the folder of a row; it need not exist."""
+        return self.path / row_path(spec.suite, spec.row)
+
+    def row_named(self, row_id: str) -> Path:
+        """Return the folder of a row by its id; reads run.json for the suite."""
+        return self.path / row_path(self.read_run().suite, row_id)
 
     def read_run(self) -> Run:
-        """run.json; InputError when it is missing or of another schema version."""
+        """Read run.json. Raises InputError when it is missing or of another schema version."""
         path = self.path / RUN_FILE
         try:
             return Run.model_validate_json(path.read_bytes())
@@ -105,11 +107,11 @@ class RunFolder:
         write_atomically(self.path / RUN_FILE, run.model_dump_json(indent=2))
 
     def write_predictions(self, predictions: Iterable[Prediction]) -> None:
-        kept = Predictions(predictions=tuple(predictions))
-        write_atomically(self.path / PREDICTIONS_FILE, kept.model_dump_json(indent=2))
+        stored = Predictions(predictions=tuple(predictions))
+        write_atomically(self.path / PREDICTIONS_FILE, stored.model_dump_json(indent=2))
 
     def predictions(self) -> tuple[Prediction, ...]:
-        """The predictions that were kept; none where there were none. InputError for another schema version."""
+        """Return the stored predictions, none without a file. Raises InputError for another schema version."""
         path = self.path / PREDICTIONS_FILE
         if not path.is_file():
             return ()
@@ -123,7 +125,7 @@ class RunFolder:
             ) from None
 
     def results(self) -> dict[str, Result]:
-        """The results that are there, by row id, in the order of run.rows."""
+        """Return the results of finished rows by row id, in the order of run.rows."""
         run = self.read_run()
-        paths = {row: self.path / run.suite / row / RESULT_FILE for row in run.rows}
+        paths = {row: self.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows}
         return {row: read_result(path) for row, path in paths.items() if path.exists()}

@@ -1,46 +1,134 @@
-"""Where rows run: this machine, a cluster that a profile describes, or a machine that was leased."""
+"""Targets: this machine, a cluster that a profile describes, or leased machines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 from experiments.errors import InputError
+from experiments.inputs.dataset import DataSet, prepare, prepare_there
+from experiments.inputs.download import Watch
+from experiments.results.run_folder import RunFolder
+from experiments.runners.admission import check_disk, refusal
+from experiments.runners.base import Runner, RunnerOptions, Target
+from experiments.runners.local.runner import LocalRunner
+from experiments.runners.plan import Planned
+from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import Profile, profile_named
-from provision.configure.playbook import ImageVariant
+from experiments.runners.slurm.runner import RemoteRunner, by_claims_covered
+from experiments.suites.choices import HUB, SYNTHETIC
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import Suite
+from experiments.system.files import cache_folder
+from experiments.system.packages import require
 from provision.errors import SiteError
 from provision.hardware.remote import node_over
 from provision.leasing.journal import ActiveLease, Journal, Operation
 from provision.leasing.request import OVER, find_lease
-from provision.models import Node
+from provision.models import ImageVariant, Node
 from provision.sites.base import REGIONS, TESTBEDS, connect_to, site_named
-from provision.ssh.login import SshConfigHost
+from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
-from provision.ssh.ssh_shell import SshShell
 
 SLURM = "slurm"
+LEASED_TITLE, LEASED_SHARED = "a leased node", False
 PARTITION = "gpu"
 POLL_S = 1.0
 FOLDER: str = Profile.model_fields["folder"].default
 SHARE_OF_MEMORY = 0.94
-"""Of a leased node, that jobs ask for; its Slurm has slurm_memory_share (ansible/roles/slurm), rounded down."""
+"""Share of a leased node's memory that jobs may request; slurm_memory_share (ansible/roles/slurm), rounded down."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """What rows run on. cluster is None for this machine. ends_at: when the machine is taken away; held: it was not
-    yet, as far as its site can be asked.
+class LocalTarget(Target):
+    """This machine."""
+
+    def prepare_data(self, source: str, sha256: str | None, datasets: Collection[str], watch: Watch) -> DataSet:
+        return prepare(source, sha256, cache_folder(), datasets, watch)
+
+    def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
+        check_disk(folder, specs)
+
+    def refusal(self, spec: RowSpec, host_memory_gib: float) -> str:
+        return refusal(spec, self.node, host_memory_gib)
+
+    def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
+        require("torch", "papermill", "ipykernel")
+        return LocalRunner(folder, self.node, options.host_memory_gib, view, options.worker, options.grace_s)
+
+
+class ExpectedTarget(Target):
+    """Nodes that are not connected to yet: runs can be prepared for them, not run. shared: the nodes share a folder."""
+
+    def __init__(self, node: Node, max_nodes: int, shared: bool, title: str) -> None:
+        super().__init__(node)
+        self.max_nodes, self.shared, self.title = max_nodes, shared, title
+
+    @property
+    def cache(self) -> str:
+        """Folder of downloads on the nodes."""
+        return f"{FOLDER}/cache"
+
+    def prepare_data(self, source: str, sha256: str | None, datasets: Collection[str], watch: Watch) -> DataSet:
+        cache = "" if source in (SYNTHETIC, HUB) else self.cache
+        data = prepare_there(source, sha256, cache, datasets)
+        if data.own and not self.shared and self.max_nodes > 1:
+            raise InputError(f"--data {source}: the nodes of {self.title} share no folder; allowed: a URL")
+        return data
+
+    def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
+        check_disk(folder, specs, here=False)
+
+    def refusal(self, spec: RowSpec, host_memory_gib: float) -> str:
+        return refusal(spec, self.node, host_memory_gib, here=False, nodes=self.max_nodes)
+
+    def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
+        raise NotImplementedError(f"{self.node.description}: not connected")
+
+
+class ClusterTarget(ExpectedTarget):
+    """A Slurm cluster.
+
+    ends_at: end of the lease of its nodes. is_leased: whether they are still leased, as far as the site can be asked.
     """
 
-    node: Node
-    cluster: Cluster | None = None
-    ends_at: datetime | None = None
-    held: Callable[[], bool] = lambda: True
+    has_queue = True
+
+    def __init__(
+        self,
+        node: Node,
+        cluster: Cluster,
+        ends_at: datetime | None = None,
+        is_leased: Callable[[], bool] = lambda: True,
+    ) -> None:
+        profile = cluster.profile
+        super().__init__(node, profile.nodes, profile.shared, profile.title)
+        self.cluster = cluster
+        self.ends_at = ends_at
+        self.is_leased = is_leased
+
+    @property
+    def cache(self) -> str:
+        return self.cluster.cache
+
+    def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
+        worker, grace_s = options.worker, options.grace_s
+        return RemoteRunner(folder, self.cluster, view, worker, grace_s, self.ends_at, self.is_leased, data=data)
+
+    def in_order(self, rows: Sequence[Planned], suite: Suite) -> Sequence[Planned]:
+        return by_claims_covered(rows, suite)
+
+    def cancel(self, folder: RunFolder, view: View) -> list[str]:
+        return RemoteRunner(folder, self.cluster, view).cancel()
 
     def close(self) -> None:
-        if self.cluster:
-            self.cluster.shell.close()
+        self.cluster.shell.close()
+
+
+def expected_target(node: Node, nodes: int) -> Target:
+    """Return the target that so many leased nodes like ``node`` will be."""
+    return ExpectedTarget(node, nodes, LEASED_SHARED, LEASED_TITLE)
 
 
 def target_named(
@@ -50,11 +138,12 @@ def target_named(
     journal: Journal | None = None,
     image_variant: ImageVariant = "current",
 ) -> Target:
-    """The place that ``site`` means; a cluster's is described by ``profile``. A leased machine is asked what it is.
+    """Return the target at ``site``; with site slurm the cluster of ``profile``.
 
     image_variant: of the image that rows run in on a leased machine.
 
-    InputError for a profile that cannot be read or is missing, and where nothing is leased; SiteError from a machine.
+    Raises InputError for a profile that is missing or cannot be read, and without a lease at the site; SiteError when a
+    leased machine does not answer.
     """
     if site != SLURM and (profile or account):
         flag = "--profile" if profile else "--account"
@@ -65,13 +154,14 @@ def target_named(
         raise InputError(f"--versions {image_variant}: allowed on leased machines only (--site {', '.join(TESTBEDS)})")
     if site == SLURM:
         return _cluster(profile, account)
-    return Target(site_named(site).node())
+    return LocalTarget(site_named(site).node())
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What can be watched: the shell that Slurm's commands are given through, the folder of the runs there, and a
-    shell of each node that can be logged in to."""
+    """What is monitored: a shell for Slurm's commands, the folder of the runs there, and a shell of each node that
+    allows logins.
+    """
 
     shell: Shell
     folder: str
@@ -83,14 +173,14 @@ class Seen:
 
 
 def seen(site: str, profile: str | None, journal: Journal | None = None) -> Seen:
-    """What of ``site`` can be watched; InputError where nothing is leased there, or it is this machine."""
+    """Connect to what can be monitored at ``site``. Raises InputError without a lease there, and for this machine."""
     if site == SLURM and profile:
         known = profile_named(profile)
         return Seen(_shell_of(known), known.folder)
     if not is_testbed(site):
         raise InputError(f"--site {site}: allowed: {SLURM} with --profile, {', '.join(TESTBEDS)}")
     machines = _only_active_lease(site, journal or Journal()).machines
-    nodes = tuple((one.server, SshShell(one.login)) for one in machines)
+    nodes = tuple((one.server, _ssh(one.login)) for one in machines)
     return Seen(nodes[0][1], FOLDER, nodes)
 
 
@@ -98,8 +188,14 @@ def is_testbed(site: str) -> bool:
     return site in TESTBEDS or site.startswith(tuple(REGIONS.values()))
 
 
+def _ssh(login: Login | SshConfigHost) -> Shell:
+    from provision.ssh.ssh_shell import SshShell
+
+    return SshShell(login)
+
+
 def _shell_of(profile: Profile) -> Shell:
-    return SshShell(SshConfigHost(profile.host)) if profile.host else LocalShell()
+    return _ssh(SshConfigHost(profile.host)) if profile.host else LocalShell()
 
 
 def _cluster(name: str | None, account: str | None) -> Target:
@@ -110,19 +206,19 @@ def _cluster(name: str | None, account: str | None) -> Target:
         profile = profile.model_copy(update={"account": account})
     if profile.needs_account and not profile.account:
         raise InputError(f"--profile {name}: jobs at {profile.title} need --account, the project that pays for them")
-    return Target(profile.node, Cluster(_shell_of(profile), profile))
+    return ClusterTarget(profile.node, Cluster(_shell_of(profile), profile))
 
 
 def _leased(site: str, journal: Journal, image_variant: ImageVariant) -> Target:
-    """The first machine of the only lease that is held at ``site``; the others are nodes of its cluster."""
+    """Return the first machine of the only lease at ``site`` as a cluster; the others are its further nodes."""
     active_lease = _only_active_lease(site, journal)
-    shell = SshShell(active_lease.machines[0].login)
+    shell = _ssh(active_lease.machines[0].login)
     node = node_over(shell)
     cluster = Cluster(shell, leased_profile(node, len(active_lease.machines), image_variant))
-    return Target(node, cluster, _end(active_lease), partial(_is_held, active_lease))
+    return ClusterTarget(node, cluster, _end(active_lease), partial(_is_leased, active_lease))
 
 
-def _is_held(active_lease: ActiveLease) -> bool:
+def _is_leased(active_lease: ActiveLease) -> bool:
     try:
         lease = find_lease(connect_to(active_lease.site), active_lease)
     except SiteError:
@@ -131,25 +227,27 @@ def _is_held(active_lease: ActiveLease) -> bool:
 
 
 def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
-    held = [
+    leases = [
         one for one in journal.active_leases().values() if one.site.startswith(REGIONS.get(site, site)) and one.machines
     ]
-    if len(held) != 1:
-        there = ", ".join(sorted(one.name for one in held)) or "none"
-        raise InputError(f"--site {site}: needs one lease whose machines answer, there: {there}; see testbed lease")
-    return held[0]
+    if not leases:
+        raise InputError(f"--site {site}: no lease with a reachable machine; create one with `testbed lease`")
+    if len(leases) > 1:
+        names = ", ".join(sorted(one.name for one in leases))
+        raise InputError(f"--site {site}: needs exactly one lease with a reachable machine, there are {names}")
+    return leases[0]
 
 
 def image_of(image_variant: ImageVariant) -> str:
-    """The image that setting a machine up leaves there (ansible/roles/images)."""
+    """Return the name of the image that `testbed configure` leaves on a machine (ansible/roles/images)."""
     return f"llm-testbed:{image_variant}"
 
 
 def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "current") -> Profile:
-    """How rows are run on nodes like that one, which were set up by us."""
+    """Return the profile of a Slurm cluster of leased nodes like ``node``."""
     return Profile(
         name="leased",
-        title="a leased node",
+        title=LEASED_TITLE,
         partition=PARTITION,
         nodes=nodes,
         gpu=node.gpus[0].name if node.gpus else None,
@@ -160,7 +258,7 @@ def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "cu
         processor=node.processor,
         way="docker",
         environment=image_of(image_variant),
-        shared=False,
+        shared=LEASED_SHARED,
         poll_s=POLL_S,
     )
 

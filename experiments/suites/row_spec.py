@@ -7,9 +7,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from experiments.errors import unknown
+from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.models import Model, models
 from experiments.suites.settings import Settings
-from experiments.suites.suite import Input, Length, Size, Weights
 from experiments.suites.yaml_schema import StrictModel
 
 SPEC_VERSION: Literal[1] = 1

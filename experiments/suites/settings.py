@@ -4,11 +4,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from experiments.suites.choices import Optimizer, Precision, Strategy
 from experiments.suites.yaml_schema import StrictModel
 
-Precision = Literal["32-true", "bf16-true", "bf16-mixed"]
-Optimizer = Literal["adamw", "sgd", "adam_8bit", "deepspeed_cpu"]
-Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"]
 Engine = Literal["lightning", "litgpt", "litgpt_trainer", "hf_trainer"]
 
 

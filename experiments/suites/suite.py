@@ -6,20 +6,18 @@ from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
+    PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
 from experiments.errors import InputError, unknown
 from experiments.suites.cards import card_named
+from experiments.suites.choices import Group, Groups
 from experiments.suites.models import models
 from experiments.suites.settings import Settings
 from experiments.suites.yaml_schema import LABS, StrictModel, checked, read_yaml
 
-Size = Literal["full", "tiny"]
-Length = Literal["as-taught", "verdict", "peak"]
-Weights = Literal["random", "pretrained"]
-Input = Literal["as-taught", "with-image"]
 ExpectedOutcome = Literal["fits", "oom"]
 Quantity = Literal[
     "params_gib",
@@ -118,6 +116,13 @@ class Claim(StrictModel):
     all_ranks: bool = False
 
 
+class LeaseEstimate(StrictModel):
+    """What all rows of a lab need of a leased node: ``hours`` on that many ``gpus``."""
+
+    hours: PositiveFloat = 1.0
+    gpus: PositiveInt = 1
+
+
 class Suite(StrictModel):
     """One file of labs/: the rows of one lab or guide, for the cards it was written for."""
 
@@ -125,6 +130,8 @@ class Suite(StrictModel):
     version: PositiveInt
     title: str
     source: str
+    group: Group = "single"
+    lease: LeaseEstimate = LeaseEstimate()
     cards: tuple[str, ...] = Field(min_length=1)
     common: dict[str, Any]
     rows: tuple[Row, ...] = Field(min_length=1)
@@ -161,6 +168,13 @@ class Suite(StrictModel):
 def suite_names() -> list[str]:
     """The names of all suites, sorted."""
     return sorted(path.stem for path in LABS.glob("*.yaml"))
+
+
+def suites_of(group: Groups) -> list[Suite]:
+    """Return the suites of a group, or of both: labs of one GPU first, then by name."""
+    suites = [suite_named(name) for name in suite_names()]
+    order = {"single": 0, "multi": 1}
+    return sorted((one for one in suites if group in ("both", one.group)), key=lambda one: order[one.group])
 
 
 @cache

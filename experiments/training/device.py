@@ -13,8 +13,9 @@ from experiments.errors import InputError
 from experiments.results.schema import Device
 from experiments.suites.attention_kernels import Kernels, kernels_of
 from experiments.suites.cards import Card, card_named, card_of_device
+from experiments.suites.choices import Precision
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.settings import Precision, Settings
+from experiments.suites.settings import Settings
 from experiments.system.files import GIB
 from provision.hardware import amd
 

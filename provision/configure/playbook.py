@@ -21,6 +21,7 @@ import yaml
 from provision.configure.build_context import PROJECT, commit, pack
 from provision.errors import ConfigureFailed, NotReached
 from provision.leasing.journal import Machine, default_folder
+from provision.models import ImageVariant
 from provision.ssh.login import Login
 
 ANSIBLE = PROJECT / "ansible"
@@ -34,8 +35,6 @@ REMEDIES = {
     "dpkg frontend lock": "another program installs packages there; wait until it is done",
 }
 Say = Callable[[str], None]
-ImageVariant = Literal["current", "as-taught"]
-"""Which list of versions an image is made from (containers/*.txt)."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from experiments.suites.choices import Length, Size
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import Length, Size, suite_named
+from experiments.suites.suite import suite_named
 
 
 def row_spec(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments import pipeline
 from experiments.prediction import service
+from experiments.runners import targets
 from provision.hardware import local
 from provision.models import Gpu
 from tests.support import rows
@@ -18,7 +18,7 @@ def machine(monkeypatch):
     def be(*gpus: Gpu, **facts) -> None:
         monkeypatch.setattr(local, "node", lambda: rows.node(*gpus, **facts))
 
-    monkeypatch.setattr(pipeline, "LocalRunner", FakeRunner)
+    monkeypatch.setattr(targets, "LocalRunner", FakeRunner)
     monkeypatch.setattr(service, "predict", Predictor(stated))
     monkeypatch.setattr(FakeRunner, "ran", [])
     be()

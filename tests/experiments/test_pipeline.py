@@ -8,12 +8,14 @@ import pytest
 from experiments import pipeline
 from experiments.errors import InputError
 from experiments.inputs.dataset import folder_sha256
-from experiments.pipeline import RunOptions, default_run_id, options_per_suite, run_suite, run_suites
+from experiments.pipeline import options_per_suite, run_suite, run_suites
 from experiments.results.run_folder import RunFolder
+from experiments.run_options import RunOptions, default_run_id
+from experiments.runners import targets
 from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import profile_named
-from experiments.runners.targets import Target
+from experiments.runners.targets import ClusterTarget
 from provision.models import Gpu
 from provision.ssh.shell import LocalShell
 from tests.support import rows as made
@@ -57,16 +59,23 @@ def test_choices_that_were_made_are_kept(machine, tmp_path):
 
 
 def test_the_run_id_says_what_was_chosen():
-    assert default_run_id(RunOptions(SUITE), "a100_80gb", "tiny") == f"{SUITE}-a100_80gb-tiny-verdict"
-    other = RunOptions(
-        SUITE, length="as-taught", weights="pretrained", input="with-image", gpus_per_node=2, data="folder"
+    resolved = RunOptions(SUITE, card="a100_80gb", size="tiny")
+    assert default_run_id(resolved) == f"{SUITE}-a100_80gb-tiny-verdict"
+    other = replace(
+        resolved,
+        card="h100_94gb",
+        size="full",
+        length="as-taught",
+        weights="pretrained",
+        input="with-image",
+        gpus_per_node=2,
+        data="folder",
     )
-    assert (
-        default_run_id(other, "h100_94gb", "full")
-        == f"{SUITE}-h100_94gb-full-as-taught-pretrained-with-image-2gpus-realdata"
-    )
-    leased = RunOptions(SUITE, site="chameleon", image_variant="as-taught")
-    assert default_run_id(leased, "a100_80gb", "full").endswith("-verdict-chameleon-as-taught-versions")
+    assert default_run_id(other) == f"{SUITE}-h100_94gb-full-as-taught-pretrained-with-image-2gpus-realdata"
+    leased = replace(resolved, size="full", site="chameleon", image_variant="as-taught")
+    assert default_run_id(leased).endswith("-verdict-chameleon-as-taught-versions")
+    slurm = replace(resolved, site="slurm", profile="clusters/mine.yaml", weights="pretrained")
+    assert default_run_id(slurm).endswith("-verdict-mine-pretrained")
 
 
 def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
@@ -195,9 +204,9 @@ def cluster(machine, monkeypatch, tmp_path):
     def be(**profile) -> None:
         own = {"folder": str(tmp_path / "there"), "nodes": 2, **profile}
         there = Cluster(LocalShell(), profile_named("puhti").model_copy(update=own))
-        monkeypatch.setattr(pipeline, "place_named", lambda *_, **__: Target(there.profile.node, there))
+        monkeypatch.setattr(pipeline, "target_named", lambda *_, **__: ClusterTarget(there.profile.node, there))
 
-    monkeypatch.setattr(pipeline, "RemoteRunner", FakeRemoteRunner)
+    monkeypatch.setattr(targets, "RemoteRunner", FakeRemoteRunner)
     return be
 
 
@@ -218,5 +227,5 @@ def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, review
 
 def test_nodes_that_share_no_folder_are_not_given_data_of_the_person_s(cluster, reviews, tmp_path):
     cluster(shared=False)
-    with pytest.raises(InputError, match=r"^--data .*reviews: Puhti shares no folder among its nodes; allowed: a URL$"):
+    with pytest.raises(InputError, match=r"^--data .*reviews: the nodes of Puhti share no folder; allowed: a URL$"):
         run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", results=tmp_path), Watched())

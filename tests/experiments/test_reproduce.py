@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import reproduce as chain
-from experiments.cli import reproduce as reproduce_cli
 from experiments.cli.app import main
 from experiments.errors import InputError, Interrupted
-from experiments.pipeline import RunOptions
+from experiments.pipeline import PreparedRun
 from experiments.reproduce import Reproduction, TooLong, reproduce
+from experiments.run_options import RunOptions
 from experiments.runners.progress import View
+from experiments.system import processes
 from provision.configure.playbook import Setup
 from provision.errors import ConfigureFailed, HeldOtherwise, NotOurs
 from provision.leasing.doctor import Check
@@ -21,6 +22,7 @@ from provision.leasing.lease import Leased
 from provision.leasing.reconciler import Clock, Reconciler
 from provision.leasing.request import LeaseRequest
 from provision.models import Host, Lease, Requirements
+from provision.sites import base as sites
 from provision.ssh.login import KeyPair
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -73,14 +75,14 @@ def stubs(monkeypatch, happened, reconciler):
     monkeypatch.setattr(chain, "examine", lambda *_: happened.append("doctor") or [Check("account", True, "cc")])
     monkeypatch.setattr(chain.leasing, "lease", lease)
     monkeypatch.setattr(chain, "configure", lambda *_: happened.append("configure"))
-    monkeypatch.setattr(chain, "run_suites", lambda suites, view: happened.append("run") or suites)
+    monkeypatch.setattr(chain, "_run", lambda runs, view: happened.append("run") or runs)
     monkeypatch.setattr(chain, "_release", release)
 
 
 @pytest.fixture
 def wanted(tmp_path):
     def make(**more):
-        options = RunOptions("single_gpu_blip2", ("reduced-batch",), "chameleon", results=tmp_path, predict=False)
+        options = RunOptions("single_gpu_blip2", ("reduced-batch",), site="chameleon", results=tmp_path, predict=False)
         requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie")
         lease_request = LeaseRequest("llm_cc", "node", requirements, KeyPair(Path("key"), "ssh-ed25519 A"))
         return Reproduction((options,), lease_request, Site(), Setup(), **more)
@@ -90,10 +92,10 @@ def wanted(tmp_path):
 
 def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, reconciler, happened):
     asked = []
-    (options,) = reproduce(wanted(), reconciler, Said(), asked.append)
+    (prepared,) = reproduce(wanted(), reconciler, Said(), asked.append)
     assert happened == ["doctor", "lease", "configure", "run", "release"]
     assert "48 SU" in asked[0]
-    assert (options.card, options.size) == ("a100_80gb", "full")
+    assert (prepared.run.card, prepared.run.size) == ("a100_80gb", "full")
 
 
 @pytest.mark.parametrize("problem", [ConfigureFailed("disk full"), Interrupted("SIGINT"), KeyboardInterrupt()])
@@ -137,12 +139,12 @@ def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, reconci
     assert chain.plan(wanted(keep=True), reconciler) == lines[:-1]
     assert happened == []
     with pytest.raises(TooLong, match="--max-hours 1h"):
-        chain.plan(wanted(most=timedelta(hours=1)), reconciler)
+        chain.plan(wanted(max_length=timedelta(hours=1)), reconciler)
 
 
 def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stubs, wanted, reconciler, happened):
-    with pytest.raises(InputError, match=r"--max-hours 2h: the lease would be of 3h"):
-        reproduce(wanted(most=timedelta(hours=2)), reconciler, Said(), lambda slot: None)
+    with pytest.raises(InputError, match=r"--max-hours 2h: the lease would be 3h long"):
+        reproduce(wanted(max_length=timedelta(hours=2)), reconciler, Said(), lambda slot: None)
     assert happened == []
 
 
@@ -154,9 +156,9 @@ def test_a_failed_check_of_doctor_ends_it_with_the_remedy(stubs, wanted, reconci
 
 
 def test_nothing_is_leased_where_every_row_has_its_result(stubs, wanted, reconciler, happened, monkeypatch):
-    monkeypatch.setattr(chain, "rows_left", lambda options, node: [])
-    monkeypatch.setattr(chain, "kept", lambda options, node: "kept")
-    assert reproduce(wanted(), reconciler, Said(), lambda slot: None) == ["kept"]
+    monkeypatch.setattr(PreparedRun, "rows_left", lambda prepared: [])
+    monkeypatch.setattr(chain, "report_run", lambda prepared: "reported")
+    assert reproduce(wanted(), reconciler, Said(), lambda slot: None) == ["reported"]
     assert happened == ["doctor"]
 
 
@@ -178,9 +180,9 @@ def test_the_variant_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch)
         raise InputError("seen")
 
     site = SimpleNamespace(name="CHI@UC", user=lambda: "cc")
-    monkeypatch.setattr(reproduce_cli, "connect_to", lambda name: site)
-    monkeypatch.setattr(reproduce_cli, "new_desk", lambda: None)
-    monkeypatch.setattr(reproduce_cli, "stop_as_interrupt", lambda: None)
+    monkeypatch.setattr(sites, "connect_to", lambda name: site)
+    monkeypatch.setattr(processes, "stop_as_interrupt", lambda: None)
+    monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "ledger"))
     monkeypatch.setattr(chain, "reproduce", noted)
     (tmp_path / "key").touch()
     (tmp_path / "key.pub").write_text("ssh-ed25519 A")

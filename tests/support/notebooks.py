@@ -5,7 +5,8 @@ from typing import Any
 
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, Device, Measured, Memory, Outcome, Result, Speed
-from experiments.suites.suite import Size, suite_named
+from experiments.suites.choices import Size
+from experiments.suites.suite import suite_named
 from tests.support.results import CPU, SPEED, STAND_IN, run, shot
 
 POINTS = ("before forward", "after forward", "after backward", "after optimizer step")
@@ -35,7 +36,7 @@ def kept(
 
 def write(folder: RunFolder, result: Result) -> None:
     """Keep ``result`` in the folder of its row."""
-    place = folder.row(result.spec.row)
+    place = folder.row(result.spec)
     place.mkdir(parents=True, exist_ok=True)
     (place / RESULT_FILE).write_text(result.model_dump_json())
 

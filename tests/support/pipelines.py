@@ -19,7 +19,7 @@ class FakeRunner:
 
     def run(self, rows):
         for row in rows:
-            path = self.folder.row(row.row)
+            path = self.folder.row(row.spec)
             path.mkdir(parents=True, exist_ok=True)
             (path / RESULT_FILE).write_text(fake_worker.made(row.spec, "fits").model_dump_json())
             FakeRunner.ran.append(row.row)

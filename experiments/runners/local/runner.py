@@ -109,7 +109,7 @@ class LocalRunner:
                     _abandon(row)
 
     def _row_folder(self, spec: RowSpec) -> Path:
-        return self._folder.path / spec.suite / spec.row
+        return self._folder.row(spec)
 
     def _started(self, spec: RowSpec, why: str) -> bool:
         slot = self._slots.take(spec)

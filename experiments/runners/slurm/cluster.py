@@ -24,7 +24,7 @@ from experiments.errors import InputError
 from experiments.inputs.requirements import Need
 from experiments.results import rendezvous
 from experiments.results.provenance import code_sha256, git_commit
-from experiments.results.run_folder import RUN_FILE, RunFolder
+from experiments.results.run_folder import RUN_FILE, RunFolder, row_path
 from experiments.results.schema import CHECKPOINTS_FOLDER, RESULT_FILE
 from experiments.runners.slurm.profile import Profile
 from experiments.suites.row_spec import RowSpec
@@ -70,7 +70,7 @@ class JobSpec:
     @property
     def row(self) -> str:
         """The row's folder, from the run's."""
-        return f"{self.spec.suite}/{self.spec.row}"
+        return row_path(self.spec.suite, self.spec.row)
 
 
 class Cluster:

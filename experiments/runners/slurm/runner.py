@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from experiments.errors import InputError, Interrupted
 from experiments.inputs.dataset import DataSet
-from experiments.results.run_folder import RunFolder
+from experiments.results.run_folder import RunFolder, row_path
 from experiments.results.schema import (
     LOG_FILE,
     PROGRESS_FILE,
@@ -186,7 +186,7 @@ class RemoteRunner:
     def _begin(self, planned: Planned, known: Sequence[queue.Job]) -> None:
         """Follow the row's job where there is one, else submit it."""
         spec = planned.spec
-        local = self._folder.path / spec.suite / spec.row
+        local = self._folder.row(spec)
         name = self._name(spec)
         for job in known:
             if job.name == name and not job.over and _fingerprint(job) == spec.fingerprint:
@@ -207,7 +207,7 @@ class RemoteRunner:
 
     def _submit(self, planned: Planned, attempt: str) -> None:
         spec = planned.spec
-        local = emptied(self._folder.path / spec.suite / spec.row)
+        local = emptied(self._folder.row(spec))
         write_atomically(local / SPEC_FILE, spec.model_dump_json(indent=2))
         self._note(local, spec, attempt)
         job_spec = replace(self._order(spec, attempt), after=self._fetching.begin(spec))
@@ -341,7 +341,7 @@ class RemoteRunner:
         return JobSpec(spec, attempt, self._worker, self._grace_s)
 
     def _name(self, spec: RowSpec) -> str:
-        return f"{self._run_id}/{spec.suite}/{spec.row}"
+        return f"{self._run_id}/{row_path(spec.suite, spec.row)}"
 
     def _local(self, row: Following) -> Path:
         return self._folder.path / row.job_spec.row

@@ -19,8 +19,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 from experiments.errors import InputError
+from experiments.suites.choices import Size
 from experiments.suites.models import Model
-from experiments.suites.suite import Size
 from experiments.training.failures import first_line
 
 VISION: dict[Size, dict[str, Any]] = {

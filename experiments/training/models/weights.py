@@ -10,9 +10,9 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
 from experiments.errors import InputError
+from experiments.suites.choices import Size
 from experiments.suites.models import Model
 from experiments.suites.settings import Quantization
-from experiments.suites.suite import Size
 from experiments.training.data.hub import fetch_weights
 from experiments.training.models.architecture import build_config, has_own_head, model_class
 

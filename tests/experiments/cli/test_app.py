@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.cli.app import main
-from experiments.pipeline import RunOptions, run_suite
+from experiments.pipeline import run_suite
+from experiments.run_options import RunOptions
 from experiments.suites import suite
 from experiments.suites.models import models
 from experiments.suites.yaml_schema import read_yaml

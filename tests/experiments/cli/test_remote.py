@@ -13,8 +13,8 @@ from tests.support import rows
 @pytest.fixture
 def row(tmp_path):
     folder = rows.folder(tmp_path / "run", "a", site="local")
-    folder.row("a").mkdir(parents=True)
-    return folder.row("a")
+    folder.row_named("a").mkdir(parents=True)
+    return folder.row_named("a")
 
 
 def test_a_log_is_printed(row, tmp_path, capfdbinary):
@@ -46,7 +46,7 @@ def test_a_log_is_followed_until_the_row_ends(row, tmp_path, capfd):
         (["logs", "b", "RUN"], "unknown row 'b'; allowed: a"),
         (["logs", "a", "RUN/none"], "not a run's folder"),
         (["top", "--json"], "--json: allowed with --once only"),
-        (["top", "--once"], "needs one lease whose machines answer, there: none"),
+        (["top", "--once"], "no lease with a reachable machine; create one with `testbed lease`"),
         (["top", "--once", "--site", "local"], "--site local: allowed: slurm with --profile, chameleon"),
     ],
 )

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from experiments.errors import InputError
-from experiments.prediction import custom
+from experiments.prediction import custom_spec
 from experiments.prediction.custom import CustomTraining
 
 CARD = "v100_32gb"
@@ -90,7 +90,7 @@ def test_a_config_is_a_model_of_its_own_named_after_its_file_or_folder(tmp_path)
 
 
 def test_a_hub_id_is_the_config_that_the_hub_has(monkeypatch):
-    monkeypatch.setattr(custom, "_from_hub", lambda name: json.dumps({**GPT2, "of": name}))
+    monkeypatch.setattr(custom_spec, "_from_hub", lambda name: json.dumps({**GPT2, "of": name}))
     spec = CustomTraining("org/name", CARD).spec
     assert spec.row == "org/name"
     assert spec.model.architecture["of"] == "org/name"

@@ -6,9 +6,10 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.errors import InputError
-from experiments.pipeline import RunOptions, run_suite
+from experiments.pipeline import run_suite
 from experiments.prediction import service
 from experiments.results.run_folder import RunFolder
+from experiments.run_options import RunOptions
 from experiments.suites.suite import suite_named, suite_names
 from tests.support.pipelines import SUITE
 from tests.support.predictions import Predictor, stated
@@ -163,7 +164,7 @@ def test_fit_of_a_row_is_a_list_by_card(testbed):
 
 @pytest.mark.parametrize("arguments", [(), (SUITE,)])
 def test_fit_needs_one_row(testbed, arguments):
-    assert testbed("fit", *arguments)[::2] == (2, "testbed: fit: SUITE/ROW or --model is needed\n")
+    assert testbed("fit", *arguments)[::2] == (2, "testbed: fit: SUITE/ROW or --model is required\n")
 
 
 def test_progress_counts_what_is_traced_and_is_silent_on_what_was_kept():

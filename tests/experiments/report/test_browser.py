@@ -42,7 +42,7 @@ def show(page: Page, report: Path, width: int, scheme: str, row: str = "baseline
 def test_figures_are_drawn_and_nothing_scrolls_sideways(
     page: Page, made: Callable[[Path], RunFolder], width: int, scheme: str, tmp_path: Path
 ) -> None:
-    show(page, write_report(made(tmp_path / "run")), width, scheme)
+    show(page, write_report(made(tmp_path / "run")).page, width, scheme)
     page.until(f"{DRAWN}.length === 3")
     assert page.evaluate(DRAWN) == ["memory", "memory-baseline", "telemetry-baseline"]
     assert page.evaluate("innerWidth") == width
@@ -59,7 +59,7 @@ def test_figures_are_drawn_and_nothing_scrolls_sideways(
 def test_predictions_are_drawn_and_nothing_scrolls_sideways(
     page: Page, made: Callable[[Path], RunFolder], width: int, scheme: str, tmp_path: Path
 ) -> None:
-    show(page, write_report(with_predictions(made(tmp_path / "run"))), width, scheme)
+    show(page, write_report(with_predictions(made(tmp_path / "run"))).page, width, scheme)
     page.until(f"{DRAWN}.includes('predicted')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert 0 < page.evaluate(FIGURES_END) <= width
@@ -70,7 +70,7 @@ def test_predictions_are_drawn_and_nothing_scrolls_sideways(
 def test_rows_of_several_ranks_are_drawn_and_nothing_scrolls_sideways(
     page: Page, width: int, scheme: str, tmp_path: Path
 ) -> None:
-    show(page, write_report(ranks_run(tmp_path / "run", gpus_per_node=2)), width, scheme, "7b-4gpu-fsdp-b8")
+    show(page, write_report(ranks_run(tmp_path / "run", gpus_per_node=2)).page, width, scheme, "7b-4gpu-fsdp-b8")
     page.until(f"{DRAWN}.includes('telemetry-7b-4gpu-fsdp-b8')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert 0 < page.evaluate(FIGURES_END) <= width
@@ -78,14 +78,14 @@ def test_rows_of_several_ranks_are_drawn_and_nothing_scrolls_sideways(
 
 
 def test_a_row_opens_from_a_link_and_draws_its_figures(page: Page, tmp_path: Path) -> None:
-    show(page, write_report(h200_run(tmp_path / "run")), 1280, "light")
+    show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     page.evaluate("document.querySelector('a[href=\"#row-reduced-batch\"]').click()")
     page.until(f"{DRAWN}.includes('telemetry-reduced-batch')")
     assert page.evaluate("document.getElementById('row-reduced-batch').open") is True
 
 
 def test_figures_follow_the_theme_and_the_window(page: Page, tmp_path: Path) -> None:
-    show(page, write_report(h200_run(tmp_path / "run")), 1280, "light")
+    show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     light = page.evaluate(LABEL)
     page.look(390, "dark")
     page.until(f"{LABEL} === {TEXT} && {LABEL} !== '{light}'")

@@ -14,12 +14,12 @@ from tests.support.reports import MEASURED, Page, h200_run, tiny_run, with_predi
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(with_predictions(tiny_run(tmp_path_factory.mktemp("tiny")))).parent
+    return write_report(with_predictions(tiny_run(tmp_path_factory.mktemp("tiny")))).page.parent
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(with_predictions(h200_run(tmp_path_factory.mktemp("full")))).parent
+    return write_report(with_predictions(h200_run(tmp_path_factory.mktemp("full")))).page.parent
 
 
 def predicted(folder: Path) -> PredictedReport:
@@ -35,7 +35,7 @@ def figure(folder: Path) -> dict:
 
 
 def test_a_run_without_predictions_has_no_such_section(tmp_path: Path) -> None:
-    page = Page(write_report(tiny_run(tmp_path)))
+    page = Page(write_report(tiny_run(tmp_path)).page)
     assert "predicted" not in page.values("id")
     assert Report.model_validate_json((tmp_path / "report.json").read_bytes()).predicted is None
 

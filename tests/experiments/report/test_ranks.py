@@ -28,7 +28,7 @@ SUITE = suite_named("multi_gpu_litgpt")
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(ranks_run(tmp_path_factory.mktemp("ranks"))).parent
+    return write_report(ranks_run(tmp_path_factory.mktemp("ranks"))).page.parent
 
 
 def report_in(folder: Path) -> Report:
@@ -81,13 +81,13 @@ def test_the_row_on_one_device_that_is_most_like_it_is_found(suite, card, row, b
 
 
 def test_rows_of_one_rank_have_no_part_on_scaling(tmp_path: Path) -> None:
-    page = Page(write_report(h200_run(tmp_path)))
+    page = Page(write_report(h200_run(tmp_path)).page)
     assert report_in(tmp_path).scaling == ()
     assert "scaling" not in page.values("id")
 
 
 def test_rows_that_were_scaled_down_say_so(tmp_path: Path) -> None:
-    page = Page(write_report(ranks_run(tmp_path, gpus_per_node=2)))
+    page = Page(write_report(ranks_run(tmp_path, gpus_per_node=2)).page)
     rows = {row.row: row for row in report_in(tmp_path).rows}
     assert {row: one.scaled for row, one in rows.items()} == {
         "7b-1gpu": "",

@@ -30,11 +30,11 @@ from tests.support.reports import (
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(h200_run(tmp_path_factory.mktemp("h200"))).parent
+    return write_report(h200_run(tmp_path_factory.mktemp("h200"))).page.parent
 
 
 def a_run(path: Path, results: dict[str, Result], run: Run) -> Page:
-    return Page(write_report(write_run(path, run, results, telemetry=False)))
+    return Page(write_report(write_run(path, run, results, telemetry=False)).page)
 
 
 def test_the_verdicts_are_written_as_they_were_judged(written: Path) -> None:
@@ -116,7 +116,7 @@ def test_every_figure_of_the_page_has_its_data(written: Path) -> None:
 
 def test_the_usable_limit_is_drawn_but_not_for_a_miniature(written: Path, tmp_path: Path) -> None:
     assert "a100_80gb: 78.60 GiB usable" in (written / "report.html").read_text()
-    tiny = Page(write_report(tiny_run(tmp_path)))
+    tiny = Page(write_report(tiny_run(tmp_path)).page)
     assert "GiB usable" not in tiny.source
     assert "This is a miniature on a processor" in tiny.text
 
@@ -156,7 +156,7 @@ def test_checksums_cover_every_file_and_verify(written: Path) -> None:
 
 
 def test_checksums_find_a_changed_file(tmp_path: Path) -> None:
-    folder = write_report(tiny_run(tmp_path)).parent
+    folder = write_report(tiny_run(tmp_path)).page.parent
     (folder / SUITE / "xxl" / "log.txt").write_text("something else")
     check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=False)
     assert check.returncode == 1

@@ -103,8 +103,8 @@ def test_a_run_folder_gives_the_results_there_are_in_the_order_asked_for(tmp_pat
     folder = RunFolder(tmp_path / "results" / "one")
     folder.write_run(run("b", "a", "c"))
     for row in ("a", "b"):
-        folder.row(row).mkdir(parents=True)
-        write_atomically(folder.row(row) / "result.json", result(row).model_dump_json())
+        folder.row_named(row).mkdir(parents=True)
+        write_atomically(folder.row_named(row) / "result.json", result(row).model_dump_json())
     assert list(folder.results()) == ["b", "a"]
     assert folder.read_run() == run("b", "a", "c")
 

@@ -24,8 +24,8 @@ def made(tmp_path):
         result = results.result("a", outcome).model_copy(
             update={"spec": spec, "fingerprint": spec.fingerprint, "code": code_sha256(), **changes}
         )
-        folder.row("a").mkdir(parents=True)
-        (folder.row("a") / RESULT_FILE).write_text(result.model_dump_json())
+        folder.row_named("a").mkdir(parents=True)
+        (folder.row_named("a") / RESULT_FILE).write_text(result.model_dump_json())
         return folder
 
     return make
@@ -43,7 +43,7 @@ def test_a_finished_row_is_kept(made, outcome):
 
 def test_a_finished_row_runs_again_when_asked_for(made):
     row = planned(made(), rerun=True)
-    assert (row.run, row.why) == (True, "asked for again")
+    assert (row.run, row.why) == (True, "--rerun")
 
 
 def test_a_row_without_result_runs(tmp_path):
@@ -52,9 +52,9 @@ def test_a_row_without_result_runs(tmp_path):
 
 def test_a_row_that_was_cut_off_runs_again(tmp_path):
     folder = house.folder(tmp_path, "a")
-    folder.row("a").mkdir(parents=True)
-    (folder.row("a") / "spec.json").write_text("{}")
-    assert planned(folder).why == "the last run was cut off"
+    folder.row_named("a").mkdir(parents=True)
+    (folder.row_named("a") / "spec.json").write_text("{}")
+    assert planned(folder).why == "the last run was interrupted"
 
 
 def test_a_changed_setting_is_named(made):
@@ -72,7 +72,7 @@ def test_changed_training_code_runs_the_row_again(made, monkeypatch):
 
 @pytest.mark.parametrize("outcome", ["error", "timeout", "host_oom"])
 def test_a_broken_row_runs_again(made, outcome):
-    assert planned(made(outcome, reason="no luck")).why == "the last run ended badly: no luck"
+    assert planned(made(outcome, reason="no luck")).why == "the last run failed: no luck"
 
 
 def test_a_refused_row_is_tried_again(made):
@@ -81,7 +81,7 @@ def test_a_refused_row_is_tried_again(made):
 
 def test_a_result_of_another_schema_is_refused(made):
     folder = made()
-    path = folder.row("a") / RESULT_FILE
+    path = folder.row_named("a") / RESULT_FILE
     path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":7'))
     with pytest.raises(InputError, match="not a result of schema version 1"):
         planned(folder)

@@ -380,7 +380,7 @@ def test_a_row_may_bring_a_model_of_its_own():
     assert spec.base_model == Model.model_validate(WHOLE)
     assert RowSpec.model_validate_json(spec.model_dump_json()) == spec
     named = run().spec(made_suite(), "a")
-    assert named.facts is models()[named.settings.model]
+    assert named.base_model is models()[named.settings.model]
 
 
 def test_a_row_without_a_model_of_its_own_names_one_of_models_yaml():

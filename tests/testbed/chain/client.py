@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.cli.tables import show_runs
-from experiments.pipeline import RunOptions, options_per_suite
+from experiments.pipeline import options_per_suite
 from experiments.reproduce import Reproduction, reproduce
+from experiments.run_options import RunOptions
 from experiments.runners.progress import view_on
 from provision.configure.playbook import PROJECT, Setup
 from provision.errors import ProvisionError

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import app, lease
+from experiments.cli import app
 from provision.leasing import boot
+from provision.leasing import reconciler as reconciling
 from provision.leasing.journal import Journal
 from provision.leasing.reconciler import Clock, Reconciler
 from provision.leasing.request import LeaseRequest
@@ -104,7 +105,7 @@ def testbed(
     site: Testbed, key: KeyPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs a command line in this process; its exit code, stdout and stderr."""
-    monkeypatch.setattr(lease, "Clock", FakeClock)
+    monkeypatch.setattr(reconciling, "Clock", FakeClock)
     monkeypatch.setattr("sys.stdin", io.StringIO())
 
     def run(*arguments: str) -> tuple[int, str, str]:

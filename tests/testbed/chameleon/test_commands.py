@@ -12,6 +12,7 @@ from experiments.cli import app
 from experiments.cli import lease as machines_cli
 from experiments.system.processes import STOPPING
 from provision.leasing import boot
+from provision.leasing import reconciler as reconciling
 from provision.sites.base import connect_to
 from tests.testbed.chameleon.conftest import REGIONS, FakeClock, left_at
 
@@ -33,7 +34,7 @@ def test_a_lease_from_the_command_line_to_its_release(testbed, site, lease_flags
     assert testbed("extend", "--by", "1h", "--yes")[0] == 0
     assert testbed("release", "--yes")[0] == 0
     assert left_at(site) == []
-    assert testbed("status")[1] == "nothing is held\n"
+    assert testbed("status")[1] == "no active lease\n"
 
 
 def test_what_extend_and_release_would_do_and_did_is_told_to_programs(testbed, site, lease_flags):
@@ -59,7 +60,7 @@ def test_what_extend_and_release_would_do_and_did_is_told_to_programs(testbed, s
     code, out, _ = testbed("release", "--yes", "--json")
     assert (code, json.loads(out)) == (0, {"released": [f"lease {held.id}"]})
     assert left_at(site) == []
-    assert testbed("release", "--yes")[::2] == (2, "testbed: NAME: which one? held: nothing\n")
+    assert testbed("release", "--yes")[::2] == (2, "testbed: no active lease; create one with `testbed lease`\n")
 
 
 def test_an_extension_that_a_rule_forbids_is_told_before_it_is_asked_for(testbed, site, lease_flags):
@@ -101,7 +102,7 @@ def test_a_lease_is_released_when_its_command_is_told_to_stop_while_a_node_boots
             super().sleep(seconds)
 
     before = {number: signal.getsignal(number) for number in STOPPING}
-    monkeypatch.setattr(machines_cli, "Clock", Impatient)
+    monkeypatch.setattr(reconciling, "Clock", Impatient)
     box.behave(P3_GPU_001={"seconds": 3})
     code, _, err = testbed("lease", *lease_flags, "--run", "true")
     for number, handler in before.items():
@@ -127,7 +128,7 @@ def test_a_dry_run_says_what_it_would_ask_and_asks_nothing(testbed, site, lease_
     assert code == 0
     assert [line.partition(":")[0] for line in out.splitlines()] == ["blazar", "nova", "nova", "neutron", "ssh"]
     assert left_at(site) == []
-    assert testbed("status")[1] == "nothing is held\n"
+    assert testbed("status")[1] == "no active lease\n"
 
 
 def test_slots_are_told_with_their_cost_and_zone(testbed):

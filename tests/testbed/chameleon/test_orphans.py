@@ -39,7 +39,7 @@ def test_orphans_are_what_a_closed_page_left(testbed, site, reconciler, lease_re
     code, out, _ = testbed("orphans", "--clean", "--yes", "--json")
     assert (code, json.loads(out)["deleted"]) == (0, [active_lease.tag])
     assert left_at(site) == []
-    assert testbed("orphans")[:2] == (0, "no orphans\n")
+    assert testbed("orphans")[:2] == (0, "no leaked resources\n")
 
 
 def test_what_another_computer_of_ones_own_holds_is_told_so_and_deleted_only_by_name(
@@ -54,7 +54,7 @@ def test_what_another_computer_of_ones_own_holds_is_told_so_and_deleted_only_by_
     assert site.leases() == [held]
     code, _, err = testbed("orphans", "--clean", "--yes", "llm-testbed-0")
     assert (code, err) == (2, f"testbed: MARK 'llm-testbed-0': no orphan of yours; allowed: {held.tag}\n")
-    assert testbed("orphans", held.tag)[::2] == (2, f"testbed: MARK {held.tag!r}: allowed with --clean only\n")
+    assert testbed("orphans", held.tag)[::2] == (2, f"testbed: TAG {held.tag!r}: allowed with --clean only\n")
     assert testbed("orphans", "--clean", "--yes", held.tag)[:2] == (
         0,
         f"{held.tag}: lease {held.id} (of another ledger of yours, as another computer's; deleted only by its name)\n"
@@ -72,7 +72,7 @@ def test_a_classmates_things_are_never_orphans(testbed, connected, lease_request
     theirs.allocate_address(MARK)
     before = [one.id for one in left_at(mine)]
     assert len(before) == 4
-    assert testbed("orphans", "--clean", "--yes")[:2] == (0, "no orphans\n")
+    assert testbed("orphans", "--clean", "--yes")[:2] == (0, "no leaked resources\n")
     assert [one.id for one in left_at(mine)] == before
 
 

@@ -52,8 +52,8 @@ def test_rows_run_side_by_side_and_each_once(bed):
 
 
 def test_a_rows_notebook_and_log_are_here(bed):
-    assert (bed.folder.row("f") / NOTEBOOK_FILE).stat().st_size > 1000
-    assert "last line of f" in (bed.folder.row("f") / "log.txt").read_text()
+    assert (bed.folder.row_named("f") / NOTEBOOK_FILE).stat().st_size > 1000
+    assert "last line of f" in (bed.folder.row_named("f") / "log.txt").read_text()
 
 
 def test_nothing_of_a_row_is_left_not_even_what_it_detached(bed):

@@ -40,7 +40,7 @@ class Bed:
         told = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
         folder = self._folder(results.run("a", run_id=self.mark))
         self._runner(folder, told, fake_rank_worker.MODULE).run(to_run(spec))
-        self.row = folder.row("a")
+        self.row = folder.row_named("a")
         return folder.results()["a"]
 
     def real(self, *rows) -> dict[str, Result]:

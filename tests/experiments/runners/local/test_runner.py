@@ -37,7 +37,7 @@ class Made:
         return self
 
     def notebook_error(self, row: str) -> str | None:
-        notebook = json.loads((self.folder.row(row) / NOTEBOOK_FILE).read_text())
+        notebook = json.loads((self.folder.row_named(row) / NOTEBOOK_FILE).read_text())
         outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
         return next((output["evalue"] for output in outputs if output["output_type"] == "error"), None)
 
@@ -77,7 +77,7 @@ def test_a_result_that_cannot_be_read_is_an_error(made):
 
 
 def test_a_notebook_shows_the_outcome_and_streams_the_worker(made):
-    text = (made.folder.row("f") / NOTEBOOK_FILE).read_text()
+    text = (made.folder.row_named("f") / NOTEBOOK_FILE).read_text()
     assert "# FITS" in text
     assert "f behaves: fits" in text
     assert str(made.path) not in "".join(text.partition('"papermill"')[0])
@@ -98,7 +98,7 @@ def test_the_time_that_is_left_is_told_after_the_first_row(made):
 
 
 def test_nothing_of_a_row_is_left_not_even_what_it_detached(made):
-    assert [row_process.tagged_processes(made.folder.row(row)) for row in "abcdef"] == [[]] * 6
+    assert [row_process.tagged_processes(made.folder.row_named(row)) for row in "abcdef"] == [[]] * 6
 
 
 def test_one_line_a_start_and_an_end(made):
@@ -114,13 +114,13 @@ def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
     assert result.outcome == "timeout"
     assert "the time limit is 1 s" in result.reason
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
-    assert row_process.tagged_processes(made.folder.row("a")) == []
+    assert row_process.tagged_processes(made.folder.row_named("a")) == []
     assert any(state.progress and state.progress.micro_steps == 7 for states, *_ in made.view.shown for state in states)
 
 
 def test_nothing_of_an_earlier_run_stays_in_a_row_that_runs_again(tmp_path):
     made = Made(tmp_path, [house.spec("a", size="tiny")], house.node())
-    old = made.folder.row("a")
+    old = made.folder.row_named("a")
     (old / "checkpoints").mkdir(parents=True)
     (old / "checkpoints" / "weights").write_text("old")
     made.run()

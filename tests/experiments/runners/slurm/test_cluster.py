@@ -61,7 +61,12 @@ def test_an_unknown_profile_or_key_is_refused_with_what_is_allowed(tmp_path):
         ("slurm", None, None, "--site slurm: needs --profile"),
         ("slurm", "puhti", None, "jobs at Puhti need --account"),
         ("local", "puhti", None, "--profile puhti: allowed with --site slurm only"),
-        ("chameleon", None, None, "--site chameleon: needs one lease whose machines answer, there: none"),
+        (
+            "chameleon",
+            None,
+            None,
+            "no lease with a reachable machine; create one with `testbed lease`",
+        ),
     ],
 )
 def test_a_place_that_is_not_described_is_refused_in_one_line(site, profile, account, says, tmp_path):
@@ -209,7 +214,7 @@ def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_pa
     """Fakes: the machine of the lease, and what it says of itself."""
     machine = SimpleNamespace(login=SimpleNamespace(host="192.0.2.1"))
     held = SimpleNamespace(machines=(machine,), operations={})
-    monkeypatch.setattr(targets, "_only_holding", lambda site, journal: held)
+    monkeypatch.setattr(targets, "_only_active_lease", lambda site, journal: held)
     monkeypatch.setattr(targets, "node_over", lambda shell: made.node(made.GPU))
     place = target_named("chameleon", None, None, Journal(tmp_path), "as-taught")
     assert place.cluster.profile.environment == "llm-testbed:as-taught"

@@ -1,0 +1,159 @@
+"""Options of a lease request, and what the commands on leases share: the journal, active leases, confirmation."""
+# ruff: noqa: RUF009 (the fields are declared by a function that returns dataclasses.field)
+
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import typer
+
+from experiments.errors import InputError
+from experiments.suites.choices import Groups
+from experiments.system.options import option
+from provision.errors import BadName
+
+if TYPE_CHECKING:
+    from provision.leasing.journal import ActiveLease
+    from provision.leasing.reconciler import Reconciler
+    from provision.leasing.request import LeaseRequest
+    from provision.models import Requirements
+    from provision.sites.base import Testbed
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,54}")
+"""With a tag appended, a name fills the 80 characters that Blazar stores."""
+NOW = "now"
+DEFAULT_GPU, DEFAULT_GPU_MEMORY_GIB = "A100", 80
+
+
+@dataclass(frozen=True)
+class LeaseOptions:
+    """Hardware and time of a lease request."""
+
+    for_: Groups = option(
+        "both", "Labs that the lease is for; sets its default name, length and number of GPUs.", flag="--for"
+    )
+    node_type: str | None = option(None, "Node type or flavor, as gpu_a100_pcie.")
+    node: str | None = option(None, "Name of one node.")
+    gpu: str = option("", "Words of the GPU's model, as A100.")
+    gpu_memory: float = option(0.0, "Least memory of each GPU, in GiB.", minimum=0)
+    gpus: int | None = option(None, "Least number of GPUs per node.", minimum=0)
+    interconnect: str = option("", "nvlink or pcie.")
+    count: int = option(1, "Number of nodes.", minimum=1)
+    hours: str | None = option(None, "Length of the lease: 3, 2h50m.")
+    start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
+    within: str | None = option(None, "Hours of the day that the lease must lie in, as 9-17.")
+    zone: str | None = option(None, "Your time zone; default: this computer's.")
+
+    @property
+    def at_once(self) -> bool:
+        return self.start == NOW
+
+    @property
+    def time_zone(self) -> ZoneInfo:
+        from provision.availability.times import local_zone, zone_named
+
+        return zone_named(self.zone) if self.zone else local_zone()
+
+    def requirements(self) -> "Requirements":
+        """Return what the lease must have. Raises BadTime for a length or time that cannot be read."""
+        from provision.availability.times import parse_hours, parse_length, parse_time
+        from provision.models import Requirements
+
+        named = self.node_type or self.node
+        hours, gpus = _lease_for(self.for_)
+        return Requirements(
+            length=parse_length(self.hours or f"{hours}h"),
+            node_type=self.node_type,
+            node=self.node,
+            gpu_model=self.gpu or ("" if named else DEFAULT_GPU),
+            gpu_memory_gib=self.gpu_memory or (0 if named or self.gpu else DEFAULT_GPU_MEMORY_GIB),
+            gpus=(1 if named else gpus) if self.gpus is None else self.gpus,
+            interconnect=self.interconnect,
+            count=self.count,
+            start=parse_time(self.start) if self.start and not self.at_once else None,
+            hours=parse_hours(self.within, self.time_zone) if self.within else None,
+        )
+
+    def request(self, site: "Testbed", name: str | None, key: Path) -> "LeaseRequest":
+        """Return the lease request at ``site``; name: of the lease, None for the default. Raises BadName, BadKey."""
+        from provision.leasing.request import LeaseRequest
+        from provision.ssh.login import key_pair
+
+        requirements, pair = self.requirements(), key_pair(key.expanduser())
+        user = re.sub(r"[^A-Za-z0-9_.-]", "_", site.user().partition("@")[0])
+        words = [word for word in ("" if self.for_ == "both" else self.for_, user) if word]
+        return LeaseRequest(
+            name or "_".join(("llm", *words)), "-".join(("node", "llm", *words)), requirements, pair, self.at_once
+        )
+
+    def check(self, name: str | None, key: Path) -> None:
+        """Raise an error for options that no site would accept, before a site is connected to."""
+        from provision.ssh.login import key_pair
+
+        self.requirements()
+        key_pair(key.expanduser())
+        if name is not None and not NAME.fullmatch(name):
+            raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 55, a letter or digit first")
+
+
+def _lease_for(group: Groups) -> tuple[int, int]:
+    """Return hours and GPUs that all labs of a group need: their GPU hours on as many GPUs as the largest uses."""
+    from experiments.suites.suite import suites_of
+
+    leases = [suite.lease for suite in suites_of(group)]
+    gpus = max(lease.gpus for lease in leases)
+    return ceil(sum(lease.hours * lease.gpus for lease in leases) / gpus), gpus
+
+
+def new_reconciler() -> "Reconciler":
+    """Return a reconciler on the user's journal that reports its progress on stderr."""
+    from provision.leasing import reconciler
+    from provision.leasing.journal import Journal
+
+    return reconciler.Reconciler(Journal(), reconciler.Clock(), _progress())
+
+
+def _progress() -> Callable[[str], None]:
+    """Return a function that prints a line on stderr unless it repeats the last one."""
+    last = ""
+
+    def show(line: str) -> None:
+        nonlocal last
+        if line != last:
+            with suppress(OSError):
+                print(line, file=sys.stderr, flush=True)
+        last = line
+
+    return show
+
+
+def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLease":
+    """Return the active lease of that name, without a name the only one. Raises BadName when there is none."""
+    from provision.leasing import release
+
+    active_leases = reconciler.journal.active_leases()
+    if name is None and len(active_leases) == 1:
+        return next(iter(active_leases.values()))
+    if name is None and active_leases:
+        raise BadName(f"NAME is required: active leases are {', '.join(sorted(active_leases))}")
+    if name is None:
+        raise BadName("no active lease; create one with `testbed lease`")
+    return release.held(reconciler, name)
+
+
+def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None:
+    """Ask for confirmation on the terminal unless ``yes``; ``more`` is called for details that take time.
+
+    Raises InputError without a terminal.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(f"{what}: needs --yes where there is no terminal for the question")
+    typer.confirm(f"{what} {more()}" if more else what, abort=True, err=True)

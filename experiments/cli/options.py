@@ -1,0 +1,94 @@
+"""Options that commands share, and command-line options made from the fields of a dataclass."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import Field, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+
+from experiments.suites.choices import Groups
+from experiments.system.options import Option, options_of
+from provision.sites.base import TESTBEDS
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the planned operations; change nothing.")]
+Key = Annotated[Path, typer.Option(help="Your private SSH key.")]
+DEFAULT_KEY = Path("~/.ssh/id_ed25519")
+Site = Annotated[str, typer.Option(help=f"Site: {', '.join(TESTBEDS)}, or a region, as CHI@TACC.")]
+SiteOrAny = Annotated[
+    str, typer.Option(help=f"Site: {', '.join(TESTBEDS)}, a region, or any: all sites with an account.")
+]
+Name = Annotated[
+    str | None, typer.Option(help="Name of the lease; default: llm_USER, llm_single_USER or llm_multi_USER.")
+]
+ActiveName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: the only one.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Look for a time slot until there is one, and lease it.")]
+Group = Annotated[Groups | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several, or both.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")]
+
+
+class Without:
+    """In an annotation: fields of the dataclass that the command sets itself."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace each parameter of a dataclass by one option for each of its fields; call the command with objects.
+
+    The options are declared by experiments.system.options.option. Annotated[RunOptions, Without("site")] leaves fields
+    at their defaults.
+    """
+    signature = inspect.signature(command)
+    groups: dict[str, tuple[type, list[str]]] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        cls, without = _dataclass_of(parameter.annotation)
+        if cls is None:
+            parameters.append(parameter)
+            continue
+        own = [_parameter(field, option) for field, option in options_of(cls) if field.name not in without]
+        groups[parameter.name] = (cls, [one.name for one in own])
+        parameters += own
+
+    @wraps(command)
+    def expanded(**values: Any) -> None:
+        objects = {
+            name: cls(**{field: _value(values.pop(field)) for field in names}) for name, (cls, names) in groups.items()
+        }
+        command(**values, **objects)
+
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+    return expanded
+
+
+def _dataclass_of(annotation: Any) -> tuple[type | None, tuple[str, ...]]:
+    """Return the dataclass that an annotation is of, and the fields that it leaves out."""
+    cls, *metadata = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        return None, ()
+    return cls, tuple(name for one in metadata if isinstance(one, Without) for name in one.names)
+
+
+def _parameter(field: Field[Any], option: Option) -> inspect.Parameter:
+    flags = [option.flag] if option.flag else []
+    declared = typer.Option(*flags, help=option.help, metavar=option.metavar, min=option.minimum)
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    annotation: Any = Annotated[_type_of(field), declared]  # type: ignore[valid-type]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _type_of(field: Field[Any]) -> Any:
+    """Return the type as Typer reads it: tuple[X, ...] is given as a list."""
+    return list[get_args(field.type)[0]] if get_origin(field.type) is tuple else field.type
+
+
+def _value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

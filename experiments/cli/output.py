@@ -1,0 +1,78 @@
+"""Output of commands: JSON, plans, progress, and consoles. Nothing heavy is imported before it is needed."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 160
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON; dataclasses as objects, times in ISO 8601, lengths in seconds."""
+    print(json.dumps(data, indent=2, default=_plain))
+
+
+def show_plan(lines: Sequence[str], as_json: bool) -> None:
+    """Print the planned operations of --dry-run."""
+    if as_json:
+        print_json({"would": list(lines)})
+    else:
+        print("\n".join(lines) or "no operation is needed")
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Return a console on stdout or stderr."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def wide_console() -> "Console":
+    """Return standard output, wide enough for a table of predictions where it is not a terminal."""
+    from rich.console import Console
+
+    output = Console()
+    return output if output.is_terminal else Console(width=PIPE_WIDTH)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Show progress on stderr: in one changing line on a terminal, else line by line."""
+    output = console(stderr=True)
+    if not output.is_terminal:
+        yield lambda line: print(line, file=sys.stderr, flush=True)
+        return
+    with output.status("predicting") as status:
+        yield status.update
+
+
+def download_on(output: "Console") -> Callable[[int, int | None], None]:
+    """Return a function that shows a download on ``output``: a line for each tenth, or each 256 MiB."""
+    shown = -1
+
+    def watch(done: int, total: int | None) -> None:
+        nonlocal shown
+        tenth = 10 * done // total if total else done // 2**28
+        if tenth != shown:
+            shown = tenth
+            of = f" of {total / 2**20:.0f}" if total else ""
+            output.print(f"data: {done / 2**20:.0f}{of} MiB", highlight=False)
+
+    return watch
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value)

@@ -1,0 +1,91 @@
+"""`testbed judge | report | compare | list | schema`: stored results, and what suites contain."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli.options import Json, RunPath
+from experiments.cli.output import console, print_json
+from experiments.errors import InputError
+
+app = typer.Typer()
+
+
+@app.command()
+def judge(folder: RunPath, as_json: Json = False) -> None:
+    """Judge kept results by today's recipes; nothing is written."""
+    from experiments.cli.tables import changes_table, verdict_table
+    from experiments.report import rejudge
+
+    judged = rejudge(folder)
+    if as_json:
+        print_json([one.model_dump(mode="json") for one in judged])
+    else:
+        for one in judged:
+            console().print(verdict_table(one.judgement))
+            if one.changes:
+                console().print(changes_table(one.changes))
+    raise typer.Exit(max(one.judgement.exit_code for one in judged))
+
+
+@app.command()
+def report(folder: RunPath) -> None:
+    """Write the report of a run again."""
+    from experiments.report import write_report
+    from experiments.results.run_folder import RunFolder
+
+    print(write_report(RunFolder(folder)).page)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of the same suite.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two runs of one suite."""
+    from experiments.report import compare as compare_runs
+    from experiments.report import comparison_table
+    from experiments.results.run_folder import RunFolder
+
+    comparison = compare_runs(RunFolder(a), RunFolder(b))
+    if as_json:
+        print_json(comparison.model_dump(mode="json"))
+    else:
+        console().print(comparison_table(comparison))
+
+
+@app.command("list")
+def list_(
+    suite: Annotated[str | None, typer.Argument(help="Show the rows and settings of this suite.")] = None,
+    card: Annotated[str | None, typer.Option(help="Show settings for this card; default: the suite's first.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the suites, or the rows of one."""
+    from experiments.cli.tables import rows_as_data, rows_table, suites_as_data, suites_table
+
+    if suite is None and card:
+        raise InputError("--card: allowed with a suite only")
+    if as_json:
+        print_json(rows_as_data(suite, card) if suite else suites_as_data())
+    else:
+        console().print(rows_table(suite, card) if suite else suites_table())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schemas of result.json, run.json, verdict.json and predictions.json."""
+    from pydantic import BaseModel
+
+    from experiments.results.judge import Judgement
+    from experiments.results.run_folder import Predictions, Run
+    from experiments.results.schema import Result
+
+    models: dict[str, type[BaseModel]] = {
+        "result": Result,
+        "run": Run,
+        "verdict": Judgement,
+        "predictions": Predictions,
+    }
+    print_json({name: model.model_json_schema() for name, model in models.items()})

@@ -1,0 +1,46 @@
+"""`testbed run`."""
+
+from typing import Annotated
+
+import typer
+
+from experiments.cli.options import Group, Json, expand_options
+from experiments.cli.output import console, download_on, print_json
+from experiments.run_options import RunOptions
+
+app = typer.Typer()
+
+
+@app.command()
+@expand_options
+def run(
+    context: typer.Context,
+    options: RunOptions,
+    suites: Annotated[
+        list[str] | None, typer.Argument(metavar="SUITE", help="Names of suites; `testbed list` shows them.")
+    ] = None,
+    group: Group = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the jobs that the same command submitted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run missing and changed rows of suites, then evaluate and report them."""
+    from dataclasses import replace
+
+    from experiments.cli.tables import run_as_data, show_runs
+    from experiments.pipeline import cancel_suites, options_per_suite, run_suites
+    from experiments.runners.progress import view_on
+    from experiments.suites.suite import suites_of
+
+    if bool(suites) == bool(group):
+        raise typer.BadParameter("either SUITE... or --group is required")
+    names = suites or [suite.suite for suite in suites_of(group or "both")]
+    several = options_per_suite(names, replace(options, command=context.obj))
+    output = console(stderr=as_json)
+    if cancel:
+        cancelled = cancel_suites(several, view_on(output))
+        output.print(f"cancelled: {', '.join(cancelled) or 'nothing'}", soft_wrap=True, highlight=False)
+        return
+    finished = show_runs(run_suites(several, view_on(output), download_on(output)), output)
+    if as_json:
+        print_json([run_as_data(one) for one in finished])
+    raise typer.Exit(max(one.judgement.exit_code for one in finished))

@@ -1,0 +1,164 @@
+"""The row of a custom training, and its model from models.yaml, a config.json or the hub."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import InputError
+from experiments.prediction.custom import MODEL_HELP, CustomTraining
+from experiments.prediction.predict import peak_spec
+from experiments.suites.cards import card_named
+from experiments.suites.choices import Optimizer, Strategy
+from experiments.suites.models import Model, models
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Lora, Settings
+from experiments.suites.yaml_schema import checked
+
+SUITE = "question"
+OPTIMIZER_STEPS = 2
+LORA_DROPOUT = 0.05
+ALL_LINEAR = "all-linear"
+LORA_TARGETS: dict[str, tuple[str, ...]] = {"opt": ("q_proj", "v_proj"), "t5": ("q", "v")}
+LANGUAGE_MODELS = {"blip2-opt": "opt", "blip2-t5": "t5"}
+HUB_TIMEOUT_S = 5
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def row_spec(training: CustomTraining) -> RowSpec:
+    """Return the row of a custom training: two optimizer steps on texts of one length.
+
+    Raises InputError for options that contradict each other, and a model that cannot be read.
+    """
+    card_named(training.card, "--card")
+    for name in ("batch", "seq", "accumulate", "devices", "lora_r"):
+        _reject_below_1(name, getattr(training, name))
+    own, name = _found(training.model)
+    base_model = own or models()[name]
+    _reject_longer(training.seq, base_model, name)
+    return peak_spec(SUITE, name, training.card, _settings(training, name, base_model), model=own)
+
+
+def _settings(training: CustomTraining, name: str, base_model: Model) -> Settings:
+    strategy: Strategy = "ddp" if training.strategy == "auto" and training.devices > 1 else training.strategy
+    values = {
+        "engine": "lightning",
+        "model": name,
+        "dataset": "constant",
+        "batch_size": training.batch,
+        "accumulate": training.accumulate,
+        "precision": training.precision,
+        "optimizer": _optimizer(training),
+        "lr": 1e-4,
+        "max_epochs": 1,
+        "max_length": training.seq,
+        "train_samples": OPTIMIZER_STEPS * training.batch * training.accumulate * training.devices,
+        "devices": training.devices,
+        "strategy": strategy,
+        "activation_checkpointing": training.activation_checkpointing,
+        "lora": _lora(training, base_model),
+        "workers": 0,
+        "time_limit_s": 900,
+    }
+    return checked(Settings, values, "custom training")
+
+
+def _optimizer(training: CustomTraining) -> Optimizer:
+    offloads = training.strategy.startswith("deepspeed")
+    if training.optim is None:
+        return "deepspeed_cpu" if offloads else "adamw"
+    if offloads and training.optim != "deepspeed_cpu":
+        raise InputError(f"--optim {training.optim}: allowed with --strategy {training.strategy}: deepspeed_cpu")
+    if training.optim == "deepspeed_cpu" and not offloads:
+        allowed = "deepspeed_stage_2_offload, deepspeed_stage_3_offload"
+        raise InputError(f"--optim deepspeed_cpu: needs --strategy, one of {allowed}")
+    return training.optim
+
+
+def _lora(training: CustomTraining, base_model: Model) -> Lora | None:
+    if training.lora_r is None:
+        if training.lora_targets is not None:
+            raise InputError(f"--lora-targets {training.lora_targets}: needs --lora-r, the rank of the adapters")
+        return None
+    return lora(training.lora_r, base_model, training.lora_targets)
+
+
+def lora(r: int, base_model: Model, targets: str | None = None) -> Lora:
+    """Return adapters of rank ``r`` and scale 2r on ``targets`` (comma-separated; None: usual for the model)."""
+    names = tuple(name.strip() for name in (targets or "").split(",") if name.strip())
+    if targets is not None and not names:
+        raise InputError(f"--lora-targets {targets!r}: names of linear layers are needed, or all-linear")
+    names = names or LORA_TARGETS.get(_language_model(base_model), (ALL_LINEAR,))
+    return Lora(r=r, alpha=2 * r, dropout=LORA_DROPOUT, targets="all-linear" if names == (ALL_LINEAR,) else names)
+
+
+def _language_model(base_model: Model) -> str:
+    inner = base_model.architecture.get("text_config") or base_model.architecture
+    return LANGUAGE_MODELS.get(base_model.family) or str(inner.get("model_type", base_model.family))
+
+
+def _reject_below_1(flag: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise InputError(f"--{flag.replace('_', '-')} {value}: a whole number above 0 is needed")
+
+
+def _reject_longer(seq: int, base_model: Model, name: str) -> None:
+    """Raise InputError when a text is longer than the model's positions. T5 has relative ones, without a limit."""
+    if _language_model(base_model) == "t5":
+        return
+    inner = base_model.architecture.get("text_config") or base_model.architecture
+    positions = inner.get("max_position_embeddings") or inner.get("n_positions")
+    if isinstance(positions, int) and seq > positions:
+        raise InputError(f"--seq {seq}: {name} has {positions} positions; allowed: 1 to {positions}")
+
+
+def _found(model: str) -> tuple[Model | None, str]:
+    """Return the model and its name; None for a model of models.yaml."""
+    path, where = Path(model), f"--model {model}"
+    if model in models():
+        return None, model
+    if model.endswith(".json") or path.is_file():
+        own = path.parent.resolve().name if path.stem == "config" else path.stem
+        return _of_config(_read(path, where), where), own
+    if HUB_ID.fullmatch(model):
+        return _of_config(_from_hub(model), where), model
+    raise InputError(f"{where}: unknown; allowed: {MODEL_HELP}; models.yaml has {', '.join(models())}")
+
+
+def _read(path: Path, where: str) -> str:
+    try:
+        return path.read_text()
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: not JSON: not text") from None
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror}); allowed: {MODEL_HELP}") from None
+
+
+def _of_config(text: str, where: str) -> Model:
+    try:
+        config: Any = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON ({error})") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise InputError(f"{where}: not a model's config.json, which has a 'model_type'")
+    return Model(family="transformers", architecture=config)
+
+
+def _from_hub(name: str) -> str:
+    """Return the text of the model's config.json on the hub; one request, since hf_hub_download retries for long."""
+    try:
+        import httpx
+        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    except ImportError:
+        raise InputError(f"--model {name}: huggingface_hub is not installed; give the path of a config.json") from None
+    try:
+        url = hf_hub_url(name, "config.json")
+        answer = get_session().get(url, headers=build_hf_headers(), timeout=HUB_TIMEOUT_S, follow_redirects=True)
+        hf_raise_for_status(answer)
+    except (httpx.HTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"--model {name}: the hub does not give its config.json ({reason}); give the path of one"
+        ) from None
+    return str(answer.text)

@@ -1,0 +1,79 @@
+"""Runner and Target: what runs rows, and where. experiments/runners/targets.py has the targets."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from experiments.inputs.dataset import DataSet
+from experiments.inputs.download import Watch
+from experiments.results.run_folder import RunFolder
+from experiments.runners.plan import Planned
+from experiments.runners.progress import View
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import Suite
+from provision.models import Node
+
+
+class Runner(Protocol):
+    """Runs rows of one run into its folder."""
+
+    def run(self, rows: Sequence[Planned]) -> None:
+        """Run rows until each has a result. Raises Interrupted on Ctrl-C and SIGTERM."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """Options of a runner that are the same at every target.
+
+    worker: module that runs one row. grace_s: seconds after its own time limit until a row is killed.
+    host_memory_gib: memory of the host that rows may use together.
+    """
+
+    worker: str
+    grace_s: float
+    host_memory_gib: float
+
+
+class Target(ABC):
+    """Where rows run: a machine like ``node``, or a cluster of such nodes."""
+
+    max_nodes: int = 1
+    """Nodes that one row may use."""
+    has_queue: bool = False
+    """Whether rows are submitted as jobs, which outlive the command and can be cancelled."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    @abstractmethod
+    def prepare_data(self, source: str, sha256: str | None, datasets: Collection[str], watch: Watch) -> DataSet:
+        """Return the run's data as rows at this target read it.
+
+        ``watch`` is called with the bytes downloaded and their total. Raises InputError for data that cannot be read.
+        """
+
+    @abstractmethod
+    def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
+        """Raise InputError when the results of ``specs`` do not fit on the disk of ``folder``."""
+
+    @abstractmethod
+    def refusal(self, spec: RowSpec, host_memory_gib: float) -> str:
+        """Return why the row cannot run here, "" when it can."""
+
+    @abstractmethod
+    def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
+        """Return what runs rows here into ``folder``."""
+
+    def in_order(self, rows: Sequence[Planned], suite: Suite) -> Sequence[Planned]:
+        """Return the rows in the order that they are begun in."""
+        return rows
+
+    def cancel(self, folder: RunFolder, view: View) -> list[str]:
+        """Cancel the jobs of a run; return their rows. Only targets with a queue have jobs."""
+        raise NotImplementedError
+
+    def close(self) -> None:  # noqa: B027 (not every target has connections)
+        """Close connections."""

@@ -1,0 +1,88 @@
+"""Options of a run made definite on a node: card, size, rows and run id; and checks of what rows would set."""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from experiments.errors import InputError
+from experiments.run_options import AUTO, RunOptions, default_run_id
+from experiments.runners.admission import too_small
+from experiments.suites.cards import card_of_device
+from experiments.suites.choices import Size, SizeOption
+from experiments.suites.suite import Suite
+from provision.models import Node
+
+LATEST = "latest"
+"""Name of the link to the latest run, which no run may have."""
+SHARDED = ("ddp", "fsdp")
+FEWEST_RANKS = 2
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def resolve(options: RunOptions, suite: Suite, node: Node) -> RunOptions:
+    """Return ``options`` with the card, size, rows and run id that they mean on ``node``.
+
+    Raises InputError for what the suite or the node does not have.
+    """
+    card = _card(suite, options.card, node)
+    rows = _rows(suite, options.rows, card)
+    size = _size(options.size, card, node)
+    if options.weights == "pretrained" and size == "tiny":
+        raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
+    _check_run_id(options.run_id)
+    resolved = replace(options, card=card, size=size, rows=rows)
+    return replace(resolved, run_id=options.run_id or default_run_id(resolved))
+
+
+def datasets_of(options: RunOptions, suite: Suite) -> Collection[str]:
+    """Return the data sets that the rows of resolved options read.
+
+    Raises InputError when --gpus-per-node leaves a row too few ranks.
+    """
+    limit = options.gpus_per_node
+    if limit is not None and limit < 1:
+        raise InputError(f"--gpus-per-node {limit}: allowed: 1 and more")
+    datasets = set()
+    for row in options.rows:
+        settings = suite.settings(suite.row(row), options.card, limit)
+        if settings.strategy in SHARDED and settings.world_size < FEWEST_RANKS:
+            problem = f"row {row!r} of suite {suite.suite} is left with 1 rank, and {settings.strategy} needs more"
+            raise InputError(f"--gpus-per-node {limit}: {problem}; allowed: {FEWEST_RANKS} and more")
+        datasets.add(settings.dataset)
+    return datasets
+
+
+def _card(suite: Suite, requested: str, node: Node) -> str:
+    """Return the requested card; for 'auto' the node's own, else the first it can emulate, else the suite's first."""
+    if requested != AUTO:
+        suite.rows_for(requested)
+        return requested
+    if not node.gpus:
+        return suite.cards[0]
+    gpu = node.gpus[0]
+    own = card_of_device(gpu.name)
+    if own in suite.cards:
+        return own
+    return next((card for card in suite.cards if not too_small(gpu, card)), suite.cards[0])
+
+
+def _size(requested: SizeOption, card: str, node: Node) -> Size:
+    """Return the requested size; for 'auto' full where a GPU is or emulates the card, else tiny."""
+    if requested != "auto":
+        return requested
+    return "full" if node.gpus and not too_small(node.gpus[0], card) else "tiny"
+
+
+def _rows(suite: Suite, requested: Sequence[str], card: str) -> tuple[str, ...]:
+    """Return the ids of the requested rows in the suite's order; of all rows for the card when none is named."""
+    rows = [row.id for row in suite.rows_for(card)]
+    for row_id in requested:
+        if suite.row(row_id).id not in rows:
+            raise InputError(f"suite {suite.suite}: row {row_id!r} is not for {card}; allowed: {', '.join(rows)}")
+    return tuple(row for row in rows if row in requested or not requested)
+
+
+def _check_run_id(run_id: str | None) -> None:
+    """Raise InputError for a run id that cannot be the name of a folder in the results folder."""
+    if run_id is not None and (run_id == LATEST or not RUN_ID.fullmatch(run_id)):
+        raise InputError(f"--run-id {run_id}: allowed: letters, digits, '.', '_' and '-', and not {LATEST!r}")

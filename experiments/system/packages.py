@@ -1,0 +1,43 @@
+"""Optional packages: which extra of llm-testbed has them."""
+
+from importlib.util import find_spec
+
+from experiments.errors import InputError
+
+EXTRAS = {
+    "chameleon": ("ansible_runner", "blazarclient", "chi", "keystoneauth1", "openstack", "requests"),
+    "train": (
+        "accelerate",
+        "bitsandbytes",
+        "datasets",
+        "deepspeed",
+        "ipykernel",
+        "lightning",
+        "numpy",
+        "papermill",
+        "peft",
+        "PIL",
+        "torch",
+        "transformers",
+    ),
+}
+
+
+class MissingPackage(InputError):
+    """An optional package is not installed; the message says how to install it."""
+
+
+def require(*modules: str) -> None:
+    """Raise MissingPackage for the first of ``modules`` that is not installed. Nothing is imported."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise missing(module) or ModuleNotFoundError(name=module)
+
+
+def missing(module: str | None) -> MissingPackage | None:
+    """Return the error for a module that could not be imported, None for one that no extra has."""
+    package = (module or "").partition(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if package in modules), None)
+    if extra is None:
+        return None
+    return MissingPackage(f"package {package!r} is not installed; pip install 'llm-testbed[{extra}]'")
