@@ -224,8 +224,6 @@ def _validated(text: bytes, where: str) -> Result:
         key = ".".join(str(part) for part in problem["loc"])
         why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {problem['msg']})"
         raise InputError(f"{where}: {why}") from None
-            f"{where}: not a result of schema version {SCHEMA_VERSION} ({key}: {problem['msg']})"
-        ) from None
 
 
 def read_progress(row_folder: Path) -> Progress | None:

@@ -15,7 +15,8 @@ from experiments.cli.tables import show_runs
 from experiments.pipeline import RunOptions, options_per_suite
 from experiments.reproduce import Reproduction, reproduce
 from experiments.runners.progress import view_on
-from provision.configure.playbook import PROJECT, Setup
+from provision.configure.build_context import PROJECT
+from provision.configure.playbook import Setup
 from provision.errors import ProvisionError
 from provision.leasing.journal import Journal
 from provision.leasing.reconciler import Clock, Reconciler
