@@ -21,7 +21,7 @@ HIDDEN = re.compile(r"PYTHONPATH|TESTBED_|OS_|HF_|COV_|PYTEST_")
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment with the package in it, and an empty folder to work in."""
+    """An environment with the package in it, and a home with an SSH key to work in."""
 
     folder: Path
     home: Path
@@ -59,7 +59,9 @@ def install(wheel: Path, folder: Path, libraries: Path) -> Environment:
     """Make an environment of the wheel; what it depends on is taken from the folder ``libraries``."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
     environment = Environment(folder / "env", folder / "home")
-    environment.home.mkdir()
+    (environment.home / ".ssh").mkdir(parents=True)
+    key = environment.home / ".ssh" / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     python = environment.folder / "bin" / "python"
     subprocess.run([*PIP, "--python", python, "install", *OFFLINE, wheel], check=True)
     (environment.packages / "libraries.pth").write_text(f"{libraries}\n")
