@@ -41,6 +41,8 @@ def git_commit() -> str | None:
     """
     if named := os.environ.get("TESTBED_COMMIT"):
         return named
+    if not (CODE / ".git").exists():  # an environment can lie in somebody's repository
+        return None
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         cwd=PACKAGE,

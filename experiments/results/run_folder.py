@@ -8,6 +8,7 @@ results/<run-id>/
     <suite>/<row>/log.txt         output of the row, with the traceback of a failure
     <suite>/<row>/telemetry.csv   GPU and host metrics over time
     verdict.json report.html junit.xml SHA256SUMS
+    results.jsonl                 instead of rows' folders where a run is stored in compact form: one result a line
 """
 
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
-from experiments.results.schema import RESULT_FILE, Record, Result, read_result
+from experiments.results.schema import RESULT_FILE, RESULTS_FILE, Record, Result, read_result, read_results
 from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
@@ -128,4 +129,6 @@ class RunFolder:
         """Return the results of finished rows by row id, in the order of run.rows."""
         run = self.read_run()
         paths = {row: self.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows}
-        return {row: read_result(path) for row, path in paths.items() if path.exists()}
+        packed = read_results(self.path / RESULTS_FILE) if (self.path / RESULTS_FILE).exists() else {}
+        found = packed | {row: read_result(path) for row, path in paths.items() if path.exists()}
+        return {row: found[row] for row in run.rows if row in found}

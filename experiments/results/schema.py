@@ -10,6 +10,7 @@ from experiments.suites.row_spec import RowSpec
 
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "result.json"
+RESULTS_FILE = "results.jsonl"
 SPEC_FILE = "spec.json"
 PROGRESS_FILE = "progress.json"
 MEASURED_FILE = "measured.json"
@@ -198,14 +199,31 @@ class Result(Measured):
 
 def read_result(path: Path) -> Result:
     """The result in ``path``; InputError when it cannot be read or has another schema version."""
+    return _validated(_read(path), str(path))
+
+
+def read_results(path: Path) -> dict[str, Result]:
+    """Return the results in ``path``, one JSON object a line, by row id; InputError as for one result."""
+    lines = _read(path).splitlines()
+    results = [_validated(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    return {result.spec.row: result for result in results}
+
+
+def _read(path: Path) -> bytes:
     try:
-        return Result.model_validate_json(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _validated(text: bytes, where: str) -> Result:
+    try:
+        return Result.model_validate_json(text)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        raise InputError(f"{path}: not a result of schema version {SCHEMA_VERSION} ({key}: {problem['msg']})") from None
+        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {problem['msg']})"
+        raise InputError(f"{where}: {why}") from None
 
 
 def read_progress(row_folder: Path) -> Progress | None:

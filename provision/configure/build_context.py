@@ -1,4 +1,8 @@
-"""What an image is built from, as one archive: the same files give the same bytes, wherever and whenever."""
+"""The build context of an image, as one archive: the same files give the same bytes, wherever and whenever.
+
+A checkout has the playbook in ansible/ and the image's recipe in containers/, at its top; in an installed package both
+are in provision/files/.
+"""
 
 import gzip
 import subprocess
@@ -6,8 +10,14 @@ import tarfile
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-PARTS = ("containers", "experiments", "provision", "pyproject.toml", "README.md")
-LEFT_OUT = {"__pycache__"}
+PARTS = ("containers", "experiments", "provision")
+LEFT_OUT = ("experiments/evidence", "provision/files")
+
+
+def data_folder(name: str, project: Path = PROJECT) -> Path:
+    """Return the folder ``ansible`` or ``containers``: an installed package's own, else the checkout's."""
+    installed = project / "provision" / "files" / name
+    return installed if installed.is_dir() else project / name
 
 
 def pack(archive: Path, project: Path = PROJECT) -> None:
@@ -18,18 +28,20 @@ def pack(archive: Path, project: Path = PROJECT) -> None:
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
         for part in PARTS:
-            tar.add(project / part, part, filter=_plain)
+            tar.add(data_folder(part, project), part, filter=_plain)
 
 
 def commit(project: Path = PROJECT) -> str:
     """The checkout's commit, with -dirty where files differ from it; empty outside a checkout."""
+    if not (project / ".git").exists():  # an environment can lie in somebody's repository
+        return ""
     describe = ["git", "-C", str(project), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return subprocess.run(describe, capture_output=True, text=True).stdout.strip()
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """A file without what differs between checkouts: owner, time, and whatever umask there was."""
-    if LEFT_OUT & set(Path(member.name).parts):
+    if member.name in LEFT_OUT or "__pycache__" in Path(member.name).parts:
         return None
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = "root"

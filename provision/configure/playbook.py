@@ -15,16 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import ansible_runner
 import yaml
 
-from provision.configure.build_context import PROJECT, commit, pack
+from provision.configure.build_context import commit, data_folder, pack
 from provision.errors import ConfigureFailed, NotReached
 from provision.leasing.journal import Machine, default_folder
 from provision.models import ImageVariant
 from provision.ssh.login import Login
 
-ANSIBLE = PROJECT / "ansible"
+ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
 FACTS = "/etc/llm-testbed/node.json"
 SAID_LENGTH = 600
@@ -129,6 +128,8 @@ class _Told:
 
 def _play(scratch: Path, machines: Sequence[Machine], variables: dict[str, Any], told: _Told, check: bool) -> str:
     """Run the playbook; ansible-runner's word for how it ended."""
+    import ansible_runner
+
     inventory, extra = scratch / "inventory.json", scratch / "variables.json"
     inventory.write_text(json.dumps({"nodes": {"hosts": {one.server: _host(one.login) for one in machines}}}))
     extra.touch(mode=0o600)

@@ -4,9 +4,10 @@
 
 Reads what measure.py kept (default: experiments/evidence/prediction_h200), predicts each case on this machine, and
 writes comparison.md and comparison.json into the folder. Errors are shares of what was measured; negative: too low.
-Rows of several ranks (ranks/ROW/spec.json and what each rank measured beside it) have a table of their own.
+Rows of several ranks (ranks.jsonl: the specification of each and what its ranks measured) have a table of their own.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,13 @@ def _quantity(quantity: str, result: Measured, prediction: Prediction) -> dict[s
 
 def each_rank(folder: Path) -> list[Pair]:
     """Each rank of the rows that several ranks ran; all are predicted as the first."""
-    files = sorted(folder.glob("ranks/*/spec.json"))
-    predictions = predict([RowSpec.model_validate_json(path.read_bytes()) for path in files], cache_folder())
+    path = folder / "ranks.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    predictions = predict([RowSpec.model_validate(row["spec"]) for row in rows], cache_folder())
     return [
-        (f"{path.parent.name}, {rank.stem}", Measured.model_validate_json(rank.read_bytes()), prediction)
-        for path, prediction in zip(files, predictions, strict=True)
-        for rank in sorted(path.parent.glob("rank-*.json"))
+        (f"{row['name']}, rank-{rank}", Measured.model_validate(measurement), prediction)
+        for row, prediction in zip(rows, predictions, strict=True)
+        for rank, measurement in enumerate(row["ranks"])
     ]
 
 

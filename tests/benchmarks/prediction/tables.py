@@ -10,7 +10,7 @@ from typing import Any
 import experiments
 from experiments.prediction.predict import predict
 from experiments.results.predictions import Prediction
-from experiments.results.schema import Result, read_result
+from experiments.results.schema import Result, read_result, read_results
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder, write_atomically
 from tests.benchmarks.prediction.measure import CASES
@@ -27,8 +27,10 @@ def folder_of(doc: str | None) -> Path:
 
 
 def measured(folder: Path) -> list[Result]:
-    """The cases that were measured to their end."""
-    results = [read_result(path) for path in sorted((folder / CASES).glob("*.json"))]
+    """The cases that were measured to their end: of cases.jsonl, else of the folder that measure.py writes."""
+    packed = folder / f"{CASES}.jsonl"
+    measured_here = [read_result(path) for path in sorted((folder / CASES).glob("*.json"))]
+    results = list(read_results(packed).values()) if packed.exists() else measured_here
     if not results:
         raise SystemExit(f"{folder}: has no measured cases; python -m tests.benchmarks.prediction.measure makes them")
     return [result for result in results if result.outcome == "fits"]

@@ -4,14 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import experiments
 from experiments.report import rejudge
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
-
-EVIDENCE = Path(experiments.__file__).parent / "evidence"
-RUNS = sorted(path.parent for path in EVIDENCE.glob("*/run.json"))
-
+from tests.support.evidence import EVIDENCE, RUNS
 
 # The README beside them says what is known of the cause.
 DID_NOT_HOLD = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.configure.build_context import PARTS, pack
+from provision.configure.build_context import PARTS, data_folder, pack
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def project(tmp_path: Path) -> Path:
     """A project with a file in each part of a context."""
     root = tmp_path / "project"
     for part in PARTS:
-        file = root / part if "." in part else root / part / "code.py"
+        file = root / part / "code.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(part)
     return root
@@ -45,3 +45,28 @@ def test_bytecode_stays_at_home(project: Path) -> None:
     packed(project)
     with tarfile.open(project.parent / "context.tar.gz") as tar:
         assert not [name for name in tar.getnames() if "__pycache__" in name]
+
+
+def test_evidence_is_no_part_of_the_context(project: Path) -> None:
+    first = packed(project)
+    (project / "experiments" / "evidence").mkdir()
+    (project / "experiments" / "evidence" / "results.jsonl").write_text("{}")
+    assert packed(project) == first
+
+
+def test_an_installed_package_packs_what_a_checkout_does(project: Path) -> None:
+    first = packed(project)
+    files = project / "provision" / "files"
+    files.mkdir()
+    (project / "containers").rename(files / "containers")
+    assert data_folder("containers", project) == files / "containers"
+    assert packed(project) == first
+
+
+def test_the_context_of_this_project_has_the_recipe_and_the_code(tmp_path: Path) -> None:
+    pack(tmp_path / "context.tar.gz")
+    with tarfile.open(tmp_path / "context.tar.gz") as tar:
+        found = set(tar.getnames())
+    assert {"containers/Dockerfile", "containers/pyproject.toml", "containers/current.txt"} <= found
+    assert {"experiments/cli/app.py", "experiments/suites/catalog/cards.yaml", "provision/models.py"} <= found
+    assert not [name for name in found if "evidence" in name]

@@ -16,7 +16,8 @@ from experiments.pipeline import options_per_suite
 from experiments.reproduce import Reproduction, reproduce
 from experiments.run_options import RunOptions
 from experiments.runners.progress import view_on
-from provision.configure.playbook import PROJECT, Setup
+from provision.configure.build_context import PROJECT
+from provision.configure.playbook import Setup
 from provision.errors import ProvisionError
 from provision.leasing.journal import Journal
 from provision.leasing.reconciler import Clock, Reconciler

@@ -1,0 +1,64 @@
+"""Convert a run's folder to the compact form that is stored here, and back.
+
+    python -m experiments.evidence.pack results/RUN_ID TARGET             run.json, verdict.json, results.jsonl
+    python -m experiments.evidence.pack --unpack EVIDENCE_FOLDER TARGET   a folder for each row, with its result.json
+
+A line of results.jsonl is one row's result.json without spaces; no number changes. Logs, notebooks, telemetry and the
+report are left out: `testbed report` writes the report of either form.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.errors import InputError
+from experiments.results.run_folder import RUN_FILE, RunFolder
+from experiments.results.schema import RESULT_FILE, RESULTS_FILE
+
+COPIED = (RUN_FILE, "verdict.json")
+
+
+def pack(folder: Path, target: Path) -> None:
+    """Write the compact form of a run's folder to ``target``. Raises InputError if ``folder`` is not a run's."""
+    run = RunFolder(folder).read_run()
+    found = [path for row in run.rows if (path := folder / run.suite / row / RESULT_FILE).exists()]
+    _copy(folder, target)
+    lines = [json.dumps(json.loads(path.read_text()), separators=(",", ":"), ensure_ascii=False) for path in found]
+    (target / RESULTS_FILE).write_text("".join(f"{line}\n" for line in lines))
+
+
+def unpack(folder: Path, target: Path) -> None:
+    """Write a run's folder with a folder for each row to ``target``. Raises InputError if ``folder`` is not a run's."""
+    suite = RunFolder(folder).read_run().suite
+    _copy(folder, target)
+    for line in (folder / RESULTS_FILE).read_text().splitlines():
+        result = json.loads(line)
+        row = target / suite / result["spec"]["row"]
+        row.mkdir(parents=True, exist_ok=True)
+        (row / RESULT_FILE).write_text(json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def _copy(folder: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, target / name)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="a run's folder, or a stored one")
+    parser.add_argument("target", type=Path, help="the folder to write")
+    parser.add_argument("--unpack", action="store_true", help="from the compact form to a run's folder")
+    options = parser.parse_args(arguments)
+    try:
+        (unpack if options.unpack else pack)(options.folder, options.target)
+    except InputError as problem:
+        parser.error(str(problem))
+
+
+if __name__ == "__main__":
+    main()

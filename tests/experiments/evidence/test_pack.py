@@ -1,0 +1,76 @@
+"""A run's folder in compact form, and back."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.evidence.pack import main, pack, unpack
+from experiments.report import write_report
+from experiments.results.run_folder import RunFolder
+from tests.support.evidence import EVIDENCE, RUNS
+from tests.support.reports import h200_run
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_packing_keeps_each_result_and_leaves_the_rest(tmp_path: Path) -> None:
+    folder = h200_run(tmp_path / "run")
+    pack(folder.path, tmp_path / "packed")
+    assert set(files(tmp_path / "packed")) == {"run.json", "results.jsonl"}
+    assert RunFolder(tmp_path / "packed").results() == folder.results()
+    lines = (tmp_path / "packed" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["spec"]["row"] for line in lines] == list(folder.results())
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda path: path.name)
+def test_unpacked_and_packed_again_evidence_is_the_same(folder: Path, tmp_path: Path) -> None:
+    unpack(folder, tmp_path / "run")
+    pack(tmp_path / "run", tmp_path / "again")
+    assert files(tmp_path / "again") == files(folder)
+    assert RunFolder(tmp_path / "run").results() == RunFolder(folder).results()
+
+
+def test_a_report_is_written_of_either_form(tmp_path: Path) -> None:
+    folder = EVIDENCE / "single_gpu_blip2-a100_80gb-full-as-taught"
+    pack_again, run = tmp_path / "compact" / "run", tmp_path / "full" / "run"
+    unpack(folder, run)
+    pack(run, pack_again)
+    statements = [json.loads((written(one) / "report.json").read_text())["statements"] for one in (pack_again, run)]
+    assert statements[0] == statements[1] != []
+
+
+def written(folder: Path) -> Path:
+    write_report(RunFolder(folder))
+    return folder
+
+
+def test_a_row_with_its_own_folder_counts_before_the_compact_form(tmp_path: Path) -> None:
+    folder = h200_run(tmp_path / "run")
+    pack(folder.path, tmp_path / "packed")
+    (tmp_path / "packed" / "results.jsonl").rename(folder.path / "results.jsonl")
+    before = folder.results()
+    path = folder.row("reduced-batch") / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"elapsed_s": 7.5}))
+    after = folder.results()
+    assert after.pop("reduced-batch").elapsed_s == 7.5 != before.pop("reduced-batch").elapsed_s
+    assert after == before != {}
+
+
+def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
+    unpack(RUNS[0], tmp_path / "run")
+    pack(tmp_path / "run", tmp_path / "packed")
+    with (tmp_path / "packed" / "results.jsonl").open("a") as lines:
+        lines.write("{}\n")
+    count = len(RunFolder(RUNS[0]).results())
+    with pytest.raises(ValueError, match=rf"results\.jsonl, line {count + 1}: not a result of schema version 1"):
+        RunFolder(tmp_path / "packed").results()
+
+
+def test_what_is_no_run_is_rejected_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(tmp_path), str(tmp_path / "packed")])
+    assert end.value.code == 2
+    assert "not a run's folder" in capsys.readouterr().err

@@ -1,0 +1,141 @@
+"""What works of an installed wheel: with its plain dependencies, and with all that the optional parts need.
+
+The wheel is installed without an index. Its plain dependencies are those of the metadata, each linked from the
+environment that runs the tests; "all" sees that environment as a whole.
+"""
+
+import json
+import sysconfig
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from provision.configure.build_context import PROJECT, pack
+from tests.support.installed import Environment, build_wheel, install, link_dependencies, project
+
+pytestmark = pytest.mark.xdist_group("package")
+ROW = "single_gpu_blip2/baseline"
+DATA = ("*.yaml", "*.ipynb", "*.cpp", "*.h", "*.html", "*.css", "*.js")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def plain(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment as `pip install llm-testbed` leaves it."""
+    folder = tmp_path_factory.mktemp("plain")
+    return install(wheel, folder, link_dependencies(folder / "libraries"))
+
+
+@pytest.fixture(scope="module")
+def complete(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment with the optional parts too."""
+    return install(wheel, tmp_path_factory.mktemp("complete"), Path(sysconfig.get_path("purelib")))
+
+
+def test_the_wheel_has_every_file_that_the_code_reads_and_no_evidence(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    packages = [PROJECT / "experiments", PROJECT / "provision"]
+    files = {path for package in packages for pattern in ("*.py", *DATA) for path in package.rglob(pattern)}
+    expected = {str(path.relative_to(PROJECT)) for path in files if "evidence" not in path.parts}
+    moved = [path for name in ("ansible", "containers") for path in (PROJECT / name).rglob("*") if path.is_file()]
+    expected |= {f"provision/files/{path.relative_to(PROJECT)}" for path in moved if path.suffix != ".pyc"}
+    assert expected | {"experiments/py.typed", "provision/py.typed"} <= names
+    assert not [name for name in names if "evidence" in name or name.startswith(("ansible/", "containers/", "tests/"))]
+
+
+def test_the_image_installs_the_same_version_and_command() -> None:
+    image = tomllib.loads((PROJECT / "containers" / "pyproject.toml").read_text())["project"]
+    assert {key: project()[key] for key in image} == image
+
+
+def test_the_version_is_that_of_the_metadata(plain: Environment) -> None:
+    done = plain.run("testbed", "--version")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == project()["version"]
+
+
+def test_suites_are_listed_without_optional_packages(plain: Environment) -> None:
+    done = plain.run("testbed", "list", "--json")
+    assert done.returncode == 0, done.stderr
+    assert all(f'"{path.stem}"' in done.stdout for path in (PROJECT / "experiments" / "suites" / "labs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("command", ["python -m experiments --help", "testbed --help"])
+def test_help_needs_no_optional_package(plain: Environment, command: str) -> None:
+    done = plain.run(*command.split())
+    assert done.returncode == 0, done.stderr
+    assert "predict" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        (f"predict {ROW} --card a100_80gb", "train"),
+        ("run single_gpu_blip2 --row baseline --size tiny", "train"),
+        ("lease --dry-run --node-type gpu_a100_pcie --yes", "chameleon"),
+        ("slots --node-type gpu_a100_pcie", "chameleon"),
+        ("doctor", "chameleon"),
+    ],
+)
+def test_a_command_without_its_optional_part_names_it_in_one_line(plain: Environment, command: str, extra: str) -> None:
+    done = plain.run("testbed", *command.split())
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"[{extra}]" in done.stderr
+
+
+def test_a_row_is_predicted_with_the_sources_in_the_wheel(complete: Environment) -> None:
+    done = complete.run("testbed", "predict", ROW, "--card", "a100_80gb", "--json")
+    assert done.returncode == 0, done.stderr
+    (prediction,) = json.loads(done.stdout)
+    assert prediction["peak_gib"] > prediction["usable_gib"]
+    assert list((complete.home / "cache" / "llm-testbed").glob("phantom-*.so"))
+
+
+def test_a_miniature_is_run_and_reported(complete: Environment) -> None:
+    done = complete.run(
+        "testbed",
+        "run",
+        "single_gpu_blip2",
+        "--row",
+        "reduced-batch",
+        "--size",
+        "tiny",
+        "--no-predict",
+        "--run-id",
+        "one",
+    )
+    assert done.returncode == 0, done.stderr
+    folder = complete.home / "results" / "one"
+    assert (folder / "report.html").exists()
+    assert (folder / "single_gpu_blip2" / "reduced-batch" / "notebook.ipynb").exists()
+    assert '"git_commit":null' in (folder / "run.json").read_text().replace(" ", "")
+
+
+def test_a_lease_without_an_account_fails_in_one_line(complete: Environment) -> None:
+    done = complete.run("testbed", "lease", "--dry-run", "--node-type", "gpu_a100_pcie", "--yes")
+    assert done.returncode in (2, 3), done.stderr
+    assert "account" in done.stderr or "credential" in done.stderr or "cloud" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_the_playbook_is_found_and_complete(complete: Environment) -> None:
+    found = complete.run("python", "-c", "from provision.configure.playbook import PLAYBOOK; print(PLAYBOOK)")
+    playbook = Path(found.stdout.strip())
+    assert playbook.is_relative_to(complete.packages), found.stderr
+    checked = complete.run("python", "-m", "ansible", "playbook", "--syntax-check", "-i", "nodes,", str(playbook))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_image_is_built_of_the_same_bytes_as_from_a_checkout(complete: Environment, tmp_path: Path) -> None:
+    code = "from pathlib import Path; from provision.configure.build_context import pack; pack(Path('context.tar.gz'))"
+    done = complete.run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    pack(tmp_path / "context.tar.gz")
+    assert (complete.home / "context.tar.gz").read_bytes() == (tmp_path / "context.tar.gz").read_bytes()

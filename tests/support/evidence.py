@@ -1,0 +1,8 @@
+"""The stored results of GPU runs."""
+
+from pathlib import Path
+
+import experiments
+
+EVIDENCE = Path(experiments.__file__).parent / "evidence"
+RUNS = sorted(path.parent for path in EVIDENCE.glob("*/run.json"))

@@ -1,0 +1,101 @@
+"""The package as a user installs it: its wheel in a fresh environment outside the checkout."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from provision.configure.build_context import PROJECT
+
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+OFFLINE = ["--no-index", "--no-deps"]
+HIDDEN = re.compile(r"PYTHONPATH|TESTBED_|OS_|HF_|COV_|PYTEST_")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment with the package in it, and a home with an SSH key to work in."""
+
+    folder: Path
+    home: Path
+
+    @property
+    def packages(self) -> Path:
+        """Where the package was installed."""
+        (found,) = self.folder.glob("lib/python3*/site-packages")
+        return found
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run one of its programs at home, without what the tests' own environment has in its variables."""
+        environ = {name: value for name, value in os.environ.items() if not HIDDEN.match(name)}
+        environ |= {"HOME": str(self.home), "XDG_CACHE_HOME": str(self.home / "cache"), "HF_HUB_OFFLINE": "1"}
+        program = str(self.folder / "bin" / command[0])
+        return subprocess.run(
+            [program, *command[1:]], cwd=self.home, env=environ, capture_output=True, text=True, check=False
+        )
+
+
+def project() -> dict[str, object]:
+    """The table [project] of pyproject.toml."""
+    found: dict[str, object] = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    return found
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the project's wheel into ``folder``."""
+    subprocess.run([*PIP, "wheel", *OFFLINE, "--no-build-isolation", "--wheel-dir", folder, PROJECT], check=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def install(wheel: Path, folder: Path, libraries: Path) -> Environment:
+    """Make an environment of the wheel; what it depends on is taken from the folder ``libraries``."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
+    environment = Environment(folder / "env", folder / "home")
+    (environment.home / ".ssh").mkdir(parents=True)
+    key = environment.home / ".ssh" / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    python = environment.folder / "bin" / "python"
+    subprocess.run([*PIP, "--python", python, "install", *OFFLINE, wheel], check=True)
+    (environment.packages / "libraries.pth").write_text(f"{libraries}\n")
+    return environment
+
+
+def link_dependencies(folder: Path) -> Path:
+    """Fill ``folder`` with what a plain `pip install` brings: links to this environment's copies of it."""
+    folder.mkdir()
+    for name in sorted(_needed(project()["dependencies"])):  # type: ignore[arg-type]
+        for source in _top_level(distribution(name)):
+            (folder / source.name).symlink_to(source)
+    return folder
+
+
+def _needed(requirements: Iterable[str]) -> set[str]:
+    """Names of the distributions that these requirements bring, those of their own included."""
+    found: set[str] = set()
+    waiting = [Requirement(text) for text in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        if requirement.name.lower() in found or not _applies(requirement):
+            continue
+        found.add(requirement.name.lower())
+        waiting += [Requirement(text) for text in distribution(requirement.name).requires or ()]
+    return found
+
+
+def _applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+
+
+def _top_level(dist: Distribution) -> set[Path]:
+    """The files and folders of a distribution that lie in site-packages itself."""
+    root = Path(str(dist.locate_file("")))
+    names = {file.parts[0] for file in dist.files or ()} - {"..", "__pycache__"}
+    return {root / name for name in names}
