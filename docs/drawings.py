@@ -1,0 +1,196 @@
+"""Draw the pictures of the README and of the concept pages as SVG into docs/drawings/.
+
+    python docs/drawings.py
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "drawings"
+FONT = "font-family='Helvetica, Arial, sans-serif'"
+COLORS = {
+    "teal": ("#e0f2f1", "#00796b"),
+    "blue": ("#e3f2fd", "#1565c0"),
+    "amber": ("#fff8e1", "#b26a00"),
+    "gray": ("#f5f5f5", "#616161"),
+}
+LINE = 17
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rounded box: upper left corner, size, title, lines below it, color."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    title: str
+    lines: tuple[str, ...] = ()
+    color: str = "teal"
+
+    def svg(self) -> str:
+        fill, stroke = COLORS[self.color]
+        top = self.y + (self.height - LINE * len(self.lines)) / 2 + 5
+        middle = self.x + self.width / 2
+        texts = [_text(middle, top, self.title, "14", stroke, "bold")]
+        texts += [_text(middle, top + LINE * (at + 1), line, "12", "#37474f") for at, line in enumerate(self.lines)]
+        frame = (
+            f"<rect x='{self.x}' y='{self.y}' width='{self.width}' height='{self.height}' rx='8' "
+            f"fill='{fill}' stroke='{stroke}'/>"
+        )
+        return frame + "".join(texts)
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """An arrow through points, with a label beside its middle."""
+
+    points: Sequence[tuple[int, int]]
+    label: str = ""
+    dashed: bool = False
+
+    def svg(self) -> str:
+        path = " ".join(f"{x},{y}" for x, y in self.points)
+        dash = " stroke-dasharray='5 4'" if self.dashed else ""
+        line = f"<polyline points='{path}' fill='none' stroke='#455a64' stroke-width='1.6'{dash} marker-end='url(#tip)'/>"
+        if not self.label:
+            return line
+        (x1, y1), (x2, y2) = self.points[0], self.points[1]
+        if y1 == y2:
+            return line + _text((x1 + x2) / 2, y1 - 7, self.label, "11.5", "#455a64")
+        return line + _text((x1 + x2) / 2 + 7, (y1 + y2) / 2 + 4, self.label, "11.5", "#455a64", anchor="start")
+
+
+def _text(
+    x: float, y: float, text: str, size: str, color: str, weight: str = "normal", anchor: str = "middle"
+) -> str:
+    return (
+        f"<text x='{x:g}' y='{y:g}' {FONT} font-size='{size}' fill='{color}' font-weight='{weight}' "
+        f"text-anchor='{anchor}'>{escape(text)}</text>"
+    )
+
+
+def drawing(width: int, height: int, title: str, parts: Sequence[Box | Arrow]) -> str:
+    """Return an SVG of that size, with ``title`` for people who cannot see it."""
+    tip = (
+        "<defs><marker id='tip' markerWidth='9' markerHeight='8' refX='8' refY='4' orient='auto'>"
+        "<path d='M0,0 L9,4 L0,8 z' fill='#455a64'/></marker></defs>"
+    )
+    body = "\n".join(part.svg() for part in parts)
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
+        f"role='img'>\n<title>{escape(title)}</title>\n{tip}\n"
+        f"<rect width='{width}' height='{height}' fill='#ffffff'/>\n{body}\n</svg>\n"
+    )
+
+
+def pipeline() -> str:
+    y, height = 20, 84
+    titles = [
+        ("labs as data", ("rows, expected", "outcomes, claims"), "amber"),
+        ("predict", ("memory at full size,", "no GPU needed"), "blue"),
+        ("run", ("laptop, GPU machine,", "Chameleon, Slurm"), "teal"),
+        ("evaluate", ("pass, fail,", "not evaluated, error"), "teal"),
+        ("report", ("one HTML page,", "JSON, JUnit"), "teal"),
+    ]
+    boxes = [Box(20 + 180 * at, y, 150, height, *box) for at, box in enumerate(titles)]
+    arrows = [Arrow([(box.x + 150, y + 42), (box.x + 180, y + 42)]) for box in boxes[:-1]]
+    return drawing(910, 124, "From labs as data to a report: predict, run, evaluate, report", [*boxes, *arrows])
+
+
+def architecture() -> str:
+    parts: list[Box | Arrow] = [
+        Box(20, 20, 200, 64, "cli", ("one module a command",), "gray"),
+        Box(270, 20, 220, 64, "reproduce, pipeline", ("one command, start to end",), "gray"),
+        Box(540, 20, 200, 64, "suites", ("labs, cards, models as data",), "amber"),
+        Box(20, 150, 200, 100, "provision", ("free slots, leases,", "SSH, node setup;", "knows no experiments"), "blue"),
+        Box(270, 150, 220, 100, "runners", ("rows side by side here,", "or as jobs of Slurm"), "teal"),
+        Box(540, 150, 200, 100, "prediction", ("the training's own code", "on a phantom device"), "blue"),
+        Box(20, 316, 200, 64, "inputs", ("weights, texts, archives",), "gray"),
+        Box(270, 316, 220, 64, "training", ("worker, ranks, engines, probe",), "teal"),
+        Box(540, 316, 200, 64, "results", ("schema, statements, status",), "teal"),
+        Box(540, 430, 200, 64, "report, notebooks", ("HTML, JSON, JUnit",), "teal"),
+        Arrow([(220, 52), (270, 52)]),
+        Arrow([(540, 52), (490, 52)], "rows"),
+        Arrow([(380, 84), (380, 150)], "rows to run"),
+        Arrow([(490, 68), (515, 68), (515, 180), (540, 180)]),
+        Arrow([(220, 200), (270, 200)], "nodes"),
+        Arrow([(380, 250), (380, 316)], "one row each"),
+        Arrow([(220, 348), (270, 348)], "data"),
+        Arrow([(490, 348), (540, 348)], "result"),
+        Arrow([(640, 250), (640, 316)], "predictions"),
+        Arrow([(640, 380), (640, 430)], "evaluation"),
+    ]
+    return drawing(760, 514, "Packages of the project, and what flows between them", parts)
+
+
+def statements() -> str:
+    parts: list[Box | Arrow] = [
+        Box(20, 20, 190, 70, "the lab says", ("fits, out of memory,", "14 GB, faster than"), "amber"),
+        Box(20, 130, 190, 70, "result.json", ("what the row measured",), "teal"),
+        Box(290, 75, 180, 70, "can it be evaluated?", ("device, size, data",), "gray"),
+        Box(560, 20, 190, 48, "pass", (), "teal"),
+        Box(560, 82, 190, 48, "fail", (), "amber"),
+        Box(560, 144, 190, 62, "not evaluated", ("with the reason",), "gray"),
+        Box(290, 220, 180, 62, "error", ("the row broke",), "amber"),
+        Arrow([(210, 55), (250, 55), (250, 98), (290, 98)]),
+        Arrow([(210, 165), (250, 165), (250, 124), (290, 124)]),
+        Arrow([(470, 95), (515, 95), (515, 44), (560, 44)]),
+        Arrow([(470, 110), (560, 110)]),
+        Arrow([(470, 130), (515, 130), (515, 175), (560, 175)]),
+        Arrow([(115, 200), (115, 251), (290, 251)]),
+    ]
+    return drawing(770, 300, "How a statement and a result become a status", parts)
+
+
+def prediction() -> str:
+    parts: list[Box | Arrow] = [
+        Box(20, 20, 180, 84, "a row, or --model", ("settings, model,", "card"), "amber"),
+        Box(260, 20, 200, 84, "the training's own code", ("Lightning, transformers,", "bitsandbytes, DeepSpeed"), "teal"),
+        Box(520, 20, 200, 84, "phantom device", ("a CUDA device without", "hardware: shapes only"), "blue"),
+        Box(520, 160, 200, 84, "log of allocations", ("every block, its phase,", "its tensor's role"), "gray"),
+        Box(260, 160, 200, 84, "allocator replay", ("under the card's limit,", "as PyTorch's allocator does"), "blue"),
+        Box(20, 160, 180, 84, "prediction", ("fits, borderline, oom;", "peak and its parts"), "teal"),
+        Arrow([(200, 62), (260, 62)]),
+        Arrow([(460, 62), (520, 62)]),
+        Arrow([(620, 104), (620, 160)]),
+        Arrow([(520, 202), (460, 202)]),
+        Arrow([(260, 202), (200, 202)]),
+    ]
+    return drawing(740, 264, "How a prediction is made: training code on a phantom device, replayed on a card", parts)
+
+
+def leasing() -> str:
+    parts: list[Box | Arrow] = [
+        Box(20, 30, 130, 64, "request", ("node, hours",), "amber"),
+        Box(190, 30, 130, 64, "free slot", ("earliest fit",), "blue"),
+        Box(360, 30, 130, 64, "lease", ("reserved",), "teal"),
+        Box(530, 30, 130, 64, "nodes", ("booted, reachable",), "teal"),
+        Box(700, 30, 130, 64, "release", ("nothing is left",), "teal"),
+        Box(190, 170, 470, 70, "journal", ("intent before each operation, result after it: ledger.jsonl",), "gray"),
+        Box(700, 170, 130, 70, "orphans", ("tagged, in no", "journal here"), "amber"),
+        Arrow([(150, 62), (190, 62)]),
+        Arrow([(320, 62), (360, 62)]),
+        Arrow([(490, 62), (530, 62)]),
+        Arrow([(660, 62), (700, 62)]),
+        Arrow([(400, 94), (400, 170)], "intent"),
+        Arrow([(460, 170), (460, 94)], "done"),
+        Arrow([(595, 94), (595, 170)]),
+        Arrow([(740, 94), (740, 132), (640, 132), (640, 170)]),
+        Arrow([(700, 205), (660, 205)], dashed=True),
+    ]
+    return drawing(850, 260, "From a request to a released lease, with the journal under every step", parts)
+
+
+def main() -> None:
+    """Write all drawings."""
+    FOLDER.mkdir(exist_ok=True)
+    for draw in (pipeline, architecture, statements, prediction, leasing):
+        (FOLDER / f"{draw.__name__}.svg").write_text(draw())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""Write the reference pages that follow from the code: commands, YAML fields, schemas, labs, catalog, roles.
+
+    python docs/generate.py [DOCS_FOLDER]
+
+Run it before `mkdocs build`; `make docs` does both. The pages it writes are not in git.
+"""
+
+import contextlib
+import inspect
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+from unittest.mock import patch
+
+import typer
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from experiments.cli.app import app, main  # noqa: E402
+from experiments.runners.slurm.profile import Profile  # noqa: E402
+from experiments.suites.cards import Card, cards  # noqa: E402
+from experiments.suites.models import Model, models  # noqa: E402
+from experiments.suites.settings import Settings  # noqa: E402
+from experiments.suites.suite import Suite, suite_named, suite_names  # noqa: E402
+
+FIELD_PAGES: dict[str, tuple[str, type[BaseModel], str]] = {
+    "suite": ("Suite fields", Suite, "A file in `experiments/suites/labs/` is one suite."),
+    "settings": ("Settings of a row", Settings, "The keys of `common`, `settings` and `per_card` in a suite."),
+    "card": ("Card fields", Card, "An entry in `experiments/suites/catalog/cards.yaml`."),
+    "model": ("Model fields", Model, "An entry in `experiments/suites/catalog/models.yaml`."),
+    "profile": ("Cluster profile fields", Profile, "A file in `experiments/runners/slurm/clusters/`, or your own."),
+}
+SCHEMA_TEXT = {
+    "result": "What one row did. `testbed run` writes one for each row.",
+    "run": "What a run was started with.",
+    "verdict": "Every statement of a run with its status.",
+    "predictions": "What was predicted for the rows of a run.",
+}
+COPIED = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+REPOSITORY_LINK = re.compile(r"\[([^\]]+)\]\((?!docs/|https?:|#)[^)]+\)")
+
+
+def generate(docs: Path) -> list[Path]:
+    """Write all generated pages under ``docs``; return their paths."""
+    pages = {**copied_pages(), **command_pages(), **field_pages(), **schema_pages(), **lab_pages(), **catalog_pages()}
+    pages["reference/roles.md"] = roles_page()
+    for name, text in pages.items():
+        path = docs / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.rstrip() + "\n")
+    return [docs / name for name in pages]
+
+
+def copied_pages() -> dict[str, str]:
+    """Return pages that stand at the repository's root, with links as the site needs them."""
+    texts = {page: (ROOT / source).read_text() for source, page in COPIED.items()}
+    return {page: REPOSITORY_LINK.sub(r"\1", text).replace("](docs/", "](") for page, text in texts.items()}
+
+
+def public_commands() -> dict[str, Any]:
+    """Return the commands that `testbed --help` lists, by name."""
+    group: Any = typer.main.get_command(app)
+    return {name: command for name, command in group.commands.items() if not command.hidden}
+
+
+def command_pages() -> dict[str, str]:
+    commands = public_commands()
+    rows = [(f"[testbed {name}]({name}.md)", _summary(command)) for name, command in commands.items()]
+    index = ["# Commands", _table(("command", "what it does"), rows), "See also: [exit codes](../exit-codes.md)."]
+    return {"reference/commands/index.md": "\n\n".join(index)} | {
+        f"reference/commands/{name}.md": command_page(name, command) for name, command in commands.items()
+    }
+
+
+def command_page(name: str, command: Any) -> str:
+    usage, _, _ = _printed(name, "--help").strip().partition("\n\n")
+    parts = [f"# testbed {name}", _markdown(command.help or ""), f"```text\n{usage.removeprefix('Usage: ')}\n```"]
+    context = command.make_context(name, [], resilient_parsing=True)
+    for kind in ("argument", "option"):
+        params = [param for param in command.get_params(context) if param.param_type_name == kind]
+        records = [record for param in params if (record := param.get_help_record(context))]
+        if records:
+            rows = [(_code(names), meaning) for names, meaning in records]
+            parts += [f"## {kind.title()}s", _table((kind, "meaning"), rows)]
+    return "\n\n".join(parts)
+
+
+def _printed(*arguments: str) -> str:
+    """Return what `testbed ARGUMENTS` prints."""
+    output = io.StringIO()
+    with patch.object(sys, "argv", ["testbed"]), contextlib.redirect_stdout(output):
+        main(list(arguments))
+    return output.getvalue()
+
+
+def field_pages() -> dict[str, str]:
+    pages = {}
+    for name, (title, root, text) in FIELD_PAGES.items():
+        sections = [f"# {title}", text]
+        for model in _nested(root):
+            sections += [f"## {model.__name__}", _markdown(model.__doc__ or ""), _fields_table(model)]
+        pages[f"reference/fields/{name}.md"] = "\n\n".join(sections)
+    return pages
+
+
+def schema_pages() -> dict[str, str]:
+    """Return a page for each schema that `testbed schema` prints, and the schema itself beside it."""
+    pages = {}
+    for name, schema in json.loads(_printed("schema")).items():
+        text = json.dumps(schema, indent=2)
+        sections = [f"# {name}.json", SCHEMA_TEXT.get(name, ""), f"The JSON schema: [{name}.json]({name}.json)."]
+        for title, part in {schema.get("title", name): schema, **schema.get("$defs", {})}.items():
+            sections += [f"## {title}", _markdown(part.get("description", "")), _properties_table(part)]
+        pages[f"reference/schemas/{name}.md"] = "\n\n".join(sections)
+        pages[f"reference/schemas/{name}.json"] = text
+    return pages
+
+
+def lab_pages() -> dict[str, str]:
+    return {f"reference/labs/{name}.md": lab_page(suite_named(name)) for name in suite_names()}
+
+
+def lab_page(suite: Suite) -> str:
+    rows = [
+        (
+            f"`{row.id}`",
+            row.title,
+            ", ".join(row.cards or suite.cards),
+            _inline(row.settings),
+            row.expect.outcome or "",
+        )
+        for row in suite.rows
+    ]
+    claims = [(f"`{claim.id}`", claim.says) for claim in suite.claims]
+    return "\n\n".join(
+        [
+            f"# {suite.title}",
+            f"Suite `{suite.suite}`, version {suite.version}. {suite.source}.",
+            f"Cards: {', '.join(suite.cards)}. Settings that all rows share: {_inline(suite.common)}.",
+            "## Rows",
+            _table(("row", "title", "cards", "its own settings", "expected outcome"), rows),
+            "## Claims",
+            _table(("claim", "what the lab says"), claims),
+        ]
+    )
+
+
+def catalog_pages() -> dict[str, str]:
+    card_rows = [
+        (
+            f"`{name}`",
+            card.name,
+            f"{card.memory_gib:.2f}",
+            f"{card.usable_gib:.2f}",
+            ", ".join(f"{kind} {rate:g}" for kind, rate in card.peak_tflops.items()),
+            f"{card.bandwidth_gb_s:g}",
+        )
+        for name, card in cards().items()
+    ]
+    card_heads = ("name", "GPU", "memory, GiB", "usable, GiB", "peak, TFLOP/s", "bandwidth, GB/s")
+    model_rows = [
+        (f"`{name}`", model.family, f"{model.parameters / 1e9:.2f}e9" if model.parameters else "", model.hub)
+        for name, model in models().items()
+    ]
+    usable = "Usable is what one process can allocate: the card's memory less its CUDA context."
+    return {
+        "reference/catalog/cards.md": f"# Cards\n\n{usable}\n\n{_table(card_heads, card_rows)}",
+        "reference/catalog/models.md": "# Models\n\n"
+        + _table(("name", "family", "parameters", "published weights"), model_rows),
+    }
+
+
+def roles_page() -> str:
+    site = yaml.safe_load((ROOT / "ansible" / "site.yml").read_text())
+    named = [role if isinstance(role, str) else role["role"] for play in site for role in play.get("roles", [])]
+    folders = sorted((ROOT / "ansible" / "roles").iterdir(), key=lambda path: (_order(named, path.name), path.name))
+    sections = ["# Ansible roles", "The variables of each role, from its `defaults/main.yml`."]
+    for folder in folders:
+        defaults = (folder / "defaults" / "main.yml").read_text().removeprefix("---\n").strip()
+        sections += [f"## {folder.name}", f"```yaml\n{defaults}\n```"]
+    return "\n\n".join(sections)
+
+
+def _order(names: list[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def _summary(command: Any) -> str:
+    return (command.help or "").partition("\n\n")[0]
+
+
+def _nested(root: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield ``root`` and the models that its fields hold, each once, in reading order."""
+    seen, waiting = set(), [root]
+    while waiting:
+        model = waiting.pop(0)
+        if model not in seen:
+            seen.add(model)
+            yield model
+            waiting += [inner for field in model.model_fields.values() for inner in _models_in(field.annotation)]
+
+
+def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _fields_table(model: type[BaseModel]) -> str:
+    rows = [
+        (
+            f"`{name}`",
+            _type_name(field.annotation),
+            _field_default(field.default, field.default_factory),
+            field.description or "",
+        )
+        for name, field in model.model_fields.items()
+    ]
+    return _table(("key", "type", "default", "meaning"), rows)
+
+
+def _field_default(default: Any, factory: Callable[..., Any] | None) -> str:
+    if default is PydanticUndefined:
+        return "" if factory else "required"
+    if isinstance(default, BaseModel) or default in ((), "", None):
+        return "none" if default is None else ""
+    return f"`{default}`"
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " / ".join(f"`{argument}`" for argument in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(_type_name(part) for part in arguments if part is not type(None))
+    if origin is tuple:
+        kinds = dict.fromkeys(_type_name(part) for part in arguments if part is not Ellipsis)
+        return f"list of {', '.join(kinds)}"
+    if origin is dict:
+        return f"map of {_type_name(arguments[0])} to {_type_name(arguments[1])}"
+    if origin is not None and arguments:
+        return _type_name(arguments[0])
+    names = {str: "text", int: "whole number", float: "number", bool: "true / false", Any: "any value"}
+    name = names.get(annotation) or getattr(annotation, "__name__", str(annotation))
+    return f"[{name}](#{name.lower()})" if _models_in(annotation) else name
+
+
+def _properties_table(schema: dict[str, Any]) -> str:
+    required = schema.get("required", [])
+    rows = [
+        (f"`{name}`", _schema_type(value), "yes" if name in required else "", value.get("description", ""))
+        for name, value in schema.get("properties", {}).items()
+    ]
+    return _table(("key", "type", "required", "meaning"), rows) if rows else ""
+
+
+def _schema_type(schema: dict[str, Any]) -> str:
+    if reference := schema.get("$ref", "").rpartition("/")[2]:
+        return f"[{reference}](#{reference.lower()})"
+    if options := schema.get("anyOf"):
+        return " or ".join(_schema_type(option) for option in options)
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if values := schema.get("enum"):
+        return " / ".join(f"`{value}`" for value in values)
+    if schema.get("type") == "array":
+        return f"list of {_schema_type(schema.get('items', {}))}"
+    return str(schema.get("type", "any value"))
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    heads = list(heads)
+    lines = [heads, ["---"] * len(heads), *([_cell(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return _markdown(" ".join(str(text).split())).replace("|", "\\|")
+
+
+def _inline(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_value(value)}" for key, value in settings.items())
+
+
+def _value(value: Any) -> str:
+    return f"({_inline(value)})" if isinstance(value, dict) else str(value)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _markdown(text: str) -> str:
+    """Return plain text so that Markdown shows it as it stands; text in backticks and links stay."""
+    parts = re.split(r"(``[^`]+``|`[^`]+`)", inspect.cleandoc(text))
+    return "".join(_escaped(part) if index % 2 == 0 else part for index, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("*", "\\*").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs"
+    print(f"{len(generate(target))} pages written to {target}")
