@@ -65,7 +65,7 @@ def device(result: Result) -> str:
     """What the row ran on, in one line."""
     where = result.device
     memory_gib = f", {where.memory_gib:.1f} GiB" if where.memory_gib else ""
-    stands_in = f", standing in for {result.spec.card}" if result.stands_in else ""
+    stands_in = f", emulating {result.spec.card}" if result.stands_in else ""
     return f"{where.count} x {where.name}{memory_gib}{stands_in}; size {result.spec.size}, length {result.spec.length}"
 
 

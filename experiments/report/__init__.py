@@ -1,16 +1,16 @@
-"""What a run showed: verdict.json, report.json, junit.xml, report.html and SHA256SUMS in the run's folder."""
+"""Reports of a run: verdict.json, report.json, junit.xml, report.html and SHA256SUMS in the run's folder."""
 
 from experiments.report.compare import Comparison, compare, comparison_table
 from experiments.report.content import Report
-from experiments.report.write import Rejudged, WrittenReport, rejudge, write_report
+from experiments.report.write import Reevaluation, WrittenReport, reevaluate, write_report
 
 __all__ = [
     "Comparison",
-    "Rejudged",
+    "Reevaluation",
     "Report",
     "WrittenReport",
     "compare",
     "comparison_table",
-    "rejudge",
+    "reevaluate",
     "write_report",
 ]

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from experiments.prediction.as_result import in_words, predicted_judgement
 from experiments.report.words import STATUSES, predicted_headline
-from experiments.results.judge import Judgement, Status, scaled_down
+from experiments.results.evaluate import Evaluation, Status, scaled_down
 from experiments.results.predictions import Prediction, Shares, Verdict
 from experiments.results.schema import Phase, Record, Result
 from experiments.results.wording import ENDINGS
@@ -69,12 +69,12 @@ class PredictedReport(Record):
     headline: str
     rows: tuple[PredictedRow, ...]
     statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can judge")
-    not_judged: int
+    not_evaluated: int
     errors: tuple[Errors, ...] = Field(description="none where nothing was measured at full size")
 
 
 def predicted_report(
-    suite: Suite, measured: Judgement, predictions: Sequence[Prediction], results: Mapping[str, Result]
+    suite: Suite, measured: Evaluation, predictions: Sequence[Prediction], results: Mapping[str, Result]
 ) -> PredictedReport | None:
     """The predictions of a run beside its own verdicts and results; None where nothing was predicted."""
     if not predictions:
@@ -86,7 +86,7 @@ def predicted_report(
         headline=predicted_headline(predicted),
         rows=rows,
         statements=_statements(predicted, measured),
-        not_judged=predicted.count("not judged"),
+        not_evaluated=predicted.count("not evaluated"),
         errors=_errors(rows),
     )
 
@@ -125,10 +125,10 @@ def _error(predicted: float, measured: float | None) -> float | None:
     return predicted / measured - 1 if measured else None
 
 
-def _statements(predicted: Judgement, measured: Judgement) -> tuple[PredictedStatement, ...]:
+def _statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedStatement, ...]:
     """What can be judged from predictions: first what is predicted not to hold, and claims before outcomes of rows."""
     own = {verdict.id: verdict for verdict in measured.verdicts}
-    judged = [verdict for verdict in predicted.verdicts if verdict.status != "not judged" and verdict.id in own]
+    evaluated = [verdict for verdict in predicted.verdicts if verdict.status != "not evaluated" and verdict.id in own]
     return tuple(
         PredictedStatement(
             id=verdict.id,
@@ -140,7 +140,7 @@ def _statements(predicted: Judgement, measured: Judgement) -> tuple[PredictedSta
             measured=own[verdict.id].measured,
             reason=own[verdict.id].reason,
         )
-        for verdict in sorted(judged, key=lambda verdict: (STATUSES.index(verdict.status), verdict.kind != "claim"))
+        for verdict in sorted(evaluated, key=lambda verdict: (STATUSES.index(verdict.status), verdict.kind != "claim"))
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from experiments.results.judge import Status, Verdict
+from experiments.results.evaluate import Status, Verdict
 from experiments.results.schema import Record
 
 

@@ -37,7 +37,7 @@ Quantity = Literal[
 ]
 
 
-class Figure(StrictModel):
+class ReferenceValue(StrictModel):
     """A figure that the material states: ``quantity`` of the result within [low, high], widened by ``tolerance``.
 
     tolerance is a share of the bounds (0.05: five percent). result.QUANTITIES says what each quantity is.
@@ -58,7 +58,7 @@ class Expectation(StrictModel):
     """What should come of a row; nothing stated means that the row is reported and not judged."""
 
     outcome: ExpectedOutcome | None = None
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[ReferenceValue, ...] = ()
 
 
 class Row(StrictModel):

@@ -13,7 +13,7 @@ from experiments.prediction.predict import predict
 from experiments.prediction.service import rows_asked
 from experiments.results.predictions import Prediction
 from experiments.results.quantities import QUANTITIES
-from experiments.suites.suite import Figure, suite_named
+from experiments.suites.suite import ReferenceValue, suite_named
 from experiments.system.files import cache_folder
 from tests.benchmarks.prediction.tables import folder_of, markdown, percent, write
 
@@ -48,7 +48,7 @@ def cells() -> list[dict[str, Any]]:
     return made
 
 
-def _figure(figure: Figure, prediction: Prediction) -> dict[str, Any]:
+def _figure(figure: ReferenceValue, prediction: Prediction) -> dict[str, Any]:
     said = QUANTITIES[figure.quantity](as_result(prediction))
     assert said is not None, "memory is always predicted"
     off = said / figure.low - 1 if said < figure.low else max(0.0, said / figure.high - 1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report import rejudge
+from experiments.report import reevaluate
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
 from tests.support.evidence import EVIDENCE, RUNS
@@ -29,11 +29,11 @@ DID_NOT_HOLD = {
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda path: path.name)
-def test_judged_anew_the_verdicts_are_the_kept_ones(folder: Path) -> None:
-    (again,) = rejudge(folder)
+def test_evaluated_anew_the_verdicts_are_the_kept_ones(folder: Path) -> None:
+    (again,) = reevaluate(folder)
     assert again.changes == ()
-    assert again.judgement.count("broke") == 0
-    failed = [verdict.id for verdict in again.judgement.verdicts if verdict.status == "did not hold"]
+    assert again.evaluation.count("error") == 0
+    failed = [verdict.id for verdict in again.evaluation.verdicts if verdict.status == "fail"]
     assert failed == DID_NOT_HOLD.get(folder.name, [])
 
 

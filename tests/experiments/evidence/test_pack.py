@@ -7,7 +7,7 @@ import pytest
 
 from experiments.evidence.pack import main, pack, unpack
 from experiments.report import write_report
-from experiments.results.run_folder import RunFolder
+from experiments.results.run_folder import RunFolder, row_path
 from tests.support.evidence import EVIDENCE, RUNS
 from tests.support.reports import h200_run
 
@@ -52,7 +52,7 @@ def test_a_row_with_its_own_folder_counts_before_the_compact_form(tmp_path: Path
     pack(folder.path, tmp_path / "packed")
     (tmp_path / "packed" / "results.jsonl").rename(folder.path / "results.jsonl")
     before = folder.results()
-    path = folder.row("reduced-batch") / "result.json"
+    path = folder.path / row_path(folder.read_run().suite, "reduced-batch") / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"elapsed_s": 7.5}))
     after = folder.results()
     assert after.pop("reduced-batch").elapsed_s == 7.5 != before.pop("reduced-batch").elapsed_s

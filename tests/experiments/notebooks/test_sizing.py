@@ -15,9 +15,9 @@ from tests.support.predictions import Predictor, prediction
 NOTEBOOK = Path(sizing.__file__).parent / "sizing.ipynb"
 ROOT = Path(__file__).parents[3]
 MADE_UP = """
-from experiments import sizing
+from experiments.prediction import service
 from tests.support.predictions import Predictor
-sizing.predict = Predictor(lambda spec: 60.0 + spec.settings.batch_size)
+service.predict = Predictor(lambda spec: 60.0 + spec.settings.batch_size)
 """
 
 

@@ -95,7 +95,7 @@ def test_rows_that_were_scaled_down_say_so(tmp_path: Path) -> None:
     }
     assert {(one.ranks, one.stated_ranks) for one in report_in(tmp_path).scaling} == {(2, 4)}
     assert "3 rows ran on fewer ranks than they state" in page.text
-    assert rows["7b-4gpu-ddp"].status == "not judged"
+    assert rows["7b-4gpu-ddp"].status == "not evaluated"
 
 
 def test_a_row_that_was_scaled_down_is_not_measured_against_its_prediction(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_several_gpus_and_ranks_of_a_processor_are_counted() -> None:
     run = make_run(suite=SUITE.suite)
     one, four = (make_result(run, "7b-4gpu-ddp", device=H200.model_copy(update={"count": n})) for n in (1, 4))
     assert ran_on(four).startswith("4 x NVIDIA H200 capped")
-    words = "At full size on 4 x NVIDIA H200 capped at 78.6 GiB, standing in for a100_80gb."
+    words = "At full size on 4 x NVIDIA H200 capped at 78.6 GiB, emulating a100_80gb."
     assert setting_sentence(run, {"a": one, "b": four}) == words
     ranks = make_result(run, "7b-4gpu-ddp", device=PROCESSOR.model_copy(update={"count": 4}))
-    assert ran_on(ranks) == "a processor (AMD EPYC 7763), 4 ranks"
-    assert setting_sentence(run, {"a": ranks}) == "At full size on a processor (AMD EPYC 7763)."
+    assert ran_on(ranks) == "a CPU (AMD EPYC 7763), 4 ranks"
+    assert setting_sentence(run, {"a": ranks}) == "At full size on a CPU (AMD EPYC 7763)."

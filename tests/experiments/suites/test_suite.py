@@ -14,7 +14,7 @@ from experiments.suites.cards import cards
 from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Optimizer, Settings, Strategy
-from experiments.suites.suite import Check, Figure, Quantity, Row, Suite, read_suite, suite_named, suite_names
+from experiments.suites.suite import Check, Quantity, ReferenceValue, Row, Suite, read_suite, suite_named, suite_names
 from experiments.suites.yaml_schema import checked
 from tests.support.results import CARD, COMMON, run
 from tests.support.results import suite as made_suite
@@ -333,7 +333,7 @@ def test_a_batch_alone_is_one_micro_step(batch):
 
 
 def test_a_figure_is_widened_by_its_tolerance():
-    figure = Figure(quantity="reserved_gib", low=50, high=60, tolerance=0.1, source="made up")
+    figure = ReferenceValue(quantity="reserved_gib", low=50, high=60, tolerance=0.1, source="made up")
     assert figure.bounds == pytest.approx((45, 66))
 
 

@@ -112,7 +112,7 @@ def test_before_the_machines_are_given_back_all_is_brought_home_and_the_rest_can
 
 
 def test_machines_that_are_gone_with_their_lease_are_not_waited_for(bed):
-    bed.options = {"held": lambda: False}
+    bed.options = {"pass": lambda: False}
     stopping = meanwhile(lambda: bed.starts("a"), bed.cluster.sshd.stop)
     try:
         bed.run("a", a="hang")

@@ -1,25 +1,29 @@
-"""Results against expectations: verdicts on outcomes, figures and claims, each with its reason. Pure functions."""
+"""Evaluate results against expectations: one verdict per outcome, reference value and claim. Pure functions."""
 
 from collections.abc import Iterable, Mapping
 from math import inf
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import model_validator
 
 from experiments.results.quantities import LOSSES, TIMES, value_of, values_of_ranks
 from experiments.results.run_folder import Run
 from experiments.results.schema import BROKEN, Record, Result
 from experiments.results.wording import ENDINGS, label, number, span, unit
-from experiments.suites.suite import Check, Claim, Figure, Quantity, Row, Suite
+from experiments.suites.suite import Check, Claim, Quantity, ReferenceValue, Row, Suite
 
-VERDICT_SCHEMA_VERSION: Literal[1] = 1
+VERDICT_SCHEMA_VERSION: Literal[2] = 2
 
-Status = Literal["held", "did not hold", "not judged", "broke"]
-Grounds = Literal["measured", "predicted"]
+Status = Literal["pass", "fail", "not evaluated", "error"]
+Basis = Literal["measured", "predicted"]
+STATUSES_OF_VERSION_1 = {"held": "pass", "did not hold": "fail", "not judged": "not evaluated", "broke": "error"}
 
 
 class Verdict(Record):
-    """What became of one statement. reason says why it was not judged, or what broke; empty where it held.
+    """The verdict on one statement.
 
-    measured is what it rests on; where the judgement's grounds are predicted, what was predicted.
+    reason states why it failed or was not evaluated; empty for a pass. measured is the value that the verdict rests
+    on: a prediction where the basis of the evaluation is predicted.
     """
 
     id: str
@@ -32,53 +36,66 @@ class Verdict(Record):
     reason: str = ""
 
 
-class Judgement(Record):
-    """verdict.json: every verdict of one run."""
+class Evaluation(Record):
+    """verdict.json: every verdict of one run. Version 1, with other words for the statuses, is read too."""
 
-    schema_version: Literal[1] = VERDICT_SCHEMA_VERSION
+    schema_version: Literal[2] = VERDICT_SCHEMA_VERSION
     run: Run
     verdicts: tuple[Verdict, ...]
-    grounds: Grounds = "measured"
+    basis: Basis = "measured"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("schema_version") != 1:
+            return data
+        verdicts = [
+            {**verdict, "status": STATUSES_OF_VERSION_1.get(verdict["status"], verdict["status"])}
+            for verdict in data["verdicts"]
+        ]
+        rest = {key: value for key, value in data.items() if key not in ("grounds", "verdicts")}
+        return {**rest, "schema_version": 2, "basis": data.get("grounds", "measured"), "verdicts": verdicts}
 
     def count(self, status: Status) -> int:
+        """Return how many verdicts have this status."""
         return sum(verdict.status == status for verdict in self.verdicts)
 
     @property
     def exit_code(self) -> int:
-        """0: all that was judged held; 1: something did not hold; 3: something broke."""
-        return 3 if self.count("broke") else 1 if self.count("did not hold") else 0
+        """Return 0 if nothing failed, 1 if a statement failed, 3 if a row ended with an error."""
+        return 3 if self.count("error") else 1 if self.count("fail") else 0
 
 
 class Evidence(NamedTuple):
-    """The results by row, and of rows that were scaled down why what is stated of them alone cannot be judged."""
+    """Results by row, and for each row how it was scaled down ("" for a row with all its ranks)."""
 
     results: Mapping[str, Result]
     scaled: Mapping[str, str]
 
 
-def judge(suite: Suite, run: Run, results: Mapping[str, Result]) -> Judgement:
-    """Verdicts on every statement of ``suite`` that concerns the rows of ``run``.
+def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluation:
+    """Evaluate every statement of ``suite`` about the rows of ``run``.
 
     Results are either all measured or all predicted.
     """
     evidence = Evidence(results, {row: scaled_down(suite, result) for row, result in results.items()})
     verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), evidence)]
     verdicts += [_claim_verdict(claim, evidence) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
-    grounds: Grounds = "predicted" if any(result.predicted for result in results.values()) else "measured"
-    return Judgement(run=run, verdicts=tuple(verdicts), grounds=grounds)
+    basis: Basis = "predicted" if any(result.predicted for result in results.values()) else "measured"
+    return Evaluation(run=run, verdicts=tuple(verdicts), basis=basis)
 
 
 def claim_rows(claim: Claim) -> tuple[str, ...]:
-    """The rows that a claim speaks of, each once, in the order in which it names them."""
+    """Return the rows that a claim compares, each once, in the claim's order."""
     names = [name for check in claim.checks for name in (check.row, check.over_row) if name]
     return tuple(dict.fromkeys(names))
 
 
 def scaled_down(suite: Suite, result: Result) -> str:
-    """Says how the row ran on fewer ranks than it states; empty where it did not."""
+    """Return how many ranks ran if the row states more; otherwise an empty string."""
     stated = suite.settings(suite.row(result.spec.row), result.spec.card).world_size
     ran = result.spec.settings.world_size
-    return "" if ran == stated else f"{ran} ranks run where the row states {stated}"
+    return "" if ran == stated else f"the row ran with {ran} of its {stated} ranks"
 
 
 def _row_verdicts(row: Row, evidence: Evidence) -> Iterable[Verdict]:
@@ -86,17 +103,17 @@ def _row_verdicts(row: Row, evidence: Evidence) -> Iterable[Verdict]:
     broken = result is not None and result.outcome in BROKEN
     if row.expect.outcome or broken:
         yield _outcome_verdict(row, evidence)
-    for figure in row.expect.figures:
-        yield _figure_verdict(row, figure, evidence)
+    for reference in row.expect.figures:
+        yield _reference_verdict(row, reference, evidence)
 
 
 def _outcome_verdict(row: Row, evidence: Evidence) -> Verdict:
     expected, result = row.expect.outcome, evidence.results.get(row.id)
-    status, reason = _judged_outcome(row.id, expected, evidence)
+    status, reason = _outcome_status(row.id, expected, evidence)
     return Verdict(
         id=f"{row.id}/outcome",
         kind="outcome",
-        says=f"{row.title}: {ENDINGS[expected] if expected else 'no outcome is stated'}",
+        says=f"{row.title}: {ENDINGS[expected] if expected else 'no expected outcome'}",
         rows=(row.id,),
         status=status,
         expected=ENDINGS[expected] if expected else "",
@@ -105,37 +122,38 @@ def _outcome_verdict(row: Row, evidence: Evidence) -> Verdict:
     )
 
 
-def _judged_outcome(row: str, expected: str | None, evidence: Evidence) -> tuple[Status, str]:
+def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple[Status, str]:
     result = evidence.results.get(row)
     if result is None:
-        return "not judged", "the row has not run"
+        return "not evaluated", "the row was not run"
     if result.outcome in BROKEN:
-        return "broke", result.reason
-    if why := _why_no_outcome(result) or evidence.scaled[row]:
-        return "not judged", why
+        return "error", result.reason
+    if why := _outcome_unknown(result) or evidence.scaled[row]:
+        return "not evaluated", why
     if result.outcome == expected:
-        return "held", ""
-    return "did not hold", result.reason
+        return "pass", ""
+    return "fail", result.reason
 
 
-def _why_no_outcome(result: Result) -> str:
+def _outcome_unknown(result: Result) -> str:
+    """Return why the outcome cannot be compared with the lab's; empty if it can."""
     if result.outcome == "refused":
         return result.reason
     if result.spec.size == "tiny":
-        return "a miniature says nothing of what fits the card"
+        return "a miniature does not show what fits the card"
     if result.device.kind != "cuda":
         return "no GPU"
     return ""
 
 
-def _figure_verdict(row: Row, figure: Figure, evidence: Evidence) -> Verdict:
-    low, high = figure.bounds
-    check = Check(row=row.id, quantity=figure.quantity, low=low, high=high)
+def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) -> Verdict:
+    low, high = reference.bounds
+    check = Check(row=row.id, quantity=reference.quantity, low=low, high=high)
     status, measured, reason = _checked(check, evidence, full_size=True)
     return Verdict(
-        id=f"{row.id}/{figure.quantity}",
+        id=f"{row.id}/{reference.quantity}",
         kind="figure",
-        says=f"{row.title}: {label(figure.quantity)} {span(figure.low, figure.high)}",
+        says=f"{row.title}: {label(reference.quantity)} {span(reference.low, reference.high)}",
         rows=(row.id,),
         status=status,
         expected=span(low, high),
@@ -147,7 +165,7 @@ def _figure_verdict(row: Row, figure: Figure, evidence: Evidence) -> Verdict:
 def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     checked = [_checked(check, evidence, claim.full_size, claim.all_ranks) for check in claim.checks]
     statuses = [status for status, _, _ in checked]
-    status: Status = next((worst for worst in ("did not hold", "not judged") if worst in statuses), "held")
+    status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
     return Verdict(
         id=f"claim/{claim.id}",
         kind="claim",
@@ -161,38 +179,39 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
 
 
 def _checked(check: Check, evidence: Evidence, full_size: bool, all_ranks: bool = False) -> tuple[Status, str, str]:
-    """Status, what was measured and the reason of one check."""
+    """Return status, measured value and reason of one check."""
     results = evidence.results
     missing = [name for name in (check.row, check.over_row) if name and name not in results]
     if missing:
-        return "not judged", "", f"{', '.join(missing)} has not run"
+        return "not evaluated", "", f"{', '.join(missing)}: not run"
     result = results[check.row]
     if check.outcome:
-        status, reason = _judged_outcome(check.row, check.outcome, evidence)
+        status, reason = _outcome_status(check.row, check.outcome, evidence)
         measured = f"{check.row}: {ENDINGS[result.outcome]}"
-        return ("not judged" if status == "broke" else status), measured, reason
+        return ("not evaluated" if status == "error" else status), measured, reason
     assert check.quantity is not None
     base = results[check.over_row] if check.over_row else result
     values = _values(check.quantity, result)
     over = value_of(check.over_quantity or check.quantity, base) if check.relative else None
     why = (
-        _why_not_predicted(check, result)
-        or _why_no_value(check, result, base, values, over)
-        or _why_not_comparable(check, (result, base), full_size)
-        or _why_scaled(check, evidence.scaled, all_ranks)
+        _outside_prediction(check, result)
+        or _value_missing(check, result, base, values, over)
+        or _not_comparable(check, (result, base), full_size)
+        or _too_few_ranks(check, evidence.scaled, all_ranks)
     )
     if not values or (check.relative and over is None):
-        return "not judged", "", why
+        return "not evaluated", "", why
     compared = values if over is None else [_ratio(max(values), over)]
     text = _measured(check, values, over, compared)
     if why:
-        return "not judged", text, why
-    held = all(_inside(check, value) for value in compared)
-    return ("held" if held else "did not hold"), text, "" if held else f"{text}, expected {_expected(check)}"
+        return "not evaluated", text, why
+    if all(_inside(check, value) for value in compared):
+        return "pass", text, ""
+    return "fail", text, f"{text}, expected {_expected(check)}"
 
 
 def _values(quantity: Quantity, result: Result) -> list[float]:
-    """Memory of each rank; of all else the row's one value, where it has one."""
+    """Return the memory of each rank; for other quantities the row's only value, if it has one."""
     if quantity not in (*TIMES, *LOSSES):
         return values_of_ranks(quantity, result)
     value = value_of(quantity, result)
@@ -203,46 +222,48 @@ def _inside(check: Check, value: float) -> bool:
     return (check.low is None or value >= check.low) and (check.high is None or value <= check.high)
 
 
-def _why_not_predicted(check: Check, result: Result) -> str:
+def _outside_prediction(check: Check, result: Result) -> str:
+    """Return why a prediction has no such value; empty if it has, or if the result was measured."""
     quantities = {check.quantity, check.over_quantity}
     if result.predicted and quantities & set(TIMES):
-        return "a prediction of memory says nothing of times"
+        return "predictions cover memory, not times"
     if result.predicted and quantities & set(LOSSES):
-        return "a prediction of memory says nothing of the loss"
+        return "predictions cover memory, not losses"
     return ""
 
 
-def _why_no_value(check: Check, result: Result, base: Result, values: list[float], over: float | None) -> str:
+def _value_missing(check: Check, result: Result, base: Result, values: list[float], over: float | None) -> str:
+    """Return which row lacks the value and why; empty if none does."""
     if values and (over is not None or not check.relative):
         return ""
     lacking = base if values else result
     return f"{lacking.spec.row} has no {label(check.quantity or 'peak_gib')} ({lacking.reason})"
 
 
-def _why_not_comparable(check: Check, pair: tuple[Result, Result], full_size: bool) -> str:
-    """Why the values of a check may not be judged by the material's statement; empty when they may."""
+def _not_comparable(check: Check, pair: tuple[Result, Result], full_size: bool) -> str:
+    """Return why measured values cannot be compared with the lab's; empty if they can."""
     quantities = {check.quantity, check.over_quantity}
     for result in pair:
         if result.spec.size == "tiny" and (full_size or (not check.relative and check.high != 0)):
-            return "a miniature says nothing of the real model's size"
+            return "a miniature does not have the real model's size"
         if result.device.kind != "cuda" and "optimizer_cpu_gib" in quantities:
             return "no GPU: all memory is host memory"
     for result in pair:
         if quantities & set(LOSSES):
             if result.spec.weights == "random" or result.spec.data == "synthetic":
-                return "random weights or synthetic data say nothing of the loss"
+                return "random weights or synthetic data: the loss means nothing"
             if result.spec.length != "as-taught":
-                return "the loss is stated for the length of training as taught"
+                return "the loss is stated for the full length of the lab"
         if quantities & set(TIMES):
             if result.device.kind != "cuda":
-                return "no GPU: times of a processor are not judged"
+                return "no GPU: times on a CPU are not evaluated"
             if result.stands_in:
-                return f"times on {result.device.name}, which stands in for {result.spec.card}, are not judged"
+                return f"times on {result.device.name}, which emulates {result.spec.card}, are not evaluated"
     return ""
 
 
-def _why_scaled(check: Check, scaled: Mapping[str, str], all_ranks: bool) -> str:
-    """Why rows on fewer ranks than they state say nothing of a check; what compares two values may be judged."""
+def _too_few_ranks(check: Check, scaled: Mapping[str, str], all_ranks: bool) -> str:
+    """Return how a row of the check was scaled down; empty if it was not, or if the check compares two values."""
     if check.relative and not all_ranks:
         return ""
     return next(filter(None, (scaled[row] for row in (check.row, check.over_row) if row)), "")
