@@ -129,7 +129,7 @@ def test_the_headline_has_words_for_all_and_for_nothing(full: Path) -> None:
         def count(self, status: str) -> int:
             return self.counts.get(status.replace(" ", "_"), 0)
 
-    assert predicted_headline(Counts(held=3)) == (  # type: ignore[arg-type]
+    assert predicted_headline(Counts(**{"pass": 3})) == (  # type: ignore[arg-type]
         "All 3 statements about memory are predicted to hold."
     )
     nothing = predicted_headline(Counts(not_evaluated=3))  # type: ignore[arg-type]
