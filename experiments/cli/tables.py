@@ -1,4 +1,4 @@
-"""Suites, rows and verdicts as tables for a terminal, and as data."""
+"""Runs and their verdicts as tables for a terminal, and as data."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,6 @@ from rich.text import Text
 from experiments.report.words import STATUSES, headline
 from experiments.results.judge import Judgement, Verdict
 from experiments.results.verdict_changes import VerdictChange
-from experiments.results.wording import ENDINGS
-from experiments.suites.settings import Settings
-from experiments.suites.suite import Suite, suite_named, suite_names
 
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
@@ -89,76 +86,6 @@ def changes_table(changes: Sequence[VerdictChange]) -> Table:
     return table
 
 
-def suites_as_data() -> list[dict[str, Any]]:
-    """Every suite: its name, title, cards, number of rows and of claims."""
-    suites = (suite_named(name) for name in suite_names())
-    return [
-        {
-            "suite": suite.suite,
-            "version": suite.version,
-            "title": suite.title,
-            "engine": suite.common.get("engine"),
-            "cards": list(suite.cards),
-            "rows": len(suite.rows),
-            "claims": len(suite.claims),
-        }
-        for suite in suites
-    ]
-
-
-def suites_table() -> Table:
-    """Every suite in one line."""
-    table = Table(Column("suite", no_wrap=True), "title", "rows", "claims", "engine", "cards")
-    for suite in suites_as_data():
-        cells = [suite[key] for key in ("suite", "title", "rows", "claims", "engine")]
-        table.add_row(*map(str, cells), ", ".join(suite["cards"]))
-    return table
-
-
-def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
-    """The rows of a suite on ``card`` (None: its first) with all that they set; InputError for unknown names."""
-    suite, card = _suite_and_card(name, card)
-    return [
-        {
-            "row": row.id,
-            "title": row.title,
-            "card": card,
-            "expected": row.expect.outcome,
-            "settings": suite.settings(row, card).model_dump(mode="json"),
-        }
-        for row in suite.rows_for(card)
-    ]
-
-
-def rows_table(name: str, card: str | None) -> Table:
-    """The rows of a suite on ``card`` in one line each: what sets them apart from the suite's common settings."""
-    suite, card = _suite_and_card(name, card)
-    columns = (Column("row", no_wrap=True), Column("model", no_wrap=True), "expected", "settings")
-    table = Table(*columns, title=f"{suite.title}, on {card}", title_justify="left")
-    for row in suite.rows_for(card):
-        settings = suite.settings(row, card)
-        table.add_row(row.id, settings.model, ENDINGS.get(row.expect.outcome or "", ""), _in_words(suite, settings))
-    return table
-
-
 def _grounds(verdict: Verdict) -> str:
     """What a verdict rests on: the reason, or what was measured where the statement held."""
     return verdict.measured if verdict.status == "held" else verdict.reason or verdict.measured
-
-
-def _suite_and_card(name: str, card: str | None) -> tuple[Suite, str]:
-    suite = suite_named(name)
-    return suite, card or suite.cards[0]
-
-
-def _in_words(suite: Suite, settings: Settings) -> str:
-    """The settings that are neither the suite's common ones nor unset."""
-    plain = settings.model_dump(mode="json", exclude_defaults=True)
-    own = {key: value for key, value in plain.items() if value != suite.common.get(key) and key != "model"}
-    return ", ".join(f"{key} {_compact(value)}" for key, value in own.items() if key != "global_batch_size")
-
-
-def _compact(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(str(_compact(part)) for part in value.values())
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
