@@ -10,7 +10,7 @@ from experiments.suites.suite import Suite, suite_named, suite_names
 
 
 def suites_as_data() -> list[dict[str, Any]]:
-    """Every suite: its name, title, cards, number of rows and of claims."""
+    """Return name, title, cards, and number of rows and claims of every suite."""
     suites = (suite_named(name) for name in suite_names())
     return [
         {
@@ -27,7 +27,7 @@ def suites_as_data() -> list[dict[str, Any]]:
 
 
 def suites_table() -> Table:
-    """Every suite in one line."""
+    """Return a table of all suites."""
     table = Table(Column("suite", no_wrap=True), "title", "rows", "claims", "engine", "cards")
     for suite in suites_as_data():
         cells = [suite[key] for key in ("suite", "title", "rows", "claims", "engine")]
@@ -36,7 +36,10 @@ def suites_table() -> Table:
 
 
 def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
-    """The rows of a suite on ``card`` (None: its first) with all that they set; InputError for unknown names."""
+    """Return the rows of a suite on ``card`` (None: its first) with their settings.
+
+    Raises InputError for unknown names.
+    """
     suite, card = _suite_and_card(name, card)
     return [
         {
@@ -51,7 +54,7 @@ def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
 
 
 def rows_table(name: str, card: str | None) -> Table:
-    """The rows of a suite on ``card`` in one line each: what sets them apart from the suite's common settings."""
+    """Return a table of the rows of a suite on ``card``: the settings that differ from the suite's common ones."""
     suite, card = _suite_and_card(name, card)
     columns = (Column("row", no_wrap=True), Column("model", no_wrap=True), "expected", "settings")
     table = Table(*columns, title=f"{suite.title}, on {card}", title_justify="left")
@@ -67,7 +70,7 @@ def _suite_and_card(name: str, card: str | None) -> tuple[Suite, str]:
 
 
 def _in_words(suite: Suite, settings: Settings) -> str:
-    """The settings that are neither the suite's common ones nor unset."""
+    """Return the settings that differ from the suite's common ones and from defaults."""
     plain = settings.model_dump(mode="json", exclude_defaults=True)
     own = {key: value for key, value in plain.items() if value != suite.common.get(key) and key != "model"}
     return ", ".join(f"{key} {_compact(value)}" for key, value in own.items() if key != "global_batch_size")

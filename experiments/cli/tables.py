@@ -20,7 +20,7 @@ STYLES = {"held": "green", "did not hold": "red", "broke": "bold red", "not judg
 
 
 def verdict_table(judgement: Judgement) -> Group:
-    """Every verdict, those that did not hold first, with what it rests on; the headline under them."""
+    """Return a table of all verdicts with their reasons, the most severe status first, and the headline."""
     table = Table(Column("verdict", no_wrap=True), "statement", judgement.grounds, box=SIMPLE_HEAD, pad_edge=False)
     for verdict in sorted(judgement.verdicts, key=lambda verdict: STATUSES.index(verdict.status)):
         table.add_row(Text(verdict.status, STYLES[verdict.status]), Text(verdict.says), Text(_grounds(verdict)))
@@ -28,7 +28,7 @@ def verdict_table(judgement: Judgement) -> Group:
 
 
 def counts_table(judgements: Sequence[Judgement]) -> Table:
-    """How many statements of each suite have which verdict, a suite in a line, and of all of them together."""
+    """Return a table of the number of statements by status, for each suite and for all together."""
     table = Table("suite", *(Column(status, justify="right") for status in STATUSES), box=SIMPLE_HEAD, pad_edge=False)
     counts = {one.run.suite: [one.count(status) for status in STATUSES] for one in judgements}
     for name, own in (*counts.items(), ("all", [sum(column) for column in zip(*counts.values(), strict=True)])):
@@ -38,11 +38,11 @@ def counts_table(judgements: Sequence[Judgement]) -> Table:
 
 
 def problems(judgements: Sequence[Judgement]) -> Text:
-    """Each statement that broke or did not hold in a line, with its suite and the reason; those that broke first."""
+    """Return a line for each statement that is an error or failed, with suite and reason; errors first."""
     found = [(one.run.suite, verdict) for one in judgements for verdict in one.verdicts if verdict.status in PROBLEMS]
     lines = [
         Text.assemble(f"{suite}: ", (verdict.status, STYLES[verdict.status]), f": {verdict.says} ({_grounds(verdict)})")
-        for suite, verdict in sorted(found, key=lambda told: PROBLEMS.index(told[1].status))
+        for suite, verdict in sorted(found, key=lambda item: PROBLEMS.index(item[1].status))
     ]
     return Text("\n").join(lines)
 
@@ -79,13 +79,13 @@ def run_as_data(finished: "FinishedRun") -> dict[str, Any]:
 
 
 def changes_table(changes: Sequence[VerdictChange]) -> Table:
-    """The statements that are judged otherwise now than they were when the run was made."""
-    table = Table("statement", "was", "is", "why", title="judged otherwise than before", title_justify="left")
+    """Return a table of the statements whose status differs from that of the time of the run."""
+    table = Table("statement", "was", "is", "why", title="changed statuses", title_justify="left")
     for change in changes:
         table.add_row(*map(Text, (change.says, change.a or "not stated", change.b or "not stated", change.reason)))
     return table
 
 
 def _grounds(verdict: Verdict) -> str:
-    """What a verdict rests on: the reason, or what was measured where the statement held."""
+    """Return the reason of a verdict, or the measured value of a statement that passed."""
     return verdict.measured if verdict.status == "held" else verdict.reason or verdict.measured
