@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import xml.etree.ElementTree as ET
 from dataclasses import MISSING, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from experiments.cli.reproduce import reproduce_command
 from experiments.cli.run import run
 from experiments.errors import InputError
-from experiments.report import compare
+from experiments.report import compare, write_report
 from experiments.results.run_folder import Run, RunFolder
 from experiments.run_options import CHOICES, IDENTITY, RECORDED, SHOWN, RunOptions, default_run_id
 from experiments.runners.plan import continued
@@ -20,6 +21,7 @@ from experiments.suites.suite import suite_names, suites_of
 from experiments.system.files import CODE
 from experiments.system.options import options_of
 from tests.support import results
+from tests.support.reports import tiny_run
 
 OPTIONS = {field.name: option for field, option in options_of(RunOptions)}
 NO_OPTION = {"suite", "command"}
@@ -101,6 +103,12 @@ def test_comparisons_show_a_choice_that_differs(tmp_path, monkeypatch, name):
     for folder, one in zip(folders, two_runs(name), strict=True):
         folder.write_run(one)
     assert name.replace("_", " ") in [difference.what for difference in compare(a, b).differences]
+
+
+def test_junit_shows_every_shown_choice(tmp_path):
+    page = write_report(tiny_run(tmp_path)).page
+    properties = ET.parse(page.with_name("junit.xml")).getroot().iter("property")
+    assert {*SHOWN} <= {one.get("name") for one in properties}
 
 
 def test_the_default_run_id_tells_choices_apart_that_are_no_file_s_contents():

@@ -1,6 +1,7 @@
 """`testbed slots`, `lease` and their kin as they are typed. Fakes: the site."""
 
 import json
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -99,3 +100,19 @@ def test_what_reproduce_would_do_is_printed(testbed, tmp_path):
     assert lines[-1] == "release llm_single_c: servers, volumes, addresses, key and lease"
     code, _, err = testbed("reproduce", *flags, "--max-hours", "1")
     assert (code, err) == (2, "testbed: --max-hours 1h: the lease would be 2h long\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "package"),
+    [
+        (["configure"], "provision.configure.playbook", "ansible_runner"),
+        (["reproduce", "--key", "KEY"], "provision.configure.playbook", "ansible_runner"),
+        (["lease", "--site", "any", "--key", "KEY"], "provision.sites.openstack", "openstack"),
+    ],
+)
+def test_without_the_packages_of_a_testbed_it_says_what_to_install(testbed, monkeypatch, arguments, module, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    code, out, err = testbed(*arguments)
+    expected = f"testbed: package '{package}' is not installed; pip install 'llm-testbed[chameleon]'\n"
+    assert (code, out, err) == (2, "", expected)
