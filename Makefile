@@ -1,5 +1,4 @@
-# One-liners over `testbed`; `make help` says what there is. Variables: make run-single card=h100_94gb size=tiny row="xxl xxl-sgd"
-suite   ?= single_gpu_blip2
+# Each target runs one `testbed` command; `make help` lists them. Variables are options: make run-single card=h100_94gb size=tiny row="xxl xxl-sgd"
 results ?= results
 run     ?= $(results)/latest
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-testbed
@@ -10,111 +9,108 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 ENV     := $(CACHE)/env-$(shell cat $(PINS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
 TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
-NAMES   := site profile account card size length weights data data_sha256 input gpus_per_node versions run_id host_memory_gib
-ASKED    = $(if $(filter command line,$(origin suite)),$(suite))
-OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(name)))) \
-  $(foreach id,$(row),--row $(id)) --results $(results) $(args)
-
-FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),--node-type $(node)) \
-  $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
+TARGET  := site profile account
+NAMES   := card size length weights input versions gpus_per_node data data_sha256 run_id host_memory_gib
+option   = $(foreach name,$(1),$(if $($(name)),--$(subst _,-,$(name)) $($(name))))
+ROWS     = $(foreach id,$(row),--row $(id)) --results $(results)
+OPTIONS  = $(call option,$(TARGET) $(NAMES)) $(ROWS) $(args)
+LEASE    = $(call option,site for hours count) $(if $(node),--node-type $(node)) $(if $(start),--start "$(start)")
 
 .PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare list logs top notebook python env testbed-env clean-results clean
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: doctor slots lease configure status extend release orphans
 .DEFAULT_GOAL := help
 
-help: ## what there is to make
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-run-single: env ## run the single-GPU experiments here, evaluate and report them (suite= card= size= length= row= ...)
-	$(TESTBED) run $(or $(ASKED),single_gpu_blip2 single_gpu_litgpt) $(OPTIONS)
+run-single: env ## run the labs for one GPU, evaluate and report them (suite= card= size= length= row= ...)
+	$(TESTBED) run $(or $(suite),--group single) $(OPTIONS)
 
-run-multi: env ## run the experiments of several GPUs likewise (gpus_per_node=N runs their rows on fewer)
-	$(TESTBED) run $(or $(ASKED),multi_gpu_litgpt slurm_hf_trainer) $(OPTIONS)
+run-multi: env ## run the labs for several GPUs (as run-single; gpus_per_node=N runs their rows on fewer)
+	$(TESTBED) run $(or $(suite),--group multi) $(OPTIONS)
 
-predict: env ## predict GPU memory without a GPU (suite= card= row=; none: every row on every card)
-	$(TESTBED) predict $(if $(row),$(suite)/$(row),$(ASKED)) \
-	  $(if $(card),--card $(card)) $(args)
+predict: env ## predict GPU memory without a GPU (suite= row= card=; default: every row on every card)
+	$(TESTBED) predict $(suite)$(if $(row),/$(row)) $(call option,card) $(args)
 
 evaluate: env ## evaluate stored results again (run=FOLDER)
 	$(TESTBED) evaluate $(run)
 
-report: env ## write the report of a run anew (run=FOLDER)
+report: env ## write the report of a run again (run=FOLDER)
 	$(TESTBED) report $(run)
 
-compare: env ## show what differs between two runs (a=FOLDER b=FOLDER)
+compare: env ## compare two runs (a=FOLDER b=FOLDER)
 	$(TESTBED) compare $(a) $(b)
 
 list: env ## list the suites, or the rows of one (suite=NAME)
-	$(TESTBED) list $(ASKED)
+	$(TESTBED) list $(suite)
 
-logs: env ## a row's log, live where it runs elsewhere (row= run=FOLDER args=-f)
+logs: env ## print a row's log, also while it runs elsewhere (row= run=FOLDER args=-f)
 	$(TESTBED) logs $(row) $(run) $(args)
 
-top: env ## GPUs and rows of the held lease, or of a cluster (site= profile= args=--once)
-	$(TESTBED) top $(if $(site),--site $(site)) $(if $(profile),--profile $(profile)) $(args)
+top: env ## show GPUs and rows of the leased nodes, or of a cluster (site= profile= args=--once)
+	$(TESTBED) top $(call option,site profile) $(args)
 
-notebook: env ## Jupyter on the leased machine, through a tunnel (suite=NAME opens its notebook)
-	$(TESTBED) notebook $(if $(ASKED),--narrative $(ASKED)) $(args)
+notebook: env ## serve Jupyter from the leased machine through a tunnel (suite=NAME opens its notebook)
+	$(TESTBED) notebook $(if $(suite),--narrative $(suite)) $(args)
 
-doctor: env ## is everything there that a lease needs? (site=)
-	$(TESTBED) doctor $(if $(site),--site $(site)) $(args)
+doctor: env ## run the preflight checks of a lease (site=)
+	$(TESTBED) doctor $(call option,site) $(args)
 
-slots: env ## the earliest blocks in which nodes are free, and the calendar (node=gpu_a100_pcie for=both|single|multi hours= start= count= days=3)
-	$(TESTBED) slots --calendar $(or $(days),3) $(FLAGS) $(args)
+slots: env ## find the earliest time slots, and show the calendar (node=gpu_a100_pcie for=both|single|multi hours= start= count= days=3)
+	$(TESTBED) slots --calendar $(or $(days),3) $(LEASE) $(args)
 
-lease: env ## reserve the earliest block, boot its nodes, say how to reach them (as slots; args="--yes --watch")
-	$(TESTBED) lease $(FLAGS) $(args)
+lease: env ## lease the earliest time slot, boot its nodes, print how to log in (as slots; args="--yes --watch")
+	$(TESTBED) lease $(LEASE) $(args)
 
-configure: env ## driver, Docker, Slurm and the image on the nodes of a lease (name= versions= args="--check")
-	$(TESTBED) configure $(name) $(if $(versions),--versions $(versions)) $(args)
+configure: env ## install driver, Docker, Slurm and the image on leased nodes (name= versions= args="--check")
+	$(TESTBED) configure $(name) $(call option,versions) $(args)
 
-status: env ## what is held, until when, and what it has cost
+status: env ## show active leases, their end and cost
 	$(TESTBED) status $(args)
 
-extend: env ## make a lease longer (name= by=1h)
-	$(TESTBED) extend $(name) $(if $(by),--by $(by)) $(args)
+extend: env ## extend a lease (name= by=1h)
+	$(TESTBED) extend $(name) $(call option,by) $(args)
 
-release: env ## give back servers, addresses and lease (name=)
+release: env ## release servers, addresses and lease (name=)
 	$(TESTBED) release $(name) $(args)
 
-orphans: env ## what carries our mark at the site and is in no ledger (args=--clean)
+orphans: env ## list your tagged resources that no active lease covers (args=--clean)
 	$(TESTBED) orphans $(args)
 
-reproduce: env ## all of it: reserve, set up, run, evaluate, report, release (node= for= hours= versions= args="--yes --max-hours 3")
-	$(TESTBED) reproduce $(ASKED) $(FLAGS) $(foreach id,$(row),--row $(id)) \
-	  $(if $(versions),--versions $(versions)) --results $(results) $(args)
+reproduce: env ## everything: lease, configure, run, evaluate, report, release (node= for= hours= versions= args="--yes --max-hours 3")
+	$(TESTBED) reproduce $(suite) $(LEASE) $(call option,$(NAMES)) $(ROWS) $(args)
 
-rehearse: ## the same in miniature, against a testbed in a box on this machine (root, mmdebstrap, systemd-container)
+rehearse: ## the same with tiny models, against a testbed in a box on this machine (root, mmdebstrap, systemd-container)
 	@$(MAKE) --no-print-directory -j 2 env testbed-env
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse $(results)
 
-test: lint testbed-env ## every check: style, types, who imports whom, tests, also against OpenStack (see test-slurm, test-node, test-chain)
+test: lint testbed-env ## all checks: style, types, import contracts, tests, also against OpenStack (see test-slurm, test-node, test-chain)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 tests/testbed/chameleon
 
-test-chameleon: env testbed-env ## the tests of leasing alone, against real OpenStack services on this machine
+test-chameleon: env testbed-env ## tests of leasing, against real OpenStack services on this machine
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 tests/testbed/chameleon tests/provision
 
-test-slurm: env ## the tests of rows on clusters, on a Slurm that they start on this machine (packages slurm-wlm, munge, openssh-server)
+test-slurm: env ## tests of rows on clusters, on a Slurm that they start on this machine (packages slurm-wlm, munge, openssh-server)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 --dist loadfile tests/testbed/slurm
 
-test-node: env ## the tests of setting a machine up, on real nodes in a box (root, mmdebstrap, systemd-container)
+test-node: env ## tests of configuring machines, on real nodes in a box (root, mmdebstrap, systemd-container)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/node
 
-test-chain: env testbed-env ## the tests of the whole chain, and of what goes wrong in it (needs what rehearse does)
+test-chain: env testbed-env ## tests of the whole chain and its failures (needs the same as rehearse)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chain
 
-test-as-taught: ## the miniatures of all rows with the material's own versions, in an environment of theirs (8 GB; no part of test)
+test-as-taught: ## tiny models of all rows with the labs' own library versions, in their own environment (8 GB; not part of test)
 	$(MAKE) --keep-going run-single run-multi PINS="containers/as-taught.txt containers/jupyter.txt" size=tiny results=$(results)/as-taught-versions
 
-lint: env ## style, types, who imports whom
+lint: env ## style, types, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports
 
-env: $(ENV)/.made ## the Python environment, cached by its pins
+env: $(ENV)/.made ## create the Python environment, cached by its pins
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -133,6 +129,6 @@ testbed-env: python # the OpenStack services of the tests and their databases, c
 clean-results: ## remove every run
 	rm -rf $(results)
 
-clean: ## remove what checks and tests left
+clean: ## remove files of checks and tests
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,6 +4,7 @@ Exit codes: 0 all evaluated statements pass, 1 a statement fails, 2 user error (
 went wrong, 130 interrupted.
 """
 
+import os
 import shlex
 import sys
 import traceback
@@ -53,6 +54,7 @@ def _testbed(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins reads every installed package
     try:
         app(args=list(arguments), obj=shlex.join(["testbed", *arguments]), prog_name="testbed")
     except SystemExit as end:

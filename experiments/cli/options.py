@@ -81,13 +81,16 @@ def _parameter(field: Field[Any], option: Option) -> inspect.Parameter:
     flags = [option.flag] if option.flag else []
     declared = typer.Option(*flags, help=option.help, metavar=option.metavar, min=option.minimum)
     default = list(field.default) if isinstance(field.default, tuple) else field.default
-    annotation: Any = Annotated[_type_of(field), declared]  # type: ignore[valid-type]
+    annotation: Any = Annotated[_type_of(field), declared]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _type_of(field: Field[Any]) -> Any:
     """Return the type as Typer reads it: tuple[X, ...] is given as a list."""
-    return list[get_args(field.type)[0]] if get_origin(field.type) is tuple else field.type
+    if get_origin(field.type) is not tuple:
+        return field.type
+    item: Any = get_args(field.type)[0]
+    return list[item]
 
 
 def _value(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import Site
+from experiments.cli.options import Json, Site
 from experiments.cli.output import console, print_json
 from experiments.errors import InputError, unknown
 from experiments.system.files import CODE
@@ -64,7 +64,7 @@ def top(
         str | None, typer.Option(help="Name or YAML file of a cluster's profile; implies --site slurm.")
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --once: print JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show the GPUs of all nodes, and the rows that run or are queued there, until Ctrl-C."""
     from pydantic import TypeAdapter

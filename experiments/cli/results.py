@@ -63,7 +63,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the suites, or the rows of one."""
-    from experiments.cli.tables import rows_as_data, rows_table, suites_as_data, suites_table
+    from experiments.cli.suite_tables import rows_as_data, rows_table, suites_as_data, suites_table
 
     if suite is None and card:
         raise InputError("--card: allowed with a suite only")

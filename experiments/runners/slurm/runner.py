@@ -344,7 +344,7 @@ class RemoteRunner:
         return f"{self._run_id}/{row_path(spec.suite, spec.row)}"
 
     def _local(self, row: Following) -> Path:
-        return self._folder.path / row.job_spec.row
+        return self._folder.row(row.job_spec.spec)
 
     def _note(self, local: Path, spec: RowSpec, attempt: str, job: str | None = None) -> None:
         local.mkdir(parents=True, exist_ok=True)

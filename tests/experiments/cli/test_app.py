@@ -1,20 +1,32 @@
 """The command line: what it prints, and how it exits."""
 
+import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 
 from experiments.cli.app import main
+from experiments.cli.lease import lease, slots
+from experiments.cli.lease_options import LeaseOptions
+from experiments.cli.predict import fit, predict
+from experiments.cli.reproduce import reproduce_command
+from experiments.cli.run import run
 from experiments.pipeline import run_suite
 from experiments.run_options import RunOptions
 from experiments.suites import suite
 from experiments.suites.models import models
 from experiments.suites.yaml_schema import read_yaml
+from experiments.system import packages
 from experiments.system.files import CODE
+from experiments.system.options import options_of
+from experiments.system.packages import EXTRAS
 from provision.hardware import local
 from tests.support import fake_worker
 from tests.support import rows as house
@@ -276,3 +288,69 @@ def test_nothing_but_the_trainer_loads_torch():
     code = f"import sys, {rooms}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_the_version_is_printed(testbed):
+    with (CODE / "pyproject.toml").open("rb") as file:
+        version = tomllib.load(file)["project"]["version"]
+    assert testbed("--version") == (0, f"testbed {version}\n", "")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_missing_package_is_one_line_that_says_what_to_install(testbed, monkeypatch, tmp_path, extra):
+    package = EXTRAS[extra][0]
+
+    def breaks(self, rows):
+        raise ModuleNotFoundError(name=f"{package}.inner")
+
+    monkeypatch.setattr(FakeRunner, "run", breaks)
+    code, _, err = testbed("run", SUITE, "--row", "xxl", "--results", tmp_path)
+    assert (code, err) == (
+        2,
+        f"testbed: package {package!r} is not installed; pip install 'llm-testbed[{extra}]'\n",
+    )
+
+
+def test_rows_and_predictions_need_the_packages_of_training(testbed, monkeypatch, tmp_path):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    code, _, err = testbed("run", SUITE, "--row", "xxl", "--results", tmp_path, "--no-predict")
+    assert (code, err) == (2, "testbed: package 'torch' is not installed; pip install 'llm-testbed[train]'\n")
+    assert testbed("predict", f"{SUITE}/xxl")[::2] == (code, err)
+
+
+def test_extras_have_the_packages_that_are_asked_for():
+    with (CODE / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    distributions = {"blazarclient": "python-blazarclient", "chi": "python-chi", "openstack": "openstacksdk"}
+    distributions |= {"PIL": "pillow", "ansible_runner": "ansible-runner"}
+    for extra, modules in EXTRAS.items():
+        declared = {re.split(r"[<>=]", line)[0] for line in extras[extra]}
+        for module in {*modules} - {"keystoneauth1"}:
+            assert distributions.get(module, module) in declared
+
+
+def test_a_group_runs_its_labs(testbed, tmp_path):
+    rows = ("--row", "tiny-baseline", "--row", "reduced-batch")
+    _, out, _ = testbed("run", "--group", "single", *rows, "--results", tmp_path, "--json")
+    assert [done["run"]["suite"] for done in json.loads(out)] == ["single_gpu_blip2", "single_gpu_litgpt"]
+    assert testbed("run", SUITE, "--group", "single", "--results", tmp_path)[0] == 2
+
+
+@pytest.mark.parametrize(("group", "expected"), [("single", (2, 1)), ("multi", (2, 4)), ("both", (3, 4))])
+def test_a_lease_is_as_long_and_as_large_as_its_labs_need(group, expected):
+    requirements = LeaseOptions(for_=group).requirements()
+    assert (requirements.length / timedelta(hours=1), requirements.gpus) == expected
+
+
+@pytest.mark.parametrize("arguments", [("--batch", "1"), ("--lora-r", "4"), ("--activation-checkpointing",)])
+def test_options_of_a_custom_training_need_a_model_even_with_their_default(testbed, arguments):
+    code, _, err = testbed("predict", f"{SUITE}/xxl", *arguments)
+    assert (code, err) == (2, f"testbed: {arguments[0]}: needs --model; a row has its own settings\n")
+
+
+def test_options_are_shared_by_commands_and_declared_once():
+    """Each option of predict is one of fit, and each of slots one of lease and of reproduce."""
+    taken = {one.__name__: set(inspect.signature(one).parameters) for one in (predict, fit, slots, lease, run)}
+    assert taken["predict"] == taken["fit"]
+    of_a_lease = {field.name for field, _ in options_of(LeaseOptions)}
+    assert of_a_lease <= taken["slots"] & taken["lease"] & set(inspect.signature(reproduce_command).parameters)

@@ -49,7 +49,7 @@ def test_what_another_computer_of_ones_own_holds_is_told_so_and_deleted_only_by_
     (held,) = site.leases()
     code, out, _ = testbed("orphans", "--clean", "--yes")
     assert code == 0
-    assert f"{held.tag}: lease {held.id} (of another ledger of yours" in out
+    assert f"{held.tag}: lease {held.id} (not created from this computer" in out
     assert "nothing was deleted; --clean" in out
     assert site.leases() == [held]
     code, _, err = testbed("orphans", "--clean", "--yes", "llm-testbed-0")
@@ -57,7 +57,7 @@ def test_what_another_computer_of_ones_own_holds_is_told_so_and_deleted_only_by_
     assert testbed("orphans", held.tag)[::2] == (2, f"testbed: TAG {held.tag!r}: allowed with --clean only\n")
     assert testbed("orphans", "--clean", "--yes", held.tag)[:2] == (
         0,
-        f"{held.tag}: lease {held.id} (of another ledger of yours, as another computer's; deleted only by its name)\n"
+        f"{held.tag}: lease {held.id} (not created from this computer; deleted only if its tag is named)\n"
         f"deleted: {held.tag}\n",
     )
     assert left_at(site) == []

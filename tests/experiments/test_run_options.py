@@ -1,0 +1,135 @@
+"""Options of a run: every place that lists them takes them from RunOptions, or is compared with it here."""
+
+import inspect
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import MISSING, fields, replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.reproduce import reproduce_command
+from experiments.cli.run import run
+from experiments.errors import InputError
+from experiments.report import compare, write_report
+from experiments.results.run_folder import Run, RunFolder
+from experiments.run_options import CHOICES, IDENTITY, RECORDED, SHOWN, RunOptions, default_run_id
+from experiments.runners.plan import continued
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import suite_names, suites_of
+from experiments.system.files import CODE
+from experiments.system.options import options_of
+from tests.support import results
+from tests.support.reports import tiny_run
+
+OPTIONS = {field.name: option for field, option in options_of(RunOptions)}
+NO_OPTION = {"suite", "command"}
+ORIGIN = {"schema_version", "recipe_version", "started_at", "git_commit", "host"}
+
+
+def other_value(name: str):
+    """A value of the option that is not its default."""
+    kind = RunOptions.__dataclass_fields__[name]
+    allowed = [one for one in getattr(kind.type, "__args__", ()) if one is not type(None)]
+    if allowed and isinstance(allowed[0], str):
+        return next(one for one in reversed(allowed) if one not in (kind.default, "auto"))
+    plain = allowed[0] if allowed else kind.type
+    return {str: "another", int: 3, Path: Path("another"), bool: not kind.default, float: 3.0}[plain]
+
+
+def test_every_choice_is_complete():
+    for field in fields(RunOptions):
+        assert field.default is not MISSING, field.name
+        assert (field.name in OPTIONS) == (field.name not in NO_OPTION)
+        assert field.name in NO_OPTION or OPTIONS[field.name].help.endswith("."), field.name
+    assert CHOICES.keys() == {field.name for field in fields(RunOptions)}
+
+
+def test_run_json_has_every_recorded_choice_and_nothing_else_that_was_chosen():
+    assert Run.model_fields.keys() - ORIGIN == {*RECORDED}
+
+
+def test_identity_and_shown_choices_are_recorded():
+    assert {*IDENTITY, *SHOWN} <= {*RECORDED}
+
+
+def test_a_row_s_spec_has_every_choice_that_changes_it():
+    shared = RowSpec.model_fields.keys() & Run.model_fields.keys()
+    assert shared == {"suite", "recipe_version", "card", "size", "length", "weights", "data", "data_sha256", "input"}
+
+
+@pytest.mark.parametrize("command", [run, reproduce_command])
+def test_commands_take_every_option(command):
+    left_out = {"site", "profile", "account"} if command is reproduce_command else set()
+    parameters = inspect.signature(command).parameters
+    assert OPTIONS.keys() - left_out <= parameters.keys()
+    for name in OPTIONS.keys() - left_out - {"rows"}:
+        assert parameters[name].default == RunOptions.__dataclass_fields__[name].default
+
+
+def test_the_makefile_has_every_option_with_a_value():
+    text = (CODE / "Makefile").read_text()
+    variables = re.findall(r"^(?:TARGET|NAMES) +:= (.*)$", text, re.MULTILINE)
+    expected = {
+        option.name_of(name)
+        for name, option in OPTIONS.items()
+        if name not in ("rows", "results") and RunOptions.__dataclass_fields__[name].type is not bool
+    }
+    assert set(" ".join(variables).split()) == expected
+
+
+def two_runs(name: str) -> tuple[Run, Run]:
+    """Two runs that differ in that choice alone."""
+    one, value = results.run("a"), "h100_94gb" if name == "card" else other_value(name)
+    if value == getattr(one, name):
+        value = RunOptions.__dataclass_fields__[name].default
+    return one, one.model_copy(update={name: value})
+
+
+@pytest.mark.parametrize("name", [name for name in IDENTITY if name != "suite"])
+def test_a_run_with_another_choice_does_not_continue_a_folder(tmp_path, name):
+    before, now = two_runs(name)
+    folder = RunFolder(tmp_path)
+    folder.write_run(before)
+    with pytest.raises(InputError, match=f"and now {name} is"):
+        continued(folder, now, results.suite())
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_comparisons_show_a_choice_that_differs(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(import_module(compare.__module__), "suite_named", lambda name: results.suite())
+    a, b = folders = [RunFolder(tmp_path / side) for side in "ab"]
+    for folder, one in zip(folders, two_runs(name), strict=True):
+        folder.write_run(one)
+    assert name.replace("_", " ") in [difference.what for difference in compare(a, b).differences]
+
+
+def test_junit_shows_every_shown_choice(tmp_path):
+    page = write_report(tiny_run(tmp_path)).page
+    properties = ET.parse(page.with_name("junit.xml")).getroot().iter("property")
+    assert {*SHOWN} <= {one.get("name") for one in properties}
+
+
+def test_the_default_run_id_tells_choices_apart_that_are_no_file_s_contents():
+    plain = replace(RunOptions(), suite="lab", card="a100_80gb", size="full")
+    for name in IDENTITY:
+        if name != "data_sha256":
+            assert default_run_id(replace(plain, **{name: other_value(name)})) != default_run_id(plain), name
+
+
+def test_today_s_runs_are_read(tmp_path):
+    text = results.run("a").model_dump_json().replace('"image_variant"', '"flavour"')
+    assert Run.model_validate_json(text) == results.run("a")
+
+
+def test_labs_are_named_by_no_code():
+    code = [*CODE.glob("experiments/**/*.py"), *CODE.glob("provision/**/*.py"), CODE / "Makefile"]
+    found = [(path.name, name) for path in code for name in suite_names() if name in path.read_text()]
+    assert found == []
+
+
+def test_every_lab_is_in_one_group_and_both_have_all():
+    assert [suite.suite for suite in suites_of("single")] == ["single_gpu_blip2", "single_gpu_litgpt"]
+    assert [suite.suite for suite in suites_of("multi")] == ["multi_gpu_litgpt", "slurm_hf_trainer"]
+    assert suites_of("both") == suites_of("single") + suites_of("multi")
