@@ -66,5 +66,5 @@ def _seconds(value: float) -> str:
 
 
 def _text(text: str) -> str:
-    """``text`` without the characters that XML cannot hold, such as a terminal's colours."""
+    """``text`` without the characters that XML cannot hold, such as a terminal's colors."""
     return _NOT_XML.sub("", text)

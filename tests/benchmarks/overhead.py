@@ -22,7 +22,7 @@ import pytest
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, read_result
-from experiments.runners.targets import place_named
+from experiments.runners.targets import target_named
 from experiments.system.files import write_atomically
 from tests.benchmarks.overlap import bed_of, startup_s, timed
 from tests.testbed.chain.person import SUITE, Person
@@ -60,7 +60,7 @@ def alone_s(person: Person, run_id: str) -> float:
     folder = RunFolder(person.results / run_id)
     result = read_result(folder.path / SUITE / LEASED_ROW / RESULT_FILE)
     assert result.outcome == "fits", result.reason
-    place = place_named("chameleon", None, None)
+    place = target_named("chameleon", None, None)
     assert place.cluster
     prepared_s = timed(partial(place.cluster.prepare, folder))
     place.close()

@@ -195,7 +195,7 @@ def cluster(machine, monkeypatch, tmp_path):
     def be(**profile) -> None:
         own = {"folder": str(tmp_path / "there"), "nodes": 2, **profile}
         there = Cluster(LocalShell(), profile_named("puhti").model_copy(update=own))
-        monkeypatch.setattr(pipeline, "place_named", lambda *_, **__: Target(there.profile.node, there))
+        monkeypatch.setattr(pipeline, "target_named", lambda *_, **__: Target(there.profile.node, there))
 
     monkeypatch.setattr(pipeline, "RemoteRunner", FakeRemoteRunner)
     return be
