@@ -9,6 +9,7 @@ PYTHON  := $(or $(shell command -v python3.11),$(shell command -v python3),pytho
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)
 ENV     := $(CACHE)/env-$(shell cat $(PINS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
+FULL_EVIDENCE := ecb175d
 TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
 NAMES   := site profile account card size length weights data data_sha256 input gpus_per_node versions run_id host_memory_gib
 ASKED    = $(if $(filter command line,$(origin suite)),$(suite))
@@ -20,11 +21,13 @@ FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),-
 
 .PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top notebook python env testbed-env clean-results clean
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
+.PHONY: wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "environment: $(ENV), linked as .venv"
 
 run-single: env ## run the single-GPU experiments here, judge and report them (suite= card= size= length= row= ...)
 	$(TESTBED) run $(or $(ASKED),single_gpu_blip2 single_gpu_litgpt) $(OPTIONS)
@@ -108,13 +111,34 @@ test-chain: env testbed-env ## the tests of the whole chain, and of what goes wr
 test-as-taught: ## the miniatures of all rows with the material's own versions, in an environment of theirs (8 GB; no part of test)
 	$(MAKE) --keep-going run-single run-multi PINS="containers/as-taught.txt containers/jupyter.txt" size=tiny results=$(results)/as-taught-versions
 
-lint: env ## style, types, who imports whom
+lint: env ## style, spelling, types, who imports whom
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/mypy
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports
 
-env: $(ENV)/.made ## the Python environment, cached by its pins
+wheel: env ## build the package into dist/
+	$(BIN)/python -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir dist .
+
+test-wheel: env ## the tests of the package alone: a wheel, installed outside the checkout (two minutes; part of test)
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest tests/package
+
+evidence-archive: # the full folders of the runs that experiments/evidence has in compact form
+	mkdir -p dist
+	git archive --format=tar.gz --output=dist/evidence.tar.gz $(FULL_EVIDENCE) experiments/evidence
+
+release-check: lint test-wheel wheel evidence-archive ## what a release uploads, built and tested in dist/
+	cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS
+
+release-version: ## commit and tag a version (version=0.2.0; CHANGELOG.md has its section); the pushed tag is released
+	@grep -q '^## $(version)\b' CHANGELOG.md || { echo "CHANGELOG.md has no section '## $(version)'" >&2; exit 2; }
+	sed -i 's/^version = .*/version = "$(version)"/' pyproject.toml containers/pyproject.toml
+	git commit --quiet --message "Release $(version)" CHANGELOG.md pyproject.toml containers/pyproject.toml
+	git tag --annotate --message "Release $(version)" v$(version)
+
+env: $(ENV)/.made ## the Python environment, cached by its pins and linked as .venv
+	@test "$(PINS)" != containers/current.txt || { test -e .venv && test ! -L .venv; } || ln -sfn $(ENV) .venv
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -134,5 +158,5 @@ clean-results: ## remove every run
 	rm -rf $(results)
 
 clean: ## remove what checks and tests left
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
