@@ -8,6 +8,7 @@ PYTHON  := $(or $(shell command -v python3.11),$(shell command -v python3),pytho
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)
 ENV     := $(CACHE)/env-$(shell cat $(PINS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
+FULL_EVIDENCE := ecb175d
 TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
 TARGET  := site profile account
 NAMES   := card size length weights input versions gpus_per_node data data_sha256 run_id host_memory_gib
@@ -18,11 +19,13 @@ LEASE    = $(call option,site for hours count) $(if $(node),--node-type $(node))
 
 .PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare list logs top notebook python env testbed-env clean-results clean
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
+.PHONY: wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "environment: $(ENV), linked as .venv"
 
 run-single: env ## run the labs for one GPU, evaluate and report them (suite= card= size= length= row= ...)
 	$(TESTBED) run $(or $(suite),--group single) $(OPTIONS)
@@ -104,13 +107,34 @@ test-chain: env testbed-env ## tests of the whole chain and its failures (needs 
 test-as-taught: ## tiny models of all rows with the labs' own library versions, in their own environment (8 GB; not part of test)
 	$(MAKE) --keep-going run-single run-multi PINS="containers/as-taught.txt containers/jupyter.txt" size=tiny results=$(results)/as-taught-versions
 
-lint: env ## style, types, import contracts
+lint: env ## style, spelling, types, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/mypy
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports
 
-env: $(ENV)/.made ## create the Python environment, cached by its pins
+wheel: env ## build the package into dist/
+	$(BIN)/python -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir dist .
+
+test-wheel: env ## the tests of the package alone: a wheel, installed outside the checkout (two minutes; part of test)
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest tests/package
+
+evidence-archive: # the full folders of the runs that experiments/evidence has in compact form
+	mkdir -p dist
+	git archive --format=tar.gz --output=dist/evidence.tar.gz $(FULL_EVIDENCE) experiments/evidence
+
+release-check: lint test-wheel wheel evidence-archive ## what a release uploads, built and tested in dist/
+	cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS
+
+release-version: ## commit and tag a version (version=0.2.0; CHANGELOG.md has its section); the pushed tag is released
+	@grep -q '^## $(version)\b' CHANGELOG.md || { echo "CHANGELOG.md has no section '## $(version)'" >&2; exit 2; }
+	sed -i 's/^version = .*/version = "$(version)"/' pyproject.toml containers/pyproject.toml
+	git commit --quiet --message "Release $(version)" CHANGELOG.md pyproject.toml containers/pyproject.toml
+	git tag --annotate --message "Release $(version)" v$(version)
+
+env: $(ENV)/.made ## create the Python environment, cached by its pins and linked as .venv
+	@test "$(PINS)" != containers/current.txt || { test -e .venv && test ! -L .venv; } || ln -sfn $(ENV) .venv
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -130,5 +154,5 @@ clean-results: ## remove every run
 	rm -rf $(results)
 
 clean: ## remove files of checks and tests
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Formats of data folders: captioned images and texts, recognised without opening a file."""
+"""Formats of data folders: captioned images and texts, recognized without opening a file."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Figures as plotly.js reads them. Colours are names of the page's CSS variables, so that they follow its theme."""
+"""Figures as plotly.js reads them. Colors are names of the page's CSS variables, so that they follow its theme."""
 
 from collections.abc import Iterable, Sequence
 from html import escape

@@ -29,7 +29,7 @@ done"""
 
 @dataclass(frozen=True)
 class GpuSeen:
-    """A GPU at one moment: utilisation in percent, memory in GiB, temperature in degrees Celsius; None: not told.
+    """A GPU at one moment: utilization in percent, memory in GiB, temperature in degrees Celsius; None: not told.
 
     users are the rows whose processes compute on it, SUITE/ROW, and the ids of processes that are no row's.
     """
@@ -37,7 +37,7 @@ class GpuSeen:
     node: str
     index: int
     name: str
-    utilisation: float | None
+    utilization: float | None
     used_gib: float | None
     total_gib: float | None
     celsius: float | None
@@ -121,7 +121,7 @@ def monitor_table(sight: Sight) -> Group:
     gpus = Table("node", "GPU", "busy", "memory GiB", "temperature", "rows", box=None, padding=(0, 2, 0, 0))
     for gpu in sight.gpus:
         memory = f"{_told(gpu.used_gib, '.1f')} of {_told(gpu.total_gib, '.1f')}"
-        busy, warm = _told(gpu.utilisation, ".0f", " %"), _told(gpu.celsius, ".0f", " °C")
+        busy, warm = _told(gpu.utilization, ".0f", " %"), _told(gpu.celsius, ".0f", " °C")
         gpus.add_row(gpu.node, f"{gpu.index} {gpu.name}", busy, memory, warm, ", ".join(gpu.users))
     rows = Table("row", "state", "phase", "micro-steps", "peak GiB", "left", box=None, padding=(0, 2, 0, 0))
     for row in sight.rows:

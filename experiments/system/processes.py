@@ -65,5 +65,5 @@ def stop_as_interrupt() -> None:
             signal.signal(number, _stop)
 
 
-def _stop(number: int, frame: object) -> NoReturn:
+def _stop(number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt(f"told to stop by {signal.Signals(number).name}")

@@ -140,7 +140,7 @@ class SshShell(Shell):
         return connection
 
 
-class _Refuse(MissingHostKeyPolicy):
+class _Refuse(MissingHostKeyPolicy):  # type: ignore[misc]
     """No host key is taken on trust."""
 
     def missing_host_key(self, client: SSHClient, hostname: str, key: PKey) -> None:

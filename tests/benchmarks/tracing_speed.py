@@ -54,7 +54,7 @@ def train(model: Any, optimizer: Any, ids: Any, stepped: Callable[[], None] = la
 
 
 def tracker(batch: int, tokens: int) -> Seconds:
-    """torch's own way."""
+    """The way of torch itself."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker

@@ -5,7 +5,9 @@ environment that runs the tests; "all" sees that environment as a whole.
 """
 
 import json
+import shutil
 import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -139,3 +141,16 @@ def test_the_image_is_built_of_the_same_bytes_as_from_a_checkout(complete: Envir
     assert done.returncode == 0, done.stderr
     pack(tmp_path / "context.tar.gz")
     assert (complete.home / "context.tar.gz").read_bytes() == (tmp_path / "context.tar.gz").read_bytes()
+
+
+def test_the_image_installs_the_command_from_its_context(tmp_path: Path) -> None:
+    pack(tmp_path / "context.tar.gz")
+    with tarfile.open(tmp_path / "context.tar.gz") as context:
+        context.extractall(tmp_path / "code", filter="data")
+    shutil.copy(tmp_path / "code" / "containers" / "pyproject.toml", tmp_path / "code")
+    libraries = Path(sysconfig.get_path("purelib"))
+    image = install(tmp_path / "code", tmp_path, libraries, "--no-build-isolation", "--editable")
+    listed = image.run("testbed", "list", "--json")
+    assert listed.returncode == 0, listed.stderr
+    where = image.run("python", "-c", "import experiments; print(experiments.__file__)")
+    assert Path(where.stdout.strip()).is_relative_to(tmp_path / "code")

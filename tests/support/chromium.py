@@ -69,7 +69,7 @@ class Page:
                 return answer["result"]
 
     def look(self, width: int, scheme: str) -> None:
-        """A window of that width (CSS pixels), for somebody who prefers that colour scheme ('light' or 'dark')."""
+        """A window of that width (CSS pixels), for somebody who prefers that color scheme ('light' or 'dark')."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 

@@ -55,16 +55,16 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
-def install(wheel: Path, folder: Path, libraries: Path) -> Environment:
-    """Make an environment of the wheel; what it depends on is taken from the folder ``libraries``."""
+def install(source: Path, folder: Path, libraries: Path, *options: str) -> Environment:
+    """Make an environment of a wheel or a project; what it depends on is taken from the folder ``libraries``."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
     environment = Environment(folder / "env", folder / "home")
+    (environment.packages / "libraries.pth").write_text(f"{libraries}\n")
     (environment.home / ".ssh").mkdir(parents=True)
     key = environment.home / ".ssh" / "id_ed25519"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     python = environment.folder / "bin" / "python"
-    subprocess.run([*PIP, "--python", python, "install", *OFFLINE, wheel], check=True)
-    (environment.packages / "libraries.pth").write_text(f"{libraries}\n")
+    subprocess.run([*PIP, "--python", python, "install", *OFFLINE, *options, source], check=True)
     return environment
 
 

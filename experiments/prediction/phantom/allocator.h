@@ -3,7 +3,7 @@
 // Rules of c10/cuda/CUDACachingAllocator.cpp with its default settings: sizes in multiples of 512 bytes; requests of up
 // to 1 MiB share segments of 2 MiB, up to 10 MiB segments of 20 MiB, larger ones get segments in multiples of 2 MiB; best
 // fit within a stream's pool; the rest of a block is split off (small pool: from 512 bytes, large: from 1 MiB on); free
-// neighbours merge; when a segment cannot be had, all wholly free ones are returned and it is asked for once more.
+// neighbors merge; when a segment cannot be had, all wholly free ones are returned and it is asked for once more.
 
 #pragma once
 
@@ -133,7 +133,7 @@ class CachingAllocator {
     pools_[{block.stream, block.small}].insert({rest, tail});
   }
 
-  // Add block `second` to its neighbour `first`.
+  // Add block `second` to its neighbor `first`.
   void merge(int64_t first, int64_t second) {
     Block& kept = blocks_.at(first);
     const Block gone = blocks_.at(second);

@@ -7,7 +7,7 @@ import random
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Captions(Protocol):
     def __getitem__(self, index: int) -> tuple[Image.Image, str]: ...
 
 
-class SyntheticCaptions(Dataset):
+class SyntheticCaptions(Dataset[Any]):
     """``count`` random images with made-up captions of 8 to 31 words; the same ones for the same seed."""
 
     def __init__(self, count: int, image_size: int, seed: int) -> None:
@@ -57,7 +57,7 @@ class SyntheticCaptions(Dataset):
         return Image.fromarray(pixels), self.texts[index]
 
 
-class FolderCaptions(Dataset):
+class FolderCaptions(Dataset[Any]):
     """Images of a folder with metadata.jsonl or metadata.csv, whose records have file_name and text (or caption).
 
     Raises InputError, naming the file, when something is missing or cannot be read.
@@ -85,7 +85,7 @@ class FolderCaptions(Dataset):
             raise InputError(f"{path}: the image cannot be read ({error.strerror or 'not an image'})") from None
 
 
-class TableCaptions(Dataset):
+class TableCaptions(Dataset[Any]):
     """Captioned images that the library datasets keeps: Parquet files, or a data set that it saved to disk.
 
     The first split, columns image and text (or caption). Raises InputError when that is not what the folder has.
@@ -175,7 +175,7 @@ def build_loader(
     preparation: Preparation,
     heaviest_at: int | None,
     context: BaseContext | None = None,
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Batches in the row's order, prepared in its workers (at most two for a miniature), which ``context`` starts."""
     workers = min(spec.settings.workers, 2) if spec.size == "tiny" else spec.settings.workers
     words = [len(text.split()) for text in captions.texts]

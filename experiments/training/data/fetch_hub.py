@@ -16,7 +16,7 @@ from experiments.inputs.requirements import Need, Telling, answer
 from experiments.training.data.hub import TOKENIZER, Published, checked, fetch, fetch_weights, version_kept
 
 
-class Told(tqdm):
+class Told(tqdm):  # type: ignore[misc]
     """The library's count of bytes, told in lines."""
 
     def __init__(self, *given: Any, **options: Any) -> None:

@@ -14,7 +14,7 @@ from experiments.training.data.captions import build_loader, open_captions
 from experiments.training.data.collate import Placeholders, build_placeholders, build_preparation, image_token
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, padded
 
-BuildLoader = Callable[[int | None], DataLoader]
+BuildLoader = Callable[[int | None], DataLoader[Any]]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, log
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ TWINS = {
 }
 
 
-class Texts(Dataset):
+class Texts(Dataset[Any]):
     """Texts as token ids, each (tokens,) int64, and their lengths; commit: the version of a set on the hub."""
 
     def __init__(self, lengths: Sequence[int], commit: str | None = None) -> None:
@@ -126,7 +127,9 @@ def open_texts(spec: RowSpec, vocabulary: int) -> Texts:
     return ReadTexts(texts, commit)
 
 
-def build_text_loader(spec: RowSpec, texts: Texts, heaviest_at: int | None, collate: Collate = padded) -> DataLoader:
+def build_text_loader(
+    spec: RowSpec, texts: Texts, heaviest_at: int | None, collate: Collate = padded
+) -> DataLoader[Any]:
     """Batches of this rank's share of ``texts`` in the row's order; see Batches for heaviest_at.
 
     Without workers: the texts are in memory, or drawn.

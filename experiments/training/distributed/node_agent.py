@@ -73,7 +73,7 @@ def _watch(part: LocalNodeRanks, line: Connection) -> None:
                 part.dump_stacks()
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def _stop(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Stopped
 

@@ -62,11 +62,11 @@ class ProcessorArguments(TrainingArguments):
 class ProbedTrainer(Trainer):
     """The Trainer with a row's loader and optimizer, its forward and backward passes handed to the probe."""
 
-    def __init__(self, probe: Probe, loader: DataLoader, **options: Any) -> None:
+    def __init__(self, probe: Probe, loader: DataLoader[Any], **options: Any) -> None:
         super().__init__(callbacks=[ProbeCallback(probe), MarkCallback(probe.spec)], **options)
         self.probe, self.loader = probe, loader
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         return self.loader
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

@@ -35,8 +35,8 @@ class Telemetry:
     """Samples twice a second into a CSV file from ``with`` to its end; summary() has means and maxima.
 
     t_s is seconds since the start, process_memory_gib the resident memory of the trainer's processes, ``phase`` where
-    the training is, as its owner says. GPU columns are empty without one. Of several GPUs utilisation and clocks are
-    means, power is the sum, all else that of the GPU with the most; each one's utilisation and memory have own columns.
+    the training is, as its owner says. GPU columns are empty without one. Of several GPUs utilization and clocks are
+    means, power is the sum, all else that of the GPU with the most; each one's utilization and memory have own columns.
     """
 
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]]) -> None:

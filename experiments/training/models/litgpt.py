@@ -19,7 +19,7 @@ DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 
 def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
-    """The row's model on ``device``, with its adapters and 4-bit weights, randomly initialised, ready to train.
+    """The row's model on ``device``, with its adapters and 4-bit weights, randomly initialized, ready to train.
 
     Weights are float32, or bfloat16 for the precision bf16-true. A 4-bit layer is quantized when it is made on a GPU,
     and when the model is moved to its device on a processor.

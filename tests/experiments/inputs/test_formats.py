@@ -1,4 +1,4 @@
-"""Folders of captioned images, and of texts, are recognised by their files."""
+"""Folders of captioned images, and of texts, are recognized by their files."""
 
 import pytest
 

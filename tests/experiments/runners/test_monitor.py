@@ -46,7 +46,7 @@ def machine(tmp_path, monkeypatch):
 def test_gpus_are_seen_with_what_the_driver_tells_and_what_it_does_not(machine):
     first, second = look(machine).gpus
     assert first == GpuSeen("node-1", 0, "NVIDIA A100-SXM4-80GB", 97.0, 40.0, 80.0, 61.0, ("process 1",))
-    assert (second.utilisation, second.celsius, second.users) == (None, None, ())
+    assert (second.utilization, second.celsius, second.users) == (None, None, ())
 
 
 def test_our_rows_are_seen_those_that_run_first_and_nobody_elses(machine):

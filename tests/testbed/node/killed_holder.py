@@ -1,4 +1,4 @@
-"""Boots a node and is killed: killed_holder.py NAME ADDRESS"""
+"""Boots a node and is killed: killed_holder.py NAME ADDRESS."""
 
 import os
 import signal

@@ -1,5 +1,7 @@
-"""A stub of the experiments' image, and of its base, for tests of what is around them: `python`, `pip` and `apt-get` do
-nothing there and say that all is well. The other programs are those of the nodes' own system.
+"""A stub of the experiments' image, and of its base, for tests of what is around them.
+
+`python`, `pip` and `apt-get` do nothing there and say that all is well. The other programs are
+those of the nodes' own system.
 """
 
 import io

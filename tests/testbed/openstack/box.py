@@ -85,15 +85,15 @@ class Box:
         """End every fault: services answer, nodes boot, clocks agree."""
         for gate in self.gates.values():
             gate.mend()
-        for knob in ("nova/behaviour.json", "volumes/stuck", *(f"{blazar}/clock" for blazar in settings.POOLS)):
+        for knob in ("nova/behavior.json", "volumes/stuck", *(f"{blazar}/clock" for blazar in settings.POOLS)):
             (self.place.folder / knob).unlink(missing_ok=True)
 
     def behave(self, **nodes: dict[str, object]) -> None:
         """How nodes boot, by their names with _ for -, or hypervisor: {"seconds": 3}, {"fail": "why"}."""
         uids = {machine.name.replace("-", "_"): machine.uid for machine in hardware.MACHINES}
         uids["hypervisor"] = hardware.HYPERVISOR
-        behaviour = {uids[name]: how for name, how in nodes.items()}
-        _write_whole(self.place.folder / "nova" / "behaviour.json", json.dumps(behaviour))
+        behavior = {uids[name]: how for name, how in nodes.items()}
+        _write_whole(self.place.folder / "nova" / "behavior.json", json.dumps(behavior))
 
     def move_clock(self, ahead: datetime.timedelta) -> None:
         """Set the reservation services' clocks ahead of the others' from now on."""

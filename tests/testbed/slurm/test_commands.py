@@ -41,17 +41,17 @@ class Person:
             f"Host super\n{host}HostKeyAlias {login.alias}\nUserKnownHostsFile {ssh}/known_hosts\n"
         )
 
-    def profile(self, **behaviour: str) -> Path:
-        told = ",".join(f"{row}={how}" for row, how in behaviour.items())
+    def profile(self, **behavior: str) -> Path:
+        told = ",".join(f"{row}={how}" for row, how in behavior.items())
         profile = profile_of(self.cluster, FAKE=told, FAKE_JOURNAL=str(self.journal))
         file = self.path / "super.yaml"
         data = {**profile.model_dump(mode="json"), "host": "super", "folder": f"testbed-{self.path.name}"}
         file.write_text(json.dumps(data))
         return file
 
-    def types(self, *more: str, program: str = fake_testbed.__name__, **behaviour: str) -> "subprocess.Popen[str]":
+    def types(self, *more: str, program: str = fake_testbed.__name__, **behavior: str) -> "subprocess.Popen[str]":
         rows = [part for row in ROWS for part in ("--row", row)]
-        profile = self.profile(**{name.replace("_", "-"): how for name, how in behaviour.items()})
+        profile = self.profile(**{name.replace("_", "-"): how for name, how in behavior.items()})
         where = ["--site", "slurm", "--profile", str(profile), "--results", str(self.path / "results")]
         return subprocess.Popen(
             [sys.executable, "-m", program, "run", SUITE, *rows, *where, "--run-id", RUN_ID, "--size", "tiny", *more],

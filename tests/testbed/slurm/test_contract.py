@@ -8,7 +8,7 @@ from tests.support import results
 from tests.support.waiting import wait_for
 from tests.testbed.slurm.runs import HANG_S, LocalBed, SlurmBed
 
-BEHAVIOUR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die", "g": "hang"}
+BEHAVIOR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die", "g": "hang"}
 
 
 @pytest.fixture(scope="module", params=["local", "slurm"])
@@ -17,7 +17,7 @@ def bed(request, cluster, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         made = LocalBed(path, patch) if request.param == "local" else SlurmBed(path, cluster)
-        made.run("abcdefg", **BEHAVIOUR)
+        made.run("abcdefg", **BEHAVIOR)
         yield made
 
 

@@ -61,7 +61,7 @@ def split_and_merged(phantom: Any) -> Any:
         "4 of 5 MiB": reserved(lambda: [block(5 * MIB) for _ in range(4)]),
         "5 of 5 MiB": reserved(lambda: [block(5 * MIB) for _ in range(5)]),
         "2 of 1 MiB and 2 of 2 MiB": reserved(lambda: [block(size * MIB) for size in (1, 2, 1, 2)]),
-        "9 and 9 MiB of merged neighbours": reserved(three_freed_then_whole),
+        "9 and 9 MiB of merged neighbors": reserved(three_freed_then_whole),
         "12 and 30 MiB after 30 and 12": reserved(best_fit),
     }
 

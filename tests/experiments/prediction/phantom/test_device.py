@@ -54,7 +54,7 @@ def test_a_large_blocks_rest_is_split_off_above_1_mib_only(found):
         ("4 of 5 MiB", 20),
         ("5 of 5 MiB", 40),
         ("2 of 1 MiB and 2 of 2 MiB", 22),
-        ("9 and 9 MiB of merged neighbours", 20),
+        ("9 and 9 MiB of merged neighbors", 20),
         ("12 and 30 MiB after 30 and 12", 42),
     ],
 )

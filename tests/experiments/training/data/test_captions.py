@@ -45,7 +45,7 @@ def test_synthetic_captions_have_8_to_31_words_and_an_rgb_image():
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder with three images: in colour, grey and with transparency."""
+    """A folder with three images: in color, gray and with transparency."""
     for name, mode, size in (("a.png", "RGB", (8, 6)), ("b.jpg", "L", (5, 9)), ("c.png", "RGBA", (7, 7))):
         Image.new(mode, size, 128).save(tmp_path / name)
     return tmp_path
@@ -61,14 +61,14 @@ def record(name, **text):
 
 
 def test_a_folder_with_json_lines_is_read_in_order(images):
-    captions = FolderCaptions(as_lines(images, record("a.png"), record("b.jpg", caption="grey"), record("c.png")), 3)
-    assert captions.texts == ["caption of a.png", "grey", "caption of c.png"]
+    captions = FolderCaptions(as_lines(images, record("a.png"), record("b.jpg", caption="gray"), record("c.png")), 3)
+    assert captions.texts == ["caption of a.png", "gray", "caption of c.png"]
     assert [(image.mode, image.size) for image, _ in (captions[0], captions[1], captions[2])] == [
         ("RGB", (8, 6)),
         ("RGB", (5, 9)),
         ("RGB", (7, 7)),
     ]
-    assert captions[1][1] == "grey"
+    assert captions[1][1] == "gray"
 
 
 def test_a_folder_with_a_table_is_read_as_far_as_the_row_needs(images):
@@ -202,8 +202,8 @@ def test_long_captions_are_cut():
     assert prepared(max_length=12)[1]["input_ids"].shape == (3, 12)
 
 
-@pytest.mark.parametrize(("name", "labelled"), [(OPT, 25), (T5, 21)])
-def test_with_image_puts_placeholders_in_front_that_no_label_asks_for(name, labelled):
+@pytest.mark.parametrize(("name", "labeled"), [(OPT, 25), (T5, 21)])
+def test_with_image_puts_placeholders_in_front_that_no_label_asks_for(name, labeled):
     _, taught = prepared(name)
     _, batch = prepared(name, "with-image")
     config = config_of(name)
@@ -213,7 +213,7 @@ def test_with_image_puts_placeholders_in_front_that_no_label_asks_for(name, labe
     assert torch.equal(batch["input_ids"][:, 4:], taught["input_ids"])
     assert torch.equal(batch["attention_mask"][:, 4:], taught["attention_mask"])
     assert torch.equal(batch["labels"][:, -21:], taught["labels"])
-    assert batch["labels"].shape == (3, labelled)
+    assert batch["labels"].shape == (3, labeled)
     assert (batch["labels"][:, :-21] == -100).all()
 
 

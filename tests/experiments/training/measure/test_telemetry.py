@@ -147,7 +147,7 @@ def test_sampling_goes_on_after_the_trainer_has_gone(tmp_path, monkeypatch, no_g
     assert sample["host_memory_gib"] > 0
 
 
-def test_utilisation_while_training_leaves_out_the_loading(tmp_path, nvml_stub):
+def test_utilization_while_training_leaves_out_the_loading(tmp_path, nvml_stub):
     watched = Telemetry(tmp_path / "telemetry.csv", lambda: [])
     loading = watched._sample()
     watched.phase = "backward"
