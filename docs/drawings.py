@@ -1,6 +1,6 @@
 """Draw the pictures of the README and of the concept pages as SVG into docs/drawings/.
 
-    python docs/drawings.py
+python docs/drawings.py
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,9 @@ class Arrow:
     def svg(self) -> str:
         path = " ".join(f"{x},{y}" for x, y in self.points)
         dash = " stroke-dasharray='5 4'" if self.dashed else ""
-        line = f"<polyline points='{path}' fill='none' stroke='#455a64' stroke-width='1.6'{dash} marker-end='url(#tip)'/>"
+        line = (
+            f"<polyline points='{path}' fill='none' stroke='#455a64' stroke-width='1.6'{dash} marker-end='url(#tip)'/>"
+        )
         if not self.label:
             return line
         (x1, y1), (x2, y2) = self.points[0], self.points[1]
@@ -64,9 +66,7 @@ class Arrow:
         return line + _text((x1 + x2) / 2 + 7, (y1 + y2) / 2 + 4, self.label, "11.5", "#455a64", anchor="start")
 
 
-def _text(
-    x: float, y: float, text: str, size: str, color: str, weight: str = "normal", anchor: str = "middle"
-) -> str:
+def _text(x: float, y: float, text: str, size: str, color: str, weight: str = "normal", anchor: str = "middle") -> str:
     return (
         f"<text x='{x:g}' y='{y:g}' {FONT} font-size='{size}' fill='{color}' font-weight='{weight}' "
         f"text-anchor='{anchor}'>{escape(text)}</text>"
@@ -106,7 +106,7 @@ def architecture() -> str:
         Box(20, 20, 200, 64, "cli", ("one module a command",), "gray"),
         Box(270, 20, 220, 64, "reproduce, pipeline", ("one command, start to end",), "gray"),
         Box(540, 20, 200, 64, "suites", ("labs, cards, models as data",), "amber"),
-        Box(20, 150, 200, 100, "provision", ("free slots, leases,", "SSH, node setup;", "knows no experiments"), "blue"),
+        Box(20, 150, 200, 100, "provision", ("free slots, leases,", "SSH, node setup;", "no experiments"), "blue"),
         Box(270, 150, 220, 100, "runners", ("rows side by side here,", "or as jobs of Slurm"), "teal"),
         Box(540, 150, 200, 100, "prediction", ("the training's own code", "on a phantom device"), "blue"),
         Box(20, 316, 200, 64, "inputs", ("weights, texts, archives",), "gray"),
@@ -149,7 +149,7 @@ def statements() -> str:
 def prediction() -> str:
     parts: list[Box | Arrow] = [
         Box(20, 20, 180, 84, "a row, or --model", ("settings, model,", "card"), "amber"),
-        Box(260, 20, 200, 84, "the training's own code", ("Lightning, transformers,", "bitsandbytes, DeepSpeed"), "teal"),
+        Box(260, 20, 200, 84, "the training's own code", ("Lightning, transformers,", "peft, DeepSpeed, ..."), "teal"),
         Box(520, 20, 200, 84, "phantom device", ("a CUDA device without", "hardware: shapes only"), "blue"),
         Box(520, 160, 200, 84, "log of allocations", ("every block, its phase,", "its tensor's role"), "gray"),
         Box(260, 160, 200, 84, "allocator replay", ("under the card's limit,", "as PyTorch's allocator does"), "blue"),
