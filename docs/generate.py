@@ -284,7 +284,9 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return _markdown(" ".join(str(text).split())).replace("|", "\\|")
+    """Return text for a cell; Markdown splits cells at bars outside of code only."""
+    parts = re.split(r"(`[^`]*`)", _markdown(" ".join(str(text).split())))
+    return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in parts)
 
 
 def _inline(settings: dict[str, Any]) -> str:

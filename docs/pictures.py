@@ -17,7 +17,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "pictures"
-WIDTH = {"run": 100, "predict": 150, "list": 100}
+WIDTH = {"run": 100, "predict": 120, "list": 100}
 COMMANDS = {
     "run": "run single_gpu_blip2 --row baseline --row reduced-batch --row xxl-sgd --size tiny --no-predict",
     "predict": "predict single_gpu_blip2/xxl-sgd --card a100_80gb",
