@@ -9,7 +9,6 @@ PYTHON  := $(or $(shell command -v python3.11),$(shell command -v python3),pytho
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)
 ENV     := $(CACHE)/env-$(shell cat $(PINS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
-DOCS    := $(CACHE)/docs-$(shell cat docs/requirements.txt | sha256sum | cut -c1-12)-py$(VERSION)
 TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
 NAMES   := site profile account card size length weights data data_sha256 input gpus_per_node versions run_id host_memory_gib
 ASKED    = $(if $(filter command line,$(origin suite)),$(suite))
@@ -20,7 +19,7 @@ FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),-
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
 .PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top notebook python env testbed-env clean-results clean
-.PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint docs
+.PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: doctor slots lease configure status extend release orphans
 .DEFAULT_GOAL := help
 
@@ -115,14 +114,6 @@ lint: env ## style, types, who imports whom
 	$(BIN)/mypy
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports
 
-docs: env $(DOCS)/.made ## the documentation as a site in site/; links are checked
-	PYTHONPATH=$(CURDIR) $(BIN)/python docs/generate.py
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
-
-$(DOCS)/.made: docs/requirements.txt | python
-	@flock $(DOCS).lock sh -c '$(PYTHON) -m venv --clear $(DOCS) && \
-	  $(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $< && touch $@'
-
 env: $(ENV)/.made ## the Python environment, cached by its pins
 
 python:
@@ -145,3 +136,14 @@ clean-results: ## remove every run
 clean: ## remove what checks and tests left
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+DOCS := $(CACHE)/docs-$(shell cat docs/requirements.txt | sha256sum | cut -c1-12)-py$(VERSION)
+.PHONY: docs
+
+docs: env $(DOCS)/.made ## the documentation as a site in site/; links are checked
+	PYTHONPATH=$(CURDIR) $(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+$(DOCS)/.made: docs/requirements.txt | python
+	@flock $(DOCS).lock sh -c '$(PYTHON) -m venv --clear $(DOCS) && \
+	  $(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $< && touch $@'
