@@ -156,3 +156,14 @@ clean-results: ## remove every run
 clean: ## remove files of checks and tests
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+DOCS := $(CACHE)/docs-$(shell cat docs/requirements.txt | sha256sum | cut -c1-12)-py$(VERSION)
+.PHONY: docs
+
+docs: env $(DOCS)/.made ## the documentation as a site in site/; links are checked
+	PYTHONPATH=$(CURDIR) $(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+$(DOCS)/.made: docs/requirements.txt | python
+	@flock $(DOCS).lock sh -c '$(PYTHON) -m venv --clear $(DOCS) && \
+	  $(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $< && touch $@'

@@ -17,6 +17,9 @@ COLORS = {
     "gray": ("#f5f5f5", "#616161"),
 }
 LINE = 17
+TITLE = "font-size='14' font-weight='bold'"
+BODY = "font-size='12' fill='#37474f'"
+LABEL = "font-size='11.5' fill='#455a64'"
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Box:
         fill, stroke = COLORS[self.color]
         top = self.y + (self.height - LINE * len(self.lines)) / 2 + 5
         middle = self.x + self.width / 2
-        texts = [_text(middle, top, self.title, "14", stroke, "bold")]
-        texts += [_text(middle, top + LINE * (at + 1), line, "12", "#37474f") for at, line in enumerate(self.lines)]
+        texts = [_text(middle, top, self.title, f"{TITLE} fill='{stroke}'")]
+        texts += [_text(middle, top + LINE * (at + 1), line, BODY) for at, line in enumerate(self.lines)]
         frame = (
             f"<rect x='{self.x}' y='{self.y}' width='{self.width}' height='{self.height}' rx='8' "
             f"fill='{fill}' stroke='{stroke}'/>"
@@ -62,15 +65,12 @@ class Arrow:
             return line
         (x1, y1), (x2, y2) = self.points[0], self.points[1]
         if y1 == y2:
-            return line + _text((x1 + x2) / 2, y1 - 7, self.label, "11.5", "#455a64")
-        return line + _text((x1 + x2) / 2 + 7, (y1 + y2) / 2 + 4, self.label, "11.5", "#455a64", anchor="start")
+            return line + _text((x1 + x2) / 2, y1 - 7, self.label, LABEL)
+        return line + _text((x1 + x2) / 2 + 7, (y1 + y2) / 2 + 4, self.label, LABEL, anchor="start")
 
 
-def _text(x: float, y: float, text: str, size: str, color: str, weight: str = "normal", anchor: str = "middle") -> str:
-    return (
-        f"<text x='{x:g}' y='{y:g}' {FONT} font-size='{size}' fill='{color}' font-weight='{weight}' "
-        f"text-anchor='{anchor}'>{escape(text)}</text>"
-    )
+def _text(x: float, y: float, text: str, style: str, anchor: str = "middle") -> str:
+    return f"<text x='{x:g}' y='{y:g}' {FONT} {style} text-anchor='{anchor}'>{escape(text)}</text>"
 
 
 def drawing(width: int, height: int, title: str, parts: Sequence[Box | Arrow]) -> str:
@@ -88,6 +88,7 @@ def drawing(width: int, height: int, title: str, parts: Sequence[Box | Arrow]) -
 
 
 def pipeline() -> str:
+    """Draw the way from labs as data to a report."""
     y, height = 20, 84
     titles = [
         ("labs as data", ("rows, expected", "outcomes, claims"), "amber"),
@@ -102,13 +103,12 @@ def pipeline() -> str:
 
 
 def architecture() -> str:
+    """Draw the packages and what flows between them."""
     parts: list[Box | Arrow] = [
         Box(20, 20, 200, 64, "cli", ("one module a command",), "gray"),
         Box(270, 20, 220, 64, "reproduce, pipeline", ("one command, start to end",), "gray"),
         Box(540, 20, 200, 64, "suites", ("labs, cards, models as data",), "amber"),
-        Box(
-            20, 150, 200, 100, "provision", ("free slots, leases,", "SSH, node setup;", "knows no experiments"), "blue"
-        ),
+        Box(20, 150, 200, 100, "provision", ("free slots, leases,", "SSH, node setup;", "no experiments"), "blue"),
         Box(270, 150, 220, 100, "runners", ("rows side by side here,", "or as jobs of Slurm"), "teal"),
         Box(540, 150, 200, 100, "prediction", ("the training's own code", "on a phantom device"), "blue"),
         Box(20, 316, 200, 64, "inputs", ("weights, texts, archives",), "gray"),
@@ -130,6 +130,7 @@ def architecture() -> str:
 
 
 def statements() -> str:
+    """Draw how a statement and a result become a status."""
     parts: list[Box | Arrow] = [
         Box(20, 20, 190, 70, "the lab says", ("fits, out of memory,", "14 GB, faster than"), "amber"),
         Box(20, 130, 190, 70, "result.json", ("what the row measured",), "teal"),
@@ -149,11 +150,10 @@ def statements() -> str:
 
 
 def prediction() -> str:
+    """Draw how a prediction is made."""
     parts: list[Box | Arrow] = [
         Box(20, 20, 180, 84, "a row, or --model", ("settings, model,", "card"), "amber"),
-        Box(
-            260, 20, 200, 84, "the training's own code", ("Lightning, transformers,", "bitsandbytes, DeepSpeed"), "teal"
-        ),
+        Box(260, 20, 200, 84, "the training's own code", ("Lightning, transformers,", "peft, DeepSpeed, ..."), "teal"),
         Box(520, 20, 200, 84, "phantom device", ("a CUDA device without", "hardware: shapes only"), "blue"),
         Box(520, 160, 200, 84, "log of allocations", ("every block, its phase,", "its tensor's role"), "gray"),
         Box(260, 160, 200, 84, "allocator replay", ("under the card's limit,", "as PyTorch's allocator does"), "blue"),
@@ -168,6 +168,7 @@ def prediction() -> str:
 
 
 def leasing() -> str:
+    """Draw a lease and its journal."""
     parts: list[Box | Arrow] = [
         Box(20, 30, 130, 64, "request", ("node, hours",), "amber"),
         Box(190, 30, 130, 64, "free slot", ("earliest fit",), "blue"),

@@ -73,6 +73,7 @@ def public_commands() -> dict[str, Any]:
 
 
 def command_pages() -> dict[str, str]:
+    """Return a page for each public command, and their index."""
     commands = public_commands()
     rows = [(f"[testbed {name}]({name}.md)", _summary(command)) for name, command in commands.items()]
     index = ["# Commands", _table(("command", "what it does"), rows), "See also: [exit codes](../exit-codes.md)."]
@@ -82,6 +83,7 @@ def command_pages() -> dict[str, str]:
 
 
 def command_page(name: str, command: Any) -> str:
+    """Return the page of one command: usage, arguments, options."""
     usage, _, _ = _printed(name, "--help").strip().partition("\n\n")
     parts = [f"# testbed {name}", _markdown(command.help or ""), f"```text\n{usage.removeprefix('Usage: ')}\n```"]
     context = command.make_context(name, [], resilient_parsing=True)
@@ -103,6 +105,7 @@ def _printed(*arguments: str) -> str:
 
 
 def field_pages() -> dict[str, str]:
+    """Return a page for each kind of YAML file, with the keys of its models."""
     pages = {}
     for name, (title, root, text) in FIELD_PAGES.items():
         sections = [f"# {title}", text]
@@ -126,10 +129,12 @@ def schema_pages() -> dict[str, str]:
 
 
 def lab_pages() -> dict[str, str]:
+    """Return a page for each suite."""
     return {f"reference/labs/{name}.md": lab_page(suite_named(name)) for name in suite_names()}
 
 
 def lab_page(suite: Suite) -> str:
+    """Return the page of one suite: rows and claims."""
     rows = [
         (
             f"`{row.id}`",
@@ -155,6 +160,7 @@ def lab_page(suite: Suite) -> str:
 
 
 def catalog_pages() -> dict[str, str]:
+    """Return the pages of cards and models."""
     card_rows = [
         (
             f"`{name}`",
@@ -180,6 +186,7 @@ def catalog_pages() -> dict[str, str]:
 
 
 def roles_page() -> str:
+    """Return the page of Ansible roles, in the order in which they run."""
     site = yaml.safe_load((ROOT / "ansible" / "site.yml").read_text())
     named = [role if isinstance(role, str) else role["role"] for play in site for role in play.get("roles", [])]
     folders = sorted((ROOT / "ansible" / "roles").iterdir(), key=lambda path: (_order(named, path.name), path.name))
@@ -284,7 +291,9 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return _markdown(" ".join(str(text).split())).replace("|", "\\|")
+    """Return text for a cell; Markdown splits cells at bars outside of code only."""
+    parts = re.split(r"(`[^`]*`)", _markdown(" ".join(str(text).split())))
+    return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in parts)
 
 
 def _inline(settings: dict[str, Any]) -> str:

@@ -1,0 +1,111 @@
+"""Every command of README and documentation runs as written, or exists where it cannot run here."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from experiments.cli.app import app
+from experiments.system.files import cache_folder
+from tests.docs.blocks import NOT_RUN, ROOT, Block, blocks
+
+ALL = list(blocks())
+RUN = list({block.code: block for block in ALL if block.runs}.values())
+HIDDEN = ("OS_", "TESTBED_")
+TARGET = re.compile(r"^([a-z-]+):.*##", re.MULTILINE)
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that looks like the repository, in which commands may leave results."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for path in ROOT.iterdir():
+        if path.name not in ("results", ".git", "site"):
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The environment of a person with no account and no SSH key, and the caches of this one."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, command in (("testbed", "-m experiments"), ("python", "")):
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {command} "$@"\n')
+        (programs / name).chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
+    return kept | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(cache_folder().parent),
+        "TESTBED_CACHE": str(cache_folder()),
+        "COLUMNS": "120",
+    }
+
+
+@pytest.mark.parametrize("block", RUN, ids=lambda block: block.place)
+def test_a_block_of_commands_runs_as_written(block: Block, checkout: Path, environment: dict[str, str]) -> None:
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.code],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ran.returncode == block.exit_code, ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_block_that_does_not_run_says_why() -> None:
+    unknown = {block.place: block.note for block in ALL if not block.runs and not block.note.startswith(NOT_RUN)}
+    assert not unknown
+
+
+def test_there_are_blocks_of_every_kind() -> None:
+    assert len(RUN) >= 5
+    assert {block.note.partition(":")[0] for block in ALL} >= {"", "exit", "needs", "slow"}
+
+
+def test_commands_that_do_not_run_here_have_the_options_they_are_given() -> None:
+    wrong = []
+    for block, words in _lines():
+        if words[0] == "testbed":
+            known = _options(words[1]) if words[1] in COMMANDS else None
+            given = {word.partition("=")[0] for word in words[2:] if word.startswith("-")}
+            if known is None or given - known:
+                wrong.append((block.place, words[1], sorted(given - (known or set()))))
+    assert not wrong
+
+
+def test_make_targets_of_the_documentation_exist() -> None:
+    targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
+    wrong = [(block.place, words[1]) for block, words in _lines() if words[0] == "make" and words[1] not in targets]
+    assert not wrong
+
+
+def test_the_readme_names_the_main_command_and_the_test_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert "\nmake run-single " in readme
+    assert "\nmake test " in readme
+
+
+def _lines() -> Iterator[tuple[Block, list[str]]]:
+    for block in ALL:
+        for line in block.code.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield block, words
+
+
+def _options(command: str) -> set[str]:
+    return {name for param in COMMANDS[command].params for name in (*param.opts, *param.secondary_opts)} | {"--help"}
