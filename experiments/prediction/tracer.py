@@ -122,7 +122,7 @@ def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
     )
     traced = spec.model_copy(update={"settings": spec.settings.model_copy(update={"workers": 0})})
     with tempfile.TemporaryDirectory() as out:
-        measured = rank.run(traced, Path(out), meter, device)
+        measured = rank.run_rank(traced, Path(out), meter, device)
     if measured.failure:
         raise RuntimeError(measured.reason)
     return _prediction(spec, measured, phantom, meter, time.perf_counter() - begun)

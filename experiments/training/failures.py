@@ -1,4 +1,4 @@
-"""How a row ended, read from what was raised or printed: out of memory is told from every other failure."""
+"""Classify how a row ended from its exception or its printed output, and word the reason."""
 
 import re
 
@@ -19,46 +19,53 @@ HOST_MESSAGES = re.compile(
 REQUEST = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)")
 
 
-def ending_of(error: BaseException) -> Outcome:
-    """'oom' for the GPU's memory, 'host_oom' for the host's, else that of what caused the error, else 'error'."""
-    import torch  # not above: the worker, which reads texts alone, starts seconds sooner without
+def outcome_of(error: BaseException) -> Outcome:
+    """Return 'oom' (GPU memory), 'host_oom' (host memory), or the outcome of the error's cause, else 'error'."""
+    import torch  # imported late: the worker only classifies text, and starts seconds faster without torch
 
     if isinstance(error, torch.OutOfMemoryError):
         return "oom"
     if isinstance(error, MemoryError):
         return "host_oom"
-    ending = ending_of_text(str(error)) if isinstance(error, RuntimeError | OSError) else "error"
-    return ending_of(error.__cause__) if ending == "error" and error.__cause__ else ending
+    outcome = outcome_of_text(str(error)) if isinstance(error, RuntimeError | OSError) else "error"
+    return outcome_of(error.__cause__) if outcome == "error" and error.__cause__ else outcome
 
 
-def ending_of_text(text: str) -> Outcome:
-    """The same for what a kernel or a library printed before it gave up."""
+def outcome_of_text(text: str) -> Outcome:
+    """Return the outcome that a printed message of a kernel or library stands for; 'error' if unknown."""
     if GPU_MESSAGES.search(text):
         return "oom"
     return "host_oom" if HOST_MESSAGES.search(text) else "error"
 
 
 def requested_gib(text: str) -> float | None:
-    """The size of the allocation that a message names, GiB; None where it names none."""
-    found = REQUEST.search(text)
-    return float(found[1]) * UNITS[found[2]] / GIB if found else None
+    """Return the allocation size in GiB that an out-of-memory message names; None if it names none."""
+    match = REQUEST.search(text)
+    return float(match[1]) * UNITS[match[2]] / GIB if match else None
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type when it has none."""
+    """Return the first line of an error's message, or the error's type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
 
 
-def reason_of(outcome: Outcome, failure: Failure | None, memory: Memory, seen: str = "") -> str:
-    """How a row ended, in one plain line; ``seen`` stands before where, for one that could not say so itself."""
+def last_line(text: str, default: str) -> str:
+    """Return the last line of ``text`` that is not blank; ``default`` if there is none."""
+    return (text.strip().splitlines() or [default])[-1]
+
+
+def reason_of(outcome: Outcome, failure: Failure | None, memory: Memory, qualifier: str = "") -> str:
+    """Return the row's outcome as one line of plain text.
+
+    ``qualifier`` precedes the place of the failure, for example "last seen " for a process that was killed.
+    """
     if failure is None:
         return f"fits, {memory.peak_gib:.3g} GiB at the peak"
-    where = (
-        f"{seen}in the {failure.phase} of step {failure.step}" if failure.phase != "load" else f"{seen}while loading"
-    )
+    place = "while loading" if failure.phase == "load" else f"in the {failure.phase} of step {failure.step}"
+    where = f"{qualifier}{place}"
     if outcome == "error":
         return f"{failure.kind} {where}: {failure.message}"
-    asked = "" if failure.requested_gib is None else f", {failure.requested_gib:.3g} GiB more were asked for"
-    held = "" if memory.peak_gib is None else f" (peak so far {memory.peak_gib:.3g} GiB)"
-    return f"out of {'GPU' if outcome == 'oom' else 'host'} memory {where}{asked}{held}"
+    request = "" if failure.requested_gib is None else f", {failure.requested_gib:.3g} GiB more requested"
+    peak = "" if memory.peak_gib is None else f" (peak so far {memory.peak_gib:.3g} GiB)"
+    return f"out of {'GPU' if outcome == 'oom' else 'host'} memory {where}{request}{peak}"

@@ -1,8 +1,8 @@
-"""One rank of a row: builds, trains, measures, and says how it ended in measured.json.
+"""Run one rank of a row: build the model, train, measure, and write measured.json.
 
     python -m experiments.training.rank SPEC OUT
 
-The worker starts it, of several ranks through their launcher, and then with torchrun's variables.
+The worker starts this process. Several ranks are started through their launcher, with the variables of torchrun.
 """
 
 import faulthandler
@@ -20,26 +20,25 @@ from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Dev
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 from experiments.system.processes import exit_with_parent
-from experiments.training.device import open_device, own_gpus
+from experiments.training.device import open_device, process_gpus
 from experiments.training.distributed.local_node import PID_FILE
-from experiments.training.distributed.ranks import LAUNCHER
-from experiments.training.failures import ending_of, first_line, reason_of, requested_gib
+from experiments.training.distributed.ranks import LAUNCHER_PID
+from experiments.training.failures import first_line, outcome_of, reason_of, requested_gib
 from experiments.training.measure.meters import CudaMeter, Meter, StorageMeter
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.step_profile import StepProfile
 
 
-def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
-    """Train the row on this process's device and measure it; a failure becomes part of what is returned.
+def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
+    """Train the row on this process's device and return the measurements; a failed training is part of them.
 
-    The module under engines/ that has the engine's name does the training. Only that one is imported.
-    ``device`` and ``meter`` default to what the process finds.
-    Raises InputError for what a person can mend: data, weights, a device smaller than the card.
+    Imports only the module under engines/ that has the name of the row's engine. ``device`` and ``meter`` default to
+    those of this machine. Raises InputError for a user error: data, weights, a device smaller than the card.
     """
-    begun = time.perf_counter()
+    start = time.perf_counter()
     device = device or open_device(spec)
-    profile = StepProfile() if meter is None and device.kind == "cuda" and waits_for_others(spec) else None
-    meter = meter or (CudaMeter(own_gpus(spec.settings)) if device.kind == "cuda" else StorageMeter())
+    profile = StepProfile() if meter is None and device.kind == "cuda" and gpu_may_wait(spec) else None
+    meter = meter or (CudaMeter(process_gpus(spec.settings)) if device.kind == "cuda" else StorageMeter())
     probe = Probe(spec, device, meter, out, profile)
     probe.write_progress(now=True)
     outcome: Outcome = "fits"
@@ -52,7 +51,7 @@ def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | N
         raise
     except Exception as error:
         traceback.print_exc()
-        outcome, failure = ending_of(error), failure_of(error, probe)
+        outcome, failure = outcome_of(error), failure_of(error, probe)
     memory = probe.memory()
     return Measured(
         rank=int(os.environ.get("RANK", 0)),
@@ -69,17 +68,17 @@ def run(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | N
         data_commit=probe.data_commit,
         resumed_at_step=probe.resumed_at_step,
         max_tokens=probe.max_tokens or None,
-        gpu_s=time.perf_counter() - begun if device.kind == "cuda" else None,
+        gpu_s=time.perf_counter() - start if device.kind == "cuda" else None,
     )
 
 
-def waits_for_others(spec: RowSpec) -> bool:
-    """True when the GPU has others to wait for: other ranks, or the processor that steps its optimizer."""
+def gpu_may_wait(spec: RowSpec) -> bool:
+    """Return True if the GPU may wait for other ranks, or for an optimizer step on the CPU."""
     return spec.settings.ranks > 1 or "offload" in spec.settings.strategy
 
 
 def failure_of(error: Exception, probe: Probe) -> Failure:
-    """Where the probe stood when ``error`` was raised."""
+    """Return a record of ``error`` with the training's position at that time."""
     return Failure(
         phase=probe.phase,
         step=probe.step,
@@ -92,12 +91,12 @@ def failure_of(error: Exception, probe: Probe) -> Failure:
 
 
 def main(spec_path: str, out: str) -> int:
-    """Entry of the process; exit code 0 for a row that fits, 3 for one that failed, 2 for a user's mistake."""
+    """Run the process; return exit code 0 for a row that fits, 3 for one that failed, 2 for a user error."""
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
-    folder = _enter(Path(out)) if spec.settings.ranks > 1 else Path(out)
+    folder = _join_launcher(Path(out)) if spec.settings.ranks > 1 else Path(out)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
-        measured = run(spec, folder)
+        measured = run_rank(spec, folder)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -105,9 +104,12 @@ def main(spec_path: str, out: str) -> int:
     return 3 if measured.failure else 0
 
 
-def _enter(out: Path) -> Path:
-    """Make this process one of several: it ends with its launcher, and has a folder of its own, with its own log."""
-    exit_with_parent(int(os.environ[LAUNCHER]))
+def _join_launcher(out: Path) -> Path:
+    """Set up this process as one rank of several and return its folder.
+
+    The process dies with its launcher, writes its process id into the folder, and prints into a log there.
+    """
+    exit_with_parent(int(os.environ[LAUNCHER_PID]))
     folder = out / RANK_FOLDER.format(os.environ["RANK"])
     (folder / PID_FILE).write_text(str(os.getpid()))
     with (folder / LOG_FILE).open("wb") as log:

@@ -1,4 +1,4 @@
-"""Where Transformers 4 (the material's versions) and Transformers 5 differ for rows; all else runs with both."""
+"""Differences between Transformers 4 (the lab's versions) and Transformers 5; all other code runs with both."""
 
 from typing import Any
 
@@ -6,20 +6,23 @@ import huggingface_hub
 import transformers
 from torch import nn
 
-FIVE = int(transformers.__version__.partition(".")[0]) >= 5
+VERSION_5 = int(transformers.__version__.partition(".")[0]) >= 5
 
 
 def pil_image_processor() -> Any:
-    """BLIP's image processor that needs Pillow alone; since 5 its old name means the one that needs torchvision."""
-    return transformers.BlipImageProcessorPil if FIVE else transformers.BlipImageProcessor
+    """Return the BLIP image processor that needs only Pillow.
+
+    In Transformers 5 the old class name stands for the processor that needs torchvision.
+    """
+    return transformers.BlipImageProcessorPil if VERSION_5 else transformers.BlipImageProcessor
 
 
 def checkpointed_layers() -> set[type[nn.Module]]:
-    """What activation checkpointing works on: one kind of layer since 5, before that each model's own.
+    """Return the layer classes that activation checkpointing applies to.
 
-    Before 5 those of the models of models.yaml.
+    Transformers 5 has one common base class; before that each model has its own, here those of models.yaml.
     """
-    if FIVE:
+    if VERSION_5:
         from transformers.modeling_layers import GradientCheckpointingLayer
 
         return {GradientCheckpointingLayer}
@@ -32,12 +35,12 @@ def checkpointed_layers() -> set[type[nn.Module]]:
     return {Blip2EncoderLayer, Blip2QFormerLayer, GPTNeoBlock, LlamaDecoderLayer, OPTDecoderLayer, T5Block}
 
 
-def differing_from_hub(hub: str, kind: str, commit: str | None) -> list[str]:
-    """Paths in the cache whose checksums are not those that the hub states.
+def checksum_mismatches(hub: str, kind: str, commit: str | None) -> list[str]:
+    """Return the cached paths of a repository whose checksums differ from those on the hub.
 
-    The library of the hub that Transformers 4 takes compares no checksums: with it there are none.
+    Returns an empty list with Transformers 4, whose hub library cannot compare checksums.
     """
-    if not FIVE:
+    if not VERSION_5:
         return []
-    seen = huggingface_hub.verify_repo_checksums(hub, repo_type=kind, revision=commit)
-    return [mismatch["path"] for mismatch in seen.mismatches]
+    report = huggingface_hub.verify_repo_checksums(hub, repo_type=kind, revision=commit)
+    return [mismatch["path"] for mismatch in report.mismatches]

@@ -1,10 +1,10 @@
-"""Strikes one rank of a row on real GPUs, and says how the row ended and what was left of it.
+"""Inject a fault into one rank of a row on real GPUs, and report the outcome and what is left behind.
 
     python -m tests.benchmarks.failing_ranks [--out FILE]
 
-Run where there are at least two GPUs. One rank runs out of memory, one is killed with signal 9, one hangs and meets the
-time limit. For each: the outcome, the seconds from the blow (of the hang: from the time limit) until the last process
-had ended, and what the GPUs hold and which processes live afterwards.
+Needs at least two GPUs. In turn, one rank runs out of memory, is killed with signal 9, or hangs until the time limit.
+For each fault: the outcome, the seconds from the fault (for the hang: from the time limit) until the last process had
+ended, the GPU memory still in use, and the processes still running.
 """
 
 import argparse
@@ -34,7 +34,7 @@ FREE_WITHIN_S = 5.0
 
 
 def struck(strike: str, gpus: int) -> dict[str, object]:
-    """Run the row with its second rank struck, and look at what is left."""
+    """Run the row with a fault in its second rank, and return the outcome and what is left."""
     spec = row_spec(SUITE, ROW, CARD, "full", "verdict", gpus, time_limit_s=TIME_LIMIT_S[strike])
     before = used_gib(range(gpus))
     begun = time.time()
@@ -44,9 +44,9 @@ def struck(strike: str, gpus: int) -> dict[str, object]:
         ended = time.time()
         log = (Path(folder) / LOG_FILE).read_text()
         left = tagged_processes(ROW_VARIABLE, folder)
-    blow = re.search(r"struck at ([\d.]+)", log)
-    assert blow is not None, log
-    from_s = begun + TIME_LIMIT_S[strike] if strike == "hang" else float(blow[1])
+    fault_time = re.search(r"struck at ([\d.]+)", log)
+    assert fault_time is not None, log
+    from_s = begun + TIME_LIMIT_S[strike] if strike == "hang" else float(fault_time[1])
     time.sleep(FREE_WITHIN_S)
     after = used_gib(range(gpus))
     return {
@@ -70,7 +70,7 @@ def main() -> int:
     options = parser.parse_args()
     pynvml.nvmlInit()
     gpus = min(4, pynvml.nvmlDeviceGetCount())
-    ranks.TRAINER = "tests.benchmarks.struck_rank"
+    ranks.RANK_MODULE = "tests.benchmarks.struck_rank"
     found = []
     for strike in TIME_LIMIT_S:
         found.append(struck(strike, gpus))

@@ -1,11 +1,11 @@
-"""How much faster a row trains when the loader's workers prepare its images, against preparing them inside the step.
+"""Compare the speed of a row with images prepared by the loader's workers and inside the training step.
 
     python -m tests.benchmarks.image_feeding [--row reduced-precision] [--size full] [--micro-steps 24] [--rounds 5]
         [--pixels 224] [--out FILE]
 
-The way of the material: every step turns its images and captions into tensors and reads the loss back. Both ways take
-turns in one process on the same model, with the limits and kernels of the row's card; the figures are medians over the
-rounds of the median micro-step, the result is their ratio.
+The lab's method: every step turns its images and captions into tensors and reads the loss back. Both methods alternate
+in one process on the same model, with the limits and kernels of the row's card. The reported numbers are medians over
+the rounds of the median micro-step; the result is their ratio.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from transformers import BlipImageProcessorPil
 from experiments.results.provenance import git_commit
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
-from experiments.training.data.captions import Captions, build_loader, open_captions
-from experiments.training.data.collate import Preparation, build_preparation
-from experiments.training.data.sampler import Batches
+from experiments.training.data.captions import CaptionDataset, build_caption_loader, open_captions
+from experiments.training.data.collate import CaptionCollator, build_caption_collator
+from experiments.training.data.sampler import SeededBatchSampler
 from experiments.training.device import open_device
 from experiments.training.engines.strategies import OneDevice
-from experiments.training.measure.probe import Clock
-from experiments.training.models import build_model
+from experiments.training.measure.step_timer import StepTimer
+from experiments.training.models.build import build_model
 from experiments.training.models.optimizers import build_optimizer
 from tests.benchmarks.rows import row_spec
 
@@ -43,16 +43,16 @@ Seconds = tuple[float, float]
 
 
 class InStep(L.LightningModule):
-    """The material's way: batches come raw, and the step prepares them."""
+    """The lab's method: batches are raw, and the training step prepares them."""
 
-    def __init__(self, spec: RowSpec, model: torch.nn.Module, preparation: Preparation | None) -> None:
+    def __init__(self, spec: RowSpec, model: torch.nn.Module, collator: CaptionCollator | None) -> None:
         super().__init__()
-        self.spec, self.model, self.preparation = spec, model, preparation
+        self.spec, self.model, self.collator = spec, model, collator
 
     def training_step(self, batch: Any, index: int) -> torch.Tensor:
-        if self.preparation is None:
+        if self.collator is None:
             return self.model(**batch).loss
-        tensors = {key: value.to(self.device) for key, value in self.preparation(batch).items()}
+        tensors = {key: value.to(self.device) for key, value in self.collator(batch).items()}
         loss = self.model(**tensors).loss
         loss.item()
         return loss
@@ -62,19 +62,19 @@ class InStep(L.LightningModule):
 
 
 class Stopwatch(L.Callback):
-    """Times of the micro-steps."""
+    """Callback that measures the times of the micro-steps."""
 
     def __init__(self, cuda: bool) -> None:
-        self.clock = Clock(cuda)
+        self.timer = StepTimer(cuda)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.clock.mark()
+        self.timer.record()
 
 
 def micro_step_s(
-    spec: RowSpec, model: Any, preparation: Preparation, captions: Captions, way: str, count: int
+    spec: RowSpec, model: Any, collator: CaptionCollator, captions: CaptionDataset, method: str, count: int
 ) -> float:
-    """Median seconds of a micro-step of ``count``, after eight that warm up, in the way 'loader' or 'step'."""
+    """Return the median seconds of ``count`` micro-steps after eight of warm-up; ``method`` is 'loader' or 'step'."""
     kind = next(model.parameters()).device.type
     watch = Stopwatch(kind == "cuda")
     trainer = L.Trainer(
@@ -92,23 +92,23 @@ def micro_step_s(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    in_step = way == "step"
-    loader = raw_loader(spec, captions) if in_step else build_loader(spec, captions, preparation, None)
-    trainer.fit(InStep(spec, model, preparation if in_step else None), loader)
-    seconds = median(watch.clock.intervals_s()[WARM_UP:])
+    in_step = method == "step"
+    loader = raw_loader(spec, captions) if in_step else build_caption_loader(spec, captions, collator, None)
+    trainer.fit(InStep(spec, model, collator if in_step else None), loader)
+    seconds = median(watch.timer.intervals_s()[WARM_UP:])
     del trainer, loader
     gc.collect()
     return seconds
 
 
-def raw_loader(spec: RowSpec, captions: Captions) -> DataLoader:
-    """Batches of images and captions as they are, opened in the same number of workers."""
-    batches = Batches(captions.texts, spec.settings.batch_size, spec.settings.seed, None)
+def raw_loader(spec: RowSpec, captions: CaptionDataset) -> DataLoader:
+    """Return a loader of unprepared images and captions, with the same number of workers."""
+    batches = SeededBatchSampler(captions.texts, spec.settings.batch_size, spec.settings.seed, None)
     return DataLoader(captions, batch_sampler=batches, num_workers=spec.settings.workers, collate_fn=list)
 
 
 def fast_processor(size: int) -> Any:
-    """The image processor that the material asks for (use_fast), or the plain one where torchvision is missing."""
+    """Return the lab's image processor (use_fast), or the plain one without torchvision."""
     if find_spec("torchvision") is None:
         return BlipImageProcessorPil(size={"height": size, "width": size})
     from transformers import BlipImageProcessor
@@ -117,7 +117,7 @@ def fast_processor(size: int) -> Any:
 
 
 def figures(spec: RowSpec, rounds: Sequence[Seconds], processor: str) -> dict[str, Any]:
-    """What was found so far, with each round's median micro-steps."""
+    """Return the results so far, with the median micro-steps of each round."""
     in_step, by_loader = (spec.settings.batch_size / median(seconds) for seconds in zip(*rounds, strict=True))
     name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "processor"
     return {
@@ -149,21 +149,23 @@ def main() -> None:
     model: Any = build_model(spec, torch.device(open_device(spec).kind))
     pixels = options.pixels or model.config.vision_config.image_size
     captions = open_captions(spec, pixels)
-    by_loader = build_preparation(spec, model.config, captions.texts)
+    by_loader = build_caption_collator(spec, model.config, captions.texts)
     processor = fast_processor(model.config.vision_config.image_size)
     in_step = replace(by_loader, image_processor=processor, dtype=torch.float32)
     rounds: list[Seconds] = []
     for number in range(1, options.rounds + 1):
-        ways = (("step", in_step), ("loader", by_loader))
-        first, second = (micro_step_s(spec, model, how, captions, way, options.micro_steps) for way, how in ways)
+        methods = (("step", in_step), ("loader", by_loader))
+        first, second = (
+            micro_step_s(spec, model, collator, captions, method, options.micro_steps) for method, collator in methods
+        )
         rounds.append((first, second))
-        found = figures(spec, rounds, type(processor).__name__) | {"image_side_pixels": pixels}
+        results = figures(spec, rounds, type(processor).__name__) | {"image_side_pixels": pixels}
         print(
             f"round {number} of {options.rounds}: in the step {first:.4f} s, by the loader {second:.4f} s", flush=True
         )
         if options.out:
-            write_atomically(options.out, json.dumps(found, indent=1))
-    print(json.dumps(found, indent=1))
+            write_atomically(options.out, json.dumps(results, indent=1))
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What the material's scripts print of memory after each forward pass: allocated, and reserved in that moment.
+"""Record the memory that the lab's scripts print after each forward pass: allocated and reserved.
 
     python -m tests.benchmarks.printed_memory [--row 7b-1gpu-acc4] [--micro-steps 100] [--size full] [--out FILE]
 
-A row of one GPU, trained by the plain script of taught_speed with the limit of the row's card, its texts in their own
-order. A result of the project has the most that was ever reserved; this shows what is left of it after the allocator
-has given unused blocks back because the card was full (``retries``, counted since the start).
+Trains a row of one GPU with the plain script of taught_speed, within the memory limit of the row's card, with its texts
+in the original order. The project's results have the highest reserved memory; this shows what remains reserved after
+the allocator has freed unused blocks because the card was full (``retries``, counted from the start).
 """
 
 import argparse
@@ -25,17 +25,17 @@ from tests.benchmarks.rows import row_spec
 from tests.benchmarks.taught_speed import CARD, SUITE, PlainTuner
 
 
-class Keeping(PlainTuner):
-    """Keeps what it prints: GiB allocated and reserved, and the count of retries."""
+class RecordingTuner(PlainTuner):
+    """Tuner that records what it prints: GiB allocated and reserved, and the count of retries."""
 
     def __init__(self, spec: RowSpec, model: torch.nn.Module) -> None:
         super().__init__(spec, model)
-        self.kept: list[tuple[float, float, int]] = []
+        self.records: list[tuple[float, float, int]] = []
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         loss = super().training_step(batch, index)
         allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-        self.kept.append((allocated / GIB, reserved / GIB, torch.cuda.memory_stats().get("num_alloc_retries", 0)))
+        self.records.append((allocated / GIB, reserved / GIB, torch.cuda.memory_stats().get("num_alloc_retries", 0)))
         return loss
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     spec = taught.model_copy(update={"settings": settings})
     device = open_device(spec)
     model = build_litgpt(spec, torch.device(device.kind))
-    tuner = Keeping(spec, model)
+    tuner = RecordingTuner(spec, model)
     trainer = L.Trainer(
         accelerator="gpu" if device.kind == "cuda" else "cpu",
         devices=1,
@@ -62,21 +62,21 @@ def main() -> None:
         enable_checkpointing=False,
     )
     trainer.fit(tuner, build_text_loader(spec, open_texts(spec, model.config.vocab_size), None))
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "command": f"python -m tests.benchmarks.printed_memory --row {options.row} --micro-steps {options.micro_steps}",
         "row": f"{SUITE}/{options.row}",
         "device": device.name,
         "cap_gib": device.cap_gib,
         "git_commit": git_commit(),
         "most_reserved_gib": torch.cuda.max_memory_reserved() / GIB,
-        "last": dict(zip(("allocated_gib", "reserved_gib", "retries"), tuner.kept[-1], strict=True)),
+        "last": dict(zip(("allocated_gib", "reserved_gib", "retries"), tuner.records[-1], strict=True)),
         "after_forward": [
-            [round(allocated, 2), round(reserved, 2), retries] for allocated, reserved, retries in tuner.kept
+            [round(allocated, 2), round(reserved, 2), retries] for allocated, reserved, retries in tuner.records
         ],
     }
-    print(json.dumps(found))
+    print(json.dumps(results))
     if options.out:
-        write_atomically(options.out, json.dumps(found))
+        write_atomically(options.out, json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A rank of a real row in which something strikes the second rank in its third micro-step, as STRIKE says.
+"""A rank of a real row with a fault injected into the second rank in its third micro-step; STRIKE names it.
 
 Started like experiments.training.rank; see failing_ranks.py.
 """
@@ -19,7 +19,7 @@ BEYOND_ANY_CARD = 1 << 44
 
 
 def strike() -> None:
-    """Whatever STRIKE names: oom, killed or hang. A line in the log says when, in seconds since 1970."""
+    """Inject the fault in STRIKE: oom, killed or hang. Prints the time into the log, in seconds since 1970."""
     print("struck at", time.time(), flush=True)
     match os.environ["STRIKE"]:
         case "oom":
@@ -31,7 +31,7 @@ def strike() -> None:
 
 
 class StruckProbe(Probe):
-    """The probe of a rank, in whose forward pass it strikes."""
+    """Probe that injects the fault at the end of a forward pass."""
 
     def before_backward(self) -> None:
         if self.micro_steps == MICRO_STEP and int(os.environ["RANK"]) == STRUCK_RANK:

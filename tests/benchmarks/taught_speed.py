@@ -1,11 +1,11 @@
-"""How fast a multi-GPU row trains here, against a plain script as the material has one, on the same GPUs in one run.
+"""Compare the speed of a multi-GPU row with a plain script like the lab's, on the same GPUs in one run.
 
     python -m tests.benchmarks.taught_speed [--row 7b-4gpu-ddp] [--gpus N] [--size full] [--rounds 2] [--out FILE]
 
-The plain script: LitGPT's model in a LightningModule, Lightning's Trainer with the strategy's defaults, a progress bar
-that shows the loss, and a line on the memory after each forward pass. Both ways take turns, each in ranks of its own,
-with the same model and the same STEPS batches; the figures are medians over the rounds of the median micro-step, the
-first two and the last two left out in both.
+The plain script: LitGPT's model in a LightningModule, Lightning's Trainer with default strategies, a progress bar with
+the loss, and a printed line on memory after each forward pass. Both alternate, each in ranks of its own, with the same
+model and the same STEPS batches. The reported numbers are medians over the rounds of the median micro-step, without the
+first two and the last two.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from experiments.system.files import GIB, write_atomically
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
 from experiments.training.device import open_device
 from experiments.training.distributed.ranks import ADDRESS, free_port
-from experiments.training.measure.probe import Clock
 from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.step_timer import StepTimer
 from experiments.training.models.litgpt import build_litgpt
 from experiments.training.models.optimizers import build_optimizer
 from experiments.training.worker import run_row
@@ -47,7 +47,7 @@ FIGURE_FILE = "micro_step_s.json"
 
 
 class PlainTuner(L.LightningModule):
-    """The model and its step, with the loss in the progress bar and the memory printed."""
+    """LightningModule that shows the loss in the progress bar and prints the memory."""
 
     def __init__(self, spec: RowSpec, model: torch.nn.Module) -> None:
         super().__init__()
@@ -67,17 +67,17 @@ class PlainTuner(L.LightningModule):
 
 
 class Stopwatch(L.Callback):
-    """Times of the micro-steps."""
+    """Callback that measures the times of the micro-steps."""
 
     def __init__(self, cuda: bool) -> None:
-        self.clock = Clock(cuda)
+        self.timer = StepTimer(cuda)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.clock.mark()
+        self.timer.record()
 
 
-def be_a_rank(spec: RowSpec, out: Path) -> None:
-    """Train as the plain script does, as one of the ranks that torchrun has started; the first one writes its time."""
+def run_as_rank(spec: RowSpec, out: Path) -> None:
+    """Train like the plain script as one of torchrun's ranks; the first rank writes its time."""
     device = open_device(spec)
     settings = spec.settings
     model = build_litgpt(spec, torch.device(device.kind))
@@ -98,13 +98,13 @@ def be_a_rank(spec: RowSpec, out: Path) -> None:
         logger=False,
         enable_checkpointing=False,
     )
-    trainer.fit(PlainTuner(spec, model), build_text_loader(spec, texts, schedule.heaviest_at))
+    trainer.fit(PlainTuner(spec, model), build_text_loader(spec, texts, schedule.longest_at))
     if trainer.is_global_zero:
-        write_atomically(out / FIGURE_FILE, json.dumps(median(watch.clock.intervals_s()[LEFT_OUT - 1 : -LEFT_OUT])))
+        write_atomically(out / FIGURE_FILE, json.dumps(median(watch.timer.intervals_s()[LEFT_OUT - 1 : -LEFT_OUT])))
 
 
 def plain_s(spec: RowSpec) -> float:
-    """Seconds of a micro-step of the plain script."""
+    """Return the seconds of a micro-step of the plain script."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / SPEC_FILE).write_text(spec.model_dump_json())
         ranks = ["--nproc-per-node", str(spec.settings.devices), "--master-addr", ADDRESS]
@@ -112,17 +112,17 @@ def plain_s(spec: RowSpec) -> float:
         command = [*torchrun, "--module", "tests.benchmarks.taught_speed", "--as-rank", folder]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         try:
-            said = process.communicate(timeout=spec.settings.time_limit_s)[1].decode()
+            errors = process.communicate(timeout=spec.settings.time_limit_s)[1].decode()
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise SystemExit(f"the plain script did not end within {spec.settings.time_limit_s} s") from None
         if process.returncode:
-            raise SystemExit(said)
+            raise SystemExit(errors)
         return float(json.loads((Path(folder) / FIGURE_FILE).read_text()))
 
 
 def ours_s(spec: RowSpec) -> float:
-    """Seconds of a micro-step of the row as the project runs it."""
+    """Return the seconds of a micro-step of the row as the project runs it."""
     with tempfile.TemporaryDirectory() as folder:
         result = run_row(spec, Path(folder), "")
     if result.speed is None:
@@ -131,7 +131,7 @@ def ours_s(spec: RowSpec) -> float:
 
 
 def figures(spec: RowSpec, rounds: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """What was found so far: each round's seconds (plain, ours), and the ratio of their medians."""
+    """Return the results so far: each round's seconds (plain, ours), and the ratio of their medians."""
     plain, ours = (median(times) for times in zip(*rounds, strict=True))
     return {
         "command": "python -m tests.benchmarks.taught_speed",
@@ -156,7 +156,7 @@ def main() -> int:
     parser.add_argument("--as-rank", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_rank:
-        be_a_rank(RowSpec.model_validate_json((options.as_rank / SPEC_FILE).read_bytes()), options.as_rank)
+        run_as_rank(RowSpec.model_validate_json((options.as_rank / SPEC_FILE).read_bytes()), options.as_rank)
         return 0
     spec = row_spec(
         SUITE, options.row, CARD, options.size, "as-taught", options.gpus, max_steps=STEPS, time_limit_s=LIMIT_S
@@ -165,13 +165,13 @@ def main() -> int:
     rounds: list[tuple[float, float]] = []
     for number in range(1, options.rounds + 1):
         rounds.append((plain_s(spec), ours_s(spec)))
-        found = figures(spec, rounds)
+        results = figures(spec, rounds)
         print(
             f"round {number} of {options.rounds}: plain {rounds[-1][0]:.4f} s, ours {rounds[-1][1]:.4f} s", flush=True
         )
         if options.out:
-            write_atomically(options.out, json.dumps(found, indent=1))
-    print(json.dumps(found, indent=1))
+            write_atomically(options.out, json.dumps(results, indent=1))
+    print(json.dumps(results, indent=1))
     return 0
 
 

@@ -1,7 +1,7 @@
-"""A stub of the Hugging Face hub: a server on this machine that answers huggingface_hub as far as downloads need it.
+"""Fake Hugging Face hub: a server on this machine with the requests that downloads need.
 
-Real: huggingface_hub itself, told of it by HF_ENDPOINT. Large kinds of files are as if kept by Git LFS, known by their
-SHA-256; the others by their id in Git.
+The library huggingface_hub is real and connects to it through HF_ENDPOINT. Large kinds of files are served as from Git
+LFS, identified by their SHA-256; all others by their Git id.
 """
 
 import hashlib
@@ -18,29 +18,29 @@ LARGE = (".safetensors", ".bin", ".parquet")
 COMMIT = "0123456789" * 4
 
 
-class Hub(ThreadingHTTPServer):
-    """Serves the folders in ``repos``, by kind and name ('models/team/small').
+class FakeHub(ThreadingHTTPServer):
+    """Server of the folders in ``repos``, by kind and name ('models/team/small').
 
-    asked counts the downloads by file, requests everything. spoils: how often a file is still served with a byte that
-    is wrong; slow_s: what a download takes besides; refuses: an HTTP status that everything is answered with;
-    commit: the version that main is.
+    downloads: the number of downloads by file; requests: the number of all requests. corruptions: how often a file is
+    still served with a wrong byte. slow_s: additional time of a download. error_status: HTTP status of all answers.
+    commit: the commit of the branch main.
     """
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(("127.0.0.1", 0), RequestHandler)
         self.repos: dict[str, Path] = {}
-        self.asked: Counter[str] = Counter()
+        self.downloads: Counter[str] = Counter()
         self.requests = 0
-        self.spoils: dict[str, int] = {}
+        self.corruptions: dict[str, int] = {}
         self.slow_s = 0.0
-        self.refuses: int | None = None
+        self.error_status: int | None = None
         self.commit = COMMIT
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def __enter__(self) -> "Hub":
+    def __enter__(self) -> "FakeHub":
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
@@ -49,8 +49,8 @@ class Hub(ThreadingHTTPServer):
         self.server_close()
 
 
-class Answer(BaseHTTPRequestHandler):
-    server: Hub
+class RequestHandler(BaseHTTPRequestHandler):
+    server: FakeHub
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -58,14 +58,14 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests += 1
         path = self.path.partition("?")[0]
-        if self.server.refuses:
-            self._send(self.server.refuses, b"")
-        elif found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
-            self._of_repo("/".join(found.groups()), self._info)
-        elif found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/[^/]+", path):
-            self._of_repo("/".join(found.groups()), self._tree)
-        elif found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            kind, repo, commit, name = found.groups()
+        if self.server.error_status:
+            self._send(self.server.error_status, b"")
+        elif match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
+            self._of_repo("/".join(match.groups()), self._info)
+        elif match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/[^/]+", path):
+            self._of_repo("/".join(match.groups()), self._tree)
+        elif match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            kind, repo, commit, name = match.groups()
             self._of_repo(f"{kind or 'models/'}{repo}", lambda folder: self._file(folder / name, name, commit))
         else:
             self._send(404, b"")
@@ -99,10 +99,10 @@ class Answer(BaseHTTPRequestHandler):
             return
         content = path.read_bytes()
         if self.command == "GET":
-            self.server.asked[name] += 1
+            self.server.downloads[name] += 1
             time.sleep(self.server.slow_s)
-            if self.server.spoils.get(name, 0):
-                self.server.spoils[name] -= 1
+            if self.server.corruptions.get(name, 0):
+                self.server.corruptions[name] -= 1
                 content = content[:-1] + bytes([content[-1] ^ 1])
         self._send(200, content, {"ETag": f'"{etag(path)}"', "X-Repo-Commit": commit})
 
@@ -110,7 +110,7 @@ class Answer(BaseHTTPRequestHandler):
         self.send_response(code)
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
-        with suppress(BrokenPipeError, ConnectionResetError):  # whoever asked was ended meanwhile
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client has been killed meanwhile
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(content)

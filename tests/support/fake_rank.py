@@ -1,8 +1,8 @@
-"""A stand-in for experiments.training.rank: the real one with a toy in the engine's place, made to fail on request.
+"""Fake rank: experiments.training.rank with a fake engine that fails on request. Started like a rank.
 
-Started like a rank. FAULT names what strikes rank 1 in its second micro-step: oom, killed, hang, error, wrong (a user's
-mistake), quiet (memory runs out in a kernel that ends the process). SCATTER is the rank whose steps take unlike times.
-Ranks meet in a real collective.
+FAULT is the failure of rank 1 in its second micro-step: oom, killed, hang, error, wrong (a user error), quiet (out of
+memory in a kernel that ends the process). SCATTER is the rank with scattered step times. The ranks communicate through
+a real collective.
 """
 
 import os
@@ -26,7 +26,7 @@ def stuck():
     time.sleep(600)
 
 
-def strike(fault):
+def inject(fault):
     print("struck at", time.time(), flush=True)
     if fault == "oom":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has")
@@ -45,29 +45,29 @@ def strike(fault):
 
 
 def times(probe, scatter):
-    """A stub of the clock: times that are all alike, or that scatter."""
+    """Return a fake timer function: its times are all equal, or scattered."""
     return lambda: [1.0 + scatter * (number % 2) for number in range(probe.micro_steps)]
 
 
 def train(spec, probe, out):
     dist.init_process_group("gloo")
-    own = dist.get_rank()
-    model = torch.nn.Linear(64, 64 * (own + 1))
+    rank_number = dist.get_rank()
+    model = torch.nn.Linear(64, 64 * (rank_number + 1))
     optimizer = torch.optim.AdamW(model.parameters())
     probe.watch(model, lambda: [optimizer])
     probe.start(schedule_of(spec, (spec.settings.train_samples or 0) // 4))
-    probe._clock.intervals_s = times(probe, scatter=os.environ.get("SCATTER") == str(own))
+    probe._timer.intervals_s = times(probe, scatter=os.environ.get("SCATTER") == str(rank_number))
     ended = False
     while not ended:
         probe.before_forward(BATCH)
-        loss = model(torch.ones(1, 64)).sum() * 0 + own
+        loss = model(torch.ones(1, 64)).sum() * 0 + rank_number
         probe.after_forward(loss)
         if probe.micro_steps == 1:
-            time.sleep(0.6)  # until progress is written again
+            time.sleep(0.6)  # until the next progress.json
         probe.before_backward()
         loss.backward()
-        if own == 1 and probe.micro_steps == 1 and "FAULT" in os.environ:
-            strike(os.environ["FAULT"])
+        if rank_number == 1 and probe.micro_steps == 1 and "FAULT" in os.environ:
+            inject(os.environ["FAULT"])
         dist.all_reduce(torch.ones(1))
         probe.after_backward()
         probe.before_optimizer_step()

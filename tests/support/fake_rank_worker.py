@@ -1,4 +1,4 @@
-"""The real worker, whose ranks are stand-ins (standin_rank.py) on every node: python -m ... --spec SPEC --out OUT."""
+"""The real worker with fake ranks (fake_rank.py) on every node: python -m ... --spec SPEC --out OUT."""
 
 import sys
 
@@ -8,5 +8,5 @@ from experiments.training.distributed import ranks
 MODULE = "tests.support.fake_rank_worker"
 
 if __name__ == "__main__":
-    ranks.TRAINER = "tests.support.fake_rank"
+    ranks.RANK_MODULE = "tests.support.fake_rank"
     sys.exit(worker.main())

@@ -1,4 +1,4 @@
-"""A stub of experiments.training.rank: no training, it does what FAKE says. Started with the same arguments."""
+"""Fake of experiments.training.rank without training, started with the same arguments. FAKE is its behavior."""
 
 import faulthandler
 import os
@@ -18,33 +18,33 @@ def stuck() -> None:
 
 
 def main() -> int:
-    how, out = os.environ["FAKE"], Path(sys.argv[-1])
+    behavior, out = os.environ["FAKE"], Path(sys.argv[-1])
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     print("arguments:", *sys.argv[1:], flush=True)
     (out / "started.txt").write_text(f"{os.getpid()} {os.getpgid(0)} {Path('/proc/self/oom_score_adj').read_text()}")
-    if how in ("fits", "child"):
+    if behavior in ("fits", "child"):
         shutil.copy(os.environ["MEASURED"], out / "measured.json")
-    if how == "child":
+    if behavior == "child":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (out / "child.txt").write_text(str(child.pid))
-    if how == "refuse":
+    if behavior == "refuse":
         print("a warning\ncaptions: has 3 captioned images, the row trains on 512", file=sys.stderr)
         return 2
-    if how in ("killed", "oom", "hang"):
+    if behavior in ("killed", "oom", "hang"):
         (out / "progress.json.part").write_text(PROGRESS)
         (out / "progress.json.part").rename(out / "progress.json")
         time.sleep(0.3)
-    if how == "killed":
+    if behavior == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "oom":
+    if behavior == "oom":
         print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has", flush=True)
         return 1
-    if how == "error":
+    if behavior == "error":
         print("RuntimeError: shapes differ", flush=True)
         return 1
-    if how == "hang":
+    if behavior == "hang":
         stuck()
-    return 1 if how == "silent" else 0
+    return 1 if behavior == "silent" else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows that are specified in a test, small enough to train on a processor in a second."""
+"""Rows for tests, small enough to train on a CPU in a second."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ SETTINGS = COMMON | {"precision": "32-true", "batch_size": 2, "train_samples": 1
 
 
 def spec(own: Model | None = None, **changes: Any) -> RowSpec:
-    """A miniature row; ``changes`` are settings, or fields of the spec itself; ``own`` is a model of the row's own."""
+    """Return a tiny row; ``changes`` are settings, or fields of the specification; ``own`` is a custom model."""
     row = {key: value for key, value in changes.items() if key in RowSpec.model_fields and key != "model"}
     settings = {key: value for key, value in changes.items() if key not in row}
     return RowSpec.model_validate(
@@ -42,7 +42,7 @@ def in_bytes(gib: float) -> int:
 
 
 def shots(memory: Memory, point: str, field: str) -> list[int]:
-    """Bytes of ``field`` at that point of every step that was looked at."""
+    """Return the bytes of ``field`` in every snapshot at ``point``."""
     return [in_bytes(getattr(shot, field)) for shot in memory.snapshots if shot.point == point]
 
 

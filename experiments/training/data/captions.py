@@ -1,4 +1,4 @@
-"""Captioned images: a seeded synthetic twin or the real set, prepared for the model in the loader's workers."""
+"""Captioned images, synthetic or real, prepared for the model in the loader's workers."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ import random
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from experiments.errors import InputError
 from experiments.inputs.formats import caption_format
 from experiments.suites.row_spec import RowSpec
-from experiments.training.data.collate import Preparation
-from experiments.training.data.sampler import Batches
+from experiments.training.data.collate import CaptionCollator
+from experiments.training.data.sampler import SeededBatchSampler
 from experiments.training.failures import first_line
 
 CAPTION_WORDS = (8, 31)
@@ -28,11 +28,11 @@ crisp plate bowl board table cup pan rice noodles bread pasta soup salad cheese 
 onion pepper lemon butter chicken beef fish shrimp tofu egg beans corn potato carrot mushroom spinach
 sauce herbs cream chocolate berries apple honey cake pie toast waffle wooden white small large golden
 green red topped served side garnished drizzled
-""".split()  # noqa: SIM905 - one line a word reads worse
+""".split()  # noqa: SIM905 - one word per line is harder to read
 
 
-class Captions(Protocol):
-    """Captioned images, each (RGB image, text)."""
+class CaptionDataset(Protocol):
+    """Data set of captioned images, each (RGB image, text)."""
 
     texts: list[str]
 
@@ -40,8 +40,8 @@ class Captions(Protocol):
     def __getitem__(self, index: int) -> tuple[Image.Image, str]: ...
 
 
-class SyntheticCaptions(Dataset[Any]):
-    """``count`` random images with made-up captions of 8 to 31 words; the same ones for the same seed."""
+class SyntheticCaptionDataset(Dataset):
+    """``count`` random images with random captions of 8 to 31 words, reproducible by the seed."""
 
     def __init__(self, count: int, image_size: int, seed: int) -> None:
         draw = random.Random(seed)
@@ -57,10 +57,10 @@ class SyntheticCaptions(Dataset[Any]):
         return Image.fromarray(pixels), self.texts[index]
 
 
-class FolderCaptions(Dataset[Any]):
-    """Images of a folder with metadata.jsonl or metadata.csv, whose records have file_name and text (or caption).
+class FolderCaptionDataset(Dataset):
+    """Images in a folder with metadata.jsonl or metadata.csv, whose records have file_name and text (or caption).
 
-    Raises InputError, naming the file, when something is missing or cannot be read.
+    Raises InputError, with the name of the file, if one is missing or cannot be read.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
@@ -85,10 +85,10 @@ class FolderCaptions(Dataset[Any]):
             raise InputError(f"{path}: the image cannot be read ({error.strerror or 'not an image'})") from None
 
 
-class TableCaptions(Dataset[Any]):
-    """Captioned images that the library datasets keeps: Parquet files, or a data set that it saved to disk.
+class TableCaptionDataset(Dataset):
+    """Captioned images stored by the library datasets: Parquet files, or a data set saved to disk.
 
-    The first split, columns image and text (or caption). Raises InputError when that is not what the folder has.
+    Uses the first split and its columns image and text (or caption). Raises InputError if they cannot be read.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
@@ -96,12 +96,12 @@ class TableCaptions(Dataset[Any]):
 
         try:
             if caption_format(folder) == "saved":
-                found = datasets.load_from_disk(str(folder))
+                loaded = datasets.load_from_disk(str(folder))
             else:
-                found = datasets.load_dataset("parquet", data_files=[str(path) for path in _parquet_files(folder)])
+                loaded = datasets.load_dataset("parquet", data_files=[str(path) for path in _parquet_files(folder)])
         except Exception as error:
             raise InputError(f"{folder}: cannot be read as captioned images ({first_line(error)})") from None
-        table = next(iter(found.values())) if isinstance(found, datasets.DatasetDict) else found
+        table = next(iter(loaded.values())) if isinstance(loaded, datasets.DatasetDict) else loaded
         text = next((name for name in ("text", "caption") if name in table.column_names), None)
         if text is None or not isinstance(table.features.get("image"), datasets.Image):
             raise InputError(f"{folder}: needs the columns image and text, has {', '.join(table.column_names)}")
@@ -118,7 +118,7 @@ class TableCaptions(Dataset[Any]):
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files of the training split where files name one, else all, in order."""
+    """Return the sorted Parquet files with 'train' in their names; all of them if there are none."""
     files = sorted(folder.rglob("*.parquet"))
     return [path for path in files if "train" in path.name] or files
 
@@ -145,21 +145,24 @@ def _metadata(folder: Path) -> list[tuple[str, str]]:
     return captioned
 
 
-def open_captions(spec: RowSpec, image_size: int) -> Captions:
-    """The row's data set: synthetic, or the folder that the spec names."""
+def open_captions(spec: RowSpec, image_size: int) -> CaptionDataset:
+    """Return the row's data set: synthetic, or from the folder in the specification."""
     count = spec.settings.train_samples
-    assert count is not None, "a caption row states train_samples"
+    assert count is not None, "a row with captions needs train_samples"
     if spec.data == "synthetic":
-        return SyntheticCaptions(count, image_size, spec.settings.seed)
+        return SyntheticCaptionDataset(count, image_size, spec.settings.seed)
     folder = Path(spec.data)
-    return FolderCaptions(folder, count) if caption_format(folder) == "metadata" else TableCaptions(folder, count)
+    if caption_format(folder) == "metadata":
+        return FolderCaptionDataset(folder, count)
+    return TableCaptionDataset(folder, count)
 
 
-def start_workers_apart(spec: RowSpec) -> BaseContext | None:
-    """Where the loader's workers come from: for an offloaded optimizer a fork server, started now; else None, a fork.
+def loader_worker_context(spec: RowSpec) -> BaseContext | None:
+    """Return the multiprocessing context of the loader's workers, or None to fork them from this process.
 
-    Forked workers share the trainer's pages, so that each page of the optimizer in host memory that a step changes is
-    copied and kept twice (seen: 46 GiB more after one backward pass of a 12e9-parameter model).
+    With an offloaded optimizer it is a fork server, which is started now. Forked workers would share this process's
+    pages, and each page of the offloaded optimizer that a step changes would be copied (measured: 46 GiB more after
+    one backward pass of a 12e9-parameter model).
     """
     if "offload" not in spec.settings.strategy:
         return None
@@ -169,24 +172,24 @@ def start_workers_apart(spec: RowSpec) -> BaseContext | None:
     return context
 
 
-def build_loader(
+def build_caption_loader(
     spec: RowSpec,
-    captions: Captions,
-    preparation: Preparation,
-    heaviest_at: int | None,
+    captions: CaptionDataset,
+    collator: CaptionCollator,
+    longest_at: int | None,
     context: BaseContext | None = None,
-) -> DataLoader[Any]:
-    """Batches in the row's order, prepared in its workers (at most two for a miniature), which ``context`` starts."""
+) -> DataLoader:
+    """Return a loader of batches in the row's order; ``context`` starts its workers, at most two for a tiny model."""
     workers = min(spec.settings.workers, 2) if spec.size == "tiny" else spec.settings.workers
     words = [len(text.split()) for text in captions.texts]
     return DataLoader(
         captions,  # type: ignore[arg-type]
-        batch_sampler=Batches(
-            words, spec.settings.batch_size, spec.settings.seed, heaviest_at, spec.settings.world_size
+        batch_sampler=SeededBatchSampler(
+            words, spec.settings.batch_size, spec.settings.seed, longest_at, spec.settings.world_size
         ),
         num_workers=workers,
         multiprocessing_context=context if workers else None,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        collate_fn=preparation,
+        collate_fn=collator,
     )

@@ -1,4 +1,4 @@
-"""Samples into batches: tokens, pixels, labels."""
+"""Turn samples into batches: tokens, pixels, labels."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,13 @@ from experiments.training.transformers_compat import pil_image_processor
 SPECIAL = {"opt": ("<s>", "<pad>", "</s>", "<unk>"), "t5": ("<pad>", "</s>", "<unk>")}
 IGNORED_LABEL = -100
 
+Batch = dict[str, torch.Tensor]
+
 
 def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> PreTrainedTokenizerFast:
-    """A word tokenizer over the captions themselves, with the language model's special tokens at its own ids.
+    """Return a word tokenizer trained on the captions, with the special tokens at the language model's own ids.
 
-    Serves random weights, whose meaning of a token is nothing anyway; a caption has one token a word and one special.
+    For models with random weights, where tokens have no meaning. A caption has one token per word and a special one.
     """
     special = SPECIAL[model_type]
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
@@ -35,17 +37,17 @@ def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> Pre
 
 
 @dataclass
-class Placeholders:
-    """Puts ``count`` placeholders of an image in front of a batch's texts, without which BLIP-2 never sees the image.
+class ImagePlaceholders:
+    """Callable that prepends ``count`` image tokens to a batch's texts; without them BLIP-2 ignores the image.
 
-    A decoder-only language model gets labels of the same length, which ask for no placeholder.
+    For a decoder-only language model the labels get as many ignored positions.
     """
 
     count: int
     image_token: int
     decoder_only: bool
 
-    def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def __call__(self, batch: Batch) -> Batch:
         image = torch.full((len(batch["input_ids"]), self.count), self.image_token)
         ids = torch.cat([image, batch["input_ids"]], dim=1)
         mask = torch.cat([torch.ones_like(image), batch["attention_mask"]], dim=1)
@@ -56,21 +58,21 @@ class Placeholders:
 
 
 @dataclass
-class Preparation:
-    """Turns captioned images into a batch of the model, in the worker that loads them.
+class CaptionCollator:
+    """Collate function that turns captioned images into a batch, in the worker that loads them.
 
-    Shapes: pixel_values (batch, 3, size, size) of ``dtype``, the one that the model computes with, so that no more
-    bytes travel than it takes; input_ids, attention_mask, labels (batch, tokens) int64, padded to the longest caption.
-    Without placeholders the caption's tokens alone are input and labels.
+    Shapes: pixel_values (batch, 3, size, size) of ``dtype``, the type that the model computes with, so that no
+    unneeded bytes are copied; input_ids, attention_mask, labels (batch, tokens) int64, padded to the longest caption.
+    Without placeholders, input and labels are only the caption's tokens.
     """
 
     image_processor: Any
     tokenizer: Any
     max_length: int
-    placeholders: Placeholders | None
+    placeholders: ImagePlaceholders | None
     dtype: torch.dtype
 
-    def __call__(self, samples: list[tuple[Image.Image, str]]) -> dict[str, torch.Tensor]:
+    def __call__(self, samples: list[tuple[Image.Image, str]]) -> Batch:
         images, texts = zip(*samples, strict=True)
         pixels = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"].to(self.dtype)
         tokens = self.tokenizer(
@@ -81,15 +83,15 @@ class Preparation:
         return self.placeholders(batch) if self.placeholders else batch
 
 
-def build_preparation(spec: RowSpec, config: Any, texts: list[str]) -> Preparation:
-    """How the row's samples become batches, for a model of that configuration."""
+def build_caption_collator(spec: RowSpec, config: Any, texts: list[str]) -> CaptionCollator:
+    """Return the collate function of a row with captioned images, for a model with the configuration ``config``."""
     size = config.vision_config.image_size
     tokenizer = (
         AutoTokenizer.from_pretrained(fetch(spec.base_model.hub, TOKENIZER, "the tokenizer").folder)
         if spec.weights == "pretrained"
         else caption_tokenizer(texts, config.text_config.model_type, config.text_config.vocab_size)
     )
-    return Preparation(
+    return CaptionCollator(
         image_processor=pil_image_processor()(size={"height": size, "width": size}),
         tokenizer=tokenizer,
         max_length=spec.settings.max_length,
@@ -98,13 +100,13 @@ def build_preparation(spec: RowSpec, config: Any, texts: list[str]) -> Preparati
     )
 
 
-def build_placeholders(spec: RowSpec, config: Any) -> Placeholders | None:
-    """What input 'with-image' puts in front of the texts; None as taught."""
+def build_placeholders(spec: RowSpec, config: Any) -> ImagePlaceholders | None:
+    """Return the placeholders of input 'with-image'; None for the lab's own input, 'as-taught'."""
     if spec.input == "as-taught":
         return None
-    return Placeholders(config.num_query_tokens, image_token(config), config.use_decoder_only_language_model)
+    return ImagePlaceholders(config.num_query_tokens, image_token(config), config.use_decoder_only_language_model)
 
 
 def image_token(config: Any) -> int:
-    """The id of the image's placeholder."""
+    """Return the token id of an image placeholder."""
     return int(config.image_token_index if hasattr(config, "image_token_index") else config.image_token_id)

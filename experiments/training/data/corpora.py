@@ -1,4 +1,4 @@
-"""Real texts for language models: records of a published set or of a folder, as token ids of the row's model."""
+"""Real texts for language models: records of a published data set or a folder, tokenized for the row's model."""
 
 from functools import partial
 from pathlib import Path
@@ -16,86 +16,86 @@ from experiments.errors import InputError
 from experiments.inputs.formats import text_format
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.training.data.hub import TOKENIZER, Published, fetch
+from experiments.training.data.hub import TOKENIZER, SourceFiles, fetch
 from experiments.training.failures import first_line
 
 HUB = {"alpaca2k": Alpaca2k.repo_id, "imdb": "stanfordnlp/imdb"}
 COLUMNS = {"alpaca2k": ("instruction", "output"), "imdb": ("text",)}
-SPLIT_SEED = 42  # of litgpt's Alpaca2k, and of the guide
+SPLIT_SEED = 42  # as in litgpt's Alpaca2k and in the guide
 
 
 def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
-    """The row's texts beside its validation, each (tokens,) int64, and the commit of a set on the hub where it is told.
+    """Return the row's training texts, each (tokens,) int64, and the data set's commit on the hub (None if unknown).
 
-    alpaca2k is built by LitGPT: prompt style and answer of a record, cut to max_length. An imdb review that is longer
-    than max_length becomes several samples. At full size tokens are those of the row's model; in miniature, which knows
-    256 of them, each byte is one. Raises InputError when texts or tokenizer cannot be had.
+    alpaca2k is built by LitGPT: each record in its prompt style with the answer, cut to max_length. An imdb review
+    longer than max_length becomes several samples. At full size the tokenizer is that of the row's model; a tiny model
+    has 256 tokens, one for each byte. Raises InputError if texts or tokenizer cannot be loaded.
     """
-    source = published_texts(spec.settings.dataset) if spec.data == "hub" else Published(Path(spec.data))
+    source = fetch_texts(spec.settings.dataset) if spec.data == "hub" else SourceFiles(Path(spec.data))
     records = read_records(spec.settings.dataset, source.folder)
-    with TemporaryDirectory() as made:
+    with TemporaryDirectory() as scratch:
         if spec.size == "tiny":
-            byte_tokenizer().save_pretrained(made)
-        folder = Path(made) if spec.size == "tiny" else fetch(spec.base_model.hub, TOKENIZER, "the tokenizer").folder
-        found = tokenized(records, spec.settings, folder)
-    return found, source.commit
+            byte_tokenizer().save_pretrained(scratch)
+        folder = Path(scratch) if spec.size == "tiny" else fetch(spec.base_model.hub, TOKENIZER, "the tokenizer").folder
+        texts = tokenize(records, spec.settings, folder)
+    return texts, source.commit
 
 
-def published_texts(dataset: str, **options: Any) -> Published:
-    """The files of a data set on the hub; InputError when they cannot be had."""
+def fetch_texts(dataset: str, **options: Any) -> SourceFiles:
+    """Download the files of a data set. Raises InputError if that fails."""
     return fetch(HUB[dataset], None, "the texts", "dataset", **options)
 
 
 def read_records(dataset: str, folder: Path) -> datasets.Dataset:
-    """The records of a folder, of the training split where splits are named.
+    """Return the records in a folder: those of the training split if there are splits.
 
-    Raises InputError when they cannot be read, or lack a column that the data set has.
+    Raises InputError if they cannot be read or lack a column of the data set.
     """
     source = str(folder)
     try:
         saved = text_format(folder) == "saved"
-        found = datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
+        loaded = datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
     except Exception as error:
         raise InputError(f"{source}: cannot be read as {dataset} ({first_line(error)})") from None
-    splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+    splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
     records = splits["train"] if "train" in splits else next(iter(splits.values()))
     for column in COLUMNS[dataset]:
         if column not in records.column_names:
-            has, needs = ", ".join(records.column_names), " and ".join(COLUMNS[dataset])
-            raise InputError(f"{source}: {dataset} needs {needs}, its records have {has}")
+            actual, required = ", ".join(records.column_names), " and ".join(COLUMNS[dataset])
+            raise InputError(f"{source}: {dataset} needs the columns {required}, the records have {actual}")
         if not all(isinstance(value, str) for value in records[column]):
             raise InputError(f"{source}: {column!r} of each record of {dataset} must be a text")
     return records
 
 
-def tokenized(records: datasets.Dataset, settings: Settings, tokenizer: Path) -> list[torch.Tensor]:
-    """The samples of a data set's records beside its validation, by the tokenizer in that folder."""
+def tokenize(records: datasets.Dataset, settings: Settings, tokenizer: Path) -> list[torch.Tensor]:
+    """Return the training samples of a data set's records, by the tokenizer in the folder ``tokenizer``."""
     if settings.dataset == "alpaca2k":
-        prompted = SFTDataset(
+        samples = SFTDataset(
             train_split(records, settings),
             LitgptTokenizer(tokenizer),
             Alpaca2k.prompt_style,
             settings.max_length,
             Alpaca2k.mask_prompt,
         )
-        return [prompted[index]["input_ids"] for index in range(len(prompted))]
-    cut = records.map(
-        partial(chunks, tokenizer=AutoTokenizer.from_pretrained(tokenizer), longest=settings.max_length),
+        return [samples[index]["input_ids"] for index in range(len(samples))]
+    chunks = records.map(
+        partial(chunk_reviews, tokenizer=AutoTokenizer.from_pretrained(tokenizer), longest=settings.max_length),
         batched=True,
         remove_columns=records.column_names,
         keep_in_memory=True,
     )
-    return [torch.tensor(ids) for ids in train_split(cut, settings)["input_ids"]]
+    return [torch.tensor(ids) for ids in train_split(chunks, settings)["input_ids"]]
 
 
-def chunks(reviews: dict[str, list[str]], tokenizer: Any, longest: int) -> dict[str, list[list[int]]]:
-    """The tokens of reviews in samples of at most ``longest``; none is lost."""
-    found = tokenizer(reviews["text"], truncation=True, max_length=longest, return_overflowing_tokens=True)
-    return {"input_ids": found["input_ids"]}
+def chunk_reviews(reviews: dict[str, list[str]], tokenizer: Any, longest: int) -> dict[str, list[list[int]]]:
+    """Return the tokens of reviews, split into samples of at most ``longest`` tokens without losing any."""
+    tokens = tokenizer(reviews["text"], truncation=True, max_length=longest, return_overflowing_tokens=True)
+    return {"input_ids": tokens["input_ids"]}
 
 
 def train_split(samples: datasets.Dataset, settings: Settings) -> datasets.Dataset:
-    """The samples that are trained on, in the order of the material's split."""
+    """Return the training split of the samples, in the order of the lab's split."""
     if not settings.validation:
         return samples
     size = settings.validation if settings.validation < 1 else int(settings.validation)
@@ -103,9 +103,9 @@ def train_split(samples: datasets.Dataset, settings: Settings) -> datasets.Datas
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer that knows the 256 values of a byte, each a token; the byte FF, which no text has, ends one."""
+    """Return a tokenizer with one token for each byte; the byte FF, which no text contains, ends a text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=chr(0xFF))
+    tokenizer = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=chr(0xFF))

@@ -1,8 +1,9 @@
-"""Fetches what rows read of the hub into its cache, as a job of its own before them.
+"""Download weights, tokenizer or texts of rows from the hub into its cache, before the rows run.
 
-python -m experiments.training.data.fetch_hub NEED
+    python -m experiments.training.data.fetch_hub NEED
 
-NEED is a Need as JSON. See needs.answer for what is printed. Files are compared with the checksums that the hub states.
+NEED is a Need as JSON. Prints the paths of the files (see inputs.requirements.answer), after comparing them with the
+hub's checksums.
 """
 
 import sys
@@ -13,47 +14,47 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.inputs.requirements import Need, Telling, answer
-from experiments.training.data.hub import TOKENIZER, Published, checked, fetch, fetch_weights, version_kept
+from experiments.training.data.hub import TOKENIZER, SourceFiles, cached_commit, fetch, fetch_weights, verified
 
 
-class Told(tqdm):  # type: ignore[misc]
-    """The library's count of bytes, told in lines."""
+class PrintedProgress(tqdm):
+    """Progress bar of the hub library that prints its count of bytes in lines."""
 
-    def __init__(self, *given: Any, **options: Any) -> None:
-        self._tell = Telling()
-        super().__init__(*given, **options | {"file": StringIO()})
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._print = Telling()
+        super().__init__(*arguments, **options | {"file": StringIO()})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if self.unit == "B" and self.n:
-            self._tell(self.n, self.total)
+            self._print(self.n, self.total)
 
 
-def bring(need: Need) -> list[Path]:
-    """Fetch it, and say what it is made of. Raises InputError when it cannot be had.
+def fetch_need(need: Need) -> list[Path]:
+    """Download the need and return its files. Raises InputError if that fails.
 
-    Of a model or a data set that the cache has something of already, it is that version.
+    If the cache already has files of the model or data set, the same version is downloaded.
     """
     if need.kind == "texts":
-        from experiments.training.data.corpora import HUB, published_texts, read_records
+        from experiments.training.data.corpora import HUB, fetch_texts, read_records
 
         hub = HUB[need.name]
-        texts = published_texts(need.name, revision=version_kept(hub, "dataset"), tqdm_class=Told)
-        read_records(need.name, checked(texts, hub, "the texts", "dataset").folder)
+        texts = fetch_texts(need.name, revision=cached_commit(hub, "dataset"), tqdm_class=PrintedProgress)
+        read_records(need.name, verified(texts, hub, "the texts", "dataset").folder)
         return _files(texts)
-    options: dict[str, Any] = {"revision": version_kept(need.name), "tqdm_class": Told}
+    options: dict[str, Any] = {"revision": cached_commit(need.name), "tqdm_class": PrintedProgress}
     if need.kind == "tokenizer":
-        return _files(checked(fetch(need.name, TOKENIZER, "the tokenizer", **options), need.name, "the tokenizer"))
-    weights = checked(fetch_weights(need.name, **options), need.name, "the weights")
+        return _files(verified(fetch(need.name, TOKENIZER, "the tokenizer", **options), need.name, "the tokenizer"))
+    weights = verified(fetch_weights(need.name, **options), need.name, "the weights")
     if need.litgpt is None:
         return _files(weights)
-    from experiments.training.models.litgpt_checkpoint import converted
+    from experiments.training.data.litgpt_checkpoint import convert_checkpoint
 
-    return [*_files(weights), converted(weights, need.litgpt).folder]
+    return [*_files(weights), convert_checkpoint(weights, need.litgpt).folder]
 
 
-def _files(found: Published) -> list[Path]:
-    return sorted(path for path in found.folder.rglob("*") if path.is_file())
+def _files(source: SourceFiles) -> list[Path]:
+    return sorted(path for path in source.folder.rglob("*") if path.is_file())
 
 
 if __name__ == "__main__":
-    sys.exit(answer(sys.argv[1], bring))
+    sys.exit(answer(sys.argv[1], fetch_need))

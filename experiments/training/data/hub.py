@@ -1,4 +1,4 @@
-"""Files of published models and data sets: of the hub, fetched once into its cache, or of a folder as it is."""
+"""Download the files of published models and data sets from the hub into its cache, or use a local folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from huggingface_hub.errors import CacheNotFound
 
 from experiments.errors import InputError
 from experiments.training.failures import first_line
-from experiments.training.transformers_compat import differing_from_hub
+from experiments.training.transformers_compat import checksum_mismatches
 
 TOKENIZER = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"),
@@ -22,66 +22,69 @@ WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 
 @dataclass(frozen=True)
-class Published:
-    """Files of a model or a data set in a folder; commit: their version on the hub, None for a folder of one's own."""
+class SourceFiles:
+    """A folder with the files of a model or data set; commit: their version on the hub, None for a local folder."""
 
     folder: Path
     commit: str | None = None
 
 
-def fetch(hub: str, patterns: Sequence[str] | None, what: str, kind: str = "model", **options: Any) -> Published:
-    """The files that match ``patterns`` (None: all); ``hub`` is the name there of a model, or ``kind``, or a folder.
+def fetch(hub: str, patterns: Sequence[str] | None, what: str, kind: str = "model", **options: Any) -> SourceFiles:
+    """Download the files that match ``patterns`` (None: all) of the repository ``hub``; a local folder is used as is.
 
-    ``what`` names them in the InputError that is raised when they cannot be had; options are of snapshot_download.
+    ``kind`` is the type of the repository, ``options`` are passed to snapshot_download. Raises InputError, in which
+    ``what`` names the files, if they cannot be downloaded.
     """
     if not hub:
-        raise InputError(f"{what} of this model: not known to be published; allowed: a model of models.yaml")
+        raise InputError(f"{what} of this model: no published version is known; allowed: a model of models.yaml")
     if Path(hub).is_dir():
-        return Published(Path(hub))
+        return SourceFiles(Path(hub))
     try:
-        wanted = list(patterns) if patterns is not None else None
-        folder = Path(snapshot_download(hub, repo_type=kind, allow_patterns=wanted, **options))
+        allow_patterns = list(patterns) if patterns is not None else None
+        folder = Path(snapshot_download(hub, repo_type=kind, allow_patterns=allow_patterns, **options))
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise InputError(f"{what} of {hub!r} cannot be loaded ({first_line(error)})") from None
-    return Published(folder, commit=folder.name)
+    return SourceFiles(folder, commit=folder.name)
 
 
-def fetch_weights(hub: str, **options: Any) -> Published:
-    """A model's configuration and its weights: as safetensors where it has them, else as PyTorch saves them."""
+def fetch_weights(hub: str, **options: Any) -> SourceFiles:
+    """Download a model's configuration and weights: the safetensors files, or PyTorch's if there are none."""
     try:
         for pattern in WEIGHTS:
-            found = fetch(hub, (*CONFIGURATION, pattern), "the weights", **options)
-            if found.commit is None or any(found.folder.glob(pattern)):
+            source = fetch(hub, (*CONFIGURATION, pattern), "the weights", **options)
+            if source.commit is None or any(source.folder.glob(pattern)):
                 break
     except InputError as problem:
         raise InputError(f"{problem}; weights=random needs no download") from None
-    return found
+    return source
 
 
-def version_kept(hub: str, kind: str = "model") -> str | None:
-    """The commit that the cache has for the main branch; None where it has none."""
+def cached_commit(hub: str, kind: str = "model") -> str | None:
+    """Return the commit of the main branch in the cache; None if it has none."""
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return None
-    versions = [one for repo in repos if (repo.repo_id, repo.repo_type) == (hub, kind) for one in repo.revisions]
-    return next((version.commit_hash for version in versions if "main" in version.refs), None)
+    revisions = [
+        revision for repo in repos if (repo.repo_id, repo.repo_type) == (hub, kind) for revision in repo.revisions
+    ]
+    return next((revision.commit_hash for revision in revisions if "main" in revision.refs), None)
 
 
-def checked(found: Published, hub: str, what: str, kind: str = "model") -> Published:
-    """``found``, its files compared with the checksums that the hub states; spoiled ones are fetched once more.
+def verified(source: SourceFiles, hub: str, what: str, kind: str = "model") -> SourceFiles:
+    """Return ``source`` after comparing its files with the hub's checksums; mismatches are downloaded once more.
 
-    Raises InputError when one is spoiled again.
+    Raises InputError if a file still does not match.
     """
-    if spoiled := _spoiled(found, hub, what, kind):
-        fetch(hub, spoiled, what, kind, revision=found.commit, force_download=True)
-        if spoiled := _spoiled(found, hub, what, kind):
-            raise InputError(f"{what} of {hub!r}: {spoiled[0]} has another checksum than the hub states, fetched twice")
-    return found
+    if paths := _mismatches(source, hub, what, kind):
+        fetch(hub, paths, what, kind, revision=source.commit, force_download=True)
+        if paths := _mismatches(source, hub, what, kind):
+            raise InputError(f"{what} of {hub!r}: {paths[0]} does not match the hub's checksum after two downloads")
+    return source
 
 
-def _spoiled(found: Published, hub: str, what: str, kind: str) -> list[str]:
+def _mismatches(source: SourceFiles, hub: str, what: str, kind: str) -> list[str]:
     try:
-        return differing_from_hub(hub, kind, found.commit)
+        return checksum_mismatches(hub, kind, source.commit)
     except (OSError, ValueError, httpx.HTTPError) as error:
-        raise InputError(f"{what} of {hub!r} cannot be compared with the hub ({first_line(error)})") from None
+        raise InputError(f"{what} of {hub!r} cannot be verified against the hub ({first_line(error)})") from None

@@ -1,4 +1,4 @@
-"""Which data a row's model is given: captioned images, texts, or texts of one length beside an image."""
+"""Choose the data of a row: captioned images, texts, or texts with images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,59 +10,64 @@ from torch.utils.data import DataLoader
 
 from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
-from experiments.training.data.captions import build_loader, open_captions
-from experiments.training.data.collate import Placeholders, build_placeholders, build_preparation, image_token
-from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, padded
-
-BuildLoader = Callable[[int | None], DataLoader[Any]]
+from experiments.training.data.captions import build_caption_loader, open_captions
+from experiments.training.data.collate import (
+    Batch,
+    ImagePlaceholders,
+    build_caption_collator,
+    build_placeholders,
+    image_token,
+)
+from experiments.training.data.texts import Collate, batches_per_epoch, build_text_loader, open_texts, pad_texts
 
 
 @dataclass(frozen=True)
-class Data:
-    """The batches of an epoch on each rank, and what makes their loader once it is known where the heaviest comes.
+class RowData:
+    """The data of a row. batches: batches per epoch on each rank; commit: the data set's version on the hub.
 
-    commit: the version of a set on the hub.
+    build_loader returns the loader; its argument is the batch that gets the longest samples (see SeededBatchSampler).
     """
 
     batches: int
-    build: BuildLoader
+    build_loader: Callable[[int | None], DataLoader]
     commit: str | None = None
 
 
-def prepare_data(spec: RowSpec, config: Any, context: BaseContext | None = None) -> Data:
-    """The row's data for the model of that configuration.
+def prepare_data(spec: RowSpec, config: Any, context: BaseContext | None = None) -> RowData:
+    """Return the row's data for a model with the configuration ``config``; for ``context`` see build_caption_loader.
 
-    Raises InputError when the model cannot be given the row's data set, or it has too few samples. For ``context`` see
-    build_loader.
+    Raises InputError if the model cannot use the row's data set, or the data set has too few samples.
     """
-    settings, sees_images = spec.settings, config.model_type == "blip-2"
+    settings, multimodal = spec.settings, config.model_type == "blip-2"
     if settings.dataset == "gourmetgram-captions":
-        if not sees_images:
+        if not multimodal:
             raise InputError(
-                f"dataset = {settings.dataset!r}: model {settings.model!r} sees no images;"
+                f"dataset = {settings.dataset!r}: model {settings.model!r} takes no images;"
                 " allowed: constant, alpaca2k, imdb"
             )
         captions = open_captions(spec, config.vision_config.image_size)
-        preparation = build_preparation(spec, config, captions.texts)
+        collator = build_caption_collator(spec, config, captions.texts)
         batches = len(captions.texts) // (settings.batch_size * settings.world_size)
-        return Data(batches, lambda heaviest_at: build_loader(spec, captions, preparation, heaviest_at, context))
-    texts = open_texts(spec, image_token(config) if sees_images else config.get_text_config().vocab_size)
-    collate = WithImages(config.vision_config.image_size, build_placeholders(spec, config)) if sees_images else padded
-    return Data(
+        return RowData(batches, lambda longest_at: build_caption_loader(spec, captions, collator, longest_at, context))
+    texts = open_texts(spec, image_token(config) if multimodal else config.get_text_config().vocab_size)
+    collate: Collate = pad_texts
+    if multimodal:
+        collate = TextsWithImages(config.vision_config.image_size, build_placeholders(spec, config))
+    return RowData(
         batches_per_epoch(spec, texts),
-        lambda heaviest_at: build_text_loader(spec, texts, heaviest_at, collate),
+        lambda longest_at: build_text_loader(spec, texts, longest_at, collate),
         texts.commit,
     )
 
 
 @dataclass
-class WithImages:
-    """Texts in a batch, see text.padded, with pixel_values (batch, 3, size, size) float32, and their placeholders."""
+class TextsWithImages:
+    """Collate function that adds random images to texts: pixel_values (batch, 3, size, size) float32."""
 
     image_size: int
-    placeholders: Placeholders | None
+    placeholders: ImagePlaceholders | None
 
-    def __call__(self, texts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def __call__(self, texts: list[torch.Tensor]) -> Batch:
         images = torch.rand(len(texts), 3, self.image_size, self.image_size)
-        batch = {"pixel_values": images} | padded(texts)
+        batch = {"pixel_values": images} | pad_texts(texts)
         return self.placeholders(batch) if self.placeholders else batch

@@ -1,9 +1,8 @@
-"""Texts for language models in batches of token ids: real ones, or seeded twins that have the lengths of the real."""
+"""Texts for language models in batches of token ids: real texts, or random ones with the lengths of real texts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, log
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +12,20 @@ from torch.utils.data import DataLoader, Dataset
 from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.training.data.collate import IGNORED_LABEL
-from experiments.training.data.sampler import Batches
+from experiments.training.data.collate import IGNORED_LABEL, Batch
+from experiments.training.data.sampler import SeededBatchSampler
 
 CONSTANT_STEPS = 100
 TINY_TOKENS = 8
 
-Collate = Callable[[list[torch.Tensor]], dict[str, torch.Tensor]]
+Collate = Callable[[list[torch.Tensor]], Batch]
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Lengths of a set's texts in tokens: ``fixed`` ones that each text has, and a log-normal rest.
+class LengthDistribution:
+    """Distribution of the text lengths of a data set in tokens: ``fixed`` for each text plus a log-normal part.
 
-    chunked: a text longer than a sample may be becomes several samples; otherwise it is cut.
+    chunked: a text that is too long for one sample becomes several; otherwise it is cut.
     """
 
     texts: int
@@ -36,30 +35,30 @@ class Lengths:
     chunked: bool
 
     def draw(self, longest: int, seed: int) -> list[int]:
-        """The length of each sample; ``longest`` is the most tokens that a sample may have."""
-        rest = np.random.default_rng(seed).lognormal(log(self.median), self.sigma, self.texts)
-        whole = [self.fixed + max(1, round(length)) for length in rest]
+        """Return a random length for each sample; ``longest`` is the maximum number of tokens of a sample."""
+        variable = np.random.default_rng(seed).lognormal(log(self.median), self.sigma, self.texts)
+        lengths = [self.fixed + max(1, round(length)) for length in variable]
         if not self.chunked:
-            return [min(length, longest) for length in whole]
-        return [min(longest, length - start) for length in whole for start in range(0, length, longest)]
+            return [min(length, longest) for length in lengths]
+        return [min(longest, length - start) for length in lengths for start in range(0, length, longest)]
 
 
-# alpaca2k: the 2000 instructions that litgpt's Alpaca2k reads, in its prompt style alpaca, tokenizer of LLaMA. The
-# template takes about 48 tokens with a text's first and last token. No token counts of these 2000 are published. The
-# Alpaca instructions as first answered are too short: 95 % of them stay below 256 tokens (alpaca-lora's lengths.ipynb),
-# while five batches of 4 that the multi-GPU lab printed the memory of had 250 to 425. Those answered by GPT-4 fit:
-# their set has 1703 bytes a record where the first has 918, of which half is new answer, about 90 tokens more.
-# Assumed from that: a mean of 220 tokens; sigma so that half of the batches of 4 are padded to 246 to 426.
-# imdb: 25000 reviews of 235 words on average (Maas et al., 2011), tokenizer of GPT-2. Assumed: a mean of 290 tokens,
-# a median of 215; the longest reviews are chunked like the guide's tokenizer does with return_overflowing_tokens.
-TWINS = {
-    "alpaca2k": Lengths(texts=2000, fixed=48, median=135, sigma=0.7, chunked=False),
-    "imdb": Lengths(texts=25000, fixed=0, median=215, sigma=0.77, chunked=True),
+# alpaca2k: the 2000 instructions of litgpt's Alpaca2k in the prompt style alpaca, with LLaMA's tokenizer. The template
+# takes about 48 tokens, including the first and last token of a text. No token counts of these 2000 are published.
+# The original Alpaca answers are too short: 95 % of the texts have fewer than 256 tokens (alpaca-lora's lengths.ipynb),
+# whereas five batches of 4, for which the multi-GPU lab printed the memory, had 250 to 425. The GPT-4 answers agree:
+# that data set has 1703 bytes per record instead of 918; half of the difference is longer answers, about 90 tokens.
+# Assumed from that: a mean of 220 tokens, and a sigma for which half of the batches of 4 are padded to 246 to 426.
+# imdb: 25000 reviews of 235 words on average (Maas et al., 2011), with GPT-2's tokenizer. Assumed: a mean of 290
+# tokens and a median of 215; long reviews are chunked, as the guide's tokenizer does with return_overflowing_tokens.
+SYNTHETIC_LENGTHS = {
+    "alpaca2k": LengthDistribution(texts=2000, fixed=48, median=135, sigma=0.7, chunked=False),
+    "imdb": LengthDistribution(texts=25000, fixed=0, median=215, sigma=0.77, chunked=True),
 }
 
 
-class Texts(Dataset[Any]):
-    """Texts as token ids, each (tokens,) int64, and their lengths; commit: the version of a set on the hub."""
+class TextDataset(Dataset):
+    """Data set of texts as token ids, each (tokens,) int64, with their lengths; commit: its version on the hub."""
 
     def __init__(self, lengths: Sequence[int], commit: str | None = None) -> None:
         self.lengths, self.commit = lengths, commit
@@ -68,8 +67,8 @@ class Texts(Dataset[Any]):
         return len(self.lengths)
 
 
-class DrawnTexts(Texts):
-    """Texts of random token ids below ``vocabulary``; the same for the same seed."""
+class SyntheticTexts(TextDataset):
+    """Texts of random token ids below ``vocabulary``, reproducible by the seed."""
 
     def __init__(self, lengths: Sequence[int], vocabulary: int, seed: int) -> None:
         super().__init__(lengths)
@@ -80,8 +79,8 @@ class DrawnTexts(Texts):
         return torch.from_numpy(draw.integers(self._vocabulary, size=self.lengths[index]))
 
 
-class ReadTexts(Texts):
-    """Texts that are there."""
+class TokenizedTexts(TextDataset):
+    """Texts already tokenized and in memory."""
 
     def __init__(self, texts: Sequence[torch.Tensor], commit: str | None) -> None:
         super().__init__([len(text) for text in texts], commit)
@@ -91,10 +90,10 @@ class ReadTexts(Texts):
         return self._texts[index]
 
 
-def padded(texts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A batch: input_ids, attention_mask and labels, (batch, tokens) int64, padded to the longest text.
+def pad_texts(texts: list[torch.Tensor]) -> Batch:
+    """Return a batch: input_ids, attention_mask and labels, (batch, tokens) int64, padded to the longest text.
 
-    The labels are the texts themselves, without their padding.
+    The labels are the texts themselves, with ignored padding.
     """
     return {
         "input_ids": pad_sequence(texts, batch_first=True),
@@ -103,77 +102,73 @@ def padded(texts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def open_texts(spec: RowSpec, vocabulary: int) -> Texts:
-    """The texts that the row trains on over all ranks, ids below ``vocabulary``; they make whole optimizer steps.
+def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
+    """Return the row's training texts of all ranks, with ids below ``vocabulary``, in whole optimizer steps.
 
-    Texts of constant length are drawn whatever the row's data is. In miniature all others are cut to their first
-    ``TINY_TOKENS``: beside so narrow a model whole ones would leave activations alone to be seen, and none of what a
-    row does to parameters and optimizer state. Raises InputError when the data set has no texts, too few, or tokens
-    that the model does not know, or cannot be read.
+    Texts of constant length are always random. For tiny models, all others are cut to ``TINY_TOKENS`` tokens: with
+    longer texts the activations would hide the effect of a row on parameters and optimizer state.
+    Raises InputError if the data set has no texts, too few, or token ids that the model lacks, or cannot be read.
     """
     settings = spec.settings
-    if settings.dataset not in ("constant", *TWINS):
-        allowed = ", ".join(("constant", *TWINS))
-        raise InputError(f"dataset = {settings.dataset!r}: has no texts for a language model; allowed: {allowed}")
+    if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):
+        allowed = ", ".join(("constant", *SYNTHETIC_LENGTHS))
+        raise InputError(f"dataset = {settings.dataset!r}: no texts for a language model; allowed: {allowed}")
     if spec.data == "synthetic" or settings.dataset == "constant":
         lengths = _lengths(spec)
-        return DrawnTexts(lengths[: _trained_on(settings, len(lengths))], vocabulary, settings.seed)
+        return SyntheticTexts(lengths[: _training_texts(settings, len(lengths))], vocabulary, settings.seed)
     from experiments.training.data.corpora import read_texts
 
     texts, commit = read_texts(spec)
     if (highest := max((int(text.max()) for text in texts if len(text)), default=0)) >= vocabulary:
-        raise InputError(f"model {settings.model!r}: knows {vocabulary} tokens, its tokenizer has number {highest}")
-    texts = [text[: _longest(spec)] for text in texts[: _trained_on(settings, len(texts))]]
-    return ReadTexts(texts, commit)
+        raise InputError(f"model {settings.model!r}: has {vocabulary} tokens, its tokenizer uses id {highest}")
+    texts = [text[: _longest(spec)] for text in texts[: _training_texts(settings, len(texts))]]
+    return TokenizedTexts(texts, commit)
 
 
 def build_text_loader(
-    spec: RowSpec, texts: Texts, heaviest_at: int | None, collate: Collate = padded
-) -> DataLoader[Any]:
-    """Batches of this rank's share of ``texts`` in the row's order; see Batches for heaviest_at.
+    spec: RowSpec, texts: TextDataset, longest_at: int | None, collate: Collate = pad_texts
+) -> DataLoader:
+    """Return a loader of this rank's share of ``texts`` in the row's order; for longest_at see SeededBatchSampler.
 
-    Without workers: the texts are in memory, or drawn.
+    It needs no workers, because the texts are in memory or random.
     """
     settings = spec.settings
-    return DataLoader(
-        texts,
-        batch_sampler=Batches(texts.lengths, settings.batch_size, settings.seed, heaviest_at, settings.world_size),
-        collate_fn=collate,
-    )
+    sampler = SeededBatchSampler(texts.lengths, settings.batch_size, settings.seed, longest_at, settings.world_size)
+    return DataLoader(texts, batch_sampler=sampler, collate_fn=collate)
 
 
-def batches_per_epoch(spec: RowSpec, texts: Texts) -> int:
-    """Micro-steps of an epoch on each rank."""
+def batches_per_epoch(spec: RowSpec, texts: TextDataset) -> int:
+    """Return the number of micro-steps per epoch on each rank."""
     return len(texts) // (spec.settings.batch_size * spec.settings.world_size)
 
 
-def _trained_on(settings: Settings, there: int) -> int:
-    """How many of the texts beside the validation are trained on: what is left over of an optimizer step is dropped."""
-    if there < (settings.train_samples or 1):
+def _training_texts(settings: Settings, available: int) -> int:
+    """Return how many of the ``available`` texts are trained on; an incomplete last optimizer step is dropped."""
+    if available < (settings.train_samples or 1):
         raise InputError(
-            f"train_samples = {settings.train_samples}: {settings.dataset} has {there} texts beside its validation"
+            f"train_samples = {settings.train_samples}: {settings.dataset} has {available} texts besides the validation"
         )
-    wanted = settings.train_samples or there
-    steps = wanted // settings.global_batch_size
+    samples = settings.train_samples or available
+    steps = samples // settings.global_batch_size
     if not steps:
         raise InputError(
-            f"global_batch_size = {settings.global_batch_size}: {settings.dataset} has only {wanted} texts to train on"
+            f"global_batch_size = {settings.global_batch_size}: {settings.dataset} has only {samples} texts to train on"
         )
     return steps * settings.global_batch_size
 
 
 def _longest(spec: RowSpec) -> int:
-    """The most tokens that are kept of a text."""
+    """Return the maximum number of tokens of a text."""
     return TINY_TOKENS if spec.size == "tiny" else spec.settings.max_length
 
 
 def _lengths(spec: RowSpec) -> list[int]:
-    """Tokens of each drawn text beside the validation, over all ranks."""
+    """Return the length in tokens of each random training text, over all ranks."""
     settings = spec.settings
     if settings.dataset == "constant":
         steps = settings.max_steps if settings.max_steps > 0 else CONSTANT_STEPS
         return [settings.max_length] * (settings.train_samples or steps * settings.global_batch_size)
-    drawn = TWINS[settings.dataset].draw(settings.max_length, settings.seed)
+    drawn = SYNTHETIC_LENGTHS[settings.dataset].draw(settings.max_length, settings.seed)
     lengths = [min(length, _longest(spec)) for length in drawn]
     share = settings.validation < 1
     return lengths[: len(lengths) - ceil(len(lengths) * settings.validation if share else settings.validation)]

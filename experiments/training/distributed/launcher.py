@@ -1,9 +1,9 @@
-"""Starts the ranks of one node with torchrun or accelerate, and says with which codes they ended.
+"""Start the ranks of one node with torchrun or accelerate, and report their exit codes.
 
-    python -m experiments.training.distributed.launcher NODE ADDRESS PORT TRAINER SPEC OUT
+    python -m experiments.training.distributed.launcher NODE ADDRESS PORT RANK_MODULE SPEC OUT
 
-TRAINER is the module that each rank runs with the arguments SPEC OUT. The first node's ranks meet the others at
-ADDRESS:PORT. Unless all ranks end well, OUT gets codes-NODE.json: the exit codes of those that did not, by rank.
+RANK_MODULE is the module that each rank runs with the arguments SPEC OUT. The ranks of all nodes connect at
+ADDRESS:PORT. If ranks fail, their exit codes are written to OUT/codes-NODE.json, by rank.
 """
 
 import json
@@ -18,11 +18,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.system.files import write_atomically
-from experiments.training.distributed.ranks import CODES_FILE, LAUNCHER
+from experiments.training.distributed.ranks import CODES_FILE, LAUNCHER_PID
 
 
 def torchrun_arguments(settings: Settings, node: str, address: str, port: str) -> list[str]:
-    """What torchrun is told of a node."""
+    """Return torchrun's arguments for a node."""
     return [
         *("--nnodes", str(settings.nodes), "--nproc-per-node", str(settings.devices)),
         *("--node-rank", node, "--master-addr", address, "--master-port", port, "--module"),
@@ -30,7 +30,7 @@ def torchrun_arguments(settings: Settings, node: str, address: str, port: str) -
 
 
 def accelerate_arguments(settings: Settings, node: str, address: str, port: str) -> list[str]:
-    """The same for accelerate; precision and sharding are the trainer's own to set."""
+    """Return accelerate's arguments for a node, without precision and sharding, which the engine sets."""
     return [
         *("--multi_gpu", "--num_machines", str(settings.nodes), "--num_processes", str(settings.ranks)),
         *("--machine_rank", node, "--main_process_ip", address, "--main_process_port", port),
@@ -38,18 +38,18 @@ def accelerate_arguments(settings: Settings, node: str, address: str, port: str)
     ]
 
 
-def main(node: str, address: str, port: str, trainer: str, spec_path: str, out: str) -> int:
-    """Entry of the process; exit code 0 when all ranks of the node ended well."""
-    os.environ[LAUNCHER] = str(os.getpid())
+def main(node: str, address: str, port: str, rank_module: str, spec_path: str, out: str) -> int:
+    """Run the process; return exit code 0 if all ranks of the node succeeded."""
+    os.environ[LAUNCHER_PID] = str(os.getpid())
     settings = RowSpec.model_validate_json(Path(spec_path).read_bytes()).settings
-    started = [trainer, spec_path, out]
+    rank_command = [rank_module, spec_path, out]
     try:
         if settings.launcher == "accelerate":
             arguments = accelerate_arguments(settings, node, address, port)
-            launch_command(launch_command_parser().parse_args(arguments + started))
+            launch_command(launch_command_parser().parse_args(arguments + rank_command))
         else:
             arguments = torchrun_arguments(settings, node, address, port)
-            torchrun.run(torchrun.get_args_parser().parse_args(arguments + started))
+            torchrun.run(torchrun.get_args_parser().parse_args(arguments + rank_command))
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         write_atomically(Path(out) / CODES_FILE.format(node), json.dumps(codes))

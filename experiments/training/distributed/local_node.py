@@ -1,4 +1,4 @@
-"""The ranks of one of a row's nodes, as they run on this machine: started together, watched, ended together."""
+"""Ranks that run on this machine: started together, monitored, and ended together."""
 
 import os
 import shutil
@@ -19,39 +19,40 @@ from experiments.system.processes import die_with_parent, kill_tagged
 from experiments.training.distributed.shared_memory import remove_shared_memory
 
 PID_FILE = "pid"
-RANKS_VARIABLE = "TESTBED_RANKS"
-GONE_WITHIN_S = 15.0
+RANKS_TAG = "TESTBED_RANKS"
+KILL_TIMEOUT_S = 15.0
 
 
-class Part(Protocol):
-    """The ranks of one node. lost: why nothing more can be known of them; empty where all is."""
+class NodeRanks(Protocol):
+    """The ranks of one node of a row. lost: why the node cannot report any more; empty otherwise."""
 
     ranks: Sequence[int]
     lost: str
 
     def code(self) -> int | None:
-        """Exit code of what started the ranks; None while it runs."""
+        """Return the exit code of the launcher; None while it runs."""
 
     def failed(self) -> bool:
-        """True when a rank, or what started it, has ended badly; the others may live, and wait for it in vain."""
+        """Return True if a rank or the launcher has failed; other ranks may still run and wait for it."""
 
     def pids(self) -> dict[int, int]:
-        """The processes of those ranks that have begun on this machine, whether they live or not."""
+        """Return the process id of each rank that has started on this machine, whether or not it still runs."""
 
     def dump_stacks(self) -> None:
-        """Have each rank print the stacks of its threads into its log (it registered faulthandler)."""
+        """Make each rank print the stacks of its threads into its log (through faulthandler)."""
 
     def end(self) -> None:
-        """End all that is left of the ranks: processes, temporary files, shared memory.
+        """Kill all processes of the ranks, and remove their temporary files and shared memory.
 
-        Raises TimeoutError naming the processes that would not go within 15 s.
+        Raises TimeoutError with the process ids if processes still run after 15 s.
         """
 
 
 class LocalNodeRanks:
-    """Ranks on this machine; ``folders`` are their own, by rank. ``command`` is of Python and starts them.
+    """Ranks on this machine, started by ``command``, the arguments of a Python process. See NodeRanks.
 
-    alone: it is the only rank itself.
+    folders: the folder of each rank. log: a file descriptor for the output of the command. environment: additional
+    variables. launcher: False if the command itself is the only rank.
     """
 
     lost = ""
@@ -62,32 +63,34 @@ class LocalNodeRanks:
         folders: Mapping[int, Path],
         log: int,
         environment: Mapping[str, str],
-        alone: bool = False,
+        launcher: bool = True,
     ) -> None:
         self.ranks: Sequence[int] = tuple(folders)
-        self._folders, self._alone = folders, alone
+        self._folders, self._launcher = folders, launcher
         for folder in folders.values():
             folder.mkdir(exist_ok=True)
-        self._began = time.time()
+        self._started = time.time()
         self._scratch = tempfile.mkdtemp(prefix="testbed-")
-        self._mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        own = {RANKS_VARIABLE: self._mark, "TMPDIR": self._scratch}
-        self._process = _start(command, log, {**own, **environment})
+        self._tag = f"{os.getpid()}-{time.monotonic_ns()}"
+        variables = {RANKS_TAG: self._tag, "TMPDIR": self._scratch}
+        self._process = _start_python(command, log, {**variables, **environment})
 
     def code(self) -> int | None:
         return self._process.poll()
 
     def failed(self) -> bool:
-        return bool(self.code()) or (not self._alone and any(self._over(*begun) for begun in self.pids().items()))
+        return bool(self.code()) or (
+            self._launcher and any(self._rank_failed(rank, pid) for rank, pid in self.pids().items())
+        )
 
     def pids(self) -> dict[int, int]:
-        if self._alone:
+        if not self._launcher:
             return {0: self._process.pid}
-        found = {}
+        pids = {}
         for rank, folder in self._folders.items():
             with suppress(FileNotFoundError, ValueError):
-                found[rank] = int((folder / PID_FILE).read_text())
-        return found
+                pids[rank] = int((folder / PID_FILE).read_text())
+        return pids
 
     def dump_stacks(self) -> None:
         for pid in self.pids().values():
@@ -95,34 +98,34 @@ class LocalNodeRanks:
                 os.kill(pid, signal.SIGUSR1)
 
     def end(self) -> None:
-        if left := kill_tagged(RANKS_VARIABLE, self._mark, GONE_WITHIN_S):
-            raise TimeoutError(f"processes {left} did not end within {GONE_WITHIN_S:.0f} s of being killed")
+        if running := kill_tagged(RANKS_TAG, self._tag, KILL_TIMEOUT_S):
+            raise TimeoutError(f"processes {running} still run {KILL_TIMEOUT_S:.0f} s after they were killed")
         self._process.wait()
         shutil.rmtree(self._scratch, ignore_errors=True)
-        if not self._alone:
-            remove_shared_memory(self._began)
+        if self._launcher:
+            remove_shared_memory(self._started)
 
-    def _over(self, rank: int, pid: int) -> bool:
-        """True when a rank has failed: it says so, or is gone without a word."""
-        gone = not _alive(pid)
-        measured = measured_in(self._folders[rank])
-        return gone if measured is None else measured.outcome != "fits"
+    def _rank_failed(self, rank: int, pid: int) -> bool:
+        """Return True if a rank has reported a failure, or has ended without a report."""
+        ended = not _is_running(pid)  # checked before the report, which a rank writes before it ends
+        measured = read_measured(self._folders[rank])
+        return ended if measured is None else measured.outcome != "fits"
 
 
-def measured_in(folder: Path) -> Measured | None:
-    """What a rank wrote into its folder at its end; None when it did not come so far."""
+def read_measured(folder: Path) -> Measured | None:
+    """Return what a rank has written into its folder at its end; None if nothing."""
     with suppress(FileNotFoundError):
         return Measured.model_validate_json((folder / MEASURED_FILE).read_bytes())
     return None
 
 
 def prefer_oom_kill() -> None:
-    """Have this process die with its parent, and before all others when the host's memory runs out."""
+    """Die with the parent process, and be the OOM killer's first choice."""
     die_with_parent()
     Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _start(command: Sequence[str], log: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+def _start_python(command: Sequence[str], log: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-u", *command],
         env={**os.environ, **environment},
@@ -134,7 +137,7 @@ def _start(command: Sequence[str], log: int, environment: Mapping[str, str]) -> 
     )
 
 
-def _alive(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

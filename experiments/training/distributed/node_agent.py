@@ -1,9 +1,10 @@
-"""Runs the ranks of one further node of a row, for the worker on the first one, which is told what came of them.
+"""Run the ranks of a remote node for the worker on the first node, and report to it.
 
     TESTBED_MEETING="ADDRESS PORT KEY" python -m experiments.training.distributed.node_agent NUMBER NAME
 
-Writes into the row's folder where this machine sees it too, else into one of its own. Ends its ranks when the worker
-says so or is gone, and when it is told to end itself. Exit code 0 when the worker has heard how they ended.
+Writes into the row's folder if this machine has it too (a shared file system), else into a temporary folder. Ends its
+ranks at the worker's request, when the worker's connection is lost, and on SIGTERM. Exit code 0 if the worker has
+received the outcome.
 """
 
 import json
@@ -19,37 +20,37 @@ from types import FrameType
 from experiments.results.rendezvous import MEETING
 from experiments.results.schema import RANK_FOLDER, SPEC_FILE
 from experiments.training.distributed.local_node import LocalNodeRanks, prefer_oom_kill
-from experiments.training.distributed.ranks import CODES_FILE, launched
-from experiments.training.distributed.remote_node import END, FAILED, STACKS, Ended, NodeAssignment, packed
+from experiments.training.distributed.ranks import CODES_FILE, start_node
+from experiments.training.distributed.remote_node import END, FAILED, STACKS, NodeAssignment, NodeExit, pack_files
 
-TICK_S = 0.1
-
-
-class Stopped(Exception):
-    """This process is to end."""
+POLL_INTERVAL_S = 0.1
 
 
-def serve(line: Connection, node: int, scratch: Path) -> None:
-    """Run what the worker at the other end of ``line`` orders; OSError when it is gone."""
-    assignment = NodeAssignment.model_validate_json(line.recv_bytes())
-    out = _folder(assignment, scratch)
-    log = scratch / "launcher.txt"
-    with log.open("wb") as said:
-        part = launched(assignment, node, out, said.fileno())
+class Terminated(Exception):
+    """This process has received SIGTERM."""
+
+
+def serve(connection: Connection, node: int, scratch: Path) -> None:
+    """Run the assignment from the worker at the other end of ``connection``. Raises OSError if that is lost."""
+    assignment = NodeAssignment.model_validate_json(connection.recv_bytes())
+    out = _row_folder(assignment, scratch)
+    log_path = scratch / "launcher.txt"
+    with log_path.open("wb") as log:
+        ranks = start_node(assignment, node, out, log.fileno())
         try:
-            _watch(part, line)
-        except (Stopped, EOFError):
+            _monitor(ranks, connection)
+        except (Terminated, EOFError):
             pass
         finally:
-            part.end()
-    ended = Ended(code=part.code() or 0, said=log.read_text(errors="replace"))
-    line.send_bytes(ended.model_dump_json().encode())
-    folders = [f"{RANK_FOLDER.format(rank)}/*" for rank in part.ranks]
-    line.send_bytes(packed(out, [*folders, CODES_FILE.format(node)]))
+            ranks.end()
+    node_exit = NodeExit(code=ranks.code() or 0, output=log_path.read_text(errors="replace"))
+    connection.send_bytes(node_exit.model_dump_json().encode())
+    rank_files = [f"{RANK_FOLDER.format(rank)}/*" for rank in ranks.ranks]
+    connection.send_bytes(pack_files(out, [*rank_files, CODES_FILE.format(node)]))
 
 
-def _folder(assignment: NodeAssignment, scratch: Path) -> Path:
-    """The row's folder, where this machine sees it; else ``scratch``, made into one."""
+def _row_folder(assignment: NodeAssignment, scratch: Path) -> Path:
+    """Return the row's folder if this machine has it; else ``scratch``, with the specification written into it."""
     spec = assignment.spec.model_dump_json(indent=2)
     with suppress(OSError):
         if (Path(assignment.out) / SPEC_FILE).read_text() == spec:
@@ -58,39 +59,40 @@ def _folder(assignment: NodeAssignment, scratch: Path) -> Path:
     return scratch
 
 
-def _watch(part: LocalNodeRanks, line: Connection) -> None:
-    """Until the ranks have ended, or are to end."""
+def _monitor(ranks: LocalNodeRanks, connection: Connection) -> None:
+    """Report a failure and obey the worker's messages, until the ranks have ended or should be ended."""
     failed = False
-    while part.code() is None:
-        if not failed and part.failed():
+    while ranks.code() is None:
+        if not failed and ranks.failed():
             failed = True
-            line.send_bytes(FAILED)
-        if line.poll(TICK_S):
-            told = line.recv_bytes()
-            if told == END:
+            connection.send_bytes(FAILED)
+        if connection.poll(POLL_INTERVAL_S):
+            message = connection.recv_bytes()
+            if message == END:
                 return
-            if told == STACKS:
-                part.dump_stacks()
+            if message == STACKS:
+                ranks.dump_stacks()
 
 
-def _stop(_number: int, _frame: FrameType | None) -> None:
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Stopped
+    raise Terminated
 
 
 def main(number: str, name: str) -> int:
+    """Run the process; return its exit code."""
     prefer_oom_kill()
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _on_sigterm)
     address, port, key = os.environ[MEETING].split()
     with (
-        Client((address, int(port)), authkey=bytes.fromhex(key)) as line,
+        Client((address, int(port)), authkey=bytes.fromhex(key)) as connection,
         tempfile.TemporaryDirectory(prefix="testbed-") as scratch,
     ):
-        line.send_bytes(json.dumps({"node": int(number), "name": name}).encode())
+        connection.send_bytes(json.dumps({"node": int(number), "name": name}).encode())
         try:
-            serve(line, int(number), Path(scratch))
-        except OSError as problem:
-            print(f"{name}: the first node is gone ({problem})", file=sys.stderr)
+            serve(connection, int(number), Path(scratch))
+        except OSError as error:
+            print(f"{name}: lost the connection to the first node ({error})", file=sys.stderr)
             return 1
     return 0
 

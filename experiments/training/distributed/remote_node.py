@@ -1,7 +1,8 @@
-"""The ranks of a row's further nodes, which are other machines; node_agent starts them there.
+"""Ranks of a row on other machines, where node_agent starts them.
 
-The first node says in a file where it is met, and by which key; whatever starts the others brings them that line. Each
-asks for its order, says when a rank has failed, and at its end hands over what its ranks wrote.
+The worker runs on the first node and writes its address and a key into a rendezvous file, which the launching system
+passes to the other nodes. Each agent connects, receives its assignment, reports a failed rank at once, and sends the
+files of its ranks at the end.
 """
 
 import io
@@ -20,52 +21,56 @@ from threading import Thread
 from experiments.results.rendezvous import LEFT_FILE, MEETING_FILE, SAID_FILE
 from experiments.results.schema import Record
 from experiments.suites.row_spec import RowSpec
-from experiments.training.distributed.local_node import GONE_WITHIN_S
+from experiments.training.distributed.local_node import KILL_TIMEOUT_S
+from experiments.training.failures import last_line
 
 FAILED, STACKS, END = b"failed", b"stacks", b"end"
 TIMEOUT_SLACK_S = 5.0
 
 
 class NodeAssignment(Record):
-    """What a further node is to start: the module of a rank, that of its launcher, and where all ranks meet.
+    """What a node has to start: the modules of rank and launcher, and the address and port where all ranks connect.
 
-    out is the row's folder on the first node.
+    out: the row's folder on the first node.
     """
 
     spec: RowSpec
-    trainer: str
-    starter: str
+    rank_module: str
+    launcher_module: str
     address: str
     port: str
     out: str
 
 
-class Ended(Record):
-    """How a node's launcher ended, and what it printed. Its ranks' files follow."""
+class NodeExit(Record):
+    """Exit code and output of a node's launcher. The files of its ranks follow in the next message."""
 
     code: int
-    said: str
+    output: str
 
 
 class RemoteNodeRanks:
-    """The ranks of the node of that number; see Part. What they wrote comes into ``out``, what is said to ``log``."""
+    """Ranks on the remote node number ``node``. See NodeRanks.
+
+    Their files are written into ``out`` and the launcher's output into ``log``. ``folder`` is the rendezvous folder.
+    """
 
     def __init__(self, node: int, ranks: Sequence[int], out: Path, log: int, folder: Path) -> None:
         self.node, self.ranks = node, ranks
         self.lost = ""
         self._out, self._log, self._folder = out, log, folder
         self._name = f"node {node}"
-        self._line: Connection | None = None
+        self._connection: Connection | None = None
         self._code: int | None = None
         self._failed = False
 
-    def on_connect(self, line: Connection, name: str) -> None:
-        """The node has come, by that line."""
+    def on_connect(self, connection: Connection, name: str) -> None:
+        """Accept the node's connection; ``name`` is its host name."""
         self._name = f"node {self.node} ({name})"
-        self._line = line
+        self._connection = connection
 
     def code(self) -> int | None:
-        self._hear()
+        self._update_status()
         return self._code
 
     def failed(self) -> bool:
@@ -75,37 +80,39 @@ class RemoteNodeRanks:
         return {}
 
     def dump_stacks(self) -> None:
-        self._tell(STACKS)
+        self._send(STACKS)
 
     def end(self) -> None:
-        self._tell(END)
-        until = time.monotonic() + GONE_WITHIN_S + TIMEOUT_SLACK_S
-        while self.code() is None and self._line and time.monotonic() < until:
+        self._send(END)
+        deadline = time.monotonic() + KILL_TIMEOUT_S + TIMEOUT_SLACK_S
+        while self.code() is None and self._connection and time.monotonic() < deadline:
             time.sleep(0.05)
         if self._code is None:
-            self._lose("had not come" if self._line is None else "did not say how its ranks ended")
-        if self._line:
-            self._line.close()
+            self._mark_lost("did not connect" if self._connection is None else "did not report how its ranks ended")
+        if self._connection:
+            self._connection.close()
 
-    def _tell(self, word: bytes) -> None:
-        if self._line and self._code is None:
+    def _send(self, message: bytes) -> None:
+        if self._connection and self._code is None:
             with suppress(OSError):
-                self._line.send_bytes(word)
+                self._connection.send_bytes(message)
 
-    def _hear(self) -> None:
-        if self._line is None and (self._folder / LEFT_FILE).exists():
-            self._lose(f"did not take part: {_last_line(self._folder / SAID_FILE)}")
+    def _update_status(self) -> None:
+        """Process the node's messages, and whether it has left without connecting."""
+        if self._connection is None and (self._folder / LEFT_FILE).exists():
+            self._mark_lost(f"did not take part: {_agent_message(self._folder / SAID_FILE)}")
         try:
-            while self._line and self._code is None and self._line.poll():
-                word = self._line.recv_bytes()
-                if word == FAILED:
+            while self._connection and self._code is None and self._connection.poll():
+                message = self._connection.recv_bytes()
+                if message == FAILED:
                     self._failed = True
                 else:
-                    self._take(Ended.model_validate_json(word), self._line.recv_bytes())
+                    self._finish(NodeExit.model_validate_json(message), self._connection.recv_bytes())
         except (EOFError, OSError):
-            self._lose("is no longer heard of")
+            self._mark_lost("lost its connection")
 
-    def _take(self, ended: Ended, files: bytes) -> None:
+    def _finish(self, node_exit: NodeExit, files: bytes) -> None:
+        """Unpack the files of the ranks, log the launcher's output, and store its exit code."""
         with tarfile.open(fileobj=io.BytesIO(files)) as archive:
             for member in archive:
                 path, content = self._out / member.name, archive.extractfile(member)
@@ -113,27 +120,27 @@ class RemoteNodeRanks:
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(content.read())
                 os.utime(path, (member.mtime, member.mtime))
-        if ended.said:
-            os.write(self._log, f"\n==== launcher of {self._name} ====\n{ended.said}".encode())
-        self._code = ended.code
+        if node_exit.output:
+            os.write(self._log, f"\n==== launcher of {self._name} ====\n{node_exit.output}".encode())
+        self._code = node_exit.code
 
-    def _lose(self, why: str) -> None:
+    def _mark_lost(self, why: str) -> None:
         self.lost, self._code = f"{self._name} {why}", 1
 
 
-def open_rendezvous(assignment: NodeAssignment, parts: Sequence[RemoteNodeRanks], folder: Path) -> None:
-    """Wait beside this thread for the nodes of ``parts``; a file in ``folder`` says where."""
+def open_rendezvous(assignment: NodeAssignment, nodes: Sequence[RemoteNodeRanks], folder: Path) -> None:
+    """Accept the connections of ``nodes`` in a background thread; a file in ``folder`` has the address and the key."""
     key = secrets.token_bytes(32)
-    listener = Listener(("0.0.0.0", 0), backlog=len(parts), authkey=key)
-    Thread(target=_accept, args=(listener, assignment, parts), daemon=True).start()
+    listener = Listener(("0.0.0.0", 0), backlog=len(nodes), authkey=key)
+    Thread(target=_accept, args=(listener, assignment, nodes), daemon=True).start()
     partial = folder / f"{MEETING_FILE}.part"
     partial.touch(mode=0o600)
     partial.write_text(f"{assignment.address} {listener.address[1]} {key.hex()}\n")
     partial.replace(folder / MEETING_FILE)
 
 
-def packed(out: Path, patterns: Sequence[str]) -> bytes:
-    """The files under ``out`` that match, as one archive with their times."""
+def pack_files(out: Path, patterns: Sequence[str]) -> bytes:
+    """Return a tar archive of the files under ``out`` that match, with their modification times."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as files:
         for path in sorted(path for pattern in patterns for path in out.glob(pattern) if path.is_file()):
@@ -141,17 +148,18 @@ def packed(out: Path, patterns: Sequence[str]) -> bytes:
     return archive.getvalue()
 
 
-def _accept(listener: Listener, assignment: NodeAssignment, parts: Sequence[RemoteNodeRanks]) -> None:
-    waited = {part.node: part for part in parts}
+def _accept(listener: Listener, assignment: NodeAssignment, nodes: Sequence[RemoteNodeRanks]) -> None:
+    missing = {node.node: node for node in nodes}
     with listener:
-        while waited:
+        while missing:
             with suppress(AuthenticationError, EOFError, OSError):
-                line = listener.accept()
-                asked = json.loads(line.recv_bytes())
-                line.send_bytes(assignment.model_dump_json().encode())
-                waited.pop(asked["node"]).on_connect(line, asked["name"])
+                connection = listener.accept()
+                greeting = json.loads(connection.recv_bytes())
+                connection.send_bytes(assignment.model_dump_json().encode())
+                missing.pop(greeting["node"]).on_connect(connection, greeting["name"])
 
 
-def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1] if lines else "it printed nothing"
+def _agent_message(path: Path) -> str:
+    """Return the last line that the agents printed."""
+    output = path.read_text(errors="replace") if path.exists() else ""
+    return last_line(output, default="it printed nothing")

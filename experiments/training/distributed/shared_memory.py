@@ -1,4 +1,4 @@
-"""Shared memory that killed ranks leave in the file system, where nobody maps it any more."""
+"""Remove shared-memory segments that killed ranks left behind."""
 
 import os
 from contextlib import suppress
@@ -11,26 +11,26 @@ SEGMENTS = ("nccl-*", "torch_*")
 
 
 def remove_shared_memory(since: float, folder: Path = SHARED_MEMORY) -> None:
-    """Remove this user's segments of NCCL and PyTorch made after ``since``, in seconds since 1970, that nobody maps."""
-    made = [path for pattern in SEGMENTS for path in folder.glob(pattern) if _is_ours(path, since)]
-    if made:
+    """Remove this user's unmapped segments of NCCL and PyTorch created after ``since``, in seconds since 1970."""
+    segments = [path for pattern in SEGMENTS for path in folder.glob(pattern) if _is_ours(path, since)]
+    if segments:
         mapped = _mapped()
-        for path in made:
+        for path in segments:
             if str(path) not in mapped:
                 path.unlink(missing_ok=True)
 
 
 def _is_ours(path: Path, since: float) -> bool:
     with suppress(FileNotFoundError):
-        facts = path.stat()
-        return facts.st_uid == os.getuid() and facts.st_mtime >= since
+        status = path.stat()
+        return status.st_uid == os.getuid() and status.st_mtime >= since
     return False
 
 
 def _mapped() -> set[str]:
-    """Every file that some process has in its address space."""
-    found: set[str] = set()
+    """Return the paths of all files that are mapped by a process."""
+    paths: set[str] = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            found |= {part.path for part in process.memory_maps()}
-    return found
+            paths |= {mapping.path for mapping in process.memory_maps()}
+    return paths

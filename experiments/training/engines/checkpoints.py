@@ -1,4 +1,4 @@
-"""Checkpoints of transformers' Trainer: what a row that was cut off goes on from."""
+"""Checkpoints of transformers' Trainer, from which an interrupted row resumes."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from experiments.results.schema import CHECKPOINTS_FOLDER
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 
-EVERY_STEPS = 100
-SPEC_FILE = "row.txt"
+SAVE_EVERY_STEPS = 100
+FINGERPRINT_FILE = "fingerprint.txt"
 
 
-class MarkCallback(TrainerCallback):
-    """Marks each checkpoint, once all of it is written, with the row that it belongs to; leaves out the one at the end.
+class FingerprintCallback(TrainerCallback):
+    """Callback that adds the row's fingerprint to each complete checkpoint, and skips the one after the last step.
 
-    The Trainer's last checkpoint would come after everything that is measured, and nobody would read it.
+    That last checkpoint would be written after all measurements and never be read.
     """
 
     def __init__(self, spec: RowSpec) -> None:
-        self._mark = _mark_of(spec)
+        self._fingerprint = _fingerprint_of(spec)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -33,40 +33,45 @@ class MarkCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         if state.is_world_process_zero:
             assert args.output_dir is not None
-            write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / SPEC_FILE, self._mark)
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_atomically(checkpoint / FINGERPRINT_FILE, self._fingerprint)
 
 
 def checkpoints_folder(spec: RowSpec, out: Path) -> Path:
-    """Where all ranks of a row keep their checkpoints: in its folder, in which each of several has one of its own."""
+    """Return the checkpoint folder of a row, which all its ranks share.
+
+    ``out`` is the folder of this process: the row's folder, or one inside it if the row has several ranks.
+    """
     return (out.parent if spec.settings.ranks > 1 else out) / CHECKPOINTS_FOLDER
 
 
-def saving(spec: RowSpec) -> dict[str, Any]:
-    """The Trainer's arguments: a row that trains as taught leaves a checkpoint every 100 steps, and keeps the last."""
+def save_arguments(spec: RowSpec) -> dict[str, Any]:
+    """Return the Trainer's arguments: a full-length row saves every 100 steps and keeps only the last checkpoint."""
     if spec.length != "as-taught":
         return {"save_strategy": "no"}
-    return {"save_strategy": "steps", "save_steps": EVERY_STEPS, "save_total_limit": 1}
+    return {"save_strategy": "steps", "save_steps": SAVE_EVERY_STEPS, "save_total_limit": 1}
 
 
 def last_checkpoint(spec: RowSpec, folder: Path) -> Path | None:
-    """The row's last whole checkpoint in ``folder``, made by the same code; None when there is none."""
-    marks = [path for path in folder.glob(f"checkpoint-*/{SPEC_FILE}") if path.read_text() == _mark_of(spec)]
-    return max((path.parent for path in marks), key=steps_of, default=None)
+    """Return the row's last complete checkpoint in ``folder`` made by the same code; None if there is none."""
+    fingerprint = _fingerprint_of(spec)
+    files = [path for path in folder.glob(f"checkpoint-*/{FINGERPRINT_FILE}") if path.read_text() == fingerprint]
+    return max((path.parent for path in files), key=completed_steps, default=None)
 
 
-def steps_of(checkpoint: Path) -> int:
-    """Optimizer steps that were done when it was written."""
+def completed_steps(checkpoint: Path) -> int:
+    """Return the number of optimizer steps before the checkpoint."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 @contextmanager
-def dropped_at_the_end(folder: Path) -> Iterator[None]:
-    """Remove the checkpoints when the training ends, however it does; only one that is killed leaves them."""
+def remove_at_end(folder: Path) -> Iterator[None]:
+    """Remove the checkpoints when the training ends or fails; only a killed process leaves them behind."""
     try:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _mark_of(spec: RowSpec) -> str:
+def _fingerprint_of(spec: RowSpec) -> str:
     return f"{spec.fingerprint} {code_sha256()}"

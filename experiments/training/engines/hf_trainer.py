@@ -1,4 +1,4 @@
-"""Rows of the Slurm guide: transformers' Trainer around its models, and sampling from them."""
+"""The hf_trainer engine: fine-tuning with transformers' Trainer, and text generation (rows of the Slurm guide)."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -15,17 +15,17 @@ from experiments.results.schema import Device
 from experiments.suites.row_spec import RowSpec
 from experiments.training.data.loaders import prepare_data
 from experiments.training.engines.checkpoints import (
-    MarkCallback,
+    FingerprintCallback,
     checkpoints_folder,
-    dropped_at_the_end,
+    completed_steps,
     last_checkpoint,
-    saving,
-    steps_of,
+    remove_at_end,
+    save_arguments,
 )
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import schedule_of
-from experiments.training.models import build_model
-from experiments.training.models.device_map import build_spread
+from experiments.training.models.build import build_model
+from experiments.training.models.device_map import build_across_gpus
 from experiments.training.models.optimizers import build_optimizer
 
 PROMPT_TOKENS = 8
@@ -43,8 +43,11 @@ FSDP: dict[str, Any] = {
 }
 
 
-class ProcessorArguments(TrainingArguments):
-    """The same on processors: without a number, which loading and sharding refuse, and sharded as if they were GPUs."""
+class CpuArguments(TrainingArguments):
+    """TrainingArguments for CPUs.
+
+    The device has no index, which model loading and sharding reject, and accelerate shards as it does on GPUs.
+    """
 
     def __post_init__(self) -> None:
         if self.fsdp:
@@ -60,13 +63,13 @@ class ProcessorArguments(TrainingArguments):
 
 
 class ProbedTrainer(Trainer):
-    """The Trainer with a row's loader and optimizer, its forward and backward passes handed to the probe."""
+    """Trainer with the row's loader and optimizer that reports its forward and backward passes to the probe."""
 
-    def __init__(self, probe: Probe, loader: DataLoader[Any], **options: Any) -> None:
-        super().__init__(callbacks=[ProbeCallback(probe), MarkCallback(probe.spec)], **options)
+    def __init__(self, probe: Probe, loader: DataLoader, **options: Any) -> None:
+        super().__init__(callbacks=[ProbeTrainerCallback(probe), FingerprintCallback(probe.spec)], **options)
         self.probe, self.loader = probe, loader
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
+    def get_train_dataloader(self) -> DataLoader:
         return self.loader
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -87,8 +90,11 @@ class ProbedTrainer(Trainer):
         return loss
 
 
-class ProbeCallback(TrainerCallback):
-    """Hands the end of each micro-step to the probe, before the gradients are freed, and ends the training for it."""
+class ProbeTrainerCallback(TrainerCallback):
+    """Callback that reports the end of each micro-step to the probe, before the gradients are freed.
+
+    Ends the training when the probe has measured enough.
+    """
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
@@ -109,38 +115,41 @@ class ProbeCallback(TrainerCallback):
         control.should_training_stop |= self.probe.after_batch()
 
 
-class Sampled(Exception):
-    """The sequences have all their tokens."""
+class SamplingFinished(Exception):
+    """Signal that the sequences have all their tokens."""
 
 
-class TokenCount(BaseStreamer):
-    """Ends the sampling where generate would, by counting; generate asks the device for the values of a tensor."""
+class StopAfterTokens(BaseStreamer):
+    """Streamer that ends the generation after a number of tokens.
+
+    It only counts, while generate's own criterion would read the values of a tensor from the device.
+    """
 
     def __init__(self, tokens: int) -> None:
         self._left = tokens
 
     def put(self, value: torch.Tensor) -> None:
-        """Called with the prompt, (batch, tokens), and then with each next token, (batch)."""
+        """Count the tokens of ``value``: first the prompt, (batch, tokens), then each next token, (batch)."""
         self._left -= value.shape[1] if value.dim() > 1 else 1
         if not self._left:
-            raise Sampled
+            raise SamplingFinished
 
     def end(self) -> None:
         pass
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row; failures pass through as they are raised. Raises InputError for a strategy that is not run here.
+    """Run the row. Raises InputError for an unsupported strategy, and whatever the training raises.
 
-    A model to sample from is spread over the row's GPUs, all of this process.
+    A model that only generates text is placed across the row's GPUs, all of them in this process.
     """
     arguments = build_arguments(spec, probe.device, out)
-    spread = spec.settings.task == "generate" and spec.settings.devices > 1 and probe.device.kind == "cuda"
-    model: Any = build_spread(spec, probe.device) if spread else build_model(spec, arguments.device)
+    several_gpus = spec.settings.task == "generate" and spec.settings.devices > 1 and probe.device.kind == "cuda"
+    model: Any = build_across_gpus(spec, probe.device) if several_gpus else build_model(spec, arguments.device)
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
     if spec.settings.task == "generate":
         probe.watch(model, tuple)
-        sample(spec, probe, model)
+        generate(spec, probe, model)
     else:
         fine_tune(spec, probe, model, arguments)
     if spec.settings.save_model:
@@ -149,35 +158,36 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
 
 
 def fine_tune(spec: RowSpec, probe: Probe, model: Any, arguments: TrainingArguments) -> None:
-    """Train, from the row's last checkpoint on where an earlier start was killed and left one."""
+    """Train the model, resuming from the row's last checkpoint if a killed run left one."""
     data = prepare_data(spec, model.config)
     probe.data_commit = data.commit
     schedule = schedule_of(spec, data.batches)
-    loader: Any = data.build(schedule.heaviest_at)
+    loader: Any = data.build_loader(schedule.longest_at)
     trainer = ProbedTrainer(probe, loader, model=model, args=arguments)
     probe.watch(model, lambda: [trainer.optimizer])
     checkpoints = Path(arguments.output_dir or "")
-    found = last_checkpoint(spec, checkpoints)
-    if found:
-        probe.resumed_at_step = steps_of(found)
-        schedule = schedule.after(steps_of(found))
-        for _ in range(steps_of(found) * spec.settings.accumulate // data.batches):
-            next(iter(loader.batch_sampler))  # the order of an epoch that is over
+    checkpoint = last_checkpoint(spec, checkpoints)
+    if checkpoint:
+        steps = completed_steps(checkpoint)
+        probe.resumed_at_step = steps
+        schedule = schedule.resumed_at(steps)
+        for _ in range(steps * spec.settings.accumulate // data.batches):
+            next(iter(loader.batch_sampler))  # advances the sampler's seed past each completed epoch
     probe.start(schedule)
-    with dropped_at_the_end(checkpoints):
-        trainer.train(resume_from_checkpoint=str(found) if found else None)
+    with remove_at_end(checkpoints):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def sample(spec: RowSpec, probe: Probe, model: Any) -> None:
-    """Continue a prompt to max_length tokens, batch_size times at once; all of it is one forward phase."""
+def generate(spec: RowSpec, probe: Probe, model: Any) -> None:
+    """Generate batch_size continuations of a prompt, up to max_length tokens, measured as one forward phase."""
     settings = spec.settings
     if settings.nodes > 1:
-        raise InputError(f"nodes = {settings.nodes}: one process samples from a model; allowed: 1")
+        raise InputError(f"nodes = {settings.nodes}: text is generated by one process; allowed: 1")
     if settings.max_length <= PROMPT_TOKENS:
         raise InputError(f"max_length = {settings.max_length}: the prompt alone has {PROMPT_TOKENS} tokens")
     prompt = torch.randint(model.config.get_text_config().vocab_size, (1, PROMPT_TOKENS), device=model.device)
     probe.before_forward({"input_ids": prompt})
-    with suppress(Sampled):
+    with suppress(SamplingFinished):
         model.eval().generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
@@ -186,23 +196,24 @@ def sample(spec: RowSpec, probe: Probe, model: Any) -> None:
             max_length=settings.max_length,
             num_return_sequences=settings.batch_size,
             pad_token_id=0,
-            streamer=TokenCount(settings.max_length),
+            streamer=StopAfterTokens(settings.max_length),
         )
 
 
 def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArguments:
-    """The guide's arguments: bfloat16 autocast, clipped gradients, nothing logged or evaluated on the way.
+    """Return the guide's arguments: bfloat16 autocast, clipped gradients, no logging or evaluation.
 
-    The optimizer's are left out, see ProbedTrainer. Several ranks are started by torchrun, which the arguments find.
+    They lack those of the optimizer, which ProbedTrainer builds. Several ranks must have been started by torchrun.
+    Raises InputError for an unsupported strategy or a wrong number of ranks.
     """
     settings = spec.settings
     set_seed(settings.seed)
     if settings.strategy not in ("auto", "ddp", "fsdp"):
         raise InputError(
-            f"strategy {settings.strategy!r} is not run by the hf_trainer engine; allowed: auto, ddp, fsdp"
+            f"strategy {settings.strategy!r} is not supported by the hf_trainer engine; allowed: auto, ddp, fsdp"
         )
-    made = TrainingArguments if device.kind == "cuda" else ProcessorArguments
-    arguments = made(
+    arguments_class = TrainingArguments if device.kind == "cuda" else CpuArguments
+    arguments = arguments_class(
         output_dir=str(checkpoints_folder(spec, out)),
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulate,
@@ -216,7 +227,7 @@ def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArgumen
         report_to="none",
         disable_tqdm=True,
         use_cpu=device.kind == "cpu",
-        **saving(spec),
+        **save_arguments(spec),
         **(FSDP if settings.strategy == "fsdp" else {}),
     )
     if arguments.world_size != settings.ranks:

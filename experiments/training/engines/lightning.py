@@ -1,4 +1,4 @@
-"""transformers' models inside Lightning's loop: BLIP-2 on captioned images, language models on texts."""
+"""The lightning engine: transformers' models in Lightning's Trainer, BLIP-2 on images and language models on texts."""
 
 from pathlib import Path
 from typing import Any
@@ -7,17 +7,18 @@ import lightning as L
 import torch
 
 from experiments.suites.row_spec import RowSpec
-from experiments.training.data.captions import start_workers_apart
+from experiments.training.data.captions import loader_worker_context
+from experiments.training.data.collate import Batch
 from experiments.training.data.loaders import prepare_data
-from experiments.training.engines.trainer import Batch, build_trainer
+from experiments.training.engines.trainer import build_trainer
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import schedule_of
-from experiments.training.models import build_model
+from experiments.training.models.build import build_model
 from experiments.training.models.optimizers import build_optimizer
 
 
-class Tuner(L.LightningModule):
-    """The model and what a step of it is: the loss of one prepared batch."""
+class ModelTuner(L.LightningModule):
+    """LightningModule whose training step is the model's loss for one batch."""
 
     def __init__(self, probe: Probe, model: torch.nn.Module) -> None:
         super().__init__()
@@ -33,9 +34,9 @@ class Tuner(L.LightningModule):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row; failures pass through as they are raised."""
+    """Run the row; raises whatever the training raises."""
     L.seed_everything(spec.settings.seed, verbose=False)
-    device, context = torch.device(probe.device.kind), start_workers_apart(spec)
+    device, context = torch.device(probe.device.kind), loader_worker_context(spec)
     model: Any = build_model(spec, device)
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
     data = prepare_data(spec, model.config, context)
@@ -44,7 +45,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     trainer = build_trainer(spec, probe, out)
     probe.watch(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(Tuner(probe, model), data.build(schedule.heaviest_at))
+    trainer.fit(ModelTuner(probe, model), data.build_loader(schedule.longest_at))
     if spec.settings.save_model:
         probe.enter("save")
         model.save_pretrained(out / "model")

@@ -1,7 +1,7 @@
-"""Rows of the single-GPU LitGPT lab: LitGPT's own fine-tuning loop, of a checkpoint or of a random model.
+"""The litgpt engine: LitGPT's own fine-tuning loop, on a checkpoint or a random model (single-GPU LitGPT lab).
 
-``train`` does what ``main`` of litgpt.finetune.full and litgpt.finetune.lora (0.5.13) do up to ``fit``, in their
-order, and then calls ``fit`` as it is. Validation, example texts and checkpoints are left out.
+``train`` repeats what ``main`` of litgpt.finetune.full and litgpt.finetune.lora (0.5.13) do before ``fit``, in the
+same order, and then calls the unchanged ``fit``. It omits validation, example texts and checkpoints.
 """
 
 import sys
@@ -25,27 +25,28 @@ from torch.utils.data import DataLoader
 from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, padded
+from experiments.training.data.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
+from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, pad_texts
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import Schedule, schedule_of
 from experiments.training.models.litgpt import build_litgpt, build_precision
-from experiments.training.models.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
 from experiments.training.models.optimizers import build_optimizer
 
-Batch = dict[str, Any]
+LitgptBatch = dict[str, Any]
+"""A batch with LitGPT's token counts, which are tensors in a dictionary of their own."""
 
 
-class Enough(Exception):
-    """The probe has seen enough steps; leaves LitGPT's loop."""
+class TrainingDone(Exception):
+    """Signal that the probe has measured enough steps; ends LitGPT's loop."""
 
 
 class ProbedFabric(L.Fabric):
-    """Fabric on one device whose backward passes the probe sees."""
+    """Fabric on one device that reports its backward passes to the probe."""
 
     def __init__(self, probe: Probe, precision: Precision) -> None:
         super().__init__(accelerator="gpu" if probe.device.kind == "cuda" else "cpu", devices=1)
         self._probe = probe
-        # Fabric's own argument refuses bitsandbytes on a processor.
+        # The constructor rejects bitsandbytes on a CPU.
         self._precision = self.strategy.precision = precision
 
     def backward(self, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> None:
@@ -56,27 +57,27 @@ class ProbedFabric(L.Fabric):
 
 
 class ProbedLoader:
-    """Batches for ``fit``: the probe sees each as it is taken, and asking for the next ends a micro-step.
+    """Loader for ``fit`` that reports to the probe: taking a batch begins a micro-step, and the next one ends it.
 
-    dataset has the lengths that ``fit`` looks for the longest text in.
+    dataset: items as long as the texts; ``fit`` looks for the longest of them.
     """
 
     def __init__(self, probe: Probe, batches: Any, lengths: Sequence[int]) -> None:
         self.dataset = [{"input_ids": range(length)} for length in lengths]
         self._probe, self._batches = probe, batches
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[LitgptBatch]:
         for batch in self._batches:
             self._probe.before_forward({key: batch[key] for key in ("input_ids", "labels")})
             yield batch
             if self._probe.after_batch():
-                raise Enough
+                raise TrainingDone
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row; failures pass through as they are raised."""
+    """Run the row. Raises InputError for unsupported settings, and whatever the training raises."""
     settings = spec.settings
-    _refuse(settings)
+    _reject_unsupported(settings)
     device = torch.device(probe.device.kind)
     fabric = ProbedFabric(probe, build_precision(settings, device))
     fabric.launch()
@@ -93,11 +94,11 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     scheduler = _build_scheduler(settings, optimizer, schedule)
     if spec.weights == "pretrained":
         _load_weights(spec, probe, fabric, module)
-    loader = build_text_loader(spec, texts, schedule.heaviest_at, collate)
+    loader = build_text_loader(spec, texts, schedule.longest_at, collate)
     probe.watch(module, lambda: [inner])
     probe.start(schedule)
     batches = ProbedLoader(probe, fabric.setup_dataloaders(loader), texts.lengths)
-    with suppress(Enough), TemporaryDirectory() as folder:
+    with suppress(TrainingDone), TemporaryDirectory() as folder:
         _write_tokenizer(Path(folder))
         shared = _fit_arguments(settings, fabric, batches, Path(folder), out)
         if settings.lora:
@@ -107,56 +108,56 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
             full.fit(state=state, resume=False, **shared)
 
 
-def collate(texts: list[torch.Tensor]) -> Batch:
-    """A batch with LitGPT's keys: input_ids and labels (batch, tokens), token_counts (batch, 1), all int64."""
-    batch: Batch = padded(texts)
+def collate(texts: list[torch.Tensor]) -> LitgptBatch:
+    """Return a batch with LitGPT's keys: input_ids, labels (batch, tokens) and token_counts (batch, 1), all int64."""
+    batch: LitgptBatch = pad_texts(texts)
     del batch["attention_mask"]
     counts = torch.tensor([[len(text)] for text in texts])
     return batch | {"token_counts": {"raw": counts, "raw_plus_prompt_template": counts}}
 
 
-def _refuse(settings: Settings) -> None:
+def _reject_unsupported(settings: Settings) -> None:
     if settings.world_size > 1 or settings.strategy != "auto":
         raise InputError(
-            f"strategy {settings.strategy!r} on {settings.world_size} device(s) is not run by the litgpt engine;"
+            f"strategy {settings.strategy!r} on {settings.world_size} device(s) is not supported by the litgpt engine;"
             " allowed: auto on one device"
         )
     if settings.quantization and settings.optimizer != "adamw":
-        raise InputError(f"optimizer = {settings.optimizer!r}: LitGPT has another with 4-bit weights; allowed: adamw")
+        raise InputError(f"optimizer = {settings.optimizer!r}: LitGPT uses another with 4-bit weights; allowed: adamw")
 
 
 def _build_optimizer(settings: Settings, module: torch.nn.Module) -> torch.optim.Optimizer:
-    """The row's optimizer; with 4-bit weights LitGPT takes bitsandbytes' paged AdamW instead."""
+    """Return the row's optimizer; with 4-bit weights it is bitsandbytes' paged AdamW, as in LitGPT."""
     if not settings.quantization:
         return build_optimizer(settings, module.parameters())
     options = {"lr": settings.lr, "weight_decay": settings.weight_decay, "betas": settings.betas}
-    given = {key: value for key, value in options.items() if value is not None}
+    init_args = {key: value for key, value in options.items() if value is not None}
     optimizer: torch.optim.Optimizer = instantiate_bnb_optimizer(
-        {"class_path": "torch.optim.AdamW", "init_args": given}, module.parameters()
+        {"class_path": "torch.optim.AdamW", "init_args": init_args}, module.parameters()
     )
     return optimizer
 
 
 def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, schedule: Schedule) -> Any:
-    """LitGPT's learning rate over the steps; InputError where it divides by zero."""
-    warmup, steps = settings.warmup_steps, schedule.taught // settings.accumulate
-    if warmup == 0 or warmup == steps <= schedule.most // settings.accumulate:
-        reason = f"LitGPT's schedule divides by it and by what it leaves of the {steps} steps"
-        raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 and more, {steps} excepted")
+    """Return LitGPT's learning-rate schedule. Raises InputError for a warm-up that makes it divide by zero."""
+    warmup, steps = settings.warmup_steps, schedule.total // settings.accumulate
+    if warmup == 0 or warmup == steps <= schedule.maximum // settings.accumulate:
+        reason = f"LitGPT's schedule divides by it and by the rest of the {steps} steps"
+        raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 and more, except {steps}")
     return full.get_lr_scheduler(optimizer, warmup_steps=warmup, max_steps=steps)
 
 
 def _load_weights(spec: RowSpec, probe: Probe, fabric: L.Fabric, module: torch.nn.Module) -> None:
-    """Put the published weights in the place of the random ones; adapters and the norm of a stable embedding stay."""
+    """Replace the random weights by the published ones, except adapters and the norm of a stable embedding."""
     checkpoint = litgpt_checkpoint(spec.base_model)
     probe.weights_commit = checkpoint.commit
     load_checkpoint(fabric, module, checkpoint.folder / WEIGHTS, strict=not spec.settings.lora)
 
 
 def _stabilize_embedding(module: Any) -> None:
-    """Put bitsandbytes' embedding in place of the model's, as litgpt.finetune.lora.main does with 4-bit weights.
+    """Replace the model's embedding by bitsandbytes', as litgpt.finetune.lora.main does with 4-bit weights.
 
-    The optimizer was made before and does not train it, while its gradients are computed and never cleared.
+    The optimizer already exists and does not train it; its gradients are computed and never cleared.
     """
     old = module.transformer.wte
     new = StableEmbedding(old.num_embeddings, old.embedding_dim)
@@ -166,16 +167,16 @@ def _stabilize_embedding(module: Any) -> None:
 
 
 def _write_tokenizer(folder: Path) -> None:
-    """The one file of a checkpoint that ``fit`` opens; it would serve the example texts."""
+    """Write an empty tokenizer, the only checkpoint file that ``fit`` opens (for the example texts)."""
     Tokenizer(WordLevel({"": 0}, unk_token="")).save(str(folder / "tokenizer.json"))
 
 
 def _fit_arguments(
     settings: Settings, fabric: L.Fabric, batches: ProbedLoader, checkpoint: Path, out: Path
 ) -> dict[str, Any]:
-    """What both kinds of ``fit`` take: the material's configuration, no validation, nothing saved.
+    """Return the arguments shared by both ``fit`` functions: the lab's configuration without validation and saving.
 
-    No max_steps: the schedule ends the training, after the probe has seen its last step.
+    There is no max_steps, because the probe's schedule ends the training.
     """
     return {
         "fabric": fabric,

@@ -1,4 +1,4 @@
-"""Rows of the multi-GPU LitGPT lab: LitGPT's model inside Lightning's Trainer."""
+"""The litgpt_trainer engine: LitGPT's model in Lightning's Trainer (rows of the multi-GPU LitGPT lab)."""
 
 from pathlib import Path
 
@@ -8,17 +8,18 @@ from litgpt.utils import chunked_cross_entropy
 
 from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
+from experiments.training.data.collate import Batch
+from experiments.training.data.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
-from experiments.training.engines.trainer import Batch, build_trainer
+from experiments.training.engines.trainer import build_trainer
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import schedule_of
 from experiments.training.models.litgpt import build_litgpt
-from experiments.training.models.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
 from experiments.training.models.optimizers import build_optimizer
 
 
-class TextTuner(L.LightningModule):
-    """The model and what a step of it is: the loss of each next token, its cross entropy taken in chunks."""
+class LitgptTuner(L.LightningModule):
+    """LightningModule whose training step is the cross entropy of each next token, computed in chunks."""
 
     def __init__(self, probe: Probe, model: torch.nn.Module) -> None:
         super().__init__()
@@ -31,14 +32,14 @@ class TextTuner(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Over the parameters as the strategy has them by now, sharded or not."""
+        """Return the optimizer over the parameters as the strategy has sharded them."""
         return build_optimizer(self.probe.spec.settings, self.parameters())
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row; failures pass through as they are raised."""
+    """Run the row. Raises InputError for quantization, and whatever the training raises."""
     if spec.settings.quantization:
-        raise InputError("quantization is not run by the litgpt_trainer engine; allowed: the engine litgpt")
+        raise InputError("quantization is not supported by the litgpt_trainer engine; allowed: the engine litgpt")
     L.seed_everything(spec.settings.seed, verbose=False)
     trainer = build_trainer(spec, probe, out)
     model = build_litgpt(spec, torch.device(probe.device.kind))
@@ -52,4 +53,4 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     schedule = schedule_of(spec, batches_per_epoch(spec, texts))
     probe.watch(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(TextTuner(probe, model), build_text_loader(spec, texts, schedule.heaviest_at))
+    trainer.fit(LitgptTuner(probe, model), build_text_loader(spec, texts, schedule.longest_at))

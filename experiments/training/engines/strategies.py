@@ -1,4 +1,4 @@
-"""What a recipe calls a strategy, in Lightning's terms."""
+"""Lightning's strategy objects for the strategies of rows."""
 
 import os
 from typing import Any
@@ -20,51 +20,56 @@ from experiments.results.schema import Device
 from experiments.suites.settings import Settings
 from experiments.training.transformers_compat import checkpointed_layers
 
-STAGES = {"deepspeed_stage_2_offload": 2, "deepspeed_stage_3_offload": 3}
+ZERO_STAGES = {"deepspeed_stage_2_offload": 2, "deepspeed_stage_3_offload": 3}
 
 
 def build_strategy(settings: Settings, device: Device) -> Strategy:
-    """The strategy of a row; InputError for one that is not run, or for ranks that nobody started.
+    """Return the row's strategy. Raises InputError for an unsupported one, or if too few ranks were started.
 
-    With several ranks this process is one of them, started from outside with torchrun's variables RANK, LOCAL_RANK,
-    WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The units of sharding under fsdp are the layers of transformers' models,
-    which are of one kind, what checkpointing works on; LitGPT's model is one unit, as the lab sets no policy for it.
+    With several ranks, this process is one of them, started by torchrun (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR,
+    MASTER_PORT). With fsdp, each layer of a transformers model is one unit of sharding, the same layers that
+    activation checkpointing applies to. LitGPT's model is a single unit, because the lab sets no policy for it.
     """
-    ranks, several = _ranks(settings), settings.world_size > 1
+    environment, several = _cluster_environment(settings), settings.world_size > 1
     if settings.strategy == "auto" and not several:
         return OneDevice(torch.device(device.kind, 0))
     if settings.strategy == "ddp" and several:
-        return Ddp(cluster_environment=ranks, gradient_as_bucket_view=settings.gradient_as_bucket_view)
+        return Ddp(cluster_environment=environment, gradient_as_bucket_view=settings.gradient_as_bucket_view)
     if settings.strategy == "fsdp" and several:
         policy: Any = checkpointed_layers() if settings.engine == "lightning" else None
-        sharded = Fsdp if device.kind == "cuda" else CpuFsdp
-        return sharded(cluster_environment=ranks, sharding_strategy="FULL_SHARD", auto_wrap_policy=policy)
-    if settings.strategy in STAGES:
-        offloaded = Offload if device.kind == "cuda" else CpuOffload
-        return offloaded(
-            cluster_environment=ranks,
-            stage=STAGES[settings.strategy],
+        fsdp_class = Fsdp if device.kind == "cuda" else CpuFsdp
+        return fsdp_class(cluster_environment=environment, sharding_strategy="FULL_SHARD", auto_wrap_policy=policy)
+    if settings.strategy in ZERO_STAGES:
+        offload_class = Offload if device.kind == "cuda" else CpuOffload
+        return offload_class(
+            cluster_environment=environment,
+            stage=ZERO_STAGES[settings.strategy],
             offload_optimizer=True,
             logging_batch_size_per_gpu=settings.batch_size,
         )
     raise InputError(
-        f"strategy {settings.strategy!r} on {settings.world_size} device(s) is not run;"
-        f" allowed: auto on one device, ddp and fsdp on several, {', '.join(STAGES)}"
+        f"strategy {settings.strategy!r} on {settings.world_size} device(s) is not supported;"
+        f" allowed: auto on one device, ddp and fsdp on several, {', '.join(ZERO_STAGES)}"
     )
 
 
-def _ranks(settings: Settings) -> ClusterEnvironment | None:
-    """Where a process of several learns its rank; InputError when it was not started as one of as many as it needs."""
+def _cluster_environment(settings: Settings) -> ClusterEnvironment | None:
+    """Return the source of this process's rank; None for a row of one process.
+
+    Raises InputError if the number of started ranks is not the one that the row needs.
+    """
     if settings.world_size == 1:
         return None
-    started = os.environ.get("WORLD_SIZE", "none")
-    if started != str(settings.world_size):
-        raise InputError(f"WORLD_SIZE is {started}, the row needs {settings.world_size} ranks; start it with torchrun")
+    world_size = os.environ.get("WORLD_SIZE", "none")
+    if world_size != str(settings.world_size):
+        raise InputError(
+            f"WORLD_SIZE is {world_size}, the row needs {settings.world_size} ranks; start it with torchrun"
+        )
     return TorchElasticEnvironment()
 
 
-class StaysOnDevice(Strategy):
-    """Ends without copying the model and the optimizer to host memory, which Lightning does and nobody then reads."""
+class WithoutHostCopy(Strategy):
+    """Strategy that skips Lightning's final copy of model and optimizer to host memory, which nothing reads."""
 
     def teardown(self) -> None:
         self.precision_plugin.teardown()
@@ -72,20 +77,20 @@ class StaysOnDevice(Strategy):
             self.accelerator.teardown()
 
 
-class OneDevice(StaysOnDevice, SingleDeviceStrategy):
-    """One device, no communication."""
+class OneDevice(WithoutHostCopy, SingleDeviceStrategy):
+    """Strategy for one device, without communication."""
 
 
-class Ddp(StaysOnDevice, DDPStrategy):
-    """A copy of the model on each device, gradients averaged in buckets."""
+class Ddp(WithoutHostCopy, DDPStrategy):
+    """Data parallelism: a copy of the model on each device, gradients averaged in buckets."""
 
 
-class Fsdp(StaysOnDevice, FSDPStrategy):
-    """Parameters, gradients and optimizer state sharded over the devices."""
+class Fsdp(WithoutHostCopy, FSDPStrategy):
+    """Fully sharded data parallelism: parameters, gradients and optimizer state sharded over the devices."""
 
 
 class CpuFsdp(Fsdp):
-    """The same on a processor, which FSDP can do when it is told so and Lightning never tells it."""
+    """Fsdp on a CPU. FSDP supports it, but needs the device id, which Lightning does not pass."""
 
     def _setup_model(self, model: torch.nn.Module) -> torch.nn.Module:
         return FullyShardedDataParallel(
@@ -97,12 +102,12 @@ class CpuFsdp(Fsdp):
         )
 
 
-class Offload(StaysOnDevice, DeepSpeedStrategy):
-    """DeepSpeed's ZeRO with what it offloads in host memory."""
+class Offload(WithoutHostCopy, DeepSpeedStrategy):
+    """DeepSpeed's ZeRO with the optimizer offloaded to host memory."""
 
 
 class CpuOffload(Offload):
-    """The same on a processor, which DeepSpeed can do and Lightning's checks forbid."""
+    """Offload on a CPU. DeepSpeed supports it, but Lightning's checks reject it."""
 
     @property
     def root_device(self) -> torch.device:

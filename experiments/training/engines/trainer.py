@@ -1,4 +1,4 @@
-"""Lightning's Trainer as the rows use it, its steps handed to the probe."""
+"""Lightning's Trainer with the row's settings, reporting its steps to the probe."""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +7,13 @@ import lightning as L
 import torch
 
 from experiments.suites.row_spec import RowSpec
+from experiments.training.data.collate import Batch
 from experiments.training.engines.strategies import build_strategy
 from experiments.training.measure.probe import Probe
 
-Batch = dict[str, torch.Tensor]
 
-
-class ProbeCallback(L.Callback):
-    """Hands the points of Lightning's step to the probe, and ends the training when the probe has seen enough."""
+class ProbeLightningCallback(L.Callback):
+    """Callback that reports the points of a step to the probe, and ends the training when it has measured enough."""
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
@@ -38,7 +37,7 @@ class ProbeCallback(L.Callback):
 
 
 def build_trainer(spec: RowSpec, probe: Probe, out: Path) -> L.Trainer:
-    """The row's Trainer: nothing logged, validated or saved; each rank reads its own share of the data by itself."""
+    """Return the row's Trainer, without logging, validation and saving; each rank reads its own share of the data."""
     settings = spec.settings
     return L.Trainer(
         accelerator="gpu" if probe.device.kind == "cuda" else "cpu",
@@ -49,7 +48,7 @@ def build_trainer(spec: RowSpec, probe: Probe, out: Path) -> L.Trainer:
         accumulate_grad_batches=settings.accumulate,
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
-        callbacks=[ProbeCallback(probe)],
+        callbacks=[ProbeLightningCallback(probe)],
         use_distributed_sampler=False,
         default_root_dir=out,
         logger=False,

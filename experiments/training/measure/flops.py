@@ -1,4 +1,4 @@
-"""Floating point operations as they are executed."""
+"""Count the floating-point operations that are executed."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from torch.utils.flop_counter import flop_registry
 
 
 class FlopCount(TorchDispatchMode):
-    """Adds up floating-point operations of everything that runs inside, backward passes and recomputation included.
+    """Dispatch mode that adds up all floating-point operations, including backward passes and recomputation.
 
-    Formulas are those of torch.utils.flop_counter; element-wise operations count as nothing.
+    Uses the formulas of torch.utils.flop_counter; element-wise operations are not counted.
     """
 
     def __init__(self) -> None:
@@ -21,15 +21,15 @@ class FlopCount(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if formula := flop_registry.get(func._overloadpacket):
             if "scaled_dot_product" in func.__name__:
-                args = ungrouped(args)
+                args = expand_grouped_heads(args)
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
 
-def ungrouped(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """An attention's arguments with as many heads of keys and values as of queries, which the formulas ask for.
+def expand_grouped_heads(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return attention arguments with as many heads of keys and values as of queries, as the formulas require.
 
-    Grouped queries share heads of keys and values; each is multiplied as often as there are queries.
+    With grouped queries several queries share a head of keys and values; each query still multiplies with it.
     """
     heads = max(arg.shape[1] for arg in args if isinstance(arg, torch.Tensor) and arg.dim() == 4)
     return tuple(

@@ -1,4 +1,4 @@
-"""Meters of device memory: CUDA's own counters, and on a CPU the tensor storages that live."""
+"""Meters of device memory: CUDA's counters on GPUs, live tensor storages on a CPU."""
 
 import weakref
 from collections.abc import Iterable, Sequence
@@ -10,28 +10,28 @@ from torch.utils._pytree import tree_leaves
 
 from experiments.results.schema import Phase
 
-Kind = Literal["params", "grads", "optimizer", "batch"]
+TensorKind = Literal["params", "grads", "optimizer", "batch"]
 
 
 class Meter(Protocol):
-    """Bytes on the device. peak and peak_reserved count from the last time that a phase began.
+    """Bytes on the device. peak and peak_reserved count from the beginning of the current phase.
 
-    watch tells it of tensors that were made out of its sight, and what they are.
+    watch reports tensors that the meter has not seen being created, and their kind.
     """
 
     def allocated(self) -> int: ...
     def peak(self) -> int: ...
     def peak_reserved(self) -> int | None: ...
     def begin(self, phase: Phase) -> None: ...
-    def watch(self, kind: Kind, tensors: Iterable[torch.Tensor]) -> None: ...
+    def watch(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None: ...
     def __enter__(self) -> Any: ...
     def __exit__(self, *exc: Any) -> Any: ...
 
 
 class CudaMeter:
-    """The caching allocator's counters of a process's GPUs, added up over them.
+    """Sum of the caching allocator's counters over a process's GPUs.
 
-    Peaks of several GPUs need not be of the same moment: their sum is what the process takes of all at most.
+    The GPUs may reach their peaks at different times: their sum is an upper bound of what the process uses at once.
     """
 
     def __init__(self, gpus: Sequence[int]) -> None:
@@ -50,7 +50,7 @@ class CudaMeter:
         for gpu in self._gpus:
             torch.cuda.reset_peak_memory_stats(gpu)
 
-    def watch(self, kind: Kind, tensors: Iterable[torch.Tensor]) -> None:
+    def watch(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None:
         pass
 
     def __enter__(self) -> "CudaMeter":
@@ -61,10 +61,10 @@ class CudaMeter:
 
 
 class StorageMeter(TorchDispatchMode):
-    """Counts the storages of tensors from the operation that makes them until the last reference goes.
+    """Dispatch mode that counts each tensor storage from its creation until its last reference is gone.
 
-    A CPU has no counters of its own; this gives the miniature's memory by the same definition (scratch memory inside a
-    kernel is not seen). ``capacity`` bytes, when given, is a pretend card: an operation that takes more raises
+    It measures the memory of tiny models on a CPU, which has no counters, by the same definition, except scratch memory
+    inside a kernel. ``capacity``, in bytes, simulates a GPU: an operation that exceeds it raises
     torch.OutOfMemoryError.
     """
 
@@ -86,8 +86,8 @@ class StorageMeter(TorchDispatchMode):
     def begin(self, phase: Phase) -> None:
         self._peak = self._allocated
 
-    def watch(self, kind: Kind, tensors: Iterable[torch.Tensor]) -> None:
-        """Count tensors that were made outside this mode: parameters, a batch from the loader."""
+    def watch(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors that were created outside this mode: parameters, and batches from the loader."""
         if kind in ("params", "batch"):
             for tensor in tensors:
                 self._track(tensor)
@@ -108,8 +108,8 @@ class StorageMeter(TorchDispatchMode):
             return
         if self.capacity is not None and self._allocated + size > self.capacity:
             raise torch.OutOfMemoryError(
-                f"pretend card out of memory. Tried to allocate {size / 2**20:.2f} MiB. "
-                f"{self.capacity / 2**20:.2f} MiB in all, {self._allocated / 2**20:.2f} MiB allocated"
+                f"simulated GPU out of memory. Tried to allocate {size / 2**20:.2f} MiB. "
+                f"{self.capacity / 2**20:.2f} MiB in total, {self._allocated / 2**20:.2f} MiB allocated"
             )
         self._live[key] = size
         self._allocated += size
@@ -121,25 +121,32 @@ class StorageMeter(TorchDispatchMode):
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the storages behind ``tensors``, a shared one counted once."""
+    """Return the bytes of the storages of ``tensors``; shared storages count once."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
 def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
-    """What a device holds of a parameter: itself, and under DeepSpeed's stage 3 also this rank's share of it."""
+    """Return the tensors of a parameter on a device: itself, and with DeepSpeed's stage 3 this rank's partition."""
     return [parameter, getattr(parameter, "ds_tensor", parameter)]
 
 
 def optimizer_tensors(optimizer: Any) -> list[torch.Tensor]:
-    """Every tensor that an optimizer keeps for its parameters.
+    """Return all state tensors of an optimizer.
 
-    A ZeRO optimizer of DeepSpeed wraps the real one and holds 32-bit copies of its parameters, which count too; stage 3
-    has another name for them.
+    A ZeRO optimizer of DeepSpeed wraps the actual one and has 32-bit copies of its parameters, which count too; their
+    attribute depends on the stage.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
-    kept = [value for state in inner.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    tensors = [value for state in inner.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     if inner is not optimizer:
         for copies in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
-            kept += getattr(optimizer, copies, [])
-    return kept
+            tensors += getattr(optimizer, copies, [])
+    return tensors
+
+
+def resident_peak_gib() -> float:
+    """Return the peak resident memory of this process, in GiB."""
+    with open("/proc/self/status") as lines:
+        kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return kib / 2**20

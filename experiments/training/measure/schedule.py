@@ -1,4 +1,4 @@
-"""How long a row trains: as the material teaches, or just long enough for a verdict or for its peak."""
+"""How many steps a row trains: the lab's full length, or only enough for an evaluation or for the peak memory."""
 
 from dataclasses import dataclass, replace
 from math import ceil
@@ -15,46 +15,47 @@ STEADY_SPREAD = 0.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """Counts of micro-steps. taught: the whole training, of which an earlier start did ``done``; least and most: the
-    bounds of this run.
+    """Numbers of micro-steps. total: the full-length training; done: the part of it that an earlier run completed.
 
-    The peak of a training is reached in its second optimizer step, where gradients, optimizer state and activations
-    first meet; until then memory is still being fetched. A run for the peak alone ends there. A verdict takes these two
-    and then whole optimizer steps with at least four micro-steps; up to twice as many in all when their times scatter.
+    minimum and maximum: the bounds of this run. accumulate: micro-steps per optimizer step.
+
+    The peak memory is reached in the second optimizer step, where gradients, optimizer state and activations first
+    coexist, and a run of length 'peak' ends there. A run of length 'verdict' continues with optimizer steps of at
+    least four micro-steps in total, and up to twice the minimum if their times scatter.
     """
 
-    taught: int
-    least: int
-    most: int
+    total: int
+    minimum: int
+    maximum: int
     accumulate: int
     done: int = 0
 
     @property
-    def heaviest_at(self) -> int | None:
-        """The micro-step that gets the longest captions: the last of the second optimizer step; None as taught."""
-        return None if self.least == self.taught else min(2 * self.accumulate, self.taught) - 1
+    def longest_at(self) -> int | None:
+        """The micro-step that gets the longest batch: the last of the second optimizer step; None at full length."""
+        return None if self.minimum == self.total else min(2 * self.accumulate, self.total) - 1
 
-    def after(self, steps: int) -> "Schedule":
-        """What is left of a training as taught when ``steps`` optimizer steps of it have been done before."""
+    def resumed_at(self, steps: int) -> "Schedule":
+        """Return the rest of a full-length schedule after ``steps`` completed optimizer steps."""
         done = steps * self.accumulate
-        left = self.taught - done
-        return replace(self, least=left, most=left, done=done)
+        remaining = self.total - done
+        return replace(self, minimum=remaining, maximum=remaining, done=done)
 
-    def enough(self, times_s: list[float]) -> bool:
-        """Whether a run may end after micro-steps of these times."""
+    def may_end(self, times_s: list[float]) -> bool:
+        """Return True if a run may end after micro-steps of these times."""
         done = len(times_s)
-        if done >= self.most:
+        if done >= self.maximum:
             return True
-        if done < self.least or done % self.accumulate:
+        if done < self.minimum or done % self.accumulate:
             return False
         return Timing.of(times_s, self.accumulate).spread <= STEADY_SPREAD
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of micro-steps, those of the first two optimizer steps left out where there are more.
+    """Times of micro-steps, without those of the first two optimizer steps if there are more.
 
-    stepping_s are those that end with an optimizer step, plain_s the others: two kinds, of different length.
+    stepping_s: micro-steps that end with an optimizer step; plain_s: the others, which are shorter.
     """
 
     stepping_s: list[float]
@@ -62,6 +63,7 @@ class Timing:
 
     @classmethod
     def of(cls, times_s: list[float], accumulate: int) -> "Timing":
+        """Return the timing of a run from the times of all its micro-steps."""
         warm_up = min(WARM_UP_STEPS, (len(times_s) - 1) // accumulate)
         skipped = max(0, warm_up) * accumulate
         numbered = list(enumerate(times_s, start=1))[skipped:]
@@ -72,35 +74,36 @@ class Timing:
 
     @property
     def measured(self) -> int:
+        """The number of micro-steps."""
         return len(self.stepping_s) + len(self.plain_s)
 
     def step_s(self, accumulate: int) -> float:
-        """Seconds of one whole optimizer step, from the median of each kind; 0 without a measured micro-step."""
+        """Return the seconds of one optimizer step, from the median of each kind; 0 without a micro-step."""
         if not self.stepping_s or not self.plain_s:
             return accumulate * median(self.stepping_s or self.plain_s or [0.0])
         return median(self.stepping_s) + (accumulate - 1) * median(self.plain_s)
 
     @property
     def spread(self) -> float:
-        """Interquartile range over the median, of the kind in which it is larger."""
+        """The interquartile range over the median, of the kind with the larger value."""
         return max(spread(self.stepping_s), spread(self.plain_s))
 
 
 def schedule_of(spec: RowSpec, batches_per_epoch: int) -> Schedule:
-    """The schedule of a row whose loader gives that many batches an epoch."""
-    taught = taught_micro_steps(spec.settings, batches_per_epoch)
+    """Return the schedule of a row."""
+    total = full_micro_steps(spec.settings, batches_per_epoch)
     accumulate = spec.settings.accumulate
     if spec.length == "as-taught":
-        return Schedule(taught, taught, taught, accumulate)
+        return Schedule(total, total, total, accumulate)
     if spec.length == "peak":
-        steps = min(PEAK_STEPS * accumulate, taught)
-        return Schedule(taught, steps, steps, accumulate)
-    least = accumulate * (WARM_UP_STEPS + ceil(STEADY_MICRO_STEPS / accumulate))
-    return Schedule(taught, min(least, taught), min(2 * least, taught), accumulate)
+        peak = min(PEAK_STEPS * accumulate, total)
+        return Schedule(total, peak, peak, accumulate)
+    minimum = accumulate * (WARM_UP_STEPS + ceil(STEADY_MICRO_STEPS / accumulate))
+    return Schedule(total, min(minimum, total), min(2 * minimum, total), accumulate)
 
 
-def taught_micro_steps(settings: Settings, batches_per_epoch: int) -> int:
-    """Micro-steps of the training as the recipe states it."""
+def full_micro_steps(settings: Settings, batches_per_epoch: int) -> int:
+    """Return the micro-steps of the full-length training."""
     micro_steps = settings.max_epochs * batches_per_epoch
     if settings.max_steps >= 0:
         micro_steps = min(micro_steps, settings.max_steps * settings.accumulate)
@@ -108,7 +111,7 @@ def taught_micro_steps(settings: Settings, batches_per_epoch: int) -> int:
 
 
 def spread(times_s: list[float]) -> float:
-    """Interquartile range over the median; 0 for fewer than two values."""
+    """Return the interquartile range over the median; 0 for fewer than two values."""
     if len(times_s) < 2:
         return 0.0
     low, _, high = quantiles(times_s, n=4, method="inclusive")

@@ -1,4 +1,4 @@
-"""What the GPU does during one step of a training: shares of its time in communication and in waiting."""
+"""Profile the GPU during one training step: shares of the time in communication and in waiting."""
 
 import re
 import time
@@ -9,15 +9,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 COMMUNICATION = re.compile("nccl", re.IGNORECASE)
-COPY = re.compile("^(Memcpy|Memset)")
+MEMORY_OPERATION = re.compile("^(Memcpy|Memset)")
 
 Interval = tuple[float, float]
 
 
 class StepProfile:
-    """Records every kernel of the current GPU during one optimizer step, after another one that warms the recorder up.
+    """Profile of all kernels of the current GPU during one optimizer step, after one step of warm-up.
 
-    ``shares``, once there, are fields of Speed.
+    shares: fields of Speed; empty until the profile is complete.
     """
 
     STEPS = 2
@@ -25,57 +25,58 @@ class StepProfile:
     def __init__(self) -> None:
         self.shares: dict[str, float] = {}
         self._profile: Any = None
-        self._began: float | None = None
+        self._started: float | None = None
 
     def start(self) -> None:
+        """Start the profiler."""
         self._profile = profile(activities=[ProfilerActivity.CUDA], schedule=schedule(wait=0, warmup=1, active=1))
         self._profile.start()
 
     def step(self) -> bool:
-        """An optimizer step is over; True when it was the recorded one."""
+        """Report the end of an optimizer step; return True if it was the profiled one."""
         torch.cuda.synchronize()
         now = time.perf_counter()
-        if self._began is None:
+        if self._started is None:
             self._profile.step()
-            self._began = time.perf_counter()
+            self._started = time.perf_counter()
             return False
         self._profile.stop()
         kernels = [
             (event.name, event.time_range.start / 1e6, event.time_range.end / 1e6)
             for event in self._profile.events()
-            if event.device_type == torch.autograd.DeviceType.CUDA and not COPY.match(event.name)
+            if event.device_type == torch.autograd.DeviceType.CUDA and not MEMORY_OPERATION.match(event.name)
         ]
-        self.shares = shares(kernels, now - self._began)
+        self.shares = shares(kernels, now - self._started)
         return True
 
 
 def shares(kernels: Sequence[tuple[str, float, float]], took_s: float) -> dict[str, float]:
-    """Shares of ``took_s`` seconds, from each kernel's name, begin and end in seconds.
+    """Return shares of ``took_s`` seconds, from each kernel's name, begin and end in seconds.
 
-    communication_share: some kernel of NCCL runs, which includes that it waits for other ranks;
-    exposed_communication_share: and no other kernel does; gpu_idle_share: no kernel runs at all.
+    communication_share: a NCCL kernel runs, which includes waiting for other ranks; exposed_communication_share: a
+    NCCL kernel runs and no other kernel; gpu_idle_share: no kernel runs.
     """
-    exchange = union((begin, end) for name, begin, end in kernels if COMMUNICATION.search(name))
-    work = union((begin, end) for name, begin, end in kernels if not COMMUNICATION.search(name))
-    either = length(union([*exchange, *work]))
+    communication = union((begin, end) for name, begin, end in kernels if COMMUNICATION.search(name))
+    computation = union((begin, end) for name, begin, end in kernels if not COMMUNICATION.search(name))
+    busy_s = length(union([*communication, *computation]))
     return {
-        "communication_share": length(exchange) / took_s,
-        "exposed_communication_share": (either - length(work)) / took_s,
-        "gpu_idle_share": max(0.0, 1 - either / took_s),
+        "communication_share": length(communication) / took_s,
+        "exposed_communication_share": (busy_s - length(computation)) / took_s,
+        "gpu_idle_share": max(0.0, 1 - busy_s / took_s),
     }
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same times without overlap, in order."""
-    joined: list[Interval] = []
+    """Return the union of the intervals as sorted intervals without overlap."""
+    merged: list[Interval] = []
     for begin, end in sorted(intervals):
-        if joined and begin <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
-            joined.append((begin, end))
-    return joined
+            merged.append((begin, end))
+    return merged
 
 
 def length(intervals: Iterable[Interval]) -> float:
-    """Seconds in all."""
+    """Return the total length of the intervals, in seconds."""
     return sum(end - begin for begin, end in intervals)

@@ -1,4 +1,4 @@
-"""What GPU and host do while a row runs, sampled in another process so that it costs the trainer nothing."""
+"""Sample GPU and host while a row runs, in the worker's process so that the trainer is not slowed down."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ from experiments.results.schema import Phase
 from experiments.system.files import GIB
 from provision.hardware import amd
 
-EVERY_S = 0.5
+SAMPLE_INTERVAL_S = 0.5
 GPU_FIELDS: dict[str, Callable[[Iterable[float]], float]] = {
     "gpu_util_percent": fmean,
     "gpu_memory_gib": max,
@@ -26,17 +26,17 @@ GPU_FIELDS: dict[str, Callable[[Iterable[float]], float]] = {
     "gpu_temperature_c": max,
     "gpu_processes": max,
 }
-EACH_GPU = ("util_percent", "memory_gib")
+PER_GPU_FIELDS = ("util_percent", "memory_gib")
 FIELDS = ("t_s", "phase", *GPU_FIELDS, "host_cpu_percent", "host_memory_gib", "process_memory_gib")
-TRAINING = "training_gpu_util_percent_mean"
+TRAINING_UTILIZATION = "training_gpu_util_percent_mean"
 
 
-class Telemetry:
-    """Samples twice a second into a CSV file from ``with`` to its end; summary() has means and maxima.
+class TelemetrySampler:
+    """Context manager that writes a sample to a CSV file twice a second; summary() returns means and maxima.
 
-    t_s is seconds since the start, process_memory_gib the resident memory of the trainer's processes, ``phase`` where
-    the training is, as its owner says. GPU columns are empty without one. Of several GPUs utilization and clocks are
-    means, power is the sum, all else that of the GPU with the most; each one's utilization and memory have own columns.
+    t_s: seconds since the start; process_memory_gib: resident memory of the trainer's processes; phase: the training's
+    phase, set by the owner. GPU columns are empty without a GPU. With several GPUs, utilization and clocks are means,
+    power is the sum, and all else the maximum; utilization and memory also have a column for each GPU.
     """
 
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]]) -> None:
@@ -44,12 +44,12 @@ class Telemetry:
         self._path, self._pids = path, pids
         self._gpus = gpu_handles()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample_on, daemon=True)
+        self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
         self._samples: list[dict[str, Any]] = []
-        self._spent_s = 0.0
+        self._sampling_s = 0.0
         self._started = time.monotonic()
 
-    def __enter__(self) -> "Telemetry":
+    def __enter__(self) -> "TelemetrySampler":
         self._thread.start()
         return self
 
@@ -59,40 +59,40 @@ class Telemetry:
 
     @property
     def fields(self) -> list[str]:
-        """The columns of the file."""
-        each = range(len(self._gpus)) if len(self._gpus) > 1 else ()
-        return [*FIELDS, *(f"gpu{number}_{field}" for number in each for field in EACH_GPU)]
+        """Columns of the file."""
+        gpus = range(len(self._gpus)) if len(self._gpus) > 1 else ()
+        return [*FIELDS, *(f"gpu{number}_{field}" for number in gpus for field in PER_GPU_FIELDS)]
 
     def summary(self) -> dict[str, float]:
-        """Mean and maximum of each column, and the share of one processor core that the sampling itself took.
+        """Return mean and maximum of each column, and the share of one CPU core that the sampling took.
 
-        training_gpu_util_percent_mean leaves out what came before the first micro-step was over.
+        training_gpu_util_percent_mean excludes the samples before the end of the first micro-step.
         """
-        found: dict[str, float] = {}
+        summary: dict[str, float] = {}
         for field in self.fields[2:]:
             values = [sample[field] for sample in self._samples if field in sample]
             if values:
-                found[f"{field}_mean"] = fmean(values)
-                found[f"{field}_max"] = max(values)
+                summary[f"{field}_mean"] = fmean(values)
+                summary[f"{field}_max"] = max(values)
         training = [sample for sample in self._samples if sample["phase"] != "load" and "gpu_util_percent" in sample]
         if training:
-            found[TRAINING] = fmean(sample["gpu_util_percent"] for sample in training)
+            summary[TRAINING_UTILIZATION] = fmean(sample["gpu_util_percent"] for sample in training)
         if self._samples:
-            found["sampling_core_share"] = self._spent_s / (time.monotonic() - self._started)
-        return found
+            summary["sampling_core_share"] = self._sampling_s / (time.monotonic() - self._started)
+        return summary
 
-    def _sample_on(self) -> None:
+    def _sample_until_stopped(self) -> None:
         with self._path.open("w", newline="") as lines:
             writer = csv.DictWriter(lines, self.fields)
             writer.writeheader()
             while True:
-                begun = time.thread_time()
+                start = time.thread_time()
                 sample = self._sample()
                 self._samples.append(sample)
                 writer.writerow({key: round(value, 4) if key != "phase" else value for key, value in sample.items()})
                 lines.flush()
-                self._spent_s += time.thread_time() - begun
-                if self._stop.wait(EVERY_S):
+                self._sampling_s += time.thread_time() - start
+                if self._stop.wait(SAMPLE_INTERVAL_S):
                     return
 
     def _sample(self) -> dict[str, Any]:
@@ -102,25 +102,25 @@ class Telemetry:
             "host_cpu_percent": psutil.cpu_percent(),
             "host_memory_gib": psutil.virtual_memory().used / GIB,
             "process_memory_gib": sum(map(resident_gib, self._pids())),
-            **of_all([gpu_sample(gpu) for gpu in self._gpus]),
+            **combine_gpus([gpu_sample(gpu) for gpu in self._gpus]),
         }
 
 
-def of_all(samples: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The columns of one sample of each GPU: the fields of all together, and of several GPUs some of each."""
-    found = {}
-    for field, together in GPU_FIELDS.items():
+def combine_gpus(samples: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return one sample's GPU columns from the sample of each GPU: combined, and for several GPUs some of each."""
+    columns = {}
+    for field, combine in GPU_FIELDS.items():
         if values := [sample[field] for sample in samples if field in sample]:
-            found[field] = together(values)
+            columns[field] = combine(values)
     if len(samples) > 1:
         for number, sample in enumerate(samples):
-            there = [field for field in EACH_GPU if f"gpu_{field}" in sample]
-            found |= {f"gpu{number}_{field}": sample[f"gpu_{field}"] for field in there}
-    return found
+            available = [field for field in PER_GPU_FIELDS if f"gpu_{field}" in sample]
+            columns |= {f"gpu{number}_{field}": sample[f"gpu_{field}"] for field in available}
+    return columns
 
 
 def resident_gib(pid: int) -> float:
-    """Resident memory of a process; 0 for one that has ended."""
+    """Return the resident memory of a process in GiB; 0 if it has ended."""
     try:
         return float(psutil.Process(pid).memory_info().rss / GIB)
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""Configurations of transformers for the models of models.yaml, their miniatures, and any model that is given whole."""
+"""transformers configurations of the models in models.yaml, of their tiny versions, and of custom models."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ TINY: dict[str, dict[str, Any]] = {
         "vocab_size": TINY_VOCABULARY,
     },
     "gpt-neo": {
-        "hidden_size": 256,  # wide enough that adapters of the rows' ranks are small beside their layers
+        "hidden_size": 256,  # wide enough that adapters of the rows' ranks are small compared with their layers
         "num_layers": 2,
         "num_heads": 4,
         "attention_types": [[["global", "local"], 1]],
@@ -93,52 +93,52 @@ IMAGE_TOKENS = {"blip2-opt": {"full": 50265, "tiny": 255}, "blip2-t5": {"full": 
 LANGUAGE_MODELS = {"blip2-opt": OPTConfig, "blip2-t5": T5Config, "llama": LlamaConfig, "gpt-neo": GPTNeoConfig}
 
 
-def build_config(facts: Model, size: Size) -> PretrainedConfig:
-    """The architecture of a model, or its miniature: the same parts, few and narrow.
+def build_config(base_model: Model, size: Size) -> PretrainedConfig:
+    """Return the configuration of a model, or of its tiny version: the same parts, but few and narrow.
 
-    Raises InputError for a configuration that transformers does not take, and for the miniature of a model that was
-    given whole.
+    Raises InputError for a configuration that transformers rejects, and for the tiny version of a custom model.
     """
-    if facts.family == "transformers":
-        return _whole_config(facts, size)
-    language = LANGUAGE_MODELS[facts.family](**facts.architecture | (TINY[facts.family] if size == "tiny" else {}))
-    return _blip2_config(language, facts.family, size) if facts.family in IMAGE_TOKENS else language
+    if base_model.family == "transformers":
+        return _custom_config(base_model, size)
+    family = base_model.family
+    language = LANGUAGE_MODELS[family](**base_model.architecture | (TINY[family] if size == "tiny" else {}))
+    return _blip2_config(language, family, size) if family in IMAGE_TOKENS else language
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """What transformers trains such a configuration as; InputError when it is none of the kinds that rows are about."""
+    """Return the model class with a language head for a configuration. Raises InputError if there is none."""
     if isinstance(config, Blip2Config):
         return Blip2ForConditionalGeneration
     mapping: Any
     for mapping in (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
         if type(config) in mapping:
-            found: type[PreTrainedModel] = mapping[type(config)]
-            return found
+            language_model: type[PreTrainedModel] = mapping[type(config)]
+            return language_model
     raise InputError(
         f"model_type = {config.model_type!r}: transformers has no model with a language head for it; "
         "allowed: causal language models, encoder-decoders, blip-2"
     )
 
 
-def has_own_head(facts: Model) -> bool:
-    """True when the architecture says that its output head is not the input embedding.
+def has_untied_head(base_model: Model) -> bool:
+    """Return True if the architecture states that the output head is separate from the input embedding.
 
-    Of T5's family transformers ties them all the same in a model that it builds from the configuration; the published
-    checkpoints keep a head of their own.
+    For the T5 family, transformers ignores this and ties them in a model built from the configuration, whereas the
+    published checkpoints have a separate head.
     """
-    language = facts.architecture.get("text_config", facts.architecture)
-    return language.get("tie_word_embeddings", facts.architecture.get("tie_word_embeddings")) is False
+    language = base_model.architecture.get("text_config", base_model.architecture)
+    return language.get("tie_word_embeddings", base_model.architecture.get("tie_word_embeddings")) is False
 
 
-def _whole_config(facts: Model, size: Size) -> PretrainedConfig:
+def _custom_config(base_model: Model, size: Size) -> PretrainedConfig:
     if size == "tiny":
-        raise InputError("size = 'tiny': only the models of models.yaml have a miniature; allowed: full")
+        raise InputError("size = 'tiny': only the models of models.yaml have a tiny version; allowed: full")
     try:
-        return AutoConfig.for_model(**facts.architecture)
+        return AutoConfig.for_model(**base_model.architecture)
     except (StrictDataclassError, TypeError, ValueError) as error:
         reason = first_line(error).partition(". Should contain one of ")[0]
-        problem = f"transformers does not take this configuration ({reason})"
-        raise InputError(f"model_type = {facts.architecture['model_type']!r}: {problem}") from None
+        problem = f"transformers rejects this configuration ({reason})"
+        raise InputError(f"model_type = {base_model.architecture['model_type']!r}: {problem}") from None
 
 
 def _blip2_config(language: PretrainedConfig, family: str, size: Size) -> Blip2Config:

@@ -1,4 +1,4 @@
-"""A model over several GPUs of one process, as transformers' device_map="auto" places it; for inference."""
+"""Place a model for inference across several GPUs of one process, as transformers' device_map="auto" does."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,47 +12,48 @@ from experiments.errors import InputError
 from experiments.results.schema import Device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB
-from experiments.training.models import DTYPES
+from experiments.training.models.build import DTYPES
 from experiments.training.models.weights import fill_randomly, load_pretrained, meta_model
 
-FOR_WEIGHTS = 0.9
+WEIGHT_SHARE = 0.9
 
 
-def build_spread(spec: RowSpec, device: Device) -> Any:
-    """The row's model, its layers shared out among the row's GPUs, each of which is held to the row's cap.
+def build_across_gpus(spec: RowSpec, device: Device) -> Any:
+    """Return the row's model with its layers distributed over the row's GPUs, within the memory cap of each.
 
-    A tenth of each GPU is left to what the model does. Raises torch.OutOfMemoryError when the rest has no room for the
-    weights, and InputError for weights of 4 bits.
+    A tenth of each GPU is reserved for activations. Raises torch.OutOfMemoryError if the weights do not fit the rest,
+    and InputError for 4-bit weights.
     """
     if spec.settings.quantization:
-        raise InputError("quantization: a model over several GPUs is not quantized; allowed: on one device")
+        raise InputError("quantization: a model on several GPUs is not quantized; allowed: on one device")
     dtype = DTYPES[spec.settings.precision]
     model: Any = meta_model(spec.base_model, spec.size)
-    places = placed(model, dtype, {number: room(number, device) for number in range(spec.settings.devices)})
+    budgets = {gpu: weight_budget(gpu, device) for gpu in range(spec.settings.devices)}
+    device_map = balanced_device_map(model, dtype, budgets)
     if spec.weights == "pretrained":
-        return load_pretrained(spec.base_model, spec.size, dtype, None, places)
-    fill_randomly(model, dtype, places)
-    return dispatch_model(model, places)
+        return load_pretrained(spec.base_model, spec.size, dtype, None, device_map)
+    fill_randomly(model, dtype, device_map)
+    return dispatch_model(model, device_map)
 
 
-def room(number: int, device: Device) -> int:
-    """Bytes of a GPU that weights may take: of its cap, or of what is free where there is none."""
-    free = torch.cuda.mem_get_info(number)[0] if device.cap_gib is None else device.cap_gib * GIB
-    return int(FOR_WEIGHTS * free)
+def weight_budget(gpu: int, device: Device) -> int:
+    """Return the bytes of a GPU that weights may take: a share of its cap, or of its free memory without a cap."""
+    free = torch.cuda.mem_get_info(gpu)[0] if device.cap_gib is None else device.cap_gib * GIB
+    return int(WEIGHT_SHARE * free)
 
 
-def placed(model: nn.Module, dtype: torch.dtype, rooms: Mapping[int, int]) -> dict[str, Any]:
-    """The GPU of each part of a model, evenly shared out; ``rooms`` has the bytes that weights may take of each.
+def balanced_device_map(model: nn.Module, dtype: torch.dtype, budgets: Mapping[int, int]) -> dict[str, Any]:
+    """Return the GPU of each part of a model, balanced; ``budgets`` are the bytes for weights by GPU.
 
-    Raises torch.OutOfMemoryError when that is too little.
+    Raises torch.OutOfMemoryError if the weights do not fit.
     """
-    whole = model._no_split_modules
-    shares = get_balanced_memory(model, dict(rooms), no_split_module_classes=whole, dtype=dtype)
-    places: dict[str, Any] = infer_auto_device_map(model, shares, no_split_module_classes=whole, dtype=dtype)
-    left = [name for name, place in places.items() if place not in rooms]
-    if left:
-        sizes = ", ".join(f"{size / GIB:.3g}" for size in rooms.values())
+    unsplit = model._no_split_modules
+    shares = get_balanced_memory(model, dict(budgets), no_split_module_classes=unsplit, dtype=dtype)
+    device_map: dict[str, Any] = infer_auto_device_map(model, shares, no_split_module_classes=unsplit, dtype=dtype)
+    unplaced = [part for part, gpu in device_map.items() if gpu not in budgets]
+    if unplaced:
+        sizes = ", ".join(f"{size / GIB:.3g}" for size in budgets.values())
         raise torch.OutOfMemoryError(
-            f"the weights do not fit {sizes} GiB of {len(rooms)} GPUs; left: {', '.join(left)}"
+            f"the weights do not fit {sizes} GiB of {len(budgets)} GPUs; left: {', '.join(unplaced)}"
         )
-    return places
+    return device_map

@@ -1,4 +1,4 @@
-"""LitGPT's models, made straight on the device as its own scripts make them: random, or to load a checkpoint into."""
+"""Build LitGPT's models directly on the device, as LitGPT's scripts do, with random weights."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
 
 TARGETS = ("query", "key", "value", "projection", "mlp", "head")
-# Wide enough that adapters of the rows' ranks are small beside the layers that carry them.
+# Wide enough that adapters of the rows' ranks are small compared with their layers.
 TINY: dict[str, Any] = {"n_layer": 2, "n_embd": 256, "n_head": 8, "intermediate_size": 704, "vocab_size": 256}
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 
 def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
-    """The row's model on ``device``, with its adapters and 4-bit weights, randomly initialized, ready to train.
+    """Return the row's model on ``device`` in training mode, randomly initialized, with its adapters.
 
-    Weights are float32, or bfloat16 for the precision bf16-true. A 4-bit layer is quantized when it is made on a GPU,
-    and when the model is moved to its device on a processor.
+    Weights are float32, or bfloat16 for the precision bf16-true. On a GPU, 4-bit layers are quantized when they are
+    created; on a CPU, when the model is moved to its device.
     """
     config = build_config(spec)
     with device, build_precision(spec.settings, device).module_init_context():
@@ -33,22 +33,22 @@ def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
 
 
 def build_config(spec: RowSpec) -> Config:
-    """LitGPT's configuration of the row's model, or of its miniature; InputError for what LitGPT does not build."""
+    """Return LitGPT's configuration of the row's model or its tiny version. Raises InputError if unsupported."""
     settings = spec.settings
-    facts = spec.base_model
-    if facts.litgpt is None:
-        raise unknown("model", settings.model, [name for name, one in models().items() if one.litgpt], "LitGPT")
-    _refuse(spec)
+    base_model = spec.base_model
+    if base_model.litgpt is None:
+        raise unknown("model", settings.model, [name for name, model in models().items() if model.litgpt], "LitGPT")
+    _reject_unsupported(spec)
     changes = TINY if spec.size == "tiny" else {}
     adapters = _adapters(settings.lora) if settings.lora else {}
     try:
-        return (lora.Config if adapters else Config).from_name(facts.litgpt, **changes, **adapters)
+        return (lora.Config if adapters else Config).from_name(base_model.litgpt, **changes, **adapters)
     except ValueError as error:
         raise InputError(f"model {settings.model!r}: {error}; allowed: the names in litgpt.config") from None
 
 
 def build_precision(settings: Settings, device: torch.device) -> Precision:
-    """Lightning's plugin for the row's precision; with 4-bit weights the one that swaps every linear layer.
+    """Return Lightning's plugin for the row's precision; for 4-bit weights it replaces every linear layer.
 
     Source: litgpt.finetune.lora.setup of 0.5.13.
     """
@@ -62,7 +62,7 @@ def build_precision(settings: Settings, device: torch.device) -> Precision:
 
 
 def _adapters(settings: Lora) -> dict[str, Any]:
-    """The recipe's adapters in LitGPT's terms: lora_query=True and so on."""
+    """Return the row's adapters as arguments of LitGPT's configuration: lora_query=True and so on."""
     targets = TARGETS if settings.targets == "all-linear" else settings.targets
     for target in targets:
         if target not in TARGETS:
@@ -71,23 +71,23 @@ def _adapters(settings: Lora) -> dict[str, Any]:
     return sizes | {f"lora_{target}": True for target in targets}
 
 
-def _refuse(spec: RowSpec) -> None:
+def _reject_unsupported(spec: RowSpec) -> None:
     settings = spec.settings
-    refused = {
-        "weights = 'pretrained': a miniature has none; allowed: random": (
+    problems = {
+        "weights = 'pretrained': a tiny model has none; allowed: random": (
             spec.weights == "pretrained" and spec.size == "tiny"
         ),
-        "activation_checkpointing = True: LitGPT has none on one device; allowed: False": (
+        "activation_checkpointing = True: LitGPT does not support it on one device; allowed: False": (
             settings.activation_checkpointing
         ),
         "save_model = True: the LitGPT engines do not save; allowed: False": settings.save_model,
-        "quantization: LitGPT quantizes under lora alone; allowed: with lora": (
+        "quantization: LitGPT quantizes only with lora; allowed: with lora": (
             settings.quantization and not settings.lora
         ),
-        f"precision = {settings.precision!r}: LitGPT has no 4-bit weights there; allowed: {', '.join(DTYPES)}": (
+        f"precision = {settings.precision!r}: LitGPT has no 4-bit weights with it; allowed: {', '.join(DTYPES)}": (
             settings.quantization and settings.precision not in DTYPES
         ),
     }
-    for reason, holds in refused.items():
-        if holds:
-            raise InputError(reason)
+    for problem, applies in problems.items():
+        if applies:
+            raise InputError(problem)

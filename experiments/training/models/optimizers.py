@@ -1,4 +1,4 @@
-"""The optimizers that a recipe can name."""
+"""Build the optimizer of a row."""
 
 from collections.abc import Iterable
 
@@ -9,16 +9,16 @@ from experiments.suites.settings import Settings
 
 
 def build_optimizer(settings: Settings, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
-    """The row's optimizer over the parameters that are trained; state is made in its first step."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    """Return the row's optimizer over the trainable ``parameters``; its state is created by the first step."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
     options = {key: value for key in ("weight_decay", "betas") if (value := getattr(settings, key)) is not None}
     if settings.optimizer == "adam_8bit":
         import bitsandbytes
 
-        return bitsandbytes.optim.Adam8bit(trained, lr=settings.lr, **options)
+        return bitsandbytes.optim.Adam8bit(trainable, lr=settings.lr, **options)
     if settings.optimizer == "deepspeed_cpu":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(trained, lr=settings.lr, **options)
-    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[settings.optimizer]
-    return kind(trained, lr=settings.lr, **options)
+        return DeepSpeedCPUAdam(trainable, lr=settings.lr, **options)
+    optimizer_class = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[settings.optimizer]
+    return optimizer_class(trainable, lr=settings.lr, **options)

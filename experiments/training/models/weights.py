@@ -1,4 +1,4 @@
-"""Weights on the device: published ones, or random ones of the same shapes and types, quantized where a row says so."""
+"""Load published weights, or create random ones of the same shapes and types, optionally quantized."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,19 +14,19 @@ from experiments.suites.choices import Size
 from experiments.suites.models import Model
 from experiments.suites.settings import Quantization
 from experiments.training.data.hub import fetch_weights
-from experiments.training.models.architecture import build_config, has_own_head, model_class
+from experiments.training.models.architecture import build_config, has_untied_head, model_class
 
 INIT_STD = 0.02
 
 
 def build_random(
-    facts: Model, size: Size, dtype: torch.dtype, quantization: Quantization | None, device: torch.device
+    base_model: Model, size: Size, dtype: torch.dtype, quantization: Quantization | None, device: torch.device
 ) -> PreTrainedModel:
-    """A model of that architecture with random weights, written straight on ``device``: the bytes of the real one.
+    """Return a model with random weights created directly on ``device``; it takes the bytes of the published one.
 
-    Built on the meta device first, so that no memory but the final weights' is ever taken.
+    The model is first built on the meta device, so that only the final weights ever take memory.
     """
-    model = meta_model(facts, size)
+    model = meta_model(base_model, size)
     if quantization:
         _quantize_layers(model, quantization)
     fill_randomly(model, dtype, {"": device})
@@ -34,67 +34,67 @@ def build_random(
     return on_device
 
 
-def meta_model(facts: Model, size: Size) -> PreTrainedModel:
-    """The model without memory behind its parameters, its shared embeddings shared as in the published checkpoints."""
-    config = build_config(facts, size)
+def meta_model(base_model: Model, size: Size) -> PreTrainedModel:
+    """Return the model on the meta device, with embeddings tied as in the published checkpoints."""
+    config = build_config(base_model, size)
     with init_empty_weights(include_buffers=False):
         model = model_class(config)(config)
     model.tie_weights()
-    if has_own_head(facts):
+    if has_untied_head(base_model):
         head = model.get_output_embeddings()
         head.weight = nn.Parameter(torch.empty_like(head.weight, device="meta"))
     return model
 
 
-def fill_randomly(model: nn.Module, dtype: torch.dtype, places: Mapping[str, Any]) -> None:
-    """Put random weights of type ``dtype`` in the place of each parameter, shared ones once.
+def fill_randomly(model: nn.Module, dtype: torch.dtype, device_map: Mapping[str, Any]) -> None:
+    """Replace each parameter by random weights of type ``dtype``; shared parameters stay shared.
 
-    ``places`` has the device of each part of the model by its name, a part of '' standing for all the others.
+    ``device_map`` is the device of each part of the model by name; '' stands for all other parts.
     """
-    made: dict[int, nn.Parameter] = {}
+    created: dict[int, nn.Parameter] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            if id(parameter) not in made:
-                device = torch.device(place_of(f"{path}.{name}", places))
-                made[id(parameter)] = _random_like(parameter, name, dtype, device)
-            module.register_parameter(name, made[id(parameter)])
+            if id(parameter) not in created:
+                device = torch.device(device_of(f"{path}.{name}", device_map))
+                created[id(parameter)] = _random_like(parameter, name, dtype, device)
+            module.register_parameter(name, created[id(parameter)])
 
 
-def place_of(name: str, places: Mapping[str, Any]) -> Any:
-    """The device of a parameter: that of the smallest part that it belongs to."""
-    while name and name not in places:
+def device_of(name: str, device_map: Mapping[str, Any]) -> Any:
+    """Return the device of a parameter: that of the smallest part in ``device_map`` that contains it."""
+    while name and name not in device_map:
         name = name.rpartition(".")[0]
-    return places[name]
+    return device_map[name]
 
 
 def load_pretrained(
-    facts: Model,
+    base_model: Model,
     size: Size,
     dtype: torch.dtype,
     quantization: Quantization | None,
-    places: torch.device | Mapping[str, Any],
+    placement: torch.device | Mapping[str, Any],
 ) -> PreTrainedModel:
-    """The published weights of a model (a name on the hub or a folder), on a device or by parts on several.
+    """Return the model with its published weights, from the hub or a folder, on a device or a map of devices.
 
-    Raises InputError when they cannot be had.
+    Raises InputError if they cannot be loaded.
     """
-    if not facts.hub:
-        raise InputError("weights = 'pretrained': no published weights are known of this model; allowed: random")
-    device_map = {"": str(places)} if isinstance(places, torch.device) else dict(places)
+    if not base_model.hub:
+        raise InputError("weights = 'pretrained': this model has no known published weights; allowed: random")
+    device_map = {"": str(placement)} if isinstance(placement, torch.device) else dict(placement)
     options: dict[str, Any] = {"torch_dtype": dtype, "device_map": device_map}
     if quantization:
         options["quantization_config"] = quantization_config(quantization)
-    found = fetch_weights(facts.hub)
+    source = fetch_weights(base_model.hub)
     try:
-        return model_class(build_config(facts, size)).from_pretrained(found.folder, **options)
+        return model_class(build_config(base_model, size)).from_pretrained(source.folder, **options)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        problem = f"the weights of {facts.hub!r} cannot be loaded ({reason}); weights=random needs no download"
+        problem = f"the weights of {base_model.hub!r} cannot be loaded ({reason}); weights=random needs no download"
         raise InputError(problem) from None
 
 
 def quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
-    """The recipe's quantization in the terms of transformers."""
+    """Return transformers' configuration of the row's quantization."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.kind,
@@ -104,19 +104,19 @@ def quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
 
 
 def _quantize_layers(model: PreTrainedModel, quantization: Quantization) -> None:
-    """Put bitsandbytes' layers where transformers would put them when it loads 4-bit weights.
+    """Replace layers by bitsandbytes' ones, as transformers does when it loads 4-bit weights.
 
-    Transformers 4 has to be told of the layers that stay as they are; 5 asks the model itself.
+    Transformers 4 needs the list of layers that stay in 32 bits; Transformers 5 reads it from the model.
     """
     quantizer = AutoHfQuantizer.from_config(quantization_config(quantization))
-    kept = model._keep_in_fp32_modules or []
-    quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=kept)
+    unquantized = model._keep_in_fp32_modules or []
+    quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=unquantized)
     quantizer.postprocess_model(model)
     model.hf_quantizer = quantizer
 
 
 def _random_like(parameter: nn.Parameter, name: str, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
-    """Random weights of a parameter's shape on ``device``: norms one, biases zero, the rest normal."""
+    """Return random weights of the parameter's shape on ``device``: ones for norms, zeros for biases, else normal."""
     if type(parameter).__name__ == "Params4bit":
         values = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device).normal_(std=INIT_STD)
         options = {key: value for key, value in parameter.__dict__.items() if key != "bnb_quantized"}

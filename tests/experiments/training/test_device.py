@@ -21,20 +21,20 @@ def test_the_card_itself_needs_no_cap(share):
 
 
 @pytest.mark.parametrize("total_gib", [A100.memory_gib * 1.03, 139.8])
-def test_a_larger_device_is_held_to_what_a_process_can_have_on_the_card(total_gib):
+def test_a_larger_device_is_capped_to_the_usable_memory_of_the_card(total_gib):
     assert cap_gib(A100, total_gib) == A100.usable_gib == A100.memory_gib - A100.context_gib
 
 
-def test_a_smaller_device_is_refused():
+def test_a_smaller_device_is_rejected():
     with pytest.raises(InputError, match=r"^the device has 39\.5 GiB, NVIDIA A100 80GB needs 79\.2$"):
         cap_gib(A100, 39.49)
 
 
 @pytest.mark.parametrize(("size", "total_gib", "cap"), [("full", 139.8, 78.6), ("full", 79.2, None), ("tiny", 8, None)])
-def test_the_allocator_is_held_to_the_cap(monkeypatch, size, total_gib, cap):
+def test_the_allocator_is_capped(monkeypatch, size, total_gib, cap):
     fractions = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: fractions.append(share))
-    assert device._cap(spec(size=size), total_gib) == pytest.approx(cap)
+    assert device._apply_cap(spec(size=size), total_gib) == pytest.approx(cap)
     assert fractions == ([] if cap is None else [pytest.approx(cap / total_gib)])
 
 
@@ -48,66 +48,66 @@ def test_the_allocator_is_held_to_the_cap(monkeypatch, size, total_gib, cap):
         ("h100_94gb", "bf16-true", (True, True, True)),
     ],
 )
-def test_a_stand_in_attends_with_the_kernels_of_its_card(monkeypatch, card, precision, kernels):
+def test_an_emulated_card_uses_its_own_attention_kernels(monkeypatch, card, precision, kernels):
     allowed = {}
     for name in ("flash", "mem_efficient", "cudnn"):
         monkeypatch.setattr(torch.backends.cuda, f"enable_{name}_sdp", lambda on, name=name: allowed.update({name: on}))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: None)
-    device._cap(spec(size="full", card=card, precision=precision), 139.8)
+    device._apply_cap(spec(size="full", card=card, precision=precision), 139.8)
     assert tuple(allowed.values()) == kernels
     allowed.clear()
-    device._cap(spec(size="full", card=card, precision=precision), card_named(card).memory_gib)
-    device._cap(spec(size="tiny", card=card, precision=precision), 139.8)
+    device._apply_cap(spec(size="full", card=card, precision=precision), card_named(card).memory_gib)
+    device._apply_cap(spec(size="tiny", card=card, precision=precision), 139.8)
     assert allowed == {}
 
 
-def test_every_gpu_of_a_process_is_held_to_the_cap(monkeypatch):
-    held = []
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: held.append(gpu))
-    device._cap(spec(size="full", task="generate", devices=3), 139.8)
+def test_every_gpu_of_a_process_is_capped(monkeypatch):
+    capped = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: capped.append(gpu))
+    device._apply_cap(spec(size="full", task="generate", devices=3), 139.8)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    device._cap(spec(size="full", strategy="ddp", devices=3), 139.8)
-    assert held == [0, 1, 2, 1]
+    device._apply_cap(spec(size="full", strategy="ddp", devices=3), 139.8)
+    assert capped == [0, 1, 2, 1]
 
 
-def test_a_processor_gives_a_row_one_thread(monkeypatch):
+def test_a_row_on_a_cpu_gets_one_thread(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     torch.set_num_threads(2)
-    found = open_device(spec())
+    opened = open_device(spec())
     assert torch.get_num_threads() == 1
-    assert (found.kind, found.name, found.memory_gib, found.card) == ("cpu", processor_name(), None, None)
-    assert found.host_cpus >= 1
-    assert found.host_memory_gib > 0.5
+    assert (opened.kind, opened.name, opened.memory_gib, opened.card) == ("cpu", processor_name(), None, None)
+    assert opened.host_cpus >= 1
+    assert opened.host_memory_gib > 0.5
 
 
 @pytest.mark.parametrize(("rank", "number"), [(None, 0), ("3", 3)])
-def test_a_rank_has_the_gpu_of_its_number(monkeypatch, rank, number):
+def test_a_rank_uses_the_gpu_of_its_local_rank(monkeypatch, rank, number):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank:
         monkeypatch.setenv("LOCAL_RANK", rank)
-    taken = []
+    selected = []
 
-    def facts(index):
+    def properties(index):
         return SimpleNamespace(name=f"GPU {index}", total_memory=80 * GIB, major=9, minor=0)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: taken[-1])
-    monkeypatch.setattr(torch.cuda, "get_device_properties", facts)
+    monkeypatch.setattr(torch.cuda, "set_device", selected.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: selected[-1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     monkeypatch.setattr(device, "_driver", lambda: "none")
     row = spec(devices=4, strategy="ddp") if rank else spec()
     assert open_device(row).name == f"GPU {number}"
 
 
-def test_the_processor_has_the_name_that_the_kernel_gives():
+def test_the_cpu_is_named_as_in_proc_cpuinfo():
     with open("/proc/cpuinfo") as lines:
         known = [line for line in lines if line.startswith("model name")]
     assert processor_name() in (known[0] if known else "processor")
     assert processor_name()
 
 
-def test_one_of_amds_gpus_is_named_as_its_card_is(tmp_path, monkeypatch):
-    facts = SimpleNamespace(
+def test_an_amd_gpu_is_recognized_as_its_card(tmp_path, monkeypatch):
+    properties = SimpleNamespace(
         name="AMD Instinct MI250X", total_memory=MEMORY, major=9, minor=0, gcnArchName="gfx90a:sramecc+:xnack-"
     )
     monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -116,7 +116,7 @@ def test_one_of_amds_gpus_is_named_as_its_card_is(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: facts)
-    found = open_device(spec(size="full", card="mi250x_gcd_64gb"))
-    assert (found.card, found.cap_gib) == ("mi250x_gcd_64gb", None)
-    assert (found.driver, found.cuda, found.compute_capability) == ("amdgpu 6.3.6", "ROCm 6.2.41134", "gfx90a")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    opened = open_device(spec(size="full", card="mi250x_gcd_64gb"))
+    assert (opened.card, opened.cap_gib) == ("mi250x_gcd_64gb", None)
+    assert (opened.driver, opened.cuda, opened.compute_capability) == ("amdgpu 6.3.6", "ROCm 6.2.41134", "gfx90a")

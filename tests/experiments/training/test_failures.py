@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from experiments.results.schema import Failure, Memory
-from experiments.training.failures import ending_of, ending_of_text, first_line, reason_of, requested_gib
+from experiments.training.failures import first_line, outcome_of, outcome_of_text, reason_of, requested_gib
 
 GPU = (
     "CUDA out of memory. Tried to allocate 194.00 MiB. GPU 0 has a total capacity of 79.15 GiB",
@@ -26,18 +26,20 @@ OTHER = (
     "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)",
     "DataLoader worker (pid 4711) is killed by signal: Segmentation fault. ",
 )
-MESSAGES = [(text, ending) for texts, ending in ((GPU, "oom"), (HOST, "host_oom"), (OTHER, "error")) for text in texts]
+MESSAGES = [
+    (text, outcome) for texts, outcome in ((GPU, "oom"), (HOST, "host_oom"), (OTHER, "error")) for text in texts
+]
 
 
-@pytest.mark.parametrize(("text", "ending"), MESSAGES)
-def test_out_of_memory_is_told_from_every_other_message(text, ending):
-    assert ending_of_text(f"Traceback\n{text}\n") == ending
-    assert ending_of(RuntimeError(text)) == ending
-    assert ending_of(OSError(text)) == ending
+@pytest.mark.parametrize(("text", "outcome"), MESSAGES)
+def test_out_of_memory_is_recognized_by_its_message(text, outcome):
+    assert outcome_of_text(f"Traceback\n{text}\n") == outcome
+    assert outcome_of(RuntimeError(text)) == outcome
+    assert outcome_of(OSError(text)) == outcome
 
 
 @pytest.mark.parametrize(
-    ("error", "ending"),
+    ("error", "outcome"),
     [
         (torch.OutOfMemoryError("no words that tell"), "oom"),
         (MemoryError(), "host_oom"),
@@ -45,15 +47,15 @@ def test_out_of_memory_is_told_from_every_other_message(text, ending):
         (KeyError("loss"), "error"),
     ],
 )
-def test_the_kind_of_an_error_tells(error, ending):
-    assert ending_of(error) == ending
+def test_out_of_memory_is_recognized_by_its_error_type(error, outcome):
+    assert outcome_of(error) == outcome
 
 
-def test_the_cause_of_an_error_tells():
+def test_the_cause_of_an_error_decides():
     error = RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly")
-    assert ending_of(error) == "error"
+    assert outcome_of(error) == "error"
     error.__cause__ = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
-    assert ending_of(error) == "host_oom"
+    assert outcome_of(error) == "host_oom"
 
 
 @pytest.mark.parametrize(
@@ -66,11 +68,11 @@ def test_the_cause_of_an_error_tells():
         ("Error out of memory at line 380", None),
     ],
 )
-def test_the_refused_allocation_is_read_from_the_message(text, gib):
+def test_the_requested_allocation_is_read_from_the_message(text, gib):
     assert requested_gib(text) == gib
 
 
-def test_the_first_line_of_an_error_stands_for_it():
+def test_an_error_is_shortened_to_its_first_line():
     assert first_line(ValueError("\n  first\nsecond")) == "first"
     assert first_line(ValueError()) == "ValueError"
 
@@ -87,12 +89,12 @@ def failure(phase="backward", step=1, requested=None):
             "oom",
             failure(requested=0.5),
             Memory(peak_gib=78.9),
-            "out of GPU memory in the backward of step 1, 0.5 GiB more were asked for (peak so far 78.9 GiB)",
+            "out of GPU memory in the backward of step 1, 0.5 GiB more requested (peak so far 78.9 GiB)",
         ),
         ("oom", failure("load"), Memory(), "out of GPU memory while loading"),
         ("host_oom", failure("optimizer step", 0), Memory(), "out of host memory in the optimizer step of step 0"),
         ("error", failure(), Memory(peak_gib=1.0), "RuntimeError in the backward of step 1: shapes differ"),
     ],
 )
-def test_the_reason_is_one_plain_line(outcome, failed, memory, reason):
+def test_the_reason_is_one_line(outcome, failed, memory, reason):
     assert reason_of(outcome, failed, memory) == reason

@@ -1,4 +1,4 @@
-"""Claims of the text suites on miniatures: rows on one device, trained to their peak by their own engines."""
+"""Memory claims of the text suites on tiny models: rows on one device, trained up to their peak."""
 
 from functools import cache
 
@@ -22,8 +22,8 @@ def run_of(suite: str) -> Run:
     return run(*rows, suite=suite, card=made.cards[0], size="tiny", length="peak", weights="random", data="synthetic")
 
 
-def judged_in_miniature():
-    """Every claim that compares memory of rows on one device."""
+def memory_claims():
+    """Yield every claim that compares the memory of rows on one device."""
     for suite in map(suite_named, SUITES):
         settings = {row.id: suite.settings(row, suite.cards[0]) for row in suite.rows}
         for claim in suite.claims:
@@ -34,19 +34,19 @@ def judged_in_miniature():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The result of a row; each is trained once."""
+    """Return the result of a row; each row is trained once."""
 
     @cache
     def train(suite: str, row: str) -> Result:
         spec: RowSpec = run_of(suite).spec(suite_named(suite), row)
-        measured = rank.run(spec, tmp_path_factory.mktemp(row))
+        measured = rank.run_rank(spec, tmp_path_factory.mktemp(row))
         return Result(**measured.model_dump(), spec=spec, fingerprint=spec.fingerprint, code="0" * 64)
 
     return train
 
 
-@pytest.mark.parametrize(("suite", "claim"), judged_in_miniature())
-def test_a_claim_about_memory_holds_in_miniature(trained, suite, claim):
+@pytest.mark.parametrize(("suite", "claim"), memory_claims())
+def test_a_memory_claim_holds_for_tiny_models(trained, suite, claim):
     results = {row: trained(suite, row) for row in claim_rows(claim)}
     verdicts = {verdict.id: verdict for verdict in evaluate(suite_named(suite), run_of(suite), results).verdicts}
     verdict = verdicts[f"claim/{claim.id}"]

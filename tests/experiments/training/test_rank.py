@@ -1,4 +1,4 @@
-"""Miniature rows trained from end to end in this process."""
+"""Tiny rows trained end to end in this process."""
 
 import faulthandler
 import signal
@@ -50,12 +50,12 @@ FULLY_TUNED = [name for name in PLAIN_WEIGHTS if name != "lora"]
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """The result of a row of ROWS by its name, and its folder; each is trained once."""
+    """Return the result and the folder of a row of ROWS; each row is trained once."""
 
     @cache
     def run(name):
         out = tmp_path_factory.mktemp(name)
-        return rank.run(ROWS[name], out), out
+        return rank.run_rank(ROWS[name], out), out
 
     return run
 
@@ -65,7 +65,7 @@ def element_size(name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_fits_and_is_seen_at_every_point_of_its_first_steps(trained, name):
+def test_a_row_fits_and_has_snapshots_at_every_point_of_its_first_steps(trained, name):
     measured, _ = trained(name)
     accumulate = ROWS[name].settings.accumulate
     expected = []
@@ -79,7 +79,7 @@ def test_a_row_fits_and_is_seen_at_every_point_of_its_first_steps(trained, name)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_parts_of_memory_add_up_and_the_peak_is_above_them(trained, name):
+def test_the_parts_of_memory_add_up_and_stay_below_the_peak(trained, name):
     memory = trained(name)[0].memory
     for shot in memory.snapshots:
         parts = shot.params_gib + shot.grads_gib + shot.optimizer_gib + shot.activations_gib
@@ -97,14 +97,14 @@ def test_the_parts_of_memory_add_up_and_the_peak_is_above_them(trained, name):
 
 
 @pytest.mark.parametrize("name", PLAIN_WEIGHTS)
-def test_parameters_take_their_number_times_their_size(trained, name):
+def test_parameter_memory_is_count_times_element_size(trained, name):
     measured, _ = trained(name)
     sizes = {in_bytes(shot.params_gib) for shot in measured.memory.snapshots}
     assert sizes == {measured.parameters * element_size(name)}
 
 
 @pytest.mark.parametrize("name", PLAIN_WEIGHTS)
-def test_gradients_take_as_much_as_what_is_trained_and_are_freed_by_no_one(trained, name):
+def test_gradients_take_as_much_as_trainable_parameters_and_are_kept(trained, name):
     measured, _ = trained(name)
     expected = measured.trainable_parameters * element_size(name)
     assert set(shots(measured.memory, "after backward", "grads_gib")) == {expected}
@@ -113,14 +113,14 @@ def test_gradients_take_as_much_as_what_is_trained_and_are_freed_by_no_one(train
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_all_is_trained_unless_there_are_adapters(trained, name):
+def test_all_parameters_are_trained_unless_there_are_adapters(trained, name):
     measured, _ = trained(name)
     assert (measured.trainable_parameters == measured.parameters) == (name in FULLY_TUNED)
     assert measured.trainable_parameters > 0
 
 
 @pytest.mark.parametrize("name", ["plain", "accumulated", "mixed", "lora", "qlora", "text"])
-def test_adamw_keeps_two_values_a_parameter_and_a_count_of_steps(trained, name):
+def test_adamw_state_is_two_values_per_parameter_and_step_counts(trained, name):
     measured, _ = trained(name)
     values = 2 * measured.trainable_parameters * element_size(name)
     kept = shots(measured.memory, "after optimizer step", "optimizer_gib")
@@ -131,17 +131,17 @@ def test_adamw_keeps_two_values_a_parameter_and_a_count_of_steps(trained, name):
 
 
 @pytest.mark.parametrize("name", ["bf16-sgd", "bf16-sgd-with-image"])
-def test_sgd_keeps_nothing(trained, name):
+def test_sgd_has_no_state(trained, name):
     assert {shot.optimizer_gib for shot in trained(name)[0].memory.snapshots} == {0}
 
 
-def test_8_bit_adam_keeps_less_than_32_bit_values(trained):
+def test_8_bit_adam_state_is_smaller_than_32_bit_state(trained):
     measured, _ = trained("adam-8bit")
     kept = shots(measured.memory, "after optimizer step", "optimizer_gib")
     assert 2 * measured.parameters < kept[0] == kept[1] < 2 * 4 * measured.parameters
 
 
-def test_4_bit_weights_count_whole_and_take_less(trained):
+def test_4_bit_weights_count_as_weights_and_take_less_memory(trained):
     measured, _ = trained("qlora")
     plain = trained("adam-8bit")[0]
     assert measured.parameters == plain.parameters + measured.trainable_parameters
@@ -149,7 +149,7 @@ def test_4_bit_weights_count_whole_and_take_less(trained):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_steps_losses_and_speed_are_counted_alike(trained, name):
+def test_steps_losses_and_speed_are_consistent(trained, name):
     measured, _ = trained(name)
     settings, speed = ROWS[name].settings, measured.speed
     assert speed.optimizer_steps == settings.max_steps
@@ -163,36 +163,36 @@ def test_steps_losses_and_speed_are_counted_alike(trained, name):
     assert all(0 < loss < 20 for loss in measured.losses)
 
 
-def test_accumulation_does_one_optimizer_step_for_its_micro_steps(trained):
+def test_accumulation_has_one_optimizer_step_per_group_of_micro_steps(trained):
     memory = trained("accumulated")[0].memory
     assert len(shots(memory, "after optimizer step", "optimizer_gib")) == 2
     assert len(shots(memory, "after backward", "grads_gib")) == 4
 
 
-def test_the_image_s_placeholders_lengthen_the_input(trained):
+def test_image_placeholders_lengthen_the_input(trained):
     assert trained("bf16-sgd-with-image")[0].max_tokens == trained("bf16-sgd")[0].max_tokens + 4
     assert trained("bf16-sgd")[0].max_tokens <= 1 + 31
 
 
-def test_checkpointing_trades_activations_for_operations(trained):
+def test_activation_checkpointing_trades_memory_for_operations(trained):
     plain, checkpointed = trained("mixed")[0], trained("mixed-checkpointed")[0]
     kept, fewer = (shots(one.memory, "after forward", "activations_gib") for one in (plain, checkpointed))
     assert all(less < 0.6 * more for less, more in zip(fewer, kept, strict=True))
     assert checkpointed.speed.tflop_per_sample > 1.1 * plain.speed.tflop_per_sample
 
 
-def test_the_same_row_trains_the_same_way_again(trained, tmp_path):
-    assert rank.run(ROWS["plain"], tmp_path).losses == trained("plain")[0].losses
+def test_training_a_row_again_gives_the_same_losses(trained, tmp_path):
+    assert rank.run_rank(ROWS["plain"], tmp_path).losses == trained("plain")[0].losses
 
 
-def test_a_saved_model_is_a_phase_of_its_own(trained):
+def test_saving_the_model_is_a_separate_phase(trained):
     measured, out = trained("lora")
     assert (out / "model" / "adapter_config.json").exists()
     assert "save" in measured.memory.peak_by_phase_gib
     assert not (trained("plain")[1] / "model").exists()
 
 
-def test_progress_is_there_from_the_start(trained):
+def test_progress_is_written_from_the_start(trained):
     progress = Progress.model_validate_json((trained("plain")[1] / "progress.json").read_bytes())
     assert progress.device == trained("plain")[0].device
     assert progress.device.kind == "cpu"
@@ -200,37 +200,37 @@ def test_progress_is_there_from_the_start(trained):
 
 @pytest.fixture(scope="module")
 def lengths(tmp_path_factory):
-    """One row as taught, and cut short for a verdict by loader workers that prepare ahead."""
+    """One row at full length, and at verdict length with loader workers that prefetch."""
     row = {"batch_size": 1, "train_samples": 20, "precision": "bf16-true"}
-    taught = rank.run(spec(**row), tmp_path_factory.mktemp("taught"))
-    return taught, rank.run(spec(length="verdict", workers=1, **row), tmp_path_factory.mktemp("verdict"))
+    full = rank.run_rank(spec(**row), tmp_path_factory.mktemp("full"))
+    return full, rank.run_rank(spec(length="verdict", workers=1, **row), tmp_path_factory.mktemp("verdict"))
 
 
-def test_a_verdict_is_shorter_and_meets_the_same_peak(lengths):
-    taught, verdict = lengths
-    assert taught.speed.micro_steps == taught.speed.planned_micro_steps == verdict.speed.planned_micro_steps == 20
+def test_a_run_of_verdict_length_is_shorter_and_reaches_the_same_peak(lengths):
+    full, verdict = lengths
+    assert full.speed.micro_steps == full.speed.planned_micro_steps == verdict.speed.planned_micro_steps == 20
     assert 6 <= verdict.speed.micro_steps <= 12
-    assert verdict.max_tokens == taught.max_tokens
-    assert verdict.memory.peak_gib == pytest.approx(taught.memory.peak_gib, rel=1e-3)
+    assert verdict.max_tokens == full.max_tokens
+    assert verdict.memory.peak_gib == pytest.approx(full.memory.peak_gib, rel=1e-3)
 
 
-def test_the_peak_of_a_verdict_comes_in_its_second_step(lengths):
+def test_a_run_of_verdict_length_peaks_in_its_second_step(lengths):
     peak = {shot.step: shot.peak_gib for shot in lengths[1].memory.snapshots}
     assert peak[0] < 0.98 * peak[1]
     assert peak[1] == pytest.approx(lengths[1].memory.peak_gib, rel=1e-3)
 
 
 def capacity_between(memory, step, point):
-    """Bytes that suffice up to ``point`` of that step and not for what follows."""
-    places = [(shot.step, shot.point) for shot in memory.snapshots]
-    place = places.index((step, point))
-    low, high = (memory.snapshots[index].peak_gib for index in (place, place + 1))
+    """Return a capacity in bytes that suffices up to ``point`` of a step but not for what follows."""
+    points = [(shot.step, shot.point) for shot in memory.snapshots]
+    index = points.index((step, point))
+    low, high = (snapshot.peak_gib for snapshot in memory.snapshots[index : index + 2])
     assert low < high
     return round((low + high) / 2 * GIB)
 
 
 @pytest.mark.parametrize(
-    ("step", "point", "phase", "seen"),
+    ("step", "point", "phase", "snapshots"),
     [
         (0, "before forward", "forward", 1),
         (0, "after forward", "backward", 2),
@@ -238,22 +238,22 @@ def capacity_between(memory, step, point):
         (1, "before forward", "forward", 5),
     ],
 )
-def test_out_of_memory_is_told_with_its_place_and_what_was_measured_up_to_it(
-    trained, tmp_path, step, point, phase, seen
+def test_out_of_memory_is_reported_with_its_position_and_earlier_measurements(
+    trained, tmp_path, step, point, phase, snapshots
 ):
     fitting = trained("plain")[0].memory
     capacity = capacity_between(fitting, step, point)
-    measured = rank.run(ROWS["plain"], tmp_path, StorageMeter(capacity))
+    measured = rank.run_rank(ROWS["plain"], tmp_path, StorageMeter(capacity))
     failure, memory = measured.failure, measured.memory
     assert measured.outcome == "oom"
     assert (failure.phase, failure.step, failure.micro_step, failure.kind) == (phase, step, 0, "OutOfMemoryError")
     assert failure.requested_gib > 0
     assert memory.peak_gib * GIB <= capacity < (memory.peak_gib + failure.requested_gib) * GIB + 0.01 * 2**20
     assert [shot.allocated_gib for shot in memory.snapshots] == [
-        pytest.approx(shot.allocated_gib, rel=1e-3) for shot in fitting.snapshots[:seen]
+        pytest.approx(shot.allocated_gib, rel=1e-3) for shot in fitting.snapshots[:snapshots]
     ]
     assert f"out of GPU memory in the {phase} of step {step}, " in measured.reason
-    assert "more were asked for (peak so far " in measured.reason
+    assert "more requested (peak so far " in measured.reason
     assert measured.speed is None
     assert len(measured.losses) == step + (phase != "forward")
     assert (measured.parameters, measured.device.kind) == (trained("plain")[0].parameters, "cpu")
@@ -261,17 +261,18 @@ def test_out_of_memory_is_told_with_its_place_and_what_was_measured_up_to_it(
 
 def test_out_of_memory_while_loading(trained, tmp_path):
     capacity = trained("plain")[0].parameters * 4 // 2
-    measured = rank.run(ROWS["plain"], tmp_path, StorageMeter(capacity))
+    measured = rank.run_rank(ROWS["plain"], tmp_path, StorageMeter(capacity))
     assert (measured.outcome, measured.failure.phase) == ("oom", "load")
     assert measured.reason.startswith("out of GPU memory while loading, ")
     assert 0 < measured.memory.peak_gib * GIB <= capacity
     assert (measured.parameters, measured.speed, measured.losses, measured.memory.snapshots) == (None, None, (), ())
 
 
-def test_a_failed_row_leaves_nothing_counting(trained, tmp_path):
+def test_a_failed_row_leaves_no_active_dispatch_mode(trained, tmp_path):
     trained("plain")
     assert torch._C._len_torch_dispatch_stack() == 0
-    rank.run(ROWS["plain"], tmp_path, StorageMeter(capacity_between(trained("plain")[0].memory, 0, "after forward")))
+    capacity = capacity_between(trained("plain")[0].memory, 0, "after forward")
+    rank.run_rank(ROWS["plain"], tmp_path, StorageMeter(capacity))
     assert torch._C._len_torch_dispatch_stack() == 0
 
 
@@ -284,70 +285,70 @@ def test_a_failed_row_leaves_nothing_counting(trained, tmp_path):
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes."),
             "host_oom",
-            "out of host memory while loading, 2 GiB more were asked for (peak so far 0 GiB)",
+            "out of host memory while loading, 2 GiB more requested (peak so far 0 GiB)",
         ),
     ],
 )
-def test_every_failure_becomes_a_result_with_a_plain_reason(monkeypatch, tmp_path, capfd, error, outcome, reason):
+def test_every_failure_becomes_a_result_with_a_reason(monkeypatch, tmp_path, capfd, error, outcome, reason):
     def fail(spec, device):
         raise error
 
     monkeypatch.setattr(lightning, "build_model", fail)
-    measured = rank.run(spec(), tmp_path)
+    measured = rank.run_rank(spec(), tmp_path)
     assert (measured.outcome, measured.reason) == (outcome, reason)
     assert measured.failure.kind == type(error).__name__
     assert "Traceback" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 16}, {"data": "/no/such/folder"}, {"strategy": "ddp"}])
-def test_what_a_person_can_mend_is_raised(tmp_path, changes):
+def test_user_errors_are_raised(tmp_path, changes):
     with pytest.raises(InputError):
-        rank.run(spec(**changes), tmp_path)
+        rank.run_rank(spec(**changes), tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_breaks_off_the_training_is_named(tmp_path, workers):
+def test_an_unreadable_image_that_stops_the_training_is_named(tmp_path, workers):
     names = [f"{number}.png" for number in range(4)]
     for name in names:
         (tmp_path / name).write_bytes(b"no image")
     (tmp_path / "metadata.csv").write_text("\n".join(["file_name,text", *(f"{name},bread" for name in names)]))
     row = spec(data=str(tmp_path), train_samples=4, workers=workers, precision="bf16-true")
     with pytest.raises(InputError, match=r"\d\.png: the image cannot be read"):
-        rank.run(row, tmp_path)
+        rank.run_rank(row, tmp_path)
 
 
 @pytest.fixture
 def written(tmp_path):
-    """A spec's file, and its folder; the handler that the entry registers is taken away again."""
+    """A specification's file and its folder; removes the signal handler that main registers."""
     (tmp_path / "spec.json").write_text(spec().model_dump_json())
     yield tmp_path / "spec.json", tmp_path
     faulthandler.unregister(signal.SIGUSR1)
 
 
-def test_the_entry_writes_what_was_measured(monkeypatch, written):
+def test_main_writes_the_measurements(monkeypatch, written):
     path, out = written
     measured = Measured(outcome="fits", reason="fits", device=CPU)
-    monkeypatch.setattr(rank, "run", lambda ran, folder: {(spec(), out): measured}[ran, folder])
+    monkeypatch.setattr(rank, "run_rank", lambda row, folder: {(spec(), out): measured}[row, folder])
     assert rank.main(str(path), str(out)) == 0
     assert Measured.model_validate_json((out / "measured.json").read_bytes()) == measured
 
 
-def test_the_entry_tells_its_launcher_of_a_failure(monkeypatch, written):
+def test_main_reports_a_failure_by_its_exit_code(monkeypatch, written):
     path, out = written
     failure = Failure(phase="forward", kind="OutOfMemoryError", message="m")
     measured = Measured(outcome="oom", reason="out of memory", failure=failure, device=CPU)
-    monkeypatch.setattr(rank, "run", lambda ran, folder: measured)
+    monkeypatch.setattr(rank, "run_rank", lambda row, folder: measured)
     assert rank.main(str(path), str(out)) == 3
     assert (out / "measured.json").exists()
 
 
-def test_the_entry_says_a_user_s_mistake_in_one_line(monkeypatch, written, capfd):
+def test_main_reports_a_user_error_in_one_line(monkeypatch, written, capfd):
     path, out = written
 
-    def refuse(ran, folder):
+    def reject(row, folder):
         raise InputError("captions: has 3 captioned images, the row trains on 512")
 
-    monkeypatch.setattr(rank, "run", refuse)
+    monkeypatch.setattr(rank, "run_rank", reject)
     assert rank.main(str(path), str(out)) == 2
     assert capfd.readouterr().err == "captions: has 3 captioned images, the row trains on 512\n"
     assert not (out / "measured.json").exists()

@@ -1,7 +1,7 @@
-"""Training runs with the material's versions too: those of its libraries that are small, beside this environment's own.
+"""Training with the lab's versions of the small libraries, placed before those of this environment.
 
-They come from the package index once and are kept in the cache (13 MB). PyTorch, bitsandbytes and all else are today's;
-`make test-as-taught` runs every miniature with the whole list.
+They are installed from the package index once and cached (13 MB). PyTorch, bitsandbytes and all others are current;
+`make test-as-taught` runs every tiny row with the complete list.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ from experiments.results.provenance import versions
 from experiments.suites.suite import RowSpec
 from experiments.training import rank
 out = Path(sys.argv[1])
-made = {row: rank.run(RowSpec.model_validate(spec), out) for row, spec in json.load(sys.stdin).items()}
+made = {row: rank.run_rank(RowSpec.model_validate(spec), out) for row, spec in json.load(sys.stdin).items()}
 said = {row: f"{one.outcome} {one.reason}" for row, one in made.items()}
 (out / "said.json").write_text(json.dumps({"versions": versions(), "rows": said}))
 """
@@ -51,7 +51,7 @@ said = {row: f"{one.outcome} {one.reason}" for row, one in made.items()}
 
 @pytest.fixture(scope="module")
 def libraries():
-    """A folder with the old libraries, to be found before today's."""
+    """Folder with the old libraries, for the front of the import path."""
     folder = cache_folder() / f"as-taught-{hashlib.sha256(repr(OLD).encode()).hexdigest()[:12]}"
     with locked(folder):
         if not folder.exists():
@@ -64,7 +64,7 @@ def libraries():
 
 @pytest.fixture
 def python(libraries):
-    """Runs this Python with the old libraries."""
+    """Run this Python with the old libraries."""
 
     def run(*arguments, **options):
         own = {**os.environ, "PYTHONPATH": f"{libraries}:{PROJECT}", "HF_HUB_OFFLINE": "1"}
@@ -73,7 +73,7 @@ def python(libraries):
     return run
 
 
-def test_every_engine_trains_with_the_libraries_of_the_material(python, tmp_path):
+def test_every_engine_trains_with_the_lab_s_versions(python, tmp_path):
     specs = {row: trainings.spec(**changes).model_dump(mode="json") for row, changes in ROWS.items()}
     done = python("-c", TRAIN, tmp_path, input=json.dumps(specs))
     assert done.returncode == 0, done.stderr
@@ -84,7 +84,7 @@ def test_every_engine_trains_with_the_libraries_of_the_material(python, tmp_path
     )
 
 
-def test_prediction_says_in_one_line_that_it_is_made_for_other_versions(python):
+def test_prediction_rejects_other_versions_in_one_line(python):
     done = python("-m", "experiments", "predict", "slurm_hf_trainer/neo-1gpu", "--card", "v100_32gb")
     assert (done.returncode, done.stdout) == (2, "")
     says = "testbed: prediction is made for Transformers 5, here is 4.47.1; containers/current.txt has what it needs"

@@ -16,7 +16,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.training import worker
 from experiments.training.distributed import local_node
 from experiments.training.measure.telemetry import FIELDS
-from experiments.training.worker import in_words, main, run_row
+from experiments.training.worker import main, progress_line, run_row
 from tests.support.results import CPU
 from tests.support.trainings import LORA, spec
 
@@ -27,20 +27,20 @@ MEASURED = Measured(outcome="oom", reason="out of GPU memory", device=CPU, memor
 
 
 @pytest.fixture
-def stub(tmp_path, monkeypatch):
-    """Puts the stub in the trainer's place: what the worker takes for Python runs it with the trainer's arguments."""
+def fake(tmp_path, monkeypatch):
+    """Replace the trainer: the worker's Python runs the fake trainer with the trainer's arguments."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{PYTHON}" "{FAKE}" "$@"\n')
     python.chmod(0o755)
-    measured = tmp_path / "measured-by-the-stub.json"
+    measured = tmp_path / "measured-by-the-fake.json"
     measured.write_text(MEASURED.model_dump_json())
     monkeypatch.setenv("MEASURED", str(measured))
     monkeypatch.setattr(sys, "executable", str(python))
     return monkeypatch
 
 
-def ran(stub, out, how, time_limit_s=30):
-    stub.setenv("FAKE", how)
+def ran(fake, out, how, time_limit_s=30):
+    fake.setenv("FAKE", how)
     return run_row(spec(time_limit_s=time_limit_s), out, "the command")
 
 
@@ -55,9 +55,9 @@ def wait_for(condition, limit_s=30):
         time.sleep(0.02)
 
 
-def test_what_the_trainer_measured_becomes_the_result(stub, tmp_path):
+def test_the_trainer_s_measurements_become_the_result(fake, tmp_path):
     out = tmp_path / "made" / "row"
-    result = ran(stub, out, "fits")
+    result = ran(fake, out, "fits")
     assert read_result(out / "result.json") == result
     assert result.model_dump(include=Measured.model_fields.keys()) == MEASURED.model_dump()
     assert (result.spec, result.fingerprint) == (spec(time_limit_s=30), spec(time_limit_s=30).fingerprint)
@@ -70,45 +70,45 @@ def test_what_the_trainer_measured_becomes_the_result(stub, tmp_path):
     assert RowSpec.model_validate_json((out / "spec.json").read_bytes()) == result.spec
 
 
-def test_the_trainer_is_alone_in_its_group_and_goes_first_when_memory_runs_out(stub, tmp_path):
-    ran(stub, tmp_path / "row", "fits")
+def test_the_trainer_has_its_own_process_group_and_is_killed_first(fake, tmp_path):
+    ran(fake, tmp_path / "row", "fits")
     pid, group, killed_first = (tmp_path / "row" / "started.txt").read_text().split()
     assert (group, killed_first) == (pid, "1000")
     assert group != str(os.getpgid(0))
-    said = (tmp_path / "row" / "log.txt").read_text()
-    assert said == f"arguments: -u -m experiments.training.rank {tmp_path}/row/spec.json {tmp_path}/row\n"
+    output = (tmp_path / "row" / "log.txt").read_text()
+    assert output == f"arguments: -u -m experiments.training.rank {tmp_path}/row/spec.json {tmp_path}/row\n"
 
 
-def test_a_refusing_trainer_leaves_no_result_not_even_an_old_one(stub, tmp_path):
+def test_a_user_error_leaves_no_result_not_even_an_old_one(fake, tmp_path):
     for name in ("result.json", "measured.json", "progress.json"):
         (tmp_path / name).write_text("old")
     with pytest.raises(InputError, match=r"^captions: has 3 captioned images, the row trains on 512$"):
-        ran(stub, tmp_path, "refuse")
+        ran(fake, tmp_path, "refuse")
     assert not [name for name in ("result.json", "measured.json", "progress.json") if (tmp_path / name).exists()]
     assert "the row trains on 512" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_killed_trainer_is_an_error_that_names_the_signal(stub, tmp_path):
-    result = ran(stub, tmp_path, "killed")
+def test_a_killed_trainer_is_an_error_that_names_the_signal(fake, tmp_path):
+    result = ran(fake, tmp_path, "killed")
     assert (result.outcome, result.failure.kind) == ("error", "signal 9")
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
     assert result.reason.startswith("signal 9 last seen in the backward of step 3: ")
     assert not (tmp_path / "progress.json").exists()
 
 
-def test_a_trainer_that_the_kernel_killed_for_memory_ran_out_of_the_host_s(stub, tmp_path):
+def test_a_trainer_killed_by_the_oom_killer_is_host_oom(fake, tmp_path):
     kills = iter([4, 5])
-    stub.setattr(worker, "_oom_kills", lambda: next(kills))
-    result = ran(stub, tmp_path, "killed")
+    fake.setattr(worker, "_oom_kills", lambda: next(kills))
+    result = ran(fake, tmp_path, "killed")
     assert (result.outcome, result.failure.kind) == ("host_oom", "signal 9")
     assert result.reason == "out of host memory last seen in the backward of step 3 (peak so far 1.5 GiB)"
 
 
-def test_out_of_memory_is_read_from_what_a_dead_trainer_printed(stub, tmp_path):
-    result = ran(stub, tmp_path, "oom")
+def test_out_of_memory_is_read_from_the_output_of_a_dead_trainer(fake, tmp_path):
+    result = ran(fake, tmp_path, "oom")
     assert (result.outcome, result.failure.kind, result.failure.requested_gib) == ("oom", "exit code 1", 0.5)
     assert result.reason == (
-        "out of GPU memory last seen in the backward of step 3, 0.5 GiB more were asked for (peak so far 1.5 GiB)"
+        "out of GPU memory last seen in the backward of step 3, 0.5 GiB more requested (peak so far 1.5 GiB)"
     )
 
 
@@ -116,36 +116,36 @@ def test_out_of_memory_is_read_from_what_a_dead_trainer_printed(stub, tmp_path):
     ("how", "message"),
     [("error", "RuntimeError: shapes differ"), ("silent", "arguments: -u -m experiments.training.rank ")],
 )
-def test_the_last_line_stands_for_a_trainer_that_ended_without_a_word(stub, tmp_path, how, message):
-    result = ran(stub, tmp_path, how)
+def test_a_failure_without_a_report_has_the_last_line_as_its_message(fake, tmp_path, how, message):
+    result = ran(fake, tmp_path, how)
     assert (result.outcome, result.failure.phase, result.failure.kind) == ("error", "load", "exit code 1")
     assert result.failure.message.startswith(message)
-    assert (result.device.name, result.memory) == ("not reached", Memory())
+    assert (result.device.name, result.memory) == ("unknown", Memory())
 
 
-def test_a_hanging_trainer_meets_its_time_limit_and_leaves_its_stacks(stub, tmp_path, capfd):
-    result = ran(stub, tmp_path, "hang", time_limit_s=2)
+def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake, tmp_path, capfd):
+    result = ran(fake, tmp_path, "hang", time_limit_s=2)
     assert (result.outcome, result.failure.kind, result.memory.peak_gib) == ("timeout", "timeout", 1.5)
-    assert result.reason == "met its time limit of 2 s, last seen in the backward phase; the stacks are in the log"
+    assert result.reason == "reached its time limit of 2 s, last seen in the backward phase; stacks are in the log"
     assert "in stuck" in (tmp_path / "log.txt").read_text()
     assert result.elapsed_s < 10
     assert not alive(int((tmp_path / "started.txt").read_text().split()[0]))
-    said = "micro-step 7 of 9: 1.25 GiB now, 1.5 GiB at the peak, 2 s left at most\n"
-    assert capfd.readouterr().out == said
+    output = "micro-step 7 of 9: 1.25 GiB now, 1.5 GiB at the peak, at most 2 s left\n"
+    assert capfd.readouterr().out == output
 
 
-def test_what_the_trainer_leaves_behind_is_ended(stub, tmp_path):
-    assert ran(stub, tmp_path, "child").outcome == "oom"
+def test_child_processes_of_the_trainer_are_killed(fake, tmp_path):
+    assert ran(fake, tmp_path, "child").outcome == "oom"
     assert not alive(int((tmp_path / "child.txt").read_text()))
 
 
-def test_processes_that_do_not_go_are_named(stub, tmp_path):
-    stub.setattr(local_node, "end_family", lambda variable, value, within_s: [4711])
-    with pytest.raises(TimeoutError, match=r"processes \[4711\] did not end within 15 s"):
-        ran(stub, tmp_path, "fits")
+def test_processes_that_survive_are_named(fake, tmp_path):
+    fake.setattr(local_node, "kill_tagged", lambda variable, value, within_s: [4711])
+    with pytest.raises(TimeoutError, match=r"processes \[4711\] still run 15 s after they were killed"):
+        ran(fake, tmp_path, "fits")
 
 
-def test_kills_for_memory_are_counted_by_the_kernel():
+def test_the_kernel_counts_oom_kills():
     assert worker._oom_kills() >= 0
 
 
@@ -153,30 +153,30 @@ def test_kills_for_memory_are_counted_by_the_kernel():
     ("change", "words"),
     [
         ({}, "micro-step 7 of 9: 1.23 GiB now, 0 GiB at the peak"),
-        ({"left_s": 61.7}, "micro-step 7 of 9: 1.23 GiB now, 0 GiB at the peak, 62 s left at most"),
+        ({"left_s": 61.7}, "micro-step 7 of 9: 1.23 GiB now, 0 GiB at the peak, at most 62 s left"),
     ],
 )
 def test_progress_is_one_line(change, words):
     progress = Progress(phase="forward", step=3, micro_steps=7, planned_micro_steps=9, allocated_gib=1.234, **change)
-    assert in_words(progress) == words
+    assert progress_line(progress) == words
 
 
-def entered(monkeypatch, *arguments):
-    """The exit code of the worker's entry, called in this process."""
-    monkeypatch.setattr(worker, "go_first", lambda: None)
+def run_main(monkeypatch, *arguments):
+    """Return the exit code of the worker's main, called in this process."""
+    monkeypatch.setattr(worker, "prefer_oom_kill", lambda: None)
     monkeypatch.setattr(sys, "argv", ["worker", *map(str, arguments)])
     return main()
 
 
 @pytest.mark.parametrize("text", [None, "no json", "{}", json.dumps(spec().model_dump() | {"more": 1})])
-def test_a_file_that_is_no_spec_is_refused_in_one_line(monkeypatch, tmp_path, capsys, text):
+def test_an_invalid_specification_is_rejected_in_one_line(monkeypatch, tmp_path, capsys, text):
     path = tmp_path / "spec.json"
     if text is not None:
         path.write_text(text)
-    assert entered(monkeypatch, "--spec", path, "--out", tmp_path / "row") == 2
-    said = capsys.readouterr()
-    assert said.err.startswith(f"{path}: not a row's spec (")
-    assert said.err.count("\n") == 1
+    assert run_main(monkeypatch, "--spec", path, "--out", tmp_path / "row") == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"{path}: not the specification of a row (")
+    assert output.err.count("\n") == 1
     assert not (tmp_path / "row").exists()
 
 
@@ -187,20 +187,20 @@ def test_a_file_that_is_no_spec_is_refused_in_one_line(monkeypatch, tmp_path, ca
         ("refuse", 2, "", "captions: has 3 captioned images, the row trains on 512\n"),
     ],
 )
-def test_the_entry_says_how_the_row_ended(stub, tmp_path, capsys, how, code, out, err):
-    stub.setenv("FAKE", how)
-    stub.setenv("TESTBED_COMMAND", "testbed run lab")
+def test_main_prints_the_outcome_of_the_row(fake, tmp_path, capsys, how, code, out, err):
+    fake.setenv("FAKE", how)
+    fake.setenv("TESTBED_COMMAND", "testbed run lab")
     (tmp_path / "row.json").write_text(spec().model_dump_json())
-    assert entered(stub, "--spec", tmp_path / "row.json", "--out", tmp_path / "row") == code
-    said = capsys.readouterr()
-    assert said.out == "lab/a on a100_80gb, tiny, as-taught\n" + out
-    assert said.err == err
+    assert run_main(fake, "--spec", tmp_path / "row.json", "--out", tmp_path / "row") == code
+    output = capsys.readouterr()
+    assert output.out == "lab/a on a100_80gb, tiny, as-taught\n" + out
+    assert output.err == err
     if code == 0:
         assert read_result(tmp_path / "row" / "result.json").command == "testbed run lab"
 
 
-def test_the_trainer_dies_with_a_worker_that_is_killed(stub, tmp_path):
-    stub.setenv("FAKE", "hang")
+def test_the_trainer_dies_with_a_killed_worker(fake, tmp_path):
+    fake.setenv("FAKE", "hang")
     (tmp_path / "row.json").write_text(spec().model_dump_json())
     program = f"import sys; from experiments.training.worker import main; sys.executable = {sys.executable!r}; main()"
     started = subprocess.Popen(
@@ -217,7 +217,7 @@ def test_the_trainer_dies_with_a_worker_that_is_killed(stub, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A real miniature row, run by the real worker: its folder, and what the worker printed."""
+    """A real tiny row run by the real worker: its folder and the worker's output."""
     folder = tmp_path_factory.mktemp("worker")
     row = spec(precision="bf16-true", lora=LORA, max_steps=3, workers=1, time_limit_s=200)
     (folder / "row.json").write_text(row.model_dump_json())
@@ -227,7 +227,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_real_row_is_run_and_its_result_is_complete(finished):
-    folder, said = finished
+    folder, output = finished
     result = read_result(folder / "result.json")
     assert result.outcome == "fits"
     assert (result.speed.optimizer_steps, len(result.losses), result.device.kind) == (3, 3, "cpu")
@@ -236,7 +236,7 @@ def test_a_real_row_is_run_and_its_result_is_complete(finished):
     assert {"torch", "lightning", "transformers", "peft", "bitsandbytes"} <= result.versions.keys()
     assert "experiments.training.worker --spec" in result.command
     assert 0 < result.speed.train_s < result.elapsed_s
-    lines = said.splitlines()
+    lines = output.splitlines()
     assert lines[0] == "lab/a on a100_80gb, tiny, as-taught"
     assert lines[-1] == f"fits: {result.reason}"
     assert any(line.startswith("micro-step ") for line in lines[1:-1])
@@ -253,7 +253,7 @@ def test_a_real_row_has_telemetry(finished):
     assert 0 < telemetry["sampling_core_share"] < 1
 
 
-def test_a_real_row_leaves_no_files_of_its_making_behind(finished):
+def test_a_real_row_leaves_no_intermediate_files(finished):
     names = {path.name for path in finished[0].iterdir()}
     assert {"result.json", "spec.json", "log.txt", "telemetry.csv"} <= names
     assert not names & {"measured.json", "progress.json", "checkpoints", "lightning_logs"}

@@ -13,22 +13,22 @@ from PIL import Image
 from experiments.errors import InputError
 from experiments.suites.models import models
 from experiments.training.data.captions import (
-    FolderCaptions,
-    SyntheticCaptions,
-    build_loader,
+    FolderCaptionDataset,
+    SyntheticCaptionDataset,
+    build_caption_loader,
+    loader_worker_context,
     open_captions,
-    start_workers_apart,
 )
-from experiments.training.data.collate import Preparation, build_preparation, caption_tokenizer
-from experiments.training.data.sampler import Batches
+from experiments.training.data.collate import CaptionCollator, build_caption_collator, caption_tokenizer
+from experiments.training.data.sampler import SeededBatchSampler
 from experiments.training.models.architecture import build_config
 from tests.support.trainings import OPT, T5, spec
 
 FAMILIES = [OPT, T5]
 
 
-def test_synthetic_captions_are_the_same_for_the_same_seed():
-    first, again, other = (SyntheticCaptions(20, 28, seed) for seed in (1, 1, 2))
+def test_synthetic_captions_are_reproducible():
+    first, again, other = (SyntheticCaptionDataset(20, 28, seed) for seed in (1, 1, 2))
     assert first.texts == again.texts != other.texts
     assert np.array_equal(first[3][0], again[3][0])
     assert not np.array_equal(first[3][0], first[4][0])
@@ -36,7 +36,7 @@ def test_synthetic_captions_are_the_same_for_the_same_seed():
 
 
 def test_synthetic_captions_have_8_to_31_words_and_an_rgb_image():
-    captions = SyntheticCaptions(300, 28, seed=0)
+    captions = SyntheticCaptionDataset(300, 28, seed=0)
     assert len(captions) == 300
     assert {len(text.split()) for text in captions.texts} == set(range(8, 32))
     image, text = captions[7]
@@ -60,20 +60,21 @@ def record(name, **text):
     return {"file_name": name, **(text or {"text": f"caption of {name}"})}
 
 
-def test_a_folder_with_json_lines_is_read_in_order(images):
-    captions = FolderCaptions(as_lines(images, record("a.png"), record("b.jpg", caption="gray"), record("c.png")), 3)
-    assert captions.texts == ["caption of a.png", "gray", "caption of c.png"]
+def test_a_folder_with_jsonl_metadata_is_read_in_order(images):
+    folder = as_lines(images, record("a.png"), record("b.jpg", caption="grey"), record("c.png"))
+    captions = FolderCaptionDataset(folder, 3)
+    assert captions.texts == ["caption of a.png", "grey", "caption of c.png"]
     assert [(image.mode, image.size) for image, _ in (captions[0], captions[1], captions[2])] == [
         ("RGB", (8, 6)),
         ("RGB", (5, 9)),
         ("RGB", (7, 7)),
     ]
-    assert captions[1][1] == "gray"
+    assert captions[1][1] == "grey"
 
 
-def test_a_folder_with_a_table_is_read_as_far_as_the_row_needs(images):
+def test_a_folder_with_csv_metadata_is_read_up_to_the_needed_samples(images):
     (images / "metadata.csv").write_text('file_name,caption\na.png,"one, two"\nb.jpg,three\nnone.png,four\n')
-    captions = FolderCaptions(images, 2)
+    captions = FolderCaptionDataset(images, 2)
     assert len(captions) == 2
     assert captions.texts == ["one, two", "three"]
 
@@ -92,34 +93,34 @@ def test_a_folder_with_a_table_is_read_as_far_as_the_row_needs(images):
         ("metadata.csv", "file_name,text\na.png\n", r"metadata\.csv: every record needs .*\(record 1 has"),
     ],
 )
-def test_bad_metadata_is_refused_by_the_name_of_its_file(images, file, text, words):
+def test_invalid_metadata_is_rejected_with_its_file_name(images, file, text, words):
     if file:
         (images / file).write_text(text)
     with pytest.raises(InputError, match=str(images) + ".*" + words):
-        FolderCaptions(images, 2)
+        FolderCaptionDataset(images, 2)
 
 
 @pytest.mark.parametrize("file", ["metadata.jsonl", "metadata.csv"])
-def test_metadata_that_is_no_text_is_refused(images, file):
+def test_metadata_that_is_not_text_is_rejected(images, file):
     (images / file).write_bytes(b"\xff\xfe\x00\xff")
     with pytest.raises(InputError, match=file):
-        FolderCaptions(images, 1)
+        FolderCaptionDataset(images, 1)
 
 
-def test_metadata_that_cannot_be_read_is_refused(images):
+def test_unreadable_metadata_is_rejected(images):
     (images / "metadata.jsonl").mkdir()
     with pytest.raises(InputError, match=r"metadata\.jsonl: cannot be read \(Is a directory\)$"):
-        FolderCaptions(images, 1)
+        FolderCaptionDataset(images, 1)
 
 
-def test_a_missing_image_is_refused_before_training(images):
+def test_a_missing_image_is_rejected_before_training(images):
     with pytest.raises(InputError, match=r"gone\.png: the image that the metadata names is missing$"):
-        FolderCaptions(as_lines(images, record("a.png"), record("gone.png")), 2)
+        FolderCaptionDataset(as_lines(images, record("a.png"), record("gone.png")), 2)
 
 
-def test_a_broken_image_is_refused_by_its_name(images):
+def test_a_corrupt_image_is_rejected_with_its_name(images):
     (images / "a.png").write_bytes(b"no image")
-    captions = FolderCaptions(as_lines(images, record("a.png")), 1)
+    captions = FolderCaptionDataset(as_lines(images, record("a.png")), 1)
     with pytest.raises(InputError, match=r"a\.png: the image cannot be read \(not an image\)$"):
         captions[0]
 
@@ -127,7 +128,7 @@ def test_a_broken_image_is_refused_by_its_name(images):
 def test_a_row_opens_the_data_it_names(images):
     as_lines(images, record("a.png"), record("c.png"))
     assert open_captions(spec(data=str(images), train_samples=2), 28).texts == ["caption of a.png", "caption of c.png"]
-    assert open_captions(spec(train_samples=2, seed=3), 28).texts == SyntheticCaptions(2, 28, seed=3).texts
+    assert open_captions(spec(train_samples=2, seed=3), 28).texts == SyntheticCaptionDataset(2, 28, seed=3).texts
 
 
 def config_of(name, size="tiny"):
@@ -138,21 +139,21 @@ def config_of(name, size="tiny"):
 @pytest.mark.parametrize("size", ["tiny", "full"])
 def test_special_tokens_have_the_ids_of_the_model(name, size):
     text = config_of(name, size).text_config
-    tokenizer = caption_tokenizer(SyntheticCaptions(50, 28, 0).texts, text.model_type, text.vocab_size)
+    tokenizer = caption_tokenizer(SyntheticCaptionDataset(50, 28, 0).texts, text.model_type, text.vocab_size)
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (text.pad_token_id, text.eos_token_id)
     assert len(tokenizer) < text.vocab_size
     assert max(tokenizer.get_vocab().values()) < config_of(name, size).image_token_index
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_no_word_has_the_id_of_the_image(name):
+def test_no_word_has_the_id_of_the_image_token(name):
     captions = [f"word{number}" for number in range(300)]
     tokenizer = caption_tokenizer(captions, config_of(name).text_config.model_type, 256)
     assert max(tokenizer.get_vocab().values()) < config_of(name).image_token_index == 255
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_caption_has_one_token_a_word_and_one_special_one(name):
+def test_a_caption_has_one_token_per_word_and_one_special_token(name):
     tokenizer = caption_tokenizer(["fresh bread", "sour cream"], config_of(name).text_config.model_type, 256)
     ids = tokenizer("sour bread")["input_ids"]
     assert len(ids) == 3
@@ -161,17 +162,17 @@ def test_a_caption_has_one_token_a_word_and_one_special_one(name):
     assert tokenizer.unk_token_id in tokenizer("sour plum")["input_ids"]
 
 
-def prepared(name=OPT, given="as-taught", max_length=50, words=(9, 20, 14), **settings):
-    captions = SyntheticCaptions(3, 28, 0)
+def prepared(name=OPT, given="as-without_image", max_length=50, words=(9, 20, 14), **settings):
+    captions = SyntheticCaptionDataset(3, 28, 0)
     captions.texts = [" ".join(["bread"] * count) for count in words]
-    preparation = build_preparation(
+    collator = build_caption_collator(
         spec(model=name, input=given, max_length=max_length, **settings), config_of(name), captions.texts
     )
-    return preparation, preparation([captions[0], captions[1], captions[2]])
+    return collator, collator([captions[0], captions[1], captions[2]])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_batch_has_the_shapes_and_types_of_the_model(name):
+def test_a_batch_has_the_model_s_shapes_and_types(name):
     _, batch = prepared(name)
     assert batch.keys() == {"pixel_values", "input_ids", "attention_mask", "labels"}
     assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((3, 3, 28, 28), torch.float32)
@@ -185,13 +186,13 @@ def test_a_batch_has_the_shapes_and_types_of_the_model(name):
     ("precision", "dtype"),
     [("32-true", torch.float32), ("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)],
 )
-def test_images_come_in_the_type_that_the_model_computes_with(precision, dtype):
+def test_images_have_the_model_s_data_type(precision, dtype):
     assert prepared(precision=precision)[1]["pixel_values"].dtype == dtype
 
 
 def test_images_are_scaled_to_the_model_s_size_and_normalized():
-    preparation, _ = prepared()
-    pixels = preparation([(Image.new("RGB", (300, 200), (255, 0, 0)), "bread")])["pixel_values"]
+    collator, _ = prepared()
+    pixels = collator([(Image.new("RGB", (300, 200), (255, 0, 0)), "bread")])["pixel_values"]
     assert pixels.shape == (1, 3, 28, 28)
     assert pixels[0, :, 5, 5].tolist() == pytest.approx(
         [(1 - 0.4815) / 0.2686, -0.4578 / 0.2613, -0.4082 / 0.2758], rel=1e-3
@@ -202,18 +203,18 @@ def test_long_captions_are_cut():
     assert prepared(max_length=12)[1]["input_ids"].shape == (3, 12)
 
 
-@pytest.mark.parametrize(("name", "labeled"), [(OPT, 25), (T5, 21)])
-def test_with_image_puts_placeholders_in_front_that_no_label_asks_for(name, labeled):
-    _, taught = prepared(name)
+@pytest.mark.parametrize(("name", "labelled"), [(OPT, 25), (T5, 21)])
+def test_with_image_prepends_placeholders_without_labels(name, labelled):
+    _, without_image = prepared(name)
     _, batch = prepared(name, "with-image")
     config = config_of(name)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 25)
     assert (batch["input_ids"][:, : config.num_query_tokens] == config.image_token_index).all()
     assert (batch["attention_mask"][:, : config.num_query_tokens] == 1).all()
-    assert torch.equal(batch["input_ids"][:, 4:], taught["input_ids"])
-    assert torch.equal(batch["attention_mask"][:, 4:], taught["attention_mask"])
-    assert torch.equal(batch["labels"][:, -21:], taught["labels"])
-    assert batch["labels"].shape == (3, labeled)
+    assert torch.equal(batch["input_ids"][:, 4:], without_image["input_ids"])
+    assert torch.equal(batch["attention_mask"][:, 4:], without_image["attention_mask"])
+    assert torch.equal(batch["labels"][:, -21:], without_image["labels"])
+    assert batch["labels"].shape == (3, labelled)
     assert (batch["labels"][:, :-21] == -100).all()
 
 
@@ -222,12 +223,12 @@ def lengths(count):
 
 
 @given(count=st.integers(1, 60), batch_size=st.integers(1, 60), seed=st.integers(0, 5))
-def test_an_epoch_takes_every_sample_at_most_once_in_whole_batches(count, batch_size, seed):
+def test_an_epoch_has_whole_batches_with_each_sample_at_most_once(count, batch_size, seed):
     if batch_size > count:
         with pytest.raises(InputError, match=f"batch_size = {batch_size}: the data set has only {count} samples"):
-            Batches(lengths(count), batch_size, seed, None)
+            SeededBatchSampler(lengths(count), batch_size, seed, None)
         return
-    sampler = Batches(lengths(count), batch_size, seed, None)
+    sampler = SeededBatchSampler(lengths(count), batch_size, seed, None)
     batches = list(sampler)
     taken = [index for batch in batches for index in batch]
     assert len(batches) == len(sampler) == count // batch_size
@@ -236,42 +237,45 @@ def test_an_epoch_takes_every_sample_at_most_once_in_whole_batches(count, batch_
     assert set(taken) <= set(range(count))
 
 
-def test_epochs_differ_and_repeat_by_the_seed():
-    first, again, other = (Batches(lengths(40), 4, seed, None) for seed in (1, 1, 2))
+def test_epochs_differ_and_are_reproducible():
+    first, again, other = (SeededBatchSampler(lengths(40), 4, seed, None) for seed in (1, 1, 2))
     epochs = [list(first), list(first)]
     assert epochs == [list(again), list(again)]
     assert epochs[0] != epochs[1]
     assert epochs[0] != list(other)
 
 
-@given(place=st.integers(0, 14), batch_size=st.integers(1, 8))
-def test_the_longest_samples_come_once_at_their_place(place, batch_size):
+@given(at=st.integers(0, 14), batch_size=st.integers(1, 8))
+def test_the_longest_samples_are_once_in_the_requested_batch(at, batch_size):
     count = batch_size * 5
-    shuffled, heaviest = Batches(lengths(count), batch_size, 0, None), Batches(lengths(count), batch_size, 0, place)
+    shuffled, longest = (
+        SeededBatchSampler(lengths(count), batch_size, 0, None),
+        SeededBatchSampler(lengths(count), batch_size, 0, at),
+    )
     plain = [batch for _ in range(3) for batch in shuffled]
-    placed = [batch for _ in range(3) for batch in heaviest]
-    assert sorted(placed[place]) == list(range(count - batch_size, count))
-    assert [*placed[:place], *placed[place + 1 :]] == [*plain[:place], *plain[place + 1 :]]
+    moved = [batch for _ in range(3) for batch in longest]
+    assert sorted(moved[at]) == list(range(count - batch_size, count))
+    assert [*moved[:at], *moved[at + 1 :]] == [*plain[:at], *plain[at + 1 :]]
 
 
-class SaysWhere(Preparation):
-    """Adds the process that prepared the batch."""
+class ProcessCollator(CaptionCollator):
+    """Collator that adds the process that prepared the batch."""
 
     def __call__(self, samples):
         return super().__call__(samples) | {"process": torch.tensor(os.getpid())}
 
 
-def loaded(workers, heaviest_at=None, **settings):
+def loaded(workers, longest_at=None, **settings):
     row = spec(workers=workers, batch_size=4, train_samples=16, **settings)
     captions = open_captions(row, 28)
-    plain = build_preparation(row, config_of(OPT), captions.texts)
-    preparation = SaysWhere(**{name: getattr(plain, name) for name in Preparation.__dataclass_fields__})
-    return build_loader(row, captions, preparation, heaviest_at)
+    plain = build_caption_collator(row, config_of(OPT), captions.texts)
+    collator = ProcessCollator(**{name: getattr(plain, name) for name in CaptionCollator.__dataclass_fields__})
+    return build_caption_loader(row, captions, collator, longest_at)
 
 
-@pytest.mark.parametrize(("asked", "started"), [(0, 0), (1, 1), (8, 2)])
-def test_batches_are_prepared_in_the_workers_of_the_loader(asked, started):
-    loader = loaded(asked)
+@pytest.mark.parametrize(("requested", "started"), [(0, 0), (1, 1), (8, 2)])
+def test_batches_are_prepared_in_the_loader_s_workers(requested, started):
+    loader = loaded(requested)
     batches = list(loader)
     processes = {batch.pop("process").item() for batch in batches}
     assert (loader.num_workers, len(processes)) == (started, max(started, 1))
@@ -285,20 +289,20 @@ def test_a_full_size_row_has_all_its_workers():
     assert loaded(8, size="full").num_workers == 8
 
 
-def test_workers_bring_the_batches_that_come_without_them():
-    in_process, in_workers = loaded(0, heaviest_at=1), loaded(2, heaviest_at=1)
+def test_batches_are_the_same_with_and_without_workers():
+    in_process, in_workers = loaded(0, longest_at=1), loaded(2, longest_at=1)
     for here, there in zip(in_process, in_workers, strict=True):
         assert torch.equal(here["input_ids"], there["input_ids"])
         assert torch.equal(here["pixel_values"], there["pixel_values"])
 
 
-def test_workers_start_apart_from_an_offloaded_optimizer(monkeypatch):
+def test_workers_are_not_forked_from_an_offloaded_optimizer(monkeypatch):
     started = []
     monkeypatch.setattr(forkserver, "ensure_running", lambda: started.append("server"))
     monkeypatch.setattr(multiprocessing.get_context("forkserver"), "set_forkserver_preload", started.append)
-    assert start_workers_apart(spec()) is None
-    assert start_workers_apart(spec(strategy="fsdp")) is None
+    assert loader_worker_context(spec()) is None
+    assert loader_worker_context(spec(strategy="fsdp")) is None
     assert started == []
-    context = start_workers_apart(spec(strategy="deepspeed_stage_2_offload"))
+    context = loader_worker_context(spec(strategy="deepspeed_stage_2_offload"))
     assert context.get_start_method() == "forkserver"
     assert started == [["experiments.training.data.captions"], "server"]

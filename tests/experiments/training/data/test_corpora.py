@@ -1,4 +1,4 @@
-"""Real texts: records made here, tokenized in bytes as in miniature, or by a tokenizer made here."""
+"""Real texts: test records with the byte tokenizer of tiny models, or with a test tokenizer."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def whole_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has miniatures keep texts as they are."""
+    """Disable the cutting of texts for tiny models."""
     monkeypatch.setattr(text, "TINY_TOKENS", 512)
 
 
@@ -71,8 +71,8 @@ def saved_by_split(folder, records):
 
 @pytest.fixture
 def folder(tmp_path):
-    (made := tmp_path / "set").mkdir()
-    return made
+    (created := tmp_path / "set").mkdir()
+    return created
 
 
 def row(folder, dataset, **changes):
@@ -80,18 +80,18 @@ def row(folder, dataset, **changes):
     return spec(dataset=dataset, data=str(folder), **settings | changes)
 
 
-def in_words(ids):
+def decoded(ids):
     return corpora.byte_tokenizer().decode(ids)
 
 
 @pytest.mark.usefixtures("whole_texts")
 @pytest.mark.parametrize("keep", [lines, array, table, parquet, saved, saved_by_split])
-def test_a_record_becomes_the_prompt_and_answer_of_litgpt(folder, keep):
+def test_a_record_becomes_litgpt_s_prompt_and_answer(folder, keep):
     keep(folder, RECORDS)
     texts = open_texts(row(folder, "alpaca2k"), BYTES)
     style = PromptStyle.from_name("alpaca")
     prompts = [style.apply(record["instruction"], input=record["input"]) + record["output"] for record in RECORDS]
-    assert [in_words(text[:-1]) for text in texts] == prompts
+    assert [decoded(text[:-1]) for text in texts] == prompts
     assert {int(text[-1]) for text in texts} == {corpora.byte_tokenizer().eos_token_id}
     assert {text.dtype for text in texts} == {torch.int64}
     assert texts.lengths == [len(text) for text in texts]
@@ -100,23 +100,23 @@ def test_a_record_becomes_the_prompt_and_answer_of_litgpt(folder, keep):
 @pytest.mark.usefixtures("whole_texts")
 def test_records_are_cut_and_split_as_litgpt_does(folder):
     lines(folder, RECORDS)
-    found = open_texts(row(folder, "alpaca2k", validation=0.5, max_length=130), BYTES)
+    texts = open_texts(row(folder, "alpaca2k", validation=0.5, max_length=130), BYTES)
     split = datasets.Dataset.from_list(RECORDS).train_test_split(test_size=0.5, seed=42)["train"]
-    assert len(found) == 20
-    assert max(found.lengths) == 130
+    assert len(texts) == 20
+    assert max(texts.lengths) == 130
     style = PromptStyle.from_name("alpaca")
-    for ids, record in zip(found, split, strict=True):
-        assert (style.apply(record["instruction"], **record) + record["output"]).startswith(in_words(ids[:129]))
+    for ids, record in zip(texts, split, strict=True):
+        assert (style.apply(record["instruction"], **record) + record["output"]).startswith(decoded(ids[:129]))
 
 
-def test_in_miniature_texts_are_short(folder):
+def test_texts_for_tiny_models_are_short(folder):
     lines(folder, REVIEWS)
     assert max(open_texts(row(folder, "imdb", max_length=16), BYTES).lengths) == text.TINY_TOKENS
 
 
 @pytest.mark.usefixtures("whole_texts")
 @pytest.mark.parametrize("keep", [lines, table, parquet])
-def test_a_review_becomes_samples_of_at_most_the_length_that_lose_no_token(folder, keep):
+def test_a_review_is_split_into_samples_without_losing_tokens(folder, keep):
     keep(folder, REVIEWS)
     texts = open_texts(row(folder, "imdb", max_length=16), BYTES)
     assert max(texts.lengths) == 16
@@ -128,29 +128,29 @@ def test_only_whole_optimizer_steps_are_trained_on(folder):
     lines(folder, RECORDS)
     assert len(open_texts(row(folder, "alpaca2k", batch_size=3, accumulate=2), BYTES)) == 36
     assert len(open_texts(row(folder, "alpaca2k", train_samples=10, batch_size=5), BYTES)) == 10
-    with pytest.raises(InputError, match=r"^train_samples = 50: alpaca2k has 40 texts beside its validation$"):
+    with pytest.raises(InputError, match=r"^train_samples = 50: alpaca2k has 40 texts besides the validation$"):
         open_texts(row(folder, "alpaca2k", train_samples=50), BYTES)
 
 
-def test_texts_of_constant_length_stay_drawn(folder):
+def test_texts_of_constant_length_are_always_random(folder):
     assert set(open_texts(row(folder, "constant"), BYTES).lengths) == {512}
 
 
 @pytest.mark.parametrize(
-    ("records", "says"),
+    ("records", "message"),
     [
-        ([{"text": "a"}], "alpaca2k needs instruction and output, its records have text$"),
+        ([{"text": "a"}], "alpaca2k needs the columns instruction and output, the records have text$"),
         ([{"instruction": "a", "output": None}, {"instruction": "a", "output": "b"}], "'output' of each record of alp"),
         ([{"instruction": 1, "output": "b"}], "'instruction' of each record of alpaca2k must be a text$"),
     ],
 )
-def test_other_records_are_refused_and_named(folder, records, says):
+def test_records_without_the_required_columns_are_rejected(folder, records, message):
     lines(folder, records)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         open_texts(row(folder, "alpaca2k"), BYTES)
 
 
-def test_a_broken_file_is_refused_in_one_line(folder):
+def test_a_corrupt_file_is_rejected_in_one_line(folder):
     (folder / "train.parquet").write_text("no table")
     with pytest.raises(InputError, match="cannot be read as imdb") as refused:
         open_texts(row(folder, "imdb"), BYTES)
@@ -170,27 +170,27 @@ def at_full_size(tmp_path, folder, dataset):
     return row(folder, dataset, own=own, size="full", max_length=8)
 
 
-def test_at_full_size_tokens_are_those_of_the_model(tmp_path, folder):
+def test_a_full_size_row_uses_the_model_s_tokenizer(tmp_path, folder):
     lines(folder, [{"text": "good one good"}])
     texts = open_texts(at_full_size(tmp_path, folder, "imdb"), 100)
     assert [text.tolist() for text in texts] == [[3, 2, 3]]
 
 
-def test_litgpt_takes_the_tokenizer_of_the_model(tmp_path, folder):
+def test_litgpt_uses_the_model_s_tokenizer(tmp_path, folder):
     lines(folder, [{"instruction": "one", "output": "good"}])
     row = at_full_size(tmp_path, folder, "alpaca2k")
     row = row.model_copy(update={"settings": row.settings.model_copy(update={"max_length": 512})})
     assert open_texts(row, 100)[0].tolist()[-2:] == [3, 1]
 
 
-def test_a_tokenizer_of_another_model_is_refused(tmp_path, folder):
+def test_a_tokenizer_of_another_model_is_rejected(tmp_path, folder):
     lines(folder, [{"text": "good one good"}])
-    with pytest.raises(InputError, match=r"^model 'blip2-opt-2.7b': knows 3 tokens, its tokenizer has number 3$"):
+    with pytest.raises(InputError, match=r"^model 'blip2-opt-2.7b': has 3 tokens, its tokenizer uses id 3$"):
         open_texts(at_full_size(tmp_path, folder, "imdb"), 3)
 
 
-def test_the_version_on_the_hub_is_noted(web, folder, tmp_path):
+def test_the_data_set_s_commit_is_recorded(web, folder, tmp_path):
     parquet(folder, REVIEWS)
     web.repos["datasets/stanfordnlp/imdb"] = folder
     settings = {"engine": "hf_trainer", "model": GPT_NEO, "max_steps": 1}
-    assert rank.run(row("hub", "imdb", max_length=16, **settings), tmp_path).data_commit == COMMIT
+    assert rank.run_rank(row("hub", "imdb", max_length=16, **settings), tmp_path).data_commit == COMMIT

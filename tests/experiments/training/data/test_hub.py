@@ -1,4 +1,4 @@
-"""Files of the hub: a fake on this machine serves miniatures; the library that fetches them is the real one."""
+"""Downloads from the hub: a fake server on this machine, the real hub library."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from experiments.inputs import requirements
 from experiments.inputs.requirements import Need, answer
 from experiments.suites.models import models
 from experiments.training.data import hub
-from experiments.training.data.fetch_hub import bring
+from experiments.training.data.fetch_hub import fetch_need
 from experiments.training.models.weights import build_random, load_pretrained
 from tests.support.fake_hub import COMMIT
 from tests.support.trainings import GPT_NEO, OPT
@@ -23,7 +23,7 @@ NAME = "team/small"
 
 @pytest.fixture
 def repo(web, tmp_path):
-    """A model on the hub that is no model, to be fetched alone."""
+    """A repository of a model with placeholder files."""
     (folder := tmp_path / "published").mkdir()
     for name in ("config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json", "README.md"):
         (folder / name).write_text(f"{name} of {NAME}")
@@ -36,7 +36,7 @@ def weights() -> Need:
 
 
 @pytest.mark.parametrize("name", [GPT_NEO, OPT])
-def test_published_weights_are_loaded_as_they_are_and_their_version_noted(web, tmp_path, name):
+def test_published_weights_are_loaded_unchanged_with_their_commit(web, tmp_path, name):
     made = build_random(models()[name], "tiny", torch.float32, None, CPU)
     made.save_pretrained(tmp_path / "made")
     web.repos[f"models/{models()[name].hub}"] = tmp_path / "made"
@@ -45,94 +45,94 @@ def test_published_weights_are_loaded_as_they_are_and_their_version_noted(web, t
     assert loaded.config._commit_hash == COMMIT
 
 
-def test_what_was_fetched_is_read_when_the_hub_is_gone(web, tmp_path, monkeypatch):
-    facts = models()[GPT_NEO]
-    build_random(facts, "tiny", torch.float32, None, CPU).save_pretrained(tmp_path / "made")
-    web.repos[f"models/{facts.hub}"] = tmp_path / "made"
-    bring(Need(kind="weights", name=facts.hub))
+def test_downloaded_weights_are_used_without_the_hub(web, tmp_path, monkeypatch):
+    base_model = models()[GPT_NEO]
+    build_random(base_model, "tiny", torch.float32, None, CPU).save_pretrained(tmp_path / "made")
+    web.repos[f"models/{base_model.hub}"] = tmp_path / "made"
+    fetch_need(Need(kind="weights", name=base_model.hub))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    asked = web.requests
-    assert load_pretrained(facts, "tiny", torch.float32, None, CPU).config._commit_hash == COMMIT
-    assert web.requests == asked
+    requests = web.requests
+    assert load_pretrained(base_model, "tiny", torch.float32, None, CPU).config._commit_hash == COMMIT
+    assert web.requests == requests
 
 
-def test_of_a_model_only_what_rows_read_is_fetched(web, repo):
-    assert {path.name for path in bring(weights())} == {"config.json", "model.safetensors"}
+def test_only_needed_files_of_a_model_are_downloaded(web, repo):
+    assert {path.name for path in fetch_need(weights())} == {"config.json", "model.safetensors"}
     (repo / "model.safetensors").rename(repo / "pytorch_model-00001-of-00001.bin")
-    assert "README.md" not in web.asked
+    assert "README.md" not in web.downloads
 
 
-def test_a_download_says_how_far_it_is(web, repo, monkeypatch, capsys):
+def test_a_download_prints_its_progress(web, repo, monkeypatch, capsys):
     monkeypatch.setattr(requirements, "PROGRESS_INTERVAL_S", -1.0)
-    assert answer(weights().model_dump_json(), bring) == 0
+    assert answer(weights().model_dump_json(), fetch_need) == 0
     assert re.search(r"^[\d.e-]+ of [\d.e-]+ GiB$", capsys.readouterr().err, re.MULTILINE)
 
 
-def test_weights_that_are_not_safetensors_are_fetched_as_they_are(web, repo):
+def test_weights_without_safetensors_are_downloaded_in_pytorch_format(web, repo):
     (repo / "model.safetensors").unlink()
-    assert {path.name for path in bring(weights())} == {"config.json", "pytorch_model.bin"}
+    assert {path.name for path in fetch_need(weights())} == {"config.json", "pytorch_model.bin"}
 
 
-def test_what_is_there_is_not_fetched_again(web, repo):
-    assert bring(weights()) == bring(weights())
-    assert set(web.asked.values()) == {1}
+def test_cached_files_are_not_downloaded_again(web, repo):
+    assert fetch_need(weights()) == fetch_need(weights())
+    assert set(web.downloads.values()) == {1}
 
 
-def test_what_is_fetched_later_is_of_the_version_that_is_there(web, repo, monkeypatch):
-    first = bring(weights())
+def test_later_downloads_use_the_cached_version(web, repo, monkeypatch):
+    first = fetch_need(weights())
     web.commit = COMMIT[::-1]
-    tokenizer = bring(Need(kind="tokenizer", name=NAME))
+    tokenizer = fetch_need(Need(kind="tokenizer", name=NAME))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert {path.parent.name for path in [*first, *tokenizer]} == {COMMIT}
     assert hub.fetch_weights(NAME).folder / "config.json" in first
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_spoiled_file_is_fetched_again_once(web, repo, name):
-    web.spoils[name] = 1
-    (place,) = [path for path in bring(weights()) if path.name == name]
+def test_a_file_with_a_checksum_mismatch_is_downloaded_again_once(web, repo, name):
+    web.corruptions[name] = 1
+    (place,) = [path for path in fetch_need(weights()) if path.name == name]
     assert place.read_bytes() == (repo / name).read_bytes()
-    assert web.asked[name] == 2
+    assert web.downloads[name] == 2
 
 
-def test_a_file_that_is_spoiled_twice_is_an_error_that_names_it(web, repo, capsys):
-    web.spoils["model.safetensors"] = 2
-    assert answer(weights().model_dump_json(), bring) == 1
+def test_a_second_checksum_mismatch_is_an_error_with_the_file_name(web, repo, capsys):
+    web.corruptions["model.safetensors"] = 2
+    assert answer(weights().model_dump_json(), fetch_need) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "the weights of 'team/small': model.safetensors has another checksum than the hub states, fetched twice"
+        "the weights of 'team/small': model.safetensors does not match the hub's checksum after two downloads"
     )
-    assert web.asked["model.safetensors"] == 2
+    assert web.downloads["model.safetensors"] == 2
 
 
 @pytest.mark.parametrize("kind", ["weights", "tokenizer"])
-def test_what_the_hub_does_not_have_is_refused_in_one_line(web, kind, capsys):
-    assert answer(Need(kind=kind, name="team/none").model_dump_json(), bring) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"the {kind} of 'team/none' cannot be loaded (")
-    assert "404" in said
+def test_a_missing_repository_is_an_error_in_one_line(web, kind, capsys):
+    assert answer(Need(kind=kind, name="team/none").model_dump_json(), fetch_need) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"the {kind} of 'team/none' cannot be loaded (")
+    assert "404" in message
 
 
-def test_a_hub_that_refuses_is_named_with_its_answer(web, repo):
-    web.refuses = 403
+def test_an_http_error_of_the_hub_is_reported(web, repo):
+    web.error_status = 403
     with pytest.raises(InputError, match=r"^the weights of 'team/small' cannot be loaded \(.*403 Forbidden"):
-        bring(weights())
+        fetch_need(weights())
 
 
-def test_texts_of_the_hub_are_fetched_and_read(web, tmp_path):
+def test_texts_from_the_hub_are_downloaded_and_read(web, tmp_path):
     (folder := tmp_path / "set").mkdir()
     (folder / "train.jsonl").write_text(json.dumps({"text": "good"}) + "\n")
     web.repos["datasets/stanfordnlp/imdb"] = folder
-    web.spoils["train.jsonl"] = 1
-    assert [path.name for path in bring(Need(kind="texts", name="imdb"))] == ["train.jsonl"]
-    assert web.asked["train.jsonl"] == 2
+    web.corruptions["train.jsonl"] = 1
+    assert [path.name for path in fetch_need(Need(kind="texts", name="imdb"))] == ["train.jsonl"]
+    assert web.downloads["train.jsonl"] == 2
 
 
-def test_files_of_the_hub_have_its_version_and_those_of_a_folder_none(repo):
+def test_only_files_from_the_hub_have_a_commit(repo):
     found = hub.fetch(NAME, ["*.json"], "x")
     assert (found.commit, {path.name for path in found.folder.iterdir()}) == (COMMIT, {"config.json", "tokenizer.json"})
-    assert hub.fetch(str(repo), ["*.json"], "x") == hub.Published(repo)
+    assert hub.fetch(str(repo), ["*.json"], "x") == hub.SourceFiles(repo)
 
 
-def test_a_model_that_is_not_published_is_refused():
-    with pytest.raises(InputError, match=r"^the tokenizer of this model: not known to be published"):
+def test_an_unpublished_model_is_rejected():
+    with pytest.raises(InputError, match=r"^the tokenizer of this model: no published version is known"):
         hub.fetch("", [], "the tokenizer")

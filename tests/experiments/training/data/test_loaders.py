@@ -10,9 +10,9 @@ from tests.support.trainings import GPT_NEO, LLAMA, OPT, T5, spec
 CAPTIONED = {"dataset": "constant", "max_length": 30, "max_steps": 3}
 
 
-def loaded(name, heaviest_at=None, **changes):
+def loaded(name, longest_at=None, **changes):
     data = prepare_data(spec(model=name, **changes), build_config(models()[name], "tiny"))
-    loader = data.build(heaviest_at)
+    loader = data.build_loader(longest_at)
     assert len(loader) == data.batches
     return list(loader)
 
@@ -25,15 +25,15 @@ def test_a_language_model_gets_texts_of_its_vocabulary(name):
     assert max(batch["input_ids"].max().item() for batch in batches) == 255
 
 
-def test_captioned_images_go_to_blip_2_and_the_heaviest_come_where_they_should():
-    batches = loaded(OPT, heaviest_at=2)
+def test_blip_2_gets_captioned_images_with_the_longest_in_the_requested_batch():
+    batches = loaded(OPT, longest_at=2)
     assert len(batches) == 6
     assert batches[0].keys() == {"pixel_values", "input_ids", "attention_mask", "labels"}
     assert max(batches, key=lambda batch: batch["attention_mask"].sum().item()) is batches[2]
 
 
 @pytest.mark.parametrize("name", [OPT, T5])
-def test_texts_of_one_length_come_with_images_to_blip_2(name):
+def test_blip_2_gets_constant_texts_with_images(name):
     for batch in loaded(name, train_samples=None, **CAPTIONED):
         assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((2, 3, 28, 28), torch.float32)
         assert batch["input_ids"].shape == (2, 30)
@@ -41,16 +41,16 @@ def test_texts_of_one_length_come_with_images_to_blip_2(name):
         assert torch.equal(batch["labels"], batch["input_ids"])
 
 
-@pytest.mark.parametrize(("name", "labeled"), [(OPT, 34), (T5, 30)])
-def test_with_image_puts_placeholders_in_front_of_the_texts(name, labeled):
+@pytest.mark.parametrize(("name", "labelled"), [(OPT, 34), (T5, 30)])
+def test_with_image_prepends_placeholders_to_the_texts(name, labelled):
     batch = loaded(name, input="with-image", train_samples=None, **CAPTIONED)[0]
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 34)
     assert (batch["input_ids"][:, :4] == 255).all()
     assert (batch["input_ids"][:, 4:] < 255).all()
-    assert batch["labels"].shape == (2, labeled)
+    assert batch["labels"].shape == (2, labelled)
 
 
 def test_a_language_model_gets_no_captioned_images():
-    words = f"dataset = 'gourmetgram-captions': model '{LLAMA}' sees no images; allowed: constant, alpaca2k, imdb"
+    words = f"dataset = 'gourmetgram-captions': model '{LLAMA}' takes no images; allowed: constant, alpaca2k, imdb"
     with pytest.raises(InputError, match=words):
         loaded(LLAMA)

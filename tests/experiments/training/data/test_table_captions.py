@@ -1,4 +1,4 @@
-"""Captioned images as the library datasets keeps them, made here."""
+"""Captioned images stored by the library datasets."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.errors import InputError
-from experiments.training.data.captions import TableCaptions
+from experiments.training.data.captions import TableCaptionDataset
 
 
 @pytest.fixture(autouse=True)
@@ -39,26 +39,26 @@ def parquet(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [saved, saved_by_split, parquet])
-def test_images_and_captions_come_in_their_order(tmp_path: Path, make) -> None:
-    captions = TableCaptions(make(tmp_path / "set"), 4)
+def test_images_and_captions_keep_their_order(tmp_path: Path, make) -> None:
+    captions = TableCaptionDataset(make(tmp_path / "set"), 4)
     assert captions.texts == ["plate 0", "plate 1", "plate 2", "plate 3"]
     image, text = captions[2]
     assert (image.mode, image.size, image.getpixel((0, 0)), text) == ("RGB", (8, 8), (80, 80, 80), "plate 2")
 
 
-def test_too_few_images_are_refused(tmp_path: Path) -> None:
+def test_too_few_images_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has 5 captioned images, the row trains on 6"):
-        TableCaptions(saved(tmp_path / "set"), 6)
+        TableCaptionDataset(saved(tmp_path / "set"), 6)
 
 
-def test_other_columns_are_refused_and_named(tmp_path: Path) -> None:
+def test_other_columns_are_rejected_and_named(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a"], "label": [1]}).save_to_disk(str(tmp_path / "set"))
     with pytest.raises(InputError, match="needs the columns image and text, has text, label"):
-        TableCaptions(tmp_path / "set", 1)
+        TableCaptionDataset(tmp_path / "set", 1)
 
 
-def test_a_broken_file_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_corrupt_file_is_rejected_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_text("no table")
-    with pytest.raises(InputError, match="cannot be read as captioned images") as refused:
-        TableCaptions(tmp_path, 1)
-    assert "\n" not in str(refused.value)
+    with pytest.raises(InputError, match="cannot be read as captioned images") as rejected:
+        TableCaptionDataset(tmp_path, 1)
+    assert "\n" not in str(rejected.value)

@@ -21,8 +21,8 @@ def opened(**changes):
     return open_texts(row(**changes), VOCABULARY)
 
 
-def loaded(heaviest_at=None, **changes):
-    return build_text_loader(row(**changes), opened(**changes), heaviest_at)
+def loaded(longest_at=None, **changes):
+    return build_text_loader(row(**changes), opened(**changes), longest_at)
 
 
 def batches(**changes):
@@ -30,11 +30,11 @@ def batches(**changes):
 
 
 def lengths(**changes):
-    """Tokens of every text that is trained on, on one rank."""
+    """Return the length of every training text, on one rank."""
     return opened(batch_size=1, **changes).lengths
 
 
-def test_a_batch_is_padded_to_its_longest_text_and_its_padding_has_no_labels():
+def test_a_batch_is_padded_to_its_longest_text_with_ignored_labels():
     for batch in loaded():
         assert batch.keys() == {"input_ids", "attention_mask", "labels"}
         tokens = batch["attention_mask"].sum(dim=1)
@@ -46,31 +46,31 @@ def test_a_batch_is_padded_to_its_longest_text_and_its_padding_has_no_labels():
         assert (batch["input_ids"][~real] == 0).all()
 
 
-def test_tokens_are_of_the_vocabulary_and_all_of_it():
+def test_random_tokens_cover_the_whole_vocabulary():
     seen = set(chain.from_iterable(batch["labels"].flatten().tolist() for batch in loaded()))
     assert seen == {-100, *range(VOCABULARY)}
 
 
 @pytest.mark.parametrize("dataset", ["alpaca2k", "constant"])
-def test_texts_are_the_same_for_the_same_seed(dataset):
+def test_random_texts_are_reproducible(dataset):
     first, again, other = (list(loaded(dataset=dataset, seed=seed)) for seed in (1, 1, 2))
     assert all(torch.equal(one["input_ids"], two["input_ids"]) for one, two in zip(first, again, strict=True))
     assert not any(torch.equal(one["input_ids"], two["input_ids"]) for one, two in zip(first, other, strict=True))
 
 
-def test_each_text_is_another_one():
+def test_random_texts_differ():
     texts = opened(dataset="constant")
     assert not torch.equal(texts[0], texts[1])
     assert not torch.equal(texts[0], opened(dataset="constant", seed=1)[0])
 
 
 @pytest.mark.parametrize(("validation", "left"), [(0.0, 2000), (0.2, 1600), (0.5, 1000), (0.9, 200), (100, 1900)])
-def test_validation_is_set_aside_as_a_share_or_a_number(validation, left):
+def test_validation_is_excluded_as_a_share_or_a_number(validation, left):
     assert len(lengths(validation=validation)) == left
     assert batches(validation=validation) == left // 4
 
 
-def test_constant_texts_all_have_the_most_tokens():
+def test_constant_texts_all_have_the_maximum_length():
     assert set(lengths(dataset="constant", max_length=37)) == {37}
     assert {batch["input_ids"].shape for batch in loaded(dataset="constant", max_length=37)} == {(4, 37)}
 
@@ -85,7 +85,7 @@ def test_constant_texts_all_have_the_most_tokens():
         ({"train_samples": 40}, 10),
     ],
 )
-def test_constant_texts_are_as_many_as_the_row_needs(changes, needed):
+def test_there_are_as_many_constant_texts_as_the_row_needs(changes, needed):
     assert batches(dataset="constant", **changes) == needed
     assert len(loaded(dataset="constant", **changes)) == needed
 
@@ -99,12 +99,12 @@ def test_alpaca_texts_have_a_template_and_are_cut():
 
 
 @pytest.mark.parametrize("dataset", ["alpaca2k", "imdb"])
-def test_in_miniature_there_are_as_many_texts_and_they_are_short(dataset):
+def test_tiny_models_get_as_many_texts_but_short_ones(dataset):
     whole, short = (lengths(dataset=dataset, size=size) for size in ("full", "tiny"))
     assert short == [min(length, TINY_TOKENS) for length in whole]
 
 
-def test_batches_of_four_alpaca_texts_are_as_long_as_those_that_the_lab_ran():
+def test_batches_of_four_alpaca_texts_are_as_long_as_in_the_lab():
     padded = [batch["input_ids"].shape[1] for batch in loaded()]
     low, middle, high = quantiles(padded, n=4)
     assert low == pytest.approx(246, rel=0.1)
@@ -112,14 +112,14 @@ def test_batches_of_four_alpaca_texts_are_as_long_as_those_that_the_lab_ran():
     assert high == pytest.approx(426, rel=0.1)
 
 
-def test_imdb_reviews_have_the_lengths_that_are_known():
+def test_imdb_reviews_have_the_assumed_lengths():
     tokens = lengths(dataset="imdb", max_length=10**6)
     assert len(tokens) == 25000
     assert mean(tokens) == pytest.approx(290, rel=0.03)
     assert median(tokens) == pytest.approx(215, rel=0.03)
 
 
-def test_imdb_reviews_become_samples_of_at_most_the_length_that_lose_no_token():
+def test_imdb_reviews_are_split_into_samples_without_losing_tokens():
     tokens = lengths(dataset="imdb", max_length=256)
     assert max(tokens) == 256
     assert sum(tokens) == sum(lengths(dataset="imdb", max_length=10**6))
@@ -127,11 +127,11 @@ def test_imdb_reviews_become_samples_of_at_most_the_length_that_lose_no_token():
     assert len(tokens) - len(lengths(dataset="imdb", max_length=256, validation=1000)) == 1000
 
 
-@pytest.mark.parametrize("heaviest_at", [0, 3])
-def test_the_longest_texts_come_where_they_are_asked_for(heaviest_at):
-    loader = loaded(heaviest_at, train_samples=40, max_length=10**6)
+@pytest.mark.parametrize("longest_at", [0, 3])
+def test_the_longest_texts_are_in_the_requested_batch(longest_at):
+    loader = loaded(longest_at, train_samples=40, max_length=10**6)
     longest = sorted(loader.dataset.lengths)[-4:]
-    batch = list(loader)[heaviest_at]
+    batch = list(loader)[longest_at]
     assert sorted(batch["attention_mask"].sum(dim=1).tolist()) == longest
 
 
@@ -144,22 +144,22 @@ def test_ranks_share_the_texts(monkeypatch):
     loader = loaded(validation=0.2, devices=4)
     assert len(loader) == batches(validation=0.2, devices=4) == 100
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-    taken = []
+    indices_by_rank = []
     for rank in range(4):
         monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
-        taken.append(list(chain.from_iterable(loader.batch_sampler)))
-    assert {len(indices) for indices in taken} == {400}
-    assert sorted(chain.from_iterable(taken)) == list(range(1600))
+        indices_by_rank.append(list(chain.from_iterable(loader.batch_sampler)))
+    assert {len(indices) for indices in indices_by_rank} == {400}
+    assert sorted(chain.from_iterable(indices_by_rank)) == list(range(1600))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"dataset": "gourmetgram-captions"}, "has no texts for a language model; allowed: constant, alpaca2k, imdb$"),
+        ({"dataset": "gourmetgram-captions"}, "no texts for a language model; allowed: constant, alpaca2k, imdb$"),
         ({"validation": 0.9, "batch_size": 256}, r"global_batch_size = 256: alpaca2k has only 200 texts to train on$"),
-        ({"train_samples": 1700, "validation": 0.2}, r"train_samples = 1700: alpaca2k has 1600 texts beside its val"),
+        ({"train_samples": 1700, "validation": 0.2}, r"train_samples = 1700: alpaca2k has 1600 texts besides the val"),
     ],
 )
-def test_texts_that_are_not_there_are_refused(changes, words):
+def test_missing_texts_are_rejected(changes, words):
     with pytest.raises(InputError, match=words):
         opened(**changes)

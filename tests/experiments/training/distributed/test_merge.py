@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.results.schema import Failure, Measured, Memory, Progress, Speed
-from experiments.training.distributed.merge import first_failed, merged, slowest, slowest_progress
+from experiments.training.distributed.merge import merge_ranks, root_failure, slowest_progress, slowest_speed
 from tests.support.results import CPU, SPEED
 
 
@@ -22,12 +22,12 @@ def rank(number, outcome="fits", kind=None, peak=1.0, step_s=0.5, losses=(), **m
     )
 
 
-def test_the_row_has_the_fullest_memory_the_slowest_speed_and_the_mean_loss():
+def test_the_row_has_the_highest_memory_the_lowest_speed_and_the_mean_loss():
     ranks = [
         rank(1, peak=3.0, step_s=0.5, losses=(2.0, 4.0, 6.0), max_tokens=9, gpu_s=2.0),
         rank(0, peak=2.0, step_s=0.7, losses=(1.0, 2.0), max_tokens=11, gpu_s=3.0),
     ]
-    row = merged(ranks)
+    row = merge_ranks(ranks)
     assert (row.rank, row.outcome, row.reason) == (0, "fits", "reason of 1, of rank 1")
     assert (row.memory.peak_gib, row.speed.step_s, row.losses) == (3.0, 0.7, (1.5, 3.0))
     assert (row.max_tokens, row.gpu_s, row.device.count) == (11, 5.0, 2)
@@ -46,24 +46,24 @@ def test_the_row_has_the_fullest_memory_the_slowest_speed_and_the_mean_loss():
         ([rank(0, "error", "RuntimeError"), rank(1, "error", "node lost")], 1),
     ],
 )
-def test_the_failure_of_the_row_is_the_gravest_then_the_earliest(ranks, first):
-    assert first_failed(ranks).rank == first
-    row = merged(ranks)
+def test_the_failure_of_the_row_is_the_most_severe_then_the_earliest(ranks, first):
+    assert root_failure(ranks).rank == first
+    row = merge_ranks(ranks)
     assert (row.failure.rank, row.reason) == (first, f"rank {first}: reason of {first}")
     assert row.speed is None
 
 
 def test_a_row_without_a_failure_has_none():
-    assert first_failed([rank(0), rank(1)]) is None
+    assert root_failure([rank(0), rank(1)]) is None
 
 
-def test_a_speed_is_of_all_ranks_or_none():
+def test_there_is_no_speed_unless_all_ranks_have_one():
     speed = rank(0).speed
-    assert slowest([speed, None]) is None
-    assert slowest([]) is None
+    assert slowest_speed([speed, None]) is None
+    assert slowest_speed([]) is None
 
 
-def test_a_row_is_where_its_last_rank_is():
+def test_the_progress_of_a_row_is_that_of_its_slowest_rank():
     progresses = [
         Progress(phase="forward", step=1, micro_steps=4, planned_micro_steps=9, memory=Memory(peak_gib=1.0)),
         Progress(

@@ -1,6 +1,6 @@
-"""Rows of two nodes, the second of which is another process that sees nothing of the first one's folder but its line.
+"""Rows of two nodes; the second is another process that shares only the connection with the first.
 
-Stub: both are this machine. The launchers, what they start, and the line between the nodes are real.
+Fake: both nodes are this machine. The launchers, their ranks, and the connection between the nodes are real.
 """
 
 import os
@@ -16,7 +16,7 @@ import pytest
 from experiments.results import rendezvous
 from experiments.results.schema import LOG_FILE
 from experiments.system.processes import tagged_processes
-from experiments.training.distributed import ranks, remote_node
+from experiments.training.distributed import ranks
 from experiments.training.distributed.ranks import interface_to
 from experiments.training.worker import run_row
 from tests.support.trainings import spec
@@ -26,8 +26,8 @@ NAMES = {"log.txt", "result.json", "spec.json", "telemetry.csv"}
 SETTINGS = {"nodes": 2, "devices": 1, "strategy": "ddp", "time_limit_s": 120}
 
 
-class Second:
-    """The second node: waits for the first to say where it is met, then takes part."""
+class SecondNode:
+    """The second node: waits for the rendezvous file of the first, then runs its agent."""
 
     def __init__(self, folder, command=("-m", "experiments.training.distributed.node_agent", "1", "second")) -> None:
         self._folder, self._command = folder, command
@@ -35,12 +35,14 @@ class Second:
         self._thread.start()
 
     def _run(self) -> None:
-        meeting = self._folder / rendezvous.MEETING_FILE
-        while not meeting.exists():
+        rendezvous_file = self._folder / rendezvous.MEETING_FILE
+        while not rendezvous_file.exists():
             time.sleep(0.05)
-        environment = {**os.environ, rendezvous.MEETING: meeting.read_text()}
-        with (self._folder / rendezvous.SAID_FILE).open("w") as said:
-            self.process = subprocess.Popen([sys.executable, *self._command], env=environment, stdout=said, stderr=said)
+        environment = {**os.environ, rendezvous.MEETING: rendezvous_file.read_text()}
+        with (self._folder / rendezvous.SAID_FILE).open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *self._command], env=environment, stdout=output, stderr=output
+            )
             self.code = self.process.wait()
         (self._folder / rendezvous.LEFT_FILE).touch()
 
@@ -51,10 +53,10 @@ class Second:
 
 @pytest.fixture
 def row(monkeypatch, tmp_path):
-    """Runs a row; nothing of it is left on either node."""
+    """Run a row, and check that nothing is left on either node."""
     folder = tmp_path / "job"
     folder.mkdir()
-    monkeypatch.setattr(ranks, "TRAINER", FAKE)
+    monkeypatch.setattr(ranks, "RANK_MODULE", FAKE)
     for name, value in {
         rendezvous.FOLDER: str(folder),
         rendezvous.ADDRESS: "127.0.0.1",
@@ -65,7 +67,7 @@ def row(monkeypatch, tmp_path):
     def run(fault=None, command=None, meanwhile=lambda second: None, **settings):
         if fault:
             monkeypatch.setenv("FAULT", fault)
-        second = Second(folder, *([command] if command else []))
+        second = SecondNode(folder, *([command] if command else []))
         threading.Thread(target=meanwhile, args=(second,), daemon=True).start()
         result = run_row(spec(**SETTINGS | settings), tmp_path / "row", "the command")
         run.code = second.end()
@@ -76,13 +78,13 @@ def row(monkeypatch, tmp_path):
     return run
 
 
-def begun(out) -> None:
+def wait_for_both_ranks(out) -> None:
     """Wait until both ranks have taken a step."""
     while not all((out / f"rank-{rank}" / "progress.json").exists() for rank in (0, 1)):
         time.sleep(0.05)
 
 
-def test_ranks_of_another_node_are_part_of_the_result_and_of_the_log(row, tmp_path):
+def test_remote_ranks_are_part_of_the_result_and_the_log(row, tmp_path):
     result = row()
     assert [(rank.rank, rank.outcome) for rank in result.ranks] == [(0, "fits"), (1, "fits")]
     assert result.losses == (0.5,) * 3
@@ -90,31 +92,31 @@ def test_ranks_of_another_node_are_part_of_the_result_and_of_the_log(row, tmp_pa
     assert row.code == 0
 
 
-def test_a_rank_killed_on_a_node_that_shares_nothing_is_the_outcome_and_ends_all(row, monkeypatch):
-    order = remote_node.NodeAssignment
-    monkeypatch.setattr(remote_node, "NodeAssignment", lambda **told: order(**told | {"out": "/not shared"}))
+def test_a_killed_rank_on_a_node_without_shared_files_ends_all(row, monkeypatch):
+    assignment = ranks.NodeAssignment
+    monkeypatch.setattr(ranks, "NodeAssignment", lambda **fields: assignment(**fields | {"out": "/not shared"}))
     result = row("killed")
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
     assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")
     assert result.ranks[0].outcome == "error"
 
 
-def test_a_node_that_is_lost_is_the_outcome(row, tmp_path):
+def test_a_lost_node_is_the_outcome(row, tmp_path):
     def kill(second) -> None:
-        begun(tmp_path / "row")
+        wait_for_both_ranks(tmp_path / "row")
         with suppress(ProcessLookupError):
             os.kill(second.process.pid, signal.SIGKILL)
 
     result = row("hang", meanwhile=kill)
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "node lost", 1)
-    assert result.reason.endswith("node 1 (second) is no longer heard of")
+    assert result.reason.endswith("node 1 (second) lost its connection")
 
 
-def test_a_node_that_cannot_begin_is_the_outcome_with_what_it_said(row):
+def test_a_node_that_cannot_start_is_the_outcome_with_its_output(row):
     result = row(command=("-c", "import sys; sys.exit('no such image')"))
     assert (result.failure.kind, result.failure.rank) == ("node lost", 1)
     assert result.reason.endswith("node 1 did not take part: no such image")
 
 
-def test_the_interface_is_the_one_that_leads_there():
+def test_the_interface_is_the_one_that_reaches_the_address():
     assert interface_to("127.0.0.1") == "lo"

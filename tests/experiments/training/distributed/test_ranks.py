@@ -1,4 +1,4 @@
-"""Rows of several ranks, started by the real launchers; a toy trains in them, with real collectives."""
+"""Rows of several ranks: real launchers and collectives, and a fake engine in each rank."""
 
 import os
 import random
@@ -13,7 +13,7 @@ from experiments.results.schema import LOG_FILE, RESULT_FILE, read_result
 from experiments.system.processes import tagged_processes
 from experiments.training.distributed import ranks
 from experiments.training.distributed.launcher import accelerate_arguments, torchrun_arguments
-from experiments.training.distributed.ranks import environments, free_port
+from experiments.training.distributed.ranks import free_port, launcher_environments
 from experiments.training.worker import run_row
 from tests.support.trainings import spec
 
@@ -21,9 +21,9 @@ FAKE = "tests.support.fake_rank"
 NAMES = {"log.txt", "result.json", "spec.json", "telemetry.csv"}
 
 
-def ran(monkeypatch, out, fault=None, **settings):
-    """The result of a row whose second rank is struck, which leaves no process behind."""
-    monkeypatch.setattr(ranks, "TRAINER", FAKE)
+def run_with_fault(monkeypatch, out, fault=None, **settings):
+    """Run a row with ``fault`` in its second rank; check that no process is left."""
+    monkeypatch.setattr(ranks, "RANK_MODULE", FAKE)
     monkeypatch.setenv("TESTBED_TEST", str(out))
     if fault:
         monkeypatch.setenv("FAULT", fault)
@@ -34,8 +34,8 @@ def ran(monkeypatch, out, fault=None, **settings):
         assert tagged_processes("TESTBED_TEST", str(out)) == []
 
 
-def test_every_rank_has_its_part_in_the_result(monkeypatch, tmp_path):
-    result = ran(monkeypatch, tmp_path)
+def test_the_result_combines_all_ranks(monkeypatch, tmp_path):
+    result = run_with_fault(monkeypatch, tmp_path)
     assert read_result(tmp_path / RESULT_FILE) == result
     assert [(rank.rank, rank.outcome) for rank in result.ranks] == [(0, "fits"), (1, "fits")]
     first, second = result.ranks
@@ -51,19 +51,19 @@ def test_every_rank_has_its_part_in_the_result(monkeypatch, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == NAMES
 
 
-def test_accelerate_starts_ranks_and_two_launchers_meet(monkeypatch, tmp_path):
-    result = ran(monkeypatch, tmp_path, nodes=2, devices=1, launcher="accelerate")
+def test_two_accelerate_launchers_connect(monkeypatch, tmp_path):
+    result = run_with_fault(monkeypatch, tmp_path, nodes=2, devices=1, launcher="accelerate")
     assert [rank.outcome for rank in result.ranks] == ["fits", "fits"]
 
 
-def test_two_torchruns_meet(monkeypatch, tmp_path):
-    result = ran(monkeypatch, tmp_path, nodes=2, devices=1, launcher="torchrun")
+def test_two_torchrun_launchers_connect(monkeypatch, tmp_path):
+    result = run_with_fault(monkeypatch, tmp_path, nodes=2, devices=1, launcher="torchrun")
     assert [rank.outcome for rank in result.ranks] == ["fits", "fits"]
 
 
 def test_ranks_end_at_the_same_step_when_the_times_of_one_scatter(monkeypatch, tmp_path):
     monkeypatch.setenv("SCATTER", "1")
-    result = ran(monkeypatch, tmp_path, length="verdict", train_samples=80)
+    result = run_with_fault(monkeypatch, tmp_path, length="verdict", train_samples=80)
     assert [rank.speed.micro_steps for rank in result.ranks] == [12, 12]
 
 
@@ -74,17 +74,17 @@ def test_ranks_end_at_the_same_step_when_the_times_of_one_scatter(monkeypatch, t
             "oom",
             "oom",
             "OutOfMemoryError",
-            "rank 1: out of GPU memory in the backward of step 1, 2 GiB more",
+            "rank 1: out of GPU memory in the backward of step 1, 2 GiB more requested",
         ),
         ("killed", "error", "signal 9", "rank 1: signal 9 last seen in the backward of step 1: "),
         ("error", "error", "ValueError", "rank 1: ValueError in the backward of step 1: shapes differ"),
         ("quiet", "oom", "signal 6", "rank 1: out of GPU memory last seen in the backward of step 1"),
     ],
 )
-def test_what_strikes_one_rank_is_the_outcome_of_the_row_and_ends_all(
+def test_a_failure_of_one_rank_is_the_outcome_of_the_row_and_ends_all(
     monkeypatch, tmp_path, fault, outcome, kind, reason
 ):
-    result = ran(monkeypatch, tmp_path, fault)
+    result = run_with_fault(monkeypatch, tmp_path, fault)
     struck_at = float(re.search(r"struck at ([\d.]+)", (tmp_path / LOG_FILE).read_text())[1])
     assert time.time() - struck_at < 15
     assert (result.outcome, result.failure.kind, result.failure.rank) == (outcome, kind, 1)
@@ -96,45 +96,45 @@ def test_what_strikes_one_rank_is_the_outcome_of_the_row_and_ends_all(
     assert {path.name for path in tmp_path.iterdir()} == NAMES
 
 
-def test_a_rank_that_hangs_leaves_the_stacks_of_all(monkeypatch, tmp_path):
-    result = ran(monkeypatch, tmp_path, "hang", time_limit_s=25)
+def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
+    result = run_with_fault(monkeypatch, tmp_path, "hang", time_limit_s=25)
     assert result.outcome == "timeout"
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
     assert re.match(
-        r"rank \d: met its time limit of 25 s, last seen in the backward phase; the stacks are in the", result.reason
+        r"rank \d: reached its time limit of 25 s, last seen in the backward phase; stacks are in the", result.reason
     )
     first, second = (tmp_path / LOG_FILE).read_text().split("==== rank 1 ====")
     assert "in all_reduce" in first
     assert "in stuck" in second
 
 
-def test_a_mistake_that_one_rank_finds_is_the_worker_s_one_line(monkeypatch, tmp_path):
+def test_a_user_error_found_by_one_rank_is_raised_by_the_worker(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"^max_length = 8: too short$"):
-        ran(monkeypatch, tmp_path, "wrong")
+        run_with_fault(monkeypatch, tmp_path, "wrong")
     assert not (tmp_path / RESULT_FILE).exists()
 
 
 def test_a_launcher_that_cannot_start_is_an_error_with_its_last_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(ranks, "STARTER", "experiments.no_such_module")
-    result = ran(monkeypatch, tmp_path)
+    monkeypatch.setattr(ranks, "LAUNCHER_MODULE", "experiments.no_such_module")
+    result = run_with_fault(monkeypatch, tmp_path)
     assert (result.outcome, result.failure.phase) == ("error", "load")
     assert "No module named experiments.no_such_module" in result.reason
 
 
 def test_nodes_on_one_machine_share_its_gpus_and_threads():
     base = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "OMP_NUM_THREADS": "8"}
-    assert environments(base, 2, 2) == [
+    assert launcher_environments(base, 2, 2) == [
         {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "4,5"},
         {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "6,7"},
     ]
-    assert environments(base, 1, 4) == [{"OMP_NUM_THREADS": "2"}]
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in environments({}, 2, 2)] == ["0,1", "2,3"]
-    without = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    assert environments(without, 2, 1) == [{"OMP_NUM_THREADS": "1"}] * 2
-    assert environments({}, 1, 1) == [{"OMP_NUM_THREADS": str(os.cpu_count())}]
+    assert launcher_environments(base, 1, 4) == [{"OMP_NUM_THREADS": "2"}]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in launcher_environments({}, 2, 2)] == ["0,1", "2,3"]
+    no_gpus = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    assert launcher_environments(no_gpus, 2, 1) == [{"OMP_NUM_THREADS": "1"}] * 2
+    assert launcher_environments({}, 1, 1) == [{"OMP_NUM_THREADS": str(os.cpu_count())}]
 
 
-def test_ports_differ_also_after_the_same_seed():
+def test_ports_differ_even_with_the_same_seed():
     found = set()
     for _ in range(5):
         random.seed(42)
@@ -142,16 +142,16 @@ def test_ports_differ_also_after_the_same_seed():
     assert len(found) > 1
 
 
-def test_a_free_port_can_be_listened_on():
+def test_a_free_port_can_be_bound():
     with socket.create_server(("127.0.0.1", free_port())):
         pass
 
 
-def test_launchers_are_told_of_nodes_devices_and_the_meeting_point():
+def test_launcher_arguments_have_nodes_devices_and_the_rendezvous():
     settings = spec(devices=4, nodes=2, batch_size=1, train_samples=8, strategy="ddp").settings
     assert " ".join(torchrun_arguments(settings, "1", "10.0.0.5", "29500")) == (
         "--nnodes 2 --nproc-per-node 4 --node-rank 1 --master-addr 10.0.0.5 --master-port 29500 --module"
     )
-    said = " ".join(accelerate_arguments(settings, "1", "10.0.0.5", "29500"))
-    assert "--num_machines 2 --num_processes 8 --machine_rank 1" in said
-    assert "--main_process_ip 10.0.0.5 --main_process_port 29500" in said
+    arguments = " ".join(accelerate_arguments(settings, "1", "10.0.0.5", "29500"))
+    assert "--num_machines 2 --num_processes 8 --machine_rank 1" in arguments
+    assert "--main_process_ip 10.0.0.5 --main_process_port 29500" in arguments

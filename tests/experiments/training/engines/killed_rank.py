@@ -1,4 +1,4 @@
-"""A rank that is killed: trains a row with a checkpoint every EVERY steps, and dies after STEPS of them.
+"""Train a row with a checkpoint every EVERY steps, and kill the process after STEPS steps.
 
 python -m tests.experiments.training.engines.killed_rank SPEC.json OUT EVERY STEPS
 """
@@ -14,16 +14,16 @@ from experiments.training.engines import checkpoints
 from experiments.training.measure.probe import Probe
 
 spec_path, out, every, steps = sys.argv[1:]
-checkpoints.EVERY_STEPS = int(every)
+checkpoints.SAVE_EVERY_STEPS = int(every)
 after_batch = Probe.after_batch
 
 
-def dying(probe: Probe) -> bool:
-    over = after_batch(probe)
+def after_batch_and_die(probe: Probe) -> bool:
+    may_end = after_batch(probe)
     if probe.step == int(steps):
         os.kill(os.getpid(), signal.SIGKILL)
-    return over
+    return may_end
 
 
-Probe.after_batch = dying  # type: ignore[method-assign]
-rank.run(RowSpec.model_validate_json(Path(spec_path).read_bytes()), Path(out))
+Probe.after_batch = after_batch_and_die  # type: ignore[method-assign]
+rank.run_rank(RowSpec.model_validate_json(Path(spec_path).read_bytes()), Path(out))

@@ -1,4 +1,4 @@
-"""A row of the Trainer that was cut off goes on from its last checkpoint, in miniature."""
+"""A killed row resumes from its last checkpoint (transformers' Trainer, tiny models)."""
 
 import signal
 import subprocess
@@ -21,56 +21,58 @@ def row(**changes):
 
 
 @pytest.fixture(scope="module")
-def cut_off(tmp_path_factory):
-    """The folder of a row that was killed after 6 of its 7 steps; it wrote a checkpoint every second step."""
+def killed_row(tmp_path_factory):
+    """Folder of a row that was killed after 6 of its 7 steps, with a checkpoint every two steps."""
     out = tmp_path_factory.mktemp("row")
     (out / "spec.json").write_text(row().model_dump_json())
-    ended = subprocess.run([sys.executable, "-m", KILLED, str(out / "spec.json"), str(out), "2", "6"])
-    assert ended.returncode == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-m", KILLED, str(out / "spec.json"), str(out), "2", "6"])
+    assert killed.returncode == -signal.SIGKILL
     return out
 
 
-def whole(out, **changes):
-    return rank.run(row(**changes), out)
+def train(out, **changes):
+    return rank.run_rank(row(**changes), out)
 
 
-def test_a_row_that_was_killed_goes_on_to_the_same_end(cut_off, tmp_path):
-    folder = cut_off / CHECKPOINTS_FOLDER
+def test_a_killed_row_resumes_and_ends_with_the_same_losses(killed_row, tmp_path):
+    folder = killed_row / CHECKPOINTS_FOLDER
     assert [path.name for path in folder.iterdir()] == ["checkpoint-4"]
     assert checkpoints.last_checkpoint(row(seed=1), folder) is None
     (folder / "checkpoint-6").mkdir()
-    measured, at_once = whole(cut_off), whole(tmp_path)
+    measured, uninterrupted = train(killed_row), train(tmp_path)
     assert (measured.resumed_at_step, measured.speed.optimizer_steps) == (4, STEPS - 4)
-    assert (at_once.resumed_at_step, at_once.speed.optimizer_steps) == (None, STEPS)
-    assert measured.losses == pytest.approx(at_once.losses[4:], rel=1e-5)
+    assert (uninterrupted.resumed_at_step, uninterrupted.speed.optimizer_steps) == (None, STEPS)
+    assert measured.losses == pytest.approx(uninterrupted.losses[4:], rel=1e-5)
     assert measured.speed.planned_micro_steps == STEPS
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("changes", [{"lora": LORA}, {"lora": LORA, "quantization": NF4, "precision": "bf16-true"}])
-def test_adapters_are_saved_and_come_back(monkeypatch, tmp_path, changes):
-    monkeypatch.setattr(checkpoints, "EVERY_STEPS", 3)
+def test_adapters_are_saved_and_loaded(monkeypatch, tmp_path, changes):
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY_STEPS", 3)
     monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda folder, ignore_errors: None)
-    at_once = whole(tmp_path, **changes)
-    measured = whole(tmp_path, **changes)
+    uninterrupted = train(tmp_path, **changes)
+    measured = train(tmp_path, **changes)
     assert measured.resumed_at_step == 6
-    assert measured.losses == pytest.approx(at_once.losses[6:], rel=1e-3)
+    assert measured.losses == pytest.approx(uninterrupted.losses[6:], rel=1e-3)
 
 
 @pytest.mark.parametrize("length", ["verdict", "peak"])
-def test_only_a_whole_training_leaves_checkpoints(tmp_path, length):
+def test_only_a_full_length_training_saves_checkpoints(tmp_path, length):
     assert hf_trainer.build_arguments(row(length=length), CPU, tmp_path).save_strategy == "no"
     arguments = hf_trainer.build_arguments(row(), CPU, tmp_path)
     assert (arguments.save_strategy, arguments.save_steps, arguments.save_total_limit) == ("steps", 100, 1)
 
 
-def test_a_row_that_ends_leaves_no_checkpoint(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoints, "EVERY_STEPS", 2)
+def test_a_completed_row_leaves_no_checkpoint(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY_STEPS", 2)
     saved = []
-    monkeypatch.setattr(
-        checkpoints.MarkCallback, "on_save", lambda self, args, state, *rest, **more: saved.append(state.global_step)
-    )
-    whole(tmp_path)
+
+    def note(callback, args, state, *rest, **more):
+        saved.append(state.global_step)
+
+    monkeypatch.setattr(checkpoints.FingerprintCallback, "on_save", note)
+    train(tmp_path)
     assert saved == [2, 4, 6]
     assert not (tmp_path / CHECKPOINTS_FOLDER).exists()
 

@@ -1,4 +1,4 @@
-"""The Slurm guide's rows on one GPU, in miniature, through transformers' own Trainer."""
+"""The Slurm guide's rows on one GPU with tiny models, in transformers' Trainer."""
 
 from functools import cache
 
@@ -11,7 +11,7 @@ from experiments.suites.suite import suite_named
 from experiments.training import rank
 from experiments.training.data.texts import TINY_TOKENS
 from experiments.training.engines.hf_trainer import PROMPT_TOKENS, build_arguments
-from experiments.training.models import build_model
+from experiments.training.models.build import build_model
 from tests.support.results import CPU
 from tests.support.trainings import ROW, TEXT, in_bytes, shots, spec
 
@@ -28,12 +28,12 @@ def row(name, **changes):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """What came of a row of the suite by its id; each runs once."""
-    return cache(lambda name: rank.run(row(name), tmp_path_factory.mktemp(name)))
+    """Return the measurements of a row of the suite; each row runs once."""
+    return cache(lambda name: rank.run_rank(row(name), tmp_path_factory.mktemp(name)))
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_row_on_one_gpu_trains_as_long_as_it_says(ran, name):
+def test_a_row_on_one_gpu_trains_all_its_steps(ran, name):
     measured = ran(name)
     assert measured.reason.startswith("fits")
     assert measured.speed.optimizer_steps == 2
@@ -43,7 +43,7 @@ def test_a_row_on_one_gpu_trains_as_long_as_it_says(ran, name):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_row_is_seen_at_every_point_of_its_steps(ran, name):
+def test_a_row_has_snapshots_at_every_point_of_its_steps(ran, name):
     points = ["before forward", "after forward", "after backward", "after optimizer step"]
     memory = ran(name).memory
     assert [(shot.step, shot.point) for shot in memory.snapshots] == [(step, at) for step in (0, 1) for at in points]
@@ -53,7 +53,7 @@ def test_a_row_is_seen_at_every_point_of_its_steps(ran, name):
     )
 
 
-def test_weights_gradients_and_moments_are_bfloat16_and_gradients_go_after_each_step(ran):
+def test_weights_gradients_and_moments_are_bfloat16_and_gradients_are_freed(ran):
     measured = ran("neo-1gpu")
     weights = 2 * measured.parameters
     assert set(shots(measured.memory, "before forward", "params_gib")) == {weights}
@@ -62,35 +62,35 @@ def test_weights_gradients_and_moments_are_bfloat16_and_gradients_go_after_each_
     assert min(shots(measured.memory, "after optimizer step", "optimizer_gib")) >= 2 * weights
 
 
-def test_adapters_alone_are_trained(ran):
-    plain, adapters, packed = (ran(name) for name in TRAINED)
+def test_only_adapters_are_trained(ran):
+    plain, adapters, pack_files = (ran(name) for name in TRAINED)
     assert plain.trainable_parameters == plain.parameters
-    assert adapters.trainable_parameters == packed.trainable_parameters == adapters.parameters - plain.parameters
-    for measured in (adapters, packed):
+    assert adapters.trainable_parameters == pack_files.trainable_parameters == adapters.parameters - plain.parameters
+    for measured in (adapters, pack_files):
         grads = shots(measured.memory, "after backward", "grads_gib")
         assert set(grads) == {4 * measured.trainable_parameters}
 
 
 def test_gradients_accumulate_over_micro_steps(tmp_path):
-    measured = rank.run(spec(accumulate=2, max_steps=2, **TEXT), tmp_path)
+    measured = rank.run_rank(spec(accumulate=2, max_steps=2, **TEXT), tmp_path)
     steps = [(shot.step, shot.micro_step) for shot in measured.memory.snapshots if shot.point == "after backward"]
     assert steps == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert len(shots(measured.memory, "after optimizer step", "grads_gib")) == 2
     assert shots(measured.memory, "before forward", "grads_gib")[:2] == [0, 4 * measured.parameters]
 
 
-def test_a_verdict_ends_before_the_training_that_is_taught(tmp_path):
-    measured = rank.run(spec(length="verdict", max_steps=40, **TEXT), tmp_path)
+def test_a_run_of_verdict_length_is_shorter_than_the_training(tmp_path):
+    measured = rank.run_rank(spec(length="verdict", max_steps=40, **TEXT), tmp_path)
     assert measured.speed.planned_micro_steps == 40
     assert 6 <= measured.speed.micro_steps <= 12
 
 
-def test_the_row_names_the_optimizer(tmp_path):
-    measured = rank.run(spec(optimizer="sgd", max_steps=1, **TEXT), tmp_path)
+def test_the_optimizer_is_the_row_s(tmp_path):
+    measured = rank.run_rank(spec(optimizer="sgd", max_steps=1, **TEXT), tmp_path)
     assert set(shots(measured.memory, "after optimizer step", "optimizer_gib")) == {0}
 
 
-def test_sampling_takes_the_model_and_little_more_and_fills_the_sequences(ran, monkeypatch, tmp_path):
+def test_generation_takes_little_more_than_the_model_and_completes_the_sequences(ran, monkeypatch, tmp_path):
     measured = ran("neo-inference")
     assert measured.outcome == "fits"
     assert (measured.speed, measured.losses) == (None, ())
@@ -100,38 +100,39 @@ def test_sampling_takes_the_model_and_little_more_and_fills_the_sequences(ran, m
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda **given: lengths.append(given["input_ids"].shape) or forward(**given))
     monkeypatch.setattr("experiments.training.engines.hf_trainer.build_model", lambda *_: model)
-    rank.run(row("neo-inference"), tmp_path)
+    rank.run_rank(row("neo-inference"), tmp_path)
     assert lengths == [(4, PROMPT_TOKENS), *[(4, 1)] * (24 - PROMPT_TOKENS - 1)]
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         (
             {"strategy": "deepspeed_stage_2_offload"},
-            r"^strategy 'deepspeed_stage_2_offload' is not run by the hf_trainer engine; allowed: auto, ddp, fsdp$",
+            r"^strategy 'deepspeed_stage_2_offload' is not supported by the hf_trainer engine;"
+            r" allowed: auto, ddp, fsdp$",
         ),
         ({"devices": 4, "strategy": "ddp"}, r"^1 rank\(s\) are running, the row needs 4; use torchrun$"),
     ],
 )
-def test_what_is_not_run_here_is_refused(tmp_path, changes, words):
-    with pytest.raises(InputError, match=words):
+def test_unsupported_settings_are_rejected(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
         build_arguments(spec(**TEXT, **changes), CPU, tmp_path)
 
 
-def test_a_prompt_needs_room(tmp_path):
+def test_max_length_must_exceed_the_prompt(tmp_path):
     with pytest.raises(InputError, match=f"^max_length = 8: the prompt alone has {PROMPT_TOKENS} tokens$"):
-        rank.run(spec(**TEXT | {"max_length": 8}, task="generate"), tmp_path)
+        rank.run_rank(spec(**TEXT | {"max_length": 8}, task="generate"), tmp_path)
 
 
-def test_one_process_samples_whatever_the_devices(tmp_path):
-    measured = rank.run(spec(**TEXT, task="generate", devices=2, global_batch_size=4, batch_size=None), tmp_path)
+def test_text_is_generated_by_one_process(tmp_path):
+    measured = rank.run_rank(spec(**TEXT, task="generate", devices=2, global_batch_size=4, batch_size=None), tmp_path)
     assert measured.outcome == "fits"
-    with pytest.raises(InputError, match=r"^nodes = 2: one process samples from a model; allowed: 1$"):
-        rank.run(spec(**TEXT, task="generate", nodes=2), tmp_path)
+    with pytest.raises(InputError, match=r"^nodes = 2: text is generated by one process; allowed: 1$"):
+        rank.run_rank(spec(**TEXT, task="generate", nodes=2), tmp_path)
 
 
-def test_the_batch_of_a_rank_is_its_share_of_the_whole():
+def test_the_batch_of_a_rank_is_its_share_of_the_global_batch():
     assert spec(**TEXT, batch_size=None, global_batch_size=8, devices=4, strategy="ddp").settings.batch_size == 2
     assert spec(**TEXT, batch_size=None, global_batch_size=8, devices=4, task="generate").settings.batch_size == 8
     with pytest.raises(ValueError, match=r"global_batch_size = 6: cannot be divided by .* 4 device"):

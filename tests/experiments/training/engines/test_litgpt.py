@@ -1,4 +1,4 @@
-"""LitGPT's own loop, driven in miniature."""
+"""LitGPT's own training loop with tiny models."""
 
 import math
 from collections import Counter
@@ -35,8 +35,8 @@ def spec(**changes):
     return any_spec(**common | {"warmup_steps": 1, "train_samples": 6} | changes)
 
 
-class Seen:
-    """What the probe was told, in order, and the model that it watches."""
+class ProbeCalls:
+    """The calls of the probe in order, and the model that it watches."""
 
     def __init__(self, monkeypatch):
         self.points, self.forwards, self.model = [], [], None
@@ -55,17 +55,17 @@ class Seen:
     def _follow(self, monkeypatch, name):
         real = getattr(Probe, name)
 
-        def told(probe, *args):
+        def followed(probe, *args):
             self.points.append(name)
             return real(probe, *args)
 
-        monkeypatch.setattr(Probe, name, told)
+        monkeypatch.setattr(Probe, name, followed)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The result of each of ROWS."""
-    return {name: rank.run(spec(**row), tmp_path_factory.mktemp(name)) for name, row in ROWS.items()}
+    """The measurements of each of ROWS."""
+    return {name: rank.run_rank(spec(**row), tmp_path_factory.mktemp(name)) for name, row in ROWS.items()}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -79,25 +79,25 @@ def test_a_row_trains_to_its_end(trained, name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_first_loss_is_that_of_a_model_that_knows_nothing(trained, name):
+def test_the_first_loss_is_that_of_random_guessing(trained, name):
     assert trained[name].losses[0] == pytest.approx(math.log(TINY["vocab_size"]), rel=0.1)
 
 
-def test_the_probe_is_told_every_point_of_a_step_in_order(monkeypatch, tmp_path):
-    seen = Seen(monkeypatch)
-    rank.run(spec(accumulate=2, train_samples=8), tmp_path)
+def test_every_point_of_a_step_is_reported_to_the_probe_in_order(monkeypatch, tmp_path):
+    calls = ProbeCalls(monkeypatch)
+    rank.run_rank(spec(accumulate=2, train_samples=8), tmp_path)
     pass_ = ["before_forward", "after_forward", "before_backward", "after_backward"]
-    assert seen.points == 2 * [*pass_, "after_batch", *pass_, "before_optimizer_step", "after_batch"]
+    assert calls.points == 2 * [*pass_, "after_batch", *pass_, "before_optimizer_step", "after_batch"]
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora": ADAPTED}])
 def test_nothing_but_the_training_runs_the_model(monkeypatch, tmp_path, changes):
-    seen = Seen(monkeypatch)
-    rank.run(spec(**changes), tmp_path)
-    assert seen.forwards == [True] * 3
+    calls = ProbeCalls(monkeypatch)
+    rank.run_rank(spec(**changes), tmp_path)
+    assert calls.forwards == [True] * 3
 
 
-def test_memory_is_that_of_the_precision_and_the_optimizer(trained):
+def test_memory_follows_precision_and_optimizer(trained):
     def largest(name, point, field):
         return max(shots(trained[name].memory, point, field))
 
@@ -110,18 +110,18 @@ def test_memory_is_that_of_the_precision_and_the_optimizer(trained):
     assert largest("qlora", "before forward", "params_gib") < largest("lora", "before forward", "params_gib")
 
 
-def test_a_run_for_a_verdict_ends_early(tmp_path):
-    measured = rank.run(spec(length="verdict", train_samples=100), tmp_path)
+def test_a_run_of_verdict_length_ends_early(tmp_path):
+    measured = rank.run_rank(spec(length="verdict", train_samples=100), tmp_path)
     assert measured.outcome == "fits"
     assert 6 <= measured.speed.micro_steps <= 12
     assert measured.speed.planned_micro_steps == 50
 
 
-def test_a_row_ends_after_the_steps_it_asks_for(tmp_path):
-    assert rank.run(spec(max_steps=2, train_samples=100), tmp_path).speed.optimizer_steps == 2
+def test_a_row_ends_after_max_steps(tmp_path):
+    assert rank.run_rank(spec(max_steps=2, train_samples=100), tmp_path).speed.optimizer_steps == 2
 
 
-def test_the_rate_rises_over_the_warm_up_as_in_litgpt(monkeypatch, tmp_path):
+def test_the_learning_rate_warms_up_as_in_litgpt(monkeypatch, tmp_path):
     rates = []
     step = torch.optim.AdamW.step
 
@@ -130,16 +130,16 @@ def test_the_rate_rises_over_the_warm_up_as_in_litgpt(monkeypatch, tmp_path):
         return step(optimizer, *args, **options)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spied)
-    rank.run(spec(warmup_steps=2, train_samples=10, lr=1e-3), tmp_path)
+    rank.run_rank(spec(warmup_steps=2, train_samples=10, lr=1e-3), tmp_path)
     assert rates[:3] == pytest.approx([0, 0.5e-3, 1e-3])
     assert all(later < earlier for earlier, later in pairwise(rates[2:]))
 
 
-def test_with_quantized_weights_the_embedding_is_bitsandbytes_own(monkeypatch, tmp_path):
-    seen = Seen(monkeypatch)
-    rank.run(spec(**ROWS["qlora"]), tmp_path)
-    embedding = seen.model.transformer.wte
-    assert Counter(type(module).__name__ for module in seen.model.modules())["StableEmbedding"] == 1
+def test_quantized_weights_come_with_bitsandbytes_embedding(monkeypatch, tmp_path):
+    calls = ProbeCalls(monkeypatch)
+    rank.run_rank(spec(**ROWS["qlora"]), tmp_path)
+    embedding = calls.model.transformer.wte
+    assert Counter(type(module).__name__ for module in calls.model.modules())["StableEmbedding"] == 1
     assert isinstance(embedding, nn.Embedding)
     assert embedding.weight.grad is not None
 
@@ -152,22 +152,25 @@ def test_a_batch_counts_its_tokens_as_litgpt_does():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"devices": 2}, "strategy 'auto' on 2 device.s. is not run by the litgpt engine; allowed: auto on one device"),
-        ({"strategy": "ddp"}, "strategy 'ddp' on 1 device.s. is not run by the litgpt engine"),
-        ({"warmup_steps": 0}, "warmup_steps = 0: .* allowed: 1 and more, 3 excepted"),
-        ({"warmup_steps": 3}, "warmup_steps = 3: .* of the 3 steps; allowed: 1 and more, 3 excepted"),
+        (
+            {"devices": 2},
+            "strategy 'auto' on 2 device.s. is not supported by the litgpt engine; allowed: auto on one device",
+        ),
+        ({"strategy": "ddp"}, "strategy 'ddp' on 1 device.s. is not supported by the litgpt engine"),
+        ({"warmup_steps": 0}, "warmup_steps = 0: .* allowed: 1 and more, except 3"),
+        ({"warmup_steps": 3}, "warmup_steps = 3: .* of the 3 steps; allowed: 1 and more, except 3"),
         ({**ROWS["qlora"], "optimizer": "sgd"}, "optimizer = 'sgd': .* allowed: adamw"),
     ],
 )
-def test_what_the_engine_does_not_run_is_refused(tmp_path, changes, says):
-    with pytest.raises(InputError, match=says):
-        rank.run(spec(**changes), tmp_path)
+def test_unsupported_settings_are_rejected(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        rank.run_rank(spec(**changes), tmp_path)
 
 
 def test_out_of_memory_is_an_outcome(tmp_path):
-    whole = rank.run(spec(), tmp_path).memory
+    whole = rank.run_rank(spec(), tmp_path).memory
     capacity = in_bytes(whole.peak_gib) - 1
-    measured = rank.run(spec(), tmp_path, StorageMeter(capacity))
+    measured = rank.run_rank(spec(), tmp_path, StorageMeter(capacity))
     assert measured.outcome == "oom"

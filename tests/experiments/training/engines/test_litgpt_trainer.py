@@ -1,4 +1,4 @@
-"""LitGPT's model in Lightning's Trainer, in miniature: in this process, and on two ranks that talk over gloo."""
+"""Tiny LitGPT models in Lightning's Trainer: in this process, and on two ranks with gloo."""
 
 import math
 
@@ -23,7 +23,7 @@ def spec(**changes):
     "changes", [{}, {"accumulate": 2}, {"precision": "bf16-true"}, {"precision": "bf16-mixed"}, {"lora": ADAPTED}]
 )
 def test_one_device_trains_to_its_end(tmp_path, changes):
-    measured = rank.run(spec(**changes), tmp_path)
+    measured = rank.run_rank(spec(**changes), tmp_path)
     assert measured.reason.startswith("fits")
     assert len(measured.losses) == measured.speed.micro_steps == 6
     assert all(math.isfinite(loss) for loss in measured.losses)
@@ -31,7 +31,7 @@ def test_one_device_trains_to_its_end(tmp_path, changes):
 
 def test_both_engines_compute_the_same_loss(tmp_path):
     first, second = (
-        rank.run(spec(engine=engine, warmup_steps=1), tmp_path).losses for engine in ("litgpt", "litgpt_trainer")
+        rank.run_rank(spec(engine=engine, warmup_steps=1), tmp_path).losses for engine in ("litgpt", "litgpt_trainer")
     )
     assert first[0] == pytest.approx(second[0], rel=1e-5)
     assert first[0] != first[1]
@@ -50,10 +50,12 @@ def test_two_ranks_train_on_shares_of_the_data(tmp_path, strategy, share):
     for measured in (first, second):
         assert max(shots(measured.memory, "before forward", "params_gib")) == pytest.approx(share * whole, rel=0.01)
         assert max(shots(measured.memory, "after backward", "grads_gib")) == pytest.approx(share * whole, rel=0.01)
-        kept = max(shots(measured.memory, "after optimizer step", "optimizer_gib"))
-        assert kept == pytest.approx(2 * share * whole, rel=0.01)
+        state = max(shots(measured.memory, "after optimizer step", "optimizer_gib"))
+        assert state == pytest.approx(2 * share * whole, rel=0.01)
 
 
-def test_quantized_weights_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"^quantization is not run by the litgpt_trainer engine; allowed: the engine"):
-        rank.run(spec(lora=ADAPTED, quantization=NF4), tmp_path)
+def test_quantized_weights_are_rejected(tmp_path):
+    with pytest.raises(
+        InputError, match=r"^quantization is not supported by the litgpt_trainer engine; allowed: the engine"
+    ):
+        rank.run_rank(spec(lora=ADAPTED, quantization=NF4), tmp_path)

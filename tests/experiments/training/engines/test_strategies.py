@@ -28,7 +28,7 @@ def two_ranks(monkeypatch):
 
 
 @ON_BOTH
-def test_one_device_has_a_strategy_of_its_own(device):
+def test_one_device_has_its_own_strategy(device):
     built = strategy(device)
     assert type(built) is OneDevice
     assert (built.root_device.type, built.root_device.index) == (device.kind, 0)
@@ -36,7 +36,7 @@ def test_one_device_has_a_strategy_of_its_own(device):
 
 @pytest.mark.parametrize(("device", "kind"), [(CPU, CpuOffload), (GPU, Offload)])
 @pytest.mark.parametrize("stage", [2, 3])
-def test_offload_is_of_its_stage_with_the_optimizer_in_host_memory(device, kind, stage):
+def test_offload_has_its_stage_and_the_optimizer_in_host_memory(device, kind, stage):
     built = strategy(device, strategy=f"deepspeed_stage_{stage}_offload", batch_size=3)
     assert type(built) is kind
     assert isinstance(built, DeepSpeedStrategy)
@@ -46,13 +46,13 @@ def test_offload_is_of_its_stage_with_the_optimizer_in_host_memory(device, kind,
     assert built.config["train_micro_batch_size_per_gpu"] == 3
 
 
-def test_offload_on_a_processor_stays_on_it():
+def test_offload_on_a_cpu_stays_on_the_cpu():
     assert strategy(CPU, strategy="deepspeed_stage_2_offload").root_device.type == "cpu"
 
 
 @ON_BOTH
 @pytest.mark.parametrize("in_buckets", [False, True])
-def test_ddp_keeps_gradients_where_the_settings_say(two_ranks, device, in_buckets):
+def test_ddp_gradients_follow_the_settings(two_ranks, device, in_buckets):
     built = strategy(device, strategy="ddp", devices=2, gradient_as_bucket_view=in_buckets)
     assert type(built) is Ddp
     assert isinstance(built, DDPStrategy)
@@ -70,7 +70,7 @@ def test_fsdp_shards_everything(two_ranks, device, kind):
 LAYERS = (Blip2EncoderLayer, Blip2QFormerLayer, OPTDecoderLayer, T5Block, LlamaDecoderLayer, GPTNeoBlock)
 
 
-def test_the_models_of_transformers_are_sharded_by_their_layers_and_litgpt_as_one(two_ranks):
+def test_transformers_models_are_sharded_by_layer_and_litgpt_as_one_unit(two_ranks):
     policy = strategy(GPU, strategy="fsdp", devices=2).kwargs["auto_wrap_policy"]
     units = tuple(policy._module_classes)
     assert all(issubclass(layer, units) for layer in LAYERS)
@@ -89,17 +89,17 @@ def test_a_rank_among_several_starts_no_others(two_ranks, name):
 
 
 @pytest.mark.parametrize("world", [None, "4"])
-def test_ranks_that_nobody_started_are_refused(monkeypatch, world):
+def test_a_missing_rank_is_rejected(monkeypatch, world):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     if world:
         monkeypatch.setenv("WORLD_SIZE", world)
-    says = f"^WORLD_SIZE is {world or 'none'}, the row needs 2 ranks; start it with torchrun$"
-    with pytest.raises(InputError, match=says):
+    message = f"^WORLD_SIZE is {world or 'none'}, the row needs 2 ranks; start it with torchrun$"
+    with pytest.raises(InputError, match=message):
         strategy(GPU, strategy="ddp", devices=2)
 
 
 @pytest.mark.parametrize("settings", [{"devices": 2}, {"strategy": "ddp"}, {"strategy": "fsdp"}])
-def test_what_is_not_run_is_refused(two_ranks, settings):
-    says = r"is not run; allowed: auto on one device, ddp and fsdp on several, deepspeed_stage_2_offload, deep"
-    with pytest.raises(InputError, match=says):
+def test_unsupported_strategies_are_rejected(two_ranks, settings):
+    message = r"is not supported; allowed: auto on one device, ddp and fsdp on several, deepspeed_stage_2_offload, deep"
+    with pytest.raises(InputError, match=message):
         strategy(CPU, **settings)

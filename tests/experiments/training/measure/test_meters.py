@@ -23,7 +23,7 @@ def test_a_storage_is_counted_once_however_many_views_it_has():
         assert meter.allocated() == 4000
 
 
-def test_a_storage_is_free_when_its_last_reference_goes():
+def test_a_storage_is_freed_with_its_last_reference():
     with StorageMeter() as meter:
         base = torch.zeros(1000)
         view = base[:10]
@@ -46,7 +46,7 @@ def test_the_peak_counts_from_the_last_reset():
     assert meter.peak_reserved() is None
 
 
-def test_what_was_made_outside_is_counted_when_it_is_watched():
+def test_tensors_created_outside_are_counted_when_watched():
     before = torch.zeros(1000)
     meter = StorageMeter()
     meter.watch("batch", [before, before[1:]])
@@ -55,16 +55,18 @@ def test_what_was_made_outside_is_counted_when_it_is_watched():
     assert meter.allocated() == 0
 
 
-def test_tensors_without_memory_count_as_nothing():
+def test_tensors_without_memory_are_not_counted():
     with StorageMeter(capacity=100) as meter:
         assert torch.zeros(1000, device="meta").numel() == 1000
         assert meter.peak() == 0
 
 
-def test_more_than_the_capacity_is_refused_and_not_counted():
+def test_more_than_the_capacity_is_out_of_memory_and_not_counted():
     with StorageMeter(capacity=2 * 2**20) as meter:
         kept = torch.zeros(2**18)
-        with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 1\.50 MiB\. 2\.00 MiB in all, 1\.00 MiB"):
+        with pytest.raises(
+            torch.OutOfMemoryError, match=r"Tried to allocate 1\.50 MiB\. 2\.00 MiB in total, 1\.00 MiB"
+        ):
             torch.zeros(3 * 2**17)
         assert meter.allocated() == meter.peak() == kept.nbytes
         assert torch.zeros(2**18).numel() == 2**18
@@ -82,7 +84,7 @@ def train_step(model, optimizer, batch):
     optimizer.step()
 
 
-def test_a_training_step_takes_what_the_profiler_of_torch_says():
+def test_the_memory_of_a_training_step_agrees_with_torch_s_profiler():
     torch.set_num_threads(1)
     model, optimizer, batch = perceptron()
     with StorageMeter() as meter:
@@ -93,16 +95,16 @@ def test_a_training_step_takes_what_the_profiler_of_torch_says():
     model, optimizer, batch = perceptron()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         train_step(model, optimizer, batch)
-    said = said_peak = 0
+    profiled_bytes = profiled_peak = 0
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
-        said += event.nbytes()
-        said_peak = max(said_peak, said)
-    assert kept == said > 0
-    assert peak == pytest.approx(said_peak, rel=0.01)
+        profiled_bytes += event.nbytes()
+        profiled_peak = max(profiled_peak, profiled_bytes)
+    assert kept == profiled_bytes > 0
+    assert peak == pytest.approx(profiled_peak, rel=0.01)
 
 
-def test_shared_storages_are_counted_once_and_whole():
+def test_shared_storages_are_counted_once_and_completely():
     base = torch.zeros(1000)
     assert storage_bytes([]) == 0
     assert storage_bytes([base, base[:10], nn.Parameter(base)]) == 4000
@@ -136,7 +138,7 @@ def test_an_optimizer_has_no_state_before_its_first_step():
 
 
 class FakeZero:
-    """A stub of DeepSpeed's ZeRO optimizer: the real one inside, 32-bit copies beside it under the stage's name."""
+    """Fake ZeRO optimizer of DeepSpeed: wraps the real optimizer, with 32-bit copies in the stage's attribute."""
 
     def __init__(self, inner, name, copies):
         self.optimizer = inner
@@ -150,15 +152,15 @@ def test_the_copies_of_a_wrapping_optimizer_count_too(name):
     assert storage_bytes(optimizer_tensors(wrapped)) == 3 * 400 + 4
 
 
-def test_a_ranks_share_of_a_sharded_parameter_counts_as_the_parameter():
+def test_a_rank_s_partition_of_a_sharded_parameter_counts_as_the_parameter():
     parameter = nn.Parameter(torch.empty(0))
     assert storage_bytes(parameter_tensors(parameter)) == 0
     parameter.ds_tensor = torch.ones(100)
     assert storage_bytes(parameter_tensors(parameter)) == 400
 
 
-def test_the_memory_of_a_process_is_that_of_all_its_gpus(monkeypatch):
-    """CUDA's counters are stubs: GPU 1 has 10 bytes allocated, GPU 2 has 20, and so on."""
+def test_the_memory_of_a_process_is_the_sum_of_its_gpus(monkeypatch):
+    """Fake CUDA counters: GPU 1 has 10 bytes allocated, GPU 2 has 20, and so on."""
     began = []
     for name, factor in (("memory_allocated", 10), ("max_memory_allocated", 100), ("max_memory_reserved", 1000)):
         monkeypatch.setattr(torch.cuda, name, lambda gpu, factor=factor: factor * gpu)

@@ -6,8 +6,8 @@ from torch.utils.checkpoint import checkpoint
 from experiments.results.schema import Device, Progress
 from experiments.training.measure import probe as probing
 from experiments.training.measure.flops import FlopCount
-from experiments.training.measure.meters import StorageMeter
-from experiments.training.measure.probe import Probe, count_weights, peak_share, resident_peak_gib
+from experiments.training.measure.meters import StorageMeter, resident_peak_gib
+from experiments.training.measure.probe import Probe, count_weights, peak_share
 from experiments.training.measure.schedule import schedule_of
 from tests.support.results import CPU, GPU
 from tests.support.trainings import GIB, spec
@@ -17,7 +17,7 @@ BATCH = {"input_ids": torch.ones(2, 7, dtype=torch.int64)}
 
 
 class FakeMeter:
-    """A stub of a meter that says what it is told to."""
+    """Fake meter with values set by the test."""
 
     def __init__(self, now=0, reserved=None):
         self.now = self.high = now
@@ -54,7 +54,7 @@ def probe_of(row, out, meter=None):
 
 
 def micro_step(probe, model, optimizer):
-    """One micro-step of a toy training, as an engine reports it; True when the probe has seen enough."""
+    """Report one micro-step of a small training as an engine does; return True if the training may end."""
     probe.before_forward(BATCH)
     loss = model(torch.ones(1, 4)).sum()
     probe.after_forward(loss)
@@ -67,7 +67,7 @@ def micro_step(probe, model, optimizer):
     return probe.after_batch()
 
 
-def test_a_long_training_is_looked_at_in_steps_0_and_1_and_every_50th(tmp_path):
+def test_a_long_training_has_snapshots_in_steps_0_and_1_and_every_50th(tmp_path):
     training = probe_of(spec(batch_size=1, train_samples=120), tmp_path)
     ends = [micro_step(*training) for _ in range(120)]
     assert ends == [False] * 119 + [True]
@@ -77,23 +77,23 @@ def test_a_long_training_is_looked_at_in_steps_0_and_1_and_every_50th(tmp_path):
 
 
 class FakeProfile:
-    """A stub of the profile, which notes the micro-steps at which it is called."""
+    """Fake profile that records the micro-steps at which it is called."""
 
     STEPS = 2
 
     def __init__(self, probe):
-        self.probe, self.noted, self.shares = probe, [], {"gpu_idle_share": 0.25}
+        self.probe, self.recorded, self.shares = probe, [], {"gpu_idle_share": 0.25}
 
     def start(self):
-        self.noted.append(self.probe.micro_steps)
+        self.recorded.append(self.probe.micro_steps)
 
     def step(self):
         self.start()
-        return len(self.noted) > self.STEPS
+        return len(self.recorded) > self.STEPS
 
 
 @pytest.mark.parametrize(
-    ("changes", "noted"),
+    ("changes", "recorded"),
     [
         ({"length": "verdict", "accumulate": 2}, [8, 10, 12]),
         ({"length": "peak", "accumulate": 2}, [4, 6, 8]),
@@ -101,27 +101,27 @@ class FakeProfile:
         ({"length": "verdict", "train_samples": 6}, [4, 5, 6]),
     ],
 )
-def test_the_profile_has_more_optimizer_steps_that_are_not_timed(tmp_path, monkeypatch, changes, noted):
-    started, _, ended = noted
+def test_the_profile_adds_optimizer_steps_that_are_not_timed(tmp_path, monkeypatch, changes, recorded):
+    started, _, ended = recorded
     training = probe_of(spec(**{"batch_size": 1, "train_samples": 20} | changes), tmp_path)
     probe = training[0]
     probe.profile = FakeProfile(probe)
-    monkeypatch.setattr(probe._clock, "intervals_s", lambda: [1.0] * started + [50.0] * (probe.micro_steps - started))
+    monkeypatch.setattr(probe._timer, "intervals_s", lambda: [1.0] * started + [50.0] * (probe.micro_steps - started))
     while not micro_step(*training):
         assert probe.micro_steps < 20
-    assert probe.profile.noted == noted
+    assert probe.profile.recorded == recorded
     assert {shot.step for shot in probe.memory().snapshots} >= {0, 1, probe.step - 1}
     assert (probe.speed().micro_steps, probe.speed().micro_step_s, probe.speed().spread) == (ended, 1.0, 0.0)
     assert probe.speed().gpu_idle_share == 0.25
 
 
-def test_a_training_that_goes_on_profiles_its_last_steps(tmp_path):
+def test_a_resumed_training_profiles_its_last_steps(tmp_path):
     training = probe_of(spec(length="as-taught", batch_size=1, train_samples=20), tmp_path)
     probe = training[0]
-    probe.schedule, probe.profile = probe.schedule.after(5), FakeProfile(probe)
+    probe.schedule, probe.profile = probe.schedule.resumed_at(5), FakeProfile(probe)
     while not micro_step(*training):
         assert probe.micro_steps < 15
-    assert probe.profile.noted == [13, 14, 15]
+    assert probe.profile.recorded == [13, 14, 15]
 
 
 def test_micro_steps_are_counted_inside_their_optimizer_step(tmp_path):
@@ -136,7 +136,7 @@ def test_micro_steps_are_counted_inside_their_optimizer_step(tmp_path):
     assert training[0].speed().planned_micro_steps == 9
 
 
-def test_what_is_no_parameter_gradient_or_state_is_an_activation(tmp_path):
+def test_memory_besides_parameters_gradients_and_state_is_activations(tmp_path):
     meter = FakeMeter()
     probe, model, optimizer = probe_of(spec(), tmp_path, meter)
     meter.now = 1000
@@ -152,7 +152,7 @@ def test_what_is_no_parameter_gradient_or_state_is_an_activation(tmp_path):
     }
 
 
-def test_the_peak_of_each_phase_is_kept(tmp_path):
+def test_the_peak_of_each_phase_is_recorded(tmp_path):
     meter = FakeMeter()
     probe = Probe(spec(), CPU, meter, tmp_path)
     for phase, most, left in (("forward", 5, 2), ("backward", 9, 3), ("optimizer step", 4, 1), ("forward", 3, 1)):
@@ -164,7 +164,7 @@ def test_the_peak_of_each_phase_is_kept(tmp_path):
     assert (memory.peak_gib, memory.reserved_gib) == (9, None)
 
 
-def test_the_most_that_was_reserved_is_kept(tmp_path):
+def test_the_highest_reserved_memory_is_recorded(tmp_path):
     meter = FakeMeter(reserved=3 * GIB)
     probe = Probe(spec(), CPU, meter, tmp_path)
     probe.enter("forward")
@@ -172,7 +172,7 @@ def test_the_most_that_was_reserved_is_kept(tmp_path):
     assert probe.memory().reserved_gib == 3
 
 
-def test_the_longest_batch_counts_and_every_tensor_is_watched(tmp_path):
+def test_the_longest_batch_is_recorded_and_every_tensor_is_watched(tmp_path):
     meter = FakeMeter()
     probe, model, _ = probe_of(spec(), tmp_path, meter)
     assert len(meter.watched["params"]) == len(list(model.parameters()))
@@ -183,7 +183,7 @@ def test_the_longest_batch_counts_and_every_tensor_is_watched(tmp_path):
     probe.close()
 
 
-def test_progress_says_where_the_training_stands(tmp_path):
+def test_progress_has_the_position_of_the_training(tmp_path):
     meter = FakeMeter()
     training = probe_of(spec(batch_size=1, train_samples=10), tmp_path, meter)
     meter.hold(2)
@@ -210,7 +210,7 @@ def test_progress_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
     assert written == [100.0, 100.5, 101.0, 101.5, 102.0, 102.5, 102.625]
 
 
-def test_a_probe_that_saw_nothing_says_nothing(tmp_path):
+def test_a_probe_without_steps_has_no_measurements(tmp_path):
     probe = Probe(spec(), CPU, FakeMeter(), tmp_path)
     assert probe.speed() is None
     assert probe.losses() == ()
@@ -219,7 +219,7 @@ def test_a_probe_that_saw_nothing_says_nothing(tmp_path):
     assert Progress.model_validate_json((tmp_path / "progress.json").read_bytes()).left_s is None
 
 
-def test_operations_are_counted_forward_backward_and_recomputed():
+def test_forward_backward_and_recomputed_operations_are_counted():
     layers = nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, 2, bias=False))
     batch = torch.ones(4, 8, requires_grad=True)
     first, second = 2 * 4 * 8 * 16, 2 * 4 * 16 * 2
@@ -253,7 +253,7 @@ def test_the_share_of_the_peak_is_of_the_row_s_data_type(precision, peak):
     assert peak_share(10.0, GPU, spec(precision=precision).settings) == pytest.approx(10 / peak)
 
 
-def test_the_share_of_the_peak_is_of_tf32_where_that_is_on(tf32):
+def test_the_share_of_the_peak_is_of_tf32_if_enabled(tf32):
     assert peak_share(10.0, GPU, spec().settings) == pytest.approx(10 / 156)
 
 
@@ -261,7 +261,7 @@ def test_the_share_of_the_peak_is_of_tf32_where_that_is_on(tf32):
     ("rate", "device", "settings"),
     [(None, GPU, {}), (1.0, CPU, {}), (1.0, GPU, {"quantization": {"kind": "nf4"}})],
 )
-def test_there_is_no_share_of_a_peak_that_is_unknown(rate, device, settings):
+def test_there_is_no_share_of_an_unknown_peak(rate, device, settings):
     assert peak_share(rate, device, spec(**settings).settings) is None
 
 
@@ -275,8 +275,8 @@ def test_packed_weights_count_twice():
     assert (count_weights(nn.Parameter(torch.ones(10))), count_weights(packed)) == (10, 20)
 
 
-def test_resident_memory_is_that_of_this_process():
+def test_resident_memory_is_of_this_process():
     before = resident_peak_gib()
-    held = bytearray(200 * 2**20)
+    allocated = bytearray(200 * 2**20)
     assert resident_peak_gib() >= before > 0.05
-    assert len(held) == 200 * 2**20
+    assert len(allocated) == 200 * 2**20

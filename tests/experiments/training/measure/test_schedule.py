@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.training.measure.schedule import Timing, schedule_of, spread, taught_micro_steps
+from experiments.training.measure.schedule import Timing, full_micro_steps, schedule_of, spread
 from tests.support.trainings import spec
 
 counts = st.integers(1, 40)
@@ -15,80 +15,78 @@ def scheduled(length, accumulate, epochs, batches, max_steps=-1):
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
-def test_a_verdict_takes_whole_steps_within_what_is_taught(accumulate, epochs, batches, max_steps):
+def test_a_run_of_verdict_length_has_whole_steps_within_the_full_length(accumulate, epochs, batches, max_steps):
     schedule = scheduled("verdict", accumulate, epochs, batches, max_steps)
-    assert schedule.least <= schedule.most <= schedule.taught
-    assert schedule.least == schedule.taught or schedule.least % accumulate == 0
-    assert schedule.most == min(2 * schedule.least, schedule.taught)
+    assert schedule.minimum <= schedule.maximum <= schedule.total
+    assert schedule.minimum == schedule.total or schedule.minimum % accumulate == 0
+    assert schedule.maximum == min(2 * schedule.minimum, schedule.total)
 
 
 @given(accumulate=counts, batches=counts)
-def test_a_verdict_measures_at_least_four_micro_steps_after_two_optimizer_steps(accumulate, batches):
+def test_verdict_length_measures_four_micro_steps_after_two_optimizer_steps(accumulate, batches):
     schedule = scheduled("verdict", accumulate, 1, batches)
-    if schedule.least < schedule.taught:
-        assert schedule.least >= 2 * accumulate + 4
-        assert schedule.least - accumulate < 2 * accumulate + 4
+    if schedule.minimum < schedule.total:
+        assert schedule.minimum >= 2 * accumulate + 4
+        assert schedule.minimum - accumulate < 2 * accumulate + 4
 
 
 @given(accumulate=counts, epochs=counts, batches=counts)
-def test_the_longest_captions_come_in_the_second_step_of_what_is_cut_short(accumulate, epochs, batches):
+def test_a_shortened_run_has_the_longest_batch_in_its_second_step(accumulate, epochs, batches):
     schedule = scheduled("verdict", accumulate, epochs, batches)
-    if schedule.least == schedule.taught:
-        assert schedule.heaviest_at is None
+    if schedule.minimum == schedule.total:
+        assert schedule.longest_at is None
     else:
-        assert schedule.heaviest_at == 2 * accumulate - 1
+        assert schedule.longest_at == 2 * accumulate - 1
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
-def test_a_run_for_the_peak_ends_with_the_second_step_which_has_the_longest_captions(
-    accumulate, epochs, batches, max_steps
-):
+def test_a_run_of_peak_length_ends_with_the_second_step_and_the_longest_batch(accumulate, epochs, batches, max_steps):
     schedule = scheduled("peak", accumulate, epochs, batches, max_steps)
-    assert schedule.least == schedule.most == min(2 * accumulate, schedule.taught)
-    assert schedule.heaviest_at == (None if schedule.least == schedule.taught else schedule.least - 1)
-    assert [schedule.enough([1.0, 9.0] * done) for done in (0, schedule.least)] == [schedule.least == 0, True]
+    assert schedule.minimum == schedule.maximum == min(2 * accumulate, schedule.total)
+    assert schedule.longest_at == (None if schedule.minimum == schedule.total else schedule.minimum - 1)
+    assert [schedule.may_end([1.0, 9.0] * done) for done in (0, schedule.minimum)] == [schedule.minimum == 0, True]
 
 
 @given(accumulate=counts, times=st.lists(st.floats(0.01, 10), max_size=60))
-def test_a_verdict_ends_between_its_bounds_after_a_whole_step_with_steady_times(accumulate, times):
+def test_verdict_length_ends_after_a_whole_step_with_steady_times(accumulate, times):
     schedule = scheduled("verdict", accumulate, 10, 40)
-    ends = schedule.enough(times)
-    if len(times) >= schedule.most:
+    ends = schedule.may_end(times)
+    if len(times) >= schedule.maximum:
         assert ends
-    elif len(times) < schedule.least or len(times) % accumulate:
+    elif len(times) < schedule.minimum or len(times) % accumulate:
         assert not ends
     else:
         assert ends == (Timing.of(times, accumulate).spread <= 0.05)
 
 
-def test_a_verdict_ends_at_its_least_when_times_are_steady_and_goes_on_when_they_scatter():
+def test_verdict_length_ends_at_its_minimum_only_if_times_are_steady():
     schedule = scheduled("verdict", 1, 1, 40)
-    assert (schedule.least, schedule.most) == (6, 12)
-    assert schedule.enough([9.0, 9.0, 1.0, 1.0, 1.0, 1.0])
-    assert not schedule.enough([1.0, 1.0, 1.0, 2.0, 3.0, 4.0])
-    assert not schedule.enough([1.0] * 5)
+    assert (schedule.minimum, schedule.maximum) == (6, 12)
+    assert schedule.may_end([9.0, 9.0, 1.0, 1.0, 1.0, 1.0])
+    assert not schedule.may_end([1.0, 1.0, 1.0, 2.0, 3.0, 4.0])
+    assert not schedule.may_end([1.0] * 5)
 
 
-def test_a_verdict_does_not_end_inside_a_step():
+def test_verdict_length_does_not_end_inside_a_step():
     schedule = scheduled("verdict", 2, 1, 40)
-    assert (schedule.least, schedule.most) == (8, 16)
-    assert [schedule.enough([1.0] * done) for done in range(7, 11)] == [False, True, False, True]
+    assert (schedule.minimum, schedule.maximum) == (8, 16)
+    assert [schedule.may_end([1.0] * done) for done in range(7, 11)] == [False, True, False, True]
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits, done=st.integers(0, 2000))
-def test_as_taught_runs_to_the_end(accumulate, epochs, batches, max_steps, done):
+def test_a_full_length_run_has_all_steps(accumulate, epochs, batches, max_steps, done):
     schedule = scheduled("as-taught", accumulate, epochs, batches, max_steps)
-    assert schedule.least == schedule.most == schedule.taught
-    assert schedule.enough([1.0] * done) == (done >= schedule.taught)
-    assert schedule.heaviest_at is None
+    assert schedule.minimum == schedule.maximum == schedule.total
+    assert schedule.may_end([1.0] * done) == (done >= schedule.total)
+    assert schedule.longest_at is None
 
 
 @pytest.mark.parametrize(
     ("accumulate", "max_steps", "micro_steps"), [(1, -1, 20), (4, -1, 20), (4, 2, 8), (4, 9, 20), (1, 7, 7)]
 )
-def test_steps_are_counted_as_the_recipe_states_them(accumulate, max_steps, micro_steps):
+def test_full_length_steps_follow_the_settings(accumulate, max_steps, micro_steps):
     settings = spec(accumulate=accumulate, max_steps=max_steps, max_epochs=2, train_samples=None).settings
-    assert taught_micro_steps(settings, batches_per_epoch=10) == micro_steps
+    assert full_micro_steps(settings, batches_per_epoch=10) == micro_steps
 
 
 def test_the_first_two_steps_are_not_timed():
@@ -97,7 +95,7 @@ def test_the_first_two_steps_are_not_timed():
 
 
 @given(accumulate=st.integers(1, 8), count=st.integers(1, 60))
-def test_something_is_timed_however_short_the_run(accumulate, count):
+def test_even_the_shortest_run_is_timed(accumulate, count):
     measured = Timing.of([1.0] * count, accumulate).measured
     assert measured >= 1
     assert measured == count - accumulate * min(2, (count - 1) // accumulate)
@@ -116,7 +114,7 @@ def test_nothing_is_timed_before_the_first_micro_step():
         ([], [1.0, 1.5, 2.0], 4, 6.0),
     ],
 )
-def test_a_step_is_its_plain_micro_steps_and_one_with_the_optimizer(stepping, plain, accumulate, step_s):
+def test_step_time_is_plain_micro_steps_and_one_with_the_optimizer(stepping, plain, accumulate, step_s):
     assert Timing(stepping, plain).step_s(accumulate) == step_s
 
 
@@ -125,6 +123,6 @@ def test_spread_is_the_interquartile_range_over_the_median(times, value):
     assert spread(times) == pytest.approx(value)
 
 
-def test_the_kind_of_micro_step_that_scatters_more_decides():
+def test_spread_is_that_of_the_more_scattered_kind_of_micro_step():
     assert Timing([1.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0]).spread == pytest.approx(2 / 3)
     assert Timing([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 1.0]).spread == pytest.approx(2 / 3)

@@ -1,4 +1,4 @@
-"""Shares of a step, from when its kernels ran."""
+"""Shares of a step from the times of its kernels."""
 
 import pytest
 
@@ -7,20 +7,20 @@ from experiments.training.measure.step_profile import length, shares, union
 NCCL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
 
 
-def test_overlapping_times_count_once():
+def test_overlapping_intervals_count_once():
     assert union([(3.0, 4.0), (0.0, 2.0), (1.0, 1.5), (2.0, 2.5)]) == [(0.0, 2.5), (3.0, 4.0)]
     assert length(union([(0.0, 2.0), (1.0, 3.0)])) == 3.0
     assert union([]) == []
 
 
-def test_communication_is_exposed_where_nothing_else_runs():
+def test_communication_is_exposed_if_nothing_else_runs():
     kernels = [("gemm", 0.0, 4.0), (NCCL, 3.0, 6.0), ("gemm", 5.0, 5.5), ("gemm", 8.0, 9.0)]
-    found = shares(kernels, took_s=10.0)
-    assert found["communication_share"] == pytest.approx(0.3)
-    assert found["exposed_communication_share"] == pytest.approx(0.15)
-    assert found["gpu_idle_share"] == pytest.approx(0.3)
+    result = shares(kernels, took_s=10.0)
+    assert result["communication_share"] == pytest.approx(0.3)
+    assert result["exposed_communication_share"] == pytest.approx(0.15)
+    assert result["gpu_idle_share"] == pytest.approx(0.3)
 
 
-def test_a_gpu_that_does_nothing_is_idle_all_the_time():
+def test_a_gpu_without_kernels_is_idle_all_the_time():
     nothing = {"communication_share": 0.0, "exposed_communication_share": 0.0, "gpu_idle_share": 1.0}
     assert shares([], took_s=2.0) == nothing

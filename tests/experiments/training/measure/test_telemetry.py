@@ -11,11 +11,11 @@ from experiments.training.measure import telemetry
 from experiments.training.measure.telemetry import (
     FIELDS,
     GPU_FIELDS,
-    TRAINING,
-    Telemetry,
+    TRAINING_UTILIZATION,
+    TelemetrySampler,
+    combine_gpus,
     gpu_handles,
     gpu_sample,
-    of_all,
 )
 
 READINGS = {
@@ -34,8 +34,8 @@ def refuse(*args):
 
 
 @pytest.fixture
-def nvml_stub(monkeypatch):
-    """A stub of NVML for two GPUs."""
+def fake_nvml(monkeypatch):
+    """Fake NVML with two GPUs."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
@@ -51,13 +51,13 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlInit", refuse)
 
 
-def test_a_gpu_is_read_in_the_units_of_the_columns(nvml_stub):
+def test_a_gpu_is_read_in_the_units_of_the_columns(fake_nvml):
     assert gpu_sample("GPU 0") == SAMPLE
 
 
 @pytest.mark.parametrize(("function", "field"), zip(READINGS, GPU_FIELDS, strict=True))
-def test_a_value_that_the_card_does_not_give_is_left_out(nvml_stub, function, field):
-    nvml_stub.setattr(pynvml, function, refuse)
+def test_a_value_that_the_gpu_does_not_provide_is_omitted(fake_nvml, function, field):
+    fake_nvml.setattr(pynvml, function, refuse)
     assert gpu_sample("GPU 0") == {key: value for key, value in SAMPLE.items() if key != field}
 
 
@@ -71,23 +71,23 @@ def test_a_value_that_the_card_does_not_give_is_left_out(nvml_stub, function, fi
         ("", []),
     ],
 )
-def test_the_visible_gpus_are_watched(nvml_stub, visible, handles):
+def test_only_visible_gpus_are_sampled(fake_nvml, visible, handles):
     if visible is not None:
-        nvml_stub.setenv("CUDA_VISIBLE_DEVICES", visible)
+        fake_nvml.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpu_handles() == handles
 
 
-def test_without_a_gpu_there_is_no_handle(nvml_stub):
-    nvml_stub.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
+def test_without_a_gpu_there_is_no_handle(fake_nvml):
+    fake_nvml.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
     assert gpu_handles() == []
-    nvml_stub.setattr(pynvml, "nvmlInit", refuse)
+    fake_nvml.setattr(pynvml, "nvmlInit", refuse)
     assert gpu_handles() == []
 
 
-def test_of_several_gpus_some_columns_are_of_all_together_and_some_of_each():
+def test_several_gpus_have_combined_and_separate_columns():
     second = {"gpu_util_percent": 13.0, "gpu_memory_gib": 5.0, "gpu_power_w": 100.5}
-    found = of_all([SAMPLE, second])
-    assert found == {
+    columns = combine_gpus([SAMPLE, second])
+    assert columns == {
         "gpu_util_percent": 50.0,
         "gpu_memory_gib": 5.0,
         "gpu_power_w": 513.0,
@@ -99,22 +99,22 @@ def test_of_several_gpus_some_columns_are_of_all_together_and_some_of_each():
         "gpu1_util_percent": 13.0,
         "gpu1_memory_gib": 5.0,
     }
-    assert of_all([SAMPLE]) == SAMPLE
-    assert of_all([]) == {}
+    assert combine_gpus([SAMPLE]) == SAMPLE
+    assert combine_gpus([]) == {}
 
 
 def sampled(path, pid, monkeypatch):
-    """Rows of the file and the summary, from at least five samples."""
-    monkeypatch.setattr(telemetry, "EVERY_S", 0.01)
-    with Telemetry(path, lambda: [pid]) as watched:
+    """Return the rows of the file and the summary of at least five samples."""
+    monkeypatch.setattr(telemetry, "SAMPLE_INTERVAL_S", 0.01)
+    with TelemetrySampler(path, lambda: [pid]) as sampler:
         limit = time.monotonic() + 20
-        while len(watched._samples) < 5 and time.monotonic() < limit:
+        while len(sampler._samples) < 5 and time.monotonic() < limit:
             time.sleep(0.01)
     with path.open(newline="") as lines:
-        return list(csv.DictReader(lines)), watched.summary()
+        return list(csv.DictReader(lines)), sampler.summary()
 
 
-def test_samples_are_written_and_summed_up(tmp_path, monkeypatch, nvml_stub):
+def test_samples_are_written_and_summarized(tmp_path, monkeypatch, fake_nvml):
     rows, summary = sampled(tmp_path / "telemetry.csv", os.getpid(), monkeypatch)
     assert len(rows) >= 5
     each = [f"gpu{number}_{field}" for number in (0, 1) for field in ("util_percent", "memory_gib")]
@@ -136,22 +136,22 @@ def test_gpu_columns_are_empty_without_a_gpu(tmp_path, monkeypatch, no_gpu):
     assert not [key for key in summary if key.startswith("gpu")]
 
 
-def test_sampling_goes_on_after_the_trainer_has_gone(tmp_path, monkeypatch, no_gpu):
-    gone = subprocess.Popen(["true"])
-    while gone.returncode is None and not os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+def test_sampling_continues_after_the_trainer_has_ended(tmp_path, monkeypatch, no_gpu):
+    ended = subprocess.Popen(["true"])
+    while ended.returncode is None and not os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
         time.sleep(0.01)
-    with Telemetry(tmp_path / "first.csv", lambda: [gone.pid]) as watched:
-        gone.wait()
-        sample = watched._sample()
+    with TelemetrySampler(tmp_path / "first.csv", lambda: [ended.pid]) as sampler:
+        ended.wait()
+        sample = sampler._sample()
     assert sample["process_memory_gib"] == 0
     assert sample["host_memory_gib"] > 0
 
 
-def test_utilization_while_training_leaves_out_the_loading(tmp_path, nvml_stub):
-    watched = Telemetry(tmp_path / "telemetry.csv", lambda: [])
-    loading = watched._sample()
-    watched.phase = "backward"
-    nvml_stub.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=21))
-    watched._samples += [loading, watched._sample()]
-    assert watched.summary()[TRAINING] == 21
-    assert watched.summary()["gpu_util_percent_mean"] == 54
+def test_training_utilization_excludes_the_loading(tmp_path, fake_nvml):
+    sampler = TelemetrySampler(tmp_path / "telemetry.csv", lambda: [])
+    loading = sampler._sample()
+    sampler.phase = "backward"
+    fake_nvml.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=21))
+    sampler._samples += [loading, sampler._sample()]
+    assert sampler.summary()[TRAINING_UTILIZATION] == 21
+    assert sampler.summary()["gpu_util_percent_mean"] == 54

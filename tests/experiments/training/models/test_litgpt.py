@@ -22,13 +22,13 @@ def spec(**changes):
 
 
 @pytest.mark.parametrize("name", LITGPT)
-def test_a_model_of_full_size_has_the_parameters_of_the_published_one(name):
+def test_a_full_size_model_has_as_many_parameters_as_published(name):
     model = build_litgpt(spec(model=name, size="full"), META)
     assert sum(one.numel() for one in model.parameters()) == models()[name].parameters
 
 
 @pytest.mark.parametrize("name", LITGPT)
-def test_a_miniature_is_made_of_the_same_parts(name):
+def test_a_tiny_model_has_the_same_parts(name):
     full, tiny = (build_config(spec(model=name, size=size)) for size in ("full", "tiny"))
     for part in ("mlp_class_name", "norm_class_name", "bias", "rotary_percentage", "block_size", "parallel_residual"):
         assert getattr(tiny, part) == getattr(full, part)
@@ -71,7 +71,7 @@ def test_all_linear_layers_are_quantized_and_the_embedding_is_not():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"model": "blip2-opt-2.7b"}, r"^LitGPT: unknown model 'blip2-opt-2.7b'; allowed: tiny-llama-1.1b, open"),
         (
@@ -79,7 +79,7 @@ def test_all_linear_layers_are_quantized_and_the_embedding_is_not():
             r"^model 'my-llama': 'no-llama' is not a supported config name; allowed: the names in litgpt.config$",
         ),
         ({"lora": LORA}, r"^LitGPT's LoRA: unknown target 'q_proj'; allowed: query, key, value"),
-        ({"weights": "pretrained"}, r"^weights = 'pretrained': a miniature has none; allowed: random$"),
+        ({"weights": "pretrained"}, r"^weights = 'pretrained': a tiny model has none; allowed: random$"),
         ({"activation_checkpointing": True}, r"^activation_checkpointing = True: .* allowed: False$"),
         ({"save_model": True}, r"^save_model = True: .* allowed: False$"),
         ({"quantization": NF4}, r"^quantization: .* allowed: with lora$"),
@@ -89,6 +89,6 @@ def test_all_linear_layers_are_quantized_and_the_embedding_is_not():
         ),
     ],
 )
-def test_what_litgpt_does_not_build_is_refused(changes, says):
-    with pytest.raises(InputError, match=says):
+def test_models_that_litgpt_cannot_build_are_rejected(changes, message):
+    with pytest.raises(InputError, match=message):
         build_config(spec(**changes))

@@ -6,10 +6,10 @@ from experiments.errors import InputError
 from experiments.suites.models import Model, models
 from experiments.suites.settings import Quantization
 from experiments.training import models as built
-from experiments.training.data.captions import SyntheticCaptions
-from experiments.training.data.collate import build_preparation
-from experiments.training.models import build_model
+from experiments.training.data.captions import SyntheticCaptionDataset
+from experiments.training.data.collate import build_caption_collator
 from experiments.training.models.architecture import build_config
+from experiments.training.models.build import build_model
 from experiments.training.models.weights import build_random, load_pretrained
 from tests.support.trainings import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5, spec
 
@@ -27,10 +27,10 @@ def linear_layers(model):
 
 
 def batches(name, given):
-    """The same captions with two sets of images, as tensors of the model."""
+    """Return two batches of the same captions with different images."""
     config = build_config(models()[name], "tiny")
-    captions = SyntheticCaptions(4, config.vision_config.image_size, seed=0)
-    preparation = build_preparation(spec(model=name, input=given), config, captions.texts)
+    captions = SyntheticCaptionDataset(4, config.vision_config.image_size, seed=0)
+    preparation = build_caption_collator(spec(model=name, input=given), config, captions.texts)
     first = preparation([captions[0], captions[1]])
     other = preparation([(captions[2][0], captions.texts[0]), (captions[3][0], captions.texts[1])])
     return first, other
@@ -38,7 +38,7 @@ def batches(name, given):
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_random_weights_are_all_there_in_one_type(name, dtype):
+def test_all_random_weights_have_one_type(name, dtype):
     model = tiny(name, dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cpu"}
@@ -47,7 +47,7 @@ def test_random_weights_are_all_there_in_one_type(name, dtype):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_norms_are_one_biases_zero_and_the_rest_is_random(name):
+def test_norms_are_one_biases_zero_and_others_random(name):
     for path, parameter in tiny(name).named_parameters():
         if parameter.dim() > 1:
             assert parameter.std().item() == pytest.approx(0.02, rel=4 / parameter.numel() ** 0.5), path
@@ -55,7 +55,7 @@ def test_norms_are_one_biases_zero_and_the_rest_is_random(name):
             assert (parameter == (0 if path.endswith("bias") else 1)).all(), path
 
 
-def test_opt_has_one_matrix_for_head_and_embedding_and_t5_has_two():
+def test_opt_ties_head_and_embedding_and_t5_does_not():
     opt, t5 = tiny(OPT).language_model, tiny(T5).language_model
     assert opt.lm_head.weight is opt.get_input_embeddings().weight
     assert t5.lm_head.weight is not t5.get_input_embeddings().weight
@@ -76,7 +76,7 @@ def test_the_image_reaches_the_loss_only_through_its_placeholders(name, given, s
     assert model.language_model.get_input_embeddings().weight.grad.any()
 
 
-def test_only_what_transformers_quantizes_is_quantized():
+def test_the_same_layers_are_quantized_as_by_transformers():
     opt = linear_layers(tiny(OPT, quantization=Quantization(kind="nf4")))
     t5 = linear_layers(tiny(T5, quantization=Quantization(kind="nf4")))
     for layers in (opt, t5):
@@ -91,21 +91,21 @@ def test_only_what_transformers_quantizes_is_quantized():
 
 
 def test_quantized_weights_are_packed_two_to_a_byte():
-    packed = tiny(OPT, quantization=Quantization(kind="nf4")).get_parameter("language_projection.weight")
-    assert (packed.dtype, packed.numel()) == (torch.uint8, 32 * 32 // 2)
-    assert not packed.requires_grad
-    assert packed.quant_state.quant_type == "nf4"
+    pack_files = tiny(OPT, quantization=Quantization(kind="nf4")).get_parameter("language_projection.weight")
+    assert (pack_files.dtype, pack_files.numel()) == (torch.uint8, 32 * 32 // 2)
+    assert not pack_files.requires_grad
+    assert pack_files.quant_state.quant_type == "nf4"
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_double_quantization_is_as_the_recipe_says(nested):
+def test_double_quantization_follows_the_settings(nested):
     model = tiny(OPT, quantization=Quantization(kind="nf4", double_quantization=nested))
     assert model.get_parameter("language_projection.weight").quant_state.nested == nested
 
 
 @pytest.mark.parametrize(("name", "lora"), [(OPT, LORA), (T5, LORA_T5)])
 @pytest.mark.parametrize("quantization", [None, NF4])
-def test_only_adapters_are_trained_in_32_bit_on_the_layers_named(name, lora, quantization):
+def test_only_32_bit_adapters_on_the_named_layers_are_trained(name, lora, quantization):
     model = build_model(spec(model=name, lora=lora, quantization=quantization), CPU)
     trained = {path: parameter for path, parameter in model.named_parameters() if parameter.requires_grad}
     assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
@@ -124,15 +124,15 @@ def test_a_model_is_built_in_the_row_s_precision_and_mode():
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def saved(request, tmp_path_factory):
-    """A model, and the facts of one that is published in the folder that its weights were saved to."""
+    """A model, and a base model whose published weights are in the folder that it was saved to."""
     model, folder = tiny(request.param), tmp_path_factory.mktemp("weights")
     model.save_pretrained(folder)
     return model, models()[request.param].model_copy(update={"hub": str(folder)})
 
 
-def test_saved_weights_are_loaded_as_they_are(saved):
-    model, facts = saved
-    loaded = load_pretrained(facts, "tiny", torch.float32, None, CPU)
+def test_saved_weights_are_loaded_unchanged(saved):
+    model, base_model = saved
+    loaded = load_pretrained(base_model, "tiny", torch.float32, None, CPU)
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
@@ -140,17 +140,17 @@ def test_saved_weights_are_loaded_as_they_are(saved):
 
 
 def test_random_weights_have_the_layers_and_types_of_loaded_ones(saved):
-    _, facts = saved
+    _, base_model = saved
     quantization = Quantization(kind="nf4")
-    loaded = load_pretrained(facts, "tiny", torch.bfloat16, quantization, CPU)
-    made = build_random(facts, "tiny", torch.bfloat16, quantization, CPU)
+    loaded = load_pretrained(base_model, "tiny", torch.bfloat16, quantization, CPU)
+    made = build_random(base_model, "tiny", torch.bfloat16, quantization, CPU)
     assert linear_layers(made) == linear_layers(loaded)
     for path, parameter in loaded.named_parameters():
-        twin = made.get_parameter(path)
-        assert (twin.dtype, twin.shape) == (parameter.dtype, parameter.shape), path
+        random_parameter = made.get_parameter(path)
+        assert (random_parameter.dtype, random_parameter.shape) == (parameter.dtype, parameter.shape), path
 
 
-def test_pretrained_rows_load_the_model_s_own_name_on_the_hub(monkeypatch):
+def test_pretrained_rows_load_the_model_s_repository(monkeypatch):
     asked = []
     monkeypatch.setattr(built, "load_pretrained", lambda *choices: asked.append(choices) or tiny(OPT))
     build_model(spec(weights="pretrained", precision="bf16-true"), CPU)
@@ -158,7 +158,7 @@ def test_pretrained_rows_load_the_model_s_own_name_on_the_hub(monkeypatch):
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_weights_that_are_not_there_are_refused_in_one_line(tmp_path, made):
+def test_missing_weights_are_rejected_in_one_line(tmp_path, made):
     folder = tmp_path / "weights"
     if made:
         folder.mkdir()
@@ -166,7 +166,7 @@ def test_weights_that_are_not_there_are_refused_in_one_line(tmp_path, made):
         load_pretrained(models()[OPT].model_copy(update={"hub": str(folder)}), "tiny", torch.float32, None, CPU)
 
 
-BLIP2_WHOLE = {
+BLIP2_CUSTOM = {
     "model_type": "blip-2",
     "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
     "qformer_config": {
@@ -179,7 +179,7 @@ BLIP2_WHOLE = {
     "text_config": {"model_type": "t5", "d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 1, "num_heads": 4},
 }
 DECODER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 64}
-WHOLE = {
+CUSTOM = {
     "GemmaForCausalLM": {"model_type": "gemma", "intermediate_size": 64, "head_dim": 8, **DECODER},
     "MistralForCausalLM": {"model_type": "mistral", "intermediate_size": 64, "num_key_value_heads": 2, **DECODER},
     "MT5ForConditionalGeneration": {
@@ -203,19 +203,19 @@ WHOLE = {
         "decoder_ffn_dim": 64,
         "vocab_size": 64,
     },
-    "Blip2ForConditionalGeneration": BLIP2_WHOLE,
+    "Blip2ForConditionalGeneration": BLIP2_CUSTOM,
 }
 SHARED_HEAD = {"GemmaForCausalLM", "BartForConditionalGeneration", "Blip2ForConditionalGeneration"}
 
 
-def whole(architecture):
-    """A row about a model that models.yaml does not have."""
+def custom(architecture):
+    """Return a row with a custom model, not in models.yaml."""
     return spec(own=Model(family="transformers", architecture=architecture), model="anything", size="full")
 
 
-@pytest.mark.parametrize("kind", WHOLE)
-def test_a_model_given_whole_is_built_as_transformers_trains_it(kind):
-    model = build_model(whole(WHOLE[kind]), CPU)
+@pytest.mark.parametrize("kind", CUSTOM)
+def test_a_custom_model_is_built_as_transformers_trains_it(kind):
+    model = build_model(custom(CUSTOM[kind]), CPU)
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert type(model).__name__ == kind
     assert (head is embedding) == (kind in SHARED_HEAD)
@@ -224,11 +224,11 @@ def test_a_model_given_whole_is_built_as_transformers_trains_it(kind):
     assert not model.config.use_cache
 
 
-def test_the_untied_head_of_t5_leaves_its_embeddings_shared():
-    model = build_model(whole(WHOLE["MT5ForConditionalGeneration"]), CPU)
+def test_an_untied_t5_head_leaves_the_embeddings_shared():
+    model = build_model(custom(CUSTOM["MT5ForConditionalGeneration"]), CPU)
     assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight is model.shared.weight
-    text = BLIP2_WHOLE["text_config"] | {"tie_word_embeddings": False}
-    t5 = build_model(whole(BLIP2_WHOLE | {"text_config": text}), CPU).language_model
+    text = BLIP2_CUSTOM["text_config"] | {"tie_word_embeddings": False}
+    t5 = build_model(custom(BLIP2_CUSTOM | {"text_config": text}), CPU).language_model
     assert t5.lm_head.weight is not t5.shared.weight
     assert t5.encoder.embed_tokens.weight is t5.decoder.embed_tokens.weight is t5.shared.weight
 
@@ -240,25 +240,25 @@ def test_the_untied_head_of_t5_leaves_its_embeddings_shared():
             {"model_type": "lama"},
             r"^model_type = 'lama': .* this configuration \(Unrecognized model identifier: lama\)$",
         ),
-        ({"model_type": "llama", "hidden_size": "x"}, r"^model_type = 'llama': transformers does not take .*hidden_si"),
-        ({"model_type": "llama", "hidden_size": 7, "num_attention_heads": 2}, r"transformers does not take this conf"),
+        ({"model_type": "llama", "hidden_size": "x"}, r"^model_type = 'llama': transformers rejects .*hidden_si"),
+        ({"model_type": "llama", "hidden_size": 7, "num_attention_heads": 2}, r"transformers rejects this conf"),
         (
             {"model_type": "vit"},
             "^model_type = 'vit': transformers has no model with a language head for it; allowed: ",
         ),
     ],
 )
-def test_an_architecture_that_cannot_be_built_is_refused_in_one_line(architecture, words):
-    with pytest.raises(InputError, match=words) as refused:
-        build_model(whole(architecture), CPU)
-    assert "\n" not in str(refused.value)
+def test_an_invalid_architecture_is_rejected_in_one_line(architecture, words):
+    with pytest.raises(InputError, match=words) as rejected:
+        build_model(custom(architecture), CPU)
+    assert "\n" not in str(rejected.value)
 
 
-def test_a_model_given_whole_has_neither_a_miniature_nor_published_weights():
-    given = whole(WHOLE["GemmaForCausalLM"])
-    with pytest.raises(InputError, match=r"^size = 'tiny': only the models of models\.yaml have a miniature"):
+def test_a_custom_model_has_neither_a_tiny_version_nor_published_weights():
+    given = custom(CUSTOM["GemmaForCausalLM"])
+    with pytest.raises(InputError, match=r"^size = 'tiny': only the models of models\.yaml have a tiny version"):
         build_model(given.model_copy(update={"size": "tiny"}), CPU)
-    with pytest.raises(InputError, match=r"^weights = 'pretrained': no published weights are known of this model"):
+    with pytest.raises(InputError, match=r"^weights = 'pretrained': this model has no known published weights"):
         build_model(given.model_copy(update={"weights": "pretrained"}), CPU)
 
 
@@ -274,7 +274,7 @@ def test_adapters_on_all_linear_layers_leave_out_the_head(name, quantization):
 
 
 @pytest.mark.parametrize(("name", "layers"), [(GPT_NEO, "c_fc, c_proj"), (T5, "dense, ")])
-def test_layers_that_the_model_does_not_have_are_refused_by_name(name, layers):
+def test_missing_layers_are_rejected_by_name(name, layers):
     with pytest.raises(InputError, match=rf"^unknown layer for adapters 'nope'; allowed: .*{layers}.*, all-linear$"):
         build_model(spec(model=name, lora=LORA | {"targets": ["c_fc" if name == GPT_NEO else "q", "nope"]}), CPU)
 
@@ -286,7 +286,7 @@ LINEAR = {
 
 
 @pytest.mark.parametrize("name", [LLAMA, GPT_NEO])
-def test_what_stays_unquantized_is_32_bit_and_checkpointed_as_peft_prescribes(name):
+def test_unquantized_weights_are_32_bit_and_checkpointed_as_peft_requires(name):
     model = build_model(spec(model=name, precision="bf16-true", lora=LORA, quantization=NF4), CPU)
     plain = [parameter for parameter in model.parameters() if type(parameter).__name__ != "Params4bit"]
     assert {parameter.dtype for parameter in plain} == {torch.float32}

@@ -11,7 +11,7 @@ from tests.support.trainings import spec
 
 
 class FakeCpuAdam(torch.optim.SGD):
-    """A stub of DeepSpeed's CPU Adam, which has to be compiled: keeps the options it was given."""
+    """Fake of DeepSpeed's CPU Adam, which would need a compiler; stores its options."""
 
     def __init__(self, parameters, lr, **options):
         super().__init__(parameters, lr=lr)
@@ -27,7 +27,7 @@ def parameters():
     ("name", "kind"),
     [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD), ("adam_8bit", bitsandbytes.optim.Adam8bit)],
 )
-def test_a_named_optimizer_holds_what_is_trained_and_no_state_yet(name, kind, parameters):
+def test_an_optimizer_has_the_trainable_parameters_and_no_state_yet(name, kind, parameters):
     optimizer = build_optimizer(spec(optimizer=name, lr=0.25).settings, iter(parameters))
     assert type(optimizer) is kind
     assert [group["lr"] for group in optimizer.param_groups] == [0.25]
@@ -35,7 +35,7 @@ def test_a_named_optimizer_holds_what_is_trained_and_no_state_yet(name, kind, pa
     assert not optimizer.state
 
 
-def test_options_are_passed_on_where_the_recipe_states_them(parameters):
+def test_only_stated_options_are_passed_to_the_optimizer(parameters):
     stated = spec(optimizer="adamw", weight_decay=0.0, betas=(0.8, 0.7)).settings
     options = build_optimizer(stated, parameters).param_groups[0]
     assert (options["weight_decay"], tuple(options["betas"])) == (0.0, (0.8, 0.7))
@@ -43,7 +43,7 @@ def test_options_are_passed_on_where_the_recipe_states_them(parameters):
     assert left_out.defaults == torch.optim.AdamW(parameters, lr=1e-4).defaults
 
 
-def test_the_offloaded_optimizer_is_that_of_deepspeed(parameters, monkeypatch):
+def test_the_offloaded_optimizer_is_deepspeed_s(parameters, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed.ops.adam", SimpleNamespace(DeepSpeedCPUAdam=FakeCpuAdam))
     optimizer = build_optimizer(spec(optimizer="deepspeed_cpu", weight_decay=0.5).settings, parameters)
     assert isinstance(optimizer, FakeCpuAdam)

@@ -1,4 +1,4 @@
-"""Published weights in LitGPT's engines: a small LLaMA that transformers saves, under a name that LitGPT learns."""
+"""Published weights in LitGPT's engines: a small LLaMA saved by transformers and registered with LitGPT."""
 
 import multiprocessing
 import os
@@ -14,9 +14,9 @@ from experiments.errors import InputError
 from experiments.inputs.requirements import Need
 from experiments.suites.models import models
 from experiments.training import rank
-from experiments.training.data.fetch_hub import bring
+from experiments.training.data import litgpt_checkpoint
+from experiments.training.data.fetch_hub import fetch_need
 from experiments.training.measure.probe import Probe
-from experiments.training.models import litgpt_checkpoint
 from experiments.training.models.litgpt import TARGETS
 from tests.support.fake_hub import COMMIT
 from tests.support.trainings import LLAMA, LORA, spec
@@ -29,7 +29,7 @@ ADAPTED = LORA | {"targets": list(TARGETS)}
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """The model that transformers saved; LitGPT knows its sizes."""
+    """A model saved by transformers, with its sizes registered in LitGPT."""
     known = litgpt_config.name_to_config[models()[LLAMA].litgpt]
     monkeypatch.setitem(litgpt_config.name_to_config, NAME, known | SIZES | {"name": NAME, "padded_vocab_size": 100})
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
@@ -51,62 +51,62 @@ def published(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def facts(published, tmp_path):
+def base_model(published, tmp_path):
     return models()[LLAMA].model_copy(update={"hub": str(tmp_path / "published"), "litgpt": NAME})
 
 
 @pytest.fixture
-def watched(monkeypatch):
-    """The models that the probe was shown, each with its first logits."""
-    seen = []
+def first_logits(monkeypatch):
+    """The first logits of each model that the probe watches."""
+    logits = []
     watch = Probe.watch
 
-    def shown(probe, model, optimizers):
+    def watch_logits(probe, model, optimizers):
         with torch.inference_mode():
-            seen.append(model(torch.arange(20)[None]).float())
+            logits.append(model(torch.arange(20)[None]).float())
         watch(probe, model, optimizers)
 
-    monkeypatch.setattr(Probe, "watch", shown)
-    return seen
+    monkeypatch.setattr(Probe, "watch", watch_logits)
+    return logits
 
 
-def row(facts, engine, **changes):
+def row(base_model, engine, **changes):
     settings = {"engine": engine, "dataset": "constant", "max_length": 24, "warmup_steps": 1, "train_samples": 4}
-    return spec(own=facts, size="full", weights="pretrained", **settings | changes)
+    return spec(own=base_model, size="full", weights="pretrained", **settings | changes)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("lora", [None, ADAPTED])
-def test_a_row_begins_with_the_published_weights(published, facts, watched, tmp_path, engine, lora):
-    measured = rank.run(row(facts, engine, lora=lora), tmp_path)
+def test_a_row_starts_with_the_published_weights(published, base_model, first_logits, tmp_path, engine, lora):
+    measured = rank.run_rank(row(base_model, engine, lora=lora), tmp_path)
     assert measured.reason.startswith("fits")
     with torch.inference_mode():
         expected = published(torch.arange(20)[None]).logits
-    assert torch.allclose(watched[0], expected, atol=1e-4)
+    assert torch.allclose(first_logits[0], expected, atol=1e-4)
     assert expected.std() > 0.01
 
 
-def test_weights_of_a_folder_have_no_version_and_those_of_the_hub_do(facts, web, tmp_path):
-    assert litgpt_checkpoint.litgpt_checkpoint(facts).commit is None
+def test_only_weights_from_the_hub_have_a_commit(base_model, web, tmp_path):
+    assert litgpt_checkpoint.litgpt_checkpoint(base_model).commit is None
     web.repos["models/team/small"] = tmp_path / "published"
-    on_hub = facts.model_copy(update={"hub": "team/small"})
+    on_hub = base_model.model_copy(update={"hub": "team/small"})
     for engine in ENGINES:
-        assert rank.run(row(on_hub, engine), tmp_path).weights_commit == COMMIT
-    assert web.asked["model.safetensors"] == 1
+        assert rank.run_rank(row(on_hub, engine), tmp_path).weights_commit == COMMIT
+    assert web.downloads["model.safetensors"] == 1
     assert {path.name for path in (tmp_path / "cache" / "litgpt").glob(f"*-{COMMIT}")} == {f"{NAME}-{COMMIT}"}
 
 
-def test_a_row_reads_what_was_converted_before_it_when_the_hub_is_gone(facts, web, tmp_path, monkeypatch):
+def test_a_converted_checkpoint_is_used_without_the_hub(base_model, web, tmp_path, monkeypatch):
     web.repos["models/team/small"] = tmp_path / "published"
-    *_, kept = bring(Need(kind="weights", name="team/small", litgpt=NAME))
+    *_, checkpoint = fetch_need(Need(kind="weights", name="team/small", litgpt=NAME))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(litgpt_checkpoint, "convert_hf_checkpoint", None)
-    on_hub = facts.model_copy(update={"hub": "team/small"})
-    assert litgpt_checkpoint.litgpt_checkpoint(on_hub).folder == kept
-    assert rank.run(row(on_hub, "litgpt"), tmp_path).weights_commit == COMMIT
+    on_hub = base_model.model_copy(update={"hub": "team/small"})
+    assert litgpt_checkpoint.litgpt_checkpoint(on_hub).folder == checkpoint
+    assert rank.run_rank(row(on_hub, "litgpt"), tmp_path).weights_commit == COMMIT
 
 
-def test_weights_are_converted_once_and_anew_when_they_change(facts, monkeypatch, tmp_path):
+def test_weights_are_converted_once_and_again_after_a_change(base_model, monkeypatch, tmp_path):
     converted = []
     convert = litgpt_checkpoint.convert_hf_checkpoint
     monkeypatch.setattr(
@@ -114,35 +114,37 @@ def test_weights_are_converted_once_and_anew_when_they_change(facts, monkeypatch
         "convert_hf_checkpoint",
         lambda *given, **named: converted.append(1) or convert(*given, **named),
     )
-    first, again = (litgpt_checkpoint.litgpt_checkpoint(facts) for _ in range(2))
+    first, again = (litgpt_checkpoint.litgpt_checkpoint(base_model) for _ in range(2))
     assert (first, len(converted)) == (again, 1)
     os.utime(tmp_path / "published" / "model.safetensors", ns=(0, 0))
-    assert litgpt_checkpoint.litgpt_checkpoint(facts) != first
+    assert litgpt_checkpoint.litgpt_checkpoint(base_model) != first
     assert len(converted) == 2
 
 
-def test_a_conversion_that_was_killed_is_not_taken_for_a_finished_one(facts, monkeypatch):
+def test_a_killed_conversion_is_repeated(base_model, monkeypatch):
     def die(folder, model_name):
         (folder / litgpt_checkpoint.WEIGHTS).touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patched:
         patched.setattr(litgpt_checkpoint, "convert_hf_checkpoint", die)
-        killed = multiprocessing.get_context("fork").Process(target=litgpt_checkpoint.litgpt_checkpoint, args=(facts,))
+        killed = multiprocessing.get_context("fork").Process(
+            target=litgpt_checkpoint.litgpt_checkpoint, args=(base_model,)
+        )
         killed.start()
         killed.join()
     assert killed.exitcode == -signal.SIGKILL
-    found = litgpt_checkpoint.litgpt_checkpoint(facts).folder
-    assert (found / litgpt_checkpoint.WEIGHTS).stat().st_size > 0
+    checkpoint = litgpt_checkpoint.litgpt_checkpoint(base_model).folder
+    assert (checkpoint / litgpt_checkpoint.WEIGHTS).stat().st_size > 0
 
 
-def test_weights_that_do_not_convert_are_refused_and_leave_nothing(facts, tmp_path):
+def test_weights_that_cannot_be_converted_are_rejected_and_leave_nothing(base_model, tmp_path):
     (tmp_path / "published" / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"published: LitGPT cannot convert these weights to small-llama \(Expected"):
-        litgpt_checkpoint.litgpt_checkpoint(facts)
+        litgpt_checkpoint.litgpt_checkpoint(base_model)
     assert [path.suffix for path in (tmp_path / "cache" / "litgpt").iterdir()] == [".lock"]
 
 
-def test_weights_that_cannot_be_fetched_are_refused(facts, web):
+def test_weights_that_cannot_be_downloaded_are_rejected(base_model, web):
     with pytest.raises(InputError, match=r"^the weights of 'a/b' cannot be loaded \(404 .*\); weights=random"):
-        litgpt_checkpoint.litgpt_checkpoint(facts.model_copy(update={"hub": "a/b"}))
+        litgpt_checkpoint.litgpt_checkpoint(base_model.model_copy(update={"hub": "a/b"}))

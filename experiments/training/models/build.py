@@ -1,0 +1,47 @@
+"""Build the model of a row from transformers: pretrained or random weights, quantization, LoRA adapters."""
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from experiments.errors import unknown
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Lora, Quantization
+from experiments.training.models.weights import build_random, load_pretrained
+
+DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "bf16-mixed": torch.float32}
+
+
+def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
+    """Return the row's model on ``device`` in training mode, with its quantization, adapters and checkpointing."""
+    settings, dtype = spec.settings, DTYPES[spec.settings.precision]
+    build = load_pretrained if spec.weights == "pretrained" else build_random
+    model = build(spec.base_model, spec.size, dtype, settings.quantization, device)
+    model.config.use_cache = False
+    if settings.activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    adapted: nn.Module = add_adapters(model, settings.lora, settings.quantization) if settings.lora else model
+    return adapted.train()
+
+
+def add_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization | None) -> PeftModel:
+    """Return ``model`` frozen, with trainable low-rank adapters; a quantized model is prepared as peft requires.
+
+    Raises InputError if a target names no layer of the model.
+    """
+    _reject_missing_layers(lora, model)
+    if quantization:
+        model = prepare_model_for_kbit_training(model)
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none")
+    return get_peft_model(model, config)
+
+
+def _reject_missing_layers(lora: Lora, model: PreTrainedModel) -> None:
+    linear = {path.rpartition(".")[2] for path, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    layers = {path.rpartition(".")[2] for path, _ in model.named_modules()}
+    for name in () if isinstance(lora.targets, str) else lora.targets:
+        if name.rpartition(".")[2] not in layers:
+            raise unknown("layer for adapters", name, (*sorted(linear), "all-linear"))
