@@ -10,7 +10,7 @@ ProvisionError
 ├── NoCredentials       no account is configured, or keystone refuses it
 ├── NotOurs             a lease of that name is there that this program did not make
 ├── HeldOtherwise       a lease of that name is held with other hosts than are asked for
-├── BadLedger           the ledger cannot be read
+├── BadJournal          the ledger cannot be read
 └── SiteError           the site, not the person
     ├── Unreachable         a service does not answer, or with an error of its own; may pass
     ├── Refused             a service refuses what was asked

@@ -1,11 +1,14 @@
 """Machines, their calendars and what is wanted of them, as frozen data. Times are aware and in UTC."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+GIB = 1024**3
+"""Bytes of a GiB."""
 TAG = re.compile(r"llm-testbed-[0-9a-f]{12}")
 """The tag that every resource of a lease carries at its site."""
 
@@ -22,13 +25,21 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Node:
-    """One machine. description says what it is in words, without names or addresses; memory in GiB."""
+    """One machine. ``description`` contains neither its name nor its address; memory is in GiB."""
 
     description: str
     gpus: tuple[Gpu, ...]
     cpus: int
     host_memory_gib: float
     processor: str
+
+
+def described(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str) -> Node:
+    """Return a node with the description that its parts give."""
+    names = sorted({gpu.name for gpu in gpus})
+    counted = ", ".join(f"{sum(gpu.name == name for gpu in gpus)} x {name}" for name in names)
+    parts = [f"{cpus} cores of {processor}", f"{memory_gib:.0f} GiB of memory", counted or "no GPU"]
+    return Node(", ".join(parts), tuple(gpus), cpus, memory_gib, processor)
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,18 @@ from experiments.errors import InputError
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import Profile, profile_named
 from provision.configure.playbook import ImageVariant
-from provision.errors import SiteError
+from provision.errors import SiteError, UnknownSite
+from provision.hardware import local
 from provision.hardware.remote import node_over
 from provision.leasing.journal import ActiveLease, Journal, Operation
 from provision.leasing.request import OVER, find_lease
 from provision.models import Node
-from provision.sites.base import REGIONS, TESTBEDS, connect_to, site_named
+from provision.sites.base import REGIONS, TESTBEDS, connect_to
 from provision.ssh.login import SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
 from provision.ssh.ssh_shell import SshShell
 
-SLURM = "slurm"
+LOCAL, SLURM = "local", "slurm"
 PARTITION = "gpu"
 POLL_S = 1.0
 FOLDER: str = Profile.model_fields["folder"].default
@@ -65,7 +66,9 @@ def target_named(
         raise InputError(f"--versions {image_variant}: allowed on leased machines only (--site {', '.join(TESTBEDS)})")
     if site == SLURM:
         return _cluster(profile, account)
-    return Target(site_named(site).node())
+    if site != LOCAL:
+        raise UnknownSite(f"unknown site {site!r}; allowed: {', '.join((LOCAL, SLURM, *TESTBEDS))}")
+    return Target(local.this_machine())
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,9 @@
 """The device that a row runs on, and the limits that let a larger card stand in for a smaller one."""
 
 import os
-import shutil
-import subprocess
 from typing import Any
 
 import psutil
-import pynvml
 import torch
 
 from experiments.errors import InputError
@@ -16,7 +13,8 @@ from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Precision, Settings
 from experiments.system.files import GIB
-from provision.hardware import amd
+from provision.hardware import gpus
+from provision.hardware.local import processor_name
 
 SAME_CARD = 0.02
 
@@ -42,10 +40,10 @@ def open_device(spec: RowSpec) -> Device:
         memory_gib=total,
         card=card_of_device(facts.name),
         cap_gib=_cap(spec, total),
-        driver=_driver(),
+        driver=gpus.driver_version(),
         cuda=f"ROCm {torch.version.hip}" if torch.version.hip else torch.version.cuda,
         compute_capability=_architecture(facts),
-        topology=_topology(),
+        topology=gpus.topology(),
         **host,
     )
 
@@ -86,31 +84,6 @@ def _match_attention_kernels(kernels: Kernels, precision: Precision) -> None:
     torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn)
 
 
-def processor_name() -> str:
-    """The processor's model as the kernel names it."""
-    with open("/proc/cpuinfo") as lines:
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "processor"
-
-
 def _architecture(facts: Any) -> str:
     """As cards.yaml has it: 8.0, or gfx90a."""
     return str(facts.gcnArchName).partition(":")[0] if torch.version.hip else f"{facts.major}.{facts.minor}"
-
-
-def _driver() -> str:
-    if torch.version.hip:
-        return amd.driver()
-    pynvml.nvmlInit()
-    try:
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _topology() -> str | None:
-    """The links between GPUs as nvidia-smi draws them, or None without nvidia-smi."""
-    if not shutil.which("nvidia-smi"):
-        return None
-    drawn = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True)
-    return drawn.stdout.strip() or None

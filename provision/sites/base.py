@@ -5,20 +5,11 @@ from importlib import import_module
 from typing import Protocol
 
 from provision.errors import UnknownSite
-from provision.models import Address, Booking, Host, Lease, Node, Server, TaggedResource, TimeSlot, Volume
+from provision.models import Address, Booking, Host, Lease, Server, TaggedResource, TimeSlot, Volume
 
-SITES = {"local": "provision.hardware.local"}
 TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
 REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
 """How the names of their regions begin."""
-
-
-class Site(Protocol):
-    """What every module of SITES offers."""
-
-    def node(self) -> Node:
-        """The machine that rows run on; ProvisionError when there is none."""
-        ...
 
 
 class Testbed(Protocol):
@@ -115,13 +106,6 @@ class Testbed(Protocol):
     def attach_address(self, address: Address, server: Server) -> Address: ...
 
     def release_address(self, address: Address) -> None: ...
-
-
-def site_named(name: str) -> Site:
-    """The site of that name; UnknownSite lists the names there are."""
-    if name not in SITES:
-        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(SITES)}")
-    return import_module(SITES[name])
 
 
 def connect_to_all() -> list[Testbed]:

@@ -26,7 +26,7 @@ from openstack.config.cloud_region import CloudRegion
 
 from provision.availability.times import MINUTE
 from provision.errors import ExtensionRefused, NoAddress, NoCredentials, NotEnough, Refused, SiteError, Unreachable
-from provision.models import TAG, Address, Booking, Lease, Server, TaggedResource, TimeSlot
+from provision.models import GIB, TAG, Address, Booking, Lease, Server, TaggedResource, TimeSlot
 from provision.sites.records import address_of, by_id, lease_of, moment, server_of
 
 logging.getLogger("stevedore").setLevel(logging.CRITICAL)
@@ -41,7 +41,6 @@ FORBIDDEN = "ask the project's PI for the right, or the quota, to do this"
 BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
 NOT_THERE = 404
 
-GIB = 1024**3
 MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
 INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
 

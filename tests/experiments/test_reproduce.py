@@ -59,7 +59,7 @@ def reconciler(tmp_path):
 
 @pytest.fixture
 def stubs(monkeypatch, happened, reconciler):
-    """Each stage notes that it happened; leasing opens a holding, releasing closes it."""
+    """Each stage notes that it happened; leasing opens an active lease, releasing closes it."""
 
     def lease(site, reconciler, lease_request, watch):
         happened.append("lease")
@@ -71,7 +71,7 @@ def stubs(monkeypatch, happened, reconciler):
         reconciler.journal.write("closed", reconciler.journal.active_lease(name))
 
     monkeypatch.setattr(chain, "examine", lambda *_: happened.append("doctor") or [Check("account", True, "cc")])
-    monkeypatch.setattr(chain.leasing, "lease", lease)
+    monkeypatch.setattr(chain.lease, "lease", lease)
     monkeypatch.setattr(chain, "configure", lambda *_: happened.append("configure"))
     monkeypatch.setattr(chain, "run_suites", lambda suites, view: happened.append("run") or suites)
     monkeypatch.setattr(chain, "_release", release)
@@ -113,7 +113,7 @@ def test_what_is_held_for_something_else_is_not_released(problem, stubs, wanted,
         raise problem
 
     reconciler.journal.open("llm_cc", "CHI@UC")
-    monkeypatch.setattr(chain.leasing, "lease", refused)
+    monkeypatch.setattr(chain.lease, "lease", refused)
     with pytest.raises(type(problem)):
         reproduce(wanted(), reconciler, Said(), lambda slot: None)
     assert "release" not in happened
@@ -130,7 +130,7 @@ def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stub
 
 def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(
-        chain.leasing, "plan", lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"]
+        chain.lease, "plan", lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"]
     )
     lines = chain.plan(wanted(), reconciler)
     assert [line.partition(":")[0] for line in lines] == ["blazar", "ansible", "slurm on llm_cc", "release llm_cc"]
@@ -179,7 +179,7 @@ def test_the_variant_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch)
 
     site = SimpleNamespace(name="CHI@UC", user=lambda: "cc")
     monkeypatch.setattr(reproduce_cli, "connect_to", lambda name: site)
-    monkeypatch.setattr(reproduce_cli, "new_desk", lambda: None)
+    monkeypatch.setattr(reproduce_cli, "new_reconciler", lambda: None)
     monkeypatch.setattr(reproduce_cli, "stop_as_interrupt", lambda: None)
     monkeypatch.setattr(chain, "reproduce", noted)
     (tmp_path / "key").touch()

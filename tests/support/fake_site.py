@@ -72,7 +72,7 @@ class FakeSite:
         ids = tuple(host.id for host in slot.hosts)
         number = next(self._numbers)
         resources = tuple(f"reservation-{number}-{id}" for id in ids)
-        more = {"hosts": ids, "mark": tag, "created": f"{number:03}", "fault": self.fault}
+        more = {"hosts": ids, "tag": tag, "created": f"{number:03}", "fault": self.fault}
         self.held.append(Lease(f"lease-{number}", name, self.lease_status, slot.start, slot.end, resources, **more))
         return self.held[-1]
 

@@ -157,7 +157,7 @@ def test_a_gpu_is_known_by_whole_words():
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("requirements", "message"),
     [
         (
             Requirements(HOUR, node_type="gpu_a100"),

@@ -63,7 +63,7 @@ def test_watching_ends_at_the_site_where_a_node_becomes_free_first(reconciler, s
 
 
 @pytest.mark.parametrize(
-    ("wish", "line"),
+    ("requirements", "line"),
     [
         ({"node_type": "gpu_v10"}, "unknown node type 'gpu_v10'; nearest: gpu_v100, gpu_a100"),
         ({"gpus": 8}, "no node has at least 8 GPUs; there are: gpu_a100 at CHI@UC .*; gpu_v100 at CHI@TACC"),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from experiments.runners.targets import place_named
+from experiments.runners.targets import target_named
 from provision.errors import BootFailed, NotEnough
 from provision.hardware import local
 from provision.leasing import boot, release
@@ -68,12 +68,12 @@ def test_what_is_gone_is_deleted_without_complaint(any_site, reconciler, lease_r
 def test_every_site_has_a_machine_that_says_what_it_is(name, connected, reconciler, lease_request, sshd):
     if name in TESTBEDS:
         lease(connected(name), reconciler, lease_request(node_type=None))
-    place = place_named(name, None, None, reconciler.journal)
-    here = local.node()
-    assert (place.node.cpus, place.node.processor) == (here.cpus, here.processor)
-    assert place.node.host_memory_gib == pytest.approx(here.host_memory_gib, rel=0.01)
-    assert (place.cluster is None, place.ends_at is None) == ((True, True) if name == "local" else (False, False))
-    place.close()
+    target = target_named(name, None, None, reconciler.journal)
+    here = local.this_machine()
+    assert (target.node.cpus, target.node.processor) == (here.cpus, here.processor)
+    assert target.node.host_memory_gib == pytest.approx(here.host_memory_gib, rel=0.01)
+    assert (target.cluster is None, target.ends_at is None) == ((True, True) if name == "local" else (False, False))
+    target.close()
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)

@@ -13,10 +13,10 @@ from experiments.training.measure.telemetry import (
     GPU_FIELDS,
     TRAINING,
     Telemetry,
-    gpu_handles,
-    gpu_sample,
     of_all,
 )
+from provision.hardware import gpus
+from provision.hardware.nvidia import NvidiaGpu
 
 READINGS = {
     "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=87),
@@ -52,13 +52,13 @@ def no_gpu(monkeypatch):
 
 
 def test_a_gpu_is_read_in_the_units_of_the_columns(nvml_stub):
-    assert gpu_sample("GPU 0") == SAMPLE
+    assert NvidiaGpu("GPU 0").sample() == SAMPLE
 
 
 @pytest.mark.parametrize(("function", "field"), zip(READINGS, GPU_FIELDS, strict=True))
 def test_a_value_that_the_card_does_not_give_is_left_out(nvml_stub, function, field):
     nvml_stub.setattr(pynvml, function, refuse)
-    assert gpu_sample("GPU 0") == {key: value for key, value in SAMPLE.items() if key != field}
+    assert NvidiaGpu("GPU 0").sample() == {key: value for key, value in SAMPLE.items() if key != field}
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,14 @@ def test_a_value_that_the_card_does_not_give_is_left_out(nvml_stub, function, fi
 def test_the_visible_gpus_are_watched(nvml_stub, visible, handles):
     if visible is not None:
         nvml_stub.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpu_handles() == handles
+    assert gpus.handles() == [NvidiaGpu(handle) for handle in handles]
 
 
 def test_without_a_gpu_there_is_no_handle(nvml_stub):
     nvml_stub.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
-    assert gpu_handles() == []
+    assert gpus.handles() == []
     nvml_stub.setattr(pynvml, "nvmlInit", refuse)
-    assert gpu_handles() == []
+    assert gpus.handles() == []
 
 
 def test_of_several_gpus_some_columns_are_of_all_together_and_some_of_each():
