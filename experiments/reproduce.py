@@ -18,11 +18,11 @@ from experiments.runners.progress import View
 from provision.availability.matching import fitting
 from provision.availability.times import length_in_words
 from provision.configure.playbook import Setup, configure
-from provision.errors import HeldOtherwise, NotOurs
+from provision.errors import ForeignLease, LeaseMismatch
 from provision.leasing import lease, release
 from provision.leasing.doctor import examine
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import LeaseRequest, in_words
+from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose
 from provision.models import Gpu, Node
 from provision.sites.base import Testbed
@@ -99,7 +99,7 @@ def reproduce(wanted: Reproduction, reconciler: Reconciler, view: View, confirm:
             _predict(suites, view)
     if not held:
         with stages.stage("slots"):
-            slot = in_words(choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
+            slot = slot_in_words(choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
             view.says(slot)
         confirm(slot)
     try:
@@ -109,7 +109,7 @@ def reproduce(wanted: Reproduction, reconciler: Reconciler, view: View, confirm:
             configure(machines, wanted.setup, view.says)
         with stages.stage("run"):
             return list(run_suites(suites, view))
-    except (HeldOtherwise, NotOurs):
+    except (LeaseMismatch, ForeignLease):
         wanted = replace(wanted, keep=True)
         raise
     finally:
@@ -152,7 +152,7 @@ def _check(wanted: Reproduction, reconciler: Reconciler, view: View) -> None:
 
 def _foreseen_node(wanted: Reproduction, reconciler: Reconciler) -> Node:
     """What the machine will be, as far as the site tells before it is leased."""
-    host = fitting(reconciler.ask(wanted.site.hosts), wanted.lease_request.requirements)[0]
+    host = fitting(reconciler.query(wanted.site.hosts), wanted.lease_request.requirements)[0]
     gpus = tuple(Gpu(index, host.gpu_model, host.gpu_memory_gib, "") for index in range(host.gpus))
     return Node(f"a node {host.node_type} at {host.site}", gpus, 0, 0.0, "")
 

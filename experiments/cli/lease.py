@@ -29,7 +29,7 @@ from provision.leasing import release as releasing
 from provision.leasing import reserve
 from provision.leasing.journal import ActiveLease, Journal
 from provision.leasing.reconciler import Clock, Reconciler
-from provision.leasing.request import LeaseRequest, in_words
+from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.models import Requirements, TimeSlot
 from provision.sites.base import TESTBEDS, Testbed, connect_to, connect_to_all
 from provision.ssh.login import KeyPair, key_pair
@@ -149,7 +149,7 @@ def lease(
         return
     if not held:
         slot = partial(reserve.choose, connected, reconciler, requirements, lease_request.at_once)
-        confirm(yes, f"lease {lease_request.name}:", None if watch else lambda: in_words(slot()[0]))
+        confirm(yes, f"lease {lease_request.name}:", None if watch else lambda: slot_in_words(slot()[0]))
     stop_as_interrupt()
     with releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext():
         leased = leasing.lease(connected, reconciler, lease_request, wait=wait, watch=watch)
@@ -206,7 +206,7 @@ def release(name: Held = None, dry_run: DryRun = False, yes: Yes = False, as_jso
     reconciler = new_reconciler()
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to(active_lease.site)
-    there = reconciler.ask(lambda: releasing.remains(connected, active_lease))
+    there = reconciler.query(lambda: releasing.remaining(connected, active_lease))
     if dry_run:
         show_plan([f"delete {thing} at {active_lease.site}" for thing in there], as_json)
         return
@@ -280,7 +280,7 @@ def _show_calendar(
 ) -> None:
     now, there = reconciler.clock.now(), [slot for slot in found if slot.hosts[0].site == site.name]
     with suppress(NoSuchHost):
-        hosts, bookings = fitting(reconciler.ask(site.hosts), requirements), reconciler.ask(site.bookings)
+        hosts, bookings = fitting(reconciler.query(site.hosts), requirements), reconciler.query(site.bookings)
         Console().print(calendar(hosts, bookings, there, (now, now + timedelta(days=days)), zone))
 
 
@@ -322,7 +322,7 @@ def active_lease_named(reconciler: Reconciler, name: str | None) -> ActiveLease:
         return next(iter(active_leases.values()))
     if name is None:
         raise BadName(f"NAME: which one? held: {', '.join(sorted(active_leases)) or 'nothing'}")
-    return releasing.held(reconciler, name)
+    return releasing.get_active_lease(reconciler, name)
 
 
 def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None:

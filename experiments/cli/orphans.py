@@ -7,7 +7,7 @@ import typer
 from experiments.cli.lease import DryRun, Json, Site, Yes, confirm, new_reconciler, print_json
 from experiments.errors import InputError
 from provision.leasing import release
-from provision.leasing.orphans import Orphan, chosen, orphans
+from provision.leasing.leaked import LeakedResources, leaked_resources, selected
 from provision.sites.base import connect_to
 
 ELSEWHERE = "of another ledger of yours, as another computer's; deleted only by its name"
@@ -31,22 +31,24 @@ def orphans_command(
     if tags and not clean:
         raise InputError(f"MARK {tags[0]!r}: allowed with --clean only")
     connected, reconciler = connect_to(site), new_reconciler()
-    found = orphans(connected, reconciler)
-    doomed = chosen(found, tags or []) if clean else []
+    found = leaked_resources(connected, reconciler)
+    doomed = selected(found, tags or []) if clean else []
     if doomed and not dry_run:
-        confirm(yes, f"delete {', '.join(thing for orphan in doomed for thing in orphan.there)}")
+        confirm(yes, f"delete {', '.join(thing for orphan in doomed for thing in orphan.resources)}")
         for orphan in doomed:
-            release.clear(connected, reconciler, orphan.active_lease)
+            release.delete_resources(connected, reconciler, orphan.active_lease)
     names = [orphan.active_lease.tag for orphan in doomed]
     if as_json:
-        told = {one.active_lease.tag: {"there": one.there, "opened_here": one.opened_here} for one in found}
+        told = {one.active_lease.tag: {"there": one.resources, "opened_here": one.opened_here} for one in found}
         print_json({"orphans": told, "would delete" if dry_run else "deleted": names})
     else:
         print("\n".join([*map(_line, found), _outcome(names, dry_run)]) if found else "no orphans")
 
 
-def _line(orphan: Orphan) -> str:
-    return f"{orphan.active_lease.tag}: {', '.join(orphan.there)}" + ("" if orphan.opened_here else f" ({ELSEWHERE})")
+def _line(orphan: LeakedResources) -> str:
+    return f"{orphan.active_lease.tag}: {', '.join(orphan.resources)}" + (
+        "" if orphan.opened_here else f" ({ELSEWHERE})"
+    )
 
 
 def _outcome(tags: list[str], dry_run: bool) -> str:

@@ -17,7 +17,7 @@ from experiments.cli.lease import print_json
 from experiments.errors import InputError, unknown
 from experiments.system.files import CODE
 from provision.configure.playbook import ImageVariant
-from provision.errors import LineCut, NotReached
+from provision.errors import ConnectionDropped, NotReached
 from provision.sites.base import TESTBEDS
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
     while True:
         command = f"test -e {result} && echo ended || echo goes on; test ! -e {log} || tail -c +{begin + 1} {log}"
         more = bytearray()
-        with suppress(LineCut):
+        with suppress(ConnectionDropped):
             shell.stream(f"{command} | head -c {AT_A_TIME}", more.extend)
         state, _, text = bytes(more).partition(b"\n")
         sys.stdout.buffer.write(text)

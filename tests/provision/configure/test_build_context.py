@@ -1,4 +1,4 @@
-"""The build's context: the same files, the same bytes."""
+"""The build context: equal files give equal bytes."""
 
 import os
 import tarfile
@@ -39,9 +39,14 @@ def test_a_changed_file_changes_the_context(project: Path) -> None:
     assert packed(project) != first
 
 
-def test_bytecode_stays_at_home(project: Path) -> None:
+def test_bytecode_and_evidence_are_left_out(project: Path) -> None:
     (project / "experiments" / "__pycache__").mkdir()
     (project / "experiments" / "__pycache__" / "code.pyc").write_text("bytecode")
-    packed(project)
+    first = packed(project)
+    (project / "experiments" / "evidence" / "run").mkdir(parents=True)
+    (project / "experiments" / "evidence" / "run" / "result.json").write_text("{}")
+    assert packed(project) == first
     with tarfile.open(project.parent / "context.tar.gz") as tar:
-        assert not [name for name in tar.getnames() if "__pycache__" in name]
+        names = tar.getnames()
+    assert not [name for name in names if "__pycache__" in name or "evidence" in name]
+    assert "experiments/code.py" in names
