@@ -108,7 +108,7 @@ def test_a_driver_that_does_not_work_after_all_is_told_with_a_remedy(
     machine: Node, set_up: SetUp, having: Having
 ) -> None:
     having("broken")
-    with pytest.raises(ConfigureFailed, match=r"See that the driver works .*couldn't communicate .*dmesg"):
+    with pytest.raises(ConfigureFailed, match=r"Check that the driver works .*couldn't communicate .*dmesg"):
         set_up([machine], **wanting("bad-driver"))
 
 
