@@ -1,4 +1,4 @@
-"""The playbook on a real node: from bare to finished, again, and what goes wrong there."""
+"""The playbook on a real node: from bare to configured, a second run, and faults."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ PASSWORD = "not-to-be-seen"
 
 @pytest.fixture(scope="module")
 def finished(node: Node, set_up: SetUp) -> ConfiguredNode:
-    """The node is set up now."""
+    """Configure the node."""
     return set_up([node])
 
 
@@ -101,7 +101,7 @@ def test_too_little_space_is_told_before_anything_is_done(node: Node, set_up: Se
 
 @pytest.fixture
 def full(node: Node) -> Iterator[str]:
-    """A folder of the node with no space to speak of."""
+    """Create a tiny file system on the node."""
     node.run("mkdir", "-p", "/var/full")
     node.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/var/full")
     yield "/var/full"
@@ -118,7 +118,7 @@ def test_a_disk_that_fills_up_is_named_with_its_remedy(
 
 @pytest.fixture
 def other_installer(node: Node) -> Iterator[None]:
-    """Another program on the node that holds the lock of packages."""
+    """Hold the package manager's lock on the node."""
     lock = "file = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(file, fcntl.LOCK_EX)"
     hold = f"import fcntl, time; {lock}; time.sleep(600)"
     node.run("systemd-run", "--unit=installer", "python3", "-c", hold)

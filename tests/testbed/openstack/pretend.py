@@ -1,6 +1,6 @@
-"""The pretended hardware: nova's fake driver, whose nodes boot as slowly or badly as behaviour.json says.
+"""The fake hardware: nova's fake driver, with the boot times and failures of behaviour.json.
 
-nova knows it as pretend_ironic, since it treats drivers with "ironic" in their name as those of bare metal.
+Its name in nova is pretend_ironic, because nova treats drivers with "ironic" in their name as bare metal.
 """
 
 import json
@@ -15,7 +15,7 @@ FOLDER = Path()
 
 
 class Driver(fake.FakeDriver):
-    """Node names are UUIDs, as Ironic has them, so that a service started again on its database knows its nodes."""
+    """A driver whose node names are UUIDs, like Ironic's, so that a restarted service recognizes its nodes."""
 
     vcpus, memory_mb, local_gb = 160, 524_288, 2_000
 
