@@ -21,12 +21,12 @@ from experiments.runners.targets import expected_target
 from provision.availability.matching import fitting
 from provision.availability.times import length_in_words
 from provision.configure.playbook import Setup, configure
-from provision.errors import HeldOtherwise, NotOurs
+from provision.errors import ForeignLease, LeaseMismatch
 from provision.leasing import lease as leasing
 from provision.leasing import release as releasing
 from provision.leasing.doctor import examine
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import LeaseRequest, in_words
+from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose
 from provision.models import Gpu, Node
 from provision.sites.base import Testbed
@@ -104,7 +104,7 @@ def reproduce(
             _predict(runs, view)
     if not active:
         with stages.stage("slots"):
-            slot = in_words(choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
+            slot = slot_in_words(choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
             view.says(slot)
         confirm(slot)
     return _on_lease(reproduction, runs, reconciler, stages)
@@ -123,7 +123,7 @@ def _on_lease(
             configure(machines, reproduction.setup, view.says)
         with stages.stage("run"):
             return _run(runs, view)
-    except (HeldOtherwise, NotOurs):
+    except (LeaseMismatch, ForeignLease):
         release = False
         raise
     finally:
@@ -168,7 +168,7 @@ def _prepared(reproduction: Reproduction, reconciler: Reconciler) -> list[Prepar
 
 
 def _expected_node(reproduction: Reproduction, reconciler: Reconciler) -> Node:
-    host = fitting(reconciler.ask(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
+    host = fitting(reconciler.query(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
     gpus = tuple(Gpu(index, host.gpu_model, host.gpu_memory_gib, "") for index in range(host.gpus))
     return Node(f"a node {host.node_type} at {host.site}", gpus, 0, 0.0, "")
 

@@ -1,35 +1,36 @@
-"""What can go wrong with machines.
+"""The errors of this package.
 
 ProvisionError
 ├── UnknownSite         no site has that name
 ├── UnknownDevices      CUDA_VISIBLE_DEVICES names a GPU that the machine does not have
-├── NoSuchHost          no host has the type, name or hardware that is wanted
-├── BadTime             a length, a time, hours of the day or a zone that cannot be read or is not allowed
-├── BadName             a name that a site would not take, or that no kept lease has
-├── BadKey              an SSH key file that is not there or is no key
-├── NoCredentials       no account is configured, or keystone refuses it
-├── NotOurs             a lease of that name is there that this program did not make
-├── HeldOtherwise       a lease of that name is held with other hosts than are asked for
-├── BadLedger           the ledger cannot be read
-└── SiteError           the site, not the person
-    ├── Unreachable         a service does not answer, or with an error of its own; may pass
-    ├── Refused             a service refuses what was asked
-    ├── NotEnough           the hosts wanted are not free then; the message has the earliest that are
+├── NoSuchHost          no host has the requested type, name or hardware
+├── BadTime             a length, time, daily window or zone is malformed or not allowed
+├── BadName             a name that a site would reject, or that no active lease has
+├── BadKey              an SSH key file is missing or is not a key
+├── NoCredentials       no account is configured, or keystone rejects it
+├── ForeignLease        a lease of that name exists that the local journal does not know
+├── LeaseMismatch       the active lease of that name has other hosts than requested
+├── BadJournal          the journal is damaged or of another version
+├── CheckFailed         a preflight check found a problem; the message names the fix
+└── SiteError           a failure of the site, not of the user
+    ├── Unreachable         a service does not answer or has an internal error; often transient
+    ├── RequestRejected     a service rejects a request
+    ├── NotEnoughHosts      too few hosts are free at that time; the message names the earliest free slot
     ├── NoAddress           no floating IP is free
-    ├── ExtensionRefused    the lease cannot be made longer
-    ├── LeaseFailed         the lease ended in ERROR, or did not start
-    ├── LeaseGone           the lease is not there any more: deleted by others, or over
+    ├── ExtensionRejected   the lease cannot be extended
+    ├── LeaseFailed         the lease ended in ERROR or did not start
+    ├── LeaseGone           the lease was deleted by somebody else or is over
     ├── BootFailed          a server ended in ERROR or did not boot in time; the message has the site's reason
     ├── NotReached          a machine cannot be reached by SSH
-    │   ├── LoginRefused        it refuses the key
-    │   ├── BadHostKey          it shows another host key than the one that is kept, or one that nobody vouched for
-    │   └── LineCut             the line broke while a command ran; whether it did its work is not known
-    ├── CommandFailed       a command on a machine ended badly
-    ├── TimedOut            a command on a machine did not end in its time
-    ├── ConfigureFailed     setting a machine up failed; the message names machine, task and what it said
-    └── NotReleased         something is still there after it was released
+    │   ├── LoginRejected       it rejects the key
+    │   ├── BadHostKey          its host key is unknown or differs from the pinned one
+    │   └── ConnectionDropped   the connection dropped while a command ran; its outcome is unknown
+    ├── CommandFailed       a command on a machine failed
+    ├── TimedOut            a command on a machine exceeded its time limit
+    ├── ConfigureFailed     configuring a machine failed; the message names machine, task and output
+    └── NotReleased         resources remain after a release
 
-Every message is one line for a person. A SiteError ends a command with exit code 3, the others with 2.
+Every message is a single line. At the command line a SiteError gives exit code 3, every other error 2.
 """
 
 from collections.abc import Iterable
@@ -39,86 +40,83 @@ NEAREST = 3
 
 
 class ProvisionError(Exception):
-    """Base of everything that this package raises."""
+    """Base class of this package's errors."""
 
 
 class UnknownSite(ProvisionError):
-    """No site has that name; the message lists those there are."""
+    """No site has that name; the message lists the known ones."""
 
 
 class UnknownDevices(ProvisionError):
-    """CUDA_VISIBLE_DEVICES names a GPU that the machine does not have; the message lists those it has."""
+    """CUDA_VISIBLE_DEVICES names a GPU that the machine does not have; the message lists the installed ones."""
 
 
 class NoSuchHost(ProvisionError):
-    """No host has the type, name or hardware that is wanted; the message says what is nearest to it."""
+    """No host has the requested type, name or hardware; the message lists the nearest matches."""
 
 
 class BadTime(ProvisionError):
-    """A length, a time, hours of the day or a zone that cannot be read or is not allowed; the message says what is."""
-
-
-def nearest(value: str, names: Iterable[str]) -> str:
-    """The ``NEAREST`` names that are spelled most like ``value``, in one line; of a/b the part b counts as well."""
-    spelled = {key.casefold(): name for name in sorted(names) for key in (name.rpartition("/")[2], name)}
-    keys = get_close_matches(value.casefold(), spelled, n=2 * NEAREST, cutoff=0)
-    return ", ".join(list(dict.fromkeys(spelled[key] for key in keys))[:NEAREST])
+    """A length, time, daily window or zone is malformed or not allowed; the message says what is allowed."""
 
 
 class BadName(ProvisionError):
-    """A name that a site would not take, or that no kept lease has."""
+    """A name that a site would reject, or that no active lease has."""
 
 
 class BadKey(ProvisionError):
-    """An SSH key file that is not there or is no key."""
+    """An SSH key file is missing or is not a key."""
 
 
 class NoCredentials(ProvisionError):
-    """No account is configured, or keystone refuses it."""
+    """No account is configured, or keystone rejects it."""
 
 
-class NotOurs(ProvisionError):
-    """A lease of that name is there that this program did not make; it is left alone."""
+class ForeignLease(ProvisionError):
+    """A lease of that name exists that the local journal does not know; it is not touched."""
 
 
-class HeldOtherwise(ProvisionError):
-    """A lease of that name is held with other hosts than are asked for; it stays as it is."""
+class LeaseMismatch(ProvisionError):
+    """The active lease of that name has other hosts than requested; it is not touched."""
 
 
 class BadJournal(ProvisionError):
-    """The ledger cannot be read: not written by this version, or damaged."""
+    """The journal is damaged or was written by another version."""
+
+
+class CheckFailed(ProvisionError):
+    """A preflight check found a problem; the message names the fix."""
 
 
 class SiteError(ProvisionError):
-    """What the site would not or could not do."""
+    """A failure of the site, not of the user."""
 
 
 class Unreachable(SiteError):
-    """A service does not answer, or with an error of its own. Whether it did what was asked is not known."""
+    """A service does not answer or has an internal error. The outcome of the request is unknown."""
 
 
-class Refused(SiteError):
-    """A service refuses what was asked."""
+class RequestRejected(SiteError):
+    """A service rejects a request."""
 
 
-class NotEnough(SiteError):
-    """The hosts that are wanted are not free then."""
+class NotEnoughHosts(SiteError):
+    """Too few matching hosts are free at that time."""
 
 
 class NoAddress(SiteError):
-    """No floating IP is free, and none can be had."""
+    """No floating IP is free, and none can be allocated."""
 
 
-class ExtensionRefused(SiteError):
-    """The lease cannot be made longer."""
+class ExtensionRejected(SiteError):
+    """The lease cannot be extended."""
 
 
 class LeaseFailed(SiteError):
-    """The lease ended in ERROR, or did not start."""
+    """The lease ended in ERROR or did not start."""
 
 
 class LeaseGone(SiteError):
-    """The lease is not there any more: deleted by others, or over."""
+    """The lease was deleted by somebody else or is over."""
 
 
 class BootFailed(SiteError):
@@ -126,23 +124,23 @@ class BootFailed(SiteError):
 
 
 class NotReached(SiteError):
-    """A machine cannot be reached by SSH; may pass."""
+    """A machine cannot be reached by SSH; often transient."""
 
 
-class LoginRefused(NotReached):
-    """The machine refuses the key."""
+class LoginRejected(NotReached):
+    """The machine rejects the key."""
 
 
 class BadHostKey(NotReached):
-    """The machine shows another host key than the one that is kept, or one that nobody vouched for."""
+    """The machine's host key is unknown or differs from the pinned one."""
 
 
-class LineCut(NotReached):
-    """The line broke while a command ran. Whether it did its work is not known."""
+class ConnectionDropped(NotReached):
+    """The connection dropped while a command ran. The command's outcome is unknown."""
 
 
 class CommandFailed(SiteError):
-    """A command on a machine ended badly; ``code`` is its exit code."""
+    """A command on a machine failed; ``code`` is its exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -150,12 +148,19 @@ class CommandFailed(SiteError):
 
 
 class TimedOut(SiteError):
-    """A command on a machine did not end in its time, and was ended."""
+    """A command on a machine exceeded its time limit and was killed."""
 
 
 class ConfigureFailed(SiteError):
-    """Setting a machine up failed; the message names machine, task, what it said and what to do."""
+    """Configuring a machine failed; the message names machine, task, output and fix."""
 
 
 class NotReleased(SiteError):
-    """Something is still there after it was released."""
+    """Resources remain after a release."""
+
+
+def nearest(value: str, names: Iterable[str]) -> str:
+    """Return the ``NEAREST`` names most similar to ``value``, comma-separated; of a/b the part b is compared too."""
+    spelled = {key.casefold(): name for name in sorted(names) for key in (name.rpartition("/")[2], name)}
+    keys = get_close_matches(value.casefold(), spelled, n=2 * NEAREST, cutoff=0)
+    return ", ".join(list(dict.fromkeys(spelled[key] for key in keys))[:NEAREST])

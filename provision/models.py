@@ -1,20 +1,24 @@
-"""Machines, their calendars and what is wanted of them, as frozen data. Times are aware and in UTC."""
+"""Machines, calendars, requirements and site resources as frozen data. Times are timezone-aware and in UTC."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
-ImageVariant = Literal["current", "as-taught"]
-"""List of library versions that an image is built from (containers/*.txt)."""
+GIB = 1024**3
+"""Bytes of a GiB."""
 TAG = re.compile(r"llm-testbed-[0-9a-f]{12}")
 """The tag that every resource of a lease carries at its site."""
+
+ImageVariant = Literal["current", "as-taught"]
+"""The list of versions that an image is built from (containers/*.txt)."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as its driver describes it. memory_gib is what programs may have of it, in GiB (bytes / 1024**3)."""
+    """One GPU as its driver reports it. memory_gib: what programs can use, in GiB (bytes / 1024**3)."""
 
     index: int
     name: str
@@ -24,7 +28,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Node:
-    """One machine. description says what it is in words, without names or addresses; memory in GiB."""
+    """One machine. ``description`` contains neither its name nor its address; memory is in GiB."""
 
     description: str
     gpus: tuple[Gpu, ...]
@@ -33,13 +37,21 @@ class Node:
     processor: str
 
 
+def described(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str) -> Node:
+    """Return a node with the description that its parts give."""
+    names = sorted({gpu.name for gpu in gpus})
+    counted = ", ".join(f"{sum(gpu.name == name for gpu in gpus)} x {name}" for name in names)
+    parts = [f"{cpus} cores of {processor}", f"{memory_gib:.0f} GiB of memory", counted or "no GPU"]
+    return Node(", ".join(parts), tuple(gpus), cpus, memory_gib, processor)
+
+
 @dataclass(frozen=True)
 class Host:
-    """One machine that a site lets people reserve, as the site describes it; of a KVM flavor, one of its places.
+    """A reservable machine as its site describes it; at KVM, one place for a flavor on a hypervisor.
 
-    No two hosts of a site share an id. node_type is the flavor's name where flavor is set. gpu_model and
-    interconnect are the site's own words, '' where it has none; gpu_memory_gib is that of one GPU. su_per_hour: service
-    units that an hour costs, None where the site does not tell.
+    Ids are unique within a site. If ``flavor`` is set, node_type is the flavor's name. gpu_model and interconnect are
+    spelled as the site spells them, '' if not reported. gpu_memory_gib: of one GPU. su_per_hour: service units an hour,
+    None if the site does not report a price.
     """
 
     id: str
@@ -56,7 +68,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Booking:
-    """A host that somebody has reserved from start until end."""
+    """A host reserved by somebody from start until end."""
 
     host_id: str
     start: datetime
@@ -65,7 +77,7 @@ class Booking:
 
 @dataclass(frozen=True)
 class Hours:
-    """A part of the day by a zone's clocks: minutes after midnight; an end not after begin is the next day's."""
+    """A daily window in a zone's local time, in minutes after midnight; an end not after begin is on the next day."""
 
     begin: int
     end: int
@@ -74,14 +86,14 @@ class Hours:
 
 @dataclass(frozen=True)
 class Requirements:
-    """What is wanted: hosts and a time.
+    """Requirements on hosts and time.
 
-    A host fits when it has the node_type and the name asked for (None: any), its GPU's model and its interconnect have
-    all the words asked for ('': any), and it has at least that many GPUs with at least that memory each. With count > 1
-    that many hosts, alike in site, type and GPUs, are wanted at the same time.
+    A host matches if it has the node_type and name (None: any), if its GPU model and interconnect contain all the given
+    words ('': any), and if it has at least ``gpus`` GPUs with gpu_memory_gib each. With count > 1, that many hosts of
+    the same site, type and GPUs must be free at the same time.
 
-    The block is ``length`` long and lies within hours. With start it begins exactly then; without, it begins as early
-    as it can, not before not_before.
+    The time slot is ``length`` long and lies within hours. It begins exactly at start; without start, as early as
+    possible, but not before not_before.
     """
 
     length: timedelta
@@ -99,7 +111,7 @@ class Requirements:
 
 @dataclass(frozen=True)
 class TimeSlot:
-    """Hosts that are free together from start until end. cost_su: service units for all of them, None if unknown."""
+    """Hosts that are all free from start until end. cost_su: service units for all of them, None if unknown."""
 
     hosts: tuple[Host, ...]
     start: datetime
@@ -109,11 +121,11 @@ class TimeSlot:
 
 @dataclass(frozen=True)
 class Lease:
-    """A reservation at a site. hosts are ids; status is the site's word; mark is the run's, '' where there is none.
+    """A reservation at a site.
 
-    resources are what its servers are asked for with, one each: the ids of its reservations. hosts are in their order,
-    as far as the site tells of them. fault is what the site tells of status ERROR, '' where it tells nothing.
-    owner: see Thing.
+    status: the site's word. resources: ids of its reservations, one for each server. hosts: ids of the hosts in the
+    same order, as far as the site reports them. fault: the site's reason for status ERROR, '' if it gives none. tag and
+    owner: see Resource.
     """
 
     id: str
@@ -131,7 +143,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Server:
-    """A server at a site; fault is the site's reason for status ERROR, task what it does with it just now, or ''."""
+    """A server at a site. fault: the site's reason for status ERROR. task: what the site is doing with it, or ''."""
 
     id: str
     name: str
@@ -145,7 +157,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Address:
-    """A floating IP of the project. server is the id of the server it leads to, '' when it is free."""
+    """A floating IP of the project. server: id of the server that it is attached to, '' if it is free."""
 
     id: str
     ip: str
@@ -156,7 +168,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Volume:
-    """A disk that a server boots from; it has the server's name. status is the site's word."""
+    """A boot volume, named after its server. status: the site's word."""
 
     id: str
     name: str
@@ -165,10 +177,22 @@ class Volume:
     owner: str = ""
 
 
-class Thing(Protocol):
-    """Anything at a site that carries the mark of a run, or '' for none.
+@dataclass(frozen=True)
+class TaggedResource:
+    """A key at the site or a security group. complete: False if the program was killed while creating it."""
 
-    owner: the id of the user who made it, '' where neither the site nor the mark's text tells.
+    id: str
+    kind: str
+    tag: str
+    owner: str = ""
+    complete: bool = True
+
+
+class Resource(Protocol):
+    """Anything at a site that can carry a lease's tag.
+
+    tag: the tag, '' for a resource of somebody else. owner: id of the user who created it, '' if neither the site nor
+    the resource's description tells.
     """
 
     @property
@@ -179,14 +203,3 @@ class Thing(Protocol):
 
     @property
     def owner(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class TaggedResource:
-    """Anything else that carries a mark: an SSH key at the site, a security group. Half-made, it is not whole."""
-
-    id: str
-    kind: str
-    tag: str
-    owner: str = ""
-    whole: bool = True

@@ -88,7 +88,7 @@ def lease(
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
     from provision.leasing import reserve
-    from provision.leasing.request import in_words
+    from provision.leasing.request import slot_in_words
     from provision.sites.base import connect_to
 
     if run and not wait:
@@ -106,7 +106,7 @@ def lease(
         return
     if not active:
         slot = partial(reserve.choose, connected, reconciler, requirements, at_once)
-        confirm(yes, f"lease {lease_request.name}:", None if watch else lambda: in_words(slot()[0]))
+        confirm(yes, f"lease {lease_request.name}:", None if watch else lambda: slot_in_words(slot()[0]))
     stop_as_interrupt()
     with releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext():
         leased = leasing.lease(connected, reconciler, lease_request, wait=wait, watch=watch)
@@ -170,12 +170,13 @@ def extend(
 def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
     """Release servers, addresses and lease, and verify that no resource is left."""
     from provision.leasing import release as releasing
+    from provision.leasing.resources import remaining
     from provision.sites.base import connect_to
 
     reconciler = new_reconciler()
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to(active_lease.site)
-    resources = reconciler.ask(lambda: releasing.remains(connected, active_lease))
+    resources = reconciler.query(lambda: remaining(connected, active_lease))
     if dry_run:
         show_plan([f"delete {resource} at {active_lease.site}" for resource in resources], as_json)
         return
@@ -216,8 +217,8 @@ def _show_calendar(
 
     now, here = reconciler.clock.now(), [slot for slot in found if slot.hosts[0].site == site.name]
     with suppress(NoSuchHost):
-        hosts = fitting(reconciler.ask(site.hosts), options.requirements())
-        bookings = reconciler.ask(site.bookings)
+        hosts = fitting(reconciler.query(site.hosts), options.requirements())
+        bookings = reconciler.query(site.bookings)
         console().print(calendar(hosts, bookings, here, (now, now + timedelta(days=days)), options.time_zone))
 
 

@@ -144,7 +144,7 @@ def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLea
         raise BadName(f"NAME is required: active leases are {', '.join(sorted(active_leases))}")
     if name is None:
         raise BadName("no active lease; create one with `testbed lease`")
-    return release.held(reconciler, name)
+    return release.get_active_lease(reconciler, name)
 
 
 def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None:

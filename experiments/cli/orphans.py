@@ -10,7 +10,7 @@ from experiments.cli.output import print_json
 from experiments.errors import InputError
 
 if TYPE_CHECKING:
-    from provision.leasing.orphans import Orphan
+    from provision.leasing.leaked import LeakedResources
 
 ELSEWHERE = "not created from this computer; deleted only if its tag is named"
 HOW = "nothing was deleted; --clean deletes what was created from this computer, --clean TAG what is named"
@@ -32,28 +32,29 @@ def orphans_command(
 ) -> None:
     """List your tagged resources that no active lease covers."""
     from provision.leasing import release
-    from provision.leasing.orphans import chosen, orphans
+    from provision.leasing.leaked import leaked_resources, selected
     from provision.sites.base import connect_to
 
     if tags and not clean:
         raise InputError(f"TAG {tags[0]!r}: allowed with --clean only")
     connected, reconciler = connect_to(site), new_reconciler()
-    found = orphans(connected, reconciler)
-    selected = chosen(found, tags or []) if clean else []
-    if selected and not dry_run:
-        confirm(yes, f"delete {', '.join(resource for orphan in selected for resource in orphan.there)}")
-        for orphan in selected:
-            release.clear(connected, reconciler, orphan.active_lease)
-    names = [orphan.active_lease.tag for orphan in selected]
+    found = leaked_resources(connected, reconciler)
+    chosen = selected(found, tags or []) if clean else []
+    if chosen and not dry_run:
+        confirm(yes, f"delete {', '.join(resource for orphan in chosen for resource in orphan.resources)}")
+        for orphan in chosen:
+            release.delete_resources(connected, reconciler, orphan.active_lease)
+    names = [orphan.active_lease.tag for orphan in chosen]
     if as_json:
-        data = {one.active_lease.tag: {"there": one.there, "opened_here": one.opened_here} for one in found}
+        data = {one.active_lease.tag: {"there": one.resources, "opened_here": one.opened_here} for one in found}
         print_json({"orphans": data, "would delete" if dry_run else "deleted": names})
     else:
         print("\n".join([*map(_line, found), _outcome(names, dry_run)]) if found else "no leaked resources")
 
 
-def _line(orphan: "Orphan") -> str:
-    return f"{orphan.active_lease.tag}: {', '.join(orphan.there)}" + ("" if orphan.opened_here else f" ({ELSEWHERE})")
+def _line(leaked: "LeakedResources") -> str:
+    origin = "" if leaked.opened_here else f" ({ELSEWHERE})"
+    return f"{leaked.active_lease.tag}: {', '.join(leaked.resources)}{origin}"
 
 
 def _outcome(tags: list[str], dry_run: bool) -> str:

@@ -15,7 +15,7 @@ from experiments.cli.options import Json, Site
 from experiments.cli.output import console, print_json
 from experiments.errors import InputError, unknown
 from experiments.system.files import CODE
-from provision.errors import LineCut, NotReached
+from provision.errors import ConnectionDropped, NotReached
 from provision.models import ImageVariant
 from provision.sites.base import TESTBEDS
 
@@ -140,7 +140,7 @@ def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
     while True:
         command = f"test -e {result} && echo ended || echo goes on; test ! -e {log} || tail -c +{begin + 1} {log}"
         more = bytearray()
-        with suppress(LineCut):
+        with suppress(ConnectionDropped):
             shell.stream(f"{command} | head -c {CHUNK_BYTES}", more.extend)
         state, _, text = bytes(more).partition(b"\n")
         sys.stdout.buffer.write(text)

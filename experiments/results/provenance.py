@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from experiments.system.files import CODE
+from provision import reproducible
 
 PACKAGE = CODE / "experiments"
 LIBRARIES = (
@@ -41,15 +41,7 @@ def git_commit() -> str | None:
     """
     if named := os.environ.get("TESTBED_COMMIT"):
         return named
-    if not (CODE / ".git").exists():  # an environment can lie in somebody's repository
-        return None
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        cwd=PACKAGE,
-        capture_output=True,
-        text=True,
-    )
-    return described.stdout.strip() or None
+    return reproducible.commit(CODE) or None
 
 
 def image() -> str | None:

@@ -23,16 +23,17 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 from experiments.system.files import cache_folder
 from experiments.system.packages import require
-from provision.errors import SiteError
+from provision.errors import SiteError, UnknownSite
+from provision.hardware import local
 from provision.hardware.remote import node_over
 from provision.leasing.journal import ActiveLease, Journal, Operation
 from provision.leasing.request import OVER, find_lease
 from provision.models import ImageVariant, Node
-from provision.sites.base import REGIONS, TESTBEDS, connect_to, site_named
+from provision.sites.base import REGIONS, TESTBEDS, connect_to
 from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
 
-SLURM = "slurm"
+LOCAL, SLURM = "local", "slurm"
 LEASED_TITLE, LEASED_SHARED = "a leased node", False
 PARTITION = "gpu"
 POLL_S = 1.0
@@ -154,14 +155,14 @@ def target_named(
         raise InputError(f"--versions {image_variant}: allowed on leased machines only (--site {', '.join(TESTBEDS)})")
     if site == SLURM:
         return _cluster(profile, account)
-    return LocalTarget(site_named(site).node())
+    if site != LOCAL:
+        raise UnknownSite(f"unknown site {site!r}; allowed: {', '.join((LOCAL, SLURM, *TESTBEDS))}")
+    return LocalTarget(local.this_machine())
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is monitored: a shell for Slurm's commands, the folder of the runs there, and a shell of each node that
-    allows logins.
-    """
+    """What is monitored: a shell for Slurm's commands, the remote folder of runs, and a shell of each node."""
 
     shell: Shell
     folder: str
@@ -185,6 +186,7 @@ def seen(site: str, profile: str | None, journal: Journal | None = None) -> Seen
 
 
 def is_testbed(site: str) -> bool:
+    """Return whether machines of ``site`` are leased."""
     return site in TESTBEDS or site.startswith(tuple(REGIONS.values()))
 
 

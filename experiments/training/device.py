@@ -1,12 +1,9 @@
 """Open the device of a row, with the limits that make a larger GPU emulate a smaller card."""
 
 import os
-import shutil
-import subprocess
 from typing import Any
 
 import psutil
-import pynvml
 import torch
 
 from experiments.errors import InputError
@@ -17,7 +14,8 @@ from experiments.suites.choices import Precision
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.system.files import GIB
-from provision.hardware import amd
+from provision.hardware import gpus
+from provision.hardware.local import processor_name
 
 SAME_CARD_TOLERANCE = 0.02
 
@@ -42,10 +40,10 @@ def open_device(spec: RowSpec) -> Device:
         memory_gib=total,
         card=card_of_device(properties.name),
         cap_gib=_apply_cap(spec, total),
-        driver=_driver(),
+        driver=gpus.driver_version(),
         cuda=f"ROCm {torch.version.hip}" if torch.version.hip else torch.version.cuda,
         compute_capability=_architecture(properties),
-        topology=_topology(),
+        topology=gpus.topology(),
         **host,
     )
 
@@ -86,33 +84,8 @@ def _match_attention_kernels(kernels: Kernels, precision: Precision) -> None:
     torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn)
 
 
-def processor_name() -> str:
-    """The processor's model as the kernel names it."""
-    with open("/proc/cpuinfo") as lines:
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "processor"
-
-
 def _architecture(properties: Any) -> str:
     """Return the architecture as cards.yaml names it: 8.0, or gfx90a."""
     if torch.version.hip:
         return str(properties.gcnArchName).partition(":")[0]
     return f"{properties.major}.{properties.minor}"
-
-
-def _driver() -> str:
-    if torch.version.hip:
-        return amd.driver()
-    pynvml.nvmlInit()
-    try:
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _topology() -> str | None:
-    """Return nvidia-smi's table of the links between GPUs; None without nvidia-smi."""
-    if not shutil.which("nvidia-smi"):
-        return None
-    table = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True)
-    return table.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""Reservations of hosts, and blocks found among them, to look at in a terminal."""
+"""Reservations of hosts and free time slots, drawn for a terminal."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,32 +20,32 @@ from provision.models import Booking, Host, TimeSlot
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FREE, CLEANED, RESERVED, FOUND = range(4)
-SIGNS = {
+SYMBOLS = {
     "found": ("◆", "bold green"),
     "reserved": ("█", "red"),
-    "reserved in part": ("▄", "red"),
+    "partly reserved": ("▄", "red"),
     "cleaning": ("▒", "yellow"),
     "free": ("·", "dim"),
 }
 CELLS = 60
-"""About as many signs as a line has: with a node's name in front they fit 80 columns."""
+"""Approximate symbols a line: with a node's name in front they fit 80 columns."""
 TICK = 12
-"""Signs from one time above the lines to the next."""
+"""Symbols between two times in the header."""
 DAY_MINUTES = 24 * 60
 STEPS = (10, 30, 60, 120, 240, 480, 720)
-"""Minutes that a sign may stand for, besides whole days."""
+"""Minutes that a symbol may stand for, besides whole days."""
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """The signs of a line: the first begins at start, each stands for ``step`` minutes."""
+    """The time axis: the first symbol begins at start, each stands for ``step`` minutes."""
 
     start: datetime
     step: int
     cells: int
 
     def minutes(self, begin: datetime, end: datetime) -> slice:
-        """The minutes of the line that a period has a part of."""
+        """Return the minutes of the axis that a period overlaps."""
         first, last = (begin - self.start) // MINUTE, -((self.start - end) // MINUTE)
         return slice(max(first, 0), min(max(last, 0), self.cells * self.step))
 
@@ -57,9 +57,9 @@ def calendar(
     window: tuple[datetime, datetime],
     zone: ZoneInfo,
 ) -> Group:
-    """A line a host: when it is reserved, cleaned and free within ``window``, and the blocks of ``slots`` on it.
+    """Draw one line a host: when it is reserved, cleaned and free within ``window``, and the ``slots`` on it.
 
-    Times stand above, in UTC and by the clocks of ``zone``.
+    The header has times in UTC and in ``zone``.
     """
     axis, clocks = _axis(*window), _clocks(zone)
     booked = defaultdict(list)
@@ -71,12 +71,12 @@ def calendar(
         lines.append(Text(kind, "bold"))
         for host in group:
             states = _states(axis, booked[host.id], [slot for slot in slots if host in slot.hosts])
-            lines.append(Text(f"  {host.name}".ljust(margin)) + _signs(states))
+            lines.append(Text(f"  {host.name}".ljust(margin)) + _symbols(states))
     return Group(*lines, _legend(axis))
 
 
 def slot_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
-    """A line a block: when, in UTC and by the clocks of ``zone``, on which nodes, for how many service units."""
+    """Return a table of time slots: time in UTC and in ``zone``, nodes, type, service units."""
     clocks = _clocks(zone)
     cost = Column("service units", justify="right")
     table = Table(*(clock.key for clock in clocks), "nodes", "type", cost, box=SIMPLE_HEAD, pad_edge=False)
@@ -84,24 +84,24 @@ def slot_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
         times = [_span(slot, clock) for clock in clocks]
         names = ", ".join(host.name for host in slot.hosts)
         kind = f"{slot.hosts[0].node_type} at {slot.hosts[0].site}"
-        table.add_row(*map(Text, (*times, names, kind, "not told" if slot.cost_su is None else f"{slot.cost_su:.1f}")))
+        table.add_row(*map(Text, (*times, names, kind, "unknown" if slot.cost_su is None else f"{slot.cost_su:.1f}")))
     return table
 
 
 def _clocks(zone: ZoneInfo) -> list[ZoneInfo]:
-    """UTC and ``zone``; one of them where they are the same."""
+    """Return UTC and ``zone``, or UTC alone if they are the same."""
     return [UTC_ZONE] if zone.key.endswith("UTC") else [UTC_ZONE, zone]
 
 
 def _span(slot: TimeSlot, zone: ZoneInfo) -> str:
-    """From when until when by the clocks of a zone, with the date of the end where it is another one."""
+    """Return start and end in a zone, with the end's date if it differs."""
     start, end = slot.start.astimezone(zone), slot.end.astimezone(zone)
     date = "" if start.date() == end.date() else f"{end:%Y-%m-%d} "
     return f"{start:%Y-%m-%d %H:%M} to {date}{end:%H:%M}"
 
 
 def _axis(begin: datetime, end: datetime) -> _Axis:
-    """Signs of the shortest step that shows the window in about CELLS."""
+    """Return the axis with the shortest step that shows the window in about CELLS symbols."""
     length = (end - begin) // MINUTE
     days = -(-length // (CELLS * DAY_MINUTES)) * DAY_MINUTES
     step = next((step for step in STEPS if step * CELLS >= length), days)
@@ -110,13 +110,13 @@ def _axis(begin: datetime, end: datetime) -> _Axis:
 
 
 def _ticks(axis: _Axis, zone: ZoneInfo) -> str:
-    """The dates and times at which every TICK-th sign begins."""
+    """Return the dates and times at which every TICK-th symbol begins."""
     times = (axis.start.astimezone(UTC) + cell * axis.step * MINUTE for cell in range(0, axis.cells, TICK))
     return "".join(f"{time.astimezone(zone):%m-%d %H:%M}".ljust(TICK) for time in times)
 
 
 def _states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[TimeSlot]) -> Iterator[str]:
-    """What each sign of a host's line says."""
+    """Yield the state that each symbol of a host's line shows."""
     minutes = bytearray(axis.cells * axis.step)
     periods = [(CLEANED, booking.start - CLEANING, booking.end + CLEANING) for booking in bookings]
     periods += [(RESERVED, booking.start, booking.end) for booking in bookings]
@@ -128,18 +128,18 @@ def _states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[TimeSlot])
 
 
 def _state(minutes: set[int]) -> str:
-    """What a sign says whose minutes have these states."""
+    """Return the state of a symbol whose minutes have these states."""
     if FOUND in minutes:
         return "found"
     if RESERVED in minutes:
-        return "reserved in part" if FREE in minutes else "reserved"
+        return "partly reserved" if FREE in minutes else "reserved"
     return "cleaning" if CLEANED in minutes else "free"
 
 
-def _signs(states: Iterable[str]) -> Text:
-    return Text.assemble(*(SIGNS[state] for state in states))
+def _symbols(states: Iterable[str]) -> Text:
+    return Text.assemble(*(SYMBOLS[state] for state in states))
 
 
 def _legend(axis: _Axis) -> Text:
-    signs = (part for state, sign in SIGNS.items() for part in (sign, f" {state}  "))
-    return Text.assemble(*signs, f"a sign is {length_in_words(axis.step * MINUTE)}")
+    symbols = (part for state, symbol in SYMBOLS.items() for part in (symbol, f" {state}  "))
+    return Text.assemble(*symbols, f"one symbol is {length_in_words(axis.step * MINUTE)}")

@@ -1,6 +1,6 @@
-"""The earliest blocks in which hosts are free: a pure function of hosts, their bookings and a wish.
+"""Search for the earliest time slots in which hosts are free: a pure function of hosts, bookings and requirements.
 
-Inside, a time is the number of minutes since 1970 in UTC; the reservation service counts in minutes.
+Internally a time is the number of minutes since 1970 in UTC, as the reservation service counts in minutes.
 """
 
 import heapq
@@ -17,14 +17,14 @@ from provision.errors import BadTime
 from provision.models import Booking, Host, Requirements, TimeSlot
 
 CLEANING = timedelta(minutes=10)
-"""Kept free before and after a block. It is the gap to the full hour that the labs' blocks leave; what a site sets
-(cleaning_time of Blazar, which it keeps on both sides of a lease) cannot be asked for."""
+"""Kept free before and after a slot: the gap to the full hour that the labs' slots leave. A site's own setting
+(Blazar's cleaning_time, applied on both sides of a lease) cannot be queried."""
 MAX_LEASE = timedelta(days=7)
-"""The longest lease that is granted at once: max_reservation_length in Chameleon's published Blazar configuration."""
+"""The longest lease without an extension: max_reservation_length in Chameleon's published Blazar configuration."""
 END_MINUTE = 50
-"""Blocks end at this minute of an hour, so that a lease from the full hour on finds the host cleaned."""
+"""Slots end at this minute of an hour, so that the host is cleaned before a lease that begins at the full hour."""
 HORIZON = timedelta(days=60)
-"""How far ahead a start is searched."""
+"""How far ahead the search goes."""
 
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,35 +39,37 @@ def earliest(
 ) -> list[TimeSlot]:
     """Return up to ``limit`` time slots that meet ``requirements``, earliest first, then cheapest.
 
-    Hosts that are alike in type, site and GPUs offer their earliest block, then the earliest one after it, and so on.
-    Where the start is searched, blocks end at END_MINUTE. Raises NoSuchHost and BadTime.
+    Each group of hosts with equal type, site and GPUs contributes its earliest slot, then the earliest one after it,
+    and so on. Without a requested start, slots end at END_MINUTE. Raises NoSuchHost and BadTime.
     """
-    _check(requirements, now)
+    _validate(requirements, now)
     groups = alike(fitting(hosts, requirements), requirements.count)
     periods = _periods(bookings, {host.id for group in groups for host in group})
     starts = _starts(requirements, now)
-    blocks = (_blocks(group, periods, requirements, starts) for group in groups)
-    return list(islice(heapq.merge(*blocks, key=rank), limit))
+    slots = (_slots(group, periods, requirements, starts) for group in groups)
+    return list(islice(heapq.merge(*slots, key=rank), limit))
 
 
-def _check(requirements: Requirements, now: datetime) -> None:
-    """BadTime for a wish that no calendar could grant."""
+def _validate(requirements: Requirements, now: datetime) -> None:
+    """Raise BadTime for requirements that no calendar could meet."""
     for moment in filter(None, (requirements.start, requirements.not_before)):
         if moment.tzinfo is None:
-            raise BadTime(f"time '{moment:%Y-%m-%d %H:%M}' has no zone; allowed: '{moment:%Y-%m-%d %H:%M}Z' or another")
+            raise BadTime(
+                f"time '{moment:%Y-%m-%d %H:%M}' has no zone; allowed: '{moment:%Y-%m-%d %H:%M}Z' or another zone"
+            )
     length, longest = length_in_words(requirements.length), length_in_words(MAX_LEASE)
     if requirements.length % MINUTE or not timedelta() < requirements.length <= MAX_LEASE:
-        raise BadTime(f"length {length}: allowed: whole minutes, more than none, at most {longest}")
+        raise BadTime(f"length {length}: allowed: whole minutes, more than 0m, at most {longest}")
     if requirements.start and _before(requirements.start) < _before(now):
         start, first = time_in_words(requirements.start, UTC_ZONE), time_in_words(now, UTC_ZONE)
-        raise BadTime(f"start {start} is in the past; allowed: from {first} on")
+        raise BadTime(f"start {start} is in the past; allowed: {first} or later")
     if requirements.hours and requirements.length > width(requirements.hours):
         widest = length_in_words(width(requirements.hours))
-        raise BadTime(f"length {length} is longer than the wanted hours of the day; allowed: at most {widest}")
+        raise BadTime(f"length {length} is longer than the daily window; allowed: at most {widest}")
 
 
 def _starts(requirements: Requirements, now: datetime) -> Sequence[int]:
-    """The starts that ``requirements`` allows, in order."""
+    """Return the allowed starts, in order."""
     starts = (
         [_after(requirements.start)]
         if requirements.start
@@ -79,13 +81,13 @@ def _starts(requirements: Requirements, now: datetime) -> Sequence[int]:
 
 
 def _searched(requirements: Requirements, first: int) -> range:
-    """The starts from ``first`` on of blocks that end at END_MINUTE."""
+    """Return the starts, not before ``first``, of slots that end at END_MINUTE."""
     first += (END_MINUTE - first - requirements.length // MINUTE) % HOUR_MINUTES
     return range(first, first + HORIZON // MINUTE, HOUR_MINUTES)
 
 
 def _periods(bookings: Iterable[Booking], hosts: set[str]) -> dict[str, list[Period]]:
-    """For each of the ``hosts`` with bookings the periods that these take, in order."""
+    """Return each host's booked periods, in order."""
     periods = defaultdict(list)
     for booking in bookings:
         if booking.host_id in hosts:
@@ -93,10 +95,10 @@ def _periods(bookings: Iterable[Booking], hosts: set[str]) -> dict[str, list[Per
     return {host: sorted(taken) for host, taken in periods.items()}
 
 
-def _blocks(
+def _slots(
     group: Sequence[Host], periods: Mapping[str, list[Period]], requirements: Requirements, starts: Sequence[int]
 ) -> Iterator[TimeSlot]:
-    """Blocks that follow each other and for which enough hosts of a group are free, in order."""
+    """Yield consecutive slots for which enough hosts of a group are free."""
     length = requirements.length // MINUTE
     free = {host: list(_free(starts, periods.get(host.id, []), length)) for host in group}
     over = 0
@@ -108,7 +110,7 @@ def _blocks(
 
 
 def _free(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:
-    """Indices of the ``starts`` of blocks that leave the ``periods`` of a host and their cleaning alone."""
+    """Yield ranges of indices into ``starts`` whose slots overlap neither a host's ``periods`` nor their cleaning."""
     cleaning = CLEANING // MINUTE
     opens = 0
     for begin, end in (*periods, (FOREVER, FOREVER)):
@@ -119,7 +121,7 @@ def _free(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iter
 
 
 def _numbers(free: Iterable[Iterable[range]], starts: int) -> Iterator[int]:
-    """For each start how many hosts are free."""
+    """Yield the number of free hosts for each start."""
     steps = [0] * (starts + 1)
     for indices in (indices for host in free for indices in host):
         steps[indices.start] += 1
@@ -134,17 +136,17 @@ def _slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> TimeSlot:
 
 
 def rank(slot: TimeSlot) -> tuple[datetime, bool, float, str, str]:
-    """Earliest, then cheapest; what costs nobody knows how much comes after what does."""
+    """Return the sort key: earliest, then cheapest; slots of unknown cost come last."""
     return slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site, slot.hosts[0].name
 
 
 def _before(moment: datetime) -> int:
-    """The minute that a moment is in."""
+    """Return the minute that contains a moment."""
     return (moment - EPOCH) // MINUTE
 
 
 def _after(moment: datetime) -> int:
-    """The first minute that begins at a moment or later."""
+    """Return the first minute that begins at a moment or later."""
     return -((EPOCH - moment) // MINUTE)
 
 

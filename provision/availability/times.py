@@ -1,6 +1,6 @@
-"""Times as people type and read them: lengths, moments with a zone, hours of the day, zones.
+"""Parsing and formatting of lengths, times with a zone, daily windows and zones.
 
-Whatever cannot be read, or would mean two things, is a BadTime.
+The parsers raise BadTime for malformed and ambiguous input.
 """
 
 import os
@@ -23,42 +23,42 @@ HOURS = re.compile(f"{CLOCK}-{CLOCK}", re.ASCII)
 
 
 def parse_length(text: str) -> timedelta:
-    """A length of time: 3 and 3h are hours, and so on to 7d, 2h50m, 45m."""
+    """Parse a length of time: 3 or 3h (hours), 7d, 2h50m, 45m."""
     match = LENGTH.fullmatch(text.strip().lower())
     if not text.strip() or not match:
-        raise BadTime(f"length {text!r} cannot be read; allowed: hours as 3 or 3h, or as 2h50m, 45m, 7d")
+        raise BadTime(f"length {text!r} is malformed; allowed: 3 or 3h (hours), 2h50m, 45m, 7d")
     days, hours, minutes = (int(match[part] or 0) for part in "dhm")
     return timedelta(days=days, hours=hours + int(match["hours"] or 0), minutes=minutes)
 
 
 def parse_time(text: str) -> datetime:
-    """A moment in UTC. It must say its zone, by an offset or by name: 2026-11-23T14:00Z, 2026-11-23 14:00 Asia/Tokyo.
+    """Parse a time with an offset or a zone, 2026-11-23T14:00Z or 2026-11-23 14:00 Asia/Tokyo, and return it in UTC.
 
-    A local time at which clocks change, which names no moment or two, is refused.
+    A local time that a clock change skips or repeats is rejected.
     """
-    written, zone = _read(text.strip()), None
-    if written is None:
+    parsed, zone = _parse_iso(text.strip()), None
+    if parsed is None:
         moment, _, name = text.strip().rpartition(" ")
-        written = _read(moment.rstrip())
-        zone = zone_named(name) if written else None
-    if written is None or (written.tzinfo and zone):
-        raise BadTime(f"time {text!r} cannot be read; allowed: 2026-11-23T14:00Z, '2026-11-23 16:00 Europe/Helsinki'")
-    if written.tzinfo is None and zone is None:
+        parsed = _parse_iso(moment.rstrip())
+        zone = zone_named(name) if parsed else None
+    if parsed is None or (parsed.tzinfo and zone):
+        raise BadTime(f"time {text!r} is malformed; allowed: 2026-11-23T14:00Z, '2026-11-23 16:00 Europe/Helsinki'")
+    if parsed.tzinfo is None and zone is None:
         raise BadTime(f"time {text!r} has no zone; allowed: 2026-11-23T14:00Z, '2026-11-23 16:00 Europe/Helsinki'")
-    return _in_utc(written if zone is None else written.replace(tzinfo=zone), text)
+    return _in_utc(parsed if zone is None else parsed.replace(tzinfo=zone), text)
 
 
 def parse_hours(text: str, zone: ZoneInfo) -> Hours:
-    """Hours of the day by the clocks of ``zone``: 9-17, 8:30-12, or over midnight, 22-6."""
+    """Parse a daily window in the local time of ``zone``: 9-17, 8:30-12, or 22-6 (over midnight)."""
     match = HOURS.fullmatch(text.replace(" ", ""))
     begin, end = _minutes(match[1], match[2]) if match else -1, _minutes(match[3], match[4]) if match else -1
     if min(begin, end) < 0 or max(begin, end) > DAY_MINUTES or (end - begin) % DAY_MINUTES == 0:
-        raise BadTime(f"hours {text!r} are no part of a day; allowed: 9-17, 8:30-12:00, 22-6 (over midnight)")
+        raise BadTime(f"hours {text!r} are not a daily window; allowed: 9-17, 8:30-12:00, 22-6 (over midnight)")
     return Hours(begin, end, zone)
 
 
 def zone_named(name: str) -> ZoneInfo:
-    """The time zone of that name, as Europe/Helsinki or UTC."""
+    """Return a time zone by its name, such as Europe/Helsinki or UTC."""
     zones = available_timezones()
     if name not in zones:
         raise BadTime(f"unknown time zone {name!r}; nearest: {nearest(name, zones)}")
@@ -66,39 +66,39 @@ def zone_named(name: str) -> ZoneInfo:
 
 
 def local_zone() -> ZoneInfo:
-    """The zone that TZ or /etc/localtime names; UTC where neither names one."""
+    """Return the zone that TZ or /etc/localtime names, else UTC."""
     name = os.environ.get("TZ") or os.path.realpath(LOCALTIME).partition("/zoneinfo/")[2]
     return ZoneInfo(name if name in available_timezones() else "UTC")
 
 
 def length_in_words(length: timedelta) -> str:
-    """A length as it can be typed: 168h, 2h50m, 45m."""
+    """Return a length in the format of parse_length: 168h, 2h50m, 45m."""
     hours, minutes = divmod(length // MINUTE, 60)
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes or not hours else "")
 
 
 def time_in_words(moment: datetime, zone: ZoneInfo) -> str:
-    """A moment in UTC and by the clocks of ``zone``, with the date there where it is another."""
-    here, utc = moment.astimezone(zone), moment.astimezone(UTC)
-    date = f"{here:%Y-%m-%d} " if here.date() != utc.date() else ""
-    local = "" if zone.key.endswith("UTC") else f" ({date}{here:%H:%M} {zone.key})"
+    """Return a time in UTC and in ``zone``, with the local date if it differs."""
+    local_time, utc = moment.astimezone(zone), moment.astimezone(UTC)
+    date = f"{local_time:%Y-%m-%d} " if local_time.date() != utc.date() else ""
+    local = "" if zone.key.endswith("UTC") else f" ({date}{local_time:%H:%M} {zone.key})"
     return f"{utc:%Y-%m-%d %H:%M} UTC{local}"
 
 
 def width(hours: Hours) -> timedelta:
-    """How long ``hours`` last on a day on which no clock changes."""
+    """Return the length of ``hours`` on a day without a clock change."""
     return ((hours.end - hours.begin - 1) % DAY_MINUTES + 1) * MINUTE
 
 
 def within(hours: Hours, start: datetime, length: timedelta) -> bool:
-    """Whether clocks show a time of ``hours`` at every minute of a block of whole minutes, no longer than they last."""
+    """Return whether every minute of a time slot lies in ``hours``; length: whole minutes, at most width(hours)."""
     if _offset(start, hours.zone) == _offset(start + length - MINUTE, hours.zone):
         return _into(hours, start) + length <= width(hours)
     return all(_into(hours, start + passed * MINUTE) < width(hours) for passed in range(length // MINUTE))
 
 
 def _into(hours: Hours, moment: datetime) -> timedelta:
-    """Time by the clocks of ``hours`` since they last showed its begin."""
+    """Return the local time that has passed since the last begin of ``hours``."""
     clock = moment.astimezone(hours.zone)
     return (clock.hour * 60 + clock.minute - hours.begin) % DAY_MINUTES * MINUTE
 
@@ -107,7 +107,7 @@ def _offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:
     return moment.astimezone(zone).utcoffset()
 
 
-def _read(text: str) -> datetime | None:
+def _parse_iso(text: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
@@ -118,7 +118,9 @@ def _in_utc(moment: datetime, text: str) -> datetime:
     if moment.year not in YEARS:
         raise BadTime(f"time {text!r}: allowed: the years {YEARS[0]} to {YEARS[-1]}")
     if moment.utcoffset() != moment.replace(fold=1).utcoffset():
-        raise BadTime(f"time {text!r}: clocks change there then; allowed: an offset or UTC, as 2026-11-23T14:00Z")
+        raise BadTime(
+            f"time {text!r}: a clock change repeats or skips it; allowed: an offset or UTC, as 2026-11-23T14:00Z"
+        )
     utc = moment.astimezone(UTC)
     if utc.second or utc.microsecond:
         raise BadTime(f"time {text!r}: allowed: whole minutes, as 2026-11-23T14:00Z")
@@ -126,5 +128,5 @@ def _in_utc(moment: datetime, text: str) -> datetime:
 
 
 def _minutes(hour: str, minute: str | None) -> int:
-    """Minutes after midnight; -1 where no clock shows that."""
+    """Return minutes after midnight, or -1 for minutes above 59."""
     return int(hour) * 60 + int(minute or 0) if int(minute or 0) < 60 else -1

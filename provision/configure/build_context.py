@@ -1,17 +1,17 @@
-"""The build context of an image, as one archive: the same files give the same bytes, wherever and whenever.
+"""The build context of the image, as a reproducible archive.
 
 A checkout has the playbook in ansible/ and the image's recipe in containers/, at its top; in an installed package both
 are in provision/files/.
 """
 
-import gzip
-import subprocess
-import tarfile
 from pathlib import Path
+
+from provision import reproducible
 
 PROJECT = Path(__file__).parents[2]
 PARTS = ("containers", "experiments", "provision")
-LEFT_OUT = ("experiments/evidence", "provision/files")
+LEFT_OUT = {"__pycache__", "evidence", "files"}
+"""Folders that are not in the image: new evidence must not cause a rebuild."""
 
 
 def data_folder(name: str, project: Path = PROJECT) -> Path:
@@ -21,29 +21,21 @@ def data_folder(name: str, project: Path = PROJECT) -> Path:
 
 
 def pack(archive: Path, project: Path = PROJECT) -> None:
-    """Write the build's context to ``archive``, a .tar.gz."""
-    with (
-        archive.open("wb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w") as tar,
-    ):
-        for part in PARTS:
-            tar.add(data_folder(part, project), part, filter=_plain)
+    """Write the build context to ``archive``, a .tar.gz."""
+    with archive.open("wb") as target:
+        reproducible.write_archive(target, _files(project))
 
 
 def commit(project: Path = PROJECT) -> str:
-    """The checkout's commit, with -dirty where files differ from it; empty outside a checkout."""
-    if not (project / ".git").exists():  # an environment can lie in somebody's repository
-        return ""
-    describe = ["git", "-C", str(project), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+    """Return the checkout's commit; see reproducible.commit."""
+    return reproducible.commit(project)
 
 
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """A file without what differs between checkouts: owner, time, and whatever umask there was."""
-    if member.name in LEFT_OUT or "__pycache__" in Path(member.name).parts:
-        return None
-    member.uid = member.gid = member.mtime = 0
-    member.uname = member.gname = "root"
-    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
-    return member
+def _files(project: Path) -> dict[str, Path]:
+    """Return the files of the context by their names in the archive."""
+    folders = {part: data_folder(part, project) for part in PARTS}
+    return {
+        f"{part}/{path.relative_to(folder).as_posix()}": path
+        for part, folder in folders.items()
+        for path in reproducible.files_in(folder, LEFT_OUT)
+    }

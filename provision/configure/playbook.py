@@ -1,7 +1,7 @@
-"""Machines that answer are set up: driver, Docker, the GPU toolkit, Slurm, the image. By the playbook in ansible/.
+"""Configuration of reachable machines by the playbook in ansible/: driver, Docker, GPU toolkit, Slurm, image.
 
-Running it again goes on where it was and changes nothing that is right already. The whole of what Ansible said is kept
-in a log; nothing secret is in it, nor in what is raised or returned.
+The playbook is idempotent: a second run resumes and changes only what is not yet right. Ansible's complete output goes
+to a log. Neither the log nor errors and results contain secrets.
 """
 
 import json
@@ -26,24 +26,26 @@ from provision.ssh.login import Login
 ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
 FACTS = "/etc/llm-testbed/node.json"
-SAID_LENGTH = 600
-REMEDIES = {
-    "no space left on device": "free some space there (docker system prune)",
-    "masked": "let the service start there (sudo systemctl unmask NAME)",
-    "unable to start service": "log in and see what `systemctl status` and `journalctl -xe` say",
-    "dpkg frontend lock": "another program installs packages there; wait until it is done",
+OUTPUT_LENGTH = 600
+"""How much of a task's output a message quotes, characters."""
+FIXES = {
+    "no space left on device": "free some space on the machine (docker system prune)",
+    "masked": "allow the service to start (sudo systemctl unmask NAME)",
+    "unable to start service": "log in and run `systemctl status` and `journalctl -xe`",
+    "dpkg frontend lock": "another program is installing packages; wait until it has finished",
 }
-Say = Callable[[str], None]
+"""Fixes by a symptom in a task's output."""
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What machines are set up with. Paths are on this computer.
+    """What machines are configured with. Paths are local.
 
-    ``source`` is where the image comes from: ``build`` it there, ``pull`` the ``reference``, ``load`` the ``archive``.
-    A build asks ``pip_index`` (a password may be in it), trusting ``ca_bundle``; or the archive ``wheels`` has all.
-    ``base_image`` is used instead of the flavour's own, from ``base_archive`` where no registry has it. ``cdi_spec``
-    describes GPUs that are stand-ins. ``extra`` are variables of the roles (their defaults/main.yml).
+    source: ``build`` the image on the machine, ``pull`` the ``reference``, or ``load`` the ``archive``. A build
+    installs from ``pip_index`` (may contain a password), trusting ``ca_bundle``, or from the archive ``wheels``.
+    base_image: replaces the variant's own base image, loaded from ``base_archive`` if no registry has it. cdi_spec:
+    describes fake GPUs. extra: variables of the roles (see their defaults/main.yml).
     """
 
     image_variant: ImageVariant = "current"
@@ -61,8 +63,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class ConfiguredNode:
-    """What came of it: ``facts`` are each machine's node.json, ``changed`` the tasks that changed something (with
-    ``check``: would), ``log`` all that Ansible said."""
+    """The result of a configuration.
+
+    facts: each machine's node.json. changed: the tasks that changed something, or would with ``check``. log: Ansible's
+    complete output.
+    """
 
     facts: dict[str, dict[str, Any]]
     changed: tuple[str, ...]
@@ -70,71 +75,75 @@ class ConfiguredNode:
 
 
 def configure(
-    machines: Sequence[Machine], setup: Setup, say: Say, check: bool = False, logs: Path | None = None
+    machines: Sequence[Machine], setup: Setup, report: Report, check: bool = False, logs: Path | None = None
 ) -> ConfiguredNode:
-    """Set machines up, the first one as the controller of their Slurm; with ``check`` only find out what would change.
+    """Configure machines, the first one as their Slurm controller; with ``check``, only list what would change.
 
-    ConfigureFailed where a task fails; NotReached where a machine does not answer; KeyboardInterrupt where it was told
-    to stop, by SIGINT or SIGTERM.
+    Raises ConfigureFailed if a task fails, NotReached if a machine does not answer, and KeyboardInterrupt after SIGINT
+    or SIGTERM.
     """
     log = (logs or default_folder() / "configure") / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="testbed-configure-") as scratch, log.open("w") as written:
-        told = _Told(say, written.write)
-        status = _play(Path(scratch), machines, _variables(setup, Path(scratch)), told, check)
+    with tempfile.TemporaryDirectory(prefix="testbed-configure-") as scratch, log.open("w") as output:
+        events = _Events(report, output.write)
+        status = _play(Path(scratch), machines, _variables(setup, Path(scratch)), events, check)
     if status == "canceled":
         raise KeyboardInterrupt
     if status != "successful":
-        raise told.problem(log)
-    return ConfiguredNode({machine.server: _facts(machine.login) for machine in machines}, tuple(told.changed), log)
+        raise events.problem(log)
+    return ConfiguredNode({machine.server: _facts(machine.login) for machine in machines}, tuple(events.changed), log)
 
 
-class _Told:
-    """What Ansible tells while it works: progress is passed on, changes and the first failure are kept."""
+class _Events:
+    """Handles Ansible's events: reports progress, collects changes and the first failure."""
 
-    def __init__(self, say: Say, write: Callable[[str], object]) -> None:
-        self._say, self._write = say, write
+    def __init__(self, report: Report, write: Callable[[str], object]) -> None:
+        self._report, self._write = report, write
         self._roles = _roles()
         self.changed: list[str] = []
         self._failure: ConfigureFailed | NotReached | None = None
 
     def event(self, event: dict[str, Any]) -> bool:
-        """Take an event of ansible-runner; none of them is kept by it."""
+        """Handle an event; return False, so that ansible-runner does not store it."""
         if event.get("stdout"):
             self._write(f"{event['stdout']}\n")
         data = event.get("event_data", {})
         where = f"{data.get('role', 'facts')}: {data.get('task')} ({data.get('host')})"
         match event["event"]:
             case "runner_on_start":
-                self._say(f"{self._place(data)}{where}")
+                self._report(f"{self._progress(data)}{where}")
             case "runner_on_ok" if data["res"].get("changed"):
                 self.changed.append(where)
             case "runner_on_failed" | "runner_item_on_failed" if not data.get("ignore_errors"):
-                self._failure = self._failure or ConfigureFailed(f"{data['host']}: {where}: {_said(data['res'])}")
+                self._failure = self._failure or ConfigureFailed(f"{data['host']}: {where}: {_output_of(data['res'])}")
             case "runner_on_unreachable":
-                self._failure = self._failure or NotReached(f"{data['host']}: {_said(data['res'])}")
+                self._failure = self._failure or NotReached(f"{data['host']}: {_output_of(data['res'])}")
         return False
 
     def problem(self, log: Path) -> ConfigureFailed | NotReached:
+        """Return the error to raise, with a fix."""
         failure = self._failure or ConfigureFailed("Ansible failed")
-        remedy = next((remedy for sign, remedy in REMEDIES.items() if sign in str(failure).lower()), "put that right")
-        return type(failure)(f"{failure}; {remedy}, then the same command goes on from there; all of it: {log}")
+        fixes = (fix for symptom, fix in FIXES.items() if symptom in str(failure).lower())
+        fix = next(fixes, "fix the cause")
+        return type(failure)(f"{failure}; {fix}, then repeat the command, which resumes; full log: {log}")
 
-    def _place(self, data: dict[str, Any]) -> str:
-        """How far it is, in roles."""
+    def _progress(self, data: dict[str, Any]) -> str:
+        """Return the number of the current role and of all roles."""
         role = data.get("role")
         return f"{self._roles.index(role) + 1}/{len(self._roles)} " if role in self._roles else ""
 
 
-def _play(scratch: Path, machines: Sequence[Machine], variables: dict[str, Any], told: _Told, check: bool) -> str:
-    """Run the playbook; ansible-runner's word for how it ended."""
+def _play(scratch: Path, machines: Sequence[Machine], variables: dict[str, Any], events: _Events, check: bool) -> str:
+    """Run the playbook; return ansible-runner's status."""
     import ansible_runner
 
     inventory, extra = scratch / "inventory.json", scratch / "variables.json"
-    inventory.write_text(json.dumps({"nodes": {"hosts": {one.server: _host(one.login) for one in machines}}}))
+    inventory.write_text(
+        json.dumps({"nodes": {"hosts": {machine.server: _host(machine.login) for machine in machines}}})
+    )
     extra.touch(mode=0o600)
     extra.write_text(json.dumps(variables))
-    done = ansible_runner.run(
+    result = ansible_runner.run(
         private_data_dir=str(scratch),
         playbook=str(PLAYBOOK),
         inventory=str(inventory),
@@ -142,33 +151,33 @@ def _play(scratch: Path, machines: Sequence[Machine], variables: dict[str, Any],
         envvars={
             "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner takes it back otherwise, whatever ansible.cfg says
+            "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner overrides ansible.cfg otherwise
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(scratch),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         },
-        event_handler=told.event,
+        event_handler=events.event,
         quiet=True,
     )
-    return done.status
+    return result.status
 
 
 def _host(login: Login) -> dict[str, str]:
-    """An inventory's host; strict about its key, as whoever else logs in to it."""
+    """Return an inventory entry that checks the host key as strictly as other logins."""
     return {
         "ansible_host": login.host,
         "ansible_user": login.user,
         "ansible_ssh_private_key_file": str(login.key),
-        "ansible_ssh_common_args": " ".join(one for one in login.arguments() if one.startswith("-o")),
+        "ansible_ssh_common_args": " ".join(argument for argument in login.arguments() if argument.startswith("-o")),
     }
 
 
 def _variables(setup: Setup, scratch: Path) -> dict[str, Any]:
-    """The roles' variables; those that are left at their defaults are left out."""
+    """Return the roles' variables, without those that keep their defaults."""
     context = scratch / "context.tar.gz"
     if setup.source == "build":
         pack(context)
-    wanted = {
-        "images_flavour": setup.image_variant,
+    variables = {
+        "images_variant": setup.image_variant,
         "images_source": setup.source,
         "images_reference": setup.reference,
         "images_archive": setup.archive,
@@ -181,22 +190,24 @@ def _variables(setup: Setup, scratch: Path) -> dict[str, Any]:
         "images_wheels": setup.wheels,
         "container_toolkit_cdi_spec": setup.cdi_spec,
     }
-    return {name: str(value) for name, value in wanted.items() if value} | dict(setup.extra)
+    return {name: str(value) for name, value in variables.items() if value} | dict(setup.extra)
 
 
 def _facts(login: Login) -> dict[str, Any]:
-    """The machine's node.json; nothing where it has none yet."""
-    done = subprocess.run([*login.arguments(), "cat", FACTS], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    return json.loads(done.stdout) if done.returncode == 0 else {}
+    """Return the machine's node.json, or {} if it has none yet."""
+    result = subprocess.run(
+        [*login.arguments(), "cat", FACTS], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    return json.loads(result.stdout) if result.returncode == 0 else {}
 
 
 def _roles() -> list[str]:
-    """The playbook's roles in their order."""
+    """Return the playbook's roles in order."""
     return [role["role"] for play in yaml.safe_load(PLAYBOOK.read_text()) for role in play["roles"]]
 
 
-def _said(result: dict[str, Any]) -> str:
-    """What a failed task said, in one line: its message, and the end of what its command wrote."""
+def _output_of(result: dict[str, Any]) -> str:
+    """Return a failed task's message and its command's output in one line."""
     words = " ".join(str(result.get(part) or "") for part in ("msg", "stderr" if result.get("stderr") else "stdout"))
     line = " ".join(words.split())
-    return line if len(line) <= SAID_LENGTH else f"{line[: SAID_LENGTH // 3]} ... {line[-SAID_LENGTH * 2 // 3 :]}"
+    return line if len(line) <= OUTPUT_LENGTH else f"{line[: OUTPUT_LENGTH // 3]} ... {line[-OUTPUT_LENGTH * 2 // 3 :]}"

@@ -1,8 +1,8 @@
-"""AMD's Instinct GPUs, as the kernel's driver tells of them in files that everybody may read.
+"""AMD Instinct GPUs, read from the files of the kernel's driver. No privileges are needed.
 
-Sources: Linux, Documentation/gpu/amdgpu (memory, load, hwmon) and drivers/gpu/drm/amd/amdkfd/kfd_topology.c (the nodes,
-of which those of GPUs outside a job's cgroup cannot be read); libdrm, data/amdgpu.ids (names); ROCm's documents, "GPU
-isolation techniques" (ROCR_VISIBLE_DEVICES, on top of which CUDA_VISIBLE_DEVICES counts anew).
+Sources: Linux, Documentation/gpu/amdgpu (memory, load, hwmon) and drivers/gpu/drm/amd/amdkfd/kfd_topology.c (topology
+nodes; those of GPUs outside a job's cgroup are unreadable); libdrm, data/amdgpu.ids (names); ROCm documentation, "GPU
+isolation techniques" (ROCR_VISIBLE_DEVICES renumbers GPUs, and CUDA_VISIBLE_DEVICES renumbers those).
 """
 
 import os
@@ -11,9 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.models import Gpu
+from provision.models import GIB, Gpu
 
-GIB = 1024**3
 SYS = Path("/sys")
 NAMES = {
     0x738C: "AMD Instinct MI100",
@@ -23,12 +22,12 @@ NAMES = {
     0x74A0: "AMD Instinct MI300A",
     0x74A1: "AMD Instinct MI300X",
 }
-"""By the device's number on the bus. The driver's other GPUs draw screens."""
+"""Names by PCI device id. Other GPUs of the same driver are graphics cards and are ignored."""
 
 
 @dataclass(frozen=True)
-class Device:
-    """One GPU, a die of an MI250X for instance; ``folder`` has what the driver tells of it."""
+class AmdGpu:
+    """One GPU, such as a die of an MI250X; ``folder`` holds the driver's files for it."""
 
     name: str
     uuid: str
@@ -36,15 +35,19 @@ class Device:
 
     @property
     def memory_gib(self) -> float:
+        """Total memory, GiB."""
         return self._number("mem_info_vram_total") / GIB
 
     @property
     def used_gib(self) -> float:
-        """Memory in use, by everybody."""
+        """Memory in use by all processes, GiB."""
         return self._number("mem_info_vram_used") / GIB
 
     def sample(self) -> dict[str, float]:
-        """Load (percent), memory (GiB), power (W), clock (MHz), temperature (C); what it does not tell is not there."""
+        """Return load (percent), memory (GiB), power (W), clock (MHz) and temperature (C).
+
+        Values that the driver does not report are left out.
+        """
         readings: dict[str, Callable[[], float]] = {
             "gpu_util_percent": lambda: self._number("gpu_busy_percent"),
             "gpu_memory_gib": lambda: self.used_gib,
@@ -59,42 +62,57 @@ class Device:
         return sample
 
     def _number(self, *patterns: str) -> float:
-        found = (path for pattern in patterns for path in sorted(self.folder.glob(pattern)))
-        path = next(found, self.folder / patterns[0])
+        """Return the number in the first file that matches one of ``patterns``."""
+        paths = (path for pattern in patterns for path in sorted(self.folder.glob(pattern)))
+        path = next(paths, self.folder / patterns[0])
         return float(path.read_text())
 
 
-def devices() -> tuple[Device, ...]:
-    """The GPUs that this process may use, as ROCm numbers them: by its nodes, or as ROCR_VISIBLE_DEVICES has them."""
+def gpus() -> tuple[AmdGpu, ...]:
+    """Return the GPUs that this process may use, in ROCm's order: by topology node, or as ROCR_VISIBLE_DEVICES says."""
     nodes = sorted((SYS / "class/kfd/kfd/topology/nodes").glob("*"), key=lambda node: int(node.name))
-    there = tuple(device for node in nodes if (device := _device(node / "properties")))
-    named = os.environ.get("ROCR_VISIBLE_DEVICES")
-    if named is None:
-        return there
-    by_name = {str(index): device for index, device in enumerate(there)} | {one.uuid.lower(): one for one in there}
-    names = [name.strip().lower() for name in named.split(",")]
+    readable = tuple(gpu for node in nodes if (gpu := _gpu_of_node(node / "properties")))
+    visible = os.environ.get("ROCR_VISIBLE_DEVICES")
+    if visible is None:
+        return readable
+    by_name = {str(index): gpu for index, gpu in enumerate(readable)} | {gpu.uuid.lower(): gpu for gpu in readable}
+    names = [name.strip().lower() for name in visible.split(",")]
     return tuple(by_name[name] for name in names if name in by_name)
 
 
-def gpus() -> tuple[Gpu, ...]:
-    return tuple(Gpu(index, one.name, one.memory_gib, one.uuid) for index, one in enumerate(devices()))
+def count() -> int:
+    """Return the number of GPUs that this process may use."""
+    return len(gpus())
 
 
-def driver() -> str:
-    """The driver's version; the kernel's where the driver came with it."""
+def gpu_named(name: str) -> AmdGpu:
+    """Return the GPU with this index."""
+    return gpus()[int(name)]
+
+
+def installed() -> tuple[Gpu, ...]:
+    """Return every GPU that this process may use."""
+    return tuple(Gpu(index, gpu.name, gpu.memory_gib, gpu.uuid) for index, gpu in enumerate(gpus()))
+
+
+def driver_version() -> str | None:
+    """Return the driver's version, or the kernel's for a driver that is part of it; None without the driver."""
+    module = SYS / "module/amdgpu"
+    if not module.is_dir():
+        return None
     with suppress(OSError):
-        return f"amdgpu {(SYS / 'module/amdgpu/version').read_text().strip()}"
+        return f"amdgpu {(module / 'version').read_text().strip()}"
     return f"amdgpu of Linux {os.uname().release}"
 
 
-def _device(properties: Path) -> Device | None:
-    """The GPU of a node; None for processors, for what draws screens, and for what this process may not use."""
+def _gpu_of_node(properties: Path) -> AmdGpu | None:
+    """Return the GPU of a topology node; None for processors, graphics cards and GPUs outside this process's cgroup."""
     try:
-        facts = dict(line.split(maxsplit=1) for line in properties.read_text().splitlines() if " " in line)
+        fields = dict(line.split(maxsplit=1) for line in properties.read_text().splitlines() if " " in line)
     except OSError:
         return None
-    name = NAMES.get(int(facts.get("device_id", 0)))
+    name = NAMES.get(int(fields.get("device_id", 0)))
     if name is None:
         return None
-    folder = SYS / f"class/drm/renderD{facts['drm_render_minor']}/device"
-    return Device(name, f"GPU-{int(facts.get('unique_id', 0)):016x}", folder)
+    folder = SYS / f"class/drm/renderD{fields['drm_render_minor']}/device"
+    return AmdGpu(name, f"GPU-{int(fields.get('unique_id', 0)):016x}", folder)

@@ -1,104 +1,120 @@
-"""From an ACTIVE lease to machines that answer: key, volume, server, address, SSH."""
+"""From an ACTIVE lease to reachable machines: key, volume, server, address, SSH."""
 
 from dataclasses import replace
 from functools import partial
 
-from provision.errors import BootFailed, NoAddress, NotReached, Refused
+from provision.errors import BootFailed, NoAddress, NotReached, RequestRejected
 from provision.leasing.journal import Machine, Operation
-from provision.leasing.request import LeaseTask, address_data, drop_servers, drop_volumes, tagged
-from provision.leasing.reserve import lease_elsewhere, still_there
+from provision.leasing.request import LeaseTask, address_data, tagged
+from provision.leasing.reserve import current_lease, move_to_other_hosts
+from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import Address, Lease, Server, Volume
+from provision.sites.base import BootVolumes, SecurityGroups
 from provision.ssh.login import Login, answers
 
-BEING_MADE = ("creating", "downloading")
-"""What cinder says of a volume until the image is in it."""
+CREATING = ("creating", "downloading")
+"""Cinder's statuses of a volume until the image is in it."""
 SSH_LIMIT_S = 20 * 60
-"""How long an ACTIVE server may take until it answers: its system starts after the site has done its part."""
+"""How long an ACTIVE server may take to answer SSH: its operating system starts after the site reports ACTIVE."""
 BOOT_ATTEMPTS = 3
 ADDRESS_ATTEMPTS = 3
 
 
 def bring_up(task: LeaseTask, lease: Lease) -> tuple[str, tuple[Machine, ...]]:
-    """The image's UUID, and the order's machines, booted and reached."""
+    """Boot the request's machines and connect to them; return the image's UUID and the machines."""
     _prepare(task)
-    image_id = task.reconciler.ask(task.site.image_id)
+    image_id = task.reconciler.query(task.site.image_id)
     servers = _booted(task, lease, image_id)
-    return image_id, tuple(_reached(task, server) for server in servers)
+    return image_id, tuple(_connected(task, server) for server in servers)
 
 
 def _prepare(task: LeaseTask) -> None:
-    """The SSH key at the site, and SSH let through where the site has to be told."""
+    """Upload the SSH key, and open SSH where the site has security groups."""
     site, tag = task.site, task.opened.tag
-    task.ensure(
+    task.find_or_create(
         Operation.UPLOAD_KEY,
         lambda: tagged(site.keys(), tag),
         lambda: site.upload_key(tag, task.lease_request.key.public),
     )
-    if site.opens_ssh:
-        task.ensure(
+    if isinstance(site, SecurityGroups):
+        groups = site
+        task.find_or_create(
             Operation.OPEN_SSH,
-            lambda: tagged([one for one in site.openings() if one.whole], tag),
-            lambda: site.open_ssh(tag),
+            lambda: tagged([group for group in groups.security_groups() if group.complete], tag),
+            lambda: groups.open_ssh(tag),
         )
 
 
 def _booted(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
-    """The order's servers, all of them ACTIVE, if need be on other hosts; BootFailed with the site's reason."""
+    """Return the request's servers once all are ACTIVE, if need be on other hosts.
+
+    Raises BootFailed with the site's reason after BOOT_ATTEMPTS.
+    """
     for attempt in range(1, BOOT_ATTEMPTS + 1):
         named = zip(task.lease_request.server_names, lease.resources, strict=True)
         created = [_create(task, resource, name, _source(task, name, image_id), image_id) for name, resource in named]
-        servers = [_boot(task, lease, server) for server in created]
+        servers = [_wait_until_active(task, lease, server) for server in created]
         failed = [number for number, server in enumerate(servers) if server.status != "ACTIVE"]
         if not failed:
             return servers
-        faults = [_give_up(task, servers[number], lease.hosts[number : number + 1]) for number in failed]
-        task.reconciler.say(f"attempt {attempt} of {BOOT_ATTEMPTS}: {'; '.join(faults)}")
+        faults = [_discard(task, servers[number], lease.hosts[number : number + 1]) for number in failed]
+        task.reconciler.report(f"attempt {attempt} of {BOOT_ATTEMPTS}: {'; '.join(faults)}")
         if attempt < BOOT_ATTEMPTS:
-            lease = lease_elsewhere(task, lease)
+            lease = move_to_other_hosts(task, lease)
     raise BootFailed(
-        f"{'; '.join(faults)}, after {BOOT_ATTEMPTS} attempts; release the lease and take other nodes, "
-        "and tell the site's help desk of these"
+        f"{'; '.join(faults)}, after {BOOT_ATTEMPTS} attempts; release the lease and choose other nodes, "
+        "and report these to the site's help desk"
     )
 
 
-def _give_up(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
-    """Delete a server that failed on these hosts, and remember them; what was wrong, in words."""
+def _discard(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
+    """Delete a server that failed on these hosts and record them; return the fault in words."""
     task.reconciler.journal.write(
         "failed", task.opened, Operation.CREATE_SERVER, hosts=list(hosts), reason=server.fault
     )
-    drop_servers(task.site, task.reconciler, task.opened, server.name)
-    drop_volumes(task.site, task.reconciler, task.opened, server.name)
-    names = [host.name for host in task.reconciler.ask(task.site.hosts) if host.id in hosts]
+    _delete_server(task, server.name)
+    names = [host.name for host in task.reconciler.query(task.site.hosts) if host.id in hosts]
     where = f" on {names[0]}" if names else ""
-    return f"server {server.name} did not boot{where}; the site says: {server.fault}"
+    return f"server {server.name} did not boot{where}; the site's reason: {server.fault}"
+
+
+def _delete_server(task: LeaseTask, name: str) -> None:
+    for kind in server_kinds(task.site):
+        delete_tagged(task.reconciler, task.opened, kind, name)
 
 
 def _source(task: LeaseTask, name: str, image_id: str) -> str:
-    """The id of what the server of that name boots from: the image, or a volume that is made of it."""
-    if not task.site.boots_from_volume:
-        return image_id
+    """Return the id of the boot source of the server with this name: the image, or a volume with a copy of it."""
+    site = task.site
+    return _volume(task, site, name, image_id).id if isinstance(site, BootVolumes) else image_id
 
-    def own() -> Volume | None:
-        return next((one for one in task.site.volumes() if one.tag == task.opened.tag and one.name == name), None)
 
-    made = task.ensure(
+def _volume(task: LeaseTask, site: BootVolumes, name: str, image_id: str) -> Volume:
+    """Return the volume of the server with this name once it holds the image. Raises BootFailed if it never does."""
+
+    def find() -> Volume | None:
+        volumes = (volume for volume in site.volumes() if volume.tag == task.opened.tag)
+        return next((volume for volume in volumes if volume.name == name), None)
+
+    created = task.find_or_create(
         Operation.CREATE_VOLUME,
-        own,
-        lambda: task.site.create_volume(name, task.opened.tag, image_id),
+        find,
+        lambda: site.create_volume(name, task.opened.tag, image_id),
         name=name,
         image_id=image_id,
     )
     ready = task.reconciler.wait(
-        f"volume {name}", own, lambda now: now is None or now.status not in BEING_MADE, task.site.boot_limit_s
+        f"volume {name}", find, lambda now: now is None or now.status not in CREATING, task.site.boot_limit_s
     )
     if ready is None or ready.status.startswith("error"):
-        drop_volumes(task.site, task.reconciler, task.opened, name)
-        raise BootFailed(f"volume {name} was not made of image {image_id}; the site says: {(ready or made).status}")
-    return ready.id
+        _delete_server(task, name)
+        status = (ready or created).status
+        raise BootFailed(f"volume {name} was not created from image {image_id}; the site's status: {status}")
+    return ready
 
 
 def _create(task: LeaseTask, resource: str, name: str, source: str, image_id: str) -> Server:
-    return task.ensure(
+    return task.find_or_create(
         Operation.CREATE_SERVER,
         lambda: task.find_server(name),
         lambda: task.site.create_server(name, task.opened.tag, resource, source),
@@ -107,22 +123,23 @@ def _create(task: LeaseTask, resource: str, name: str, source: str, image_id: st
     )
 
 
-def _boot(task: LeaseTask, lease: Lease, server: Server) -> Server:
-    """The server once it is ACTIVE or in ERROR, or as it is when its time is over; fault says why it is not ACTIVE."""
+def _wait_until_active(task: LeaseTask, lease: Lease, server: Server) -> Server:
+    """Return the server once it is ACTIVE or in ERROR, or at the time limit; ``fault`` says why it is not ACTIVE."""
 
     def state() -> Server:
         found = task.find_server(server.name)
         if found is None:
-            still_there(task, lease)
-        return found or replace(server, status="ERROR", fault="deleted by others")
+            current_lease(task, lease)
+        return found or replace(server, status="ERROR", fault="deleted by somebody else")
 
     limit_s = task.site.boot_limit_s
     ended = task.reconciler.wait(f"server {server.name}", state, lambda now: now.status in ("ACTIVE", "ERROR"), limit_s)
     return ended or replace(server, fault=f"not ACTIVE after {limit_s / 60:.0f} minutes")
 
 
-def _reached(task: LeaseTask, server: Server) -> Machine:
-    address = _addressed(task, server)
+def _connected(task: LeaseTask, server: Server) -> Machine:
+    """Attach an address to the server, wait until SSH answers, and record the login."""
+    address = _address_of(task, server)
     login = Login(address.ip, server.id, task.lease_request.key.file, task.reconciler.journal.known_hosts)
     reached = task.reconciler.wait(
         f"SSH to {server.name} at {address.ip}",
@@ -131,44 +148,45 @@ def _reached(task: LeaseTask, server: Server) -> Machine:
         SSH_LIMIT_S,
     )
     if not reached:
-        raise NotReached(f"{server.name} runs, but SSH to {address.ip} does not answer; its console log may say why")
+        raise NotReached(f"{server.name} runs, but SSH to {address.ip} does not answer; see its console log")
     machine = Machine(server.name, login)
-    task.reconciler.journal.reached(task.opened, machine)
+    task.reconciler.journal.record_machine(task.opened, machine)
     return machine
 
 
-def _addressed(task: LeaseTask, server: Server) -> Address:
-    """An address that leads to the server: a free one of the project first, else one that is taken now."""
+def _address_of(task: LeaseTask, server: Server) -> Address:
+    """Return the server's address; attach a free one of the project, else allocate one."""
 
-    def own() -> Address | None:
-        return next((one for one in task.site.addresses() if one.server == server.id), None)
+    def attached() -> Address | None:
+        return next((address for address in task.site.addresses() if address.server == server.id), None)
 
     for _ in range(ADDRESS_ATTEMPTS):
-        if there := task.reconciler.ask(own):
-            return there
+        if found := task.reconciler.query(attached):
+            return found
         address = _free_address(task)
         try:
-            return task.ensure(
+            return task.find_or_create(
                 Operation.ATTACH_ADDRESS,
-                own,
+                attached,
                 partial(task.site.attach_address, address, server),
                 address_data,
                 server=server.id,
                 **address_data(address),
             )
-        except Refused as problem:
-            task.reconciler.say(f"{problem}; trying another address")
-    raise NoAddress(f"no address could be attached to {server.name}: others took it {ADDRESS_ATTEMPTS} times")
+        except RequestRejected as problem:
+            task.reconciler.report(f"{problem}; trying another address")
+    raise NoAddress(f"no address could be attached to {server.name}: other programs took {ADDRESS_ATTEMPTS} in a row")
 
 
 def _free_address(task: LeaseTask) -> Address:
     def free() -> Address | None:
-        """One that this job took already, else one that nobody has marked."""
-        spare = [one for one in task.site.addresses() if not one.server and one.tag in ("", task.opened.tag)]
-        return max(spare, key=lambda one: one.tag, default=None)
+        """Return a free address, preferably one that this task allocated before."""
+        addresses = task.site.addresses()
+        spare = [address for address in addresses if not address.server and address.tag in ("", task.opened.tag)]
+        return max(spare, key=lambda address: address.tag, default=None)
 
-    if there := task.reconciler.ask(free):
-        return there
-    return task.ensure(
+    if found := task.reconciler.query(free):
+        return found
+    return task.find_or_create(
         Operation.ALLOCATE_ADDRESS, free, lambda: task.site.allocate_address(task.opened.tag), address_data
     )

@@ -1,4 +1,4 @@
-"""What a lease needs, checked before it is asked for. Each check passes or names its remedy; no secret is told."""
+"""Preflight checks for a lease. Each passes or names its fix; no message contains a secret."""
 
 import shutil
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from provision.errors import ProvisionError, Unreachable
+from provision.errors import CheckFailed, ProvisionError, Unreachable
 from provision.leasing.reconciler import Reconciler
 from provision.sites.base import Testbed, connect_to
 from provision.ssh.login import KINDS, fingerprint, key_pair
@@ -17,7 +17,7 @@ SKEW = timedelta(minutes=2)
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, whether it is well, and the finding or the remedy in a line."""
+    """The result of a check: its name, whether it passed, and one line with the finding or the fix."""
 
     name: str
     passed: bool
@@ -25,15 +25,16 @@ class Check:
 
     @property
     def line(self) -> str:
+        """The result in one line."""
         return f"{'ok  ' if self.passed else 'FAIL'}  {self.name}: {self.text}"
 
 
 def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
-    """All checks; those that need the site are left out where its account is no good."""
-    here = [
-        _check("local tools", _tools),
-        _check("SSH key", lambda: _local_key(key)),
-        _check("ledger", lambda: _ledger(reconciler)),
+    """Run all checks; those that need the site are left out if its account is unusable."""
+    local = [
+        _result_of("local tools", _tools),
+        _result_of("SSH key", lambda: _local_key(key)),
+        _result_of("journal", lambda: _journal(reconciler)),
     ]
     sites: list[Testbed] = []
 
@@ -41,12 +42,12 @@ def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
         sites.append(connect_to(site_name))
         return sites[0].scope()
 
-    here.append(_check("account", account))
-    if not here[-1].passed:
-        return here
+    local.append(_result_of("account", account))
+    if not local[-1].passed:
+        return local
     site = sites[0]
-    there: dict[str, Callable[[], str]] = {
-        "reservations": lambda: f"{len(site.hosts())} nodes can be reserved at {site.name}",
+    remote: dict[str, Callable[[], str]] = {
+        "reservations": lambda: f"{len(site.hosts())} reservable nodes at {site.name}",
         "image": lambda: f"image {site.image_id()}",
         "quota": site.quota,
         "floating IPs": lambda: _addresses(site),
@@ -54,18 +55,14 @@ def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
         "service units": site.service_units,
         "clock": lambda: _clock(site),
     }
-    return here + [_check(name, question) for name, question in there.items()]
+    return local + [_result_of(name, question) for name, question in remote.items()]
 
 
-class Unwell(ProvisionError):
-    """What a check found wrong; the message names the remedy."""
-
-
-def _check(name: str, question: Callable[[], str]) -> Check:
+def _result_of(name: str, question: Callable[[], str]) -> Check:
     try:
         return Check(name, True, question())
     except Unreachable as problem:
-        return Check(name, False, f"{problem}; try again later, and look for outages at chameleoncloud.org")
+        return Check(name, False, f"{problem}; retry later, and check chameleoncloud.org for outages")
     except ProvisionError as problem:
         return Check(name, False, str(problem))
 
@@ -73,55 +70,59 @@ def _check(name: str, question: Callable[[], str]) -> Check:
 def _tools() -> str:
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
-        raise Unwell(f"{', '.join(missing)} missing; install OpenSSH's client (apt install openssh-client)")
+        raise CheckFailed(f"{', '.join(missing)} missing; install the OpenSSH client (apt install openssh-client)")
     return ", ".join(TOOLS)
 
 
 def _local_key(key: Path) -> str:
     key_pair(key)
     if key.stat().st_mode & 0o077:
-        raise Unwell(f"{key} can be read by others; chmod 600 {key}")
+        raise CheckFailed(f"{key} is readable by other users; run: chmod 600 {key}")
     return str(key)
 
 
-def _ledger(reconciler: Reconciler) -> str:
-    held = ", ".join(sorted(reconciler.journal.active_leases()))
-    return f"{reconciler.journal.folder}: {held or 'nothing'} held"
+def _journal(reconciler: Reconciler) -> str:
+    active = ", ".join(sorted(reconciler.journal.active_leases()))
+    return f"{reconciler.journal.folder}: active leases: {active or 'none'}"
 
 
 def _addresses(site: Testbed) -> str:
-    free = [one for one in site.addresses() if not one.server]
+    free = [address for address in site.addresses() if not address.server]
     if free:
         return f"{len(free)} free in the project"
     left = site.addresses_left()
     if left == 0:
-        raise Unwell("none is free and the project may take no more; release one, or ask the site's help desk")
-    return "none is free in the project; one will be taken" if left is None else f"the project may take {left} more"
+        raise CheckFailed("none is free and the project's quota is used up; release one, or ask the site's help desk")
+    return (
+        "none is free in the project; one will be allocated"
+        if left is None
+        else f"the project may allocate {left} more"
+    )
 
 
 def _site_key(site: Testbed, key: Path, reconciler: Reconciler) -> str:
-    """A lease uploads the key under its mark. One at the site of that name, or of the file's, has to be the same."""
-    here = fingerprint(key_pair(key).public)
-    there = {name: fingerprint(text) for name, text in site.public_keys() if text.startswith(KINDS)}
+    """Compare the local key with those at the site: the active leases' keys and the one with the file's name."""
+    local = fingerprint(key_pair(key).public)
+    remote = {name: fingerprint(text) for name, text in site.public_keys() if text.startswith(KINDS)}
     for active_lease in reconciler.journal.active_leases().values():
-        if there.get(active_lease.tag, here) != here:
-            raise Unwell(
-                f"lease {active_lease.name} was made with {there[active_lease.tag]}, and {key} is {here}; "
-                "name the key that it was made with by --key, or release it and lease anew"
+        if remote.get(active_lease.tag, local) != local:
+            raise CheckFailed(
+                f"lease {active_lease.name} was created with {remote[active_lease.tag]}, and {key} is {local}; "
+                "pass the key that it was created with as --key, or release it and lease again"
             )
-    if there.get(key.name, here) != here:
-        raise Unwell(
-            f"{key.name} is {there[key.name]} there, and {key} is {here}; "
-            f"name the right one by --key, or delete the one at the site (openstack keypair delete {key.name})"
+    if remote.get(key.name, local) != local:
+        raise CheckFailed(
+            f"{key.name} is {remote[key.name]} at the site, and {key} is {local}; "
+            f"pass the right key as --key, or delete the one at the site (openstack keypair delete {key.name})"
         )
-    names = [name for name, other in there.items() if other == here]
+    names = [name for name, other in remote.items() if other == local]
     return f"at the site as {', '.join(names)}" if names else "not at the site yet; a lease uploads it"
 
 
 def _clock(site: Testbed) -> str:
     skew = abs(site.skew())
     if skew > SKEW:
-        raise Unwell(
-            f"this computer's clock is {skew.total_seconds():.0f} s off the site's; set it (timedatectl set-ntp true)"
+        raise CheckFailed(
+            f"this computer's clock is {skew.total_seconds():.0f} s off the site's; set it: timedatectl set-ntp true"
         )
     return f"{skew.total_seconds():.0f} s off the site's"

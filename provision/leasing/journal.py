@@ -1,7 +1,7 @@
-"""What is held, on disk: each act's intent before it, its outcome after it. A run killed anywhere finds its way by it.
+"""The write-ahead journal of leases: the intent of each operation before it, its outcome after it.
 
-A file of JSON lines in the folder ``$TESTBED_LEDGER``, else ``llm-testbed`` under ``$XDG_STATE_HOME`` or
-``~/.local/state``.
+A run that was killed at any point resumes from it. The journal is a file of JSON lines in the folder
+``$TESTBED_LEDGER``, else in ``llm-testbed`` under ``$XDG_STATE_HOME`` or ``~/.local/state``.
 """
 
 import fcntl
@@ -21,12 +21,12 @@ from provision.ssh.login import Login
 
 VERSION = 1
 FIELDS = {"mark": "tag", "act": "operation"}
-"""Fields by the names that they have on disk."""
+"""Keys on disk that differ from the names of the fields."""
 Event = Literal["opened", "intent", "done", "failed", "reached", "closed"]
 
 
 class Operation(StrEnum):
-    """Everything that is done outside. Sites do nothing that is not one of these."""
+    """Every operation that changes something at a site."""
 
     CREATE_LEASE = "create lease"
     UPLOAD_KEY = "upload key"
@@ -46,7 +46,7 @@ class Operation(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the ledger. data holds ids, names and times; never a credential."""
+    """A line of the journal. data: ids, names and times, never a credential."""
 
     at: str
     event: Event
@@ -60,7 +60,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that answered: its server's name, and how it is logged in to."""
+    """A machine that has answered SSH: its server's name and its login."""
 
     server: str
     login: Login
@@ -68,23 +68,24 @@ class Machine:
 
 @dataclass(frozen=True)
 class ActiveLease:
-    """What the ledger says of one lease: acts are the outcomes of acts (the last one of each), wanted their intents.
+    """The journal's record of a lease that was opened and not closed.
 
-    machines: those that answered and whose server was not deleted since, in the order of their names.
+    intents and operations: data of the last intent and the last outcome of each operation. failed_hosts: ids of hosts
+    that did not boot. machines: those that have answered and whose server was not deleted since, by name.
     """
 
     name: str
     tag: str
     site: str
     since: str
-    wanted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    intents: dict[str, dict[str, Any]] = field(default_factory=dict)
     operations: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed_hosts: tuple[str, ...] = ()
     machines: tuple[Machine, ...] = ()
 
 
 class Journal:
-    """The ledger in a folder. ``now`` is the clock that entries are dated by."""
+    """The journal in a folder. ``now`` dates the entries."""
 
     def __init__(self, folder: Path | None = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.folder = folder or default_folder()
@@ -93,13 +94,13 @@ class Journal:
         self.known_hosts = self.folder / "known_hosts"
 
     @contextmanager
-    def alone(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """One program at a time works on the lease of that name; ``waiting`` is told when another one does."""
+    def exclusive(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Let one program at a time work on the lease of that name; call ``waiting`` if another one does."""
         with self._locked(self.folder / "locks" / name, waiting):
             yield
 
     def open(self, name: str, site: str) -> ActiveLease:
-        """A new holding, with a mark that nothing else carries."""
+        """Open a record with a new, unique tag."""
         tag = f"llm-testbed-{secrets.token_hex(6)}"
         self.write("opened", ActiveLease(name, tag, site, ""))
         active_lease = self.active_lease(name)
@@ -107,6 +108,7 @@ class Journal:
         return active_lease
 
     def write(self, event: Event, active_lease: ActiveLease, operation: Operation | None = None, **data: Any) -> None:
+        """Append an entry and flush it to disk."""
         entry = Entry(
             self._now().isoformat(timespec="seconds"),
             event,
@@ -123,57 +125,59 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def reached(self, active_lease: ActiveLease, machine: Machine) -> None:
-        """Keep how a machine is logged in to."""
+    def record_machine(self, active_lease: ActiveLease, machine: Machine) -> None:
+        """Record a machine that has answered and its login."""
         self.write("reached", active_lease, server=machine.server, login=asdict(machine.login))
 
     def entries(self) -> list[Entry]:
-        """All lines; one that a killed program left half written is passed over."""
+        """Return all entries; a line that a killed program left incomplete is skipped."""
         lines = self._file.read_text().split("\n") if self._file.exists() else []
         return [entry for number, line in enumerate(lines, start=1) if line and (entry := self._entry(line, number))]
 
     def active_leases(self) -> dict[str, ActiveLease]:
-        """What is held, by name."""
-        held: dict[str, ActiveLease] = {}
+        """Return the active leases by name."""
+        active: dict[str, ActiveLease] = {}
         for entry in self.entries():
             if entry.event == "opened":
-                held[entry.name] = ActiveLease(entry.name, entry.tag, entry.site, entry.at)
+                active[entry.name] = ActiveLease(entry.name, entry.tag, entry.site, entry.at)
             elif entry.event == "closed":
-                held.pop(entry.name, None)
-            elif entry.name in held:
-                held[entry.name] = _with(held[entry.name], entry)
-        return held
+                active.pop(entry.name, None)
+            elif entry.name in active:
+                active[entry.name] = _after(active[entry.name], entry)
+        return active
 
     def tags(self) -> set[str]:
-        """Every mark that was ever given here."""
+        """Return every tag that this journal ever created."""
         return {entry.tag for entry in self.entries() if entry.event == "opened"}
 
-    def begun(self, active_lease: ActiveLease, operation: Operation) -> dict[str, Any]:
-        """The intent of an act whose outcome was never written; empty where there is none."""
-        told = [entry for entry in self.entries() if (entry.tag, entry.operation) == (active_lease.tag, operation)]
-        return told[-1].data if told and told[-1].event == "intent" else {}
+    def pending_intent(self, active_lease: ActiveLease, operation: Operation) -> dict[str, Any]:
+        """Return the intent of an operation whose outcome was never written, or {}."""
+        entries = [entry for entry in self.entries() if (entry.tag, entry.operation) == (active_lease.tag, operation)]
+        return entries[-1].data if entries and entries[-1].event == "intent" else {}
 
     def hosts(self, lease_id: str) -> tuple[str, ...]:
-        """The ids of a lease's hosts, as the site last told of any."""
-        leases = (one.data for one in self.entries() if (one.event, one.operation) == ("done", Operation.CREATE_LEASE))
-        told = [data["hosts"] for data in leases if data.get("id") == lease_id and data["hosts"]]
-        return tuple(told[-1]) if told else ()
+        """Return the ids of a lease's hosts as last recorded, or ()."""
+        outcome = ("done", Operation.CREATE_LEASE)
+        leases = (entry.data for entry in self.entries() if (entry.event, entry.operation) == outcome)
+        hosts = [data["hosts"] for data in leases if data.get("id") == lease_id and data["hosts"]]
+        return tuple(hosts[-1]) if hosts else ()
 
     def active_lease(self, name: str) -> ActiveLease | None:
+        """Return the active lease of that name."""
         return self.active_leases().get(name)
 
     def _entry(self, line: str, number: int) -> Entry | None:
         try:
-            read = json.loads(line)
+            fields = json.loads(line)
         except ValueError:
             return None
-        version = read.get("version") if isinstance(read, dict) else None
+        version = fields.get("version") if isinstance(fields, dict) else None
         if version != VERSION:
             raise BadJournal(
                 f"{self._file}: line {number}: version {version!r}; allowed: {VERSION}; "
-                "move the file away, or use the program that wrote it"
+                "move the file away, or use the version of the program that wrote it"
             )
-        return Entry(**{FIELDS.get(key, key): value for key, value in read.items()})
+        return Entry(**{FIELDS.get(key, key): value for key, value in fields.items()})
 
     @contextmanager
     def _locked(self, file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -196,13 +200,14 @@ def _as_written(entry: Entry) -> dict[str, Any]:
 
 
 def default_folder() -> Path:
-    if told := os.environ.get("TESTBED_LEDGER"):
-        return Path(told)
+    """Return the journal's folder; see the module's docstring."""
+    if folder := os.environ.get("TESTBED_LEDGER"):
+        return Path(folder)
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "llm-testbed"
 
 
-def _with(active_lease: ActiveLease, entry: Entry) -> ActiveLease:
-    """The holding after an intent or an outcome. A lease that we mean to delete is not missed."""
+def _after(active_lease: ActiveLease, entry: Entry) -> ActiveLease:
+    """Return the record after an entry. The intent to delete a lease removes its creation, so it is not missed."""
     if entry.event == "reached":
         return replace(active_lease, machines=_with_machine(active_lease.machines, entry.data))
     if entry.operation == Operation.DELETE_SERVER and entry.event == "done":
@@ -216,7 +221,7 @@ def _with(active_lease: ActiveLease, entry: Entry) -> ActiveLease:
         }
         return replace(active_lease, operations=operations)
     if entry.event == "intent":
-        return replace(active_lease, wanted={**active_lease.wanted, entry.operation: entry.data})
+        return replace(active_lease, intents={**active_lease.intents, entry.operation: entry.data})
     if entry.event == "done":
         return replace(active_lease, operations={**active_lease.operations, entry.operation: entry.data})
     hosts = tuple(entry.data.get("hosts", ()))
@@ -224,8 +229,8 @@ def _with(active_lease: ActiveLease, entry: Entry) -> ActiveLease:
 
 
 def _with_machine(machines: tuple[Machine, ...], data: dict[str, Any]) -> tuple[Machine, ...]:
-    told = data["login"]
-    paths = {name: Path(told[name]) for name in ("key", "known_hosts")}
-    fresh = Machine(data["server"], Login(**{**told, **paths}))
-    others = [one for one in machines if one.server != fresh.server]
-    return tuple(sorted([*others, fresh], key=lambda one: one.server))
+    login = data["login"]
+    paths = {name: Path(login[name]) for name in ("key", "known_hosts")}
+    machine = Machine(data["server"], Login(**{**login, **paths}))
+    others = [other for other in machines if other.server != machine.server]
+    return tuple(sorted([*others, machine], key=lambda one: one.server))

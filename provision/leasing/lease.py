@@ -1,20 +1,20 @@
-"""From a wish to machines that answer. Interrupted anywhere, the same order goes on from there."""
+"""From requirements to reachable machines. An interrupted run of the same request resumes."""
 
 from dataclasses import dataclass
 
-from provision.errors import NotOurs
+from provision.errors import ForeignLease
 from provision.leasing.boot import bring_up
 from provision.leasing.journal import ActiveLease, Machine
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import LeaseRequest, LeaseTask, in_words
+from provision.leasing.request import LeaseRequest, LeaseTask, slot_in_words
 from provision.leasing.reserve import choose, reserve, wait_for_start
 from provision.models import Lease
-from provision.sites.base import Testbed
+from provision.sites.base import BootVolumes, SecurityGroups, Testbed
 
 
 @dataclass(frozen=True)
 class Leased:
-    """What an order brought: machines and image_id only once they are up."""
+    """The result of a lease request; machines and image_id are set only once the machines are up."""
 
     lease: Lease
     machines: tuple[Machine, ...] = ()
@@ -22,18 +22,19 @@ class Leased:
 
 
 def plan(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> list[str]:
-    """What ``lease`` would ask of which service, in lines; nothing of it is asked."""
+    """Return the API calls that ``lease`` would make, one a line; nothing is changed."""
     if reconciler.journal.active_lease(lease_request.name):
-        return [f"{lease_request.name} is held already: go on with it"]
+        return [f"lease {lease_request.name} is active: resume it"]
     slot = choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0]
     servers = ", ".join(lease_request.server_names)
+    group = "neutron: create a security group that admits SSH"
     return [
-        f"blazar: create lease {lease_request.name} of {in_words(slot)}",
+        f"blazar: create lease {lease_request.name} of {slot_in_words(slot)}",
         f"nova: upload the public key of {lease_request.key.file}",
-        *(["neutron: create a security group that lets SSH through"] if site.opens_ssh else []),
-        *([f"cinder: create a volume for {servers}"] if site.boots_from_volume else []),
-        f"nova: create server {servers} with image {reconciler.ask(site.image_id)}",
-        f"neutron: attach a free floating IP to {servers}, or take one",
+        *([group] if isinstance(site, SecurityGroups) else []),
+        *([f"cinder: create a volume for {servers}"] if isinstance(site, BootVolumes) else []),
+        f"nova: create server {servers} with image {reconciler.query(site.image_id)}",
+        f"neutron: attach a free floating IP to {servers}, or allocate one",
         f"ssh: log in to {servers}",
     ]
 
@@ -41,31 +42,32 @@ def plan(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> 
 def lease(
     site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest, wait: bool = True, watch: bool = False
 ) -> Leased:
-    """Lease, wait, boot and reach. Without ``wait`` a lease that has not begun is left for the next run.
+    """Reserve, wait for the start, boot and connect.
 
-    With ``watch`` it looks again and again while there is no block, without end.
+    Without ``wait``, return before a lease that starts later. With ``watch``, search until a time slot is free.
     """
 
     def waiting() -> None:
-        reconciler.say(f"another program works on {lease_request.name}; waiting for it")
+        reconciler.report(f"another program is working on {lease_request.name}; waiting for it")
 
-    with reconciler.journal.alone(lease_request.name, waiting):
-        task = LeaseTask(site, reconciler, lease_request, _page(site, reconciler, lease_request))
+    with reconciler.journal.exclusive(lease_request.name, waiting):
+        task = LeaseTask(site, reconciler, lease_request, _record(site, reconciler, lease_request))
         reserved = reserve(task, watch)
         if not wait and reserved.start > reconciler.clock.now():
             return Leased(reserved)
         active = wait_for_start(task, reserved)
         image_id, machines = bring_up(task, active)
-        return Leased(reconciler.ask(task.find_lease) or active, machines, image_id)
+        return Leased(reconciler.query(task.find_lease) or active, machines, image_id)
 
 
-def _page(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:
-    """What the ledger has under this name already, else a new page."""
+def _record(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:
+    """Return the journal's record of this name, or a new one. Raises ForeignLease if it is at another site."""
     active_lease = reconciler.journal.active_lease(lease_request.name)
     if active_lease and active_lease.site != site.name:
-        raise NotOurs(
-            f"{lease_request.name} is held at {active_lease.site}; release it there first, or choose another --name"
+        raise ForeignLease(
+            f"lease {lease_request.name} is active at {active_lease.site}; "
+            "release it there first, or choose another --name"
         )
     if active_lease:
-        reconciler.say(f"{lease_request.name} is held since {active_lease.since}; going on with it")
+        reconciler.report(f"lease {lease_request.name} is active since {active_lease.since}; resuming it")
     return active_lease or reconciler.journal.open(lease_request.name, site.name)

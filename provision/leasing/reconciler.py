@@ -1,11 +1,11 @@
-"""How anything is asked of a site or done there: patiently, known to the ledger, and never twice.
+"""Requests to a site: retried, recorded in the journal, and never carried out twice.
 
-A question is asked again while a service does not answer. An act whose outcome is not known is looked for before it is
-tried again.
+A query is repeated while a service is unreachable. After an operation with an unknown outcome, its result is looked for
+before the operation is tried again.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,37 +19,39 @@ from provision.leasing.journal import ActiveLease, Journal, Operation
 ATTEMPTS = 12
 LONGEST_PAUSE_S = 30
 T = TypeVar("T")
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Clock:
-    """Time as this package sees it; tests have one of their own."""
+    """The time; tests replace it by one that moves without waiting."""
 
     def now(self) -> datetime:
+        """Return the current time in UTC."""
         return datetime.now(UTC)
 
     def passed_s(self) -> float:
-        """Seconds since some moment."""
+        """Return the seconds since an arbitrary moment."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
+        """Wait."""
         time.sleep(seconds)
 
 
 @dataclass(frozen=True)
 class Reconciler:
-    """What every act needs: the ledger, a clock, and somebody to tell."""
+    """Carries out operations with a journal and a clock; ``report`` receives lines about progress."""
 
     journal: Journal
     clock: Clock
-    say: Say
+    report: Report
 
-    def ask(self, question: Callable[[], T]) -> T:
-        """The answer, asked for again while a service is Unreachable; bounded in number."""
-        return self._patiently()(question)
+    def query(self, question: Callable[[], T]) -> T:
+        """Return the answer; retry a bounded number of times while a service is Unreachable."""
+        return self._retrying()(question)
 
     def perform(self, active_lease: ActiveLease, operation: Operation, do: Callable[[], T], **intent: Any) -> T:
-        """Do it once, its intent and its failure in the ledger; the caller writes down what came of it."""
+        """Carry out an operation once, with its intent and failure in the journal; the caller records its outcome."""
         self.journal.write("intent", active_lease, operation, **intent)
         try:
             return do()
@@ -59,66 +61,71 @@ class Reconciler:
             self.journal.write("failed", active_lease, operation, reason=str(problem))
             raise
 
-    def ensure(
+    def find_or_create(
         self,
         active_lease: ActiveLease,
         operation: Operation,
         find: Callable[[], T | None],
-        make: Callable[[], T],
+        create: Callable[[], T],
         outcome: Callable[[T], dict[str, Any]],
         **intent: Any,
     ) -> T:
-        """What ``find`` finds, else what ``make`` makes: exactly one, also where the answer to ``make`` was lost."""
+        """Return what ``find`` finds, else what ``create`` creates: exactly one, even if the answer was lost."""
 
         def once() -> T:
-            there = find()
-            return self.perform(active_lease, operation, make, **intent) if there is None else there
+            found = find()
+            return self.perform(active_lease, operation, create, **intent) if found is None else found
 
-        made = self._patiently()(once)
-        self.journal.write("done", active_lease, operation, **outcome(made))
-        return made
+        resource = self._retrying()(once)
+        self.journal.write("done", active_lease, operation, **outcome(resource))
+        return resource
 
-    def remove(
-        self, active_lease: ActiveLease, operation: Operation, find: Callable[[], list[T]], drop: Callable[[T], None]
+    def delete_all(
+        self,
+        active_lease: ActiveLease,
+        operation: Operation,
+        find: Callable[[], Sequence[T]],
+        delete: Callable[[T], None],
     ) -> None:
-        """Drop all that ``find`` finds."""
+        """Delete everything that ``find`` finds."""
 
         def once() -> None:
-            for thing in find():
-                self.perform(active_lease, operation, partial(drop, thing), id=getattr(thing, "id", ""))
-                self.journal.write("done", active_lease, operation, id=getattr(thing, "id", ""))
+            for resource in find():
+                id = getattr(resource, "id", "")
+                self.perform(active_lease, operation, partial(delete, resource), id=id)
+                self.journal.write("done", active_lease, operation, id=id)
 
-        self._patiently()(once)
+        self._retrying()(once)
 
     def wait(
         self, what: str, question: Callable[[], T], done: Callable[[T], bool], limit_s: float, every_s: float = 10
     ) -> T | None:
-        """The first answer that is ``done``; None when there is none within limit_s. Says how long it has waited."""
+        """Return the first answer that is ``done``, or None after limit_s; report the time waited so far."""
         began = self.clock.passed_s()
-        while not done(answer := self.ask(question)):
+        while not done(answer := self.query(question)):
             passed = self.clock.passed_s() - began
             if passed > limit_s:
                 return None
-            self.say(f"{what}: {_status(answer)}, for {passed / 60:.0f} of up to {limit_s / 60:.0f} minutes")
+            self.report(f"{what}: {_status(answer)}, for {passed / 60:.0f} of up to {limit_s / 60:.0f} minutes")
             self.clock.sleep(every_s)
         return answer
 
-    def _patiently(self) -> Retrying:
+    def _retrying(self) -> Retrying:
         return Retrying(
             retry=retry_if_exception_type(Unreachable),
             wait=wait_exponential(max=LONGEST_PAUSE_S),
             stop=stop_after_attempt(ATTEMPTS),
             sleep=self.clock.sleep,
-            before_sleep=self._tell,
+            before_sleep=self._report_attempt,
             reraise=True,
         )
 
-    def _tell(self, state: RetryCallState) -> None:
+    def _report_attempt(self, state: RetryCallState) -> None:
         problem = state.outcome.exception() if state.outcome else None
-        self.say(f"{problem}; attempt {state.attempt_number} of {ATTEMPTS}")
+        self.report(f"{problem}; attempt {state.attempt_number} of {ATTEMPTS}")
 
 
 def _status(answer: object) -> str:
-    """What a thing is, and what is done with it where that is told: BUILD, spawning."""
-    told = getattr(answer, "status", "waiting"), getattr(answer, "task", "")
-    return ", ".join(filter(None, told))
+    """Return the status of a resource, and the site's task with it where there is one: BUILD, spawning."""
+    parts = getattr(answer, "status", "waiting"), getattr(answer, "task", "")
+    return ", ".join(filter(None, parts))

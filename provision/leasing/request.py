@@ -1,4 +1,4 @@
-"""One order at one site while it is carried out, and how what belongs to it is found again there."""
+"""A lease request, and the task of carrying it out at one site."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,21 +8,18 @@ from typing import Any, TypeVar
 from provision.availability.times import local_zone, time_in_words
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
-from provision.models import Address, Host, Lease, Requirements, Server, TimeSlot, Volume
+from provision.models import Address, Host, Lease, Requirements, Server, TimeSlot
 from provision.sites.base import Testbed
 from provision.ssh.login import KeyPair
 
 OVER = ("TERMINATED", "ERROR")
-DELETE_LIMIT_S = 10 * 60
+"""Statuses of a lease that has ended."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class LeaseRequest:
-    """What a person wants leased: under which names, of which hardware and time, with which SSH key.
-
-    at_once: from the moment on at which it is asked for, whenever that is.
-    """
+    """A request for a lease: names, requirements and SSH key. at_once: start at the moment of the reservation."""
 
     name: str
     server_name: str
@@ -32,13 +29,14 @@ class LeaseRequest:
 
     @property
     def server_names(self) -> list[str]:
+        """The names of the servers, numbered if there are several."""
         count = self.requirements.count
         return [self.server_name] if count == 1 else [f"{self.server_name}-{n}" for n in range(1, count + 1)]
 
 
 @dataclass(frozen=True)
 class LeaseTask:
-    """An order on its way: the site it goes to, and its page in the ledger as it was opened."""
+    """A lease request that is being carried out; opened: its record in the journal when the task began."""
 
     site: Testbed
     reconciler: Reconciler
@@ -47,85 +45,72 @@ class LeaseTask:
 
     @property
     def active_lease(self) -> ActiveLease:
-        """The page as it is by now."""
+        """The current record in the journal."""
         return self.reconciler.journal.active_lease(self.lease_request.name) or self.opened
 
-    def ensure(
+    def find_or_create(
         self,
         operation: Operation,
         find: Callable[[], T | None],
-        make: Callable[[], T],
-        outcome: Callable[[T], dict[str, Any]] = lambda made: {"id": getattr(made, "id", "")},
+        create: Callable[[], T],
+        outcome: Callable[[T], dict[str, Any]] = lambda resource: {"id": getattr(resource, "id", "")},
         **intent: Any,
     ) -> T:
-        return self.reconciler.ensure(self.opened, operation, find, make, outcome, **intent)
+        """Find or create a resource of this lease; see Reconciler.find_or_create."""
+        return self.reconciler.find_or_create(self.opened, operation, find, create, outcome, **intent)
 
     def find_lease(self) -> Lease | None:
+        """Return the lease at the site."""
         return find_lease(self.site, self.active_lease)
 
     def find_server(self, name: str) -> Server | None:
-        return next((one for one in self.site.servers() if one.tag == self.opened.tag and one.name == name), None)
+        """Return the lease's server with this name."""
+        servers = (server for server in self.site.servers() if server.tag == self.opened.tag)
+        return next((server for server in servers if server.name == name), None)
 
 
 def find_lease(site: Testbed, active_lease: ActiveLease) -> Lease | None:
-    """The lease with the mark of a holding."""
+    """Return the site's lease with this record's tag."""
     found = [lease for lease in site.leases() if lease.tag == active_lease.tag]
     return min(found, key=lambda lease: (lease.status in OVER, lease.created, lease.id), default=None)
 
 
-def drop_servers(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, name: str | None = None) -> None:
-    """Delete the servers of a holding, or the one of that name, and see them gone."""
-
-    def there() -> list[Server]:
-        return [one for one in site.servers() if one.tag == active_lease.tag and name in (None, one.name)]
-
-    reconciler.remove(active_lease, Operation.DELETE_SERVER, there, site.delete_server)
-    reconciler.wait("servers being deleted", there, lambda left: not left, DELETE_LIMIT_S, every_s=2)
-
-
-def drop_volumes(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, name: str | None = None) -> None:
-    """Delete what is left of the volumes of a holding's servers, or of the one of that name, and see them gone."""
-
-    def there() -> list[Volume]:
-        return [one for one in site.volumes() if one.tag == active_lease.tag and name in (None, one.name)]
-
-    def staying() -> list[Volume]:
-        return [one for one in there() if one.status != "deleting"]
-
-    reconciler.remove(active_lease, Operation.DELETE_VOLUME, staying, site.delete_volume)
-    reconciler.wait("volumes being deleted", there, lambda left: not left, DELETE_LIMIT_S, every_s=2)
-
-
-def tagged(things: list[T], tag: str) -> T | None:
-    return next((thing for thing in things if getattr(thing, "tag", "") == tag), None)
+def tagged(resources: list[T], tag: str) -> T | None:
+    """Return the first resource with this tag."""
+    return next((resource for resource in resources if getattr(resource, "tag", "") == tag), None)
 
 
 def same_hardware(one: Host, other: Host) -> bool:
+    """Return whether two hosts differ only in id and name."""
     return replace(one, id="", name="") == replace(other, id="", name="")
 
 
 def lease_data(lease: Lease) -> dict[str, Any]:
+    """Return what the journal records of a lease."""
     return {"id": lease.id, "start": text(lease.start), "end": text(lease.end), "hosts": list(lease.hosts)}
 
 
 def slot_data(slot: TimeSlot) -> dict[str, Any]:
+    """Return what the journal records of a time slot."""
     names = [host.name for host in slot.hosts]
     return {"start": text(slot.start), "end": text(slot.end), "hosts": names, "cost_su": slot.cost_su}
 
 
 def address_data(address: Address) -> dict[str, Any]:
+    """Return what the journal records of a floating IP."""
     return {"id": address.id, "ip": address.ip}
 
 
 def text(moment: datetime) -> str:
+    """Return a time in the journal's format."""
     return moment.isoformat(timespec="minutes")
 
 
-def in_words(slot: TimeSlot) -> str:
-    """Hosts, times and cost of a slot, in a line."""
+def slot_in_words(slot: TimeSlot) -> str:
+    """Return hosts, times and cost of a time slot in one line."""
     zone = local_zone()
     names = ", ".join(host.name for host in slot.hosts)
     cost = "" if slot.cost_su is None else f", {slot.cost_su:g} SU"
-    kind = slot.hosts[0]
+    first = slot.hosts[0]
     times = f"{time_in_words(slot.start, zone)} to {time_in_words(slot.end, zone)}"
-    return f"{names} ({kind.node_type} at {kind.site}), {times}{cost}"
+    return f"{names} ({first.node_type} at {first.site}), {times}{cost}"

@@ -1,4 +1,4 @@
-"""From a wish to an ACTIVE lease."""
+"""From requirements to an ACTIVE lease."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,31 +8,32 @@ from provision.availability import search
 from provision.availability.matching import alike, fitting, hardware
 from provision.availability.times import MINUTE, local_zone, time_in_words
 from provision.errors import (
-    HeldOtherwise,
+    ForeignLease,
     LeaseFailed,
     LeaseGone,
+    LeaseMismatch,
     NoCredentials,
     NoSuchHost,
-    NotEnough,
-    NotOurs,
+    NotEnoughHosts,
     ProvisionError,
     SiteError,
     Unreachable,
 )
 from provision.leasing.journal import Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import OVER, LeaseTask, drop_servers, in_words, lease_data, same_hardware, slot_data
+from provision.leasing.request import OVER, LeaseTask, lease_data, same_hardware, slot_data, slot_in_words
+from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import Lease, Requirements, TimeSlot
 from provision.sites.base import Testbed
 
 START_GRACE_S = 15 * 60
 """How long after its start a lease may take to become ACTIVE."""
 WATCH_S = 120
-"""Between two looks for a block that is not there yet."""
-TRANSIENT = (NotEnough, Unreachable)
-"""Where a site has no slot for such a reason, it may have one later."""
-CHOICES = 3
-"""How often another slot is chosen when somebody else was faster."""
+"""Pause between two searches for a time slot, seconds."""
+TRANSIENT = (NotEnoughHosts, Unreachable)
+"""Reasons for which a site without a time slot may have one later."""
+CHOICE_ATTEMPTS = 3
+"""How often another slot is chosen after losing a race for one."""
 
 
 def choose(
@@ -43,179 +44,179 @@ def choose(
     limit: int = 1,
     not_on: tuple[str, ...] = (),
 ) -> list[TimeSlot]:
-    """The earliest slots for a wish, on none of those hosts; with at_once, from now on.
+    """Return the earliest time slots that meet the requirements, not on these hosts; with at_once, starting now.
 
-    NotEnough, with what is free else, when there are none.
+    Raises NotEnoughHosts, with the earliest alternative, if there is none.
     """
-    hosts = [host for host in reconciler.ask(site.hosts) if host.id not in not_on]
-    bookings = reconciler.ask(site.bookings)
+    hosts = [host for host in reconciler.query(site.hosts) if host.id not in not_on]
+    bookings = reconciler.query(site.bookings)
     now = reconciler.clock.now()
     requirements = replace(requirements, start=now) if at_once else requirements
-    if found := search.earliest(hosts, bookings, requirements, now, limit):
-        return found
-    other = search.earliest(
+    if slots := search.earliest(hosts, bookings, requirements, now, limit):
+        return slots
+    alternatives = search.earliest(
         hosts, bookings, replace(requirements, start=None, not_before=requirements.start), now, limit=1
     )
     when = f" at {time_in_words(requirements.start, local_zone())}" if requirements.start else ""
-    raise NotEnough(
-        f"not enough nodes are free{when}; " + (f"the earliest: {in_words(other[0])}" if other else "none in 60 days")
+    raise NotEnoughHosts(
+        f"not enough nodes are free{when}; "
+        + (f"the earliest: {slot_in_words(alternatives[0])}" if alternatives else "none in 60 days")
     )
 
 
 def choose_among(
     sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements, at_once: bool = False, limit: int = 1
 ) -> list[TimeSlot]:
-    """The earliest slots over several sites. A site that has no such hosts, or is not reached, is said and left out.
+    """Return the earliest time slots over several sites; unreachable sites and those without such hosts are reported.
 
-    Where none has a slot, NotEnough with what each said if that may change; else NoSuchHost over all sites that were
-    reached, or what the first of them, or the only one, raised.
+    If no site has a slot: raises NotEnoughHosts with every site's reason if any of them is transient, else NoSuchHost
+    over all reachable sites, else the first site's error.
     """
     if len(sites) == 1:
         return choose(sites[0], reconciler, requirements, at_once, limit)
-    found: list[TimeSlot] = []
-    refusals: dict[str, ProvisionError] = {}
+    slots: list[TimeSlot] = []
+    problems: dict[str, ProvisionError] = {}
     for site in sites:
         try:
-            found += choose(site, reconciler, requirements, at_once, limit)
+            slots += choose(site, reconciler, requirements, at_once, limit)
         except (SiteError, NoSuchHost, NoCredentials) as problem:
-            refusals[site.name] = problem
-    lines = [f"{name}: {problem}" for name, problem in refusals.items()]
-    if not found:
-        if any(isinstance(problem, TRANSIENT) for problem in refusals.values()):
-            raise NotEnough("; ".join(lines))
-        _refuse_unknown(
-            [site for site in sites if isinstance(refusals[site.name], NoSuchHost)], reconciler, requirements
-        )
-        raise next(iter(refusals.values()))
+            problems[site.name] = problem
+    lines = [f"{name}: {problem}" for name, problem in problems.items()]
+    if not slots:
+        if any(isinstance(problem, TRANSIENT) for problem in problems.values()):
+            raise NotEnoughHosts("; ".join(lines))
+        without = [site for site in sites if isinstance(problems[site.name], NoSuchHost)]
+        _reject_unknown_hosts(without, reconciler, requirements)
+        raise next(iter(problems.values()))
     for line in lines:
-        reconciler.say(line)
-    return sorted(found, key=search.rank)[:limit]
+        reconciler.report(line)
+    return sorted(slots, key=search.rank)[:limit]
 
 
-def _refuse_unknown(sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements) -> None:
-    """NoSuchHost, with what is nearest over all of ``sites``, none of which has such hosts."""
-    if hosts := [host for site in sites for host in reconciler.ask(site.hosts)]:
+def _reject_unknown_hosts(sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements) -> None:
+    """Raise NoSuchHost with the nearest matches over all of ``sites``, none of which has such hosts."""
+    if hosts := [host for site in sites for host in reconciler.query(site.hosts)]:
         alike(fitting(hosts, requirements), requirements.count)
 
 
 def site_of_earliest(
     sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements, at_once: bool, watch: bool
 ) -> Testbed:
-    """The site with the earliest slot; with ``watch`` looked for again and again while there is none."""
+    """Return the site with the earliest time slot; with ``watch``, search until there is one."""
     while len(sites) > 1:
         try:
             slot = choose_among(sites, reconciler, requirements, at_once)[0]
             return next(site for site in sites if site.name == slot.hosts[0].site)
-        except NotEnough as problem:
+        except NotEnoughHosts as problem:
             if not watch:
                 raise
-            _look_again(reconciler, problem)
+            _pause(reconciler, problem)
     return sites[0]
 
 
 def reserve(task: LeaseTask, watch: bool = False) -> Lease:
-    """The lease of this job, there already or made now; with ``watch``, as soon as a block is free."""
-    if not (task.active_lease.operations or task.active_lease.wanted):
-        _refuse_others(task)
-    for _ in range(CHOICES):
-        if there := task.reconciler.ask(task.find_lease):
-            _refuse_other_hosts(task, there)
-            task.reconciler.journal.write("done", task.opened, Operation.CREATE_LEASE, **lease_data(there))
-            return there
+    """Return the task's lease, existing or new; with ``watch``, wait until a time slot is free."""
+    if not (task.active_lease.operations or task.active_lease.intents):
+        _reject_foreign_lease(task)
+    for _ in range(CHOICE_ATTEMPTS):
+        if existing := task.reconciler.query(task.find_lease):
+            _reject_mismatch(task, existing)
+            task.reconciler.journal.write("done", task.opened, Operation.CREATE_LEASE, **lease_data(existing))
+            return existing
         if Operation.CREATE_LEASE in task.active_lease.operations:
             raise _gone(task.lease_request.name)
-        slot = _watched(task) if watch else _chosen(task)
+        slot = _slot_once_free(task) if watch else _slot(task)
         try:
             return _lease(task, slot)
-        except NotEnough as problem:
-            task.reconciler.say(f"{problem}: somebody was faster; choosing again")
-    raise NotEnough(f"somebody else was faster {CHOICES} times; try again")
+        except NotEnoughHosts as problem:
+            task.reconciler.report(f"{problem}: lost the race for this slot; choosing another")
+    raise NotEnoughHosts(f"lost the race for a slot {CHOICE_ATTEMPTS} times; retry")
 
 
-def _chosen(task: LeaseTask) -> TimeSlot:
-    """The slot for the order; not on hosts that failed, where there are others like them."""
+def _slot(task: LeaseTask) -> TimeSlot:
+    """Return the slot for the request; not on hosts that failed, if there are others like them."""
     lease_request, failed = task.lease_request, task.active_lease.failed_hosts
     if failed:
         with suppress(NoSuchHost):
-            return choose(task.site, task.reconciler, _unnamed(task), lease_request.at_once, not_on=failed)[0]
+            return choose(task.site, task.reconciler, _any_like_named(task), lease_request.at_once, not_on=failed)[0]
     return choose(task.site, task.reconciler, lease_request.requirements, lease_request.at_once)[0]
 
 
-def _unnamed(task: LeaseTask) -> Requirements:
-    """The wish; of a node by its name that of nodes with its hardware."""
+def _any_like_named(task: LeaseTask) -> Requirements:
+    """Return the requirements; for a node given by name, those of any node with its hardware."""
     requirements = task.lease_request.requirements
-    own = next((host for host in task.reconciler.ask(task.site.hosts) if host.name == requirements.node), None)
-    if own is None:
+    named = next((host for host in task.reconciler.query(task.site.hosts) if host.name == requirements.node), None)
+    if named is None:
         return requirements
     return replace(
         requirements,
         node=None,
-        node_type=own.node_type,
-        gpu_model=own.gpu_model,
-        gpu_memory_gib=own.gpu_memory_gib,
-        gpus=own.gpus,
-        interconnect=own.interconnect,
+        node_type=named.node_type,
+        gpu_model=named.gpu_model,
+        gpu_memory_gib=named.gpu_memory_gib,
+        gpus=named.gpus,
+        interconnect=named.interconnect,
     )
 
 
-def _watched(task: LeaseTask) -> TimeSlot:
+def _slot_once_free(task: LeaseTask) -> TimeSlot:
     while True:
         try:
-            return _chosen(task)
-        except NotEnough as problem:
-            _look_again(task.reconciler, problem)
+            return _slot(task)
+        except NotEnoughHosts as problem:
+            _pause(task.reconciler, problem)
 
 
-def _look_again(reconciler: Reconciler, problem: NotEnough) -> None:
-    reconciler.say(f"{problem}; looking again every {WATCH_S // 60} minutes")
+def _pause(reconciler: Reconciler, problem: NotEnoughHosts) -> None:
+    reconciler.report(f"{problem}; searching again every {WATCH_S // 60} minutes")
     reconciler.clock.sleep(WATCH_S)
 
 
 def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:
-    """The lease once it is ACTIVE; LeaseFailed for ERROR, which the client's own wait takes for success."""
+    """Return the lease once it is ACTIVE. Raises LeaseFailed for ERROR, which Blazar's client takes for success."""
     limit_s = max((lease.start - task.reconciler.clock.now()).total_seconds(), 0) + START_GRACE_S
     found = task.reconciler.wait(
         f"lease {lease.name}",
-        lambda: still_there(task, lease),
+        lambda: current_lease(task, lease),
         lambda now: now.status == "ACTIVE" or now.status in OVER,
         limit_s,
     )
     if found is None:
-        raise LeaseFailed(f"lease {lease.name} did not start within {START_GRACE_S // 60} minutes of its time")
+        raise LeaseFailed(f"lease {lease.name} did not start within {START_GRACE_S // 60} minutes of its start time")
     if found.status != "ACTIVE":
         why = f" ({found.fault})" if found.fault else ""
-        raise LeaseFailed(f"lease {lease.name} is {found.status}{why}; release it and lease anew")
+        raise LeaseFailed(f"lease {lease.name} is {found.status}{why}; release it and lease again")
     return found
 
 
-def still_there(task: LeaseTask, lease: Lease) -> Lease:
-    """The lease as it is now; LeaseGone when it is not."""
+def current_lease(task: LeaseTask, lease: Lease) -> Lease:
+    """Return the lease's current state. Raises LeaseGone if it no longer exists."""
     found = next((one for one in task.site.leases() if one.id == lease.id), None)
     if found is None:
         raise _gone(lease.name)
     return found
 
 
-def lease_elsewhere(task: LeaseTask, lease: Lease) -> Lease:
-    """The rest of a lease's time on other hosts of the same hardware; the lease as it is where they are not free.
+def move_to_other_hosts(task: LeaseTask, lease: Lease) -> Lease:
+    """Lease other hosts of the same hardware for the rest of the time; return ``lease`` unchanged if none are free.
 
-    All of its hosts are changed, and its servers deleted: a lease's hosts cannot be changed one by one once it is
-    ACTIVE, and a host that was just given back is being cleaned. LeaseGone when the lease is not there any more.
+    All hosts are replaced and all servers deleted: single hosts of an ACTIVE lease cannot be changed, and a released
+    host is unavailable while it is cleaned. Raises LeaseGone if the lease no longer exists.
     """
-    if task.reconciler.ask(lambda: still_there(task, lease)).status in OVER:
+    if task.reconciler.query(lambda: current_lease(task, lease)).status in OVER:
         raise _gone(lease.name)
     slot = _other_slot(task, lease)
     if slot is None:
         return lease
-    task.reconciler.say("as many other nodes of the same hardware are free")
-    drop_servers(task.site, task.reconciler, task.opened)
-    _drop(task, [lease.id])
+    task.reconciler.report("enough other nodes of the same hardware are free")
+    delete_tagged(task.reconciler, task.opened, server_kinds(task.site)[0])
+    _delete_leases(task, [lease.id])
     return wait_for_start(task, _lease(task, slot))
 
 
 def _lease(task: LeaseTask, slot: TimeSlot) -> Lease:
-    task.reconciler.say(f"leasing {in_words(slot)}")
-    lease = task.ensure(
+    task.reconciler.report(f"leasing {slot_in_words(slot)}")
+    lease = task.find_or_create(
         Operation.CREATE_LEASE,
         task.find_lease,
         lambda: task.site.create_lease(task.lease_request.name, task.opened.tag, slot),
@@ -223,12 +224,12 @@ def _lease(task: LeaseTask, slot: TimeSlot) -> Lease:
         name=task.lease_request.name,
         **slot_data(slot),
     )
-    return _settle(task, lease)
+    return _keep_oldest(task, lease)
 
 
 def _other_slot(task: LeaseTask, lease: Lease) -> TimeSlot | None:
-    """As many other hosts of a lease's hardware until its end; None where the site itself chooses hosts, by flavor."""
-    hosts = task.reconciler.ask(task.site.hosts)
+    """Return a slot on as many other hosts until the lease's end; None if the site itself chooses hosts, by flavor."""
+    hosts = task.reconciler.query(task.site.hosts)
     own = next((host for host in hosts if host.id in lease.hosts), None)
     now = task.reconciler.clock.now()
     start = now.replace(second=0, microsecond=0) + MINUTE
@@ -238,62 +239,63 @@ def _other_slot(task: LeaseTask, lease: Lease) -> TimeSlot | None:
     others = [host for host in hosts if same_hardware(host, own) and host.id not in spent]
     count = len(lease.resources)
     requirements = Requirements(min(lease.end - start, search.MAX_LEASE), start=start, gpus=0, count=count)
-    bookings = task.reconciler.ask(task.site.bookings)
-    found = search.earliest(others, bookings, requirements, now, limit=1) if len(others) >= count else []
-    return found[0] if found else None
+    bookings = task.reconciler.query(task.site.bookings)
+    slots = search.earliest(others, bookings, requirements, now, limit=1) if len(others) >= count else []
+    return slots[0] if slots else None
 
 
-def _refuse_others(task: LeaseTask) -> None:
-    """NotOurs for a living lease of this name that is on no page of the ledger."""
-    for lease in task.reconciler.ask(task.site.leases):
+def _reject_foreign_lease(task: LeaseTask) -> None:
+    """Raise ForeignLease for a current lease of this name that is not in the journal."""
+    for lease in task.reconciler.query(task.site.leases):
         if lease.name == task.lease_request.name and lease.status not in OVER:
             task.reconciler.journal.write("closed", task.opened)
-            raise _not_ours(task, lease)
+            raise _foreign(task, lease)
 
 
-def _refuse_other_hosts(task: LeaseTask, lease: Lease) -> None:
-    """HeldOtherwise for a lease whose hosts, as far as the site tells of them, are not what is wanted now.
+def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
+    """Raise LeaseMismatch for a lease whose known hosts do not meet the requirements.
 
-    A node that was wanted by name may have failed, and another one like it be leased in its place.
+    A node requested by name may have failed and been replaced by another one like it.
     """
     requirements = (
         replace(task.lease_request.requirements, node=None)
         if task.active_lease.failed_hosts
         else task.lease_request.requirements
     )
-    hosts = [host for host in task.reconciler.ask(task.site.hosts) if host.id in lease.hosts]
+    hosts = [host for host in task.reconciler.query(task.site.hosts) if host.id in lease.hosts]
     if not hosts:
         return
     with suppress(NoSuchHost):
         if len(lease.hosts) == requirements.count and len(fitting(hosts, requirements)) == len(hosts):
             return
-    there = f"{len(lease.hosts)} x {hardware(hosts[0])}"
-    raise HeldOtherwise(
-        f"{lease.name} is held already, with {there}, which is not what is asked for now; "
-        "ask for that, release it, or choose another --name"
+    actual = f"{len(lease.hosts)} x {hardware(hosts[0])}"
+    raise LeaseMismatch(
+        f"lease {lease.name} is active with {actual}, which does not meet the request; "
+        "request that hardware, release the lease, or choose another --name"
     )
 
 
-def _settle(task: LeaseTask, lease: Lease) -> Lease:
-    """The one lease that stays of those of one name.
+def _keep_oldest(task: LeaseTask, lease: Lease) -> Lease:
+    """Return the oldest lease of this name after deleting younger ones of this task.
 
-    Two may have been made at the same time from two computers, of which the older one stays, or by us, when the answer
-    to a first request was lost.
+    There are several if two computers created one at the same time, or if the answer to a first request was lost.
+    Raises ForeignLease if the oldest one is another computer's.
     """
-    living = [one for one in task.reconciler.ask(task.site.leases) if one.name == lease.name and one.status not in OVER]
-    oldest = min(living, key=lambda one: (one.created, one.id), default=lease)
-    ours = [one.id for one in living if one.tag == lease.tag and one.id != oldest.id]
+    leases = [one for one in task.reconciler.query(task.site.leases) if one.name == lease.name]
+    current = [one for one in leases if one.status not in OVER]
+    oldest = min(current, key=lambda one: (one.created, one.id), default=lease)
+    ours = [one.id for one in current if one.tag == lease.tag and one.id != oldest.id]
     if ours:
-        _drop(task, ours)
+        _delete_leases(task, ours)
     if oldest.tag != lease.tag:
         task.reconciler.journal.write("closed", task.opened)
-        raise _not_ours(task, oldest)
+        raise _foreign(task, oldest)
     task.reconciler.journal.write("done", task.opened, Operation.CREATE_LEASE, **lease_data(oldest))
     return oldest
 
 
-def _drop(task: LeaseTask, ids: list[str]) -> None:
-    task.reconciler.remove(
+def _delete_leases(task: LeaseTask, ids: list[str]) -> None:
+    task.reconciler.delete_all(
         task.opened,
         Operation.DELETE_LEASE,
         lambda: [one for one in task.site.leases() if one.id in ids],
@@ -301,12 +303,12 @@ def _drop(task: LeaseTask, ids: list[str]) -> None:
     )
 
 
-def _not_ours(task: LeaseTask, lease: Lease) -> NotOurs:
-    return NotOurs(
-        f"a lease {lease.name} is at {task.site.name} that is not in this ledger ({lease.id}); "
+def _foreign(task: LeaseTask, lease: Lease) -> ForeignLease:
+    return ForeignLease(
+        f"{task.site.name} has a lease {lease.name} that is not in this journal ({lease.id}); "
         "delete it there, or choose another --name"
     )
 
 
 def _gone(name: str) -> LeaseGone:
-    return LeaseGone(f"lease {name} is gone: deleted by others, or over; release it here and lease anew")
+    return LeaseGone(f"lease {name} is gone: deleted by somebody else, or over; release it here and lease again")

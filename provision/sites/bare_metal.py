@@ -1,12 +1,15 @@
-"""Bare-metal nodes of Chameleon: whole machines, reserved by Blazar, of the kinds that the reference API describes."""
+"""Chameleon's bare-metal nodes: whole machines, reserved by Blazar and described by the reference API.
+
+There are no volumes and no security groups: nodes boot from their own disks, and the image's firewall admits only SSH.
+"""
 
 import json
 from typing import Any
 
 from chi.lease import add_node_reservation
 
-from provision.errors import Refused
-from provision.models import Host, TaggedResource, TimeSlot, Volume
+from provision.errors import RequestRejected
+from provision.models import Host, TimeSlot
 from provision.sites.openstack import Cloud, account, classified, gpus, reference
 
 FLAVOR = "baremetal"
@@ -16,11 +19,9 @@ class BareMetal(Cloud):
     """A bare-metal site."""
 
     boot_limit_s = 40 * 60
-    opens_ssh = False
-    boots_from_volume = False
 
     def hosts(self) -> list[Host]:
-        """The nodes that the reference API describes and Blazar lets people reserve."""
+        """Return the nodes that are in the reference API and reservable in Blazar."""
         described = {node["uid"]: node for node in self._described()}
         with classified("blazar"):
             listed = self.blazar.host.list()
@@ -31,7 +32,7 @@ class BareMetal(Cloud):
         ]
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
-        """Exactly these nodes. The mark is in a condition that all nodes meet, the only place for it in a lease."""
+        """Reserve exactly these nodes. The tag is in a condition that every node meets, its only place in a lease."""
         reserved: list[dict[str, Any]] = []
         for host in slot.hosts:
             add_node_reservation(reserved, node_name=host.name)
@@ -39,6 +40,7 @@ class BareMetal(Cloud):
         return reserved
 
     def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
+        """Boot from the image on the reserved node."""
         flavor = self.sdk.compute.find_flavor(FLAVOR, ignore_missing=False)
         return {
             "flavor_id": flavor.id,
@@ -46,35 +48,15 @@ class BareMetal(Cloud):
             "scheduler_hints": {"reservation": resource},
         }
 
-    def volumes(self) -> list[Volume]:
-        """None: nodes boot from their own disks."""
-        return []
-
-    def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
-        raise AssertionError("bare metal boots from no volume")
-
-    def delete_volume(self, volume: Volume) -> None:
-        raise AssertionError("bare metal boots from no volume")
-
-    def openings(self) -> list[TaggedResource]:
-        """None: there are no security groups; the image's own firewall lets SSH in alone."""
-        return []
-
-    def open_ssh(self, tag: str) -> TaggedResource:
-        raise AssertionError("bare metal has no security groups")
-
-    def close_ssh(self, opening: TaggedResource) -> None:
-        raise AssertionError("bare metal has no security groups")
-
     def _described(self) -> list[dict[str, Any]]:
         uid = next((site["uid"] for site in reference("sites") if site["name"] == self.name), None)
         if uid is None:
-            raise Refused(f"the reference API knows no site {self.name}")
+            raise RequestRejected(f"the reference API does not list site {self.name}")
         return reference(f"sites/{uid}/clusters/chameleon/nodes")
 
 
 def connect(region: str) -> BareMetal:
-    """The bare-metal site of the first account for a region whose name begins so."""
+    """Connect to the first configured region with this prefix."""
     return BareMetal(account(region))
 
 

@@ -1,139 +1,195 @@
-"""Sites: places where machines come from. Found by name, and loaded only when asked for."""
+"""Sites whose machines are leased: what each of them offers, and connections to them by name.
+
+Every method may raise a SiteError; Unreachable means that the outcome is unknown. Lists contain what the project has at
+the site, keys what the user has. Only the reconciler calls the methods that create or delete, so that each call is in
+the journal. Deleting a resource that no longer exists is not an error.
+"""
 
 from datetime import timedelta
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from provision.errors import UnknownSite
-from provision.models import Address, Booking, Host, Lease, Node, Server, TaggedResource, TimeSlot, Volume
+from provision.models import Address, Booking, Host, Lease, Server, TaggedResource, TimeSlot, Volume
 
-SITES = {"local": "provision.hardware.local"}
 TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
 REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
-"""How the names of their regions begin."""
+"""Prefixes of the names of their regions."""
 
 
-class Site(Protocol):
-    """What every module of SITES offers."""
-
-    def node(self) -> Node:
-        """The machine that rows run on; ProvisionError when there is none."""
-        ...
-
-
-class Testbed(Protocol):
-    """A site whose machines are leased. Everything may raise a SiteError; Unreachable where the outcome is not known.
-
-    Lists are what the site has of one's own project, keys of one's own user. What creates or deletes is done by acts of
-    the ledger alone. What is gone already is deleted without complaint.
-    """
+class Account(Protocol):
+    """The user's account at a site and its limits."""
 
     name: str
-    boot_limit_s: float
-    """How long a server may take to boot."""
-    opens_ssh: bool
-    """Whether SSH has to be let through to servers."""
-    boots_from_volume: bool
-    """Whether a server boots from a volume of its own, not from an image."""
+    """The site's region."""
 
-    def user(self) -> str: ...
+    def user(self) -> str:
+        """Return the user's name."""
+        ...
 
     def user_id(self) -> str:
-        """What things of one's own have as their owner."""
+        """Return the user's id, which is the ``owner`` of the user's resources."""
         ...
 
     def scope(self) -> str:
-        """User, project and region of the account, in words; NoCredentials where it is no good."""
+        """Return user, project and region of the account in words. Raises NoCredentials if the account is unusable."""
         ...
 
     def skew(self) -> timedelta:
-        """How far the site's clock is ahead of this one."""
+        """Return how far the site's clock is ahead of the local one."""
         ...
 
     def quota(self) -> str:
-        """Servers that the project has and may have, in words; Refused when it may have no more."""
+        """Return the project's used and allowed servers in words. Raises RequestRejected if the quota is used up."""
         ...
 
-    def service_units(self) -> str: ...
-
-    def addresses_left(self) -> int | None: ...
-
-    def public_keys(self) -> list[tuple[str, str]]: ...
-
-    def hosts(self) -> list[Host]: ...
-
-    def bookings(self) -> list[Booking]: ...
-
-    def image_id(self) -> str:
-        """The UUID of the disk image that servers boot from; it moves under its name."""
+    def service_units(self) -> str:
+        """Return the project's balance of service units in words."""
         ...
 
-    def leases(self) -> list[Lease]: ...
+    def addresses_left(self) -> int | None:
+        """Return how many more floating IPs the project may allocate; None if there is no limit."""
+        ...
 
-    def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease: ...
+    def public_keys(self) -> list[tuple[str, str]]:
+        """Return name and text of the user's SSH keys at the site."""
+        ...
+
+
+class Reservations(Protocol):
+    """Hosts, their calendar and leases of them."""
+
+    def hosts(self) -> list[Host]:
+        """Return the reservable hosts."""
+        ...
+
+    def bookings(self) -> list[Booking]:
+        """Return everybody's reservations of the hosts."""
+        ...
+
+    def leases(self) -> list[Lease]:
+        """Return the project's leases."""
+        ...
+
+    def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
+        """Reserve the hosts of ``slot``. Raises NotEnoughHosts if somebody else has reserved them."""
+        ...
 
     def extend_lease(self, lease: Lease, slot: TimeSlot) -> Lease:
-        """Move the lease's end to that of ``slot``."""
+        """Move the lease's end to that of ``slot``. Raises ExtensionRejected."""
         ...
 
-    def delete_lease(self, lease: Lease) -> None: ...
+    def delete_lease(self, lease: Lease) -> None:
+        """Delete the lease."""
+        ...
 
-    def servers(self) -> list[Server]: ...
+
+class Servers(Protocol):
+    """Servers on leased hosts."""
+
+    boot_limit_s: float
+    """How long a server may take to boot."""
+
+    def image_id(self) -> str:
+        """Return the UUID of the disk image that servers boot from; the image of that name changes over time."""
+        ...
+
+    def servers(self) -> list[Server]:
+        """Return the project's servers."""
+        ...
 
     def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
-        """source: the id of the image, or of the volume, that it boots from."""
+        """Create a server in the reservation ``resource``; source: id of the image, or volume, that it boots from."""
         ...
 
-    def delete_server(self, server: Server) -> None: ...
-
-    def volumes(self) -> list[Volume]: ...
-
-    def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
-        """A volume with a copy of the image, which goes with the server that boots from it."""
+    def delete_server(self, server: Server) -> None:
+        """Delete the server."""
         ...
 
-    def delete_volume(self, volume: Volume) -> None: ...
 
-    def keys(self) -> list[TaggedResource]: ...
+class Access(Protocol):
+    """SSH keys and floating IPs, by which servers are reached."""
 
-    def upload_key(self, tag: str, public_key: str) -> TaggedResource: ...
+    def keys(self) -> list[TaggedResource]:
+        """Return the user's tagged SSH keys at the site."""
+        ...
 
-    def delete_key(self, key: TaggedResource) -> None: ...
+    def upload_key(self, tag: str, public_key: str) -> TaggedResource:
+        """Upload an SSH key, named by its tag."""
+        ...
 
-    def openings(self) -> list[TaggedResource]: ...
+    def delete_key(self, key: TaggedResource) -> None:
+        """Delete the key at the site."""
+        ...
+
+    def addresses(self) -> list[Address]:
+        """Return the project's floating IPs."""
+        ...
+
+    def allocate_address(self, tag: str) -> Address:
+        """Allocate a floating IP to the project. Raises NoAddress if none is free."""
+        ...
+
+    def attach_address(self, address: Address, server: Server) -> Address:
+        """Attach the address to the server. Raises RequestRejected if another program attached it elsewhere."""
+        ...
+
+    def release_address(self, address: Address) -> None:
+        """Return the address to the site's pool."""
+        ...
+
+
+class Testbed(Account, Reservations, Servers, Access, Protocol):
+    """What every site offers. Capabilities that only some sites have are protocols of their own."""
+
+
+@runtime_checkable
+class SecurityGroups(Protocol):
+    """A site whose servers are closed until a security group opens them."""
+
+    def security_groups(self) -> list[TaggedResource]:
+        """Return the project's tagged security groups; one without its rule is not complete."""
+        ...
 
     def open_ssh(self, tag: str) -> TaggedResource:
-        """Let SSH through to the servers of a mark; one opening of each mark, also where it was left half-made."""
+        """Create the tag's security group, which admits SSH; complete it if it exists without its rule."""
         ...
 
-    def close_ssh(self, opening: TaggedResource) -> None: ...
-
-    def addresses(self) -> list[Address]: ...
-
-    def allocate_address(self, tag: str) -> Address: ...
-
-    def attach_address(self, address: Address, server: Server) -> Address: ...
-
-    def release_address(self, address: Address) -> None: ...
+    def close_ssh(self, group: TaggedResource) -> None:
+        """Delete the security group."""
+        ...
 
 
-def site_named(name: str) -> Site:
-    """The site of that name; UnknownSite lists the names there are."""
-    if name not in SITES:
-        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(SITES)}")
-    return import_module(SITES[name])
+@runtime_checkable
+class BootVolumes(Protocol):
+    """A site whose servers boot from a volume of their own, not from the image."""
+
+    def volumes(self) -> list[Volume]:
+        """Return the project's volumes."""
+        ...
+
+    def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
+        """Create a volume with a copy of the image; it is deleted together with the server that boots from it."""
+        ...
+
+    def delete_volume(self, volume: Volume) -> None:
+        """Delete the volume."""
+        ...
 
 
 def connect_to_all() -> list[Testbed]:
-    """A connection to each testbed's region that there is an account for; NoCredentials where there is none."""
+    """Connect to the region of every configured account. Raises NoCredentials if there is none."""
     regions = import_module("provision.sites.openstack").regions()
     known = [region for region in regions if region.startswith(tuple(REGIONS.values()))]
     return [connect_to(region) for region in known] or [connect_to("chameleon")]
 
 
 def connect_to(name: str) -> Testbed:
-    """A connection to the testbed of that name, or of that region, as CHI@TACC; NoCredentials without an account."""
+    """Connect to a testbed by its name, or by a region such as CHI@TACC.
+
+    Raises UnknownSite, and NoCredentials without an account.
+    """
     kind = next((kind for kind, prefix in REGIONS.items() if name.startswith(prefix)), name)
     if kind not in TESTBEDS:
-        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(TESTBEDS)}, or a region as CHI@UC")
+        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(TESTBEDS)}, or a region such as CHI@UC")
     return import_module(TESTBEDS[kind]).connect(name if kind != name else REGIONS[kind])

@@ -1,8 +1,8 @@
-"""Virtual machines with GPUs at KVM@TACC: flavors reserved by Blazar, booted from a volume, SSH let through by a group.
+"""Virtual machines with GPUs at KVM@TACC: flavors reserved by Blazar, booted from volumes, opened by security groups.
 
-Blazar puts several flavors on one hypervisor, but tells what was reserved of it of one's own project's leases alone. A
-reservation of another project may be of a whole hypervisor, and is taken for that: an early block may be missed beside
-it, but none is told that is not free.
+Blazar places several flavors on one hypervisor, but shows which flavor is reserved only for the own project's leases.
+A reservation of another project counts as one of the whole hypervisor: the search may miss a free time slot, but never
+reports one that is not free.
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any
 
 from provision.models import Booking, Host, TaggedResource, TimeSlot, Volume
 from provision.sites.openstack import Cloud, account, classified, gpus, reference
-from provision.sites.records import by_id, mark_in, moment, owner_in
+from provision.sites.records import by_id, moment, owner_in, tag_in
 
 VOLUME_GIB = 200
-"""The flavors' own disks of 40 GB are too small for models and containers."""
+"""The flavors' own disks (40 GB) are too small for models and containers."""
 RESERVATION = "flavor:instance"
 SSH_RULE = {"direction": "ingress", "protocol": "tcp", "port_range_min": 22, "port_range_max": 22}
 
@@ -26,11 +26,9 @@ class Kvm(Cloud):
     """The site of virtual machines."""
 
     boot_limit_s = 15 * 60
-    opens_ssh = True
-    boots_from_volume = True
 
     def hosts(self) -> list[Host]:
-        """A host for each flavor with a GPU and each hypervisor that can be reserved."""
+        """Return a host for each pair of a flavor with GPUs and a reservable hypervisor."""
         described = reference("sites/kvm/flavors")
         return [
             _host(self.name, flavor, hypervisor)
@@ -40,7 +38,7 @@ class Kvm(Cloud):
         ]
 
     def bookings(self) -> list[Booking]:
-        """Of each flavor's place on a hypervisor, when fewer GPUs are left there than it has."""
+        """Return the periods in which a hypervisor has fewer free GPUs than the flavor needs."""
         hosts, allocations = self.hosts(), self.allocations()
         sizes = {host.node_type: host.gpus for host in hosts}
         most = max(sizes.values(), default=0)
@@ -56,10 +54,11 @@ class Kvm(Cloud):
         ]
 
     def lease_name(self, name: str, tag: str) -> str:
-        """With the mark: Blazar keeps nothing else that a client says of a flavor's reservation."""
+        """Return the name with the tag: Blazar stores no other client-defined field of a flavor's reservation."""
         return f"{name} {tag}"
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
+        """Reserve one instance of each host's flavor."""
         flavors = self._flavors()
         return [
             {"resource_type": RESERVATION, "flavor_id": flavors[host.node_type], "amount": 1, "affinity": None}
@@ -67,6 +66,7 @@ class Kvm(Cloud):
         ]
 
     def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
+        """Boot from the volume, behind the tag's security group."""
         volume = {
             "boot_index": 0,
             "source_type": "volume",
@@ -81,52 +81,56 @@ class Kvm(Cloud):
         }
 
     def volumes(self) -> list[Volume]:
+        """Return the project's volumes."""
         with classified("cinder"):
             return [_volume(volume) for volume in self.sdk.block_storage.volumes()]
 
     def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
+        """Create a volume with a copy of the image."""
         with classified("cinder"):
-            made = self.sdk.block_storage.create_volume(
+            created = self.sdk.block_storage.create_volume(
                 name=name, description=self.label(tag), size=VOLUME_GIB, image_id=image_id
             )
-        return _volume(made)
+        return _volume(created)
 
     def delete_volume(self, volume: Volume) -> None:
+        """Delete the volume."""
         with classified("cinder"):
             self.sdk.block_storage.delete_volume(volume.id)
 
-    def openings(self) -> list[TaggedResource]:
-        """The marked security groups; one without its rule is not whole."""
+    def security_groups(self) -> list[TaggedResource]:
+        """Return the project's tagged security groups; one without its rule is not complete."""
         with classified("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
-        return [_opening(group, tag) for group in groups if (tag := mark_in(group.name))]
+        return [_security_group(group, tag) for group in groups if (tag := tag_in(group.name))]
 
     def open_ssh(self, tag: str) -> TaggedResource:
-        """A security group that lets SSH in from everywhere, and nothing else; one that is there gets its rule."""
-        there = next((one.id for one in self.openings() if one.tag == tag), None)
+        """Create a security group that admits only SSH, from everywhere; complete an existing one."""
+        existing = next((group.id for group in self.security_groups() if group.tag == tag), None)
         with classified("neutron"):
-            group = there or self.sdk.network.create_security_group(name=tag, description=self.label(tag)).id
+            group = existing or self.sdk.network.create_security_group(name=tag, description=self.label(tag)).id
             self.sdk.network.create_security_group_rule(security_group_id=group, ether_type="IPv4", **SSH_RULE)
         return TaggedResource(group, "security group", tag, self.user_id())
 
-    def close_ssh(self, opening: TaggedResource) -> None:
+    def close_ssh(self, group: TaggedResource) -> None:
+        """Delete the security group."""
         with classified("neutron"):
-            self.sdk.network.delete_security_group(opening.id)
+            self.sdk.network.delete_security_group(group.id)
 
     def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
-        """Places of flavors."""
+        """Return the ids of the flavors' places on hypervisors."""
         reserved = by_id(_reservations_of(lease))
         return tuple(f"{_flavor(one)}@{taken[one['id']]}" for one in reserved if one["id"] in taken)
 
     def _reserved(self) -> dict[str, tuple[str, int]]:
-        """The flavors that the project's leases reserve, and how often each, by the reservations' ids."""
+        """Return flavor and amount of each of the project's reservations, by the reservation's id."""
         with classified("blazar"):
             leases = self.blazar.lease.list()
         reserved = [one for lease in leases for one in _reservations_of(lease)]
         return {one["id"]: (_flavor(one), one["amount"]) for one in reserved}
 
     def _flavors(self) -> dict[str, str]:
-        """Ids of the flavors, by name."""
+        """Return the flavors' ids by name."""
         with classified("nova"):
             return {flavor.name: flavor.id for flavor in self.sdk.compute.flavors()}
 
@@ -136,17 +140,17 @@ class Kvm(Cloud):
 
 
 def connect(region: str) -> Kvm:
-    """The site of virtual machines of the first account for a region whose name begins so."""
+    """Connect to the first configured region with this prefix."""
     return Kvm(account(region))
 
 
 def _volume(volume: Any) -> Volume:
     text = volume.description
-    return Volume(volume.id, volume.name or "", volume.status, mark_in(text), owner_in(text))
+    return Volume(volume.id, volume.name or "", volume.status, tag_in(text), owner_in(text))
 
 
 def periods_over(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) -> list[tuple[datetime, datetime]]:
-    """The periods in which more than ``limit`` is taken; taken: from when until when, and how much."""
+    """Return the periods in which more than ``limit`` is taken; taken: begin, end and amount of each reservation."""
     moments = sorted({moment for begin, end, _ in taken for moment in (begin, end)})
     return [
         (first, last)
@@ -156,18 +160,18 @@ def periods_over(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) ->
 
 
 def _reservations_of(lease: dict[str, Any]) -> list[dict[str, Any]]:
-    """A lease's reservations of flavors."""
+    """Return the lease's reservations of flavors."""
     return [one for one in lease["reservations"] if one["resource_type"] == RESERVATION]
 
 
 def _flavor(reservation: dict[str, Any]) -> str:
-    """The name of the flavor: Blazar keeps what it was in resource_properties."""
+    """Return the flavor's name: Blazar stores a copy of the flavor in resource_properties."""
     return str(json.loads(reservation["resource_properties"])["name"])
 
 
-def _opening(group: Any, tag: str) -> TaggedResource:
-    whole = any(rule.items() >= SSH_RULE.items() for rule in group.security_group_rules)
-    return TaggedResource(group.id, "security group", tag, owner_in(group.description), whole)
+def _security_group(group: Any, tag: str) -> TaggedResource:
+    complete = any(rule.items() >= SSH_RULE.items() for rule in group.security_group_rules)
+    return TaggedResource(group.id, "security group", tag, owner_in(group.description), complete)
 
 
 def _host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:

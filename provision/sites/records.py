@@ -1,4 +1,4 @@
-"""What OpenStack's services answer, as this package's records."""
+"""Conversion of the OpenStack services' answers to this package's records."""
 
 import re
 from datetime import UTC, datetime
@@ -11,16 +11,16 @@ OWNER = re.compile(f"{TAG.pattern} of (\\w+)")
 
 
 def moment(text: str) -> datetime:
-    """A time as Blazar writes it: UTC without saying so."""
+    """Parse a time in Blazar's format, which is UTC without an offset."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 def lease_of(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
-    """A lease as Blazar tells of it, on these hosts; Unreachable while it has no reservations yet."""
+    """Return Blazar's lease on these hosts. Raises Unreachable while it has no reservations yet."""
     if not lease["reservations"]:
-        raise Unreachable(f"blazar: lease {lease['name']} is still being made")
+        raise Unreachable(f"blazar: lease {lease['name']} is still being created")
     reservations = by_id(lease["reservations"])
-    tag = mark_in(reservations[0].get("hypervisor_properties")) or mark_in(lease["name"])
+    tag = tag_in(reservations[0].get("hypervisor_properties")) or tag_in(lease["name"])
     return Lease(
         id=lease["id"],
         name=lease["name"].removesuffix(f" {tag}"),
@@ -37,20 +37,20 @@ def lease_of(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
 
 
 def by_id(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A lease's reservations in the order of their servers."""
+    """Return a lease's reservations in the order of their servers."""
     return sorted(reservations, key=lambda reservation: reservation["id"])
 
 
 def _lease_fault(lease: dict[str, Any]) -> str:
-    """Which steps and reservations failed, as Blazar tells; it keeps the cause to its log."""
+    """Return the failed steps and reservations; Blazar writes the cause only to its own log."""
     steps = [f"blazar: {event['event_type']} failed" for event in lease.get("events", ()) if event["status"] == "ERROR"]
-    failed = [one for one in by_id(lease["reservations"]) if one["status"] == "error"]
+    failed = [reservation for reservation in by_id(lease["reservations"]) if reservation["status"] == "error"]
     missing = [f"the host of reservation {one['id']} is missing" for one in failed if one.get("missing_resources")]
     return "; ".join([*steps, *(f"reservation {one['id']} is in error" for one in failed), *missing])
 
 
 def server_of(server: Any) -> Server:
-    """A server as nova tells of it."""
+    """Return nova's server."""
     fault = (server.fault or {}).get("message", "") if server.status == "ERROR" else ""
     image = (server.image or {}).get("id", "") if server.image else ""
     tag = (server.metadata or {}).get("llm-testbed", "")
@@ -60,17 +60,17 @@ def server_of(server: Any) -> Server:
 
 
 def address_of(ip: Any, server: str) -> Address:
-    """A floating IP as neutron tells of it, and the id of the server that it leads to."""
-    return Address(ip.id, ip.floating_ip_address, server, mark_in(ip.description), owner_in(ip.description))
+    """Return neutron's floating IP; server: id of the server that it is attached to."""
+    return Address(ip.id, ip.floating_ip_address, server, tag_in(ip.description), owner_in(ip.description))
 
 
-def mark_in(text: str | None) -> str:
-    """The mark in a text, '' where there is none."""
-    found = TAG.search(text or "")
-    return found[0] if found else ""
+def tag_in(text: str | None) -> str:
+    """Return the tag in a text, or ''."""
+    match = TAG.search(text or "")
+    return match[0] if match else ""
 
 
 def owner_in(text: str | None) -> str:
-    """The id of the user in a label, '' where there is none."""
-    found = OWNER.search(text or "")
-    return found[1] if found else ""
+    """Return the user's id in a label (Cloud.label), or ''."""
+    match = OWNER.search(text or "")
+    return match[1] if match else ""

@@ -1,6 +1,6 @@
-"""SSH to a machine that was just booted, by the OpenSSH client; each server's host key is recorded at first and pinned.
+"""SSH logins by the OpenSSH client. The host key of a new server is recorded at first contact and pinned.
 
-A pinned key belongs to the server, not to its address, which another server may have tomorrow.
+A pinned key belongs to the server, not to its address, which may be another server's tomorrow.
 """
 
 import base64
@@ -15,12 +15,12 @@ from provision.errors import BadKey
 USER = "cc"
 CONNECT_S = 15
 KINDS = ("ssh-", "ecdsa-", "sk-")
-"""How public keys begin."""
+"""Prefixes of public keys."""
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A private key's file, and the text of the public key beside it."""
+    """The file of a private key, and the text of the public key next to it."""
 
     file: Path
     public: str
@@ -28,9 +28,9 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class Login:
-    """How a machine is logged in to: as ``user``, with the private key in ``key``.
+    """A login as ``user`` with the private key in the file ``key``.
 
-    The machine shows the host key that the file ``known_hosts`` has under ``alias``, and no other is accepted.
+    Only the host key that the file ``known_hosts`` lists under ``alias`` is accepted.
     """
 
     host: str
@@ -42,11 +42,11 @@ class Login:
 
     @property
     def command(self) -> str:
-        """What a person types."""
+        """The command line to type in a terminal."""
         return shlex.join(self.arguments())
 
     def arguments(self, first: bool = False) -> list[str]:
-        """The OpenSSH client's command line; ``first``: the host key is not known yet, and is to be kept."""
+        """Return the OpenSSH client's command line; ``first``: accept and record a host key that is not known yet."""
         options = {
             "IdentitiesOnly": "yes",
             "BatchMode": "yes",
@@ -55,62 +55,62 @@ class Login:
             "UserKnownHostsFile": str(self.known_hosts),
             "StrictHostKeyChecking": "accept-new" if first else "yes",
         }
-        told = [f"-o{name}={value}" for name, value in options.items()]
+        flags = [f"-o{name}={value}" for name, value in options.items()]
         port = [] if self.port == 22 else ["-p", str(self.port)]
-        return ["ssh", "-i", str(self.key), *told, *port, f"{self.user}@{self.host}"]
+        return ["ssh", "-i", str(self.key), *flags, *port, f"{self.user}@{self.host}"]
 
 
 @dataclass(frozen=True)
 class SshConfigHost:
-    """A machine that the person's own ~/.ssh/config says how to log in to, under this name.
+    """A host of the user's own ~/.ssh/config.
 
-    Its host key is one of the person's known hosts; keys come from the configuration, the agent and ~/.ssh.
+    Its host key has to be among the user's known hosts; keys come from the configuration, the agent and ~/.ssh.
     """
 
     name: str
 
     @property
     def command(self) -> str:
-        """What a person types."""
+        """The command line to type in a terminal."""
         return shlex.join(["ssh", self.name])
 
     def arguments(self) -> list[str]:
-        """The OpenSSH client's command line; nothing is asked, and no host key is taken on trust."""
+        """Return the OpenSSH client's command line; it never prompts and accepts no unknown host key."""
         options = {"BatchMode": "yes", "ConnectTimeout": str(CONNECT_S), "StrictHostKeyChecking": "yes"}
         return ["ssh", *(f"-o{name}={value}" for name, value in options.items()), self.name]
 
 
 def key_pair(file: Path) -> KeyPair:
-    """The key pair of a private key's file; BadKey where one of its two files is missing or no key."""
+    """Return the key pair of a private key's file. Raises BadKey if one of its two files is missing or invalid."""
     public = file.with_name(f"{file.name}.pub")
     for needed in (file, public):
         if not needed.is_file():
-            raise BadKey(f"SSH key {needed} is not there; make one: ssh-keygen -t ed25519 -f {file}")
+            raise BadKey(f"SSH key {needed} does not exist; create one: ssh-keygen -t ed25519 -f {file}")
     text = public.read_text().strip()
     if not text.startswith(KINDS) or len(text.split()) < 2:
-        raise BadKey(f"SSH key {public} is no public key; make one: ssh-keygen -y -f {file} > {public}")
+        raise BadKey(f"SSH key {public} is not a public key; create one: ssh-keygen -y -f {file} > {public}")
     return KeyPair(file, text)
 
 
 def fingerprint(public: str) -> str:
-    """Of a public key, as ssh-keygen -l shows it; BadKey where it is none."""
+    """Return a public key's fingerprint as ssh-keygen -l prints it. Raises BadKey if it is invalid."""
     try:
         digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
     except (IndexError, ValueError):
-        raise BadKey(f"{public[:30]!r} is no public SSH key; make one: ssh-keygen -t ed25519") from None
+        raise BadKey(f"{public[:30]!r} is not a public SSH key; create one: ssh-keygen -t ed25519") from None
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 def answers(login: Login) -> bool:
-    """Whether a command runs on the machine. The first answer's host key is kept and no other accepted."""
+    """Return whether a command runs on the machine; record its host key at first contact."""
     try:
-        done = subprocess.run([*login.arguments(first=True), "true"], capture_output=True, timeout=2 * CONNECT_S)
+        result = subprocess.run([*login.arguments(first=True), "true"], capture_output=True, timeout=2 * CONNECT_S)
     except subprocess.TimeoutExpired:
         return False
-    return done.returncode == 0
+    return result.returncode == 0
 
 
 def forget(alias: str, known_hosts: Path) -> None:
-    """Drop the host key of a machine that is no more."""
+    """Remove the host key of a deleted server."""
     if known_hosts.exists():
         subprocess.run(["ssh-keygen", "-R", alias, "-f", known_hosts], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""A program of this machine whose output is read as it comes, while it is fed and what it complains of is kept."""
+"""Run a local command, streaming stdin and stdout and capturing stderr."""
 
 import subprocess
 import tempfile
@@ -11,14 +11,14 @@ from typing import IO
 
 CHUNK = 1 << 18
 PIPE_BYTES = 1 << 20
-FED_S = 5.0
+FEEDER_EXIT_S = 5.0
 
 Source = Iterable[bytes]
 
 
 @dataclass
-class Running:
-    """A program under way; its exit code and what it printed to stderr are there once it has ended."""
+class StreamedProcess:
+    """A running command; ``code`` and ``err`` (its stderr) are set once it has ended."""
 
     out: IO[bytes]
     code: int = 0
@@ -26,8 +26,10 @@ class Running:
 
 
 @contextmanager
-def running(program: Sequence[str], source: Source, timeout_s: float, cwd: Path | None = None) -> Iterator[Running]:
-    """Start it, and wait for its end; it is killed after ``timeout_s``, and told to end when the body raises."""
+def streamed(
+    program: Sequence[str], source: Source, timeout_s: float, cwd: Path | None = None
+) -> Iterator[StreamedProcess]:
+    """Start a command and wait for its end; kill it after ``timeout_s``, terminate it if the body raises."""
     with (
         tempfile.TemporaryFile() as err,
         subprocess.Popen(
@@ -40,7 +42,7 @@ def running(program: Sequence[str], source: Source, timeout_s: float, cwd: Path 
         end.daemon = True
         end.start()
         feeder = feed_stdin(source, process.stdin.write, process.stdin.close)
-        state = Running(process.stdout)
+        state = StreamedProcess(process.stdout)
         try:
             yield state
             while process.stdout.read(CHUNK):
@@ -51,13 +53,13 @@ def running(program: Sequence[str], source: Source, timeout_s: float, cwd: Path 
             raise
         finally:
             end.cancel()
-            feeder.join(FED_S)
+            feeder.join(FEEDER_EXIT_S)
         err.seek(0)
         state.err = err.read()
 
 
 def feed_stdin(source: Source, write: Callable[[bytes], object], end: Callable[[], object]) -> Thread:
-    """A thread that gives a command its input; one that no longer reads has ended, and says so by its code."""
+    """Start a thread that writes ``source`` to a command; write errors are ignored, as the exit code reports them."""
 
     def feed() -> None:
         with suppress(Exception):

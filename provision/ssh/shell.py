@@ -1,7 +1,7 @@
-"""Commands and files on a machine: on this one, or over SSH. Paths that are not absolute begin in the home folder.
+"""Commands and files on this machine or over SSH. Relative paths start in the home folder.
 
-A line that is cut is made anew for the next command. A command that it was cut under is given again only where the
-caller says that it may be; LineCut says otherwise.
+A dropped connection is reopened for the next command. The command during which it dropped is repeated only if the
+caller declares it repeatable; otherwise ConnectionDropped is raised.
 """
 
 import hashlib
@@ -21,23 +21,17 @@ from tenacity import (
     stop_after_attempt,
 )
 
-from provision.errors import CommandFailed, LineCut, TimedOut
-from provision.ssh.process import CHUNK, Source, running
+from provision.errors import CommandFailed, ConnectionDropped, TimedOut
+from provision.ssh.process import CHUNK, Source, streamed
 
 TIMEOUT_S = 60.0
-
-
-TRIES = 3
-
-
+ATTEMPTS = 3
 KILL_S = 5
 TIMEOUT_SLACK_S = 15.0
-
-
 TIMED_OUT = (124, 137, -signal.SIGKILL)
-
-
+"""Exit codes of a command that exceeded its time limit."""
 SHOWN = 100
+"""How much of a command a message quotes, characters."""
 
 Sink = Callable[[bytes], object]
 
@@ -45,8 +39,8 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a command ended, and what it printed."""
+class CommandResult:
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -54,13 +48,13 @@ class Done:
 
 
 class Shell(ABC):
-    """A machine that commands are given to, by POSIX sh. Every call may raise NotReached."""
+    """A machine that runs commands by POSIX sh. Every call may raise NotReached."""
 
     where: str
-    """The machine's name for people."""
+    """The machine's name in messages."""
 
     _lost: int | None = None
-    """The exit code of ``_program`` when the line was cut."""
+    """The exit code of ``_program`` after a dropped connection."""
 
     def run(
         self,
@@ -70,37 +64,41 @@ class Shell(ABC):
         timeout_s: float = TIMEOUT_S,
         check: bool = True,
         repeatable: bool = False,
-    ) -> Done:
-        """Give a command and wait for its end, ``timeout_s`` at most.
+    ) -> CommandResult:
+        """Run a command and wait for its end, at most ``timeout_s``.
 
-        repeatable: it may be given twice, and is when the line is cut. CommandFailed, with ``check``, for an exit code
-        other than 0; TimedOut; LineCut when the command may or may not have done its work.
+        repeatable: run it again if the connection drops. Raises CommandFailed for an exit code other than 0 if
+        ``check``, TimedOut, and ConnectionDropped if the command's outcome is unknown.
         """
-        tries = Retrying(
-            stop=stop_after_attempt(TRIES if repeatable else 1), retry=retry_if_exception_type(LineCut), reraise=True
+        attempts = Retrying(
+            stop=stop_after_attempt(ATTEMPTS if repeatable else 1),
+            retry=retry_if_exception_type(ConnectionDropped),
+            reraise=True,
         )
-        return tries(self._run, command, input, timeout_s, check)
+        return attempts(self._run, command, input, timeout_s, check)
 
     def stream(self, command: str, sink: Sink, *, source: Source = (), timeout_s: float = TIMEOUT_S) -> None:
-        """Give a command, and what it prints to ``sink`` as it comes; ``source`` is its input. Never given twice."""
+        """Run a command once, passing its output to ``sink`` as it arrives; ``source`` is its input."""
         code, err = self._execute(_bounded(command, timeout_s), source, sink, timeout_s + TIMEOUT_SLACK_S)
-        self._check(command, Done(code, "", err.decode(errors="replace")), timeout_s, True)
+        self._raise_on_failure(command, CommandResult(code, "", err.decode(errors="replace")), timeout_s, True)
 
     @contextmanager
     def reading(self, command: str, *, source: Source = (), timeout_s: float = TIMEOUT_S) -> Iterator[IO[bytes]]:
-        """What a command prints, to be read as it comes. For much: over SSH it is a line of its own, by OpenSSH.
+        """Run a command once and yield its output as a stream. For large output: over SSH it has its own connection.
 
-        At the end of the body: as ``run``. Never given twice.
+        Raises the errors of ``run`` at the end of the body.
         """
         program, cwd = self._program(_bounded(command, timeout_s))
-        with running(program, source, timeout_s + TIMEOUT_SLACK_S, cwd) as process:
+        with streamed(program, source, timeout_s + TIMEOUT_SLACK_S, cwd) as process:
             yield process.out
         if process.code == self._lost:
-            raise LineCut(f"{self.where}: the line was cut while a command ran")
-        self._check(command, Done(process.code, "", process.err.decode(errors="replace")), timeout_s, True)
+            raise ConnectionDropped(f"{self.where}: the connection dropped while a command ran")
+        self._raise_on_failure(
+            command, CommandResult(process.code, "", process.err.decode(errors="replace")), timeout_s, True
+        )
 
     def put(self, data: bytes | Path, remote: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Write a file there: all of it, checked by its SHA-256, or none."""
+        """Write a remote file atomically, verified by its SHA-256."""
         digest = hashlib.sha256()
         for chunk in _chunks(data):
             digest.update(chunk)
@@ -108,72 +106,77 @@ class Shell(ABC):
         folder = shlex.quote(str(PurePosixPath(remote).parent))
         check = f"printf '%s  %s\\n' {digest.hexdigest()} {part} | sha256sum --check --status"
         command = f"mkdir -p {folder} && cat > {part} && {check} && mv {part} {path}"
-        tries = Retrying(stop=stop_after_attempt(TRIES), retry=retry_if_exception_type(LineCut), reraise=True)
-        for attempt in tries:
+        attempts = Retrying(
+            stop=stop_after_attempt(ATTEMPTS), retry=retry_if_exception_type(ConnectionDropped), reraise=True
+        )
+        for attempt in attempts:
             with attempt:
                 self.stream(command, lambda chunk: None, source=_chunks(data), timeout_s=timeout_s)
 
     def get(self, remote: str, *, timeout_s: float = TIMEOUT_S) -> bytes:
-        """The content of a file there; CommandFailed when it cannot be read."""
-        found = bytearray()
-        self.stream(f"cat {shlex.quote(remote)}", found.extend, timeout_s=timeout_s)
-        return bytes(found)
+        """Return the content of a remote file. Raises CommandFailed if it cannot be read."""
+        content = bytearray()
+        self.stream(f"cat {shlex.quote(remote)}", content.extend, timeout_s=timeout_s)
+        return bytes(content)
 
     @abstractmethod
     def forward(self, remote_port: int) -> AbstractContextManager[int]:
-        """A port here that leads to ``remote_port`` of the machine's loopback address, while it is open."""
+        """Yield a local port that is forwarded to ``remote_port`` on the machine's loopback address."""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connection; the next command opens a new one."""
 
     @abstractmethod
     def _program(self, command: str) -> tuple[list[str], Path | None]:
-        """The program of this machine that gives a command, and the folder to start it in."""
+        """Return the local command line that runs ``command``, and the folder to start it in."""
 
     @abstractmethod
     def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
-        """The exit code and what was printed to stderr."""
+        """Run a command; return its exit code and its stderr."""
 
-    def _run(self, command: str, input: bytes, timeout_s: float, check: bool) -> Done:
+    def _run(self, command: str, input: bytes, timeout_s: float, check: bool) -> CommandResult:
         out = bytearray()
         source = (input,) if input else ()
         code, err = self._execute(_bounded(command, timeout_s), source, out.extend, timeout_s + TIMEOUT_SLACK_S)
-        done = Done(code, out.decode(errors="replace"), err.decode(errors="replace"))
-        self._check(command, done, timeout_s, check)
-        return done
+        result = CommandResult(code, out.decode(errors="replace"), err.decode(errors="replace"))
+        self._raise_on_failure(command, result, timeout_s, check)
+        return result
 
-    def _check(self, command: str, done: Done, timeout_s: float, check: bool) -> None:
-        if done.code in TIMED_OUT:
-            raise TimedOut(f"{self.where}: no end after {timeout_s:.0f} s: {_shown(command)}")
-        if check and done.code:
-            said = (done.err.strip().splitlines() or [f"exit code {done.code}"])[-1]
-            raise CommandFailed(f"{self.where}: {said} (exit code {done.code} of: {_shown(command)})", done.code)
+    def _raise_on_failure(self, command: str, result: CommandResult, timeout_s: float, check: bool) -> None:
+        if result.code in TIMED_OUT:
+            raise TimedOut(f"{self.where}: timed out after {timeout_s:.0f} s: {_shown(command)}")
+        if check and result.code:
+            reason = (result.err.strip().splitlines() or [f"exit code {result.code}"])[-1]
+            message = f"{self.where}: {reason} (exit code {result.code} of: {_shown(command)})"
+            raise CommandFailed(message, result.code)
 
 
 class LocalShell(Shell):
-    """This machine."""
+    """A shell of this machine."""
 
     where = "this machine"
 
     def forward(self, remote_port: int) -> AbstractContextManager[int]:
+        """Yield the port itself."""
         return nullcontext(remote_port)
 
     def close(self) -> None:
-        return None
+        """Do nothing."""
 
     def _program(self, command: str) -> tuple[list[str], Path | None]:
         return ["sh", "-c", command], Path.home()
 
     def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
         program, cwd = self._program(command)
-        with running(program, source, timeout_s, cwd) as process:
+        with streamed(program, source, timeout_s, cwd) as process:
             while chunk := process.out.read1(CHUNK):  # type: ignore[attr-defined]
                 sink(chunk)
         return process.code, process.err
 
 
 def _bounded(command: str, timeout_s: float) -> str:
-    """The command with its end set there too, where a line that is cut ends nothing."""
+    """Return the command with a time limit of its own: a dropped connection does not end it on the machine."""
     return f"timeout --kill-after={KILL_S} {timeout_s:g} sh -c {shlex.quote(command)}"
 
 
@@ -191,5 +194,6 @@ def _shown(command: str) -> str:
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
 
 
-def _reason(problem: BaseException) -> str:
+def reason(problem: BaseException) -> str:
+    """Return the problem's message, or its type if it has none."""
     return str(problem) or type(problem).__name__

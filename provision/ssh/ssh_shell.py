@@ -1,4 +1,4 @@
-"""A machine over SSH: fabric for commands and small files, the OpenSSH client for much data and for tunnels."""
+"""A machine over SSH: fabric for commands and small files, the OpenSSH client for large data and for tunnels."""
 
 import socket
 import subprocess
@@ -23,35 +23,38 @@ from paramiko import (
 )
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from provision.errors import BadHostKey, LineCut, LoginRefused, NotReached, SiteError
+from provision.errors import BadHostKey, ConnectionDropped, LoginRejected, NotReached, SiteError
 from provision.ssh.login import CONNECT_S, Login, SshConfigHost
 from provision.ssh.process import CHUNK, Source, feed_stdin
-from provision.ssh.shell import TIMEOUT_SLACK_S, Shell, Sink, _reason
+from provision.ssh.shell import TIMEOUT_SLACK_S, Shell, Sink, reason
 
-PATIENCE_S = 60.0
-ALIVE_S = 15
-DEAD_S = 30
+CONNECT_LIMIT_S = 60.0
+"""How long connecting is retried."""
+KEEPALIVE_S = 15
+DEAD_AFTER_S = 30
 FORWARD_S = 5.0
-LOST = 255
+DROPPED = 255
+"""OpenSSH's exit code after a dropped connection."""
 FAST_CIPHER = "aes128-gcm@openssh.com"
 
 
 class SshShell(Shell):
-    """A machine that is logged in to by SSH.
+    """A machine over SSH; only its pinned host key is accepted.
 
-    Its host key has to be the one that is kept. It is tried for ``patience_s`` seconds before NotReached is raised.
+    Connecting is retried for ``connect_limit_s`` seconds before NotReached is raised.
     """
 
-    _lost = LOST
+    _lost = DROPPED
 
-    def __init__(self, login: Login | SshConfigHost, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, login: Login | SshConfigHost, connect_limit_s: float = CONNECT_LIMIT_S) -> None:
         self.where = login.name if isinstance(login, SshConfigHost) else login.host
         self._login = login
-        self._patience_s = patience_s
+        self._connect_limit_s = connect_limit_s
         self._connection: Connection | None = None
 
     @contextmanager
     def forward(self, remote_port: int) -> Iterator[int]:
+        """Yield a local port that is forwarded to ``remote_port`` on the machine's loopback address."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port: int = free.getsockname()[1]
         program, _ = self._program("cat", f"-L127.0.0.1:{port}:127.0.0.1:{remote_port}", "-oExitOnForwardFailure=yes")
@@ -63,18 +66,23 @@ class SshShell(Shell):
                 tunnel.terminate()
 
     def close(self) -> None:
+        """Close the connection; the next command opens a new one."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
     def _program(self, command: str, *options: str) -> tuple[list[str], None]:
-        """OpenSSH's client; the machine is waited for, and says what is wrong with it, on the line of all commands."""
+        """Return the OpenSSH client's command line; connect first, so that a failure is reported as NotReached."""
         self._connected()
-        more = [*options, f"-oServerAliveInterval={ALIVE_S}", f"-oServerAliveCountMax={DEAD_S // ALIVE_S}"]
+        more = [
+            *options,
+            f"-oServerAliveInterval={KEEPALIVE_S}",
+            f"-oServerAliveCountMax={DEAD_AFTER_S // KEEPALIVE_S}",
+        ]
         if isinstance(self._login, Login):
             more.append(f"-oCiphers=^{FAST_CIPHER}")
-        program, *told = self._login.arguments()
-        return [program, *more, *told, command], None
+        program, *arguments = self._login.arguments()
+        return [program, *more, *arguments, command], None
 
     def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
         channel = self._session()
@@ -90,61 +98,63 @@ class SshShell(Shell):
             code = channel.recv_exit_status()
         except (SSHException, EOFError, TimeoutError, ConnectionError) as problem:
             self.close()
-            raise LineCut(f"{self.where}: the line was cut while a command ran ({_reason(problem)})") from None
+            raise ConnectionDropped(
+                f"{self.where}: the connection dropped while a command ran ({reason(problem)})"
+            ) from None
         finally:
             channel.close()
         listener.join(TIMEOUT_SLACK_S)
         feeder.join(TIMEOUT_SLACK_S)
         if code < 0:
             self.close()
-            raise LineCut(f"{self.where}: the line was cut while a command ran")
+            raise ConnectionDropped(f"{self.where}: the connection dropped while a command ran")
         return code, bytes(err)
 
     def _session(self) -> Channel:
-        """A channel for one command. A line that turns out to be dead is made anew: nothing was asked on it yet."""
+        """Open a channel for one command; reconnect once if the connection turns out to be dead."""
         with suppress(SSHException, EOFError, ConnectionError):
             return self._connected().transport.open_session(timeout=CONNECT_S)
         self.close()
         try:
             return self._connected().transport.open_session(timeout=CONNECT_S)
         except (SSHException, EOFError, ConnectionError) as problem:
-            raise NotReached(f"{self.where}: {_reason(problem)}") from None
+            raise NotReached(f"{self.where}: {reason(problem)}") from None
 
     def _connected(self) -> Connection:
         if self._connection is None or not self._connection.is_connected:
-            tries = Retrying(
-                stop=stop_after_delay(self._patience_s),
+            attempts = Retrying(
+                stop=stop_after_delay(self._connect_limit_s),
                 wait=wait_exponential(multiplier=0.5, max=8),
                 retry=retry_if_exception(lambda problem: type(problem) is NotReached),
                 reraise=True,
             )
-            self._connection = tries(self._opened)
+            self._connection = attempts(self._opened)
         return self._connection
 
     def _opened(self) -> Connection:
-        """A fresh connection."""
+        """Open a new connection."""
         connection = _connection(self._login)
         try:
             connection.open()
         except SiteError:
             raise
         except BadHostKeyException:
-            raise BadHostKey(f"{self.where}: shows another host key than the one that is kept for it") from None
+            raise BadHostKey(f"{self.where}: its host key differs from the pinned one") from None
         except AuthenticationException as problem:
-            raise LoginRefused(f"{self.where}: refuses the login as {connection.user} ({_reason(problem)})") from None
+            raise LoginRejected(f"{self.where}: rejects the login as {connection.user} ({reason(problem)})") from None
         except (SSHException, EOFError, OSError) as problem:
-            raise NotReached(f"{self.where}: {_reason(problem)}") from None
-        connection.transport.set_keepalive(ALIVE_S)
+            raise NotReached(f"{self.where}: {reason(problem)}") from None
+        connection.transport.set_keepalive(KEEPALIVE_S)
         with suppress(AttributeError, OSError):
-            connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_S * 1000)
+            connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
         return connection
 
 
-class _Refuse(MissingHostKeyPolicy):  # type: ignore[misc]
-    """No host key is taken on trust."""
+class _RejectUnknown(MissingHostKeyPolicy):  # type: ignore[misc]
+    """Rejects every unknown host key."""
 
     def missing_host_key(self, client: SSHClient, hostname: str, key: PKey) -> None:
-        raise BadHostKey(f"{hostname}: its host key is not known; log in to it once with ssh, and check the key")
+        raise BadHostKey(f"{hostname}: its host key is unknown; log in once with ssh and verify the key")
 
 
 def _connection(login: Login | SshConfigHost) -> Connection:
@@ -152,7 +162,7 @@ def _connection(login: Login | SshConfigHost) -> Connection:
 
 
 def _pinned(login: Login) -> Connection:
-    """The key that is kept under the alias is that of the address; nothing else is known."""
+    """Return a connection that accepts only the key recorded under the login's alias."""
     connection = Connection(
         login.host,
         login.user,
@@ -161,8 +171,8 @@ def _pinned(login: Login) -> Connection:
         connect_timeout=CONNECT_S,
         connect_kwargs={**_identity(login.key), "look_for_keys": False, "allow_agent": False},
     )
-    kept = HostKeys(str(login.known_hosts)) if login.known_hosts.exists() else HostKeys()
-    _pin_host_keys(connection, kept, login.alias)
+    known = HostKeys(str(login.known_hosts)) if login.known_hosts.exists() else HostKeys()
+    _pin_host_keys(connection, known, login.alias)
     return connection
 
 
@@ -183,23 +193,23 @@ def _configured(login: SshConfigHost) -> Connection:
 
 
 def _pin_host_keys(connection: Connection, known: HostKeys, alias: str) -> None:
-    """Accept from the connection's machine the keys that ``known`` has under ``alias``, and no other."""
-    connection.client.set_missing_host_key_policy(_Refuse())
+    """Accept only the host keys that ``known`` lists under ``alias``."""
+    connection.client.set_missing_host_key_policy(_RejectUnknown())
     for kind, key in (known.lookup(alias) or {}).items():
         connection.client.get_host_keys().add(_name_of(connection), kind, key)
 
 
 def _name_of(connection: Connection) -> str:
-    """The machine's name among known hosts."""
+    """Return the machine's name in known_hosts."""
     return str(connection.host) if connection.port == 22 else f"[{connection.host}]:{connection.port}"
 
 
 def _identity(file: Path) -> dict[str, object]:
-    """The private key: as the agent has it, else its file."""
+    """Return the private key: the agent's, else the file."""
     public = file.with_name(f"{file.name}.pub")
-    told = public.read_text().split() if public.exists() else []
+    fields = public.read_text().split() if public.exists() else []
     for key in Agent().get_keys():
-        if len(told) > 1 and key.get_base64() == told[1]:
+        if len(fields) > 1 and key.get_base64() == fields[1]:
             return {"pkey": key}
     return {"key_filename": str(file)}
 
@@ -211,7 +221,7 @@ def _drain(channel: Channel, into: bytearray) -> None:
 
 
 def _wait_until_open(port: int) -> None:
-    """Until the tunnel's client listens on ``port``."""
+    """Wait until the tunnel's client listens on ``port``."""
     until = time.monotonic() + FORWARD_S
     while time.monotonic() < until:
         with suppress(ConnectionError):

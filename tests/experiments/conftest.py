@@ -16,7 +16,7 @@ def machine(monkeypatch):
     """Makes this machine one with those GPUs."""
 
     def be(*gpus: Gpu, **facts) -> None:
-        monkeypatch.setattr(local, "node", lambda: rows.node(*gpus, **facts))
+        monkeypatch.setattr(local, "this_machine", lambda: rows.node(*gpus, **facts))
 
     monkeypatch.setattr(targets, "LocalRunner", FakeRunner)
     monkeypatch.setattr(service, "predict", Predictor(stated))

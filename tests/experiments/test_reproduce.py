@@ -15,7 +15,7 @@ from experiments.run_options import RunOptions
 from experiments.runners.progress import View
 from experiments.system import processes
 from provision.configure.playbook import Setup
-from provision.errors import ConfigureFailed, HeldOtherwise, NotOurs
+from provision.errors import ConfigureFailed, ForeignLease, LeaseMismatch
 from provision.leasing.doctor import Check
 from provision.leasing.journal import Journal
 from provision.leasing.lease import Leased
@@ -109,7 +109,7 @@ def test_what_was_leased_is_released_whatever_happens(problem, stubs, wanted, re
     assert happened == ["doctor", "lease", "release"]
 
 
-@pytest.mark.parametrize("problem", [HeldOtherwise("held with node-2"), NotOurs("somebody's")])
+@pytest.mark.parametrize("problem", [LeaseMismatch("held with node-2"), ForeignLease("somebody's")])
 def test_what_is_held_for_something_else_is_not_released(problem, stubs, wanted, reconciler, happened, monkeypatch):
     def refused(*_, **__):
         raise problem

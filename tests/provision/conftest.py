@@ -1,4 +1,4 @@
-"""Orders, and a desk whose waits take no time."""
+"""Lease requests, and a reconciler whose waits take no time."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def reconciler(said, tmp_path):
 
 @pytest.fixture
 def lease_request():
-    """An order of three hours from now on, of any node; any wish of another kind as arguments."""
+    """Make a request of three hours from now on any node; arguments are further requirements."""
     return lambda **requirements: LeaseRequest(
         "llm_cc", "node", Requirements(3 * HOUR, **requirements), KeyPair(Path("key"), "ssh-ed25519 A"), True
     )
@@ -33,5 +33,5 @@ def lease_request():
 
 @pytest.fixture
 def reachable(monkeypatch):
-    """Where SSH is not what a test is about: every server answers."""
+    """Let every server answer SSH, for tests of something else."""
     monkeypatch.setattr(boot, "answers", lambda *_: True)

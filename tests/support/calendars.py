@@ -1,4 +1,4 @@
-"""Hosts and bookings for tests."""
+"""Hosts and bookings."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,13 +10,13 @@ MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 
 
 def a100(name: str, **other: object) -> Host:
-    """A node with 4 x A100 80GB."""
+    """Return a node with 4 x A100 80GB."""
     facts = {"site": "CHI@UC", "node_type": "gpu_a100_pcie", "gpu_model": "NVIDIA A100", "gpus": 4}
     return Host(name, name, **{**facts, "gpu_memory_gib": 80.0, "interconnect": "PCIe", "su_per_hour": 16.0, **other})
 
 
 def gigaio(name: str, gpus: int = 1, **other: object) -> Host:
-    """A node of the type compute_gigaio, whose nodes differ."""
+    """Return a node of type compute_gigaio, whose nodes differ in GPUs."""
     model = {"gpu_model": "NVIDIA A100", "gpu_memory_gib": 80.0} if gpus else {}
     return Host(name, name, "CHI@UC", "compute_gigaio", gpus=gpus, **{"su_per_hour": 4.0, **model, **other})
 
@@ -26,5 +26,5 @@ def booked(host: Host, start: datetime, end: datetime) -> Booking:
 
 
 def at(hour: int, minute: int = 0, day: int = 0) -> datetime:
-    """A time of the week that begins on MONDAY."""
+    """Return a time in the week that begins on MONDAY."""
     return MONDAY + day * 24 * HOUR + hour * HOUR + minute * MINUTE

@@ -1,6 +1,6 @@
-"""A stub of AMD's driver: the files of an MI250X, two dies, beside a processor and a GPU that draws the screen.
+"""Fake of AMD's driver: the files of an MI250X (two dies), a processor and a graphics card.
 
-Written after Linux' documents and what ROCm's own tools read; no such machine was at hand.
+Written after the Linux documentation and what ROCm's tools read; not compared with a real machine.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ IDS = (0x4B2C1A9F8D3E6F7A, 0x1)
 
 
 def amd_files(folder: Path) -> Path:
-    """What /sys would have, under ``folder``."""
+    """Write what /sys would contain to ``folder``."""
     nodes = folder / "class/kfd/kfd/topology/nodes"
     _write(nodes / "0/properties", "cpu_cores_count 64\nsimd_count 0\ndevice_id 0\ndrm_render_minor 0\nunique_id 0\n")
     _write(nodes / "1/properties", f"simd_count 8\ndevice_id {0x164E}\ndrm_render_minor 128\nunique_id 5\n")

@@ -1,4 +1,4 @@
-"""A testbed of a few lists in memory, and a clock that waiting alone moves."""
+"""A fake site in memory, and a clock that only waiting moves."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -35,9 +35,9 @@ def hosts_of(number: int, **more: object) -> list[Host]:
 
 @dataclass
 class FakeSite:
-    """Stands for a testbed. A server on a host whose id is in ``broken`` is in ERROR, in ``slow`` in BUILD for ever.
+    """A bare-metal site. A server on a host in ``broken`` goes to ERROR, one on a host in ``slow`` stays in BUILD.
 
-    ``before`` is told the name of each act before it is done; it may raise, or change something.
+    ``before`` is called with the name of each operation before it is carried out; it may raise or change the site.
     """
 
     machines: list[Host] = field(default_factory=lambda: hosts_of(2))
@@ -48,8 +48,6 @@ class FakeSite:
     before: Callable[[str], object] = lambda operation: None
     name: str = "CHI@UC"
     boot_limit_s: float = 40 * 60
-    opens_ssh: bool = False
-    boots_from_volume: bool = False
 
     def __post_init__(self):
         self.held, self.booted, self.uploaded, self.taken = [], [], [], []
@@ -72,7 +70,7 @@ class FakeSite:
         ids = tuple(host.id for host in slot.hosts)
         number = next(self._numbers)
         resources = tuple(f"reservation-{number}-{id}" for id in ids)
-        more = {"hosts": ids, "mark": tag, "created": f"{number:03}", "fault": self.fault}
+        more = {"hosts": ids, "tag": tag, "created": f"{number:03}", "fault": self.fault}
         self.held.append(Lease(f"lease-{number}", name, self.lease_status, slot.start, slot.end, resources, **more))
         return self.held[-1]
 
@@ -96,12 +94,6 @@ class FakeSite:
         self.before("delete server")
         self.booted = [one for one in self.booted if one.id != server.id]
 
-    def volumes(self):
-        return []
-
-    def delete_volume(self, volume):
-        raise AssertionError("there are none")
-
     def keys(self):
         return list(self.uploaded)
 
@@ -112,12 +104,6 @@ class FakeSite:
     def delete_key(self, key):
         self.before("delete key")
         self.uploaded.remove(key)
-
-    def openings(self):
-        return []
-
-    def close_ssh(self, opening):
-        raise AssertionError("there are none")
 
     def addresses(self):
         return list(self.taken)

@@ -1,4 +1,4 @@
-"""A real OpenSSH server on this machine, run by whoever runs the tests."""
+"""A real OpenSSH server on this machine, run by the user who runs the tests."""
 
 import getpass
 import shutil
@@ -20,9 +20,9 @@ UP_S = 20
 
 
 class Sshd:
-    """The server; ``folder``/key opens it for everybody whom it may log in. ``more`` is of its configuration.
+    """The server; the private key in ``folder``/key logs in as any user. ``more``: further configuration options.
 
-    ``within`` is the command that it is started by; port None: a free one.
+    within: prefix of the command line that starts it. port: None for a free one.
     """
 
     def __init__(
@@ -50,16 +50,17 @@ class Sshd:
             **(more or {}),
         }
         listen = [f"ListenAddress {address}" for address in addresses]
-        told = [f"{name} {value}" for name, value in options.items()]
-        (folder / "config").write_text("\n".join([*listen, *told]))
+        lines = [f"{name} {value}" for name, value in options.items()]
+        (folder / "config").write_text("\n".join([*listen, *lines]))
 
     def login(self, user: str | None = None, alias: str = "server-1") -> Login:
-        """How to log in; the host key that the server has now is the one that is known."""
+        """Return a login that pins the server's current host key."""
         known_hosts = self._folder / f"known-{alias}"
         known_hosts.write_text(f"{alias} {(self._folder / 'host.pub').read_text()}")
         return Login(ADDRESS, alias, self.key, known_hosts, user or getpass.getuser(), self.port)
 
     def start(self) -> "Sshd":
+        """Start the server and wait until it listens."""
         assert PROGRAM
         with suppress(OSError):
             Path("/run/sshd").mkdir(exist_ok=True)
@@ -74,19 +75,20 @@ class Sshd:
         self._wait()
         return self
 
-    def cut(self) -> None:
-        """Break every line that is open; what was started over them lives on."""
+    def drop_connections(self) -> None:
+        """Drop every open connection; commands started over them go on."""
         for child in psutil.Process(self._process.pid).children():
             with suppress(psutil.Error):
                 child.kill()
 
     def stop(self) -> None:
-        self.cut()
+        """Stop the server."""
+        self.drop_connections()
         self._process.kill()
         self._process.wait()
 
     def new_host_key(self) -> None:
-        """Be another machine at the same address."""
+        """Restart with another host key, as another machine at the same address."""
         self.stop()
         (self._folder / "host").unlink()
         new_key(self._folder / "host")
@@ -103,19 +105,20 @@ class Sshd:
 
 
 def free_port() -> int:
+    """Return a free port."""
     with socket.create_server((ADDRESS, 0)) as free:
         port: int = free.getsockname()[1]
     return port
 
 
 def new_key(file: Path) -> Path:
-    """A new key pair in ``file`` and ``file``.pub."""
+    """Create a key pair in ``file`` and ``file``.pub."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", file], check=True)
     return file
 
 
 def ssh_at(home: Path) -> Path:
-    """A folder for PATH with an OpenSSH client that reads ``home``/.ssh/config: by itself it does not look at HOME."""
+    """Return a folder for PATH with an OpenSSH client that reads ``home``/.ssh/config; plain ssh ignores HOME."""
     (home / ".ssh").mkdir()
     (home / "bin").mkdir()
     wrapper = home / "bin" / "ssh"

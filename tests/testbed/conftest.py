@@ -1,4 +1,4 @@
-"""The SSH key of whoever uses the testbed in a box, and the marker of each of its parts."""
+"""The user's SSH key, and the marker of each part of the testbed in a box."""
 
 from pathlib import Path
 

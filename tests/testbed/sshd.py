@@ -1,7 +1,7 @@
-"""A real OpenSSH server on the floating IPs of the box: the one part of a booted node that leasing looks at.
+"""A real OpenSSH server on the floating IPs: the only part of a booted node that leasing contacts.
 
-The user ``cc`` exists for this process alone, in a mount namespace whose /etc/passwd has it. All of /etc is mounted
-there: a mount on the file alone would vanish when somebody adds a user, which puts another file in its place.
+The user ``cc`` exists only for this process, in a mount namespace with its own /etc/passwd. All of /etc is mounted: a
+mount of the single file would vanish when somebody adds a user, which replaces the file.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ PORT = 22
 
 
 class FloatingSshd(Sshd):
-    """Listens at every floating IP of ``prefix`` and lets ``key`` in."""
+    """A server at every floating IP of ``prefix`` that accepts ``key``."""
 
     def __init__(self, folder: Path, prefix: str, key: KeyPair) -> None:
         (folder / "etc").mkdir()

@@ -28,6 +28,7 @@ from experiments.runners.plan import Planned
 from experiments.runners.progress import State, View
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
+from provision.hardware import gpus
 from provision.models import Node
 
 WORKER = "experiments.training.worker"
@@ -91,7 +92,7 @@ class LocalRunner:
         waiting = most_memory_first([row.spec for row in rows])
         for spec in waiting:
             row_process.end(self._row_folder(spec))
-        idle_gib = gpu_memory.used_gib([gpu.index for gpu in self._node.gpus])
+        idle_gib = gpus.used_gib([gpu.index for gpu in self._node.gpus])
         with stop_signals() as told, self._view.alive():
             try:
                 while waiting or self._running:

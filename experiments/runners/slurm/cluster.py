@@ -11,10 +11,8 @@ container of its own where rows have one, as soon as the row's worker says in .j
 """
 
 import hashlib
-import io
 import math
 import shlex
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +27,7 @@ from experiments.results.schema import CHECKPOINTS_FOLDER, RESULT_FILE
 from experiments.runners.slurm.profile import Profile
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import CODE
+from provision import reproducible
 from provision.errors import CommandFailed
 from provision.ssh.shell import Shell
 
@@ -311,13 +310,5 @@ def _told(options: dict[str, str | None]) -> list[str]:
 
 def code_archive() -> bytes:
     """The project's code as one archive, the same bytes for the same code."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=6) as archive:
-        for path in sorted(path for room in ROOMS for path in (CODE / room).rglob("*")):
-            if path.suffix in CARRIED and not set(LEFT_OUT) & set(path.parts):
-                entry = tarfile.TarInfo(str(path.relative_to(CODE)))
-                entry.size, entry.mode = path.stat().st_size, 0o644
-                with path.open("rb") as file:
-                    archive.addfile(entry, file)
-    data = packed.getvalue()
-    return data[:4] + bytes(4) + data[8:]
+    paths = (path for room in ROOMS for path in reproducible.files_in(CODE / room, LEFT_OUT) if path.suffix in CARRIED)
+    return reproducible.archive_bytes({path.relative_to(CODE).as_posix(): path for path in paths})

@@ -18,7 +18,7 @@ from experiments.runners.local.runner import LocalRunner, emptied
 from experiments.runners.plan import Planned
 from experiments.runners.progress import View
 from experiments.suites.row_spec import RowSpec
-from provision.sites.base import site_named
+from provision.hardware import local
 
 STOPPED = 130
 
@@ -26,7 +26,7 @@ STOPPED = 130
 def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str) -> int:
     """0 when the row has a result, whatever it says: what the job was given may be less than the profile promised."""
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
-    node = site_named("local").node()
+    node = local.this_machine()
     view = View(Console(width=200))
     view.says(f"{spec.suite}/{spec.row} on {node.description}")
     folder, memory_gib = RunFolder(Path(run_folder)), node.host_memory_gib

@@ -17,7 +17,7 @@ from experiments.inputs.requirements import Need, Telling, answer
 from experiments.training.data.hub import TOKENIZER, SourceFiles, cached_commit, fetch, fetch_weights, verified
 
 
-class PrintedProgress(tqdm):
+class PrintedProgress(tqdm):  # type: ignore[misc]
     """Progress bar of the hub library that prints its count of bytes in lines."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

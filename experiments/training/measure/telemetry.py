@@ -1,21 +1,18 @@
 """Sample GPU and host while a row runs, in the worker's process so that the trainer is not slowed down."""
 
 import csv
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import psutil
-import pynvml
 
 from experiments.results.schema import Phase
 from experiments.system.files import GIB
-from provision.hardware import amd
+from provision.hardware import gpus
 
 SAMPLE_INTERVAL_S = 0.5
 GPU_FIELDS: dict[str, Callable[[Iterable[float]], float]] = {
@@ -42,7 +39,7 @@ class TelemetrySampler:
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]]) -> None:
         self.phase: Phase = "load"
         self._path, self._pids = path, pids
-        self._gpus = gpu_handles()
+        self._gpus = gpus.handles()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
         self._samples: list[dict[str, Any]] = []
@@ -102,7 +99,7 @@ class TelemetrySampler:
             "host_cpu_percent": psutil.cpu_percent(),
             "host_memory_gib": psutil.virtual_memory().used / GIB,
             "process_memory_gib": sum(map(resident_gib, self._pids())),
-            **combine_gpus([gpu_sample(gpu) for gpu in self._gpus]),
+            **combine_gpus([gpu.sample() for gpu in self._gpus]),
         }
 
 
@@ -125,44 +122,3 @@ def resident_gib(pid: int) -> float:
         return float(psutil.Process(pid).memory_info().rss / GIB)
     except psutil.Error:
         return 0.0
-
-
-def gpu_handles() -> list[Any]:
-    """NVML's handles of the GPUs that CUDA_VISIBLE_DEVICES leaves visible, else AMD's devices; none without a GPU."""
-    there: tuple[amd.Device, ...] = ()
-    try:
-        pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-    except pynvml.NVMLError:
-        there = amd.devices()
-        count = len(there)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
-    return [gpu_handle(name.strip(), there) for name in visible.split(",") if name.strip()] if count else []
-
-
-def gpu_handle(name: str, there: Sequence[amd.Device]) -> Any:
-    """One of AMD's devices by its index where there are some, else NVML's handle of a GPU by its index or its UUID."""
-    if there:
-        return there[int(name)]
-    if name.isdigit():
-        return pynvml.nvmlDeviceGetHandleByIndex(int(name))
-    return pynvml.nvmlDeviceGetHandleByUUID(name)
-
-
-def gpu_sample(handle: Any) -> dict[str, float]:
-    """What NVML, or AMD's driver, says of a GPU now; a value that the card does not give is left out."""
-    if isinstance(handle, amd.Device):
-        return handle.sample()
-    readings = {
-        "gpu_util_percent": lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu,
-        "gpu_memory_gib": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used / GIB,
-        "gpu_power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-        "gpu_sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-        "gpu_temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        "gpu_processes": lambda: len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle)),
-    }
-    sample = {}
-    for field, read in readings.items():
-        with suppress(pynvml.NVMLError):
-            sample[field] = float(read())
-    return sample

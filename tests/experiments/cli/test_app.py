@@ -134,7 +134,7 @@ def test_results_of_another_recipe_version_are_refused_with_a_remedy(testbed, re
 
 
 def test_a_device_smaller_than_the_card_is_refused(testbed, monkeypatch, tmp_path):
-    monkeypatch.setattr(local, "node", lambda: house.node(house.T4))
+    monkeypatch.setattr(local, "this_machine", lambda: house.node(house.T4))
     code, _, err = testbed("run", SUITE, "--size", "full", "--results", tmp_path)
     assert (code, err) == (2, "testbed: device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB\n")
 

@@ -60,7 +60,7 @@ def test_what_lies_outside_the_window_is_cut_off():
 def test_any_window_fits_the_line(hours, step):
     window = (at(0, 7), at(hours, 7))
     assert len(signs([], window)) <= 61
-    assert lines(calendar([NODE], [], [], window, UTC_ZONE))[-1].endswith(f"a sign is {step}")
+    assert lines(calendar([NODE], [], [], window, UTC_ZONE))[-1].endswith(f"one symbol is {step}")
 
 
 def test_both_clocks_stand_above_and_follow_a_change():
@@ -94,4 +94,4 @@ def test_a_block_is_told_in_both_zones_with_its_nodes_and_cost():
     assert header == ["UTC", "Europe/Helsinki", "nodes", "type", "service units"]
     assert first[:2] == ["2026-11-23 20:50 to 23:50", "2026-11-23 22:50 to 2026-11-24 01:50"]
     assert first[2:] == ["p3-01, p3-02", "gpu_a100_pcie at CHI@UC", "96.0"]
-    assert second[-1] == "not told"
+    assert second[-1] == "unknown"

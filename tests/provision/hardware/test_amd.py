@@ -1,12 +1,11 @@
-"""AMD's GPUs are told from the kernel's files. The files are a stub, see amd_stub."""
+"""AMD GPUs, read from the kernel's files; tests.support.fake_amd writes them."""
 
 import pynvml
 import pytest
 
 from experiments.runners.local import gpu_memory
 from experiments.suites.cards import card_of_device
-from experiments.training.measure import telemetry
-from provision.hardware import amd, local
+from provision.hardware import amd, gpus, local
 from provision.models import Gpu
 from tests.support.fake_amd import MEMORY, amd_files
 
@@ -19,7 +18,7 @@ def absent():
 
 @pytest.fixture
 def dies(tmp_path, monkeypatch):
-    """Two dies, numbered as ROCm does; nothing of NVIDIA's is there."""
+    """Write the files of two dies, in ROCm's order, on a machine without NVML."""
     for name in ("ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pynvml, "nvmlInit", absent)
@@ -29,28 +28,28 @@ def dies(tmp_path, monkeypatch):
 
 def test_each_die_is_a_gpu_in_the_order_of_the_nodes(dies):
     gib = MEMORY / 2**30
-    assert local.installed_gpus() == (
+    assert gpus.installed() == (
         Gpu(0, "AMD Instinct MI250X", gib, FIRST),
         Gpu(1, "AMD Instinct MI250X", gib, SECOND),
     )
-    assert card_of_device(local.installed_gpus()[0].name) == "mi250x_gcd_64gb"
+    assert card_of_device(gpus.installed()[0].name) == "mi250x_gcd_64gb"
 
 
 @pytest.mark.parametrize(
     ("given", "uuids"),
     [("1", [SECOND]), ("1,0", [SECOND, FIRST]), (SECOND.upper().replace("GPU", "gpu"), [SECOND]), ("", []), ("7", [])],
 )
-def test_what_the_job_may_use_is_counted_anew(dies, given, uuids):
+def test_visible_gpus_are_renumbered(dies, given, uuids):
     dies.setenv("ROCR_VISIBLE_DEVICES", given)
-    assert [(one.index, one.uuid) for one in local.node().gpus] == list(enumerate(uuids))
+    assert [(one.index, one.uuid) for one in local.this_machine().gpus] == list(enumerate(uuids))
 
 
-def test_a_gpu_that_the_job_may_not_read_is_not_there(dies):
-    dies.setattr(type(amd.SYS), "read_text", refusing(type(amd.SYS).read_text, "nodes/9/"))
-    assert [one.uuid for one in amd.devices()] == [SECOND]
+def test_an_unreadable_gpu_is_left_out(dies):
+    dies.setattr(type(amd.SYS), "read_text", forbidding(type(amd.SYS).read_text, "nodes/9/"))
+    assert [one.uuid for one in amd.gpus()] == [SECOND]
 
 
-def refusing(read, part):
+def forbidding(read, part):
     def reads(path, *options):
         if part in str(path):
             raise PermissionError(1, "Operation not permitted")
@@ -59,10 +58,10 @@ def refusing(read, part):
     return reads
 
 
-def test_the_visible_ones_are_watched_in_the_units_of_the_columns(dies):
+def test_visible_gpus_are_sampled_in_the_units_of_the_columns(dies):
     dies.setenv("CUDA_VISIBLE_DEVICES", "0")
-    (watched,) = telemetry.gpu_handles()
-    assert telemetry.gpu_sample(watched) == {
+    (watched,) = gpus.handles()
+    assert watched.sample() == {
         "gpu_util_percent": 93.0,
         "gpu_memory_gib": 2.0,
         "gpu_power_w": 412.5,
@@ -70,21 +69,22 @@ def test_the_visible_ones_are_watched_in_the_units_of_the_columns(dies):
         "gpu_temperature_c": 61.0,
     }
     dies.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert [telemetry.gpu_sample(one).get("gpu_power_w") for one in telemetry.gpu_handles()] == [None, 412.5]
+    assert [one.sample().get("gpu_power_w") for one in gpus.handles()] == [None, 412.5]
 
 
-def test_memory_that_a_row_leaves_behind_is_seen(dies):
+def test_memory_in_use_after_a_row_is_found(dies):
     assert gpu_memory.used_gib([0, 1]) == {0: 2.0, 1: 1.0}
     assert gpu_memory.not_free({0: 2.0, 1: 0.5}, within_s=0) == {1: 1.0}
 
 
 def test_the_driver_has_a_version(dies, tmp_path):
-    assert amd.driver() == "amdgpu 6.3.6"
+    assert gpus.driver_version() == "amdgpu 6.3.6"
     (tmp_path / "module/amdgpu/version").unlink()
-    assert amd.driver().startswith("amdgpu of Linux ")
+    assert gpus.driver_version().startswith("amdgpu of Linux ")
 
 
-def test_a_machine_without_them_has_none(dies, tmp_path):
+def test_a_machine_without_amd_gpus_has_none(dies, tmp_path):
     dies.setattr(amd, "SYS", tmp_path / "nothing")
-    assert local.installed_gpus() == ()
-    assert telemetry.gpu_handles() == []
+    assert gpus.installed() == ()
+    assert gpus.driver_version() is None
+    assert gpus.handles() == []

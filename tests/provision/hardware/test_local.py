@@ -1,26 +1,20 @@
-"""Sites by name, and this machine as a site."""
+"""This machine and its GPUs."""
 
 import psutil
 import pynvml
 import pytest
 
-from provision.errors import UnknownDevices, UnknownSite
+from provision.errors import UnknownDevices
 from provision.hardware import local
 from provision.models import Gpu
-from provision.sites.base import site_named
 
 GPUS = (Gpu(0, "NVIDIA A", 80.0, "GPU-aa1"), Gpu(1, "NVIDIA A", 80.0, "GPU-bb2"), Gpu(2, "NVIDIA B", 40.0, "GPU-cc3"))
 
 
-def test_an_unknown_site_names_those_there_are():
-    with pytest.raises(UnknownSite, match="unknown site 'moon'; allowed: local"):
-        site_named("moon")
-
-
 def test_this_machine_has_cores_memory_and_a_description_without_its_name(monkeypatch):
-    monkeypatch.setattr(local, "installed_gpus", lambda: GPUS)
+    monkeypatch.setattr(local, "installed", lambda: GPUS)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    node = site_named("local").node()
+    node = local.this_machine()
     assert node.cpus >= 1
     assert node.host_memory_gib == pytest.approx(psutil.virtual_memory().total / 1024**3)
     assert "2 x NVIDIA A, 1 x NVIDIA B" in node.description
@@ -32,8 +26,8 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch):
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
-    assert local.installed_gpus() == ()
-    assert "no GPU" in local.node().description
+    assert local.installed() == ()
+    assert "no GPU" in local.this_machine().description
 
 
 def test_a_gpus_memory_is_what_the_driver_leaves(monkeypatch):
@@ -47,7 +41,7 @@ def test_a_gpus_memory_is_what_the_driver_leaves(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: "NVIDIA A")
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: "GPU-aa1")
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda handle, version=None: Memory)
-    assert local.installed_gpus() == (Gpu(0, "NVIDIA A", 79.5, "GPU-aa1"),)
+    assert local.installed() == (Gpu(0, "NVIDIA A", 79.5, "GPU-aa1"),)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Each check of the doctor, passed and failed: a failed one names its remedy. The site is a fake."""
+"""Preflight checks, passed and failed: a failed one names its fix. The site is a fake."""
 
 import json
 import shutil
@@ -9,24 +9,25 @@ from types import SimpleNamespace
 import pytest
 from keystoneauth1 import exceptions as keystone_errors
 
-from provision.errors import NoCredentials, Refused, Unreachable
+from provision.errors import NoCredentials, RequestRejected, Unreachable
 from provision.leasing import doctor
 from provision.leasing.journal import Journal
 from provision.leasing.reconciler import Clock, Reconciler
 from provision.models import Address
-from provision.sites.openstack import Cloud, classified
+from provision.sites.bare_metal import BareMetal
+from provision.sites.openstack import classified
 from provision.ssh.login import fingerprint, key_pair
 
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl cc@elsewhere"
 
 
-class Site:
-    """A site where all is well; a test gives one answer another value, or an error to raise."""
+class FakeSite:
+    """A site that passes every check; a test replaces one answer by another value or an error."""
 
     name = "CHI@UC"
 
     def __init__(self) -> None:
-        self.told = {
+        self.answers = {
             "scope": "cc in project CHI-000001 at CHI@UC",
             "hosts": ["a node"],
             "image_id": "1234",
@@ -34,24 +35,24 @@ class Site:
             "addresses": [],
             "addresses_left": 3,
             "public_keys": [],
-            "service_units": "not told by the site's services",
+            "service_units": "not reported by the site's services",
             "skew": timedelta(seconds=1),
         }
 
     def __getattr__(self, name):
         def answer():
-            if isinstance(self.told[name], Exception):
-                raise self.told[name]
-            return self.told[name]
+            if isinstance(self.answers[name], Exception):
+                raise self.answers[name]
+            return self.answers[name]
 
         return answer
 
 
 @pytest.fixture
 def site(monkeypatch):
-    there = Site()
-    monkeypatch.setattr(doctor, "connect_to", lambda name: there)
-    return there
+    fake = FakeSite()
+    monkeypatch.setattr(doctor, "connect_to", lambda name: fake)
+    return fake
 
 
 @pytest.fixture
@@ -73,93 +74,107 @@ def key(made, tmp_path):
 
 @pytest.fixture
 def failed(site, key, reconciler):
-    """The lines of the checks that fail, by the checks' names."""
+    """Return the lines of the failed checks by name."""
     return lambda: {one.name: one.text for one in doctor.examine("chameleon", key, reconciler) if not one.passed}
 
 
-def test_where_all_is_well_every_check_passes(site, key, reconciler, failed):
+def test_every_check_passes_at_a_healthy_site(site, key, reconciler, failed):
     assert failed() == {}
     names = [one.name for one in doctor.examine("chameleon", key, reconciler)]
     assert names == [
-        *("local tools", "SSH key", "ledger", "account"),
+        *("local tools", "SSH key", "journal", "account"),
         *("reservations", "image", "quota", "floating IPs", "SSH key at the site", "service units", "clock"),
     ]
 
 
-def test_tools_that_are_missing_are_named_with_how_to_install_them(failed, monkeypatch):
+def test_missing_tools_are_named_with_the_command_that_installs_them(failed, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda tool: None)
-    assert failed() == {"local tools": "ssh, ssh-keygen missing; install OpenSSH's client (apt install openssh-client)"}
+    assert failed() == {
+        "local tools": "ssh, ssh-keygen missing; install the OpenSSH client (apt install openssh-client)"
+    }
 
 
-def test_a_key_that_is_missing_is_to_be_made(key, failed):
+def test_a_missing_key_fails(key, failed):
     key.unlink()
-    remedy = f"SSH key {key} is not there; make one: ssh-keygen -t ed25519 -f {key}"
-    assert failed() == {"SSH key": remedy, "SSH key at the site": remedy}
+    fix = f"SSH key {key} does not exist; create one: ssh-keygen -t ed25519 -f {key}"
+    assert failed() == {"SSH key": fix, "SSH key at the site": fix}
 
 
-def test_a_key_that_others_can_read_is_to_be_closed(key, failed):
+def test_a_key_that_others_can_read_fails(key, failed):
     key.chmod(0o644)
-    assert failed() == {"SSH key": f"{key} can be read by others; chmod 600 {key}"}
+    assert failed() == {"SSH key": f"{key} is readable by other users; run: chmod 600 {key}"}
 
 
-def test_a_public_key_that_is_none_is_said(key, failed):
+def test_an_invalid_public_key_fails(key, failed):
     key.with_suffix(".pub").write_text("ssh-ed25519 A")
-    assert failed() == {"SSH key at the site": "'ssh-ed25519 A' is no public SSH key; make one: ssh-keygen -t ed25519"}
+    assert failed() == {
+        "SSH key at the site": "'ssh-ed25519 A' is not a public SSH key; create one: ssh-keygen -t ed25519"
+    }
 
 
-def test_a_ledger_of_another_version_is_to_be_moved_away(reconciler, failed):
+def test_a_journal_of_another_version_fails(reconciler, failed):
     reconciler.journal.folder.mkdir()
     (reconciler.journal.folder / "ledger.jsonl").write_text(json.dumps({"version": 9}) + "\n")
-    assert "move the file away" in failed()["ledger"]
+    assert "move the file away" in failed()["journal"]
 
 
-def test_without_an_account_the_site_is_not_asked(site, key, reconciler, failed):
-    site.told["scope"] = NoCredentials("credentials: no account; set OS_* variables")
+def test_without_an_account_the_site_is_not_queried(site, key, reconciler, failed):
+    site.answers["scope"] = NoCredentials("credentials: no account; set OS_* variables")
     assert failed() == {"account": "credentials: no account; set OS_* variables"}
     assert doctor.examine("chameleon", key, reconciler)[-1].name == "account"
 
 
 @pytest.mark.parametrize(
-    ("answer", "value", "check", "remedy"),
+    ("answer", "value", "check", "fix"),
     [
-        ("hosts", Unreachable("blazar does not answer"), "reservations", "try again later, and look for outages"),
-        ("image_id", Unreachable("glance does not answer"), "image", "try again later, and look for outages"),
-        ("quota", Refused("10 of 10 servers; delete one"), "quota", "delete one"),
+        (
+            "hosts",
+            Unreachable("blazar does not answer"),
+            "reservations",
+            "retry later, and check chameleoncloud.org for outages",
+        ),
+        (
+            "image_id",
+            Unreachable("glance does not answer"),
+            "image",
+            "retry later, and check chameleoncloud.org for outages",
+        ),
+        ("quota", RequestRejected("10 of 10 servers; delete one"), "quota", "delete one"),
         ("addresses_left", 0, "floating IPs", "release one, or ask the site's help desk"),
-        ("skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it (timedatectl set-ntp true)"),
+        ("skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it: timedatectl set-ntp true"),
     ],
 )
-def test_what_is_wrong_at_the_site_is_told_with_its_remedy(site, failed, answer, value, check, remedy):
-    site.told[answer] = value
+def test_a_problem_at_the_site_is_reported_with_its_fix(site, failed, answer, value, check, fix):
+    site.answers[answer] = value
     found = failed()
     assert list(found) == [check]
-    assert remedy in found[check]
+    assert fix in found[check]
 
 
 def test_a_free_address_of_the_project_is_enough(site, failed):
-    site.told |= {"addresses": [Address("1", "192.0.2.1")], "addresses_left": 0}
+    site.answers |= {"addresses": [Address("1", "192.0.2.1")], "addresses_left": 0}
     assert failed() == {}
 
 
-def test_a_key_of_the_files_name_that_is_another_is_told_by_its_fingerprint(site, key, failed):
-    site.told["public_keys"] = [(key.name, OTHER)]
+def test_another_key_with_the_files_name_is_reported_by_its_fingerprint(site, key, failed):
+    site.answers["public_keys"] = [(key.name, OTHER)]
     line = failed()["SSH key at the site"]
     assert line.startswith(
-        f"{key.name} is {fingerprint(OTHER)} there, and {key} is {fingerprint(key_pair(key).public)}; "
+        f"{key.name} is {fingerprint(OTHER)} at the site, and {key} is {fingerprint(key_pair(key).public)}; "
     )
     assert f"openstack keypair delete {key.name}" in line
 
 
-def test_a_lease_that_was_made_with_another_key_is_named(site, reconciler, failed):
-    site.told["public_keys"] = [(reconciler.journal.open("llm_cc", "CHI@UC").tag, OTHER)]
+def test_a_lease_created_with_another_key_is_named(site, reconciler, failed):
+    site.answers["public_keys"] = [(reconciler.journal.open("llm_cc", "CHI@UC").tag, OTHER)]
     line = failed()["SSH key at the site"]
-    assert line.startswith(f"lease llm_cc was made with {fingerprint(OTHER)}, and ")
-    assert "name the key that it was made with by --key" in line
+    assert line.startswith(f"lease llm_cc was created with {fingerprint(OTHER)}, and ")
+    assert "pass the key that it was created with as --key" in line
 
 
 def test_the_same_key_under_any_name_passes_and_is_named(site, key, reconciler):
     public = key_pair(key).public.rpartition(" ")[0]
-    site.told["public_keys"] = [
+    site.answers["public_keys"] = [
         ("laptop", public),
         (key.name, f"{public} other words"),
         ("theirs", OTHER),
@@ -174,49 +189,51 @@ def test_a_fingerprint_is_what_ssh_keygen_shows(made):
     assert shown.split()[1] == fingerprint(key_pair(made).public)
 
 
-def cloud(**answers):
-    """A Cloud without a connection."""
-    made = Cloud.__new__(Cloud)
-    made.name = "CHI@UC"
-    for name, value in answers.items():
-        setattr(made, name, value)
-    return made
+def cloud(**clients):
+    """Return a site without a connection, with these fake clients."""
+    site = BareMetal.__new__(BareMetal)
+    site.name = "CHI@UC"
+    for name, client in clients.items():
+        setattr(site, name, client)
+    return site
 
 
-def test_credentials_that_choose_no_project_are_told_how_to():
+def test_credentials_without_a_project_are_rejected():
     access = SimpleNamespace(project_name=None, username="cc")
     session = SimpleNamespace(auth=SimpleNamespace(get_access=lambda session: access))
-    with pytest.raises(NoCredentials, match="they choose no project; set OS_PROJECT_NAME"):
+    with pytest.raises(NoCredentials, match="no project is selected; set OS_PROJECT_NAME"):
         cloud(session=session).scope()
 
 
-def test_a_full_quota_is_told_with_what_to_do():
+def test_a_used_up_quota_is_rejected():
     limits = SimpleNamespace(absolute=SimpleNamespace(instances_used=10, instances=10))
     sdk = SimpleNamespace(compute=SimpleNamespace(get_limits=lambda: limits))
-    with pytest.raises(Refused, match="10 of 10 servers; delete one, or ask the site's help desk"):
+    with pytest.raises(RequestRejected, match="10 of 10 servers; delete one, or ask the site's help desk"):
         cloud(sdk=sdk).quota()
 
 
-def test_an_image_that_is_not_there_is_told_with_whom_to_ask():
+def test_a_missing_image_is_rejected():
     sdk = SimpleNamespace(image=SimpleNamespace(find_image=lambda name: None))
-    with pytest.raises(Refused, match=r"CC-Ubuntu24\.04-CUDA is not at CHI@UC; ask the site's help desk"):
+    with pytest.raises(
+        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA does not exist at CHI@UC; ask the site's help desk"
+    ):
         cloud(sdk=sdk).image_id()
 
 
 @pytest.mark.parametrize(
-    ("problem", "kind", "remedy"),
+    ("problem", "kind", "fix"),
     [
-        (keystone_errors.Forbidden("not allowed"), Refused, "ask the project's PI for the right"),
+        (keystone_errors.Forbidden("not allowed"), RequestRejected, "ask the project's PI for the permission"),
         (keystone_errors.Unauthorized("no"), NoCredentials, "check OS_USERNAME and OS_PASSWORD"),
     ],
 )
-def test_what_a_service_forbids_is_told_with_its_remedy(problem, kind, remedy):
-    with pytest.raises(kind, match=remedy), classified("blazar"):
+def test_a_forbidden_request_is_reported_with_its_fix(problem, kind, fix):
+    with pytest.raises(kind, match=fix), classified("blazar"):
         raise problem
 
 
 def test_the_site_clock_is_read_from_keystone():
     ahead = datetime.now(UTC) + timedelta(minutes=7)
-    told = SimpleNamespace(headers={"Date": f"{ahead:%a, %d %b %Y %H:%M:%S} GMT"})
-    session = SimpleNamespace(get_endpoint=lambda **_: "http://keystone", get=lambda url, authenticated: told)
+    answer = SimpleNamespace(headers={"Date": f"{ahead:%a, %d %b %Y %H:%M:%S} GMT"})
+    session = SimpleNamespace(get_endpoint=lambda **_: "http://keystone", get=lambda url, authenticated: answer)
     assert cloud(session=session).skew() == pytest.approx(timedelta(minutes=7), abs=timedelta(seconds=30))

@@ -1,4 +1,4 @@
-"""The ledger: what is held according to intents and outcomes, whatever killed its writer."""
+"""The journal: active leases by intents and outcomes, whatever killed the writer."""
 
 import json
 import multiprocessing
@@ -16,10 +16,10 @@ def journal(tmp_path):
     return Journal(tmp_path / "state", lambda: datetime(2026, 11, 21, tzinfo=UTC))
 
 
-def test_a_holding_has_its_intents_and_outcomes_until_it_is_closed(journal):
+def test_an_active_lease_has_its_intents_and_outcomes_until_it_is_closed(journal):
     active_lease = journal.open("llm_cc", "CHI@UC")
     journal.write("intent", active_lease, Operation.CREATE_LEASE, end="soon")
-    assert journal.active_lease("llm_cc").wanted == {Operation.CREATE_LEASE: {"end": "soon"}}
+    assert journal.active_lease("llm_cc").intents == {Operation.CREATE_LEASE: {"end": "soon"}}
     assert journal.active_lease("llm_cc").operations == {}
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
     assert journal.active_lease("llm_cc").operations == {Operation.CREATE_LEASE: {"id": "1"}}
@@ -41,18 +41,18 @@ def test_hosts_that_failed_are_remembered(journal):
     assert journal.active_lease("llm_cc").failed_hosts == ("1", "2")
 
 
-def test_machines_that_answered_are_known_until_their_server_is_deleted(journal):
+def test_machines_are_known_until_their_server_is_deleted(journal):
     active_lease = journal.open("llm_cc", "CHI@UC")
     logins = (Login(f"192.0.2.{n}", f"id-{n}", journal.folder / "key", journal.known_hosts) for n in (2, 1))
     machines = [Machine(f"node-{n}", login) for n, login in zip((2, 1), logins, strict=True)]
     for machine in (machines[0], *machines):
-        journal.reached(active_lease, machine)
+        journal.record_machine(active_lease, machine)
     assert journal.active_lease("llm_cc").machines == (machines[1], machines[0])
     journal.write("done", active_lease, Operation.DELETE_SERVER, id="id-1")
     assert journal.active_lease("llm_cc").machines == (machines[0],)
 
 
-def test_a_line_that_a_killed_program_left_half_written_is_passed_over(journal):
+def test_a_line_that_a_killed_program_left_incomplete_is_skipped(journal):
     active_lease = journal.open("llm_cc", "CHI@UC")
     file = journal.folder / "ledger.jsonl"
     file.write_text(file.read_text() + '{"at": "2026')
@@ -60,7 +60,7 @@ def test_a_line_that_a_killed_program_left_half_written_is_passed_over(journal):
     assert journal.active_lease("llm_cc").operations == {Operation.CREATE_LEASE: {"id": "1"}}
 
 
-def test_a_ledger_of_another_version_is_refused_with_its_line(journal):
+def test_a_journal_of_another_version_is_rejected_with_its_line(journal):
     journal.open("llm_cc", "CHI@UC")
     file = journal.folder / "ledger.jsonl"
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": 9}) + "\n")
@@ -85,19 +85,19 @@ def test_programs_that_write_at_once_lose_no_line(journal):
 
 def test_a_second_program_waits_for_the_first_and_is_told(journal):
     told = []
-    with journal.alone("llm_cc"):
+    with journal.exclusive("llm_cc"):
         other = multiprocessing.get_context("fork").Process(target=_wait_alone, args=(journal,))
         other.start()
         other.join(0.3)
         assert other.is_alive()
     other.join(5)
     assert other.exitcode == 0
-    with journal.alone("llm_cc", lambda: told.append("waiting")):
+    with journal.exclusive("llm_cc", lambda: told.append("waiting")):
         assert told == []
 
 
 def _wait_alone(journal):
-    with journal.alone("llm_cc"):
+    with journal.exclusive("llm_cc"):
         pass
 
 
@@ -114,9 +114,9 @@ def test_an_act_is_begun_until_its_outcome_is_written(journal):
     for outcome in ("done", "failed"):
         journal.write("intent", active_lease, Operation.EXTEND_LEASE, by="1h")
         journal.write("done", active_lease, Operation.UPLOAD_KEY)
-        assert journal.begun(active_lease, Operation.EXTEND_LEASE) == {"by": "1h"}
+        assert journal.pending_intent(active_lease, Operation.EXTEND_LEASE) == {"by": "1h"}
         journal.write(outcome, active_lease, Operation.EXTEND_LEASE, by="1h")
-        assert journal.begun(active_lease, Operation.EXTEND_LEASE) == {}
+        assert journal.pending_intent(active_lease, Operation.EXTEND_LEASE) == {}
 
 
 def test_marks_are_remembered_when_their_page_is_closed(journal):

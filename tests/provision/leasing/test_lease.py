@@ -1,8 +1,8 @@
-"""From a wish to machines where something goes wrong on the way; the testbed is a toy."""
+"""Leasing at a fake site with faults on the way."""
 
 import pytest
 
-from provision.errors import BootFailed, LeaseFailed, LeaseGone, NotEnough
+from provision.errors import BootFailed, LeaseFailed, LeaseGone, NotEnoughHosts
 from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
 from tests.support.fake_site import HOUR, FakeSite, hosts_of
@@ -11,54 +11,54 @@ pytestmark = pytest.mark.usefixtures("reachable")
 
 
 def boots(site):
-    """Which node each server was tried on, in order."""
+    """Return the node of each boot attempt, in order."""
     return [f"{name} on {host}" for name, host in site.attempts]
 
 
 def test_a_lease_in_error_is_a_failure_with_its_reason(reconciler, lease_request):
     site = FakeSite(lease_status="ERROR", fault="blazar: start_lease failed")
-    with pytest.raises(LeaseFailed, match=r"is ERROR \(blazar: start_lease failed\); release it and lease anew"):
+    with pytest.raises(LeaseFailed, match=r"is ERROR \(blazar: start_lease failed\); release it and lease again"):
         lease(site, reconciler, lease_request())
     assert site.attempts == []
 
 
 def test_a_lease_that_does_not_start_is_a_failure(reconciler, lease_request):
-    with pytest.raises(LeaseFailed, match="did not start within 15 minutes of its time"):
+    with pytest.raises(LeaseFailed, match="did not start within 15 minutes of its start time"):
         lease(FakeSite(lease_status="STARTING"), reconciler, lease_request())
 
 
-def test_where_somebody_is_faster_another_node_is_chosen(reconciler, lease_request, said):
+def test_after_a_lost_race_another_node_is_chosen(reconciler, lease_request, said):
     site, others = FakeSite(), []
 
     def before(operation):
         if operation == "create lease" and not others:
             others.append(site.hosts()[0])
             site.machines = site.machines[1:]
-            raise NotEnough("blazar: Not enough hosts available")
+            raise NotEnoughHosts("blazar: Not enough hosts available")
 
     site.before = before
     assert lease(site, reconciler, lease_request()).lease.hosts == ("2",)
-    assert "blazar: Not enough hosts available: somebody was faster; choosing again" in said
+    assert "blazar: Not enough hosts available: lost the race for this slot; choosing another" in said
 
 
-def test_where_somebody_is_always_faster_it_ends(reconciler, lease_request):
+def test_lost_races_end_after_three_attempts(reconciler, lease_request):
     def before(operation):
-        raise NotEnough("blazar: Not enough hosts available")
+        raise NotEnoughHosts("blazar: Not enough hosts available")
 
     site = FakeSite()
     site.before = before
-    with pytest.raises(NotEnough, match="somebody else was faster 3 times; try again"):
+    with pytest.raises(NotEnoughHosts, match="lost the race for a slot 3 times; retry"):
         lease(site, reconciler, lease_request())
 
 
-def test_a_boot_of_more_than_forty_minutes_is_given_up_and_tried_on_another_node(reconciler, lease_request, said):
+def test_a_boot_of_more_than_forty_minutes_is_retried_on_another_node(reconciler, lease_request, said):
     site = FakeSite(slow={"1"})
     assert lease(site, reconciler, lease_request()).lease.hosts == ("2",)
-    assert any("did not boot on node-1; the site says: not ACTIVE after 40 minutes" in line for line in said)
+    assert any("did not boot on node-1; the site's reason: not ACTIVE after 40 minutes" in line for line in said)
     assert any("server node: BUILD, for 40 of up to 40 minutes" in line for line in said)
 
 
-def test_of_several_nodes_all_are_changed_when_one_fails_and_enough_others_are_free(reconciler, lease_request):
+def test_all_nodes_are_replaced_if_one_fails_and_enough_others_are_free(reconciler, lease_request):
     site = FakeSite(hosts_of(4), broken={"2"})
     leased = lease(site, reconciler, lease_request(count=2))
     assert boots(site) == ["node-1 on 1", "node-2 on 2", "node-1 on 3", "node-2 on 4"]
@@ -66,7 +66,7 @@ def test_of_several_nodes_all_are_changed_when_one_fails_and_enough_others_are_f
     assert reconciler.journal.active_lease("llm_cc").failed_hosts == ("2",)
 
 
-def test_of_several_nodes_one_that_fails_is_tried_again_where_not_enough_others_are_free(reconciler, lease_request):
+def test_a_failed_node_is_retried_if_not_enough_others_are_free(reconciler, lease_request):
     site = FakeSite(hosts_of(3), broken={"2"})
     with pytest.raises(BootFailed, match=r"server node-2 did not boot on node-2; .*no power.* 3 attempts; release the"):
         lease(site, reconciler, lease_request(count=2))
@@ -74,26 +74,26 @@ def test_of_several_nodes_one_that_fails_is_tried_again_where_not_enough_others_
     assert [server.name for server in site.booted] == ["node-1"]
 
 
-def test_a_flavor_is_tried_again_in_its_reservation(reconciler, lease_request, said):
+def test_a_flavor_is_retried_in_its_reservation(reconciler, lease_request, said):
     site = FakeSite(hosts_of(2, flavor=True), broken={"1"})
     site.before = lambda operation: site.broken.clear() if operation == "delete server" else None
     assert lease(site, reconciler, lease_request()).machines
     assert boots(site) == ["node on 1", "node on 1"]
 
 
-def test_a_lease_that_others_delete_while_a_node_fails_is_not_made_anew(reconciler, lease_request):
+def test_a_lease_deleted_by_others_while_a_node_fails_is_not_recreated(reconciler, lease_request):
     site = FakeSite(broken={"1"})
     site.before = lambda operation: site.held.clear() if operation == "delete server" else None
-    with pytest.raises(LeaseGone, match="deleted by others, or over"):
+    with pytest.raises(LeaseGone, match="deleted by somebody else, or over"):
         lease(site, reconciler, lease_request())
     assert site.held == []
 
 
 class Killed(BaseException):
-    """Stands for the end of the program."""
+    """Stands for the death of the program."""
 
 
-def test_a_node_by_name_that_failed_is_replaced_also_by_a_run_after_one_that_was_killed(reconciler, lease_request):
+def test_a_failed_node_given_by_name_is_replaced_even_by_the_run_after_a_killed_one(reconciler, lease_request):
     site, dropped = FakeSite(broken={"1"}), []
 
     def before(operation):
@@ -111,7 +111,7 @@ def test_a_node_by_name_that_failed_is_replaced_also_by_a_run_after_one_that_was
     assert boots(site) == ["node on 1", "node on 2"]
 
 
-def test_where_all_nodes_of_a_kind_have_failed_they_are_tried_again(reconciler, lease_request):
+def test_failed_nodes_are_retried_if_no_others_of_their_type_exist(reconciler, lease_request):
     site = FakeSite(hosts_of(1), broken={"1"})
     with pytest.raises(BootFailed):
         lease(site, reconciler, lease_request(node="node-1"))

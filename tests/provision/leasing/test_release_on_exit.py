@@ -1,8 +1,8 @@
-"""A lease that is given back when its run is over, whatever happened; the testbed is a toy."""
+"""Release at the end of a run, however it ends, at a fake site."""
 
 import pytest
 
-from provision.errors import BootFailed, HeldOtherwise, NotReached, NotReleased
+from provision.errors import BootFailed, LeaseMismatch, NotReached, NotReleased
 from provision.leasing import boot
 from provision.leasing.lease import lease
 from provision.leasing.release import release_on_exit
@@ -21,14 +21,14 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_it_is_given_back_and_that_is_said(reconciler, lease_request, said):
+def test_a_lease_is_released_and_that_is_reported(reconciler, lease_request, said):
     site = FakeSite()
     run(site, reconciler, lease_request())
     assert site.left() == []
     assert said[-1] == "llm_cc is released; nothing is left at CHI@UC"
 
 
-def test_it_is_given_back_where_the_nodes_do_not_boot(reconciler, lease_request, said):
+def test_a_lease_is_released_if_its_nodes_do_not_boot(reconciler, lease_request, said):
     site = FakeSite(broken={"1", "2"})
     with pytest.raises(BootFailed, match="no power"):
         run(site, reconciler, lease_request())
@@ -36,7 +36,7 @@ def test_it_is_given_back_where_the_nodes_do_not_boot(reconciler, lease_request,
     assert any("no power" in line and line.endswith("releasing llm_cc") for line in said)
 
 
-def test_it_is_given_back_where_ssh_does_not_answer(reconciler, lease_request, monkeypatch):
+def test_a_lease_is_released_if_ssh_does_not_answer(reconciler, lease_request, monkeypatch):
     monkeypatch.setattr(boot, "answers", lambda *_: False)
     site = FakeSite()
     with pytest.raises(NotReached, match="node runs, but SSH to"):
@@ -45,7 +45,7 @@ def test_it_is_given_back_where_ssh_does_not_answer(reconciler, lease_request, m
 
 
 @pytest.mark.parametrize("operation", ["create lease", "create server", None])
-def test_it_is_given_back_when_the_command_is_interrupted(operation, reconciler, lease_request, said):
+def test_a_lease_is_released_if_the_command_is_interrupted(operation, reconciler, lease_request, said):
     site = FakeSite()
     site.before = lambda now: interrupt() if now == operation else None
     with pytest.raises(KeyboardInterrupt):
@@ -55,17 +55,17 @@ def test_it_is_given_back_when_the_command_is_interrupted(operation, reconciler,
     assert reconciler.journal.active_leases() == {}
 
 
-def test_a_release_that_is_interrupted_says_what_still_stands(reconciler, lease_request, said):
+def test_an_interrupted_release_reports_what_remains(reconciler, lease_request, said):
     site = FakeSite()
     site.before = lambda now: interrupt() if now == "delete key" else None
     with pytest.raises(KeyboardInterrupt):
         run(site, reconciler, lease_request(), interrupt)
     (still,) = site.held
-    assert "llm_cc is not released and may still cost; release it: testbed release llm_cc" in said
+    assert "llm_cc is not released and may still cost service units; run: testbed release llm_cc" in said
     assert said[-1] == f"still at CHI@UC: lease {still.id}, key {still.tag}"
 
 
-def test_a_release_that_leaves_something_names_it(reconciler, lease_request, said):
+def test_an_incomplete_release_names_what_remains(reconciler, lease_request, said):
     site = FakeSite()
     site.delete_lease = lambda lease: None
     with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; release again"):
@@ -74,9 +74,9 @@ def test_a_release_that_leaves_something_names_it(reconciler, lease_request, sai
     assert reconciler.journal.active_lease("llm_cc")
 
 
-def test_a_lease_that_is_held_for_something_else_is_not_given_back(reconciler, lease_request):
+def test_a_lease_that_does_not_match_the_request_is_not_released(reconciler, lease_request):
     site = FakeSite()
     lease(site, reconciler, lease_request())
-    with pytest.raises(HeldOtherwise):
+    with pytest.raises(LeaseMismatch):
         run(site, reconciler, lease_request(count=2))
     assert len(site.held) == 1

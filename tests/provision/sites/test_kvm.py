@@ -1,4 +1,4 @@
-"""When a flavor has room on a hypervisor, by what Blazar tells; this is a fake for it."""
+"""When a hypervisor has enough free GPUs for a flavor. Blazar is a fake."""
 
 import json
 from types import SimpleNamespace
@@ -10,8 +10,8 @@ from provision.sites.kvm import Kvm, periods_over
 from tests.support.calendars import at
 
 
-class Site(Kvm):
-    """One hypervisor of four GPUs with two flavors, and reservations of flavors (None: of another project)."""
+class FakeKvm(Kvm):
+    """A hypervisor with four GPUs and two flavors, and reservations of flavors (None: another project's)."""
 
     def __init__(self, *reserved, amount=1):
         self.name, self.reserved, self.amount = "KVM@TACC", reserved, amount
@@ -31,25 +31,25 @@ def taken(site, flavor):
     return [(one.start, one.end) for one in site.bookings() if one.host_id == f"{flavor}@1"]
 
 
-def test_a_small_flavor_leaves_room_for_another_and_none_for_a_whole_hypervisor():
-    site = Site(("g1", 9, 12))
+def test_a_small_flavor_leaves_space_for_another_but_not_for_a_whole_hypervisor():
+    site = FakeKvm(("g1", 9, 12))
     assert taken(site, "g1") == []
     assert taken(site, "g4") == [(at(9), at(12))]
 
 
-def test_a_flavor_has_no_room_while_the_others_together_take_all_gpus():
-    site = Site(("g1", 8, 12), ("g1", 8, 12), ("g1", 9, 12), ("g1", 10, 14))
+def test_a_flavor_is_booked_while_others_take_all_gpus():
+    site = FakeKvm(("g1", 8, 12), ("g1", 8, 12), ("g1", 9, 12), ("g1", 10, 14))
     assert taken(site, "g1") == [(at(10), at(12))]
-    assert taken(Site(("g4", 9, 12)), "g1") == [(at(9), at(12))]
+    assert taken(FakeKvm(("g4", 9, 12)), "g1") == [(at(9), at(12))]
 
 
 def test_a_flavor_that_is_reserved_several_times_counts_as_often():
-    assert taken(Site(("g1", 9, 12), amount=4), "g1") == [(at(9), at(12))]
-    assert taken(Site(("g1", 9, 12), amount=3), "g1") == []
+    assert taken(FakeKvm(("g1", 9, 12), amount=4), "g1") == [(at(9), at(12))]
+    assert taken(FakeKvm(("g1", 9, 12), amount=3), "g1") == []
 
 
 def test_what_another_project_reserved_counts_as_a_whole_hypervisor():
-    assert taken(Site((None, 9, 12)), "g1") == [(at(9), at(12))]
+    assert taken(FakeKvm((None, 9, 12)), "g1") == [(at(9), at(12))]
 
 
 @pytest.mark.parametrize(("limit", "over"), [(0, [(1, 2), (2, 3), (3, 5)]), (1, [(2, 3)]), (3, [])])
@@ -57,7 +57,7 @@ def test_periods_in_which_too_much_is_taken(limit, over):
     assert periods_over(limit, [(at(1), at(3), 1), (at(2), at(5), 1)]) == [(at(a), at(b)) for a, b in over]
 
 
-def test_reservations_that_are_of_no_flavor_are_passed_over():
+def test_reservations_without_a_flavor_are_skipped():
     site = Kvm.__new__(Kvm)
     properties = json.dumps({"name": "g1"})
     flavor = {"id": "a", "resource_type": "flavor:instance", "resource_properties": properties, "amount": 2}

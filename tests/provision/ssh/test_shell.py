@@ -11,7 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from provision.errors import BadHostKey, CommandFailed, LineCut, LoginRefused, NotReached, TimedOut
+from provision.errors import BadHostKey, CommandFailed, ConnectionDropped, LoginRejected, NotReached, TimedOut
 from provision.ssh.login import SshConfigHost
 from provision.ssh.shell import LocalShell
 from provision.ssh.ssh_shell import SshShell
@@ -67,7 +67,7 @@ def test_much_output_on_both_sides_does_not_block(shell):
 
 def test_a_command_that_does_not_end_is_ended_there_too(shell, tmp_path):
     began = time.monotonic()
-    with pytest.raises(TimedOut, match=r"no end after 1 s: sleep 300"):
+    with pytest.raises(TimedOut, match=r"timed out after 1 s: sleep 300"):
         shell.run(f"sleep 300 && touch {tmp_path}/ended", timeout_s=1)
     assert time.monotonic() - began < 10
     while "sleep 300" in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.split("\n"):
@@ -123,7 +123,10 @@ def test_what_is_read_of_a_command_that_ends_badly_is_no_success(shell):
 
 
 def test_a_command_that_is_read_and_does_not_end_is_ended(shell):
-    with pytest.raises(TimedOut, match=r"no end after 1 s: sleep 301"), shell.reading("sleep 301; true", timeout_s=1):
+    with (
+        pytest.raises(TimedOut, match=r"timed out after 1 s: sleep 301"),
+        shell.reading("sleep 301; true", timeout_s=1),
+    ):
         pass
 
 
@@ -173,28 +176,28 @@ def later(operation, seconds: float = 0.7) -> None:
 
 
 def test_a_command_under_which_the_line_is_cut_is_not_given_again(sshd, over, tmp_path):
-    later(sshd.cut)
-    with pytest.raises(LineCut, match="the line was cut"):
+    later(sshd.drop_connections)
+    with pytest.raises(ConnectionDropped, match="the connection dropped"):
         over.run(f"echo once >> {tmp_path}/journal; sleep 2")
     assert over.run(f"cat {tmp_path}/journal").out == "once\n"
 
 
 def test_a_line_that_is_cut_is_no_end_of_what_is_read(sshd, over):
     came = []
-    with pytest.raises(LineCut, match="the line was cut"), over.reading("echo a; sleep 30") as stream:
-        came += [stream.read(2), sshd.cut(), stream.read()]
+    with pytest.raises(ConnectionDropped, match="the connection dropped"), over.reading("echo a; sleep 30") as stream:
+        came += [stream.read(2), sshd.drop_connections(), stream.read()]
     assert came == [b"a\n", None, b""]
 
 
 def test_a_repeatable_command_is(sshd, over, tmp_path):
-    later(sshd.cut)
+    later(sshd.drop_connections)
     assert over.run(f"echo once >> {tmp_path}/journal; sleep 2; echo done", repeatable=True).out == "done\n"
     assert (tmp_path / "journal").read_text() == "once\nonce\n"
 
 
 def test_a_line_that_was_cut_between_commands_is_made_anew(sshd, over):
     over.run("true")
-    sshd.cut()
+    sshd.drop_connections()
     time.sleep(0.2)
     assert over.run("echo again").out == "again\n"
 
@@ -210,7 +213,7 @@ def test_a_file_under_which_the_line_is_cut_is_never_half_there(sshd, tmp_path):
 
     later(stop_in_the_middle, 0)
     with pytest.raises(NotReached):
-        SshShell(sshd.login(), patience_s=0.1).put(bytes(400_000_000), str(target))
+        SshShell(sshd.login(), connect_limit_s=0.1).put(bytes(400_000_000), str(target))
     sshd.start()
     time.sleep(0.5)
     assert 0 < part.stat().st_size < 400_000_000
@@ -232,26 +235,26 @@ def test_a_machine_that_comes_back_is_waited_for(sshd, over):
 def test_a_machine_that_does_not_come_back_is_not_reached(sshd):
     login = replace(sshd.login(), port=1)
     with pytest.raises(NotReached, match=r"127\.0\.0\.1: .*Unable to connect") as problem:
-        SshShell(login, patience_s=1).run("true")
+        SshShell(login, connect_limit_s=1).run("true")
     assert "\n" not in str(problem.value)
 
 
 def test_another_host_key_is_refused_at_once(sshd):
     login = sshd.login()
     sshd.new_host_key()
-    with pytest.raises(BadHostKey, match="another host key than the one that is kept"):
+    with pytest.raises(BadHostKey, match="host key differs from the pinned one"):
         SshShell(login).run("true")
 
 
 def test_only_the_key_under_the_alias_counts(sshd):
     login = sshd.login()
     login.known_hosts.write_text(login.known_hosts.read_text().replace(login.alias, "[127.0.0.1]:22,other"))
-    with pytest.raises(BadHostKey, match="not known"):
+    with pytest.raises(BadHostKey, match="host key is unknown"):
         SshShell(login).run("true")
 
 
 def test_a_key_that_is_not_allowed_is_refused_at_once(sshd, tmp_path):
-    with pytest.raises(LoginRefused, match="refuses the login as"):
+    with pytest.raises(LoginRejected, match="rejects the login as"):
         SshShell(replace(sshd.login(), key=new_key(tmp_path / "other"))).run("true")
 
 
@@ -304,5 +307,5 @@ def test_a_machine_of_the_persons_own_configuration_is_reached_by_its_name(home,
 def test_its_host_key_has_to_be_known_and_that_of_each_hop(home, name, unknown):
     known_hosts = home / ".ssh" / "known_hosts"
     known_hosts.write_text("\n".join(line for line in known_hosts.read_text().split("\n") if unknown not in line))
-    with pytest.raises(BadHostKey, match="is not known; log in to it once with ssh"):
+    with pytest.raises(BadHostKey, match="is unknown; log in once with ssh"):
         SshShell(SshConfigHost(name)).run("true")

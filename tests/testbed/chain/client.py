@@ -1,4 +1,4 @@
-"""What `testbed reproduce` does, with the image built from what lies in the cache: a client of the testbed in a box.
+"""`testbed reproduce` against the testbed in a box, with the image built from the cache.
 
 python -m tests.testbed.chain.client KEY RESULTS [--keep] [--nodes N] [--gpus-per-node N] [--row ROW ...]
 """

@@ -1,4 +1,4 @@
-"""One lease for all tests of this folder: the chain is gone through once, by clients that are killed on the way."""
+"""One lease for all tests of this folder, by a single reproduction whose client is killed again and again."""
 
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ STRIKES = (
     r"\[6/7\] run",
     r": starts",
 )
-"""What the client had said last when it was killed; the next one is then killed later."""
+"""The last output of each client before it is killed; each client is killed later than the one before."""
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def person() -> Iterator[Person]:
 
 @pytest.fixture(scope="session")
 def last(person: Person) -> Command:
-    """The client that was left alone, after all the others."""
+    """Return the last client, which was not killed."""
     for strike in STRIKES:
         struck = person.reproduces("--keep")
         struck.until(strike)

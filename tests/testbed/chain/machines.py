@@ -1,4 +1,4 @@
-"""Real machines behind the box's pretended ones: what nova has ACTIVE boots as an Ubuntu node until it is deleted."""
+"""Real machines for the testbed's fake hardware: each ACTIVE server boots as an Ubuntu node until it is deleted."""
 
 import contextlib
 import threading
@@ -21,11 +21,11 @@ DOCKER = "/var/lib/docker"
 
 
 class Machines:
-    """Follows the servers of ``site``: boots and stops nodes, and leads their floating IPs to them.
+    """Follows the servers of ``site``: boots and stops nodes, and forwards their floating IPs to them.
 
-    ``gates`` are the ways to the nodes by floating IP; shutting one cuts the line. ``authorized_key`` stands for what
-    cloud-init does with the key that nova was given. ``shared`` as of Node. What Docker has is kept in the cache from
-    one node to the next, which spares building images anew.
+    gates: proxies to the nodes by floating IP; shutting one drops the connections. authorized_key: installed as
+    cloud-init would install nova's key. shared: see Node. Docker's data is cached from one node to the next, which
+    saves rebuilding images.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Machines:
 
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
-        """Follow until the end of the block; then nothing runs any more."""
+        """Follow during the block, and stop all nodes at its end."""
         thread = threading.Thread(target=self._follow)
         thread.start()
         try:
@@ -56,7 +56,7 @@ class Machines:
                 self._keep(servers, addresses)
 
     def _keep(self, servers: dict[str, Server], addresses: dict[str, str]) -> None:
-        """Have a node for each server and a gate for each address, and no others."""
+        """Run exactly one node for each server and one gate for each address."""
         for ip in self.gates.keys() - addresses.keys():
             self.gates.pop(ip).close()
         for id in self.nodes.keys() - servers.keys():
@@ -76,7 +76,7 @@ class Machines:
 
 
 def _disk(number: int) -> Path:
-    """What Docker has on the node of that number; a first time, what it has on another one."""
+    """Return Docker's data folder for the node of that number, at first a copy of another one's."""
     folder = cache() / "nodes" / f"docker-{number}"
     others = sorted(folder.parent.glob("docker-*"))
     if others and not folder.exists():

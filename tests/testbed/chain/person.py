@@ -1,4 +1,4 @@
-"""Somebody who has a lease at the testbed in a box and types commands, each a process that can be struck."""
+"""A user of the testbed in a box, whose commands are processes that can be killed."""
 
 import json
 import re
@@ -24,7 +24,7 @@ LOOK_S = 0.1
 
 
 class Command:
-    """A command that runs; what it says so far is in ``log``."""
+    """A running command with its output in ``log``."""
 
     def __init__(self, log: Path, command: list[str]) -> None:
         self._log = log
@@ -43,11 +43,11 @@ class Command:
         return self._log.read_text()
 
     def until(self, pattern: str) -> str:
-        """Wait until it says so; what it said."""
+        """Wait until the output matches; return the match."""
         ends = time.monotonic() + SAID_S
         while not (found := re.search(pattern, self.said)):
-            assert self._process.poll() is None, f"ended before it said {pattern!r}:\n{self.said}"
-            assert time.monotonic() < ends, f"does not say {pattern!r}:\n{self.said}"
+            assert self._process.poll() is None, f"ended before it printed {pattern!r}:\n{self.said}"
+            assert time.monotonic() < ends, f"does not print {pattern!r}:\n{self.said}"
             time.sleep(LOOK_S)
         return found[0]
 
@@ -59,12 +59,12 @@ class Command:
         self._process.send_signal(signal.SIGINT)
 
     def end(self) -> int:
-        """Its exit code, when it has ended by itself."""
+        """Wait for the end and return the exit code."""
         return self._process.wait(SAID_S)
 
 
 class Person:
-    """Has the box's account, the ledger and the key of ``stage``; the rows' results come into ``results``."""
+    """A user with the account, journal and key of ``stage``; ``results``: folder of the rows' results."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.results = stage, stage.folder / "results"
@@ -77,7 +77,7 @@ class Person:
 
     @property
     def line(self) -> Gate:
-        """The only way to the node."""
+        """The gate through which the node is reached."""
         (gate,) = self.stage.machines.gates.values()
         return gate
 
@@ -85,7 +85,7 @@ class Person:
         return self._types(self.stage.client(self.results, *more))
 
     def runs(self, run_id: str, *rows: str) -> Command:
-        """`testbed run` of miniature rows on the leased node."""
+        """Start `testbed run` of tiny models on the leased node."""
         named = [part for row in rows for part in ("--row", row)]
         options = ["--site", "chameleon", "--size", "tiny", "--no-predict", "--results", str(self.results)]
         return self.types("run", SUITE, *named, *options, "--run-id", run_id)
@@ -98,7 +98,7 @@ class Person:
         return {path.parent.name: json.loads(path.read_text())["outcome"] for path in found}
 
     def starts(self, run_id: str) -> list[str]:
-        """The rows of all jobs that were begun on the node for that run, one a job."""
+        """Return the row of every job that started on the node for that run."""
         tags = self.node.run("sh", "-c", f"ls -d {THERE}/{run_id}/.jobs/*/started 2> /dev/null || true")
         return sorted(Path(tag).parent.name.rpartition("-")[0] for tag in tags.split())
 
@@ -106,7 +106,7 @@ class Person:
         return (node or self.node).run("docker", "ps", "--quiet").split()
 
     def ends(self) -> None:
-        """End whatever was typed and goes on, and the jobs of it."""
+        """End all running commands and their jobs."""
         for command in self._commands:
             command.kill()
         for node in self.stage.machines.nodes.values():

@@ -1,10 +1,10 @@
-"""The whole chain against a testbed in a box: reserve, boot, set up, run, judge, report, release, on this machine.
+"""The whole chain against the testbed in a box: reserve, boot, configure, run, evaluate, report, release.
 
 python -m tests.testbed.chain.rehearse [RESULTS]
 
 Real: OpenStack's services, an Ubuntu node with systemd, sshd and Docker, Ansible, the image, Slurm, papermill, training
-in miniature. Stubbed: the hardware under nova (machines.py boots a node instead), GPUs (their driver answers, and they
-are given to containers, but nothing computes on them), volumes, the reference API, PyTorch's own image (base_image.py).
+of tiny models. Fakes: nova's hardware (machines.py boots a node instead), GPUs (the driver answers and containers get
+them, but nothing computes on them), volumes, the reference API, PyTorch's own image (base_image.py).
 """
 
 import contextlib
@@ -38,19 +38,19 @@ LEFT = 3
 
 
 class Stage:
-    """The box, and real machines that follow its servers."""
+    """The testbed in a box, and real machines that follow its servers."""
 
     def __init__(self, site: Testbed, machines: Machines, key: Path, folder: Path) -> None:
         self.site, self.machines, self.key, self.folder = site, machines, key, folder
 
     def client(self, results: Path, *more: str) -> list[str]:
-        """The command that a person would type, less what stands for public registries."""
+        """Return the command that a user would type, with options that replace the public registries."""
         return [sys.executable, "-m", "tests.testbed.chain.client", str(self.key), str(results), *more]
 
 
 @contextlib.contextmanager
 def stage(folder: Path) -> Iterator[Stage]:
-    """Everything up, in an empty folder; OS_* and the ledger are in the environment of this process meanwhile."""
+    """Start everything in an empty folder; meanwhile this process's environment has OS_* and the journal's folder."""
     with ThreadPoolExecutor() as pool:
         making = pool.submit(NodeImage.make, print)
         archives = [pool.submit(base_image.base_archive, print), pool.submit(base_image.wheels, PINS, print)]

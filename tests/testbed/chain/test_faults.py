@@ -1,4 +1,4 @@
-"""What goes wrong while rows run on the leased node: each run ends, honestly, and the next one puts it right."""
+"""Faults while rows run on the leased node: each run ends with an error, and the next one completes it."""
 
 import re
 import time
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.fixture(autouse=True)
 def ended(person: Person) -> Iterator[None]:
-    """Nothing of a test runs on in the next one."""
+    """End all commands and jobs after each test."""
     yield
     person.node.run("systemctl", "start", "docker.socket", "docker")
     person.ends()
@@ -29,7 +29,7 @@ def ended(person: Person) -> Iterator[None]:
 
 
 def running(person: Person, run_id: str) -> Command:
-    """A run whose row has its container."""
+    """Start a run and wait until its row has a container."""
     command = person.runs(run_id, *ROWS)
     command.until(f"{ROWS[-1]}: starts")
     wait_for(lambda: len(person.containers()) == len(ROWS))
@@ -37,7 +37,7 @@ def running(person: Person, run_id: str) -> Command:
 
 
 def rebooted(node: Node) -> None:
-    """Reboot, and have Slurm know: it goes by the kernel's uptime, and the kernel is this machine's, which goes on."""
+    """Reboot and tell Slurm, which looks at the kernel's uptime: that is this machine's, which does not reboot."""
 
     def is_up() -> str:
         with suppress(RuntimeError):
@@ -101,7 +101,7 @@ def test_docker_that_stops_under_rows_is_an_error_until_it_runs_again(person: Pe
 
 @pytest.fixture
 def small_disk(person: Person) -> Iterator[str]:
-    """The folder of the run "full" on the node is a file system of its own, of 16 MiB."""
+    """Mount a file system of 16 MiB as the folder of the run "full" on the node."""
     folder = f"{THERE}/full"
     person.node.run("install", "-d", "-o", USER, "-g", USER, folder)
     person.node.run("mount", "-t", "tmpfs", "-o", f"size=16m,uid={USER},gid={USER}", "tmpfs", folder)

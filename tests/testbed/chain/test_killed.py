@@ -1,4 +1,4 @@
-"""The chain with a client that is killed -9 wherever it is: the same command goes on, and nothing is done twice."""
+"""The chain with a client that is killed by SIGKILL anywhere: the same command resumes, and nothing is done twice."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 def runs(person: Person) -> list[str]:
-    """The names of the runs that reproductions made."""
+    """Return the names of the reproduction's runs."""
     return [path.name for path in person.results.glob("*-chameleon")]
 
 

@@ -1,4 +1,4 @@
-"""`testbed notebook` against the image on the leased node: who reaches it, what it runs as, what comes home."""
+"""`testbed notebook` with the image on the leased node: access, user and downloaded files."""
 
 import json
 import socket

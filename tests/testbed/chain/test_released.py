@@ -1,4 +1,4 @@
-"""What is left in the end: no secret anywhere, files that are their user's, and nothing at the testbed."""
+"""The end of the chain: no secret in any file, correct owners, and no resources at the testbed."""
 
 import json
 import os
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 def secrets_of(person: Person) -> list[bytes]:
-    """What only the person and the services may know."""
+    """Return the secrets of the user and the services."""
     private = person.stage.key.read_bytes().splitlines()[3]
     return [os.environ["OS_PASSWORD"].encode(), private]
 

@@ -1,4 +1,4 @@
-"""A lease of two nodes: one Slurm of both, and rows in containers whose ranks are on both."""
+"""A lease of two nodes: one Slurm cluster, and rows with ranks in containers on both."""
 
 import json
 

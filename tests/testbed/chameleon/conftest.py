@@ -1,4 +1,4 @@
-"""The testbed in a box as fixtures, and clients of it whose waits take no time."""
+"""The OpenStack testbed as fixtures, and clients of it whose waits take almost no time."""
 
 import io
 import time
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import app
+from experiments.cli import app, lease
 from provision.leasing import boot
-from provision.leasing import reconciler as reconciling
 from provision.leasing.journal import Journal
 from provision.leasing.reconciler import Clock, Reconciler
 from provision.leasing.request import LeaseRequest
 from provision.models import Requirements
 from provision.sites.base import Testbed, connect_to
+from provision.sites.kvm import Kvm
 from provision.ssh.login import KeyPair
 from tests.support.needs import need
 from tests.testbed.openstack import hardware
@@ -30,12 +30,12 @@ REGIONS = {"chameleon": hardware.BARE_METAL, "kvm": hardware.KVM}
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(
         "leasing, against real keystone, nova, neutron, glance, placement and blazar; "
-        "stubbed: hardware, the network's data plane, volumes, the reference API"
+        "fakes: hardware, the network's data plane, volumes, the reference API"
     )
 
 
 class FakeClock(Clock):
-    """Waits a moment and counts what was to be waited, times ``speed``."""
+    """Waits a moment and counts the requested time, multiplied by ``speed``."""
 
     def __init__(self, speed: float = 1) -> None:
         self.speed, self.skipped_s = speed, 0.0
@@ -57,7 +57,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 @pytest.fixture(scope="session")
 def sshd(box: Box, key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FloatingSshd]:
-    """A real sshd on every floating IP: what a booted node would run."""
+    """Run a real sshd on every floating IP, as booted nodes would."""
     need(("sshd", "unshare"), "openssh-server util-linux", root=True)
     daemon = FloatingSshd(tmp_path_factory.mktemp("sshd"), box.place.floating, key)
     daemon.start()
@@ -67,7 +67,7 @@ def sshd(box: Box, key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def account(box: Box, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The environment of a user of the box, with a home of its own."""
+    """Set the environment of a user of the testbed, with a home of its own."""
     from chi import context
 
     for name, value in box.environment().items():
@@ -79,24 +79,24 @@ def account(box: Box, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def connected(box: Box, account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Testbed]]:
-    """Makes a client of a site by its name, for a user; what a test leaves there is removed after it."""
-    made = []
+    """Connect to a site by name as a user; delete what the test left behind."""
+    connections = []
 
     def connect(name: str, user: str = "cc") -> Testbed:
         for variable, value in box.environment(REGIONS[name], user).items():
             monkeypatch.setenv(variable, value)
-        made.append(connect_to(name))
-        return made[-1]
+        connections.append(connect_to(name))
+        return connections[-1]
 
     yield connect
     box.mend()
-    for one in made:
+    for one in connections:
         empty(one)
 
 
 @pytest.fixture
 def site(connected: Callable[[str], Testbed]) -> Testbed:
-    """A client of the bare-metal site."""
+    """Connect to the bare-metal site."""
     return connected("chameleon")
 
 
@@ -104,8 +104,8 @@ def site(connected: Callable[[str], Testbed]) -> Testbed:
 def testbed(
     site: Testbed, key: KeyPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command line in this process; its exit code, stdout and stderr."""
-    monkeypatch.setattr(reconciling, "Clock", FakeClock)
+    """Run a command line in this process; return exit code, stdout and stderr."""
+    monkeypatch.setattr(lease, "Clock", FakeClock)
     monkeypatch.setattr("sys.stdin", io.StringIO())
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -128,37 +128,38 @@ def reconciler(said: list[str], tmp_path: Path) -> Reconciler:
 
 @pytest.fixture
 def lease_request(key: KeyPair) -> Callable[..., LeaseRequest]:
-    """An order of three hours on a node from now on; any wish of another kind as arguments."""
+    """Make a request of three hours on a node from now on; arguments are further requirements."""
 
     def make(name: str = "llm_cc", **requirements: object) -> LeaseRequest:
-        asked = {"length": timedelta(hours=3), "node_type": A100, **requirements}
-        return LeaseRequest(name, "node-llm-cc", Requirements(**asked), key, at_once="start" not in requirements)
+        fields = {"length": timedelta(hours=3), "node_type": A100, **requirements}
+        return LeaseRequest(name, "node-llm-cc", Requirements(**fields), key, at_once="start" not in requirements)
 
     return make
 
 
 @pytest.fixture
 def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where SSH is not what a test is about: every server answers."""
+    """Let every server answer SSH, for tests of something else."""
     monkeypatch.setattr(boot, "answers", lambda *_: True)
 
 
 def empty(site: object) -> None:
-    """Remove all that the project has at the site."""
+    """Delete all resources of the project at the site."""
     reconciler = Reconciler(None, FakeClock(), lambda line: None)
-    for listed, drop in (
+    for listed, delete in (
         (site.servers, site.delete_server),
-        (site.volumes, site.delete_volume),
+        *([(site.volumes, site.delete_volume)] if isinstance(site, Kvm) else []),
         (site.addresses, site.release_address),
         (site.keys, site.delete_key),
-        (site.openings, site.close_ssh),
+        *([(site.security_groups, site.close_ssh)] if isinstance(site, Kvm) else []),
         (site.leases, site.delete_lease),
     ):
-        for thing in reconciler.ask(listed):
-            reconciler.ask(lambda drop=drop, thing=thing: drop(thing))
+        for resource in reconciler.query(listed):
+            reconciler.query(lambda delete=delete, resource=resource: delete(resource))
     reconciler.wait("servers", site.servers, lambda left: not left, limit_s=10_000)
 
 
 def left_at(site: object) -> list[object]:
-    """All that the project has at the site, asked of every service."""
-    return [*site.servers(), *site.volumes(), *site.addresses(), *site.keys(), *site.openings(), *site.leases()]
+    """Return all resources of the project at the site, queried from every service."""
+    of_kvm = [*site.volumes(), *site.security_groups()] if isinstance(site, Kvm) else []
+    return [*site.servers(), *site.addresses(), *site.keys(), *of_kvm, *site.leases()]

@@ -48,7 +48,7 @@ def test_what_extend_and_release_would_do_and_did_is_told_to_programs(testbed, s
     assert would.startswith(f"blazar: extend lease llm_cc at CHI@UC from {until[0]}")
     assert f" to {until[1]}" in would
     code, _, err = testbed("extend", "--by", "8d", "--dry-run")
-    assert (code, err) == (2, "testbed: extension by 192h: allowed: more than nothing, at most 168h\n")
+    assert (code, err) == (2, "testbed: extension by 192h: allowed: more than 0m, at most 168h\n")
     assert testbed("extend")[0] == 2
     assert site.leases() == [held]
     code, out, _ = testbed("extend", "--yes", "--json")
@@ -179,7 +179,7 @@ def _account(variables):
         (["--hours", "200"], "at most 168h"),
         (["--start", "2020-01-01T10:00Z"], "in the past"),
         (["--start", "2030-01-01T10:00"], "has no zone"),
-        (["--key", "/nowhere/id"], "SSH key /nowhere/id is not there"),
+        (["--key", "/nowhere/id"], "SSH key /nowhere/id does not exist"),
         (["--name", "llm netid;"], "--name 'llm netid;'"),
         (["--site", "moon"], "unknown site 'moon'"),
         (["--zone", "Europe/Helsinky"], "nearest: Europe/Helsinki"),
@@ -208,8 +208,8 @@ def test_doctor_passes_a_good_account_and_names_remedies(testbed, key, monkeypat
     monkeypatch.setenv("OS_PASSWORD", "wrong-secret")
     code, out, _ = testbed("doctor", "--key", "/nowhere/id")
     assert code == 1
-    assert "make one: ssh-keygen" in out
-    assert "keystone refuses them" in out
+    assert "create one: ssh-keygen" in out
+    assert "keystone rejects them" in out
     assert "wrong-secret" not in out
 
 
@@ -218,7 +218,7 @@ def test_without_an_account_doctor_says_how_to_set_one(testbed, monkeypatch):
         monkeypatch.delenv(name)
     code, out, _ = testbed("doctor")
     assert code == 1
-    assert "set OS_* variables by the site's RC file, or write a clouds.yaml" in out
+    assert "source the site's RC file to set OS_* variables, or write a clouds.yaml" in out
 
 
 def test_an_application_credential_of_clouds_yaml_leases(testbed, site, box, key, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""What every testbed offers, held against each of them: bare metal and KVM of the box."""
+"""The contract of a site, checked against each of them: bare metal and KVM."""
 
 import json
 import urllib.request
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from experiments.runners.targets import target_named
-from provision.errors import BootFailed, NotEnough
+from provision.errors import BootFailed, NotEnoughHosts
 from provision.hardware import local
 from provision.leasing import boot, release
 from provision.leasing.journal import Operation
@@ -36,24 +36,24 @@ def test_a_reservation_books_its_hosts(any_site, reconciler, lease_request):
     leased = lease(any_site, reconciler, lease_request(node_type=None, start=start, gpus=4), wait=False).lease
     assert leased.hosts
     (found,) = any_site.leases()
-    assert (found.name, found.tag) == ("llm_cc", release.held(reconciler, "llm_cc").tag)
+    assert (found.name, found.tag) == ("llm_cc", release.get_active_lease(reconciler, "llm_cc").tag)
     booked = [booking for booking in any_site.bookings() if booking.host_id in leased.hosts]
     assert {(booking.start, booking.end) for booking in booked} == {(start, start + 3 * HOUR)}
 
 
-def test_a_lease_becomes_a_machine_is_extended_and_leaves_nothing(any_site, reconciler, lease_request, sshd):
+def test_a_lease_becomes_a_machine_is_extended_and_leaves_no_resources(any_site, reconciler, lease_request, sshd):
     leased = lease(any_site, reconciler, lease_request(node_type=None))
     assert leased.lease.status == "ACTIVE"
     assert len(leased.machines) == 1
-    state = release.state(any_site, reconciler, release.held(reconciler, "llm_cc"))
+    state = release.state(any_site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
     assert state.used_su is not None
     assert release.extend(any_site, reconciler, state.active_lease, HOUR).end == leased.lease.end + HOUR
     assert any_site.leases()[0].end == leased.lease.end + HOUR
-    release.release(any_site, reconciler, release.held(reconciler, "llm_cc"))
+    release.release(any_site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
     assert left_at(any_site) == []
 
 
-def test_what_is_gone_is_deleted_without_complaint(any_site, reconciler, lease_request):
+def test_deleting_a_deleted_resource_is_no_error(any_site, reconciler, lease_request):
     leased = lease(
         any_site, reconciler, lease_request(node_type=None, start=datetime.now(UTC) + 2 * HOUR), wait=False
     ).lease
@@ -65,16 +65,15 @@ def test_what_is_gone_is_deleted_without_complaint(any_site, reconciler, lease_r
 
 
 @pytest.mark.parametrize("name", ["local", *TESTBEDS])
-def test_every_site_has_a_machine_that_says_what_it_is(name, connected, reconciler, lease_request, sshd):
+def test_every_site_has_a_machine_that_describes_itself(name, connected, reconciler, lease_request, sshd):
     if name in TESTBEDS:
         lease(connected(name), reconciler, lease_request(node_type=None))
-    place = target_named(name, None, None, reconciler.journal)
-    here = local.node()
-    assert (place.node.cpus, place.node.processor) == (here.cpus, here.processor)
-    assert place.node.host_memory_gib == pytest.approx(here.host_memory_gib, rel=0.01)
-    remote = name != "local"
-    assert (place.has_queue, getattr(place, "ends_at", None) is not None) == (remote, remote)
-    place.close()
+    target = target_named(name, None, None, reconciler.journal)
+    machine = local.this_machine()
+    assert (target.node.cpus, target.node.processor) == (machine.cpus, machine.processor)
+    assert target.node.host_memory_gib == pytest.approx(machine.host_memory_gib, rel=0.01)
+    assert (target.cluster is None, target.ends_at is None) == ((True, True) if name == "local" else (False, False))
+    target.close()
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
@@ -83,12 +82,12 @@ def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(any_site,
     lease(site, reconciler, lease_request(node_type="g1.h100.pci.4"))
     (volume,) = volumes(box)
     assert volume["size"] == 200
-    (opening,) = site.openings()
-    assert [(one.tag, one.owner, one.status) for one in site.volumes()] == [(opening.tag, site.user_id(), "in-use")]
-    rules = site.sdk.network.security_group_rules(security_group_id=opening.id, direction="ingress")
+    (group,) = site.security_groups()
+    assert [(one.tag, one.owner, one.status) for one in site.volumes()] == [(group.tag, site.user_id(), "in-use")]
+    rules = site.sdk.network.security_group_rules(security_group_id=group.id, direction="ingress")
     assert [(rule.protocol, rule.port_range_min, rule.port_range_max) for rule in rules] == [("tcp", 22, 22)]
-    active_lease = release.held(reconciler, "llm_cc")
-    assert f"volume {volume['id']}" in release.remains(site, active_lease)
+    active_lease = release.get_active_lease(reconciler, "llm_cc")
+    assert f"volume {volume['id']}" in release.remaining(site, active_lease)
     release.release(site, reconciler, active_lease)
     assert Operation.DELETE_VOLUME not in {entry.operation for entry in reconciler.journal.entries()}
     assert volumes(box) == []
@@ -96,7 +95,7 @@ def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(any_site,
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
-def test_a_boot_at_kvm_that_fails_leaves_no_volume(any_site, box, reconciler, lease_request, monkeypatch):
+def test_a_failed_boot_at_kvm_leaves_no_volume(any_site, box, reconciler, lease_request, monkeypatch):
     monkeypatch.setattr(boot, "BOOT_ATTEMPTS", 1)
     box.behave(hypervisor={"fail": "no GPU answers"})
     box.fail_to_delete_a_volume()
@@ -106,11 +105,11 @@ def test_a_boot_at_kvm_that_fails_leaves_no_volume(any_site, box, reconciler, le
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
-def test_flavors_share_a_hypervisor_as_far_as_its_gpus_go(any_site, reconciler, lease_request):
+def test_flavors_share_a_hypervisor_until_its_gpus_are_used_up(any_site, reconciler, lease_request):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 24 * HOUR
     for name in ("llm_single_cc", "llm_other"):
         lease(any_site, reconciler, lease_request(name, node_type="g1.h100.pci.1", start=start), wait=False)
-    with pytest.raises(NotEnough, match="not enough nodes are free"):
+    with pytest.raises(NotEnoughHosts, match="not enough nodes are free"):
         lease(any_site, reconciler, lease_request(node_type="g1.h100.pci.4", start=start), wait=False)
     assert len(any_site.leases()) == 2
 

@@ -1,4 +1,4 @@
-"""What goes wrong at a site, each injected into real services: nodes, addresses, answers, tokens."""
+"""Faults injected into real services: nodes, addresses, answers, tokens."""
 
 import re
 import sqlite3
@@ -35,29 +35,29 @@ SERVICE = {
     Operation.CLOSE_SSH: "neutron",
     Operation.DELETE_LEASE: "blazar",
 }
-"""The service that an act changes something at."""
-TOLD = {
+"""The service that carries out an operation."""
+MESSAGES = {
     "500": r" has an error \(500\)",
     "hang": " does not answer: ConnectTimeout",
     "gone": " does not answer: ConnectFailure",
     "deaf": " does not answer: ConnectFailure",
 }
-"""How each fault is named to a person."""
+"""How each fault is reported."""
 SHORT_S = 0.5
 
 
-class Weather:
-    """Faults of a site's services, each until the client has met it and said so.
+class FaultInjector:
+    """Injects faults into a site's services; each lasts until the client has reported it.
 
-    met: the services that were shut, and what was said of each.
+    met: the services that failed, each with the line that reported it.
     """
 
     def __init__(self, box, site) -> None:
         self.box, self.site, self.service, self.met = box, site, None, []
         self.patience_s = site.session.timeout
 
-    def turns(self, fault, service):
-        """Shut the way to a service; a client that it leaves without an answer gives up after SHORT_S."""
+    def inject(self, fault, service):
+        """Cut a service off; a client that gets no answer gives up after SHORT_S."""
         self.service = service
         self._gate().shut(fault)
         if service == "keystone":
@@ -65,7 +65,7 @@ class Weather:
         if fault == "hang":
             self.site.session.timeout = SHORT_S
 
-    def say(self, line):
+    def report(self, line):
         if self.service and "attempt" in line:
             self._gate().mend()
             self.met.append((self.service, line))
@@ -76,8 +76,8 @@ class Weather:
         return self.box.gates[at_kvm.get(self.service, self.service)]
 
 
-class Unlucky(Journal):
-    """A ledger at whose intents something happens, before the act itself: ``happens(operation, attempt)``."""
+class InterceptedJournal(Journal):
+    """A journal that calls ``happens(operation, attempt)`` at each intent, before the operation itself."""
 
     def __init__(self, folder, happens) -> None:
         super().__init__(folder)
@@ -90,7 +90,7 @@ class Unlucky(Journal):
             self.happens(operation, self.attempts[operation])
 
 
-def test_a_node_that_does_not_boot_is_left_for_another_of_its_hardware(
+def test_a_node_that_does_not_boot_is_replaced_by_another_of_its_hardware(
     site, reconciler, lease_request, box, reachable, said
 ):
     box.behave(P3_GPU_001={"fail": "IPMI of the node does not answer"})
@@ -107,12 +107,12 @@ def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(
     site = connected("kvm")
     box.behave(hypervisor={"fail": "no such volume"})
 
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         said.append(line)
         if line.startswith("attempt 1"):
             box.behave()
 
-    leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, say), lease_request(node_type=None))
+    leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(node_type=None))
     assert any("attempt 1 of 3" in line and "no such volume" in line for line in said)
     assert len(leased.machines) == 1
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
@@ -123,7 +123,7 @@ def test_of_two_nodes_both_are_changed_where_one_does_not_boot(site, reconciler,
     leased = lease(site, reconciler, lease_request(count=2))
     names = {host.id: host.name for host in site.hosts()}
     assert {names[id] for id in leased.lease.hosts} == {"P3-GPU-003", "P3-GPU-004"}
-    assert [names[id] for id in release.held(reconciler, "llm_cc").failed_hosts] == ["P3-GPU-002"]
+    assert [names[id] for id in release.get_active_lease(reconciler, "llm_cc").failed_hosts] == ["P3-GPU-002"]
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 2, 2]
 
 
@@ -131,10 +131,12 @@ def test_where_no_other_node_is_free_the_same_one_is_tried_again_and_its_reason_
     site, reconciler, lease_request, box, reachable
 ):
     box.behave(P2_GPU_001={"fail": "no bootable device"})
-    with pytest.raises(BootFailed, match=r"on P2-GPU-001; the site says: .*no bootable device.*3 attempts; release"):
+    with pytest.raises(
+        BootFailed, match=r"on P2-GPU-001; the site's reason: .*no bootable device.*3 attempts; release"
+    ):
         lease(site, reconciler, lease_request(node_type=None, node="P2-GPU-001"))
     assert site.servers() == []
-    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
+    release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
     assert left_at(site) == []
 
 
@@ -143,12 +145,12 @@ def test_a_boot_longer_than_the_clients_own_twenty_minutes_is_waited_for(
 ):
     box.behave(P3_GPU_001={"seconds": 4})
 
-    def say(line: str) -> None:
-        if line.startswith("server") and not any(told.startswith("server") for told in said):
+    def report(line: str) -> None:
+        if line.startswith("server") and not any(earlier.startswith("server") for earlier in said):
             reconciler.clock.skipped_s += 25 * 60
         said.append(line)
 
-    assert lease(site, Reconciler(reconciler.journal, reconciler.clock, say), lease_request()).machines
+    assert lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request()).machines
     assert any("BUILD, spawning, for 25 of up to 40 minutes" in line for line in said)
 
 
@@ -158,60 +160,60 @@ def test_no_free_address_is_told_and_the_next_run_goes_on(site, reconciler, leas
         lease(site, reconciler, lease_request())
     site.release_address(others.pop())
     assert lease(site, reconciler, lease_request()).machines
-    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
+    release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
     assert len(site.addresses()) == len(others)
 
 
 def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, reconciler, lease_request, reachable):
     spare = site.sdk.network.create_ip(floating_network_id=site.sdk.network.find_network("public").id)
     assert lease(site, reconciler, lease_request()).machines[0].login.host == spare.floating_ip_address
-    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
+    release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
     assert [(address.ip, address.server) for address in site.addresses()] == [(spare.floating_ip_address, "")]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("fault", TOLD)
-def test_each_service_and_keystone_may_fail_at_each_act(
+@pytest.mark.parametrize("fault", MESSAGES)
+def test_each_service_and_keystone_may_fail_at_each_operation(
     fault, connected, lease_request, box, reachable, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(conftest, "REAL_S", 0.1)
     site = connected("kvm")
-    weather, wanted = Weather(box, site), lease_request(node_type=None)
+    injector, wanted = FaultInjector(box, site), lease_request(node_type=None)
 
     def happens(operation, attempt):
         if attempt <= 2:
-            weather.turns(fault, SERVICE[operation] if attempt == 1 else "keystone")
+            injector.inject(fault, SERVICE[operation] if attempt == 1 else "keystone")
 
-    reconciler = Reconciler(Unlucky(tmp_path / "state", happens), FakeClock(), weather.say)
+    reconciler = Reconciler(InterceptedJournal(tmp_path / "state", happens), FakeClock(), injector.report)
     assert lease(site, reconciler, wanted).machines
-    one_of_each = (site.leases(), site.servers(), site.volumes(), site.addresses(), site.keys(), site.openings())
+    one_of_each = (site.leases(), site.servers(), site.volumes(), site.addresses(), site.keys(), site.security_groups())
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)
-    ends = release.extend(site, reconciler, release.held(reconciler, wanted.name), timedelta(hours=1)).end
+    ends = release.extend(site, reconciler, release.get_active_lease(reconciler, wanted.name), timedelta(hours=1)).end
     assert [one.end for one in site.leases()] == [ends]
     box.fail_to_delete_a_volume()
-    release.release(site, reconciler, release.held(reconciler, wanted.name))
+    release.release(site, reconciler, release.get_active_lease(reconciler, wanted.name))
     assert left_at(site) == []
     assert set(reconciler.journal.attempts) == set(Operation)
-    assert len(weather.met) == sum(min(number, 2) for number in reconciler.journal.attempts.values())
-    for service, line in weather.met:
-        assert re.match(f"{'.*' if service == 'keystone' else service}{TOLD[fault]}", line), (service, line)
+    assert len(injector.met) == sum(min(number, 2) for number in reconciler.journal.attempts.values())
+    for service, line in injector.met:
+        assert re.match(f"{'.*' if service == 'keystone' else service}{MESSAGES[fault]}", line), (service, line)
 
 
 @pytest.fixture
 def waiting(site, lease_request, box, reachable, tmp_path):
-    """Leases, and has something happen once while a lease that begins later, and once while a server, is waited for."""
+    """Lease, and call ``happens`` once while a future lease and once while a server is waited for."""
 
-    def run(weather, happens):
+    def run(injector, happens):
         box.behave(P3_GPU_001={"seconds": 3})
         waits = {"lease llm_cc: PENDING": "blazar", "server node-llm-cc: BUILD": "nova"}
 
-        def say(line):
-            weather.say(line)
+        def report(line):
+            injector.report(line)
             for wait in [wait for wait in waits if line.startswith(wait)]:
                 box.move_clock(timedelta(hours=2, minutes=1))
                 happens(waits.pop(wait))
 
-        reconciler = Reconciler(Journal(tmp_path / "state"), FakeClock(), say)
+        reconciler = Reconciler(Journal(tmp_path / "state"), FakeClock(), report)
         assert lease(
             site, reconciler, lease_request(node="P3-GPU-001", start=datetime.now(UTC) + timedelta(hours=2))
         ).machines
@@ -221,23 +223,23 @@ def waiting(site, lease_request, box, reachable, tmp_path):
 
 
 def test_a_service_may_fail_while_a_lease_or_a_server_is_waited_for(site, box, waiting):
-    weather = Weather(box, site)
-    waiting(weather, lambda service: weather.turns("500", service))
-    assert [service for service, _ in weather.met] == ["blazar", "nova"]
+    injector = FaultInjector(box, site)
+    waiting(injector, lambda service: injector.inject("500", service))
+    assert [service for service, _ in injector.met] == ["blazar", "nova"]
 
 
 def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(site, box, waiting):
     revoked = []
 
     def revoke(service):
-        """A token that no service has seen: they keep what they have seen for minutes."""
+        """Revoke a token that no service has seen: services cache tokens for minutes."""
         site.session.invalidate()
         revoked.append(site.session.get_token())
         site.sdk.identity.delete("/auth/tokens", headers={"X-Subject-Token": revoked[-1]})
         gate = box.gates["blazar" if service == "blazar" else "nova"]
         gate.heard = bytearray()
 
-    waiting(Weather(box, site), revoke)
+    waiting(FaultInjector(box, site), revoke)
     assert len(set(revoked)) == 2
     for service, token in zip(("blazar", "nova"), revoked, strict=True):
         heard = bytes(box.gates[service].heard)
@@ -260,13 +262,13 @@ def test_a_token_that_has_expired_is_renewed(site, lease_request, reachable, tmp
     def expire(operation, attempt):
         site.session.auth.auth_ref._auth_token = "expired"
 
-    reconciler = Reconciler(Unlucky(tmp_path / "state", expire), FakeClock(), lambda line: None)
+    reconciler = Reconciler(InterceptedJournal(tmp_path / "state", expire), FakeClock(), lambda line: None)
     assert lease(site, reconciler, lease_request()).machines
 
 
-def test_refused_credentials_are_told_without_them(box, account, monkeypatch):
+def test_rejected_credentials_are_not_shown(box, account, monkeypatch):
     monkeypatch.setenv("OS_PASSWORD", "wrong-secret")
-    with pytest.raises(NoCredentials, match="keystone refuses them") as refused:
+    with pytest.raises(NoCredentials, match="keystone rejects them") as refused:
         connect_to("chameleon").user()
     assert "wrong-secret" not in str(refused.value)
 
@@ -279,13 +281,13 @@ def test_a_lease_in_error_is_a_failure_with_what_the_site_tells_of_it(site, reco
         with pytest.raises(LeaseFailed, match=r"is ERROR \(blazar: start_lease failed; reservation .* is in error\)"):
             lease(site, reconciler, wanted)
     assert site.servers() == []
-    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
+    release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
     assert left_at(site) == []
 
 
 @contextmanager
 def without_aggregate(box, reservation):
-    """A reservation whose hosts Blazar finds no aggregate for, as when an operator removed it: it cannot begin."""
+    """Hide a reservation's host aggregate from Blazar, as if an operator had removed it: the lease cannot start."""
     negate = "UPDATE computehost_reservations SET aggregate_id = -aggregate_id WHERE reservation_id = ?"
     with closing(sqlite3.connect(box.place.folder / "db" / "blazar.db", timeout=60, isolation_level=None)) as blazar:
         blazar.execute(negate, [reservation])
@@ -293,19 +295,19 @@ def without_aggregate(box, reservation):
         blazar.execute(negate, [reservation])
 
 
-def test_a_lease_that_others_delete_is_told(site, reconciler, lease_request, reachable):
+def test_a_lease_that_others_delete_is_reported(site, reconciler, lease_request, reachable):
     leased = lease(site, reconciler, lease_request(start=datetime.now(UTC) + timedelta(hours=20)), wait=False)
     site.delete_lease(leased.lease)
-    with pytest.raises(LeaseGone, match="deleted by others, or over"):
+    with pytest.raises(LeaseGone, match="deleted by somebody else, or over"):
         lease(site, reconciler, lease_request(start=datetime.now(UTC) + timedelta(hours=20)))
-    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
+    release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
 
 
 @pytest.mark.parametrize("stage", ["lease llm_cc: PENDING", "server node-llm-cc: BUILD"])
-def test_a_lease_that_others_delete_while_it_is_waited_for_is_told(
+def test_a_lease_that_others_delete_during_a_wait_is_reported(
     stage, site, reconciler, lease_request, box, reachable, said
 ):
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         if line.startswith(stage):
             for held in site.leases():
                 site.delete_lease(held)
@@ -313,8 +315,8 @@ def test_a_lease_that_others_delete_while_it_is_waited_for_is_told(
 
     box.behave(P3_GPU_001={"seconds": 3})
     start = {"start": datetime.now(UTC) + timedelta(hours=20)} if "PENDING" in stage else {}
-    with pytest.raises(LeaseGone, match="deleted by others, or over; release it here and lease anew"):
-        lease(site, Reconciler(reconciler.journal, reconciler.clock, say), lease_request(**start))
+    with pytest.raises(LeaseGone, match="deleted by somebody else, or over; release it here and lease again"):
+        lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(**start))
     assert site.leases() == []
-    release.release(site, reconciler, release.held(reconciler, "llm_cc"))
+    release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
     assert left_at(site) == []

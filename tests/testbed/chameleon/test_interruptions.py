@@ -1,4 +1,4 @@
-"""A client killed with -9 after any act outside: the next run ends with one of each, and release with none."""
+"""A client killed with SIGKILL after any operation: the next run resumes, and release leaves nothing."""
 
 import multiprocessing
 import os
@@ -18,11 +18,11 @@ from tests.testbed.chameleon.conftest import FakeClock, left_at
 from tests.testbed.openstack.hardware import KVM
 
 OF_KVM = {Operation.OPEN_SSH, Operation.CLOSE_SSH, Operation.CREATE_VOLUME, Operation.DELETE_VOLUME}
-"""Acts that only a site with security groups and volumes needs."""
+"""Operations only of a site with security groups and volumes."""
 
 
-class Deadly(Journal):
-    """A ledger whose program dies after the act, before its outcome is written."""
+class KillingJournal(Journal):
+    """A journal that kills its program after an operation, before the outcome is written."""
 
     def __init__(self, folder: Path, last: Operation) -> None:
         super().__init__(folder)
@@ -38,13 +38,13 @@ def everything(site, reconciler, lease_request, stage: Path) -> None:
     stage.write_text("lease")
     lease(site, reconciler, lease_request)
     stage.write_text("extend")
-    release.extend(site, reconciler, release.held(reconciler, lease_request.name), timedelta(hours=1))
+    release.extend(site, reconciler, release.get_active_lease(reconciler, lease_request.name), timedelta(hours=1))
     stage.write_text("release")
-    release.release(site, reconciler, release.held(reconciler, lease_request.name))
+    release.release(site, reconciler, release.get_active_lease(reconciler, lease_request.name))
 
 
 def first_end(reconciler) -> str:
-    """The end that the lease was asked for with at first."""
+    """Return the end that was first requested."""
     return next(entry for entry in reconciler.journal.entries() if entry.operation == Operation.CREATE_LEASE).data[
         "end"
     ]
@@ -52,14 +52,14 @@ def first_end(reconciler) -> str:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("operation", Operation)
-def test_a_run_that_is_killed_after_an_act_is_gone_on_with(
+def test_a_run_killed_after_an_operation_resumes(
     operation, connected, box, reconciler, lease_request, reachable, tmp_path
 ):
     site = connected("kvm" if operation in OF_KVM else "chameleon")
     if operation == Operation.DELETE_VOLUME:
         box.fail_to_delete_a_volume()
     stage, wanted = tmp_path / "stage", lease_request(node_type=None)
-    deadly = Reconciler(Deadly(tmp_path / "state", operation), FakeClock(), lambda line: None)
+    deadly = Reconciler(KillingJournal(tmp_path / "state", operation), FakeClock(), lambda line: None)
     child = multiprocessing.get_context("fork").Process(target=everything, args=(site, deadly, wanted, stage))
     child.start()
     child.join()
@@ -69,28 +69,26 @@ def test_a_run_that_is_killed_after_an_act_is_gone_on_with(
         lease(site, reconciler, wanted)
         end = datetime.fromisoformat(first_end(reconciler))
         if stage.read_text() == "extend":
-            release.extend(site, reconciler, release.held(reconciler, wanted.name), timedelta(hours=1))
+            release.extend(site, reconciler, release.get_active_lease(reconciler, wanted.name), timedelta(hours=1))
             end += timedelta(hours=1)
         assert [one.end for one in site.leases()] == [end]
         assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
         assert site.addresses()[0].server == site.servers()[0].id
-    release.release(site, reconciler, release.held(reconciler, wanted.name))
+    release.release(site, reconciler, release.get_active_lease(reconciler, wanted.name))
     assert left_at(site) == []
 
 
-def test_a_run_that_is_killed_between_a_security_group_and_its_rule_makes_it_whole(
-    connected, reconciler, lease_request, reachable, monkeypatch
-):
+def test_a_security_group_without_its_rule_is_completed(connected, reconciler, lease_request, reachable, monkeypatch):
     site, active_lease = connected("kvm"), reconciler.journal.open("llm_cc", KVM)
     with monkeypatch.context() as deadly:
         deadly.setattr(site.sdk.network, "create_security_group_rule", lambda **_: os.kill(os.getpid(), signal.SIGKILL))
         child = multiprocessing.get_context("fork").Process(target=site.open_ssh, args=(active_lease.tag,))
         child.start()
         child.join()
-    assert [(one.tag, one.whole) for one in site.openings()] == [(active_lease.tag, False)]
+    assert [(one.tag, one.complete) for one in site.security_groups()] == [(active_lease.tag, False)]
     lease(site, reconciler, lease_request(node_type=None))
-    (opening,) = site.openings()
-    rules = list(site.sdk.network.security_group_rules(security_group_id=opening.id, direction="ingress"))
+    (group,) = site.security_groups()
+    rules = list(site.sdk.network.security_group_rules(security_group_id=group.id, direction="ingress"))
     assert [(rule.protocol, rule.port_range_min, rule.port_range_max) for rule in rules] == [("tcp", 22, 22)]
 
 
@@ -125,5 +123,5 @@ def test_two_clients_at_once_on_two_computers_get_one_lease(name, connected, lea
         one.start()
     for one in clients:
         one.join()
-    assert sorted(outcomes) == ["NotOurs", "llm_cc"]
+    assert sorted(outcomes) == ["ForeignLease", "llm_cc"]
     assert len(site.leases()) == 1

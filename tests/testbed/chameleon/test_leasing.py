@@ -1,11 +1,11 @@
-"""Leasing on bare metal: from a wish to a machine that answers SSH, and back."""
+"""Leasing on bare metal: from requirements to a machine that answers SSH, and release."""
 
 import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from provision.errors import ExtensionRefused, HeldOtherwise, NoSuchHost, NotEnough, NotOurs
+from provision.errors import ExtensionRejected, ForeignLease, LeaseMismatch, NoSuchHost, NotEnoughHosts
 from provision.leasing import release
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
@@ -14,7 +14,7 @@ from tests.testbed.chameleon.conftest import left_at
 HOUR = timedelta(hours=1)
 
 
-def test_a_wish_becomes_a_machine_that_answers_and_release_leaves_nothing(site, reconciler, lease_request, sshd):
+def test_a_request_becomes_a_reachable_machine_and_release_leaves_nothing(site, reconciler, lease_request, sshd):
     leased = lease(site, reconciler, lease_request())
     assert leased.lease.status == "ACTIVE"
     assert leased.lease.name == "llm_cc"
@@ -22,12 +22,12 @@ def test_a_wish_becomes_a_machine_that_answers_and_release_leaves_nothing(site, 
     (machine,) = leased.machines
     said = subprocess.run([*machine.login.arguments(), "echo", "here"], capture_output=True, text=True)
     assert said.stdout == "here\n"
-    active_lease = release.held(reconciler, "llm_cc")
+    active_lease = release.get_active_lease(reconciler, "llm_cc")
     state = release.state(site, reconciler, active_lease)
     assert [server.name for server in state.servers] == ["node-llm-cc"]
     assert state.ips == (machine.login.host,)
     assert active_lease.machines == (machine,)
-    assert all(thing.tag == active_lease.tag for thing in left_at(site))
+    assert all(resource.tag == active_lease.tag for resource in left_at(site))
     release.release(site, reconciler, active_lease)
     assert left_at(site) == []
     assert reconciler.journal.active_leases() == {}
@@ -42,7 +42,7 @@ def test_hosts_are_told_by_their_hardware(site):
     assert by_name["P3-GPU-001"].su_per_hour == 16
 
 
-def test_a_hardware_wish_of_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(
+def test_a_request_for_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(
     site, reconciler, lease_request, reachable
 ):
     leased = lease(site, reconciler, lease_request(node_type="compute_gigaio", count=2))
@@ -61,29 +61,29 @@ def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(si
 def test_a_lease_in_the_future_is_waited_for_with_progress_and_booted_when_it_begins(
     site, reconciler, lease_request, box, reachable, said
 ):
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         said.append(line)
         if line.startswith("lease llm_cc: PENDING"):
             box.move_clock(2 * HOUR + timedelta(minutes=1))
 
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 2 * HOUR
-    leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, say), lease_request(start=start))
+    leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(start=start))
     assert (leased.lease.status, leased.lease.start, len(leased.machines)) == ("ACTIVE", start, 1)
     waited = [line for line in said if line.startswith("lease llm_cc:")]
     assert waited[0].startswith("lease llm_cc: PENDING, for 0 of up to 13")
     assert said.index(waited[-1]) < next(n for n, line in enumerate(said) if line.startswith("server node-llm-cc:"))
 
 
-def test_who_watches_gets_the_block_that_another_gives_back(site, reconciler, lease_request, said):
+def test_watching_finds_a_slot_that_somebody_releases(site, reconciler, lease_request, said):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
     other = lease(site, reconciler, lease_request("llm_other", count=4, start=start), wait=False).lease
 
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         said.append(line)
-        if "looking again every 2 minutes" in line:
+        if "searching again every 2 minutes" in line:
             site.delete_lease(other)
 
-    watching = Reconciler(reconciler.journal, reconciler.clock, say)
+    watching = Reconciler(reconciler.journal, reconciler.clock, report)
     leased = lease(site, watching, lease_request(start=start), wait=False, watch=True).lease
     assert [held.id for held in site.leases()] == [leased.id]
     assert (leased.start, leased.end) == (start, start + 3 * HOUR)
@@ -99,45 +99,45 @@ def test_both_labs_apart_are_two_leases(site, reconciler, lease_request):
     assert sorted(held.name for held in site.leases()) == ["llm_multi_cc", "llm_single_cc"]
 
 
-def test_an_overlap_is_refused_with_the_earliest_alternative(site, reconciler, lease_request):
+def test_an_overlap_is_rejected_with_the_earliest_alternative(site, reconciler, lease_request):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
     lease(site, reconciler, lease_request("llm_other", count=4, start=start), wait=False)
-    with pytest.raises(NotEnough, match=r"not enough nodes are free at .* UTC.*; the earliest: P3-GPU"):
+    with pytest.raises(NotEnoughHosts, match=r"not enough nodes are free at .* UTC.*; the earliest: P3-GPU"):
         lease(site, reconciler, lease_request(start=start + HOUR), wait=False)
     assert [held.name for held in site.leases()] == ["llm_other"]
 
 
-def test_what_carries_the_name_but_is_not_ours_is_left_alone(site, reconciler, lease_request, box):
+def test_a_foreign_lease_of_the_same_name_is_not_touched(site, reconciler, lease_request, box):
     theirs = lease_request(start=datetime.now(UTC) + 24 * HOUR)
     lease(site, reconciler, theirs, wait=False)
-    reconciler.journal.write("closed", release.held(reconciler, "llm_cc"))
-    with pytest.raises(NotOurs, match="not in this ledger"):
+    reconciler.journal.write("closed", release.get_active_lease(reconciler, "llm_cc"))
+    with pytest.raises(ForeignLease, match="not in this journal"):
         lease(site, reconciler, theirs, wait=False)
     assert len(site.leases()) == 1
 
 
-def test_a_held_lease_is_no_answer_to_another_wish(site, reconciler, lease_request):
+def test_an_active_lease_does_not_satisfy_a_different_request(site, reconciler, lease_request):
     start = datetime.now(UTC) + 24 * HOUR
     lease(site, reconciler, lease_request(start=start), wait=False)
     for other in ({"node_type": "compute_gigaio"}, {"count": 2}, {"gpu_memory_gib": 90.0}):
-        with pytest.raises(HeldOtherwise, match=r"llm_cc is held already, with 1 x gpu_a100_pcie at .* 4 x .*A100"):
+        with pytest.raises(LeaseMismatch, match=r"lease llm_cc is active with 1 x gpu_a100_pcie at .* 4 x .*A100"):
             lease(site, reconciler, lease_request(start=start, **other), wait=False)
     assert lease(site, reconciler, lease_request(start=start, node_type=None), wait=False).lease.name == "llm_cc"
     assert len(site.leases()) == 1
 
 
-def test_an_unknown_type_is_told_with_the_nearest(site, reconciler, lease_request):
+def test_an_unknown_type_is_reported_with_the_nearest(site, reconciler, lease_request):
     with pytest.raises(NoSuchHost, match="nearest: gpu_a100_pcie"):
         lease(site, reconciler, lease_request(node_type="gpu_a100_pci"))
 
 
-def test_a_lease_is_extended_and_an_extension_over_anothers_lease_is_refused(site, reconciler, lease_request):
+def test_a_lease_is_extended_but_not_into_somebody_elses(site, reconciler, lease_request):
     soon = datetime.now(UTC).replace(second=0, microsecond=0) + 2 * HOUR
     leased = lease(site, reconciler, lease_request(node="P3-GPU-001", start=soon, length=HOUR), wait=False).lease
-    active_lease = release.held(reconciler, "llm_cc")
+    active_lease = release.get_active_lease(reconciler, "llm_cc")
     assert release.extend(site, reconciler, active_lease, HOUR).end == leased.end + HOUR
     lease(site, reconciler, lease_request("llm_next", node="P3-GPU-001", start=soon + 4 * HOUR), wait=False)
-    with pytest.raises(ExtensionRefused):
+    with pytest.raises(ExtensionRejected):
         release.extend(site, reconciler, active_lease, 3 * HOUR)
     assert release.state(site, reconciler, active_lease).lease.end == leased.end + HOUR
 
@@ -145,7 +145,7 @@ def test_a_lease_is_extended_and_an_extension_over_anothers_lease_is_refused(sit
 def test_the_end_of_a_lease_is_seen(site, reconciler, lease_request, box, reachable):
     lease(site, reconciler, lease_request())
     box.move_clock(timedelta(hours=4))
-    active_lease = release.held(reconciler, "llm_cc")
+    active_lease = release.get_active_lease(reconciler, "llm_cc")
     over = reconciler.wait(
         "end", lambda: release.state(site, reconciler, active_lease).lease, lambda now: now.status == "TERMINATED", 9e9
     )
@@ -155,7 +155,3 @@ def test_the_end_of_a_lease_is_seen(site, reconciler, lease_request, box, reacha
     assert state.used_su > 0
     release.release(site, reconciler, active_lease)
     assert left_at(site) == []
-
-
-def _lease(site, reconciler, active_lease):
-    return release.state(site, reconciler, active_lease).lease

@@ -1,4 +1,4 @@
-"""Orphans: one's own are told and cleaned, those of another computer only by name, those of a classmate never."""
+"""Leaked resources: the user's own are deleted, those of another computer only by tag, a classmate's never."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -7,8 +7,8 @@ import pytest
 
 from provision.leasing import release
 from provision.leasing.journal import Journal
+from provision.leasing.leaked import leaked_resources
 from provision.leasing.lease import lease
-from provision.leasing.orphans import orphans
 from provision.leasing.reconciler import Reconciler
 from tests.testbed.chameleon.conftest import FakeClock, left_at
 
@@ -22,10 +22,10 @@ def elsewhere(tmp_path):
     return Reconciler(Journal(tmp_path / "elsewhere"), FakeClock(), lambda line: None)
 
 
-def test_orphans_are_what_a_closed_page_left(testbed, site, reconciler, lease_request, later):
+def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease_request, later):
     lease(site, reconciler, lease_request(start=later), wait=False)
-    assert orphans(site, reconciler) == []
-    active_lease = release.held(reconciler, "llm_cc")
+    assert leaked_resources(site, reconciler) == []
+    active_lease = release.get_active_lease(reconciler, "llm_cc")
     reconciler.journal.write("closed", active_lease)
     (there,) = (f"lease {one.id}" for one in site.leases())
     told = {active_lease.tag: {"there": [there], "opened_here": True}}
@@ -39,46 +39,47 @@ def test_orphans_are_what_a_closed_page_left(testbed, site, reconciler, lease_re
     code, out, _ = testbed("orphans", "--clean", "--yes", "--json")
     assert (code, json.loads(out)["deleted"]) == (0, [active_lease.tag])
     assert left_at(site) == []
-    assert testbed("orphans")[:2] == (0, "no leaked resources\n")
+    assert testbed("orphans")[:2] == (0, "no orphans\n")
 
 
-def test_what_another_computer_of_ones_own_holds_is_told_so_and_deleted_only_by_name(
-    testbed, site, lease_request, later, tmp_path
-):
+def test_resources_of_the_users_other_computer_are_deleted_only_by_tag(testbed, site, lease_request, later, tmp_path):
     lease(site, elsewhere(tmp_path), lease_request(start=later), wait=False)
     (held,) = site.leases()
     code, out, _ = testbed("orphans", "--clean", "--yes")
     assert code == 0
-    assert f"{held.tag}: lease {held.id} (not created from this computer" in out
+    assert f"{held.tag}: lease {held.id} (of another ledger of yours" in out
     assert "nothing was deleted; --clean" in out
     assert site.leases() == [held]
     code, _, err = testbed("orphans", "--clean", "--yes", "llm-testbed-0")
-    assert (code, err) == (2, f"testbed: MARK 'llm-testbed-0': no orphan of yours; allowed: {held.tag}\n")
-    assert testbed("orphans", held.tag)[::2] == (2, f"testbed: TAG {held.tag!r}: allowed with --clean only\n")
+    assert (code, err) == (
+        2,
+        f"testbed: TAG 'llm-testbed-0': no leaked resource of yours has it; allowed: {held.tag}\n",
+    )
+    assert testbed("orphans", held.tag)[::2] == (2, f"testbed: MARK {held.tag!r}: allowed with --clean only\n")
     assert testbed("orphans", "--clean", "--yes", held.tag)[:2] == (
         0,
-        f"{held.tag}: lease {held.id} (not created from this computer; deleted only if its tag is named)\n"
+        f"{held.tag}: lease {held.id} (of another ledger of yours, as another computer's; deleted only by its name)\n"
         f"deleted: {held.tag}\n",
     )
     assert left_at(site) == []
 
 
-MARK = "llm-testbed-000000000000"
+TAG = "llm-testbed-000000000000"
 
 
-def test_a_classmates_things_are_never_orphans(testbed, connected, lease_request, reachable, tmp_path):
+def test_a_classmates_resources_are_never_listed(testbed, connected, lease_request, reachable, tmp_path):
     theirs, mine = connected("chameleon", "classmate"), connected("chameleon")
     lease(theirs, elsewhere(tmp_path), lease_request())
-    theirs.allocate_address(MARK)
+    theirs.allocate_address(TAG)
     before = [one.id for one in left_at(mine)]
     assert len(before) == 4
-    assert testbed("orphans", "--clean", "--yes")[:2] == (0, "no leaked resources\n")
+    assert testbed("orphans", "--clean", "--yes")[:2] == (0, "no orphans\n")
     assert [one.id for one in left_at(mine)] == before
 
 
-def test_security_groups_tell_whose_they_are(testbed, connected):
+def test_security_groups_record_their_owner(testbed, connected):
     theirs, mine = connected("kvm", "classmate"), connected("kvm")
-    openings = [site.open_ssh(tag) for site, tag in ((theirs, MARK), (mine, MARK.replace("0", "1")))]
-    assert set(mine.openings()) == set(openings)
+    groups = [site.open_ssh(tag) for site, tag in ((theirs, TAG), (mine, TAG.replace("0", "1")))]
+    assert set(mine.security_groups()) == set(groups)
     code, out, _ = testbed("orphans", "--site", "kvm", "--json")
-    assert (code, list(json.loads(out)["orphans"])) == (0, [openings[1].tag])
+    assert (code, list(json.loads(out)["orphans"])) == (0, [groups[1].tag])

@@ -10,7 +10,7 @@ def login(key, tmp_path):
     return lambda ip, alias: Login(ip, alias, key.file, tmp_path / "known_hosts")
 
 
-def test_a_servers_host_key_is_recorded_at_first_and_no_other_accepted(box, sshd, login):
+def test_a_servers_host_key_is_recorded_at_first_contact_and_pinned(box, sshd, login):
     first, second = (login(sshd.addresses[0], alias) for alias in ("server-1", "server-2"))
     assert answers(first)
     sshd.new_host_key()
@@ -20,5 +20,5 @@ def test_a_servers_host_key_is_recorded_at_first_and_no_other_accepted(box, sshd
     assert answers(first)
 
 
-def test_nobody_there_is_no_answer(box, login):
+def test_an_unused_address_does_not_answer(box, login):
     assert not answers(login(f"{box.place.floating}.250", "server-1"))

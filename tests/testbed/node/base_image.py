@@ -1,6 +1,6 @@
-"""The image that the tests build on, where no registry is: Debian's Python 3.11 with this environment's PyTorch.
+"""A base image without a registry: Debian's Python 3.11 with this environment's PyTorch.
 
-It stands for PyTorch's own image. Made once as an archive that `docker load` takes, and kept in the cache.
+It replaces PyTorch's own image. It is created once as an archive for `docker load`, and cached.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
 def base_archive(say: Say) -> Path:
-    """The archive, from the cache or made now."""
+    """Return the archive, created now if it is not cached."""
     torch = metadata.version("torch")
     recipe = hashlib.sha256(repr((SUITE, PACKAGES, PATH, torch)).encode()).hexdigest()
     archive = cache() / f"base-image-{recipe[:12]}.tar"
@@ -37,7 +37,7 @@ def base_archive(say: Say) -> Path:
 
 
 def wheels(pins: Path, say: Say) -> Path:
-    """An archive with the folder "wheels", from the cache or fetched: the list and JupyterLab, but not PyTorch."""
+    """Return an archive with the folder "wheels", downloaded if not cached: the list and JupyterLab, no PyTorch."""
     lines = [line for file in (pins, pins.with_name("jupyter.txt")) for line in file.read_text().splitlines()]
     listed = [line for line in lines if "==" in line and not line.startswith("torch==")]
     archive = cache() / f"wheels-{hashlib.sha256(repr(listed).encode()).hexdigest()[:12]}.tar"

@@ -1,4 +1,4 @@
-"""Nodes for the tests of this folder, how they are logged in to, and how they are set up."""
+"""Nodes, their logins and their configuration."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,13 +37,13 @@ def login(key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Callable[[N
 
 @pytest.fixture(scope="session")
 def archive(node_image: NodeImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stub of the image, as an archive."""
+    """Return an archive of the fake image."""
     return small_image(node_image.root, "llm-testbed:current", tmp_path_factory.mktemp("image") / "small.tar")
 
 
 @pytest.fixture(scope="module")
 def node(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login], archive: Path) -> Iterator[Node]:
-    """A node with two pretended GPUs that answers."""
+    """Start a node with two fake GPUs and wait until it answers."""
     with Node("test-node", "10.78.0.21", node_image, key.public, [A100, A100], shared=[archive]) as started:
         started.wait(login(started))
         yield started
@@ -52,7 +52,7 @@ def node(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login], ar
 
 @pytest.fixture(scope="session")
 def set_up(login: Callable[[Node], Login], archive: Path, tmp_path_factory: pytest.TempPathFactory) -> SetUp:
-    """Set nodes up, as `testbed configure` does, with the stub of the image; ``roles`` are these alone."""
+    """Configure nodes as `testbed configure` does, with the fake image; roles: run only these."""
     spec = tmp_path_factory.mktemp("cdi") / "nvidia.json"
     spec.write_text(gpus.cdi_spec(2))
     logs = tmp_path_factory.mktemp("configure")
@@ -79,5 +79,5 @@ def set_up(login: Callable[[Node], Login], archive: Path, tmp_path_factory: pyte
 
 @pytest.fixture
 def killed_holder() -> Path:
-    """A program that boots the node named by its arguments and is killed before it can stop it."""
+    """Return a program that boots the node named by its arguments and is killed before it stops it."""
     return HERE / "killed_holder.py"

@@ -1,7 +1,7 @@
-"""The root file system that a node starts from: Ubuntu from its ordinary archive, made once and kept in the cache.
+"""The root file system of a node: Ubuntu from its repository, created once and cached.
 
-Needs root, mmdebstrap and gpg. A Debian machine has no keyring of Ubuntu: it is taken from the archive, and the one key
-with the pinned fingerprint is kept of it.
+Needs root, mmdebstrap and gpg. Debian has no keyring of Ubuntu: it is downloaded from the repository, and only the key
+with the pinned fingerprint is used.
 """
 
 import hashlib
@@ -33,20 +33,20 @@ systemctl --quiet mask {" ".join(IDLE)}
 touch -d @0 /var/lib/apt/lists
 """
 UNNAMED_KEYRING = ("--skip=check/signed-by",)
-# SETUP's last line: a client that trusts the lists by their age must not take these for fresh ones.
+# SETUP's last line: a client that judges the package lists by age must not take these for fresh ones.
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class NodeImage:
-    """A folder with a root file system, to be copied and never changed."""
+    """A folder with a root file system, which is copied and never changed."""
 
     root: Path
 
     @classmethod
     def make(cls, say: Say) -> "NodeImage":
-        """The image of this recipe, from the cache or made now (some minutes of download)."""
+        """Return the image of this recipe, created now if it is not cached (some minutes of download)."""
         recipe = hashlib.sha256(repr((SUITE, PACKAGES, QUIET_APT, SETUP)).encode()).hexdigest()
         root = cache() / f"node-{SUITE}-{recipe[:12]}"
         with locked(root):
@@ -70,12 +70,12 @@ def _make(root: Path) -> None:
 
 
 def bootstrap(suite: str, target: Path, packages: tuple[str, ...], *options: str) -> None:
-    """A minimal root file system with ``packages``, as a folder, or as an archive where ``target`` ends in .tar."""
+    """Create a minimal root file system with ``packages``: a folder, or an archive if ``target`` ends in .tar."""
     _run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", *options, suite, target)
 
 
 def archive_key(scratch: Path) -> bytes:
-    """The public key that signs Ubuntu's archive, as a keyring."""
+    """Return the public key that signs Ubuntu's repository, as a keyring."""
     insecure = ('Acquire::AllowInsecureRepositories "true"', 'APT::Get::AllowUnauthenticated "true"')
     options = [*UNNAMED_KEYRING, *(f"--aptopt={option}" for option in insecure)]
     folder, home = scratch / "extracted", scratch / "gnupg"
@@ -89,7 +89,7 @@ def archive_key(scratch: Path) -> bytes:
 
 
 def copied(root: Path, target: Path) -> None:
-    """A copy of a root file system, sharing blocks with it where the file system can."""
+    """Copy a root file system, sharing blocks if the file system supports it."""
     shutil.rmtree(target, ignore_errors=True)
     _run("cp", "-a", "--reflink=auto", root, target)
 

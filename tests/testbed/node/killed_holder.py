@@ -1,4 +1,4 @@
-"""Boots a node and is killed: killed_holder.py NAME ADDRESS."""
+"""Boot a node and wait to be killed: killed_holder.py NAME ADDRESS."""
 
 import os
 import signal

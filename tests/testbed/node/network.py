@@ -1,4 +1,4 @@
-"""A network of nodes on this machine: a bridge, with NAT to the outside. All of it goes when the last node has gone."""
+"""A network of nodes on this machine: a bridge with NAT to the outside. It is removed together with the last node."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ RULES = (
 
 
 def up() -> None:
-    """The bridge and its rules, whatever of them is there already. The bridge's alias keeps what forwarding was."""
+    """Create the bridge and its rules if they are missing. The bridge's alias stores the former forwarding setting."""
     if not Path("/sys/class/net", BRIDGE).exists():
         _ip("link", "add", "name", BRIDGE, "type", "bridge")
         _ip("link", "set", "dev", BRIDGE, "alias", FORWARDING.read_text().strip())
@@ -33,7 +33,7 @@ def up() -> None:
 
 
 def down() -> None:
-    """Remove it all, unless a node is still on it."""
+    """Remove the network, unless a node still uses it."""
     bridge = Path("/sys/class/net", BRIDGE)
     if not bridge.exists() or any((bridge / "brif").iterdir()):
         return
@@ -45,7 +45,7 @@ def down() -> None:
 
 
 def mtu() -> int:
-    """The largest packet, in bytes, that leaves this machine."""
+    """Return the MTU of this machine's network, bytes."""
     routes = json.loads(_ip("-json", "route", "show", "default"))
     return int(Path("/sys/class/net", routes[0]["dev"], "mtu").read_text()) if routes else 1500
 

@@ -1,8 +1,8 @@
 """A "bare-metal node" on this machine: Ubuntu under systemd-nspawn, with systemd, sshd, and an address of its own.
 
-Stubbed: the kernel is this machine's, and GPUs are pretended (see gpus). Everything else is real; rebooting is. A node
-ends with the process that started it, also when that is killed; what it leaves then (a folder, an empty cgroup, the
-bridge) is removed by the next start of a node of the same name, and by its end.
+The kernel is this machine's, and GPUs are fakes (see gpus). Everything else is real, including reboots. A node ends
+with the process that started it, even if that is killed; the remains (a folder, an empty cgroup, the bridge) are
+removed by the next start of a node of the same name, and by its end.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ UP_S = 90
 STOP_S = 15
 REBOOTED = 133
 IN_A_BOX = {"precheck_disk_gib": 12, "precheck_memory_gib": 4, "slurm_cgroup_plugin": "cgroup/v1"}
-"""What the roles are told of such a node: its images are small, and it has the cgroups of this machine."""
+"""Variables of the roles for such a node: its images are small, and its cgroups are this machine's."""
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 CGROUPS = Path("/sys/fs/cgroup")
 APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -33,12 +33,11 @@ SUPERVISOR = f'while "$@"; [ $? = {REBOOTED} ]; do :; done'
 
 
 class Node:
-    """A node of that name (unique on this machine) at an address of ``network.NETWORK``.
+    """A node with a name (unique on this machine) at an address of ``network.NETWORK``.
 
-    ``authorized_key`` is the text of the public key that may log in as ``cc``; ``cards`` are the names of its pretended
-    GPUs; ``shared`` are files of this machine that it reads under the same path, which spares sending them. A node is
-    gone with everything on it once it is stopped, but for ``disks``: folders of this machine by where the node has
-    them.
+    authorized_key: text of the public key that may log in as ``cc``. cards: names of its fake GPUs. shared: files of
+    this machine that the node reads under the same path, which saves sending them. A stopped node is deleted with
+    everything on it except ``disks``: folders of this machine by their path on the node.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Node:
         self.stop()
 
     def start(self) -> None:
-        """Boot a fresh node. Waits while another process has one of this name."""
+        """Boot a fresh node; wait while another process has one of this name."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = (self._folder / "lock").open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -87,7 +86,7 @@ class Node:
         )
 
     def wait(self, login: Login) -> None:
-        """Until the node answers by SSH; RuntimeError with the console's end where it does not."""
+        """Wait until the node answers SSH. Raises RuntimeError with the console's last lines if it does not."""
         ends = time.monotonic() + UP_S
         while time.monotonic() < ends and self._process and self._process.poll() is None:
             if answers(login):
@@ -96,7 +95,7 @@ class Node:
         raise RuntimeError(f"{self.name} is not up: {(self._folder / 'console.log').read_text()[-2000:]}")
 
     def reboot(self) -> None:
-        """Boot again; returns when the old boot is over, before the new one answers."""
+        """Reboot; return when the old boot has ended, before the new one answers."""
         before = self._leader()
         self.run("systemctl", "reboot")
         ends = time.monotonic() + UP_S
@@ -105,7 +104,7 @@ class Node:
             time.sleep(0.05)
 
     def run(self, *command: str) -> str:
-        """Run a command as root on the node, beside its SSH server; its output."""
+        """Run a command as root on the node, without SSH; return its output."""
         leader = self._leader()
         entered = ["nsenter", "--target", leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         done = subprocess.run([*entered, *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -114,7 +113,7 @@ class Node:
         return done.stdout
 
     def stop(self) -> None:
-        """Pull the plug and remove what is left."""
+        """Power the node off and remove its remains."""
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -145,7 +144,7 @@ class Node:
         return ["systemd-nspawn", "--quiet", "--boot", "--keep-unit", *told, *bound]
 
     def _furnish(self) -> None:
-        """What makes this node another than the next one."""
+        """Write the files that differ between nodes."""
         etc = self.root / "etc"
         (etc / "hostname").write_text(f"{self.name}\n")
         (etc / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n")
@@ -174,17 +173,17 @@ class Node:
         (group / "cgroup.procs").write_text(str(os.getpid()))
 
     def _cgroup(self) -> Path:
-        """The node's cgroup: of its own, so that it ends no other node's when it ends."""
+        """Return the node's own cgroup, which ends without affecting other nodes'."""
         unified = CGROUPS / "unified"
         return (unified if unified.is_dir() else CGROUPS) / f"testbed-{self.name}"
 
     def _leader(self) -> str:
-        """The process that is the node's init, seen from here; none between two boots."""
+        """Return the process id of the node's init on this machine; '' between two boots."""
         processes = self._cgroup() / "payload/init.scope/cgroup.procs"
         return next(iter(processes.read_text().split()), "") if processes.exists() else ""
 
     def _clear(self) -> None:
-        """Remove what this node, or a killed one of its name, left."""
+        """Remove what this node, or a killed one of the same name, left behind."""
         for group in (self._cgroup(), CGROUPS / "systemd" / self._cgroup().name):
             for process in {pid for file in group.rglob("cgroup.procs") for pid in file.read_text().split()}:
                 os.kill(int(process), signal.SIGKILL)

@@ -1,7 +1,6 @@
-"""A stub of the experiments' image, and of its base, for tests of what is around them.
+"""A fake of the experiments' image and of its base: `python`, `pip` and `apt-get` do nothing.
 
-`python`, `pip` and `apt-get` do nothing there and say that all is well. The other programs are
-those of the nodes' own system.
+All other programs are those of the node's system.
 """
 
 import io
@@ -23,7 +22,7 @@ STUB = b"#!/bin/sh\n"
 
 
 def small_image(system: Path, name: str, archive: Path) -> Path:
-    """Write an image of that name to ``archive``, as `docker save` would, from the root file system ``system``."""
+    """Write a fake image to ``archive`` in the format of `docker save`, from the root file system ``system``."""
     layer = archive.with_suffix(".layer")
     with tarfile.open(layer, "w", dereference=True) as tar:
         for file in FILES:

@@ -1,4 +1,4 @@
-"""A stub of a registry: what `docker pull` asks for, about one image, over HTTP."""
+"""A fake registry with one image, over HTTP: as much as `docker pull` needs."""
 
 import contextlib
 import gzip
@@ -17,9 +17,9 @@ LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 @contextlib.contextmanager
 def registry(address: str, archive: Path, name: str) -> Iterator[str]:
-    """Serve the image of ``archive`` (as `docker save` writes them, with one layer) there; its reference.
+    """Serve the image of ``archive`` (an output of `docker save` with one layer) at ``address``; yield its reference.
 
-    ``name`` is repository:tag.
+    name: repository:tag.
     """
     repository, tag = name.split(":")
     manifest, blobs = _contents(archive)
@@ -28,7 +28,7 @@ def registry(address: str, archive: Path, name: str) -> Iterator[str]:
     served |= dict.fromkeys(paths, (MANIFEST, manifest)) | {"/v2/": ("application/json", b"{}")}
 
     class Handler(BaseHTTPRequestHandler):
-        default_request_version = "HTTP/1.0"  # Docker asks by TLS first and takes no answer without a status for HTTP.
+        default_request_version = "HTTP/1.0"  # Docker tries TLS first and needs a status line to fall back to HTTP.
 
         def do_GET(self) -> None:
             kind, data = served.get(self.path, ("", b""))
@@ -54,7 +54,7 @@ def registry(address: str, archive: Path, name: str) -> Iterator[str]:
 
 
 def _contents(archive: Path) -> tuple[bytes, dict[str, bytes]]:
-    """The manifest, and by its digest what it names."""
+    """Return the manifest, and its blobs by digest."""
     with tarfile.open(archive) as tar:
         listed = json.loads(tar.extractfile("manifest.json").read())[0]
         config = tar.extractfile(listed["Config"]).read()

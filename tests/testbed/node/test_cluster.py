@@ -1,4 +1,4 @@
-"""Two nodes become one Slurm."""
+"""Two nodes become one Slurm cluster."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ KEY = ("base64", "--wrap=0", "/etc/munge/munge.key")
 
 @pytest.fixture(scope="module")
 def nodes(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login]) -> Iterator[list[Node]]:
-    """Two nodes with two pretended GPUs each."""
+    """Start two nodes with two fake GPUs each."""
     with (
         Node("test-first", "10.78.0.25", node_image, key.public, [A100, A100]) as first,
         Node("test-second", "10.78.0.26", node_image, key.public, [A100, A100]) as second,

@@ -1,4 +1,4 @@
-"""The role of the driver. Stubbed: the driver and its package; real: apt, reboots, and what the role makes of them."""
+"""The driver's role. Fakes: the driver and its package. Real: apt, reboots, and the role's reactions."""
 
 import hashlib
 import subprocess
@@ -24,13 +24,13 @@ def wanting(package: str, wanted: str = "true") -> dict[str, object]:
 
 
 def offer(root: Path, package: str, operation: str) -> str:
-    """Offer a package in the apt archive that installs nvidia-smi and runs ``operation``; return its entry."""
+    """Offer a package in the apt repository that installs nvidia-smi and runs ``operation``; return its entry."""
     folder = root / ARCHIVE / package
     (folder / "DEBIAN").mkdir(parents=True)
     (folder / "usr/bin").mkdir(parents=True)
     (folder / "usr/bin/nvidia-smi").write_bytes(gpus.SMI.read_bytes())
     (folder / "usr/bin/nvidia-smi").chmod(0o755)
-    control = f"Package: {package}\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: a stub\n"
+    control = f"Package: {package}\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: a fake\n"
     (folder / "DEBIAN/control").write_text(control)
     (folder / "DEBIAN/postinst").write_text(f"#!/bin/sh\n{operation}\n")
     (folder / "DEBIAN/postinst").chmod(0o755)
@@ -42,7 +42,7 @@ def offer(root: Path, package: str, operation: str) -> str:
 
 @pytest.fixture(scope="module")
 def machine(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login]) -> Iterator[Node]:
-    """A node whose archive of packages has a driver that works after a reboot, and one that never does."""
+    """Start a node whose apt repository has a driver that works after a reboot, and one that never works."""
     with Node("test-driver", "10.78.0.24", node_image, key.public, [gpus.A100, gpus.A100]) as started:
         started.wait(login(started))
         entries = [offer(started.root, "good-driver", WORKS_AFTER_REBOOT), offer(started.root, "bad-driver", ":")]
@@ -55,7 +55,7 @@ def machine(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login])
 
 @pytest.fixture
 def having(machine: Node) -> Callable[[gpus.Mode], str]:
-    """Bring the machine's driver into a state; the boot that it is in."""
+    """Bring the machine's driver into a state; return the id of the current boot."""
 
     def operation(mode: gpus.Mode) -> str:
         machine.run("apt-get", "purge", "--yes", "good-driver", "bad-driver")
@@ -108,7 +108,7 @@ def test_a_driver_that_does_not_work_after_all_is_told_with_a_remedy(
     machine: Node, set_up: SetUp, having: Having
 ) -> None:
     having("broken")
-    with pytest.raises(ConfigureFailed, match=r"See that the driver works .*couldn't communicate .*dmesg"):
+    with pytest.raises(ConfigureFailed, match=r"Check that the driver works .*couldn't communicate .*dmesg"):
         set_up([machine], **wanting("bad-driver"))
 
 

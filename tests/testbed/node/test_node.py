@@ -1,4 +1,4 @@
-"""The node in a box is a machine of its own, and leaves nothing."""
+"""A node is a machine of its own and leaves nothing behind."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def answer(login: Login, command: str) -> str:
 
 
 def traces(name: str) -> list[str]:
-    """What is there of a node, and of the network of nodes."""
+    """Return the traces of a node and of the network of nodes."""
     rules = subprocess.run(["iptables-save"], check=True, capture_output=True, text=True).stdout
     links = os.listdir("/sys/class/net")
     groups = [str(path) for path in CGROUPS.rglob(f"testbed-{name}")]

@@ -1,4 +1,4 @@
-"""The lists of versions that images are made from."""
+"""The lists of versions that images are built from."""
 
 import pytest
 

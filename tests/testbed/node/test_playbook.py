@@ -1,4 +1,4 @@
-"""The playbook on a real node: from bare to finished, again, and what goes wrong there."""
+"""The playbook on a real node: from bare to configured, a second run, and faults."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ PASSWORD = "not-to-be-seen"
 
 @pytest.fixture(scope="module")
 def finished(node: Node, set_up: SetUp) -> ConfiguredNode:
-    """The node is set up now."""
+    """Configure the node."""
     return set_up([node])
 
 
@@ -65,7 +65,7 @@ def test_a_check_of_a_finished_node_finds_nothing_to_change(
 def test_docker_is_started_where_it_was_stopped(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
     node.run("systemctl", "stop", "docker.socket", "docker")
     changed = set_up([node], roles=["docker"]).changed
-    assert [one.split(" (")[0] for one in changed] == ["docker: Start Docker, now and at each boot"]
+    assert [one.split(" (")[0] for one in changed] == ["docker: Start and enable Docker"]
     node.run("docker", "version")
 
 
@@ -89,19 +89,19 @@ def test_a_masked_service_is_named_with_its_remedy(node: Node, set_up: SetUp, fi
         said = failed(set_up, node, roles=["docker"])
     finally:
         node.run("systemctl", "unmask", "docker")
-    assert "docker: Start Docker" in said
+    assert "docker: Start and enable Docker" in said
     assert "systemctl unmask" in said
 
 
 def test_too_little_space_is_told_before_anything_is_done(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
     said = failed(set_up, node, roles=["precheck"], extra={"precheck_disk_gib": 10**6})
-    assert "precheck: See that there is space" in said
+    assert "precheck: Check the free disk space" in said
     assert "needed: 1000000" in said
 
 
 @pytest.fixture
 def full(node: Node) -> Iterator[str]:
-    """A folder of the node with no space to speak of."""
+    """Create a tiny file system on the node."""
     node.run("mkdir", "-p", "/var/full")
     node.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/var/full")
     yield "/var/full"
@@ -112,13 +112,13 @@ def test_a_disk_that_fills_up_is_named_with_its_remedy(
     node: Node, set_up: SetUp, finished: ConfiguredNode, full: str
 ) -> None:
     said = failed(set_up, node, roles=["nvidia_driver", "images"], extra={"images_save": f"{full}/image.tar"})
-    assert "images: Keep the image as an archive" in said
+    assert "images: Save the image to an archive" in said
     assert "docker system prune" in said
 
 
 @pytest.fixture
 def other_installer(node: Node) -> Iterator[None]:
-    """Another program on the node that holds the lock of packages."""
+    """Hold the package manager's lock on the node."""
     lock = "file = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(file, fcntl.LOCK_EX)"
     hold = f"import fcntl, time; {lock}; time.sleep(600)"
     node.run("systemd-run", "--unit=installer", "python3", "-c", hold)
@@ -132,7 +132,7 @@ def test_another_program_that_installs_is_waited_for_and_then_named(
     wanted = {"packages_lock_timeout_s": 2, "docker_packages": ["docker.io", "hello"]}
     said = failed(set_up, node, extra=wanted)
     assert "docker: Install the Docker engine" in said
-    assert "another program installs packages there" in said
+    assert "another program is installing packages" in said
 
 
 def test_a_host_key_that_is_not_the_machines_is_refused(node: Node, login: LoginTo, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Makes in the cache what the testbed in a box needs: the services' environment and their seeded databases."""
+"""Create the services' environment and their seeded databases in the cache."""
 
 from tests.testbed.openstack.box import seeded
 

@@ -1,8 +1,8 @@
-"""The testbed in a box: real keystone, placement, glance, neutron, nova and blazar on loopback addresses of their own.
+"""The testbed in a box: real keystone, placement, glance, neutron, nova and blazar on loopback addresses.
 
-Stubbed: the hardware (nova's fake driver), the network's data plane, volumes, the reference API (JSON over HTTP). One
-nova serves both regions; each has a Blazar of its own. Databases are made and seeded once, kept in the cache, and
-copied for each session; copies are moved to addresses that are free.
+Fakes: the hardware (nova's fake driver), the network's data plane, volumes, the reference API (JSON over HTTP). One
+nova serves both regions; each region has its own Blazar. Databases are created and seeded once, cached, and copied for
+each run to free addresses.
 """
 
 import contextlib
@@ -39,10 +39,10 @@ UP_S = 240
 
 
 class Box:
-    """A running set of services; ``stop`` ends it."""
+    """The running services; ``stop`` ends them."""
 
     def __init__(self, place: Place, passwords: dict[str, str], lock: IO[str] | None = None) -> None:
-        """``lock`` keeps the addresses for this box while it is open."""
+        """Create a box; ``lock`` reserves its addresses while it is open."""
         self.place, self.passwords, self._lock = place, passwords, lock
         self._python = environment() / "bin" / "python"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -67,7 +67,7 @@ class Box:
             self._lock.close()
 
     def environment(self, region: str = hardware.BARE_METAL, user: str = "cc") -> dict[str, str]:
-        """The variables that make a client of a region, as Chameleon's RC file sets them, for a user of seed.USERS."""
+        """Return the variables of Chameleon's RC file for a region and a user of seed.USERS."""
         return {
             "OS_AUTH_TYPE": "v3password",
             "OS_AUTH_URL": f"http://{self.place.outer}:{PORTS['keystone']}/v3",
@@ -82,30 +82,30 @@ class Box:
         }
 
     def mend(self) -> None:
-        """End every fault: services answer, nodes boot, clocks agree."""
+        """End all faults: services answer, nodes boot, clocks agree."""
         for gate in self.gates.values():
             gate.mend()
         for knob in ("nova/behavior.json", "volumes/stuck", *(f"{blazar}/clock" for blazar in settings.POOLS)):
             (self.place.folder / knob).unlink(missing_ok=True)
 
     def behave(self, **nodes: dict[str, object]) -> None:
-        """How nodes boot, by their names with _ for -, or hypervisor: {"seconds": 3}, {"fail": "why"}."""
+        """Set how nodes boot, by name with _ for -, or hypervisor: {"seconds": 3}, {"fail": "why"}."""
         uids = {machine.name.replace("-", "_"): machine.uid for machine in hardware.MACHINES}
         uids["hypervisor"] = hardware.HYPERVISOR
         behavior = {uids[name]: how for name, how in nodes.items()}
         _write_whole(self.place.folder / "nova" / "behavior.json", json.dumps(behavior))
 
     def move_clock(self, ahead: datetime.timedelta) -> None:
-        """Set the reservation services' clocks ahead of the others' from now on."""
+        """Set the reservation services' clocks ahead of the others'."""
         for blazar in settings.POOLS:
             _write_whole(self.place.folder / blazar / "clock", str(ahead.total_seconds()))
 
     def fail_to_delete_a_volume(self) -> None:
-        """The next volume that anybody asks to delete stays."""
+        """Let the next deletion of a volume fail."""
         _write_whole(self.place.folder / "volumes" / "stuck", "")
 
     def run(self, program: str, *arguments: str) -> None:
-        """Run one of this folder's programs in the services' environment, to its end."""
+        """Run one of this folder's programs in the services' environment."""
         command = [self._python, HERE / program, *arguments]
         done = subprocess.run(command, env=_quiet_environment(), capture_output=True, text=True)
         if done.returncode:
@@ -139,7 +139,7 @@ class Box:
 
 
 def open_box(folder: Path) -> Box:
-    """A box in an empty folder, up and running, from the seeded one in the cache."""
+    """Start a box in an empty folder from the seeded one in the cache."""
     golden = seeded()
     prefix, lock = _free_prefix()
     place = Place(folder, prefix)
@@ -154,7 +154,7 @@ def open_box(folder: Path) -> Box:
 
 
 def seeded() -> Path:
-    """The folder in the cache with databases as an operator leaves them; makes it where it is missing."""
+    """Return the cached folder with databases as an operator leaves them; create it if it is missing."""
     sources = [
         PINS,
         *(HERE / f"{name}.py" for name in ("databases", "hardware", "pretend", "seed", "services", "settings")),
@@ -190,7 +190,7 @@ def _seed(folder: Path) -> None:
 
 
 def _prepared(place: Place, passwords: dict[str, str], lock: IO[str] | None = None) -> Box:
-    """A box whose files are written: configuration, nodes, and what seed.py has to know."""
+    """Return a box with its files: configuration, nodes, and the input of seed.py."""
     box = Box(place, passwords, lock)
     settings.write(place, passwords["svc"], environment())
     (place.folder / "nodes.json").write_text(json.dumps(hardware.NODES))
@@ -200,7 +200,7 @@ def _prepared(place: Place, passwords: dict[str, str], lock: IO[str] | None = No
 
 
 def _free_prefix() -> tuple[str, IO[str]]:
-    """The first prefix that no box has and on whose addresses nobody listens, and the lock that keeps it."""
+    """Return the first unused prefix, on whose addresses nobody listens, and the lock that reserves it."""
     for prefix in PREFIXES:
         lock = Path(tempfile.gettempdir(), f"testbed-{prefix}.lock").open("w")  # noqa: SIM115 - the box keeps it open
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -212,7 +212,7 @@ def _free_prefix() -> tuple[str, IO[str]]:
 
 
 def _replace(database: Path, texts: dict[str, str]) -> None:
-    """Replace texts in every column of every table."""
+    """Replace strings in every column of every table."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
@@ -233,7 +233,7 @@ def _quiet_environment() -> dict[str, str]:
 
 
 def _write_whole(file: Path, text: str) -> None:
-    """Write so that no reader sees half of it."""
+    """Write atomically."""
     new = file.with_suffix(".new")
     new.write_text(text)
     new.replace(file)

@@ -1,7 +1,7 @@
-"""Makes one project's empty database, by its environment's interpreter: PROJECT FOLDER PASSWORD REGION OUTER INNER.
+"""Create a project's empty database, in the services' environment: PROJECT FOLDER PASSWORD REGION OUTER INNER.
 
-Neutron's and Blazar's migrations do not run on SQLite; their tables are made from their models. A project's manage
-command is loaded once and forked for each of its steps.
+Neutron's and Blazar's migrations do not run on SQLite; their tables are created from their models. A project's manage
+command is loaded once and forked for each step.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The Python environment of the services: made once for each set of pins, kept in the cache, said when it is made."""
+"""The Python environment of the services: created once for each set of pins and cached."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ def cache() -> Path:
 
 
 def environment() -> Path:
-    """The folder of the environment; makes it where it is missing (a download of minutes)."""
+    """Return the folder of the environment; create it if it is missing (minutes of download)."""
     digest = hashlib.sha256(PINS.read_bytes()).hexdigest()[:12]
     folder = cache() / f"openstack-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
     with locked(folder):
@@ -29,7 +29,7 @@ def environment() -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time makes that folder of the cache."""
+    """Let one process at a time create that folder of the cache."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

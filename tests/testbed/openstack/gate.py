@@ -1,6 +1,6 @@
-"""The way to one service, which a test can shut: a TCP proxy that passes, answers 500, hangs, is slow or not there.
+"""A TCP proxy to one service that a test can shut: it passes, answers 500, hangs, is slow or refuses connections.
 
-Shut as "deaf", it lets what changes something through, and loses the answer.
+Shut as "deaf", it passes requests that change something and drops the answer.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ SERVER_ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\nConn
 
 
 class Gate:
-    """Listens at ``outer`` and passes on to ``inner``; each an address and a port."""
+    """Listens at ``outer`` and forwards to ``inner``, each an address and a port."""
 
     def __init__(self, outer: tuple[str, int], inner: tuple[str, int]) -> None:
         self._outer, self._inner = outer, inner
         self._fault: Fault | None = None
         self.heard: bytearray | None = None
-        """What passes both ways until it is mended, once a test puts something here."""
+        """The traffic in both directions until ``mend``, once a test sets it."""
         self._mended = threading.Event()
         self._open()
 
     def shut(self, fault: Fault) -> None:
-        """The service has that fault until it is mended."""
+        """Give the service a fault until ``mend``."""
         self._fault = fault
         self._mended.clear()
         if fault == "gone":
@@ -62,7 +62,7 @@ class Gate:
                 self._pass_on(client)
 
     def _refused(self, client: socket.socket) -> bool:
-        """Whether the way is shut to what the client asks; it is told in the fault's own way."""
+        """Return whether the client's request is rejected; answer it according to the fault."""
         fault = self._fault
         if fault == "500":
             client.sendall(SERVER_ERROR)
@@ -82,7 +82,7 @@ class Gate:
             back.join()
 
     def _ask(self, client: socket.socket, service: socket.socket, lost: threading.Event) -> None:
-        """Passes on what a client asks until the way is shut: a connection kept alive must not slip past that."""
+        """Forward a client's requests until the gate is shut, which also ends kept-alive connections."""
         with contextlib.suppress(OSError):
             while (data := client.recv(CHUNK)) and not self._refused(client):
                 if self._fault == "deaf" and data.startswith(CHANGES):

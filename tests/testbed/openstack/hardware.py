@@ -1,4 +1,4 @@
-"""The hardware of the testbed in a box: node types as Chameleon has them, and flavors of KVM@TACC."""
+"""The hardware of the testbed in a box: Chameleon's node types and flavors of KVM@TACC."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ IMAGE = "CC-Ubuntu24.04-CUDA"
 
 @dataclass(frozen=True)
 class Machine:
-    """A node of the reference data and of Blazar. Memory and interconnect are words of the GPU's model, as there."""
+    """A node of the reference data and of Blazar; as there, the GPU's model names memory and interconnect."""
 
     uid: str
     name: str
@@ -38,7 +38,7 @@ NODES = [*(machine.uid for machine in MACHINES), HYPERVISOR]
 
 
 def reference_data(address: str) -> dict[str, object]:
-    """What the reference API serves, by path."""
+    """Return the content of the reference API by path."""
     sites = [{"name": BARE_METAL, "uid": "uc", "site_class": "baremetal", "web": f"http://{address}"}]
     return {
         "sites.json": {"items": sites},

@@ -1,6 +1,6 @@
-"""The pretended hardware: nova's fake driver, whose nodes boot as slowly or badly as behavior.json says.
+"""The fake hardware: nova's fake driver, with the boot times and failures of behaviour.json.
 
-nova knows it as pretend_ironic, since it treats drivers with "ironic" in their name as those of bare metal.
+Its name in nova is pretend_ironic, because nova treats drivers with "ironic" in their name as bare metal.
 """
 
 import json
@@ -15,12 +15,12 @@ FOLDER = Path()
 
 
 class Driver(fake.FakeDriver):
-    """Node names are UUIDs, as Ironic has them, so that a service started again on its database knows its nodes."""
+    """A driver whose node names are UUIDs, like Ironic's, so that a restarted service recognizes its nodes."""
 
     vcpus, memory_mb, local_gb = 160, 524_288, 2_000
 
     def spawn(self, context, instance, *args, **kwargs):
-        how = self._behavior()
+        how = self._behaviour()
         time.sleep(how.get("seconds", 0))
         if "fail" in how:
             raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=how["fail"])
@@ -33,8 +33,8 @@ class Driver(fake.FakeDriver):
         resource = super().get_available_resource(nodename)
         return resource and {**resource, "uuid": str(uuid.UUID(nodename))}
 
-    def _behavior(self):
+    def _behaviour(self):
         try:
-            return json.loads((FOLDER / "behavior.json").read_text()).get(self._host, {})
+            return json.loads((FOLDER / "behaviour.json").read_text()).get(self._host, {})
         except FileNotFoundError:
             return {}

@@ -1,4 +1,4 @@
-"""What an operator of the site has done: users, catalog, image, networks, flavors, hosts to reserve.
+"""What a site's operator sets up: users, catalog, image, networks, flavors, reservable hosts.
 
 Run by the interpreter of the services' environment, with the services up: STAGE (identity | cloud) FOLDER.
 """
@@ -28,7 +28,7 @@ RESERVATION = {hardware.BARE_METAL: "blazar", hardware.KVM: "blazar_kvm"}
 
 
 def identity(place: Place, passwords: dict[str, str]) -> None:
-    """Users and the catalog. Clients find services at the outer address, services each other at the inner one."""
+    """Create users and the catalog. Clients use the services' outer address, services each other's inner one."""
     keystone = _admin(place, passwords).identity
     service_project = keystone.create_project(name="service", domain_id="default")
     account = keystone.create_user(name="svc", password=passwords["svc"], domain_id="default")

@@ -1,8 +1,8 @@
-"""Runs one OpenStack project as one process, by the interpreter of its environment: SERVICE FOLDER ADDRESS PORT.
+"""Run one OpenStack project as one process, in the services' environment: SERVICE FOLDER ADDRESS PORT.
 
-All that a project says to itself over RPC stays in this process (nova's scheduler, conductor and computes; Blazar's
-manager), so oslo.messaging's in-memory transport is enough and no broker is needed. Stubbed: the hardware (pretend.py),
-the network's data plane (agents that are rows in a table), volumes (volumes.py). The reference API is a folder of JSON.
+A project's RPC stays in this process (nova's scheduler, conductor and computes; Blazar's manager), so oslo.messaging's
+in-memory transport suffices and no broker is needed. Fakes: the hardware (pretend.py), the network's data plane (agents
+that are rows in a table), volumes (volumes.py). The reference API is a folder of JSON.
 """
 
 import ctypes
@@ -60,7 +60,7 @@ def neutron() -> Wsgi:
 
 
 def _report_agents() -> None:
-    """A port is bound only on a host with a living agent: say that each node has one."""
+    """Report an agent for each node: neutron binds ports only on hosts with a live one."""
     from neutron_lib import context
     from neutron_lib.plugins import directory
     from oslo_utils import timeutils
@@ -102,7 +102,7 @@ def nova() -> Wsgi:
 
 
 def _compute(node: str) -> object:
-    """A compute service of a host and a hypervisor named by the node's UUID, as Ironic has it."""
+    """Return a compute service whose host and hypervisor are named by the node's UUID, like Ironic's."""
     from nova import conf, context, exception, objects, service
     from nova.compute import rpcapi
 
@@ -155,14 +155,14 @@ blazar_kvm = blazar
 
 
 def _whole_seconds() -> None:
-    """Times without fractions, as MySQL stores them and clients expect them."""
+    """Drop fractions of seconds from times, as MySQL does and clients expect."""
     from sqlalchemy.dialects.sqlite import base
 
     base.DATETIME._storage_format = base.DATETIME._storage_format.replace(".%(microsecond)06d", "")
 
 
 def _move_clock_of(package: str) -> None:
-    """Let the package's modules read a clock that the file ``clock`` (seconds) sets ahead."""
+    """Let the package's modules read a clock that the file ``clock`` sets ahead, seconds."""
     from oslo_utils import timeutils
 
     class Clock:
@@ -182,10 +182,10 @@ def _move_clock_of(package: str) -> None:
 
 
 def queue_writers() -> None:
-    """Have SQLite's writers wait for each other from their BEGIN on.
+    """Let SQLite's writers wait for each other from their BEGIN on.
 
-    oslo.db begins every transaction without a lock; two that read and then write would make one fail at once, since
-    SQLite's timeout does not hold for a lock that is raised from reading to writing.
+    oslo.db begins every transaction without a lock. If two of them read and then write, one fails at once: SQLite's
+    timeout does not apply to upgrading a read lock.
     """
     import sqlalchemy
     from oslo_db.sqlalchemy import enginefacade

@@ -1,6 +1,6 @@
 """The configuration files of the services, for one folder and one pair of addresses.
 
-Services listen on ``inner`` and know each other by it. Clients come in by ``outer``, a gate that tests can shut.
+Services listen on ``inner`` and use it among themselves. Clients use ``outer``, a gate that tests can shut.
 """
 
 import json
@@ -22,7 +22,7 @@ PORTS = {
     "volumes": 8776,
 }
 POOLS = {"blazar": "freepool", "blazar_kvm": "freepool_kvm"}
-"""The reservation services, one a site, with the aggregate of the hosts that each may reserve."""
+"""The reservation services, one a site, with the aggregate of their reservable hosts."""
 SERVICES = tuple(PORTS)
 PLUGINS = {
     "blazar": ("physical.host.plugin",),
@@ -30,14 +30,14 @@ PLUGINS = {
 }
 CLEANING_MINUTES = 5
 FLOATING_IPS = range(10, 20)
-"""The last numbers of the addresses that the public network gives; its router takes one."""
+"""The last numbers of the public network's addresses; its router takes one."""
 
 Ini = dict[str, dict[str, object]]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a box lives: its folder, and the first two numbers of its loopback addresses."""
+    """A box's folder and the first two numbers of its loopback addresses."""
 
     folder: Path
     prefix: str
@@ -52,12 +52,12 @@ class Place:
 
     @property
     def floating(self) -> str:
-        """The first three numbers of the floating IPs, which are loopback addresses too."""
+        """The first three numbers of the floating IPs, which are also loopback addresses."""
         return f"{self.prefix}.128"
 
 
 def write(place: Place, password: str, programs: Path) -> None:
-    """Write every service's files; programs is the environment whose etc/ has the paste files."""
+    """Write every service's files; programs: the environment whose etc/ has the paste files."""
     for name in ("log", "db", "lock", "images", "staging", "tasks", "nova/state", "neutron/state"):
         (place.folder / name).mkdir(parents=True, exist_ok=True)
     for service, files in _files(place, password).items():
@@ -111,7 +111,7 @@ def _keystone(place: Place) -> Ini:
         "fernet_receipts": {"key_repository": keys / "fernet"},
         "credential": {"key_repository": keys / "cred"},
         "token": {"expiration": 86400},
-        # Blazar makes a trust for every lease; since keystone 30 application credentials may not, unless told so
+        # Blazar creates a trust for every lease; since keystone 30 application credentials need permission for it
         "security_compliance": {"allow_insecure_application_credential_trust_escalation": True},
         "identity": {"password_hash_rounds": 4},
         "cache": {"enabled": True, "backend": "dogpile.cache.memory"},
@@ -214,7 +214,7 @@ def _blazar(place: Place, password: str, service: str) -> Ini:
         "DEFAULT": {
             **_log(place, service),
             "transport_url": "fake://",
-            # Blazar picks hosts without a lock; with one thread two requests at once cannot get the same host
+            # Blazar picks hosts without a lock; with one thread two simultaneous requests cannot get the same host
             "executor_thread_pool_size": 1,
             "cleaning_time": CLEANING_MINUTES,
             "host": place.inner,
@@ -243,7 +243,7 @@ def _blazar(place: Place, password: str, service: str) -> Ini:
 
 
 def _write_policy(file: Path) -> None:
-    """Everybody may see the hosts, as on Chameleon; upstream keeps them for admins."""
+    """Let every user list the hosts, as on Chameleon; upstream allows only admins."""
     rights = ("get", "get_allocations", "get_resource_properties")
     file.write_text("".join(f'"blazar:oshosts:{right}": ""\n' for right in rights))
 
@@ -257,7 +257,7 @@ def _database(place: Place, name: str) -> dict[str, object]:
 
 
 def _write_ini(file: Path, ini: Ini) -> None:
-    """oslo.config's dialect: an option of several values is given several times."""
+    """Write oslo.config's dialect, which repeats an option for several values."""
     lines = []
     for section, options in ini.items():
         lines.append(f"[{section}]")

@@ -1,4 +1,4 @@
-"""A stub of the volume service: as much of Cinder's API as nova needs to boot a server from a volume. Keeps no data."""
+"""A fake volume service: as much of Cinder's API as nova needs to boot from a volume. It stores no data."""
 
 import json
 import re
@@ -15,7 +15,7 @@ Answer = tuple[int, dict[str, object]]
 
 
 class Volumes:
-    """A WSGI application: volumes and their attachments, by id. Where the file ``stuck`` is, a deletion fails, once."""
+    """A WSGI application with volumes and attachments by id. If the file ``stuck`` exists, one deletion fails."""
 
     def __init__(self, stuck: Path) -> None:
         self._stuck = stuck
@@ -67,7 +67,7 @@ class Volumes:
             "availability_zone": "nova",
             "created_at": datetime.now(UTC).isoformat(),
             "attachments": [],
-            "volume_type": "stub",
+            "volume_type": "fake",
             "snapshot_id": None,
             "bootable": "true",
             "multiattach": False,

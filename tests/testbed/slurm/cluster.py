@@ -157,7 +157,7 @@ class Cluster:
     def states(self) -> list[str]:
         return self.ask("sinfo", "--noheader", "--Node", "--format", "%T", check=False).split()
 
-    def ask(self, *command: str, check: bool = True) -> str:
+    def query(self, *command: str, check: bool = True) -> str:
         """What a command of Slurm prints."""
         return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=check).stdout
 

@@ -39,7 +39,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def shell(cluster: Cluster) -> Iterator[SshShell]:
-    over = SshShell(cluster.login(), patience_s=5)
+    over = SshShell(cluster.login(), connect_limit_s=5)
     yield over
     over.close()
 

@@ -12,7 +12,7 @@ from experiments.runners.local.runner import LocalRunner
 from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import RemoteRunner
 from experiments.system.processes import tagged_processes
-from provision.errors import LineCut
+from provision.errors import ConnectionDropped
 from provision.ssh.shell import Shell
 from provision.ssh.ssh_shell import SshShell
 from tests.support import fake_worker
@@ -77,7 +77,7 @@ class LocalBed(Bed):
 class SlurmBed(Bed):
     def __init__(self, path: Path, cluster: Cluster, shell: Shell | None = None, **profile: object) -> None:
         super().__init__(path)
-        self.cluster, self.shell = cluster, shell or SshShell(cluster.login(), patience_s=2)
+        self.cluster, self.shell = cluster, shell or SshShell(cluster.login(), connect_limit_s=2)
         self._profile = profile
         self.options: dict[str, object] = {}
 
@@ -131,5 +131,5 @@ class Unheard(SshShell):
         done = super().run(command, **options)
         if command.startswith("sbatch") and self.cuts:
             self.cuts -= 1
-            raise LineCut("cut")
+            raise ConnectionDropped("cut")
         return done

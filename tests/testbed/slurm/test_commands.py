@@ -129,7 +129,7 @@ def test_what_was_coming_home_comes_home_whole(person, fault):
         running.wait()
         running = person.types()
     else:
-        person.cluster.sshd.cut()
+        person.cluster.sshd.drop_connections()
     said = running.communicate(timeout=120)[0]
     assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
     assert [person.starts(row) for row in ROWS] == [1, 1]

@@ -11,7 +11,7 @@ from experiments.results.schema import CHECKPOINTS_FOLDER, PROGRESS_FILE, RESULT
 from experiments.runners.progress import download_progress
 from experiments.runners.slurm import download as module
 from experiments.runners.slurm.download import Arrived, Spoiled, glance, pull
-from provision.errors import LineCut
+from provision.errors import ConnectionDropped
 from provision.ssh.shell import LocalShell
 from tests.support import rows
 
@@ -37,7 +37,7 @@ class Bad(LocalShell):
             self.came += len(came)
             yield io.BytesIO(came)
         if bad and self.cut:
-            raise LineCut("cut")
+            raise ConnectionDropped("cut")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_large_file_goes_on_where_the_line_was_cut(there, tmp_path, monkeypatc
     monkeypatch.setattr(module, "RESUMED_BYTES", 1 << 20)
     (there / "large").write_bytes(os.urandom(8 << 20))
     shell = Bad(bad=1, good=6 << 20, cut=True)
-    with pytest.raises(LineCut):
+    with pytest.raises(ConnectionDropped):
         pull(shell, str(there), tmp_path / "here")
     assert RESULT_FILE not in held(tmp_path / "here")
     shell.came = 0
@@ -142,7 +142,7 @@ def test_a_glance_brings_what_grew_and_never_a_result(there, tmp_path):
 
 def test_what_had_come_before_the_line_was_cut_is_not_fetched_again(there, tmp_path):
     shell = Bad(bad=1, good=310_000, cut=True)
-    with pytest.raises(LineCut):
+    with pytest.raises(ConnectionDropped):
         pull(shell, str(there), tmp_path / "here")
     assert "it's a name.csv" not in held(tmp_path / "here")
     shell.came = 0

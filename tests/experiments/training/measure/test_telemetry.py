@@ -14,9 +14,9 @@ from experiments.training.measure.telemetry import (
     TRAINING_UTILIZATION,
     TelemetrySampler,
     combine_gpus,
-    gpu_handles,
-    gpu_sample,
 )
+from provision.hardware import gpus
+from provision.hardware.nvidia import NvidiaGpu
 
 READINGS = {
     "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=87),
@@ -52,13 +52,13 @@ def no_gpu(monkeypatch):
 
 
 def test_a_gpu_is_read_in_the_units_of_the_columns(fake_nvml):
-    assert gpu_sample("GPU 0") == SAMPLE
+    assert NvidiaGpu("GPU 0").sample() == SAMPLE
 
 
 @pytest.mark.parametrize(("function", "field"), zip(READINGS, GPU_FIELDS, strict=True))
 def test_a_value_that_the_gpu_does_not_provide_is_omitted(fake_nvml, function, field):
     fake_nvml.setattr(pynvml, function, refuse)
-    assert gpu_sample("GPU 0") == {key: value for key, value in SAMPLE.items() if key != field}
+    assert NvidiaGpu("GPU 0").sample() == {key: value for key, value in SAMPLE.items() if key != field}
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,14 @@ def test_a_value_that_the_gpu_does_not_provide_is_omitted(fake_nvml, function, f
 def test_only_visible_gpus_are_sampled(fake_nvml, visible, handles):
     if visible is not None:
         fake_nvml.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpu_handles() == handles
+    assert gpus.handles() == [NvidiaGpu(handle) for handle in handles]
 
 
 def test_without_a_gpu_there_is_no_handle(fake_nvml):
     fake_nvml.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
-    assert gpu_handles() == []
+    assert gpus.handles() == []
     fake_nvml.setattr(pynvml, "nvmlInit", refuse)
-    assert gpu_handles() == []
+    assert gpus.handles() == []
 
 
 def test_several_gpus_have_combined_and_separate_columns():

@@ -1,6 +1,6 @@
-"""Pretended GPUs of a node: a fake for nvidia-smi, device nodes, and a CDI spec that brings both into containers.
+"""Fake GPUs of a node: a fake nvidia-smi, device nodes, and a CDI spec that adds both to containers.
 
-Stubbed: the GPUs and their driver. Real: everything that handles them (Slurm's gres, Docker's devices, the roles).
+Fakes: the GPUs and their driver. Real: everything that handles them (Slurm's gres, Docker's devices, the roles).
 """
 
 import json
@@ -17,7 +17,7 @@ Mode = Literal["fine", "broken", "mismatched", "missing"]
 
 
 def pretend(root: Path, cards: Sequence[str] = (A100, A100), mode: Mode = "fine") -> None:
-    """Have the node with this root file system show GPUs of these names; ``missing``: without nvidia-smi."""
+    """Add fake GPUs with these names to a root file system; mode ``missing``: without nvidia-smi."""
     state = root / STATE.lstrip("/")
     shutil.rmtree(state, ignore_errors=True)
     (state / "cards").mkdir(parents=True)
@@ -31,12 +31,12 @@ def pretend(root: Path, cards: Sequence[str] = (A100, A100), mode: Mode = "fine"
 
 
 def device_nodes(count: int) -> list[str]:
-    """Where the node has its GPUs."""
+    """Return the paths of the node's GPUs."""
     return [f"/dev/nvidia{index}" for index in range(count)]
 
 
 def cdi_spec(count: int) -> str:
-    """A CDI spec of stand-ins: each device brings its name into the container, all of them nvidia-smi."""
+    """Return a CDI spec of fake GPUs: each device adds its name to the container, all of them add nvidia-smi."""
     cards = [_mounted(f"{STATE}/cards/{index}") for index in range(count)]
     devices = [{"name": str(index), "containerEdits": {"mounts": [card]}} for index, card in enumerate(cards)]
     everything = {"name": "all", "containerEdits": {"mounts": cards}}

@@ -1,0 +1,96 @@
+"""The GPUs of this machine, whichever vendor's they are: NVIDIA's where NVML loads, else AMD's."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from provision.hardware import amd, nvidia
+from provision.models import Gpu
+
+
+class GpuHandle(Protocol):
+    """A GPU that can be read again and again."""
+
+    @property
+    def used_gib(self) -> float:
+        """Memory in use by all processes, GiB."""
+        ...
+
+    def sample(self) -> dict[str, float]:
+        """Return the GPU's current readings by telemetry column; unsupported ones are left out."""
+        ...
+
+
+class Vendor(Protocol):
+    """What each vendor's module offers."""
+
+    def count(self) -> int:
+        """Return the number of GPUs."""
+        ...
+
+    def gpu_named(self, name: str) -> GpuHandle:
+        """Return a GPU by its name in CUDA_VISIBLE_DEVICES."""
+        ...
+
+    def installed(self) -> tuple[Gpu, ...]:
+        """Describe every GPU."""
+        ...
+
+    def driver_version(self) -> str | None:
+        """Return the driver's version; None without a driver."""
+        ...
+
+
+def installed() -> tuple[Gpu, ...]:
+    """Return every GPU that the driver knows; none without a driver."""
+    with _vendor() as vendor:
+        return vendor.installed()
+
+
+def used_gib(indices: Sequence[int]) -> dict[int, float]:
+    """Return the memory in use by all processes on each of these GPUs, GiB."""
+    if not indices:
+        return {}
+    with _vendor() as vendor:
+        return {index: vendor.gpu_named(str(index)).used_gib for index in indices}
+
+
+def handles() -> list[GpuHandle]:
+    """Return handles of the GPUs that CUDA_VISIBLE_DEVICES leaves visible. They stay valid until the process ends."""
+    vendor: Vendor = nvidia if nvidia.start() else amd
+    number = vendor.count()
+    names = visible_names(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if names is None:
+        names = [str(index) for index in range(number)]
+    return [vendor.gpu_named(name) for name in names] if number else []
+
+
+def driver_version() -> str | None:
+    """Return the version of the GPUs' driver; None without one."""
+    with _vendor() as vendor:
+        return vendor.driver_version()
+
+
+def topology() -> str | None:
+    """Return the links between GPUs as the vendor's tool prints them; None without the tool."""
+    return nvidia.topology()
+
+
+def visible_names(devices: str | None) -> list[str] | None:
+    """Return the GPUs that ``devices``, a value of CUDA_VISIBLE_DEVICES, names: indices or UUIDs; None for all."""
+    if devices is None:
+        return None
+    names = (name.strip() for name in devices.split(","))
+    return [name for name in names if name not in ("", "-1")]
+
+
+@contextmanager
+def _vendor() -> Iterator[Vendor]:
+    if not nvidia.start():
+        yield amd
+        return
+    try:
+        yield nvidia
+    finally:
+        nvidia.stop()

@@ -1,0 +1,105 @@
+"""NVIDIA GPUs, read through NVML. Call ``start`` first and ``stop`` at the end."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pynvml
+
+from provision.models import GIB, Gpu
+
+
+@dataclass(frozen=True)
+class NvidiaGpu:
+    """One GPU by its NVML handle."""
+
+    handle: Any
+
+    @property
+    def used_gib(self) -> float:
+        """Memory in use by all processes, GiB."""
+        return float(pynvml.nvmlDeviceGetMemoryInfo(self.handle).used / GIB)
+
+    def sample(self) -> dict[str, float]:
+        """Return load (percent), memory (GiB), power (W), clock (MHz), temperature (C) and number of processes.
+
+        Values that the GPU does not report are left out.
+        """
+        readings: dict[str, Callable[[], float]] = {
+            "gpu_util_percent": lambda: pynvml.nvmlDeviceGetUtilizationRates(self.handle).gpu,
+            "gpu_memory_gib": lambda: self.used_gib,
+            "gpu_power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(self.handle) / 1000,
+            "gpu_sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(self.handle, pynvml.NVML_CLOCK_SM),
+            "gpu_temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(self.handle, pynvml.NVML_TEMPERATURE_GPU),
+            "gpu_processes": lambda: len(pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)),
+        }
+        sample = {}
+        for field, read in readings.items():
+            with suppress(pynvml.NVMLError):
+                sample[field] = float(read())
+        return sample
+
+
+def start() -> bool:
+    """Initialize NVML; return False on a machine without NVIDIA's driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    return True
+
+
+def stop() -> None:
+    """Shut NVML down."""
+    pynvml.nvmlShutdown()
+
+
+def count() -> int:
+    """Return the number of GPUs that the driver knows."""
+    return int(pynvml.nvmlDeviceGetCount())
+
+
+def gpu_named(name: str) -> NvidiaGpu:
+    """Return the GPU with this index, in the order of the bus, or this UUID."""
+    if name.isdigit():
+        return NvidiaGpu(pynvml.nvmlDeviceGetHandleByIndex(int(name)))
+    return NvidiaGpu(pynvml.nvmlDeviceGetHandleByUUID(name))
+
+
+def installed() -> tuple[Gpu, ...]:
+    """Return every GPU that the driver knows, in the order of the bus."""
+    return tuple(_described(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count()))
+
+
+def driver_version() -> str:
+    """Return the driver's version."""
+    return str(pynvml.nvmlSystemGetDriverVersion())
+
+
+def topology() -> str | None:
+    """Return the links between GPUs as ``nvidia-smi topo -m`` prints them; None without nvidia-smi."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    shown = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True)
+    return shown.stdout.strip() or None
+
+
+def _described(index: int, handle: Any) -> Gpu:
+    return Gpu(
+        index=index,
+        name=pynvml.nvmlDeviceGetName(handle),
+        memory_gib=_usable_bytes(handle) / GIB,
+        uuid=pynvml.nvmlDeviceGetUUID(handle),
+    )
+
+
+def _usable_bytes(handle: Any) -> int:
+    """Return total memory less the driver's reserve, where the driver reports the reserve."""
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+    except pynvml.NVMLError:
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return int(memory.total - memory.reserved)

@@ -1,0 +1,61 @@
+"""Resources that carry a tag of this program but belong to no active lease of the local journal.
+
+Only the user's own resources are considered; those of other users are never listed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from provision.errors import BadName
+from provision.leasing.journal import ActiveLease
+from provision.leasing.reconciler import Reconciler
+from provision.leasing.resources import all_kinds
+from provision.models import Resource
+from provision.sites.base import Testbed
+
+
+@dataclass(frozen=True)
+class LeakedResources:
+    """The leaked resources of one tag, in words, and a record by which they can be deleted.
+
+    opened_here: whether the local journal created the tag. Otherwise a journal of the same user did that is on another
+    computer, where the lease may be in use, or that is lost.
+    """
+
+    active_lease: ActiveLease
+    resources: tuple[str, ...]
+    opened_here: bool
+
+
+def leaked_resources(site: Testbed, reconciler: Reconciler) -> list[LeakedResources]:
+    """Return the user's leaked resources by tag. Resources of other or unknown owners are left out."""
+    active = {active_lease.tag for active_lease in reconciler.journal.active_leases().values()}
+    by_tag: dict[str, list[tuple[str, Resource]]] = {}
+    for kind in all_kinds(site):
+        for resource in reconciler.query(kind.list):
+            if resource.tag and resource.tag not in active:
+                by_tag.setdefault(resource.tag, []).append((kind.name, resource))
+    owner, opened = reconciler.query(site.user_id), reconciler.journal.tags()
+    return [
+        LeakedResources(
+            ActiveLease("", tag, site.name, ""),
+            tuple(f"{kind} {resource.id}" for kind, resource in found),
+            tag in opened,
+        )
+        for tag, found in by_tag.items()
+        if {resource.owner for _, resource in found} == {owner}
+    ]
+
+
+def selected(leaked: Sequence[LeakedResources], tags: Sequence[str]) -> list[LeakedResources]:
+    """Return those with these tags; without tags, those that the local journal opened.
+
+    Raises BadName for a tag that no leaked resource carries.
+    """
+    by_tag = {one.active_lease.tag: one for one in leaked}
+    for tag in tags:
+        if tag not in by_tag:
+            raise BadName(
+                f"TAG {tag!r}: no leaked resource of yours has it; allowed: {', '.join(by_tag) or 'none exists'}"
+            )
+    return [by_tag[tag] for tag in tags] if tags else [one for one in leaked if one.opened_here]

@@ -1,0 +1,73 @@
+"""The resources of a lease at its site: how each kind is listed and deleted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provision.leasing.journal import ActiveLease, Operation
+from provision.leasing.reconciler import Reconciler
+from provision.models import Resource
+from provision.sites.base import BootVolumes, SecurityGroups, Testbed
+
+DELETE_LIMIT_S = 10 * 60
+
+
+@dataclass(frozen=True)
+class ResourceKind:
+    """A kind of resource. ``lingers``: a deleted one stays listed for a while."""
+
+    name: str
+    deletion: Operation
+    list: Callable[[], Sequence[Resource]]
+    delete: Callable[[Any], None]
+    lingers: bool = False
+
+    def tagged(self, tag: str, name: str | None = None) -> Sequence[Resource]:
+        """Return the resources with this tag, and this name if one is given."""
+        return [one for one in self.list() if one.tag == tag and name in (None, getattr(one, "name", None))]
+
+
+def all_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
+    """Return every kind of resource that the site has; the lease, which is deleted last, is the first."""
+    return (
+        ResourceKind("lease", Operation.DELETE_LEASE, site.leases, site.delete_lease),
+        *server_kinds(site),
+        ResourceKind("address", Operation.RELEASE_ADDRESS, site.addresses, site.release_address),
+        ResourceKind("key", Operation.DELETE_KEY, site.keys, site.delete_key),
+        *_security_groups(site),
+    )
+
+
+def server_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
+    """Return the kinds of resources that make up a server, in the order of their deletion."""
+    servers = ResourceKind("server", Operation.DELETE_SERVER, site.servers, site.delete_server, lingers=True)
+    if not isinstance(site, BootVolumes):
+        return (servers,)
+    return servers, ResourceKind("volume", Operation.DELETE_VOLUME, site.volumes, site.delete_volume, lingers=True)
+
+
+def delete_tagged(
+    reconciler: Reconciler, active_lease: ActiveLease, kind: ResourceKind, name: str | None = None
+) -> None:
+    """Delete the lease's resources of one kind, or the one with this name, and wait until they are gone."""
+
+    def present() -> Sequence[Resource]:
+        return kind.tagged(active_lease.tag, name)
+
+    def deletable() -> Sequence[Resource]:
+        return [one for one in present() if getattr(one, "status", "") != "deleting"]
+
+    reconciler.delete_all(active_lease, kind.deletion, deletable, kind.delete)
+    if kind.lingers:
+        reconciler.wait(f"{kind.name}s being deleted", present, lambda left: not left, DELETE_LIMIT_S, every_s=2)
+
+
+def remaining(site: Testbed, active_lease: ActiveLease) -> list[str]:
+    """Return the lease's resources at the site in words; every service is queried."""
+    return [f"{kind.name} {one.id}" for kind in all_kinds(site) for one in kind.tagged(active_lease.tag)]
+
+
+def _security_groups(site: Testbed) -> tuple[ResourceKind, ...]:
+    if not isinstance(site, SecurityGroups):
+        return ()
+    return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, site.close_ssh),)

@@ -1,0 +1,48 @@
+"""Archives whose bytes depend only on the names, contents and modes of their files, and the commit of a checkout."""
+
+import gzip
+import io
+import subprocess
+import tarfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import IO
+
+
+def write_archive(target: IO[bytes], files: Mapping[str, Path]) -> None:
+    """Write a .tar.gz of ``files`` by their names in the archive; owners, times and umasks do not affect it."""
+    with (
+        gzip.GzipFile("", "wb", fileobj=target, mtime=0, compresslevel=6) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for name, path in sorted(files.items()):
+            _add(archive, path, name)
+
+
+def archive_bytes(files: Mapping[str, Path]) -> bytes:
+    """Return the archive that ``write_archive`` writes."""
+    target = io.BytesIO()
+    write_archive(target, files)
+    return target.getvalue()
+
+
+def files_in(folder: Path, left_out: Collection[str]) -> list[Path]:
+    """Return the files under ``folder``, except those in a folder whose name is in ``left_out``."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in paths if not set(left_out) & set(path.relative_to(folder).parts)]
+
+
+def commit(checkout: Path) -> str:
+    """Return the checkout's commit, with -dirty if files differ from it; '' outside a checkout."""
+    if not (checkout / ".git").exists():  # an environment can be inside somebody's repository
+        return ""
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+
+
+def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.uname = entry.gname = "root"
+    entry.size, entry.mode = path.stat().st_size, 0o755 if path.stat().st_mode & 0o100 else 0o644
+    with path.open("rb") as file:
+        archive.addfile(entry, file)
