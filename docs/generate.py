@@ -10,6 +10,7 @@ import inspect
 import io
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -45,6 +46,8 @@ SCHEMA_TEXT = {
     "verdict": "Every statement of a run with its status.",
     "predictions": "What was predicted for the rows of a run.",
 }
+FOLDERS = ("catalog", "commands", "fields", "labs", "schemas")
+"""Folders of reference/ that have generated pages only."""
 COPIED = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 REPOSITORY_LINK = re.compile(r"\[([^\]]+)\]\((?!docs/|https?:|#)[^)]+\)")
 
@@ -53,6 +56,8 @@ def generate(docs: Path) -> list[Path]:
     """Write all generated pages under ``docs``; return their paths."""
     pages = {**copied_pages(), **command_pages(), **field_pages(), **schema_pages(), **lab_pages(), **catalog_pages()}
     pages["reference/roles.md"] = roles_page()
+    for name in FOLDERS:
+        shutil.rmtree(docs / "reference" / name, ignore_errors=True)
     for name, text in pages.items():
         path = docs / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,16 +2,20 @@
 
     python docs/pictures.py [NAME...]
 
-Run it in the project's environment when the output of a command changes. Without names it takes all of them.
+Run it in the project's environment when the output of a command changes. Without names it takes all of them. The one
+called report is in experiments/evidence/, and needs Chromium.
 """
 
+import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
@@ -26,6 +30,10 @@ COMMANDS = {
 LIVE = ("run",)
 """Commands that redraw their lines on a terminal: what they print to a file is drawn instead, in these colors."""
 STATUS_COLORS = {r"^ pass\b": "green", r"^ fail\b": "red", r"^ error\b": "red", r"^ not evaluated\b": "dim"}
+STORED_RUN = ROOT / "experiments" / "evidence" / "single_gpu_blip2-a100_80gb-full-verdict"
+REPORT_WIDTH = 1000
+REPORT_SCALE = 0.825
+ONLY_MEMORY = "header, section:not(#memory) { display: none } #memory { margin-top: 0 } body, main { padding-top: 0 }"
 FONT_FACE = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 
 
@@ -57,7 +65,34 @@ def _colored(output: str) -> Text:
     return text
 
 
+def take_report() -> None:
+    """Draw the top of a stored run's report, and its memory chart below it, with a headless Chromium."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = folder / STORED_RUN.name
+        shutil.copytree(STORED_RUN, run)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-m", "experiments", "report", str(run)], env=environment, check=True)
+        page = (run / "report.html").read_text()
+        memory = page.replace("</head>", f"<style>{ONLY_MEMORY}</style></head>")
+        parts = [_shot(folder, text, height) for text, height in ((page, 780), (memory, 1040))]
+    picture = Image.new("RGB", (REPORT_WIDTH, sum(part.height for part in parts)))
+    picture.paste(parts[0], (0, 0))
+    picture.paste(parts[1], (0, parts[0].height))
+    picture = picture.resize((round(picture.width * REPORT_SCALE), round(picture.height * REPORT_SCALE)), Image.LANCZOS)
+    picture.quantize(128).save(ROOT / "experiments" / "evidence" / "report.png", optimize=True)
+
+
+def _shot(folder: Path, page: str, height: int) -> Image.Image:
+    html, png = folder / "page.html", folder / "page.png"
+    html.write_text(page)
+    size = f"--window-size={REPORT_WIDTH},{height}"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=5000", size]
+    subprocess.run(["chromium", *flags, f"--screenshot={png}", html.as_uri()], capture_output=True, check=True)
+    return Image.open(io.BytesIO(png.read_bytes()))
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for chosen in sys.argv[1:] or COMMANDS:
-        take(chosen)
+    for chosen in sys.argv[1:] or [*COMMANDS, "report"]:
+        take_report() if chosen == "report" else take(chosen)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from docs.generate import COPIED, FOLDERS
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
     r"^(?P<indent> *)(?:<!-- (?P<note>[^\n]*?) -->\n+ *)?```bash\n(?P<code>.*?)^ *```$", re.MULTILINE | re.DOTALL
@@ -32,17 +34,18 @@ class Block:
 
 def pages() -> list[Path]:
     """Return the pages that people wrote: README, CONTRIBUTING and documentation."""
-    generated = ("reference/catalog", "reference/commands", "reference/fields", "reference/labs", "reference/schemas")
+    generated = tuple(f"reference/{folder}/" for folder in FOLDERS)
     written = [
         page
         for page in sorted((ROOT / "docs").rglob("*.md"))
         if not page.relative_to(ROOT / "docs").as_posix().startswith(generated)
-        and page.name not in ("changelog.md", "contributing.md", "roles.md")
+        and page.name not in (*COPIED.values(), "roles.md")
     ]
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tests" / "README.md", *written]
 
 
 def blocks() -> Iterator[Block]:
+    """Yield the blocks of all pages."""
     for page in pages():
         text = page.read_text()
         for found in BLOCK.finditer(text):

@@ -53,7 +53,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("block", RUN, ids=lambda block: block.place)
+def _case(block: Block) -> Any:
+    """Predictions run in one process of the tests, one after the other: the second one is cached."""
+    marks = [pytest.mark.xdist_group("predictions of the documentation")] if "testbed predict" in block.code else []
+    return pytest.param(block, id=block.place, marks=marks)
+
+
+@pytest.mark.parametrize("block", map(_case, RUN))
 def test_a_block_of_commands_runs_as_written(block: Block, checkout: Path, environment: dict[str, str]) -> None:
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.code],
