@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.inputs.dataset import DataSet, prepare, prepare_there
-from experiments.inputs.download import Watch
+from experiments.inputs.dataset import DataSet, prepare, prepare_remote
+from experiments.inputs.download import DownloadCallback
 from experiments.inputs.requirements import HUB, SYNTHETIC
 from experiments.prediction.service import predict_rows
 from experiments.report import write_report
@@ -19,10 +19,10 @@ from experiments.results.provenance import git_commit
 from experiments.results.run_folder import Run, RunFolder
 from experiments.runners.admission import check_disk, refusal, too_small
 from experiments.runners.failed_results import write_refusal
-from experiments.runners.local.runner import GRACE_S, WORKER, LocalRunner, emptied
+from experiments.runners.local.runner import GRACE_S, WORKER, LocalRunner, clear_row_folder
 from experiments.runners.plan import Planned, continued, plan
 from experiments.runners.progress import View
-from experiments.runners.slurm.runner import RemoteRunner, by_claims_covered
+from experiments.runners.slurm.runner import SlurmRunner, by_claims_covered
 from experiments.runners.targets import Target, target_named
 from experiments.suites.cards import card_of_device
 from experiments.suites.settings import Settings
@@ -109,7 +109,7 @@ class Intended:
 def run_suite(
     options: RunOptions,
     view: View,
-    watch: Watch = lambda done, total: None,
+    watch: DownloadCallback = lambda done, total: None,
     worker: str = WORKER,
     grace_s: float = GRACE_S,
 ) -> Done:
@@ -121,7 +121,7 @@ def run_suite(
 def run_suites(
     several: Sequence[RunOptions],
     view: View,
-    watch: Watch = lambda done, total: None,
+    watch: DownloadCallback = lambda done, total: None,
     worker: str = WORKER,
     grace_s: float = GRACE_S,
 ) -> Iterator[Done]:
@@ -129,7 +129,7 @@ def run_suites(
 
     ``view`` is told of the rows, ``watch`` of a download (bytes done, bytes in all); ``worker`` is the module that runs
     a row, ended ``grace_s`` after the row's own time limit. InputError for everything that the person can put right,
-    also when every row of a suite was refused, before any row is run; Interrupted and NoRoomLeft as LocalRunner.run
+    also when every row of a suite was refused, before any row is run; Interrupted and NoFreeGpu as LocalRunner.run
     raises them.
     """
     with ExitStack() as held:
@@ -154,7 +154,7 @@ def cancel_suites(several: Sequence[RunOptions], view: View) -> list[str]:
         raise InputError(f"--cancel: --site {first.site} has no jobs; allowed: with a site that has a queue")
     try:
         prepared = [_prepared(options, place) for options in several]
-        return [row for one in prepared for row in RemoteRunner(one.folder, place.cluster, view).cancel()]
+        return [row for one in prepared for row in SlurmRunner(one.folder, place.cluster, view).cancel()]
     finally:
         place.close()
 
@@ -202,7 +202,7 @@ def _place(options: RunOptions) -> Target:
     return target_named(options.site, options.profile, options.account, image_variant=options.image_variant)
 
 
-def _prepared(options: RunOptions, place: Target, watch: Watch = lambda done, total: None) -> Prepared:
+def _prepared(options: RunOptions, place: Target, watch: DownloadCallback = lambda done, total: None) -> Prepared:
     suite, node = suite_named(options.suite), place.node
     card = _card(suite, options.card, node)
     rows = _rows(suite, options.rows, card)
@@ -216,14 +216,14 @@ def _prepared(options: RunOptions, place: Target, watch: Watch = lambda done, to
     return Prepared(options, suite, place, options.host_memory_gib or node.host_memory_gib, run, data)
 
 
-def _data(options: RunOptions, place: Target, datasets: Collection[str], watch: Watch) -> DataSet:
+def _data(options: RunOptions, place: Target, datasets: Collection[str], watch: DownloadCallback) -> DataSet:
     """The run's data: fetched, where rows run here; else what has to be fetched there."""
     if place.cluster is None:
         return prepare(options.data, options.data_sha256, cache_folder(), datasets, watch)
     cache = "" if options.data in (SYNTHETIC, HUB) else place.cluster.cache
-    data = prepare_there(options.data, options.data_sha256, cache, datasets)
+    data = prepare_remote(options.data, options.data_sha256, cache, datasets)
     profile = place.cluster.profile
-    if data.own and not profile.shared and profile.nodes > 1:
+    if data.user_path and not profile.shared and profile.nodes > 1:
         raise InputError(f"--data {options.data}: {profile.title} shares no folder among its nodes; allowed: a URL")
     return data
 
@@ -278,7 +278,7 @@ def _refused(planned: Intended, view: View) -> dict[str, str]:
     refused = {row.row: why for row in waiting if (why := refused_by(row.spec))}
     for row in waiting:
         if row.row in refused:
-            place = emptied(folder.row(row.row))
+            place = clear_row_folder(folder.row(row.row))
             view.ends(row.spec, write_refusal(place, row.spec, node, refused[row.row]))
     return refused
 
@@ -299,7 +299,7 @@ def _run_rows(begun: Intended, view: View, worker: str, grace_s: float) -> None:
     if place.cluster is None:
         LocalRunner(prepared.folder, place.node, prepared.host_memory_gib, view, worker, grace_s).run(begun.rows)
         return
-    remote = RemoteRunner(
+    remote = SlurmRunner(
         prepared.folder, place.cluster, view, worker, grace_s, place.ends_at, place.held, data=prepared.data
     )
     remote.run(by_claims_covered(begun.rows, prepared.suite))

@@ -22,7 +22,7 @@ from provision.configure.playbook import ImageVariant
 from provision.errors import ProvisionError, SiteError
 
 if TYPE_CHECKING:
-    from experiments.inputs.download import Watch
+    from experiments.inputs.download import DownloadCallback
     from experiments.pipeline import Done
     from experiments.prediction.service import Say
     from experiments.suites.row_spec import RowSpec
@@ -366,7 +366,7 @@ def _done_as_json(done: "Done") -> dict[str, Any]:
     }
 
 
-def _download_on(console: Console) -> "Watch":
+def _download_on(console: Console) -> "DownloadCallback":
     """Show a download's progress on ``console``, a line for each tenth."""
     shown = -1
 

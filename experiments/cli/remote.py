@@ -43,7 +43,7 @@ def logs(
     """Print a row's log: as it came home, or from where the row runs."""
     from experiments.results.run_folder import RunFolder
     from experiments.results.schema import RESULT_FILE
-    from experiments.runners.targets import seen
+    from experiments.runners.targets import monitor_target
     from provision.ssh.shell import LocalShell
 
     folder = RunFolder(run)
@@ -54,7 +54,7 @@ def logs(
     if (at_home / RESULT_FILE).exists() or kept.site == "local":
         _print_log(LocalShell(), str(at_home.resolve()), follow)
         return
-    there = seen(kept.site, kept.profile)
+    there = monitor_target(kept.site, kept.profile)
     try:
         _print_log(there.shell, f"{there.folder}/{kept.run_id}/{kept.suite}/{row}", follow)
     finally:
@@ -71,19 +71,19 @@ def top(
     """Show the GPUs of all nodes, and the rows that run or wait there. Ctrl-C ends it."""
     from pydantic import TypeAdapter
 
-    from experiments.runners.monitor import Sight, look, monitor_table
-    from experiments.runners.targets import SLURM, seen
+    from experiments.runners.monitor import Observation, monitor_table, observe
+    from experiments.runners.targets import SLURM, monitor_target
 
     if as_json and not once:
         raise InputError("--json: allowed with --once only")
-    there = seen(SLURM if profile else site, profile)
+    there = monitor_target(SLURM if profile else site, profile)
     try:
         if as_json:
-            print_json(TypeAdapter(Sight).dump_python(look(there), mode="json"))
+            print_json(TypeAdapter(Observation).dump_python(observe(there), mode="json"))
         elif once:
-            Console().print(monitor_table(look(there)))
+            Console().print(monitor_table(observe(there)))
         else:
-            _live(lambda: monitor_table(look(there)))
+            _live(lambda: monitor_table(observe(there)))
     finally:
         there.close()
 
@@ -99,10 +99,10 @@ def notebook(
 ) -> None:
     """Serve notebooks from the first machine of the lease, until Ctrl-C; then bring them home."""
     from experiments.runners.notebook_server import FOLDER, served
-    from experiments.runners.slurm.download import pull
-    from experiments.runners.targets import seen
+    from experiments.runners.slurm.download import download_folder
+    from experiments.runners.targets import monitor_target
 
-    there = seen(site, None)
+    there = monitor_target(site, None)
     opened = f"{narrative}.ipynb" if narrative else None
     try:
         if opened:
@@ -110,7 +110,7 @@ def notebook(
         with suppress(KeyboardInterrupt), served(there.shell, opened, image_variant) as address:
             print(f"in a browser, or as a local runtime of Colab: {address}\nCtrl-C ends it", flush=True)
             signal.pause()
-        print(f"{pull(there.shell, FOLDER, into)} files came home to {into}")
+        print(f"{download_folder(there.shell, FOLDER, into)} files came home to {into}")
     finally:
         there.close()
 

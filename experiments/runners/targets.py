@@ -69,7 +69,7 @@ def target_named(
 
 
 @dataclass(frozen=True)
-class Seen:
+class MonitorTarget:
     """What can be watched: the shell that Slurm's commands are given through, the folder of the runs there, and a
     shell of each node that can be logged in to."""
 
@@ -82,16 +82,16 @@ class Seen:
             shell.close()
 
 
-def seen(site: str, profile: str | None, journal: Journal | None = None) -> Seen:
+def monitor_target(site: str, profile: str | None, journal: Journal | None = None) -> MonitorTarget:
     """What of ``site`` can be watched; InputError where nothing is leased there, or it is this machine."""
     if site == SLURM and profile:
         known = profile_named(profile)
-        return Seen(_shell_of(known), known.folder)
+        return MonitorTarget(_shell_of(known), known.folder)
     if not is_testbed(site):
         raise InputError(f"--site {site}: allowed: {SLURM} with --profile, {', '.join(TESTBEDS)}")
     machines = _only_active_lease(site, journal or Journal()).machines
     nodes = tuple((one.server, SshShell(one.login)) for one in machines)
-    return Seen(nodes[0][1], FOLDER, nodes)
+    return MonitorTarget(nodes[0][1], FOLDER, nodes)
 
 
 def is_testbed(site: str) -> bool:
@@ -158,7 +158,7 @@ def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "cu
         cpus_per_node=node.cpus,
         memory_per_node_gib=node.host_memory_gib * SHARE_OF_MEMORY,
         processor=node.processor,
-        way="docker",
+        runtime="docker",
         environment=image_of(image_variant),
         shared=False,
         poll_s=POLL_S,

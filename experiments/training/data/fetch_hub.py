@@ -1,8 +1,9 @@
 """Fetches what rows read of the hub into its cache, as a job of its own before them.
 
-python -m experiments.training.data.fetch_hub NEED
+python -m experiments.training.data.fetch_hub ARTIFACT
 
-NEED is a Need as JSON. See needs.answer for what is printed. Files are compared with the checksums that the hub states.
+ARTIFACT is an Artifact as JSON; requirements.run_fetch prints the output. Files are compared with the checksums that
+the hub states.
 """
 
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.inputs.requirements import Need, Telling, answer
+from experiments.inputs.requirements import Artifact, ProgressPrinter, run_fetch
 from experiments.training.data.hub import TOKENIZER, Published, checked, fetch, fetch_weights, version_kept
 
 
@@ -20,7 +21,7 @@ class Told(tqdm):
     """The library's count of bytes, told in lines."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
-        self._tell = Telling()
+        self._tell = ProgressPrinter()
         super().__init__(*given, **options | {"file": StringIO()})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
@@ -28,7 +29,7 @@ class Told(tqdm):
             self._tell(self.n, self.total)
 
 
-def bring(need: Need) -> list[Path]:
+def bring(need: Artifact) -> list[Path]:
     """Fetch it, and say what it is made of. Raises InputError when it cannot be had.
 
     Of a model or a data set that the cache has something of already, it is that version.
@@ -56,4 +57,4 @@ def _files(found: Published) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(answer(sys.argv[1], bring))
+    sys.exit(run_fetch(sys.argv[1], bring))

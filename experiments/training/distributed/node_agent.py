@@ -1,6 +1,6 @@
 """Runs the ranks of one further node of a row, for the worker on the first one, which is told what came of them.
 
-    TESTBED_MEETING="ADDRESS PORT KEY" python -m experiments.training.distributed.node_agent NUMBER NAME
+    TESTBED_RENDEZVOUS="ADDRESS PORT KEY" python -m experiments.training.distributed.node_agent NUMBER NAME
 
 Writes into the row's folder where this machine sees it too, else into one of its own. Ends its ranks when the worker
 says so or is gone, and when it is told to end itself. Exit code 0 when the worker has heard how they ended.
@@ -16,7 +16,7 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from types import FrameType
 
-from experiments.results.rendezvous import MEETING
+from experiments.results.rendezvous import RENDEZVOUS
 from experiments.results.schema import RANK_FOLDER, SPEC_FILE
 from experiments.training.distributed.local_node import LocalNodeRanks, prefer_oom_kill
 from experiments.training.distributed.ranks import CODES_FILE, launched
@@ -81,7 +81,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def main(number: str, name: str) -> int:
     prefer_oom_kill()
     signal.signal(signal.SIGTERM, _stop)
-    address, port, key = os.environ[MEETING].split()
+    address, port, key = os.environ[RENDEZVOUS].split()
     with (
         Client((address, int(port)), authkey=bytes.fromhex(key)) as line,
         tempfile.TemporaryDirectory(prefix="testbed-") as scratch,

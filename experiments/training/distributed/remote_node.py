@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from threading import Thread
 
-from experiments.results.rendezvous import LEFT_FILE, MEETING_FILE, SAID_FILE
+from experiments.results.rendezvous import EXIT_FILE, LOG_FILE, RENDEZVOUS_FILE
 from experiments.results.schema import Record
 from experiments.suites.row_spec import RowSpec
 from experiments.training.distributed.local_node import GONE_WITHIN_S
@@ -93,8 +93,8 @@ class RemoteNodeRanks:
                 self._line.send_bytes(word)
 
     def _hear(self) -> None:
-        if self._line is None and (self._folder / LEFT_FILE).exists():
-            self._lose(f"did not take part: {_last_line(self._folder / SAID_FILE)}")
+        if self._line is None and (self._folder / EXIT_FILE).exists():
+            self._lose(f"did not take part: {_last_line(self._folder / LOG_FILE)}")
         try:
             while self._line and self._code is None and self._line.poll():
                 word = self._line.recv_bytes()
@@ -126,10 +126,10 @@ def open_rendezvous(assignment: NodeAssignment, parts: Sequence[RemoteNodeRanks]
     key = secrets.token_bytes(32)
     listener = Listener(("0.0.0.0", 0), backlog=len(parts), authkey=key)
     Thread(target=_accept, args=(listener, assignment, parts), daemon=True).start()
-    partial = folder / f"{MEETING_FILE}.part"
+    partial = folder / f"{RENDEZVOUS_FILE}.part"
     partial.touch(mode=0o600)
     partial.write_text(f"{assignment.address} {listener.address[1]} {key.hex()}\n")
-    partial.replace(folder / MEETING_FILE)
+    partial.replace(folder / RENDEZVOUS_FILE)
 
 
 def packed(out: Path, patterns: Sequence[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""Data sets: folders and archives, checked, fetched once and unpacked safely. The server is on this machine."""
+"""Data sets: folders and archives, verified, downloaded once and unpacked safely. The server is on this machine."""
 
 import gzip
 import hashlib
@@ -16,7 +16,7 @@ from experiments.errors import InputError
 from experiments.inputs import dataset as data_set
 from experiments.inputs import fetch_dataset
 from experiments.inputs.dataset import CAPTIONS, HUB, SYNTHETIC, folder_sha256
-from experiments.runners.slurm.staging import packed as packed_for
+from experiments.runners.slurm.staging import as_archive
 
 RECORDS = '{"file_name": "1.jpg", "text": "soup"}\n'
 
@@ -96,7 +96,7 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
     ("reads", "says"),
     [
         ((CAPTIONS,), r"^--data hub: gourmetgram-captions is not published there; allowed: synthetic, a folder"),
-        (("constant",), r"^--data hub: the texts of these rows are made up; allowed: synthetic$"),
+        (("constant",), r"^--data hub: these rows read synthetic texts only; allowed: synthetic$"),
         (("imdb", CAPTIONS), r"^--data hub: these rows read gourmetgram-captions and imdb; choose rows .* by --row$"),
     ],
 )
@@ -264,18 +264,18 @@ def test_a_server_that_refuses_is_a_users_mistake(tmp_path, server):
 
 def test_a_server_that_is_not_there_is_a_users_mistake(tmp_path, server, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with pytest.raises(InputError, match="cannot be fetched"):
+    with pytest.raises(InputError, match="cannot be downloaded"):
         prepare("http://127.0.0.1:9/set.zip", "00", tmp_path)
 
 
 def there(source, cache, sha256_=None, reads=("imdb",)):
     """What the data set is on a cluster with that cache, fetched there."""
-    found = data_set.prepare_there(source, sha256_, str(cache), reads)
-    if found.own:
-        Path(found.need.name).parent.mkdir(parents=True, exist_ok=True)
-        with packed_for(found.own) as archive:
-            shutil.copy(archive, found.need.name)
-    fetch_dataset.bring(found.need)
+    found = data_set.prepare_remote(source, sha256_, str(cache), reads)
+    if found.user_path:
+        Path(found.artifact.name).parent.mkdir(parents=True, exist_ok=True)
+        with as_archive(found.user_path) as archive:
+            shutil.copy(archive, found.artifact.name)
+    fetch_dataset.fetch(found.artifact)
     return found
 
 
@@ -301,9 +301,9 @@ def test_a_folder_is_named_alike_here_and_on_a_cluster(tmp_path, monkeypatch):
 def test_a_spoiled_download_of_a_cluster_is_tried_once_more(tmp_path, monkeypatch, server):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
     good, server.content = server.content, b"spoiled"
-    found = data_set.prepare_there(server.url, sha256(good), str(tmp_path), [CAPTIONS])
+    found = data_set.prepare_remote(server.url, sha256(good), str(tmp_path), [CAPTIONS])
     with pytest.raises(InputError, match="its SHA-256 is"):
-        fetch_dataset.bring(found.need)
+        fetch_dataset.fetch(found.artifact)
     assert len(server.ranges) == 2
 
 
@@ -316,5 +316,5 @@ def test_a_spoiled_download_of_a_cluster_is_tried_once_more(tmp_path, monkeypatc
 )
 def test_data_that_a_cluster_cannot_be_given_is_refused_before_anything_is_asked(tmp_path, source, says):
     with pytest.raises(InputError, match=says):
-        data_set.prepare_there(source, None, str(tmp_path), ["imdb"])
-    assert data_set.prepare_there(HUB, None, "", ["imdb"]) == data_set.DataSet(HUB)
+        data_set.prepare_remote(source, None, str(tmp_path), ["imdb"])
+    assert data_set.prepare_remote(HUB, None, "", ["imdb"]) == data_set.DataSet(HUB)

@@ -1,4 +1,4 @@
-"""What is refused before it starts."""
+"""Rows and runs that are refused before they start."""
 
 import shutil
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.runners import admission
-from experiments.runners.admission import check_disk, host_need_gib, refusal
+from experiments.runners.admission import check_disk, host_memory_needed_gib, refusal
 from tests.support.rows import GPU, OFFLOAD, T4, node, spec
 from tests.support.trainings import LORA
 
@@ -55,7 +55,7 @@ def test_a_row_of_several_nodes_needs_its_gpus_of_each_of_them():
 
 def test_offload_needs_host_memory_by_the_models_size():
     row = spec(**OFFLOAD)
-    assert host_need_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
+    assert host_memory_needed_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
     assert refusal(row, node(GPU), 200) == "optimizer offload needs 238 GiB of host memory, there are 200 GiB"
     assert refusal(row, node(GPU), 239) == ""
     assert refusal(spec(size="tiny", **OFFLOAD), node(GPU), 8) == ""
@@ -71,8 +71,8 @@ def test_offload_needs_a_compiler_and_the_headers_of_python(monkeypatch):
 
 
 def test_each_rank_needs_host_memory_of_its_own():
-    assert host_need_gib(spec(devices=4, strategy="ddp")) == 4 * host_need_gib(spec())
-    alone, four = (host_need_gib(spec(**OFFLOAD, devices=devices)) for devices in (1, 4))
+    assert host_memory_needed_gib(spec(devices=4, strategy="ddp")) == 4 * host_memory_needed_gib(spec())
+    alone, four = (host_memory_needed_gib(spec(**OFFLOAD, devices=devices)) for devices in (1, 4))
     assert four - alone == 3 * admission.OFFLOAD_SPARE_GIB
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.results.schema import CHECKPOINTS_FOLDER, NOTEBOOK_FILE, RESULT_FILE
 from experiments.runners.local import gpu_memory, row_process
-from experiments.runners.local.runner import LocalRunner, NoRoomLeft, emptied
+from experiments.runners.local.runner import LocalRunner, NoFreeGpu, clear_row_folder
 from tests.support import fake_worker
 from tests.support import rows as house
 from tests.support.views import Watched
@@ -61,7 +61,7 @@ def test_every_row_ends_with_a_result(made):
 def test_only_a_row_that_fits_has_a_notebook_without_error(made):
     errors = {row: made.notebook_error(row) for row in "abcdef"}
     assert errors["b"] is errors["f"] is None
-    assert errors["a"] == "out of GPU memory: stand-in: oom"
+    assert errors["a"] == "out of GPU memory: fake worker: oom"
     assert errors["c"] == errors["e"] == "the worker wrote no result"
 
 
@@ -104,7 +104,7 @@ def test_nothing_of_a_row_is_left_not_even_what_it_detached(made):
 def test_one_line_a_start_and_an_end(made):
     assert sum("starts (no result yet)" in line for line in made.view.lines) == 6
     assert "f: fits, peak 1 GiB, 2 s" in made.view.lines
-    assert "a: out of GPU memory, peak 1 GiB, 2 s: stand-in: oom" in made.view.lines
+    assert "a: out of GPU memory, peak 1 GiB, 2 s: fake worker: oom" in made.view.lines
 
 
 def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
@@ -156,10 +156,10 @@ def test_a_gpu_that_still_holds_memory_gets_no_other_row(tmp_path, no_notebooks,
     not_free = gpu_memory.not_free
     monkeypatch.setattr(gpu_memory, "not_free", lambda before: held.update({0: 3.0}) or not_free(before, within_s=0.1))
     made = Made(tmp_path, [house.spec(row) for row in "abc"], house.node(house.GPU))
-    with pytest.raises(NoRoomLeft, match="2 row"):
+    with pytest.raises(NoFreeGpu, match="2 row"):
         made.run()
     assert list(seen) == ["a"]
-    assert "a: not used again: GPU 0 still holds 3.0 GiB" in made.view.lines
+    assert "a: its GPUs are not used again: 3.0 GiB are still in use on GPU 0" in made.view.lines
 
 
 def test_a_gpu_is_given_time_to_become_free(monkeypatch):
@@ -195,6 +195,6 @@ def test_only_a_row_that_was_cut_off_keeps_its_checkpoints(tmp_path):
     (tmp_path / CHECKPOINTS_FOLDER / "checkpoint-100").mkdir(parents=True)
     (tmp_path / "rank-0").mkdir()
     (tmp_path / "log.txt").touch()
-    assert [path.name for path in emptied(tmp_path).iterdir()] == [CHECKPOINTS_FOLDER]
+    assert [path.name for path in clear_row_folder(tmp_path).iterdir()] == [CHECKPOINTS_FOLDER]
     (tmp_path / RESULT_FILE).touch()
-    assert list(emptied(tmp_path).iterdir()) == []
+    assert list(clear_row_folder(tmp_path).iterdir()) == []

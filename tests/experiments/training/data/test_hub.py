@@ -9,7 +9,7 @@ from huggingface_hub import constants
 
 from experiments.errors import InputError
 from experiments.inputs import requirements
-from experiments.inputs.requirements import Need, answer
+from experiments.inputs.requirements import Artifact, run_fetch
 from experiments.suites.models import models
 from experiments.training.data import hub
 from experiments.training.data.fetch_hub import bring
@@ -31,8 +31,8 @@ def repo(web, tmp_path):
     return folder
 
 
-def weights() -> Need:
-    return Need(kind="weights", name=NAME)
+def weights() -> Artifact:
+    return Artifact(kind="weights", name=NAME)
 
 
 @pytest.mark.parametrize("name", [GPT_NEO, OPT])
@@ -49,7 +49,7 @@ def test_what_was_fetched_is_read_when_the_hub_is_gone(web, tmp_path, monkeypatc
     facts = models()[GPT_NEO]
     build_random(facts, "tiny", torch.float32, None, CPU).save_pretrained(tmp_path / "made")
     web.repos[f"models/{facts.hub}"] = tmp_path / "made"
-    bring(Need(kind="weights", name=facts.hub))
+    bring(Artifact(kind="weights", name=facts.hub))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = web.requests
     assert load_pretrained(facts, "tiny", torch.float32, None, CPU).config._commit_hash == COMMIT
@@ -64,7 +64,7 @@ def test_of_a_model_only_what_rows_read_is_fetched(web, repo):
 
 def test_a_download_says_how_far_it_is(web, repo, monkeypatch, capsys):
     monkeypatch.setattr(requirements, "PROGRESS_INTERVAL_S", -1.0)
-    assert answer(weights().model_dump_json(), bring) == 0
+    assert run_fetch(weights().model_dump_json(), bring) == 0
     assert re.search(r"^[\d.e-]+ of [\d.e-]+ GiB$", capsys.readouterr().err, re.MULTILINE)
 
 
@@ -81,7 +81,7 @@ def test_what_is_there_is_not_fetched_again(web, repo):
 def test_what_is_fetched_later_is_of_the_version_that_is_there(web, repo, monkeypatch):
     first = bring(weights())
     web.commit = COMMIT[::-1]
-    tokenizer = bring(Need(kind="tokenizer", name=NAME))
+    tokenizer = bring(Artifact(kind="tokenizer", name=NAME))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert {path.parent.name for path in [*first, *tokenizer]} == {COMMIT}
     assert hub.fetch_weights(NAME).folder / "config.json" in first
@@ -97,7 +97,7 @@ def test_a_spoiled_file_is_fetched_again_once(web, repo, name):
 
 def test_a_file_that_is_spoiled_twice_is_an_error_that_names_it(web, repo, capsys):
     web.spoils["model.safetensors"] = 2
-    assert answer(weights().model_dump_json(), bring) == 1
+    assert run_fetch(weights().model_dump_json(), bring) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         "the weights of 'team/small': model.safetensors has another checksum than the hub states, fetched twice"
     )
@@ -106,7 +106,7 @@ def test_a_file_that_is_spoiled_twice_is_an_error_that_names_it(web, repo, capsy
 
 @pytest.mark.parametrize("kind", ["weights", "tokenizer"])
 def test_what_the_hub_does_not_have_is_refused_in_one_line(web, kind, capsys):
-    assert answer(Need(kind=kind, name="team/none").model_dump_json(), bring) == 1
+    assert run_fetch(Artifact(kind=kind, name="team/none").model_dump_json(), bring) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"the {kind} of 'team/none' cannot be loaded (")
     assert "404" in said
@@ -123,7 +123,7 @@ def test_texts_of_the_hub_are_fetched_and_read(web, tmp_path):
     (folder / "train.jsonl").write_text(json.dumps({"text": "good"}) + "\n")
     web.repos["datasets/stanfordnlp/imdb"] = folder
     web.spoils["train.jsonl"] = 1
-    assert [path.name for path in bring(Need(kind="texts", name="imdb"))] == ["train.jsonl"]
+    assert [path.name for path in bring(Artifact(kind="texts", name="imdb"))] == ["train.jsonl"]
     assert web.asked["train.jsonl"] == 2
 
 

@@ -35,14 +35,14 @@ class Second:
         self._thread.start()
 
     def _run(self) -> None:
-        meeting = self._folder / rendezvous.MEETING_FILE
+        meeting = self._folder / rendezvous.RENDEZVOUS_FILE
         while not meeting.exists():
             time.sleep(0.05)
-        environment = {**os.environ, rendezvous.MEETING: meeting.read_text()}
-        with (self._folder / rendezvous.SAID_FILE).open("w") as said:
+        environment = {**os.environ, rendezvous.RENDEZVOUS: meeting.read_text()}
+        with (self._folder / rendezvous.LOG_FILE).open("w") as said:
             self.process = subprocess.Popen([sys.executable, *self._command], env=environment, stdout=said, stderr=said)
             self.code = self.process.wait()
-        (self._folder / rendezvous.LEFT_FILE).touch()
+        (self._folder / rendezvous.EXIT_FILE).touch()
 
     def end(self) -> int:
         self._thread.join(20)

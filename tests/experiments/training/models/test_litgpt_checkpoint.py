@@ -11,7 +11,7 @@ from litgpt import config as litgpt_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.errors import InputError
-from experiments.inputs.requirements import Need
+from experiments.inputs.requirements import Artifact
 from experiments.suites.models import models
 from experiments.training import rank
 from experiments.training.data.fetch_hub import bring
@@ -98,7 +98,7 @@ def test_weights_of_a_folder_have_no_version_and_those_of_the_hub_do(facts, web,
 
 def test_a_row_reads_what_was_converted_before_it_when_the_hub_is_gone(facts, web, tmp_path, monkeypatch):
     web.repos["models/team/small"] = tmp_path / "published"
-    *_, kept = bring(Need(kind="weights", name="team/small", litgpt=NAME))
+    *_, kept = bring(Artifact(kind="weights", name="team/small", litgpt=NAME))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(litgpt_checkpoint, "convert_hf_checkpoint", None)
     on_hub = facts.model_copy(update={"hub": "team/small"})
