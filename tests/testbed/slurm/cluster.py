@@ -1,7 +1,7 @@
 """A Slurm cluster for tests. Its GPUs are links to /dev/null: Slurm assigns them, nothing can compute on them.
 
-As root it creates an ordinary user, who is removed with it; else the current user submits. Needs the packages slurm-wlm,
-munge and openssh-server; their own services are neither needed nor touched.
+As root it creates an ordinary user, who is removed with it; else the current user submits. Needs the packages
+slurm-wlm, munge and openssh-server; their own services are neither needed nor touched.
 """
 
 import getpass

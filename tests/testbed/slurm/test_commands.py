@@ -1,4 +1,4 @@
-"""`testbed run --site slurm` as users type it: to a host of the SSH configuration, killed, disconnected, interrupted."""
+"""`testbed run --site slurm` as users type it: for a host of the SSH configuration, killed, cut off, interrupted."""
 
 import json
 import os
@@ -25,7 +25,7 @@ RUN_ID = "jobs"
 
 
 class Person:
-    """A user with an SSH configuration and a profile, who types commands. reduced-batch hangs until ``let_go``."""
+    """A user with an SSH configuration and a profile, who types commands."""
 
     def __init__(self, cluster, path: Path) -> None:
         self.cluster, self.path = cluster, path

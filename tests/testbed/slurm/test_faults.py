@@ -14,7 +14,7 @@ from provision.errors import CommandFailed
 from tests.support.rows import spec, to_run
 from tests.support.waiting import wait_for
 from tests.testbed.slurm.conftest import SMALL
-from tests.testbed.slurm.runs import SlurmBed, DropsAfterSubmit, meanwhile
+from tests.testbed.slurm.runs import DropsAfterSubmit, SlurmBed, meanwhile
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.support import trainings as training
 from tests.support.fake_hub import COMMIT, Hub
 from tests.support.waiting import wait_for
 from tests.testbed.slurm.conftest import profile_of
-from tests.testbed.slurm.runs import GRACE_S, SlurmBed, DropsAfterSubmit, meanwhile
+from tests.testbed.slurm.runs import GRACE_S, DropsAfterSubmit, SlurmBed, meanwhile
 
 MODEL = "gpt-neo-1.3b"
 REPO = models()[MODEL].hub
