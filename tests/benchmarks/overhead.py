@@ -1,12 +1,12 @@
-"""Seconds that the program adds to a row: queue, container, start of Python, papermill, bringing home.
+"""Seconds that the program adds to a row: queue, container, start of Python, papermill, download.
 
     python -m tests.benchmarks.overhead [--rounds 3] [--leased] [--out FILE]
 
-A row's time from the runner's begin to its end, less the time in which its worker runs, and less what a run does once
-before its first row: here, and on a real, idle Slurm on this machine, whose GPUs are pretended. There the worker is a
-stand-in, which does nothing and loads no torch. With --leased also of a miniature row in a container, on a node that is
-leased from the testbed in a box and set up for it (root, some minutes): a command that runs it, less the same command
-when it has nothing left to run, and less what a run looks at there before its first row.
+Measured is the runner's time from start to end, minus the time of the row's worker, minus the work that a run does once
+before its first row: on this machine, and on a real, idle Slurm on this machine with fake GPUs. The worker is a fake,
+which does nothing and does not import torch. With --leased also for a row with a tiny model in a container, on a node
+that is leased from the testbed in a box and configured (root, some minutes): the time of a command that runs it, minus
+the same command with nothing left to run, minus the preparation on the node before the first row.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import pytest
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, read_result
-from experiments.runners.targets import place_named
+from experiments.runners.targets import target_named
 from experiments.system.files import write_atomically
 from tests.benchmarks.overlap import bed_of, startup_s, timed
 from tests.testbed.chain.person import SUITE, Person
@@ -35,11 +35,11 @@ LEASED_ROW = "reduced-batch"
 
 
 def added_s(bed: Bed, once_s: float = 0.0) -> float:
-    """Seconds that are added to one row."""
-    passed_s = timed(lambda: bed.run(ROW))
+    """Return the seconds that are added to one row."""
+    elapsed_s = timed(lambda: bed.run(ROW))
     assert bed.outcomes() == {ROW: "fits"}
     begun, ended = (float(line.split()[1]) for line in bed.journal.read_text().splitlines())
-    return passed_s - (ended - begun) - once_s
+    return elapsed_s - (ended - begun) - once_s
 
 
 def here_s() -> float:
@@ -48,7 +48,7 @@ def here_s() -> float:
 
 
 def leased_s(rounds: int) -> list[float]:
-    """The same for each round of a row in a container."""
+    """Return the same for each round of a row in a container."""
     with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, stage(Path(folder)) as on:
         person = Person(on)
         assert person.reproduces("--keep", "--row", LEASED_ROW).end() in (0, 1)
@@ -56,15 +56,15 @@ def leased_s(rounds: int) -> list[float]:
 
 
 def alone_s(person: Person, run_id: str) -> float:
-    passed_s, nothing_left_s = (timed(lambda: person.runs(run_id, LEASED_ROW).end()) for _ in range(2))
+    elapsed_s, nothing_left_s = (timed(lambda: person.runs(run_id, LEASED_ROW).end()) for _ in range(2))
     folder = RunFolder(person.results / run_id)
     result = read_result(folder.path / SUITE / LEASED_ROW / RESULT_FILE)
     assert result.outcome == "fits", result.reason
-    place = place_named("chameleon", None, None)
-    assert place.cluster
-    prepared_s = timed(partial(place.cluster.prepare, folder))
-    place.close()
-    return passed_s - nothing_left_s - prepared_s - result.elapsed_s
+    target = target_named("chameleon", None, None)
+    assert target.cluster
+    prepared_s = timed(partial(target.cluster.prepare, folder))
+    target.close()
+    return elapsed_s - nothing_left_s - prepared_s - result.elapsed_s
 
 
 def main() -> None:

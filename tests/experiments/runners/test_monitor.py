@@ -20,7 +20,7 @@ SQUEUE = """\
 9|RUNNING|None|another|of somebody"""
 
 
-class Away(LocalShell):
+class UnreachableShell(LocalShell):
     where = "node-2"
 
     def run(self, command, **options):
@@ -43,27 +43,29 @@ def machine(tmp_path, monkeypatch):
     return MonitorTarget(LocalShell(), str(tmp_path), (("node-1", LocalShell()),))
 
 
-def test_gpus_are_seen_with_what_the_driver_tells_and_what_it_does_not(machine):
+def test_gpus_have_the_values_that_the_driver_reports(machine):
     first, second = observe(machine).gpus
     assert first == MonitoredGpu("node-1", 0, "NVIDIA A100-SXM4-80GB", 97.0, 40.0, 80.0, 61.0, ("process 1",))
     assert (second.utilization, second.celsius, second.users) == (None, None, ())
 
 
-def test_our_rows_are_seen_those_that_run_first_and_nobody_elses(machine):
+def test_own_rows_are_listed_running_ones_first(machine):
     running, waiting = observe(machine).rows
     assert (running.name, running.state, running.progress.micro_steps) == (ROW, "RUNNING", 3)
     assert (waiting.name, waiting.state, waiting.reason) == ("run/lab/b", "PENDING", "Resources")
 
 
 def test_a_node_that_does_not_answer_hides_no_other(machine):
-    observation = observe(MonitorTarget(machine.shell, machine.folder, (("node-2", Away()), *machine.nodes)))
+    observation = observe(
+        MonitorTarget(machine.shell, machine.folder, (("node-2", UnreachableShell()), *machine.nodes))
+    )
     assert (len(observation.gpus), observation.unreachable) == (2, ("node-2: not reached",))
 
 
-def test_a_person_sees_gpus_and_rows(machine):
+def test_gpus_and_rows_are_shown_as_tables(machine):
     console = Console(width=120)
     with console.capture() as captured:
         console.print(monitor_table(observe(machine)))
-    said = captured.get()
+    output = captured.get()
     for words in ("97 %", "40.0 of 80.0", "61 °C", "backward", "3 of 9", "12.5", "pending (Resources)", "process 1"):
-        assert words in said
+        assert words in output

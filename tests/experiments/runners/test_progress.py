@@ -27,13 +27,13 @@ def drawn(thing) -> str:
     return console.file.getvalue()
 
 
-def test_a_row_under_way_shows_where_it_is():
+def test_a_running_row_shows_its_position():
     text = drawn(table([RowState(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
     assert "3 of 15 rows done, about 10:00 left" in text
     assert text.splitlines()[-1].split() == ["a", "forward", "9", "of", "24", "31.26", "38.5", "0:12", "1:15"]
 
 
-def test_a_row_that_has_said_nothing_is_starting():
+def test_a_row_without_a_progress_report_is_starting():
     text = drawn(table([RowState(spec("a"), 1.0, None)], 0, 1, None))
     assert "left" not in text.splitlines()[0]
     assert text.splitlines()[-1].split() == ["a", "starting", "0:01"]
@@ -54,5 +54,5 @@ def test_the_table_is_drawn_while_rows_run():
     assert "b: fits, peak 2 GiB" in console.file.getvalue()
 
 
-def test_a_time_is_read_as_people_do():
+def test_times_are_shown_in_hours_minutes_and_seconds():
     assert [clock(seconds) for seconds in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]

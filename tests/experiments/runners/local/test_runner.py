@@ -91,17 +91,17 @@ def test_two_rows_run_side_by_side_and_each_runs_once(made):
     assert max(states) == 2
 
 
-def test_the_time_that_is_left_is_told_after_the_first_row(made):
+def test_the_time_left_is_shown_after_the_first_row(made):
     first, *_, last = (left_s for *_, left_s in made.view.shown)
     assert first is None
     assert last >= 0
 
 
-def test_nothing_of_a_row_is_left_not_even_what_it_detached(made):
+def test_no_process_of_a_row_is_left_not_even_detached_ones(made):
     assert [row_process.tagged_processes(made.folder.row(row)) for row in "abcdef"] == [[]] * 6
 
 
-def test_one_line_a_start_and_an_end(made):
+def test_one_line_for_each_start_and_end(made):
     assert sum("starts (no result yet)" in line for line in made.view.lines) == 6
     assert "f: fits, peak 1 GiB, 2 s" in made.view.lines
     assert "a: out of GPU memory, peak 1 GiB, 2 s: fake worker: oom" in made.view.lines
@@ -129,8 +129,8 @@ def test_nothing_of_an_earlier_run_stays_in_a_row_that_runs_again(tmp_path):
 
 @pytest.fixture
 def no_notebooks(monkeypatch):
-    """Rows whose processes do nothing but write what the driver's variables are; GPUs that hold what ``held`` says."""
-    held = {0: 0.0, 1: 0.0}
+    """Rows whose processes do nothing but write what the driver's variables are; GPUs with ``used_gib`` in use."""
+    used_gib = {0: 0.0, 1: 0.0}
     seen: dict[str, str] = {}
 
     def start(row_folder, worker, environment):
@@ -141,8 +141,8 @@ def no_notebooks(monkeypatch):
         return psutil.Popen(["true"])
 
     monkeypatch.setattr(row_process, "start", start)
-    monkeypatch.setattr(gpu_memory, "used_gib", lambda indices: {index: held[index] for index in indices})
-    return held, seen
+    monkeypatch.setattr(gpu_memory, "used_gib", lambda indices: {index: used_gib[index] for index in indices})
+    return used_gib, seen
 
 
 def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
@@ -151,10 +151,12 @@ def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
     assert seen == {"a": "0", "b": "1"}
 
 
-def test_a_gpu_that_still_holds_memory_gets_no_other_row(tmp_path, no_notebooks, monkeypatch):
-    held, seen = no_notebooks
+def test_a_gpu_with_memory_still_in_use_gets_no_other_row(tmp_path, no_notebooks, monkeypatch):
+    used_gib, seen = no_notebooks
     not_free = gpu_memory.not_free
-    monkeypatch.setattr(gpu_memory, "not_free", lambda before: held.update({0: 3.0}) or not_free(before, within_s=0.1))
+    monkeypatch.setattr(
+        gpu_memory, "not_free", lambda before: used_gib.update({0: 3.0}) or not_free(before, within_s=0.1)
+    )
     made = Made(tmp_path, [house.spec(row) for row in "abc"], house.node(house.GPU))
     with pytest.raises(NoFreeGpu, match="2 row"):
         made.run()
@@ -168,7 +170,7 @@ def test_a_gpu_is_given_time_to_become_free(monkeypatch):
     assert gpu_memory.not_free({0: 0.0}, within_s=5.0) == {}
 
 
-def test_ending_a_row_takes_processes_of_every_session(tmp_path):
+def test_killing_a_row_kills_processes_of_every_session(tmp_path):
     spawn = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); input()"
     other = subprocess.Popen(["sleep", "600"])
     own = subprocess.Popen(
@@ -191,7 +193,7 @@ def test_ending_a_row_takes_processes_of_every_session(tmp_path):
         own.kill()
 
 
-def test_only_a_row_that_was_cut_off_keeps_its_checkpoints(tmp_path):
+def test_only_an_interrupted_row_keeps_its_checkpoints(tmp_path):
     (tmp_path / CHECKPOINTS_FOLDER / "checkpoint-100").mkdir(parents=True)
     (tmp_path / "rank-0").mkdir()
     (tmp_path / "log.txt").touch()

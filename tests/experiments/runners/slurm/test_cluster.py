@@ -21,7 +21,7 @@ from tests.support import rows as made
         ("chameleon", None, None, "--site chameleon: needs one lease whose machines answer, there: none"),
     ],
 )
-def test_a_place_that_is_not_described_is_refused_in_one_line(site, profile, account, says, tmp_path):
+def test_a_target_without_a_description_is_rejected_in_one_line(site, profile, account, says, tmp_path):
     with pytest.raises(InputError, match=says):
         target_named(site, profile, account, Journal(tmp_path))
 
@@ -34,14 +34,14 @@ def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
 
 
 def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_path):
-    """Fakes: the machine of the lease, and what it says of itself."""
+    """Fakes: the machine of the lease, and its hardware."""
     machine = SimpleNamespace(login=SimpleNamespace(host="192.0.2.1"))
-    held = SimpleNamespace(machines=(machine,), operations={})
-    monkeypatch.setattr(targets, "_only_active_lease", lambda site, journal: held)
+    active_lease = SimpleNamespace(machines=(machine,), operations={})
+    monkeypatch.setattr(targets, "_only_active_lease", lambda site, journal: active_lease)
     monkeypatch.setattr(targets, "node_over", lambda shell: made.node(made.GPU))
-    place = target_named("chameleon", None, None, Journal(tmp_path), "as-taught")
-    assert place.cluster.profile.environment == "llm-testbed:as-taught"
+    target = target_named("chameleon", None, None, Journal(tmp_path), "as-taught")
+    assert target.cluster.profile.environment == "llm-testbed:as-taught"
 
 
-def test_the_archive_of_the_code_is_the_same_bytes_each_time():
+def test_the_archive_of_the_code_is_reproducible():
     assert code_archive() == code_archive()

@@ -1,4 +1,4 @@
-"""Batch scripts: what Slurm is asked for, and what the jobs do. The scripts run on this machine, with fake programs."""
+"""Batch scripts: what they request of Slurm, and what the jobs do. The scripts run on this machine, with fake programs."""
 
 import os
 import re
@@ -77,7 +77,7 @@ def test_a_job_queries_its_gpus_by_the_numbers_that_they_have_for_it(tmp_path):
     subprocess.run(["bash", "-c", REQUIRE_FREE_GPUS], env=variables, check=True)
 
 
-def test_slurm_is_told_what_the_row_needs_and_by_what_it_is_found():
+def test_a_job_requests_what_the_row_needs_and_is_identified():
     assert {
         "--job-name=run/lab/a",
         "--comment='llm-testbed print abc'",
@@ -130,7 +130,7 @@ case "$*" in *slurm.job*) echo "10.0.0.1 5 key" > rendezvous; until [ -e nodes.e
     assert (folder / "nodes.ended").read_text() == "0\n"
 
 
-def test_a_cluster_without_gpus_is_asked_for_none():
+def test_no_gpu_is_requested_of_a_cluster_without_gpus():
     assert not [option for option in options(script(gpus_per_node=0)) if "gres" in option]
 
 
@@ -155,9 +155,9 @@ def test_what_is_staged_is_where_rows_of_every_runtime_find_it(runtime):
 
 
 def test_a_staging_job_requests_no_gpu_and_has_a_time_limit():
-    asked = options(scripts("/shared").staging(WEIGHTS, "fetch/x", "llm-testbed fetches"))
-    assert {"--partition=small", "--nodes=1", "--cpus-per-task=2", "--mem=16384M", "--time=240"} <= set(asked)
-    assert not [option for option in asked if "gpu" in option or "gres" in option]
+    requested = options(scripts("/shared").staging(WEIGHTS, "fetch/x", "llm-testbed fetches"))
+    assert {"--partition=small", "--nodes=1", "--cpus-per-task=2", "--mem=16384M", "--time=240"} <= set(requested)
+    assert not [option for option in requested if "gpu" in option or "gres" in option]
 
 
 def test_a_row_waits_for_its_staging_jobs_and_is_cancelled_when_one_fails():
