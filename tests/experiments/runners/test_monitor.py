@@ -56,9 +56,8 @@ def test_own_rows_are_listed_running_ones_first(machine):
 
 
 def test_a_node_that_does_not_answer_hides_no_other(machine):
-    observation = observe(
-        MonitorTarget(machine.shell, machine.folder, (("node-2", UnreachableShell()), *machine.nodes))
-    )
+    nodes = (("node-2", UnreachableShell()), *machine.nodes)
+    observation = observe(MonitorTarget(machine.shell, machine.folder, nodes))
     assert (len(observation.gpus), observation.unreachable) == (2, ("node-2: not reached",))
 
 

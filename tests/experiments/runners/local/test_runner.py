@@ -154,9 +154,8 @@ def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
 def test_a_gpu_with_memory_still_in_use_gets_no_other_row(tmp_path, no_notebooks, monkeypatch):
     used_gib, seen = no_notebooks
     not_free = gpu_memory.not_free
-    monkeypatch.setattr(
-        gpu_memory, "not_free", lambda before: used_gib.update({0: 3.0}) or not_free(before, within_s=0.1)
-    )
+    occupied = {0: 3.0}
+    monkeypatch.setattr(gpu_memory, "not_free", lambda before: used_gib.update(occupied) or not_free(before, 0.1))
     made = Made(tmp_path, [house.spec(row) for row in "abc"], house.node(house.GPU))
     with pytest.raises(NoFreeGpu, match="2 row"):
         made.run()

@@ -1,4 +1,4 @@
-"""Batch scripts: what they request of Slurm, and what the jobs do. The scripts run on this machine, with fake programs."""
+"""Batch scripts: what they request of Slurm, and what the jobs do. They run on this machine, with fake programs."""
 
 import os
 import re
