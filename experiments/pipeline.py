@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet
-from experiments.inputs.download import Watch
+from experiments.inputs.download import DownloadCallback
 from experiments.prediction.service import predict_rows
 from experiments.report import write_report
 from experiments.results.evaluate import Evaluation
@@ -18,7 +18,7 @@ from experiments.run_options import AUTO, RunOptions, recorded
 from experiments.runners.admission import too_small
 from experiments.runners.base import RunnerOptions, Target
 from experiments.runners.failed_results import write_refusal
-from experiments.runners.local.runner import GRACE_S, WORKER, emptied
+from experiments.runners.local.runner import GRACE_S, WORKER, clear_row_folder
 from experiments.runners.plan import Planned, continued, plan
 from experiments.runners.progress import View
 from experiments.runners.resolve import LATEST, datasets_of, resolve
@@ -61,7 +61,7 @@ class PreparedRun:
         """Return the plan of the rows that have to run."""
         return [row for row in self.plan() if row.run]
 
-    def on(self, target: Target, watch: Watch = _ignore) -> "PreparedRun":
+    def on(self, target: Target, watch: DownloadCallback = _ignore) -> "PreparedRun":
         """Return the same run at another target, with its data prepared there."""
         data = _data(self.options, self.suite, target, watch)
         changes = {"data": data.data, "data_sha256": data.sha256, "host": target.node.description}
@@ -89,7 +89,7 @@ class FinishedRun:
 def run_suite(
     options: RunOptions,
     view: View,
-    watch: Watch = _ignore,
+    watch: DownloadCallback = _ignore,
     worker: str = WORKER,
     grace_s: float = GRACE_S,
 ) -> FinishedRun:
@@ -101,7 +101,7 @@ def run_suite(
 def run_suites(
     several: Sequence[RunOptions],
     view: View,
-    watch: Watch = _ignore,
+    watch: DownloadCallback = _ignore,
     worker: str = WORKER,
     grace_s: float = GRACE_S,
 ) -> Iterator[FinishedRun]:
@@ -161,7 +161,7 @@ def target_of(options: RunOptions) -> Target:
     return target_named(options.site, options.profile, options.account, image_variant=options.image_variant)
 
 
-def prepare(options: RunOptions, target: Target, watch: Watch = _ignore) -> PreparedRun:
+def prepare(options: RunOptions, target: Target, watch: DownloadCallback = _ignore) -> PreparedRun:
     """Resolve and check the options of one run at ``target``, and prepare its data there.
 
     ``watch`` is called with the bytes of a download so far and their total. Raises InputError for every user error
@@ -186,7 +186,7 @@ def _report(folder: RunFolder) -> FinishedRun:
     return FinishedRun(folder.path, report.page, report.evaluation)
 
 
-def _data(options: RunOptions, suite: Suite, target: Target, watch: Watch) -> DataSet:
+def _data(options: RunOptions, suite: Suite, target: Target, watch: DownloadCallback) -> DataSet:
     return target.prepare_data(options.data, options.data_sha256, datasets_of(options, suite), watch)
 
 
@@ -241,7 +241,7 @@ def _refuse(planned: PlannedRun, view: View) -> dict[str, str]:
     for row in planned.rows:
         if row.run and (reason := prepared.target.refusal(row.spec, prepared.host_memory_gib)):
             refused[row.row] = reason
-            folder = emptied(prepared.folder.row(row.spec))
+            folder = clear_row_folder(prepared.folder.row(row.spec))
             view.ends(row.spec, write_refusal(folder, row.spec, prepared.target.node, reason))
     return refused
 

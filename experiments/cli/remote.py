@@ -42,7 +42,7 @@ def logs(
     """Print a row's log: the downloaded one, or from where the row runs."""
     from experiments.results.run_folder import RunFolder, row_path
     from experiments.results.schema import RESULT_FILE
-    from experiments.runners.targets import seen
+    from experiments.runners.targets import monitor_target
     from provision.ssh.shell import LocalShell
 
     folder = RunFolder(run)
@@ -53,7 +53,7 @@ def logs(
     if (run / path / RESULT_FILE).exists() or stored.site == "local":
         _print_log(LocalShell(), str((run / path).resolve()), follow)
         return
-    with closing(seen(stored.site, stored.profile)) as monitored:
+    with closing(monitor_target(stored.site, stored.profile)) as monitored:
         _print_log(monitored.shell, f"{monitored.folder}/{stored.run_id}/{path}", follow)
 
 
@@ -69,18 +69,18 @@ def top(
     """Show the GPUs of all nodes, and the rows that run or are queued there, until Ctrl-C."""
     from pydantic import TypeAdapter
 
-    from experiments.runners.monitor import Sight, look, monitor_table
-    from experiments.runners.targets import SLURM, seen
+    from experiments.runners.monitor import Observation, monitor_table, observe
+    from experiments.runners.targets import SLURM, monitor_target
 
     if as_json and not once:
         raise InputError("--json: allowed with --once only")
-    with closing(seen(SLURM if profile else site, profile)) as monitored:
+    with closing(monitor_target(SLURM if profile else site, profile)) as monitored:
         if as_json:
-            print_json(TypeAdapter(Sight).dump_python(look(monitored), mode="json"))
+            print_json(TypeAdapter(Observation).dump_python(observe(monitored), mode="json"))
         elif once:
-            console().print(monitor_table(look(monitored)))
+            console().print(monitor_table(observe(monitored)))
         else:
-            _live(lambda: monitor_table(look(monitored)))
+            _live(lambda: monitor_table(observe(monitored)))
 
 
 @app.command()
@@ -94,17 +94,17 @@ def notebook(
 ) -> None:
     """Serve Jupyter from the first machine of the lease until Ctrl-C; then download the notebooks."""
     from experiments.runners.notebook_server import FOLDER, served
-    from experiments.runners.slurm.download import pull
-    from experiments.runners.targets import seen
+    from experiments.runners.slurm.download import download_folder
+    from experiments.runners.targets import monitor_target
 
     opened = f"{narrative}.ipynb" if narrative else None
-    with closing(seen(site, None)) as monitored:
+    with closing(monitor_target(site, None)) as monitored:
         if opened:
             _upload_notebook(monitored.shell, opened, f"{FOLDER}/{opened}")
         with suppress(KeyboardInterrupt), served(monitored.shell, opened, image_variant) as address:
             print(f"in a browser, or as a local runtime of Colab: {address}\nCtrl-C ends it", flush=True)
             signal.pause()
-        print(f"{pull(monitored.shell, FOLDER, into)} files downloaded to {into}")
+        print(f"{download_folder(monitored.shell, FOLDER, into)} files downloaded to {into}")
 
 
 def _upload_notebook(shell: "Shell", name: str, remote: str) -> None:

@@ -1,4 +1,4 @@
-"""Archives: which are known, and how they are unpacked without writing outside their folder."""
+"""Archives: known formats, and unpacking that cannot write outside the target folder."""
 
 import shutil
 import tarfile
@@ -9,15 +9,23 @@ from pathlib import Path
 from experiments.errors import InputError
 from experiments.inputs.formats import data_folder_in
 
-ARCHIVES = (".tar.gz", ".tgz", ".gz", ".tar", ".zip")
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".gz", ".tar", ".zip")
+
+
+def archive_suffix(name: str) -> str:
+    """Return the suffix of an archive's name. Raises InputError if it is not one of ARCHIVE_SUFFIXES."""
+    for suffix in ARCHIVE_SUFFIXES:
+        if name.endswith(suffix):
+            return suffix
+    raise InputError(f"--data {name}: not a folder or an archive; allowed: {', '.join(ARCHIVE_SUFFIXES)}")
 
 
 def unpack(archive: Path, folder: Path, dataset: str) -> Path:
-    """``archive`` unpacked into ``folder``, which appears only when all of it is there.
+    """Unpack ``archive`` into ``folder``, which appears only once it is complete; return the folder.
 
-    InputError when it is no archive, has nothing for ``dataset``, or would write outside the folder.
+    Raises InputError for a file that is not an archive, has no data for ``dataset``, or would write outside the folder.
     """
-    _ending(archive.name)
+    archive_suffix(archive.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
@@ -38,11 +46,11 @@ def unpack(archive: Path, folder: Path, dataset: str) -> Path:
 
 
 def _untar(archive: Path, folder: Path) -> None:
-    """Its files, folders and links, nothing else; extractall's filter for that came with Python 3.11.4."""
+    """Unpack files, folders and links, nothing else; extractall has such a filter only since Python 3.11.4."""
     with tarfile.open(archive) as packed:
         for member in packed:
             target = Path(member.name).parent / member.linkname if member.issym() else Path(member.linkname)
-            if _leads_out(folder, member.name) or _leads_out(folder, target):
+            if _is_outside(folder, member.name) or _is_outside(folder, target):
                 raise tarfile.ReadError(f"{member.name!r} would be written outside the folder")
             if member.isfile() or member.isdir() or member.issym() or member.islnk():
                 packed.extract(member, folder, set_attrs=False)
@@ -51,17 +59,10 @@ def _untar(archive: Path, folder: Path) -> None:
 def _unzip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as packed:
         for name in packed.namelist():
-            if _leads_out(folder, name):
+            if _is_outside(folder, name):
                 raise zipfile.BadZipFile(f"{name!r} would be written outside the folder")
         packed.extractall(folder)
 
 
-def _leads_out(folder: Path, name: str | Path) -> bool:
+def _is_outside(folder: Path, name: str | Path) -> bool:
     return not (folder / name).resolve().is_relative_to(folder.resolve())
-
-
-def _ending(name: str) -> str:
-    for ending in ARCHIVES:
-        if name.endswith(ending):
-            return ending
-    raise InputError(f"--data {name}: not a folder or an archive; allowed: {', '.join(ARCHIVES)}")

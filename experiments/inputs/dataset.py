@@ -1,4 +1,4 @@
-"""The data of a run: none, a published set, a folder, or an archive that is fetched once, checked and unpacked."""
+"""The data of a run: synthetic, published, a folder, or an archive that is downloaded once, verified and unpacked."""
 
 import hashlib
 from collections.abc import Collection
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.inputs.archive import _ending, unpack
-from experiments.inputs.download import Watch, _check, _checked_file, download, is_url
+from experiments.inputs.archive import archive_suffix, unpack
+from experiments.inputs.download import DownloadCallback, check_sha256, checked_sha256, download, is_url
 from experiments.inputs.formats import data_folder_in
-from experiments.inputs.requirements import CAPTIONS, MADE_UP, Need
-from experiments.suites.choices import HUB, SYNTHETIC
+from experiments.inputs.requirements import CAPTIONS, CONSTANT, HUB, SYNTHETIC, Artifact
 from experiments.system.files import file_sha256
 
 
@@ -18,13 +17,13 @@ from experiments.system.files import file_sha256
 class DataSet:
     """Where the data is ('synthetic', 'hub' or a folder), and the SHA-256 of its archive or of its folder's files.
 
-    need: what has to be fetched before it is there. own: the person's archive or folder that is to be put there for it.
+    artifact: what must be downloaded on the cluster first. user_path: the user's archive or folder to upload for it.
     """
 
     data: str
     sha256: str | None = None
-    need: Need | None = None
-    own: Path | None = None
+    artifact: Artifact | None = None
+    user_path: Path | None = None
 
 
 def prepare(
@@ -32,21 +31,21 @@ def prepare(
     sha256: str | None,
     cache: Path,
     datasets: Collection[str],
-    watch: Watch = lambda done, total: None,
+    on_progress: DownloadCallback = lambda done, total: None,
 ) -> DataSet:
-    """The data set that ``source`` means: 'synthetic', 'hub', a folder, or the path or URL of an archive.
+    """Return the data set of ``source``: 'synthetic', 'hub', a folder, or the path or URL of an archive.
 
-    datasets: those of the run's rows, by their names in the recipe. ``watch`` is told of a download: bytes done, and in
-    all where that is known. InputError when the rows do not read one real set, or the source cannot be read, has
-    nothing for them, has another checksum than ``sha256``, or is a URL without one.
+    datasets: names of the data sets that the run's rows read. Raises InputError if the rows do not read exactly one
+    real data set, or if the source is unreadable, has no data for them, differs from ``sha256``, or is a URL without
+    a checksum.
     """
-    dataset = _named(source, sha256, datasets)
+    dataset = _checked_name(source, sha256, datasets)
     if source in (SYNTHETIC, HUB):
         return DataSet(source)
     if is_url(source):
         assert sha256, "a URL has its checksum"
         unpacked = cache / "data" / sha256.lower()
-        archive = None if unpacked.exists() else download(source, sha256.lower(), cache / "downloads", watch)
+        archive = None if unpacked.exists() else download(source, sha256.lower(), cache / "downloads", on_progress)
         folder = unpacked if archive is None else unpack(archive, unpacked, dataset)
         return DataSet(str(data_folder_in(folder, dataset)), sha256.lower())
     path = Path(source)
@@ -54,48 +53,51 @@ def prepare(
         return _folder(path.resolve(), sha256, dataset)
     if not path.is_file():
         raise InputError(f"--data {source}: no such folder or archive")
-    found = _checked_file(path, sha256)
-    unpacked = cache / "data" / found
+    digest = checked_sha256(path, sha256)
+    unpacked = cache / "data" / digest
     folder = unpacked if unpacked.exists() else unpack(path, unpacked, dataset)
-    return DataSet(str(data_folder_in(folder, dataset)), found)
+    return DataSet(str(data_folder_in(folder, dataset)), digest)
 
 
-def prepare_there(source: str, sha256: str | None, cache: str, datasets: Collection[str]) -> DataSet:
-    """The same of a cluster with the cache folder ``cache``: nothing is fetched yet, and nothing put there."""
-    dataset = _named(source, sha256, datasets)
+def prepare_remote(source: str, sha256: str | None, cache: str, datasets: Collection[str]) -> DataSet:
+    """Return the data set of ``source`` on a cluster whose cache folder is ``cache``; see ``prepare``.
+
+    Nothing is downloaded or uploaded yet.
+    """
+    dataset = _checked_name(source, sha256, datasets)
     if source in (SYNTHETIC, HUB):
         return DataSet(source)
-    own, found = None, (sha256 or "").lower()
+    user_path, digest = None, (sha256 or "").lower()
     if not is_url(source):
-        own, path = Path(source), Path(source)
+        user_path, path = Path(source), Path(source)
         if path.is_dir():
-            kept = _folder(path.resolve(), sha256, dataset)
-            own, found = Path(kept.data), kept.sha256 or ""
+            local = _folder(path.resolve(), sha256, dataset)
+            user_path, digest = Path(local.data), local.sha256 or ""
         elif path.is_file():
-            found = _checked_file(path, sha256)
+            digest = checked_sha256(path, sha256)
         else:
             raise InputError(f"--data {source}: no such folder or archive")
-    ending = ".tar" if own and own.is_dir() else _ending(source.partition("?")[0])
-    name = f"{cache}/downloads/{found}{ending}" if own else source
-    need = Need(kind="data", name=name, sha256=found, dataset=dataset)
-    return DataSet(f"{cache}/data/{found}-{dataset}", found, need, own)
+    suffix = ".tar" if user_path and user_path.is_dir() else archive_suffix(source.partition("?")[0])
+    name = f"{cache}/downloads/{digest}{suffix}" if user_path else source
+    artifact = Artifact(kind="data", name=name, sha256=digest, dataset=dataset)
+    return DataSet(f"{cache}/data/{digest}-{dataset}", digest, artifact, user_path)
 
 
 def folder_sha256(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files, hexadecimal."""
+    """Return the SHA-256 over the names and contents of a folder's files, hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
-def _named(source: str, sha256: str | None, datasets: Collection[str]) -> str:
-    """The data set that ``source`` is to be, '' where data is made up; InputError for what cannot be read so."""
+def _checked_name(source: str, sha256: str | None, datasets: Collection[str]) -> str:
+    """Return the name of the data set in ``source``, '' for synthetic data. Raises InputError for invalid options."""
     if source in (SYNTHETIC, HUB) and sha256:
         raise InputError(f"--data-sha256: data {source} has no checksum; allowed: with a folder or an archive")
     if source == SYNTHETIC:
         return ""
-    dataset = _one_of(datasets, source)
+    dataset = _only_real(datasets, source)
     if source == HUB and dataset == CAPTIONS:
         raise InputError(f"--data hub: {dataset} is not published there; allowed: synthetic, a folder, an archive")
     if is_url(source) and not sha256:
@@ -103,22 +105,22 @@ def _named(source: str, sha256: str | None, datasets: Collection[str]) -> str:
     return dataset
 
 
-def _one_of(datasets: Collection[str], source: str) -> str:
-    """The data set that the run's rows read beside made-up texts; InputError when it is not one."""
-    read = sorted({*datasets} - {MADE_UP})
-    if not read:
-        raise InputError(f"--data {source}: the texts of these rows are made up; allowed: synthetic")
-    if len(read) > 1:
-        raise InputError(f"--data {source}: these rows read {' and '.join(read)}; choose rows of one of them by --row")
-    return read[0]
+def _only_real(datasets: Collection[str], source: str) -> str:
+    """Return the only real data set among ``datasets``. Raises InputError if there is not exactly one."""
+    real = sorted({*datasets} - {CONSTANT})
+    if not real:
+        raise InputError(f"--data {source}: these rows read synthetic texts only; allowed: synthetic")
+    if len(real) > 1:
+        raise InputError(f"--data {source}: these rows read {' and '.join(real)}; choose rows of one of them by --row")
+    return real[0]
 
 
 def _folder(folder: Path, sha256: str | None, dataset: str) -> DataSet:
     try:
         next(folder.iterdir(), None)
-        place = data_folder_in(folder, dataset)
-        found = folder_sha256(place)
+        data_folder = data_folder_in(folder, dataset)
+        digest = folder_sha256(data_folder)
     except OSError as error:
         raise InputError(f"--data {folder}: cannot be read ({error.strerror})") from None
-    _check(found, sha256, str(folder))
-    return DataSet(str(place), found)
+    check_sha256(digest, sha256, str(folder))
+    return DataSet(str(data_folder), digest)

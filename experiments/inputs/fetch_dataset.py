@@ -1,8 +1,8 @@
-"""Fetches the data of a run into the cache of a cluster, as a job of its own before its rows.
+"""Downloads the data of a run into the cache of a cluster, as a job that the rows wait for.
 
-python -m experiments.inputs.fetch_dataset NEED
+python -m experiments.inputs.fetch_dataset ARTIFACT
 
-NEED is a Need of kind data as JSON. See needs.answer for what is printed.
+ARTIFACT is an Artifact of kind data as JSON. Prints what requirements.run_fetch prints.
 """
 
 import os
@@ -15,27 +15,31 @@ from experiments.errors import InputError
 from experiments.inputs.archive import unpack
 from experiments.inputs.download import download, is_url
 from experiments.inputs.formats import data_folder_in
-from experiments.inputs.requirements import Need, Telling, answer
+from experiments.inputs.requirements import Artifact, ProgressPrinter, run_fetch
 from experiments.system.files import cache_folder
 
 TRIES = 2
 
 
-def bring(need: Need) -> list[Path]:
-    """Where the data is then. Raises InputError when it cannot be had, a spoiled download after a second one."""
-    place = cache_folder() / "data" / f"{need.sha256}-{need.dataset}"
-    unpacked = place.with_name(need.sha256)
+def fetch(artifact: Artifact) -> list[Path]:
+    """Download and unpack the data; return its path.
+
+    Raises InputError if that fails, for a checksum mismatch after a second download.
+    """
+    path = cache_folder() / "data" / f"{artifact.sha256}-{artifact.dataset}"
+    unpacked = path.with_name(artifact.sha256)
     if not unpacked.exists():
-        unpack(_downloaded(need) if is_url(need.name) else Path(need.name), unpacked, need.dataset)
-    fresh = place.with_name(f"{place.name}.{os.getpid()}")
-    fresh.symlink_to(data_folder_in(unpacked, need.dataset))
-    return [fresh.replace(place)]
+        archive = _download(artifact) if is_url(artifact.name) else Path(artifact.name)
+        unpack(archive, unpacked, artifact.dataset)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.symlink_to(data_folder_in(unpacked, artifact.dataset))
+    return [fresh.replace(path)]
 
 
-def _downloaded(need: Need) -> Path:
+def _download(artifact: Artifact) -> Path:
     tries = Retrying(stop=stop_after_attempt(TRIES), retry=retry_if_exception_type(InputError), reraise=True)
-    return tries(download, need.name, need.sha256, cache_folder() / "downloads", Telling())
+    return tries(download, artifact.name, artifact.sha256, cache_folder() / "downloads", ProgressPrinter())
 
 
 if __name__ == "__main__":
-    sys.exit(answer(sys.argv[1], bring))
+    sys.exit(run_fetch(sys.argv[1], fetch))

@@ -10,9 +10,9 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 SAVED = ("dataset_dict.json", "dataset_info.json")
 TABLES = {".json", ".jsonl", ".csv"}
 CAPTION_FORMATS = (
-    "metadata.jsonl or metadata.csv beside the images, Parquet files, or what the library datasets saved to disk"
+    "metadata.jsonl or metadata.csv next to the images, Parquet files, or files saved by the library datasets"
 )
-TEXT_FORMATS = "JSON, JSONL, CSV or Parquet files of its records, or what the library datasets saved to disk"
+TEXT_FORMATS = "JSON, JSONL, CSV or Parquet files of its records, or files saved by the library datasets"
 
 CaptionFormat = Literal["metadata", "saved", "parquet"]
 TextFormat = Literal["saved", "tables"]
@@ -29,12 +29,12 @@ def caption_format(folder: Path) -> CaptionFormat | None:
 
 def text_format(folder: Path) -> TextFormat | None:
     """Return how ``folder`` stores texts; None if it has none. Parquet files may hold captioned images as well."""
-    found = caption_format(folder)
-    if found == "saved":
+    captions = caption_format(folder)
+    if captions == "saved":
         return "saved"
-    if found == "metadata":
+    if captions == "metadata":
         return None
-    return "tables" if found == "parquet" or any(path.suffix in TABLES for path in folder.iterdir()) else None
+    return "tables" if captions == "parquet" or any(path.suffix in TABLES for path in folder.iterdir()) else None
 
 
 def data_folder_in(folder: Path, dataset: str) -> Path:
@@ -42,11 +42,11 @@ def data_folder_in(folder: Path, dataset: str) -> Path:
 
     Raises InputError if neither has any.
     """
-    what, format_of, formats = (
+    records, format_of, formats = (
         ("captions", caption_format, CAPTION_FORMATS) if dataset == CAPTIONS else ("texts", text_format, TEXT_FORMATS)
     )
     inside = list(folder.iterdir())
-    for place in (folder, *(inside if len(inside) == 1 and inside[0].is_dir() else ())):
-        if format_of(place):
-            return place
-    raise InputError(f"--data {folder}: has no {what}; a data folder for {dataset} has {formats}")
+    for candidate in (folder, *(inside if len(inside) == 1 and inside[0].is_dir() else ())):
+        if format_of(candidate):
+            return candidate
+    raise InputError(f"--data {folder}: has no {records}; a data folder for {dataset} has {formats}")

@@ -1,4 +1,4 @@
-"""What rows read that is not there from the start: files of the hub, or an archive of data."""
+"""Artifacts that rows read and that must be downloaded first: files of the hub, or an archive of data."""
 
 import hashlib
 import sys
@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.errors import InputError
-from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.yaml_schema import StrictModel
 from experiments.system.files import GIB
 
-CAPTIONS, MADE_UP = "gourmetgram-captions", "constant"
+SYNTHETIC, HUB = "synthetic", "hub"
+CAPTIONS, CONSTANT = "gourmetgram-captions", "constant"
 CONVERTING = ("litgpt", "litgpt_trainer")
+"""Engines that convert the weights."""
 PROGRESS_INTERVAL_S = 2.0
 
 
-class Need(StrictModel):
-    """Something that is fetched once for all rows that read it.
+class Artifact(StrictModel):
+    """Something to download once for all rows that read it.
 
-    name: of weights and tokenizer the model's on the hub, of texts the data set, of data the archive's URL or, where it
-    is there already, its path. litgpt: LitGPT's name of the model that the weights are converted to. sha256: of data,
-    what it is kept under; dataset: what data it is.
+    name: model on the hub for weights and tokenizer, data set for texts, URL or path of the archive for data. litgpt:
+    LitGPT's name of the model that the weights are converted to. sha256: checksum of data, which is cached under it.
+    dataset: data set that the data is for.
     """
 
     kind: Literal["weights", "tokenizer", "texts", "data"]
@@ -35,55 +36,55 @@ class Need(StrictModel):
 
     @property
     def key(self) -> str:
-        """Tells it from other needs, hexadecimal."""
+        """Return the identity of the artifact, hexadecimal."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         return f"the data {self.name.partition('?')[0]}" if self.kind == "data" else f"the {self.kind} of {self.name}"
 
 
-def needs_of(spec: RowSpec, data: Need | None = None) -> tuple[Need, ...]:
-    """What the row reads of the hub, and ``data`` where it reads the data of the run."""
+def artifacts_of(spec: RowSpec, data: Artifact | None = None) -> tuple[Artifact, ...]:
+    """Return what the row reads from the hub, and ``data`` if it reads the run's data."""
     settings, hub = spec.settings, spec.base_model.hub
-    pretrained, real = spec.weights == "pretrained", spec.data != SYNTHETIC and settings.dataset != MADE_UP
+    pretrained, real = spec.weights == "pretrained", spec.data != SYNTHETIC and settings.dataset != CONSTANT
     captions = settings.dataset == CAPTIONS
-    found = []
+    artifacts = []
     if pretrained:
         litgpt = spec.base_model.litgpt if settings.engine in CONVERTING else None
-        found.append(Need(kind="weights", name=hub, litgpt=litgpt))
+        artifacts.append(Artifact(kind="weights", name=hub, litgpt=litgpt))
     if (pretrained and captions) or (real and not captions and spec.size == "full"):
-        found.append(Need(kind="tokenizer", name=hub))
+        artifacts.append(Artifact(kind="tokenizer", name=hub))
     if real and spec.data == HUB:
-        found.append(Need(kind="texts", name=settings.dataset))
+        artifacts.append(Artifact(kind="texts", name=settings.dataset))
     elif real and data:
-        found.append(data)
-    return tuple(found)
+        artifacts.append(data)
+    return tuple(artifacts)
 
 
-class Telling:
-    """Says on stderr now and then how far a download is."""
+class ProgressPrinter:
+    """Prints the progress of a download on stderr, at most every PROGRESS_INTERVAL_S."""
 
     def __init__(self) -> None:
-        self._told = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def __call__(self, done: int, total: int | None) -> None:
-        """``done`` of ``total`` bytes are there, None where that is not known."""
-        if time.monotonic() - self._told > PROGRESS_INTERVAL_S:
-            self._told = time.monotonic()
+        """Print ``done`` of ``total`` bytes; None if the total is unknown."""
+        if time.monotonic() - self._printed_at > PROGRESS_INTERVAL_S:
+            self._printed_at = time.monotonic()
             of = f" of {total / GIB:.3g}" if total else ""
             print(f"{done / GIB:.3g}{of} GiB", file=sys.stderr, flush=True)
 
 
-def answer(need: str, bring: Callable[[Need], Iterable[Path]]) -> int:
-    """Have ``bring`` fetch a Need (JSON) and print the paths that it is at; an exit code.
+def run_fetch(artifact: str, fetch: Callable[[Artifact], Iterable[Path]]) -> int:
+    """Download an Artifact (JSON) by ``fetch`` and print the paths of its files; return the exit code.
 
-    1 where it cannot be had, the reason being the last line of stderr.
+    The code is 1 if the download fails; the last line of stderr is the reason then.
     """
     with redirect_stdout(sys.stderr):
         try:
-            brought = bring(Need.model_validate_json(need))
+            paths = fetch(Artifact.model_validate_json(artifact))
         except InputError as problem:
             print(problem)
             return 1
-    print("\n".join(map(str, brought)))
+    print("\n".join(map(str, paths)))
     return 0

@@ -1,8 +1,16 @@
-"""How the nodes of one row find each other: variables that Slurm's job sets, and files in the row's folder."""
+"""How the nodes of one row find each other: variables that the job sets, and files in the job's folder.
+
+The row's worker writes RENDEZVOUS_FILE: address, port and key of its socket, which the node agents connect to.
+"""
 
 FOLDER = "TESTBED_NODES"
+"""Variable: folder of these files."""
 ADDRESS = "TESTBED_ADDRESS"
-MEETING = "TESTBED_MEETING"
-MEETING_FILE = "meeting"
-SAID_FILE = "nodes.txt"
-LEFT_FILE = "nodes.ended"
+"""Variable: address of the first node."""
+RENDEZVOUS = "TESTBED_RENDEZVOUS"
+"""Variable of a node agent: the contents of RENDEZVOUS_FILE."""
+RENDEZVOUS_FILE = "rendezvous"
+LOG_FILE = "nodes.txt"
+"""Output of the node agents."""
+EXIT_FILE = "nodes.ended"
+"""Exit code of the node agents, once all have ended."""

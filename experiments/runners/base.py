@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from experiments.inputs.dataset import DataSet
-from experiments.inputs.download import Watch
+from experiments.inputs.download import DownloadCallback
 from experiments.results.run_folder import RunFolder
 from experiments.runners.plan import Planned
 from experiments.runners.progress import View
@@ -49,7 +49,9 @@ class Target(ABC):
         self.node = node
 
     @abstractmethod
-    def prepare_data(self, source: str, sha256: str | None, datasets: Collection[str], watch: Watch) -> DataSet:
+    def prepare_data(
+        self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
+    ) -> DataSet:
         """Return the run's data as rows at this target read it.
 
         ``watch`` is called with the bytes downloaded and their total. Raises InputError for data that cannot be read.

@@ -1,4 +1,4 @@
-"""Results that the runner writes itself, where no worker could."""
+"""Results that the runner writes when a row's worker wrote none."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,31 +23,34 @@ from provision.models import Gpu, Node
 
 
 def write_refusal(row_folder: Path, spec: RowSpec, node: Node, reason: str) -> Result:
-    """The result of a row that was refused beforehand."""
+    """Write and return the result of a row that was refused before it started."""
     return _write(row_folder, spec, node, node.gpus[:1], "refused", reason)
 
 
 def write_broken(
     row_folder: Path, spec: RowSpec, node: Node, gpus: tuple[Gpu, ...], outcome: Outcome, reason: str, elapsed_s: float
 ) -> Result:
-    """The result of a row whose processes ended without one: how far it had come, and the last line of its log."""
+    """Write and return the result of a row whose processes ended without one.
+
+    It has the progress of the row and the last line that it printed.
+    """
     progress = read_progress(row_folder)
     failure = Failure(
         phase=progress.phase if progress else "load",
         step=progress.step if progress else None,
         kind="the row's processes ended" if outcome == "error" else "time limit",
-        message=last_line(row_folder),
+        message=last_printed_line(row_folder),
     )
     return _write(row_folder, spec, node, gpus, outcome, reason, failure, progress, elapsed_s)
 
 
-def last_line(row_folder: Path) -> str:
-    """The last line that the row printed, or a word for that it printed none."""
+def last_printed_line(row_folder: Path) -> str:
+    """Return the last line that the row or its notebook printed, 'no output' if there is none."""
     for name in (LOG_FILE, NOTEBOOK_LOG):
         path = row_folder / name
         lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-        if said := [line.strip() for line in lines if line.strip()]:
-            return said[-1]
+        if printed := [line.strip() for line in lines if line.strip()]:
+            return printed[-1]
     return "no output"
 
 

@@ -1,4 +1,4 @@
-"""What runs on machines right now: their GPUs, whose processes use them, and the rows that run or wait there."""
+"""Monitor: the GPUs of machines, the processes that use them, and the rows that run or wait."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -12,14 +12,15 @@ from experiments.results.schema import PROGRESS_FILE, Progress
 from experiments.results.wording import clock
 from experiments.runners.local.row_process import ROW_VARIABLE
 from experiments.runners.slurm import queue
-from experiments.runners.targets import Seen
+from experiments.runners.targets import MonitorTarget
 from provision.errors import NotReached
-from provision.hardware import nvidia_smi
 from provision.ssh.shell import Shell
 
+MIB_OF_GIB = 1024
 GPUS = f"""\
 command -v nvidia-smi > /dev/null || exit 0
-{nvidia_smi.STATUS} | sed 's/^/gpu, /'
+nvidia-smi --query-gpu=uuid,index,name,utilization.gpu,memory.used,memory.total,temperature.gpu \\
+  --format=csv,noheader,nounits | sed 's/^/gpu, /'
 nvidia-smi --query-compute-apps=gpu_uuid,pid --format=csv,noheader | tr -d , | while read -r gpu pid; do
   row=$(tr '\\0' '\\n' < /proc/$pid/environ 2> /dev/null | sed -n 's/^{ROW_VARIABLE}=//p')
   echo "process, $gpu, $pid, $row"
@@ -27,10 +28,10 @@ done"""
 
 
 @dataclass(frozen=True)
-class GpuSeen:
-    """A GPU at one moment: utilization in percent, memory in GiB, temperature in degrees Celsius; None: not told.
+class MonitoredGpu:
+    """A GPU at one moment: utilization in percent, memory in GiB, temperature in degrees Celsius; None if unknown.
 
-    users are the rows whose processes compute on it, SUITE/ROW, and the ids of processes that are no row's.
+    users: rows whose processes compute on it, as SUITE/ROW, and ids of other processes.
     """
 
     node: str
@@ -44,8 +45,8 @@ class GpuSeen:
 
 
 @dataclass(frozen=True)
-class RowSeen:
-    """A row's job: RUN/SUITE/ROW, Slurm's state and reason, the node it runs on, and where the row says that it is."""
+class MonitoredRow:
+    """A row's job: its name RUN/SUITE/ROW, Slurm's state and reason, and the row's own progress report."""
 
     name: str
     state: str
@@ -54,107 +55,119 @@ class RowSeen:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """GPUs and rows at one moment; ``unseen`` says of each node that did not answer why."""
+class Observation:
+    """GPUs and rows at one moment; ``unreachable``: one message for each node that did not answer."""
 
-    gpus: tuple[GpuSeen, ...]
-    rows: tuple[RowSeen, ...]
-    unseen: tuple[str, ...] = ()
+    gpus: tuple[MonitoredGpu, ...]
+    rows: tuple[MonitoredRow, ...]
+    unreachable: tuple[str, ...] = ()
 
 
-def look(seen: Seen) -> Sight:
-    """What there is to be seen now. NotReached where Slurm's machine does not answer."""
+def observe(target: MonitorTarget) -> Observation:
+    """Return the GPUs and rows of ``target`` now. Raises NotReached if the machine with Slurm does not answer."""
     tagged = f"{queue.COMMENT_PREFIX} "
-    jobs = [job for job in queue.jobs(seen.shell) if job.comment.startswith(tagged) and not job.over]
-    gpus: list[GpuSeen] = []
-    unseen: list[str] = []
-    for node, shell, command in _asked(seen, jobs):
+    jobs = [job for job in queue.list_jobs(target.shell) if job.comment.startswith(tagged) and not job.ended]
+    gpus: list[MonitoredGpu] = []
+    unreachable: list[str] = []
+    for node, shell, command in _queries(target, jobs):
         try:
             gpus += [gpu for gpu in gpus_in(shell.run(command, repeatable=True).out, node) if gpu not in gpus]
         except NotReached as problem:
-            unseen.append(str(problem))
-    progress = _progress(seen, [job.name for job in jobs if not job.waits])
+            unreachable.append(str(problem))
+    progress = _progress(target, [job.name for job in jobs if not job.waiting])
     rows = [
-        RowSeen(job.name, job.state, job.reason if job.waits else "", progress.get(job.name))
-        for job in sorted(jobs, key=lambda job: (job.waits, int(job.id) if job.id.isdigit() else 0))
+        MonitoredRow(job.name, job.state, job.reason if job.waiting else "", progress.get(job.name))
+        for job in sorted(jobs, key=lambda job: (job.waiting, int(job.id) if job.id.isdigit() else 0))
     ]
-    return Sight(tuple(gpus), tuple(rows), tuple(unseen))
+    return Observation(tuple(gpus), tuple(rows), tuple(unreachable))
 
 
-def _asked(seen: Seen, jobs: list[queue.Job]) -> Iterator[tuple[str, Shell, str]]:
-    """Node, shell and command of each question: to the nodes themselves, else from within the jobs that run there."""
-    if seen.nodes:
-        yield from ((name, shell, GPUS) for name, shell in seen.nodes)
+def _queries(target: MonitorTarget, jobs: list[queue.Job]) -> Iterator[tuple[str, Shell, str]]:
+    """Yield node, shell and command of each query: on the nodes themselves, else inside the jobs that run there."""
+    if target.nodes:
+        yield from ((name, shell, GPUS) for name, shell in target.nodes)
         return
     for job in jobs:
-        if not job.waits:
+        if not job.waiting:
             step = ["srun", "--quiet", f"--jobid={job.id}", "--overlap", "--ntasks=1", "sh", "-c", GPUS]
-            yield f"job {job.id}", seen.shell, f"{shlex.join(step)} || true"
+            yield f"job {job.id}", target.shell, f"{shlex.join(step)} || true"
 
 
-def gpus_in(text: str, node: str) -> list[GpuSeen]:
-    """The GPUs in what GPUS prints."""
+def gpus_in(text: str, node: str) -> list[MonitoredGpu]:
+    """Return the GPUs in the output of GPUS."""
     lines = [[part.strip() for part in line.split(",")] for line in text.splitlines()]
     users: dict[str, list[str]] = {}
     for _, gpu, pid, row in (line for line in lines if line[0] == "process" and len(line) == 4):
         users.setdefault(gpu, []).append("/".join(row.split("/")[-2:]) if row else f"process {pid}")
-    found = [nvidia_smi.status_of(",".join(line[1:])) for line in lines if line[0] == "gpu"]
     return [
-        GpuSeen(
+        MonitoredGpu(
             node,
-            gpu.index,
-            gpu.name,
-            gpu.util_percent,
-            gpu.used_gib,
-            gpu.total_gib,
-            gpu.celsius,
-            tuple(dict.fromkeys(users.get(gpu.uuid, ()))),
+            int(index),
+            name,
+            _number(busy),
+            _gib(used),
+            _gib(total),
+            _number(celsius),
+            tuple(dict.fromkeys(users.get(uuid, ()))),
         )
-        for gpu in found
-        if gpu
+        for _, uuid, index, name, busy, used, total, celsius in (
+            line for line in lines if line[0] == "gpu" and len(line) == 8
+        )
     ]
 
 
-def monitor_table(sight: Sight) -> Group:
-    """The sight for people."""
+def monitor_table(observation: Observation) -> Group:
+    """Return an observation as tables."""
     gpus = Table("node", "GPU", "busy", "memory GiB", "temperature", "rows", box=None, padding=(0, 2, 0, 0))
-    for gpu in sight.gpus:
-        memory = f"{_told(gpu.used_gib, '.1f')} of {_told(gpu.total_gib, '.1f')}"
-        busy, warm = _told(gpu.utilization, ".0f", " %"), _told(gpu.celsius, ".0f", " °C")
-        gpus.add_row(gpu.node, f"{gpu.index} {gpu.name}", busy, memory, warm, ", ".join(gpu.users))
+    for gpu in observation.gpus:
+        memory = f"{_text(gpu.used_gib, '.1f')} of {_text(gpu.total_gib, '.1f')}"
+        busy, temperature = _text(gpu.utilization, ".0f", " %"), _text(gpu.celsius, ".0f", " °C")
+        gpus.add_row(gpu.node, f"{gpu.index} {gpu.name}", busy, memory, temperature, ", ".join(gpu.users))
     rows = Table("row", "state", "phase", "micro-steps", "peak GiB", "left", box=None, padding=(0, 2, 0, 0))
-    for row in sight.rows:
+    for row in observation.rows:
         state = f"{row.state.lower()} ({row.reason})" if row.reason else row.state.lower()
-        rows.add_row(row.name, state, *_where(row.progress))
-    return Group(gpus, "", rows if sight.rows else "no rows", *sight.unseen)
+        rows.add_row(row.name, state, *_position(row.progress))
+    return Group(gpus, "", rows if observation.rows else "no rows", *observation.unreachable)
 
 
-def _progress(seen: Seen, names: list[str]) -> Mapping[str, Progress]:
-    """Where running rows say that they are, all by one question."""
+def _progress(target: MonitorTarget, names: list[str]) -> Mapping[str, Progress]:
+    """Return the progress reports of running rows, by one command."""
     if not names:
         return {}
-    lines = [f"cd {shlex.quote(seen.folder)} || exit 0"]
+    lines = [f"cd {shlex.quote(target.folder)} || exit 0"]
     for name in names:
         path = shlex.quote(f"{name}/{PROGRESS_FILE}")
         lines.append(f"printf '%s|%s\\n' {shlex.quote(name)} \"$(tr -d '\\n' < {path} 2> /dev/null)\"")
-    found = {}
-    for name, _, text in (
-        line.partition("|") for line in seen.shell.run("\n".join(lines), repeatable=True).out.split("\n")
-    ):
+    output = target.shell.run("\n".join(lines), repeatable=True).out
+    reports = {}
+    for name, _, text in (line.partition("|") for line in output.split("\n")):
         try:
-            found[name] = Progress.model_validate_json(text)
+            reports[name] = Progress.model_validate_json(text)
         except ValidationError:
             continue
-    return found
+    return reports
 
 
-def _where(progress: Progress | None) -> tuple[str, str, str, str]:
+def _position(progress: Progress | None) -> tuple[str, str, str, str]:
     if progress is None:
         return "", "", "", ""
     steps = f"{progress.micro_steps} of {progress.planned_micro_steps}"
     left = clock(progress.left_s) if progress.left_s is not None else ""
-    return progress.phase, steps, _told(progress.memory.peak_gib, ".4g"), left
+    return progress.phase, steps, _text(progress.memory.peak_gib, ".4g"), left
 
 
-def _told(value: float | None, form: str, unit: str = "") -> str:
+def _text(value: float | None, form: str, unit: str = "") -> str:
     return "?" if value is None else f"{value:{form}}{unit}"
+
+
+def _gib(text: str) -> float | None:
+    mib = _number(text)
+    return None if mib is None else mib / MIB_OF_GIB
+
+
+def _number(text: str) -> float | None:
+    """A figure of nvidia-smi, which says [N/A] where there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

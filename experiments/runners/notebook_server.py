@@ -1,7 +1,7 @@
-"""Jupyter on a leased machine: in a container of the image, on the machine's loopback alone, reached through a tunnel.
+"""Jupyter on a leased machine: in a container of the image, bound to the loopback interface, reached through a tunnel.
 
-The token travels as the input of a command into a file that only its owner may read, is Jupyter's environment, and the
-file is gone once Jupyter runs; it is in no command line.
+The token never appears on a command line: it is sent as the input of a command into a file that only its owner may
+read, and passed on as an environment variable; the file is removed once Jupyter runs.
 """
 
 import secrets
@@ -21,38 +21,39 @@ CONTAINER = "testbed-notebook"
 FOLDER = "llm-testbed/notebooks"
 CACHE = "llm-testbed/cache"
 COLAB = "https://colab.research.google.com"
-UP_S = 60.0
-ASK_S = 0.5
+START_TIMEOUT_S = 60.0
+POLL_S = 0.5
 PORTS = range(20_000, 30_000)
 
 
 @contextmanager
 def served(shell: Shell, opened: str | None = None, image_variant: ImageVariant = "current") -> Iterator[str]:
-    """The address here, token included, of a Jupyter there that ends with the body; ``opened`` is a notebook of FOLDER.
+    """Run Jupyter on the machine of ``shell`` while the body runs; yield its local URL, which includes the token.
 
-    CommandFailed with Jupyter's last words where it does not start.
+    opened: notebook in FOLDER that the URL opens. Raises CommandFailed with the last line of Jupyter's log if it does
+    not start.
     """
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
     path = f"lab/tree/{opened}" if opened else "lab"
     try:
         shell.run(_start(image_of(image_variant), port), input=f"JUPYTER_TOKEN={token}\n".encode())
         with shell.forward(port) as local:
-            _wait(shell, local)
+            _wait_until_ready(shell, local)
             yield f"http://localhost:{local}/{path}?token={token}"
     finally:
         shell.run(f"docker rm --force {CONTAINER}", check=False, repeatable=True)
 
 
 def _start(image: str, port: int) -> str:
-    """The command that starts it; the token's line is its input."""
-    own = {
+    """Return the command that starts Jupyter; its input is an environment file with the token."""
+    options = {
         "ip": "127.0.0.1",
         "port": str(port),
         "ServerApp.port_retries": "0",
         "ServerApp.allow_origin": COLAB,
         "ServerApp.allow_credentials": "True",
     }
-    jupyter = shlex.join(["jupyter", "lab", "--no-browser", *(f"--{name}={value}" for name, value in own.items())])
+    jupyter = shlex.join(["jupyter", "lab", "--no-browser", *(f"--{name}={value}" for name, value in options.items())])
     return "\n".join(
         [
             "set -e",
@@ -70,17 +71,16 @@ def _start(image: str, port: int) -> str:
     )
 
 
-def _wait(shell: Shell, local: int) -> None:
-    """Until Jupyter answers."""
-    until = time.monotonic() + UP_S
-    while time.monotonic() < until:
+def _wait_until_ready(shell: Shell, local: int) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
         try:
-            urlopen(f"http://127.0.0.1:{local}/api", timeout=ASK_S).close()
+            urlopen(f"http://127.0.0.1:{local}/api", timeout=POLL_S).close()
             return
         except (URLError, OSError):
             running = f"docker container inspect --format '{{{{.State.Running}}}}' {CONTAINER}"
             if shell.run(running, check=False).out.strip() != "true":
                 break
-            time.sleep(ASK_S)
-    said = shell.run(f"docker logs --tail 1 {CONTAINER} 2>&1", check=False).out.strip()
-    raise CommandFailed(f"{shell.where}: Jupyter does not start: {said or 'it says nothing'}", 1)
+            time.sleep(POLL_S)
+    log = shell.run(f"docker logs --tail 1 {CONTAINER} 2>&1", check=False).out.strip()
+    raise CommandFailed(f"{shell.where}: Jupyter does not start: {log or 'it printed nothing'}", 1)

@@ -1,4 +1,4 @@
-"""What a person sees while rows run: a living table on a terminal, one line a start and an end elsewhere."""
+"""Progress of a run: a live table on a terminal; elsewhere one line when a row starts and one when it ends."""
 
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from experiments.runners.plan import Planned
 from experiments.suites.row_spec import RowSpec
 
 if TYPE_CHECKING:
-    from experiments.runners.slurm.download import Arrived
+    from experiments.runners.slurm.download import TransferProgress
 
 MEGABYTE = 1_000_000
 REFRESH_S = 0.25
@@ -24,8 +24,8 @@ STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
 
 
 @dataclass(frozen=True)
-class State:
-    """A row under way: its time so far in seconds, and where it says that it is; ``waits``: for what it still waits."""
+class RowState:
+    """A running row: its time so far, its own progress report, and ``waits``, what it waits for before it starts."""
 
     spec: RowSpec
     elapsed_s: float
@@ -34,48 +34,52 @@ class State:
 
 
 class View:
-    """One line for each start and end."""
+    """Prints one line for each event of a run."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def alive(self) -> AbstractContextManager[object]:
-        """What the runner enters while rows are under way."""
+    def live(self) -> AbstractContextManager[object]:
+        """Return the context that the runner enters while rows run."""
         return nullcontext()
 
     def keeps(self, row: Planned) -> None:
-        self._say(f"{row.row}: kept ({row.why})")
+        """Print that the row keeps its result."""
+        self._print(f"{row.row}: kept ({row.why})")
 
     def starts(self, spec: RowSpec, why: str) -> None:
-        self._say(f"{spec.row}: starts ({why})")
+        """Print that the row starts."""
+        self._print(f"{spec.row}: starts ({why})")
 
     def ends(self, spec: RowSpec, result: Result) -> None:
+        """Print the outcome of the row, with its peak memory, its time, and the reason unless it fits."""
         peak = result.memory.peak_gib
-        figures = [f"peak {peak:.4g} GiB"] if peak is not None else []
-        figures += [f"{result.elapsed_s:.0f} s"] if result.elapsed_s else []
+        measured = [f"peak {peak:.4g} GiB"] if peak is not None else []
+        measured += [f"{result.elapsed_s:.0f} s"] if result.elapsed_s else []
         reason = f": {result.reason}" if result.outcome != "fits" else ""
-        self._say(
-            f"{spec.row}: {', '.join([ENDINGS[result.outcome], *figures])}{reason}", STYLES.get(result.outcome, "red")
-        )
+        words = ", ".join([ENDINGS[result.outcome], *measured])
+        self._print(f"{spec.row}: {words}{reason}", STYLES.get(result.outcome, "red"))
 
     def says(self, text: str) -> None:
-        self._say(text)
+        """Print a message."""
+        self._print(text)
 
     def warns(self, text: str) -> None:
-        self._say(text, "red")
+        """Print a warning."""
+        self._print(text, "red")
 
-    def shows(self, states: Sequence[State], done: int, total: int, left_s: float | None) -> None:
-        return None
+    def shows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
+        """Show the running rows, how many of ``total`` are done, and the time left if it is known."""
 
-    def brings(self, spec: RowSpec, arrived: "Arrived") -> None:
-        """How far the row's files have come home."""
+    def downloading(self, spec: RowSpec, transfer: "TransferProgress") -> None:
+        """Show the progress of the download of the row's files."""
 
-    def _say(self, line: str, style: str = "") -> None:
+    def _print(self, line: str, style: str = "") -> None:
         self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class Screen(View):
-    """The same lines, and under them a table of the rows under way."""
+    """Prints the same lines, and below them a live table of the running rows."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -83,44 +87,44 @@ class Screen(View):
         self._table = table([], 0, 0, None)
         self._shown = 0.0
 
-    def alive(self) -> AbstractContextManager[object]:
+    def live(self) -> AbstractContextManager[object]:
         return self._live
 
-    def shows(self, states: Sequence[State], done: int, total: int, left_s: float | None) -> None:
+    def shows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
         self._table = table(states, done, total, left_s)
         self._live.update(self._table, refresh=True)
 
-    def brings(self, spec: RowSpec, arrived: "Arrived") -> None:
+    def downloading(self, spec: RowSpec, transfer: "TransferProgress") -> None:
         if time.monotonic() - self._shown > REFRESH_S:
-            self._live.update(Group(self._table, download_progress(spec, arrived)), refresh=True)
+            self._live.update(Group(self._table, download_progress(spec, transfer)), refresh=True)
             self._shown = time.monotonic()
 
 
 def view_on(console: Console) -> View:
-    """The view that suits ``console``."""
+    """Return a Screen for a terminal, a View for any other console."""
     return Screen(console) if console.is_terminal else View(console)
 
 
-def table(states: Sequence[State], done: int, total: int, left_s: float | None) -> Table:
-    """The rows under way as a table, and the count of those done above it."""
+def table(states: Sequence[RowState], done: int, total: int, left_s: float | None) -> Table:
+    """Return the running rows as a table, titled with the number of rows that are done."""
     left = f", about {clock(left_s)} left" if left_s is not None else ""
-    shown = Table(title=f"{done} of {total} rows done{left}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    rows = Table(title=f"{done} of {total} rows done{left}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("row", "phase", "micro-steps", "GiB now", "peak GiB", "time", "left"):
-        shown.add_column(name, justify="left" if name in ("row", "phase") else "right", no_wrap=True)
+        rows.add_column(name, justify="left" if name in ("row", "phase") else "right", no_wrap=True)
     for state in states:
-        shown.add_row(state.spec.row, *_where(state), clock(state.elapsed_s), _left(state.progress))
-    return shown
+        rows.add_row(state.spec.row, *_position(state), clock(state.elapsed_s), _left(state.progress))
+    return rows
 
 
-def download_progress(spec: RowSpec, arrived: "Arrived") -> str:
-    """How far a row's files have come, as a line."""
-    files = f"{arrived.files} of {arrived.of_files} files"
-    size = f"{arrived.bytes / MEGABYTE:.0f} of {arrived.of_bytes / MEGABYTE:.0f} MB"
-    left = f", {clock(arrived.left_s)} left" if arrived.left_s is not None else ""
-    return f"{spec.row}: coming home, {files}, {size}{left}"
+def download_progress(spec: RowSpec, transfer: "TransferProgress") -> str:
+    """Return the progress of the download of a row's files as a line."""
+    files = f"{transfer.files} of {transfer.of_files} files"
+    size = f"{transfer.bytes / MEGABYTE:.0f} of {transfer.of_bytes / MEGABYTE:.0f} MB"
+    left = f", {clock(transfer.left_s)} left" if transfer.left_s is not None else ""
+    return f"{spec.row}: downloading, {files}, {size}{left}"
 
 
-def _where(state: State) -> tuple[str, str, str, str]:
+def _position(state: RowState) -> tuple[str, str, str, str]:
     progress = state.progress
     if progress is None or state.waits:
         return state.waits or "starting", "", "", ""

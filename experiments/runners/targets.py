@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.inputs.dataset import DataSet, prepare, prepare_there
-from experiments.inputs.download import Watch
+from experiments.inputs.dataset import DataSet, prepare, prepare_remote
+from experiments.inputs.download import DownloadCallback
 from experiments.results.run_folder import RunFolder
 from experiments.runners.admission import check_disk, refusal
 from experiments.runners.base import Runner, RunnerOptions, Target
@@ -17,7 +17,7 @@ from experiments.runners.plan import Planned
 from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import Profile, profile_named
-from experiments.runners.slurm.runner import RemoteRunner, by_claims_covered
+from experiments.runners.slurm.runner import SlurmRunner, by_claims_covered
 from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
@@ -45,7 +45,9 @@ SHARE_OF_MEMORY = 0.94
 class LocalTarget(Target):
     """This machine."""
 
-    def prepare_data(self, source: str, sha256: str | None, datasets: Collection[str], watch: Watch) -> DataSet:
+    def prepare_data(
+        self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
+    ) -> DataSet:
         return prepare(source, sha256, cache_folder(), datasets, watch)
 
     def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
@@ -71,9 +73,11 @@ class ExpectedTarget(Target):
         """Folder of downloads on the nodes."""
         return f"{FOLDER}/cache"
 
-    def prepare_data(self, source: str, sha256: str | None, datasets: Collection[str], watch: Watch) -> DataSet:
+    def prepare_data(
+        self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
+    ) -> DataSet:
         cache = "" if source in (SYNTHETIC, HUB) else self.cache
-        data = prepare_there(source, sha256, cache, datasets)
+        data = prepare_remote(source, sha256, cache, datasets)
         if data.own and not self.shared and self.max_nodes > 1:
             raise InputError(f"--data {source}: the nodes of {self.title} share no folder; allowed: a URL")
         return data
@@ -115,13 +119,13 @@ class ClusterTarget(ExpectedTarget):
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         worker, grace_s = options.worker, options.grace_s
-        return RemoteRunner(folder, self.cluster, view, worker, grace_s, self.ends_at, self.is_leased, data=data)
+        return SlurmRunner(folder, self.cluster, view, worker, grace_s, self.ends_at, self.is_leased, data=data)
 
     def in_order(self, rows: Sequence[Planned], suite: Suite) -> Sequence[Planned]:
         return by_claims_covered(rows, suite)
 
     def cancel(self, folder: RunFolder, view: View) -> list[str]:
-        return RemoteRunner(folder, self.cluster, view).cancel()
+        return SlurmRunner(folder, self.cluster, view).cancel()
 
     def close(self) -> None:
         self.cluster.shell.close()
@@ -161,7 +165,7 @@ def target_named(
 
 
 @dataclass(frozen=True)
-class Seen:
+class MonitorTarget:
     """What is monitored: a shell for Slurm's commands, the remote folder of runs, and a shell of each node."""
 
     shell: Shell
@@ -173,16 +177,16 @@ class Seen:
             shell.close()
 
 
-def seen(site: str, profile: str | None, journal: Journal | None = None) -> Seen:
+def monitor_target(site: str, profile: str | None, journal: Journal | None = None) -> MonitorTarget:
     """Connect to what can be monitored at ``site``. Raises InputError without a lease there, and for this machine."""
     if site == SLURM and profile:
         known = profile_named(profile)
-        return Seen(_shell_of(known), known.folder)
+        return MonitorTarget(_shell_of(known), known.folder)
     if not is_testbed(site):
         raise InputError(f"--site {site}: allowed: {SLURM} with --profile, {', '.join(TESTBEDS)}")
     machines = _only_active_lease(site, journal or Journal()).machines
     nodes = tuple((one.server, _ssh(one.login)) for one in machines)
-    return Seen(nodes[0][1], FOLDER, nodes)
+    return MonitorTarget(nodes[0][1], FOLDER, nodes)
 
 
 def is_testbed(site: str) -> bool:
@@ -258,7 +262,7 @@ def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "cu
         cpus_per_node=node.cpus,
         memory_per_node_gib=node.host_memory_gib * SHARE_OF_MEMORY,
         processor=node.processor,
-        way="docker",
+        runtime="docker",
         environment=image_of(image_variant),
         shared=LEASED_SHARED,
         poll_s=POLL_S,

@@ -1,4 +1,4 @@
-"""Folders of the program, and files that are written whole or not at all."""
+"""Folders of the program, checksums, and atomic writes."""
 
 import hashlib
 import os
@@ -6,23 +6,23 @@ from pathlib import Path
 
 GIB = 1024**3
 CODE = Path(__file__).resolve().parents[2]
-"""The folder that has the packages experiments and provision."""
+"""The folder with the packages experiments and provision."""
 
 
 def cache_folder() -> Path:
-    """TESTBED_CACHE, else llm-testbed in the user's cache folder; it need not exist."""
+    """Return TESTBED_CACHE, else llm-testbed in the user's cache folder; it need not exist."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("TESTBED_CACHE") or home / "llm-testbed")
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader, or a run that was killed, never meets half of it."""
+    """Write ``text`` so that the file is never incomplete, even if this process is killed."""
     partial = path.with_name(path.name + ".part")
     partial.write_text(text)
     partial.replace(path)

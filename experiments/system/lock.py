@@ -1,4 +1,4 @@
-"""One runner a folder: a lock that ends with the process that holds it, however it ends."""
+"""Locks of folders, released when their process ends in whatever way."""
 
 import fcntl
 import os
@@ -11,7 +11,10 @@ from experiments.errors import InputError
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` by the file .<its name>.lock beside it; InputError when another runner holds it."""
+    """Lock ``folder`` while the body runs, by the file .<its name>.lock next to it.
+
+    Raises InputError if another process has locked it.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         file = folder.with_name(f".{folder.name}.lock").open("a+")
@@ -22,7 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise InputError(f"{folder}: process {file.read().strip()} is running it; wait for it or end it") from None
+            raise InputError(f"{folder}: process {file.read().strip()} is running it; wait for it or kill it") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

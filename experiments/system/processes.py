@@ -1,6 +1,7 @@
-"""Processes that belong together, whatever sessions they have moved to: all inherited one environment variable.
+"""Process control: tagged processes, the end of parent processes, and signals.
 
-A family is found by the variable's name and its own value, also by a program that did not start it.
+Tagged processes belong together, whatever sessions they have moved to: all inherited an environment variable, the tag,
+by which a program finds them even if it did not start them.
 """
 
 import ctypes
@@ -18,28 +19,28 @@ STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def tagged_processes(variable: str, value: str | None = None) -> list[psutil.Process]:
-    """Every living process that has ``variable`` with that value, or with any."""
-    found = []
+    """Return the living processes whose environment has ``variable``, with that value if one is given."""
+    tagged = []
     for process in psutil.process_iter():
-        mark = _mark(process, variable)
-        if mark is not None and value in (None, mark):
-            found.append(process)
-    return found
+        tag = _tag(process, variable)
+        if tag is not None and value in (None, tag):
+            tagged.append(process)
+    return tagged
 
 
 def kill_tagged(variable: str, value: str, within_s: float) -> list[int]:
-    """Kill a whole family; the ids of those that were still there when ``within_s`` had passed."""
+    """Kill tagged processes until none is left; return the ids of those that are still alive after ``within_s``."""
     deadline = time.monotonic() + within_s
-    while (left := tagged_processes(variable, value)) and time.monotonic() < deadline:
-        for process in left:
+    while (alive := tagged_processes(variable, value)) and time.monotonic() < deadline:
+        for process in alive:
             with suppress(psutil.Error):
                 process.kill()
         time.sleep(0.05)
-    return [process.pid for process in left]
+    return [process.pid for process in alive]
 
 
-def _mark(process: psutil.Process, variable: str) -> str | None:
-    """The variable's value in a process; a zombie holds nothing and does not count."""
+def _tag(process: psutil.Process, variable: str) -> str | None:
+    """Return the variable's value in a process, None for a zombie."""
     try:
         return process.environ().get(variable) if process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
@@ -47,23 +48,23 @@ def _mark(process: psutil.Process, variable: str) -> str | None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends (Linux, prctl(2))."""
+    """Let the kernel kill this process when its parent ends (Linux, prctl(2))."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def exit_with_parent(parent: int) -> None:
-    """Have this process end with its parent, which was the process ``parent``, also when that has already ended."""
+    """End this process together with its parent, the process ``parent``; exit at once if that has already ended."""
     die_with_parent()
     if os.getppid() != parent:
         sys.exit("the process that started this one has ended")
 
 
 def stop_as_interrupt() -> None:
-    """Take a signal to stop as Ctrl-C: what was leased is released on the way out. One that is ignored stays so."""
+    """Handle SIGTERM and SIGHUP like Ctrl-C, so that leases are released on exit. Ignored signals stay ignored."""
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
 
 
-def _stop(number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt(f"told to stop by {signal.Signals(number).name}")
+def _stop(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt(f"received {signal.Signals(number).name}")

@@ -1,10 +1,10 @@
-"""Four rows of one GPU each on a cluster of four: together, over one after another. Both in one run.
+"""Four rows of one GPU each on a cluster of four GPUs: time in parallel relative to one after another, in one run.
 
     python -m tests.benchmarks.overlap [--seconds 20] [--out FILE]
 
-The cluster is a real Slurm on this machine. Stand-ins: its four GPUs are pretended, and the rows sleep, so that the
-figure is of the program's overlapping alone, not of what rows take from each other. What a run does once, before its
-first row (folder, code, a look whether Python starts there), is timed apart and taken off both sides.
+The cluster is a real Slurm on this machine. Fakes: its four GPUs; and rows that sleep, so that the ratio shows only the
+overlap, not the resources that rows compete for. The work that a run does once before its first row (folder, code,
+check of Python) is timed separately and subtracted on both sides.
 """
 
 import argparse
@@ -25,7 +25,7 @@ ROWS = "abcd"
 
 @contextmanager
 def bed_of(cluster: Cluster) -> Iterator[SlurmBed]:
-    """A run of its own."""
+    """Yield a run of its own."""
     with tempfile.TemporaryDirectory(prefix="run-") as path:
         bed = SlurmBed(Path(path), cluster)
         yield bed
@@ -33,14 +33,14 @@ def bed_of(cluster: Cluster) -> Iterator[SlurmBed]:
 
 
 def timed(act: Callable[[], object]) -> float:
-    """Seconds."""
+    """Return the seconds that ``act`` takes."""
     begun = time.monotonic()
     act()
     return time.monotonic() - begun
 
 
 def startup_s(bed: SlurmBed) -> float:
-    """Seconds of what a run does before its first row."""
+    """Return the seconds of a run before its first row."""
     runner = bed.runner({})
     return timed(lambda: runner._cluster.prepare(bed.folder))
 
@@ -57,17 +57,17 @@ def main() -> None:
             together_s = timed(lambda: bed.run(ROWS, **sleeping))
             assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
         with bed_of(cluster) as bed:
-            alone_s = [timed(lambda row=row: bed.run(row, **sleeping)) for row in ROWS]
+            sequential_s = [timed(lambda row=row: bed.run(row, **sleeping)) for row in ROWS]
             assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
     found = {
         "command": f"python -m tests.benchmarks.overlap --seconds {options.seconds}",
-        "on": "a Slurm on this machine with four pretended GPUs; rows are stand-ins that sleep",
+        "on": "a Slurm on this machine with four fake GPUs; the rows are fakes that sleep",
         "git_commit": git_commit(),
         "rows_sleep_s": options.seconds,
         "startup_s": once_s,
         "together_s": together_s,
-        "one_after_another_s": alone_s,
-        "together_over_one_after_another": (together_s - once_s) / sum(one - once_s for one in alone_s),
+        "one_after_another_s": sequential_s,
+        "together_over_one_after_another": (together_s - once_s) / sum(row_s - once_s for row_s in sequential_s),
     }
     print(json.dumps(found, indent=1))
     if options.out:

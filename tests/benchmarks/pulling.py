@@ -1,9 +1,8 @@
-"""Bringing results home beside rsync: 500 MB in 2,000 files over a real sshd on this machine; both times, the ratio.
+"""Download of results compared with rsync: 500 MB in 2,000 files over a real sshd on this machine.
 
     python -m tests.benchmarks.pulling [--out FILE]
 
-Three rounds, by turns; the best of each is compared. rsync goes by OpenSSH with the ciphers that it chooses by itself,
-as people use it.
+Three alternating rounds; the best time of each is compared. rsync uses OpenSSH with its default ciphers.
 """
 
 import argparse
@@ -16,7 +15,7 @@ import time
 from pathlib import Path
 
 from experiments.results.provenance import git_commit
-from experiments.runners.slurm.download import pull
+from experiments.runners.slurm.download import download_folder
 from experiments.system.files import write_atomically
 from provision.ssh.ssh_shell import SshShell
 from tests.support.sshd import Sshd
@@ -31,14 +30,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         here = Path(place)
-        make(here / "there")
+        make(here / "remote")
         server = Sshd(here / "ssh").start()
         login = server.login()
         try:
-            ours, others = [], []
+            jobs_to_cancel, others = [], []
             for number in range(ROUNDS):
-                others.append(timed(lambda n=number: rsync(login, here / "there", here / f"rsync-{n}")))
-                ours.append(timed(lambda n=number: bring(login, here / "there", here / f"pull-{n}")))
+                others.append(timed(lambda n=number: rsync(login, here / "remote", here / f"rsync-{n}")))
+                jobs_to_cancel.append(timed(lambda n=number: download(login, here / "remote", here / f"pull-{n}")))
         finally:
             server.stop()
     found = {
@@ -49,8 +48,8 @@ def main() -> None:
         "files": FILES,
         "bytes": BYTES,
         "rsync_s": others,
-        "pull_s": ours,
-        "pull_over_rsync": min(ours) / min(others),
+        "pull_s": jobs_to_cancel,
+        "pull_over_rsync": min(jobs_to_cancel) / min(others),
     }
     print(json.dumps(found, indent=1))
     if options.out:
@@ -58,7 +57,7 @@ def main() -> None:
 
 
 def make(folder: Path) -> None:
-    """Files of many sizes, a few of them large."""
+    """Write files of many sizes, a few of them large."""
     folder.mkdir()
     weights = [1 + 99 * (number % 100 == 0) for number in range(FILES)]
     for number, weight in enumerate(weights):
@@ -70,9 +69,9 @@ def rsync(login, source: Path, target: Path) -> None:
     subprocess.run(["rsync", "-a", "-e", shlex.join(ssh), f"{where}:{source}/", target], check=True)
 
 
-def bring(login, source: Path, target: Path) -> None:
+def download(login, source: Path, target: Path) -> None:
     shell = SshShell(login)
-    assert pull(shell, str(source), target) == FILES
+    assert download_folder(shell, str(source), target) == FILES
     shell.close()
 
 

@@ -1,9 +1,9 @@
-"""What a verdict saves: GPU seconds of a suite as taught against verdict length, from kept results.
+"""What length verdict saves: GPU seconds of a suite at lengths as-taught and verdict, from stored results.
 
     python -m tests.benchmarks.run_length RUN_FOLDER [AS_TAUGHT_RUN_FOLDER]
 
 Measured: rows that both folders have. Computed: for every row of RUN_FOLDER that fits, its GPU seconds plus the time of
-the micro-steps that the verdict left out, at the measured time of a step.
+the micro-steps that length verdict leaves out, at the measured time of a step.
 """
 
 import sys
@@ -14,7 +14,7 @@ from experiments.results.schema import Result
 
 
 def taught_gpu_s(result: Result) -> float:
-    """GPU seconds that the row would take as taught; those of the run itself where it did not fit."""
+    """Return the GPU seconds of the row at length as-taught; those of the run itself if it did not fit."""
     assert result.gpu_s is not None
     if result.speed is None or result.outcome != "fits":
         return result.gpu_s
@@ -23,7 +23,7 @@ def taught_gpu_s(result: Result) -> float:
 
 
 def compared(what: str, taught_s: float, verdict_s: float) -> str:
-    """One line of the comparison, GPU seconds."""
+    """Return one line of the comparison, GPU seconds."""
     return f"{what}: {taught_s:.1f} s as taught, {verdict_s:.1f} s for a verdict, ratio {taught_s / verdict_s:.2f}"
 
 

@@ -206,7 +206,7 @@ def cluster(machine, monkeypatch, tmp_path):
         there = Cluster(LocalShell(), profile_named("puhti").model_copy(update=own))
         monkeypatch.setattr(pipeline, "target_named", lambda *_, **__: ClusterTarget(there.profile.node, there))
 
-    monkeypatch.setattr(targets, "RemoteRunner", FakeRemoteRunner)
+    monkeypatch.setattr(targets, "SlurmRunner", FakeRemoteRunner)
     return be
 
 

@@ -1,8 +1,7 @@
-"""A stub of experiments.training.worker: no training, it behaves as FAKE says ('a=oom,b=hang'; else 'fits').
+"""A fake of experiments.training.worker: no training, it behaves as FAKE says ('a=oom,b=hang'; else 'fits').
 
-Like the worker it ends with its parent.
-
-It notes every start in the file that FAKE_JOURNAL names, as 'row start-time pid', and every end as 'row end-time'.
+Like the worker it ends with its parent. It appends every start to the file that FAKE_JOURNAL names, as
+'row start-time pid', and every end as 'row end-time'.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from experiments.system.processes import exit_with_parent
 
 MODULE = "tests.support.fake_worker"
 LARGE_BYTES = 200_000_000
-CPU = Device(kind="cpu", name="stand-in", host_cpus=1, host_memory_gib=1.0)
+CPU = Device(kind="cpu", name="fake", host_cpus=1, host_memory_gib=1.0)
 
 
 def main() -> int:
@@ -71,7 +70,7 @@ def made(spec: RowSpec, outcome: Outcome) -> Result:
         fingerprint=spec.fingerprint,
         code=code_sha256(),
         outcome=outcome,
-        reason=f"stand-in: {outcome}",
+        reason=f"fake worker: {outcome}",
         device=CPU,
         memory=Memory(peak_gib=1.0),
         elapsed_s=2.0,

@@ -1,4 +1,4 @@
-"""Machines, rows and runs for tests of the launcher."""
+"""Machines, rows and runs for tests of the runners."""
 
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ def node(*gpus: Gpu, cpus: int = 2, host_memory_gib: float = 64.0) -> Node:
 
 
 def spec(row: str = "a", **changes: Any) -> RowSpec:
-    """A row of the suite 'lab'; ``changes`` are of its settings, or of the spec itself."""
+    """Return a row of the suite 'lab'; ``changes`` are settings, or fields of the spec."""
     own = {key: changes.pop(key) for key in tuple(changes) if key in RowSpec.model_fields and key != "model"}
     suite = results.suite([{"id": row, "settings": {"batch_size": 2, **changes}}])
     return results.run(row).spec(suite, row).model_copy(update=own)
 
 
 def folder(path: Path, *rows: str, **changes: Any) -> RunFolder:
-    """A run's folder in ``path``, with no results in it."""
+    """Return the folder of a run in ``path``, without results."""
     made = RunFolder(path)
     made.write_run(results.run(*rows, **changes))
     return made

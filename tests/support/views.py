@@ -1,4 +1,4 @@
-"""A view of a run that keeps what it shows."""
+"""A view that records what it shows."""
 
 from io import StringIO
 
@@ -8,7 +8,7 @@ from experiments.runners.progress import View
 
 
 class Watched(View):
-    """A view that keeps what it was shown."""
+    """A view that records what it shows."""
 
     def __init__(self) -> None:
         self.text = StringIO()

@@ -1,16 +1,16 @@
-"""Waits for processes, and their signals."""
+"""Waiting for processes, and their signals."""
 
 import signal
 import time
 
 
 def hear_interrupts() -> None:
-    """As in a terminal; what a shell starts in the background is deaf to Ctrl-C, and so are its children."""
+    """Handle Ctrl-C as in a terminal: background processes of a shell ignore it, and so do their children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_for(true, within_s: float = 60.0) -> None:
     until = time.monotonic() + within_s
     while not true():
-        assert time.monotonic() < until, "did not come about"
+        assert time.monotonic() < until, "condition was not met in time"
         time.sleep(0.05)

@@ -1,59 +1,63 @@
-"""What a machine can run at once: its GPUs, or shares of its processor, and its memory. Pure."""
+"""Resources of a machine that rows share: its GPUs, or its cores if it has none, and its memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.runners.admission import host_need_gib, offloads
+from experiments.runners.admission import host_memory_needed_gib, offloads
 from experiments.suites.row_spec import RowSpec
 from provision.models import Gpu, Node
 
-MOST_CPU_SLOTS = 4
+MAX_CPU_SHARES = 4
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Room for one row: the GPUs that it has to itself (none on a machine without) and its share of the cores."""
+class Allocation:
+    """Resources of one row: GPUs for it alone (none on a machine without), and its share of the cores."""
 
     numbers: tuple[int, ...]
     gpus: tuple[Gpu, ...]
     cores: int
 
 
-class Slots:
-    """The free room of a machine. nodes: machines that a row's ranks are spread over, this being one of them."""
+class ResourcePool:
+    """The free resources of a machine. nodes: number of machines that a row's ranks run on, including this one."""
 
     def __init__(self, node: Node, host_memory_gib: float, nodes: int = 1) -> None:
         self._nodes = nodes
-        self.count = len(node.gpus) or max(1, min(node.cpus, MOST_CPU_SLOTS))
+        self.size = len(node.gpus) or max(1, min(node.cpus, MAX_CPU_SHARES))
         self._gpus = node.gpus
-        self._cores = max(1, node.cpus // self.count)
-        self._free = list(range(self.count))
+        self._cores = max(1, node.cpus // self.size)
+        self._free = list(range(self.size))
         self._memory_gib = host_memory_gib
-        self._taken: dict[Slot, float] = {}
+        self._used: dict[Allocation, float] = {}
 
-    def take(self, spec: RowSpec) -> Slot | None:
-        """Room for the row, or None while others have it. A row with too much for the machine gets it alone."""
-        wanted = spec.settings.world_size // self._nodes if self._gpus else 1
-        need_gib = host_need_gib(spec)
-        if wanted > len(self._free) or (self._taken and need_gib > self._memory_gib - sum(self._taken.values())):
+    def allocate(self, spec: RowSpec) -> Allocation | None:
+        """Return resources for the row, None while other rows use them.
+
+        A row that needs more memory than the machine has runs alone.
+        """
+        count = spec.settings.world_size // self._nodes if self._gpus else 1
+        needed_gib = host_memory_needed_gib(spec)
+        if count > len(self._free) or (self._used and needed_gib > self._memory_gib - sum(self._used.values())):
             return None
-        numbers = tuple(self._free[:wanted])
-        slot = Slot(numbers, tuple(self._gpus[number] for number in numbers if self._gpus), self._cores * wanted)
-        self._free = self._free[wanted:]
-        self._taken[slot] = need_gib
-        return slot
+        numbers = tuple(self._free[:count])
+        gpus = tuple(self._gpus[number] for number in numbers if self._gpus)
+        allocation = Allocation(numbers, gpus, self._cores * count)
+        self._free = self._free[count:]
+        self._used[allocation] = needed_gib
+        return allocation
 
-    def give_back(self, slot: Slot) -> None:
-        """The row has ended and its room is free again."""
-        del self._taken[slot]
-        self._free = sorted([*self._free, *slot.numbers])
+    def release(self, allocation: Allocation) -> None:
+        """Make the resources of a row that has ended available again."""
+        del self._used[allocation]
+        self._free = sorted([*self._free, *allocation.numbers])
 
-    def withdraw(self, slot: Slot) -> None:
-        """The row has ended, but its room cannot be used again."""
-        del self._taken[slot]
-        self.count -= len(slot.numbers)
+    def retire(self, allocation: Allocation) -> None:
+        """Take the resources of a row that has ended out of use."""
+        del self._used[allocation]
+        self.size -= len(allocation.numbers)
 
 
 def most_memory_first(specs: Sequence[RowSpec]) -> list[RowSpec]:
-    """The rows in the order in which they start: most host memory first, then offloaded ones."""
-    return sorted(specs, key=lambda spec: (host_need_gib(spec), offloads(spec)), reverse=True)
+    """Return the rows in the order in which they start: most host memory first, then offloaded ones."""
+    return sorted(specs, key=lambda spec: (host_memory_needed_gib(spec), offloads(spec)), reverse=True)

@@ -1,4 +1,4 @@
-"""One row's notebook, executed by papermill in this process, which does not outlive the runner that started it.
+"""Executes the notebook of one row by papermill; this process ends with the runner that started it.
 
 python -m experiments.runners.local.row_notebook ROW_FOLDER WORKER RUNNER_PID
 """
@@ -15,7 +15,7 @@ ROW_NOTEBOOK = CODE / "experiments" / "notebooks" / "row.ipynb"
 
 
 def execute(row_folder: Path, worker: str) -> int:
-    """Execute the row's notebook; 0 when every cell went through, which only a row that fits lets happen."""
+    """Execute the row's notebook; return 0 if every cell succeeded, which requires that the row fits."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
 

@@ -1,7 +1,7 @@
-"""The processes of one row: started as a family, ended as a family, whatever sessions they have moved to.
+"""The processes of one row: started together and killed together, whatever sessions they have moved to.
 
-Every process of a row inherits the environment variable TESTBED_ROW, which holds the row's folder. That is how the
-family is found again, also by a later runner after this one was killed.
+Every process of a row inherits the environment variable TESTBED_ROW with the row's folder. It identifies them even to a
+later runner after this one was killed.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from experiments.system import processes as families
+from experiments.system import processes
 from experiments.system.files import CODE
 
 ROW_VARIABLE = "TESTBED_ROW"
@@ -20,7 +20,7 @@ NOTEBOOK_LOG = "notebook.log"
 
 
 def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start the row's notebook in a session of its own; what the notebook's own machinery says goes to notebook.log."""
+    """Start the row's notebook in a session of its own; the output of papermill and Jupyter goes to notebook.log."""
     paths = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
     with (row_folder / NOTEBOOK_LOG).open("wb") as log:
         return subprocess.Popen(
@@ -40,15 +40,15 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> subp
 
 
 def tagged_processes(row_folder: Path) -> list[psutil.Process]:
-    """Every living process of the row."""
-    return families.tagged_processes(ROW_VARIABLE, str(row_folder.resolve()))
+    """Return the living processes of the row."""
+    return processes.tagged_processes(ROW_VARIABLE, str(row_folder.resolve()))
 
 
 def rows_alive() -> bool:
-    """True when a process of any row, of this runner or another, lives on this machine."""
-    return bool(families.tagged_processes(ROW_VARIABLE))
+    """Return whether a process of any row, of this runner or another, is alive on this machine."""
+    return bool(processes.tagged_processes(ROW_VARIABLE))
 
 
 def end(row_folder: Path, within_s: float = 20.0) -> list[int]:
-    """End every process of the row; the ids of those that were still there when ``within_s`` had passed."""
-    return families.kill_tagged(ROW_VARIABLE, str(row_folder.resolve()), within_s)
+    """Kill every process of the row; return the ids of those that are still alive after ``within_s``."""
+    return processes.kill_tagged(ROW_VARIABLE, str(row_folder.resolve()), within_s)

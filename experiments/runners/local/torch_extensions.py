@@ -1,4 +1,4 @@
-"""Extensions that a library compiles at its first use (DeepSpeed does): kept between runs, never waited for in vain."""
+"""Cache for PyTorch extensions compiled on first use (DeepSpeed), with removal of stale build locks."""
 
 import hashlib
 import sys
@@ -10,14 +10,14 @@ from experiments.system.files import cache_folder
 LOCK = "lock"
 
 
-def kept_in(processor: str) -> Path:
-    """Where extensions for this Python environment and this processor are kept, as TORCH_EXTENSIONS_DIR."""
-    made_for = hashlib.sha256(f"{sys.prefix}\0{sys.version}\0{processor}".encode()).hexdigest()
-    return cache_folder() / "extensions" / made_for[:12]
+def extensions_folder(processor: str) -> Path:
+    """Return the cache for this Python environment and this processor, the value of TORCH_EXTENSIONS_DIR."""
+    digest = hashlib.sha256(f"{sys.prefix}\0{sys.version}\0{processor}".encode()).hexdigest()
+    return cache_folder() / "extensions" / digest[:12]
 
 
 def drop_stale_locks(folder: Path) -> None:
-    """Remove locks that a killed build left; while any row lives on this machine a lock may be a living build's."""
+    """Remove the locks of killed builds. While any row is alive on this machine, nothing is removed."""
     if row_process.rows_alive():
         return
     for lock in folder.glob(f"*/{LOCK}"):

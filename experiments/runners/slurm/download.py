@@ -1,7 +1,7 @@
-"""Bringing files home: what is missing or differs, in one stream, each checked by its SHA-256 there and here.
+"""Download of folders: files that are missing or differ, in one stream, verified by SHA-256 on both ends.
 
-Checksums are made while files travel. A file is FILE.part until it has been checked; a large one that was cut off goes
-on where it was. What was spoiled on the way is fetched again.
+Checksums are computed while files travel. A file is FILE.part until it has been verified. The download of a large file
+is resumed after an interruption; a file with a checksum mismatch is downloaded again.
 """
 
 import hashlib
@@ -26,31 +26,31 @@ TRIES = 3
 CHUNK = 1 << 18
 RESUMED_BYTES = 1 << 23
 TIMEOUT_S = 3600.0
-TELL_S = 0.25
+PROGRESS_INTERVAL_S = 0.25
 LIST = (
     f"find . -name {CHECKPOINTS_FOLDER} -prune -o -type f ! -name '*.part' ! -path ./{PROGRESS_FILE} -printf '%s %P\\0'"
 )
 SUM = "if command -v openssl > /dev/null; then xargs -0r openssl dgst -sha256 -r; else xargs -0r sha256sum; fi"
 TAR = "{ tar --create --null --no-recursion --files-from=- --ignore-failed-read || test $? = 1; }"
-"""Its exit code 1 says that a file changed meanwhile; the checksums tell which."""
+"""Exit code 1 means that a file changed meanwhile; the checksums show which."""
 ESCAPED = re.compile(r"\\(.)")
 
 
-class Spoiled(NotReached):
-    """Files that arrive with another checksum each time."""
+class ChecksumMismatch(NotReached):
+    """A file arrives with a wrong checksum each time."""
 
 
 @dataclass(frozen=True)
-class File:
-    """A file there; its path is from the folder that is brought."""
+class RemoteFile:
+    """A file in the remote folder; ``path`` is relative to the folder."""
 
     path: str
     size: int
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """How far a pull is: files and bytes of those that it fetches, and the time left in seconds, where known."""
+class TransferProgress:
+    """Progress of a download: files and bytes, of those to download, and the time left in seconds if known."""
 
     files: int
     of_files: int
@@ -59,156 +59,167 @@ class Arrived:
     left_s: float | None
 
 
-Watch = Callable[[Arrived], None]
+TransferCallback = Callable[[TransferProgress], None]
 
 
-def pull(shell: Shell, folder: str, into: Path, watch: Watch = lambda arrived: None) -> int:
-    """Bring everything of ``folder``, result.json last; how many files were fetched.
+def download_folder(
+    shell: Shell, folder: str, into: Path, on_progress: TransferCallback = lambda progress: None
+) -> int:
+    """Download ``folder`` into ``into``, result.json last; return how many files were downloaded.
 
-    Spoiled when a file cannot be brought as it is there; NotReached when the line is cut: the next call goes on.
+    Checkpoints and files that are still being written are left out. Raises ChecksumMismatch if a file cannot be
+    downloaded intact, and NotReached if the connection drops; the next call resumes.
     """
-    fetched: set[str] = set()
-    spoiled: set[str] | None = None
+    downloaded: set[str] = set()
+    damaged: set[str] | None = None
     for _ in range(TRIES):
-        there = [file for file in _listed(shell, folder) if spoiled is None or file.path in spoiled]
-        wanted = there if spoiled else [file for file in there if not _held(into, file)]
-        sums, digests = _fetched(shell, folder, into, there, wanted, watch)
-        spoiled = {file.path for file in there if digests.get(file.path) != sums.get(file.path)}
-        fetched |= {file.path for file in wanted} - spoiled
-        _settle(into, [file for file in there if file.path != RESULT_FILE], spoiled)
-        if not spoiled:
-            _settle(into, [File(RESULT_FILE, 0)], spoiled)
-            return len(fetched)
-    raise Spoiled(f"{shell.where}: {min(spoiled or '?')} of {folder} arrives with another checksum each time")
+        remote = [file for file in _list(shell, folder) if damaged is None or file.path in damaged]
+        wanted = remote if damaged else [file for file in remote if not _local_copy(into, file)]
+        expected, actual = _download_and_sum(shell, folder, into, remote, wanted, on_progress)
+        damaged = {file.path for file in remote if actual.get(file.path) != expected.get(file.path)}
+        downloaded |= {file.path for file in wanted} - damaged
+        _settle(into, [file for file in remote if file.path != RESULT_FILE], damaged)
+        if not damaged:
+            _settle(into, [RemoteFile(RESULT_FILE, 0)], damaged)
+            return len(downloaded)
+    raise ChecksumMismatch(f"{shell.where}: checksum mismatch in each download of {min(damaged or '?')} from {folder}")
 
 
-def glance(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
-    """Bring what files of these names grew to, while they still grow: as they are, nothing is checked."""
+def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
+    """Download files of these names that have grown, while they are written: as they are, without verification."""
     for folder, into in folders:
-        found = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
-        listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {found} \\) -printf '%s %P\\0'"
-        there = _files_in(shell.run(listing, check=False, repeatable=True).out)
-        if grown := {file.path for file in there if _size(into / file.path) != file.size}:
+        tests = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
+        listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {tests} \\) -printf '%s %P\\0'"
+        remote = _parse_listing(shell.run(listing, check=False, repeatable=True).out)
+        if grown := {file.path for file in remote if _size(into / file.path) != file.size}:
             packed = io.BytesIO()
-            shell.stream(_tar_of(folder), packed.write, source=_names(grown), timeout_s=TIMEOUT_S)
+            shell.stream(_tar_command(folder), packed.write, source=_file_list(grown), timeout_s=TIMEOUT_S)
             packed.seek(0)
             with suppress(tarfile.ReadError):
                 for name, content in _members(packed, grown):
-                    _keep(content, into / name)
+                    _write_part(content, into / name)
                     _part(into / name).replace(into / name)
 
 
-def _listed(shell: Shell, folder: str) -> list[File]:
-    """The files there."""
-    place = shlex.quote(folder)
-    return _files_in(shell.run(f"test -d {place} || exit 0; cd {place} && {LIST}", repeatable=True).out)
+def _list(shell: Shell, folder: str) -> list[RemoteFile]:
+    quoted = shlex.quote(folder)
+    return _parse_listing(shell.run(f"test -d {quoted} || exit 0; cd {quoted} && {LIST}", repeatable=True).out)
 
 
-def _files_in(listing: str) -> list[File]:
-    return [File(path, int(size)) for size, _, path in (entry.partition(" ") for entry in listing.split("\0") if entry)]
+def _parse_listing(listing: str) -> list[RemoteFile]:
+    entries = (entry.partition(" ") for entry in listing.split("\0") if entry)
+    return [RemoteFile(path, int(size)) for size, _, path in entries]
 
 
-def _sums(shell: Shell, folder: str, files: Sequence[File]) -> dict[str, str]:
-    """The SHA-256 of files, made there, by path; a file that cannot be read has none."""
+def _remote_sums(shell: Shell, folder: str, files: Sequence[RemoteFile]) -> dict[str, str]:
+    """Return the SHA-256 of remote files by path; an unreadable file has none."""
     names = b"\0".join(f"./{file.path}".encode() for file in files)
     command = f"cd {shlex.quote(folder)} && {SUM}"
-    said = shell.run(command, input=names, timeout_s=TIMEOUT_S, check=False, repeatable=True).out
-    return dict(_sum_in(line) for line in said.splitlines())
+    output = shell.run(command, input=names, timeout_s=TIMEOUT_S, check=False, repeatable=True).out
+    return dict(_parse_sum(line) for line in output.splitlines())
 
 
-def _sum_in(line: str) -> tuple[str, str]:
-    """Path and digest of a line; a backslash before both says that the path's are escaped."""
+def _parse_sum(line: str) -> tuple[str, str]:
+    """Return path and digest of a line; a backslash in front of both means that the path is escaped."""
     digest, path = line.removeprefix("\\")[:64], line.removeprefix("\\")[66:]
     if line.startswith("\\"):
-        path = ESCAPED.sub(lambda found: "\n" if found[1] == "n" else found[1], path)
+        path = ESCAPED.sub(lambda match: "\n" if match[1] == "n" else match[1], path)
     return path.removeprefix("./"), digest
 
 
-def _fetched(
-    shell: Shell, folder: str, into: Path, there: Sequence[File], wanted: Sequence[File], watch: Watch
+def _download_and_sum(
+    shell: Shell,
+    folder: str,
+    into: Path,
+    remote: Sequence[RemoteFile],
+    wanted: Sequence[RemoteFile],
+    on_progress: TransferCallback,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The checksums of all files there, and of what is here of them after those that are wanted were fetched."""
-    with ThreadPoolExecutor(1) as beside:
-        sums = beside.submit(_sums, shell, folder, there) if there else None
-        digests = _fetch(shell, folder, into, wanted, watch) if wanted else {}
-        for file in set(there) - set(wanted):
-            if held := _held(into, file):
-                digests[file.path] = file_sha256(held)
-        return sums.result() if sums else {}, digests
+    """Download the wanted files; return the checksums of all remote files and those of their local copies."""
+    with ThreadPoolExecutor(1) as executor:
+        expected = executor.submit(_remote_sums, shell, folder, remote) if remote else None
+        actual = _download(shell, folder, into, wanted, on_progress) if wanted else {}
+        for file in set(remote) - set(wanted):
+            if local := _local_copy(into, file):
+                actual[file.path] = file_sha256(local)
+        return expected.result() if expected else {}, actual
 
 
-def _fetch(shell: Shell, folder: str, into: Path, wanted: Sequence[File], watch: Watch) -> dict[str, str]:
-    """Fetch files, each to its FILE.part; the SHA-256 of what arrived, by path."""
-    told = _Told(wanted, watch)
+def _download(
+    shell: Shell, folder: str, into: Path, wanted: Sequence[RemoteFile], on_progress: TransferCallback
+) -> dict[str, str]:
+    """Download files, each to its FILE.part; return the SHA-256 of what arrived, by path."""
+    counter = _TransferCounter(wanted, on_progress)
     begun = [file for file in wanted if file.size >= RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size]
-    digests = {file.path: _resumed(shell, f"{folder}/{file.path}", into / file.path, told) for file in begun}
-    if whole := {file.path for file in wanted} - digests.keys():
-        reading = shell.reading(_tar_of(folder), source=_names(whole), timeout_s=TIMEOUT_S)
+    sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in begun}
+    if whole := {file.path for file in wanted} - sums.keys():
+        reading = shell.reading(_tar_command(folder), source=_file_list(whole), timeout_s=TIMEOUT_S)
         with reading as stream, suppress(tarfile.ReadError):
             for name, content in _members(stream, whole):
-                digests[name] = _keep(content, into / name, told)
-    return digests
+                sums[name] = _write_part(content, into / name, counter)
+    return sums
 
 
-def _resumed(shell: Shell, remote: str, path: Path, told: "_Told") -> str:
-    """Go on with a file where it was cut off; its SHA-256."""
+def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") -> str:
+    """Resume the interrupted download of a file; return its SHA-256."""
     part = _part(path)
     begin = _size(part)
-    told.add(begin)
+    counter.add(begin)
     command = f"tail -c +{begin + 1} {shlex.quote(remote)}"
     with part.open("ab") as out, shell.reading(command, timeout_s=TIMEOUT_S) as stream:
         while chunk := stream.read(CHUNK):
             out.write(chunk)
-            told.add(len(chunk))
-    told.file()
+            counter.add(len(chunk))
+    counter.finish_file()
     return file_sha256(part)
 
 
-def _settle(into: Path, files: Sequence[File], spoiled: set[str]) -> None:
-    """Give what arrived its name, and remove what is spoiled."""
+def _settle(into: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
+    """Rename the parts of intact files, and remove those of damaged ones."""
     for file in files:
         part = _part(into / file.path)
-        if file.path in spoiled:
+        if file.path in damaged:
             part.unlink(missing_ok=True)
         elif part.exists():
             part.replace(into / file.path)
 
 
-class _Told:
-    """Counts what arrives, for whoever watches: at the end of each file, and now and then."""
+class _TransferCounter:
+    """Counts what arrives; reports at the end of each file, and every PROGRESS_INTERVAL_S."""
 
-    def __init__(self, files: Sequence[File], watch: Watch = lambda arrived: None) -> None:
-        self._watch = watch
-        self._began = self._said = time.monotonic()
+    def __init__(self, files: Sequence[RemoteFile], on_progress: TransferCallback) -> None:
+        self._on_progress = on_progress
+        self._began = self._reported = time.monotonic()
         self._files, self._of_files = 0, len(files)
         self._bytes, self._of_bytes = 0, sum(file.size for file in files)
 
     def add(self, count: int) -> None:
         self._bytes += count
-        if time.monotonic() - self._said > TELL_S:
-            self._say()
+        if time.monotonic() - self._reported > PROGRESS_INTERVAL_S:
+            self._report()
 
-    def file(self) -> None:
+    def finish_file(self) -> None:
         self._files += 1
-        self._say()
+        self._report()
 
-    def _say(self) -> None:
-        self._said = time.monotonic()
-        passed_s = self._said - self._began
-        left_s = passed_s * (self._of_bytes - self._bytes) / self._bytes if self._bytes else None
-        self._watch(Arrived(self._files, self._of_files, self._bytes, self._of_bytes, left_s))
+    def _report(self) -> None:
+        self._reported = time.monotonic()
+        elapsed_s = self._reported - self._began
+        left_s = elapsed_s * (self._of_bytes - self._bytes) / self._bytes if self._bytes else None
+        self._on_progress(TransferProgress(self._files, self._of_files, self._bytes, self._of_bytes, left_s))
 
 
-def _tar_of(folder: str) -> str:
+def _tar_command(folder: str) -> str:
     return f"cd {shlex.quote(folder)} && {TAR}"
 
 
-def _names(paths: Iterable[str]) -> tuple[bytes]:
+def _file_list(paths: Iterable[str]) -> tuple[bytes]:
+    """Return the input of TAR; result.json is the last of the paths."""
     return ("\0".join(f"./{path}" for path in sorted(paths, key=lambda path: (path == RESULT_FILE, path))).encode(),)
 
 
 def _members(stream: IO[bytes], wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of the wanted files of a tar stream, nothing else of it. ReadError where it is torn."""
+    """Yield name and content of the wanted files in a tar stream. Raises ReadError if the stream is truncated."""
     with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as archive:
         for member in archive:
             name = member.name.removeprefix("./")
@@ -217,8 +228,8 @@ def _members(stream: IO[bytes], wanted: set[str]) -> Iterator[tuple[str, IO[byte
                 yield name, content
 
 
-def _keep(content: IO[bytes], path: Path, told: _Told | None = None) -> str:
-    """Write FILE.part; the SHA-256 of what was written."""
+def _write_part(content: IO[bytes], path: Path, counter: _TransferCounter | None = None) -> str:
+    """Write FILE.part; return the SHA-256 of what was written."""
     part = _part(path)
     part.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
@@ -226,10 +237,10 @@ def _keep(content: IO[bytes], path: Path, told: _Told | None = None) -> str:
         while chunk := content.read(CHUNK):
             out.write(chunk)
             digest.update(chunk)
-            if told:
-                told.add(len(chunk))
-    if told:
-        told.file()
+            if counter:
+                counter.add(len(chunk))
+    if counter:
+        counter.finish_file()
     return digest.hexdigest()
 
 
@@ -237,10 +248,10 @@ def _part(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _held(into: Path, file: File) -> Path | None:
-    """What is here of a file in its full size: arrived but unchecked, or settled."""
+def _local_copy(into: Path, file: RemoteFile) -> Path | None:
+    """Return the local copy of a file in its full size, verified or not; None if there is none."""
     path = into / file.path
-    return next((held for held in (_part(path), path) if _size(held) == file.size), None)
+    return next((local for local in (_part(path), path) if _size(local) == file.size), None)
 
 
 def _size(path: Path) -> int:

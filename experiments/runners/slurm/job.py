@@ -1,8 +1,8 @@
-"""One row as a job of a cluster: what runs a row on this machine runs it there, with the GPUs that the job was given.
+"""Runs one row inside a job: like the runner of this machine, with the GPUs of the job.
 
 python -m experiments.runners.slurm.job RUN_FOLDER SPEC WORKER GRACE_S NODES
 
-NODES is how many the job has; this is the first of them, where further ones are met (training/away.py).
+NODES is the number of nodes of the job; this process is on the first of them.
 """
 
 import sys
@@ -14,24 +14,27 @@ from experiments.errors import Interrupted
 from experiments.results.run_folder import RunFolder
 from experiments.runners.admission import refusal
 from experiments.runners.failed_results import write_refusal
-from experiments.runners.local.runner import LocalRunner, emptied
+from experiments.runners.local.runner import LocalRunner, clear_row_folder
 from experiments.runners.plan import Planned
 from experiments.runners.progress import View
 from experiments.suites.row_spec import RowSpec
-from provision.hardware import local
+from provision.hardware.local import this_machine
 
 STOPPED = 130
 
 
 def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str) -> int:
-    """0 when the row has a result, whatever it says: what the job was given may be less than the profile promised."""
+    """Run the row; return 0 if it has a result, whatever its outcome.
+
+    The row is checked again before it starts: the job may have got less than the profile promises.
+    """
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
-    node = local.this_machine()
+    node = this_machine()
     view = View(Console(width=200))
     view.says(f"{spec.suite}/{spec.row} on {node.description}")
     folder, memory_gib = RunFolder(Path(run_folder)), node.host_memory_gib
     if why := refusal(spec, node, memory_gib, nodes=int(nodes)):
-        view.ends(spec, write_refusal(emptied(folder.row(spec)), spec, node, why))
+        view.ends(spec, write_refusal(clear_row_folder(folder.path / spec.suite / spec.row), spec, node, why))
         return 0
     runner = LocalRunner(folder, node, memory_gib, view, worker, float(grace_s), int(nodes))
     try:

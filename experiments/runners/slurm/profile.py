@@ -1,4 +1,4 @@
-"""What a cluster is and how a row is run on it: facts of a YAML file, those of known machines in clusters/."""
+"""Profiles of clusters, read from YAML files; those of known clusters are in clusters/."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,55 +10,60 @@ from experiments.suites.yaml_schema import StrictModel, checked, read_yaml
 from provision.models import Gpu, Node
 
 CLUSTERS = Path(__file__).parent / "clusters"
+RuntimeName = Literal["venv", "apptainer", "docker"]
 
 
 class Profile(StrictModel):
-    """A cluster that Slurm shares out. Of a node: its GPUs, cores, and memory in GiB.
-
-    host: a name of the person's ssh configuration; None: the commands of Slurm are on this machine. gpu_option is what
-    sbatch is told of GPUs, {gpus} being those of a node. way: how a row's Python is started: in the virtual
-    environment, the Apptainer image or the Docker image that ``environment`` names. apptainer: what starts a command in
-    an Apptainer image that has the GPUs. setup: first lines of the job, before modules are loaded (``module use``).
-    folder: where runs are kept there, from the home folder where it is not absolute. nodes: how many a job may have;
-    how they know each other is Slurm's to say. shared: every node sees the folder.
-    """
+    """A cluster with the scheduler Slurm, and how rows run on it."""
 
     name: str
-    title: str
-    host: str | None = None
-    account: str | None = None
+    title: str = Field(description="the cluster's name in reports")
+    host: str | None = Field(
+        default=None, description="host of the user's SSH configuration; None: Slurm's commands run on this machine"
+    )
+    account: str | None = Field(default=None, description="project that jobs are charged to")
     partition: str | None = None
-    cpu_partition: str | None = Field(default=None, description="of jobs that need no GPU; None: the same")
-    needs_account: bool = False
-    nodes: PositiveInt = 1
-    gpu: str | None = Field(default=None, description="its name as the driver has it; None: no GPU")
+    cpu_partition: str | None = Field(default=None, description="partition of jobs without a GPU; None: the same")
+    needs_account: bool = Field(default=False, description="whether the cluster rejects jobs without an account")
+    nodes: PositiveInt = Field(default=1, description="most nodes of one job")
+    gpu: str | None = Field(default=None, description="name of the node's GPUs as the driver reports it; None: no GPU")
     gpu_memory_gib: NonNegativeFloat = 0.0
     gpus_per_node: int = Field(default=0, ge=0)
-    gpu_option: str = "--gres=gpu:{gpus}"
-    cpus_per_node: PositiveInt
+    gpu_option: str = Field(
+        default="--gres=gpu:{gpus}", description="option of sbatch that requests {gpus} GPUs of each node"
+    )
+    cpus_per_node: PositiveInt = Field(description="cores of a node")
     memory_per_node_gib: PositiveFloat
     processor: str = "unknown"
-    way: Literal["venv", "apptainer", "docker"] = "venv"
-    environment: str | None = None
-    apptainer: str = "apptainer exec --nv"
-    modules: tuple[str, ...] = ()
-    setup: tuple[str, ...] = ()
-    folder: str = "llm-testbed"
-    shared: bool = True
-    poll_s: PositiveFloat = 60.0
+    runtime: RuntimeName = Field(default="venv", description="what rows run in; ``environment`` names it")
+    environment: str | None = Field(
+        default=None, description="path of the virtual environment or Apptainer image, or name of the Docker image"
+    )
+    apptainer: str = Field(
+        default="apptainer exec --nv", description="command that runs another one in an Apptainer image with GPUs"
+    )
+    modules: tuple[str, ...] = Field(default=(), description="modules that a job loads")
+    setup: tuple[str, ...] = Field(default=(), description="first lines of a job, before modules are loaded")
+    folder: str = Field(default="llm-testbed", description="folder of the runs, relative to the home folder")
+    shared: bool = Field(default=True, description="whether all nodes share the folder")
+    poll_s: PositiveFloat = Field(default=60.0, description="seconds between two queries of the queue")
 
     @property
     def node(self) -> Node:
-        """One node of the cluster, as the profile states it."""
+        """Return one node of the cluster, as the profile describes it."""
         name = self.gpu or ""
         gpus = tuple(Gpu(index, name, self.gpu_memory_gib, "") for index in range(self.gpus_per_node))
-        has = f"{len(gpus)} x {self.gpu}" if gpus else "no GPU"
-        words = f"{self.title}: {self.cpus_per_node} cores, {self.memory_per_node_gib:.0f} GiB of memory, {has} a node"
-        return Node(words, gpus, self.cpus_per_node, self.memory_per_node_gib, self.processor)
+        gpu_text = f"{len(gpus)} x {self.gpu}" if gpus else "no GPU"
+        memory = f"{self.memory_per_node_gib:.0f} GiB of memory"
+        description = f"{self.title}: {self.cpus_per_node} cores, {memory}, {gpu_text} a node"
+        return Node(description, gpus, self.cpus_per_node, self.memory_per_node_gib, self.processor)
 
 
 def profile_named(name: str) -> Profile:
-    """The profile in the file ``name``, else the one in clusters/ that is called so; InputError names those."""
+    """Return the profile in the file ``name``, else the known one of that name.
+
+    Raises InputError, which lists the known ones, if there is neither.
+    """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = CLUSTERS / f"{name}.yaml"

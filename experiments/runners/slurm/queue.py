@@ -1,4 +1,4 @@
-"""Slurm over a shell: jobs are submitted, looked at and cancelled. What came of a row is never read from here."""
+"""Slurm's queue: submit, list and cancel jobs. The outcome of a row comes from its result, never from the queue."""
 
 import shlex
 from collections.abc import Callable, Iterable
@@ -8,16 +8,16 @@ from provision.errors import NotReached
 from provision.ssh.shell import Shell
 
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
-UNDER_WAY = ("RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED")
+RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED")
 FORMAT = "%i|%T|%r|%j|%k"
 COMMENT_PREFIX = "llm-testbed"
-"""What the comments of our jobs begin with."""
-LOOK = f"squeue --me --states=all --noheader --format={shlex.quote(FORMAT)}"
+"""First word of the comments of this program's jobs."""
+LIST_JOBS = f"squeue --me --states=all --noheader --format={shlex.quote(FORMAT)}"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as Slurm has it: state and reason are its words; comment is what it was submitted with."""
+    """A job in Slurm's terms; ``comment`` is what it was submitted with."""
 
     id: str
     state: str
@@ -26,39 +26,41 @@ class Job:
     comment: str
 
     @property
-    def waits(self) -> bool:
+    def waiting(self) -> bool:
+        """Whether the job waits to start."""
         return self.state in WAITING
 
     @property
-    def over(self) -> bool:
-        return self.state not in (*WAITING, *UNDER_WAY)
+    def ended(self) -> bool:
+        """Whether the job has ended, in whatever way."""
+        return self.state not in (*WAITING, *RUNNING)
 
 
-def submit(shell: Shell, script: str, found: Callable[[], str | None]) -> str:
-    """Submit the script in that file; the job's id.
+def submit(shell: Shell, script: str, find_submitted: Callable[[], str | None]) -> str:
+    """Submit the script file; return the id of the job.
 
-    Where the line is cut over it, ``found`` says the id of the job that was submitted all the same, if one was.
-    CommandFailed where Slurm refuses it.
+    If the connection drops meanwhile, ``find_submitted`` returns the id of the job if it was submitted nevertheless.
+    Raises CommandFailed if Slurm rejects it.
     """
     command = f"sbatch --parsable {shlex.quote(script)}"
     try:
-        said = shell.run(command).out
+        output = shell.run(command).out
     except NotReached:
-        said = found() or shell.run(command).out
-    return said.strip().split(";")[0]
+        output = find_submitted() or shell.run(command).out
+    return output.strip().split(";")[0]
 
 
-def jobs_in(text: str) -> list[Job]:
-    """The jobs in what LOOK prints."""
+def parse_jobs(text: str) -> list[Job]:
+    """Return the jobs in the output of LIST_JOBS."""
     return [Job(*line.split("|", 4)) for line in text.splitlines() if line.count("|") >= 4]
 
 
-def jobs(shell: Shell) -> list[Job]:
-    """One's own jobs, those included that ended a short while ago."""
-    return jobs_in(shell.run(LOOK, repeatable=True).out)
+def list_jobs(shell: Shell) -> list[Job]:
+    """Return the user's jobs, including those that ended recently."""
+    return parse_jobs(shell.run(LIST_JOBS, repeatable=True).out)
 
 
 def cancel(shell: Shell, ids: Iterable[str]) -> None:
-    """Cancel jobs; those that have ended already are none the worse for it."""
-    if named := list(ids):
-        shell.run(f"scancel --quiet {shlex.join(named)}", repeatable=True, check=False)
+    """Cancel jobs; those that have ended are ignored."""
+    if jobs := list(ids):
+        shell.run(f"scancel --quiet {shlex.join(jobs)}", repeatable=True, check=False)

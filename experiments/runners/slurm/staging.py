@@ -1,6 +1,6 @@
-"""What rows need is brought to a cluster by jobs of their own, one a need, which the rows that need it wait for.
+"""Staging: artifacts that rows read are downloaded on the cluster by jobs that the rows wait for, one job an artifact.
 
-A job is found again by its name, so that none is begun beside another; what is there already is not fetched again.
+A job is recognized by its comment, so that no artifact is downloaded twice; complete ones are not downloaded again.
 """
 
 import shlex
@@ -13,149 +13,163 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet
-from experiments.inputs.requirements import Need, needs_of
+from experiments.inputs.requirements import Artifact, artifacts_of
 from experiments.runners.progress import View
-from experiments.runners.slurm import queue
-from experiments.runners.slurm.cluster import FETCH_MIN, OUT, PATHS_FILE, SCRIPT, Cluster
+from experiments.runners.slurm import job_script, queue
+from experiments.runners.slurm.cluster import Cluster
+from experiments.runners.slurm.layout import OUT, PATHS_FILE, SCRIPT
 from experiments.suites.row_spec import RowSpec
 from provision.errors import CommandFailed
 
-PREFIX = "fetch/"
-PUT_S = 24 * 3600.0
+NAME_PREFIX = "fetch/"
+UPLOAD_TIMEOUT_S = 24 * 3600.0
 
 
-class Fetching:
-    """Fetches to ``cluster`` what rows need; ``data``: that of the run, where it is not there from the start."""
+class Staging:
+    """Stages artifacts on ``cluster``; ``data`` is that of the run, if it must be downloaded or uploaded there."""
 
     def __init__(self, cluster: Cluster, view: View, data: DataSet | None = None) -> None:
         self._cluster = cluster
         self._shell = cluster.shell
         self._view = view
-        self._data = data.need if data else None
-        self._own = (data.own, data.need) if data and data.own and data.need else None
-        self._begun: dict[Need, str | None] = {}
-        self._listed: Sequence[queue.Job] = ()
-        self._said: Mapping[str, str] = {}
+        self._data = data.artifact if data else None
+        self._upload = (data.user_path, data.artifact) if data and data.user_path and data.artifact else None
+        self._job_ids: dict[Artifact, str | None] = {}
+        self._jobs: Sequence[queue.Job] = ()
+        self._last_lines: Mapping[str, str] = {}
 
-    def needs(self, spec: RowSpec) -> tuple[Need, ...]:
-        return needs_of(spec, self._data)
+    def artifacts(self, spec: RowSpec) -> tuple[Artifact, ...]:
+        """Return the artifacts that the row reads."""
+        return artifacts_of(spec, self._data)
 
     def begin(self, spec: RowSpec) -> tuple[str, ...]:
-        """The ids of the jobs that the row has to wait for; what nobody fetches yet is begun to be fetched.
+        """Start the downloads of the row's artifacts, unless they run already; return the ids of their jobs.
 
-        The person's own data is put there first: that may take longer than Slurm remembers a job.
+        User-supplied data is uploaded first: that may take longer than Slurm remembers a job.
         """
-        if self._own and self.needs(spec):
-            self._put(*self._own)
-            self._own = None
-        for need in self.needs(spec):
-            if need not in self._begun:
-                self._begun[need] = self._under_way(need) or self._submitted(need)
-        return tuple(job for need in self.needs(spec) if (job := self._begun[need]))
+        if self._upload and self.artifacts(spec):
+            self._upload_data(*self._upload)
+            self._upload = None
+        for artifact in self.artifacts(spec):
+            if artifact not in self._job_ids:
+                self._job_ids[artifact] = self._running_job(artifact) or self._submit(artifact)
+        return tuple(job for artifact in self.artifacts(spec) if (job := self._job_ids[artifact]))
 
-    def questions(self, specs: Iterable[RowSpec]) -> list[str]:
-        """Lines that print how far it is, by need."""
-        needs = dict.fromkeys(need for spec in specs for need in self.needs(spec))
-        return [f"printf '%s|%s\\n' {need.key} \"$({self._last_line(need)})\"" for need in needs]
+    def status_commands(self, specs: Iterable[RowSpec]) -> list[str]:
+        """Return commands that print the progress of the artifacts of ``specs``, for ``update``."""
+        artifacts = dict.fromkeys(artifact for spec in specs for artifact in self.artifacts(spec))
+        return [f"printf '%s|%s\\n' {artifact.key} \"$({self._tail(artifact)})\"" for artifact in artifacts]
 
-    def hear(self, jobs: Sequence[queue.Job], said: str) -> None:
-        """What Slurm and ``questions`` say now."""
-        lines = [line.partition("|") for line in said.split("\n")]
-        self._listed, self._said = jobs, {key: _shown(text) for key, _, text in lines}
-        done = {job.id for job in jobs if job.state == "COMPLETED"}
-        for need in [need for need, job in self._begun.items() if job in done]:
-            self._view.says(f"{need}: fetched")
-            self._begun[need] = None
+    def update(self, jobs: Sequence[queue.Job], output: str) -> None:
+        """Take note of the jobs in the queue and of the output of ``status_commands``."""
+        lines = [line.partition("|") for line in output.split("\n")]
+        self._jobs, self._last_lines = jobs, {key: _visible(text) for key, _, text in lines}
+        completed = {job.id for job in jobs if job.state == "COMPLETED"}
+        for artifact in [artifact for artifact, job in self._job_ids.items() if job in completed]:
+            self._view.says(f"{artifact}: downloaded")
+            self._job_ids[artifact] = None
 
-    def waits(self, spec: RowSpec) -> str:
-        """For what the row waits still, and how far that is."""
-        waiting = [need for need in self.needs(spec) if (job := self._latest(need, self._listed)) and not job.over]
-        return ", ".join(f"{need} {self._said.get(need.key, '')}".strip() for need in waiting)
+    def pending(self, spec: RowSpec) -> str:
+        """Return the downloads that the row waits for and their progress, '' if there are none."""
+        artifacts = [
+            artifact
+            for artifact in self.artifacts(spec)
+            if (job := self._latest(artifact, self._jobs)) and not job.ended
+        ]
+        return ", ".join(f"{artifact} {self._last_lines.get(artifact.key, '')}".strip() for artifact in artifacts)
 
-    def why(self, spec: RowSpec) -> str | None:
-        """Why the row could not begin: what could not be fetched, and the reason; None where that is not why."""
-        for need in self.needs(spec):
-            job = self._latest(need, self._listed)
-            if job and job.over and job.state != "COMPLETED":
-                limit = f"no end after {FETCH_MIN} min"
-                said = self._shell.run(self._last_line(need), check=False, repeatable=True).out
-                reason = limit if job.state == "TIMEOUT" else _shown(said) or f"its job ended as {job.state}"
-                return f"{need} could not be fetched: {reason}"
+    def failure(self, spec: RowSpec) -> str | None:
+        """Return which download of the row failed and why, None if none did."""
+        for artifact in self.artifacts(spec):
+            job = self._latest(artifact, self._jobs)
+            if job and job.ended and job.state != "COMPLETED":
+                return f"{artifact} could not be downloaded: {self._reason(artifact, job)}"
         return None
 
-    def _last_line(self, need: Need) -> str:
-        return f"tail -n 1 {shlex.quote(f'{self._cluster.fetched(need)}/{OUT}')} 2> /dev/null"
+    def _reason(self, artifact: Artifact, job: queue.Job) -> str:
+        output = self._shell.run(self._tail(artifact), check=False, repeatable=True).out
+        if job.state == "TIMEOUT":
+            return f"did not end within {job_script.STAGING_LIMIT_MIN} min"
+        return _visible(output) or f"job ended as {job.state}"
 
-    def _comment(self, need: Need) -> str:
-        return f"{queue.COMMENT_PREFIX} fetches {need.key} to {self._cluster.cache}"
+    def _folder(self, artifact: Artifact) -> str:
+        return self._cluster.layout.staging(artifact.key)
 
-    def _latest(self, need: Need, jobs: Iterable[queue.Job]) -> queue.Job | None:
-        """The job that fetches ``need``, the last one where there were several."""
-        own = [job for job in jobs if job.comment == self._comment(need)]
-        return max(own, key=lambda job: int(job.id), default=None)
+    def _tail(self, artifact: Artifact) -> str:
+        return f"tail -n 1 {shlex.quote(f'{self._folder(artifact)}/{OUT}')} 2> /dev/null"
 
-    def _under_way(self, need: Need) -> str | None:
-        job = self._latest(need, queue.jobs(self._shell))
-        if job is None or job.over:
+    def _comment(self, artifact: Artifact) -> str:
+        return f"{queue.COMMENT_PREFIX} fetches {artifact.key} to {self._cluster.cache}"
+
+    def _latest(self, artifact: Artifact, jobs: Iterable[queue.Job]) -> queue.Job | None:
+        """Return the latest job that downloads ``artifact``."""
+        candidates = [job for job in jobs if job.comment == self._comment(artifact)]
+        return max(candidates, key=lambda job: int(job.id), default=None)
+
+    def _running_job(self, artifact: Artifact) -> str | None:
+        job = self._latest(artifact, queue.list_jobs(self._shell))
+        if job is None or job.ended:
             return None
-        self._view.says(f"{need}: fetched there by job {job.id} already")
+        self._view.says(f"{artifact}: download job {job.id} is already in the queue")
         return job.id
 
-    def _submitted(self, need: Need) -> str | None:
-        """The job that fetches it; None where all of it is there."""
-        if self._is_there(need):
+    def _submit(self, artifact: Artifact) -> str | None:
+        """Submit the job that downloads ``artifact``; return its id, None if the artifact is complete."""
+        if self._is_complete(artifact):
             return None
-        path = f"{self._cluster.fetched(need)}/{SCRIPT}"
-        script = self._cluster.fetching(need, f"{PREFIX}{need.kind}/{need.name.partition('?')[0]}", self._comment(need))
+        path = f"{self._folder(artifact)}/{SCRIPT}"
+        name = f"{NAME_PREFIX}{artifact.kind}/{artifact.name.partition('?')[0]}"
+        script = self._cluster.scripts.staging(artifact, name, self._comment(artifact))
         self._shell.put(script.encode(), path)
         try:
-            number = queue.submit(self._shell, path, lambda: self._under_way(need))
+            job_id = queue.submit(self._shell, path, lambda: self._running_job(artifact))
         except CommandFailed as problem:
-            raise InputError(f"--profile {self._cluster.profile.name}: to fetch {need}: {problem}") from None
-        self._view.says(f"{need}: fetched there by job {number}")
-        return number
+            profile = self._cluster.profile.name
+            raise InputError(f"--profile {profile}: job to download {artifact}: {problem}") from None
+        self._view.says(f"{artifact}: download job {job_id} submitted")
+        return job_id
 
-    def _is_there(self, need: Need) -> bool:
-        """Whether it was fetched, and all of it is there still."""
-        there = shlex.quote(f"{self._cluster.fetched(need)}/{PATHS_FILE}")
-        command = f"test -s {there} && xargs -d '\\n' -a {there} ls -d -L -- > /dev/null"
+    def _is_complete(self, artifact: Artifact) -> bool:
+        """Return whether the artifact was downloaded and all its files still exist."""
+        paths = shlex.quote(f"{self._folder(artifact)}/{PATHS_FILE}")
+        command = f"test -s {paths} && xargs -d '\\n' -a {paths} ls -d -L -- > /dev/null"
         return self._shell.run(command, check=False, repeatable=True).code == 0
 
-    def _put(self, own: Path, need: Need) -> None:
-        """Have the person's archive, or a folder as one, there under its SHA-256. Ctrl-C breaks that off at once."""
-        archived = self._shell.run(f"test -e {shlex.quote(need.name)}", check=False, repeatable=True).code == 0
-        if archived or self._is_there(need):
+    def _upload_data(self, user_path: Path, artifact: Artifact) -> None:
+        """Upload the user's archive or folder, unless it is on the cluster. Ctrl-C aborts the upload at once."""
+        uploaded = self._shell.run(f"test -e {shlex.quote(artifact.name)}", check=False, repeatable=True).code == 0
+        if uploaded or self._is_complete(artifact):
             return
-        with packed(own) as archive:
-            self._view.says(f"{own}: put there, {archive.stat().st_size / 1e6:.0f} MB")
-            before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        with as_archive(user_path) as archive:
+            self._view.says(f"{user_path}: uploading {archive.stat().st_size / 1e6:.0f} MB")
+            handler = signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
-                self._shell.put(archive, need.name, timeout_s=PUT_S)
+                self._shell.put(archive, artifact.name, timeout_s=UPLOAD_TIMEOUT_S)
             finally:
-                signal.signal(signal.SIGINT, before)
+                signal.signal(signal.SIGINT, handler)
 
 
-def ours(jobs: Sequence[queue.Job], prefix: str) -> list[queue.Job]:
-    """The jobs of that prefix that are not over; and those that fetch, where no other job can wait for them."""
-    left = [job for job in jobs if job.comment.startswith(f"{queue.COMMENT_PREFIX} ") and not job.over]
-    own = [job for job in left if job.name.startswith(prefix)]
-    fetch = [job for job in left if job.name.startswith(PREFIX)]
-    return [*own, *fetch] if len(own) + len(fetch) == len(left) else own
-
-
-def _shown(line: str) -> str:
-    """What is to be seen of a line: of a progress bar, which writes over itself, its last state."""
-    return line.strip().rpartition("\r")[2]
+def jobs_to_cancel(jobs: Sequence[queue.Job], prefix: str) -> list[queue.Job]:
+    """Return the unfinished jobs whose name has the prefix, and downloads unless other jobs may wait for them."""
+    active = [job for job in jobs if job.comment.startswith(f"{queue.COMMENT_PREFIX} ") and not job.ended]
+    rows = [job for job in active if job.name.startswith(prefix)]
+    downloads = [job for job in active if job.name.startswith(NAME_PREFIX)]
+    return [*rows, *downloads] if len(rows) + len(downloads) == len(active) else rows
 
 
 @contextmanager
-def packed(own: Path) -> Iterator[Path]:
-    """The archive itself, or a folder's contents as one."""
-    if own.is_file():
-        yield own
+def as_archive(path: Path) -> Iterator[Path]:
+    """Yield the archive ``path``, or a temporary archive of the folder ``path``."""
+    if path.is_file():
+        yield path
         return
     with tempfile.NamedTemporaryFile(suffix=".tar") as file:
         with tarfile.open(fileobj=file, mode="w", dereference=True) as archive:
-            archive.add(own, arcname=".")
+            archive.add(path, arcname=".")
         file.flush()
         yield Path(file.name)
+
+
+def _visible(line: str) -> str:
+    """Return what a terminal shows of a line: of a progress bar, which overwrites itself, its last state."""
+    return line.strip().rpartition("\r")[2]

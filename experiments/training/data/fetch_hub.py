@@ -1,6 +1,6 @@
 """Download weights, tokenizer or texts of rows from the hub into its cache, before the rows run.
 
-    python -m experiments.training.data.fetch_hub NEED
+    python -m experiments.training.data.fetch_hub ARTIFACT
 
 NEED is a Need as JSON. Prints the paths of the files (see inputs.requirements.answer), after comparing them with the
 hub's checksums.
@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.inputs.requirements import Need, Telling, answer
+from experiments.inputs.requirements import Artifact, ProgressPrinter, run_fetch
 from experiments.training.data.hub import TOKENIZER, SourceFiles, cached_commit, fetch, fetch_weights, verified
 
 
@@ -21,7 +21,7 @@ class PrintedProgress(tqdm):  # type: ignore[misc]
     """Progress bar of the hub library that prints its count of bytes in lines."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._print = Telling()
+        self._print = ProgressPrinter()
         super().__init__(*arguments, **options | {"file": StringIO()})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
@@ -29,7 +29,7 @@ class PrintedProgress(tqdm):  # type: ignore[misc]
             self._print(self.n, self.total)
 
 
-def fetch_need(need: Need) -> list[Path]:
+def fetch_need(need: Artifact) -> list[Path]:
     """Download the need and return its files. Raises InputError if that fails.
 
     If the cache already has files of the model or data set, the same version is downloaded.
@@ -57,4 +57,4 @@ def _files(source: SourceFiles) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(answer(sys.argv[1], fetch_need))
+    sys.exit(run_fetch(sys.argv[1], fetch_need))

@@ -1,6 +1,6 @@
 """Run the ranks of a remote node for the worker on the first node, and report to it.
 
-    TESTBED_MEETING="ADDRESS PORT KEY" python -m experiments.training.distributed.node_agent NUMBER NAME
+    TESTBED_RENDEZVOUS="ADDRESS PORT KEY" python -m experiments.training.distributed.node_agent NUMBER NAME
 
 Writes into the row's folder if this machine has it too (a shared file system), else into a temporary folder. Ends its
 ranks at the worker's request, when the worker's connection is lost, and on SIGTERM. Exit code 0 if the worker has
@@ -17,7 +17,7 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from types import FrameType
 
-from experiments.results.rendezvous import MEETING
+from experiments.results.rendezvous import RENDEZVOUS
 from experiments.results.schema import RANK_FOLDER, SPEC_FILE
 from experiments.training.distributed.local_node import LocalNodeRanks, prefer_oom_kill
 from experiments.training.distributed.ranks import CODES_FILE, start_node
@@ -83,7 +83,7 @@ def main(number: str, name: str) -> int:
     """Run the process; return its exit code."""
     prefer_oom_kill()
     signal.signal(signal.SIGTERM, _on_sigterm)
-    address, port, key = os.environ[MEETING].split()
+    address, port, key = os.environ[RENDEZVOUS].split()
     with (
         Client((address, int(port)), authkey=bytes.fromhex(key)) as connection,
         tempfile.TemporaryDirectory(prefix="testbed-") as scratch,

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from threading import Thread
 
-from experiments.results.rendezvous import LEFT_FILE, MEETING_FILE, SAID_FILE
+from experiments.results.rendezvous import EXIT_FILE, LOG_FILE, RENDEZVOUS_FILE
 from experiments.results.schema import Record
 from experiments.suites.row_spec import RowSpec
 from experiments.training.distributed.local_node import KILL_TIMEOUT_S
@@ -99,8 +99,8 @@ class RemoteNodeRanks:
 
     def _update_status(self) -> None:
         """Process the node's messages, and whether it has left without connecting."""
-        if self._connection is None and (self._folder / LEFT_FILE).exists():
-            self._mark_lost(f"did not take part: {_agent_message(self._folder / SAID_FILE)}")
+        if self._connection is None and (self._folder / EXIT_FILE).exists():
+            self._mark_lost(f"did not take part: {_agent_message(self._folder / LOG_FILE)}")
         try:
             while self._connection and self._code is None and self._connection.poll():
                 message = self._connection.recv_bytes()
@@ -133,10 +133,10 @@ def open_rendezvous(assignment: NodeAssignment, nodes: Sequence[RemoteNodeRanks]
     key = secrets.token_bytes(32)
     listener = Listener(("0.0.0.0", 0), backlog=len(nodes), authkey=key)
     Thread(target=_accept, args=(listener, assignment, nodes), daemon=True).start()
-    partial = folder / f"{MEETING_FILE}.part"
+    partial = folder / f"{RENDEZVOUS_FILE}.part"
     partial.touch(mode=0o600)
     partial.write_text(f"{assignment.address} {listener.address[1]} {key.hex()}\n")
-    partial.replace(folder / MEETING_FILE)
+    partial.replace(folder / RENDEZVOUS_FILE)
 
 
 def pack_files(out: Path, patterns: Sequence[str]) -> bytes:

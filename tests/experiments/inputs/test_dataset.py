@@ -1,4 +1,4 @@
-"""Data sets: folders and archives, checked, fetched once and unpacked safely. The server is on this machine."""
+"""Data sets: folders and archives, verified, downloaded once and unpacked safely. The server is on this machine."""
 
 import gzip
 import hashlib
@@ -16,7 +16,7 @@ from experiments.errors import InputError
 from experiments.inputs import dataset as data_set
 from experiments.inputs import fetch_dataset
 from experiments.inputs.dataset import CAPTIONS, HUB, SYNTHETIC, folder_sha256
-from experiments.runners.slurm.staging import packed as packed_for
+from experiments.runners.slurm.staging import as_archive
 
 RECORDS = '{"file_name": "1.jpg", "text": "soup"}\n'
 
@@ -46,16 +46,16 @@ def sha256(content: bytes) -> str:
 
 @pytest.fixture
 def server():
-    """Serves .content at .url; the first .breaks answers break off in the middle; .ranges has what was asked for."""
+    """Serves .content at .url; the first .breaks responses end in the middle; .ranges has the requested ranges."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked = self.headers.get("Range")
-            web.ranges.append(asked)
+            requested = self.headers.get("Range")
+            web.ranges.append(requested)
             if not self.path.startswith("/set."):
                 self.send_error(404)
                 return
-            begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked and web.resumes else 0
+            begin = int(requested.removeprefix("bytes=").rstrip("-")) if requested and web.resumes else 0
             body = web.content[begin:]
             self.send_response(206 if begin else 200)
             self.send_header("Content-Length", str(len(body)))
@@ -96,7 +96,7 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
     ("reads", "says"),
     [
         ((CAPTIONS,), r"^--data hub: gourmetgram-captions is not published there; allowed: synthetic, a folder"),
-        (("constant",), r"^--data hub: the texts of these rows are made up; allowed: synthetic$"),
+        (("constant",), r"^--data hub: these rows read synthetic texts only; allowed: synthetic$"),
         (("imdb", CAPTIONS), r"^--data hub: these rows read gourmetgram-captions and imdb; choose rows .* by --row$"),
     ],
 )
@@ -147,13 +147,13 @@ def test_a_folder_is_named_by_its_contents(tmp_path):
         (lambda path: path.write_text("text"), r"not a folder or an archive; allowed: .tar.gz, .tgz, .gz, .tar, .zip"),
     ],
 )
-def test_data_that_is_none_is_refused(tmp_path, make, says):
+def test_a_source_without_data_is_rejected(tmp_path, make, says):
     make(tmp_path / "data")
     with pytest.raises(InputError, match=says):
         prepare(str(tmp_path / "data"), None, tmp_path / "cache")
 
 
-def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_rejected(tmp_path, monkeypatch):
     def denied(path):
         raise PermissionError(13, "Permission denied")
 
@@ -182,7 +182,7 @@ def test_a_wrong_checksum_names_both_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path, kind):
+def test_an_archive_that_would_write_elsewhere_is_rejected(tmp_path, kind):
     archive = tmp_path / ("set.zip" if kind == "zip" else "set.tgz")
     archive.write_bytes(packed(kind, "../metadata.jsonl"))
     with pytest.raises(InputError, match="cannot be unpacked"):
@@ -191,7 +191,7 @@ def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path, kind):
 
 
 def linked(kind: bytes, name: str) -> bytes:
-    """An archive with records, and beside them a link of that kind to ``name``."""
+    """An archive with records, and next to them a link of that kind to ``name``."""
     made = io.BytesIO(gzip.decompress(packed("tar")))
     with tarfile.open(fileobj=made, mode="a") as archive:
         link = tarfile.TarInfo("set/link")
@@ -211,14 +211,14 @@ def test_links_within_an_archive_are_kept(tmp_path, kind, name):
 
 
 @pytest.mark.parametrize(("kind", "name"), [(tarfile.LNKTYPE, "../outside"), (tarfile.SYMTYPE, "../../outside")])
-def test_links_out_of_an_archive_are_refused(tmp_path, kind, name):
+def test_links_out_of_an_archive_are_rejected(tmp_path, kind, name):
     archive = tmp_path / "set.tar"
     archive.write_bytes(linked(kind, name))
     with pytest.raises(InputError, match=r"cannot be unpacked \('set/link' would be written outside the folder\)"):
         prepare(str(archive), None, tmp_path / "cache")
 
 
-def test_a_broken_archive_is_refused(tmp_path):
+def test_a_broken_archive_is_rejected(tmp_path):
     archive = tmp_path / "set.tgz"
     archive.write_bytes(packed("tar")[:40])
     with pytest.raises(InputError, match="cannot be unpacked"):
@@ -230,22 +230,22 @@ def test_a_url_needs_a_checksum(tmp_path):
         prepare("https://data.test/set.zip", None, tmp_path)
 
 
-def test_a_url_is_fetched_once_and_its_progress_told(tmp_path, server):
-    told = []
+def test_a_url_is_downloaded_once_with_progress(tmp_path, server):
+    reported = []
     for _ in range(2):
-        found = prepare(server.url, sha256(server.content), tmp_path, lambda *done: told.append(done))
+        found = prepare(server.url, sha256(server.content), tmp_path, lambda *done: reported.append(done))
     assert found.data.endswith("/set")
     assert server.ranges == [None]
-    assert told == [(len(server.content), len(server.content))]
+    assert reported == [(len(server.content), len(server.content))]
 
 
-def test_a_download_goes_on_where_it_broke_off(tmp_path, server):
+def test_an_interrupted_download_is_resumed(tmp_path, server):
     server.breaks = 1
     assert prepare(server.url, sha256(server.content), tmp_path).data.endswith("/set")
     assert server.ranges == [None, f"bytes={len(server.content) // 2}-"]
 
 
-def test_a_server_that_cannot_go_on_is_asked_for_all_of_it(tmp_path, server):
+def test_a_server_without_ranges_is_asked_for_the_whole_file(tmp_path, server):
     server.breaks, server.resumes = 1, False
     assert prepare(server.url, sha256(server.content), tmp_path).data.endswith("/set")
 
@@ -257,53 +257,53 @@ def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_server_that_refuses_is_a_users_mistake(tmp_path, server):
+def test_a_rejected_request_is_a_user_error(tmp_path, server):
     with pytest.raises(InputError, match="the server answers 404"):
         prepare(server.url.replace("set", "other"), "00", tmp_path)
 
 
-def test_a_server_that_is_not_there_is_a_users_mistake(tmp_path, server, monkeypatch):
+def test_a_missing_server_is_a_user_error(tmp_path, server, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with pytest.raises(InputError, match="cannot be fetched"):
+    with pytest.raises(InputError, match="cannot be downloaded"):
         prepare("http://127.0.0.1:9/set.zip", "00", tmp_path)
 
 
-def there(source, cache, sha256_=None, reads=("imdb",)):
-    """What the data set is on a cluster with that cache, fetched there."""
-    found = data_set.prepare_there(source, sha256_, str(cache), reads)
-    if found.own:
-        Path(found.need.name).parent.mkdir(parents=True, exist_ok=True)
-        with packed_for(found.own) as archive:
-            shutil.copy(archive, found.need.name)
-    fetch_dataset.bring(found.need)
+def remote(source, cache, sha256_=None, reads=("imdb",)):
+    """Return the data set of a cluster with that cache, after its download."""
+    found = data_set.prepare_remote(source, sha256_, str(cache), reads)
+    if found.user_path:
+        Path(found.artifact.name).parent.mkdir(parents=True, exist_ok=True)
+        with as_archive(found.user_path) as archive:
+            shutil.copy(archive, found.artifact.name)
+    fetch_dataset.fetch(found.artifact)
     return found
 
 
 @pytest.mark.parametrize("name", ["reviews.jsonl", "set/reviews.jsonl"])
-def test_data_of_a_cluster_has_its_place_before_it_is_there(tmp_path, monkeypatch, name):
+def test_data_of_a_cluster_has_its_path_before_its_download(tmp_path, monkeypatch, name):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     archive = tmp_path / "set.tgz"
     archive.write_bytes(packed("tar", name, '{"text": "good"}'))
-    found = there(str(archive), tmp_path / "cache")
+    found = remote(str(archive), tmp_path / "cache")
     assert found.data == f"{tmp_path}/cache/data/{sha256(archive.read_bytes())}-imdb"
     assert (Path(found.data) / "reviews.jsonl").exists()
 
 
-def test_a_folder_is_named_alike_here_and_on_a_cluster(tmp_path, monkeypatch):
+def test_a_folder_has_the_same_checksum_here_and_on_a_cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     (folder := tmp_path / "kept" / "set").mkdir(parents=True)
     (folder / "reviews.jsonl").write_text('{"text": "good"}\n')
-    found = there(str(folder.parent), tmp_path / "cache")
+    found = remote(str(folder.parent), tmp_path / "cache")
     assert found.sha256 == prepare(str(folder.parent), None, tmp_path, reads=("imdb",)).sha256
     assert folder_sha256(Path(found.data)) == found.sha256
 
 
-def test_a_spoiled_download_of_a_cluster_is_tried_once_more(tmp_path, monkeypatch, server):
+def test_a_checksum_mismatch_on_a_cluster_is_retried_once(tmp_path, monkeypatch, server):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
-    good, server.content = server.content, b"spoiled"
-    found = data_set.prepare_there(server.url, sha256(good), str(tmp_path), [CAPTIONS])
+    good, server.content = server.content, b"damaged"
+    found = data_set.prepare_remote(server.url, sha256(good), str(tmp_path), [CAPTIONS])
     with pytest.raises(InputError, match="its SHA-256 is"):
-        fetch_dataset.bring(found.need)
+        fetch_dataset.fetch(found.artifact)
     assert len(server.ranges) == 2
 
 
@@ -314,7 +314,7 @@ def test_a_spoiled_download_of_a_cluster_is_tried_once_more(tmp_path, monkeypatc
         ("/nowhere", "no such folder or archive"),
     ],
 )
-def test_data_that_a_cluster_cannot_be_given_is_refused_before_anything_is_asked(tmp_path, source, says):
+def test_data_that_a_cluster_cannot_read_is_rejected_at_once(tmp_path, source, says):
     with pytest.raises(InputError, match=says):
-        data_set.prepare_there(source, None, str(tmp_path), ["imdb"])
-    assert data_set.prepare_there(HUB, None, "", ["imdb"]) == data_set.DataSet(HUB)
+        data_set.prepare_remote(source, None, str(tmp_path), ["imdb"])
+    assert data_set.prepare_remote(HUB, None, "", ["imdb"]) == data_set.DataSet(HUB)

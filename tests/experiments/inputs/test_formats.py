@@ -16,7 +16,7 @@ from experiments.inputs.formats import caption_format, text_format
         ("captions.txt", None),
     ],
 )
-def test_a_folder_of_captions_is_recognised_by_its_files(tmp_path, file, kind):
+def test_a_folder_of_captions_is_recognized_by_its_files(tmp_path, file, kind):
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     path.touch()
@@ -37,7 +37,7 @@ def test_a_folder_of_captions_is_recognised_by_its_files(tmp_path, file, kind):
         ("readme.txt", None),
     ],
 )
-def test_a_folder_of_texts_is_recognised_by_its_files(tmp_path, file, kind):
+def test_a_folder_of_texts_is_recognized_by_its_files(tmp_path, file, kind):
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     path.touch()

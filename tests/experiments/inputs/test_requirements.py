@@ -1,17 +1,18 @@
-"""What rows read that has to be fetched first."""
+"""Artifacts that rows read and that must be downloaded first."""
 
 import pytest
 
-from experiments.inputs.requirements import Need, needs_of
+from experiments.inputs.requirements import Artifact, artifacts_of
 from experiments.suites.models import models
 from tests.support.rows import spec
 
 LLAMA, NEO, OPT = "tiny-llama-1.1b", "gpt-neo-1.3b", "blip2-opt-2.7b"
-DATA = Need(kind="data", name="https://data.test/set.tgz?key=secret", sha256="ab", dataset="imdb")
+DATA = Artifact(kind="data", name="https://data.test/set.tgz?key=secret", sha256="ab", dataset="imdb")
 
 
 def kinds(**changes):
-    return [need.kind for need in needs_of(spec(**{"weights": "random", "data": "synthetic", **changes}), DATA)]
+    row = spec(**{"weights": "random", "data": "synthetic", **changes})
+    return [artifact.kind for artifact in artifacts_of(row, DATA)]
 
 
 @pytest.mark.parametrize(
@@ -22,22 +23,22 @@ def kinds(**changes):
         ({"weights": "pretrained", "model": NEO, "dataset": "imdb", "engine": "hf_trainer"}, ["weights"]),
         ({"model": NEO, "dataset": "imdb", "engine": "hf_trainer", "data": "hub"}, ["tokenizer", "texts"]),
         ({"model": NEO, "dataset": "imdb", "engine": "hf_trainer", "data": "hub", "size": "tiny"}, ["texts"]),
-        ({"model": NEO, "dataset": "imdb", "engine": "hf_trainer", "data": "/kept"}, ["tokenizer", "data"]),
+        ({"model": NEO, "dataset": "imdb", "engine": "hf_trainer", "data": "/user"}, ["tokenizer", "data"]),
         ({"model": NEO, "dataset": "constant", "engine": "hf_trainer", "data": "hub"}, []),
-        ({"data": "/kept"}, ["data"]),
+        ({"data": "/user"}, ["data"]),
     ],
 )
 def test_a_row_needs_what_its_choices_read(changes, needed):
     assert kinds(**changes) == needed
 
 
-def test_litgpt_needs_weights_that_are_converted_and_transformers_those_that_are_not():
+def test_litgpt_needs_converted_weights_and_transformers_published_ones():
     row = {"weights": "pretrained", "data": "synthetic", "model": LLAMA, "dataset": "constant"}
-    found = [needs_of(spec(engine=engine, **row))[0] for engine in ("litgpt", "litgpt_trainer", "lightning")]
-    assert [need.litgpt for need in found] == [models()[LLAMA].litgpt] * 2 + [None]
+    found = [artifacts_of(spec(engine=engine, **row))[0] for engine in ("litgpt", "litgpt_trainer", "lightning")]
+    assert [artifact.litgpt for artifact in found] == [models()[LLAMA].litgpt] * 2 + [None]
     assert found[0].key == found[1].key != found[2].key
 
 
-def test_a_need_is_named_without_what_a_url_keeps_secret():
+def test_an_artifact_is_named_without_the_secret_part_of_its_url():
     assert str(DATA) == "the data https://data.test/set.tgz"
-    assert str(Need(kind="weights", name="team/small")) == "the weights of team/small"
+    assert str(Artifact(kind="weights", name="team/small")) == "the weights of team/small"

@@ -1,4 +1,4 @@
-"""What is refused before it starts."""
+"""Rows and runs that are refused before they start."""
 
 import shutil
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.runners import admission
-from experiments.runners.admission import check_disk, host_need_gib, refusal
+from experiments.runners.admission import check_disk, host_memory_needed_gib, refusal
 from tests.support.rows import GPU, OFFLOAD, T4, node, spec
 from tests.support.trainings import LORA
 
@@ -23,9 +23,9 @@ def test_a_device_smaller_than_the_card_is_refused_with_both_sizes():
     assert refusal(spec(size="tiny"), node(T4), 64) == ""
 
 
-def test_a_card_is_enough_for_itself_whatever_its_driver_keeps():
-    kept = GPU.__class__(0, "NVIDIA A100 80GB PCIe", 79.0, "GPU-2")
-    assert refusal(spec(), node(kept), 64) == ""
+def test_a_card_is_enough_for_itself_whatever_its_driver_reserves():
+    reserved = GPU.__class__(0, "NVIDIA A100 80GB PCIe", 79.0, "GPU-2")
+    assert refusal(spec(), node(reserved), 64) == ""
 
 
 @pytest.mark.parametrize("settings", [{"optimizer": "adam_8bit"}, {"quantization": {"kind": "nf4"}}])
@@ -38,7 +38,7 @@ def test_a_bitsandbytes_that_needs_a_gpu_is_refused_on_a_processor_here(settings
     assert refusal(spec(size="tiny"), node(), 64) == ""
 
 
-def test_more_devices_than_there_are_are_refused():
+def test_more_devices_than_exist_are_refused():
     remedy = "; --gpus-per-node runs the row on fewer"
     assert refusal(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1" + remedy
     assert refusal(spec(devices=2), node(GPU, GPU), 64) == ""
@@ -46,7 +46,7 @@ def test_more_devices_than_there_are_are_refused():
     assert refusal(spec(nodes=2), node(GPU, GPU), 64) == ""
 
 
-def test_a_row_of_several_nodes_needs_its_gpus_of_each_of_them():
+def test_a_row_of_several_nodes_needs_its_gpus_on_each_of_them():
     wide = spec(nodes=2, devices=2)
     assert refusal(wide, node(GPU, GPU), 64, nodes=2) == ""
     assert refusal(wide, node(GPU), 64, nodes=2).startswith("2 GPUs of each of 2 nodes are needed, there is 1; ")
@@ -55,7 +55,7 @@ def test_a_row_of_several_nodes_needs_its_gpus_of_each_of_them():
 
 def test_offload_needs_host_memory_by_the_models_size():
     row = spec(**OFFLOAD)
-    assert host_need_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
+    assert host_memory_needed_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
     assert refusal(row, node(GPU), 200) == "optimizer offload needs 238 GiB of host memory, there are 200 GiB"
     assert refusal(row, node(GPU), 239) == ""
     assert refusal(spec(size="tiny", **OFFLOAD), node(GPU), 8) == ""
@@ -71,8 +71,8 @@ def test_offload_needs_a_compiler_and_the_headers_of_python(monkeypatch):
 
 
 def test_each_rank_needs_host_memory_of_its_own():
-    assert host_need_gib(spec(devices=4, strategy="ddp")) == 4 * host_need_gib(spec())
-    alone, four = (host_need_gib(spec(**OFFLOAD, devices=devices)) for devices in (1, 4))
+    assert host_memory_needed_gib(spec(devices=4, strategy="ddp")) == 4 * host_memory_needed_gib(spec())
+    alone, four = (host_memory_needed_gib(spec(**OFFLOAD, devices=devices)) for devices in (1, 4))
     assert four - alone == 3 * admission.OFFLOAD_SPARE_GIB
 
 
@@ -83,7 +83,7 @@ def test_no_disk_space_refuses_the_run(tmp_path, monkeypatch):
         check_disk(tmp_path / "not" / "yet", [spec()] * 15)
 
 
-def test_checkpoints_of_the_largest_row_need_room_where_it_runs(tmp_path, monkeypatch):
+def test_checkpoints_of_the_largest_row_need_disk_space_where_it_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=20 * 1024**3))
     taught = {"engine": "hf_trainer", "model": "gpt-neo-1.3b", "length": "as-taught", "size": "full"}
     light = [spec(**taught | change) for change in ({"length": "verdict"}, {"size": "tiny"}, {"lora": LORA})]

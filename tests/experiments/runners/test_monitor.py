@@ -1,11 +1,11 @@
-"""What is seen of GPUs and rows: read from what real commands print, asked of machines that are this one."""
+"""The monitor: GPUs and rows, read from the output of fake commands on this machine."""
 
 import pytest
 from rich.console import Console
 
 from experiments.results.schema import PROGRESS_FILE, Memory, Progress
-from experiments.runners.monitor import GpuSeen, look, monitor_table
-from experiments.runners.targets import Seen
+from experiments.runners.monitor import MonitoredGpu, monitor_table, observe
+from experiments.runners.targets import MonitorTarget
 from provision.errors import NotReached
 from provision.ssh.shell import LocalShell
 
@@ -20,7 +20,7 @@ SQUEUE = """\
 9|RUNNING|None|another|of somebody"""
 
 
-class Away(LocalShell):
+class UnreachableShell(LocalShell):
     where = "node-2"
 
     def run(self, command, **options):
@@ -29,7 +29,7 @@ class Away(LocalShell):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Stand-ins of squeue and nvidia-smi, which print what is told above; a process computes that is no row's."""
+    """Fakes of squeue and nvidia-smi, which print the texts above; one process on a GPU belongs to no row."""
     for name, body in (
         ("squeue", f"cat <<'E'\n{SQUEUE}\nE"),
         ("nvidia-smi", f'case "$*" in *compute*) echo "GPU-0, 1" ;; *) cat <<E\n{QUERIED}\nE\n;; esac'),
@@ -40,30 +40,31 @@ def machine(tmp_path, monkeypatch):
     (tmp_path / ROW).mkdir(parents=True)
     at = Progress(phase="backward", step=2, micro_steps=3, planned_micro_steps=9, memory=Memory(peak_gib=12.5))
     (tmp_path / ROW / PROGRESS_FILE).write_text(at.model_dump_json(indent=2))
-    return Seen(LocalShell(), str(tmp_path), (("node-1", LocalShell()),))
+    return MonitorTarget(LocalShell(), str(tmp_path), (("node-1", LocalShell()),))
 
 
-def test_gpus_are_seen_with_what_the_driver_tells_and_what_it_does_not(machine):
-    first, second = look(machine).gpus
-    assert first == GpuSeen("node-1", 0, "NVIDIA A100-SXM4-80GB", 97.0, 40.0, 80.0, 61.0, ("process 1",))
+def test_gpus_have_the_values_that_the_driver_reports(machine):
+    first, second = observe(machine).gpus
+    assert first == MonitoredGpu("node-1", 0, "NVIDIA A100-SXM4-80GB", 97.0, 40.0, 80.0, 61.0, ("process 1",))
     assert (second.utilization, second.celsius, second.users) == (None, None, ())
 
 
-def test_our_rows_are_seen_those_that_run_first_and_nobody_elses(machine):
-    running, waiting = look(machine).rows
+def test_own_rows_are_listed_running_ones_first(machine):
+    running, waiting = observe(machine).rows
     assert (running.name, running.state, running.progress.micro_steps) == (ROW, "RUNNING", 3)
     assert (waiting.name, waiting.state, waiting.reason) == ("run/lab/b", "PENDING", "Resources")
 
 
 def test_a_node_that_does_not_answer_hides_no_other(machine):
-    sight = look(Seen(machine.shell, machine.folder, (("node-2", Away()), *machine.nodes)))
-    assert (len(sight.gpus), sight.unseen) == (2, ("node-2: not reached",))
+    nodes = (("node-2", UnreachableShell()), *machine.nodes)
+    observation = observe(MonitorTarget(machine.shell, machine.folder, nodes))
+    assert (len(observation.gpus), observation.unreachable) == (2, ("node-2: not reached",))
 
 
-def test_a_person_sees_gpus_and_rows(machine):
+def test_gpus_and_rows_are_shown_as_tables(machine):
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(monitor_table(look(machine)))
-    said = captured.get()
+        console.print(monitor_table(observe(machine)))
+    output = captured.get()
     for words in ("97 %", "40.0 of 80.0", "61 °C", "backward", "3 of 9", "12.5", "pending (Resources)", "process 1"):
-        assert words in said
+        assert words in output

@@ -1,4 +1,4 @@
-"""Jupyter as it is started, reached and ended. Fakes: docker, which starts the program on this machine, and jupyter."""
+"""Start, address and end of Jupyter. Fakes: docker, which starts the program on this machine, and jupyter."""
 
 import os
 import subprocess
@@ -30,13 +30,13 @@ esac
 """
 JUPYTER = f"""#!{sys.executable}
 import http.server, os, sys
-told = dict(word[2:].split("=", 1) for word in sys.argv if "=" in word)
+options = dict(word[2:].split("=", 1) for word in sys.argv if "=" in word)
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         known = self.path == "/api" or self.path.endswith("?token=" + os.environ["JUPYTER_TOKEN"])
         self.send_response(200 if known else 403)
         self.end_headers()
-http.server.HTTPServer((told["ip"], int(told["port"])), Answer).serve_forever()
+http.server.HTTPServer((options["ip"], int(options["port"])), Answer).serve_forever()
 """
 
 
@@ -50,7 +50,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_it_answers_on_loopback_to_its_token_alone_and_ends(home):
+def test_it_answers_only_on_loopback_and_to_its_token_and_ends(home):
     with served(LocalShell(), "lab.ipynb") as address:
         assert "/lab/tree/lab.ipynb?token=" in address
         urlopen(address).close()
@@ -63,7 +63,7 @@ def test_it_answers_on_loopback_to_its_token_alone_and_ends(home):
         urlopen(address)
 
 
-def test_its_token_is_in_no_command_line_and_no_file_that_others_may_read(home):
+def test_its_token_is_on_no_command_line_and_in_no_file_that_others_may_read(home):
     with served(LocalShell()) as address:
         token = address.partition("token=")[2]
         listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
@@ -74,7 +74,7 @@ def test_its_token_is_in_no_command_line_and_no_file_that_others_may_read(home):
         assert not os.path.exists(secret)
 
 
-def test_an_image_that_has_no_jupyter_is_said_in_its_own_words(home):
+def test_an_image_without_jupyter_is_an_error_with_the_last_line_of_its_log(home):
     (home / "jupyter").write_text("#!/bin/sh\necho jupyter: not found >&2; exit 127\n")
     with pytest.raises(CommandFailed, match="Jupyter does not start: jupyter: not found"), served(LocalShell()):
         pass

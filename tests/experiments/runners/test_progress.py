@@ -1,4 +1,4 @@
-"""What a person sees while rows run."""
+"""The progress of a run, as lines and as a table."""
 
 from io import StringIO
 
@@ -6,7 +6,7 @@ from rich.console import Console
 
 from experiments.results.schema import Memory, Progress
 from experiments.results.wording import clock
-from experiments.runners.progress import Screen, State, View, table, view_on
+from experiments.runners.progress import RowState, Screen, View, table, view_on
 from tests.support import results
 from tests.support.rows import spec
 
@@ -27,14 +27,14 @@ def drawn(thing) -> str:
     return console.file.getvalue()
 
 
-def test_a_row_under_way_shows_where_it_is():
-    text = drawn(table([State(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
+def test_a_running_row_shows_its_position():
+    text = drawn(table([RowState(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
     assert "3 of 15 rows done, about 10:00 left" in text
     assert text.splitlines()[-1].split() == ["a", "forward", "9", "of", "24", "31.26", "38.5", "0:12", "1:15"]
 
 
-def test_a_row_that_has_said_nothing_is_starting():
-    text = drawn(table([State(spec("a"), 1.0, None)], 0, 1, None))
+def test_a_row_without_a_progress_report_is_starting():
+    text = drawn(table([RowState(spec("a"), 1.0, None)], 0, 1, None))
     assert "left" not in text.splitlines()[0]
     assert text.splitlines()[-1].split() == ["a", "starting", "0:01"]
 
@@ -47,12 +47,12 @@ def test_a_terminal_gets_the_table_and_a_file_gets_lines():
 def test_the_table_is_drawn_while_rows_run():
     console = Console(file=StringIO(), force_terminal=True, width=100)
     view = view_on(console)
-    with view.alive():
-        view.shows([State(spec("a"), 12.0, PROGRESS)], 0, 1, None)
+    with view.live():
+        view.shows([RowState(spec("a"), 12.0, PROGRESS)], 0, 1, None)
         view.ends(spec("b"), results.result("b", memory={"peak_gib": 2.0}))
     assert "9 of 24" in console.file.getvalue()
     assert "b: fits, peak 2 GiB" in console.file.getvalue()
 
 
-def test_a_time_is_read_as_people_do():
+def test_times_are_shown_in_hours_minutes_and_seconds():
     assert [clock(seconds) for seconds in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]

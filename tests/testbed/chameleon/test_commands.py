@@ -108,7 +108,7 @@ def test_a_lease_is_released_when_its_command_is_told_to_stop_while_a_node_boots
     for number, handler in before.items():
         signal.signal(number, handler)
     assert code == app.INTERRUPTED
-    assert "told to stop by SIGTERM; releasing llm_cc" in err
+    assert "received SIGTERM; releasing llm_cc" in err
     assert err.splitlines()[-1] == "llm_cc is released; nothing is left at CHI@UC"
     assert left_at(site) == []
 

@@ -1,1 +1,1 @@
-"""A throw-away Slurm cluster of several nodes on this machine. Real: Slurm, munge, sshd, users. Fakes: the GPUs."""
+"""A temporary Slurm cluster of several nodes on this machine. Real: Slurm, munge, sshd, users. Fakes: the GPUs."""

@@ -1,6 +1,6 @@
-"""A Slurm cluster for tests. Its GPUs are links to /dev/null: Slurm hands them out, nothing can compute on them.
+"""A Slurm cluster for tests. Its GPUs are links to /dev/null: Slurm assigns them, nothing can compute on them.
 
-As root it has an ordinary user of its own, who is removed with it; else whoever runs it is its user. Needs the packages
+As root it creates an ordinary user, who is removed with it; else the current user submits. Needs the packages
 slurm-wlm, munge and openssh-server; their own services are neither needed nor touched.
 """
 
@@ -69,7 +69,7 @@ PARTITION = "PartitionName=gpu Nodes=ALL Default=YES DefaultTime=10:00 MaxTime=6
 class Cluster:
     """The cluster, its files in ``state``; ``gpus`` is how many GPUs of ``kind`` each node has.
 
-    A node that is not heard of for ``lost_s`` is lost; jobs are forgotten ``kept_s`` after their end.
+    A node that is silent for ``lost_s`` is lost; Slurm forgets jobs ``kept_s`` after their end.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Cluster:
         return self
 
     def stop(self) -> None:
-        """End all of it, jobs too; nothing is left but the files."""
+        """Stop all of it, including jobs; only the files are left."""
         self.ask("scancel", "--user", self.user, check=False)
         with suppress(TimeoutError):
             _wait_for(lambda: not self.ask("squeue", "--noheader", check=False), GONE_S)
@@ -145,7 +145,7 @@ class Cluster:
         self._run(node, [*self._seeing(), "slurmd", "-D", "-N", node])
 
     def kill_node(self, node: str) -> None:
-        """As if its power were cut: the daemon and what its jobs run are gone."""
+        """Kill the daemon and its jobs, as if the power were cut."""
         self._started[node].kill()
         self._started[node].wait()
         above = {one for task in tagged_processes("SLURMD_NODENAME", node) for one in task.parents()}
@@ -180,7 +180,7 @@ class Cluster:
         (self.state / "gres.conf").write_text("".join(devices))
 
     def _seeing(self) -> list[str]:
-        """A view of the files in which everybody may read the Python that runs the tests, and the checkout."""
+        """Return a command prefix: a mount namespace in which everybody may read this Python and the checkout."""
         if os.getuid() != 0:
             return []
         home = Path.home().resolve()
@@ -206,7 +206,7 @@ class Cluster:
 
 @contextmanager
 def started(gpus: Sequence[int]) -> Iterator[Cluster]:
-    """A cluster while the body lasts; of its nodes each has that many GPUs."""
+    """Run a cluster while the body runs; ``gpus`` is the number of GPUs of each node."""
     with tempfile.TemporaryDirectory(prefix="slurm-") as state:
         made = Cluster(Path(state), gpus)
         try:

@@ -1,4 +1,4 @@
-"""The cluster as a fixture, and what a row of the tests needs there."""
+"""The cluster as a fixture, and its profile."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def cluster() -> Iterator[Cluster]:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of SMALL_MIB for everybody, where whoever runs the tests may mount one."""
+    """Mount a file system of SMALL_MIB that everybody may write to, if this user may mount one."""
     folder.mkdir()
     size = f"size={SMALL_MIB}m,mode=1777"
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True).returncode == 0
@@ -50,7 +50,7 @@ def profile(cluster: Cluster) -> Profile:
 
 
 def profile_of(cluster: Cluster, **environment: str) -> Profile:
-    """The cluster as a profile; ``environment`` is what its jobs find set. The GPUs that Slurm gives are not used."""
+    """The cluster as a profile; ``environment`` is set for its jobs. The GPUs that Slurm assigns are not used."""
     exports = {"PYTHONPATH": str(HOUSE), "CUDA_VISIBLE_DEVICES": "", **environment}
     return Profile(
         name="testbed",

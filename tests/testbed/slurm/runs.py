@@ -1,4 +1,4 @@
-"""Runs of stand-in rows, here and on the cluster, by one interface."""
+"""Runs of rows with the fake worker, on this machine and on the cluster, by one interface."""
 
 import threading
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from experiments.runners.local import row_process
 from experiments.runners.local.runner import LocalRunner
 from experiments.runners.slurm.cluster import Cluster as Rows
-from experiments.runners.slurm.runner import RemoteRunner
+from experiments.runners.slurm.runner import SlurmRunner
 from experiments.system.processes import tagged_processes
 from provision.errors import ConnectionDropped
 from provision.ssh.shell import Shell
@@ -27,7 +27,7 @@ HANG_S = 20
 
 
 class Bed:
-    """Runs of a suite 'lab' into ``path``; ``start`` makes a runner of rows that behave as told."""
+    """Runs of a suite 'lab' into ``path``; ``runner`` makes a runner of rows that behave as given."""
 
     choices: ClassVar = {"weights": "random", "data": "synthetic"}
 
@@ -46,13 +46,13 @@ class Bed:
     def outcomes(self) -> dict[str, str]:
         return {row: result.outcome for row, result in self.folder.results().items()}
 
-    def run(self, rows: str, limit_s: int = 60, **behavior: str) -> None:
+    def run(self, rows: str, limit_s: int = 60, **behaviour: str) -> None:
         """Run rows; row g has a limit of its own."""
         limits = {row: HANG_S if row == "g" else limit_s for row in rows}
         specs = [made.spec(row, size="tiny", time_limit_s=limits[row], **self.choices) for row in rows]
-        self.runner(behavior).run(made.to_run(*specs))
+        self.runner(behaviour).run(made.to_run(*specs))
 
-    def runner(self, behavior: dict[str, str]) -> "LocalRunner | RemoteRunner":
+    def runner(self, behaviour: dict[str, str]) -> "LocalRunner | SlurmRunner":
         raise NotImplementedError
 
     def left(self) -> list[psutil.Process]:
@@ -65,19 +65,19 @@ class LocalBed(Bed):
         super().__init__(path)
         self._patch = patch
 
-    def runner(self, behavior: dict[str, str]) -> LocalRunner:
-        self._patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in behavior.items()))
+    def runner(self, behaviour: dict[str, str]) -> LocalRunner:
+        self._patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in behaviour.items()))
         self._patch.setenv("FAKE_JOURNAL", str(self.journal))
         return LocalRunner(self.folder, made.node(cpus=2), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
     def left(self) -> list[psutil.Process]:
-        return [one for row in "abcdefg" for one in row_process.tagged_processes(self.folder.row_named(row))]
+        return [one for row in "abcdefg" for one in row_process.tagged_processes(self.folder.row(row))]
 
 
 class SlurmBed(Bed):
     def __init__(self, path: Path, cluster: Cluster, shell: Shell | None = None, **profile: object) -> None:
         super().__init__(path)
-        self.cluster, self.shell = cluster, shell or SshShell(cluster.login(), connect_limit_s=2)
+        self.cluster, self.shell = cluster, shell or SshShell(cluster.login(), patience_s=2)
         self._profile = profile
         self.options: dict[str, object] = {}
 
@@ -85,11 +85,11 @@ class SlurmBed(Bed):
     def journal(self) -> Path:
         return self.cluster.home / f"journal-{self.path.name}"
 
-    def runner(self, behavior: dict[str, str]) -> RemoteRunner:
-        told = ",".join(f"{row}={how}" for row, how in behavior.items())
+    def runner(self, behaviour: dict[str, str]) -> SlurmRunner:
+        told = ",".join(f"{row}={how}" for row, how in behaviour.items())
         profile = profile_of(self.cluster, FAKE=told, FAKE_JOURNAL=str(self.journal))
         rows = Rows(self.shell, profile.model_copy(update=self._profile))
-        return RemoteRunner(self.folder, rows, self.view, fake_worker.MODULE, GRACE_S, **self.options)
+        return SlurmRunner(self.folder, rows, self.view, fake_worker.MODULE, GRACE_S, **self.options)
 
     def left(self) -> list[psutil.Process]:
         there = str(self.cluster.home)
@@ -100,7 +100,7 @@ class SlurmBed(Bed):
         ]
 
     def queue(self) -> dict[str, str]:
-        """The jobs that are not over: their ids by row."""
+        """Return the ids of unfinished jobs by row."""
         lines = self.cluster.ask("squeue", "--noheader", "--format=%i %j").splitlines()
         jobs = [line.split() for line in lines]
         return {name.rpartition("/")[2]: number for number, name in jobs if name.startswith(f"{self.path.name}/")}
@@ -111,7 +111,7 @@ class SlurmBed(Bed):
 
 
 def meanwhile(when, act) -> threading.Thread:
-    """Do ``act`` as soon as ``when`` holds."""
+    """Call ``act`` as soon as ``when`` is true."""
 
     def wait() -> None:
         wait_for(when)
@@ -122,8 +122,8 @@ def meanwhile(when, act) -> threading.Thread:
     return thread
 
 
-class Unheard(SshShell):
-    """A line that is cut once, right after sbatch has done its work, before it could say so."""
+class DropsAfterSubmit(SshShell):
+    """A connection that drops once, after sbatch has submitted a job and before its output has arrived."""
 
     cuts = 1
 

@@ -1,4 +1,4 @@
-"""`testbed run --site slurm` as people type it: at a name of the ssh configuration, killed, cut off, interrupted."""
+"""`testbed run --site slurm` as users type it: for a host of the SSH configuration, killed, cut off, interrupted."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.results.schema import RESULT_FILE
-from experiments.runners.slurm.runner import NOTE_FILE
+from experiments.runners.slurm.submission import SUBMISSION_FILE
 from tests.support import fake_testbed
 from tests.support.fake_worker import LARGE_BYTES
 from tests.support.sshd import ssh_at
@@ -25,7 +25,7 @@ RUN_ID = "jobs"
 
 
 class Person:
-    """Somebody with an ssh configuration and a profile, who types commands. reduced-batch hangs until ``let_go``."""
+    """A user with an SSH configuration and a profile, who types commands."""
 
     def __init__(self, cluster, path: Path) -> None:
         self.cluster, self.path = cluster, path
@@ -64,7 +64,7 @@ class Person:
         )
 
     def asks(self, *arguments: str) -> str:
-        """What a command prints that only looks."""
+        """Return the output of a read-only command."""
         command = [sys.executable, "-m", "experiments", *arguments]
         return subprocess.run(command, env=self.environment, cwd=HOUSE, stdout=subprocess.PIPE, text=True).stdout
 
@@ -110,7 +110,7 @@ def test_a_killed_command_returns_to_its_jobs(person):
 
 def test_a_command_that_is_killed_while_it_submits_submits_nothing_twice(person):
     first = person.types()
-    wait_for(lambda: (person.rows / "baseline" / NOTE_FILE).exists())
+    wait_for(lambda: (person.rows / "baseline" / SUBMISSION_FILE).exists())
     first.kill()
     first.wait()
     said = person.types().communicate(timeout=120)[0]
@@ -155,7 +155,7 @@ def test_ctrl_c_says_that_jobs_go_on_and_how_to_end_them(person):
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[0]
     assert running.returncode == 130
-    assert "job(s) go on at super" in said
+    assert "job(s) continue at super" in said
     assert f"{RUN_ID}/{SUITE}/reduced-batch" in person.queue()
     cancelling = person.types("--cancel")
     assert "reduced-batch" in cancelling.communicate(timeout=60)[0]

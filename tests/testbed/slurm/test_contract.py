@@ -28,7 +28,7 @@ def test_every_row_ends_with_a_result_whatever_its_worker_did(bed):
 
 def test_reasons_are_of_the_row_and_not_of_the_machinery(bed):
     reasons = {row: result.reason for row, result in bed.folder.results().items()}
-    assert reasons["a"] == "stand-in: oom"
+    assert reasons["a"] == "fake worker: oom"
     assert reasons["c"] == "ended without a result: last line of c"
     assert "not a result of schema version 1" in reasons["d"]
     assert reasons["g"].endswith("the time limit is 20 s")

@@ -1,4 +1,4 @@
-"""What goes wrong between here and there, and there."""
+"""Faults of the connection and of the cluster."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.results.schema import RESULT_FILE
-from experiments.runners.slurm.runner import NOTE_FILE
+from experiments.runners.slurm.submission import SUBMISSION_FILE
 from provision.errors import CommandFailed
 from tests.support.rows import spec, to_run
 from tests.support.waiting import wait_for
 from tests.testbed.slurm.conftest import SMALL
-from tests.testbed.slurm.runs import SlurmBed, Unheard, meanwhile
+from tests.testbed.slurm.runs import DropsAfterSubmit, SlurmBed, meanwhile
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def bed(cluster, tmp_path):
 
 
 def test_a_submission_whose_answer_was_lost_is_not_made_twice(cluster, tmp_path):
-    bed = SlurmBed(tmp_path, cluster, Unheard(cluster.login()))
+    bed = SlurmBed(tmp_path, cluster, DropsAfterSubmit(cluster.login()))
     bed.run("a")
     assert bed.outcomes() == {"a": "fits"}
     assert bed.starts("a") == 1
@@ -38,7 +38,7 @@ def test_a_job_whose_note_is_lost_is_found_by_its_name_and_followed(bed):
     with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="slow")
     first.join()
-    (bed.folder.row_named("a") / NOTE_FILE).unlink()
+    (bed.folder.row("a") / SUBMISSION_FILE).unlink()
     bed.run("a")
     assert bed.outcomes() == {"a": "fits"}
     assert bed.starts("a") == 1
@@ -93,7 +93,7 @@ def test_what_cannot_end_before_the_machines_are_given_back_is_not_begun(bed):
     assert bed.outcomes() == {"a": "fits"}
     bed.run("b", limit_s=300)
     assert bed.outcomes() == {"a": "fits"}
-    assert "b: not begun, it may take until after the machines are given back" in bed.view.lines
+    assert "b: not started, it may not finish before the lease ends" in bed.view.lines
 
 
 def test_before_the_machines_are_given_back_all_is_brought_home_and_the_rest_cancelled(bed):
@@ -103,16 +103,16 @@ def test_before_the_machines_are_given_back_all_is_brought_home_and_the_rest_can
     def later() -> None:
         clock[0] += timedelta(hours=2, minutes=51)
 
-    meanwhile(lambda: bed.starts("b") and (bed.folder.row_named("a") / RESULT_FILE).exists(), later)
+    meanwhile(lambda: bed.starts("b") and (bed.folder.row("a") / RESULT_FILE).exists(), later)
     bed.run("ab", b="hang")
     assert bed.outcomes() == {"a": "fits"}
-    assert "b: cancelled, the machines are given back" in bed.view.lines
-    assert "last line of b" in (bed.folder.row_named("b") / "log.txt").read_text()
+    assert "b: cancelled, the lease ends" in bed.view.lines
+    assert "last line of b" in (bed.folder.row("b") / "log.txt").read_text()
     wait_for(lambda: not bed.queue())
 
 
 def test_machines_that_are_gone_with_their_lease_are_not_waited_for(bed):
-    bed.options = {"pass": lambda: False}
+    bed.options = {"is_leased": lambda: False}
     stopping = meanwhile(lambda: bed.starts("a"), bed.cluster.sshd.stop)
     try:
         bed.run("a", a="hang")

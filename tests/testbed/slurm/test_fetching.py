@@ -1,4 +1,4 @@
-"""What rows need is fetched by jobs that they wait for: a real Slurm and huggingface_hub; the hub is a fake."""
+"""Artifacts of rows are downloaded by jobs that the rows wait for: a real Slurm and huggingface_hub; a fake hub."""
 
 import hashlib
 import json
@@ -12,19 +12,18 @@ import torch
 from experiments.errors import Interrupted
 from experiments.inputs import dataset
 from experiments.runners.local.runner import WORKER
-from experiments.runners.slurm import cluster as there
-from experiments.runners.slurm import staging
+from experiments.runners.slurm import job_script
 from experiments.runners.slurm.cluster import Cluster as Rows
-from experiments.runners.slurm.runner import RemoteRunner
+from experiments.runners.slurm.runner import SlurmRunner
 from experiments.suites.models import models
 from experiments.training.models.weights import build_random
 from tests.support import fake_worker
 from tests.support import rows as house
 from tests.support import trainings as training
-from tests.support.fake_hub import COMMIT, FakeHub
+from tests.support.fake_hub import COMMIT, Hub
 from tests.support.waiting import wait_for
 from tests.testbed.slurm.conftest import profile_of
-from tests.testbed.slurm.runs import GRACE_S, SlurmBed, Unheard, meanwhile
+from tests.testbed.slurm.runs import GRACE_S, DropsAfterSubmit, SlurmBed, meanwhile
 
 MODEL = "gpt-neo-1.3b"
 REPO = models()[MODEL].hub
@@ -33,20 +32,20 @@ REFUSED = 403
 
 
 class Bed(SlurmBed):
-    """Rows with a cache of their own there. Those named in ``needy`` want pretrained weights."""
+    """Rows with a cache of their own on the cluster. Those in ``needy`` read pretrained weights."""
 
     def __init__(self, path, cluster, web, shell=None, **profile) -> None:
         super().__init__(path, cluster, shell, **{"folder": f"testbed-{path.name}", **profile})
         self.web, self.data = web, None
         self.needy = self.setup = ""
 
-    def runner(self, behavior, worker=fake_worker.MODULE) -> RemoteRunner:
-        told = ",".join(f"{row}={how}" for row, how in behavior.items())
+    def runner(self, behaviour, worker=fake_worker.MODULE) -> SlurmRunner:
+        told = ",".join(f"{row}={how}" for row, how in behaviour.items())
         own = {"FAKE": told, "FAKE_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
         profile = profile_of(self.cluster, **own)
         profile = profile.model_copy(update={"setup": (*profile.setup, self.setup), **self._profile})
         options = {**self.options, "data": self.data}
-        return RemoteRunner(self.folder, Rows(self.shell, profile), self.view, worker, GRACE_S, **options)
+        return SlurmRunner(self.folder, Rows(self.shell, profile), self.view, worker, GRACE_S, **options)
 
     def specs(self, rows, **changes):
         for row in rows:
@@ -54,9 +53,9 @@ class Bed(SlurmBed):
             own = {"weights": weights, "data": "synthetic", **changes}
             yield house.spec(row, size="tiny", dataset="alpaca2k", model=MODEL, engine="hf_trainer", **own)
 
-    def run(self, rows, needy="", **behavior) -> None:
+    def run(self, rows, needy="", **behaviour) -> None:
         self.needy = needy
-        self.runner(behavior).run(house.to_run(*self.specs(rows)))
+        self.runner(behaviour).run(house.to_run(*self.specs(rows)))
 
     def begun_at(self, row) -> float:
         return next(float(line.split()[1]) for line in self.journal.read_text().splitlines() if line[0] == row)
@@ -81,7 +80,7 @@ def web(tmp_path):
     (folder := tmp_path / "published").mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(os.urandom(1000))
-    with FakeHub() as hub:
+    with Hub() as hub:
         hub.repos[f"models/{REPO}"] = folder
         yield hub
 
@@ -98,11 +97,11 @@ def test_rows_wait_for_what_they_need_once_while_others_run(bed, web):
     web.slow_s = SLOW_S
     bed.run("abc", needy="ab")
     assert bed.outcomes() == dict.fromkeys("abc", "fits"), bed.view.lines
-    assert web.downloads == {"config.json": 1, "model.safetensors": 1}
+    assert web.asked == {"config.json": 1, "model.safetensors": 1}
     assert min(bed.begun_at("a"), bed.begun_at("b")) - bed.begun_at("c") > SLOW_S
     assert any(text.startswith(f"queued (Dependency: the weights of {REPO}") for text in bed.waited("a"))
-    assert sum("fetched there by job" in line for line in bed.view.lines) == 1
-    assert f"the weights of {REPO}: fetched" in bed.view.lines
+    assert sum("download job" in line for line in bed.view.lines) == 1
+    assert f"the weights of {REPO}: downloaded" in bed.view.lines
 
 
 def test_what_is_there_is_not_fetched_by_a_later_run_nor_asked_for(bed, web):
@@ -118,24 +117,25 @@ def test_what_is_there_is_not_fetched_by_a_later_run_nor_asked_for(bed, web):
 
 
 def test_what_cannot_be_fetched_is_the_reason_of_the_rows_that_need_it_alone(bed, web):
-    web.error_status = REFUSED
+    web.refuses = REFUSED
     bed.run("abc", needy="ab")
     assert bed.outcomes() == {"a": "error", "b": "error", "c": "fits"}
     for row in "ab":
-        assert bed.reason(row).startswith(f"the weights of {REPO} could not be fetched: the weights of '{REPO}' cannot")
+        assert bed.reason(row).startswith(
+            f"the weights of {REPO} could not be downloaded: the weights of '{REPO}' cannot"
+        )
         assert f"{REFUSED} Forbidden" in bed.reason(row)
         assert "\n" not in bed.reason(row)
-    web.error_status = None
+    web.refuses = None
     bed.run("ab", needy="ab")
     assert bed.outcomes() == dict.fromkeys("abc", "fits")
 
 
 def test_a_fetch_that_meets_its_time_limit_is_the_reason(bed, monkeypatch):
     bed.setup = 'case "$SLURM_JOB_NAME" in fetch/*) sleep 600;; esac'
-    for module in (there, staging):
-        monkeypatch.setattr(module, "FETCH_MIN", 1)
+    monkeypatch.setattr(job_script, "STAGING_LIMIT_MIN", 1)
     bed.run("a", needy="a")
-    assert bed.reason("a").endswith("could not be fetched: no end after 1 min")
+    assert bed.reason("a").endswith("could not be downloaded: did not end within 1 min")
 
 
 def test_a_run_that_was_interrupted_returns_to_the_fetch_that_goes_on(bed, web):
@@ -146,12 +146,12 @@ def test_a_run_that_was_interrupted_returns_to_the_fetch_that_goes_on(bed, web):
     interrupting.join()
     bed.run("ab", needy="ab")
     assert bed.outcomes() == {"a": "fits", "b": "fits"}
-    assert web.downloads["model.safetensors"] == 1
+    assert web.asked["model.safetensors"] == 1
     assert len(bed.fetches()) == 1
 
 
 def test_a_fetch_whose_submission_was_not_heard_is_not_begun_twice(cluster, tmp_path, web):
-    bed = Bed(tmp_path, cluster, web, Unheard(cluster.login()))
+    bed = Bed(tmp_path, cluster, web, DropsAfterSubmit(cluster.login()))
     bed.run("a", needy="a")
     assert (bed.outcomes(), len(bed.fetches())) == ({"a": "fits"}, 1)
     bed.close()
@@ -172,7 +172,7 @@ def test_nodes_that_share_no_folder_are_fetched_for_each(cluster, tmp_path, web)
     bed = Bed(tmp_path, cluster, web, shared=False)
     bed.run("a", needy="a")
     assert bed.outcomes() == {"a": "fits"}
-    (said,) = bed.cache.glob("fetched/*/there")
+    (said,) = bed.cache.glob("fetched/*/paths.txt")
     paths = said.read_text().splitlines()
     assert len(paths) == 2 * len(set(paths)) == 4
     bed.close()
@@ -198,7 +198,7 @@ def test_data_is_put_or_fetched_there_once_and_named_by_its_checksum(bed, web, t
         web.repos["models/team/data"] = served
         given = f"{web.url}/team/data/resolve/main/set.tgz"
     cache = f"{bed.cluster.home}/testbed-{tmp_path.name}/cache"
-    bed.data = dataset.prepare_there(given, sha256, cache, ["alpaca2k"])
+    bed.data = dataset.prepare_remote(given, sha256, cache, ["alpaca2k"])
     for row in "ab":
         bed.runner({}).run(house.to_run(*bed.specs(row, data=bed.data.data, data_sha256=bed.data.sha256)))
     assert bed.outcomes() == {"a": "fits", "b": "fits"}
@@ -216,7 +216,7 @@ def test_a_real_row_trains_from_what_was_fetched_while_the_hub_is_gone(bed, web,
     settings = {"engine": "hf_trainer", "model": MODEL, "dataset": "imdb", "max_length": 16, "max_steps": 2}
     row = training.spec(row="a", weights="pretrained", data="hub", time_limit_s=200, **settings)
     bed.runner({}).run(house.to_run(row))
-    web.error_status = REFUSED
+    web.refuses = REFUSED
     bed.runner({}, WORKER).run(house.to_run(row))
     (result,) = bed.folder.results().values()
     assert (result.outcome, result.weights_commit, result.data_commit) == ("fits", COMMIT, COMMIT), result.reason

@@ -1,4 +1,4 @@
-"""Rows of two nodes as jobs of a real Slurm, over a real sshd: real ones in miniature, and stand-ins that go wrong."""
+"""Rows of two nodes as jobs of a real Slurm, over a real sshd: real ones with tiny models, and fakes that fail."""
 
 import re
 import threading
@@ -11,7 +11,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import LOG_FILE, PROGRESS_FILE, Result
 from experiments.runners.plan import plan
 from experiments.runners.slurm.cluster import Cluster as Rows
-from experiments.runners.slurm.runner import RemoteRunner
+from experiments.runners.slurm.runner import SlurmRunner
 from experiments.suites.suite import suite_named
 from experiments.system.processes import tagged_processes
 from tests.support import fake_rank_worker, results
@@ -27,15 +27,15 @@ GRACE_S = 30.0
 
 
 class Bed:
-    """Runs of rows on both nodes; what runs there has ``mark`` in its environment."""
+    """Runs of rows on both nodes; their processes have ``mark`` in their environment."""
 
     def __init__(self, path, cluster, shell) -> None:
         self.path, self.cluster, self._shell = path, cluster, shell
         self.mark = path.name
         self.view = Watched()
 
-    def stand_in(self, fault="", **settings) -> Result:
-        """A row of stand-ins, the second of which is struck."""
+    def fake_ranks(self, fault="", **settings) -> Result:
+        """Run a row of fake ranks, the second of which gets the fault."""
         spec = house.spec(**SETTINGS | {"time_limit_s": 150} | settings)
         told = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
         folder = self._folder(results.run("a", run_id=self.mark))
@@ -44,7 +44,7 @@ class Bed:
         return folder.results()["a"]
 
     def real(self, *rows) -> dict[str, Result]:
-        """Rows of the suite, in miniature, with one rank on each node."""
+        """Run rows of the suite with tiny models, with one rank on each node."""
         size = {"size": "tiny", "length": "peak", "weights": "random", "data": "synthetic", "gpus_per_node": 1}
         run = results.run(*rows, suite=SUITE, card="v100_32gb", run_id=self.mark, **size)
         folder = self._folder(run)
@@ -53,7 +53,7 @@ class Bed:
         return folder.results()
 
     def hosts(self) -> set[str]:
-        """The nodes on which something of the rows runs."""
+        """Return the nodes on which processes of the rows run."""
         return {
             node for node in self.cluster.nodes if set(self.left()) & set(tagged_processes("SLURMD_NODENAME", node))
         }
@@ -62,7 +62,7 @@ class Bed:
         return tagged_processes("TESTBED_TEST", self.mark)
 
     def progress(self) -> int:
-        """How many ranks have begun to train."""
+        """Return how many ranks have begun to train."""
         return len(list(self.cluster.home.glob(f"llm-testbed/{self.mark}/lab/a/rank-*/{PROGRESS_FILE}")))
 
     def _folder(self, run) -> RunFolder:
@@ -70,9 +70,9 @@ class Bed:
         folder.write_run(run)
         return folder
 
-    def _runner(self, folder, told, worker) -> RemoteRunner:
+    def _runner(self, folder, told, worker) -> SlurmRunner:
         rows = Rows(self._shell, profile_of(self.cluster, **told))
-        return RemoteRunner(folder, rows, self.view, worker, GRACE_S)
+        return SlurmRunner(folder, rows, self.view, worker, GRACE_S)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_real_rows_train_on_two_nodes_by_torchrun_and_by_accelerate(bed):
 def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(bed):
     watching = threading.Thread(target=lambda: wait_for(lambda: bed.hosts() == {"node0", "node1"}, 120))
     watching.start()
-    result = bed.stand_in("killed")
+    result = bed.fake_ranks("killed")
     watching.join()
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
     assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")
@@ -103,7 +103,7 @@ def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(bed):
 
 
 def test_a_hang_meets_the_time_limit_and_leaves_the_stacks_of_both_nodes(bed):
-    result = bed.stand_in("hang", time_limit_s=60)
+    result = bed.fake_ranks("hang", time_limit_s=60)
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
     first, second = (bed.row / LOG_FILE).read_text().split("==== rank 1 ====")
     assert "in all_reduce" in first
@@ -117,7 +117,7 @@ def test_a_second_node_that_dies_is_an_error_that_names_it(bed):
 
     dying = threading.Thread(target=die)
     dying.start()
-    result = bed.stand_in("hang")
+    result = bed.fake_ranks("hang")
     dying.join()
     bed.cluster.start_node("node1")
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "node lost", 1)

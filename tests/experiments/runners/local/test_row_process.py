@@ -1,4 +1,4 @@
-"""Runs that are cut off: by a kill, by Ctrl-C; and two runners on one folder."""
+"""Runs that are interrupted: by SIGKILL, by Ctrl-C; and two runners on one folder."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ class Bed:
         return sum(line.startswith(f"{row} ") and len(line.split()) == 3 for line in lines)
 
     def wait_until_half(self) -> None:
-        """Until the first row has finished and the second is under way."""
+        """Wait until the first row has finished and the second runs."""
         wait_for(lambda: (self.rows / "baseline" / RESULT_FILE).exists() and self.starts("reduced-batch"))
 
     def left(self) -> list[psutil.Process]:
@@ -68,7 +68,7 @@ def bed(tmp_path):
             one.kill()
 
 
-def test_a_killed_run_leaves_no_process_and_goes_on_where_it_was(bed):
+def test_a_killed_run_leaves_no_process_and_is_resumed(bed):
     first = bed.start(hang=True)
     bed.wait_until_half()
     assert bed.left()
@@ -77,29 +77,29 @@ def test_a_killed_run_leaves_no_process_and_goes_on_where_it_was(bed):
     wait_for(lambda: not bed.left(), within_s=15)
     assert not (bed.rows / "reduced-batch" / RESULT_FILE).exists()
 
-    said = bed.start(hang=False).communicate()[0]
-    assert "baseline: kept (finished: fits)" in said
-    assert "reduced-batch: starts (the last run was interrupted)" in said
+    output = bed.start(hang=False).communicate()[0]
+    assert "baseline: kept (finished: fits)" in output
+    assert "reduced-batch: starts (the last run was cut off)" in output
     assert (bed.starts("baseline"), bed.starts("reduced-batch")) == (1, 2)
     assert (bed.rows / "reduced-batch" / RESULT_FILE).exists()
     assert bed.left() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_what_has_finished_and_ends_the_rest(bed, number):
+def test_an_interrupted_run_keeps_finished_rows_and_kills_the_rest(bed, number):
     running = bed.start(hang=True)
     bed.wait_until_half()
     running.send_signal(number)
-    said = running.communicate(timeout=60)[0]
+    output = running.communicate(timeout=60)[0]
     assert running.returncode == 130
-    assert "interrupted" in said
-    assert "Traceback" not in said
+    assert "interrupted" in output
+    assert "Traceback" not in output
     assert bed.left() == []
     assert (bed.rows / "baseline" / RESULT_FILE).exists()
     assert not (bed.rows / "reduced-batch" / RESULT_FILE).exists()
 
 
-def test_a_second_runner_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
+def test_a_second_runner_is_rejected_unless_the_first_is_dead(tmp_path):
     folder = tmp_path / "results" / "run"
     with locked(folder), pytest.raises(InputError, match=f"process {os.getpid()} is running it"), locked(folder):
         pass
@@ -107,7 +107,7 @@ def test_a_second_runner_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
         pass
 
 
-def test_results_that_cannot_be_written_are_a_users_mistake(tmp_path):
+def test_an_unwritable_folder_of_results_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written to"), locked(tmp_path / "file" / "run"):
         pass

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.results.schema import CHECKPOINTS_FOLDER, NOTEBOOK_FILE, RESULT_FILE
 from experiments.runners.local import gpu_memory, row_process
-from experiments.runners.local.runner import LocalRunner, NoRoomLeft, emptied
+from experiments.runners.local.runner import LocalRunner, NoFreeGpu, clear_row_folder
 from tests.support import fake_worker
 from tests.support import rows as house
 from tests.support.views import Watched
@@ -20,7 +20,7 @@ from tests.support.views import Watched
 pytestmark = pytest.mark.xdist_group("runner")
 
 SECOND = house.GPU.__class__(1, house.GPU.name, house.GPU.memory_gib, "GPU-b")
-BEHAVIOR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die"}
+BEHAVIOUR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die"}
 
 
 class Made:
@@ -37,7 +37,7 @@ class Made:
         return self
 
     def notebook_error(self, row: str) -> str | None:
-        notebook = json.loads((self.folder.row_named(row) / NOTEBOOK_FILE).read_text())
+        notebook = json.loads((self.folder.row(row) / NOTEBOOK_FILE).read_text())
         outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
         return next((output["evalue"] for output in outputs if output["output_type"] == "error"), None)
 
@@ -47,7 +47,7 @@ def made(tmp_path_factory):
     """Six rows of every kind on a machine with two cores."""
     path = tmp_path_factory.mktemp("runner")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in BEHAVIOR.items()))
+        patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in BEHAVIOUR.items()))
         patch.setenv("FAKE_JOURNAL", str(path / "journal"))
         specs = [house.spec(row, size="tiny") for row in "abcdef"]
         yield Made(path, specs, house.node(cpus=2)).run()
@@ -61,7 +61,7 @@ def test_every_row_ends_with_a_result(made):
 def test_only_a_row_that_fits_has_a_notebook_without_error(made):
     errors = {row: made.notebook_error(row) for row in "abcdef"}
     assert errors["b"] is errors["f"] is None
-    assert errors["a"] == "out of GPU memory: stand-in: oom"
+    assert errors["a"] == "out of GPU memory: fake worker: oom"
     assert errors["c"] == errors["e"] == "the worker wrote no result"
 
 
@@ -77,7 +77,7 @@ def test_a_result_that_cannot_be_read_is_an_error(made):
 
 
 def test_a_notebook_shows_the_outcome_and_streams_the_worker(made):
-    text = (made.folder.row_named("f") / NOTEBOOK_FILE).read_text()
+    text = (made.folder.row("f") / NOTEBOOK_FILE).read_text()
     assert "# FITS" in text
     assert "f behaves: fits" in text
     assert str(made.path) not in "".join(text.partition('"papermill"')[0])
@@ -91,20 +91,20 @@ def test_two_rows_run_side_by_side_and_each_runs_once(made):
     assert max(states) == 2
 
 
-def test_the_time_that_is_left_is_told_after_the_first_row(made):
+def test_the_time_left_is_shown_after_the_first_row(made):
     first, *_, last = (left_s for *_, left_s in made.view.shown)
     assert first is None
     assert last >= 0
 
 
-def test_nothing_of_a_row_is_left_not_even_what_it_detached(made):
-    assert [row_process.tagged_processes(made.folder.row_named(row)) for row in "abcdef"] == [[]] * 6
+def test_no_process_of_a_row_is_left_not_even_detached_ones(made):
+    assert [row_process.tagged_processes(made.folder.row(row)) for row in "abcdef"] == [[]] * 6
 
 
-def test_one_line_a_start_and_an_end(made):
+def test_one_line_for_each_start_and_end(made):
     assert sum("starts (no result yet)" in line for line in made.view.lines) == 6
     assert "f: fits, peak 1 GiB, 2 s" in made.view.lines
-    assert "a: out of GPU memory, peak 1 GiB, 2 s: stand-in: oom" in made.view.lines
+    assert "a: out of GPU memory, peak 1 GiB, 2 s: fake worker: oom" in made.view.lines
 
 
 def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
@@ -114,13 +114,13 @@ def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
     assert result.outcome == "timeout"
     assert "the time limit is 1 s" in result.reason
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
-    assert row_process.tagged_processes(made.folder.row_named("a")) == []
+    assert row_process.tagged_processes(made.folder.row("a")) == []
     assert any(state.progress and state.progress.micro_steps == 7 for states, *_ in made.view.shown for state in states)
 
 
 def test_nothing_of_an_earlier_run_stays_in_a_row_that_runs_again(tmp_path):
     made = Made(tmp_path, [house.spec("a", size="tiny")], house.node())
-    old = made.folder.row_named("a")
+    old = made.folder.row("a")
     (old / "checkpoints").mkdir(parents=True)
     (old / "checkpoints" / "weights").write_text("old")
     made.run()
@@ -129,8 +129,8 @@ def test_nothing_of_an_earlier_run_stays_in_a_row_that_runs_again(tmp_path):
 
 @pytest.fixture
 def no_notebooks(monkeypatch):
-    """Rows whose processes do nothing but write what the driver's variables are; GPUs that hold what ``held`` says."""
-    held = {0: 0.0, 1: 0.0}
+    """Rows whose processes do nothing but write what the driver's variables are; GPUs with ``used_gib`` in use."""
+    used_gib = {0: 0.0, 1: 0.0}
     seen: dict[str, str] = {}
 
     def start(row_folder, worker, environment):
@@ -141,8 +141,8 @@ def no_notebooks(monkeypatch):
         return psutil.Popen(["true"])
 
     monkeypatch.setattr(row_process, "start", start)
-    monkeypatch.setattr(gpu_memory, "used_gib", lambda indices: {index: held[index] for index in indices})
-    return held, seen
+    monkeypatch.setattr(gpu_memory, "used_gib", lambda indices: {index: used_gib[index] for index in indices})
+    return used_gib, seen
 
 
 def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
@@ -151,15 +151,16 @@ def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
     assert seen == {"a": "0", "b": "1"}
 
 
-def test_a_gpu_that_still_holds_memory_gets_no_other_row(tmp_path, no_notebooks, monkeypatch):
-    held, seen = no_notebooks
+def test_a_gpu_with_memory_still_in_use_gets_no_other_row(tmp_path, no_notebooks, monkeypatch):
+    used_gib, seen = no_notebooks
     not_free = gpu_memory.not_free
-    monkeypatch.setattr(gpu_memory, "not_free", lambda before: held.update({0: 3.0}) or not_free(before, within_s=0.1))
+    occupied = {0: 3.0}
+    monkeypatch.setattr(gpu_memory, "not_free", lambda before: used_gib.update(occupied) or not_free(before, 0.1))
     made = Made(tmp_path, [house.spec(row) for row in "abc"], house.node(house.GPU))
-    with pytest.raises(NoRoomLeft, match="2 row"):
+    with pytest.raises(NoFreeGpu, match="2 row"):
         made.run()
     assert list(seen) == ["a"]
-    assert "a: not used again: GPU 0 still holds 3.0 GiB" in made.view.lines
+    assert "a: its GPUs are not used again: 3.0 GiB are still in use on GPU 0" in made.view.lines
 
 
 def test_a_gpu_is_given_time_to_become_free(monkeypatch):
@@ -168,7 +169,7 @@ def test_a_gpu_is_given_time_to_become_free(monkeypatch):
     assert gpu_memory.not_free({0: 0.0}, within_s=5.0) == {}
 
 
-def test_ending_a_row_takes_processes_of_every_session(tmp_path):
+def test_killing_a_row_kills_processes_of_every_session(tmp_path):
     spawn = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); input()"
     other = subprocess.Popen(["sleep", "600"])
     own = subprocess.Popen(
@@ -191,10 +192,10 @@ def test_ending_a_row_takes_processes_of_every_session(tmp_path):
         own.kill()
 
 
-def test_only_a_row_that_was_cut_off_keeps_its_checkpoints(tmp_path):
+def test_only_an_interrupted_row_keeps_its_checkpoints(tmp_path):
     (tmp_path / CHECKPOINTS_FOLDER / "checkpoint-100").mkdir(parents=True)
     (tmp_path / "rank-0").mkdir()
     (tmp_path / "log.txt").touch()
-    assert [path.name for path in emptied(tmp_path).iterdir()] == [CHECKPOINTS_FOLDER]
+    assert [path.name for path in clear_row_folder(tmp_path).iterdir()] == [CHECKPOINTS_FOLDER]
     (tmp_path / RESULT_FILE).touch()
-    assert list(emptied(tmp_path).iterdir()) == []
+    assert list(clear_row_folder(tmp_path).iterdir()) == []

@@ -1,18 +1,18 @@
-"""Compiled extensions: one folder an environment and a processor, and locks of builds that were killed."""
+"""Compiled extensions: one folder for each environment and processor, and locks of killed builds."""
 
 import pytest
 
 from experiments.runners.local import row_process
-from experiments.runners.local.torch_extensions import drop_stale_locks, kept_in
+from experiments.runners.local.torch_extensions import drop_stale_locks, extensions_folder
 
 
 def test_environments_and_processors_do_not_share_builds(monkeypatch, tmp_path):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
-    here = kept_in("one processor")
+    here = extensions_folder("one processor")
     assert here.is_relative_to(tmp_path)
-    assert here == kept_in("one processor") != kept_in("another")
+    assert here == extensions_folder("one processor") != extensions_folder("another")
     monkeypatch.setattr("sys.prefix", "/elsewhere")
-    assert here != kept_in("one processor")
+    assert here != extensions_folder("one processor")
 
 
 @pytest.mark.parametrize("alive", [True, False])

@@ -1,4 +1,4 @@
-"""Bringing files home, from a folder of this machine: what comes in which order, over good lines and bad ones."""
+"""Downloads of a folder of this machine: which files in which order, over reliable and unreliable connections."""
 
 import io
 import os
@@ -10,7 +10,7 @@ import pytest
 from experiments.results.schema import CHECKPOINTS_FOLDER, PROGRESS_FILE, RESULT_FILE
 from experiments.runners.progress import download_progress
 from experiments.runners.slurm import download as module
-from experiments.runners.slurm.download import Arrived, Spoiled, glance, pull
+from experiments.runners.slurm.download import ChecksumMismatch, TransferProgress, download_folder, download_growing
 from provision.errors import ConnectionDropped
 from provision.ssh.shell import LocalShell
 from tests.support import rows
@@ -19,29 +19,29 @@ FILES = {RESULT_FILE: b"{}", "log.txt": b"said\n", "rank-0/log.txt": b"", "it's 
 
 
 class Bad(LocalShell):
-    """This machine behind a line that for ``bad`` streams is cut, or spoils a byte, after ``good`` bytes."""
+    """This machine behind a connection that for ``bad`` streams drops, or damages a byte, after ``good`` bytes."""
 
-    def __init__(self, bad: int, good: int, cut: bool) -> None:
-        self.bad, self.good, self.cut = bad, good, cut
-        self.came = 0
+    def __init__(self, bad: int, good: int, drops: bool) -> None:
+        self.bad, self.good, self.drops = bad, good, drops
+        self.bytes = 0
 
     @contextmanager
     def reading(self, command, **options):
         self.bad, bad = self.bad - 1, self.bad > 0
         with super().reading(command, **options) as stream:
-            came = stream.read()
-            if bad and self.cut:
-                came = came[: self.good]
+            content = stream.read()
+            if bad and self.drops:
+                content = content[: self.good]
             elif bad:
-                came = came[: self.good] + bytes([came[self.good] ^ 1]) + came[self.good + 1 :]
-            self.came += len(came)
-            yield io.BytesIO(came)
-        if bad and self.cut:
+                content = content[: self.good] + bytes([content[self.good] ^ 1]) + content[self.good + 1 :]
+            self.bytes += len(content)
+            yield io.BytesIO(content)
+        if bad and self.drops:
             raise ConnectionDropped("cut")
 
 
 @pytest.fixture
-def there(tmp_path):
+def remote(tmp_path):
     for name, content in FILES.items():
         path = tmp_path / "there" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,121 +49,121 @@ def there(tmp_path):
     return tmp_path / "there"
 
 
-def held(folder: Path) -> dict[str, bytes]:
+def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_all_files_come_and_what_is_here_is_not_fetched_again(there, tmp_path):
-    assert pull(LocalShell(), str(there), tmp_path / "here") == len(FILES)
-    assert held(tmp_path / "here") == FILES
-    assert pull(LocalShell(), str(there), tmp_path / "here") == 0
-    (there / "log.txt").write_bytes(b"SAID\n")
-    assert pull(LocalShell(), str(there), tmp_path / "here") == 1
-    assert held(tmp_path / "here")["log.txt"] == b"SAID\n"
+def test_all_files_are_downloaded_and_unchanged_ones_only_once(remote, tmp_path):
+    assert download_folder(LocalShell(), str(remote), tmp_path / "here") == len(FILES)
+    assert contents(tmp_path / "here") == FILES
+    assert download_folder(LocalShell(), str(remote), tmp_path / "here") == 0
+    (remote / "log.txt").write_bytes(b"SAID\n")
+    assert download_folder(LocalShell(), str(remote), tmp_path / "here") == 1
+    assert contents(tmp_path / "here")["log.txt"] == b"SAID\n"
 
 
-def test_a_folder_that_was_never_made_has_nothing(tmp_path):
-    assert pull(LocalShell(), str(tmp_path / "nothing"), tmp_path / "here") == 0
+def test_a_missing_folder_has_no_files(tmp_path):
+    assert download_folder(LocalShell(), str(tmp_path / "nothing"), tmp_path / "here") == 0
 
 
-def test_checkpoints_and_what_is_only_for_the_moment_stay_there(there, tmp_path):
-    (there / CHECKPOINTS_FOLDER).mkdir()
+def test_checkpoints_and_temporary_files_are_left_out(remote, tmp_path):
+    (remote / CHECKPOINTS_FOLDER).mkdir()
     for name in (f"{CHECKPOINTS_FOLDER}/large", PROGRESS_FILE, "half.part"):
-        (there / name).write_bytes(b"x")
-    pull(LocalShell(), str(there), tmp_path / "here")
-    assert held(tmp_path / "here") == FILES
+        (remote / name).write_bytes(b"x")
+    download_folder(LocalShell(), str(remote), tmp_path / "here")
+    assert contents(tmp_path / "here") == FILES
 
 
-def test_the_result_is_the_last_to_appear(there, tmp_path, monkeypatch):
-    job_spec = []
+def test_the_result_is_the_last_to_appear(remote, tmp_path, monkeypatch):
+    order = []
     replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda self, to: (job_spec.append(to.name), replace(self, to)))
-    pull(LocalShell(), str(there), tmp_path / "here")
-    assert job_spec[-1] == RESULT_FILE
-    assert len(job_spec) == len(FILES)
+    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append(to.name), replace(self, to)))
+    download_folder(LocalShell(), str(remote), tmp_path / "here")
+    assert order[-1] == RESULT_FILE
+    assert len(order) == len(FILES)
 
 
-def test_what_is_spoiled_on_the_way_is_fetched_again(there, tmp_path):
-    shell = Bad(bad=1, good=100_000, cut=False)
-    assert pull(shell, str(there), tmp_path / "here") == len(FILES)
-    assert held(tmp_path / "here") == FILES
-    assert shell.came < 2 * 400_000
+def test_a_damaged_file_is_downloaded_again(remote, tmp_path):
+    shell = Bad(bad=1, good=100_000, drops=False)
+    assert download_folder(shell, str(remote), tmp_path / "here") == len(FILES)
+    assert contents(tmp_path / "here") == FILES
+    assert shell.bytes < 2 * 400_000
 
 
-def test_what_is_spoiled_each_time_is_given_up_and_no_half_is_left(there, tmp_path):
-    with pytest.raises(Spoiled, match=r"it's a name\.csv of .* arrives with another checksum each time"):
-        pull(Bad(bad=9, good=100_000, cut=False), str(there), tmp_path / "here")
-    assert "it's a name.csv" not in held(tmp_path / "here")
+def test_a_file_that_is_damaged_each_time_is_an_error_and_leaves_no_part(remote, tmp_path):
+    with pytest.raises(ChecksumMismatch, match=r"checksum mismatch in each download of it's a name\.csv from "):
+        download_folder(Bad(bad=9, good=100_000, drops=False), str(remote), tmp_path / "here")
+    assert "it's a name.csv" not in contents(tmp_path / "here")
 
 
-def test_a_row_whose_files_are_spoiled_has_no_result(there, tmp_path):
-    with pytest.raises(Spoiled):
-        pull(Bad(bad=9, good=100_000, cut=False), str(there), tmp_path / "here")
-    assert RESULT_FILE not in held(tmp_path / "here")
+def test_a_row_with_damaged_files_has_no_result(remote, tmp_path):
+    with pytest.raises(ChecksumMismatch):
+        download_folder(Bad(bad=9, good=100_000, drops=False), str(remote), tmp_path / "here")
+    assert RESULT_FILE not in contents(tmp_path / "here")
 
 
-def test_a_large_file_goes_on_where_the_line_was_cut(there, tmp_path, monkeypatch):
+def test_the_download_of_a_large_file_is_resumed(remote, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "RESUMED_BYTES", 1 << 20)
-    (there / "large").write_bytes(os.urandom(8 << 20))
-    shell = Bad(bad=1, good=6 << 20, cut=True)
+    (remote / "large").write_bytes(os.urandom(8 << 20))
+    shell = Bad(bad=1, good=6 << 20, drops=True)
     with pytest.raises(ConnectionDropped):
-        pull(shell, str(there), tmp_path / "here")
-    assert RESULT_FILE not in held(tmp_path / "here")
-    shell.came = 0
-    pull(shell, str(there), tmp_path / "here")
-    assert held(tmp_path / "here") == {**FILES, "large": (there / "large").read_bytes()}
-    assert shell.came < 4 << 20
+        download_folder(shell, str(remote), tmp_path / "here")
+    assert RESULT_FILE not in contents(tmp_path / "here")
+    shell.bytes = 0
+    download_folder(shell, str(remote), tmp_path / "here")
+    assert contents(tmp_path / "here") == {**FILES, "large": (remote / "large").read_bytes()}
+    assert shell.bytes < 4 << 20
 
 
-def test_no_room_here_is_said(there, tmp_path):
+def test_a_full_local_disk_is_an_error(remote, tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "log.txt.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
-        pull(LocalShell(), str(there), tmp_path / "here")
+        download_folder(LocalShell(), str(remote), tmp_path / "here")
 
 
-def test_how_far_it_is_is_told_in_files_and_bytes(there, tmp_path):
-    told = []
-    pull(LocalShell(), str(there), tmp_path / "here", told.append)
-    assert [one.files for one in told] == [1, 2, 3, 4]
-    assert (told[-1].bytes, told[-1].of_bytes) == (sum(map(len, FILES.values())),) * 2
-    assert told[-1].left_s == 0
+def test_progress_is_reported_in_files_and_bytes(remote, tmp_path):
+    reported = []
+    download_folder(LocalShell(), str(remote), tmp_path / "here", reported.append)
+    assert [progress.files for progress in reported] == [1, 2, 3, 4]
+    assert (reported[-1].bytes, reported[-1].of_bytes) == (sum(map(len, FILES.values())),) * 2
+    assert reported[-1].left_s == 0
 
 
-def test_a_glance_brings_what_grew_and_never_a_result(there, tmp_path):
+def test_growing_files_are_downloaded_without_the_result(remote, tmp_path):
     here = tmp_path / "here"
-    glance(LocalShell(), [(str(there), here)], ["log.txt"])
-    assert held(here) == {"log.txt": b"said\n"}
-    with (there / "log.txt").open("ab") as log:
+    download_growing(LocalShell(), [(str(remote), here)], ["log.txt"])
+    assert contents(here) == {"log.txt": b"said\n"}
+    with (remote / "log.txt").open("ab") as log:
         log.write(b"more\n")
-    glance(LocalShell(), [(str(there), here), (str(tmp_path / "nothing"), here)], ["log.txt"])
-    assert held(here) == {"log.txt": b"said\nmore\n"}
+    download_growing(LocalShell(), [(str(remote), here), (str(tmp_path / "nothing"), here)], ["log.txt"])
+    assert contents(here) == {"log.txt": b"said\nmore\n"}
 
 
-def test_what_had_come_before_the_line_was_cut_is_not_fetched_again(there, tmp_path):
-    shell = Bad(bad=1, good=310_000, cut=True)
+def test_files_that_arrived_before_the_connection_dropped_are_not_downloaded_again(remote, tmp_path):
+    shell = Bad(bad=1, good=310_000, drops=True)
     with pytest.raises(ConnectionDropped):
-        pull(shell, str(there), tmp_path / "here")
-    assert "it's a name.csv" not in held(tmp_path / "here")
-    shell.came = 0
-    pull(shell, str(there), tmp_path / "here")
-    assert held(tmp_path / "here") == FILES
-    assert shell.came < 100_000
+        download_folder(shell, str(remote), tmp_path / "here")
+    assert "it's a name.csv" not in contents(tmp_path / "here")
+    shell.bytes = 0
+    download_folder(shell, str(remote), tmp_path / "here")
+    assert contents(tmp_path / "here") == FILES
+    assert shell.bytes < 100_000
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "back\\slash", "-r", "\\n"])
-def test_a_file_may_have_any_name(there, tmp_path, name):
-    (there / name).write_bytes(b"x")
-    pull(LocalShell(), str(there), tmp_path / "here")
-    assert held(tmp_path / "here") == {**FILES, name: b"x"}
+def test_a_file_may_have_any_name(remote, tmp_path, name):
+    (remote / name).write_bytes(b"x")
+    download_folder(LocalShell(), str(remote), tmp_path / "here")
+    assert contents(tmp_path / "here") == {**FILES, name: b"x"}
 
 
-def test_checksums_are_made_there_without_openssl_too(there, tmp_path, monkeypatch):
+def test_checksums_are_computed_without_openssl_too(remote, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SUM", module.SUM.replace("openssl", "nothing-of-that-name"))
-    assert pull(LocalShell(), str(there), tmp_path / "here") == len(FILES)
-    assert held(tmp_path / "here") == FILES
+    assert download_folder(LocalShell(), str(remote), tmp_path / "here") == len(FILES)
+    assert contents(tmp_path / "here") == FILES
 
 
-def test_how_far_a_pull_is_is_shown_in_files_bytes_and_time():
-    arrived = Arrived(3, 12, 4_000_000, 80_000_000, 61.0)
-    assert download_progress(rows.spec("a"), arrived) == "a: coming home, 3 of 12 files, 4 of 80 MB, 1:01 left"
+def test_progress_is_shown_in_files_bytes_and_time():
+    transfer = TransferProgress(3, 12, 4_000_000, 80_000_000, 61.0)
+    assert download_progress(rows.spec("a"), transfer) == "a: downloading, 3 of 12 files, 4 of 80 MB, 1:01 left"

@@ -9,7 +9,7 @@ from huggingface_hub import constants
 
 from experiments.errors import InputError
 from experiments.inputs import requirements
-from experiments.inputs.requirements import Need, answer
+from experiments.inputs.requirements import Artifact, run_fetch
 from experiments.suites.models import models
 from experiments.training.data import hub
 from experiments.training.data.fetch_hub import fetch_need
@@ -31,8 +31,8 @@ def repo(web, tmp_path):
     return folder
 
 
-def weights() -> Need:
-    return Need(kind="weights", name=NAME)
+def weights() -> Artifact:
+    return Artifact(kind="weights", name=NAME)
 
 
 @pytest.mark.parametrize("name", [GPT_NEO, OPT])
@@ -49,7 +49,7 @@ def test_downloaded_weights_are_used_without_the_hub(web, tmp_path, monkeypatch)
     base_model = models()[GPT_NEO]
     build_random(base_model, "tiny", torch.float32, None, CPU).save_pretrained(tmp_path / "made")
     web.repos[f"models/{base_model.hub}"] = tmp_path / "made"
-    fetch_need(Need(kind="weights", name=base_model.hub))
+    fetch_need(Artifact(kind="weights", name=base_model.hub))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     requests = web.requests
     assert load_pretrained(base_model, "tiny", torch.float32, None, CPU).config._commit_hash == COMMIT
@@ -64,7 +64,7 @@ def test_only_needed_files_of_a_model_are_downloaded(web, repo):
 
 def test_a_download_prints_its_progress(web, repo, monkeypatch, capsys):
     monkeypatch.setattr(requirements, "PROGRESS_INTERVAL_S", -1.0)
-    assert answer(weights().model_dump_json(), fetch_need) == 0
+    assert run_fetch(weights().model_dump_json(), fetch_need) == 0
     assert re.search(r"^[\d.e-]+ of [\d.e-]+ GiB$", capsys.readouterr().err, re.MULTILINE)
 
 
@@ -81,7 +81,7 @@ def test_cached_files_are_not_downloaded_again(web, repo):
 def test_later_downloads_use_the_cached_version(web, repo, monkeypatch):
     first = fetch_need(weights())
     web.commit = COMMIT[::-1]
-    tokenizer = fetch_need(Need(kind="tokenizer", name=NAME))
+    tokenizer = fetch_need(Artifact(kind="tokenizer", name=NAME))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert {path.parent.name for path in [*first, *tokenizer]} == {COMMIT}
     assert hub.fetch_weights(NAME).folder / "config.json" in first
@@ -97,7 +97,7 @@ def test_a_file_with_a_checksum_mismatch_is_downloaded_again_once(web, repo, nam
 
 def test_a_second_checksum_mismatch_is_an_error_with_the_file_name(web, repo, capsys):
     web.corruptions["model.safetensors"] = 2
-    assert answer(weights().model_dump_json(), fetch_need) == 1
+    assert run_fetch(weights().model_dump_json(), fetch_need) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         "the weights of 'team/small': model.safetensors does not match the hub's checksum after two downloads"
     )
@@ -106,7 +106,7 @@ def test_a_second_checksum_mismatch_is_an_error_with_the_file_name(web, repo, ca
 
 @pytest.mark.parametrize("kind", ["weights", "tokenizer"])
 def test_a_missing_repository_is_an_error_in_one_line(web, kind, capsys):
-    assert answer(Need(kind=kind, name="team/none").model_dump_json(), fetch_need) == 1
+    assert run_fetch(Artifact(kind=kind, name="team/none").model_dump_json(), fetch_need) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith(f"the {kind} of 'team/none' cannot be loaded (")
     assert "404" in message
@@ -123,7 +123,7 @@ def test_texts_from_the_hub_are_downloaded_and_read(web, tmp_path):
     (folder / "train.jsonl").write_text(json.dumps({"text": "good"}) + "\n")
     web.repos["datasets/stanfordnlp/imdb"] = folder
     web.corruptions["train.jsonl"] = 1
-    assert [path.name for path in fetch_need(Need(kind="texts", name="imdb"))] == ["train.jsonl"]
+    assert [path.name for path in fetch_need(Artifact(kind="texts", name="imdb"))] == ["train.jsonl"]
     assert web.downloads["train.jsonl"] == 2
 
 

@@ -11,7 +11,7 @@ from litgpt import config as litgpt_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.errors import InputError
-from experiments.inputs.requirements import Need
+from experiments.inputs.requirements import Artifact
 from experiments.suites.models import models
 from experiments.training import rank
 from experiments.training.data import litgpt_checkpoint
@@ -98,7 +98,7 @@ def test_only_weights_from_the_hub_have_a_commit(base_model, web, tmp_path):
 
 def test_a_converted_checkpoint_is_used_without_the_hub(base_model, web, tmp_path, monkeypatch):
     web.repos["models/team/small"] = tmp_path / "published"
-    *_, checkpoint = fetch_need(Need(kind="weights", name="team/small", litgpt=NAME))
+    *_, checkpoint = fetch_need(Artifact(kind="weights", name="team/small", litgpt=NAME))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(litgpt_checkpoint, "convert_hf_checkpoint", None)
     on_hub = base_model.model_copy(update={"hub": "team/small"})

@@ -35,16 +35,16 @@ class SecondNode:
         self._thread.start()
 
     def _run(self) -> None:
-        rendezvous_file = self._folder / rendezvous.MEETING_FILE
+        rendezvous_file = self._folder / rendezvous.RENDEZVOUS_FILE
         while not rendezvous_file.exists():
             time.sleep(0.05)
-        environment = {**os.environ, rendezvous.MEETING: rendezvous_file.read_text()}
-        with (self._folder / rendezvous.SAID_FILE).open("w") as output:
+        environment = {**os.environ, rendezvous.RENDEZVOUS: rendezvous_file.read_text()}
+        with (self._folder / rendezvous.LOG_FILE).open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *self._command], env=environment, stdout=output, stderr=output
             )
             self.code = self.process.wait()
-        (self._folder / rendezvous.LEFT_FILE).touch()
+        (self._folder / rendezvous.EXIT_FILE).touch()
 
     def end(self) -> int:
         self._thread.join(20)

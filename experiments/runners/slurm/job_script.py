@@ -1,0 +1,185 @@
+"""Batch scripts: the job that runs one row, and the job that downloads one artifact.
+
+A job of several nodes runs the row on its first node. srun starts the node agent on each of the others, in a container
+of its own if rows run in one, as soon as the row's worker has written the address of the rendezvous.
+"""
+
+import math
+import shlex
+from dataclasses import dataclass
+
+from experiments.inputs.requirements import Artifact
+from experiments.results import rendezvous
+from experiments.results.schema import CHECKPOINTS_FOLDER, RESULT_FILE
+from experiments.runners.slurm.layout import ENDED, JOBS, OUT, PATHS_FILE, SPEC, STARTED, Layout
+from experiments.runners.slurm.profile import Profile
+from experiments.runners.slurm.runtimes import WAIT, Runtime
+from experiments.suites.row_spec import RowSpec
+
+ROW_MODULE = "experiments.runners.slurm.job"
+NODE_MODULE = "experiments.training.distributed.node_agent"
+STAGING_MODULES = {"data": "experiments.inputs.fetch_dataset"}
+"""Modules that download an artifact, by its kind; the others come from the hub."""
+HUB_MODULE = "experiments.training.data.fetch_hub"
+
+STARTUP_S = 120
+STAGING_LIMIT_MIN, STAGING_CPUS, STAGING_GIB = 240, 2, 16
+GPUS_BUSY = 75
+"""Exit code of a job whose GPUs are used by other processes."""
+
+QUIET = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+ONLINE = {"HF_HUB_OFFLINE": "0", "HF_HUB_VERBOSITY": "error", **dict.fromkeys(QUIET, "1")}
+NODE_COMMAND = f'python -m {NODE_MODULE} "$((SLURM_NODEID + 1))" "$SLURMD_NODENAME"'
+NODE_SHARE = 'export SLURM_JOB_GPUS="${SLURM_STEP_GPUS:-}" OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"'
+EXPORT_ADDRESS = f"""\
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export {rendezvous.ADDRESS}="$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')\""""
+REQUIRE_FREE_GPUS = f"""\
+if command -v nvidia-smi > /dev/null && [ -n "${{CUDA_VISIBLE_DEVICES:-}}" ]; then
+  fields=pid,process_name,used_memory
+  others=$(nvidia-smi --id="$CUDA_VISIBLE_DEVICES" --query-compute-apps=$fields --format=csv,noheader)
+  if [ -n "$others" ]; then echo "the row's GPUs are not free: $others" | tr '\\n' ' '; exit {GPUS_BUSY}; fi
+fi"""
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One attempt to run one row as a job.
+
+    attempt: distinguishes this job from other jobs of the row. after: ids of jobs that must succeed before this one
+    starts; if one fails, this one is cancelled.
+    """
+
+    spec: RowSpec
+    attempt: str
+    worker: str
+    grace_s: float
+    after: tuple[str, ...] = ()
+
+    @property
+    def limit_s(self) -> float:
+        """Return the time limit of the job, which covers its start."""
+        return self.spec.settings.time_limit_s + self.grace_s + STARTUP_S
+
+    @property
+    def folder(self) -> str:
+        """Return the job's folder, relative to the run's."""
+        return f"{JOBS}/{self.spec.row}-{self.attempt}"
+
+    @property
+    def row_folder(self) -> str:
+        """Return the row's folder, relative to the run's."""
+        return f"{self.spec.suite}/{self.spec.row}"
+
+
+@dataclass(frozen=True)
+class JobScripts:
+    """Writes the batch scripts of a cluster."""
+
+    profile: Profile
+    layout: Layout
+    runtime: Runtime
+
+    def row(self, job: JobSpec, run_id: str, name: str, comment: str) -> str:
+        """Return the script of the job that runs a row."""
+        run = self.layout.run(run_id)
+        folder = f"{run}/{job.folder}"
+        nodes = job.spec.settings.nodes_of(self.profile.nodes)
+        command = ["python", "-m", ROW_MODULE, run, f"{folder}/{SPEC}", job.worker, f"{job.grace_s:g}", str(nodes)]
+        lines = [
+            f"#!/bin/{self.runtime.shell}",
+            *(f"#SBATCH {option}" for option in self._row_options(job, folder, name, comment)),
+            f"cd {shlex.quote(folder)} || exit 1",
+            f'echo "$SLURM_JOB_ID" > {STARTED}',
+            f"trap 'echo $? > {ENDED}.part; mv {ENDED}.part {ENDED}' EXIT",
+            f"row={shlex.quote(f'{run}/{job.row_folder}')}",
+            f'if [ -e "$row/{RESULT_FILE}" ]; then rm -rf "$row"; fi',
+            f"cat > {SPEC} <<'SPEC'\n{job.spec.model_dump_json()}\nSPEC",
+            *self.runtime.setup(),
+            REQUIRE_FREE_GPUS,
+            *(self._start_other_nodes(nodes, folder) if nodes > 1 else ()),
+            *self.runtime.command(shlex.join(command), nodes),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def staging(self, artifact: Artifact, name: str, comment: str) -> str:
+        """Return the script of the job that downloads ``artifact``: once if nodes share the folder, else on each."""
+        profile, folder = self.profile, self.layout.staging(artifact.key)
+        nodes = 1 if profile.shared else profile.nodes
+        module = STAGING_MODULES.get(artifact.kind, HUB_MODULE)
+        command = self.runtime.command(shlex.join(["python", "-m", module, artifact.model_dump_json()]), more=ONLINE)
+        node = "\n".join([f"mkdir -p {shlex.quote(self.layout.cache)}", *self.runtime.setup(), *command])
+        srun = f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1 --chdir=/ " if nodes > 1 else ""
+        lines = [
+            f"#!/bin/{self.runtime.shell}",
+            *(f"#SBATCH {option}" for option in self._staging_options(nodes, folder, name, comment)),
+            f"cd {shlex.quote(folder)} || exit 1",
+            f"rm -f {PATHS_FILE}",
+            f"trap '[ $? = 0 ] && mv {PATHS_FILE}.part {PATHS_FILE}' EXIT",
+            "trap 'kill -TERM $child' TERM INT",
+            f"{srun}{self.runtime.shell} -c {shlex.quote(node)} > {PATHS_FILE}.part & child=$!",
+            *WAIT,
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _row_options(self, job: JobSpec, folder: str, name: str, comment: str) -> list[str]:
+        settings, profile = job.spec.settings, self.profile
+        nodes = settings.nodes_of(profile.nodes)
+        gpus = settings.world_size // nodes if profile.gpus_per_node else 0
+        share = gpus / profile.gpus_per_node if gpus else 1 / max(1, profile.cpus_per_node // 2)
+        options = {
+            "job-name": name,
+            "comment": comment,
+            "output": f"{folder}/{OUT}",
+            "time": str(math.ceil(job.limit_s / 60)),
+            "nodes": str(nodes),
+            "ntasks-per-node": "1",
+            "cpus-per-task": str(max(1, int(share * profile.cpus_per_node))),
+            "mem": f"{max(1, int(share * profile.memory_per_node_gib * 1024))}M",
+            "account": profile.account,
+            "partition": profile.partition,
+            "dependency": f"afterok:{':'.join(job.after)}" if job.after else None,
+            "kill-on-invalid-dep": "yes" if job.after else None,
+        }
+        return [*_sbatch_options(options), *([profile.gpu_option.format(gpus=gpus)] if gpus else [])]
+
+    def _staging_options(self, nodes: int, folder: str, name: str, comment: str) -> list[str]:
+        profile = self.profile
+        options = {
+            "job-name": name,
+            "comment": comment,
+            "output": f"{folder}/{OUT}",
+            "time": str(STAGING_LIMIT_MIN),
+            "nodes": str(nodes),
+            "ntasks-per-node": "1",
+            "cpus-per-task": str(min(STAGING_CPUS, profile.cpus_per_node)),
+            "mem": f"{int(min(STAGING_GIB, profile.memory_per_node_gib / 4) * 1024)}M",
+            "account": profile.account,
+            "partition": profile.cpu_partition or profile.partition,
+        }
+        return _sbatch_options(options)
+
+    def _start_other_nodes(self, nodes: int, folder: str) -> list[str]:
+        """Return the lines that start the node agents in the background; the variable ``row`` has the row's folder."""
+        prelude = [f"mkdir -p {shlex.quote(folder)}", NODE_SHARE, *self.runtime.setup(), REQUIRE_FREE_GPUS]
+        node = "\n".join([*prelude, *self.runtime.command(NODE_COMMAND, nodes)])
+        checkpoints = [] if self.profile.shared else [f'rm -rf "$row/{CHECKPOINTS_FOLDER}"']
+        options = f"--nodes={nodes - 1} --ntasks={nodes - 1} --relative=1 --kill-on-bad-exit=1 --chdir=/"
+        srun = f'srun {options} --cpus-per-task="$SLURM_CPUS_PER_TASK" {self.runtime.shell} -c "$node"'
+        return [
+            *checkpoints,
+            EXPORT_ADDRESS,
+            f"export {rendezvous.FOLDER}={shlex.quote(folder)}",
+            f"node={shlex.quote(node)}",
+            f"rm -f {rendezvous.RENDEZVOUS_FILE} {rendezvous.EXIT_FILE}",
+            "(",
+            f"  until [ -e {rendezvous.RENDEZVOUS_FILE} ]; do sleep 0.2; done",
+            f'  export {rendezvous.RENDEZVOUS}="$(cat {rendezvous.RENDEZVOUS_FILE})"',
+            f"  {srun} < /dev/null > {rendezvous.LOG_FILE} 2>&1",
+            f"  echo $? > {rendezvous.EXIT_FILE}",
+            ") &",
+        ]
+
+
+def _sbatch_options(options: dict[str, str | None]) -> list[str]:
+    return [*(f"--{key}={shlex.quote(value)}" for key, value in options.items() if value), "--no-requeue"]

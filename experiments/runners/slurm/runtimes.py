@@ -1,0 +1,112 @@
+"""Runtimes: what a job starts Python in. A virtual environment, an Apptainer image or a Docker image."""
+
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from experiments.results import rendezvous
+from experiments.results.provenance import git_commit
+from experiments.runners.slurm.layout import Layout
+from experiments.runners.slurm.profile import Profile, RuntimeName
+
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+WAIT = ("while kill -0 $child 2> /dev/null; do wait $child; code=$?; done", "exit $code")
+FORWARD_SIGNALS = "trap 'kill -TERM $child' TERM INT"
+NODE_VARIABLES = (rendezvous.FOLDER, rendezvous.ADDRESS, rendezvous.RENDEZVOUS, "OMP_NUM_THREADS")
+"""Passed into the containers of a job with several nodes."""
+
+
+class Runtime(ABC):
+    """Bash lines that run commands with the Python of a profile.
+
+    code: folder of the uploaded code; unused by runtimes whose image has the code.
+    """
+
+    uploads_code: ClassVar[bool] = True
+
+    def __init__(self, profile: Profile, layout: Layout, code: str = "") -> None:
+        self._profile = profile
+        self._layout = layout
+        self._code = code
+
+    @property
+    def shell(self) -> str:
+        """Return the shell for all lines: a login shell if modules are loaded, others may lack ``module``."""
+        return "bash -l" if self._profile.modules else "bash"
+
+    def setup(self) -> list[str]:
+        """Return the lines that are needed before ``command``: setup and modules of the profile."""
+        modules = self._profile.modules
+        return [*self._profile.setup, *([f"module load {shlex.join(modules)} || exit 1"] if modules else [])]
+
+    @abstractmethod
+    def command(self, command: str, nodes: int = 1, more: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+        """Return the lines that run ``command``, end it when the job is to end, and exit with its code.
+
+        nodes: number of nodes of the job; with several, the command must reach the others. more: environment variables
+        in addition to the runtime's own.
+        """
+
+    def _variables(self) -> dict[str, str]:
+        cache = self._layout.cache
+        return {"TESTBED_CACHE": cache, "HF_HOME": f"{cache}/huggingface", "HF_HUB_OFFLINE": "1"}
+
+    def _with_code(self) -> dict[str, str]:
+        commit = {"TESTBED_COMMIT": commit} if (commit := git_commit()) else {}
+        return {**self._variables(), **commit, "PYTHONPATH": self._code}
+
+
+class Venv(Runtime):
+    """The virtual environment that the profile names; without a name, the Python of its modules."""
+
+    def setup(self) -> list[str]:
+        environment = self._profile.environment
+        activate = [f". {shlex.quote(environment)}/bin/activate || exit 1"] if environment else []
+        return [*super().setup(), *activate]
+
+    def command(self, command: str, nodes: int = 1, more: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+        variables = {**self._with_code(), **more}
+        path = shlex.quote(variables.pop("PYTHONPATH"))
+        assigned = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+        export = f'export {assigned} PYTHONPATH={path}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+        return [export, FORWARD_SIGNALS, f"{command} & child=$!", *WAIT]
+
+
+class Apptainer(Runtime):
+    """An Apptainer image without the code, which is bound into it."""
+
+    def command(self, command: str, nodes: int = 1, more: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+        image = self._profile.environment or ""
+        options = _env_options({**self._with_code(), **more, "TESTBED_IMAGE": image})
+        bind = f"--bind {shlex.quote(self._layout.folder)}"
+        run = f"{self._profile.apptainer} {bind} {options} {shlex.quote(image)} {command}"
+        return [FORWARD_SIGNALS, f"{run} & child=$!", *WAIT]
+
+
+class Docker(Runtime):
+    """A Docker image with the code in it. The container gets the GPUs of the job, by CDI."""
+
+    uploads_code = False
+
+    def command(self, command: str, nodes: int = 1, more: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+        image, folder = shlex.quote(self._profile.environment or ""), shlex.quote(self._layout.folder)
+        options = _env_options({**self._variables(), "HOME": self._layout.cache, "USER": "testbed", **more})
+        network = "".join(f" --env {name}" for name in NODE_VARIABLES) + " --network host" if nodes > 1 else ""
+        return [
+            'container=testbed-"$SLURM_JOB_ID"',
+            'devices=(); for gpu in ${SLURM_JOB_GPUS//,/ }; do devices+=(--device "nvidia.com/gpu=$gpu"); done',
+            f"image=$(docker image inspect --format '{{{{.Id}}}}' {image}) || exit 1",
+            "trap 'docker rm --force \"$container\" > /dev/null 2>&1' TERM INT",
+            'docker run --rm --init --name "$container" --user "$(id -u):$(id -g)" --ipc=host "${devices[@]}"'
+            f'{network} --volume {folder}:{folder} {options} --env TESTBED_IMAGE="$image" {image} {command} & child=$!',
+            *WAIT,
+        ]
+
+
+RUNTIMES: dict[RuntimeName, type[Runtime]] = {"venv": Venv, "apptainer": Apptainer, "docker": Docker}
+
+
+def _env_options(variables: Mapping[str, str]) -> str:
+    return " ".join(f"--env {name}={shlex.quote(value)}" for name, value in variables.items())

@@ -1,0 +1,234 @@
+"""Tracking: the jobs of rows, from their submission until each row has a result on this machine."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from experiments.errors import InputError
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import (
+    LOG_FILE,
+    PROGRESS_FILE,
+    RESULT_FILE,
+    TELEMETRY_FILE,
+    Outcome,
+    Progress,
+    Result,
+    read_result,
+)
+from experiments.runners.failed_results import write_broken
+from experiments.runners.progress import RowState, View
+from experiments.runners.slurm import queue
+from experiments.runners.slurm.cluster import Cluster
+from experiments.runners.slurm.download import download_folder, download_growing
+from experiments.runners.slurm.job_script import JobSpec
+from experiments.runners.slurm.layout import ENDED, OUT, STARTED
+from experiments.runners.slurm.staging import Staging
+from experiments.runners.slurm.submission import SUBMISSION_FILE
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import write_atomically
+from provision.errors import NotReached
+
+GROWING = (LOG_FILE, TELEMETRY_FILE)
+SILENCE_LIMIT_S = 3600.0
+SEPARATOR = "=="
+
+
+@dataclass
+class TrackedRow:
+    """A row and its job.
+
+    began: value of time.monotonic when the job left the queue, None before. started: whether the job's script has run.
+    exit_code: that of the script, None before its end. downloads: artifacts that the job waits for.
+    """
+
+    job_spec: JobSpec
+    job: queue.Job | None
+    began: float | None = None
+    started: bool = False
+    downloads: str = ""
+    exit_code: int | None = None
+    progress: Progress | None = None
+
+    @property
+    def spec(self) -> RowSpec:
+        """Return the row."""
+        return self.job_spec.spec
+
+    @property
+    def elapsed_s(self) -> float:
+        """Return the time since the job left the queue."""
+        return time.monotonic() - self.began if self.began is not None else 0.0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the job waits in the queue."""
+        return self.job is not None and self.job.waiting
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has ended: its script succeeded, or Slurm says so."""
+        return self.exit_code == 0 or self.job is None or self.job.ended
+
+    @property
+    def state(self) -> RowState:
+        """Return what the view shows of the row."""
+        waits = ""
+        if self.job and self.waiting:
+            waits = f"queued ({', '.join(filter(None, (self.job.reason, self.downloads)))})"
+        return RowState(self.spec, self.elapsed_s, self.progress, waits)
+
+
+class JobTracker:
+    """Tracks the jobs of rows of the run in ``folder``.
+
+    is_leased: whether the cluster's nodes are still leased; called when they do not answer.
+    """
+
+    def __init__(
+        self, folder: RunFolder, cluster: Cluster, staging: Staging, view: View, is_leased: Callable[[], bool]
+    ) -> None:
+        self.rows: list[TrackedRow] = []
+        self._folder = folder
+        self._cluster = cluster
+        self._shell = cluster.shell
+        self._remote = cluster.layout.run(folder.read_run().run_id)
+        self._staging = staging
+        self._view = view
+        self._is_leased = is_leased
+        self._poll_at = 0.0
+        self._silent_since: float | None = None
+
+    def row_folder(self, spec: RowSpec) -> Path:
+        """Return the folder of a row on this machine."""
+        return self._folder.path / spec.suite / spec.row
+
+    def poll_if_due(self) -> None:
+        """Update all rows once every ``poll_s`` and finish those whose job has ended.
+
+        Raises NotReached if the cluster has not answered for SILENCE_LIMIT_S.
+        """
+        if time.monotonic() < self._poll_at:
+            return
+        try:
+            self._poll()
+            self._silent_since = None
+        except NotReached as problem:
+            self._silent_since = self._handle_unreachable(problem)
+        self._poll_at = time.monotonic() + self._cluster.profile.poll_s
+
+    def cancel_all(self) -> None:
+        """Cancel the jobs, download logs and telemetry as they are, and stop tracking the rows."""
+        queue.cancel(self._shell, [row.job.id for row in self.rows if row.job])
+        self._download_growing(row for row in self.rows if row.started)
+        self.abandon("cancelled, the lease ends")
+
+    def abandon(self, reason: str) -> None:
+        """Stop tracking the rows; the next run starts them again."""
+        for row in self.rows:
+            (self.row_folder(row.spec) / SUBMISSION_FILE).unlink(missing_ok=True)
+            self._view.warns(f"{row.spec.row}: {reason}")
+        self.rows = []
+
+    def show(self, total: int) -> None:
+        """Show the rows and how many of ``total`` are done."""
+        waiting = any(row.waiting for row in self.rows)
+        states = [row.state for row in self.rows]
+        self._view.shows(states, total - len(self.rows), total, None if waiting else self._left_s())
+
+    def _left_s(self) -> float | None:
+        left = [row.progress.left_s for row in self.rows if row.progress and row.progress.left_s is not None]
+        return max(left) if left and len(left) == len(self.rows) else None
+
+    def _handle_unreachable(self, problem: NotReached) -> float:
+        """Return since when the cluster has been silent; warn once, raise ``problem`` after SILENCE_LIMIT_S."""
+        now = time.monotonic()
+        if not self._is_leased():
+            self.abandon("not finished, the lease is over or was deleted")
+            return now
+        if self._silent_since is None:
+            self._view.warns(f"{problem}; the jobs continue, retrying")
+            return now
+        if now - self._silent_since > SILENCE_LIMIT_S:
+            raise problem
+        return self._silent_since
+
+    def _poll(self) -> None:
+        """Query all rows by one command; download those whose job has ended."""
+        listed, status, staging = self._shell.run(self._poll_command(), repeatable=True).out.split(f"{SEPARATOR}\n", 2)
+        jobs = {job.id: job for job in queue.parse_jobs(listed)}
+        self._staging.update([*jobs.values()], staging)
+        fields = [line.split("|", 3) for line in status.splitlines() if line.count("|") >= 3]
+        status_of = {attempt: values for attempt, *values in fields}
+        for row in self.rows:
+            self._update_row(row, jobs, status_of.get(row.job_spec.attempt, ["", "", ""]))
+        self._download_growing(row for row in self.rows if row.began is not None and not row.ended)
+        for row in [row for row in self.rows if row.ended]:
+            self._finish(row)
+
+    def _poll_command(self) -> str:
+        lines = [queue.LIST_JOBS, f"echo {SEPARATOR}", f"cd {self._remote}"]
+        for row in self.rows:
+            job, progress = row.job_spec.folder, f"{row.job_spec.row_folder}/{PROGRESS_FILE}"
+            contents = " ".join(
+                f'"$(cat {path} 2> /dev/null)"' for path in (f"{job}/{STARTED}", f"{job}/{ENDED}", progress)
+            )
+            lines.append(f"printf '%s|%s|%s|%s\\n' {row.job_spec.attempt} {contents}")
+        not_started = (row.spec for row in self.rows if not row.started)
+        return "\n".join([*lines, f"echo {SEPARATOR}", *self._staging.status_commands(not_started)])
+
+    def _update_row(self, row: TrackedRow, jobs: dict[str, queue.Job], status: list[str]) -> None:
+        started, exit_code, progress = status
+        row.started = row.started or bool(started)
+        row.job = jobs.get(row.job.id) if row.job else None
+        row.downloads = self._staging.pending(row.spec) if row.waiting else ""
+        row.exit_code = int(exit_code) if exit_code else None
+        if row.began is None and row.job and not row.job.waiting:
+            row.began = time.monotonic()
+        try:
+            row.progress = Progress.model_validate_json(progress) if progress else row.progress
+        except ValidationError:
+            return
+
+    def _download_growing(self, rows: Iterable[TrackedRow]) -> None:
+        folders = [(f"{self._remote}/{row.job_spec.row_folder}", self.row_folder(row.spec)) for row in rows]
+        download_growing(self._shell, folders, GROWING)
+
+    def _finish(self, row: TrackedRow) -> None:
+        """Download the row's folder; write a result if the job left none."""
+        local, spec = self.row_folder(row.spec), row.spec
+        if row.started:
+            remote = f"{self._remote}/{row.job_spec.row_folder}"
+            download_folder(self._shell, remote, local, lambda transfer: self._view.downloading(spec, transfer))
+        result = self._result(row, local)
+        (local / SUBMISSION_FILE).unlink(missing_ok=True)
+        self.rows.remove(row)
+        self._view.ends(spec, result)
+
+    def _result(self, row: TrackedRow, local: Path) -> Result:
+        if (local / RESULT_FILE).exists():
+            try:
+                return read_result(local / RESULT_FILE)
+            except InputError as problem:
+                return self._write_broken(row, local, "error", str(problem))
+        if not row.started and (reason := self._staging.failure(row.spec)):
+            return self._write_broken(row, local, "error", reason)
+        timed_out = row.job is not None and row.job.state == "TIMEOUT"
+        return self._write_broken(row, local, "timeout" if timed_out else "error", self._reason(row))
+
+    def _reason(self, row: TrackedRow) -> str:
+        """Return why the job left no result: Slurm's state, and the last line of its output or Slurm's reason."""
+        reason = f"job ended as {row.job.state}" if row.job else "job is no longer known to Slurm"
+        if not row.started or row.exit_code not in (None, 0):
+            output = self._shell.run(f"tail -n 1 {self._remote}/{row.job_spec.folder}/{OUT}", check=False).out.strip()
+            return f"{reason}: {output}" if output else reason
+        return f"{reason} ({row.job.reason})" if row.job and row.job.reason != "None" else reason
+
+    def _write_broken(self, row: TrackedRow, local: Path, outcome: Outcome, reason: str) -> Result:
+        if row.progress:
+            write_atomically(local / PROGRESS_FILE, row.progress.model_dump_json())
+        node, spec = self._cluster.profile.node, row.spec
+        return write_broken(local, spec, node, node.gpus[: spec.settings.devices], outcome, reason, row.elapsed_s)

@@ -1,0 +1,166 @@
+"""Batch scripts: what they request of Slurm, and what the jobs do. They run on this machine, with fake programs."""
+
+import os
+import re
+import subprocess
+from importlib.util import find_spec
+
+import pytest
+
+from experiments.inputs.requirements import Artifact
+from experiments.runners.slurm.cluster import Cluster
+from experiments.runners.slurm.job_script import REQUIRE_FREE_GPUS, JobScripts, JobSpec
+from experiments.runners.slurm.profile import profile_named
+from provision.ssh.shell import LocalShell
+from tests.support import rows
+
+WEIGHTS = Artifact(kind="weights", name="team/small")
+DATA = Artifact(kind="data", name="https://data.test/set.tgz", sha256="ab", dataset="imdb")
+ENVIRONMENTS = {"venv": "/opt/it's here", "apptainer": "/images/testbed.sif", "docker": "llm-testbed:current"}
+
+
+def scripts(folder="", **changes) -> JobScripts:
+    profile = profile_named("puhti").model_copy(update={"account": "project_1", **changes})
+    cluster = Cluster(LocalShell(), profile)
+    cluster.folder = folder
+    return cluster.scripts
+
+
+def script(spec=None, folder="", after=(), **changes) -> str:
+    job = JobSpec(spec or rows.spec("a", time_limit_s=900), "abc", "some.worker", 120.0, after)
+    return scripts(folder, **changes).row(job, "run", "run/lab/a", "llm-testbed print abc")
+
+
+def options(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+
+
+@pytest.mark.parametrize("runtime", ENVIRONMENTS)
+def test_a_script_is_valid_bash_and_starts_the_same_row_in_every_runtime(runtime):
+    text = script(runtime=runtime, environment=ENVIRONMENTS[runtime])
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    assert "-m experiments.runners.slurm.job /run /run/.jobs/a-abc/spec.json some.worker 120" in text
+    assert "--privileged" not in text
+
+
+def test_modules_that_scripts_start_exist():
+    row = rows.spec("a", nodes=2, devices=2, strategy="ddp")
+    texts = [script(row, nodes=2), scripts().staging(WEIGHTS, "x", "c"), scripts().staging(DATA, "x", "c")]
+    modules = {module for text in texts for module in re.findall(r"python -m (experiments\.[\w.]+)", text)}
+    assert len(modules) == 4
+    assert [module for module in modules if find_spec(module) is None] == []
+
+
+def test_an_apptainer_image_is_started_as_its_cluster_does():
+    assert "apptainer exec --nv --bind" in script(runtime="apptainer", environment="/i.sif")
+    on_lumi = script(runtime="apptainer", environment="/i.sif", apptainer=profile_named("lumi").apptainer)
+    assert "singularity exec --rocm --bind" in on_lumi
+    assert "--nv" not in on_lumi
+
+
+def test_setup_comes_before_modules_and_these_before_the_environment():
+    text = script(environment="/env", setup=("module use /more",), modules=("pytorch",))
+    steps = [text.index(step) for step in ("module use /more", "module load pytorch", ". /env/bin/activate")]
+    assert steps == sorted(steps)
+
+
+def test_modules_are_loaded_by_a_login_shell():
+    assert script(modules=("pytorch",)).startswith("#!/bin/bash -l\n")
+    assert script(modules=()).startswith("#!/bin/bash\n")
+
+
+def test_a_job_queries_its_gpus_by_the_numbers_that_they_have_for_it(tmp_path):
+    """Fake: nvidia-smi, which knows one GPU, as where Slurm hides the others of a node."""
+    (tmp_path / "nvidia-smi").write_text('#!/bin/bash\n[ "$1" = --id=0 ] || echo "No devices were found"\n')
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_GPUS": "2", "CUDA_VISIBLE_DEVICES": "0"}
+    subprocess.run(["bash", "-c", REQUIRE_FREE_GPUS], env=variables, check=True)
+
+
+def test_a_job_requests_what_the_row_needs_and_is_identified():
+    assert {
+        "--job-name=run/lab/a",
+        "--comment='llm-testbed print abc'",
+        "--account=project_1",
+        "--partition=gpu",
+        "--gres=gpu:v100:1",
+        "--cpus-per-task=10",
+        "--mem=81920M",
+        "--time=19",
+        "--no-requeue",
+    } <= set(options(script()))
+    assert "--gres=gpu:v100:4" in options(script(rows.spec("a", devices=4, strategy="ddp")))
+
+
+def test_a_row_of_two_nodes_is_one_job_on_both_where_a_job_may_have_them():
+    row = rows.spec("a", nodes=2, devices=4, strategy="ddp", time_limit_s=900)
+    both, one = options(script(row, nodes=2)), options(script(row, nodes=1))
+    assert {"--nodes=2", "--ntasks-per-node=1", "--gres=gpu:v100:4"} <= set(both)
+    assert {"--nodes=1", "--ntasks-per-node=1", "--gres=gpu:v100:8"} <= set(one)
+    assert "srun" not in script(row, nodes=1)
+
+
+def test_a_job_of_two_nodes_has_a_container_on_each_that_reach_each_other(tmp_path):
+    """Fakes: Slurm and Docker. The first container writes the rendezvous and waits until the second has ended."""
+    folder, calls = tmp_path / "run/.jobs/a-abc", tmp_path / "calls"
+    folder.mkdir(parents=True)
+    fakes = {
+        "scontrol": '[ "$2" = hostnames ] && printf "one\ntwo\n" || echo "NodeName=one NodeAddr=10.0.0.1 CPUs=8"',
+        "srun": 'SLURM_NODEID=0 SLURMD_NODENAME=two SLURM_STEP_GPUS=6,7 exec bash -c "${@: -1}"',
+        "docker": f"""
+[ "$1" = image ] && echo sha256:1 && exit
+echo "$SLURM_JOB_GPUS $TESTBED_ADDRESS $TESTBED_RENDEZVOUS $*" >> {calls}
+case "$*" in *slurm.job*) echo "10.0.0.1 5 key" > rendezvous; until [ -e nodes.ended ]; do sleep 0.05; done; esac""",
+    }
+    for name, text in fakes.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    spec = rows.spec("a", nodes=2, devices=2, strategy="ddp", time_limit_s=900)
+    text = script(spec, str(tmp_path), runtime="docker", environment="image", nodes=2, shared=False, modules=())
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "0,1", "SLURM_CPUS_PER_TASK": "4", "SLURM_JOB_NODELIST": "one,two"}
+    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", text], env=environment, check=True, timeout=20)
+    first, second = calls.read_text().splitlines()
+    assert first.startswith("0,1 10.0.0.1  run --rm")
+    assert second.startswith("6,7 10.0.0.1 10.0.0.1 5 key run --rm")
+    assert second.endswith("python -m experiments.training.distributed.node_agent 1 two")
+    assert [line.count("--network host") for line in (first, second)] == [1, 1]
+    assert [line.count("--ipc=host") for line in (first, second)] == [1, 1]
+    assert ("nvidia.com/gpu=7" in first, "nvidia.com/gpu=7" in second) == (False, True)
+    assert (folder / "nodes.ended").read_text() == "0\n"
+
+
+def test_no_gpu_is_requested_of_a_cluster_without_gpus():
+    assert not [option for option in options(script(gpus_per_node=0)) if "gres" in option]
+
+
+def test_a_container_has_the_gpus_of_the_job_and_ends_with_it():
+    text = script(runtime="docker", environment="llm-testbed:current")
+    assert '--device "nvidia.com/gpu=$gpu"' in text
+    assert "trap 'docker rm --force" in text
+    assert '--env TESTBED_IMAGE="$image"' in text
+
+
+@pytest.mark.parametrize("runtime", ENVIRONMENTS)
+def test_what_is_staged_is_where_rows_of_every_runtime_find_it(runtime):
+    where = {"runtime": runtime, "environment": ENVIRONMENTS[runtime]}
+    staging = scripts("/shared", **where).staging(WEIGHTS, "fetch/x", "c")
+    for text in (staging, script(folder="/shared", **where)):
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+        assert "HF_HOME=/shared/cache/huggingface" in text
+        assert "TESTBED_CACHE=/shared/cache" in text
+    if runtime == "docker":
+        assert "--volume /shared:/shared" in staging
+    assert ("HF_HUB_OFFLINE=0" in staging, "HF_HUB_OFFLINE=1" in script(runtime=runtime)) == (True, True)
+
+
+def test_a_staging_job_requests_no_gpu_and_has_a_time_limit():
+    requested = options(scripts("/shared").staging(WEIGHTS, "fetch/x", "llm-testbed fetches"))
+    assert {"--partition=small", "--nodes=1", "--cpus-per-task=2", "--mem=16384M", "--time=240"} <= set(requested)
+    assert not [option for option in requested if "gpu" in option or "gres" in option]
+
+
+def test_a_row_waits_for_its_staging_jobs_and_is_cancelled_when_one_fails():
+    waits = {"--dependency=afterok:7:8", "--kill-on-invalid-dep=yes"}
+    assert waits <= set(options(script(rows.spec("a"), "/shared", after=("7", "8"))))
+    assert "dependency" not in script()

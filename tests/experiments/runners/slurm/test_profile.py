@@ -1,0 +1,31 @@
+"""Profiles of clusters."""
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.runners.admission import too_small
+from experiments.runners.slurm.profile import CLUSTERS, Profile, profile_named
+from experiments.suites.cards import cards
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in CLUSTERS.glob("*.yaml")))
+def test_every_known_cluster_is_read_and_its_gpus_are_or_emulate_a_card(name):
+    profile = profile_named(name)
+    assert profile.name == name
+    assert not all(too_small(profile.node.gpus[0], card) for card in cards())
+
+
+def test_an_unknown_profile_or_key_is_rejected_with_what_is_allowed(tmp_path):
+    with pytest.raises(
+        InputError, match="--profile: unknown profile 'puthi'; allowed: lumi, mahti, puhti, roihu, a YAML file"
+    ):
+        profile_named("puthi")
+    (tmp_path / "own.yaml").write_text("name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\npolls: 3\n")
+    with pytest.raises(InputError, match=r"own\.yaml: unknown key 'polls'; allowed: account, apptainer, cpu_partition"):
+        profile_named(str(tmp_path / "own.yaml"))
+
+
+def test_a_node_of_a_profile_has_its_gpus():
+    profile = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, gpu="NVIDIA T4", gpus_per_node=2)
+    assert [gpu.index for gpu in profile.node.gpus] == [0, 1]
+    assert profile.node.description == "X: 8 cores, 32 GiB of memory, 2 x NVIDIA T4 a node"

@@ -1,0 +1,38 @@
+"""The runner of a cluster, without a cluster: the order of submission, and jobs that are recognized."""
+
+import pytest
+
+from experiments.runners.slurm.queue import Job
+from experiments.runners.slurm.runner import by_claims_covered
+from experiments.runners.slurm.submission import attempt_in, comment_of, read_submission, write_submission
+from experiments.suites.suite import suite_named
+from tests.support import results, rows
+
+
+def test_rows_that_most_statements_need_go_first():
+    suite = suite_named("single_gpu_blip2")
+    planned = rows.to_run(
+        *(results.run(suite="single_gpu_blip2").spec(suite, row) for row in ("baseline", "reduced-batch"))
+    )
+    assert [row.row for row in by_claims_covered(planned, suite)] == ["reduced-batch", "baseline"]
+
+
+def test_a_job_is_recognized_by_its_comment_only_with_the_same_settings():
+    spec = rows.spec("a")
+    job = Job("7", "RUNNING", "", "run/lab/a", comment_of(spec, "abc"))
+    assert attempt_in(job, spec) == "abc"
+    assert attempt_in(job, rows.spec("a", max_steps=7)) is None
+
+
+@pytest.mark.parametrize("comment", ["", "by somebody else", "llm-testbed fetches 12 to /cache"])
+def test_a_job_of_somebody_else_is_not_recognized(comment):
+    assert attempt_in(Job("7", "RUNNING", "", "run/lab/a", comment), rows.spec("a")) is None
+
+
+def test_a_submission_is_read_only_for_the_same_settings(tmp_path):
+    spec = rows.spec("a")
+    write_submission(tmp_path / "a", spec, "abc", "7")
+    submission = read_submission(tmp_path / "a", spec)
+    assert (submission.attempt, submission.job) == ("abc", "7")
+    assert read_submission(tmp_path / "a", rows.spec("a", max_steps=7)) is None
+    assert read_submission(tmp_path / "b", spec) is None
