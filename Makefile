@@ -18,7 +18,7 @@ OPTIONS  = $(foreach name,$(NAMES),$(if $($(name)),--$(subst _,-,$(name)) $($(na
 FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),--node-type $(node)) \
   $(if $(hours),--hours $(hours)) $(if $(start),--start "$(start)") $(if $(count),--count $(count))
 
-.PHONY: help run-single run-multi predict reproduce rehearse judge report compare list logs top notebook python env testbed-env clean-results clean
+.PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare list logs top notebook python env testbed-env clean-results clean
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: doctor slots lease configure status extend release orphans
 .DEFAULT_GOAL := help
@@ -26,7 +26,7 @@ FLAGS    = $(if $(site),--site $(site)) $(if $(for),--for $(for)) $(if $(node),-
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-run-single: env ## run the single-GPU experiments here, judge and report them (suite= card= size= length= row= ...)
+run-single: env ## run the single-GPU experiments here, evaluate and report them (suite= card= size= length= row= ...)
 	$(TESTBED) run $(or $(ASKED),single_gpu_blip2 single_gpu_litgpt) $(OPTIONS)
 
 run-multi: env ## run the experiments of several GPUs likewise (gpus_per_node=N runs their rows on fewer)
@@ -36,8 +36,8 @@ predict: env ## predict GPU memory without a GPU (suite= card= row=; none: every
 	$(TESTBED) predict $(if $(row),$(suite)/$(row),$(ASKED)) \
 	  $(if $(card),--card $(card)) $(args)
 
-judge: env ## judge kept results anew (run=FOLDER)
-	$(TESTBED) judge $(run)
+evaluate: env ## evaluate stored results again (run=FOLDER)
+	$(TESTBED) evaluate $(run)
 
 report: env ## write the report of a run anew (run=FOLDER)
 	$(TESTBED) report $(run)
@@ -81,7 +81,7 @@ release: env ## give back servers, addresses and lease (name=)
 orphans: env ## what carries our mark at the site and is in no ledger (args=--clean)
 	$(TESTBED) orphans $(args)
 
-reproduce: env ## all of it: reserve, set up, run, judge, report, release (node= for= hours= versions= args="--yes --max-hours 3")
+reproduce: env ## all of it: reserve, set up, run, evaluate, report, release (node= for= hours= versions= args="--yes --max-hours 3")
 	$(TESTBED) reproduce $(ASKED) $(FLAGS) $(foreach id,$(row),--row $(id)) \
 	  $(if $(versions),--versions $(versions)) --results $(results) $(args)
 

@@ -11,7 +11,7 @@ from experiments.inputs.dataset import DataSet
 from experiments.inputs.download import Watch
 from experiments.prediction.service import predict_rows
 from experiments.report import write_report
-from experiments.results.judge import Judgement
+from experiments.results.evaluate import Evaluation
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import Run, RunFolder
 from experiments.run_options import AUTO, RunOptions, recorded
@@ -83,7 +83,7 @@ class FinishedRun:
 
     folder: Path
     report: Path
-    judgement: Judgement
+    evaluation: Evaluation
 
 
 def run_suite(
@@ -183,7 +183,7 @@ def report_run(prepared: PreparedRun) -> FinishedRun:
 
 def _report(folder: RunFolder) -> FinishedRun:
     report = write_report(folder)
-    return FinishedRun(folder.path, report.page, report.judgement)
+    return FinishedRun(folder.path, report.page, report.evaluation)
 
 
 def _data(options: RunOptions, suite: Suite, target: Target, watch: Watch) -> DataSet:

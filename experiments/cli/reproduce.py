@@ -60,4 +60,4 @@ def reproduce_command(
     stop_as_interrupt()
     runs = reproduce(reproduction, new_reconciler(), view_on(output), lambda slot: confirm(yes, f"lease {slot}"))
     finished = show_runs(runs, output)
-    raise typer.Exit(max(one.judgement.exit_code for one in finished))
+    raise typer.Exit(max(one.evaluation.exit_code for one in finished))

@@ -1,4 +1,4 @@
-"""`testbed judge | report | compare | list | schema`: stored results, and what suites contain."""
+"""`testbed evaluate | report | compare | list | schema`: stored results, and what suites contain."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,20 +13,20 @@ app = typer.Typer()
 
 
 @app.command()
-def judge(folder: RunPath, as_json: Json = False) -> None:
-    """Judge kept results by today's recipes; nothing is written."""
+def evaluate(folder: RunPath, as_json: Json = False) -> None:
+    """Evaluate stored results by the suites of today; nothing is written."""
     from experiments.cli.tables import changes_table, verdict_table
-    from experiments.report import rejudge
+    from experiments.report import reevaluate
 
-    judged = rejudge(folder)
+    evaluated = reevaluate(folder)
     if as_json:
-        print_json([one.model_dump(mode="json") for one in judged])
+        print_json([one.model_dump(mode="json") for one in evaluated])
     else:
-        for one in judged:
-            console().print(verdict_table(one.judgement))
+        for one in evaluated:
+            console().print(verdict_table(one.evaluation))
             if one.changes:
                 console().print(changes_table(one.changes))
-    raise typer.Exit(max(one.judgement.exit_code for one in judged))
+    raise typer.Exit(max(one.evaluation.exit_code for one in evaluated))
 
 
 @app.command()
@@ -78,14 +78,14 @@ def schema() -> None:
     """Print the JSON schemas of result.json, run.json, verdict.json and predictions.json."""
     from pydantic import BaseModel
 
-    from experiments.results.judge import Judgement
+    from experiments.results.evaluate import Evaluation
     from experiments.results.run_folder import Predictions, Run
     from experiments.results.schema import Result
 
     models: dict[str, type[BaseModel]] = {
         "result": Result,
         "run": Run,
-        "verdict": Judgement,
+        "verdict": Evaluation,
         "predictions": Predictions,
     }
     print_json({name: model.model_json_schema() for name, model in models.items()})

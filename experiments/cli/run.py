@@ -43,4 +43,4 @@ def run(
     finished = show_runs(run_suites(several, view_on(output), download_on(output)), output)
     if as_json:
         print_json([run_as_data(one) for one in finished])
-    raise typer.Exit(max(one.judgement.exit_code for one in finished))
+    raise typer.Exit(max(one.evaluation.exit_code for one in finished))

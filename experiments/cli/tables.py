@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from experiments.report.words import STATUSES, headline
-from experiments.results.judge import Judgement, Verdict
+from experiments.results.evaluate import Evaluation, Verdict
 from experiments.results.verdict_changes import VerdictChange
 from experiments.results.wording import ENDINGS
 from experiments.suites.settings import Settings
@@ -18,33 +18,33 @@ from experiments.suites.suite import Suite, suite_named, suite_names
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
 
-PROBLEMS = ("broke", "did not hold")
-STYLES = {"held": "green", "did not hold": "red", "broke": "bold red", "not judged": "dim"}
+PROBLEMS = ("error", "fail")
+STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": "dim"}
 
 
-def verdict_table(judgement: Judgement) -> Group:
-    """Every verdict, those that did not hold first, with what it rests on; the headline under them."""
-    table = Table(Column("verdict", no_wrap=True), "statement", judgement.grounds, box=SIMPLE_HEAD, pad_edge=False)
-    for verdict in sorted(judgement.verdicts, key=lambda verdict: STATUSES.index(verdict.status)):
-        table.add_row(Text(verdict.status, STYLES[verdict.status]), Text(verdict.says), Text(_grounds(verdict)))
-    return Group(Text(judgement.run.run_id, "bold"), table, Text(headline(judgement), "bold"))
+def verdict_table(evaluation: Evaluation) -> Group:
+    """Every verdict, those that fail first, with what it rests on; the headline under them."""
+    table = Table(Column("verdict", no_wrap=True), "statement", evaluation.basis, box=SIMPLE_HEAD, pad_edge=False)
+    for verdict in sorted(evaluation.verdicts, key=lambda verdict: STATUSES.index(verdict.status)):
+        table.add_row(Text(verdict.status, STYLES[verdict.status]), Text(verdict.says), Text(_basis(verdict)))
+    return Group(Text(evaluation.run.run_id, "bold"), table, Text(headline(evaluation), "bold"))
 
 
-def counts_table(judgements: Sequence[Judgement]) -> Table:
+def counts_table(evaluations: Sequence[Evaluation]) -> Table:
     """How many statements of each suite have which verdict, a suite in a line, and of all of them together."""
     table = Table("suite", *(Column(status, justify="right") for status in STATUSES), box=SIMPLE_HEAD, pad_edge=False)
-    counts = {one.run.suite: [one.count(status) for status in STATUSES] for one in judgements}
+    counts = {one.run.suite: [one.count(status) for status in STATUSES] for one in evaluations}
     for name, own in (*counts.items(), ("all", [sum(column) for column in zip(*counts.values(), strict=True)])):
         styles = [STYLES[status] if count else "dim" for status, count in zip(STATUSES, own, strict=True)]
         table.add_row(Text(name), *(Text(str(count), style) for count, style in zip(own, styles, strict=True)))
     return table
 
 
-def problems(judgements: Sequence[Judgement]) -> Text:
-    """Each statement that broke or did not hold in a line, with its suite and the reason; those that broke first."""
-    found = [(one.run.suite, verdict) for one in judgements for verdict in one.verdicts if verdict.status in PROBLEMS]
+def problems(evaluations: Sequence[Evaluation]) -> Text:
+    """Each statement that fails or ended in an error in a line, with its suite and the reason; errors first."""
+    found = [(one.run.suite, verdict) for one in evaluations for verdict in one.verdicts if verdict.status in PROBLEMS]
     lines = [
-        Text.assemble(f"{suite}: ", (verdict.status, STYLES[verdict.status]), f": {verdict.says} ({_grounds(verdict)})")
+        Text.assemble(f"{suite}: ", (verdict.status, STYLES[verdict.status]), f": {verdict.says} ({_basis(verdict)})")
         for suite, verdict in sorted(found, key=lambda told: PROBLEMS.index(told[1].status))
     ]
     return Text("\n").join(lines)
@@ -54,15 +54,15 @@ def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[Finished
     """Print verdicts and report of each run when it is finished, and a summary of several; return the runs."""
     finished = []
     for done in runs:
-        console.print(verdict_table(done.judgement))
+        console.print(verdict_table(done.evaluation))
         _show_report(done, console)
         finished.append(done)
-    judgements = [done.judgement for done in finished]
+    evaluations = [done.evaluation for done in finished]
     if len(finished) > 1:
-        console.print(counts_table(judgements))
+        console.print(counts_table(evaluations))
         for done in finished:
             _show_report(done, console)
-    if found := problems(judgements):
+    if found := problems(evaluations):
         console.print(found)
     return finished
 
@@ -76,14 +76,14 @@ def run_as_data(finished: "FinishedRun") -> dict[str, Any]:
     return {
         "folder": str(finished.folder),
         "report": str(finished.report),
-        "exit_code": finished.judgement.exit_code,
-        **finished.judgement.model_dump(mode="json"),
+        "exit_code": finished.evaluation.exit_code,
+        **finished.evaluation.model_dump(mode="json"),
     }
 
 
 def changes_table(changes: Sequence[VerdictChange]) -> Table:
-    """The statements that are judged otherwise now than they were when the run was made."""
-    table = Table("statement", "was", "is", "why", title="judged otherwise than before", title_justify="left")
+    """The statements whose status differs from that of the run."""
+    table = Table("statement", "was", "is", "why", title="changed since the run", title_justify="left")
     for change in changes:
         table.add_row(*map(Text, (change.says, change.a or "not stated", change.b or "not stated", change.reason)))
     return table
@@ -141,9 +141,9 @@ def rows_table(name: str, card: str | None) -> Table:
     return table
 
 
-def _grounds(verdict: Verdict) -> str:
-    """What a verdict rests on: the reason, or what was measured where the statement held."""
-    return verdict.measured if verdict.status == "held" else verdict.reason or verdict.measured
+def _basis(verdict: Verdict) -> str:
+    """What a verdict rests on: the reason, or what was measured of a pass."""
+    return verdict.measured if verdict.status == "pass" else verdict.reason or verdict.measured
 
 
 def _suite_and_card(name: str, card: str | None) -> tuple[Suite, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.results.judge import Verdict
+from experiments.results.evaluate import Verdict
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.schema import Measured, Result, Snapshot, Speed
 from experiments.results.wording import ENDINGS, number
@@ -136,9 +136,9 @@ def settings(rows: Mapping[str, Settings]) -> str:
 
 
 def verdicts(found: Iterable[Verdict]) -> str:
-    """Verdicts as a list: status, statement, and what it rests on or why it was not judged."""
+    """Verdicts as a list: status, statement, and what it rests on or why it was not evaluated."""
     return "\n".join(
-        f"- **{one.status}**: {one.says} ({one.measured if one.status == 'held' else one.reason})" for one in found
+        f"- **{one.status}**: {one.says} ({one.measured if one.status == 'pass' else one.reason})" for one in found
     )
 
 

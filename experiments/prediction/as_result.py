@@ -1,8 +1,8 @@
-"""Predictions as results, so that what is stated of the rows can be judged by them."""
+"""Predictions as results, so that what is stated of the rows can be evaluated from them."""
 
 from collections.abc import Iterable
 
-from experiments.results.judge import Judgement, judge
+from experiments.results.evaluate import Evaluation, evaluate
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import Run
@@ -12,10 +12,10 @@ from experiments.suites.cards import card_named
 from experiments.suites.suite import ExpectedOutcome, Suite
 
 
-def predicted_judgement(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Judgement:
+def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Evaluation:
     """Verdicts on what ``suite`` states of the rows of ``run`` at full size, from predictions alone."""
     results = {prediction.spec.row: as_result(prediction) for prediction in predictions}
-    return judge(suite, run.model_copy(update={"size": "full"}), results)
+    return evaluate(suite, run.model_copy(update={"size": "full"}), results)
 
 
 def as_result(prediction: Prediction) -> Result:

@@ -2,15 +2,15 @@
 
 from experiments.report.compare import Comparison, compare, comparison_table
 from experiments.report.content import Report
-from experiments.report.write import Rejudged, WrittenReport, rejudge, write_report
+from experiments.report.write import Reevaluated, WrittenReport, reevaluate, write_report
 
 __all__ = [
     "Comparison",
-    "Rejudged",
+    "Reevaluated",
     "Report",
     "WrittenReport",
     "compare",
     "comparison_table",
-    "rejudge",
+    "reevaluate",
     "write_report",
 ]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from experiments.errors import InputError
 from experiments.report.words import ran_on
-from experiments.results.judge import judge
+from experiments.results.evaluate import evaluate
 from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Outcome, Record, Result
@@ -55,7 +55,7 @@ class Difference(Record):
 
 
 class Comparison(Record):
-    """Two runs of one suite side by side; both are judged by the recipes of today."""
+    """Two runs of one suite side by side; both are evaluated by the suites of today."""
 
     schema_version: Literal[1] = COMPARISON_SCHEMA_VERSION
     a: Run
@@ -79,8 +79,8 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
         differences=_differences(run_a, run_b, results_a, results_b),
         rows=tuple(_row(row, results_a.get(row), results_b.get(row)) for row in rows),
         verdicts=verdict_changes(
-            judge(suite, run_a, results_a).verdicts,
-            judge(suite, run_b, results_b).verdicts,
+            evaluate(suite, run_a, results_a).verdicts,
+            evaluate(suite, run_b, results_b).verdicts,
         ),
     )
 

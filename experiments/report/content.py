@@ -9,7 +9,7 @@ from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
 from experiments.report.words import STATUSES, headline, ran_on, remarks, setting_sentence
-from experiments.results.judge import Judgement, Status, Verdict
+from experiments.results.evaluate import Evaluation, Status, Verdict
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run, RunFolder, row_path
 from experiments.results.schema import LOG_FILE, NOTEBOOK_FILE, RESULT_FILE, TELEMETRY_FILE, Device, Record, Result
@@ -72,7 +72,7 @@ class Report(Record):
     run: Run
     title: str
     source: str
-    judged_by_recipe_version: int
+    evaluated_by_recipe_version: int
     headline: str
     setting: str
     remarks: tuple[str, ...]
@@ -88,25 +88,25 @@ class Report(Record):
     code: tuple[Shared, ...]
 
 
-def report_of(folder: RunFolder, suite: Suite, judgement: Judgement, results: Mapping[str, Result]) -> Report:
+def report_of(folder: RunFolder, suite: Suite, evaluation: Evaluation, results: Mapping[str, Result]) -> Report:
     """Everything there is to say of the run in ``folder``."""
-    run = judgement.run
+    run = evaluation.run
     card = cards().get(run.card)
-    statements = tuple(_statement(verdict, results) for verdict in judgement.verdicts)
+    statements = tuple(_statement(verdict, results) for verdict in evaluation.verdicts)
     return Report(
         run=run,
         title=suite.title,
         source=suite.source,
-        judged_by_recipe_version=suite.version,
-        headline=headline(judgement),
+        evaluated_by_recipe_version=suite.version,
+        headline=headline(evaluation),
         setting=setting_sentence(run, results),
-        remarks=remarks(run, suite, judgement, results),
-        counts={status: judgement.count(status) for status in STATUSES},
+        remarks=remarks(run, suite, evaluation, results),
+        counts={status: evaluation.count(status) for status in STATUSES},
         statements=statements,
         rows=tuple(_row(folder, run, suite, row, statements, results.get(row)) for row in run.rows),
         scaling=scalings(suite, run, results),
         usable_gib=card.usable_gib if card and run.size != "tiny" else None,
-        predicted=predicted_report(suite, judgement, folder.predictions(), results),
+        predicted=predicted_report(suite, evaluation, folder.predictions(), results),
         devices=_devices(results),
         versions=_versions(results),
         git_commits=_shared((row, result.git_commit or "unknown") for row, result in results.items()),

@@ -7,18 +7,18 @@ from experiments.report.content import Report, Statement
 from experiments.run_options import SHOWN
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_ELEMENTS = {"did not hold": "failure", "broke": "error", "not judged": "skipped"}
+_ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
 
 
 def junit(report: Report) -> str:
-    """The report as JUnit XML: held passes, did not hold fails, broke is an error, not judged is skipped."""
+    """The report as JUnit XML: fail is a failure, error an error, not evaluated skipped."""
     suite = ET.Element(
         "testsuite",
         name=report.run.suite,
         tests=str(len(report.statements)),
-        failures=str(report.counts["did not hold"]),
-        errors=str(report.counts["broke"]),
-        skipped=str(report.counts["not judged"]),
+        failures=str(report.counts["fail"]),
+        errors=str(report.counts["error"]),
+        skipped=str(report.counts["not evaluated"]),
         timestamp=_text(report.run.started_at),
         time=_seconds(sum(row.result.elapsed_s for row in report.rows if row.result)),
     )

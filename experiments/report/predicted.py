@@ -5,9 +5,9 @@ from statistics import median
 
 from pydantic import Field
 
-from experiments.prediction.as_result import in_words, predicted_judgement
+from experiments.prediction.as_result import in_words, predicted_evaluation
 from experiments.report.words import STATUSES, predicted_headline
-from experiments.results.judge import Judgement, Status, scaled_down
+from experiments.results.evaluate import Evaluation, Status, scaled_down
 from experiments.results.predictions import Prediction, Shares, Verdict
 from experiments.results.schema import Phase, Record, Result
 from experiments.results.wording import ENDINGS
@@ -68,25 +68,25 @@ class PredictedReport(Record):
     usable_gib: float
     headline: str
     rows: tuple[PredictedRow, ...]
-    statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can judge")
-    not_judged: int
+    statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can evaluate")
+    not_evaluated: int
     errors: tuple[Errors, ...] = Field(description="none where nothing was measured at full size")
 
 
 def predicted_report(
-    suite: Suite, measured: Judgement, predictions: Sequence[Prediction], results: Mapping[str, Result]
+    suite: Suite, measured: Evaluation, predictions: Sequence[Prediction], results: Mapping[str, Result]
 ) -> PredictedReport | None:
     """The predictions of a run beside its own verdicts and results; None where nothing was predicted."""
     if not predictions:
         return None
-    predicted = predicted_judgement(suite, measured.run, predictions)
+    predicted = predicted_evaluation(suite, measured.run, predictions)
     rows = tuple(_row(suite, one, results.get(one.spec.row)) for one in predictions)
     return PredictedReport(
         usable_gib=predictions[0].usable_gib,
         headline=predicted_headline(predicted),
         rows=rows,
         statements=_statements(predicted, measured),
-        not_judged=predicted.count("not judged"),
+        not_evaluated=predicted.count("not evaluated"),
         errors=_errors(rows),
     )
 
@@ -125,10 +125,10 @@ def _error(predicted: float, measured: float | None) -> float | None:
     return predicted / measured - 1 if measured else None
 
 
-def _statements(predicted: Judgement, measured: Judgement) -> tuple[PredictedStatement, ...]:
-    """What can be judged from predictions: first what is predicted not to hold, and claims before outcomes of rows."""
+def _statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedStatement, ...]:
+    """What can be evaluated from predictions: first what is predicted to fail, and claims before outcomes of rows."""
     own = {verdict.id: verdict for verdict in measured.verdicts}
-    judged = [verdict for verdict in predicted.verdicts if verdict.status != "not judged" and verdict.id in own]
+    evaluated = [verdict for verdict in predicted.verdicts if verdict.status != "not evaluated" and verdict.id in own]
     return tuple(
         PredictedStatement(
             id=verdict.id,
@@ -140,7 +140,7 @@ def _statements(predicted: Judgement, measured: Judgement) -> tuple[PredictedSta
             measured=own[verdict.id].measured,
             reason=own[verdict.id].reason,
         )
-        for verdict in sorted(judged, key=lambda verdict: (STATUSES.index(verdict.status), verdict.kind != "claim"))
+        for verdict in sorted(evaluated, key=lambda verdict: (STATUSES.index(verdict.status), verdict.kind != "claim"))
     )
 
 

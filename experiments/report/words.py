@@ -2,54 +2,52 @@
 
 from collections.abc import Mapping
 
-from experiments.results.judge import Judgement, Status, scaled_down
+from experiments.results.evaluate import Evaluation, Status, scaled_down
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result
 from experiments.results.wording import number
 from experiments.suites.suite import Suite
 
-STATUSES: tuple[Status, ...] = ("did not hold", "broke", "held", "not judged")
-ICONS: dict[Status, str] = {"did not hold": "✕", "broke": "!", "held": "✓", "not judged": "–"}
+STATUSES: tuple[Status, ...] = ("fail", "error", "pass", "not evaluated")
+ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not evaluated": "–"}
 
 
-def headline(judgement: Judgement) -> str:
-    """The verdict in one sentence: '14 of 16 judged statements held; 2 did not; 9 were not judged.'"""
-    held, failed = judgement.count("held"), judgement.count("did not hold")
-    unjudged, broke = judgement.count("not judged"), judgement.count("broke")
-    if not judgement.verdicts:
-        return "Nothing is stated about these rows, so nothing was judged."
-    parts = [_judged(held, failed)] if held + failed else []
-    if unjudged:
-        parts.append(f"{unjudged} {'was' if unjudged == 1 else 'were'} not judged")
-    if broke:
-        parts.append(f"{broke} broke")
-    if held + failed == 0:
-        total = len(judgement.verdicts)
-        parts[0] = f"None of the {total} statements was judged" if unjudged else parts[0]
+def headline(evaluation: Evaluation) -> str:
+    """Return the result in one sentence: '14 of 16 evaluated statements hold; 2 fail; 9 were not evaluated.'"""
+    passed, failed = evaluation.count("pass"), evaluation.count("fail")
+    skipped, errors = evaluation.count("not evaluated"), evaluation.count("error")
+    if not evaluation.verdicts:
+        return "Nothing is stated about these rows, so there is nothing to evaluate."
+    parts = [_evaluated(passed, failed)] if passed + failed else []
+    if skipped and not parts:
+        parts.append(f"None of the {len(evaluation.verdicts)} statements was evaluated")
+    elif skipped:
+        parts.append(f"{skipped} {'was' if skipped == 1 else 'were'} not evaluated")
+    if errors:
+        parts.append(f"{errors} ended in an error")
     return "; ".join(parts) + "."
 
 
-def predicted_headline(judgement: Judgement) -> str:
-    """What is predicted of the statements in one sentence: '20 of 22 statements ... are predicted to hold; ...'"""
-    held, failed = judgement.count("held"), judgement.count("did not hold")
-    if not held + failed:
-        return "A prediction of memory can judge none of the statements."
-    shares = f"All {held}" if not failed else f"{held} of {held + failed}"
-    words = f"{shares} statements that a prediction of memory can judge are predicted to hold"
-    unjudged = judgement.count("not judged")
-    return f"{words}; {unjudged} others it cannot judge." if unjudged else f"{words}."
+def predicted_headline(evaluation: Evaluation) -> str:
+    """Return what is predicted of the statements: '20 of 22 statements ... are predicted to hold; ...'"""
+    passed, failed = evaluation.count("pass"), evaluation.count("fail")
+    if not passed + failed:
+        return "A prediction of memory can evaluate none of the statements."
+    shares = f"All {passed}" if not failed else f"{passed} of {passed + failed}"
+    words = f"{shares} statements that a prediction of memory can evaluate are predicted to hold"
+    skipped = evaluation.count("not evaluated")
+    return f"{words}; it cannot evaluate {skipped} others." if skipped else f"{words}."
 
 
-def _judged(held: int, failed: int) -> str:
-    judged = held + failed
-    statements = "statement" if judged == 1 else "statements"
+def _evaluated(passed: int, failed: int) -> str:
+    total = passed + failed
+    if total == 1:
+        return f"The one evaluated statement {'holds' if passed else 'fails'}"
     if not failed:
-        return f"The one judged {statements} held" if judged == 1 else f"All {judged} judged {statements} held"
-    if not held:
-        return (
-            f"The one judged {statements} did not hold" if judged == 1 else f"None of {judged} judged {statements} held"
-        )
-    return f"{held} of {judged} judged {statements} held; {failed} did not"
+        return f"All {total} evaluated statements hold"
+    if not passed:
+        return f"All {total} evaluated statements fail"
+    return f"{passed} of {total} evaluated statements hold; {failed} {'fails' if failed == 1 else 'fail'}"
 
 
 def ran_on(result: Result) -> str:
@@ -85,22 +83,22 @@ def setting_sentence(run: Run, results: Mapping[str, Result]) -> str:
     return f"At full size on {where}."
 
 
-def remarks(run: Run, suite: Suite, judgement: Judgement, results: Mapping[str, Result]) -> tuple[str, ...]:
+def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str, Result]) -> tuple[str, ...]:
     """What a reader must know of the run's choices before reading its numbers."""
     found = []
     if missing := len(run.rows) - len(results):
         found.append(f"{missing} of {len(run.rows)} rows {'has' if missing == 1 else 'have'} no result.")
     if run.size == "tiny":
-        found.append(_what_a_miniature_judges(judgement))
+        found.append(_what_tiny_models_show(evaluation))
     if scaled := sum(bool(scaled_down(suite, result)) for result in results.values()):
         rows = "row ran on fewer ranks than it states" if scaled == 1 else "rows ran on fewer ranks than they state"
-        found.append(f"{scaled} {rows}: figures and outcomes are not judged of them, comparisons of memory are.")
+        found.append(f"{scaled} {rows}: figures and outcomes are not evaluated of them, comparisons of memory are.")
     if any(result.stands_in for result in results.values()):
         found.append(
-            f"Memory and outcomes are those of {run.card}'s limit. Times are the stand-in's own and are not judged."
+            f"Memory and outcomes are those of {run.card}'s limit. Times are the stand-in's own and are not evaluated."
         )
     if run.weights == "random" or run.data == "synthetic":
-        found.append(f"{run.weights.capitalize()} weights, data: {run.data}. The loss is not judged.")
+        found.append(f"{run.weights.capitalize()} weights, data: {run.data}. The loss is not evaluated.")
     if run.length == "verdict":
         found.append("Each row ran only as many steps as its verdict needs, not the whole training.")
     if run.input == "with-image":
@@ -108,16 +106,16 @@ def remarks(run: Run, suite: Suite, judgement: Judgement, results: Mapping[str, 
             "The model was given the image, which the material's own input leaves out; outcomes may differ by it."
         )
     if run.recipe_version != suite.version:
-        found.append(f"Run by version {run.recipe_version} of the recipe, judged by version {suite.version}.")
+        found.append(f"Run by version {run.recipe_version} of the recipe, evaluated by version {suite.version}.")
     return tuple(found)
 
 
-def _what_a_miniature_judges(judgement: Judgement) -> str:
-    judged = judgement.count("held") + judgement.count("did not hold")
+def _what_tiny_models_show(evaluation: Evaluation) -> str:
+    evaluated = evaluation.count("pass") + evaluation.count("fail")
     return (
-        "A miniature can judge statements that compare rows with one another, or that say that something is nil: here "
-        f"{judged} of {len(judgement.verdicts)}. It says nothing of what fits a card or of sizes in GiB, "
-        "and a processor nothing of times."
+        "Tiny models can evaluate statements that compare rows with one another, or that state a value of zero: here "
+        f"{evaluated} of {len(evaluation.verdicts)}. They show neither what fits a card nor sizes in GiB, "
+        "and a CPU shows no times."
     )
 
 

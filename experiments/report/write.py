@@ -1,4 +1,4 @@
-"""Writes a run's verdicts and reports into its folder, and judges kept runs anew."""
+"""Writes a run's verdicts and reports into its folder, and evaluates stored runs again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from experiments.errors import InputError
 from experiments.report.content import report_of
 from experiments.report.junit import junit
 from experiments.report.page import page
-from experiments.results.judge import VERDICT_SCHEMA_VERSION, Judgement, judge
+from experiments.results.evaluate import VERDICT_SCHEMA_VERSION, Evaluation, evaluate
 from experiments.results.run_folder import RUN_FILE, RunFolder
 from experiments.results.schema import Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
@@ -28,14 +28,14 @@ class WrittenReport:
     """What write_report wrote: the path of report.html, and the evaluation that it shows."""
 
     page: Path
-    judgement: Judgement
+    evaluation: Evaluation
 
 
-class Rejudged(Record):
-    """A kept run, judged by today's recipes. changes: against its verdict.json; none where it has no such file."""
+class Reevaluated(Record):
+    """A stored run, evaluated by the suites of today. changes: compared with its verdict.json, if it has one."""
 
     folder: Path
-    judgement: Judgement
+    evaluation: Evaluation
     changes: tuple[VerdictChange, ...] = ()
 
 
@@ -47,43 +47,43 @@ def write_report(folder: RunFolder) -> WrittenReport:
     """
     run, results = folder.read_run(), folder.results()
     suite = suite_named(run.suite)
-    judgement = judge(suite, run, results)
-    report = report_of(folder, suite, judgement, results)
-    write_atomically(folder.path / VERDICT_FILE, judgement.model_dump_json(indent=2))
+    evaluation = evaluate(suite, run, results)
+    report = report_of(folder, suite, evaluation, results)
+    write_atomically(folder.path / VERDICT_FILE, evaluation.model_dump_json(indent=2))
     write_atomically(folder.path / REPORT_FILE, report.model_dump_json(indent=2))
     write_atomically(folder.path / JUNIT_FILE, junit(report))
     write_atomically(folder.path / PAGE_FILE, page(report))
     write_atomically(folder.path / CHECKSUMS_FILE, checksums(folder.path))
-    return WrittenReport(folder.path / PAGE_FILE, judgement)
+    return WrittenReport(folder.path / PAGE_FILE, evaluation)
 
 
-def rejudge(root: Path) -> tuple[Rejudged, ...]:
-    """Every run's folder at or under ``root``, judged by today's recipes; nothing is written.
+def reevaluate(root: Path) -> tuple[Reevaluated, ...]:
+    """Every run's folder at or under ``root``, evaluated by the suites of today; nothing is written.
 
     InputError when there is no run under ``root``, or what ``write_report`` raises for one of them.
     """
     paths = sorted(path.parent for path in root.rglob(RUN_FILE))
     if not paths:
         raise InputError(f"{root}: no run's folder here (none has a {RUN_FILE})")
-    return tuple(_rejudged(RunFolder(path)) for path in paths)
+    return tuple(_reevaluated(RunFolder(path)) for path in paths)
 
 
-def _rejudged(folder: RunFolder) -> Rejudged:
+def _reevaluated(folder: RunFolder) -> Reevaluated:
     run = folder.read_run()
-    judgement = judge(suite_named(run.suite), run, folder.results())
-    kept = _kept_judgement(folder.path / VERDICT_FILE)
-    return Rejudged(
+    evaluation = evaluate(suite_named(run.suite), run, folder.results())
+    kept = _kept_evaluation(folder.path / VERDICT_FILE)
+    return Reevaluated(
         folder=folder.path,
-        judgement=judgement,
-        changes=verdict_changes(kept.verdicts, judgement.verdicts) if kept else (),
+        evaluation=evaluation,
+        changes=verdict_changes(kept.verdicts, evaluation.verdicts) if kept else (),
     )
 
 
-def _kept_judgement(path: Path) -> Judgement | None:
+def _kept_evaluation(path: Path) -> Evaluation | None:
     if not path.is_file():
         return None
     try:
-        return Judgement.model_validate_json(path.read_bytes())
+        return Evaluation.model_validate_json(path.read_bytes())
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise InputError(f"{path}: not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})") from None

@@ -1,8 +1,8 @@
-"""Which verdicts differ between two judgements."""
+"""Which verdicts differ between two evaluations."""
 
 from collections.abc import Iterable
 
-from experiments.results.judge import Status, Verdict
+from experiments.results.evaluate import Status, Verdict
 from experiments.results.schema import Record
 
 

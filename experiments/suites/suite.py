@@ -55,7 +55,7 @@ class Figure(StrictModel):
 
 
 class Expectation(StrictModel):
-    """What should come of a row; nothing stated means that the row is reported and not judged."""
+    """What should come of a row; nothing stated means that the row is reported and not evaluated."""
 
     outcome: ExpectedOutcome | None = None
     figures: tuple[Figure, ...] = ()

@@ -26,7 +26,7 @@ def open_device(spec: RowSpec) -> Device:
     """The device of this process, its allocator capped to the row's card before anything is on it.
 
     A processor gives each row
-    one thread: rows run side by side, and the times of a miniature are not judged.
+    one thread: rows run side by side, and the times of a miniature are not evaluated.
     Raises InputError when the device has less memory than the card.
     """
     host: dict[str, Any] = {"host_cpus": os.cpu_count() or 1, "host_memory_gib": psutil.virtual_memory().total / GIB}

@@ -84,8 +84,8 @@ def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
     assert done.folder.name == f"{SLURM}-v100_32gb-tiny-verdict-2gpus"
     ran = {row: result.spec.settings for row, result in RunFolder(done.folder).results().items()}
     assert {row: (one.nodes, one.devices) for row, one in ran.items()} == {"neo-1gpu": (1, 1), "neo-8gpu-ddp": (2, 2)}
-    outcome = next(verdict for verdict in done.judgement.verdicts if verdict.id == "neo-8gpu-ddp/outcome")
-    assert outcome.status == "not judged"
+    outcome = next(verdict for verdict in done.evaluation.verdicts if verdict.id == "neo-8gpu-ddp/outcome")
+    assert outcome.status == "not evaluated"
 
 
 def test_a_run_goes_on_with_as_many_gpus_alone(machine, tmp_path):
@@ -102,7 +102,7 @@ def several(*suites, view=None, **options):
 def test_several_suites_have_a_folder_each_and_latest_is_the_last(machine, tmp_path):
     first, second = several(SUITE, SLURM, rows=("xxl", "neo-1gpu"), results=tmp_path)
     assert FakeRunner.ran == ["xxl", "neo-1gpu"]
-    assert (first.judgement.run.suite, second.judgement.run.suite) == (SUITE, SLURM)
+    assert (first.evaluation.run.suite, second.evaluation.run.suite) == (SUITE, SLURM)
     assert first.report.is_file()
     assert (tmp_path / "latest").resolve() == second.folder.resolve()
 
@@ -143,7 +143,7 @@ def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp
     assert done.report.parent == done.folder
     assert (tmp_path / "latest").resolve() == done.folder.resolve()
     assert FakeRunner.ran == ["baseline", "xxl"]
-    assert done.judgement.run.rows == ("baseline", "xxl")
+    assert done.evaluation.run.rows == ("baseline", "xxl")
 
 
 def test_running_again_runs_only_what_is_missing(machine, tmp_path):
@@ -152,7 +152,7 @@ def test_running_again_runs_only_what_is_missing(machine, tmp_path):
     done = run_suite(RunOptions(SUITE, rows=("xxl", "baseline"), results=tmp_path), view)
     assert FakeRunner.ran == ["xxl", "baseline"]
     assert "xxl: kept (finished: fits)" in view.lines
-    assert done.judgement.run.rows == ("baseline", "xxl")
+    assert done.evaluation.run.rows == ("baseline", "xxl")
     run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path, rerun=True), Watched())
     assert FakeRunner.ran == ["xxl", "baseline", "xxl"]
 

@@ -353,7 +353,7 @@ class RemoteRunner:
 
 
 def by_claims_covered(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
-    """The rows in the order in which they are submitted: those first that the most statements need to be judged."""
+    """The rows in the order in which they are submitted: those first that the most statements need to be evaluated."""
 
     def needed(planned: Planned) -> int:
         named = [{name for check in claim.checks for name in (check.row, check.over_row)} for claim in suite.claims]

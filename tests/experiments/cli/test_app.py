@@ -152,7 +152,7 @@ def test_a_run_shows_verdicts_and_where_the_report_is(testbed, tmp_path):
     code, out, err = testbed("run", SUITE, "--row", "reduced-batch", "--results", tmp_path)
     assert (code, err) == (0, "")
     assert f"report: {tmp_path}/{SUITE}-a100_80gb-tiny-verdict/report.html" in out
-    assert "not judged" in out
+    assert "not evaluated" in out
 
 
 def test_several_suites_end_with_their_counts_and_reports(testbed, tmp_path):
@@ -160,8 +160,8 @@ def test_several_suites_end_with_their_counts_and_reports(testbed, tmp_path):
     folders = [f"{SUITE}-a100_80gb-tiny-verdict", f"{SLURM}-v100_32gb-tiny-verdict"]
     counts = out[out.rindex("suite ") :]
     cells = {line.split()[0]: line.split()[1:] for line in counts.splitlines() if len(line.split()) == 5}
-    judged = [[int(cell) for cell in cells[suite]] for suite in (SUITE, SLURM)]
-    assert [int(cell) for cell in cells["all"]] == [sum(column) for column in zip(*judged, strict=True)]
+    evaluated = [[int(cell) for cell in cells[suite]] for suite in (SUITE, SLURM)]
+    assert [int(cell) for cell in cells["all"]] == [sum(column) for column in zip(*evaluated, strict=True)]
     assert [line for line in counts.splitlines() if line.startswith("report: ")] == [
         f"report: {tmp_path}/{folder}/report.html" for folder in folders
     ]
@@ -181,7 +181,7 @@ def test_what_broke_is_said_last_with_its_reason(testbed, monkeypatch, tmp_path)
     monkeypatch.setattr(fake_worker, "made", lambda spec, _: made(spec, "error"))
     _, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
     said = " ".join(out[out.rindex("report: ") :].split())
-    assert said.endswith(f"{SLURM}: broke: One GPU: fits (stand-in: error)")
+    assert said.endswith(f"{SLURM}: error: One GPU: fits (stand-in: error)")
 
 
 def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):
@@ -201,19 +201,19 @@ def test_the_exit_code_tells_the_verdict(testbed, monkeypatch, made, outcome, ex
     data["device"]["kind"] = "cuda"
     result.write_text(json.dumps(data))
     (made / SUITE / "xxl" / "result.json").unlink()
-    assert testbed("judge", made)[0] == expected
+    assert testbed("evaluate", made)[0] == expected
 
 
-def test_judging_again_as_json_gives_the_verdicts(testbed, made):
-    code, out, _ = testbed("judge", made, "--json")
-    (judged,) = json.loads(out)
+def test_evaluating_again_as_json_gives_the_verdicts(testbed, made):
+    code, out, _ = testbed("evaluate", made, "--json")
+    (evaluated,) = json.loads(out)
     assert code == 0
-    assert judged["judgement"]["run"]["rows"] == ["reduced-batch", "xxl"]
-    assert judged["changes"] == []
+    assert evaluated["evaluation"]["run"]["rows"] == ["reduced-batch", "xxl"]
+    assert evaluated["changes"] == []
 
 
-def test_what_is_no_run_cannot_be_judged_reported_or_compared(testbed, tmp_path):
-    for arguments in (("judge", tmp_path), ("report", tmp_path), ("compare", tmp_path, tmp_path)):
+def test_what_is_no_run_cannot_be_evaluated_reported_or_compared(testbed, tmp_path):
+    for arguments in (("evaluate", tmp_path), ("report", tmp_path), ("compare", tmp_path, tmp_path)):
         code, _, err = testbed(*arguments)
         assert code == 2
         assert "run's folder" in err

@@ -1,16 +1,16 @@
-"""The kept results of GPU runs: judged anew, they give the verdicts that were kept with them."""
+"""The kept results of GPU runs: evaluated again, they give the verdicts that were kept with them."""
 
 from pathlib import Path
 
 import pytest
 
-from experiments.report import rejudge
+from experiments.report import reevaluate
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
 from tests.support.evidence import EVIDENCE, RUNS
 
 # The README beside them says what is known of the cause.
-DID_NOT_HOLD = {
+FAILS = {
     "multi_gpu_litgpt-a100_80gb-full-verdict-2gpus": ["7b-1gpu-acc4/reserved_gib"],
     "multi_gpu_litgpt-a100_80gb-full-verdict": [
         "7b-1gpu-acc4/reserved_gib",
@@ -29,12 +29,12 @@ DID_NOT_HOLD = {
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda path: path.name)
-def test_judged_anew_the_verdicts_are_the_kept_ones(folder: Path) -> None:
-    (again,) = rejudge(folder)
+def test_evaluated_again_the_verdicts_are_the_kept_ones(folder: Path) -> None:
+    (again,) = reevaluate(folder)
     assert again.changes == ()
-    assert again.judgement.count("broke") == 0
-    failed = [verdict.id for verdict in again.judgement.verdicts if verdict.status == "did not hold"]
-    assert failed == DID_NOT_HOLD.get(folder.name, [])
+    assert again.evaluation.count("error") == 0
+    failed = [verdict.id for verdict in again.evaluation.verdicts if verdict.status == "fail"]
+    assert failed == FAILS.get(folder.name, [])
 
 
 @pytest.mark.parametrize(

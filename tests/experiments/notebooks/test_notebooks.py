@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell
 
 import experiments
 from experiments.notebooks import narrative
-from experiments.results.judge import claim_rows
+from experiments.results.evaluate import claim_rows
 from experiments.suites.suite import suite_named, suite_names
 from tests.support.notebooks import kept
 
@@ -143,7 +143,7 @@ def test_the_runs_kept_with_the_project_can_be_read_in_a_notebook(shown):
     run_through(notebook)
     told = "\n".join(block.data for block in shown if not hasattr(block, "layout"))
     assert "standing in for" in told
-    assert "did not hold" not in told
+    assert "fail" not in told
     assert "No result yet" not in told
 
 

@@ -1,4 +1,4 @@
-"""Predictions judged like results, and no further than memory goes."""
+"""Predictions evaluated like results, and no further than memory goes."""
 
 from io import StringIO
 
@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from experiments.cli.tables import verdict_table
-from experiments.prediction.as_result import as_result, in_words, predicted_judgement, warning
+from experiments.prediction.as_result import as_result, in_words, predicted_evaluation, warning
 from experiments.prediction.predict import traced_spec
 from experiments.results.quantities import LOSSES, QUANTITIES, TIMES
 from experiments.suites.suite import suite_named
@@ -21,48 +21,48 @@ def spec(row: str):
     return traced_spec(SUITE, SUITE.row(row), CARD)
 
 
-def judged(needs=stated):
+def evaluated(needs=stated):
     specs = [spec(row.id) for row in SUITE.rows_for(CARD)]
-    judgement = predicted_judgement(SUITE, make_run(size="tiny"), Predictor(needs)(specs))
-    return judgement, {verdict.id: verdict for verdict in judgement.verdicts}
+    evaluation = predicted_evaluation(SUITE, make_run(size="tiny"), Predictor(needs)(specs))
+    return evaluation, {verdict.id: verdict for verdict in evaluation.verdicts}
 
 
-def test_every_outcome_is_judged_at_full_size_also_for_a_miniature():
-    judgement, verdicts = judged()
-    assert (judgement.grounds, judgement.run.size) == ("predicted", "full")
-    assert {verdicts[f"{row.id}/outcome"].status for row in SUITE.rows_for(CARD)} == {"held"}
-    assert verdicts["claim/smaller-batch-fits"].status == "held"
+def test_every_outcome_is_evaluated_at_full_size_also_for_a_miniature():
+    evaluation, verdicts = evaluated()
+    assert (evaluation.basis, evaluation.run.size) == ("predicted", "full")
+    assert {verdicts[f"{row.id}/outcome"].status for row in SUITE.rows_for(CARD)} == {"pass"}
+    assert verdicts["claim/smaller-batch-fits"].status == "pass"
 
 
 def test_a_table_of_predicted_verdicts_never_says_measured():
     console = Console(width=200, file=StringIO())
-    console.print(verdict_table(judged()[0]))
+    console.print(verdict_table(evaluated()[0]))
     shown = console.file.getvalue()
     assert "predicted" in shown
     assert "measured" not in shown
 
 
 def test_an_outcome_that_is_predicted_otherwise_does_not_hold_and_says_what_is_needed():
-    _, verdicts = judged(lambda spec: 70.0)
+    _, verdicts = evaluated(lambda spec: 70.0)
     baseline = verdicts["baseline/outcome"]
-    assert (baseline.status, baseline.measured) == ("did not hold", "fits")
+    assert (baseline.status, baseline.measured) == ("fail", "fits")
     assert baseline.reason == "fits: needs 70.00 GiB of 78.60 GiB usable"
 
 
-def test_memory_of_a_row_that_does_not_fit_is_judged_too():
-    _, verdicts = judged()
-    assert verdicts["claim/params-near-14-gb"].status == "held"
+def test_memory_of_a_row_that_does_not_fit_is_evaluated_too():
+    _, verdicts = evaluated()
+    assert verdicts["claim/params-near-14-gb"].status == "pass"
     assert verdicts["claim/params-near-14-gb"].measured == "baseline: 14 GiB"
 
 
-def test_times_and_losses_are_not_judged_and_the_reason_says_so():
-    _, verdicts = judged()
+def test_times_and_losses_are_not_evaluated_and_the_reason_says_so():
+    _, verdicts = evaluated()
     reasons = set()
     for claim in SUITE.claims:
         quantities = {check.quantity for check in claim.checks}
         if quantities & {*TIMES, *LOSSES}:
             verdict = verdicts[f"claim/{claim.id}"]
-            assert verdict.status == "not judged"
+            assert verdict.status == "not evaluated"
             reasons.add(verdict.reason)
     assert reasons == {
         "a prediction of memory says nothing of times",

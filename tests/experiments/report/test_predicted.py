@@ -45,26 +45,26 @@ def test_a_miniature_says_what_is_predicted_at_full_size(tiny: Path) -> None:
     assert "Predicted at full size" in page.text
     assert page.text.count(found.headline[1:]) == 2
     status = {one.id: (one.predicted, one.status) for one in found.statements}
-    assert status["baseline/outcome"] == ("held", "not judged")
-    assert status["claim/gradients-follow-the-parameters"][0] == "held"
-    assert status["claim/gradients-follow-the-parameters"][1] != "not judged"
+    assert status["baseline/outcome"] == ("pass", "not evaluated")
+    assert status["claim/gradients-follow-the-parameters"][0] == "pass"
+    assert status["claim/gradients-follow-the-parameters"][1] != "not evaluated"
     assert "claim/bf16-is-much-faster" not in status
-    assert len(found.statements) + found.not_judged == len(
+    assert len(found.statements) + found.not_evaluated == len(
         Report.model_validate_json((tiny / "report.json").read_bytes()).statements
     )
 
 
 def test_the_headline_counts_what_is_predicted_to_hold(tiny: Path) -> None:
     found = predicted(tiny)
-    held = sum(one.predicted == "held" for one in found.statements)
-    assert 0 < held < len(found.statements)
-    assert found.headline.startswith(f"{held} of {len(found.statements)} statements")
-    assert found.headline.endswith(f"are predicted to hold; {found.not_judged} others it cannot judge.")
+    passed = sum(one.predicted == "pass" for one in found.statements)
+    assert 0 < passed < len(found.statements)
+    assert found.headline.startswith(f"{passed} of {len(found.statements)} statements")
+    assert found.headline.endswith(f"are predicted to hold; it cannot evaluate {found.not_evaluated} others.")
 
 
 def test_what_is_predicted_not_to_hold_comes_first_and_rows_that_differ_say_so(tiny: Path) -> None:
     order = [one.predicted for one in predicted(tiny).statements]
-    assert order == sorted(order)  # 'did not hold', 'held'
+    assert order == sorted(order)  # 'fail', 'pass'
     differing = [row.row for row in predicted(tiny).rows if row.agrees is False]
     assert differing == ["xxl-activation-checkpointing"]
     assert Page(tiny / "report.html").source.count("</span> differs</span>") == 1
@@ -116,7 +116,7 @@ def test_the_rule_of_thumb_stands_in_both_with_what_it_misses(tiny: Path, full: 
         assert "knows nothing of batch size and length of text" in text
 
 
-def test_links_of_predicted_statements_lead_to_the_judged_ones(tiny: Path) -> None:
+def test_links_of_predicted_statements_lead_to_the_evaluated_ones(tiny: Path) -> None:
     page = Page(tiny / "report.html")
     assert {link[1:] for link in page.values("href") if link.startswith("#")} <= set(page.values("id"))
 
@@ -129,11 +129,11 @@ def test_the_headline_has_words_for_all_and_for_nothing(full: Path) -> None:
         def count(self, status: str) -> int:
             return self.counts.get(status.replace(" ", "_"), 0)
 
-    assert predicted_headline(Counts(held=3)) == (  # type: ignore[arg-type]
-        "All 3 statements that a prediction of memory can judge are predicted to hold."
+    assert predicted_headline(Counts(**{"pass": 3})) == (  # type: ignore[arg-type]
+        "All 3 statements that a prediction of memory can evaluate are predicted to hold."
     )
-    nothing = predicted_headline(Counts(not_judged=3))  # type: ignore[arg-type]
-    assert nothing == "A prediction of memory can judge none of the statements."
+    nothing = predicted_headline(Counts(not_evaluated=3))  # type: ignore[arg-type]
+    assert nothing == "A prediction of memory can evaluate none of the statements."
 
 
 @pytest.mark.parametrize(("error", "words"), [(0.0042, "+0.4 %"), (-0.12, "-12.0 %"), (-0.0001, "0.0 %")])

@@ -95,7 +95,7 @@ def test_rows_that_were_scaled_down_say_so(tmp_path: Path) -> None:
     }
     assert {(one.ranks, one.stated_ranks) for one in report_in(tmp_path).scaling} == {(2, 4)}
     assert "3 rows ran on fewer ranks than they state" in page.text
-    assert rows["7b-4gpu-ddp"].status == "not judged"
+    assert rows["7b-4gpu-ddp"].status == "not evaluated"
 
 
 def test_a_row_that_was_scaled_down_is_not_measured_against_its_prediction(tmp_path: Path) -> None:

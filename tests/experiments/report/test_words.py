@@ -3,40 +3,40 @@
 import pytest
 
 from experiments.report.words import gib, headline, ran_on, remarks, setting_sentence, share
-from experiments.results.judge import Judgement, Verdict
+from experiments.results.evaluate import Evaluation, Verdict
 from experiments.suites.suite import suite_named
 from tests.support.reports import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
 
 
-def judgement(**counts: int) -> Judgement:
+def evaluation(**counts: int) -> Evaluation:
     statuses = [status.replace("_", " ") for status, count in counts.items() for _ in range(count)]
     verdicts = [
         Verdict(id=str(n), kind="claim", says="", rows=(), status=status, expected="", measured="")
         for n, status in enumerate(statuses)
     ]
-    return Judgement(run=make_run(), verdicts=tuple(verdicts))
+    return Evaluation(run=make_run(), verdicts=tuple(verdicts))
 
 
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
-        ({}, "Nothing is stated about these rows, so nothing was judged."),
+        ({}, "Nothing is stated about these rows, so there is nothing to evaluate."),
         (
-            {"held": 14, "did_not_hold": 2, "not_judged": 9},
-            "14 of 16 judged statements held; 2 did not; 9 were not judged.",
+            {"pass": 14, "fail": 2, "not_evaluated": 9},
+            "14 of 16 evaluated statements hold; 2 fail; 9 were not evaluated.",
         ),
-        ({"held": 3}, "All 3 judged statements held."),
-        ({"held": 1, "not_judged": 1}, "The one judged statement held; 1 was not judged."),
-        ({"did_not_hold": 1}, "The one judged statement did not hold."),
-        ({"did_not_hold": 2}, "None of 2 judged statements held."),
-        ({"not_judged": 5}, "None of the 5 statements was judged."),
-        ({"not_judged": 5, "broke": 1}, "None of the 6 statements was judged; 1 broke."),
-        ({"broke": 2}, "2 broke."),
-        ({"held": 2, "broke": 1}, "All 2 judged statements held; 1 broke."),
+        ({"pass": 3}, "All 3 evaluated statements hold."),
+        ({"pass": 1, "not_evaluated": 1}, "The one evaluated statement holds; 1 was not evaluated."),
+        ({"fail": 1}, "The one evaluated statement fails."),
+        ({"fail": 2}, "All 2 evaluated statements fail."),
+        ({"not_evaluated": 5}, "None of the 5 statements was evaluated."),
+        ({"not_evaluated": 5, "error": 1}, "None of the 6 statements was evaluated; 1 ended in an error."),
+        ({"error": 2}, "2 ended in an error."),
+        ({"pass": 2, "error": 1}, "All 2 evaluated statements hold; 1 ended in an error."),
     ],
 )
 def test_headline(counts: dict[str, int], sentence: str) -> None:
-    assert headline(judgement(**counts)) == sentence
+    assert headline(evaluation(**counts)) == sentence
 
 
 def test_a_stand_in_is_named_as_one() -> None:
@@ -62,10 +62,10 @@ def test_a_miniature_is_named_as_one() -> None:
 def test_remarks_follow_from_the_choices() -> None:
     run = make_run(rows=("baseline", "xxl"), input="with-image", recipe_version=99)
     suite = suite_named(run.suite)
-    text = " ".join(remarks(run, suite, judgement(), {"baseline": make_result(run, "baseline")}))
+    text = " ".join(remarks(run, suite, evaluation(), {"baseline": make_result(run, "baseline")}))
     assert "1 of 2 rows has no result." in text
     assert "stand-in's own" in text
-    assert "The loss is not judged." in text
+    assert "The loss is not evaluated." in text
     assert "version 99" in text
     assert "given the image" in text
 
@@ -73,13 +73,13 @@ def test_remarks_follow_from_the_choices() -> None:
 def test_a_faithful_run_needs_no_remarks() -> None:
     run = make_run(rows=("baseline",), length="as-taught", weights="pretrained", data="/data/captions")
     results = {"baseline": make_result(run, "baseline", device=A100)}
-    assert remarks(run, suite_named(run.suite), judgement(held=1), results) == ()
+    assert remarks(run, suite_named(run.suite), evaluation(**{"pass": 1}), results) == ()
 
 
-def test_a_miniature_says_what_it_can_judge() -> None:
+def test_a_run_of_tiny_models_says_what_it_can_evaluate() -> None:
     run = make_run(size="tiny", rows=("baseline",))
     results = {"baseline": make_result(run, "baseline", device=PROCESSOR)}
-    text = remarks(run, suite_named(run.suite), judgement(held=2, not_judged=3), results)[0]
+    text = remarks(run, suite_named(run.suite), evaluation(**{"pass": 2, "not_evaluated": 3}), results)[0]
     assert "compare rows with one another" in text
     assert "here 2 of 5" in text
 

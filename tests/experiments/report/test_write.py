@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import InputError
-from experiments.report import Report, rejudge, write_report
-from experiments.results.judge import Judgement
+from experiments.report import Report, reevaluate, write_report
+from experiments.results.evaluate import Evaluation
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result
 from tests.support.reports import (
@@ -37,16 +37,16 @@ def a_run(path: Path, results: dict[str, Result], run: Run) -> Page:
     return Page(write_report(write_run(path, run, results, telemetry=False)).page)
 
 
-def test_the_verdicts_are_written_as_they_were_judged(written: Path) -> None:
-    judgement = Judgement.model_validate_json((written / "verdict.json").read_bytes())
+def test_the_verdicts_are_written_as_they_were_evaluated(written: Path) -> None:
+    evaluation = Evaluation.model_validate_json((written / "verdict.json").read_bytes())
     report = Report.model_validate_json((written / "report.json").read_bytes())
-    assert [one.id for one in report.statements] == [one.id for one in judgement.verdicts]
-    assert {status: judgement.count(status) for status in report.counts} == report.counts
+    assert [one.id for one in report.statements] == [one.id for one in evaluation.verdicts]
+    assert {status: evaluation.count(status) for status in report.counts} == report.counts
     status = {one.id: one.status for one in report.statements}
-    assert status["baseline/outcome"] == "held"
-    assert status["xxl-activation-checkpointing/outcome"] == "did not hold"
-    assert status["xxl-cpu-offload/outcome"] == "broke"
-    assert status["xxl-lora/outcome"] == status["xxl-qlora/outcome"] == "not judged"
+    assert status["baseline/outcome"] == "pass"
+    assert status["xxl-activation-checkpointing/outcome"] == "fail"
+    assert status["xxl-cpu-offload/outcome"] == "error"
+    assert status["xxl-lora/outcome"] == status["xxl-qlora/outcome"] == "not evaluated"
     assert report.headline in Page(written / "report.html").text
 
 
@@ -87,7 +87,7 @@ def test_links_stay_inside_the_folder_and_lead_somewhere(written: Path) -> None:
 def test_a_failed_statement_links_to_its_rows_notebooks_and_logs(written: Path) -> None:
     source = (written / "report.html").read_text()
     report = Report.model_validate_json((written / "report.json").read_bytes())
-    failed = [one for one in report.statements if one.status == "did not hold"]
+    failed = [one for one in report.statements if one.status == "fail"]
     assert {one.kind for one in failed} == {"outcome", "claim"}
     for one in failed:
         article = re.search(rf'id="statement-{one.id.replace("/", "-")}".*?</article>', source, re.S)
@@ -136,12 +136,12 @@ def test_junit_has_one_case_a_verdict(written: Path) -> None:
     suite = ET.parse(written / "junit.xml").getroot().find("testsuite")
     cases = {case.get("name"): case for case in suite.findall("testcase")}
     assert list(cases) == [one.id for one in report.statements]
-    elements = {"held": None, "did not hold": "failure", "broke": "error", "not judged": "skipped"}
+    elements = {"pass": None, "fail": "failure", "error": "error", "not evaluated": "skipped"}
     for one in report.statements:
         found = [child for child in cases[one.id] if child.tag != "system-out"]
         assert [child.tag for child in found] == ([elements[one.status]] if elements[one.status] else [])
         assert all(child.get("message") for child in found)
-    for attribute, status in (("failures", "did not hold"), ("errors", "broke"), ("skipped", "not judged")):
+    for attribute, status in (("failures", "fail"), ("errors", "error"), ("skipped", "not evaluated")):
         assert suite.get(attribute) == str(report.counts[status])
     assert suite.get("tests") == str(len(report.statements))
     assert STAND_IN in cases["claim/accumulation-keeps-memory"].findtext("system-out")
@@ -219,29 +219,29 @@ def test_no_folder_of_a_run_is_a_plain_error(tmp_path: Path) -> None:
         write_report(RunFolder(tmp_path))
 
 
-def test_rejudging_agrees_with_what_was_written(tmp_path: Path) -> None:
+def test_reevaluating_agrees_with_what_was_written(tmp_path: Path) -> None:
     write_report(tiny_run(tmp_path / "a"))
     h200_run(tmp_path / "b")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    kept, fresh = rejudge(tmp_path)
+    kept, fresh = reevaluate(tmp_path)
     assert (kept.folder, fresh.folder) == (tmp_path / "a", tmp_path / "b")
     assert kept.changes == fresh.changes == ()
-    assert kept.judgement == Judgement.model_validate_json((tmp_path / "a" / "verdict.json").read_bytes())
+    assert kept.evaluation == Evaluation.model_validate_json((tmp_path / "a" / "verdict.json").read_bytes())
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_rejudging_names_what_changed(tmp_path: Path) -> None:
+def test_reevaluating_names_what_changed(tmp_path: Path) -> None:
     write_report(tiny_run(tmp_path))
     verdicts = tmp_path / "verdict.json"
-    verdicts.write_text(verdicts.read_text().replace('"status": "held"', '"status": "did not hold"', 1))
-    (change,) = rejudge(tmp_path)[0].changes
-    assert (change.a, change.b) == ("did not hold", "held")
+    verdicts.write_text(verdicts.read_text().replace('"status": "pass"', '"status": "fail"', 1))
+    (change,) = reevaluate(tmp_path)[0].changes
+    assert (change.a, change.b) == ("fail", "pass")
 
 
-def test_rejudging_needs_a_run_and_readable_verdicts(tmp_path: Path) -> None:
+def test_reevaluating_needs_a_run_and_readable_verdicts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape("no run's folder here")):
-        rejudge(tmp_path)
+        reevaluate(tmp_path)
     tiny_run(tmp_path)
     (tmp_path / "verdict.json").write_text("{}")
-    with pytest.raises(InputError, match=re.escape("not verdicts of schema version 1")):
-        rejudge(tmp_path)
+    with pytest.raises(InputError, match=re.escape("not verdicts of schema version 2")):
+        reevaluate(tmp_path)

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from experiments.results.judge import claim_rows, judge
+from experiments.results.evaluate import claim_rows, evaluate
 from experiments.results.quantities import TIMES
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result
@@ -22,7 +22,7 @@ def run_of(suite: str) -> Run:
     return run(*rows, suite=suite, card=made.cards[0], size="tiny", length="peak", weights="random", data="synthetic")
 
 
-def judged_in_miniature():
+def evaluated_with_tiny_models():
     """Every claim that compares memory of rows on one device."""
     for suite in map(suite_named, SUITES):
         settings = {row.id: suite.settings(row, suite.cards[0]) for row in suite.rows}
@@ -45,9 +45,9 @@ def trained(tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize(("suite", "claim"), judged_in_miniature())
+@pytest.mark.parametrize(("suite", "claim"), evaluated_with_tiny_models())
 def test_a_claim_about_memory_holds_in_miniature(trained, suite, claim):
     results = {row: trained(suite, row) for row in claim_rows(claim)}
-    verdicts = {verdict.id: verdict for verdict in judge(suite_named(suite), run_of(suite), results).verdicts}
+    verdicts = {verdict.id: verdict for verdict in evaluate(suite_named(suite), run_of(suite), results).verdicts}
     verdict = verdicts[f"claim/{claim.id}"]
-    assert (verdict.status, verdict.reason) == ("held", "")
+    assert (verdict.status, verdict.reason) == ("pass", "")

@@ -80,7 +80,7 @@ def main() -> int:
         keep=asked.keep,
     )
     done = show_runs(reproduce(wanted, Reconciler(Journal(), Clock(), view.says), view, lambda slot: None), console)
-    return max(one.judgement.exit_code for one in done)
+    return max(one.evaluation.exit_code for one in done)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The whole chain against a testbed in a box: reserve, boot, set up, run, judge, report, release, on this machine.
+"""The whole chain against a testbed in a box: reserve, boot, set up, run, evaluate, report, release, on this machine.
 
 python -m tests.testbed.chain.rehearse [RESULTS]
 

@@ -30,7 +30,7 @@ def test_there_is_one_of_each_at_the_testbed(person: Person, last: Command) -> N
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_it_is_judged_and_reported(person: Person, last: Command) -> None:
+def test_it_is_evaluated_and_reported(person: Person, last: Command) -> None:
     reports = [line.removeprefix("report: ") for line in last.said.splitlines() if line.startswith("report: ")]
     pages = [Path(report).read_text() for report in dict.fromkeys(reports)]
     assert [suite_named(suite).title in page for suite, page in zip(SUITES, pages, strict=True)] == [True, True]

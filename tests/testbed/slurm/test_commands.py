@@ -87,7 +87,7 @@ def person(cluster, tmp_path):
     wait_for(lambda: not made.queue())
 
 
-def test_real_rows_run_there_and_are_judged_here(person):
+def test_real_rows_run_there_and_are_evaluated_here(person):
     running = person.types("--no-predict", program="experiments")
     said = running.communicate(timeout=200)[0]
     assert running.returncode in (0, 1), said

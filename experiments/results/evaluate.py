@@ -1,8 +1,10 @@
-"""Results against expectations: verdicts on outcomes, figures and claims, each with its reason. Pure functions."""
+"""Evaluate results: a verdict on each outcome, reference value and claim, with its reason. Pure functions."""
 
 from collections.abc import Iterable, Mapping
 from math import inf
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import model_validator
 
 from experiments.results.quantities import LOSSES, TIMES, value_of, values_of_ranks
 from experiments.results.run_folder import Run
@@ -10,16 +12,17 @@ from experiments.results.schema import BROKEN, Record, Result
 from experiments.results.wording import ENDINGS, label, number, span, unit
 from experiments.suites.suite import Check, Claim, Figure, Quantity, Row, Suite
 
-VERDICT_SCHEMA_VERSION: Literal[1] = 1
+VERDICT_SCHEMA_VERSION: Literal[2] = 2
+VERSION_1_STATUSES = {"held": "pass", "did not hold": "fail", "not judged": "not evaluated", "broke": "error"}
 
-Status = Literal["held", "did not hold", "not judged", "broke"]
-Grounds = Literal["measured", "predicted"]
+Status = Literal["pass", "fail", "not evaluated", "error"]
+Basis = Literal["measured", "predicted"]
 
 
 class Verdict(Record):
-    """What became of one statement. reason says why it was not judged, or what broke; empty where it held.
+    """One statement with its status. reason: why it fails or was not evaluated, or the error; empty for a pass.
 
-    measured is what it rests on; where the judgement's grounds are predicted, what was predicted.
+    measured is what it rests on; where the evaluation's basis are predicted, what was predicted.
     """
 
     id: str
@@ -32,31 +35,53 @@ class Verdict(Record):
     reason: str = ""
 
 
-class Judgement(Record):
-    """verdict.json: every verdict of one run."""
+class Evaluation(Record):
+    """verdict.json: every verdict of one run.
 
-    schema_version: Literal[1] = VERDICT_SCHEMA_VERSION
+    basis: what the verdicts rest on. Reads schema version 1 too, which had other words for the same.
+    """
+
+    schema_version: Literal[2] = VERDICT_SCHEMA_VERSION
     run: Run
     verdicts: tuple[Verdict, ...]
-    grounds: Grounds = "measured"
+    basis: Basis = "measured"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("schema_version") != 1:
+            return data
+        found = data.get("verdicts")
+        verdicts = [_renamed(verdict) for verdict in found] if isinstance(found, list) else found
+        kept = {key: value for key, value in data.items() if key != "grounds"}
+        basis = data.get("grounds", "measured")
+        return {**kept, "schema_version": VERDICT_SCHEMA_VERSION, "verdicts": verdicts, "basis": basis}
 
     def count(self, status: Status) -> int:
         return sum(verdict.status == status for verdict in self.verdicts)
 
     @property
     def exit_code(self) -> int:
-        """0: all that was judged held; 1: something did not hold; 3: something broke."""
-        return 3 if self.count("broke") else 1 if self.count("did not hold") else 0
+        """Return 0 if all evaluated statements hold, 1 if one fails, 3 if one ended in an error."""
+        return 3 if self.count("error") else 1 if self.count("fail") else 0
 
 
 class Evidence(NamedTuple):
-    """The results by row, and of rows that were scaled down why what is stated of them alone cannot be judged."""
+    """The results by row, and of rows that were scaled down why what is stated of them alone cannot be evaluated."""
 
     results: Mapping[str, Result]
     scaled: Mapping[str, str]
 
 
-def judge(suite: Suite, run: Run, results: Mapping[str, Result]) -> Judgement:
+def _renamed(verdict: Any) -> Any:
+    """Return a verdict of schema version 1 with its status in the words of today."""
+    if not isinstance(verdict, dict):
+        return verdict
+    status = verdict.get("status")
+    return {**verdict, "status": VERSION_1_STATUSES.get(str(status), status)}
+
+
+def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluation:
     """Verdicts on every statement of ``suite`` that concerns the rows of ``run``.
 
     Results are either all measured or all predicted.
@@ -64,8 +89,8 @@ def judge(suite: Suite, run: Run, results: Mapping[str, Result]) -> Judgement:
     evidence = Evidence(results, {row: scaled_down(suite, result) for row, result in results.items()})
     verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), evidence)]
     verdicts += [_claim_verdict(claim, evidence) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
-    grounds: Grounds = "predicted" if any(result.predicted for result in results.values()) else "measured"
-    return Judgement(run=run, verdicts=tuple(verdicts), grounds=grounds)
+    basis: Basis = "predicted" if any(result.predicted for result in results.values()) else "measured"
+    return Evaluation(run=run, verdicts=tuple(verdicts), basis=basis)
 
 
 def claim_rows(claim: Claim) -> tuple[str, ...]:
@@ -92,7 +117,7 @@ def _row_verdicts(row: Row, evidence: Evidence) -> Iterable[Verdict]:
 
 def _outcome_verdict(row: Row, evidence: Evidence) -> Verdict:
     expected, result = row.expect.outcome, evidence.results.get(row.id)
-    status, reason = _judged_outcome(row.id, expected, evidence)
+    status, reason = _outcome_status(row.id, expected, evidence)
     return Verdict(
         id=f"{row.id}/outcome",
         kind="outcome",
@@ -105,17 +130,17 @@ def _outcome_verdict(row: Row, evidence: Evidence) -> Verdict:
     )
 
 
-def _judged_outcome(row: str, expected: str | None, evidence: Evidence) -> tuple[Status, str]:
+def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple[Status, str]:
     result = evidence.results.get(row)
     if result is None:
-        return "not judged", "the row has not run"
+        return "not evaluated", "the row has not run"
     if result.outcome in BROKEN:
-        return "broke", result.reason
+        return "error", result.reason
     if why := _why_no_outcome(result) or evidence.scaled[row]:
-        return "not judged", why
+        return "not evaluated", why
     if result.outcome == expected:
-        return "held", ""
-    return "did not hold", result.reason
+        return "pass", ""
+    return "fail", result.reason
 
 
 def _why_no_outcome(result: Result) -> str:
@@ -147,7 +172,7 @@ def _figure_verdict(row: Row, figure: Figure, evidence: Evidence) -> Verdict:
 def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     checked = [_checked(check, evidence, claim.full_size, claim.all_ranks) for check in claim.checks]
     statuses = [status for status, _, _ in checked]
-    status: Status = next((worst for worst in ("did not hold", "not judged") if worst in statuses), "held")
+    status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
     return Verdict(
         id=f"claim/{claim.id}",
         kind="claim",
@@ -165,12 +190,12 @@ def _checked(check: Check, evidence: Evidence, full_size: bool, all_ranks: bool 
     results = evidence.results
     missing = [name for name in (check.row, check.over_row) if name and name not in results]
     if missing:
-        return "not judged", "", f"{', '.join(missing)} has not run"
+        return "not evaluated", "", f"{', '.join(missing)} has not run"
     result = results[check.row]
     if check.outcome:
-        status, reason = _judged_outcome(check.row, check.outcome, evidence)
+        status, reason = _outcome_status(check.row, check.outcome, evidence)
         measured = f"{check.row}: {ENDINGS[result.outcome]}"
-        return ("not judged" if status == "broke" else status), measured, reason
+        return ("not evaluated" if status == "error" else status), measured, reason
     assert check.quantity is not None
     base = results[check.over_row] if check.over_row else result
     values = _values(check.quantity, result)
@@ -182,13 +207,13 @@ def _checked(check: Check, evidence: Evidence, full_size: bool, all_ranks: bool 
         or _why_scaled(check, evidence.scaled, all_ranks)
     )
     if not values or (check.relative and over is None):
-        return "not judged", "", why
+        return "not evaluated", "", why
     compared = values if over is None else [_ratio(max(values), over)]
     text = _measured(check, values, over, compared)
     if why:
-        return "not judged", text, why
-    held = all(_inside(check, value) for value in compared)
-    return ("held" if held else "did not hold"), text, "" if held else f"{text}, expected {_expected(check)}"
+        return "not evaluated", text, why
+    passes = all(_inside(check, value) for value in compared)
+    return ("pass" if passes else "fail"), text, "" if passes else f"{text}, expected {_expected(check)}"
 
 
 def _values(quantity: Quantity, result: Result) -> list[float]:
@@ -220,7 +245,7 @@ def _why_no_value(check: Check, result: Result, base: Result, values: list[float
 
 
 def _why_not_comparable(check: Check, pair: tuple[Result, Result], full_size: bool) -> str:
-    """Why the values of a check may not be judged by the material's statement; empty when they may."""
+    """Why the values of a check may not be evaluated by the material's statement; empty when they may."""
     quantities = {check.quantity, check.over_quantity}
     for result in pair:
         if result.spec.size == "tiny" and (full_size or (not check.relative and check.high != 0)):
@@ -235,14 +260,14 @@ def _why_not_comparable(check: Check, pair: tuple[Result, Result], full_size: bo
                 return "the loss is stated for the length of training as taught"
         if quantities & set(TIMES):
             if result.device.kind != "cuda":
-                return "no GPU: times of a processor are not judged"
+                return "no GPU: times of a processor are not evaluated"
             if result.stands_in:
-                return f"times on {result.device.name}, which stands in for {result.spec.card}, are not judged"
+                return f"times on {result.device.name}, which stands in for {result.spec.card}, are not evaluated"
     return ""
 
 
 def _why_scaled(check: Check, scaled: Mapping[str, str], all_ranks: bool) -> str:
-    """Why rows on fewer ranks than they state say nothing of a check; what compares two values may be judged."""
+    """Why rows on fewer ranks than they state say nothing of a check; what compares two values may be evaluated."""
     if check.relative and not all_ranks:
         return ""
     return next(filter(None, (scaled[row] for row in (check.row, check.over_row) if row)), "")

@@ -1,38 +1,41 @@
 import ast
+import json
 from pathlib import Path
 from typing import ClassVar, get_args
 
 import pytest
+from pydantic import ValidationError
 
-from experiments.results import judge as judging
-from experiments.results.judge import Judgement, judge
+from experiments.results import evaluate as evaluating
+from experiments.results.evaluate import Evaluation, evaluate
 from experiments.results.quantities import QUANTITIES
 from experiments.results.wording import LABELS, number, span
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
+from tests.support.evidence import EVIDENCE
 from tests.support.results import COMMON, CPU, STAND_IN, ranks, result, run, shot, suite
 
 PEAK = {"peak_gib": 10.0}
 FIGURE = {"quantity": "reserved_gib", "low": 70.0, "high": 80.0, "tolerance": 0.05, "source": "made up"}
 
 
-def judged(results, rows, claims=None, asked=("a", "b")):
+def evaluated(results, rows, claims=None, asked=("a", "b")):
     """The last verdict on the statements about ``results``: that on the claim, where there is one."""
-    return judge(suite(rows, claims), run(*asked), {one.spec.row: one for one in results}).verdicts[-1]
+    return evaluate(suite(rows, claims), run(*asked), {one.spec.row: one for one in results}).verdicts[-1]
 
 
 def outcome_of(expected, got):
-    return judged([got] if got else [], rows=[{"id": "a", "expect": {"outcome": expected}}], asked=("a",))
+    return evaluated([got] if got else [], rows=[{"id": "a", "expect": {"outcome": expected}}], asked=("a",))
 
 
 def figure_of(got, **changes):
     rows = [{"id": "a", "expect": {"figures": [FIGURE | changes]}}]
-    return judged([got] if got else [], rows=rows, asked=("a",))
+    return evaluated([got] if got else [], rows=rows, asked=("a",))
 
 
 def claim_of(check, *results, rows=({"id": "a"}, {"id": "b"}), **about):
     checks = check if isinstance(check, list) else [check]
-    return judged(results, list(rows), [{"id": "says-so", "says": "It is so.", "checks": checks, **about}])
+    return evaluated(results, list(rows), [{"id": "says-so", "says": "It is so.", "checks": checks, **about}])
 
 
 RATIO = {"row": "a", "quantity": "peak_gib", "over_row": "b", "low": 0.5, "high": 2.0}
@@ -42,20 +45,20 @@ class TestOutcome:
     @pytest.mark.parametrize("outcome", ["fits", "oom"])
     def test_as_stated_it_held(self, outcome):
         verdict = outcome_of(outcome, result("a", outcome))
-        assert (verdict.status, verdict.reason) == ("held", "")
+        assert (verdict.status, verdict.reason) == ("pass", "")
         assert verdict.expected == verdict.measured
 
-    def test_out_of_memory_where_it_should_fit_did_not_hold(self):
+    def test_out_of_memory_where_it_should_fit_fails(self):
         verdict = outcome_of("fits", result("a", "oom"))
-        assert (verdict.status, verdict.reason) == ("did not hold", "a ended as oom")
+        assert (verdict.status, verdict.reason) == ("fail", "a ended as oom")
 
-    def test_an_unexpected_success_did_not_hold(self):
+    def test_an_unexpected_success_fails(self):
         verdict = outcome_of("oom", result("a", "fits"))
-        assert verdict.status == "did not hold"
+        assert verdict.status == "fail"
         assert (verdict.expected, verdict.measured) == ("out of GPU memory", "fits")
 
-    def test_a_stand_in_with_a_cap_is_judged(self):
-        assert outcome_of("oom", result("a", "oom", device=STAND_IN)).status == "held"
+    def test_a_stand_in_with_a_cap_is_evaluated(self):
+        assert outcome_of("oom", result("a", "oom", device=STAND_IN)).status == "pass"
 
     @pytest.mark.parametrize(
         ("got", "reason"),
@@ -66,56 +69,56 @@ class TestOutcome:
             (None, "the row has not run"),
         ],
     )
-    def test_what_says_nothing_is_not_judged(self, got, reason):
+    def test_what_says_nothing_is_not_evaluated(self, got, reason):
         verdict = outcome_of("oom", got)
-        assert (verdict.status, verdict.reason) == ("not judged", reason)
+        assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
     @pytest.mark.parametrize("ending", ["error", "timeout", "host_oom"])
     @pytest.mark.parametrize("expected", ["fits", "oom", None])
     def test_a_row_that_broke_says_so_whatever_was_expected(self, ending, expected):
         verdict = outcome_of(expected, result("a", ending))
-        assert (verdict.status, verdict.reason) == ("broke", f"a ended as {ending}")
+        assert (verdict.status, verdict.reason) == ("error", f"a ended as {ending}")
 
-    def test_a_row_without_expectation_is_not_judged_at_all(self):
-        assert judge(suite([{"id": "a"}]), run("a"), {"a": result("a")}).verdicts == ()
+    def test_a_row_without_expectation_is_not_evaluated_at_all(self):
+        assert evaluate(suite([{"id": "a"}]), run("a"), {"a": result("a")}).verdicts == ()
 
 
 class TestFigure:
     @pytest.mark.parametrize(
         ("reserved", "status"),
-        [(66.5, "held"), (66.49, "did not hold"), (75.0, "held"), (84.0, "held"), (84.01, "did not hold")],
+        [(66.5, "pass"), (66.49, "fail"), (75.0, "pass"), (84.0, "pass"), (84.01, "fail")],
     )
     def test_the_tolerance_widens_the_range_and_its_edges_hold(self, reserved, status):
         verdict = figure_of(result("a", memory={"reserved_gib": reserved}))
         assert verdict.status == status
         assert verdict.expected == "66.5 to 84"
 
-    def test_what_did_not_hold_says_what_was_measured_and_expected(self):
+    def test_what_fails_says_what_was_measured_and_expected(self):
         verdict = figure_of(result("a", memory={"reserved_gib": 90.0}))
         assert verdict.reason == "a: 90 GiB, expected reserved memory of a 66.5 to 84 GiB"
 
-    def test_a_row_that_has_not_run_is_not_judged(self):
-        assert (figure_of(None).status, figure_of(None).reason) == ("not judged", "a has not run")
+    def test_a_row_that_has_not_run_is_not_evaluated(self):
+        assert (figure_of(None).status, figure_of(None).reason) == ("not evaluated", "a has not run")
 
-    def test_a_value_that_was_not_measured_is_not_judged(self):
+    def test_a_value_that_was_not_measured_is_not_evaluated(self):
         verdict = figure_of(result("a"))
-        assert (verdict.status, verdict.reason) == ("not judged", "a has no reserved memory (a ended as fits)")
+        assert (verdict.status, verdict.reason) == ("not evaluated", "a has no reserved memory (a ended as fits)")
 
-    def test_a_miniature_is_not_judged_but_shown(self):
+    def test_a_miniature_is_not_evaluated_but_shown(self):
         verdict = figure_of(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
-        assert (verdict.status, verdict.measured) == ("not judged", "a: 75 GiB")
+        assert (verdict.status, verdict.measured) == ("not evaluated", "a: 75 GiB")
 
-    def test_a_time_is_judged_on_the_card_itself_and_not_on_a_stand_in(self):
+    def test_a_time_is_evaluated_on_the_card_itself_and_not_on_a_stand_in(self):
         time = {"quantity": "train_s", "low": 5.0, "high": 5.0}
-        assert figure_of(result("a", speed={}), **time).status == "held"
+        assert figure_of(result("a", speed={}), **time).status == "pass"
         verdict = figure_of(result("a", speed={}, device=STAND_IN), **time)
-        assert verdict.status == "not judged"
-        assert verdict.reason == "times on NVIDIA H200, which stands in for a100_80gb, are not judged"
+        assert verdict.status == "not evaluated"
+        assert verdict.reason == "times on NVIDIA H200, which stands in for a100_80gb, are not evaluated"
 
 
 class TestRanks:
     @pytest.mark.parametrize(
-        ("reserved", "status"), [([66.5, 84.0], "held"), ([66.4, 80.0], "did not hold"), ([70.0, 84.1], "did not hold")]
+        ("reserved", "status"), [([66.5, 84.0], "pass"), ([66.4, 80.0], "fail"), ([70.0, 84.1], "fail")]
     )
     def test_a_figure_holds_when_that_of_every_rank_is_inside(self, reserved, status):
         assert figure_of(result("a", ranks=ranks(reserved_gib=reserved))).status == status
@@ -144,35 +147,35 @@ class TestScaledDown:
     """Rows that ran on fewer ranks than they state."""
 
     @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [FIGURE]}])
-    def test_what_is_stated_of_the_row_alone_is_not_judged(self, expect):
+    def test_what_is_stated_of_the_row_alone_is_not_evaluated(self, expect):
         rows = [{"id": "a", "settings": FOUR, "expect": expect}]
-        verdict = judged([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
-        assert (verdict.status, verdict.reason) == ("not judged", SCALED)
+        verdict = evaluated([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
+        assert (verdict.status, verdict.reason) == ("not evaluated", SCALED)
         assert verdict.measured
 
     def test_a_row_that_broke_says_so_all_the_same(self):
         rows = [{"id": "a", "settings": FOUR, "expect": {"outcome": "fits"}}]
-        assert judged([on_two(outcome="error")], rows, asked=("a",)).status == "broke"
+        assert evaluated([on_two(outcome="error")], rows, asked=("a",)).status == "error"
 
     @pytest.mark.parametrize(
         ("check", "status"),
         [
-            (RATIO, "held"),
-            ({"row": "b", "quantity": "peak_gib", "over_row": "a", "low": 0.5}, "held"),
-            ({"row": "a", "quantity": "peak_gib", "low": 5.0}, "not judged"),
-            ({"row": "a", "outcome": "fits"}, "not judged"),
-            ({"row": "a", "quantity": "train_s", "over_row": "b", "low": 0.5}, "held"),
+            (RATIO, "pass"),
+            ({"row": "b", "quantity": "peak_gib", "over_row": "a", "low": 0.5}, "pass"),
+            ({"row": "a", "quantity": "peak_gib", "low": 5.0}, "not evaluated"),
+            ({"row": "a", "outcome": "fits"}, "not evaluated"),
+            ({"row": "a", "quantity": "train_s", "over_row": "b", "low": 0.5}, "pass"),
         ],
     )
-    def test_they_are_judged_beside_other_rows_and_not_by_themselves(self, check, status):
+    def test_they_are_evaluated_beside_other_rows_and_not_by_themselves(self, check, status):
         verdict = self.claim(check)
-        assert (verdict.status, verdict.reason) == (status, "" if status == "held" else SCALED)
+        assert (verdict.status, verdict.reason) == (status, "" if status == "pass" else SCALED)
 
     @pytest.mark.parametrize("pair", [("a", "b"), ("b", "a")])
-    def test_a_claim_about_all_ranks_is_not_judged_by_fewer(self, pair):
+    def test_a_claim_about_all_ranks_is_not_evaluated_by_fewer(self, pair):
         check = dict(zip(("row", "over_row"), pair, strict=True)) | {"quantity": "peak_gib", "low": 0.5}
         verdict = self.claim(check, all_ranks=True)
-        assert (verdict.status, verdict.reason) == ("not judged", SCALED)
+        assert (verdict.status, verdict.reason) == ("not evaluated", SCALED)
 
     def claim(self, check, **about):
         results = on_two(memory=PEAK, speed={}), result("b", memory=PEAK, speed={})
@@ -182,7 +185,7 @@ class TestScaledDown:
 class TestClaim:
     @pytest.mark.parametrize(
         ("peak", "status"),
-        [(5.0, "held"), (20.0, "held"), (4.99, "did not hold"), (20.01, "did not hold")],
+        [(5.0, "pass"), (20.0, "pass"), (4.99, "fail"), (20.01, "fail")],
     )
     def test_a_ratio_is_held_to_its_bounds(self, peak, status):
         verdict = claim_of(RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK))
@@ -203,59 +206,62 @@ class TestClaim:
         after = shot("after optimizer step", optimizer_cpu_gib=20.0)
         verdict = claim_of(check, result("a", shots=(after,)))
         assert (verdict.status, verdict.measured) == (
-            "held",
+            "pass",
             "infinitely many times optimizer state on the GPU (20 against 0 GiB)",
         )
-        assert claim_of({**check, "low": None, "high": 10.0}, result("a", shots=(after,))).status == "did not hold"
+        assert claim_of({**check, "low": None, "high": 10.0}, result("a", shots=(after,))).status == "fail"
 
     def test_nothing_to_nothing_is_as_much(self):
         zero = shot("after optimizer step")
         check = {"row": "a", "quantity": "optimizer_gib", "over_row": "b", "low": 1.0, "high": 1.0}
-        assert claim_of(check, result("a", shots=(zero,)), result("b", shots=(zero,))).status == "held"
+        assert claim_of(check, result("a", shots=(zero,)), result("b", shots=(zero,))).status == "pass"
 
     def test_a_row_that_has_not_run_leaves_the_claim_open(self):
         verdict = claim_of(RATIO, result("a", memory=PEAK))
-        assert (verdict.status, verdict.reason) == ("not judged", "b has not run")
+        assert (verdict.status, verdict.reason) == ("not evaluated", "b has not run")
 
     def test_a_row_that_broke_leaves_the_claim_open(self):
         verdict = claim_of({"row": "a", "outcome": "fits"}, result("a", "error"))
-        assert (verdict.status, verdict.reason) == ("not judged", "a ended as error")
+        assert (verdict.status, verdict.reason) == ("not evaluated", "a ended as error")
 
     def test_a_row_without_the_value_leaves_the_claim_open(self):
         verdict = claim_of(RATIO, result("a", memory=PEAK), result("b", "error"))
-        assert (verdict.status, verdict.reason) == ("not judged", "b has no peak memory (b ended as error)")
+        assert (verdict.status, verdict.reason) == ("not evaluated", "b has no peak memory (b ended as error)")
 
     def test_all_checks_must_hold_and_the_worst_decides(self):
         holds = {"row": "a", "outcome": "fits"}
         fails = {"row": "a", "quantity": "peak_gib", "high": 1.0}
         opens = {"row": "b", "outcome": "fits"}
         a = result("a", memory=PEAK)
-        assert claim_of([holds, holds], a).status == "held"
-        assert claim_of([holds, opens], a).status == "not judged"
+        assert claim_of([holds, holds], a).status == "pass"
+        assert claim_of([holds, opens], a).status == "not evaluated"
         verdict = claim_of([opens, fails, holds], a)
-        assert verdict.status == "did not hold"
+        assert verdict.status == "fail"
         assert verdict.reason == "a: 10 GiB, expected peak memory of a at most 1 GiB"
 
     def test_a_claim_about_rows_that_were_not_asked_for_is_left_out(self):
         claims = [{"id": "b-fits", "says": "B fits.", "checks": [{"row": "b", "outcome": "fits"}]}]
-        assert judge(suite([{"id": "a"}, {"id": "b"}], claims), run("a"), {}).verdicts == ()
+        assert evaluate(suite([{"id": "a"}, {"id": "b"}], claims), run("a"), {}).verdicts == ()
 
     def test_ratios_hold_in_miniature_where_the_claim_is_not_of_size(self):
         tiny = result("a", memory=PEAK, size="tiny"), result("b", memory=PEAK, size="tiny")
-        assert claim_of(RATIO, *tiny).status == "held"
+        assert claim_of(RATIO, *tiny).status == "pass"
         verdict = claim_of(RATIO, *tiny, full_size=True)
-        assert (verdict.status, verdict.reason) == ("not judged", "a miniature says nothing of the real model's size")
+        assert (verdict.status, verdict.reason) == (
+            "not evaluated",
+            "a miniature says nothing of the real model's size",
+        )
 
-    def test_an_absolute_figure_of_a_miniature_is_judged_only_where_it_is_zero(self):
+    def test_an_absolute_figure_of_a_miniature_is_evaluated_only_where_it_is_zero(self):
         tiny = result("a", shots=(shot("after optimizer step"),), size="tiny")
         check = {"row": "a", "quantity": "optimizer_gib"}
-        assert claim_of({**check, "high": 0.0}, tiny).status == "held"
-        assert claim_of({**check, "high": 0.5}, tiny).status == "not judged"
+        assert claim_of({**check, "high": 0.0}, tiny).status == "pass"
+        assert claim_of({**check, "high": 0.5}, tiny).status == "not evaluated"
 
-    def test_a_share_in_host_memory_is_not_judged_without_a_gpu(self):
+    def test_a_share_in_host_memory_is_not_evaluated_without_a_gpu(self):
         check = {"row": "a", "quantity": "optimizer_cpu_gib", "over_quantity": "optimizer_gib", "low": 10.0}
         verdict = claim_of(check, result("a", shots=(shot("after optimizer step"),), device=CPU))
-        assert (verdict.status, verdict.reason) == ("not judged", "no GPU: all memory is host memory")
+        assert (verdict.status, verdict.reason) == ("not evaluated", "no GPU: all memory is host memory")
 
     @pytest.mark.parametrize(
         "quantity", ["samples_per_s", "step_s", "train_s", "communication_share", "gpu_idle_share"]
@@ -263,20 +269,20 @@ class TestClaim:
     @pytest.mark.parametrize(
         ("device", "reason"),
         [
-            (CPU, "no GPU: times of a processor are not judged"),
-            (STAND_IN, "times on NVIDIA H200, which stands in for a100_80gb, are not judged"),
+            (CPU, "no GPU: times of a processor are not evaluated"),
+            (STAND_IN, "times on NVIDIA H200, which stands in for a100_80gb, are not evaluated"),
         ],
     )
-    def test_times_are_judged_on_the_card_alone(self, quantity, device, reason):
+    def test_times_are_evaluated_on_the_card_alone(self, quantity, device, reason):
         check = {**RATIO, "quantity": quantity}
         speed = {"communication_share": 0.4, "gpu_idle_share": 0.2}
-        assert claim_of(check, result("a", speed=speed), result("b", speed=speed)).status == "held"
+        assert claim_of(check, result("a", speed=speed), result("b", speed=speed)).status == "pass"
         for pair in (
             (result("a", speed=speed), result("b", speed=speed, device=device)),
             (result("a", speed=speed, device=device), result("b", speed=speed)),
         ):
             verdict = claim_of(check, *pair)
-            assert (verdict.status, verdict.reason) == ("not judged", reason)
+            assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
     @pytest.mark.parametrize(
         ("change", "reason"),
@@ -286,36 +292,66 @@ class TestClaim:
             ({"length": "verdict"}, "the loss is stated for the length of training as taught"),
         ],
     )
-    def test_a_loss_is_judged_on_real_weights_data_and_length_alone(self, change, reason):
+    def test_a_loss_is_evaluated_on_real_weights_data_and_length_alone(self, change, reason):
         check = {**RATIO, "quantity": "final_loss"}
         real = result("b", losses=(3.0, 2.0))
-        assert claim_of(check, result("a", losses=(2.5,)), real).status == "held"
+        assert claim_of(check, result("a", losses=(2.5,)), real).status == "pass"
         verdict = claim_of(check, result("a", losses=(2.5,), **change), real)
-        assert (verdict.status, verdict.reason) == ("not judged", reason)
+        assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
 
 class TestExitCode:
-    ENDINGS: ClassVar = {"held": "fits", "open": "refused", "fails": "oom", "broken": "error"}
+    ENDINGS: ClassVar = {"pass": "fits", "open": "refused", "fails": "oom", "broken": "error"}
 
     @pytest.mark.parametrize(
         ("rows", "code"),
         [
-            (("held",), 0),
+            (("pass",), 0),
             (("open",), 0),
-            (("held", "open"), 0),
-            (("held", "open", "fails"), 1),
+            (("pass", "open"), 0),
+            (("pass", "open", "fails"), 1),
             (("broken",), 3),
-            (("fails", "broken", "held", "open"), 3),
+            (("fails", "broken", "pass", "open"), 3),
         ],
     )
-    def test_what_broke_comes_before_what_did_not_hold(self, rows, code):
+    def test_what_broke_comes_before_what_fails(self, rows, code):
         made = suite([{"id": row, "expect": {"outcome": "fits"}} for row in rows])
-        assert judge(made, run(*rows), {row: result(row, self.ENDINGS[row]) for row in rows}).exit_code == code
+        assert evaluate(made, run(*rows), {row: result(row, self.ENDINGS[row]) for row in rows}).exit_code == code
 
     def test_verdicts_are_counted(self):
-        judgement = judge(suite(), run(), {"a": result("a"), "b": result("b", "oom")})
-        assert (judgement.count("held"), judgement.count("did not hold")) == (1, 1)
-        assert Judgement.model_validate_json(judgement.model_dump_json()) == judgement
+        evaluation = evaluate(suite(), run(), {"a": result("a"), "b": result("b", "oom")})
+        assert (evaluation.count("pass"), evaluation.count("fail")) == (1, 1)
+        assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation
+
+
+class TestStoredVerdicts:
+    PATH = EVIDENCE / "multi_gpu_litgpt-a100_80gb-full-verdict" / "verdict.json"
+
+    def test_a_file_of_schema_version_1_is_read_with_the_words_of_today(self):
+        stored = json.loads(self.PATH.read_text())
+        assert (stored["schema_version"], stored["grounds"]) == (1, "measured")
+        read = Evaluation.model_validate_json(self.PATH.read_bytes())
+        assert (read.schema_version, read.basis, len(read.verdicts)) == (2, "measured", len(stored["verdicts"]))
+        words = {(old["status"], new.status) for old, new in zip(stored["verdicts"], read.verdicts, strict=True)}
+        assert words == {("held", "pass"), ("did not hold", "fail"), ("not judged", "not evaluated")}
+
+    def test_an_error_of_schema_version_1_is_an_error(self):
+        stored = self.PATH.read_text().replace('"did not hold"', '"broke"')
+        assert Evaluation.model_validate_json(stored).exit_code == 3
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"schema_version": 3},
+            {"schema_version": 2},
+            {"verdicts": 5},
+            {"verdicts": [5]},
+            {"verdicts": [{"status": []}]},
+        ],
+    )
+    def test_other_files_are_rejected(self, change):
+        with pytest.raises(ValidationError):
+            Evaluation.model_validate_json(json.dumps(json.loads(self.PATH.read_text()) | change))
 
 
 def test_every_quantity_has_a_reader_and_a_label():
@@ -335,11 +371,11 @@ def test_numbers_as_people_read_them():
     assert [number(value) for value in (0.0, 0.1234, 78.5678, 12345.6)] == ["0", "0.123", "78.6", "12,346"]
 
 
-def test_judging_is_pure_and_short():
-    source = Path(judging.__file__).read_text()
+def test_evaluating_is_pure_and_short():
+    source = Path(evaluating.__file__).read_text()
     modules = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom | ast.Import)]
     names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in modules}
-    assert names <= {"collections.abc", "math", "typing"} | {
+    assert names <= {"collections.abc", "math", "pydantic", "typing"} | {
         f"experiments.{room}"
         for room in ("suites.suite", "results.quantities", "results.run_folder", "results.schema", "results.wording")
     }
