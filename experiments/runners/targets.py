@@ -78,7 +78,7 @@ class ExpectedTarget(Target):
     ) -> DataSet:
         cache = "" if source in (SYNTHETIC, HUB) else self.cache
         data = prepare_remote(source, sha256, cache, datasets)
-        if data.own and not self.shared and self.max_nodes > 1:
+        if data.user_path and not self.shared and self.max_nodes > 1:
             raise InputError(f"--data {source}: the nodes of {self.title} share no folder; allowed: a URL")
         return data
 
