@@ -121,4 +121,4 @@ def test_a_second_node_that_dies_is_an_error_that_names_it(bed):
     dying.join()
     bed.cluster.start_node("node1")
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "node lost", 1)
-    assert result.reason.endswith("node 1 (node1) is no longer heard of")
+    assert result.reason.endswith("node 1 (node1) lost its connection")
