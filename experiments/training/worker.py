@@ -1,4 +1,4 @@
-"""Run one row beside the GPU and write one result.json, whatever happens to the training.
+"""Run one row on this machine and write one result.json, whatever happens to the training.
 
     python -m experiments.training.worker --spec SPEC.json --out ROW_FOLDER
 
@@ -239,7 +239,7 @@ def _oom_kills() -> int:
 
 def main() -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="worker", description="Run one row beside the GPU.")
+    parser = argparse.ArgumentParser(prog="worker", description="Run one row on this machine.")
     parser.add_argument("--spec", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     options = parser.parse_args()

@@ -33,7 +33,7 @@ TIME_LIMIT_S = {"oom": 300, "killed": 300, "hang": 60}
 FREE_WITHIN_S = 5.0
 
 
-def struck(strike: str, gpus: int) -> dict[str, object]:
+def run_with_fault(strike: str, gpus: int) -> dict[str, object]:
     """Run the row with a fault in its second rank, and return the outcome and what is left."""
     spec = row_spec(SUITE, ROW, CARD, "full", "verdict", gpus, time_limit_s=TIME_LIMIT_S[strike])
     before = used_gib(range(gpus))
@@ -44,7 +44,7 @@ def struck(strike: str, gpus: int) -> dict[str, object]:
         ended = time.time()
         log = (Path(folder) / LOG_FILE).read_text()
         left = tagged_processes(ROW_VARIABLE, folder)
-    fault_time = re.search(r"struck at ([\d.]+)", log)
+    fault_time = re.search(r"fault injected at ([\d.]+)", log)
     assert fault_time is not None, log
     from_s = begun + TIME_LIMIT_S[strike] if strike == "hang" else float(fault_time[1])
     time.sleep(FREE_WITHIN_S)
@@ -71,13 +71,13 @@ def main() -> int:
     pynvml.nvmlInit()
     gpus = min(4, pynvml.nvmlDeviceGetCount())
     ranks.RANK_MODULE = "tests.benchmarks.struck_rank"
-    found = []
+    results = []
     for strike in TIME_LIMIT_S:
-        found.append(struck(strike, gpus))
-        print(json.dumps(found[-1]), flush=True)
+        results.append(run_with_fault(strike, gpus))
+        print(json.dumps(results[-1]), flush=True)
     if options.out:
-        facts = {"command": "python -m tests.benchmarks.failing_ranks", "git_commit": git_commit(), "struck": found}
-        write_atomically(options.out, json.dumps(facts, indent=1))
+        report = {"command": "python -m tests.benchmarks.failing_ranks", "git_commit": git_commit(), "struck": results}
+        write_atomically(options.out, json.dumps(report, indent=1))
     return 0
 
 

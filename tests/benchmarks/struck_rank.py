@@ -13,14 +13,14 @@ import torch
 from experiments.training import rank
 from experiments.training.measure.probe import Probe
 
-STRUCK_RANK = 1
+FAULTY_RANK = 1
 MICRO_STEP = 2
 BEYOND_ANY_CARD = 1 << 44
 
 
-def strike() -> None:
+def inject_fault() -> None:
     """Inject the fault in STRIKE: oom, killed or hang. Prints the time into the log, in seconds since 1970."""
-    print("struck at", time.time(), flush=True)
+    print("fault injected at", time.time(), flush=True)
     match os.environ["STRIKE"]:
         case "oom":
             torch.empty(BEYOND_ANY_CARD, dtype=torch.uint8, device="cuda")
@@ -30,15 +30,15 @@ def strike() -> None:
             time.sleep(3600)
 
 
-class StruckProbe(Probe):
+class FaultyProbe(Probe):
     """Probe that injects the fault at the end of a forward pass."""
 
     def before_backward(self) -> None:
-        if self.micro_steps == MICRO_STEP and int(os.environ["RANK"]) == STRUCK_RANK:
-            strike()
+        if self.micro_steps == MICRO_STEP and int(os.environ["RANK"]) == FAULTY_RANK:
+            inject_fault()
         super().before_backward()
 
 
 if __name__ == "__main__":
-    rank.Probe = StruckProbe  # type: ignore[misc]
+    rank.Probe = FaultyProbe  # type: ignore[misc]
     sys.exit(rank.main(*sys.argv[1:]))

@@ -27,7 +27,7 @@ def stuck():
 
 
 def inject(fault):
-    print("struck at", time.time(), flush=True)
+    print("fault injected at", time.time(), flush=True)
     if fault == "oom":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has")
     if fault == "error":

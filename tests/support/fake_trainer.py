@@ -27,7 +27,7 @@ def main() -> int:
     if behavior == "child":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (out / "child.txt").write_text(str(child.pid))
-    if behavior == "refuse":
+    if behavior == "reject":
         print("a warning\ncaptions: has 3 captioned images, the row trains on 512", file=sys.stderr)
         return 2
     if behavior in ("killed", "oom", "hang"):

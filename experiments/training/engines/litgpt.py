@@ -33,7 +33,7 @@ from experiments.training.models.litgpt import build_litgpt, build_precision
 from experiments.training.models.optimizers import build_optimizer
 
 LitgptBatch = dict[str, Any]
-"""A batch with LitGPT's token counts, which are tensors in a dictionary of their own."""
+"""A batch with LitGPT's token counts, which are tensors in a separate dictionary."""
 
 
 class TrainingDone(Exception):

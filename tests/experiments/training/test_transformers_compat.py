@@ -40,12 +40,12 @@ TRAIN = """
 import json, sys
 from pathlib import Path
 from experiments.results.provenance import versions
-from experiments.suites.suite import RowSpec
+from experiments.suites.row_spec import RowSpec
 from experiments.training import rank
 out = Path(sys.argv[1])
-made = {row: rank.run_rank(RowSpec.model_validate(spec), out) for row, spec in json.load(sys.stdin).items()}
-said = {row: f"{one.outcome} {one.reason}" for row, one in made.items()}
-(out / "said.json").write_text(json.dumps({"versions": versions(), "rows": said}))
+measurements = {row: rank.run_rank(RowSpec.model_validate(spec), out) for row, spec in json.load(sys.stdin).items()}
+outcomes = {row: f"{measured.outcome} {measured.reason}" for row, measured in measurements.items()}
+(out / "outcomes.json").write_text(json.dumps({"versions": versions(), "rows": outcomes}))
 """
 
 
@@ -77,15 +77,14 @@ def test_every_engine_trains_with_the_lab_s_versions(python, tmp_path):
     specs = {row: trainings.spec(**changes).model_dump(mode="json") for row, changes in ROWS.items()}
     done = python("-c", TRAIN, tmp_path, input=json.dumps(specs))
     assert done.returncode == 0, done.stderr
-    said = json.loads((tmp_path / "said.json").read_text())
-    assert f"transformers=={said['versions']['transformers']}" in OLD
-    assert {row: ending.split()[0].strip(",") for row, ending in said["rows"].items()} == dict.fromkeys(ROWS, "fits"), (
-        said
-    )
+    outcomes = json.loads((tmp_path / "outcomes.json").read_text())
+    assert f"transformers=={outcomes['versions']['transformers']}" in OLD
+    words = {row: outcome.split()[0].strip(",") for row, outcome in outcomes["rows"].items()}
+    assert words == dict.fromkeys(ROWS, "fits"), outcomes
 
 
 def test_prediction_rejects_other_versions_in_one_line(python):
     done = python("-m", "experiments", "predict", "slurm_hf_trainer/neo-1gpu", "--card", "v100_32gb")
     assert (done.returncode, done.stdout) == (2, "")
-    says = "testbed: prediction is made for Transformers 5, here is 4.47.1; containers/current.txt has what it needs"
-    assert done.stderr.splitlines() == [says]
+    message = "testbed: prediction is made for Transformers 5, here is 4.47.1; containers/current.txt has what it needs"
+    assert done.stderr.splitlines() == [message]

@@ -83,7 +83,7 @@ def test_a_user_error_leaves_no_result_not_even_an_old_one(fake, tmp_path):
     for name in ("result.json", "measured.json", "progress.json"):
         (tmp_path / name).write_text("old")
     with pytest.raises(InputError, match=r"^captions: has 3 captioned images, the row trains on 512$"):
-        ran(fake, tmp_path, "refuse")
+        ran(fake, tmp_path, "reject")
     assert not [name for name in ("result.json", "measured.json", "progress.json") if (tmp_path / name).exists()]
     assert "the row trains on 512" in (tmp_path / "log.txt").read_text()
 
@@ -184,7 +184,7 @@ def test_an_invalid_specification_is_rejected_in_one_line(monkeypatch, tmp_path,
     ("how", "code", "out", "err"),
     [
         ("fits", 0, "oom: out of GPU memory\n", ""),
-        ("refuse", 2, "", "captions: has 3 captioned images, the row trains on 512\n"),
+        ("reject", 2, "", "captions: has 3 captioned images, the row trains on 512\n"),
     ],
 )
 def test_main_prints_the_outcome_of_the_row(fake, tmp_path, capsys, how, code, out, err):

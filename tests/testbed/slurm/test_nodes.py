@@ -97,7 +97,7 @@ def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(bed):
     watching.join()
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
     assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")
-    struck_at = float(re.search(r"struck at ([\d.]+)", (bed.row / LOG_FILE).read_text())[1])
+    struck_at = float(re.search(r"fault injected at ([\d.]+)", (bed.row / LOG_FILE).read_text())[1])
     assert time.time() - struck_at < 15
     assert bed.left() == []
 
@@ -121,4 +121,4 @@ def test_a_second_node_that_dies_is_an_error_that_names_it(bed):
     dying.join()
     bed.cluster.start_node("node1")
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "node lost", 1)
-    assert result.reason.endswith("node 1 (node1) is no longer heard of")
+    assert result.reason.endswith("node 1 (node1) lost its connection")

@@ -152,9 +152,9 @@ def test_records_without_the_required_columns_are_rejected(folder, records, mess
 
 def test_a_corrupt_file_is_rejected_in_one_line(folder):
     (folder / "train.parquet").write_text("no table")
-    with pytest.raises(InputError, match="cannot be read as imdb") as refused:
+    with pytest.raises(InputError, match="cannot be read as imdb") as rejected:
         open_texts(row(folder, "imdb"), BYTES)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(rejected.value)
 
 
 def published_tokenizer(folder):

@@ -121,7 +121,7 @@ def test_unsupported_settings_are_rejected(tmp_path, changes, message):
 
 
 def test_max_length_must_exceed_the_prompt(tmp_path):
-    with pytest.raises(InputError, match=f"^max_length = 8: the prompt alone has {PROMPT_TOKENS} tokens$"):
+    with pytest.raises(InputError, match=f"^max_length = 8: the prompt already has {PROMPT_TOKENS} tokens$"):
         rank.run_rank(spec(**TEXT | {"max_length": 8}, task="generate"), tmp_path)
 
 

@@ -29,7 +29,7 @@ READINGS = {
 SAMPLE = dict(zip(GPU_FIELDS, (87.0, 3.0, 412.5, 1410.0, 61.0, 2.0), strict=True))
 
 
-def refuse(*args):
+def not_supported(*args):
     raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 
@@ -48,7 +48,7 @@ def fake_nvml(monkeypatch):
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(pynvml, "nvmlInit", refuse)
+    monkeypatch.setattr(pynvml, "nvmlInit", not_supported)
 
 
 def test_a_gpu_is_read_in_the_units_of_the_columns(fake_nvml):
@@ -57,7 +57,7 @@ def test_a_gpu_is_read_in_the_units_of_the_columns(fake_nvml):
 
 @pytest.mark.parametrize(("function", "field"), zip(READINGS, GPU_FIELDS, strict=True))
 def test_a_value_that_the_gpu_does_not_provide_is_omitted(fake_nvml, function, field):
-    fake_nvml.setattr(pynvml, function, refuse)
+    fake_nvml.setattr(pynvml, function, not_supported)
     assert NvidiaGpu("GPU 0").sample() == {key: value for key, value in SAMPLE.items() if key != field}
 
 
@@ -80,7 +80,7 @@ def test_only_visible_gpus_are_sampled(fake_nvml, visible, handles):
 def test_without_a_gpu_there_is_no_handle(fake_nvml):
     fake_nvml.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
     assert gpus.handles() == []
-    fake_nvml.setattr(pynvml, "nvmlInit", refuse)
+    fake_nvml.setattr(pynvml, "nvmlInit", not_supported)
     assert gpus.handles() == []
 
 

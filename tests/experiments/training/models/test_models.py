@@ -5,9 +5,9 @@ from torch import nn
 from experiments.errors import InputError
 from experiments.suites.models import Model, models
 from experiments.suites.settings import Quantization
-from experiments.training import models as built
 from experiments.training.data.captions import SyntheticCaptionDataset
 from experiments.training.data.collate import build_caption_collator
+from experiments.training.models import build
 from experiments.training.models.architecture import build_config
 from experiments.training.models.build import build_model
 from experiments.training.models.weights import build_random, load_pretrained
@@ -151,10 +151,10 @@ def test_random_weights_have_the_layers_and_types_of_loaded_ones(saved):
 
 
 def test_pretrained_rows_load_the_model_s_repository(monkeypatch):
-    asked = []
-    monkeypatch.setattr(built, "load_pretrained", lambda *choices: asked.append(choices) or tiny(OPT))
+    calls = []
+    monkeypatch.setattr(build, "load_pretrained", lambda *choices: calls.append(choices) or tiny(OPT))
     build_model(spec(weights="pretrained", precision="bf16-true"), CPU)
-    assert asked == [(models()[OPT], "tiny", torch.bfloat16, None, CPU)]
+    assert calls == [(models()[OPT], "tiny", torch.bfloat16, None, CPU)]
 
 
 @pytest.mark.parametrize("made", [False, True])
