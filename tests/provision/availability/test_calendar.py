@@ -36,13 +36,13 @@ def signs(bookings, window, slots=()):
         (96, "▄▄▄◆◆" + 43 * "·"),
     ],
 )
-def test_a_sign_shows_a_found_block_before_a_reservation_before_cleaning(hours, expected):
+def test_a_symbol_shows_found_before_reserved_before_cleaning(hours, expected):
     bookings = [booked(NODE, at(1), at(3)), booked(NODE, at(4, 30), at(5, 50))]
     slots = [TimeSlot((NODE,), at(6, 50), at(8, 50), None)]
     assert signs(bookings, (MONDAY, at(hours)), slots) == expected
 
 
-def test_signs_begin_at_round_times():
+def test_symbols_begin_at_round_times():
     assert lines(calendar([NODE], [], [], (at(1, 17), at(20)), UTC_ZONE))[0].startswith(
         "UTC      11-23 01:00 11-23 07:00"
     )
@@ -84,7 +84,7 @@ def test_nodes_stand_in_the_order_of_names_under_what_they_have():
     ]
 
 
-def test_a_block_is_told_in_both_zones_with_its_nodes_and_cost():
+def test_a_slot_is_shown_in_both_zones_with_its_nodes_and_cost():
     slots = [
         TimeSlot((NODE, a100("p3-02")), at(20, 50), at(23, 50), 96.0),
         TimeSlot((NODE,), at(1), at(1) + HOUR, None),

@@ -23,7 +23,7 @@ def starts(hosts, bookings, requirements, limit=1):
     ("length", "start"),
     [(THREE_HOURS, at(0, 50)), (2 * HOUR + 50 * MINUTE, at(0)), (2 * HOUR, at(0, 50)), (20 * MINUTE, at(0, 30))],
 )
-def test_a_block_ends_ten_minutes_before_the_hour(length, start):
+def test_a_slot_ends_ten_minutes_before_the_hour(length, start):
     slot = earliest([ONE], [], Requirements(length), MONDAY)[0]
     assert (slot.start, slot.end) == (start, start + length)
     assert slot.end.minute == 50
@@ -43,7 +43,7 @@ def test_ten_minutes_of_cleaning_stay_free_after_a_lease_and_before_the_next(sta
     assert starts([ONE], bookings, Requirements(THREE_HOURS, start=start)) == [start] * free
 
 
-def test_a_gap_that_holds_no_more_than_the_block_and_its_cleaning_is_found():
+def test_a_gap_just_long_enough_for_slot_and_cleaning_is_found():
     bookings = [booked(ONE, at(-5), at(0, 40)), booked(ONE, at(4), at(90 * 24))]
     assert starts([ONE], bookings, Requirements(THREE_HOURS)) == [at(0, 50)]
 
@@ -59,19 +59,19 @@ def test_bookings_may_overlap_and_come_in_any_order():
     assert starts([ONE], bookings, Requirements(HOUR)) == [at(8, 50)]
 
 
-def test_seven_days_is_the_longest_block():
+def test_seven_days_is_the_longest_slot():
     assert starts([ONE], [], Requirements(timedelta(days=7))) == [at(0, 50)]
     with pytest.raises(BadTime, match=r"^length 168h1m: allowed: whole minutes, more than 0m, at most 168h$"):
         starts([ONE], [], Requirements(timedelta(days=7, minutes=1)))
 
 
 @pytest.mark.parametrize("length", [timedelta(), -HOUR, timedelta(seconds=90)])
-def test_a_block_lasts_some_whole_minutes(length):
+def test_a_slot_lasts_whole_minutes(length):
     with pytest.raises(BadTime, match="more than 0m"):
         starts([ONE], [], Requirements(length))
 
 
-def test_a_start_in_the_past_is_refused_the_minute_that_it_is_now_is_not():
+def test_a_start_in_the_past_is_rejected_but_not_in_the_current_minute():
     now = MONDAY + timedelta(seconds=30)
     assert earliest([ONE], [], Requirements(HOUR, start=MONDAY), now)[0].start == MONDAY
     message = r"^start 2026-11-22 23:59 UTC is in the past; allowed: 2026-11-23 00:00 UTC or later$"
@@ -80,7 +80,7 @@ def test_a_start_in_the_past_is_refused_the_minute_that_it_is_now_is_not():
 
 
 @pytest.mark.parametrize("field", ["start", "not_before"])
-def test_a_time_without_a_zone_is_refused(field):
+def test_a_time_without_a_zone_is_rejected(field):
     with pytest.raises(BadTime, match="time '2026-11-23 14:00' has no zone; allowed: '2026-11-23 14:00Z'"):
         starts([ONE], [], Requirements(HOUR, **{field: datetime(2026, 11, 23, 14)}))
 
@@ -97,20 +97,20 @@ def test_nothing_is_found_further_ahead_than_sixty_days():
     assert starts([ONE], [booked(ONE, MONDAY, at(2, day=60))], Requirements(HOUR)) == []
 
 
-def test_a_block_lies_within_the_hours_that_local_clocks_show():
+def test_a_slot_lies_within_the_local_daily_window():
     nine_to_five = Requirements(THREE_HOURS, hours=Hours(9 * 60, 17 * 60, HELSINKI))
     found = [slot.start.astimezone(HELSINKI) for slot in earliest([ONE], [], nine_to_five, MONDAY, 4)]
     assert [f"{start:%d %H:%M}" for start in found] == ["23 09:50", "23 12:50", "24 09:50", "24 12:50"]
 
 
-def test_wanted_hours_follow_the_clocks_when_they_change():
+def test_the_daily_window_follows_clock_changes():
     before = datetime(2026, 10, 24, tzinfo=UTC)
     requirements = Requirements(7 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI))
     found = [slot.start for slot in earliest([ONE], [], requirements, before, 2)]
     assert [f"{start:%d %H:%M}" for start in found] == ["24 06:50", "25 07:50"]
 
 
-def test_on_the_day_that_has_an_hour_more_a_longer_block_fits_the_wanted_hours():
+def test_a_longer_slot_fits_the_window_of_a_25_hour_day():
     before = datetime(2026, 10, 20, tzinfo=UTC)
     requirements = Requirements(6 * HOUR, hours=Hours(0, 6 * 60, HELSINKI))
     assert [slot.start for slot in earliest([ONE], [], requirements, before)] == [
@@ -118,16 +118,16 @@ def test_on_the_day_that_has_an_hour_more_a_longer_block_fits_the_wanted_hours()
     ]
 
 
-def test_wanted_hours_may_go_over_midnight():
+def test_the_daily_window_may_cross_midnight():
     found = starts([ONE], [], Requirements(7 * HOUR, hours=Hours(22 * 60, 6 * 60, HELSINKI)))
     assert [f"{start.astimezone(HELSINKI):%d %H:%M}" for start in found] == ["23 22:50"]
 
 
-def test_a_given_start_outside_the_wanted_hours_is_not_offered():
+def test_a_given_start_outside_the_daily_window_is_not_offered():
     assert starts([ONE], [], Requirements(HOUR, start=at(20), hours=Hours(9 * 60, 17 * 60, HELSINKI))) == []
 
 
-def test_a_block_longer_than_the_wanted_hours_is_refused():
+def test_a_slot_longer_than_the_daily_window_is_rejected():
     with pytest.raises(BadTime, match=r"^length 9h is longer than the daily window; allowed: at most 8h$"):
         starts([ONE], [], Requirements(9 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI)))
 
@@ -150,7 +150,7 @@ def test_a_node_is_found_by_its_hardware_at_any_site_and_among_flavors():
     assert earliest(hosts, [], Requirements(HOUR, node_type="g1.h100.pci.1", count=2), MONDAY)[0].hosts == tuple(places)
 
 
-def test_a_gpu_is_known_by_whole_words():
+def test_a_gpu_model_is_matched_by_whole_words():
     hosts = [a100("a", gpu_model="A100-PCIE-40GB"), a100("b", gpu_model="NVIDIA A10", node_type="gpu_a10")]
     assert earliest(hosts, [], Requirements(HOUR, gpu_model="A10"), MONDAY)[0].hosts[0].name == "b"
     assert earliest(hosts, [], Requirements(HOUR, gpu_model="a100 40gb"), MONDAY)[0].hosts[0].name == "a"
@@ -180,7 +180,7 @@ def test_a_gpu_is_known_by_whole_words():
         ),
     ],
 )
-def test_what_no_node_has_is_refused_with_what_is_nearest(requirements, message):
+def test_unknown_hardware_is_rejected_with_the_nearest(requirements, message):
     with pytest.raises(NoSuchHost) as error:
         earliest([ONE, gigaio("gigaio-01", gpus=0)], [], requirements, MONDAY)
     assert str(error.value) == message
@@ -201,17 +201,17 @@ def test_several_nodes_are_free_at_the_same_time_and_alike():
     assert slot.start == at(30, 50)
 
 
-def test_the_cost_is_that_of_all_hosts_for_the_whole_block():
+def test_the_cost_is_that_of_all_hosts_for_the_whole_slot():
     assert earliest([ONE, TWO], [], Requirements(90 * MINUTE, count=2), MONDAY)[0].cost_su == 2 * 16 * 1.5
     assert earliest([a100("p3-09", su_per_hour=None)], [], Requirements(HOUR), MONDAY)[0].cost_su is None
 
 
-def test_of_blocks_that_begin_together_the_cheapest_comes_first_and_the_unpriced_last():
+def test_simultaneous_slots_are_sorted_by_cost_with_unknown_costs_last():
     hosts = [Host("a", "a", "CHI@UC", "gpu_v100", gpus=1), a100("b"), gigaio("c", su_per_hour=0.0)]
     assert [slot.hosts[0].name for slot in earliest(hosts, [], Requirements(HOUR), MONDAY, 3)] == ["c", "b", "a"]
 
 
-def test_each_kind_of_node_offers_blocks_that_follow_each_other():
+def test_each_kind_of_node_offers_consecutive_slots():
     bookings = [booked(gigaio("g"), MONDAY, at(2))]
     slots = earliest([ONE, TWO, gigaio("g")], bookings, Requirements(THREE_HOURS), MONDAY, 4)
     assert [(slot.hosts[0].name, slot.start) for slot in slots] == [

@@ -105,7 +105,7 @@ def test_a_zone_is_never_read_from_elsewhere(name):
 
 
 @given(st.text() | st.from_regex(r"[0-9hmdTZ:\-+ ]{1,20}"))
-def test_whatever_is_typed_is_read_or_refused_in_one_line(text):
+def test_any_input_is_parsed_or_rejected_in_one_line(text):
     for read in (times.parse_length, times.parse_time, lambda text: times.parse_hours(text, HELSINKI)):
         refusal = ""
         try:
@@ -142,5 +142,5 @@ def test_a_length_in_words_can_be_typed_again(minutes, words):
         (14, "Europe/London", "2026-11-23 14:00 UTC (14:00 Europe/London)"),
     ],
 )
-def test_a_time_is_told_in_utc_and_by_local_clocks(hour, zone, words):
+def test_a_time_is_shown_in_utc_and_local_time(hour, zone, words):
     assert times.time_in_words(datetime(2026, 11, 23, hour, tzinfo=UTC), ZoneInfo(zone)) == words

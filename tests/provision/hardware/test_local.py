@@ -21,7 +21,7 @@ def test_this_machine_has_cores_memory_and_a_description_without_its_name(monkey
     assert node.processor in node.description
 
 
-def test_without_a_driver_there_is_no_gpu(monkeypatch):
+def test_without_a_driver_no_gpu_is_found(monkeypatch):
     def no_driver():
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
@@ -52,7 +52,7 @@ def test_only_visible_gpus_count(devices, indices):
     assert [gpu.index for gpu in local.visible(GPUS, devices)] == indices
 
 
-def test_a_gpu_that_is_not_there_is_named():
+def test_an_unknown_gpu_is_named():
     with pytest.raises(UnknownDevices, match=r"unknown GPU '7'; allowed: 0 \(NVIDIA A\), 1 \(NVIDIA A\)"):
         local.visible(GPUS, "0,7")
     with pytest.raises(UnknownDevices, match="this machine has no GPU"):

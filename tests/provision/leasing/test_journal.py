@@ -83,7 +83,7 @@ def test_programs_that_write_at_once_lose_no_line(journal):
     assert len(journal.entries()) == 1 + 4 * 50
 
 
-def test_a_second_program_waits_for_the_first_and_is_told(journal):
+def test_a_second_program_waits_for_the_first_and_reports_it(journal):
     told = []
     with journal.exclusive("llm_cc"):
         other = multiprocessing.get_context("fork").Process(target=_wait_alone, args=(journal,))

@@ -60,12 +60,12 @@ def test_input_that_is_not_read_does_no_harm(shell):
     assert shell.run("true", input=b"x" * 10_000_000).code == 0
 
 
-def test_much_output_on_both_sides_does_not_block(shell):
+def test_large_output_on_stdout_and_stderr_does_not_block(shell):
     done = shell.run("head -c 5000000 /dev/zero >&2; head -c 5000000 /dev/zero")
     assert (len(done.out), len(done.err)) == (5_000_000, 5_000_000)
 
 
-def test_a_command_that_does_not_end_is_ended_there_too(shell, tmp_path):
+def test_a_command_beyond_its_time_limit_is_killed_on_the_machine(shell, tmp_path):
     began = time.monotonic()
     with pytest.raises(TimedOut, match=r"timed out after 1 s: sleep 300"):
         shell.run(f"sleep 300 && touch {tmp_path}/ended", timeout_s=1)
@@ -85,12 +85,12 @@ def test_a_file_is_put_and_got_byte_by_byte(shell, tmp_path, size):
     assert shell.get(remote) == b"other"
 
 
-def test_a_file_that_is_not_there_cannot_be_got(shell, tmp_path):
+def test_reading_a_missing_file_fails(shell, tmp_path):
     with pytest.raises(CommandFailed, match="No such file"):
         shell.get(str(tmp_path / "nothing"))
 
 
-def test_a_put_that_finds_no_room_leaves_what_was_there(shell, tmp_path):
+def test_a_put_on_a_full_disk_keeps_the_old_file(shell, tmp_path):
     with pytest.raises(CommandFailed, match="full"):
         shell.put(b"x" * 100_000, "/dev/full/../full")
     shell.put(b"old", str(tmp_path / "file"))
@@ -114,7 +114,7 @@ def test_much_is_read_as_it_is_printed_and_input_is_given(shell):
         assert time.monotonic() - began > 0.3
 
 
-def test_what_is_read_of_a_command_that_ends_badly_is_no_success(shell):
+def test_reading_from_a_failing_command_raises(shell):
     with (
         pytest.raises(CommandFailed, match=r"no such thing \(exit code 4 of: echo a"),
         shell.reading("echo a; echo no such thing >&2; exit 4") as stream,
@@ -175,14 +175,14 @@ def later(operation, seconds: float = 0.7) -> None:
     threading.Timer(seconds, operation).start()
 
 
-def test_a_command_under_which_the_line_is_cut_is_not_given_again(sshd, over, tmp_path):
+def test_a_command_whose_connection_drops_is_not_repeated(sshd, over, tmp_path):
     later(sshd.drop_connections)
     with pytest.raises(ConnectionDropped, match="the connection dropped"):
         over.run(f"echo once >> {tmp_path}/journal; sleep 2")
     assert over.run(f"cat {tmp_path}/journal").out == "once\n"
 
 
-def test_a_line_that_is_cut_is_no_end_of_what_is_read(sshd, over):
+def test_a_dropped_connection_is_not_taken_for_the_end_of_a_stream(sshd, over):
     came = []
     with pytest.raises(ConnectionDropped, match="the connection dropped"), over.reading("echo a; sleep 30") as stream:
         came += [stream.read(2), sshd.drop_connections(), stream.read()]
@@ -195,14 +195,14 @@ def test_a_repeatable_command_is(sshd, over, tmp_path):
     assert (tmp_path / "journal").read_text() == "once\nonce\n"
 
 
-def test_a_line_that_was_cut_between_commands_is_made_anew(sshd, over):
+def test_a_connection_that_dropped_between_commands_is_reopened(sshd, over):
     over.run("true")
     sshd.drop_connections()
     time.sleep(0.2)
     assert over.run("echo again").out == "again\n"
 
 
-def test_a_file_under_which_the_line_is_cut_is_never_half_there(sshd, tmp_path):
+def test_a_file_whose_connection_drops_is_never_incomplete(sshd, tmp_path):
     target = tmp_path / "file"
     part = tmp_path / "file.part"
 
@@ -239,7 +239,7 @@ def test_a_machine_that_does_not_come_back_is_not_reached(sshd):
     assert "\n" not in str(problem.value)
 
 
-def test_another_host_key_is_refused_at_once(sshd):
+def test_another_host_key_is_rejected_at_once(sshd):
     login = sshd.login()
     sshd.new_host_key()
     with pytest.raises(BadHostKey, match="host key differs from the pinned one"):
@@ -253,7 +253,7 @@ def test_only_the_key_under_the_alias_counts(sshd):
         SshShell(login).run("true")
 
 
-def test_a_key_that_is_not_allowed_is_refused_at_once(sshd, tmp_path):
+def test_an_unauthorized_key_is_rejected_at_once(sshd, tmp_path):
     with pytest.raises(LoginRejected, match="rejects the login as"):
         SshShell(replace(sshd.login(), key=new_key(tmp_path / "other"))).run("true")
 
@@ -294,7 +294,7 @@ def home(sshd, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["super", "behind"])
-def test_a_machine_of_the_persons_own_configuration_is_reached_by_its_name(home, name):
+def test_a_host_of_the_users_ssh_config_is_reached_by_its_name(home, name):
     shell = SshShell(SshConfigHost(name))
     assert shell.run("echo in").out == "in\n"
     assert shell.where == name
@@ -304,7 +304,7 @@ def test_a_machine_of_the_persons_own_configuration_is_reached_by_its_name(home,
 
 
 @pytest.mark.parametrize(("name", "unknown"), [("super", "[127"), ("behind", "[127"), ("behind", "inner")])
-def test_its_host_key_has_to_be_known_and_that_of_each_hop(home, name, unknown):
+def test_the_host_key_of_every_hop_has_to_be_known(home, name, unknown):
     known_hosts = home / ".ssh" / "known_hosts"
     known_hosts.write_text("\n".join(line for line in known_hosts.read_text().split("\n") if unknown not in line))
     with pytest.raises(BadHostKey, match="is unknown; log in once with ssh"):

@@ -53,7 +53,7 @@ def all_fit(person: Person, run_id: str) -> bool:
     return person.outcomes(run_id) == dict.fromkeys(ROWS, "fits")
 
 
-def test_a_line_that_is_cut_for_a_minute_costs_nothing(person: Person, last: Command) -> None:
+def test_a_minute_without_a_connection_costs_no_row(person: Person, last: Command) -> None:
     command = running(person, "cut")
     person.line.shut("gone")
     time.sleep(CUT_S)
@@ -63,7 +63,7 @@ def test_a_line_that_is_cut_for_a_minute_costs_nothing(person: Person, last: Com
     assert person.starts("cut") == sorted(ROWS)
 
 
-def test_a_line_that_is_slow_only_takes_longer(person: Person, last: Command) -> None:
+def test_a_slow_connection_only_takes_longer(person: Person, last: Command) -> None:
     person.line.shut("slow")
     try:
         command = running(person, "slow")
@@ -109,9 +109,7 @@ def small_disk(person: Person) -> Iterator[str]:
     person.node.run("umount", "--lazy", folder)
 
 
-def test_a_disk_that_fills_under_rows_is_an_error_until_there_is_room(
-    person: Person, last: Command, small_disk: str
-) -> None:
+def test_a_full_disk_is_an_error_until_space_is_freed(person: Person, last: Command, small_disk: str) -> None:
     command = running(person, "full")
     person.node.run("sh", "-c", f"cat /dev/zero > {small_disk}/filler || true")
     assert command.end() == BROKE, command.said

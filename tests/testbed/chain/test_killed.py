@@ -25,12 +25,12 @@ def test_every_row_ran_once(person: Person, last: Command) -> None:
     assert sorted(row for run in runs(person) for row in person.starts(run)) == sorted(ROWS)
 
 
-def test_there_is_one_of_each_at_the_testbed(person: Person, last: Command) -> None:
+def test_the_testbed_has_one_resource_of_each_kind(person: Person, last: Command) -> None:
     site = person.stage.site
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_it_is_evaluated_and_reported(person: Person, last: Command) -> None:
+def test_the_run_is_evaluated_and_reported(person: Person, last: Command) -> None:
     reports = [line.removeprefix("report: ") for line in last.said.splitlines() if line.startswith("report: ")]
     pages = [Path(report).read_text() for report in dict.fromkeys(reports)]
     assert [suite_named(suite).title in page for suite, page in zip(SUITES, pages, strict=True)] == [True, True]

@@ -31,7 +31,7 @@ class Jupyter:
             return said.read()
 
 
-def test_a_notebook_is_served_to_its_owner_alone_and_work_comes_home(
+def test_a_notebook_is_served_only_to_its_owner_and_work_is_downloaded(
     person: Person, last: Command, tmp_path: Path
 ) -> None:
     command = person.types("notebook", "--narrative", "single_gpu_blip2", "--into", str(tmp_path / "home"))

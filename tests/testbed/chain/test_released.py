@@ -19,7 +19,7 @@ def secrets_of(person: Person) -> list[bytes]:
     return [os.environ["OS_PASSWORD"].encode(), private]
 
 
-def test_no_secret_is_in_results_ledger_or_logs(person: Person, last: Command) -> None:
+def test_no_secret_is_in_results_journal_or_logs(person: Person, last: Command) -> None:
     folders = [person.results, person.stage.folder / "ledger", *person.stage.folder.glob("said-*.txt")]
     files = [path for folder in folders for path in (folder.rglob("*") if folder.is_dir() else [folder])]
     kept = {path: path.read_bytes() for path in files if path.is_file()}
@@ -35,17 +35,17 @@ def test_no_secret_is_on_the_node_or_in_its_image(person: Person, last: Command)
     assert not [secret for secret in secrets_of(person) if secret.decode() in history]
 
 
-def test_what_rows_wrote_is_their_users(person: Person, last: Command) -> None:
+def test_files_of_rows_belong_to_their_user(person: Person, last: Command) -> None:
     assert person.node.run("find", THERE, "!", "-user", USER) == ""
 
 
-def test_every_result_says_which_image_it_comes_from(person: Person, last: Command) -> None:
+def test_every_result_names_its_image(person: Person, last: Command) -> None:
     image = person.node.run("docker", "image", "inspect", "--format", "{{.Id}}", "llm-testbed:current").strip()
     results = [json.loads(path.read_text()) for path in person.results.glob("*/*/*/result.json")]
     assert {one["image"] for one in results if one["outcome"] == "fits"} == {image}
 
 
-def test_a_client_killed_while_it_releases_is_gone_on_with_until_nothing_is_left(person: Person, last: Command) -> None:
+def test_a_release_that_was_killed_resumes_until_nothing_is_left(person: Person, last: Command) -> None:
     struck = person.reproduces()
     struck.until(r"\[7/7\] release")
     struck.kill()

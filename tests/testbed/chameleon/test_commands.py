@@ -37,7 +37,7 @@ def test_a_lease_from_the_command_line_to_its_release(testbed, site, lease_flags
     assert testbed("status")[1] == "no active lease\n"
 
 
-def test_what_extend_and_release_would_do_and_did_is_told_to_programs(testbed, site, lease_flags):
+def test_extend_and_release_report_plans_and_results_as_json(testbed, site, lease_flags):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=2)
     assert testbed("lease", *lease_flags, "--start", start.isoformat(), "--no-wait")[0] == 0
     (held,) = site.leases()
@@ -63,7 +63,7 @@ def test_what_extend_and_release_would_do_and_did_is_told_to_programs(testbed, s
     assert testbed("release", "--yes")[::2] == (2, "testbed: no active lease; create one with `testbed lease`\n")
 
 
-def test_an_extension_that_a_rule_forbids_is_told_before_it_is_asked_for(testbed, site, lease_flags):
+def test_an_extension_against_the_rules_is_rejected_before_the_request(testbed, site, lease_flags):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=60)
     assert testbed("lease", *lease_flags, "--start", start.isoformat(), "--no-wait")[0] == 0
     opens = start + timedelta(hours=3 - 48)
@@ -83,13 +83,13 @@ def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags
     assert left_at(site) == []
 
 
-def test_a_lease_is_kept_after_its_command_where_that_is_wanted(testbed, site, lease_flags, reachable):
+def test_keep_leaves_the_lease_after_its_command(testbed, site, lease_flags, reachable):
     assert testbed("lease", *lease_flags, "--run", "false", "--keep")[0] == machines_cli.FAILED
     assert [held.status for held in site.leases()] == ["ACTIVE"]
     assert len(site.servers()) == 1
 
 
-def test_a_lease_is_released_when_its_command_is_told_to_stop_while_a_node_boots(
+def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
     testbed, site, box, lease_flags, monkeypatch
 ):
     told = []
@@ -114,7 +114,7 @@ def test_a_lease_is_released_when_its_command_is_told_to_stop_while_a_node_boots
 
 
 @pytest.mark.parametrize(("part", "node"), [("single", "gigaio-compute-02"), ("multi", "P3-GPU-001")])
-def test_the_labs_apart_have_leases_named_and_made_for_them(part, node, testbed, site, key):
+def test_each_lab_alone_has_a_lease_with_its_own_name_and_length(part, node, testbed, site, key):
     flags = ("--for", part, "--start", "2030-01-01T10:00Z", "--no-wait", "--key", str(key.file), "--yes")
     assert testbed("lease", *flags)[0] == 0
     (held,) = site.leases()
@@ -131,7 +131,7 @@ def test_a_dry_run_says_what_it_would_ask_and_asks_nothing(testbed, site, lease_
     assert testbed("status")[1] == "no active lease\n"
 
 
-def test_slots_are_told_with_their_cost_and_zone(testbed):
+def test_slots_show_cost_and_zone(testbed):
     code, out, _ = testbed("slots", "--gpu", "A100", "--gpu-memory", "80", "--gpus", "4", "--json")
     assert code == 0
     assert json.loads(out)[0]["cost_su"] == 3 * 16
@@ -140,9 +140,7 @@ def test_slots_are_told_with_their_cost_and_zone(testbed):
     assert all(word in out for word in ("UTC", "Tokyo", "P2-GPU-001"))
 
 
-def test_the_earliest_block_is_found_over_all_sites_that_there_is_an_account_for(
-    testbed, connected, box, key, monkeypatch, tmp_path
-):
+def test_the_earliest_slot_is_found_over_all_sites_with_an_account(testbed, connected, box, key, monkeypatch, tmp_path):
     site = connected("chameleon")
     clouds = {name: _account(box.environment(region)) for name, region in REGIONS.items()}
     (tmp_path / "clouds.yaml").write_text(json.dumps({"clouds": clouds}))
@@ -185,7 +183,7 @@ def _account(variables):
         (["--zone", "Europe/Helsinky"], "nearest: Europe/Helsinki"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2_and_reserves_nothing(testbed, site, lease_flags, flags, line):
+def test_a_user_error_is_one_line_and_exit_code_2_and_reserves_nothing(testbed, site, lease_flags, flags, line):
     code, out, err = testbed("lease", *lease_flags, *flags)
     assert (code, out) == (2, "")
     assert line in err
@@ -200,7 +198,7 @@ def test_without_a_terminal_nothing_is_asked_and_nothing_done_without_yes(testbe
     assert left_at(site) == []
 
 
-def test_doctor_passes_a_good_account_and_names_remedies(testbed, key, monkeypatch):
+def test_doctor_passes_a_valid_account_and_names_fixes(testbed, key, monkeypatch):
     code, out, _ = testbed("doctor", "--key", str(key.file), "--json")
     checks = {check["name"]: check for check in json.loads(out)}
     assert (code, [name for name, check in checks.items() if not check["passed"]]) == (0, [])

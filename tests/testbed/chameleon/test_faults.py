@@ -127,7 +127,7 @@ def test_of_two_nodes_both_are_changed_where_one_does_not_boot(site, reconciler,
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 2, 2]
 
 
-def test_where_no_other_node_is_free_the_same_one_is_tried_again_and_its_reason_told(
+def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reported(
     site, reconciler, lease_request, box, reachable
 ):
     box.behave(P2_GPU_001={"fail": "no bootable device"})
@@ -140,7 +140,7 @@ def test_where_no_other_node_is_free_the_same_one_is_tried_again_and_its_reason_
     assert left_at(site) == []
 
 
-def test_a_boot_longer_than_the_clients_own_twenty_minutes_is_waited_for(
+def test_a_boot_beyond_the_clients_own_limit_of_twenty_minutes_is_waited_for(
     site, reconciler, lease_request, box, reachable, said
 ):
     box.behave(P3_GPU_001={"seconds": 4})
@@ -154,7 +154,7 @@ def test_a_boot_longer_than_the_clients_own_twenty_minutes_is_waited_for(
     assert any("BUILD, spawning, for 25 of up to 40 minutes" in line for line in said)
 
 
-def test_no_free_address_is_told_and_the_next_run_goes_on(site, reconciler, lease_request, box, reachable):
+def test_a_lack_of_addresses_is_reported_and_the_next_run_resumes(site, reconciler, lease_request, box, reachable):
     others = [site.allocate_address("llm-testbed-000000000000") for _ in FLOATING_IPS[1:]]
     with pytest.raises(NoAddress, match="no floating IP is free"):
         lease(site, reconciler, lease_request())

@@ -33,7 +33,7 @@ def test_a_request_becomes_a_reachable_machine_and_release_leaves_nothing(site, 
     assert reconciler.journal.active_leases() == {}
 
 
-def test_hosts_are_told_by_their_hardware(site):
+def test_hosts_have_their_hardware(site):
     by_name = {host.name: host for host in site.hosts()}
     assert by_name["P3-GPU-001"].gpus == 4
     assert by_name["P3-GPU-001"].gpu_memory_gib == 80

@@ -72,7 +72,7 @@ def boot(node: Node) -> str:
 Having = Callable[[gpus.Mode], str]
 
 
-def test_a_driver_that_works_is_left_alone(machine: Node, set_up: SetUp, having: Having) -> None:
+def test_a_working_driver_is_not_touched(machine: Node, set_up: SetUp, having: Having) -> None:
     before = having("fine")
     assert set_up([machine], **wanting("good-driver")).changed == ()
     assert boot(machine) == before
@@ -91,9 +91,7 @@ def test_a_driver_that_does_not_work_is_installed_and_booted_into(
     assert set_up([machine], **wanting("good-driver")).changed == ()
 
 
-def test_a_driver_that_is_newer_than_the_loaded_one_takes_a_reboot_alone(
-    machine: Node, set_up: SetUp, having: Having
-) -> None:
+def test_a_driver_newer_than_the_loaded_one_needs_only_a_reboot(machine: Node, set_up: SetUp, having: Having) -> None:
     before = having("broken")
     machine.run("apt-get", "install", "--yes", "good-driver")
     with pytest.raises(RuntimeError, match="Driver/library version mismatch"):
@@ -104,9 +102,7 @@ def test_a_driver_that_is_newer_than_the_loaded_one_takes_a_reboot_alone(
     assert machine.run("nvidia-smi", "-L").count("A100") == 2
 
 
-def test_a_driver_that_does_not_work_after_all_is_told_with_a_remedy(
-    machine: Node, set_up: SetUp, having: Having
-) -> None:
+def test_a_driver_that_still_fails_is_reported_with_a_fix(machine: Node, set_up: SetUp, having: Having) -> None:
     having("broken")
     with pytest.raises(ConfigureFailed, match=r"Check that the driver works .*couldn't communicate .*dmesg"):
         set_up([machine], **wanting("bad-driver"))

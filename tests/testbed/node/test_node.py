@@ -53,7 +53,7 @@ def test_nodes_reach_each_other(node: Node, node_image: NodeImage, key: KeyPair,
         assert "SSH" in answer(login(node), f"timeout 5 bash -c 'head -1 < /dev/tcp/{other.address}/22'")
 
 
-def test_a_node_ends_with_whoever_started_it_and_the_next_one_clears_up(
+def test_a_node_ends_with_its_starter_and_the_next_one_cleans_up(
     killed_holder: Path, node_image: NodeImage, key: KeyPair, login: LoginTo
 ) -> None:
     subprocess.run([sys.executable, killed_holder, "test-killed", "10.78.0.23"], check=False)

@@ -36,14 +36,14 @@ def finished(node: Node, set_up: SetUp) -> ConfiguredNode:
     return set_up([node])
 
 
-def test_a_check_of_a_bare_node_says_what_would_change_and_changes_nothing(node: Node, set_up: SetUp) -> None:
+def test_a_check_of_a_bare_node_lists_changes_and_makes_none(node: Node, set_up: SetUp) -> None:
     told = set_up([node], check=True)
     assert any("Install the Docker engine" in one for one in told.changed)
     assert told.facts == {node.name: {}}
     assert not (node.root / "usr/bin/docker").exists()
 
 
-def test_a_finished_node_says_what_it_is(node: Node, finished: ConfiguredNode) -> None:
+def test_a_configured_node_describes_itself(node: Node, finished: ConfiguredNode) -> None:
     facts = finished.facts[node.name]
     assert facts["images"]["llm-testbed:current"].startswith("sha256:")
     assert [gpu["type"] for gpu in facts["gpus"]] == ["a100", "a100"]
@@ -83,7 +83,7 @@ def failed(set_up: SetUp, node: Node, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_a_masked_service_is_named_with_its_remedy(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
+def test_a_masked_service_is_named_with_its_fix(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
     node.run("systemctl", "mask", "--now", "docker")
     try:
         said = failed(set_up, node, roles=["docker"])
@@ -93,7 +93,9 @@ def test_a_masked_service_is_named_with_its_remedy(node: Node, set_up: SetUp, fi
     assert "systemctl unmask" in said
 
 
-def test_too_little_space_is_told_before_anything_is_done(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
+def test_too_little_disk_space_is_reported_before_any_change(
+    node: Node, set_up: SetUp, finished: ConfiguredNode
+) -> None:
     said = failed(set_up, node, roles=["precheck"], extra={"precheck_disk_gib": 10**6})
     assert "precheck: Check the free disk space" in said
     assert "needed: 1000000" in said
@@ -108,7 +110,7 @@ def full(node: Node) -> Iterator[str]:
     node.run("umount", "/var/full")
 
 
-def test_a_disk_that_fills_up_is_named_with_its_remedy(
+def test_a_disk_that_fills_up_is_named_with_its_fix(
     node: Node, set_up: SetUp, finished: ConfiguredNode, full: str
 ) -> None:
     said = failed(set_up, node, roles=["nvidia_driver", "images"], extra={"images_save": f"{full}/image.tar"})
@@ -126,7 +128,7 @@ def other_installer(node: Node) -> Iterator[None]:
     node.run("systemctl", "stop", "installer")
 
 
-def test_another_program_that_installs_is_waited_for_and_then_named(
+def test_a_held_package_lock_is_waited_for_and_then_named(
     node: Node, set_up: SetUp, finished: ConfiguredNode, other_installer: None
 ) -> None:
     wanted = {"packages_lock_timeout_s": 2, "docker_packages": ["docker.io", "hello"]}
@@ -135,7 +137,7 @@ def test_another_program_that_installs_is_waited_for_and_then_named(
     assert "another program is installing packages" in said
 
 
-def test_a_host_key_that_is_not_the_machines_is_refused(node: Node, login: LoginTo, tmp_path: Path) -> None:
+def test_a_wrong_host_key_is_rejected(node: Node, login: LoginTo, tmp_path: Path) -> None:
     strange = new_key(tmp_path / "strange").with_suffix(".pub").read_text()
     (tmp_path / "known_hosts").write_text(f"{node.name} {strange}")
     with pytest.raises(NotReached, match=f"^{node.name}: .*Host key verification failed"):
@@ -147,7 +149,7 @@ def test_a_host_key_that_is_not_the_machines_is_refused(node: Node, login: Login
         )
 
 
-def test_an_interruption_ends_ansible_and_the_next_run_goes_on(
+def test_an_interruption_ends_ansible_and_the_next_run_resumes(
     node: Node, set_up: SetUp, finished: ConfiguredNode
 ) -> None:
     def interrupt(words: str) -> None:
@@ -181,7 +183,7 @@ def test_a_build_leaves_the_password_of_the_index_nowhere(
         )
 
 
-def test_ansible_lint_has_nothing_to_say() -> None:
+def test_ansible_lint_passes() -> None:
     lint = [sys.executable, "-m", "ansiblelint", "--offline", "--profile", "production", "--nocolor", ANSIBLE]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(lint, capture_output=True, text=True, env=os.environ | {"PATH": path})
