@@ -27,12 +27,12 @@ class Job:
 
     @property
     def waiting(self) -> bool:
-        """Whether the job waits to start."""
+        """Return whether the job waits to start."""
         return self.state in WAITING
 
     @property
     def ended(self) -> bool:
-        """Whether the job has ended, in whatever way."""
+        """Return whether the job has ended, in whatever way."""
         return self.state not in (*WAITING, *RUNNING)
 
 

@@ -65,12 +65,12 @@ class TrackedRow:
 
     @property
     def waiting(self) -> bool:
-        """Whether the job waits in the queue."""
+        """Return whether the job waits in the queue."""
         return self.job is not None and self.job.waiting
 
     @property
     def ended(self) -> bool:
-        """Whether the job has ended: its script succeeded, or Slurm says so."""
+        """Return whether the job has ended: its script succeeded, or Slurm says so."""
         return self.exit_code == 0 or self.job is None or self.job.ended
 
     @property
