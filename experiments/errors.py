@@ -13,6 +13,6 @@ class Interrupted(Exception):
 
 
 def unknown(what: str, value: object, allowed: object, where: str = "") -> InputError:
-    """An InputError for a name that is not among ``allowed`` (any iterable of names)."""
+    """Return the InputError for a name that is not among ``allowed`` (any iterable of names)."""
     place = f"{where}: " if where else ""
     return InputError(f"{place}unknown {what} {value!r}; allowed: {', '.join(map(str, allowed))}")  # type: ignore[call-overload]

@@ -80,7 +80,7 @@ class Lab:
         return all(value in (AUTO, str(getattr(made, key, value))) for key, value in wanted.items())
 
     def _settings(self, titles: Mapping[str, str], results: Mapping[str, Result]) -> str:
-        """What differs between the rows: as they ran, or as the recipe has them on the first card they are for."""
+        """Return the settings that differ between the rows, as they ran or on the suite's first card."""
         asked = self.choices.get("card", AUTO)
         sets = {}
         for row_id, title in titles.items():
@@ -108,7 +108,7 @@ def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
 
 
 def told(folder: RunFolder, row: str) -> str:
-    """A row's result in Markdown: outcome, device, memory, speed, what is predicted and stated of it alone."""
+    """Return a row's result in Markdown: outcome, device, memory, speed, prediction, and its own statements."""
     made, results = folder.read_run(), folder.results()
     suite, result = suite_named(made.suite), results[row]
     blocks = [
@@ -121,12 +121,12 @@ def told(folder: RunFolder, row: str) -> str:
 
 
 def compares(claim: Claim, rows: Collection[str]) -> bool:
-    """True when a claim is about several of ``rows`` and about no other."""
+    """Return whether a claim compares several of ``rows`` and no other row."""
     return len(claim_rows(claim)) > 1 and set(claim_rows(claim)) <= set(rows)
 
 
 def bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
-    """The parts of each row's memory at the points of a step that it reached, GiB, as ``drawn`` takes them."""
+    """Return the parts of each row's memory at each point of a step that it reached, in GiB, for ``drawn``."""
     return {
         f"{row}, {point}": parts_at(shot)
         for row, result in results.items()
@@ -152,5 +152,5 @@ def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mappi
 
 
 def predicted(folder: RunFolder, rows: Collection[str]) -> list[Prediction]:
-    """What the run that ``folder`` keeps predicted of ``rows``."""
+    """Return the stored predictions of ``rows`` in ``folder``."""
     return [one for one in folder.predictions() if one.spec.row in rows]

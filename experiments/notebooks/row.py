@@ -42,7 +42,7 @@ def show(out: str) -> None:
 
 
 def measured(result: Result) -> list[str]:
-    """What was measured of a row, a block of Markdown each: why it ended, memory at four points, ranks, speed."""
+    """Return a row's measurements as blocks of Markdown: outcome, memory at four points, ranks, speed."""
     blocks = [
         result.reason,
         device(result),
@@ -62,7 +62,7 @@ def require_fit(out: str) -> None:
 
 
 def device(result: Result) -> str:
-    """What the row ran on, in one line."""
+    """Return the row's machine in one line."""
     where = result.device
     memory_gib = f", {where.memory_gib:.1f} GiB" if where.memory_gib else ""
     stands_in = f", emulating {result.spec.card}" if result.stands_in else ""
@@ -73,7 +73,7 @@ def failure(ended: Failure) -> str:
     """Where the row ended, in one line."""
     step = f" of step {ended.step}" if ended.step is not None else ""
     rank = f" on rank {ended.rank}" if ended.rank else ""
-    asked = f", {number(ended.requested_gib)} GiB asked for" if ended.requested_gib else ""
+    asked = f", {number(ended.requested_gib)} GiB requested" if ended.requested_gib else ""
     return f"Ended in **{ended.phase}**{step}{rank}{asked}: `{ended.message}`"
 
 

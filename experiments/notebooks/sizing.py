@@ -79,12 +79,12 @@ def drawn(bars: Bars) -> go.Figure:
 
 
 def parts_at(shot: Snapshot) -> dict[str, float]:
-    """What the memory at one point is made of, GiB by the names of COLORS."""
+    """Return the parts of the memory at one point, GiB by the names of COLORS."""
     return {name: getattr(shot, field) for name, field in FIELDS.items() if hasattr(shot, field)}
 
 
 def told(predictions: Mapping[str, Prediction]) -> str:
-    """A table in Markdown: the parts of each peak, the peak, the allocator's reserve, where the peak is."""
+    """Return a Markdown table of each peak: its parts, its total, reserved memory, and the step where it occurs."""
     head = ["", *COLORS, "peak", "reserved", "peak in"]
     rows = [
         [label, *map(_gib, _parts(one).values()), _gib(one.peak_gib), _gib(one.reserved_gib), one.peak_phase]

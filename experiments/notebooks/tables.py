@@ -49,13 +49,13 @@ MINIATURE_GIB = 0.5
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are figures."""
+    """Return a table whose first column is text and whose other columns are numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def columns(corner: str, rows: Mapping[str, Cells]) -> str:
-    """A table of ``rows`` by their labels, without the columns that none of them has a cell in."""
+    """Return a table of ``rows`` by label, without empty columns."""
     names = [name for cells in rows.values() for name, cell in cells.items() if cell]
     header = list(dict.fromkeys(name for cells in rows.values() for name in cells if name in names))
     return table([corner, *header], [[name, *(cells.get(one, "") for one in header)] for name, cells in rows.items()])
@@ -70,13 +70,13 @@ def at_points(snapshots: Iterable[Snapshot]) -> str:
 
 
 def last_at_points(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:
-    """The last snapshot of each point that was reached, in the order of a step."""
+    """Return the last snapshot of each point that was reached, in the order of a step."""
     last = {shot.point: shot for shot in snapshots}
     return {point: last[point] for point in POINTS if point in last}
 
 
 def memory(results: Mapping[str, Result]) -> str:
-    """The most that each part of the memory takes in rows with those labels; of several ranks that of the fullest."""
+    """Return a table of the maximum of each part of memory by row; of several ranks, the one with the highest peak."""
     sizes = {name: {quantity: value_of(quantity, result) for quantity in MEMORY} for name, result in results.items()}
     unit = _unit(sizes.values())
     ended = {name: {"ended": ENDINGS[result.outcome]} for name, result in results.items()}
@@ -84,7 +84,7 @@ def memory(results: Mapping[str, Result]) -> str:
 
 
 def ranks(measured: Sequence[Measured]) -> str:
-    """The same of each rank, with the length of the longest padded text that it had and its time of a step."""
+    """Return the same table by rank, with the longest padded text and the step time of each."""
     sizes = {one.rank: {quantity: QUANTITIES[quantity](one) for quantity in MEMORY} for one in measured}
     unit = _unit(sizes.values())
     rows = {
@@ -100,7 +100,7 @@ def ranks(measured: Sequence[Measured]) -> str:
 
 
 def speed(measured: Speed) -> str:
-    """Times, rates and what the GPU waits for, of one row."""
+    """Return a table of a row's times, rates and idle shares."""
     figures = {
         "samples/s": number(measured.samples_per_s),
         "s a step": number(measured.step_s),
@@ -127,7 +127,7 @@ def scaling(results: Mapping[str, Result]) -> str:
 
 
 def settings(rows: Mapping[str, Settings]) -> str:
-    """What differs between the settings of rows with those labels; empty where nothing does."""
+    """Return a table of the settings that differ between rows; empty if none does."""
     told = {name: {key: _told(value) for key, value in one if key not in HIDDEN_SETTINGS} for name, one in rows.items()}
     differing = [key for key in next(iter(told.values())) if len({cells[key] for cells in told.values()}) > 1]
     return (

@@ -19,7 +19,7 @@ def predicted_judgement(suite: Suite, run: Run, predictions: Iterable[Prediction
 
 
 def as_result(prediction: Prediction) -> Result:
-    """The result that the row would leave on its card, as far as memory goes: no times, no losses.
+    """Return the predicted result of the row on its card: memory and outcome, without times and losses.
 
     The reserve is that under the card's limit; all other memory is traced with room without end, also of a row that
     does not fit.
@@ -50,7 +50,7 @@ def as_result(prediction: Prediction) -> Result:
 
 
 def in_words(prediction: Prediction) -> str:
-    """The verdict with what it rests on: 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
+    """Return the predicted outcome in words: 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
     verdict = "borderline, more likely " if prediction.verdict == "borderline" else ""
     needs = f"needs {prediction.needed_gib:.2f} GiB of {prediction.usable_gib:.2f} GiB usable"
     return f"{verdict}{ENDINGS[prediction.outcome]}: {needs}"

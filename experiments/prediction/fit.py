@@ -53,7 +53,7 @@ class Fit(Record):
 
 
 def fit(spec: RowSpec, predict: Predict) -> Fit:
-    """The largest batch of ``spec``, and where it does not fit the single changes that help, by their cost.
+    """Return the largest batch of ``spec`` and, if it does not fit, the single changes that help, cheapest first.
 
     The order of cost: what leaves the training as it is (accumulation), its arithmetic (precision), its time
     (checkpointing), its optimizer (8 bit, SGD), what is trained (LoRA), then slow host memory and more GPUs.
@@ -81,7 +81,7 @@ def changed(spec: RowSpec, **settings: Any) -> RowSpec:
 
 
 def changes(spec: RowSpec) -> Iterator[Change]:
-    """The single changes that may save memory, besides a smaller batch, cheapest first."""
+    """Return the single changes that may save memory, besides a smaller batch, cheapest first."""
     now = spec.settings
     if now.precision == "32-true":
         yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})
@@ -96,7 +96,7 @@ def changes(spec: RowSpec) -> Iterator[Change]:
         yield Change("SGD", "no moments: it trains otherwise", {"optimizer": "sgd"})
     if now.lora is None:
         adapters = lora(LORA_R, spec.base_model).model_dump()
-        yield Change(f"LoRA, rank {LORA_R}", "adapters alone are trained", {"lora": adapters})
+        yield Change(f"LoRA, rank {LORA_R}", "only adapters are trained", {"lora": adapters})
     if now.optimizer != "deepspeed_cpu" and now.devices == 1:
         offload = {"optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
         yield Change("optimizer offload", "much time, and host memory", offload)
@@ -108,7 +108,7 @@ def changes(spec: RowSpec) -> Iterator[Change]:
 
 
 def _smaller_batch(spec: RowSpec, largest: int) -> Iterator[Change]:
-    """The same samples in more micro-steps: the batch halved until it fits, or as often as it can be."""
+    """Return the row with gradient accumulation: its batch halved until it fits, or as often as possible."""
     batch, accumulate = spec.settings.batch_size, spec.settings.accumulate
     while batch % 2 == 0 and (batch > largest or batch == spec.settings.batch_size):
         batch, accumulate = batch // 2, accumulate * 2
@@ -153,7 +153,7 @@ class _Batches:
         return self._known[batch]
 
     def last(self, least_gib: float) -> int:
-        """The largest batch that leaves at least ``least_gib`` of the card; 0 when none does."""
+        """Return the largest batch that leaves at least ``least_gib`` of the card free; 0 if none does."""
         while True:
             margins = {batch: one.margin_gib - least_gib for batch, one in self._known.items()}
             low = max((batch for batch, margin in margins.items() if margin >= 0), default=0)

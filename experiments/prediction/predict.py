@@ -36,7 +36,7 @@ Failed = Callable[[RowSpec, Problem], None]
 
 
 def traced_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
-    """The row of a suite as it is traced."""
+    """Return the row of a suite as the tracer runs it."""
     return peak_spec(suite.suite, row.id, card, suite.settings(row, card), suite.version, input)
 
 
@@ -49,7 +49,7 @@ def peak_spec(
     input: Input = "as-taught",
     model: Model | None = None,
 ) -> RowSpec:
-    """A row at full size, for two optimizer steps, where memory is at its highest."""
+    """Return the row at full size, for the two optimizer steps that reach the memory peak."""
     return RowSpec(
         suite=suite,
         recipe_version=recipe_version,
@@ -125,7 +125,7 @@ def _libraries() -> tuple[str, ...]:
 
 
 def _kept(path: Path) -> Prediction | None:
-    """What the cache has; a file that cannot be read counts as none."""
+    """Return the cached prediction; None if there is none or it cannot be read."""
     try:
         return Prediction.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -155,7 +155,7 @@ def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[
 
 @contextmanager
 def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> "Iterator[subprocess.Popen[str]]":
-    """The process that traces, told its jobs; ended with all its forks when it is left early."""
+    """Start the tracer with its jobs; kill it with all its forks if the body ends early."""
     tracer = subprocess.Popen(
         [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)],
         stdin=subprocess.PIPE,
@@ -177,7 +177,7 @@ def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> 
 
 
 def _read(out: Path, spec: RowSpec) -> Prediction | Problem:
-    """What the tracer wrote of a row."""
+    """Return the tracer's prediction of a row."""
     where = f"{spec.suite}/{spec.row} on {spec.card}"
     try:
         text = out.read_text()

@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 
 def rows_asked(target: str | None, card: str | None) -> list[RowSpec]:
-    """The rows that 'SUITE', 'SUITE/ROW' or nothing (all suites) means, on ``card`` or on all that a row is for.
+    """Return the rows of 'SUITE', 'SUITE/ROW' or all suites, on ``card`` or on every card of each row.
 
     InputError for a suite, row or card that there is not.
     """
@@ -53,7 +53,7 @@ def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
     What cannot be predicted is said and holds nothing up.
     """
     specs = [traced_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
-    view.says(f"predicting {len(specs)} row(s) at full size on {run.card}; what was predicted before is kept")
+    view.says(f"predicting {len(specs)} row(s) at full size on {run.card}; cached predictions are reused")
     try:
         predictions = traced(specs, view.says, lambda spec, why: view.says(f"not predicted: {why}"))
     except (InputError, RuntimeError) as problem:

@@ -25,13 +25,13 @@ LEGEND = (
 
 
 def expected_of(prediction: Prediction) -> ExpectedOutcome | None:
-    """The outcome that the suite states for the row; None where it states none, or for a question."""
+    """Return the row's expected outcome; None if the suite states none, or for a custom training."""
     spec = prediction.spec
     return None if spec.suite == SUITE else suite_named(spec.suite).row(spec.row).expect.outcome
 
 
 def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as one flat object; sizes in GiB on one GPU."""
+    """Return a prediction as one flat object; sizes in GiB on one GPU."""
     spec, expected = prediction.spec, expected_of(prediction)
     return {
         "suite": spec.suite,
@@ -109,7 +109,7 @@ def _stated(prediction: Prediction) -> Text:
 
 
 def fit_as_data(fit: Fit) -> dict[str, Any]:
-    """What would fit as one object; a batch of 0: not even one of 1."""
+    """Return a fit as one object; a batch of 0 means that not even a batch of 1 fits."""
     return {
         **prediction_as_data(fit.asked),
         "batch": fit.asked.spec.settings.batch_size,
@@ -131,7 +131,7 @@ def _change_as_data(prediction: Prediction | None) -> dict[str, Any]:
 
 
 def fit_view(fit: Fit) -> Group:
-    """What a person reads of a fit: the row as asked, the largest batch, and the changes that help or do not."""
+    """Return a fit for the terminal: the requested row, the largest batch, and the changes that help or do not."""
     asked = fit.asked
     spec = asked.spec
     lines = [

@@ -169,7 +169,7 @@ def _prediction(
 
 
 def _shares(alive: list[int], peak: int) -> Shares:
-    """What the peak is made of; what the allocator rounds up counts as activations."""
+    """Return the parts of the peak; what the allocator rounds up counts as activations."""
     by_name = dict(zip(CATEGORIES, alive, strict=True))
     kept = {name: by_name[name] for name in ("params", "grads", "optimizer", "buffers")}
     return Shares(
@@ -178,7 +178,7 @@ def _shares(alive: list[int], peak: int) -> Shares:
 
 
 def _needed(phantom: Phantom, free: Replay) -> int:
-    """The least bytes that the training gets through with, to 0.2%."""
+    """Return the smallest capacity in bytes with which the training runs, to 0.2%."""
     low, high = free.peak_allocated - 1, free.peak_reserved
     while high - low > high // 500:
         middle = (low + high) // 2
@@ -219,7 +219,7 @@ def _job(spec: Path, out: Path, phantom: Phantom) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="trace", description="Trace rows on a CUDA device that is not there.")
+    parser = argparse.ArgumentParser(prog="trace", description="Dry-run rows on a phantom CUDA device.")
     parser.add_argument("--cache", required=True, type=Path)
     parser.add_argument("--workers", required=True, type=int)
     options = parser.parse_args()

@@ -66,7 +66,7 @@ class Comparison(Record):
 
 
 def compare(a: RunFolder, b: RunFolder) -> Comparison:
-    """The runs in ``a`` and ``b`` side by side; InputError when one is no run, or they are of different suites."""
+    """Compare the runs in ``a`` and ``b``. Raises InputError if one is not a run, or if their suites differ."""
     run_a, run_b = a.read_run(), b.read_run()
     if run_a.suite != run_b.suite:
         raise InputError(f"{b.path}: suite = {run_b.suite!r}: only runs of one suite compare; allowed: {run_a.suite!r}")
@@ -117,7 +117,7 @@ def _differences(
 
 
 def _facts(run: Run, results: Mapping[str, Result]) -> dict[str, str]:
-    """The run's choices and what its rows ran with, in words, by what they are called."""
+    """Return the run's options and the machines and versions of its rows, by name."""
     facts = {choice.replace("_", " "): str(getattr(run, choice) or "") for choice in (*SHOWN, *ORIGIN)}
     seen: dict[str, set[str]] = {}
     for result in results.values():
@@ -130,7 +130,7 @@ def _facts(run: Run, results: Mapping[str, Result]) -> dict[str, str]:
 
 
 def comparison_table(comparison: Comparison) -> Group:
-    """The comparison for a terminal: what differed in the choices, the rows, and the verdicts that changed."""
+    """Return the comparison for the terminal: options that differ, rows, and verdicts that changed."""
     parts = [_choices_table(comparison), Text(), _rows_table(comparison), Text(), _verdicts_table(comparison)]
     return Group(*parts)
 

@@ -63,12 +63,12 @@ def figures(report: Report) -> dict[str, Figure]:
 
 
 def highest_snapshot(memory: Memory) -> Snapshot | None:
-    """The snapshot at which most was allocated."""
+    """Return the snapshot with the most allocated memory."""
     return max(memory.snapshots, key=lambda shot: shot.allocated_gib, default=None)
 
 
 def telling_snapshots(memory: Memory) -> list[Snapshot]:
-    """The points of the first step, and of the step that allocated most: each point at its highest micro-step."""
+    """Return the points of the first step and of the step with the peak, each at its highest micro-step."""
     highest = highest_snapshot(memory)
     if highest is None:
         return []
@@ -86,7 +86,7 @@ def _parts(shot: Snapshot) -> dict[str, float]:
 
 
 def _peak_bar(row: RowReport) -> Bar | None:
-    """A row at its highest: the highest of the points, and what the peak had on top between two points."""
+    """Return a row's peak: its highest point, and what was allocated in addition between two points."""
     if row.result is None or (peak := row.result.memory.peak_gib) is None:
         return None
     memory = row.result.memory

@@ -14,7 +14,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(report: Report) -> str:
-    """The report as one HTML file: styles, figures and plotly.js are inside, and it asks nothing of any network."""
+    """Return the report as one HTML file that needs no network: styles, figures and plotly.js are inside."""
     house = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -76,7 +76,7 @@ class PredictedReport(Record):
 def predicted_report(
     suite: Suite, measured: Evaluation, predictions: Sequence[Prediction], results: Mapping[str, Result]
 ) -> PredictedReport | None:
-    """The predictions of a run beside its own verdicts and results; None where nothing was predicted."""
+    """Compare a run's predictions with its verdicts and results; None if nothing was predicted."""
     if not predictions:
         return None
     predicted = predicted_judgement(suite, measured.run, predictions)
@@ -126,7 +126,7 @@ def _error(predicted: float, measured: float | None) -> float | None:
 
 
 def _statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedStatement, ...]:
-    """What can be judged from predictions: first what is predicted not to hold, and claims before outcomes of rows."""
+    """Return the statements that predictions evaluate: predicted failures first, and claims before outcomes."""
     own = {verdict.id: verdict for verdict in measured.verdicts}
     evaluated = [verdict for verdict in predicted.verdicts if verdict.status != "not evaluated" and verdict.id in own]
     return tuple(

@@ -59,7 +59,7 @@ class Scaling(Record):
 
 
 def rank_reports(result: Result) -> tuple[RankReport, ...]:
-    """The ranks of a row by number; none of a row of one process."""
+    """Return the ranks of a row by number; empty for a row with one process."""
     failed = result.failure.rank if result.failure else None
     return tuple(
         RankReport(
@@ -78,18 +78,18 @@ def rank_reports(result: Result) -> tuple[RankReport, ...]:
 
 
 def scalings(suite: Suite, run: Run, results: Mapping[str, Result]) -> tuple[Scaling, ...]:
-    """The rows of the run that state several ranks and have a result."""
+    """Return the rows of the run with several ranks and a result."""
     several = [row for row in run.rows if row in results and stated_settings(suite, run, row).ranks > 1]
     return tuple(_scaling(suite, run, suite.row(row), results) for row in several)
 
 
 def stated_settings(suite: Suite, run: Run, row: str) -> Settings:
-    """What the row sets where it is not scaled down."""
+    """Return the row's settings without scaling down."""
     return suite.settings(suite.row(row), run.card)
 
 
 def base_row(suite: Suite, run: Run, row: Row) -> Row | None:
-    """The row on one device that shares most settings with ``row``, and its model, data and precision in any case."""
+    """Return the single-device row of the same model, data and precision that shares most settings with ``row``."""
     own = stated_settings(suite, run, row.id).model_dump()
 
     def alike(other: Row) -> int:
@@ -134,12 +134,12 @@ def _stated(base: Row, base_result: Result, row: Row, result: Result) -> StatedT
 
 
 def _stated_s(row: Row) -> float | None:
-    """The training time that the material states, in the middle of its bounds."""
+    """Return the lab's training time, in the middle of its bounds."""
     figures = [figure for figure in row.expect.figures if figure.quantity == "train_s"]
     return (figures[0].low + figures[0].high) / 2 if figures else None
 
 
 def _samples(result: Result) -> int:
-    """Samples of the whole training as taught; 0 where the row did not say."""
+    """Return the number of samples of the full-length training; 0 if the row does not record it."""
     settings = result.spec.settings
     return result.speed.planned_micro_steps * settings.batch_size * settings.world_size if result.speed else 0

@@ -20,7 +20,7 @@ class Telemetry(Record):
 
 
 def read_telemetry(path: Path) -> Telemetry | None:
-    """The samples in ``path``, thinned to ``POINTS``; None when there are none. Empty columns are left out."""
+    """Return the samples in ``path``, thinned to ``POINTS``, without empty columns; None if there are none."""
     if not path.is_file():
         return None
     with path.open(newline="", errors="replace") as file:

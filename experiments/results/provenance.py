@@ -35,7 +35,7 @@ def code_sha256() -> str:
 
 @cache
 def git_commit() -> str | None:
-    """The checkout's commit, with '-dirty' where files differ from it; None outside a checkout.
+    """Return the checkout's commit, with '-dirty' if files differ from it; None outside a checkout.
 
     TESTBED_COMMIT names it for a copy that has no repository with it, as in an image.
     """
@@ -45,7 +45,7 @@ def git_commit() -> str | None:
 
 
 def image() -> str | None:
-    """The container image that this process runs in, as TESTBED_IMAGE names it; None outside one."""
+    """Return the container image of this process, from TESTBED_IMAGE; None outside a container."""
     return os.environ.get("TESTBED_IMAGE") or None
 
 

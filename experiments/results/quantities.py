@@ -18,7 +18,7 @@ def _largest(point: Point, field: str) -> Read:
 
 
 def _settled(point: Point, field: str) -> Read:
-    """The median at a point; the first step, which has no state yet, counts only where there is no other."""
+    """Return a reader of the median at a point; the first step, without optimizer state, counts only alone."""
 
     def read(measured: Measured) -> float | None:
         shots = [shot for shot in measured.memory.snapshots if shot.point == point]
@@ -63,13 +63,13 @@ LOSSES: tuple[Quantity, ...] = ("final_loss",)
 
 
 def value_of(quantity: Quantity, result: Result) -> float | None:
-    """The row's value: of memory that of the rank with the most, of everything else the row's own."""
+    """Return the row's value: for memory the maximum over its ranks, otherwise the row's own."""
     if quantity in (*TIMES, *LOSSES):
         return QUANTITIES[quantity](result)
     return max(values_of_ranks(quantity, result), default=None)
 
 
 def values_of_ranks(quantity: Quantity, result: Result) -> list[float]:
-    """The value of each rank that has one; of a row of one process its own."""
+    """Return the value of each rank that has one; for a row with one process, its own."""
     values = [QUANTITIES[quantity](measured) for measured in result.ranks or (result,)]
     return [value for value in values if value is not None]

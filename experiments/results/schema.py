@@ -165,7 +165,7 @@ class Measured(Record):
     data_commit: str | None = None
     max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
     resumed_at_step: int | None = Field(
-        default=None, description="optimizer steps that an earlier start had done; others are counted from there"
+        default=None, description="optimizer steps of an earlier start; others are counted from here"
     )
     gpu_s: float | None = None
 
@@ -198,7 +198,7 @@ class Result(Measured):
 
 
 def read_result(path: Path) -> Result:
-    """The result in ``path``; InputError when it cannot be read or has another schema version."""
+    """Return the result in ``path``. Raises InputError if it cannot be read or has another schema version."""
     return _validated(_read(path), str(path))
 
 

@@ -18,7 +18,7 @@ class VerdictChange(Record):
 
 
 def verdict_changes(a: Iterable[Verdict], b: Iterable[Verdict]) -> tuple[VerdictChange, ...]:
-    """The statements whose status is not the same in ``a`` and ``b``: in ``a``'s order, then those of ``b`` alone."""
+    """Return the statements whose status differs: in the order of ``a``, then those only in ``b``."""
     old, new = ({verdict.id: verdict for verdict in verdicts} for verdicts in (a, b))
     changes = []
     for id_, verdict in {**old, **new}.items():

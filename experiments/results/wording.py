@@ -24,7 +24,7 @@ def span(low: float | None, high: float | None) -> str:
 
 
 def number(value: float) -> str:
-    """A figure as people read it: three significant digits, no exponent below a million."""
+    """Format a number: three significant digits, no exponent below a million."""
     if value == inf:
         return "infinitely many"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -49,12 +49,12 @@ LABELS: dict[Quantity, tuple[str, str]] = {
 
 
 def label(quantity: str) -> str:
-    """A quantity in words."""
+    """Return the name of a quantity."""
     return LABELS[quantity][0]  # type: ignore[index]
 
 
 def unit(quantity: str) -> str:
-    """The unit of a quantity."""
+    """Return the unit of a quantity."""
     return LABELS[quantity][1]  # type: ignore[index]
 
 

@@ -166,7 +166,7 @@ def _gib(text: str) -> float | None:
 
 
 def _number(text: str) -> float | None:
-    """A figure of nvidia-smi, which says [N/A] where there is none."""
+    """Parse a number of nvidia-smi, which prints [N/A] for a missing one."""
     try:
         return float(text)
     except ValueError:

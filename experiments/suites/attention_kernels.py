@@ -22,7 +22,7 @@ class Kernels:
 
 
 def kernels_of(card: Card) -> Kernels:
-    """The choice by compute capability.
+    """Return the attention kernels by compute capability.
 
     aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (flash attention from 8.0, memory-efficient attention from 5.0,
     in bfloat16 from 8.0, cuDNN's preferred from 9.0; on AMD's gfx90a all but cuDNN's through AOTriton) and

@@ -42,7 +42,7 @@ def cards() -> dict[str, Card]:
 
 
 def card_named(name: str, where: str = "") -> Card:
-    """The card of that name; InputError names the cards there are."""
+    """Return the card of that name. Raises InputError with the known cards."""
     try:
         return cards()[name]
     except KeyError:
@@ -50,5 +50,5 @@ def card_named(name: str, where: str = "") -> Card:
 
 
 def card_of_device(device_name: str) -> str | None:
-    """The card that a driver's device name belongs to, or None for a device that cards.yaml does not have."""
+    """Return the card of a driver's device name; None for a device that cards.yaml does not have."""
     return next((name for name, card in cards().items() if re.search(card.matches, device_name)), None)

@@ -61,7 +61,7 @@ class Settings(StrictModel):
     nodes: PositiveInt = 1
     strategy: Strategy = "auto"
     gradient_as_bucket_view: bool = Field(
-        default=False, description="DDP keeps gradients in its buckets, not beside them"
+        default=False, description="DDP stores gradients in its buckets, not in addition to them"
     )
     launcher: Literal["none", "torchrun", "accelerate"] = "none"
     activation_checkpointing: bool = False
@@ -101,7 +101,7 @@ class Settings(StrictModel):
 
     @model_validator(mode="after")
     def _whole_optimizer_steps(self) -> Self:
-        """An epoch must end with an optimizer step; a leftover would be stepped on with fewer micro-steps."""
+        """Check that an epoch ends with an optimizer step; a remainder would be a step with fewer micro-steps."""
         batches = (self.train_samples or 0) // (self.batch_size * self.ranks)
         if batches % self.accumulate:
             allowed = [count for count in range(1, batches + 1) if batches % count == 0]

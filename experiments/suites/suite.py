@@ -38,7 +38,7 @@ Quantity = Literal[
 
 
 class ReferenceValue(StrictModel):
-    """A figure that the material states: ``quantity`` of the result within [low, high], widened by ``tolerance``.
+    """A reference value of the lab: ``quantity`` of the result within [low, high], widened by ``tolerance``.
 
     tolerance is a share of the bounds (0.05: five percent). result.QUANTITIES says what each quantity is.
     """
@@ -55,14 +55,14 @@ class ReferenceValue(StrictModel):
 
 
 class Expectation(StrictModel):
-    """What should come of a row; nothing stated means that the row is reported and not judged."""
+    """The expected result of a row; without one the row is reported and not evaluated."""
 
     outcome: ExpectedOutcome | None = None
     figures: tuple[ReferenceValue, ...] = ()
 
 
 class Row(StrictModel):
-    """One experiment: its settings over the suite's common ones, per card where they differ, and its expectation."""
+    """One experiment: settings in addition to the suite's common ones, by card if they differ, and expected result."""
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     title: str
@@ -103,10 +103,10 @@ class Check(StrictModel):
 
 
 class Claim(StrictModel):
-    """A statement of the material, and the checks that must all hold for it.
+    """A statement of the lab that compares rows, and the checks that must all pass for it.
 
-    full_size: the statement is about the real model's size and says nothing of a miniature. all_ranks: it is about as
-    many ranks as its rows state, and says nothing of rows that were scaled down to fewer.
+    full_size: the statement is about the real model's size and is not evaluated in miniature. all_ranks: the statement
+    is about all ranks of its rows and is not evaluated for rows that were scaled down.
     """
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
@@ -138,20 +138,20 @@ class Suite(StrictModel):
     claims: tuple[Claim, ...] = ()
 
     def row(self, row_id: str) -> Row:
-        """The row of that id; InputError names the ids there are."""
+        """Return the row of that id. Raises InputError with the known ids."""
         for row in self.rows:
             if row.id == row_id:
                 return row
         raise unknown("row", row_id, (row.id for row in self.rows), f"suite {self.suite}")
 
     def rows_for(self, card: str) -> tuple[Row, ...]:
-        """The rows that the material runs on ``card``; InputError when the suite has none for it."""
+        """Return the lab's rows on ``card``. Raises InputError if the suite has none for it."""
         if card not in self.cards:
             raise unknown("card", card, self.cards, f"suite {self.suite}")
         return tuple(row for row in self.rows if card in (row.cards or self.cards))
 
     def settings(self, row: Row, card: str, gpus_per_node: int | None = None) -> Settings:
-        """What ``row`` sets on ``card``: the suite's common settings, then the row's, then the card's.
+        """Return the settings of ``row`` on ``card``: the suite's common settings, then the row's, then the card's.
 
         A row that wants more devices of a node than ``gpus_per_node`` is scaled down to so many.
         """
@@ -166,7 +166,7 @@ class Suite(StrictModel):
 
 
 def suite_names() -> list[str]:
-    """The names of all suites, sorted."""
+    """Return the names of all suites, sorted."""
     return sorted(path.stem for path in LABS.glob("*.yaml"))
 
 
@@ -179,14 +179,14 @@ def suites_of(group: Groups) -> list[Suite]:
 
 @cache
 def suite_named(name: str) -> Suite:
-    """The checked suite of that name; InputError names the suites there are, or what is wrong in the file."""
+    """Return the checked suite of that name. Raises InputError with the known suites, or with the file's problem."""
     if name not in suite_names():
         raise unknown("suite", name, suite_names())
     return read_suite(LABS / f"{name}.yaml")
 
 
 def read_suite(path: Path) -> Suite:
-    """The suite in ``path``, each row checked on each of its cards; InputError says file, row, value and remedy."""
+    """Read the suite in ``path`` and check each row on each card. Raises InputError with file, row, value and fix."""
     suite = checked(Suite, _with_row_names(read_yaml(path), path), path.name)
     if suite.suite != path.stem:
         raise InputError(f"{path.name}: suite = {suite.suite!r}: must be the file's name, {path.stem!r}")
@@ -210,7 +210,7 @@ def read_suite(path: Path) -> Suite:
 
 
 def _with_row_names(data: Any, path: Path) -> Any:
-    """``data`` unchanged, after each row was checked by itself so that an error names the row and not its number."""
+    """Check each row of ``data``, so that an error names the row and not its number; return ``data``."""
     if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
         raise InputError(f"{path.name}: a suite needs the keys suite, version, title, source, cards, common and rows")
     for number, row in enumerate(data["rows"]):

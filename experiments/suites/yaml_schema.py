@@ -24,7 +24,7 @@ class StrictModel(BaseModel):
 
 @cache
 def read_yaml(path: Path) -> Any:
-    """The YAML document in ``path``; InputError when it is missing or not YAML."""
+    """Return the YAML document in ``path``. Raises InputError if it is missing or not YAML."""
     try:
         return _parse(path.read_text())
     except OSError as error:
@@ -41,7 +41,7 @@ def _parse(text: str) -> Any:
 
 
 def checked(model: type[T], data: Any, where: str) -> T:
-    """``data`` as ``model``; the first thing wrong with it becomes one InputError line that begins with ``where``."""
+    """Return ``data`` as ``model``. Raises InputError: ``where`` and the first problem, in one line."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -49,7 +49,7 @@ def checked(model: type[T], data: Any, where: str) -> T:
 
 
 def plain(error: ValidationError, model: type[BaseModel]) -> str:
-    """An unknown key, else the first problem of a pydantic error, in one line: key, value, what is allowed."""
+    """Return an unknown key, else the first problem of a pydantic error, in one line: key, value, allowed values."""
     problems = error.errors()
     problem = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in problem["loc"])
@@ -63,7 +63,7 @@ def plain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _owner(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
-    """The model class that a location inside ``model`` belongs to, as far as it can be followed."""
+    """Return the model class of a location inside ``model``, as far as it can be followed."""
     for part in path:
         field = model.model_fields.get(str(part))
         for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())) if field else ():

@@ -176,5 +176,5 @@ def _current(phantom: Phantom) -> int:
 
 
 def _nothing() -> Any:
-    """A function that does nothing, a new one each time: torch keeps tables that tell functions apart."""
+    """Return a new function that does nothing; torch distinguishes functions by identity."""
     return lambda *_, **__: None

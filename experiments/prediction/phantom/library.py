@@ -89,7 +89,7 @@ class Phantom:
         self._library.phantom_watch_host()
 
     def host_peak(self) -> int:
-        """The most bytes of tensors on the host since watch_host."""
+        """Return the maximum of tensor bytes on the host since watch_host."""
         return int(self._library.phantom_host_peak())
 
     def set_stream(self, stream: int) -> int:
@@ -98,17 +98,17 @@ class Phantom:
 
 
 def load(cache: Path) -> Phantom:
-    """The device, compiled at first use and kept under ``cache``.
+    """Return the device, compiled at first use and cached under ``cache``.
 
     Raises InputError without a C++ compiler, and with the material's versions. To be called before torch is imported.
     """
-    assert "torch" not in sys.modules, "the phantom device must be there before torch looks for one"
+    assert "torch" not in sys.modules, "the phantom device must exist before torch looks for one"
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         raise InputError("prediction traces the training with PyTorch, which is not installed (pip install .[train])")
     if (there := versions().get("transformers", "")).startswith("4."):
         raise InputError(
-            f"prediction is made for Transformers 5, here is {there}; containers/current.txt has what it needs"
+            f"predictions need Transformers 5, installed is {there}; containers/current.txt has the versions"
         )
     torch = Path(found.origin).parent
     for name in ("libtorch_cpu.so", "libtorch_cuda.so"):
@@ -122,7 +122,7 @@ def load(cache: Path) -> Phantom:
 
 
 def compiled(cache: Path, torch: Path) -> Path:
-    """The library for the installed torch, made if it is not in the cache; one process makes it, others wait."""
+    """Return the library for the installed torch; compile it if it is not cached. Other processes wait meanwhile."""
     sources = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp")])
     version = importlib.metadata.version("torch")
     digest = hashlib.sha256(b"".join([version.encode(), *(path.read_bytes() for path in sources)])).hexdigest()[:12]
