@@ -162,7 +162,7 @@ def test_a_caption_has_one_token_per_word_and_one_special_token(name):
     assert tokenizer.unk_token_id in tokenizer("sour plum")["input_ids"]
 
 
-def prepared(name=OPT, given="as-without_image", max_length=50, words=(9, 20, 14), **settings):
+def prepared(name=OPT, given="as-taught", max_length=50, words=(9, 20, 14), **settings):
     captions = SyntheticCaptionDataset(3, 28, 0)
     captions.texts = [" ".join(["bread"] * count) for count in words]
     collator = build_caption_collator(
