@@ -110,8 +110,8 @@ def _driver() -> str:
 
 
 def _topology() -> str | None:
-    """Return nvidia-smi's table of the links between GPUs; None without nvidia-smi."""
+    """The links between GPUs as nvidia-smi draws them, or None without nvidia-smi."""
     if not shutil.which("nvidia-smi"):
         return None
-    table = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True)
-    return table.stdout.strip() or None
+    drawn = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True)
+    return drawn.stdout.strip() or None

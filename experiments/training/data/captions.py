@@ -7,7 +7,7 @@ import random
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class CaptionDataset(Protocol):
     def __getitem__(self, index: int) -> tuple[Image.Image, str]: ...
 
 
-class SyntheticCaptionDataset(Dataset):
+class SyntheticCaptionDataset(Dataset[Any]):
     """``count`` random images with random captions of 8 to 31 words, reproducible by the seed."""
 
     def __init__(self, count: int, image_size: int, seed: int) -> None:
@@ -57,7 +57,7 @@ class SyntheticCaptionDataset(Dataset):
         return Image.fromarray(pixels), self.texts[index]
 
 
-class FolderCaptionDataset(Dataset):
+class FolderCaptionDataset(Dataset[Any]):
     """Images in a folder with metadata.jsonl or metadata.csv, whose records have file_name and text (or caption).
 
     Raises InputError, with the name of the file, if one is missing or cannot be read.
@@ -85,7 +85,7 @@ class FolderCaptionDataset(Dataset):
             raise InputError(f"{path}: the image cannot be read ({error.strerror or 'not an image'})") from None
 
 
-class TableCaptionDataset(Dataset):
+class TableCaptionDataset(Dataset[Any]):
     """Captioned images stored by the library datasets: Parquet files, or a data set saved to disk.
 
     Uses the first split and its columns image and text (or caption). Raises InputError if they cannot be read.
@@ -178,7 +178,7 @@ def build_caption_loader(
     collator: CaptionCollator,
     longest_at: int | None,
     context: BaseContext | None = None,
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Return a loader of batches in the row's order; ``context`` starts its workers, at most two for a tiny model."""
     workers = min(spec.settings.workers, 2) if spec.size == "tiny" else spec.settings.workers
     words = [len(text.split()) for text in captions.texts]

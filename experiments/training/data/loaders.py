@@ -29,7 +29,7 @@ class RowData:
     """
 
     batches: int
-    build_loader: Callable[[int | None], DataLoader]
+    build_loader: Callable[[int | None], DataLoader[Any]]
     commit: str | None = None
 
 

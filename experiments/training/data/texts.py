@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, log
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ SYNTHETIC_LENGTHS = {
 }
 
 
-class TextDataset(Dataset):
+class TextDataset(Dataset[Any]):
     """Data set of texts as token ids, each (tokens,) int64, with their lengths; commit: its version on the hub."""
 
     def __init__(self, lengths: Sequence[int], commit: str | None = None) -> None:
@@ -127,7 +128,7 @@ def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
 
 def build_text_loader(
     spec: RowSpec, texts: TextDataset, longest_at: int | None, collate: Collate = pad_texts
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Return a loader of this rank's share of ``texts`` in the row's order; for longest_at see SeededBatchSampler.
 
     It needs no workers, because the texts are in memory or random.

@@ -65,11 +65,11 @@ class CpuArguments(TrainingArguments):
 class ProbedTrainer(Trainer):
     """Trainer with the row's loader and optimizer that reports its forward and backward passes to the probe."""
 
-    def __init__(self, probe: Probe, loader: DataLoader, **options: Any) -> None:
+    def __init__(self, probe: Probe, loader: DataLoader[Any], **options: Any) -> None:
         super().__init__(callbacks=[ProbeTrainerCallback(probe), FingerprintCallback(probe.spec)], **options)
         self.probe, self.loader = probe, loader
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         return self.loader
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
