@@ -74,7 +74,7 @@ def _monitor(ranks: LocalNodeRanks, connection: Connection) -> None:
                 ranks.dump_stacks()
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
+def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
 

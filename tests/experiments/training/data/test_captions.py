@@ -61,15 +61,15 @@ def record(name, **text):
 
 
 def test_a_folder_with_jsonl_metadata_is_read_in_order(images):
-    folder = as_lines(images, record("a.png"), record("b.jpg", caption="grey"), record("c.png"))
+    folder = as_lines(images, record("a.png"), record("b.jpg", caption="gray"), record("c.png"))
     captions = FolderCaptionDataset(folder, 3)
-    assert captions.texts == ["caption of a.png", "grey", "caption of c.png"]
+    assert captions.texts == ["caption of a.png", "gray", "caption of c.png"]
     assert [(image.mode, image.size) for image, _ in (captions[0], captions[1], captions[2])] == [
         ("RGB", (8, 6)),
         ("RGB", (5, 9)),
         ("RGB", (7, 7)),
     ]
-    assert captions[1][1] == "grey"
+    assert captions[1][1] == "gray"
 
 
 def test_a_folder_with_csv_metadata_is_read_up_to_the_needed_samples(images):
@@ -162,7 +162,7 @@ def test_a_caption_has_one_token_per_word_and_one_special_token(name):
     assert tokenizer.unk_token_id in tokenizer("sour plum")["input_ids"]
 
 
-def prepared(name=OPT, given="as-without_image", max_length=50, words=(9, 20, 14), **settings):
+def prepared(name=OPT, given="as-taught", max_length=50, words=(9, 20, 14), **settings):
     captions = SyntheticCaptionDataset(3, 28, 0)
     captions.texts = [" ".join(["bread"] * count) for count in words]
     collator = build_caption_collator(
@@ -203,8 +203,8 @@ def test_long_captions_are_cut():
     assert prepared(max_length=12)[1]["input_ids"].shape == (3, 12)
 
 
-@pytest.mark.parametrize(("name", "labelled"), [(OPT, 25), (T5, 21)])
-def test_with_image_prepends_placeholders_without_labels(name, labelled):
+@pytest.mark.parametrize(("name", "labeled"), [(OPT, 25), (T5, 21)])
+def test_with_image_prepends_placeholders_without_labels(name, labeled):
     _, without_image = prepared(name)
     _, batch = prepared(name, "with-image")
     config = config_of(name)
@@ -214,7 +214,7 @@ def test_with_image_prepends_placeholders_without_labels(name, labelled):
     assert torch.equal(batch["input_ids"][:, 4:], without_image["input_ids"])
     assert torch.equal(batch["attention_mask"][:, 4:], without_image["attention_mask"])
     assert torch.equal(batch["labels"][:, -21:], without_image["labels"])
-    assert batch["labels"].shape == (3, labelled)
+    assert batch["labels"].shape == (3, labeled)
     assert (batch["labels"][:, :-21] == -100).all()
 
 

@@ -41,13 +41,13 @@ def test_blip_2_gets_constant_texts_with_images(name):
         assert torch.equal(batch["labels"], batch["input_ids"])
 
 
-@pytest.mark.parametrize(("name", "labelled"), [(OPT, 34), (T5, 30)])
-def test_with_image_prepends_placeholders_to_the_texts(name, labelled):
+@pytest.mark.parametrize(("name", "labeled"), [(OPT, 34), (T5, 30)])
+def test_with_image_prepends_placeholders_to_the_texts(name, labeled):
     batch = loaded(name, input="with-image", train_samples=None, **CAPTIONED)[0]
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 34)
     assert (batch["input_ids"][:, :4] == 255).all()
     assert (batch["input_ids"][:, 4:] < 255).all()
-    assert batch["labels"].shape == (2, labelled)
+    assert batch["labels"].shape == (2, labeled)
 
 
 def test_a_language_model_gets_no_captioned_images():

@@ -63,10 +63,10 @@ def test_weights_gradients_and_moments_are_bfloat16_and_gradients_are_freed(ran)
 
 
 def test_only_adapters_are_trained(ran):
-    plain, adapters, pack_files = (ran(name) for name in TRAINED)
+    plain, adapters, quantized = (ran(name) for name in TRAINED)
     assert plain.trainable_parameters == plain.parameters
-    assert adapters.trainable_parameters == pack_files.trainable_parameters == adapters.parameters - plain.parameters
-    for measured in (adapters, pack_files):
+    assert adapters.trainable_parameters == quantized.trainable_parameters == adapters.parameters - plain.parameters
+    for measured in (adapters, quantized):
         grads = shots(measured.memory, "after backward", "grads_gib")
         assert set(grads) == {4 * measured.trainable_parameters}
 

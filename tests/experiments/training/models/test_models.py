@@ -30,9 +30,9 @@ def batches(name, given):
     """Return two batches of the same captions with different images."""
     config = build_config(models()[name], "tiny")
     captions = SyntheticCaptionDataset(4, config.vision_config.image_size, seed=0)
-    preparation = build_caption_collator(spec(model=name, input=given), config, captions.texts)
-    first = preparation([captions[0], captions[1]])
-    other = preparation([(captions[2][0], captions.texts[0]), (captions[3][0], captions.texts[1])])
+    collator = build_caption_collator(spec(model=name, input=given), config, captions.texts)
+    first = collator([captions[0], captions[1]])
+    other = collator([(captions[2][0], captions.texts[0]), (captions[3][0], captions.texts[1])])
     return first, other
 
 
@@ -91,10 +91,10 @@ def test_the_same_layers_are_quantized_as_by_transformers():
 
 
 def test_quantized_weights_are_packed_two_to_a_byte():
-    pack_files = tiny(OPT, quantization=Quantization(kind="nf4")).get_parameter("language_projection.weight")
-    assert (pack_files.dtype, pack_files.numel()) == (torch.uint8, 32 * 32 // 2)
-    assert not pack_files.requires_grad
-    assert pack_files.quant_state.quant_type == "nf4"
+    quantized = tiny(OPT, quantization=Quantization(kind="nf4")).get_parameter("language_projection.weight")
+    assert (quantized.dtype, quantized.numel()) == (torch.uint8, 32 * 32 // 2)
+    assert not quantized.requires_grad
+    assert quantized.quant_state.quant_type == "nf4"
 
 
 @pytest.mark.parametrize("nested", [False, True])
