@@ -51,7 +51,7 @@ def _evaluated(passed: int, failed: int) -> str:
 
 
 def ran_on(result: Result) -> str:
-    """What a row ran on: 'NVIDIA H200 capped at 78.6 GiB, standing in for a100_80gb'."""
+    """What a row ran on: 'NVIDIA H200 capped at 78.6 GiB, emulating a100_80gb'."""
     machine = _machine(result, result.device.count)
     return f"{machine}, in miniature" if result.spec.size == "tiny" else machine
 
@@ -63,8 +63,8 @@ def _machine(result: Result, count: int) -> str:
         words = f"{count} x {words}" if device.kind == "cuda" else f"{words}, {count} ranks"
     if device.cap_gib is not None:
         words += f" capped at {number(device.cap_gib)} GiB"
-    if result.stands_in:
-        words += f", standing in for {result.spec.card}"
+    if result.emulated:
+        words += f", emulating {result.spec.card}"
     return words
 
 
@@ -93,7 +93,7 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
     if scaled := sum(bool(scaled_down(suite, result)) for result in results.values()):
         rows = "row ran on fewer ranks than it states" if scaled == 1 else "rows ran on fewer ranks than they state"
         found.append(f"{scaled} {rows}: figures and outcomes are not evaluated of them, comparisons of memory are.")
-    if any(result.stands_in for result in results.values()):
+    if any(result.emulated for result in results.values()):
         found.append(
             f"Memory and outcomes are those of {run.card}'s limit. Times are the stand-in's own and are not evaluated."
         )

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from experiments.results.schema import Progress, Result
-from experiments.results.wording import ENDINGS, clock
+from experiments.results.wording import OUTCOMES, clock
 from experiments.runners.plan import Planned
 from experiments.suites.row_spec import RowSpec
 
@@ -55,7 +55,7 @@ class View:
         figures += [f"{result.elapsed_s:.0f} s"] if result.elapsed_s else []
         reason = f": {result.reason}" if result.outcome != "fits" else ""
         self._say(
-            f"{spec.row}: {', '.join([ENDINGS[result.outcome], *figures])}{reason}", STYLES.get(result.outcome, "red")
+            f"{spec.row}: {', '.join([OUTCOMES[result.outcome], *figures])}{reason}", STYLES.get(result.outcome, "red")
         )
 
     def says(self, text: str) -> None:

@@ -358,7 +358,7 @@ def by_claims_covered(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
     def needed(planned: Planned) -> int:
         named = [{name for check in claim.checks for name in (check.row, check.over_row)} for claim in suite.claims]
         expected = suite.row(planned.row).expect
-        own = (expected.outcome is not None) + len(expected.figures)
+        own = (expected.outcome is not None) + len(expected.reference_values)
         return own + sum(planned.row in rows for rows in named)
 
     return sorted(rows, key=needed, reverse=True)

@@ -49,7 +49,7 @@ def test_a_kept_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown):
     made(tmp_path, "baseline", asked=("xxl",))
     Lab(NAME, results=str(tmp_path)).show("baseline")
     assert shown[0].startswith("### Baseline: fits\n")
-    for part in ("standing in for a100_80gb", *POINTS, "| 14.00 |"):
+    for part in ("emulating a100_80gb", *POINTS, "| 14.00 |"):
         assert part in shown[0]
     assert "- **fail**: Baseline: out of GPU memory (baseline ended as fits)" in shown[0]
     assert "take close to 14 GB. (baseline: 14 GiB)" in shown[0]

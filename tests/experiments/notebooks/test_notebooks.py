@@ -142,7 +142,7 @@ def test_the_runs_kept_with_the_project_can_be_read_in_a_notebook(shown):
     notebook = of_results_in(HOUSE / "evidence", notebook_of("single_gpu_blip2"))
     run_through(notebook)
     told = "\n".join(block.data for block in shown if not hasattr(block, "layout"))
-    assert "standing in for" in told
+    assert "emulating" in told
     assert "fail" not in told
     assert "No result yet" not in told
 

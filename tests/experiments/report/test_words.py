@@ -45,7 +45,7 @@ def test_a_stand_in_is_named_as_one() -> None:
 
 def test_a_stand_in_without_a_cap_is_named_too() -> None:
     device = H200.model_copy(update={"cap_gib": None, "count": 4})
-    assert ran_on(make_result(make_run(), "baseline", device=device)) == "4 x NVIDIA H200, standing in for a100_80gb"
+    assert ran_on(make_result(make_run(), "baseline", device=device)) == "4 x NVIDIA H200, emulating a100_80gb"
 
 
 def test_the_card_itself_stands_in_for_nothing() -> None:

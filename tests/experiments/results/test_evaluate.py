@@ -16,7 +16,7 @@ from tests.support.evidence import EVIDENCE
 from tests.support.results import COMMON, CPU, STAND_IN, ranks, result, run, shot, suite
 
 PEAK = {"peak_gib": 10.0}
-FIGURE = {"quantity": "reserved_gib", "low": 70.0, "high": 80.0, "tolerance": 0.05, "source": "made up"}
+REFERENCE = {"quantity": "reserved_gib", "low": 70.0, "high": 80.0, "tolerance": 0.05, "source": "made up"}
 
 
 def evaluated(results, rows, claims=None, asked=("a", "b")):
@@ -28,8 +28,8 @@ def outcome_of(expected, got):
     return evaluated([got] if got else [], rows=[{"id": "a", "expect": {"outcome": expected}}], asked=("a",))
 
 
-def figure_of(got, **changes):
-    rows = [{"id": "a", "expect": {"figures": [FIGURE | changes]}}]
+def reference_of(got, **changes):
+    rows = [{"id": "a", "expect": {"reference_values": [REFERENCE | changes]}}]
     return evaluated([got] if got else [], rows=rows, asked=("a",))
 
 
@@ -64,7 +64,7 @@ class TestOutcome:
         ("got", "reason"),
         [
             (result("a", "refused"), "a ended as refused"),
-            (result("a", size="tiny"), "a miniature says nothing of what fits the card"),
+            (result("a", size="tiny"), "a tiny model does not show what fits the card"),
             (result("a", device=CPU), "no GPU"),
             (None, "the row has not run"),
         ],
@@ -83,37 +83,37 @@ class TestOutcome:
         assert evaluate(suite([{"id": "a"}]), run("a"), {"a": result("a")}).verdicts == ()
 
 
-class TestFigure:
+class TestReferenceValue:
     @pytest.mark.parametrize(
         ("reserved", "status"),
         [(66.5, "pass"), (66.49, "fail"), (75.0, "pass"), (84.0, "pass"), (84.01, "fail")],
     )
     def test_the_tolerance_widens_the_range_and_its_edges_hold(self, reserved, status):
-        verdict = figure_of(result("a", memory={"reserved_gib": reserved}))
+        verdict = reference_of(result("a", memory={"reserved_gib": reserved}))
         assert verdict.status == status
         assert verdict.expected == "66.5 to 84"
 
     def test_what_fails_says_what_was_measured_and_expected(self):
-        verdict = figure_of(result("a", memory={"reserved_gib": 90.0}))
+        verdict = reference_of(result("a", memory={"reserved_gib": 90.0}))
         assert verdict.reason == "a: 90 GiB, expected reserved memory of a 66.5 to 84 GiB"
 
     def test_a_row_that_has_not_run_is_not_evaluated(self):
-        assert (figure_of(None).status, figure_of(None).reason) == ("not evaluated", "a has not run")
+        assert (reference_of(None).status, reference_of(None).reason) == ("not evaluated", "a has not run")
 
     def test_a_value_that_was_not_measured_is_not_evaluated(self):
-        verdict = figure_of(result("a"))
+        verdict = reference_of(result("a"))
         assert (verdict.status, verdict.reason) == ("not evaluated", "a has no reserved memory (a ended as fits)")
 
     def test_a_miniature_is_not_evaluated_but_shown(self):
-        verdict = figure_of(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
+        verdict = reference_of(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
         assert (verdict.status, verdict.measured) == ("not evaluated", "a: 75 GiB")
 
     def test_a_time_is_evaluated_on_the_card_itself_and_not_on_a_stand_in(self):
         time = {"quantity": "train_s", "low": 5.0, "high": 5.0}
-        assert figure_of(result("a", speed={}), **time).status == "pass"
-        verdict = figure_of(result("a", speed={}, device=STAND_IN), **time)
+        assert reference_of(result("a", speed={}), **time).status == "pass"
+        verdict = reference_of(result("a", speed={}, device=STAND_IN), **time)
         assert verdict.status == "not evaluated"
-        assert verdict.reason == "times on NVIDIA H200, which stands in for a100_80gb, are not evaluated"
+        assert verdict.reason == "times on NVIDIA H200, which emulates a100_80gb, are not evaluated"
 
 
 class TestRanks:
@@ -121,20 +121,20 @@ class TestRanks:
         ("reserved", "status"), [([66.5, 84.0], "pass"), ([66.4, 80.0], "fail"), ([70.0, 84.1], "fail")]
     )
     def test_a_figure_holds_when_that_of_every_rank_is_inside(self, reserved, status):
-        assert figure_of(result("a", ranks=ranks(reserved_gib=reserved))).status == status
+        assert reference_of(result("a", ranks=ranks(reserved_gib=reserved))).status == status
 
     def test_a_figure_shows_its_range_over_the_ranks(self):
-        verdict = figure_of(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
+        verdict = reference_of(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
         assert verdict.measured == "a: 70 to 78.4 GiB over 3 ranks"
-        assert figure_of(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).measured == "a: 70 GiB over 2 ranks"
+        assert reference_of(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).measured == "a: 70 GiB over 2 ranks"
 
     def test_a_ratio_is_of_the_ranks_with_the_most(self):
         several = result("a", ranks=ranks(peak_gib=[10.0, 30.0]))
         verdict = claim_of(RATIO, several, result("b", memory=PEAK))
-        assert verdict.measured == "3 times b (30 against 10 GiB)"
+        assert verdict.measured == "3 times b (30 vs. 10 GiB)"
 
 
-SCALED = "2 ranks run where the row states 4"
+SCALED = "ran on 2 of the 4 ranks that the row states"
 FOUR = {"batch_size": 2, "devices": 4, "strategy": "ddp"}
 
 
@@ -146,7 +146,7 @@ def on_two(row="a", **changes):
 class TestScaledDown:
     """Rows that ran on fewer ranks than they state."""
 
-    @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [FIGURE]}])
+    @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [REFERENCE]}])
     def test_what_is_stated_of_the_row_alone_is_not_evaluated(self, expect):
         rows = [{"id": "a", "settings": FOUR, "expect": expect}]
         verdict = evaluated([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
@@ -193,8 +193,8 @@ class TestClaim:
 
     def test_a_ratio_shows_both_values(self):
         verdict = claim_of(RATIO, result("a", memory={"peak_gib": 30.0}), result("b", memory=PEAK))
-        assert verdict.measured == "3 times b (30 against 10 GiB)"
-        assert verdict.reason == "3 times b (30 against 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
+        assert verdict.measured == "3 times b (30 vs. 10 GiB)"
+        assert verdict.reason == "3 times b (30 vs. 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
 
     def test_a_ratio_to_nothing_is_infinite(self):
         check = {
@@ -207,7 +207,7 @@ class TestClaim:
         verdict = claim_of(check, result("a", shots=(after,)))
         assert (verdict.status, verdict.measured) == (
             "pass",
-            "infinitely many times optimizer state on the GPU (20 against 0 GiB)",
+            "infinitely many times optimizer state on the GPU (20 vs. 0 GiB)",
         )
         assert claim_of({**check, "low": None, "high": 10.0}, result("a", shots=(after,))).status == "fail"
 
@@ -249,10 +249,10 @@ class TestClaim:
         verdict = claim_of(RATIO, *tiny, full_size=True)
         assert (verdict.status, verdict.reason) == (
             "not evaluated",
-            "a miniature says nothing of the real model's size",
+            "a tiny model does not show the size of the real one",
         )
 
-    def test_an_absolute_figure_of_a_miniature_is_evaluated_only_where_it_is_zero(self):
+    def test_an_absolute_reference_of_a_miniature_is_evaluated_only_where_it_is_zero(self):
         tiny = result("a", shots=(shot("after optimizer step"),), size="tiny")
         check = {"row": "a", "quantity": "optimizer_gib"}
         assert claim_of({**check, "high": 0.0}, tiny).status == "pass"
@@ -269,8 +269,8 @@ class TestClaim:
     @pytest.mark.parametrize(
         ("device", "reason"),
         [
-            (CPU, "no GPU: times of a processor are not evaluated"),
-            (STAND_IN, "times on NVIDIA H200, which stands in for a100_80gb, are not evaluated"),
+            (CPU, "no GPU: times on a CPU are not evaluated"),
+            (STAND_IN, "times on NVIDIA H200, which emulates a100_80gb, are not evaluated"),
         ],
     )
     def test_times_are_evaluated_on_the_card_alone(self, quantity, device, reason):
@@ -287,9 +287,9 @@ class TestClaim:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            ({"weights": "random"}, "random weights or synthetic data say nothing of the loss"),
-            ({"data": "synthetic"}, "random weights or synthetic data say nothing of the loss"),
-            ({"length": "verdict"}, "the loss is stated for the length of training as taught"),
+            ({"weights": "random"}, "random weights or synthetic data give no comparable loss"),
+            ({"data": "synthetic"}, "random weights or synthetic data give no comparable loss"),
+            ({"length": "verdict"}, "the loss is stated for the full length of the training"),
         ],
     )
     def test_a_loss_is_evaluated_on_real_weights_data_and_length_alone(self, change, reason):
