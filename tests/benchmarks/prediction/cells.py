@@ -36,9 +36,9 @@ def cells() -> list[dict[str, Any]]:
         made.append(
             cell
             | {
-                "predicted": prediction.outcome,
-                "verdict": prediction.verdict,
-                "agrees": expect.outcome in (None, prediction.outcome),
+                "predicted": prediction.likely_outcome,
+                "verdict": prediction.predicted_outcome,
+                "agrees": expect.outcome in (None, prediction.likely_outcome),
                 "peak_gib": prediction.peak_gib,
                 "reserved_gib": prediction.limited_reserved_gib,
                 "margin_gib": prediction.margin_gib,

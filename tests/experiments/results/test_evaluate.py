@@ -1,8 +1,10 @@
 import ast
+import json
 from pathlib import Path
 from typing import ClassVar, get_args
 
 import pytest
+from pydantic import ValidationError
 
 from experiments.results import evaluate as evaluating
 from experiments.results.evaluate import Evaluation, evaluate
@@ -10,10 +12,11 @@ from experiments.results.quantities import QUANTITIES
 from experiments.results.wording import LABELS, number, span
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
+from tests.support.evidence import EVIDENCE
 from tests.support.results import COMMON, CPU, STAND_IN, ranks, result, run, shot, suite
 
 PEAK = {"peak_gib": 10.0}
-FIGURE = {"quantity": "reserved_gib", "low": 70.0, "high": 80.0, "tolerance": 0.05, "source": "made up"}
+REFERENCE = {"quantity": "reserved_gib", "low": 70.0, "high": 80.0, "tolerance": 0.05, "source": "made up"}
 
 
 def evaluated(results, rows, claims=None, asked=("a", "b")):
@@ -25,8 +28,8 @@ def outcome_of(expected, got):
     return evaluated([got] if got else [], rows=[{"id": "a", "expect": {"outcome": expected}}], asked=("a",))
 
 
-def figure_of(got, **changes):
-    rows = [{"id": "a", "expect": {"figures": [FIGURE | changes]}}]
+def reference_of(got, **changes):
+    rows = [{"id": "a", "expect": {"reference_values": [REFERENCE | changes]}}]
     return evaluated([got] if got else [], rows=rows, asked=("a",))
 
 
@@ -45,11 +48,11 @@ class TestOutcome:
         assert (verdict.status, verdict.reason) == ("pass", "")
         assert verdict.expected == verdict.measured
 
-    def test_out_of_memory_where_it_should_fit_did_not_hold(self):
+    def test_out_of_memory_where_it_should_fit_fails(self):
         verdict = outcome_of("fits", result("a", "oom"))
         assert (verdict.status, verdict.reason) == ("fail", "a ended as oom")
 
-    def test_an_unexpected_success_did_not_hold(self):
+    def test_an_unexpected_success_fails(self):
         verdict = outcome_of("oom", result("a", "fits"))
         assert verdict.status == "fail"
         assert (verdict.expected, verdict.measured) == ("out of GPU memory", "fits")
@@ -61,9 +64,9 @@ class TestOutcome:
         ("got", "reason"),
         [
             (result("a", "refused"), "a ended as refused"),
-            (result("a", size="tiny"), "a miniature does not show what fits the card"),
+            (result("a", size="tiny"), "a tiny model does not show what fits the card"),
             (result("a", device=CPU), "no GPU"),
-            (None, "the row was not run"),
+            (None, "the row has not run"),
         ],
     )
     def test_what_says_nothing_is_not_evaluated(self, got, reason):
@@ -80,35 +83,35 @@ class TestOutcome:
         assert evaluate(suite([{"id": "a"}]), run("a"), {"a": result("a")}).verdicts == ()
 
 
-class TestFigure:
+class TestReferenceValue:
     @pytest.mark.parametrize(
         ("reserved", "status"),
         [(66.5, "pass"), (66.49, "fail"), (75.0, "pass"), (84.0, "pass"), (84.01, "fail")],
     )
     def test_the_tolerance_widens_the_range_and_its_edges_hold(self, reserved, status):
-        verdict = figure_of(result("a", memory={"reserved_gib": reserved}))
+        verdict = reference_of(result("a", memory={"reserved_gib": reserved}))
         assert verdict.status == status
         assert verdict.expected == "66.5 to 84"
 
-    def test_what_did_not_hold_says_what_was_measured_and_expected(self):
-        verdict = figure_of(result("a", memory={"reserved_gib": 90.0}))
+    def test_what_fails_says_what_was_measured_and_expected(self):
+        verdict = reference_of(result("a", memory={"reserved_gib": 90.0}))
         assert verdict.reason == "a: 90 GiB, expected reserved memory of a 66.5 to 84 GiB"
 
     def test_a_row_that_has_not_run_is_not_evaluated(self):
-        assert (figure_of(None).status, figure_of(None).reason) == ("not evaluated", "a: not run")
+        assert (reference_of(None).status, reference_of(None).reason) == ("not evaluated", "a has not run")
 
     def test_a_value_that_was_not_measured_is_not_evaluated(self):
-        verdict = figure_of(result("a"))
+        verdict = reference_of(result("a"))
         assert (verdict.status, verdict.reason) == ("not evaluated", "a has no reserved memory (a ended as fits)")
 
     def test_a_miniature_is_not_evaluated_but_shown(self):
-        verdict = figure_of(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
+        verdict = reference_of(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
         assert (verdict.status, verdict.measured) == ("not evaluated", "a: 75 GiB")
 
     def test_a_time_is_evaluated_on_the_card_itself_and_not_on_a_stand_in(self):
         time = {"quantity": "train_s", "low": 5.0, "high": 5.0}
-        assert figure_of(result("a", speed={}), **time).status == "pass"
-        verdict = figure_of(result("a", speed={}, device=STAND_IN), **time)
+        assert reference_of(result("a", speed={}), **time).status == "pass"
+        verdict = reference_of(result("a", speed={}, device=STAND_IN), **time)
         assert verdict.status == "not evaluated"
         assert verdict.reason == "times on NVIDIA H200, which emulates a100_80gb, are not evaluated"
 
@@ -118,20 +121,20 @@ class TestRanks:
         ("reserved", "status"), [([66.5, 84.0], "pass"), ([66.4, 80.0], "fail"), ([70.0, 84.1], "fail")]
     )
     def test_a_figure_holds_when_that_of_every_rank_is_inside(self, reserved, status):
-        assert figure_of(result("a", ranks=ranks(reserved_gib=reserved))).status == status
+        assert reference_of(result("a", ranks=ranks(reserved_gib=reserved))).status == status
 
     def test_a_figure_shows_its_range_over_the_ranks(self):
-        verdict = figure_of(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
+        verdict = reference_of(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
         assert verdict.measured == "a: 70 to 78.4 GiB over 3 ranks"
-        assert figure_of(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).measured == "a: 70 GiB over 2 ranks"
+        assert reference_of(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).measured == "a: 70 GiB over 2 ranks"
 
     def test_a_ratio_is_of_the_ranks_with_the_most(self):
         several = result("a", ranks=ranks(peak_gib=[10.0, 30.0]))
         verdict = claim_of(RATIO, several, result("b", memory=PEAK))
-        assert verdict.measured == "3 times b (30 against 10 GiB)"
+        assert verdict.measured == "3 times b (30 vs. 10 GiB)"
 
 
-SCALED = "the row ran with 2 of its 4 ranks"
+SCALED = "ran on 2 of the 4 ranks that the row states"
 FOUR = {"batch_size": 2, "devices": 4, "strategy": "ddp"}
 
 
@@ -143,7 +146,7 @@ def on_two(row="a", **changes):
 class TestScaledDown:
     """Rows that ran on fewer ranks than they state."""
 
-    @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [FIGURE]}])
+    @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [REFERENCE]}])
     def test_what_is_stated_of_the_row_alone_is_not_evaluated(self, expect):
         rows = [{"id": "a", "settings": FOUR, "expect": expect}]
         verdict = evaluated([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
@@ -190,8 +193,8 @@ class TestClaim:
 
     def test_a_ratio_shows_both_values(self):
         verdict = claim_of(RATIO, result("a", memory={"peak_gib": 30.0}), result("b", memory=PEAK))
-        assert verdict.measured == "3 times b (30 against 10 GiB)"
-        assert verdict.reason == "3 times b (30 against 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
+        assert verdict.measured == "3 times b (30 vs. 10 GiB)"
+        assert verdict.reason == "3 times b (30 vs. 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
 
     def test_a_ratio_to_nothing_is_infinite(self):
         check = {
@@ -204,7 +207,7 @@ class TestClaim:
         verdict = claim_of(check, result("a", shots=(after,)))
         assert (verdict.status, verdict.measured) == (
             "pass",
-            "infinitely many times optimizer state on the GPU (20 against 0 GiB)",
+            "infinitely many times optimizer state on the GPU (20 vs. 0 GiB)",
         )
         assert claim_of({**check, "low": None, "high": 10.0}, result("a", shots=(after,))).status == "fail"
 
@@ -215,7 +218,7 @@ class TestClaim:
 
     def test_a_row_that_has_not_run_leaves_the_claim_open(self):
         verdict = claim_of(RATIO, result("a", memory=PEAK))
-        assert (verdict.status, verdict.reason) == ("not evaluated", "b: not run")
+        assert (verdict.status, verdict.reason) == ("not evaluated", "b has not run")
 
     def test_a_row_that_broke_leaves_the_claim_open(self):
         verdict = claim_of({"row": "a", "outcome": "fits"}, result("a", "error"))
@@ -246,10 +249,10 @@ class TestClaim:
         verdict = claim_of(RATIO, *tiny, full_size=True)
         assert (verdict.status, verdict.reason) == (
             "not evaluated",
-            "a miniature does not have the real model's size",
+            "a tiny model does not show the size of the real one",
         )
 
-    def test_an_absolute_figure_of_a_miniature_is_evaluated_only_where_it_is_zero(self):
+    def test_an_absolute_reference_of_a_miniature_is_evaluated_only_where_it_is_zero(self):
         tiny = result("a", shots=(shot("after optimizer step"),), size="tiny")
         check = {"row": "a", "quantity": "optimizer_gib"}
         assert claim_of({**check, "high": 0.0}, tiny).status == "pass"
@@ -284,9 +287,9 @@ class TestClaim:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            ({"weights": "random"}, "random weights or synthetic data: the loss means nothing"),
-            ({"data": "synthetic"}, "random weights or synthetic data: the loss means nothing"),
-            ({"length": "verdict"}, "the loss is stated for the full length of the lab"),
+            ({"weights": "random"}, "random weights or synthetic data give no comparable loss"),
+            ({"data": "synthetic"}, "random weights or synthetic data give no comparable loss"),
+            ({"length": "verdict"}, "the loss is stated for the full length of the training"),
         ],
     )
     def test_a_loss_is_evaluated_on_real_weights_data_and_length_alone(self, change, reason):
@@ -298,7 +301,7 @@ class TestClaim:
 
 
 class TestExitCode:
-    ENDINGS: ClassVar = {"pass": "fits", "open": "refused", "fails": "oom", "broken": "error"}
+    OUTCOMES: ClassVar = {"pass": "fits", "open": "refused", "fails": "oom", "broken": "error"}
 
     @pytest.mark.parametrize(
         ("rows", "code"),
@@ -311,14 +314,44 @@ class TestExitCode:
             (("fails", "broken", "pass", "open"), 3),
         ],
     )
-    def test_what_broke_comes_before_what_did_not_hold(self, rows, code):
+    def test_what_broke_comes_before_what_fails(self, rows, code):
         made = suite([{"id": row, "expect": {"outcome": "fits"}} for row in rows])
-        assert evaluate(made, run(*rows), {row: result(row, self.ENDINGS[row]) for row in rows}).exit_code == code
+        assert evaluate(made, run(*rows), {row: result(row, self.OUTCOMES[row]) for row in rows}).exit_code == code
 
     def test_verdicts_are_counted(self):
         evaluation = evaluate(suite(), run(), {"a": result("a"), "b": result("b", "oom")})
         assert (evaluation.count("pass"), evaluation.count("fail")) == (1, 1)
         assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation
+
+
+class TestStoredVerdicts:
+    PATH = EVIDENCE / "multi_gpu_litgpt-a100_80gb-full-verdict" / "verdict.json"
+
+    def test_a_file_of_schema_version_1_is_read_with_the_words_of_today(self):
+        stored = json.loads(self.PATH.read_text())
+        assert (stored["schema_version"], stored["grounds"]) == (1, "measured")
+        read = Evaluation.model_validate_json(self.PATH.read_bytes())
+        assert (read.schema_version, read.basis, len(read.verdicts)) == (2, "measured", len(stored["verdicts"]))
+        words = {(old["status"], new.status) for old, new in zip(stored["verdicts"], read.verdicts, strict=True)}
+        assert words == {("held", "pass"), ("did not hold", "fail"), ("not judged", "not evaluated")}
+
+    def test_an_error_of_schema_version_1_is_an_error(self):
+        stored = self.PATH.read_text().replace('"did not hold"', '"broke"')
+        assert Evaluation.model_validate_json(stored).exit_code == 3
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"schema_version": 3},
+            {"schema_version": 2},
+            {"verdicts": 5},
+            {"verdicts": [5]},
+            {"verdicts": [{"status": []}]},
+        ],
+    )
+    def test_other_files_are_rejected(self, change):
+        with pytest.raises(ValidationError):
+            Evaluation.model_validate_json(json.dumps(json.loads(self.PATH.read_text()) | change))
 
 
 def test_every_quantity_has_a_reader_and_a_label():
@@ -347,26 +380,3 @@ def test_evaluating_is_pure_and_short():
         for room in ("suites.suite", "results.quantities", "results.run_folder", "results.schema", "results.wording")
     }
     assert len(source.splitlines()) < 400
-
-
-def test_verdicts_of_version_1_are_read_with_their_old_words():
-    old = {
-        "id": "a/outcome",
-        "kind": "outcome",
-        "says": "A: fits",
-        "rows": ["a"],
-        "expected": "fits",
-        "measured": "fits",
-    }
-    words = {"held": "pass", "did not hold": "fail", "not judged": "not evaluated", "broke": "error"}
-    verdicts = [{**old, "status": word} for word in words]
-    stored = {
-        "schema_version": 1,
-        "run": run().model_dump(mode="json"),
-        "verdicts": verdicts,
-        "grounds": "predicted",
-    }
-    read = Evaluation.model_validate(stored)
-    assert [verdict.status for verdict in read.verdicts] == list(words.values())
-    assert read.basis == "predicted"
-    assert Evaluation.model_validate_json(read.model_dump_json()) == read

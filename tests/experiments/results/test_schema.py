@@ -55,9 +55,9 @@ def test_half_a_result_is_refused(tmp_path):
 
 
 def test_only_another_gpu_stands_in():
-    assert not result("a").stands_in
-    assert not result("a", device=CPU).stands_in
-    assert result("a", device=STAND_IN).stands_in
+    assert not result("a").emulated
+    assert not result("a", device=CPU).emulated
+    assert result("a", device=STAND_IN).emulated
 
 
 SHOTS = (
