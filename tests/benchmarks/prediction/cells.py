@@ -42,7 +42,7 @@ def cells() -> list[dict[str, Any]]:
                 "peak_gib": prediction.peak_gib,
                 "reserved_gib": prediction.limited_reserved_gib,
                 "margin_gib": prediction.margin_gib,
-                "figures": [_figure(figure, prediction) for figure in expect.figures if figure.quantity in MEMORY],
+                "figures": [_figure(figure, prediction) for figure in expect.reference_values if figure.quantity in MEMORY],
             }
         )
     return made
