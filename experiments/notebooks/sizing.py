@@ -7,23 +7,13 @@ from IPython.display import Markdown, display
 
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.service import traced
+from experiments.results.memory_parts import AT_A_POINT, AT_PEAK
 from experiments.results.predictions import Prediction
 from experiments.results.schema import Snapshot
 
-COLORS = {
-    "parameters": "#3f6fb5",
-    "gradients": "#2a9d8f",
-    "optimizer": "#8d6cab",
-    "activations": "#e0a030",
-    "buffers": "#8b8f98",
-}
-FIELDS = {
-    "parameters": "params_gib",
-    "gradients": "grads_gib",
-    "optimizer": "optimizer_gib",
-    "activations": "activations_gib",
-    "buffers": "buffers_gib",
-}
+COLORS = dict(
+    zip((part.name for part in AT_PEAK), ("#3f6fb5", "#2a9d8f", "#8d6cab", "#e0a030", "#8b8f98"), strict=True)
+)
 RESERVED = {"symbol": "line-ns-open", "size": 22, "color": "#22252a"}
 BAR_PX, FRAME_PX = 44, 120
 
@@ -80,7 +70,7 @@ def drawn(bars: Bars) -> go.Figure:
 
 def parts_at(shot: Snapshot) -> dict[str, float]:
     """Return the parts of the memory at one point, GiB by the names of COLORS."""
-    return {name: getattr(shot, field) for name, field in FIELDS.items() if hasattr(shot, field)}
+    return {part.name: getattr(shot, part.field) for part in AT_A_POINT}
 
 
 def told(predictions: Mapping[str, Prediction]) -> str:
@@ -95,7 +85,7 @@ def told(predictions: Mapping[str, Prediction]) -> str:
 
 
 def _parts(prediction: Prediction) -> dict[str, float]:
-    return {name: getattr(prediction.at_peak, field) for name, field in FIELDS.items()}
+    return {part.name: getattr(prediction.at_peak, part.field) for part in AT_PEAK}
 
 
 def _point(shot: Snapshot) -> str:

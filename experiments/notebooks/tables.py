@@ -1,9 +1,10 @@
 """Tables in Markdown of what rows and their ranks set, took and did. Pure functions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from experiments.results.evaluate import Verdict
+from experiments.results.memory_parts import BUFFERS, COLUMNS, OPTIMIZER_CPU, POINTS
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.schema import Measured, Result, Snapshot, Speed
 from experiments.results.wording import ENDINGS, number
@@ -12,28 +13,11 @@ from experiments.suites.suite import Quantity
 
 Cells = Mapping[str, str]
 
-POINTS = ("before forward", "after forward", "after backward", "after optimizer step")
-ON_HOST = "optimizer on the host"
-AT_A_POINT = {
-    "params_gib": "parameters",
-    "grads_gib": "gradients",
-    "optimizer_gib": "optimizer",
-    "optimizer_cpu_gib": ON_HOST,
-    "activations_gib": "activations",
-    "allocated_gib": "allocated",
-    "peak_gib": "peak",
-    "reserved_gib": "reserved",
-}
-MEMORY: dict[Quantity, str] = {
-    "params_gib": "parameters",
-    "grads_gib": "gradients",
-    "optimizer_gib": "optimizer",
-    "optimizer_cpu_gib": ON_HOST,
-    "activations_gib": "activations",
-    "allocated_after_forward_gib": "allocated after forward",
-    "peak_gib": "peak",
-    "reserved_gib": "reserved",
-}
+ON_HOST = OPTIMIZER_CPU.name
+PARTS = {part.field: part.name for part in COLUMNS if part != BUFFERS}
+TOTALS = {"peak_gib": "peak", "reserved_gib": "reserved"}
+AT_ONE_POINT = {**PARTS, "allocated_gib": "allocated", **TOTALS}
+MEMORY = cast(dict[Quantity, str], {**PARTS, "allocated_after_forward_gib": "allocated after forward", **TOTALS})
 HIDDEN_SETTINGS = ("time_limit_s", "seed", "workers")
 
 
@@ -64,9 +48,9 @@ def columns(corner: str, rows: Mapping[str, Cells]) -> str:
 def at_points(snapshots: Iterable[Snapshot]) -> str:
     """Memory at the four points of a step, of the last step that has each."""
     last = last_at_points(snapshots)
-    sizes = {point: {field: getattr(shot, field) for field in AT_A_POINT} for point, shot in last.items()}
+    sizes = {point: {field: getattr(shot, field) for field in AT_ONE_POINT} for point, shot in last.items()}
     unit = _unit(sizes.values())
-    return columns(unit.name, {point: _sizes(there, AT_A_POINT, unit) for point, there in sizes.items()})
+    return columns(unit.name, {point: _sizes(there, AT_ONE_POINT, unit) for point, there in sizes.items()})
 
 
 def last_at_points(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:

@@ -11,14 +11,15 @@ from rich.text import Text
 
 from experiments.prediction.custom_spec import SUITE
 from experiments.prediction.fit import LARGEST_BATCH, Fit
+from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, COLUMNS, OPTIMIZER_CPU, PARAMETERS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB, Prediction
 from experiments.suites.suite import ExpectedOutcome, suite_named
 
 STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
 SHOWN_GIB = 0.005
-GPU_SHARES = ("params_gib", "grads_gib", "optimizer_gib", "activations_gib", "buffers_gib")
 LEGEND = (
-    "GiB on one GPU. params to buffers are what the peak is made of; activ.: activations and temporaries; host:"
+    f"GiB on one GPU. {PARAMETERS.short} to {BUFFERS.short}: what the peak is made of;"
+    f" {ACTIVATIONS.short}: activations and temporaries; {OPTIMIZER_CPU.short}:"
     " optimizer state in host memory; margin: what the card has left, or lacks;"
     f" {RULE_OF_THUMB} x: the rule of thumb, {RULE_OF_THUMB} times the model."
 )
@@ -69,7 +70,7 @@ def prediction_tables(predictions: Sequence[Prediction]) -> Group:
 
 
 def _table(title: str, predictions: Iterable[Prediction]) -> Table:
-    numbers = ("params", "grads", "optim.", "host", "activ.", "buffers", "peak", "reserved")
+    numbers = (*(part.short for part in COLUMNS), "peak", "reserved")
     table = Table(
         Column("row", overflow="fold"),
         *(Column(name, justify="right", no_wrap=True) for name in numbers),
@@ -85,11 +86,10 @@ def _table(title: str, predictions: Iterable[Prediction]) -> Table:
         pad_edge=False,
     )
     for one in predictions:
-        params, grads, optimizer, activations, buffers = (_gib(getattr(one.at_peak, name)) for name in GPU_SHARES)
-        host = _gib(one.optimizer_cpu_gib) if one.optimizer_cpu_gib >= SHOWN_GIB else ""
         table.add_row(
             one.spec.row,
-            *(params, grads, optimizer, host, activations, buffers, _gib(one.peak_gib), _gib(one.reserved_gib)),
+            *(_part(one, part) for part in COLUMNS),
+            *(_gib(one.peak_gib), _gib(one.reserved_gib)),
             f"{one.peak_phase}, step {one.peak_step}",
             Text(one.verdict, STYLES[one.verdict]),
             f"{one.margin_gib:+.2f}",
@@ -97,6 +97,12 @@ def _table(title: str, predictions: Iterable[Prediction]) -> Table:
             _gib(one.rule_of_thumb_gib),
         )
     return table
+
+
+def _part(prediction: Prediction, part: MemoryPart) -> str:
+    if part != OPTIMIZER_CPU:
+        return _gib(getattr(prediction.at_peak, part.field))
+    return _gib(prediction.optimizer_cpu_gib) if prediction.optimizer_cpu_gib >= SHOWN_GIB else ""
 
 
 def _stated(prediction: Prediction) -> Text:

@@ -24,6 +24,7 @@ from typing import Any
 
 from experiments.errors import InputError
 from experiments.prediction.phantom.library import Phantom, Replay, load
+from experiments.results import memory_parts
 from experiments.results.predictions import Prediction, Shares
 from experiments.results.provenance import versions
 from experiments.results.schema import Device, Failure, Measured, Phase
@@ -34,8 +35,10 @@ from experiments.system.files import GIB, write_atomically
 from experiments.system.processes import die_with_parent
 
 MEMORY_LIMIT = 6 * GIB
-CATEGORIES = ("activations", "params", "grads", "optimizer", "batch", "buffers")
-BUFFERS = CATEGORIES.index("buffers")
+UNTAGGED, BATCH = memory_parts.ACTIVATIONS.key, "batch"
+KEPT = (memory_parts.PARAMETERS, memory_parts.GRADIENTS, memory_parts.OPTIMIZER, memory_parts.BUFFERS)
+CATEGORIES = (UNTAGGED, *(part.key for part in KEPT), BATCH)
+BUFFERS = CATEGORIES.index(memory_parts.BUFFERS.key)
 
 
 class PhantomMeter:
@@ -171,9 +174,9 @@ def _prediction(
 def _shares(alive: list[int], peak: int) -> Shares:
     """Return the parts of the peak; what the allocator rounds up counts as activations."""
     by_name = dict(zip(CATEGORIES, alive, strict=True))
-    kept = {name: by_name[name] for name in ("params", "grads", "optimizer", "buffers")}
+    kept = {part.field: by_name[part.key] for part in KEPT}
     return Shares(
-        **{f"{name}_gib": size / GIB for name, size in kept.items()}, activations_gib=(peak - sum(kept.values())) / GIB
+        **{field: size / GIB for field, size in kept.items()}, activations_gib=(peak - sum(kept.values())) / GIB
     )
 
 

@@ -9,19 +9,13 @@ from experiments.report.content import Report, RowReport
 from experiments.report.predicted import PredictedRow
 from experiments.report.telemetry import Telemetry
 from experiments.report.words import gib
-from experiments.results.schema import Memory, Point, Snapshot
+from experiments.results.memory_parts import AT_A_POINT, BUFFERS, POINTS
+from experiments.results.schema import Memory, Snapshot
 
 Figure = dict[str, Any]
 
-PARTS = {
-    "parameters": "params_gib",
-    "gradients": "grads_gib",
-    "optimizer": "optimizer_gib",
-    "activations": "activations_gib",
-}
 BETWEEN = "peak between the points"
-BUFFERS = "buffers of libraries"
-POINTS: tuple[Point, ...] = ("before forward", "after forward", "after backward", "after optimizer step")
+BUFFERS_OF_LIBRARIES = f"{BUFFERS.name} of libraries"
 PANELS = (
     ("busy, %", {"gpu_util_percent": "GPU", "host_cpu_percent": "processor"}),
     ("memory, GiB", {"gpu_memory_gib": "GPU", "process_memory_gib": "process", "host_memory_gib": "host"}),
@@ -82,7 +76,7 @@ def telling_snapshots(memory: Memory) -> list[Snapshot]:
 
 
 def _parts(shot: Snapshot) -> dict[str, float]:
-    return {name: max(0.0, getattr(shot, field)) for name, field in PARTS.items()}
+    return {part.name: max(0.0, getattr(shot, part.field)) for part in AT_A_POINT}
 
 
 def _peak_bar(row: RowReport) -> Bar | None:
@@ -104,8 +98,8 @@ def _peak_bar(row: RowReport) -> Bar | None:
 
 
 def _predicted_bar(row: PredictedRow) -> Bar:
-    parts = {name: getattr(row.at_peak, field) for name, field in PARTS.items()}
-    parts[BUFFERS] = row.at_peak.buffers_gib
+    parts = {part.name: getattr(row.at_peak, part.field) for part in AT_A_POINT}
+    parts[BUFFERS_OF_LIBRARIES] = row.at_peak.buffers_gib
     label = f"<b>{escape(row.row)}</b>  {gib(row.peak_gib).removesuffix(' GiB')}"
     if row.verdict != "fits":
         color = "--c-bad" if row.verdict == "oom" else "--c-warn"
@@ -123,7 +117,8 @@ def _point_bar(shot: Snapshot) -> Bar:
 
 def _bars(bars: Sequence[Bar], limit_gib: float | None, card: str) -> Figure:
     places = list(range(len(bars)))
-    names = [name for name in (*PARTS, BUFFERS, BETWEEN) if any(name in bar.parts for bar in bars)]
+    order = (*(part.name for part in AT_A_POINT), BUFFERS_OF_LIBRARIES, BETWEEN)
+    names = [name for name in order if any(name in bar.parts for bar in bars)]
     data = [_part_trace(name, [bar.parts.get(name, 0.0) for bar in bars], places) for name in names]
     if any(bar.reserved_gib is not None for bar in bars):
         values = [bar.reserved_gib for bar in bars]

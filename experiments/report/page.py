@@ -8,6 +8,7 @@ from plotly.offline import get_plotlyjs
 from experiments.report.content import Report
 from experiments.report.figures import figures
 from experiments.report.words import ICONS, gib, lower_first, percent, share
+from experiments.results.memory_parts import BUFFERS, COLUMNS
 from experiments.results.wording import label, number, unit
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -28,5 +29,6 @@ def page(report: Report) -> str:
         report=report,
         figures=figures(report),
         icons=ICONS,
+        snapshot_parts=[part for part in COLUMNS if part != BUFFERS],
         plotly_js=get_plotlyjs(),
     )

@@ -2,6 +2,7 @@
 
 from math import inf
 
+from experiments.results.memory_parts import ACTIVATIONS, GRADIENTS, OPTIMIZER, PARAMETERS
 from experiments.suites.suite import Quantity
 
 ENDINGS = {
@@ -31,11 +32,11 @@ def number(value: float) -> str:
 
 
 LABELS: dict[Quantity, tuple[str, str]] = {
-    "params_gib": ("parameters", "GiB"),
-    "grads_gib": ("gradients", "GiB"),
-    "optimizer_gib": ("optimizer state on the GPU", "GiB"),
-    "optimizer_cpu_gib": ("optimizer state in host memory", "GiB"),
-    "activations_gib": ("activations", "GiB"),
+    "params_gib": (PARAMETERS.name, "GiB"),
+    "grads_gib": (GRADIENTS.name, "GiB"),
+    "optimizer_gib": (f"{OPTIMIZER.name} state on the GPU", "GiB"),
+    "optimizer_cpu_gib": (f"{OPTIMIZER.name} state in host memory", "GiB"),
+    "activations_gib": (ACTIVATIONS.name, "GiB"),
     "allocated_after_forward_gib": ("allocated after the forward pass", "GiB"),
     "peak_gib": ("peak memory", "GiB"),
     "reserved_gib": ("reserved memory", "GiB"),

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from experiments.results.memory_parts import POINTS
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, Device, Measured, Memory, Outcome, Result, Speed
 from experiments.suites.choices import Size
 from experiments.suites.suite import suite_named
 from tests.support.results import CPU, SPEED, STAND_IN, run, shot
 
-POINTS = ("before forward", "after forward", "after backward", "after optimizer step")
 MINIATURE = 1 / 1024
 WAITS = {"communication_share": 0.4, "exposed_communication_share": 0.15, "gpu_idle_share": 0.05}
 

@@ -7,9 +7,10 @@ import pytest
 from experiments.errors import InputError
 from experiments.notebooks import narrative
 from experiments.notebooks.narrative import Lab
+from experiments.results.memory_parts import POINTS
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
-from tests.support.notebooks import POINTS, kept, write
+from tests.support.notebooks import kept, write
 from tests.support.predictions import prediction
 from tests.support.results import result, run
 

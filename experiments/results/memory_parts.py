@@ -1,0 +1,32 @@
+"""The parts of memory and the points of a step: their names for tables, figures and the tracer."""
+
+from typing import NamedTuple, get_args
+
+from experiments.results.schema import Point
+
+POINTS: tuple[Point, ...] = get_args(Point)
+
+
+class MemoryPart(NamedTuple):
+    """One part of memory. key: what the tracer calls it; short: its name where space is scarce, as in a terminal."""
+
+    key: str
+    name: str
+    short: str
+
+    @property
+    def field(self) -> str:
+        """The field of a snapshot, or of what a peak is made of."""
+        return f"{self.key}_gib"
+
+
+PARAMETERS = MemoryPart("params", "parameters", "params")
+GRADIENTS = MemoryPart("grads", "gradients", "grads")
+OPTIMIZER = MemoryPart("optimizer", "optimizer", "optim.")
+OPTIMIZER_CPU = MemoryPart("optimizer_cpu", "optimizer in host memory", "host")
+ACTIVATIONS = MemoryPart("activations", "activations", "activ.")
+BUFFERS = MemoryPart("buffers", "buffers", "buffers")
+
+AT_A_POINT = (PARAMETERS, GRADIENTS, OPTIMIZER, ACTIVATIONS)
+AT_PEAK = (*AT_A_POINT, BUFFERS)
+COLUMNS = (PARAMETERS, GRADIENTS, OPTIMIZER, OPTIMIZER_CPU, ACTIVATIONS, BUFFERS)
