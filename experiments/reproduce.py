@@ -189,7 +189,7 @@ def _predict(runs: Sequence[PreparedRun], view: View) -> None:
         suite, card = run.suite.suite, run.run.card
         specs = [spec for spec in rows_asked(suite, card) if spec.row in run.run.rows]
         predictions = traced(specs, view.says, lambda spec, reason: view.says(f"not predicted: {reason}"))
-        outcomes = [prediction.verdict for prediction in predictions]
+        outcomes = [prediction.predicted_outcome for prediction in predictions]
         counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
         view.says(f"{suite} on {card}: predicted {counts or 'nothing'}")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from experiments.results.wording import ENDINGS
+from experiments.results.wording import OUTCOMES
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Suite, suite_named, suite_names
 
@@ -60,7 +60,7 @@ def rows_table(name: str, card: str | None) -> Table:
     table = Table(*columns, title=f"{suite.title}, on {card}", title_justify="left")
     for row in suite.rows_for(card):
         settings = suite.settings(row, card)
-        table.add_row(row.id, settings.model, ENDINGS.get(row.expect.outcome or "", ""), _in_words(suite, settings))
+        table.add_row(row.id, settings.model, OUTCOMES.get(row.expect.outcome or "", ""), _in_words(suite, settings))
     return table
 
 

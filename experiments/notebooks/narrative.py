@@ -15,7 +15,7 @@ from experiments.results.evaluate import claim_rows, evaluate
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
 from experiments.results.schema import Result
-from experiments.results.wording import ENDINGS
+from experiments.results.wording import OUTCOMES
 from experiments.suites.suite import Claim, suite_named
 from experiments.system.files import CODE
 
@@ -112,7 +112,7 @@ def told(folder: RunFolder, row: str) -> str:
     made, results = folder.read_run(), folder.results()
     suite, result = suite_named(made.suite), results[row]
     blocks = [
-        f"### {suite.row(row).title}: {ENDINGS[result.outcome]}",
+        f"### {suite.row(row).title}: {OUTCOMES[result.outcome]}",
         *one_row.measured(result),
         *(f"Predicted at full size on {one.spec.card}: {in_words(one)}" for one in predicted(folder, [row])),
         tables.verdicts(one for one in evaluate(suite, made, results).verdicts if one.rows == (row,)),

@@ -10,7 +10,7 @@ from IPython.display import Markdown, display
 
 from experiments.notebooks import tables
 from experiments.results.schema import RESULT_FILE, Failure, Result, read_result
-from experiments.results.wording import ENDINGS, number
+from experiments.results.wording import OUTCOMES, number
 
 LAST_LINES_WITHIN_S = 2.0
 
@@ -38,7 +38,7 @@ def run(spec: str, out: str, worker: str) -> None:
 def show(out: str) -> None:
     """Show the result as a reader wants it: the outcome, and what was measured."""
     result = _result(out)
-    display(Markdown("\n\n".join([f"# {ENDINGS[result.outcome].upper()}", *measured(result)])))
+    display(Markdown("\n\n".join([f"# {OUTCOMES[result.outcome].upper()}", *measured(result)])))
 
 
 def measured(result: Result) -> list[str]:
@@ -58,15 +58,15 @@ def require_fit(out: str) -> None:
     """Raise DidNotFit unless the row fits, so that no notebook of a failed row can be taken for a success."""
     result = _result(out)
     if result.outcome != "fits":
-        raise DidNotFit(f"{ENDINGS[result.outcome]}: {result.reason}")
+        raise DidNotFit(f"{OUTCOMES[result.outcome]}: {result.reason}")
 
 
 def device(result: Result) -> str:
     """Return the row's machine in one line."""
     where = result.device
     memory_gib = f", {where.memory_gib:.1f} GiB" if where.memory_gib else ""
-    stands_in = f", emulating {result.spec.card}" if result.stands_in else ""
-    return f"{where.count} x {where.name}{memory_gib}{stands_in}; size {result.spec.size}, length {result.spec.length}"
+    emulates = f", emulating {result.spec.card}" if result.emulated else ""
+    return f"{where.count} x {where.name}{memory_gib}{emulates}; size {result.spec.size}, length {result.spec.length}"
 
 
 def failure(ended: Failure) -> str:

@@ -7,7 +7,7 @@ from experiments.results.evaluate import Verdict
 from experiments.results.memory_parts import BUFFERS, COLUMNS, OPTIMIZER_CPU, POINTS
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.schema import Measured, Result, Snapshot, Speed
-from experiments.results.wording import ENDINGS, number
+from experiments.results.wording import OUTCOMES, number
 from experiments.suites.settings import Lora, Quantization, Settings
 from experiments.suites.suite import Quantity
 
@@ -63,7 +63,7 @@ def memory(results: Mapping[str, Result]) -> str:
     """Return a table of the maximum of each part of memory by row; of several ranks, the one with the highest peak."""
     sizes = {name: {quantity: value_of(quantity, result) for quantity in MEMORY} for name, result in results.items()}
     unit = _unit(sizes.values())
-    ended = {name: {"ended": ENDINGS[result.outcome]} for name, result in results.items()}
+    ended = {name: {"ended": OUTCOMES[result.outcome]} for name, result in results.items()}
     return columns(unit.name, {name: ended[name] | _sizes(there, MEMORY, unit) for name, there in sizes.items()})
 
 
@@ -73,7 +73,7 @@ def ranks(measured: Sequence[Measured]) -> str:
     unit = _unit(sizes.values())
     rows = {
         f"rank {one.rank}": {
-            "ended": ENDINGS[one.outcome],
+            "ended": OUTCOMES[one.outcome],
             **_sizes(sizes[one.rank], MEMORY, unit),
             "tokens of the longest text": str(one.max_tokens or ""),
             "s a step": number(one.speed.step_s) if one.speed else "",

@@ -7,7 +7,7 @@ from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import Run
 from experiments.results.schema import Device, Result
-from experiments.results.wording import ENDINGS
+from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import card_named
 from experiments.suites.suite import ExpectedOutcome, Suite
 
@@ -30,7 +30,7 @@ def as_result(prediction: Prediction) -> Result:
         spec=spec,
         fingerprint=spec.fingerprint,
         code=code_sha256(),
-        outcome=prediction.outcome,
+        outcome=prediction.likely_outcome,
         reason=in_words(prediction),
         failure=prediction.failure,
         device=Device(
@@ -51,13 +51,13 @@ def as_result(prediction: Prediction) -> Result:
 
 def in_words(prediction: Prediction) -> str:
     """Return the predicted outcome in words: 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
-    verdict = "borderline, more likely " if prediction.verdict == "borderline" else ""
+    doubt = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
     needs = f"needs {prediction.needed_gib:.2f} GiB of {prediction.usable_gib:.2f} GiB usable"
-    return f"{verdict}{ENDINGS[prediction.outcome]}: {needs}"
+    return f"{doubt}{OUTCOMES[prediction.likely_outcome]}: {needs}"
 
 
 def warning(prediction: Prediction, expected: ExpectedOutcome | None) -> str:
     """Where the prediction differs from what is stated, in one line; empty where it agrees or nothing is stated."""
-    if expected is None or expected == prediction.outcome:
+    if expected is None or expected == prediction.likely_outcome:
         return ""
-    return f"{prediction.spec.row}: stated: {ENDINGS[expected]}; predicted: {in_words(prediction)}"
+    return f"{prediction.spec.row}: stated: {OUTCOMES[expected]}; predicted: {in_words(prediction)}"

@@ -62,7 +62,7 @@ def fit(spec: RowSpec, predict: Predict) -> Fit:
     asked = batches.prediction(spec.settings.batch_size)
     largest = batches.last(DOUBT * asked.usable_gib)
     likely = batches.last(0.0)
-    offered = [] if asked.verdict == "fits" else [*_smaller_batch(spec, largest), *changes(spec)]
+    offered = [] if asked.predicted_outcome == "fits" else [*_smaller_batch(spec, largest), *changes(spec)]
     return Fit(
         asked=asked,
         largest=batches.prediction(largest) if largest else None,

@@ -81,7 +81,7 @@ class Progress:
         self._traced += 1
         each_s = (time.monotonic() - self._begun) / self._traced
         left = f", about {clock(each_s * (self._total - self._done))} left" if self._done < self._total else ""
-        found = f"{prediction.verdict}, peak {prediction.peak_gib:.2f} GiB"
+        found = f"{prediction.predicted_outcome}, peak {prediction.peak_gib:.2f} GiB"
         what = f"{spec.suite}/{spec.row}, batch {spec.settings.batch_size}, on {spec.card}"
         self._say(f"predicted {what}: {found} ({self._done} of {self._total}{left})")
 

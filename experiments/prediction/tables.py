@@ -17,6 +17,16 @@ from experiments.suites.suite import ExpectedOutcome, suite_named
 
 STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
 SHOWN_GIB = 0.005
+NOT_SHOWN = {
+    "prediction_version",
+    "spec",
+    "parameters",
+    "trainable_parameters",
+    "memory",
+    "tflop_per_sample",
+    "versions",
+    "elapsed_s",
+}
 LEGEND = (
     f"GiB on one GPU. {PARAMETERS.short} to {BUFFERS.short}: what the peak is made of;"
     f" {ACTIVATIONS.short}: activations and temporaries; {OPTIMIZER_CPU.short}:"
@@ -41,22 +51,11 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
         "model": spec.settings.model,
         "params": prediction.parameters,
         "trainable_params": prediction.trainable_parameters,
-        "peak_gib": prediction.peak_gib,
-        "reserved_gib": prediction.reserved_gib,
-        "needed_gib": prediction.needed_gib,
-        "usable_gib": prediction.usable_gib,
+        **prediction.model_dump(mode="json", exclude=NOT_SHOWN),
         "margin_gib": prediction.margin_gib,
-        "verdict": prediction.verdict,
+        "verdict": prediction.predicted_outcome,
         "expected": expected,
-        "agrees": expected == prediction.outcome if expected else None,
-        "peak_phase": prediction.peak_phase,
-        "peak_step": prediction.peak_step,
-        "at_peak": prediction.at_peak.model_dump(),
-        "optimizer_cpu_gib": prediction.optimizer_cpu_gib,
-        "host_gib": prediction.host_gib,
-        "limited_reserved_gib": prediction.limited_reserved_gib,
-        "retries": prediction.retries,
-        "failure": prediction.failure.model_dump() if prediction.failure else None,
+        "agrees": expected == prediction.likely_outcome if expected else None,
         "rule_of_thumb_gib": prediction.rule_of_thumb_gib,
         "settings": spec.settings.model_dump(mode="json"),
     }
@@ -75,7 +74,7 @@ def _table(title: str, predictions: Iterable[Prediction]) -> Table:
         Column("row", overflow="fold"),
         *(Column(name, justify="right", no_wrap=True) for name in numbers),
         Column("peak in", overflow="fold"),
-        Column("verdict", no_wrap=True),
+        Column("outcome", no_wrap=True),
         Column("margin", justify="right", no_wrap=True),
         Column("stated", overflow="fold"),
         Column(f"{RULE_OF_THUMB} x", justify="right", no_wrap=True),
@@ -91,7 +90,7 @@ def _table(title: str, predictions: Iterable[Prediction]) -> Table:
             *(_part(one, part) for part in COLUMNS),
             *(_gib(one.peak_gib), _gib(one.reserved_gib)),
             f"{one.peak_phase}, step {one.peak_step}",
-            Text(one.verdict, STYLES[one.verdict]),
+            Text(one.predicted_outcome, STYLES[one.predicted_outcome]),
             f"{one.margin_gib:+.2f}",
             _stated(one),
             _gib(one.rule_of_thumb_gib),
@@ -109,7 +108,7 @@ def _stated(prediction: Prediction) -> Text:
     expected = expected_of(prediction)
     if expected is None:
         return Text("")
-    if expected == prediction.outcome:
+    if expected == prediction.likely_outcome:
         return Text(f"{expected}: agrees")
     return Text(f"{expected}: differs", "bold red")
 
@@ -132,8 +131,8 @@ def fit_as_data(fit: Fit) -> dict[str, Any]:
 def _change_as_data(prediction: Prediction | None) -> dict[str, Any]:
     if prediction is None:
         return {"verdict": None}
-    names = ("verdict", "peak_gib", "reserved_gib", "needed_gib", "margin_gib", "optimizer_cpu_gib")
-    return {name: getattr(prediction, name) for name in names}
+    names = ("peak_gib", "reserved_gib", "needed_gib", "margin_gib", "optimizer_cpu_gib")
+    return {"verdict": prediction.predicted_outcome, **{name: getattr(prediction, name) for name in names}}
 
 
 def fit_view(fit: Fit) -> Group:
@@ -141,7 +140,7 @@ def fit_view(fit: Fit) -> Group:
     asked = fit.asked
     spec = asked.spec
     lines = [
-        f"{spec.row} on {spec.card}, batch {spec.settings.batch_size}: {asked.verdict}, "
+        f"{spec.row} on {spec.card}, batch {spec.settings.batch_size}: {asked.predicted_outcome}, "
         f"needs {asked.needed_gib:.2f} of {asked.usable_gib:.2f} GiB ({asked.margin_gib:+.2f})",
         _largest_in_words(fit),
     ]
@@ -164,7 +163,7 @@ def _changes_table(fit: Fit) -> Table:
         "change",
         Column("peak", justify="right", no_wrap=True),
         Column("margin", justify="right", no_wrap=True),
-        Column("verdict"),
+        "outcome",
         "what it costs",
         title="single changes, cheapest first, GiB on one GPU",
         title_justify="left",
@@ -175,10 +174,10 @@ def _changes_table(fit: Fit) -> Table:
         if one.prediction is None:
             table.add_row(one.change, "", "", "not possible", one.reason)
             continue
-        verdict, host = one.prediction.verdict, one.prediction.optimizer_cpu_gib
+        outcome, host = one.prediction.predicted_outcome, one.prediction.optimizer_cpu_gib
         cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SHOWN_GIB else one.cost
         figures = (_gib(one.prediction.peak_gib), f"{one.prediction.margin_gib:+.2f}")
-        table.add_row(one.change, *figures, Text(verdict, STYLES[verdict]), cost)
+        table.add_row(one.change, *figures, Text(outcome, STYLES[outcome]), cost)
     return table
 
 

@@ -15,11 +15,11 @@ from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Outcome, Record, Result
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
-from experiments.results.wording import ENDINGS, number
+from experiments.results.wording import OUTCOMES, number
 from experiments.run_options import SHOWN
 from experiments.suites.suite import Quantity, suite_named
 
-COMPARISON_SCHEMA_VERSION: Literal[1] = 1
+COMPARISON_SCHEMA_VERSION: Literal[2] = 2
 ORIGIN = ("recipe_version", "git_commit", "host")
 """Fields of run.json that no option sets."""
 
@@ -57,7 +57,7 @@ class Difference(Record):
 class Comparison(Record):
     """Two runs of one suite side by side; both are judged by the recipes of today."""
 
-    schema_version: Literal[1] = COMPARISON_SCHEMA_VERSION
+    schema_version: Literal[2] = COMPARISON_SCHEMA_VERSION
     a: Run
     b: Run
     differences: tuple[Difference, ...]
@@ -161,7 +161,7 @@ def _rows_table(comparison: Comparison) -> Table:
 
 
 def _outcomes(row: RowComparison) -> Text:
-    a, b = (ENDINGS[outcome] if outcome else "not run" for outcome in (row.outcome_a, row.outcome_b))
+    a, b = (OUTCOMES[outcome] if outcome else "not run" for outcome in (row.outcome_a, row.outcome_b))
     return Text(a) if a == b else Text(f"{a} → {b}", style="bold")
 
 

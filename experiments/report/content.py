@@ -13,12 +13,12 @@ from experiments.results.evaluate import Evaluation, Status, Verdict
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run, RunFolder, row_path
 from experiments.results.schema import LOG_FILE, NOTEBOOK_FILE, RESULT_FILE, TELEMETRY_FILE, Device, Record, Result
-from experiments.results.wording import ENDINGS
+from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import cards
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
 
-REPORT_SCHEMA_VERSION: Literal[1] = 1
+REPORT_SCHEMA_VERSION: Literal[2] = 2
 FILES = {"notebook": NOTEBOOK_FILE, "log": LOG_FILE, "result": RESULT_FILE, "telemetry": TELEMETRY_FILE}
 
 
@@ -40,10 +40,10 @@ class RowReport(Record):
     status: Status | None = Field(description="of the outcome; None: no outcome is stated")
     reason: str
     ran_on: str
-    stands_in: bool
+    emulated: bool
     scaled: str = Field(description="'2 of 4 ranks' where it ran on fewer than it states; else empty")
     ranks: tuple[RankReport, ...]
-    figures: tuple[Statement, ...] = Field(description="the figures stated for this row")
+    reference_values: tuple[Statement, ...] = ()
     quantities: dict[Quantity, float | None]
     files: dict[str, str] = Field(description="what there is: kind of file -> path from the run's folder")
     telemetry: Telemetry | None
@@ -68,7 +68,7 @@ class DeviceReport(Record):
 class Report(Record):
     """report.json: all that report.html shows."""
 
-    schema_version: Literal[1] = REPORT_SCHEMA_VERSION
+    schema_version: Literal[2] = REPORT_SCHEMA_VERSION
     run: Run
     title: str
     source: str
@@ -131,15 +131,15 @@ def _row(
         title=row.title,
         note=row.note,
         settings=settings,
-        expected=ENDINGS[row.expect.outcome] if row.expect.outcome else "",
-        measured=ENDINGS[result.outcome] if result else "",
+        expected=OUTCOMES[row.expect.outcome] if row.expect.outcome else "",
+        measured=OUTCOMES[result.outcome] if result else "",
         status=outcome.status if outcome else None,
         reason=result.reason if result else "the row was not run",
         ran_on=ran_on(result) if result else "",
-        stands_in=result.stands_in if result else False,
+        emulated=result.emulated if result else False,
         scaled=_scaled(stated_settings(suite, run, row_id), settings),
         ranks=rank_reports(result) if result else (),
-        figures=tuple(statement for statement in own if statement.kind == "figure"),
+        reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
         files=_files(folder, run, row_id),
         telemetry=read_telemetry(folder.path / row_path(run.suite, row_id) / TELEMETRY_FILE),

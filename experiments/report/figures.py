@@ -98,15 +98,16 @@ def _peak_bar(row: RowReport) -> Bar | None:
 
 
 def _predicted_bar(row: PredictedRow) -> Bar:
-    parts = {part.name: getattr(row.at_peak, part.field) for part in AT_A_POINT}
-    parts[BUFFERS_OF_LIBRARIES] = row.at_peak.buffers_gib
-    label = f"<b>{escape(row.row)}</b>  {gib(row.peak_gib).removesuffix(' GiB')}"
-    if row.verdict != "fits":
-        color = "--c-bad" if row.verdict == "oom" else "--c-warn"
+    prediction = row.prediction
+    parts = {part.name: getattr(prediction.at_peak, part.field) for part in AT_A_POINT}
+    parts[BUFFERS_OF_LIBRARIES] = prediction.at_peak.buffers_gib
+    label = f"<b>{escape(row.row)}</b>  {gib(prediction.peak_gib).removesuffix(' GiB')}"
+    if prediction.predicted_outcome != "fits":
+        color = "--c-bad" if prediction.predicted_outcome == "oom" else "--c-warn"
         label += f"  <span style='color:{color}'>{escape(row.words.partition(':')[0])}</span>"
-    if row.optimizer_cpu_gib > row.at_peak.optimizer_gib:
+    if row.optimizer_cpu_gib > prediction.at_peak.optimizer_gib:
         label += f"  <span style='color:--c-quiet'>+ {gib(row.optimizer_cpu_gib)} in host memory</span>"
-    return Bar(label, parts, row.reserved_gib, row.measured_peak_gib)
+    return Bar(label, parts, prediction.limited_reserved_gib, row.measured_peak_gib)
 
 
 def _point_bar(shot: Snapshot) -> Bar:

@@ -38,7 +38,9 @@ def junit(report: Report) -> str:
 
 def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Element:
     took = elapsed.get(statement.rows[0], 0.0) if statement.kind == "outcome" else 0.0
-    case = ET.Element("testcase", classname=f"{suite}.{statement.kind}", name=statement.id, time=_seconds(took))
+    case = ET.Element(
+        "testcase", classname=f"{suite}.{statement.kind.replace(' ', '_')}", name=statement.id, time=_seconds(took)
+    )
     if element := _ELEMENTS.get(statement.status):
         ET.SubElement(case, element, message=_text(statement.reason or statement.measured))
     lines = (

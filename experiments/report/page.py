@@ -29,6 +29,7 @@ def page(report: Report) -> str:
         report=report,
         figures=figures(report),
         icons=ICONS,
+        memory_columns=COLUMNS,
         snapshot_parts=[part for part in COLUMNS if part != BUFFERS],
         plotly_js=get_plotlyjs(),
     )

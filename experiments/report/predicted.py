@@ -8,36 +8,44 @@ from pydantic import Field
 from experiments.prediction.as_result import in_words, predicted_judgement
 from experiments.report.words import STATUSES, predicted_headline
 from experiments.results.evaluate import Evaluation, Status, scaled_down
-from experiments.results.predictions import Prediction, Shares, Verdict
-from experiments.results.schema import Phase, Record, Result
-from experiments.results.wording import ENDINGS
+from experiments.results.memory_parts import OPTIMIZER_CPU, MemoryPart
+from experiments.results.predictions import Prediction
+from experiments.results.schema import Record, Result
+from experiments.results.wording import OUTCOMES
 from experiments.suites.suite import Suite
 
 
 class PredictedRow(Record):
-    """One row as predicted, GiB on one GPU. reserved_gib is what the allocator takes under the card's limit.
+    """One row with its prediction, GiB on one GPU, and what was measured if the row ended as predicted at full size.
 
-    What was measured stands beside it where the row ran to its end at full size; an error is a share of that.
+    An error is a share of the measured value.
     """
 
-    row: str
     stated: str
     agrees: bool | None = Field(description="None: nothing is stated")
-    verdict: Verdict
     words: str
-    margin_gib: float
-    peak_gib: float
-    reserved_gib: float
-    at_peak: Shares
-    peak_phase: Phase
-    peak_step: int
-    optimizer_cpu_gib: float
-    rule_of_thumb_gib: float
+    prediction: Prediction
     measured_peak_gib: float | None = None
     measured_reserved_gib: float | None = None
     peak_error: float | None = None
     reserved_error: float | None = None
     rule_of_thumb_error: float | None = None
+
+    @property
+    def row(self) -> str:
+        """Return the row's id."""
+        return self.prediction.spec.row
+
+    @property
+    def optimizer_cpu_gib(self) -> float:
+        """Return the optimizer state in host memory, to 0.01 GiB: less than that is not shown."""
+        return round(self.prediction.optimizer_cpu_gib, 2)
+
+    def part_gib(self, part: MemoryPart) -> float | None:
+        """Return one part of the peak; None for optimizer state in host memory if there is none to show."""
+        if part == OPTIMIZER_CPU:
+            return self.optimizer_cpu_gib or None
+        return float(getattr(self.prediction.at_peak, part.field))
 
 
 class PredictedStatement(Record):
@@ -96,19 +104,10 @@ def _row(suite: Suite, prediction: Prediction, result: Result | None) -> Predict
     beside = result if result and _ran_as_predicted(suite, result) else None
     peak, reserved = (beside.memory.peak_gib, beside.memory.reserved_gib) if beside else (None, None)
     return PredictedRow(
-        row=prediction.spec.row,
-        stated=ENDINGS[expected] if expected else "",
-        agrees=expected == prediction.outcome if expected else None,
-        verdict=prediction.verdict,
+        stated=OUTCOMES[expected] if expected else "",
+        agrees=expected == prediction.likely_outcome if expected else None,
         words=in_words(prediction),
-        margin_gib=prediction.margin_gib,
-        peak_gib=prediction.peak_gib,
-        reserved_gib=prediction.limited_reserved_gib,
-        at_peak=prediction.at_peak,
-        peak_phase=prediction.peak_phase,
-        peak_step=prediction.peak_step,
-        optimizer_cpu_gib=round(prediction.optimizer_cpu_gib, 2),
-        rule_of_thumb_gib=prediction.rule_of_thumb_gib,
+        prediction=prediction,
         measured_peak_gib=peak,
         measured_reserved_gib=reserved,
         peak_error=_error(prediction.peak_gib, peak),

@@ -6,10 +6,10 @@ from pydantic import Field
 
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run
-from experiments.results.schema import Record, Result
-from experiments.results.wording import ENDINGS
+from experiments.results.schema import Measured, Record, Result, Speed
+from experiments.results.wording import OUTCOMES
 from experiments.suites.settings import Settings
-from experiments.suites.suite import Row, Suite
+from experiments.suites.suite import Quantity, Row, Suite
 
 SAME = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
 
@@ -17,15 +17,10 @@ SAME = ("engine", "model", "task", "dataset", "precision", "lora", "quantization
 class RankReport(Record):
     """One rank of a row. Memory in GiB; samples_per_s is that of all ranks, by this one's clock."""
 
-    rank: int
-    measured: str = Field(description="how it ended")
+    measured: Measured = Field(description="without the snapshots, which the row's result has")
+    ended: str
     failed_first: bool = Field(description="its failure is the row's")
-    reason: str
-    peak_gib: float | None
-    reserved_gib: float | None
-    allocated_after_forward_gib: float | None
-    max_tokens: int | None
-    samples_per_s: float | None
+    quantities: dict[Quantity, float | None]
 
 
 class StatedTimes(Record):
@@ -39,23 +34,21 @@ class StatedTimes(Record):
 
 
 class Scaling(Record):
-    """A row of several ranks beside ``base``, the row on one device that is most like it; shares are of a step's time.
+    """A row of several ranks, and ``base``, the row on one device that is most like it.
 
-    times is samples a second over those of base, efficiency the same over the number of ranks.
+    times is samples a second over those of base, efficiency the same over the number of ranks. speed is None for a row
+    that does not fit.
     """
 
     row: str
     ranks: int
     stated_ranks: int
     base: str | None
-    samples_per_s: float | None
+    speed: Speed | None
     base_samples_per_s: float | None
     times: float | None
     efficiency: float | None
     stated: StatedTimes | None
-    communication_share: float | None
-    exposed_communication_share: float | None
-    gpu_idle_share: float | None
 
 
 def rank_reports(result: Result) -> tuple[RankReport, ...]:
@@ -63,15 +56,10 @@ def rank_reports(result: Result) -> tuple[RankReport, ...]:
     failed = result.failure.rank if result.failure else None
     return tuple(
         RankReport(
-            rank=one.rank,
-            measured=ENDINGS[one.outcome],
+            measured=one.model_copy(update={"memory": one.memory.model_copy(update={"snapshots": ()})}),
+            ended=OUTCOMES[one.outcome],
             failed_first=one.rank == failed,
-            reason=one.reason,
-            peak_gib=one.memory.peak_gib,
-            reserved_gib=one.memory.reserved_gib,
-            allocated_after_forward_gib=QUANTITIES["allocated_after_forward_gib"](one),
-            max_tokens=one.max_tokens,
-            samples_per_s=QUANTITIES["samples_per_s"](one),
+            quantities={name: read(one) for name, read in QUANTITIES.items()},
         )
         for one in sorted(result.ranks, key=lambda one: one.rank)
     )
@@ -105,22 +93,20 @@ def base_row(suite: Suite, run: Run, row: Row) -> Row | None:
 def _scaling(suite: Suite, run: Run, row: Row, results: Mapping[str, Result]) -> Scaling:
     result, base = results[row.id], base_row(suite, run, row)
     base_result = results.get(base.id) if base else None
-    speed, base_speed = (value_of("samples_per_s", one) if one else None for one in (result, base_result))
-    times = speed / base_speed if speed and base_speed else None
+    speed = result.speed if result.outcome == "fits" else None
+    base_speed = value_of("samples_per_s", base_result) if base_result else None
+    times = speed.samples_per_s / base_speed if speed and base_speed else None
     ranks = result.spec.settings.ranks
     return Scaling(
         row=row.id,
         ranks=ranks,
         stated_ranks=stated_settings(suite, run, row.id).ranks,
         base=base.id if base else None,
-        samples_per_s=speed,
+        speed=speed,
         base_samples_per_s=base_speed,
         times=times,
         efficiency=times / ranks if times else None,
         stated=_stated(base, base_result, row, result) if base and base_result else None,
-        communication_share=value_of("communication_share", result),
-        exposed_communication_share=result.speed.exposed_communication_share if result.speed else None,
-        gpu_idle_share=value_of("gpu_idle_share", result),
     )
 
 
@@ -135,8 +121,8 @@ def _stated(base: Row, base_result: Result, row: Row, result: Result) -> StatedT
 
 def _stated_s(row: Row) -> float | None:
     """Return the lab's training time, in the middle of its bounds."""
-    figures = [figure for figure in row.expect.figures if figure.quantity == "train_s"]
-    return (figures[0].low + figures[0].high) / 2 if figures else None
+    values = [value for value in row.expect.reference_values if value.quantity == "train_s"]
+    return (values[0].low + values[0].high) / 2 if values else None
 
 
 def _samples(result: Result) -> int:

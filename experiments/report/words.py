@@ -69,7 +69,7 @@ def _machine(result: Result, count: int) -> str:
         words = f"{count} x {words}" if device.kind == "cuda" else f"{words}, {count} ranks"
     if device.cap_gib is not None:
         words += f" capped at {number(device.cap_gib)} GiB"
-    if result.stands_in:
+    if result.emulated:
         words += f", emulating {result.spec.card}"
     return words
 
@@ -99,7 +99,7 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
     if scaled := sum(bool(scaled_down(suite, result)) for result in results.values()):
         rows = "row ran on fewer ranks than it states" if scaled == 1 else "rows ran on fewer ranks than they state"
         found.append(f"{scaled} {rows}: comparisons of memory are evaluated, outcomes and reference values are not.")
-    if any(result.stands_in for result in results.values()):
+    if any(result.emulated for result in results.values()):
         found.append(
             f"The memory limit is that of {run.card}. Times are those of the actual GPU and are not evaluated."
         )

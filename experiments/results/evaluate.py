@@ -1,6 +1,6 @@
 """Evaluate results against expectations: one verdict per outcome, reference value and claim. Pure functions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Any, Literal, NamedTuple
 
@@ -8,15 +8,16 @@ from pydantic import model_validator
 
 from experiments.results.quantities import LOSSES, TIMES, value_of, values_of_ranks
 from experiments.results.run_folder import Run
-from experiments.results.schema import BROKEN, Record, Result
-from experiments.results.wording import ENDINGS, label, number, span, unit
+from experiments.results.schema import ERRORS, Record, Result
+from experiments.results.wording import OUTCOMES, label, number, span, unit
 from experiments.suites.suite import Check, Claim, Quantity, ReferenceValue, Row, Suite
 
 VERDICT_SCHEMA_VERSION: Literal[2] = 2
+VERSION_1_KINDS = {"figure": "reference value"}
+VERSION_1_STATUSES = {"held": "pass", "did not hold": "fail", "not judged": "not evaluated", "broke": "error"}
 
 Status = Literal["pass", "fail", "not evaluated", "error"]
 Basis = Literal["measured", "predicted"]
-STATUSES_OF_VERSION_1 = {"held": "pass", "did not hold": "fail", "not judged": "not evaluated", "broke": "error"}
 
 
 class Verdict(Record):
@@ -27,7 +28,7 @@ class Verdict(Record):
     """
 
     id: str
-    kind: Literal["outcome", "figure", "claim"]
+    kind: Literal["outcome", "reference value", "claim"]
     says: str
     rows: tuple[str, ...]
     status: Status
@@ -37,7 +38,7 @@ class Verdict(Record):
 
 
 class Evaluation(Record):
-    """verdict.json: every verdict of one run. Version 1, with other words for the statuses, is read too."""
+    """verdict.json: every verdict of one run. Version 1, with other words for kinds and statuses, is read too."""
 
     schema_version: Literal[2] = VERDICT_SCHEMA_VERSION
     run: Run
@@ -49,12 +50,11 @@ class Evaluation(Record):
     def _from_version_1(cls, data: Any) -> Any:
         if not isinstance(data, dict) or data.get("schema_version") != 1:
             return data
-        verdicts = [
-            {**verdict, "status": STATUSES_OF_VERSION_1.get(verdict["status"], verdict["status"])}
-            for verdict in data["verdicts"]
-        ]
-        rest = {key: value for key, value in data.items() if key not in ("grounds", "verdicts")}
-        return {**rest, "schema_version": 2, "basis": data.get("grounds", "measured"), "verdicts": verdicts}
+        found = data.get("verdicts")
+        verdicts = [_renamed(verdict) for verdict in found] if isinstance(found, list) else found
+        kept = {key: value for key, value in data.items() if key != "grounds"}
+        basis = data.get("grounds", "measured")
+        return {**kept, "schema_version": VERDICT_SCHEMA_VERSION, "verdicts": verdicts, "basis": basis}
 
     def count(self, status: Status) -> int:
         """Return how many verdicts have this status."""
@@ -66,11 +66,28 @@ class Evaluation(Record):
         return 3 if self.count("error") else 1 if self.count("fail") else 0
 
 
+def _renamed(verdict: Any) -> Any:
+    """Return a verdict of schema version 1 in the words of today."""
+    if not isinstance(verdict, dict):
+        return verdict
+    status, kind = verdict.get("status"), verdict.get("kind")
+    renamed = {"status": VERSION_1_STATUSES.get(str(status), status), "kind": VERSION_1_KINDS.get(str(kind), kind)}
+    return {**verdict, **renamed}
+
+
 class Evidence(NamedTuple):
     """Results by row, and for each row how it was scaled down ("" for a row with all its ranks)."""
 
     results: Mapping[str, Result]
     scaled: Mapping[str, str]
+
+
+class CheckResult(NamedTuple):
+    """What one check of a statement found."""
+
+    status: Status
+    measured: str
+    reason: str = ""
 
 
 def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluation:
@@ -100,10 +117,9 @@ def scaled_down(suite: Suite, result: Result) -> str:
 
 def _row_verdicts(row: Row, evidence: Evidence) -> Iterable[Verdict]:
     result = evidence.results.get(row.id)
-    broken = result is not None and result.outcome in BROKEN
-    if row.expect.outcome or broken:
+    if row.expect.outcome or (result is not None and result.outcome in ERRORS):
         yield _outcome_verdict(row, evidence)
-    for reference in row.expect.figures:
+    for reference in row.expect.reference_values:
         yield _reference_verdict(row, reference, evidence)
 
 
@@ -113,58 +129,59 @@ def _outcome_verdict(row: Row, evidence: Evidence) -> Verdict:
     return Verdict(
         id=f"{row.id}/outcome",
         kind="outcome",
-        says=f"{row.title}: {ENDINGS[expected] if expected else 'no expected outcome'}",
+        says=f"{row.title}: {OUTCOMES[expected] if expected else 'no expected outcome'}",
         rows=(row.id,),
         status=status,
-        expected=ENDINGS[expected] if expected else "",
-        measured=ENDINGS[result.outcome] if result else "",
+        expected=OUTCOMES[expected] if expected else "",
+        measured=OUTCOMES[result.outcome] if result else "",
         reason=reason,
     )
 
 
 def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple[Status, str]:
+    """Return the status of a stated outcome, and the reason."""
     result = evidence.results.get(row)
     if result is None:
         return "not evaluated", "the row was not run"
-    if result.outcome in BROKEN:
+    if result.outcome in ERRORS:
         return "error", result.reason
-    if why := _outcome_unknown(result) or evidence.scaled[row]:
-        return "not evaluated", why
+    if obstacle := next(_outcome_obstacles(result, evidence), None):
+        return "not evaluated", obstacle
     if result.outcome == expected:
         return "pass", ""
     return "fail", result.reason
 
 
-def _outcome_unknown(result: Result) -> str:
-    """Return why the outcome cannot be compared with the lab's; empty if it can."""
+def _outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
+    """Yield each reason why the outcome of a row that ran does not count."""
     if result.outcome == "refused":
-        return result.reason
+        yield result.reason
     if result.spec.size == "tiny":
-        return "a miniature does not show what fits the card"
+        yield "a miniature does not show what fits the card"
     if result.device.kind != "cuda":
-        return "no GPU"
-    return ""
+        yield "no GPU"
+    if scaled := evidence.scaled[result.spec.row]:
+        yield scaled
 
 
 def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) -> Verdict:
-    low, high = reference.bounds
-    check = Check(row=row.id, quantity=reference.quantity, low=low, high=high)
-    status, measured, reason = _checked(check, evidence, full_size=True)
+    check = reference.check_of(row.id)
+    found = _check(check, evidence, full_size=True)
     return Verdict(
         id=f"{row.id}/{reference.quantity}",
-        kind="figure",
+        kind="reference value",
         says=f"{row.title}: {label(reference.quantity)} {span(reference.low, reference.high)}",
         rows=(row.id,),
-        status=status,
-        expected=span(low, high),
-        measured=measured,
-        reason=reason,
+        status=found.status,
+        expected=span(check.low, check.high),
+        measured=found.measured,
+        reason=found.reason,
     )
 
 
 def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
-    checked = [_checked(check, evidence, claim.full_size, claim.all_ranks) for check in claim.checks]
-    statuses = [status for status, _, _ in checked]
+    found = [_check(check, evidence, claim.full_size, claim.all_ranks) for check in claim.checks]
+    statuses = [one.status for one in found]
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
     return Verdict(
         id=f"claim/{claim.id}",
@@ -173,45 +190,45 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
         rows=claim_rows(claim),
         status=status,
         expected="; ".join(_expected(check) for check in claim.checks),
-        measured="; ".join(measured for _, measured, _ in checked if measured),
-        reason="; ".join(dict.fromkeys(reason for own, _, reason in checked if own == status and reason)),
+        measured="; ".join(one.measured for one in found if one.measured),
+        reason="; ".join(dict.fromkeys(one.reason for one in found if one.status == status and one.reason)),
     )
 
 
-def _checked(check: Check, evidence: Evidence, full_size: bool, all_ranks: bool = False) -> tuple[Status, str, str]:
-    """Return status, measured value and reason of one check."""
-    results = evidence.results
-    missing = [name for name in (check.row, check.over_row) if name and name not in results]
+def _check(check: Check, evidence: Evidence, full_size: bool, all_ranks: bool = False) -> CheckResult:
+    """Evaluate one check. full_size, all_ranks: as a claim says of itself."""
+    missing = [name for name in (check.row, check.over_row) if name and name not in evidence.results]
     if missing:
-        return "not evaluated", "", f"{', '.join(missing)}: not run"
-    result = results[check.row]
+        return CheckResult("not evaluated", "", f"{', '.join(missing)}: not run")
     if check.outcome:
         status, reason = _outcome_status(check.row, check.outcome, evidence)
-        measured = f"{check.row}: {ENDINGS[result.outcome]}"
-        return ("not evaluated" if status == "error" else status), measured, reason
+        measured = f"{check.row}: {OUTCOMES[evidence.results[check.row].outcome]}"
+        return CheckResult("not evaluated" if status == "error" else status, measured, reason)
+    return _check_quantity(check, evidence, full_size, all_ranks)
+
+
+def _check_quantity(check: Check, evidence: Evidence, full_size: bool, all_ranks: bool) -> CheckResult:
     assert check.quantity is not None
-    base = results[check.over_row] if check.over_row else result
+    result = evidence.results[check.row]
+    base = evidence.results[check.over_row] if check.over_row else result
     values = _values(check.quantity, result)
     over = value_of(check.over_quantity or check.quantity, base) if check.relative else None
-    why = (
-        _outside_prediction(check, result)
-        or _value_missing(check, result, base, values, over)
-        or _not_comparable(check, (result, base), full_size)
-        or _too_few_ranks(check, evidence.scaled, all_ranks)
-    )
-    if not values or (check.relative and over is None):
-        return "not evaluated", "", why
+    known = bool(values) and (over is not None or not check.relative)
+    if not known:
+        lacking = base if values else result
+        no_value = f"{lacking.spec.row} has no {label(check.quantity)} ({lacking.reason})"
+        return CheckResult("not evaluated", "", next(_prediction_obstacles(check, result), no_value))
     compared = values if over is None else [_ratio(max(values), over)]
-    text = _measured(check, values, over, compared)
-    if why:
-        return "not evaluated", text, why
+    measured = _measured(check, values, over, compared)
+    if obstacle := next(_obstacles(check, (result, base), evidence, full_size, all_ranks), None):
+        return CheckResult("not evaluated", measured, obstacle)
     if all(_inside(check, value) for value in compared):
-        return "pass", text, ""
-    return "fail", text, f"{text}, expected {_expected(check)}"
+        return CheckResult("pass", measured)
+    return CheckResult("fail", measured, f"{measured}, expected {_expected(check)}")
 
 
 def _values(quantity: Quantity, result: Result) -> list[float]:
-    """Return the memory of each rank; for other quantities the row's only value, if it has one."""
+    """Return the memory of each rank, or the row's one value of any other quantity; empty if it is unknown."""
     if quantity not in (*TIMES, *LOSSES):
         return values_of_ranks(quantity, result)
     value = value_of(quantity, result)
@@ -222,51 +239,54 @@ def _inside(check: Check, value: float) -> bool:
     return (check.low is None or value >= check.low) and (check.high is None or value <= check.high)
 
 
-def _outside_prediction(check: Check, result: Result) -> str:
-    """Return why a prediction has no such value; empty if it has, or if the result was measured."""
+def _obstacles(
+    check: Check, pair: tuple[Result, Result], evidence: Evidence, full_size: bool, all_ranks: bool
+) -> Iterator[str]:
+    """Yield each reason why the values of ``pair`` do not count for a check."""
+    yield from _prediction_obstacles(check, pair[0])
+    yield from _size_obstacles(check, pair, full_size)
+    yield from _loss_and_time_obstacles(check, pair)
+    yield from _scaling_obstacles(check, evidence.scaled, all_ranks)
+
+
+def _prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
+    """Yield why a prediction cannot evaluate a check."""
     quantities = {check.quantity, check.over_quantity}
     if result.predicted and quantities & set(TIMES):
-        return "predictions cover memory, not times"
+        yield "predictions cover memory, not times"
     if result.predicted and quantities & set(LOSSES):
-        return "predictions cover memory, not losses"
-    return ""
+        yield "predictions cover memory, not losses"
 
 
-def _value_missing(check: Check, result: Result, base: Result, values: list[float], over: float | None) -> str:
-    """Return which row lacks the value and why; empty if none does."""
-    if values and (over is not None or not check.relative):
-        return ""
-    lacking = base if values else result
-    return f"{lacking.spec.row} has no {label(check.quantity or 'peak_gib')} ({lacking.reason})"
-
-
-def _not_comparable(check: Check, pair: tuple[Result, Result], full_size: bool) -> str:
-    """Return why measured values cannot be compared with the lab's; empty if they can."""
-    quantities = {check.quantity, check.over_quantity}
+def _size_obstacles(check: Check, pair: tuple[Result, Result], full_size: bool) -> Iterator[str]:
+    """Yield why the size of the model or of the device's memory does not allow a check."""
     for result in pair:
         if result.spec.size == "tiny" and (full_size or (not check.relative and check.high != 0)):
-            return "a miniature does not have the real model's size"
-        if result.device.kind != "cuda" and "optimizer_cpu_gib" in quantities:
-            return "no GPU: all memory is host memory"
+            yield "a miniature does not have the real model's size"
+        if result.device.kind != "cuda" and "optimizer_cpu_gib" in (check.quantity, check.over_quantity):
+            yield "no GPU: all memory is host memory"
+
+
+def _loss_and_time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
+    """Yield why losses or times of this run are not those that the lab states."""
+    quantities = {check.quantity, check.over_quantity}
     for result in pair:
         if quantities & set(LOSSES):
             if result.spec.weights == "random" or result.spec.data == "synthetic":
-                return "random weights or synthetic data: the loss means nothing"
+                yield "random weights or synthetic data: the loss means nothing"
             if result.spec.length != "as-taught":
-                return "the loss is stated for the full length of the lab"
+                yield "the loss is stated for the full length of the lab"
         if quantities & set(TIMES):
             if result.device.kind != "cuda":
-                return "no GPU: times on a CPU are not evaluated"
-            if result.stands_in:
-                return f"times on {result.device.name}, which emulates {result.spec.card}, are not evaluated"
-    return ""
+                yield "no GPU: times on a CPU are not evaluated"
+            elif result.emulated:
+                yield f"times on {result.device.name}, which emulates {result.spec.card}, are not evaluated"
 
 
-def _too_few_ranks(check: Check, scaled: Mapping[str, str], all_ranks: bool) -> str:
-    """Return how a row of the check was scaled down; empty if it was not, or if the check compares two values."""
-    if check.relative and not all_ranks:
-        return ""
-    return next(filter(None, (scaled[row] for row in (check.row, check.over_row) if row)), "")
+def _scaling_obstacles(check: Check, scaled: Mapping[str, str], all_ranks: bool) -> Iterator[str]:
+    """Yield why rows on fewer ranks than they state do not allow a check; a comparison of two values is allowed."""
+    if all_ranks or not check.relative:
+        yield from (scaled[row] for row in (check.row, check.over_row) if row and scaled[row])
 
 
 def _ratio(value: float, over: float) -> float:
@@ -282,13 +302,13 @@ def _measured(check: Check, values: list[float], over: float | None, compared: l
         ranks = f" over {len(values)} ranks" if len(values) > 1 else ""
         return f"{check.row}: {range_} {unit(check.quantity)}".rstrip() + ranks
     other = check.over_row or label(check.over_quantity or check.quantity)
-    pair = f"{number(max(values))} against {number(over)} {unit(check.quantity)}".rstrip()
+    pair = f"{number(max(values))} vs. {number(over)} {unit(check.quantity)}".rstrip()
     return f"{number(compared[0])} times {other} ({pair})"
 
 
 def _expected(check: Check) -> str:
     if check.outcome:
-        return f"{check.row}: {ENDINGS[check.outcome]}"
+        return f"{check.row}: {OUTCOMES[check.outcome]}"
     assert check.quantity is not None
     bounds = span(check.low, check.high)
     what = f"{label(check.quantity)} of {check.row}"

@@ -1,11 +1,10 @@
-"""What a row will take, worked out without a GPU: the schema of a prediction."""
+"""The schema of a prediction: the memory that a row needs, found without a GPU."""
 
 from typing import Literal
 
 from pydantic import Field
 
 from experiments.results.schema import Failure, Memory, Phase, Record
-from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import ExpectedOutcome
 
@@ -13,14 +12,14 @@ PREDICTION_VERSION: Literal[1] = 1
 DOUBT = 0.02
 RULE_OF_THUMB = 5
 
-Verdict = Literal["fits", "borderline", "oom"]
+PredictedOutcome = Literal["fits", "borderline", "oom"]
 
 
 class Shares(Record):
-    """What the memory at one moment is made of, GiB on one GPU.
+    """The parts of the memory at one moment, GiB on one GPU.
 
-    buffers are what strategy, libraries and cuBLAS keep between steps; activations all that is left: activations,
-    temporaries, the batch.
+    buffers: what strategy, libraries and cuBLAS keep between steps. activations: all the rest, which is activations,
+    temporaries and the batch.
     """
 
     params_gib: float
@@ -35,12 +34,12 @@ class Shares(Record):
 
 
 class Prediction(Record):
-    """One row on one card, per GPU, GiB (bytes / 1024**3): the training traced with room without end, then replayed.
+    """One row on one card, per GPU, GiB (bytes / 1024**3): a dry-run with unlimited capacity, then replayed.
 
-    peak_gib and reserved_gib are what it takes where there is room; at_peak is what the peak is made of, peak_phase and
-    peak_step where it is met. needed_gib is the least that the allocator must be given for the training to get through
-    (with retries it can do with less than it would like to reserve). Under the card's limit, usable_gib, it reserves
-    limited_reserved_gib with ``retries`` retries, or ends as ``failure`` says.
+    peak_gib, reserved_gib: allocated and reserved memory with unlimited capacity. at_peak: the parts of the peak;
+    peak_phase, peak_step: when it occurs. needed_gib: the least capacity with which the training completes; with
+    retries the allocator manages with less than it would otherwise reserve. With the card's capacity, usable_gib, it
+    reserves limited_reserved_gib with ``retries`` retries, or ends with ``failure``.
     """
 
     prediction_version: Literal[1] = PREDICTION_VERSION
@@ -53,42 +52,35 @@ class Prediction(Record):
     peak_phase: Phase
     peak_step: int
     optimizer_cpu_gib: float
-    host_gib: float | None = Field(
-        default=None, description="host memory that offload needs; None: nothing to speak of"
-    )
+    host_gib: float | None = Field(default=None, description="host memory that offload needs; None: without offload")
     needed_gib: float
     usable_gib: float
     limited_reserved_gib: float
     retries: int
     failure: Failure | None
-    memory: Memory = Field(description="as a probe would have measured it, with room without end")
+    memory: Memory = Field(description="as a probe would measure it, with unlimited capacity")
     tflop_per_sample: float | None = None
     versions: dict[str, str]
     elapsed_s: float
 
     @property
     def margin_gib(self) -> float:
-        """What is left of the card, or, negative, what is missing."""
+        """Return the memory of the card that stays free; negative: that is missing."""
         return self.usable_gib - self.needed_gib
 
     @property
-    def verdict(self) -> Verdict:
-        """Whether the row fits; borderline where the margin is within 2% of the card, as predictions may be off."""
+    def predicted_outcome(self) -> PredictedOutcome:
+        """Return whether the row fits; borderline if the margin is within 2 % of the card, the error of predictions."""
         if abs(self.margin_gib) < DOUBT * self.usable_gib:
             return "borderline"
         return "fits" if self.margin_gib > 0 else "oom"
 
     @property
-    def outcome(self) -> ExpectedOutcome:
-        """The more likely outcome, also where the verdict is borderline."""
+    def likely_outcome(self) -> ExpectedOutcome:
+        """Return the more likely outcome, also of a borderline row."""
         return "fits" if self.margin_gib >= 0 else "oom"
 
     @property
     def rule_of_thumb_gib(self) -> float:
-        """Five times the model, as the Slurm guide reckons: parameters, gradients, two moments and activations."""
+        """Return five times the model, as in the Slurm guide: parameters, gradients, two moments, activations."""
         return RULE_OF_THUMB * self.memory.snapshots[0].params_gib
-
-    @property
-    def card_gib(self) -> float:
-        """The memory of the whole card."""
-        return card_named(self.spec.card).memory_gib

@@ -23,7 +23,7 @@ CHECKPOINTS_FOLDER = "trainer"
 Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
 Point = Literal["before forward", "after forward", "after backward", "after optimizer step"]
-BROKEN: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
+ERRORS: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 
 
 class Record(BaseModel):
@@ -192,7 +192,7 @@ class Result(Measured):
     predicted: bool = Field(default=False, description="worked out without the device; nothing was measured")
 
     @property
-    def stands_in(self) -> bool:
+    def emulated(self) -> bool:
         """True when the device is another one than the card that the row asks for."""
         return self.device.kind == "cuda" and self.device.card != self.spec.card
 

@@ -5,7 +5,7 @@ from math import inf
 from experiments.results.memory_parts import ACTIVATIONS, GRADIENTS, OPTIMIZER, PARAMETERS
 from experiments.suites.suite import Quantity
 
-ENDINGS = {
+OUTCOMES = {
     "fits": "fits",
     "oom": "out of GPU memory",
     "host_oom": "out of host memory",

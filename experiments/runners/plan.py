@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from experiments.errors import InputError
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
-from experiments.results.schema import BROKEN, RESULT_FILE, SPEC_FILE, Result, read_result
+from experiments.results.schema import ERRORS, RESULT_FILE, SPEC_FILE, Result, read_result
 from experiments.run_options import IDENTITY
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
@@ -75,7 +75,7 @@ def _why_again(spec: RowSpec, result: Result) -> str:
         return "settings changed: " + (", ".join(_differences(result.spec, spec)) or "their format")
     if result.code != code_sha256():
         return "training code changed"
-    if result.outcome in BROKEN:
+    if result.outcome in ERRORS:
         return f"the last run failed: {result.reason}"
     return ""
 

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from experiments.results.schema import Progress, Result
-from experiments.results.wording import ENDINGS, clock
+from experiments.results.wording import OUTCOMES, clock
 from experiments.runners.plan import Planned
 from experiments.suites.row_spec import RowSpec
 
@@ -57,7 +57,7 @@ class View:
         measured = [f"peak {peak:.4g} GiB"] if peak is not None else []
         measured += [f"{result.elapsed_s:.0f} s"] if result.elapsed_s else []
         reason = f": {result.reason}" if result.outcome != "fits" else ""
-        words = ", ".join([ENDINGS[result.outcome], *measured])
+        words = ", ".join([OUTCOMES[result.outcome], *measured])
         self._print(f"{spec.row}: {words}{reason}", STYLES.get(result.outcome, "red"))
 
     def says(self, text: str) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import (
+    AliasChoices,
     Field,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     model_validator,
 )
 
@@ -40,7 +42,7 @@ Quantity = Literal[
 class ReferenceValue(StrictModel):
     """A reference value of the lab: ``quantity`` of the result within [low, high], widened by ``tolerance``.
 
-    tolerance is a share of the bounds (0.05: five percent). result.QUANTITIES says what each quantity is.
+    tolerance is a share of the bounds (0.05: five percent). results/quantities.py defines each quantity.
     """
 
     quantity: Quantity
@@ -49,16 +51,19 @@ class ReferenceValue(StrictModel):
     tolerance: float = Field(default=0.0, ge=0)
     source: str
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return self.low * (1 - self.tolerance), self.high * (1 + self.tolerance)
+    def check_of(self, row: str) -> "Check":
+        """Return the check of ``row`` that the reference value stands for, with its tolerance."""
+        low, high = self.low * (1 - self.tolerance), self.high * (1 + self.tolerance)
+        return Check(row=row, quantity=self.quantity, low=low, high=high)
 
 
 class Expectation(StrictModel):
-    """The expected result of a row; without one the row is reported and not evaluated."""
+    """The expected result of a row. A row without one is reported and not evaluated."""
 
     outcome: ExpectedOutcome | None = None
-    figures: tuple[ReferenceValue, ...] = ()
+    reference_values: tuple[ReferenceValue, ...] = Field(
+        default=(), validation_alias=AliasChoices("reference_values", "figures")
+    )
 
 
 class Row(StrictModel):
@@ -136,6 +141,7 @@ class Suite(StrictModel):
     common: dict[str, Any]
     rows: tuple[Row, ...] = Field(min_length=1)
     claims: tuple[Claim, ...] = ()
+    _checked: dict[str, Settings] = PrivateAttr(default_factory=dict)
 
     def row(self, row_id: str) -> Row:
         """Return the row of that id. Raises InputError with the known ids."""
@@ -153,16 +159,20 @@ class Suite(StrictModel):
     def settings(self, row: Row, card: str, gpus_per_node: int | None = None) -> Settings:
         """Return the settings of ``row`` on ``card``: the suite's common settings, then the row's, then the card's.
 
-        A row that wants more devices of a node than ``gpus_per_node`` is scaled down to so many.
+        A row that needs more devices of a node than ``gpus_per_node`` is scaled down to that many. Raises InputError
+        if the settings are invalid.
         """
         merged = {**self.common, **row.settings, **row.per_card.get(card, {})}
         if gpus_per_node is not None:
             merged["devices"] = min(merged.get("devices", 1), gpus_per_node)
         where = f"{self.suite}.yaml: row {row.id!r} on {card}"
-        settings = checked(Settings, merged, where)
-        if settings.model not in models():
-            raise unknown("model", settings.model, models(), where)
-        return settings
+        key = f"{where}: {merged}"
+        if key not in self._checked:
+            settings = checked(Settings, merged, where)
+            if settings.model not in models():
+                raise unknown("model", settings.model, models(), where)
+            self._checked[key] = settings
+        return self._checked[key]
 
 
 def suite_names() -> list[str]:

@@ -187,7 +187,7 @@ def by_claims_covered(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
     def statements(planned: Planned) -> int:
         compared = [{name for check in claim.checks for name in (check.row, check.over_row)} for claim in suite.claims]
         expected = suite.row(planned.row).expect
-        of_row = (expected.outcome is not None) + len(expected.figures)
+        of_row = (expected.outcome is not None) + len(expected.reference_values)
         return of_row + sum(planned.row in names for names in compared)
 
     return sorted(rows, key=statements, reverse=True)

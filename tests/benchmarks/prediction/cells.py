@@ -36,23 +36,25 @@ def cells() -> list[dict[str, Any]]:
         made.append(
             cell
             | {
-                "predicted": prediction.outcome,
-                "verdict": prediction.verdict,
-                "agrees": expect.outcome in (None, prediction.outcome),
+                "predicted": prediction.likely_outcome,
+                "verdict": prediction.predicted_outcome,
+                "agrees": expect.outcome in (None, prediction.likely_outcome),
                 "peak_gib": prediction.peak_gib,
                 "reserved_gib": prediction.limited_reserved_gib,
                 "margin_gib": prediction.margin_gib,
-                "figures": [_figure(figure, prediction) for figure in expect.figures if figure.quantity in MEMORY],
+                "figures": [
+                    _figure(value, prediction) for value in expect.reference_values if value.quantity in MEMORY
+                ],
             }
         )
     return made
 
 
-def _figure(figure: ReferenceValue, prediction: Prediction) -> dict[str, Any]:
-    said = QUANTITIES[figure.quantity](as_result(prediction))
-    assert said is not None, "memory is always predicted"
-    off = said / figure.low - 1 if said < figure.low else max(0.0, said / figure.high - 1)
-    return {"quantity": figure.quantity, "low": figure.low, "high": figure.high, "predicted": said, "error": off}
+def _reference(value: ReferenceValue, prediction: Prediction) -> dict[str, Any]:
+    found = QUANTITIES[value.quantity](as_result(prediction))
+    assert found is not None, "memory is always predicted"
+    off = found / value.low - 1 if found < value.low else max(0.0, found / value.high - 1)
+    return {"quantity": value.quantity, "low": value.low, "high": value.high, "predicted": found, "error": off}
 
 
 def told(made: list[dict[str, Any]]) -> str:
@@ -70,7 +72,7 @@ def told(made: list[dict[str, Any]]) -> str:
             figures.append([*name[:2], one["quantity"], stated, f"{one['predicted']:.2f}", percent(one["error"])])
     agree = sum(cell.get("agrees", False) for cell in made)
     head = ["row", "card", "stated", "predicted", "peak, GiB", "margin, GiB", "agrees"]
-    figure_head = ["row", "card", "figure", "stated, GiB", "predicted, GiB", "error"]
+    figure_head = ["row", "card", "reference value", "stated, GiB", "predicted, GiB", "error"]
     return f"{markdown(head, rows)}\n{agree} of {len(made)} cells agree.\n\n{markdown(figure_head, figures)}"
 
 

@@ -51,7 +51,7 @@ def test_every_row_of_the_card_was_measured_on_a_gpu_at_full_size(suite: str, ca
     results = RunFolder(EVIDENCE / f"{suite}-{card}-full-verdict").results()
     assert list(results) == [row.id for row in suite_named(suite).rows_for(card)]
     assert all(result.spec.size == "full" and result.device.kind == "cuda" for result in results.values())
-    assert all(result.device.cap_gib and result.stands_in for result in results.values())
+    assert all(result.device.cap_gib and result.emulated for result in results.values())
 
 
 def test_each_rank_of_a_row_was_measured_on_its_own_gpu() -> None:

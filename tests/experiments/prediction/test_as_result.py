@@ -8,6 +8,7 @@ from rich.console import Console
 from experiments.cli.tables import verdict_table
 from experiments.prediction.as_result import as_result, in_words, predicted_judgement, warning
 from experiments.prediction.predict import traced_spec
+from experiments.prediction.tables import prediction_as_data
 from experiments.results.quantities import LOSSES, QUANTITIES, TIMES
 from experiments.suites.suite import suite_named
 from tests.support.predictions import Predictor, prediction, stated
@@ -74,7 +75,7 @@ def test_a_predicted_result_is_no_measured_one():
     result = as_result(prediction(spec("reduced-batch")))
     assert result.predicted
     assert result.device.name == "NVIDIA A100 80GB, predicted"
-    assert not result.stands_in
+    assert not result.emulated
     assert (result.speed, result.losses) == (None, ())
     assert all(QUANTITIES[name](result) is None for name in (*TIMES, *LOSSES))
 
@@ -112,3 +113,14 @@ def test_words_name_the_verdict_and_what_it_rests_on(needed, words):
 def test_a_row_stated_otherwise_is_warned_of_and_no_other(needed, expected, warned):
     line = warning(prediction(spec("xxl"), needed), expected)
     assert line.startswith(f"xxl: {warned}") if warned else line == ""
+
+
+def test_the_keys_of_a_prediction_as_data_do_not_change():
+    found = prediction_as_data(prediction(spec("baseline"), 70.0))
+    assert set(found) == {
+        *("suite", "row", "card", "model", "params", "trainable_params", "peak_gib", "reserved_gib", "needed_gib"),
+        *("usable_gib", "margin_gib", "verdict", "expected", "agrees", "peak_phase", "peak_step", "at_peak"),
+        *("optimizer_cpu_gib", "host_gib", "limited_reserved_gib", "retries", "failure", "rule_of_thumb_gib"),
+        "settings",
+    }
+    assert (found["verdict"], found["expected"], found["agrees"]) == ("fits", "oom", False)

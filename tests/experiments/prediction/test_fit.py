@@ -40,7 +40,7 @@ def flat_then_steep(spec: RowSpec) -> float:
 def test_the_largest_batch_fits_and_one_more_does_not(batch, needs, largest, likely):
     found = fit(question(batch), Predictor(needs))
     assert [one.spec.settings.batch_size if one else 0 for one in (found.largest, found.likely)] == [largest, likely]
-    assert found.largest is None or found.largest.verdict == "fits"
+    assert found.largest is None or found.largest.predicted_outcome == "fits"
 
 
 def test_few_rows_are_traced():
@@ -68,7 +68,7 @@ def test_changes_come_cheapest_first_with_what_each_would_take():
         "FSDP over 4 GPUs",
         "FSDP over 8 GPUs",
     ]
-    verdicts = {one.change: one.prediction.verdict for one in found.changes}
+    verdicts = {one.change: one.prediction.predicted_outcome for one in found.changes}
     assert verdicts["batch 16, accumulated 2 times"] == "fits"
     assert verdicts["precision bf16-true"] == "oom"
     assert verdicts["activation checkpointing"] == "fits"

@@ -192,7 +192,7 @@ class TestBeforeARun:
 
     def test_predictions_at_full_size_are_kept_with_the_run(self, machine, tmp_path):
         folder, _ = self.run(tmp_path)
-        assert {one.spec.row: one.outcome for one in folder.predictions()} == {
+        assert {one.spec.row: one.likely_outcome for one in folder.predictions()} == {
             "baseline": "oom",
             "reduced-batch": "fits",
         }

@@ -78,7 +78,7 @@ def test_qlora_trains_adapters_in_16_bit_on_weights_in_4_bit(traced):
 
 def test_a_miniature_fits_and_peaks_in_its_second_step(traced):
     prediction = traced.predictions["adamw"]
-    assert (prediction.verdict, prediction.failure, prediction.retries) == ("fits", None, 0)
+    assert (prediction.predicted_outcome, prediction.failure, prediction.retries) == ("fits", None, 0)
     assert prediction.peak_step == 1
 
 
@@ -86,7 +86,7 @@ def test_a_miniature_fits_and_peaks_in_its_second_step(traced):
 def test_a_row_that_does_not_fit_says_where_it_ends(traced, name, phase):
     prediction = traced.predictions[name]
     failure = prediction.failure
-    assert prediction.verdict == "oom"
+    assert prediction.predicted_outcome == "oom"
     assert (failure.phase, failure.step, failure.micro_step) == (phase, 0, 0)
     assert failure.message == f"{failure.requested_gib:.2f} GiB more do not fit"
     assert prediction.peak_gib > prediction.usable_gib >= prediction.limited_reserved_gib

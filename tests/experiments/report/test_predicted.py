@@ -101,7 +101,7 @@ def test_the_figure_stacks_to_the_predicted_peak_with_the_cards_limit(tiny: Path
     drawn = figure(tiny)
     bars = {trace["name"]: trace["x"] for trace in drawn["data"] if trace["type"] == "bar"}
     assert list(bars) == ["parameters", "gradients", "optimizer", "activations", "buffers of libraries"]
-    peaks = [row.peak_gib for row in predicted(tiny).rows]
+    peaks = [row.prediction.peak_gib for row in predicted(tiny).rows]
     assert [sum(parts) for parts in zip(*bars.values(), strict=True)] == pytest.approx(peaks)
     assert drawn["layout"]["shapes"][0]["x0"] == pytest.approx(78.6)
     assert [trace["name"] for trace in drawn["data"] if trace["type"] == "scatter"] == ["reserved"]

@@ -37,11 +37,11 @@ def report_in(folder: Path) -> Report:
 
 def test_every_rank_is_shown_and_which_failed_first(written: Path) -> None:
     rows = {row.row: row for row in report_in(written).rows}
-    assert [one.peak_gib for one in rows["7b-4gpu-ddp"].ranks] == list(SEVERAL["7b-4gpu-ddp"][0])
+    assert [one.quantities["peak_gib"] for one in rows["7b-4gpu-ddp"].ranks] == list(SEVERAL["7b-4gpu-ddp"][0])
     assert rows["7b-1gpu"].ranks == ()
     failed = rows["7b-4gpu-fsdp-b8"].ranks
     assert [one.failed_first for one in failed] == [False, True, False, False]
-    assert [one.measured for one in failed] == ["error", "out of GPU memory", "error", "error"]
+    assert [one.ended for one in failed] == ["error", "out of GPU memory", "error", "error"]
     assert "(first)" in Page(written / "report.html").text
 
 
@@ -49,9 +49,10 @@ def test_scaling_is_samples_a_second_over_those_of_the_row_on_one_device(written
     scaling = {one.row: one for one in report_in(written).scaling}
     assert list(scaling) == ["7b-4gpu-ddp", "7b-4gpu-fsdp", "7b-4gpu-fsdp-b8"]
     ddp = scaling["7b-4gpu-ddp"]
-    assert (ddp.base, ddp.samples_per_s, ddp.base_samples_per_s) == ("7b-1gpu", 22.8, 7.6)
+    assert (ddp.base, ddp.speed and ddp.speed.samples_per_s, ddp.base_samples_per_s) == ("7b-1gpu", 22.8, 7.6)
     assert (ddp.times, ddp.efficiency) == (pytest.approx(3.0), pytest.approx(0.75))
-    assert (ddp.communication_share, ddp.exposed_communication_share) == (0.31, pytest.approx(0.155))
+    assert ddp.speed is not None
+    assert (ddp.speed.communication_share, ddp.speed.exposed_communication_share) == (0.31, pytest.approx(0.155))
     failed = scaling["7b-4gpu-fsdp-b8"]
     assert (failed.times, failed.efficiency, failed.stated) == (None, None, None)
 

@@ -1,8 +1,10 @@
 import ast
+import json
 from pathlib import Path
 from typing import ClassVar, get_args
 
 import pytest
+from pydantic import ValidationError
 
 from experiments.results import evaluate as evaluating
 from experiments.results.evaluate import Evaluation, evaluate
@@ -10,10 +12,11 @@ from experiments.results.quantities import QUANTITIES
 from experiments.results.wording import LABELS, number, span
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
+from tests.support.evidence import EVIDENCE
 from tests.support.results import COMMON, CPU, STAND_IN, ranks, result, run, shot, suite
 
 PEAK = {"peak_gib": 10.0}
-FIGURE = {"quantity": "reserved_gib", "low": 70.0, "high": 80.0, "tolerance": 0.05, "source": "made up"}
+REFERENCE = {"quantity": "reserved_gib", "low": 70.0, "high": 80.0, "tolerance": 0.05, "source": "made up"}
 
 
 def evaluated(results, rows, claims=None, asked=("a", "b")):
@@ -25,8 +28,8 @@ def outcome_of(expected, got):
     return evaluated([got] if got else [], rows=[{"id": "a", "expect": {"outcome": expected}}], asked=("a",))
 
 
-def figure_of(got, **changes):
-    rows = [{"id": "a", "expect": {"figures": [FIGURE | changes]}}]
+def reference_of(got, **changes):
+    rows = [{"id": "a", "expect": {"reference_values": [REFERENCE | changes]}}]
     return evaluated([got] if got else [], rows=rows, asked=("a",))
 
 
@@ -80,35 +83,35 @@ class TestOutcome:
         assert evaluate(suite([{"id": "a"}]), run("a"), {"a": result("a")}).verdicts == ()
 
 
-class TestFigure:
+class TestReferenceValue:
     @pytest.mark.parametrize(
         ("reserved", "status"),
         [(66.5, "pass"), (66.49, "fail"), (75.0, "pass"), (84.0, "pass"), (84.01, "fail")],
     )
     def test_the_tolerance_widens_the_range_and_its_edges_hold(self, reserved, status):
-        verdict = figure_of(result("a", memory={"reserved_gib": reserved}))
+        verdict = reference_of(result("a", memory={"reserved_gib": reserved}))
         assert verdict.status == status
         assert verdict.expected == "66.5 to 84"
 
     def test_what_did_not_hold_says_what_was_measured_and_expected(self):
-        verdict = figure_of(result("a", memory={"reserved_gib": 90.0}))
+        verdict = reference_of(result("a", memory={"reserved_gib": 90.0}))
         assert verdict.reason == "a: 90 GiB, expected reserved memory of a 66.5 to 84 GiB"
 
     def test_a_row_that_has_not_run_is_not_evaluated(self):
-        assert (figure_of(None).status, figure_of(None).reason) == ("not evaluated", "a: not run")
+        assert (reference_of(None).status, reference_of(None).reason) == ("not evaluated", "a: not run")
 
     def test_a_value_that_was_not_measured_is_not_evaluated(self):
-        verdict = figure_of(result("a"))
+        verdict = reference_of(result("a"))
         assert (verdict.status, verdict.reason) == ("not evaluated", "a has no reserved memory (a ended as fits)")
 
     def test_a_miniature_is_not_evaluated_but_shown(self):
-        verdict = figure_of(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
+        verdict = reference_of(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
         assert (verdict.status, verdict.measured) == ("not evaluated", "a: 75 GiB")
 
     def test_a_time_is_evaluated_on_the_card_itself_and_not_on_a_stand_in(self):
         time = {"quantity": "train_s", "low": 5.0, "high": 5.0}
-        assert figure_of(result("a", speed={}), **time).status == "pass"
-        verdict = figure_of(result("a", speed={}, device=STAND_IN), **time)
+        assert reference_of(result("a", speed={}), **time).status == "pass"
+        verdict = reference_of(result("a", speed={}, device=STAND_IN), **time)
         assert verdict.status == "not evaluated"
         assert verdict.reason == "times on NVIDIA H200, which emulates a100_80gb, are not evaluated"
 
@@ -118,17 +121,17 @@ class TestRanks:
         ("reserved", "status"), [([66.5, 84.0], "pass"), ([66.4, 80.0], "fail"), ([70.0, 84.1], "fail")]
     )
     def test_a_figure_holds_when_that_of_every_rank_is_inside(self, reserved, status):
-        assert figure_of(result("a", ranks=ranks(reserved_gib=reserved))).status == status
+        assert reference_of(result("a", ranks=ranks(reserved_gib=reserved))).status == status
 
     def test_a_figure_shows_its_range_over_the_ranks(self):
-        verdict = figure_of(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
+        verdict = reference_of(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
         assert verdict.measured == "a: 70 to 78.4 GiB over 3 ranks"
-        assert figure_of(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).measured == "a: 70 GiB over 2 ranks"
+        assert reference_of(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).measured == "a: 70 GiB over 2 ranks"
 
     def test_a_ratio_is_of_the_ranks_with_the_most(self):
         several = result("a", ranks=ranks(peak_gib=[10.0, 30.0]))
         verdict = claim_of(RATIO, several, result("b", memory=PEAK))
-        assert verdict.measured == "3 times b (30 against 10 GiB)"
+        assert verdict.measured == "3 times b (30 vs. 10 GiB)"
 
 
 SCALED = "the row ran with 2 of its 4 ranks"
@@ -143,7 +146,7 @@ def on_two(row="a", **changes):
 class TestScaledDown:
     """Rows that ran on fewer ranks than they state."""
 
-    @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [FIGURE]}])
+    @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"reference_values": [REFERENCE]}])
     def test_what_is_stated_of_the_row_alone_is_not_evaluated(self, expect):
         rows = [{"id": "a", "settings": FOUR, "expect": expect}]
         verdict = evaluated([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
@@ -190,8 +193,8 @@ class TestClaim:
 
     def test_a_ratio_shows_both_values(self):
         verdict = claim_of(RATIO, result("a", memory={"peak_gib": 30.0}), result("b", memory=PEAK))
-        assert verdict.measured == "3 times b (30 against 10 GiB)"
-        assert verdict.reason == "3 times b (30 against 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
+        assert verdict.measured == "3 times b (30 vs. 10 GiB)"
+        assert verdict.reason == "3 times b (30 vs. 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
 
     def test_a_ratio_to_nothing_is_infinite(self):
         check = {
@@ -204,7 +207,7 @@ class TestClaim:
         verdict = claim_of(check, result("a", shots=(after,)))
         assert (verdict.status, verdict.measured) == (
             "pass",
-            "infinitely many times optimizer state on the GPU (20 against 0 GiB)",
+            "infinitely many times optimizer state on the GPU (20 vs. 0 GiB)",
         )
         assert claim_of({**check, "low": None, "high": 10.0}, result("a", shots=(after,))).status == "fail"
 
@@ -249,7 +252,7 @@ class TestClaim:
             "a miniature does not have the real model's size",
         )
 
-    def test_an_absolute_figure_of_a_miniature_is_evaluated_only_where_it_is_zero(self):
+    def test_an_absolute_reference_of_a_miniature_is_evaluated_only_where_it_is_zero(self):
         tiny = result("a", shots=(shot("after optimizer step"),), size="tiny")
         check = {"row": "a", "quantity": "optimizer_gib"}
         assert claim_of({**check, "high": 0.0}, tiny).status == "pass"
@@ -319,6 +322,41 @@ class TestExitCode:
         evaluation = evaluate(suite(), run(), {"a": result("a"), "b": result("b", "oom")})
         assert (evaluation.count("pass"), evaluation.count("fail")) == (1, 1)
         assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation
+
+
+class TestStoredVerdicts:
+    PATH = EVIDENCE / "multi_gpu_litgpt-a100_80gb-full-verdict" / "verdict.json"
+
+    def test_a_file_of_schema_version_1_is_read_with_the_words_of_today(self):
+        stored = json.loads(self.PATH.read_text())
+        assert (stored["schema_version"], stored["grounds"]) == (1, "measured")
+        read = Evaluation.model_validate_json(self.PATH.read_bytes())
+        assert (read.schema_version, read.basis, len(read.verdicts)) == (2, "measured", len(stored["verdicts"]))
+        pairs = list(zip(stored["verdicts"], read.verdicts, strict=True))
+        assert {(old["status"], new.status) for old, new in pairs} == {
+            ("held", "pass"),
+            ("did not hold", "fail"),
+            ("not judged", "not evaluated"),
+        }
+        assert {(old["kind"], new.kind) for old, new in pairs} == {
+            ("outcome", "outcome"),
+            ("figure", "reference value"),
+            ("claim", "claim"),
+        }
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"schema_version": 3},
+            {"schema_version": 2},
+            {"verdicts": 5},
+            {"verdicts": [5]},
+            {"verdicts": [{"status": []}]},
+        ],
+    )
+    def test_other_files_are_rejected(self, change):
+        with pytest.raises(ValidationError):
+            Evaluation.model_validate_json(json.dumps(json.loads(self.PATH.read_text()) | change))
 
 
 def test_every_quantity_has_a_reader_and_a_label():

@@ -54,10 +54,10 @@ def test_half_a_result_is_refused(tmp_path):
         read_result(path)
 
 
-def test_only_another_gpu_stands_in():
-    assert not result("a").stands_in
-    assert not result("a", device=CPU).stands_in
-    assert result("a", device=STAND_IN).stands_in
+def test_only_another_gpu_emulates_the_card():
+    assert not result("a").emulated
+    assert not result("a", device=CPU).emulated
+    assert result("a", device=STAND_IN).emulated
 
 
 SHOTS = (

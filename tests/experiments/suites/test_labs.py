@@ -33,8 +33,10 @@ def test_a_row_gives_settings_on_each_of_its_cards(suite, row):
 def test_a_row_says_what_should_come_of_it(suite, row):
     assert row.expect.outcome
     assert len(row.title) < 60
-    assert not row.expect.figures or row.expect.outcome == "fits", "a row that does not fit has no figures"
-    assert all(figure.low <= figure.high and figure.source for figure in row.expect.figures)
+    assert not row.expect.reference_values or row.expect.outcome == "fits", (
+        "a row that does not fit has no reference values"
+    )
+    assert all(value.low <= value.high and value.source for value in row.expect.reference_values)
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.suite)

@@ -75,6 +75,15 @@ def test_a_suite_merges_common_row_and_card_settings(read):
     assert suite.settings(large, CARD).lr == COMMON["lr"]
 
 
+def test_the_settings_of_a_row_are_validated_once(read):
+    suite = read(GOOD)
+    large = suite.row("large")
+    assert suite.settings(large, CARD) is suite.settings(large, CARD)
+    assert suite.settings(large, "h100_94gb") is not suite.settings(large, CARD)
+    changed = large.model_copy(update={"settings": {"batch_size": 8}})
+    assert suite.settings(changed, CARD).batch_size == 8
+
+
 def test_a_suite_gives_the_rows_of_a_card(read):
     suite = read(edited(("rows", 1, "cards"), [CARD]) | {"cards": [CARD, "h100_94gb"]} | {"claims": []})
     assert [row.id for row in suite.rows_for(CARD)] == ["small", "large"]
@@ -106,7 +115,7 @@ BAD = {
     "key of an expectation": (
         ("rows", 0, "expect", "outcom"),
         "fits",
-        "lab.yaml: row 'small': unknown key 'expect.outcom'; allowed: figures, outcome",
+        "lab.yaml: row 'small': unknown key 'expect.outcom'; allowed: outcome, reference_values",
     ),
     "key of a suite": (
         ("card",),
@@ -332,9 +341,18 @@ def test_a_batch_alone_is_one_micro_step(batch):
     assert (settings.accumulate, settings.global_batch_size) == (1, batch)
 
 
-def test_a_figure_is_widened_by_its_tolerance():
-    figure = ReferenceValue(quantity="reserved_gib", low=50, high=60, tolerance=0.1, source="made up")
-    assert figure.bounds == pytest.approx((45, 66))
+@pytest.mark.parametrize("key", ["reference_values", "figures"])
+def test_reference_values_are_read_by_their_key_of_today_and_by_the_earlier_one(read, key):
+    value = {"quantity": "reserved_gib", "low": 50.0, "high": 60.0, "source": "made up"}
+    (found,) = read(edited(("rows", 0, "expect", key), [value])).row("small").expect.reference_values
+    assert (found.quantity, found.low, found.high) == ("reserved_gib", 50.0, 60.0)
+
+
+def test_a_reference_value_is_widened_by_its_tolerance():
+    reference = ReferenceValue(quantity="reserved_gib", low=50, high=60, tolerance=0.1, source="made up")
+    check = reference.check_of("small")
+    assert (check.row, check.quantity) == ("small", "reserved_gib")
+    assert (check.low, check.high) == pytest.approx((45, 66))
 
 
 def test_a_fingerprint_follows_all_that_a_row_sets():
