@@ -43,7 +43,7 @@ def cells() -> list[dict[str, Any]]:
                 "reserved_gib": prediction.limited_reserved_gib,
                 "margin_gib": prediction.margin_gib,
                 "figures": [
-                    _figure(value, prediction) for value in expect.reference_values if value.quantity in MEMORY
+                    _reference(value, prediction) for value in expect.reference_values if value.quantity in MEMORY
                 ],
             }
         )
