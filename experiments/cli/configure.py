@@ -11,6 +11,7 @@ from experiments.cli.lease_options import active_lease_named, new_reconciler
 from experiments.cli.options import ActiveName, Json
 from experiments.cli.output import print_json
 from experiments.errors import InputError
+from experiments.system.packages import require
 from provision.errors import NotReached
 from provision.models import ImageVariant
 
@@ -48,6 +49,7 @@ def configure_command(
     """Configure the machines of a lease. Resumes where it was interrupted; what is up to date is not changed."""
     from provision.configure.playbook import Setup, configure
 
+    require("ansible_runner")
     _require("--reference", "pull", image_source, bool(reference))
     _require("--archive", "load", image_source, archive is not None)
     for option, file in (("--archive", archive), ("--base-archive", base_archive), ("--ca-bundle", ca_bundle)):

@@ -8,6 +8,7 @@ from experiments.cli.lease_options import LeaseOptions, confirm, new_reconciler
 from experiments.cli.options import DEFAULT_KEY, DryRun, Key, Name, Site, Watch, Without, Yes, expand_options
 from experiments.cli.output import console, show_plan
 from experiments.run_options import RunOptions
+from experiments.system.packages import require
 
 app = typer.Typer()
 
@@ -41,6 +42,7 @@ def reproduce_command(
     from provision.configure.playbook import Setup
     from provision.sites.base import connect_to
 
+    require("ansible_runner")
     names = suites or [suite.suite for suite in suites_of(lease.for_)]
     lease.check(name, key)
     connected = connect_to(site)

@@ -20,11 +20,11 @@ import pynvml
 
 from experiments.results.provenance import git_commit
 from experiments.results.schema import LOG_FILE
-from experiments.runners.local.gpu_memory import used_gib
 from experiments.system.files import write_atomically
 from experiments.system.processes import tagged_processes
 from experiments.training.distributed import ranks
 from experiments.training.worker import run_row
+from provision.hardware.gpus import used_gib
 from tests.benchmarks.rows import row_spec
 
 SUITE, ROW, CARD = "slurm_hf_trainer", "neo-4gpu-ddp", "v100_32gb"

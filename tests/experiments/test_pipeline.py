@@ -221,7 +221,7 @@ def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, review
     cluster()
     run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", rows=("neo-8gpu-ddp",), results=tmp_path), Watched())
     data, spec = FakeRemoteRunner.brought
-    assert (spec.data_sha256, data.own) == (folder_sha256(reviews), reviews)
+    assert (spec.data_sha256, data.user_path) == (folder_sha256(reviews), reviews)
     assert spec.data == f"{tmp_path}/there/cache/data/{spec.data_sha256}-imdb"
 
 

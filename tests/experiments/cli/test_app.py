@@ -193,7 +193,7 @@ def test_what_broke_is_said_last_with_its_reason(testbed, monkeypatch, tmp_path)
     monkeypatch.setattr(fake_worker, "made", lambda spec, _: made(spec, "error"))
     _, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
     said = " ".join(out[out.rindex("report: ") :].split())
-    assert said.endswith(f"{SLURM}: error: One GPU: fits (stand-in: error)")
+    assert said.endswith(f"{SLURM}: error: One GPU: fits (fake worker: error)")
 
 
 def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):

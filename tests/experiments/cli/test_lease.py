@@ -105,8 +105,8 @@ def test_what_reproduce_would_do_is_printed(testbed, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "module", "package"),
     [
-        (["configure"], "provision.configure.playbook", "ansible_runner"),
-        (["reproduce", "--key", "KEY"], "provision.configure.playbook", "ansible_runner"),
+        (["configure"], None, "ansible_runner"),
+        (["reproduce", "--key", "KEY"], None, "ansible_runner"),
         (["lease", "--site", "any", "--key", "KEY"], "provision.sites.openstack", "openstack"),
     ],
 )

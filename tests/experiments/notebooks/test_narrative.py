@@ -150,7 +150,7 @@ def test_rows_are_compared_within_the_run_that_has_the_most_of_them(tmp_path, sh
     Lab(NAME, results=str(tmp_path)).compare("baseline", *rows)
     assert "size full" in shown[2]
     assert "No result yet: Baseline." in shown[2]
-    assert "(baseline: not run)" in shown[3]
+    assert "(baseline has not run)" in shown[3]
 
 
 @pytest.mark.usefixtures("no_command")

@@ -86,5 +86,5 @@ def test_every_engine_trains_with_the_lab_s_versions(python, tmp_path):
 def test_prediction_rejects_other_versions_in_one_line(python):
     done = python("-m", "experiments", "predict", "slurm_hf_trainer/neo-1gpu", "--card", "v100_32gb")
     assert (done.returncode, done.stdout) == (2, "")
-    message = "testbed: prediction is made for Transformers 5, here is 4.47.1; containers/current.txt has what it needs"
+    message = "testbed: predictions need Transformers 5, installed is 4.47.1; containers/current.txt has the versions"
     assert done.stderr.splitlines() == [message]

@@ -73,7 +73,7 @@ def test_visible_gpus_are_sampled_in_the_units_of_the_columns(dies):
 
 
 def test_memory_in_use_after_a_row_is_found(dies):
-    assert gpu_memory.used_gib([0, 1]) == {0: 2.0, 1: 1.0}
+    assert gpus.used_gib([0, 1]) == {0: 2.0, 1: 1.0}
     assert gpu_memory.not_free({0: 2.0, 1: 0.5}, within_s=0) == {1: 1.0}
 
 

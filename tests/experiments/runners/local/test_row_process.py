@@ -79,7 +79,7 @@ def test_a_killed_run_leaves_no_process_and_is_resumed(bed):
 
     output = bed.start(hang=False).communicate()[0]
     assert "baseline: kept (finished: fits)" in output
-    assert "reduced-batch: starts (the last run was cut off)" in output
+    assert "reduced-batch: starts (the last run was interrupted)" in output
     assert (bed.starts("baseline"), bed.starts("reduced-batch")) == (1, 2)
     assert (bed.rows / "reduced-batch" / RESULT_FILE).exists()
     assert bed.left() == []

@@ -13,6 +13,7 @@ import pytest
 from experiments.results.schema import CHECKPOINTS_FOLDER, NOTEBOOK_FILE, RESULT_FILE
 from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.runner import LocalRunner, NoFreeGpu, clear_row_folder
+from provision.hardware import gpus
 from tests.support import fake_worker
 from tests.support import rows as house
 from tests.support.views import Watched
@@ -77,7 +78,7 @@ def test_a_result_that_cannot_be_read_is_an_error(made):
 
 
 def test_a_notebook_shows_the_outcome_and_streams_the_worker(made):
-    text = (made.folder.row("f") / NOTEBOOK_FILE).read_text()
+    text = (made.folder.row_named("f") / NOTEBOOK_FILE).read_text()
     assert "# FITS" in text
     assert "f behaves: fits" in text
     assert str(made.path) not in "".join(text.partition('"papermill"')[0])
@@ -98,7 +99,7 @@ def test_the_time_left_is_shown_after_the_first_row(made):
 
 
 def test_no_process_of_a_row_is_left_not_even_detached_ones(made):
-    assert [row_process.tagged_processes(made.folder.row(row)) for row in "abcdef"] == [[]] * 6
+    assert [row_process.tagged_processes(made.folder.row_named(row)) for row in "abcdef"] == [[]] * 6
 
 
 def test_one_line_for_each_start_and_end(made):
@@ -114,13 +115,13 @@ def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
     assert result.outcome == "timeout"
     assert "the time limit is 1 s" in result.reason
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
-    assert row_process.tagged_processes(made.folder.row("a")) == []
+    assert row_process.tagged_processes(made.folder.row_named("a")) == []
     assert any(state.progress and state.progress.micro_steps == 7 for states, *_ in made.view.shown for state in states)
 
 
 def test_nothing_of_an_earlier_run_stays_in_a_row_that_runs_again(tmp_path):
     made = Made(tmp_path, [house.spec("a", size="tiny")], house.node())
-    old = made.folder.row("a")
+    old = made.folder.row_named("a")
     (old / "checkpoints").mkdir(parents=True)
     (old / "checkpoints" / "weights").write_text("old")
     made.run()
@@ -141,7 +142,7 @@ def no_notebooks(monkeypatch):
         return psutil.Popen(["true"])
 
     monkeypatch.setattr(row_process, "start", start)
-    monkeypatch.setattr(gpu_memory, "used_gib", lambda indices: {index: used_gib[index] for index in indices})
+    monkeypatch.setattr(gpus, "used_gib", lambda indices: {index: used_gib[index] for index in indices})
     return used_gib, seen
 
 
@@ -165,7 +166,7 @@ def test_a_gpu_with_memory_still_in_use_gets_no_other_row(tmp_path, no_notebooks
 
 def test_a_gpu_is_given_time_to_become_free(monkeypatch):
     figures = iter([3.0, 3.0, 0.1])
-    monkeypatch.setattr(gpu_memory, "used_gib", lambda indices: {0: next(figures)})
+    monkeypatch.setattr(gpus, "used_gib", lambda indices: {0: next(figures)})
     assert gpu_memory.not_free({0: 0.0}, within_s=5.0) == {}
 
 

@@ -18,7 +18,12 @@ from tests.support import rows as made
         ("slurm", None, None, "--site slurm: needs --profile"),
         ("slurm", "puhti", None, "jobs at Puhti need --account"),
         ("local", "puhti", None, "--profile puhti: allowed with --site slurm only"),
-        ("chameleon", None, None, "--site chameleon: needs one lease whose machines answer, there: none"),
+        (
+            "chameleon",
+            None,
+            None,
+            "--site chameleon: no lease with a reachable machine; create one with `testbed lease`",
+        ),
     ],
 )
 def test_a_target_without_a_description_is_rejected_in_one_line(site, profile, account, says, tmp_path):
