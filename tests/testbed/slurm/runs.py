@@ -71,7 +71,7 @@ class LocalBed(Bed):
         return LocalRunner(self.folder, made.node(cpus=2), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
     def left(self) -> list[psutil.Process]:
-        return [one for row in "abcdefg" for one in row_process.tagged_processes(self.folder.row(row))]
+        return [one for row in "abcdefg" for one in row_process.tagged_processes(self.folder.row_named(row))]
 
 
 class SlurmBed(Bed):

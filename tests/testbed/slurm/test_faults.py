@@ -38,7 +38,7 @@ def test_a_job_whose_note_is_lost_is_found_by_its_name_and_followed(bed):
     with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="slow")
     first.join()
-    (bed.folder.row("a") / SUBMISSION_FILE).unlink()
+    (bed.folder.row_named("a") / SUBMISSION_FILE).unlink()
     bed.run("a")
     assert bed.outcomes() == {"a": "fits"}
     assert bed.starts("a") == 1
@@ -103,11 +103,11 @@ def test_before_the_machines_are_given_back_all_is_brought_home_and_the_rest_can
     def later() -> None:
         clock[0] += timedelta(hours=2, minutes=51)
 
-    meanwhile(lambda: bed.starts("b") and (bed.folder.row("a") / RESULT_FILE).exists(), later)
+    meanwhile(lambda: bed.starts("b") and (bed.folder.row_named("a") / RESULT_FILE).exists(), later)
     bed.run("ab", b="hang")
     assert bed.outcomes() == {"a": "fits"}
     assert "b: cancelled, the lease ends" in bed.view.lines
-    assert "last line of b" in (bed.folder.row("b") / "log.txt").read_text()
+    assert "last line of b" in (bed.folder.row_named("b") / "log.txt").read_text()
     wait_for(lambda: not bed.queue())
 
 

@@ -38,7 +38,7 @@ class Made:
         return self
 
     def notebook_error(self, row: str) -> str | None:
-        notebook = json.loads((self.folder.row(row) / NOTEBOOK_FILE).read_text())
+        notebook = json.loads((self.folder.row_named(row) / NOTEBOOK_FILE).read_text())
         outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
         return next((output["evalue"] for output in outputs if output["output_type"] == "error"), None)
 
