@@ -39,8 +39,8 @@ def nova() -> None:
     _manage(manage.main, "nova.conf", ["cell_v2", *cell1])
 
 
-def download_growing() -> None:
-    from download_growing.cmd import manage
+def glance() -> None:
+    from glance.cmd import manage
 
     _manage(manage.main, "glance-api.conf", ["db_sync"])
 

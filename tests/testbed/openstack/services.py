@@ -43,8 +43,8 @@ def placement() -> Wsgi:
     return init_application()
 
 
-def download_growing() -> Wsgi:
-    from download_growing.common import wsgi_app
+def glance() -> Wsgi:
+    from glance.common import wsgi_app
 
     return wsgi_app.init_app()
 

@@ -121,9 +121,9 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop all of it, including jobs; only the files are left."""
-        self.ask("scancel", "--user", self.user, check=False)
+        self.query("scancel", "--user", self.user, check=False)
         with suppress(TimeoutError):
-            _wait_for(lambda: not self.ask("squeue", "--noheader", check=False), GONE_S)
+            _wait_for(lambda: not self.query("squeue", "--noheader", check=False), GONE_S)
         for process in self._started.values():
             process.kill()
             process.wait()
@@ -155,7 +155,7 @@ class Cluster:
         kill_tagged("SLURMD_NODENAME", node, GONE_S)
 
     def states(self) -> list[str]:
-        return self.ask("sinfo", "--noheader", "--Node", "--format", "%T", check=False).split()
+        return self.query("sinfo", "--noheader", "--Node", "--format", "%T", check=False).split()
 
     def query(self, *command: str, check: bool = True) -> str:
         """What a command of Slurm prints."""

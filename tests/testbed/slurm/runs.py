@@ -101,12 +101,12 @@ class SlurmBed(Bed):
 
     def queue(self) -> dict[str, str]:
         """Return the ids of unfinished jobs by row."""
-        lines = self.cluster.ask("squeue", "--noheader", "--format=%i %j").splitlines()
+        lines = self.cluster.query("squeue", "--noheader", "--format=%i %j").splitlines()
         jobs = [line.split() for line in lines]
         return {name.rpartition("/")[2]: number for number, name in jobs if name.startswith(f"{self.path.name}/")}
 
     def close(self) -> None:
-        self.cluster.ask("scancel", "--user", self.cluster.user, check=False)
+        self.cluster.query("scancel", "--user", self.cluster.user, check=False)
         self.shell.close()
 
 

@@ -76,14 +76,14 @@ class Person:
         return json.loads((self.rows / row / RESULT_FILE).read_text())["outcome"]
 
     def queue(self) -> list[str]:
-        return self.cluster.ask("squeue", "--noheader", "--format=%j").split()
+        return self.cluster.query("squeue", "--noheader", "--format=%j").split()
 
 
 @pytest.fixture
 def person(cluster, tmp_path):
     made = Person(cluster, tmp_path)
     yield made
-    cluster.ask("scancel", "--user", cluster.user, check=False)
+    cluster.query("scancel", "--user", cluster.user, check=False)
     wait_for(lambda: not made.queue())
 
 

@@ -66,7 +66,7 @@ def test_a_job_of_other_settings_is_ended_before_the_row_starts_anew(bed):
 
 
 def test_a_job_that_others_cancel_is_an_error_that_says_so(bed):
-    meanwhile(lambda: bed.starts("a"), lambda: bed.cluster.ask("scancel", bed.queue()["a"]))
+    meanwhile(lambda: bed.starts("a"), lambda: bed.cluster.query("scancel", bed.queue()["a"]))
     bed.run("a", a="hang")
     (result,) = bed.folder.results().values()
     assert result.outcome == "error"

@@ -20,7 +20,7 @@ from experiments.training.models.weights import build_random
 from tests.support import fake_worker
 from tests.support import rows as house
 from tests.support import trainings as training
-from tests.support.fake_hub import COMMIT, Hub
+from tests.support.fake_hub import COMMIT, FakeHub
 from tests.support.waiting import wait_for
 from tests.testbed.slurm.conftest import profile_of
 from tests.testbed.slurm.runs import GRACE_S, DropsAfterSubmit, SlurmBed, meanwhile
@@ -71,7 +71,7 @@ class Bed(SlurmBed):
         return self.cluster.home / f"testbed-{self.path.name}" / "cache"
 
     def fetches(self) -> list[str]:
-        lines = self.cluster.ask("squeue", "--noheader", "--states=all", "--format=%j|%k").splitlines()
+        lines = self.cluster.query("squeue", "--noheader", "--states=all", "--format=%j|%k").splitlines()
         return [line for line in lines if line.startswith("fetch/") and f"testbed-{self.path.name}/" in line]
 
 
@@ -80,7 +80,7 @@ def web(tmp_path):
     (folder := tmp_path / "published").mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(os.urandom(1000))
-    with Hub() as hub:
+    with FakeHub() as hub:
         hub.repos[f"models/{REPO}"] = folder
         yield hub
 
@@ -165,7 +165,7 @@ def test_cancelling_a_run_ends_the_fetch_that_no_other_waits_for(bed, web):
         bed.run("a", needy="a")
     interrupting.join()
     assert bed.runner({}).cancel() == ["a"]
-    wait_for(lambda: not bed.cluster.ask("squeue", "--noheader"), 30)
+    wait_for(lambda: not bed.cluster.query("squeue", "--noheader"), 30)
 
 
 def test_nodes_that_share_no_folder_are_fetched_for_each(cluster, tmp_path, web):
