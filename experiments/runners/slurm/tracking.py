@@ -78,7 +78,7 @@ class TrackedRow:
         """Return what the view shows of the row."""
         waits = ""
         if self.job and self.waiting:
-            waits = f"queued ({', '.join(filter(None, (self.job.reason, self.downloads)))})"
+            waits = f"queued ({': '.join(filter(None, (self.job.reason, self.downloads)))})"
         return RowState(self.spec, self.elapsed_s, self.progress, waits)
 
 

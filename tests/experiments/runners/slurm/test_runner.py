@@ -2,9 +2,11 @@
 
 import pytest
 
+from experiments.runners.slurm.job_script import JobSpec
 from experiments.runners.slurm.queue import Job
 from experiments.runners.slurm.runner import by_claims_covered
 from experiments.runners.slurm.submission import attempt_in, comment_of, read_submission, write_submission
+from experiments.runners.slurm.tracking import TrackedRow
 from experiments.suites.suite import suite_named
 from tests.support import results, rows
 
@@ -36,3 +38,10 @@ def test_a_submission_is_read_only_for_the_same_settings(tmp_path):
     assert (submission.attempt, submission.job) == ("abc", "7")
     assert read_submission(tmp_path / "a", rows.spec("a", max_steps=7)) is None
     assert read_submission(tmp_path / "b", spec) is None
+
+
+def test_a_queued_row_shows_slurms_reason_and_what_it_waits_for():
+    job = JobSpec(rows.spec("a"), "abc", "some.worker", 120.0)
+    row = TrackedRow(job, Job("7", "PENDING", "Dependency", "run/lab/a", ""), downloads="the weights of x 1 GiB")
+    assert row.state.waits == "queued (Dependency: the weights of x 1 GiB)"
+    assert TrackedRow(job, Job("7", "RUNNING", "None", "run/lab/a", "")).state.waits == ""
