@@ -77,7 +77,7 @@ class LocalBed(Bed):
 class SlurmBed(Bed):
     def __init__(self, path: Path, cluster: Cluster, shell: Shell | None = None, **profile: object) -> None:
         super().__init__(path)
-        self.cluster, self.shell = cluster, shell or SshShell(cluster.login(), patience_s=2)
+        self.cluster, self.shell = cluster, shell or SshShell(cluster.login(), connect_limit_s=2)
         self._profile = profile
         self.options: dict[str, object] = {}
 
