@@ -1,4 +1,4 @@
-"""Predictions as results, so that what is stated of the rows can be judged by them."""
+"""Predictions as results, so that statements can be evaluated from them."""
 
 from collections.abc import Iterable
 
@@ -12,8 +12,8 @@ from experiments.suites.cards import card_named
 from experiments.suites.suite import ExpectedOutcome, Suite
 
 
-def predicted_judgement(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Evaluation:
-    """Verdicts on what ``suite`` states of the rows of ``run`` at full size, from predictions alone."""
+def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Evaluation:
+    """Evaluate the statements of ``suite`` about the rows of ``run`` at full size, from predictions only."""
     results = {prediction.spec.row: as_result(prediction) for prediction in predictions}
     return evaluate(suite, run.model_copy(update={"size": "full"}), results)
 
@@ -21,8 +21,8 @@ def predicted_judgement(suite: Suite, run: Run, predictions: Iterable[Prediction
 def as_result(prediction: Prediction) -> Result:
     """Return the predicted result of the row on its card: memory and outcome, without times and losses.
 
-    The reserve is that under the card's limit; all other memory is traced with room without end, also of a row that
-    does not fit.
+    Reserved memory is that with the card's capacity; all other memory is that with unlimited capacity, also of a row
+    that does not fit.
     """
     spec, card = prediction.spec, card_named(prediction.spec.card)
     return Result(
@@ -57,7 +57,7 @@ def in_words(prediction: Prediction) -> str:
 
 
 def warning(prediction: Prediction, expected: ExpectedOutcome | None) -> str:
-    """Where the prediction differs from what is stated, in one line; empty where it agrees or nothing is stated."""
+    """Return one line if the prediction differs from the stated outcome; otherwise an empty string."""
     if expected is None or expected == prediction.likely_outcome:
         return ""
     return f"{prediction.spec.row}: stated: {OUTCOMES[expected]}; predicted: {in_words(prediction)}"

@@ -1,11 +1,11 @@
-"""What was predicted of a run's rows at full size, beside what was stated and what was measured."""
+"""Predictions of a run's rows at full size, compared with the lab's statements and with measurements."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from pydantic import Field
 
-from experiments.prediction.as_result import in_words, predicted_judgement
+from experiments.prediction.as_result import in_words, predicted_evaluation
 from experiments.report.words import STATUSES, predicted_headline
 from experiments.results.evaluate import Evaluation, Status, scaled_down
 from experiments.results.memory_parts import OPTIMIZER_CPU, MemoryPart
@@ -49,7 +49,7 @@ class PredictedRow(Record):
 
 
 class PredictedStatement(Record):
-    """One statement: what is predicted of it, and what the run itself found."""
+    """One statement with its predicted and its measured status."""
 
     id: str
     says: str
@@ -62,7 +62,7 @@ class PredictedStatement(Record):
 
 
 class Errors(Record):
-    """How far figures are off, as shares of what was measured, without their sign."""
+    """Absolute errors of one kind of prediction, as shares of the measured values."""
 
     what: str
     rows: int
@@ -71,14 +71,14 @@ class Errors(Record):
 
 
 class PredictedReport(Record):
-    """All that a report says of predictions."""
+    """The part of a report about predictions."""
 
     usable_gib: float
     headline: str
     rows: tuple[PredictedRow, ...]
-    statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can judge")
+    statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can evaluate")
     not_evaluated: int
-    errors: tuple[Errors, ...] = Field(description="none where nothing was measured at full size")
+    errors: tuple[Errors, ...] = Field(description="empty if nothing was measured at full size")
 
 
 def predicted_report(
@@ -87,7 +87,7 @@ def predicted_report(
     """Compare a run's predictions with its verdicts and results; None if nothing was predicted."""
     if not predictions:
         return None
-    predicted = predicted_judgement(suite, measured.run, predictions)
+    predicted = predicted_evaluation(suite, measured.run, predictions)
     rows = tuple(_row(suite, one, results.get(one.spec.row)) for one in predictions)
     return PredictedReport(
         usable_gib=predictions[0].usable_gib,

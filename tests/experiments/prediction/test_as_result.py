@@ -1,4 +1,4 @@
-"""Predictions judged like results, and no further than memory goes."""
+"""Predictions evaluated like results, and no further than memory goes."""
 
 from io import StringIO
 
@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from experiments.cli.tables import verdict_table
-from experiments.prediction.as_result import as_result, in_words, predicted_judgement, warning
+from experiments.prediction.as_result import as_result, in_words, predicted_evaluation, warning
 from experiments.prediction.predict import traced_spec
 from experiments.prediction.tables import prediction_as_data
 from experiments.results.quantities import LOSSES, QUANTITIES, TIMES
@@ -24,7 +24,7 @@ def spec(row: str):
 
 def evaluated(needs=stated):
     specs = [spec(row.id) for row in SUITE.rows_for(CARD)]
-    evaluation = predicted_judgement(SUITE, make_run(size="tiny"), Predictor(needs)(specs))
+    evaluation = predicted_evaluation(SUITE, make_run(size="tiny"), Predictor(needs)(specs))
     return evaluation, {verdict.id: verdict for verdict in evaluation.verdicts}
 
 
