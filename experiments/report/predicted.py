@@ -146,7 +146,7 @@ def _statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedS
 def _errors(rows: Sequence[PredictedRow]) -> tuple[Errors, ...]:
     figures: dict[str, Callable[[PredictedRow], float | None]] = {
         "predicted peak": lambda row: row.peak_error,
-        "predicted reserve": lambda row: row.reserved_error,
+        "predicted reserved memory": lambda row: row.reserved_error,
         "rule of thumb": lambda row: row.rule_of_thumb_error,
     }
     found = []

@@ -88,7 +88,7 @@ def test_on_a_gpu_predictions_stand_beside_what_was_measured(full: Path) -> None
 
 def test_errors_are_told_in_the_median_and_at_worst(full: Path) -> None:
     peak, reserved, thumb = predicted(full).errors
-    assert (peak.what, reserved.what, thumb.what) == ("predicted peak", "predicted reserve", "rule of thumb")
+    assert (peak.what, reserved.what, thumb.what) == ("predicted peak", "predicted reserved memory", "rule of thumb")
     assert peak.median == pytest.approx(0.01)
     errors = sorted(abs(row.rule_of_thumb_error) for row in predicted(full).rows if row.rule_of_thumb_error is not None)
     assert thumb.worst == errors[-1]
