@@ -1,4 +1,4 @@
-"""What the cells of the narrative notebooks call: show and compare a suite's rows, running those not yet run."""
+"""Functions for the labs' notebooks: show and compare the rows of a suite; run those without a result."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from IPython.display import Markdown, display
 
 from experiments.notebooks import row as one_row
 from experiments.notebooks import tables
-from experiments.notebooks.sizing import FRAME_PX, drawn, parts_at
+from experiments.notebooks.sizing import FRAME_PX, parts_at, stacked_bars
 from experiments.prediction.as_result import as_result, in_words
 from experiments.results.evaluate import claim_rows, evaluate
 from experiments.results.predictions import Prediction
@@ -25,10 +25,10 @@ BAR_PX = 26
 
 
 class Lab:
-    """The experiments of a suite, shown from the runs kept under ``results`` and run where they have no result there.
+    """The rows of a suite, shown from the runs under ``results``; a row without a result there is run first.
 
-    ``choices`` are options of `testbed run` by their names: card, size, length, weights, input. A kept result is shown
-    where it was made under the same choices; 'auto', or a choice left out, takes any. InputError for an unknown suite.
+    ``choices``: options of `testbed run` by name: card, size, length, weights, input. Only results with the same
+    options are shown; 'auto', or an option left out, matches any. Raises InputError for an unknown suite.
     """
 
     def __init__(self, name: str, *, results: str = "results", **choices: str) -> None:
@@ -37,7 +37,7 @@ class Lab:
         self.choices = choices
 
     def show(self, row: str) -> None:
-        """Show one row by its id, and run it first where no result of it is kept."""
+        """Show one row by its id; run it first if it has no stored result."""
         self._suite.row(row)
         folder = self._newest([row])
         if folder is None:
@@ -45,12 +45,12 @@ class Lab:
             folder = self._newest([row])
             if folder is None:
                 raise RuntimeError(f"{row} has no result; the command above ended with code {code}")
-        display(Markdown(told(folder, row)))
+        display(Markdown(row_in_markdown(folder, row)))
 
     def compare(self, *rows: str) -> None:
-        """Show rows side by side: what they set, memory, speed, and the claims that compare them.
+        """Show rows side by side: settings, memory, speed, and the claims that compare them.
 
-        Runs nothing. All results are of one run: of those that have the most of the rows, the newest.
+        Runs nothing. All results are from one run: the one with the most of these rows, of several the newest.
         """
         titles = {row: self._suite.row(row).title for row in rows}
         folder = self._newest(rows)
@@ -62,13 +62,13 @@ class Lab:
             display(Markdown(f"None of these has a result yet: {', '.join(rows)}."))
         else:
             if parts := bars(results):
-                display(drawn(parts).update_layout(height=len(parts) * BAR_PX + FRAME_PX))
+                display(stacked_bars(parts).update_layout(height=len(parts) * BAR_PX + FRAME_PX))
             display(Markdown("\n\n".join(side_by_side(folder, named, titles))))
         if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
-            display(Markdown(f"**What is stated**\n\n{self._evaluated(claims, folder, results)}"))
+            display(Markdown(f"**Statements of the lab**\n\n{self._evaluated(claims, folder, results)}"))
 
     def _newest(self, rows: Collection[str]) -> RunFolder | None:
-        """Of the runs under the choices that have results of the most of ``rows``, the newest; None without any."""
+        """Return the run with these options and the most of ``rows``, of several the newest; None without any."""
         folders = [RunFolder(path.parent) for path in self._place.glob(f"*/{RUN_FILE}")]
         runs = {folder: made for folder in folders if self._suits(made := folder.read_run())}
         there = {folder: len(folder.results().keys() & set(rows)) for folder in runs}
@@ -97,7 +97,7 @@ class Lab:
 
 
 def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
-    """Run one row with the command line, printing what it prints as it comes; its exit code."""
+    """Run one row with the command line, print its output as it comes, and return its exit code."""
     options = [part for key, value in choices.items() for part in (f"--{key.replace('_', '-')}", value)]
     command = [*COMMAND, "run", name, "--row", row, "--results", str(place), *options]
     with subprocess.Popen(command, cwd=CODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -107,7 +107,7 @@ def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
     return process.returncode
 
 
-def told(folder: RunFolder, row: str) -> str:
+def row_in_markdown(folder: RunFolder, row: str) -> str:
     """Return a row's result in Markdown: outcome, device, memory, speed, prediction, and its own statements."""
     made, results = folder.read_run(), folder.results()
     suite, result = suite_named(made.suite), results[row]
@@ -126,7 +126,7 @@ def compares(claim: Claim, rows: Collection[str]) -> bool:
 
 
 def bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
-    """Return the parts of each row's memory at each point of a step that it reached, in GiB, for ``drawn``."""
+    """Return the parts of each row's memory at each point of a step that it reached, in GiB, for ``stacked_bars``."""
     return {
         f"{row}, {point}": parts_at(shot)
         for row, result in results.items()
@@ -135,7 +135,7 @@ def bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
 
 
 def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mapping[str, str]) -> list[str]:
-    """Tables over rows by title, a block of Markdown each: device, memory, predicted memory, speed; then who lacks."""
+    """Return tables of rows by title, in blocks of Markdown: memory, predicted memory, speed, missing results."""
     first = next(iter(results.values()))
     foreseen = {titles[one.spec.row]: as_result(one) for one in predicted(folder, titles)}
     blocks = [

@@ -1,4 +1,4 @@
-"""What the cells of row.ipynb call: run one row, show what came of it, and fail unless it fits."""
+"""Functions for row.ipynb: run one row, show its result, and raise an error unless it fits."""
 
 import subprocess
 import sys
@@ -16,13 +16,13 @@ LAST_LINES_WITHIN_S = 2.0
 
 
 class DidNotFit(RuntimeError):
-    """The row ended in any other way than by fitting."""
+    """The row's outcome is not ``fits``."""
 
 
 def run(spec: str, out: str, worker: str) -> None:
-    """Run the row in a process of its own and print what it prints, as it comes.
+    """Run the row in its own process and print its output as it comes.
 
-    What the worker leaves behind may hold its output open; that is not waited for.
+    Does not wait for processes that the worker leaves behind and that keep its output open.
     """
     command = [sys.executable, "-u", "-m", worker, "--spec", spec, "--out", out]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -36,7 +36,7 @@ def run(spec: str, out: str, worker: str) -> None:
 
 
 def show(out: str) -> None:
-    """Show the result as a reader wants it: the outcome, and what was measured."""
+    """Show the result: the outcome and the measurements."""
     result = _result(out)
     display(Markdown("\n\n".join([f"# {OUTCOMES[result.outcome].upper()}", *measured(result)])))
 
@@ -55,7 +55,7 @@ def measured(result: Result) -> list[str]:
 
 
 def require_fit(out: str) -> None:
-    """Raise DidNotFit unless the row fits, so that no notebook of a failed row can be taken for a success."""
+    """Raise DidNotFit unless the row fits, so that the notebook of a failed row is not taken for a success."""
     result = _result(out)
     if result.outcome != "fits":
         raise DidNotFit(f"{OUTCOMES[result.outcome]}: {result.reason}")
@@ -70,7 +70,7 @@ def device(result: Result) -> str:
 
 
 def failure(ended: Failure) -> str:
-    """Where the row ended, in one line."""
+    """Return where the row failed, in one line."""
     step = f" of step {ended.step}" if ended.step is not None else ""
     rank = f" on rank {ended.rank}" if ended.rank else ""
     asked = f", {number(ended.requested_gib)} GiB asked for" if ended.requested_gib else ""

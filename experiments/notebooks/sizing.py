@@ -1,4 +1,4 @@
-"""What the cells of sizing.ipynb call: predict trainings that questions describe, draw where their memory goes."""
+"""Functions for sizing.ipynb: predict custom trainings and draw where their memory goes."""
 
 from collections.abc import Mapping
 
@@ -21,28 +21,28 @@ Bars = dict[str, dict[str, float]]
 
 
 def peaks(questions: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
-    """Predict each training, draw what its peak is made of, and list peak and reserve; the predictions by label.
+    """Predict each training, draw the parts of its peak, list peak and reserved memory; return predictions by label.
 
-    Raises InputError for what a person can mend.
+    Raises InputError for options that are invalid, and if nothing can be predicted on this machine.
     """
     labels, specs = list(questions), [question.spec for question in questions.values()]
     found = dict(zip(labels, traced(specs, print), strict=True))
     parts = {label: _parts(prediction) for label, prediction in found.items()}
     reserved = [prediction.reserved_gib for prediction in found.values()]
-    display(drawn(parts).add_scatter(x=reserved, y=labels, name="reserved", mode="markers", marker=RESERVED))
-    display(Markdown(told(found)))
+    display(stacked_bars(parts).add_scatter(x=reserved, y=labels, name="reserved", mode="markers", marker=RESERVED))
+    display(Markdown(peaks_table(found)))
     return found
 
 
 def through_a_step(question: CustomTraining) -> Prediction:
-    """Predict one training and draw its memory at the four points of each step; the prediction."""
+    """Predict one training, draw its memory at the four points of each step, and return the prediction."""
     (found,) = traced([question.spec], print)
-    display(drawn({_point(shot): parts_at(shot) for shot in found.memory.snapshots}))
+    display(stacked_bars({_point(shot): parts_at(shot) for shot in found.memory.snapshots}))
     return found
 
 
-def drawn(bars: Bars) -> go.Figure:
-    """Stacked bars, the first on top: parts in GiB by the names of COLORS."""
+def stacked_bars(bars: Bars) -> go.Figure:
+    """Return stacked bars, the first on top: parts in GiB by the names of COLORS."""
     labels = list(bars)
     figure = go.Figure(
         [
@@ -73,7 +73,7 @@ def parts_at(shot: Snapshot) -> dict[str, float]:
     return {part.name: getattr(shot, part.field) for part in AT_A_POINT}
 
 
-def told(predictions: Mapping[str, Prediction]) -> str:
+def peaks_table(predictions: Mapping[str, Prediction]) -> str:
     """Return a Markdown table of each peak: its parts, its total, reserved memory, and the step where it occurs."""
     head = ["", *COLORS, "peak", "reserved", "peak in"]
     rows = [

@@ -1,4 +1,4 @@
-"""Tables in Markdown of what rows and their ranks set, took and did. Pure functions."""
+"""Markdown tables of the settings, memory and speed of rows and ranks. Pure functions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -22,7 +22,7 @@ HIDDEN_SETTINGS = ("time_limit_s", "seed", "workers")
 
 
 class Unit(NamedTuple):
-    """A unit of memory and how many of it make a GiB."""
+    """A unit of memory, and how many of it are one GiB."""
 
     name: str
     per_gib: int
@@ -46,7 +46,7 @@ def columns(corner: str, rows: Mapping[str, Cells]) -> str:
 
 
 def at_points(snapshots: Iterable[Snapshot]) -> str:
-    """Memory at the four points of a step, of the last step that has each."""
+    """Return a table of the memory at the four points of a step, from the last step that has each."""
     last = last_at_points(snapshots)
     sizes = {point: {field: getattr(shot, field) for field in AT_ONE_POINT} for point, shot in last.items()}
     unit = _unit(sizes.values())
@@ -99,9 +99,9 @@ def speed(measured: Speed) -> str:
 
 
 def scaling(results: Mapping[str, Result]) -> str:
-    """Speeds of rows side by side, beside that of the first that has one; empty where none has.
+    """Return a table of the speeds of rows, relative to the first with one; empty if no row has one.
 
-    Efficiency is the speed over the first row's, divided by the ranks over the first row's.
+    Efficiency is the relative speed divided by the relative number of ranks.
     """
     timed = {name: result for name, result in results.items() if result.speed and result.outcome == "fits"}
     if not timed:
@@ -120,7 +120,7 @@ def settings(rows: Mapping[str, Settings]) -> str:
 
 
 def verdicts(found: Iterable[Verdict]) -> str:
-    """Verdicts as a list: status, statement, and what it rests on or why it was not judged."""
+    """Return verdicts as a list: status, statement, and the measured value or the reason."""
     return "\n".join(
         f"- **{one.status}**: {one.says} ({one.measured if one.status == 'pass' else one.reason})" for one in found
     )
@@ -151,18 +151,18 @@ def _waits(measured: Speed) -> dict[str, str]:
 
 
 def _sizes(sizes: Mapping[Any, float | None], names: Mapping[Any, str], unit: Unit) -> dict[str, str]:
-    """Cells by the names of their columns; the host's is empty for all that is not offloaded."""
+    """Return cells by column; the column of host memory is empty without offload."""
     cells = {name: _size(sizes[key], unit) for key, name in names.items()}
     return {name: "" if name == ON_HOST and cell == "0" else cell for name, cell in cells.items()}
 
 
 def _unit(rows: Iterable[Mapping[Any, float | None]]) -> Unit:
-    """MiB where nothing is as large as half a GiB, as in miniatures."""
+    """Return MiB if all sizes are below half a GiB, as in miniatures; else GiB."""
     return GIB if max((gib or 0.0 for sizes in rows for gib in sizes.values()), default=0.0) >= MINIATURE_GIB else MIB
 
 
 def _size(gib: float | None, unit: Unit) -> str:
-    """Two decimals, or three significant digits of less than 1; nothing for what is not known."""
+    """Format a size: two decimals, or three significant digits below 1; empty if it is unknown."""
     if gib is None:
         return ""
     size = round(gib * unit.per_gib, 3)

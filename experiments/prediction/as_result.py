@@ -1,4 +1,4 @@
-"""Predictions as results, so that what is stated of the rows can be evaluated from them."""
+"""Predictions as results, so that statements can be evaluated from them."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ from experiments.suites.suite import ExpectedOutcome, Suite
 
 
 def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Evaluation:
-    """Verdicts on what ``suite`` states of the rows of ``run`` at full size, from predictions alone."""
+    """Evaluate the statements of ``suite`` about the rows of ``run`` at full size, from predictions only."""
     results = {prediction.spec.row: as_result(prediction) for prediction in predictions}
     return evaluate(suite, run.model_copy(update={"size": "full"}), results)
 
@@ -21,8 +21,8 @@ def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Predictio
 def as_result(prediction: Prediction) -> Result:
     """Return the predicted result of the row on its card: memory and outcome, without times and losses.
 
-    The reserve is that under the card's limit; all other memory is traced with room without end, also of a row that
-    does not fit.
+    Reserved memory is that with the card's capacity; all other memory is that with unlimited capacity, also of a row
+    that does not fit.
     """
     spec, card = prediction.spec, card_named(prediction.spec.card)
     return Result(
@@ -51,13 +51,13 @@ def as_result(prediction: Prediction) -> Result:
 
 def in_words(prediction: Prediction) -> str:
     """Return the predicted outcome in words: 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
-    verdict = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
+    doubt = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
     needs = f"needs {prediction.needed_gib:.2f} GiB of {prediction.usable_gib:.2f} GiB usable"
-    return f"{verdict}{OUTCOMES[prediction.likely_outcome]}: {needs}"
+    return f"{doubt}{OUTCOMES[prediction.likely_outcome]}: {needs}"
 
 
 def warning(prediction: Prediction, expected: ExpectedOutcome | None) -> str:
-    """Where the prediction differs from what is stated, in one line; empty where it agrees or nothing is stated."""
+    """Return one line if the prediction differs from the stated outcome; otherwise an empty string."""
     if expected is None or expected == prediction.likely_outcome:
         return ""
     return f"{prediction.spec.row}: stated: {OUTCOMES[expected]}; predicted: {in_words(prediction)}"

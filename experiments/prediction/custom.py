@@ -34,9 +34,9 @@ class CustomTraining:
 
     @property
     def spec(self) -> "RowSpec":
-        """The row to predict: two optimizer steps on texts of one length.
+        """Return the row to predict: two optimizer steps on texts of one length.
 
-        Raises InputError for options that contradict each other, and a model that cannot be read.
+        Raises InputError for contradicting options, and for a model that cannot be read.
         """
         from experiments.prediction.custom_spec import row_spec
 

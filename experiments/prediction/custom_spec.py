@@ -28,7 +28,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def row_spec(training: CustomTraining) -> RowSpec:
     """Return the row of a custom training: two optimizer steps on texts of one length.
 
-    Raises InputError for options that contradict each other, and a model that cannot be read.
+    Raises InputError for contradicting options, and for a model that cannot be read.
     """
     card_named(training.card, "--card")
     for name in ("batch", "seq", "accumulate", "devices", "lora_r"):
@@ -103,7 +103,7 @@ def _reject_below_1(flag: str, value: int | None) -> None:
 
 
 def _reject_longer(seq: int, base_model: Model, name: str) -> None:
-    """Raise InputError when a text is longer than the model's positions. T5 has relative ones, without a limit."""
+    """Raise InputError if a text is longer than the model's positions. T5 has relative positions, without a limit."""
     if _language_model(base_model) == "t5":
         return
     inner = base_model.architecture.get("text_config") or base_model.architecture
@@ -140,12 +140,12 @@ def _of_config(text: str, where: str) -> Model:
     except ValueError as error:
         raise InputError(f"{where}: not JSON ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise InputError(f"{where}: not a model's config.json, which has a 'model_type'")
+        raise InputError(f"{where}: not the config.json of a model: the key 'model_type' is missing")
     return Model(family="transformers", architecture=config)
 
 
 def _from_hub(name: str) -> str:
-    """Return the text of the model's config.json on the hub; one request, since hf_hub_download retries for long."""
+    """Return the text of the model's config.json on the hub, with one request: hf_hub_download retries too long."""
     try:
         import httpx
         from huggingface_hub import get_session, hf_hub_url

@@ -1,4 +1,4 @@
-"""What would fit a card: a row's largest batch, and the single changes that would let a row in that does not fit."""
+"""Find what fits a card: the largest batch of a row, and single changes that make the row fit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ Predict = Callable[[Sequence[RowSpec]], list[Prediction]]
 
 
 class Change(NamedTuple):
-    """One change of a row's settings, and what it costs besides memory."""
+    """One change of a row's settings, and its cost."""
 
     name: str
     cost: str
@@ -31,7 +31,7 @@ class Change(NamedTuple):
 
 
 class Attempt(Record):
-    """What one change would come to. prediction is None where the row cannot be trained so, as reason says."""
+    """The prediction of a row with one change. prediction: None if the row cannot be trained so; reason states why."""
 
     change: str
     cost: str
@@ -40,23 +40,23 @@ class Attempt(Record):
 
 
 class Fit(Record):
-    """What would fit of one row on its card.
+    """What fits on the row's card.
 
-    largest is the row with the largest batch that fits, likely that with the largest one that more likely fits than
-    not, borderline included; None where not even a batch of 1 does. Batches above 4096 are not tried.
+    largest: the row with the largest batch that fits. likely: that with the largest batch that more likely fits than
+    not, borderline included. Both are None if not even a batch of 1 does. Batches above 4096 are not tried.
     """
 
     asked: Prediction
     largest: Prediction | None
     likely: Prediction | None
-    changes: tuple[Attempt, ...] = Field(description="cheapest first; none for a row that fits as it is")
+    changes: tuple[Attempt, ...] = Field(description="cheapest first; empty for a row that fits unchanged")
 
 
 def fit(spec: RowSpec, predict: Predict) -> Fit:
     """Return the largest batch of ``spec`` and, if it does not fit, the single changes that help, cheapest first.
 
-    The order of cost: what leaves the training as it is (accumulation), its arithmetic (precision), its time
-    (checkpointing), its optimizer (8 bit, SGD), what is trained (LoRA), then slow host memory and more GPUs.
+    Order of cost: changes that leave the training as it is (accumulation), of its arithmetic (precision), of its time
+    (checkpointing), of its optimizer (8 bit, SGD), of the trained weights (LoRA), then slow host memory and more GPUs.
     """
     batches = _Batches(spec, predict)
     asked = batches.prediction(spec.settings.batch_size)
@@ -72,7 +72,7 @@ def fit(spec: RowSpec, predict: Predict) -> Fit:
 
 
 def changed(spec: RowSpec, **settings: Any) -> RowSpec:
-    """``spec`` with other settings; its samples become the nearest number that whole optimizer steps take."""
+    """Return ``spec`` with other settings and the nearest number of samples for whole optimizer steps."""
     values = {**spec.settings.model_dump(), "global_batch_size": None, **settings}
     if values["train_samples"] is not None:
         step = values["batch_size"] * values["accumulate"] * values["devices"] * values["nodes"]
@@ -93,13 +93,13 @@ def changes(spec: RowSpec) -> Iterator[Change]:
     if now.optimizer == "adamw":
         yield Change("8-bit Adam", "moments in 8 bit", {"optimizer": "adam_8bit"})
     if now.optimizer in ("adamw", "adam_8bit"):
-        yield Change("SGD", "no moments: it trains otherwise", {"optimizer": "sgd"})
+        yield Change("SGD", "no moments: the training converges differently", {"optimizer": "sgd"})
     if now.lora is None:
         adapters = lora(LORA_R, spec.base_model).model_dump()
         yield Change(f"LoRA, rank {LORA_R}", "only adapters are trained", {"lora": adapters})
     if now.optimizer != "deepspeed_cpu" and now.devices == 1:
         offload = {"optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
-        yield Change("optimizer offload", "much time, and host memory", offload)
+        yield Change("optimizer offload", "much more time, and host memory", offload)
     if now.optimizer != "deepspeed_cpu":
         for gpus in FSDP_GPUS:
             if gpus > now.devices or (gpus == now.devices and now.strategy != "fsdp"):
@@ -114,7 +114,7 @@ def _smaller_batch(spec: RowSpec, largest: int) -> Iterator[Change]:
         batch, accumulate = batch // 2, accumulate * 2
     if batch < spec.settings.batch_size:
         name = f"batch {batch}, accumulated {accumulate} times"
-        yield Change(name, "some time", {"batch_size": batch, "accumulate": accumulate})
+        yield Change(name, "some more time", {"batch_size": batch, "accumulate": accumulate})
 
 
 def _attempts(spec: RowSpec, offered: Sequence[Change], predict: Predict) -> tuple[Attempt, ...]:
@@ -139,7 +139,7 @@ def _one(spec: RowSpec, predict: Predict) -> Prediction | str:
 
 
 class _Batches:
-    """Predictions of one row by its batch, and the search among them. Margins fall about linearly with the batch."""
+    """Predictions of one row by batch size, and the search in them. Margins fall about linearly with the batch."""
 
     def __init__(self, spec: RowSpec, predict: Predict) -> None:
         self._spec, self._predict = spec, predict
@@ -163,7 +163,7 @@ class _Batches:
             self.prediction(self._between(margins, low, high))
 
     def _between(self, margins: dict[int, float], low: int, high: int) -> int:
-        """Where the line through the two margins nearest to 0 crosses it, kept between ``low`` and ``high``."""
+        """Return the zero of the line through the two margins nearest to 0, limited to ``low`` and ``high``."""
         (near, margin), (far, other) = sorted(margins.items(), key=lambda item: abs(item[1]))[:2]
         slope = (other - margin) / (far - near)
         guess = int(near - margin / slope) if slope < 0 else GROWTH * max(low, 1)

@@ -1,4 +1,4 @@
-"""Predictions of rows: from the cache where nothing changed, else traced side by side in processes of their own."""
+"""Predict rows: from the cache if nothing changed, otherwise by dry-runs, several at a time in their own processes."""
 
 import hashlib
 import importlib.metadata
@@ -72,12 +72,12 @@ def predict(
     failed: Failed | None = None,
     workers: int | None = None,
 ) -> list[Prediction]:
-    """Predictions in the order of ``specs``; ``watch`` is told of each as it is there, and whether it was cached.
+    """Return predictions in the order of ``specs``; call ``watch`` for each, with whether it was cached.
 
-    Predictions are kept under ``cache`` by what they depend on: the row, the card, the code, the libraries. At most
-    ``workers`` rows (None: as many as there are processors) are traced at a time, each in less than 6 GiB of memory.
-    A row that cannot be traced is told to ``failed``, with the reason, and left out; without ``failed`` the first one
-    raises InputError, where a person can mend it, or RuntimeError. InputError also when nothing can be traced here.
+    Predictions are cached under ``cache`` by all that they depend on: row, card, code, libraries. At most ``workers``
+    rows (None: the number of CPUs) are traced at a time, each with less than 6 GiB of memory. A row that cannot be
+    traced is left out after ``failed`` was called with the reason. Without ``failed``, the first such row raises
+    InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
     """
     folder = cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def _kept(path: Path) -> Prediction | None:
 
 
 def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[tuple[str, Prediction | Problem]]:
-    """Keys and predictions, or why there is none, as they come out of the tracer."""
+    """Yield keys with predictions, or with the problem, as the tracer delivers them."""
     if not missing:
         return
     with tempfile.TemporaryDirectory(prefix="testbed-trace-") as place:

@@ -1,4 +1,4 @@
-"""Predictions as they are asked for: by rows of suites, with the cache, and with progress in plain lines."""
+"""Predict the rows of suites, with the cache and with progress in plain lines."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 def rows_asked(target: str | None, card: str | None) -> list[RowSpec]:
     """Return the rows of 'SUITE', 'SUITE/ROW' or all suites, on ``card`` or on every card of each row.
 
-    InputError for a suite, row or card that there is not.
+    Raises InputError for an unknown suite, row or card.
     """
     if card is not None:
         card_named(card, "--card")
@@ -39,18 +39,18 @@ def rows_asked(target: str | None, card: str | None) -> list[RowSpec]:
 
 
 def traced(specs: Sequence[RowSpec], say: Say, failed: Failed | None = None) -> list[Prediction]:
-    """Predictions of ``specs``; ``say`` is told what was traced, how far it is and how long is left.
+    """Return the predictions of ``specs``; report each traced row, the progress and the remaining time to ``say``.
 
-    ``failed`` is told of rows that cannot be traced. Raises what ``predict`` raises.
+    ``failed`` is called for rows that cannot be traced. Raises what ``predict`` raises.
     """
     require("torch")
     return predict(specs, cache_folder(), Progress(len({spec.fingerprint for spec in specs}), say), failed)
 
 
 def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
-    """Predict the rows of ``run`` at full size, keep that in ``folder`` and warn where a row is stated otherwise.
+    """Predict the rows of ``run`` at full size, store that in ``folder``, warn if a stated outcome differs.
 
-    What cannot be predicted is said and holds nothing up.
+    Rows that cannot be predicted are reported; they do not stop the run.
     """
     specs = [traced_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
     view.says(f"predicting {len(specs)} row(s) at full size on {run.card}; cached predictions are reused")
@@ -67,7 +67,7 @@ def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
 
 
 class Progress:
-    """Says a line for each row that is traced, none for those that were kept."""
+    """Reports a line for each traced row, none for cached ones."""
 
     def __init__(self, total: int, say: Say) -> None:
         self._total, self._say = total, say
@@ -87,7 +87,7 @@ class Progress:
 
 
 def reject_if_parameters_exceed(prediction: Prediction) -> None:
-    """InputError when the parameters alone are more than the card has."""
+    """Raise InputError if the parameters alone exceed the card's capacity."""
     parameters = prediction.memory.snapshots[0].params_gib
     if parameters > prediction.usable_gib:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Predictions, and what would fit, as tables for a terminal and as plain data."""
+"""Predictions and fits, as tables for the terminal and as plain data."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -30,7 +30,7 @@ NOT_SHOWN = {
 LEGEND = (
     f"GiB on one GPU. {PARAMETERS.short} to {BUFFERS.short}: what the peak is made of;"
     f" {ACTIVATIONS.short}: activations and temporaries; {OPTIMIZER_CPU.short}:"
-    " optimizer state in host memory; margin: what the card has left, or lacks;"
+    " optimizer state in host memory; margin: free memory of the card, negative if it is missing;"
     f" {RULE_OF_THUMB} x: the rule of thumb, {RULE_OF_THUMB} times the model."
 )
 
@@ -62,7 +62,7 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
 
 
 def prediction_tables(predictions: Sequence[Prediction]) -> Group:
-    """One table a suite and card, and under them what their columns are."""
+    """Return a table for each suite and card, and a legend of the columns."""
     places = groupby(predictions, key=lambda one: (one.spec.suite, one.spec.card, one.usable_gib))
     tables = [_table(f"{suite}, {card}: {usable:.2f} GiB usable", own) for (suite, card, usable), own in places]
     return Group(*tables, Text(LEGEND, "dim"))

@@ -1,10 +1,10 @@
-"""Traces rows: the worker's own code trains them on a CUDA device that is not there.
+"""Dry-run rows: the worker's own code trains them on a phantom CUDA device.
 
     python -m experiments.prediction.tracer --cache FOLDER --workers N < JOBS
 
-Each line on standard input is a job, {"spec": FILE, "out": FILE}; the prediction, or {"error": LINE, "mistake": BOOL},
-is written to ``out``, and the job's number printed. Rows run in forks of this process, at most N at a time: libraries
-are loaded once, and what a row leaves behind ends with it.
+Each line on standard input is a job, {"spec": FILE, "out": FILE}. The prediction, or {"error": LINE, "mistake": BOOL},
+is written to ``out``, and the job's number is printed. Rows run in forks of this process, at most N at a time:
+libraries are loaded once, and no state of a row outlives it.
 """
 
 import argparse
@@ -42,10 +42,10 @@ BUFFERS = CATEGORIES.index(memory_parts.BUFFERS.key)
 
 
 class PhantomMeter:
-    """The phantom device's counters, and which phase each of its events belongs to.
+    """The phantom device's counters, and the phase of each of its events.
 
-    last_watched is the event at which it was last told of tensors, after the last optimizer step: what lives then, and
-    is neither weight, gradient nor state, is a buffer.
+    last_watched: the last event at which tensors were tagged, after the last optimizer step. Memory that is alive then
+    and is neither weight, gradient nor optimizer state is a buffer.
     """
 
     def __init__(self, phantom: Phantom) -> None:
@@ -78,7 +78,7 @@ class PhantomMeter:
         pass
 
     def moment(self, event: int, accumulate: int) -> tuple[Phase, int, int]:
-        """Phase, optimizer step and micro-step of an event, counted from 0."""
+        """Return phase, optimizer step and micro-step of an event, counted from 0."""
         place = bisect_right(self.phases, event, key=lambda begun: begun[0]) - 1
         micro_steps = sum(phase == "forward" for _, phase in self.phases[: place + 1])
         step, micro_step = divmod(max(0, micro_steps - 1), accumulate)
@@ -86,7 +86,7 @@ class PhantomMeter:
 
 
 def prepare(phantom: Phantom) -> None:
-    """Import what all rows use, as it would be imported on a machine with a GPU."""
+    """Import the libraries of all rows, as on a machine with a GPU."""
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     from experiments.prediction.phantom.cuda import replace_cuda
 
@@ -100,9 +100,9 @@ def prepare(phantom: Phantom) -> None:
 
 
 def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
-    """Train the row on the phantom device, in this process, and work out what it takes on its card.
+    """Train the row on the phantom device, in this process, and predict its memory on its card.
 
-    Raises InputError for what a person can mend, RuntimeError when the training fails on the way.
+    Raises InputError for a user error, RuntimeError if the training fails.
     """
     begun = time.perf_counter()
     card = card_named(spec.card)
@@ -132,7 +132,7 @@ def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
 
 
 def skip_cpu_adam() -> None:
-    """DeepSpeed's Adam for the processor, without the arithmetic: its state is made as always."""
+    """Replace DeepSpeed's CPU Adam by one without arithmetic; its state is allocated as usual."""
     from deepspeed.ops.op_builder import CPUAdamBuilder
 
     CPUAdamBuilder.load = lambda self: SimpleNamespace(
@@ -207,7 +207,7 @@ def _failure(limited: Replay, meter: PhantomMeter, accumulate: int) -> Failure |
 
 
 def _job(spec: Path, out: Path, phantom: Phantom) -> None:
-    """One row, in a process of its own."""
+    """Trace one row in its own process."""
     die_with_parent()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
@@ -222,6 +222,7 @@ def _job(spec: Path, out: Path, phantom: Phantom) -> None:
 
 
 def main() -> int:
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="trace", description="Dry-run rows on a phantom CUDA device.")
     parser.add_argument("--cache", required=True, type=Path)
     parser.add_argument("--workers", required=True, type=int)

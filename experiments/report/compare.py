@@ -1,4 +1,4 @@
-"""Two runs of one suite side by side: what each row did, and which choices differed."""
+"""Compare two runs of one suite: results of each row, and the options that differ."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -25,11 +25,11 @@ ORIGIN = ("recipe_version", "git_commit", "host")
 
 
 class Change(Record):
-    """A measured figure in both runs; None where a run does not have it."""
+    """A measured value in both runs; None if a run does not have it."""
 
     a: float | None
     b: float | None
-    ratio: float | None = Field(description="b over a; None where either is missing or a is 0")
+    ratio: float | None = Field(description="b over a; None if either is missing or a is 0")
 
 
 class RowComparison(Record):
@@ -40,14 +40,14 @@ class RowComparison(Record):
     outcome_b: Outcome | None
     ran_on_a: str
     ran_on_b: str
-    same_experiment: bool | None = Field(description="the fingerprints are equal; None where a result is missing")
+    same_experiment: bool | None = Field(description="the fingerprints are equal; None if a result is missing")
     peak_gib: Change
     reserved_gib: Change
     samples_per_s: Change
 
 
 class Difference(Record):
-    """A choice, device or version that is not the same in both runs; empty where a run has none."""
+    """An option, device or version that differs between the runs; empty if a run has none."""
 
     what: str
     a: str
@@ -55,14 +55,14 @@ class Difference(Record):
 
 
 class Comparison(Record):
-    """Two runs of one suite side by side; both are judged by the recipes of today."""
+    """Two runs of one suite side by side; both are evaluated with the current suites."""
 
     schema_version: Literal[2] = COMPARISON_SCHEMA_VERSION
     a: Run
     b: Run
     differences: tuple[Difference, ...]
     rows: tuple[RowComparison, ...]
-    verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose verdict is not the same")
+    verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs")
 
 
 def compare(a: RunFolder, b: RunFolder) -> Comparison:

@@ -1,4 +1,4 @@
-"""What a report says, as data: report.json, from which the page is drawn."""
+"""The content of a report: report.json, from which the page is rendered."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -23,29 +23,29 @@ FILES = {"notebook": NOTEBOOK_FILE, "log": LOG_FILE, "result": RESULT_FILE, "tel
 
 
 class Statement(Verdict):
-    """A verdict, and what the rows that it speaks of ran on."""
+    """A verdict, and the machines of its rows."""
 
     ran_on: tuple[str, ...] = ()
 
 
 class RowReport(Record):
-    """One row: what was expected, what came of it, and where its files lie."""
+    """One row: expected and measured outcome, measurements, and paths of its files."""
 
     row: str
     title: str
     note: str | None
     settings: Settings
-    expected: str = Field(description="how the row should end; empty when nothing is stated")
-    measured: str = Field(description="how it ended; empty when it has not run")
-    status: Status | None = Field(description="of the outcome; None: no outcome is stated")
+    expected: str = Field(description="empty if no outcome is stated")
+    measured: str = Field(description="empty if the row was not run")
+    status: Status | None = Field(description="of the outcome; None if none is stated")
     reason: str
     ran_on: str
     emulated: bool
-    scaled: str = Field(description="'2 of 4 ranks' where it ran on fewer than it states; else empty")
+    scaled: str = Field(description="'2 of 4 ranks' if it ran on fewer than it states; else empty")
     ranks: tuple[RankReport, ...]
     reference_values: tuple[Statement, ...] = ()
     quantities: dict[Quantity, float | None]
-    files: dict[str, str] = Field(description="what there is: kind of file -> path from the run's folder")
+    files: dict[str, str] = Field(description="existing files: kind -> path from the run's folder")
     telemetry: Telemetry | None
     result: Result | None
 
@@ -80,7 +80,7 @@ class Report(Record):
     statements: tuple[Statement, ...]
     rows: tuple[RowReport, ...]
     scaling: tuple[Scaling, ...]
-    usable_gib: float | None = Field(description="what the card lets a process have; None for a miniature")
+    usable_gib: float | None = Field(description="what one process can allocate on the card; None for a miniature")
     predicted: PredictedReport | None = None
     devices: tuple[DeviceReport, ...]
     versions: dict[str, tuple[Shared, ...]]
@@ -89,7 +89,7 @@ class Report(Record):
 
 
 def report_of(folder: RunFolder, suite: Suite, evaluation: Evaluation, results: Mapping[str, Result]) -> Report:
-    """Everything there is to say of the run in ``folder``."""
+    """Return the report of the run in ``folder``."""
     run = evaluation.run
     card = cards().get(run.card)
     statements = tuple(_statement(verdict, results) for verdict in evaluation.verdicts)
@@ -157,7 +157,7 @@ def _files(folder: RunFolder, run: Run, row_id: str) -> dict[str, str]:
 
 
 def _shared(pairs: Iterable[tuple[str, str]]) -> tuple[Shared, ...]:
-    """Rows gathered by their value, the value of the most rows first."""
+    """Return rows grouped by value, the most frequent value first."""
     rows: dict[str, list[str]] = {}
     for row, value in pairs:
         rows.setdefault(value, []).append(row)

@@ -1,4 +1,4 @@
-"""Figures as plotly.js reads them. Colors are names of the page's CSS variables, so that they follow its theme."""
+"""Figures for plotly.js. Colors are the page's CSS variables, so that figures follow its theme."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -31,7 +31,7 @@ BAR_PX, PANEL_PX, GAP_PX = 46, 76, 34
 
 
 class Bar(NamedTuple):
-    """One stacked bar: what stands above it, its parts in GiB, the allocator's reserve, and a peak to compare with."""
+    """One stacked bar: label, parts in GiB, reserved memory, and a measured peak to compare with."""
 
     label: str
     parts: dict[str, float]
@@ -40,7 +40,7 @@ class Bar(NamedTuple):
 
 
 def figures(report: Report) -> dict[str, Figure]:
-    """Every figure of the page by its name, where there is data: predicted, memory, memory-<row>, telemetry-<row>."""
+    """Return the figures with data, by name: predicted, memory, memory-<row>, telemetry-<row>."""
     found: dict[str, Figure] = {}
     if report.predicted:
         bars = [_predicted_bar(row) for row in report.predicted.rows]
@@ -205,7 +205,7 @@ def _telemetry(telemetry: Telemetry) -> Figure:
     panels = _panels(telemetry.columns)
     height = len(panels) * (PANEL_PX + GAP_PX)
     layout = _layout(height, top=0)
-    layout |= {"xaxis": _axis(title={"text": "seconds since the row began", "standoff": 6}), "annotations": []}
+    layout |= {"xaxis": _axis(title={"text": "seconds since the start of the row", "standoff": 6}), "annotations": []}
     data: list[Figure] = []
     for number, (title, series) in enumerate(panels, start=1):
         top = 1 - ((number - 1) * (PANEL_PX + GAP_PX) + GAP_PX) / height
@@ -222,7 +222,7 @@ def _telemetry(telemetry: Telemetry) -> Figure:
 
 
 def _panels(columns: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
-    """Title and lines (column: its name) of each panel that there is data for; of several GPUs each has its line."""
+    """Return title and lines (column: name) of each panel with data; several GPUs have a line each."""
     each = {
         title: {f"gpu{number}_{field}": f"GPU {number}" for number in range(MOST_GPUS)}
         for title, field in EACH_GPU.items()

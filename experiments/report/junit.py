@@ -1,4 +1,4 @@
-"""junit.xml: one test case per verdict, so that any build server can show a run."""
+"""junit.xml: one test case per verdict, for build servers."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -58,5 +58,5 @@ def _seconds(value: float) -> str:
 
 
 def _text(text: str) -> str:
-    """``text`` without the characters that XML cannot hold, such as a terminal's colors."""
+    """Return ``text`` without the characters that XML does not allow, such as terminal colors."""
     return _NOT_XML.sub("", text)

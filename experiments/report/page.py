@@ -1,4 +1,4 @@
-"""report.html: one file that needs nothing else, drawn from a Report."""
+"""report.html: one self-contained file, rendered from a Report."""
 
 from pathlib import Path
 
@@ -16,16 +16,16 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def page(report: Report) -> str:
     """Return the report as one HTML file that needs no network: styles, figures and plotly.js are inside."""
-    house = Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    house.filters |= {"gib": gib, "number": number, "share": share, "label": label, "unit": unit}
-    house.filters |= {"percent": percent, "lower_first": lower_first}
-    return house.get_template("report.html").render(
+    environment.filters |= {"gib": gib, "number": number, "share": share, "label": label, "unit": unit}
+    environment.filters |= {"percent": percent, "lower_first": lower_first}
+    return environment.get_template("report.html").render(
         report=report,
         figures=figures(report),
         icons=ICONS,

@@ -1,4 +1,4 @@
-"""What was predicted of a run's rows at full size, beside what was stated and what was measured."""
+"""Predictions of a run's rows at full size, compared with the lab's statements and with measurements."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -49,7 +49,7 @@ class PredictedRow(Record):
 
 
 class PredictedStatement(Record):
-    """One statement: what is predicted of it, and what the run itself found."""
+    """One statement with its predicted and its measured status."""
 
     id: str
     says: str
@@ -62,7 +62,7 @@ class PredictedStatement(Record):
 
 
 class Errors(Record):
-    """How far figures are off, as shares of what was measured, without their sign."""
+    """Absolute errors of one kind of prediction, as shares of the measured values."""
 
     what: str
     rows: int
@@ -71,14 +71,14 @@ class Errors(Record):
 
 
 class PredictedReport(Record):
-    """All that a report says of predictions."""
+    """The part of a report about predictions."""
 
     usable_gib: float
     headline: str
     rows: tuple[PredictedRow, ...]
-    statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can judge")
+    statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can evaluate")
     not_evaluated: int
-    errors: tuple[Errors, ...] = Field(description="none where nothing was measured at full size")
+    errors: tuple[Errors, ...] = Field(description="empty if nothing was measured at full size")
 
 
 def predicted_report(
@@ -146,7 +146,7 @@ def _statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedS
 def _errors(rows: Sequence[PredictedRow]) -> tuple[Errors, ...]:
     figures: dict[str, Callable[[PredictedRow], float | None]] = {
         "predicted peak": lambda row: row.peak_error,
-        "predicted reserve": lambda row: row.reserved_error,
+        "predicted reserved memory": lambda row: row.reserved_error,
         "rule of thumb": lambda row: row.rule_of_thumb_error,
     }
     found = []

@@ -1,4 +1,4 @@
-"""Rows of several ranks: what each rank did, and how the row's speed grows over one device's."""
+"""Rows with several ranks: the measurements of each rank, and the speedup over one device."""
 
 from collections.abc import Mapping
 
@@ -24,20 +24,20 @@ class RankReport(Record):
 
 
 class StatedTimes(Record):
-    """What the material says of the time of a row and of that on one device, each for so many samples."""
+    """The lab's training times of a row and of its base on one device, each with its number of samples."""
 
     base_s: float
     base_samples: int
     row_s: float
     row_samples: int
-    times: float = Field(description="samples a second over those on one device")
+    times: float = Field(description="samples per second over those on one device")
 
 
 class Scaling(Record):
-    """A row of several ranks, and ``base``, the row on one device that is most like it.
+    """The speedup of a row with several ranks over ``base``, the most similar row on one device.
 
-    times is samples a second over those of base, efficiency the same over the number of ranks. speed is None for a row
-    that does not fit.
+    times: samples per second over those of base. efficiency: times over the number of ranks. speed: None if the row
+    does not fit.
     """
 
     row: str

@@ -10,9 +10,9 @@ POINTS = 400
 
 
 class Telemetry(Record):
-    """Samples over time. Each column is as long as t_s (seconds); None where a sample lacks the value.
+    """Samples over time. Each column is as long as t_s (seconds); None if a sample lacks the value.
 
-    every: one sample in so many is kept here; telemetry.csv has them all.
+    every: one of so many samples is in the report; telemetry.csv has all.
     """
 
     every: int

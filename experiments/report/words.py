@@ -13,7 +13,10 @@ ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not eva
 
 
 def headline(evaluation: Evaluation) -> str:
-    """Return the evaluation in one sentence: '14 of 16 statements hold; 2 fail; 9 were not evaluated.'"""
+    """Return the evaluation in one sentence.
+
+    Example: '14 of 16 statements hold; 2 fail; 9 were not evaluated.'
+    """
     passed, failed = evaluation.count("pass"), evaluation.count("fail")
     skipped, errors = evaluation.count("not evaluated"), evaluation.count("error")
     if not evaluation.verdicts:
@@ -29,7 +32,10 @@ def headline(evaluation: Evaluation) -> str:
 
 
 def predicted_headline(evaluation: Evaluation) -> str:
-    """Return the predicted evaluation in one sentence: '20 of 22 statements about memory are predicted to hold; ...'"""
+    """Return the prediction in one sentence.
+
+    Example: '20 of 22 statements about memory are predicted to hold; 8 others cannot be predicted.'
+    """
     passed, failed = evaluation.count("pass"), evaluation.count("fail")
     if not passed + failed:
         return "No statement is about memory, so none can be predicted."

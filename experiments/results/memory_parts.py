@@ -8,7 +8,7 @@ POINTS: tuple[Point, ...] = get_args(Point)
 
 
 class MemoryPart(NamedTuple):
-    """One part of memory. key: what the tracer calls it; short: its name where space is scarce, as in a terminal."""
+    """One part of memory. key: its name in the tracer and in fields; short: its column in the terminal."""
 
     key: str
     name: str
@@ -16,7 +16,7 @@ class MemoryPart(NamedTuple):
 
     @property
     def field(self) -> str:
-        """The field of a snapshot, or of what a peak is made of."""
+        """Return its field in a snapshot and in the parts of a peak."""
         return f"{self.key}_gib"
 
 

@@ -1,4 +1,4 @@
-"""Which code made a result: commit, hash of the training code, versions of the libraries."""
+"""Provenance of a result: commit, hash of the training code, versions of the libraries."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ LIBRARIES = (
 
 @cache
 def code_sha256() -> str:
-    """SHA-256 over the training code's files, names and contents, hexadecimal."""
+    """Return the SHA-256 of the training code, over names and contents of its files, hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted([PACKAGE / "suites" / "attention_kernels.py", *(PACKAGE / "training").rglob("*.py")]):
         digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")
@@ -37,7 +37,7 @@ def code_sha256() -> str:
 def git_commit() -> str | None:
     """Return the checkout's commit, with '-dirty' if files differ from it; None outside a checkout.
 
-    TESTBED_COMMIT names it for a copy that has no repository with it, as in an image.
+    TESTBED_COMMIT names it for a copy without a repository, as in an image.
     """
     if named := os.environ.get("TESTBED_COMMIT"):
         return named
@@ -50,7 +50,7 @@ def image() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that a result depends on; one that is not installed is left out."""
+    """Return the versions of the libraries that a result depends on, of those that are installed."""
     found = {}
     for name in LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""The quantities that figures and claims speak of, read from a result."""
+"""The quantities of reference values and claims, read from a result."""
 
 from collections.abc import Callable
 from statistics import median
@@ -18,7 +18,7 @@ def _largest(point: Point, field: str) -> Read:
 
 
 def _settled(point: Point, field: str) -> Read:
-    """Return a reader of the median at a point; the first step, without optimizer state, counts only alone."""
+    """Return a reader of the median at a point; the first step, without optimizer state, only if there is no other."""
 
     def read(measured: Measured) -> float | None:
         shots = [shot for shot in measured.memory.snapshots if shot.point == point]
@@ -33,7 +33,7 @@ def _speed(field: str) -> Read:
 
 
 def _train_s(measured: Measured) -> float | None:
-    """Time of the whole training: measured, or worked out from the time of a step for a run that was cut short."""
+    """Return the time of the full-length training: measured, or extrapolated from the step time of a shorter run."""
     speed = measured.speed
     if speed is None or measured.outcome != "fits" or not speed.optimizer_steps:
         return None

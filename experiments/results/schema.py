@@ -1,4 +1,4 @@
-"""What a row did: the schema of result.json, and the quantities that figures and claims speak of."""
+"""The schema of result.json: the outcome and the measurements of a row."""
 
 from pathlib import Path
 from typing import Literal
@@ -27,16 +27,16 @@ ERRORS: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 
 
 class Record(BaseModel):
-    """Base of everything in a result: frozen, unknown keys refused. A number that is none is the text NaN in JSON."""
+    """Base of all stored records: frozen, unknown keys are rejected. NaN is the text "NaN" in JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Device(Record):
-    """What the row ran on. memory_gib is what PyTorch reports as the total, None on a CPU.
+    """The device of a row. memory_gib: total memory as PyTorch reports it, None on a CPU.
 
-    card is the name in cards.yaml of the device itself; cap_gib what the allocator was held to so that the device
-    stands in for a smaller card (None: no cap was set).
+    card: the device's own name in cards.yaml. cap_gib: the limit set on the allocator to emulate a smaller card (None:
+    no limit).
     """
 
     kind: Literal["cuda", "cpu"]
@@ -56,8 +56,8 @@ class Device(Record):
 class Snapshot(Record):
     """Memory at one point of one micro-step, GiB. activations is allocated less params, grads and optimizer.
 
-    step counts optimizer steps from 0, micro_step the micro-steps inside it. peak and reserved are the highest so far.
-    On a CPU the figures are of tensor storages that live, and reserved does not exist.
+    step counts optimizer steps from 0, micro_step the micro-steps inside it. peak and reserved: the maximum so far.
+    On a CPU the sizes are those of live tensor storages, without reserved memory.
     """
 
     step: int
@@ -74,26 +74,26 @@ class Snapshot(Record):
 
 
 class Memory(Record):
-    """Memory of the whole row, GiB. The peaks hold up to the end, or up to the failure."""
+    """Memory of the whole row, GiB. The peaks are those up to the end, or up to the failure."""
 
     snapshots: tuple[Snapshot, ...] = ()
     peak_gib: float | None = None
     peak_by_phase_gib: dict[Phase, float] = {}
     reserved_gib: float | None = None
-    host_peak_gib: float | None = Field(default=None, description="resident memory of the trainer at its highest")
+    host_peak_gib: float | None = Field(default=None, description="maximum resident memory of the trainer")
 
 
 class Speed(Record):
     """Time of the measured micro-steps, those after the first two optimizer steps; samples are those of all ranks.
 
-    step_s is the median time of one optimizer step with all its micro-steps, micro_step_s that of a micro-step without
-    an optimizer step where there are such; spread the interquartile range of the
-    micro-steps' times over their median. tflop_per_sample counts what was executed, recomputation included.
+    step_s: median time of an optimizer step with all its micro-steps. micro_step_s: that of a micro-step without an
+    optimizer step, if there are any. spread: interquartile range of the micro-steps' times over their median.
+    tflop_per_sample: executed operations, recomputation included.
     """
 
     optimizer_steps: int
     micro_steps: int
-    planned_micro_steps: int = Field(description="of the whole training as taught")
+    planned_micro_steps: int = Field(description="of the training at full length")
     measured_micro_steps: int
     micro_step_s: float
     step_s: float
@@ -106,18 +106,18 @@ class Speed(Record):
     )
     train_s: float = Field(description="of the steps that this run took")
     communication_share: float | None = Field(
-        default=None, description="of a step's time: kernels that exchange with other ranks, waiting for them included"
+        default=None, description="of a step's time: communication kernels, with their waiting time"
     )
     exposed_communication_share: float | None = Field(
-        default=None, description="of a step's time: such kernels while no other runs"
+        default=None, description="of a step's time: communication kernels while no other kernel runs"
     )
     gpu_idle_share: float | None = Field(default=None, description="of a step's time: no kernel runs on the GPU")
 
 
 class Progress(Record):
-    """Where a running row is (progress.json, written again and again beside the result to come).
+    """Progress of a running row (progress.json, rewritten until the result is there).
 
-    micro_steps of planned_micro_steps are done; planned is the most that the row can take. Memory in GiB.
+    micro_steps of planned_micro_steps are done; planned is an upper bound. Memory in GiB.
     """
 
     phase: Phase
@@ -133,7 +133,7 @@ class Progress(Record):
 
 
 class Failure(Record):
-    """Where and how a row ended that did not fit. requested_gib is the allocation that was refused, where known."""
+    """Where and how a row failed. requested_gib: the allocation that failed, if known."""
 
     phase: Phase
     step: int | None = None
@@ -145,15 +145,15 @@ class Failure(Record):
 
 
 class Measured(Record):
-    """What the trainer itself found out, or each of its ranks.
+    """Measurements of the trainer, or of one of its ranks.
 
-    gpu_s is the time from its first use of the device to its end. weights_commit names the version of pretrained
-    weights on the hub, data_commit that of a data set; None for what is not of the hub.
+    gpu_s: time from the first use of the device to the end. weights_commit, data_commit: versions of pretrained weights
+    and of the data set on the hub; None if they are not from the hub.
     """
 
     rank: int = 0
     outcome: Outcome
-    reason: str = Field(description="one plain line")
+    reason: str = Field(description="in one line")
     failure: Failure | None = None
     device: Device
     memory: Memory = Memory()
@@ -173,8 +173,8 @@ class Measured(Record):
 class Result(Measured):
     """One row's result.json.
 
-    Of several ranks, each is in ``ranks``. The row's own memory is that of the rank with the highest peak, its speed
-    that of the slowest rank, its losses are means over the ranks, its failure is the first that struck.
+    A row with several ranks has each in ``ranks``. The row's memory is that of the rank with the highest peak, its
+    speed that of the slowest rank, its losses are means over the ranks, its failure is the first one.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -188,12 +188,12 @@ class Result(Measured):
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = 0.0
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
-    ranks: tuple[Measured, ...] = Field(default=(), description="by rank; empty for a row of one process")
-    predicted: bool = Field(default=False, description="worked out without the device; nothing was measured")
+    ranks: tuple[Measured, ...] = Field(default=(), description="by rank; empty for a row with one process")
+    predicted: bool = Field(default=False, description="predicted without the device; nothing was measured")
 
     @property
     def emulated(self) -> bool:
-        """True when the device is another one than the card that the row asks for."""
+        """Return whether the device is another GPU than the row's card, which it emulates."""
         return self.device.kind == "cuda" and self.device.card != self.spec.card
 
 
@@ -203,7 +203,7 @@ def read_result(path: Path) -> Result:
 
 
 def read_results(path: Path) -> dict[str, Result]:
-    """Return the results in ``path``, one JSON object a line, by row id; InputError as for one result."""
+    """Return the results in ``path``, one JSON object per line, by row id. Raises InputError as for one result."""
     lines = _read(path).splitlines()
     results = [_validated(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     return {result.spec.row: result for result in results}
@@ -227,7 +227,7 @@ def _validated(text: bytes, where: str) -> Result:
 
 
 def read_progress(row_folder: Path) -> Progress | None:
-    """Where the row is; None when it has not said so yet."""
+    """Return the progress of the row; None if it has not reported any yet."""
     try:
         return Progress.model_validate_json((row_folder / PROGRESS_FILE).read_bytes())
     except (OSError, ValidationError):

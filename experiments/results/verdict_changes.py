@@ -1,4 +1,4 @@
-"""Which verdicts differ between two judgements."""
+"""Statements whose status differs between two evaluations."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from experiments.results.schema import Record
 
 
 class VerdictChange(Record):
-    """A statement whose status differs. None: the statement does not concern that run."""
+    """A statement whose status differs. None: the statement is not about that run."""
 
     id: str
     says: str

@@ -1,4 +1,4 @@
-"""Quantities, outcomes, figures and times in words."""
+"""Names of quantities and outcomes; numbers, bounds and times as text."""
 
 from math import inf
 
@@ -11,12 +11,12 @@ OUTCOMES = {
     "host_oom": "out of host memory",
     "error": "error",
     "timeout": "time limit",
-    "refused": "refused",
+    "refused": "rejected",
 }
 
 
 def span(low: float | None, high: float | None) -> str:
-    """Bounds in words: 'at least 2', 'at most 0.7', '13.3 to 14.7'."""
+    """Format bounds: 'at least 2', 'at most 0.7', '13.3 to 14.7'."""
     if low is None:
         return f"at most {number(high or 0.0)}"
     if high is None:
@@ -60,7 +60,7 @@ def unit(quantity: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them: 0:07, 12:30, 1:02:03."""
+    """Format seconds: 0:07, 12:30, 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""Which kernels PyTorch would choose on a card, as far as they differ in memory."""
+"""The kernels that PyTorch chooses on a card, as far as they differ in memory."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ MIB = 1024 * KIB
 class Kernels:
     """flash: flash attention; bfloat_efficient: memory-efficient attention in bfloat16 (in other types: always).
 
-    cudnn: cuDNN's attention, which goes before both. workspace_bytes: what a cuBLAS handle takes at its first product.
+    cudnn: cuDNN's attention, preferred to both. workspace_bytes: memory of a cuBLAS handle from its first product on.
     """
 
     flash: bool

@@ -1,4 +1,4 @@
-"""GPUs as facts: how much memory a process can have on one, and what it can reach at best."""
+"""GPU models: memory that a process can allocate, and peak rates."""
 
 import re
 from functools import cache
@@ -14,8 +14,8 @@ CARDS_FILE = CATALOG / "cards.yaml"
 class Card(StrictModel):
     """One GPU model. Memory in GiB (bytes / 1024**3), peak rates in TFLOP/s without sparsity, bandwidth in GB/s (1e9).
 
-    memory_gib is what PyTorch reports as the device's total; context_gib is what a process spends on its CUDA context
-    before the first tensor. peak_tflops has the keys fp32, tf32, bf16, fp16 where the card has them in hardware.
+    memory_gib: the device's total as PyTorch reports it. context_gib: the CUDA context of a process, before the first
+    tensor. peak_tflops: has the keys fp32, tf32, bf16, fp16 if the card has them in hardware.
     """
 
     name: str
@@ -29,13 +29,13 @@ class Card(StrictModel):
 
     @property
     def usable_gib(self) -> float:
-        """What the caching allocator of one process may take, GiB."""
+        """Return what the caching allocator of one process can reserve, GiB."""
         return self.memory_gib - self.context_gib
 
 
 @cache
 def cards() -> dict[str, Card]:
-    """Every card by its name, as recipes/cards.yaml states it."""
+    """Return every card of catalog/cards.yaml by name."""
     return {
         name: checked(Card, facts, f"{CARDS_FILE.name}: card {name!r}") for name, facts in read_yaml(CARDS_FILE).items()
     }

@@ -9,10 +9,10 @@ from experiments.suites.yaml_schema import CATALOG, StrictModel, checked, read_y
 
 
 class Model(StrictModel):
-    """A model of models.yaml: where its weights are and the architecture that random weights are built from.
+    """A model of models.yaml: the source of its weights, and the architecture for random weights.
 
-    Of family transformers the architecture is a whole configuration with its model_type, as a config.json has it; such
-    a model may leave open what only models.yaml states.
+    With family transformers the architecture is a whole config.json, with its model_type, and the keys hub, parameters
+    and source are optional.
     """
 
     family: Literal["blip2-opt", "blip2-t5", "llama", "gpt-neo", "transformers"]
@@ -26,7 +26,7 @@ class Model(StrictModel):
     def _complete(self) -> Self:
         if self.family == "transformers":
             if "model_type" not in self.architecture:
-                raise ValueError("architecture: the key 'model_type' is missing, which config.json has")
+                raise ValueError("architecture: the key 'model_type' of config.json is missing")
         elif not (self.hub and self.parameters and self.source):
             raise ValueError(f"a model of family {self.family} needs hub, parameters and source")
         return self
@@ -34,6 +34,6 @@ class Model(StrictModel):
 
 @cache
 def models() -> dict[str, Model]:
-    """Every model by its name, as catalog/models.yaml states it."""
+    """Return every model of catalog/models.yaml by name."""
     path = CATALOG / "models.yaml"
     return {name: checked(Model, facts, f"{path.name}: model {name!r}") for name, facts in read_yaml(path).items()}

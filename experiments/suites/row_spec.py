@@ -1,4 +1,4 @@
-"""One row as it is run: what the trainer reads."""
+"""The specification of a row that the trainer reads."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ SPEC_VERSION: Literal[1] = 1
 
 
 class RowSpec(StrictModel):
-    """One row as it is run: what the trainer reads, and all that its result depends on besides the code."""
+    """The specification of a row that the trainer reads: all that its result depends on, except the code."""
 
     spec_version: Literal[1] = SPEC_VERSION
     suite: str
@@ -30,7 +30,7 @@ class RowSpec(StrictModel):
     data_sha256: str | None = None
     input: Input
     settings: Settings
-    model: Model | None = Field(default=None, description="the row's own, which models.yaml does not have")
+    model: Model | None = Field(default=None, description="a model that is not in models.yaml")
 
     @model_validator(mode="after")
     def _model_is_known(self) -> Self:
@@ -40,11 +40,11 @@ class RowSpec(StrictModel):
 
     @property
     def base_model(self) -> Model:
-        """The model that the row is about."""
+        """Return the row's model."""
         return self.model or models()[self.settings.model]
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything the row sets, hexadecimal: two runs of one fingerprint ran the same experiment."""
+        """Return the SHA-256 of all settings, hexadecimal: equal fingerprints mean the same experiment."""
         facts = self.model_dump(mode="json", exclude=None if self.model else {"model"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

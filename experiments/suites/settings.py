@@ -1,4 +1,4 @@
-"""What a row sets: model, data, batches, precision, optimizer, devices and how they share the work."""
+"""The settings of a row: model, data, batches, precision, optimizer, devices and their strategy."""
 
 from typing import Any, Literal, Self
 
@@ -11,7 +11,7 @@ Engine = Literal["lightning", "litgpt", "litgpt_trainer", "hf_trainer"]
 
 
 class Lora(StrictModel):
-    """Low-rank adapters: rank, scale, dropout, and which linear layers carry them."""
+    """Low-rank adapters: rank, scale, dropout, and the linear layers that have them."""
 
     r: PositiveInt
     alpha: PositiveInt
@@ -20,7 +20,7 @@ class Lora(StrictModel):
 
 
 class Quantization(StrictModel):
-    """4-bit base weights as bitsandbytes keeps them."""
+    """4-bit base weights of bitsandbytes."""
 
     kind: Literal["nf4"]
     compute_dtype: Literal["bfloat16"] = "bfloat16"
@@ -28,10 +28,10 @@ class Quantization(StrictModel):
 
 
 class Settings(StrictModel):
-    """Everything a row sets. batch_size counts samples of one rank and one micro-step.
+    """All settings of a row. batch_size: samples of one rank and one micro-step.
 
     Of batch_size, accumulate and global_batch_size any two fix the third:
-    global_batch_size = batch_size x accumulate x ranks: devices x nodes, or 1 to sample from a model.
+    global_batch_size = batch_size x accumulate x ranks. ranks: devices x nodes, or 1 to sample from a model.
     """
 
     engine: Engine
@@ -51,12 +51,10 @@ class Settings(StrictModel):
     warmup_steps: NonNegativeInt = 0
     min_lr: PositiveFloat | None = None
     max_epochs: PositiveInt
-    max_steps: int = Field(default=-1, ge=-1, description="optimizer steps; -1: as many as the epochs have")
-    max_length: PositiveInt = Field(description="tokens of text a sample may have")
-    train_samples: PositiveInt | None = Field(
-        default=None, description="None: all that the data set and the split give"
-    )
-    validation: float = Field(default=0.0, ge=0.0, description="below 1 a share, else a number of samples")
+    max_steps: int = Field(default=-1, ge=-1, description="optimizer steps; -1: those of max_epochs")
+    max_length: PositiveInt = Field(description="maximum tokens of text per sample")
+    train_samples: PositiveInt | None = Field(default=None, description="None: all samples of the training split")
+    validation: float = Field(default=0.0, ge=0.0, description="share of the data set (below 1), or number of samples")
     devices: PositiveInt = 1
     nodes: PositiveInt = 1
     strategy: Strategy = "auto"
@@ -114,16 +112,16 @@ class Settings(StrictModel):
 
     @property
     def world_size(self) -> int:
-        """Devices of the row, over all nodes."""
+        """Return the number of devices over all nodes."""
         return self.devices * self.nodes
 
     @property
     def ranks(self) -> int:
-        """Processes of the row, over all nodes: one a device, but one in all to sample from a model."""
+        """Return the number of processes over all nodes: one per device, or one in total to sample from a model."""
         return 1 if self.task == "generate" else self.world_size
 
     def nodes_of(self, most: int) -> int:
-        """Nodes that its ranks are spread over where there are ``most``: its own, or one where those are too few."""
+        """Return the number of nodes for its ranks: the row's own if ``most`` allows it, else one."""
         return self.nodes if self.ranks > 1 and self.nodes <= most else 1
 
 

@@ -1,4 +1,4 @@
-"""Experiments as data: suites of rows, what each row sets, what should come of it, and claims that compare rows."""
+"""Experiments as data: suites of rows with settings and expected results, and claims that compare rows."""
 
 from functools import cache
 from pathlib import Path
@@ -79,10 +79,10 @@ class Row(StrictModel):
 
 
 class Check(StrictModel):
-    """One comparison of a claim: a quantity of ``row``, over the same of ``over_row`` when given, within [low, high].
+    """One comparison of a claim: a quantity of ``row``, divided by that of ``over_row`` if given, within [low, high].
 
-    over_quantity compares with another quantity (of over_row, or of the same row). Instead of a quantity, ``outcome``
-    states how the row must end.
+    over_quantity: divide by another quantity (of over_row, or of the same row). outcome: the expected outcome of the
+    row, in place of a quantity.
     """
 
     row: str
@@ -103,7 +103,7 @@ class Check(StrictModel):
 
     @property
     def relative(self) -> bool:
-        """True when two measured values are compared, so that the model's size cancels out."""
+        """Return whether two measured values are compared, so that the model's size cancels out."""
         return self.over_row is not None or self.over_quantity is not None
 
 
@@ -122,7 +122,7 @@ class Claim(StrictModel):
 
 
 class LeaseEstimate(StrictModel):
-    """What all rows of a lab need of a leased node: ``hours`` on that many ``gpus``."""
+    """The lease that all rows of a lab need: ``hours`` on a node with that many ``gpus``."""
 
     hours: PositiveFloat = 1.0
     gpus: PositiveInt = 1

@@ -1,4 +1,4 @@
-"""Reading of the YAML files of recipes/ into checked data, with errors that a person can act on."""
+"""Read the YAML files of labs and catalog into checked data, with errors that state file, value and fix."""
 
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class StrictModel(BaseModel):
-    """Base of everything read from YAML: frozen, and an unknown key is refused."""
+    """Base of everything read from YAML: frozen, unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

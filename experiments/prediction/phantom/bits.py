@@ -8,14 +8,14 @@ import torch
 
 
 class NoKernels:
-    """Stands for bitsandbytes' compiled library: every function in it can be called and does nothing."""
+    """Replacement of bitsandbytes' compiled library: every function can be called and does nothing."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
 
 def import_bitsandbytes() -> None:
-    """Import bitsandbytes as on a machine with a GPU. torch.cuda must speak for the phantom device already."""
+    """Import bitsandbytes as on a machine with a GPU. torch.cuda must be replaced already."""
     setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)  # noqa: B010 - typed as there with CUDA alone
     with patch.object(ctypes.cdll, "LoadLibrary", lambda _: NoKernels()):
         import bitsandbytes
@@ -23,7 +23,7 @@ def import_bitsandbytes() -> None:
 
 
 def _managed(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
-    """Memory that CUDA moves between host and device by itself: no memory of PyTorch's allocator."""
+    """Return managed memory, which CUDA moves between host and device, outside PyTorch's allocator."""
     made = torch.empty(shape, dtype=dtype, device="cpu")
     made.is_paged, made.page_deviceid = True, 0  # type: ignore[attr-defined]
     return made

@@ -1,4 +1,4 @@
-"""torch.cuda as the phantom device answers it: the module's functions, replaced for the life of the process."""
+"""torch.cuda for the phantom device: functions of the module, replaced for the life of the process."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ _resize_on_host = torch.UntypedStorage.resize_
 
 
 class Stream:
-    """A stream that does nothing but say for whom memory is allocated."""
+    """A stream that only names the owner of allocations."""
 
     _made = 0
 
@@ -42,7 +42,7 @@ class Stream:
 
 
 class Event:
-    """A moment that has always passed."""
+    """An event that is always complete."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
     def record(self, stream: Any = None) -> None: ...
@@ -72,7 +72,7 @@ class OnStream:
 
 
 class OnDevice:
-    """Context manager for the one device there is (torch.cuda.device)."""
+    """Context manager for the only device (torch.cuda.device)."""
 
     def __init__(self, device: Any = None) -> None:
         self.idx = self.prev_idx = 0
@@ -82,9 +82,9 @@ class OnDevice:
 
 
 def replace_cuda(phantom: Phantom, card: Card) -> None:
-    """Make torch.cuda speak for the phantom device, which calls itself ``card`` and has room without end.
+    """Make torch.cuda use the phantom device, with the name of ``card`` and unlimited capacity.
 
-    A training that does not fit the card still runs to its end here, and shows what it would have needed.
+    A training that does not fit the card still runs to its end, so that the memory it needs is known.
     """
     major, _, minor = card.compute_capability.partition(".")
     capability = (int(major), int(minor)) if major.isdigit() else (9, 0)

@@ -1,4 +1,4 @@
-"""Compiles and loads the phantom CUDA device. It must be loaded before torch is imported for the first time."""
+"""Compile and load the phantom CUDA device, before torch is first imported."""
 
 import ctypes
 import fcntl
@@ -22,9 +22,9 @@ SOURCES = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Replay:
-    """The log of a training, played on a card of some capacity. Bytes; events are counted from 0.
+    """The log of a training, replayed with some capacity. Sizes in bytes; events are counted from 0.
 
-    highest_at is the event with the most memory allocated; failed_at the allocation that did not fit, or None.
+    highest_at: the event with the most memory allocated. failed_at: the allocation that did not fit, or None.
     """
 
     peak_allocated: int
@@ -36,17 +36,17 @@ class Replay:
 
 
 class Phantom:
-    """The loaded device: its counters, its log, and what the log says on cards of other sizes."""
+    """The loaded device: its counters, its log, and replays of the log with other capacities."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
 
     def install(self, kernels: Kernels) -> None:
-        """Become a card with those kernels."""
+        """Use those attention kernels."""
         self._library.phantom_install(kernels.flash, kernels.bfloat_efficient, ctypes.c_int64(kernels.workspace_bytes))
 
     def stats(self) -> tuple[int, int, int, int, int]:
-        """Bytes allocated and reserved, the peaks of both since the last reset, and the number of events."""
+        """Return bytes allocated and reserved, both peaks since the last reset, and the number of events."""
         out = (ctypes.c_int64 * 5)()
         self._library.phantom_stats(out)
         allocated, reserved, peak_allocated, peak_reserved, events = out
@@ -59,33 +59,33 @@ class Phantom:
         self._library.phantom_empty_cache()
 
     def tag(self, pointers: Sequence[int], category: int) -> None:
-        """Say what the storages at these data pointers are for; category 0 is what nobody claimed."""
+        """Set the category of the storages at these data pointers; category 0 is untagged."""
         for pointer in pointers:
             self._library.phantom_tag(ctypes.c_void_p(pointer), ctypes.c_int64(category))
 
     def tag_alive(self, event: int, category: int) -> None:
-        """Say what everything is for that lives right after an event and that nobody claimed."""
+        """Set the category of all untagged storages that are alive right after an event."""
         self._library.phantom_tag_alive(ctypes.c_int64(event), ctypes.c_int64(category))
 
     def replay(self, capacity: int) -> Replay:
-        """Play the log again on a card whose allocator may take ``capacity`` bytes."""
+        """Replay the log with an allocator of ``capacity`` bytes."""
         out = (ctypes.c_int64 * 6)()
         self._library.phantom_replay(ctypes.c_int64(capacity), out)
         allocated, reserved, retries, highest, failed, requested = out
         return Replay(allocated, reserved, retries, highest, failed if failed >= 0 else None, requested)
 
     def alive(self, event: int, categories: int) -> list[int]:
-        """Bytes that live right after an event, by category."""
+        """Return the bytes alive right after an event, by category."""
         out = (ctypes.c_int64 * categories)()
         self._library.phantom_alive(ctypes.c_int64(event), ctypes.c_int64(categories), out)
         return list(out)
 
     def resize(self, storage: int, size: int) -> None:
-        """Give the storage at that C++ address another size in bytes."""
+        """Set the size in bytes of the storage at that C++ address."""
         self._library.phantom_resize(ctypes.c_void_p(storage), ctypes.c_int64(size))
 
     def watch_host(self) -> None:
-        """Count what tensors take on the host from now on; those of 16 MiB and more get addresses and no memory."""
+        """Count tensor bytes on the host from now on; tensors of 16 MiB and more get addresses without memory."""
         self._library.phantom_watch_host()
 
     def host_peak(self) -> int:
@@ -93,14 +93,14 @@ class Phantom:
         return int(self._library.phantom_host_peak())
 
     def set_stream(self, stream: int) -> int:
-        """Allocate for that stream from now on in this thread; returns the stream before."""
+        """Allocate for that stream from now on in this thread; return the previous stream."""
         return int(self._library.phantom_set_stream(ctypes.c_int64(stream)))
 
 
 def load(cache: Path) -> Phantom:
     """Return the device, compiled at first use and cached under ``cache``.
 
-    Raises InputError without a C++ compiler, and with the material's versions. To be called before torch is imported.
+    Raises InputError without a C++ compiler, and with the lab's versions. To be called before torch is imported.
     """
     assert "torch" not in sys.modules, "the phantom device must exist before torch looks for one"
     found = importlib.util.find_spec("torch")

@@ -1,4 +1,4 @@
-"""Other ranks that are not there: this process is rank 0 of a world whose collectives are over at once."""
+"""Simulated ranks: this process is rank 0 of a world whose collectives complete at once."""
 
 import os
 from typing import Any
@@ -19,7 +19,7 @@ reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced scatter _reduce_
 class LoneGroup(c10d.ProcessGroup):
     """A process group with one process in it, whose collectives change nothing.
 
-    Only what is gathered is there: from every rank what this one gave, so that ranks that compare notes agree.
+    A gather returns this rank's input for every rank, so that checks for agreement between ranks pass.
     """
 
     def __init__(self, rank: int, size: int) -> None:
@@ -64,7 +64,7 @@ for _name in COLLECTIVES:
 
 
 def replace_ranks(devices: int, nodes: int) -> None:
-    """Pose as the first of ``devices`` x ``nodes`` ranks, as torchrun would have started it."""
+    """Set this process up as the first of ``devices`` x ``nodes`` ranks, as torchrun would have started it."""
     world = devices * nodes
     os.environ |= {
         "RANK": "0",

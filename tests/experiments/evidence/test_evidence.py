@@ -1,4 +1,4 @@
-"""The kept results of GPU runs: judged anew, they give the verdicts that were kept with them."""
+"""The stored results of GPU runs: evaluated again, they give the verdicts that are stored with them."""
 
 from pathlib import Path
 

@@ -171,7 +171,7 @@ def test_a_miniature_is_told_in_mib_beside_what_is_predicted_at_full_size(tmp_pa
 
 
 @pytest.mark.usefixtures("no_command")
-def test_rows_that_were_refused_are_compared_without_a_figure(tmp_path, shown):
+def test_rows_that_were_rejected_are_compared_without_a_figure(tmp_path, shown):
     folder = RunFolder(tmp_path / "one")
     folder.write_run(run("baseline", "reduced-batch", suite=NAME))
     for row in ("baseline", "reduced-batch"):
@@ -179,5 +179,5 @@ def test_rows_that_were_refused_are_compared_without_a_figure(tmp_path, shown):
         write(folder, result("a", "refused").model_copy(update={"spec": spec}))
     Lab(NAME, results=str(tmp_path)).compare("baseline", "reduced-batch")
     assert not any(isinstance(block, list) for block in shown)
-    assert "| Baseline | refused |" in shown[1]
+    assert "| Baseline | rejected |" in shown[1]
     assert "Speed" not in shown[1]

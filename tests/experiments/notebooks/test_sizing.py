@@ -89,5 +89,5 @@ def test_a_step_is_drawn_point_by_point(shown):
 
 def test_the_parts_of_a_bar_add_up_to_the_peak():
     one = prediction(question().spec, needed_gib=71.5)
-    figure = sizing.drawn({"one": sizing._parts(one)})
+    figure = sizing.stacked_bars({"one": sizing._parts(one)})
     assert sum(trace.x[0] for trace in figure.data) == pytest.approx(one.peak_gib)

@@ -126,9 +126,9 @@ def test_a_mistake_is_one_line_that_names_the_flag(flags, says):
     ("data", "says"),
     [
         ("{", "not JSON"),
-        ("[1]", "not a model's config.json, which has a 'model_type'"),
-        ({"hidden_size": 1}, "not a model's config.json, which has a 'model_type'"),
-        ({"model_type": 3}, "not a model's config.json, which has a 'model_type'"),
+        ("[1]", "not the config.json of a model: the key 'model_type' is missing"),
+        ({"hidden_size": 1}, "not the config.json of a model: the key 'model_type' is missing"),
+        ({"model_type": 3}, "not the config.json of a model: the key 'model_type' is missing"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_by_its_name(tmp_path, data, says):

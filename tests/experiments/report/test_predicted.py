@@ -83,12 +83,12 @@ def test_on_a_gpu_predictions_stand_beside_what_was_measured(full: Path) -> None
     assert rows["xxl-sgd"].peak_error == pytest.approx(0.01)
     assert rows["xxl-sgd"].reserved_error == pytest.approx((64.64 * 1.01 + 1) / 65.60 - 1)
     assert rows["xxl-sgd"].rule_of_thumb_error == pytest.approx(70 / 64.64 - 1)
-    assert "Predicted beside measured" in Page(full / "report.html").text
+    assert "Predicted and measured" in Page(full / "report.html").text
 
 
 def test_errors_are_told_in_the_median_and_at_worst(full: Path) -> None:
     peak, reserved, thumb = predicted(full).errors
-    assert (peak.what, reserved.what, thumb.what) == ("predicted peak", "predicted reserve", "rule of thumb")
+    assert (peak.what, reserved.what, thumb.what) == ("predicted peak", "predicted reserved memory", "rule of thumb")
     assert peak.median == pytest.approx(0.01)
     errors = sorted(abs(row.rule_of_thumb_error) for row in predicted(full).rows if row.rule_of_thumb_error is not None)
     assert thumb.worst == errors[-1]
@@ -113,7 +113,7 @@ def test_the_rule_of_thumb_stands_in_both_with_what_it_misses(tiny: Path, full: 
     for folder in (tiny, full):
         text = Page(folder / "report.html").text
         assert "Rule of thumb" in text
-        assert "knows nothing of batch size and length of text" in text
+        assert "it ignores batch size, text length, optimizer state" in text
 
 
 def test_links_of_predicted_statements_lead_to_the_evaluated_ones(tiny: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_run_without_results(tmp_path: Path) -> None:
     page = a_run(tmp_path, {}, make_run())
     assert "None of the" in page.text
     assert "No row has a result yet" in page.text
-    assert "No row has memory figures." in page.text
+    assert "No row has measured memory." in page.text
     assert page.values("data-figure") == []
 
 

@@ -419,7 +419,10 @@ def test_a_fingerprint_follows_the_row_s_own_model_and_is_as_before_without_one(
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ({"family": "transformers", "architecture": {"hidden_size": 64}}, "the key 'model_type' is missing"),
+        (
+            {"family": "transformers", "architecture": {"hidden_size": 64}},
+            "the key 'model_type' of config.json is missing",
+        ),
         ({"family": "llama", "architecture": {}}, "a model of family llama needs hub, parameters and source"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The fake hardware: nova's fake driver, with the boot times and failures of behaviour.json.
+"""The fake hardware: nova's fake driver, with the boot times and failures of behavior.json.
 
 Its name in nova is pretend_ironic, because nova treats drivers with "ironic" in their name as bare metal.
 """
@@ -20,7 +20,7 @@ class Driver(fake.FakeDriver):
     vcpus, memory_mb, local_gb = 160, 524_288, 2_000
 
     def spawn(self, context, instance, *args, **kwargs):
-        how = self._behaviour()
+        how = self._behavior()
         time.sleep(how.get("seconds", 0))
         if "fail" in how:
             raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=how["fail"])
@@ -33,8 +33,8 @@ class Driver(fake.FakeDriver):
         resource = super().get_available_resource(nodename)
         return resource and {**resource, "uuid": str(uuid.UUID(nodename))}
 
-    def _behaviour(self):
+    def _behavior(self):
         try:
-            return json.loads((FOLDER / "behaviour.json").read_text()).get(self._host, {})
+            return json.loads((FOLDER / "behavior.json").read_text()).get(self._host, {})
         except FileNotFoundError:
             return {}

@@ -46,13 +46,13 @@ class Bed:
     def outcomes(self) -> dict[str, str]:
         return {row: result.outcome for row, result in self.folder.results().items()}
 
-    def run(self, rows: str, limit_s: int = 60, **behaviour: str) -> None:
+    def run(self, rows: str, limit_s: int = 60, **behavior: str) -> None:
         """Run rows; row g has a limit of its own."""
         limits = {row: HANG_S if row == "g" else limit_s for row in rows}
         specs = [made.spec(row, size="tiny", time_limit_s=limits[row], **self.choices) for row in rows]
-        self.runner(behaviour).run(made.to_run(*specs))
+        self.runner(behavior).run(made.to_run(*specs))
 
-    def runner(self, behaviour: dict[str, str]) -> "LocalRunner | SlurmRunner":
+    def runner(self, behavior: dict[str, str]) -> "LocalRunner | SlurmRunner":
         raise NotImplementedError
 
     def left(self) -> list[psutil.Process]:
@@ -65,8 +65,8 @@ class LocalBed(Bed):
         super().__init__(path)
         self._patch = patch
 
-    def runner(self, behaviour: dict[str, str]) -> LocalRunner:
-        self._patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in behaviour.items()))
+    def runner(self, behavior: dict[str, str]) -> LocalRunner:
+        self._patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in behavior.items()))
         self._patch.setenv("FAKE_JOURNAL", str(self.journal))
         return LocalRunner(self.folder, made.node(cpus=2), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
@@ -85,8 +85,8 @@ class SlurmBed(Bed):
     def journal(self) -> Path:
         return self.cluster.home / f"journal-{self.path.name}"
 
-    def runner(self, behaviour: dict[str, str]) -> SlurmRunner:
-        told = ",".join(f"{row}={how}" for row, how in behaviour.items())
+    def runner(self, behavior: dict[str, str]) -> SlurmRunner:
+        told = ",".join(f"{row}={how}" for row, how in behavior.items())
         profile = profile_of(self.cluster, FAKE=told, FAKE_JOURNAL=str(self.journal))
         rows = Rows(self.shell, profile.model_copy(update=self._profile))
         return SlurmRunner(self.folder, rows, self.view, fake_worker.MODULE, GRACE_S, **self.options)

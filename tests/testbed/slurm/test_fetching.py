@@ -39,8 +39,8 @@ class Bed(SlurmBed):
         self.web, self.data = web, None
         self.needy = self.setup = ""
 
-    def runner(self, behaviour, worker=fake_worker.MODULE) -> SlurmRunner:
-        told = ",".join(f"{row}={how}" for row, how in behaviour.items())
+    def runner(self, behavior, worker=fake_worker.MODULE) -> SlurmRunner:
+        told = ",".join(f"{row}={how}" for row, how in behavior.items())
         own = {"FAKE": told, "FAKE_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
         profile = profile_of(self.cluster, **own)
         profile = profile.model_copy(update={"setup": (*profile.setup, self.setup), **self._profile})
@@ -53,9 +53,9 @@ class Bed(SlurmBed):
             own = {"weights": weights, "data": "synthetic", **changes}
             yield house.spec(row, size="tiny", dataset="alpaca2k", model=MODEL, engine="hf_trainer", **own)
 
-    def run(self, rows, needy="", **behaviour) -> None:
+    def run(self, rows, needy="", **behavior) -> None:
         self.needy = needy
-        self.runner(behaviour).run(house.to_run(*self.specs(rows)))
+        self.runner(behavior).run(house.to_run(*self.specs(rows)))
 
     def begun_at(self, row) -> float:
         return next(float(line.split()[1]) for line in self.journal.read_text().splitlines() if line[0] == row)

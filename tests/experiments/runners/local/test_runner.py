@@ -21,7 +21,7 @@ from tests.support.views import Watched
 pytestmark = pytest.mark.xdist_group("runner")
 
 SECOND = house.GPU.__class__(1, house.GPU.name, house.GPU.memory_gib, "GPU-b")
-BEHAVIOUR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die"}
+BEHAVIOR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die"}
 
 
 class Made:
@@ -48,7 +48,7 @@ def made(tmp_path_factory):
     """Six rows of every kind on a machine with two cores."""
     path = tmp_path_factory.mktemp("runner")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in BEHAVIOUR.items()))
+        patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in BEHAVIOR.items()))
         patch.setenv("FAKE_JOURNAL", str(path / "journal"))
         specs = [house.spec(row, size="tiny") for row in "abcdef"]
         yield Made(path, specs, house.node(cpus=2)).run()

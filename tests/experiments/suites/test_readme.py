@@ -1,0 +1,71 @@
+"""The README of the suites against the code: every field has a line, and every file is named."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from experiments import suites
+from experiments.suites.cards import Card
+from experiments.suites.models import Model
+from experiments.suites.settings import Lora, Quantization, Settings
+from experiments.suites.suite import Check, Claim, Expectation, LeaseEstimate, ReferenceValue, Row, Suite
+
+FOLDER = Path(suites.__path__[0])
+TEXT = (FOLDER / "README.md").read_text()
+SECTIONS: dict[str, type[BaseModel]] = {
+    "Suite": Suite,
+    "Lease": LeaseEstimate,
+    "Row": Row,
+    "Expected result": Expectation,
+    "Reference value": ReferenceValue,
+    "Claim": Claim,
+    "Check": Check,
+    "Settings": Settings,
+    "Card": Card,
+    "Model": Model,
+}
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^### {title}\n(.*?)(?=^##|\Z)", TEXT, re.S | re.M)
+    assert found, title
+    return found[1]
+
+
+def lines(title: str) -> dict[str, str]:
+    """The meaning of each field in a section."""
+    return dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", section(title), re.M))
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_field_is_explained_in_the_order_of_the_schema(title: str) -> None:
+    assert list(lines(title)) == list(SECTIONS[title].model_fields)
+
+
+@pytest.mark.parametrize(("field", "model"), [("lora", Lora), ("quantization", Quantization)])
+def test_keys_of_nested_settings_are_named(field: str, model: type[BaseModel]) -> None:
+    assert re.findall(r"`(\w+)`", lines("Settings")[field]) == list(model.model_fields)
+
+
+@pytest.mark.parametrize("field", ["engine", "precision", "optimizer", "strategy", "launcher"])
+def test_the_values_of_a_setting_are_named(field: str) -> None:
+    schema = Settings.model_json_schema()["properties"][field]
+    assert set(re.findall(r"`([\w-]+)`", lines("Settings")[field])) == set(schema["enum"])
+
+
+def test_the_families_of_models_are_named() -> None:
+    families = Model.model_json_schema()["properties"]["family"]["enum"]
+    assert re.findall(r"`([\w-]+)`", lines("Model")["family"]) == families
+
+
+def test_every_module_is_named() -> None:
+    modules = {path.name for path in FOLDER.glob("*.py")} - {"__init__.py"}
+    assert {name for name in modules if f"`{name}`" not in TEXT} == set()
+
+
+def test_links_lead_to_files() -> None:
+    targets = re.findall(r"\]\(([^)]+)\)", TEXT)
+    assert targets
+    assert [target for target in targets if not (FOLDER / target).is_file()] == []
