@@ -119,7 +119,7 @@ def run_prepared(
     worker: module that runs a row. A row is killed ``grace_s`` seconds after its own time limit.
 
     Before any row runs, raises InputError when a folder has a run of other options, or no row of a suite can run.
-    Raises Interrupted and NoRoomLeft as the runners do.
+    Raises Interrupted and NoFreeGpu as the runners do.
     """
     with ExitStack() as locks:
         for prepared in several:

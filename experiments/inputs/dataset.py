@@ -9,7 +9,8 @@ from experiments.errors import InputError
 from experiments.inputs.archive import archive_suffix, unpack
 from experiments.inputs.download import DownloadCallback, check_sha256, checked_sha256, download, is_url
 from experiments.inputs.formats import data_folder_in
-from experiments.inputs.requirements import CAPTIONS, CONSTANT, HUB, SYNTHETIC, Artifact
+from experiments.inputs.requirements import CAPTIONS, CONSTANT, Artifact
+from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.system.files import file_sha256
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.errors import InputError
+from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.yaml_schema import StrictModel
 from experiments.system.files import GIB
 
-SYNTHETIC, HUB = "synthetic", "hub"
 CAPTIONS, CONSTANT = "gourmetgram-captions", "constant"
 CONVERTING = ("litgpt", "litgpt_trainer")
 """Engines that convert the weights."""

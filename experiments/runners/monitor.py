@@ -14,13 +14,12 @@ from experiments.runners.local.row_process import ROW_VARIABLE
 from experiments.runners.slurm import queue
 from experiments.runners.targets import MonitorTarget
 from provision.errors import NotReached
+from provision.hardware import nvidia_smi
 from provision.ssh.shell import Shell
 
-MIB_OF_GIB = 1024
 GPUS = f"""\
 command -v nvidia-smi > /dev/null || exit 0
-nvidia-smi --query-gpu=uuid,index,name,utilization.gpu,memory.used,memory.total,temperature.gpu \\
-  --format=csv,noheader,nounits | sed 's/^/gpu, /'
+{nvidia_smi.STATUS} | sed 's/^/gpu, /'
 nvidia-smi --query-compute-apps=gpu_uuid,pid --format=csv,noheader | tr -d , | while read -r gpu pid; do
   row=$(tr '\\0' '\\n' < /proc/$pid/environ 2> /dev/null | sed -n 's/^{ROW_VARIABLE}=//p')
   echo "process, $gpu, $pid, $row"
@@ -97,22 +96,21 @@ def gpus_in(text: str, node: str) -> list[MonitoredGpu]:
     """Return the GPUs in the output of GPUS."""
     lines = [[part.strip() for part in line.split(",")] for line in text.splitlines()]
     users: dict[str, list[str]] = {}
-    for _, gpu, pid, row in (line for line in lines if line[0] == "process" and len(line) == 4):
-        users.setdefault(gpu, []).append("/".join(row.split("/")[-2:]) if row else f"process {pid}")
+    for _, uuid, pid, row in (line for line in lines if line[0] == "process" and len(line) == 4):
+        users.setdefault(uuid, []).append("/".join(row.split("/")[-2:]) if row else f"process {pid}")
     return [
         MonitoredGpu(
             node,
-            int(index),
-            name,
-            _number(busy),
-            _gib(used),
-            _gib(total),
-            _number(celsius),
-            tuple(dict.fromkeys(users.get(uuid, ()))),
+            gpu.index,
+            gpu.name,
+            gpu.util_percent,
+            gpu.used_gib,
+            gpu.total_gib,
+            gpu.celsius,
+            tuple(dict.fromkeys(users.get(gpu.uuid, ()))),
         )
-        for _, uuid, index, name, busy, used, total, celsius in (
-            line for line in lines if line[0] == "gpu" and len(line) == 8
-        )
+        for line in lines
+        if line[0] == "gpu" and (gpu := nvidia_smi.status_of(",".join(line[1:])))
     ]
 
 
@@ -158,16 +156,3 @@ def _position(progress: Progress | None) -> tuple[str, str, str, str]:
 
 def _text(value: float | None, form: str, unit: str = "") -> str:
     return "?" if value is None else f"{value:{form}}{unit}"
-
-
-def _gib(text: str) -> float | None:
-    mib = _number(text)
-    return None if mib is None else mib / MIB_OF_GIB
-
-
-def _number(text: str) -> float | None:
-    """Parse a number of nvidia-smi, which prints [N/A] for a missing one."""
-    try:
-        return float(text)
-    except ValueError:
-        return None

@@ -66,5 +66,5 @@ def stop_as_interrupt() -> None:
             signal.signal(number, _stop)
 
 
-def _stop(number: int, frame: object) -> NoReturn:
+def _stop(number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt(f"received {signal.Signals(number).name}")

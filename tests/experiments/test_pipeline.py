@@ -183,18 +183,18 @@ def test_nothing_is_written_for_bad_input(machine, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-class FakeRemoteRunner(FakeRunner):
+class FakeSlurmRunner(FakeRunner):
     """The same for a cluster; keeps what was to be brought there, and the rows' specs."""
 
     brought: ClassVar[list] = []
 
     def __init__(self, folder, *_, data):
         super().__init__(folder)
-        FakeRemoteRunner.brought = [data]
+        FakeSlurmRunner.brought = [data]
 
     def run(self, rows):
         super().run(rows)
-        FakeRemoteRunner.brought += [row.spec for row in rows]
+        FakeSlurmRunner.brought += [row.spec for row in rows]
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def cluster(machine, monkeypatch, tmp_path):
         there = Cluster(LocalShell(), profile_named("puhti").model_copy(update=own))
         monkeypatch.setattr(pipeline, "target_named", lambda *_, **__: ClusterTarget(there.profile.node, there))
 
-    monkeypatch.setattr(targets, "SlurmRunner", FakeRemoteRunner)
+    monkeypatch.setattr(targets, "SlurmRunner", FakeSlurmRunner)
     return be
 
 
@@ -220,7 +220,7 @@ def reviews(tmp_path):
 def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, reviews, tmp_path):
     cluster()
     run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", rows=("neo-8gpu-ddp",), results=tmp_path), Watched())
-    data, spec = FakeRemoteRunner.brought
+    data, spec = FakeSlurmRunner.brought
     assert (spec.data_sha256, data.user_path) == (folder_sha256(reviews), reviews)
     assert spec.data == f"{tmp_path}/there/cache/data/{spec.data_sha256}-imdb"
 

@@ -113,7 +113,7 @@ class LocalRunner:
                     _kill(row)
 
     def _row_folder(self, spec: RowSpec) -> Path:
-        return self._folder.path / spec.suite / spec.row
+        return self._folder.row(spec)
 
     def _start(self, spec: RowSpec, why: str) -> bool:
         """Start the row; return False if its resources are in use."""

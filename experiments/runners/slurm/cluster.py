@@ -1,9 +1,7 @@
 """A cluster that rows run on: its folder, the project's code there, and a check that its Python can run rows."""
 
 import hashlib
-import io
 import shlex
-import tarfile
 from functools import cached_property
 
 from experiments.errors import InputError
@@ -14,6 +12,7 @@ from experiments.runners.slurm.layout import Layout
 from experiments.runners.slurm.profile import Profile
 from experiments.runners.slurm.runtimes import RUNTIMES, Runtime
 from experiments.system.files import CODE
+from provision import reproducible
 from provision.errors import CommandFailed
 from provision.ssh.shell import Shell
 
@@ -98,13 +97,6 @@ class Cluster:
 
 def code_archive() -> bytes:
     """Return the project's code as a tar.gz archive, reproducible byte for byte."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=6) as archive:
-        for path in sorted(path for package in PACKAGES for path in (CODE / package).rglob("*")):
-            if path.suffix in SUFFIXES and not set(EXCLUDED) & set(path.parts):
-                entry = tarfile.TarInfo(str(path.relative_to(CODE)))
-                entry.size, entry.mode = path.stat().st_size, 0o644
-                with path.open("rb") as file:
-                    archive.addfile(entry, file)
-    data = packed.getvalue()
-    return data[:4] + bytes(4) + data[8:]
+    paths = (path for package in PACKAGES for path in reproducible.files_in(CODE / package, EXCLUDED))
+    files = {path.relative_to(CODE).as_posix(): path for path in paths if path.suffix in SUFFIXES}
+    return reproducible.archive_bytes(files)

@@ -34,7 +34,7 @@ def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str)
     view.says(f"{spec.suite}/{spec.row} on {node.description}")
     folder, memory_gib = RunFolder(Path(run_folder)), node.host_memory_gib
     if why := refusal(spec, node, memory_gib, nodes=int(nodes)):
-        view.ends(spec, write_refusal(clear_row_folder(folder.path / spec.suite / spec.row), spec, node, why))
+        view.ends(spec, write_refusal(clear_row_folder(folder.row(spec)), spec, node, why))
         return 0
     runner = LocalRunner(folder, node, memory_gib, view, worker, float(grace_s), int(nodes))
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from experiments.inputs.requirements import Artifact
 from experiments.results import rendezvous
+from experiments.results.run_folder import row_path
 from experiments.results.schema import CHECKPOINTS_FOLDER, RESULT_FILE
 from experiments.runners.slurm.layout import ENDED, JOBS, OUT, PATHS_FILE, SPEC, STARTED, Layout
 from experiments.runners.slurm.profile import Profile
@@ -69,7 +70,7 @@ class JobSpec:
     @property
     def row_folder(self) -> str:
         """Return the row's folder, relative to the run's."""
-        return f"{self.spec.suite}/{self.spec.row}"
+        return row_path(self.spec.suite, self.spec.row)
 
 
 @dataclass(frozen=True)

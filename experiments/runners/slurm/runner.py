@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from experiments.errors import InputError, Interrupted
 from experiments.inputs.dataset import DataSet
-from experiments.results.run_folder import RunFolder
+from experiments.results.run_folder import RunFolder, row_path
 from experiments.results.schema import SPEC_FILE
 from experiments.runners.local.runner import GRACE_S, WORKER, clear_row_folder, stop_signals
 from experiments.runners.plan import Planned
@@ -178,7 +178,7 @@ class SlurmRunner:
         return JobSpec(spec, attempt, self._worker, self._grace_s)
 
     def _name(self, spec: RowSpec) -> str:
-        return f"{self._run_id}/{spec.suite}/{spec.row}"
+        return f"{self._run_id}/{row_path(spec.suite, spec.row)}"
 
 
 def by_claims_covered(rows: Sequence[Planned], suite: Suite) -> list[Planned]:

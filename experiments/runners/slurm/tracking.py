@@ -104,7 +104,7 @@ class JobTracker:
 
     def row_folder(self, spec: RowSpec) -> Path:
         """Return the folder of a row on this machine."""
-        return self._folder.path / spec.suite / spec.row
+        return self._folder.row(spec)
 
     def poll_if_due(self) -> None:
         """Update all rows once every ``poll_s`` and finish those whose job has ended.

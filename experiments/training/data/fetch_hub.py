@@ -2,8 +2,8 @@
 
     python -m experiments.training.data.fetch_hub ARTIFACT
 
-NEED is a Need as JSON. Prints the paths of the files (see inputs.requirements.answer), after comparing them with the
-hub's checksums.
+ARTIFACT is an Artifact as JSON. Prints the paths of the files (see inputs.requirements.run_fetch), after comparing them
+with the hub's checksums.
 """
 
 import sys

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.configure.build_context import PARTS, pack
+from provision.configure.build_context import PARTS, data_folder, pack
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def project(tmp_path: Path) -> Path:
     """A project with a file in each part of a context."""
     root = tmp_path / "project"
     for part in PARTS:
-        file = root / part if "." in part else root / part / "code.py"
+        file = root / part / "code.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(part)
     return root
@@ -50,3 +50,21 @@ def test_bytecode_and_evidence_are_left_out(project: Path) -> None:
         names = tar.getnames()
     assert not [name for name in names if "__pycache__" in name or "evidence" in name]
     assert "experiments/code.py" in names
+
+
+def test_an_installed_package_packs_what_a_checkout_does(project: Path) -> None:
+    first = packed(project)
+    files = project / "provision" / "files"
+    files.mkdir()
+    (project / "containers").rename(files / "containers")
+    assert data_folder("containers", project) == files / "containers"
+    assert packed(project) == first
+
+
+def test_the_context_of_this_project_has_the_recipe_and_the_code(tmp_path: Path) -> None:
+    pack(tmp_path / "context.tar.gz")
+    with tarfile.open(tmp_path / "context.tar.gz") as tar:
+        found = set(tar.getnames())
+    assert {"containers/Dockerfile", "containers/pyproject.toml", "containers/current.txt"} <= found
+    assert {"experiments/cli/app.py", "experiments/suites/catalog/cards.yaml", "provision/models.py"} <= found
+    assert not [name for name in found if "evidence" in name]

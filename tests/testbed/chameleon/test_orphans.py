@@ -39,7 +39,7 @@ def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease
     code, out, _ = testbed("orphans", "--clean", "--yes", "--json")
     assert (code, json.loads(out)["deleted"]) == (0, [active_lease.tag])
     assert left_at(site) == []
-    assert testbed("orphans")[:2] == (0, "no orphans\n")
+    assert testbed("orphans")[:2] == (0, "no leaked resources\n")
 
 
 def test_resources_of_the_users_other_computer_are_deleted_only_by_tag(testbed, site, lease_request, later, tmp_path):
@@ -47,7 +47,7 @@ def test_resources_of_the_users_other_computer_are_deleted_only_by_tag(testbed, 
     (held,) = site.leases()
     code, out, _ = testbed("orphans", "--clean", "--yes")
     assert code == 0
-    assert f"{held.tag}: lease {held.id} (of another ledger of yours" in out
+    assert f"{held.tag}: lease {held.id} (not created from this computer" in out
     assert "nothing was deleted; --clean" in out
     assert site.leases() == [held]
     code, _, err = testbed("orphans", "--clean", "--yes", "llm-testbed-0")
@@ -55,10 +55,10 @@ def test_resources_of_the_users_other_computer_are_deleted_only_by_tag(testbed, 
         2,
         f"testbed: TAG 'llm-testbed-0': no leaked resource of yours has it; allowed: {held.tag}\n",
     )
-    assert testbed("orphans", held.tag)[::2] == (2, f"testbed: MARK {held.tag!r}: allowed with --clean only\n")
+    assert testbed("orphans", held.tag)[::2] == (2, f"testbed: TAG {held.tag!r}: allowed with --clean only\n")
     assert testbed("orphans", "--clean", "--yes", held.tag)[:2] == (
         0,
-        f"{held.tag}: lease {held.id} (of another ledger of yours, as another computer's; deleted only by its name)\n"
+        f"{held.tag}: lease {held.id} (not created from this computer; deleted only if its tag is named)\n"
         f"deleted: {held.tag}\n",
     )
     assert left_at(site) == []
@@ -73,7 +73,7 @@ def test_a_classmates_resources_are_never_listed(testbed, connected, lease_reque
     theirs.allocate_address(TAG)
     before = [one.id for one in left_at(mine)]
     assert len(before) == 4
-    assert testbed("orphans", "--clean", "--yes")[:2] == (0, "no orphans\n")
+    assert testbed("orphans", "--clean", "--yes")[:2] == (0, "no leaked resources\n")
     assert [one.id for one in left_at(mine)] == before
 
 
