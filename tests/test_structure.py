@@ -64,3 +64,11 @@ def test_an_import_that_points_upward_is_found(module, planted, lint_imports, tm
     with (tmp_path / module).open("a") as file:
         file.write(f"\n{planted}\n")
     assert lint_imports() == 1
+
+
+def test_the_services_of_the_testbed_are_prepared_by_the_standard_library_alone():
+    """`make testbed-env` runs beside `make env`, when nothing is installed yet."""
+    command = [sys.executable, "-S", "-c", "import tests.testbed.openstack.box"]
+    environment = {**os.environ, "PYTHONPATH": str(CODE)}
+    done = subprocess.run(command, cwd=CODE, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -84,7 +84,7 @@ def lease(
     as_json: Json = False,
 ) -> None:
     """Lease the earliest time slot, boot its nodes and print how to log in. Resumes where it was interrupted."""
-    from experiments.system.processes import stop_as_interrupt
+    from experiments.system.signals import stop_as_interrupt
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
     from provision.leasing import reserve

@@ -37,7 +37,7 @@ def reproduce_command(
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on
     from experiments.suites.suite import suites_of
-    from experiments.system.processes import stop_as_interrupt
+    from experiments.system.signals import stop_as_interrupt
     from provision.availability.times import parse_length
     from provision.configure.playbook import Setup
     from provision.sites.base import connect_to

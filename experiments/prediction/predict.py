@@ -25,7 +25,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Row, Suite
 from experiments.system.files import write_atomically
-from experiments.system.processes import die_with_parent
+from experiments.system.signals import die_with_parent
 
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")

@@ -32,7 +32,7 @@ from experiments.suites.attention_kernels import kernels_of
 from experiments.suites.cards import card_named, cards
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
-from experiments.system.processes import die_with_parent
+from experiments.system.signals import die_with_parent
 
 MEMORY_LIMIT = 6 * GIB
 UNTAGGED, BATCH = memory_parts.ACTIVATIONS.key, "batch"

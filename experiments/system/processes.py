@@ -1,21 +1,13 @@
-"""Process control: tagged processes, the end of parent processes, and signals.
+"""Tagged processes: found and killed together.
 
 Tagged processes belong together, whatever sessions they have moved to: all inherited an environment variable, the tag,
 by which a program finds them even if it did not start them.
 """
 
-import ctypes
-import os
-import signal
-import sys
 import time
 from contextlib import suppress
-from typing import NoReturn
 
 import psutil
-
-PR_SET_PDEATHSIG = 1
-STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def tagged_processes(variable: str, value: str | None = None) -> list[psutil.Process]:
@@ -45,26 +37,3 @@ def _tag(process: psutil.Process, variable: str) -> str | None:
         return process.environ().get(variable) if process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
-
-
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends (Linux, prctl(2))."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def exit_with_parent(parent: int) -> None:
-    """End this process together with its parent, the process ``parent``; exit at once if that has already ended."""
-    die_with_parent()
-    if os.getppid() != parent:
-        sys.exit("the process that started this one has ended")
-
-
-def stop_as_interrupt() -> None:
-    """Handle SIGTERM and SIGHUP like Ctrl-C, so that leases are released on exit. Ignored signals stay ignored."""
-    for number in STOPPING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
-
-
-def _stop(number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt(f"received {signal.Signals(number).name}")

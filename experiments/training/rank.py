@@ -19,7 +19,7 @@ from experiments.errors import InputError
 from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Failure, Measured, Outcome
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
-from experiments.system.processes import exit_with_parent
+from experiments.system.signals import exit_with_parent
 from experiments.training.device import open_device, process_gpus
 from experiments.training.distributed.local_node import PID_FILE
 from experiments.training.distributed.ranks import LAUNCHER_PID

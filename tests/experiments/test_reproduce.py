@@ -13,7 +13,7 @@ from experiments.pipeline import PreparedRun
 from experiments.reproduce import Reproduction, TooLong, reproduce
 from experiments.run_options import RunOptions
 from experiments.runners.progress import View
-from experiments.system import processes
+from experiments.system import signals
 from provision.configure.playbook import Setup
 from provision.errors import ConfigureFailed, ForeignLease, LeaseMismatch
 from provision.leasing.doctor import Check
@@ -181,7 +181,7 @@ def test_the_variant_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch)
 
     site = SimpleNamespace(name="CHI@UC", user=lambda: "cc")
     monkeypatch.setattr(sites, "connect_to", lambda name: site)
-    monkeypatch.setattr(processes, "stop_as_interrupt", lambda: None)
+    monkeypatch.setattr(signals, "stop_as_interrupt", lambda: None)
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "ledger"))
     monkeypatch.setattr(chain, "reproduce", noted)
     (tmp_path / "key").touch()

@@ -15,7 +15,7 @@ from experiments.results.provenance import code_sha256
 from experiments.results.schema import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Device, Memory, Outcome, Progress, Result
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically as write
-from experiments.system.processes import exit_with_parent
+from experiments.system.signals import exit_with_parent
 
 MODULE = "tests.support.fake_worker"
 LARGE_BYTES = 200_000_000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from experiments.system.processes import die_with_parent
+from experiments.system.signals import die_with_parent
 from provision.ssh.login import Login
 
 PROGRAM = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin:/usr/local/sbin")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.results.schema import NOTEBOOK_FILE, SPEC_FILE
 from experiments.system.files import CODE
-from experiments.system.processes import exit_with_parent
+from experiments.system.signals import exit_with_parent
 
 ROW_NOTEBOOK = CODE / "experiments" / "notebooks" / "row.ipynb"
 

@@ -23,13 +23,7 @@ from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.job_script import JobSpec
 from experiments.runners.slurm.layout import SCRIPT, STARTED
 from experiments.runners.slurm.staging import Staging, jobs_to_cancel
-from experiments.runners.slurm.submission import (
-    Submission,
-    attempt_in,
-    comment_of,
-    read_submission,
-    write_submission,
-)
+from experiments.runners.slurm.submission import Submission, attempt_in, comment_of, read_submission, write_submission
 from experiments.runners.slurm.tracking import JobTracker, TrackedRow
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite

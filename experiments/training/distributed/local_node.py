@@ -15,7 +15,8 @@ from typing import Protocol
 import psutil
 
 from experiments.results.schema import MEASURED_FILE, Measured
-from experiments.system.processes import die_with_parent, kill_tagged
+from experiments.system.processes import kill_tagged
+from experiments.system.signals import die_with_parent
 from experiments.training.distributed.shared_memory import remove_shared_memory
 
 PID_FILE = "pid"

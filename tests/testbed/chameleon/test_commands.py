@@ -10,7 +10,7 @@ import pytest
 
 from experiments.cli import app
 from experiments.cli import lease as machines_cli
-from experiments.system.processes import STOPPING
+from experiments.system.signals import STOPPING
 from provision.leasing import boot
 from provision.leasing import reconciler as reconciling
 from provision.sites.base import connect_to

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
-from experiments.system.processes import die_with_parent
+from experiments.system.signals import die_with_parent
 from provision.ssh.login import USER, Login, answers
 from tests.testbed.node import gpus, network
 from tests.testbed.node.image import NodeImage, copied

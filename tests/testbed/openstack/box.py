@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from experiments.system.processes import die_with_parent
+from experiments.system.signals import die_with_parent
 from tests.testbed.openstack import hardware, settings
 from tests.testbed.openstack.environment import PINS, cache, environment, locked
 from tests.testbed.openstack.gate import Gate

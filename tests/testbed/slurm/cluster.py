@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.system.processes import die_with_parent, kill_tagged, tagged_processes
+from experiments.system.processes import kill_tagged, tagged_processes
+from experiments.system.signals import die_with_parent
 from provision.ssh.login import Login
 from tests.support.sshd import Sshd
 from tests.testbed.openstack.environment import cache, locked

@@ -1,0 +1,33 @@
+"""Signals of a process: the end of its parent, and those that tell it to stop. It needs the standard library only."""
+
+import ctypes
+import os
+import signal
+import sys
+from typing import NoReturn
+
+PR_SET_PDEATHSIG = 1
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends (Linux, prctl(2))."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def exit_with_parent(parent: int) -> None:
+    """End this process together with its parent, the process ``parent``; exit at once if that has already ended."""
+    die_with_parent()
+    if os.getppid() != parent:
+        sys.exit("the process that started this one has ended")
+
+
+def stop_as_interrupt() -> None:
+    """Handle SIGTERM and SIGHUP like Ctrl-C, so that leases are released on exit. Ignored signals stay ignored."""
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt(f"received {signal.Signals(number).name}")
