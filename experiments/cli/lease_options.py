@@ -61,11 +61,11 @@ class LeaseOptions:
         return zone_named(self.zone) if self.zone else local_zone()
 
     def requirements(self) -> "Requirements":
-        """Return what the lease must have. Raises BadTime for a length or time that cannot be read."""
+        """Return what the lease must have. Raises BadTime for a length, time or time zone that cannot be read."""
         from provision.availability.times import parse_hours, parse_length, parse_time
         from provision.models import Requirements
 
-        named = self.node_type or self.node
+        time_zone, named = self.time_zone, self.node_type or self.node
         hours, gpus = _lease_for(self.for_)
         return Requirements(
             length=parse_length(self.hours or f"{hours}h"),
@@ -77,7 +77,7 @@ class LeaseOptions:
             interconnect=self.interconnect,
             count=self.count,
             start=parse_time(self.start) if self.start and not self.at_once else None,
-            hours=parse_hours(self.within, self.time_zone) if self.within else None,
+            hours=parse_hours(self.within, time_zone) if self.within else None,
         )
 
     def request(self, site: "Testbed", name: str | None, key: Path) -> "LeaseRequest":
