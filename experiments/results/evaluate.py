@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Any, Literal, NamedTuple
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from experiments.results.quantities import LOSSES, TIMES, value_of, values_of_ranks
 from experiments.results.run_folder import Run
@@ -21,31 +21,25 @@ Basis = Literal["measured", "predicted"]
 
 
 class Verdict(Record):
-    """One statement with its status. reason: why it fails or was not evaluated, or the error; empty for a pass.
+    """One statement with its status."""
 
-    measured is what it rests on; where the evaluation's basis are predicted, what was predicted.
-    """
-
-    id: str
-    kind: Literal["outcome", "reference value", "claim"]
-    says: str
-    rows: tuple[str, ...]
-    status: Status
-    expected: str
-    measured: str
-    reason: str = ""
+    id: str = Field(description="id of the claim, or of the row and its quantity")
+    kind: Literal["outcome", "reference value", "claim"] = Field(description="what is stated")
+    says: str = Field(description="the statement in a sentence")
+    rows: tuple[str, ...] = Field(description="ids of the rows that it is about")
+    status: Status = Field(description="whether the statement holds")
+    expected: str = Field(description="values that pass")
+    measured: str = Field(description="values that were measured, or predicted where that is the basis")
+    reason: str = Field(default="", description="why it fails or was not evaluated, or the error; empty for a pass")
 
 
 class Evaluation(Record):
-    """verdict.json: every verdict of one run.
+    """verdict.json: every verdict of one run. Reads schema version 1 too, which had other words for the same."""
 
-    basis: what the verdicts rest on. Reads schema version 1 too, which had other words for the same.
-    """
-
-    schema_version: Literal[2] = VERDICT_SCHEMA_VERSION
-    run: Run
-    verdicts: tuple[Verdict, ...]
-    basis: Basis = "measured"
+    schema_version: Literal[2] = Field(default=VERDICT_SCHEMA_VERSION, description="version of this schema")
+    run: Run = Field(description="options and origin of the run")
+    verdicts: tuple[Verdict, ...] = Field(description="one a statement")
+    basis: Basis = Field(default="measured", description="what the verdicts rest on")
 
     @model_validator(mode="before")
     @classmethod

@@ -16,17 +16,13 @@ PredictedOutcome = Literal["fits", "borderline", "oom"]
 
 
 class Shares(Record):
-    """The parts of the memory at one moment, GiB on one GPU.
+    """The parts of the memory at one moment, GiB on one GPU."""
 
-    buffers: what strategy, libraries and cuBLAS keep between steps. activations: all the rest, which is activations,
-    temporaries and the batch.
-    """
-
-    params_gib: float
-    grads_gib: float
-    optimizer_gib: float
-    buffers_gib: float
-    activations_gib: float
+    params_gib: float = Field(description="the model's weights")
+    grads_gib: float = Field(description="gradients")
+    optimizer_gib: float = Field(description="the optimizer's state")
+    buffers_gib: float = Field(description="what strategy, libraries and cuBLAS keep between steps")
+    activations_gib: float = Field(description="all the rest: activations, temporaries and the batch")
 
     @property
     def total_gib(self) -> float:
@@ -34,34 +30,32 @@ class Shares(Record):
 
 
 class Prediction(Record):
-    """One row on one card, per GPU, GiB (bytes / 1024**3): a dry-run with unlimited capacity, then replayed.
+    """One row on one card, per GPU, GiB (bytes / 1024**3): a dry run with unlimited capacity, then with the card's.
 
-    peak_gib, reserved_gib: allocated and reserved memory with unlimited capacity. at_peak: the parts of the peak;
-    peak_phase, peak_step: when it occurs. needed_gib: the least capacity with which the training completes; with
-    retries the allocator manages with less than it would otherwise reserve. With the card's capacity, usable_gib, it
-    reserves limited_reserved_gib with ``retries`` retries, or ends with ``failure``.
+    The allocator frees its cache and tries again before it gives up, so that a training completes with less memory than
+    it would reserve without a limit.
     """
 
-    prediction_version: Literal[1] = PREDICTION_VERSION
-    spec: RowSpec
-    parameters: int
-    trainable_parameters: int
-    peak_gib: float
-    reserved_gib: float
-    at_peak: Shares
-    peak_phase: Phase
-    peak_step: int
-    optimizer_cpu_gib: float
+    prediction_version: Literal[1] = Field(default=PREDICTION_VERSION, description="version of this schema")
+    spec: RowSpec = Field(description="what the row would be started with")
+    parameters: int = Field(description="parameters of the model, shared tensors once")
+    trainable_parameters: int = Field(description="parameters that have gradients")
+    peak_gib: float = Field(description="most allocated, with unlimited capacity")
+    reserved_gib: float = Field(description="most reserved by the allocator, with unlimited capacity")
+    at_peak: Shares = Field(description="the parts of the peak")
+    peak_phase: Phase = Field(description="phase of the peak")
+    peak_step: int = Field(description="optimizer step of the peak, from 0")
+    optimizer_cpu_gib: float = Field(description="the optimizer's state in host memory")
     host_gib: float | None = Field(default=None, description="host memory that offload needs; None: without offload")
-    needed_gib: float
-    usable_gib: float
-    limited_reserved_gib: float
-    retries: int
-    failure: Failure | None
+    needed_gib: float = Field(description="least capacity with which the training completes")
+    usable_gib: float = Field(description="capacity of the card")
+    limited_reserved_gib: float = Field(description="most reserved, with the card's capacity")
+    retries: int = Field(description="times that the allocator freed its cache, with the card's capacity")
+    failure: Failure | None = Field(description="how it ends with the card's capacity; None: it completes")
     memory: Memory = Field(description="as a probe would measure it, with unlimited capacity")
-    tflop_per_sample: float | None = None
-    versions: dict[str, str]
-    elapsed_s: float
+    tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
+    versions: dict[str, str] = Field(description="versions of the packages that were used")
+    elapsed_s: float = Field(description="time that the prediction took")
 
     @property
     def margin_gib(self) -> float:

@@ -38,20 +38,20 @@ def row_path(suite: str, row: str) -> str:
 class Run(Record):
     """Options and origin of a run (run.json)."""
 
-    schema_version: Literal[1] = RUN_SCHEMA_VERSION
-    run_id: str
-    suite: str
-    recipe_version: int
+    schema_version: Literal[1] = Field(default=RUN_SCHEMA_VERSION, description="version of this schema")
+    run_id: str = Field(description="name of the run's folder")
+    suite: str = Field(description="name of the suite")
+    recipe_version: int = Field(description="version of the suite")
     rows: tuple[str, ...] = Field(description="the requested rows, in the suite's order")
-    site: str
+    site: str = Field(description="where the rows run: local, slurm, or a site that leases nodes")
     profile: str | None = Field(default=None, description="with site slurm: name or file of the cluster's profile")
-    card: str
-    size: Size
-    length: Length
-    weights: Weights
-    data: str
-    data_sha256: str | None = None
-    input: Input
+    card: str = Field(description="card that the rows are trained for")
+    size: Size = Field(description="full: the models as the lab has them; tiny: miniatures of them")
+    length: Length = Field(description="as-taught: all of the lab's steps; verdict, peak: as many as that needs")
+    weights: Weights = Field(description="random, or pretrained from the hub")
+    data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
+    data_sha256: str | None = Field(default=None, description="of the prepared data set, hexadecimal")
+    input: Input = Field(description="what the models are given; with-image: captioning models see the image")
     gpus_per_node: int | None = Field(
         default=None, description="rows that need more GPUs per node are scaled down to it"
     )
@@ -60,9 +60,9 @@ class Run(Record):
         validation_alias=AliasChoices("image_variant", "flavour"),
         description="library versions of the image on leased machines; named 'flavour' before 2026-11-27",
     )
-    command: str
-    started_at: str
-    git_commit: str | None = None
+    command: str = Field(description="command line that started the run")
+    started_at: str = Field(description="UTC, ISO 8601")
+    git_commit: str | None = Field(default=None, description="commit of the checkout; None outside one")
     host: str = Field(description="processor and GPUs of the machine; no names or addresses")
 
     def spec(self, suite: Suite, row_id: str) -> RowSpec:
@@ -75,7 +75,7 @@ class Run(Record):
 class Predictions(Record):
     """Predicted memory and time of a run's rows at full size (predictions.json)."""
 
-    predictions: tuple[Prediction, ...]
+    predictions: tuple[Prediction, ...] = Field(description="one a row")
 
 
 class RunFolder:

@@ -33,74 +33,65 @@ class Record(BaseModel):
 
 
 class Device(Record):
-    """The device of a row. memory_gib: total memory as PyTorch reports it, None on a CPU.
+    """The device of a row, and the host that it is in. Memory in GiB."""
 
-    card: the device's own name in cards.yaml. cap_gib: the limit set on the allocator to emulate a smaller card (None:
-    no limit).
-    """
-
-    kind: Literal["cuda", "cpu"]
-    name: str
-    count: int = 1
-    memory_gib: float | None = None
-    card: str | None = None
-    cap_gib: float | None = None
-    driver: str | None = None
-    cuda: str | None = None
-    compute_capability: str | None = None
-    topology: str | None = None
-    host_cpus: int
-    host_memory_gib: float
+    kind: Literal["cuda", "cpu"] = Field(description="cuda: a GPU of any make")
+    name: str = Field(description="as the driver reports it")
+    count: int = Field(default=1, description="devices that the process sees")
+    memory_gib: float | None = Field(default=None, description="total as PyTorch reports it; None on a CPU")
+    card: str | None = Field(default=None, description="the device's own name in cards.yaml")
+    cap_gib: float | None = Field(
+        default=None, description="limit of the allocator that emulates a smaller card; None: no limit"
+    )
+    driver: str | None = Field(default=None, description="version of the GPU driver")
+    cuda: str | None = Field(default=None, description="version of CUDA that PyTorch was built with")
+    compute_capability: str | None = Field(default=None, description="version of the GPU's instruction set")
+    topology: str | None = Field(default=None, description="links between the GPUs, as nvidia-smi prints them")
+    host_cpus: int = Field(description="cores of the host")
+    host_memory_gib: float = Field(description="memory of the host")
 
 
 class Snapshot(Record):
-    """Memory at one point of one micro-step, GiB. activations is allocated less params, grads and optimizer.
+    """Memory at one point of one micro-step, GiB. On a CPU the sizes are those of live tensor storages."""
 
-    step counts optimizer steps from 0, micro_step the micro-steps inside it. peak and reserved: the maximum so far.
-    On a CPU the sizes are those of live tensor storages, without reserved memory.
-    """
-
-    step: int
-    micro_step: int
-    point: Point
-    params_gib: float
-    grads_gib: float
-    optimizer_gib: float
-    optimizer_cpu_gib: float
-    activations_gib: float
-    allocated_gib: float
-    peak_gib: float
-    reserved_gib: float | None = None
+    step: int = Field(description="optimizer step, from 0")
+    micro_step: int = Field(description="micro-step of the optimizer step, from 0")
+    point: Point = Field(description="point of the micro-step")
+    params_gib: float = Field(description="the model's weights")
+    grads_gib: float = Field(description="gradients")
+    optimizer_gib: float = Field(description="the optimizer's state on the device")
+    optimizer_cpu_gib: float = Field(description="the optimizer's state in host memory")
+    activations_gib: float = Field(description="allocated, less weights, gradients and the optimizer's state")
+    allocated_gib: float = Field(description="all live tensors")
+    peak_gib: float = Field(description="most allocated so far")
+    reserved_gib: float | None = Field(default=None, description="most reserved by the allocator so far; None on a CPU")
 
 
 class Memory(Record):
     """Memory of the whole row, GiB. The peaks are those up to the end, or up to the failure."""
 
-    snapshots: tuple[Snapshot, ...] = ()
-    peak_gib: float | None = None
-    peak_by_phase_gib: dict[Phase, float] = {}
-    reserved_gib: float | None = None
+    snapshots: tuple[Snapshot, ...] = Field(default=(), description="memory at the points of each micro-step")
+    peak_gib: float | None = Field(default=None, description="most allocated")
+    peak_by_phase_gib: dict[Phase, float] = Field(default={}, description="most allocated during each phase")
+    reserved_gib: float | None = Field(default=None, description="most reserved by the allocator; None on a CPU")
     host_peak_gib: float | None = Field(default=None, description="maximum resident memory of the trainer")
 
 
 class Speed(Record):
-    """Time of the measured micro-steps, those after the first two optimizer steps; samples are those of all ranks.
+    """Time of the measured micro-steps, those after the first two optimizer steps; samples are those of all ranks."""
 
-    step_s: median time of an optimizer step with all its micro-steps. micro_step_s: that of a micro-step without an
-    optimizer step, if there are any. spread: interquartile range of the micro-steps' times over their median.
-    tflop_per_sample: executed operations, recomputation included.
-    """
-
-    optimizer_steps: int
-    micro_steps: int
+    optimizer_steps: int = Field(description="optimizer steps that were done")
+    micro_steps: int = Field(description="micro-steps that were done")
     planned_micro_steps: int = Field(description="of the training at full length")
-    measured_micro_steps: int
-    micro_step_s: float
-    step_s: float
-    spread: float
-    samples_per_s: float
-    tflop_per_sample: float | None = None
-    tflops_per_s: float | None = None
+    measured_micro_steps: int = Field(description="micro-steps that the times are from")
+    micro_step_s: float = Field(
+        description="median of a micro-step, of those without an optimizer step if there are any"
+    )
+    step_s: float = Field(description="median of an optimizer step with all its micro-steps")
+    spread: float = Field(description="interquartile range of the micro-steps' times over their median")
+    samples_per_s: float = Field(description="samples of all ranks in a second")
+    tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
+    tflops_per_s: float | None = Field(default=None, description="executed operations in a second")
     peak_share: float | None = Field(
         default=None, description="of the dense peak of the device itself, for the row's data type"
     )
@@ -133,41 +124,37 @@ class Progress(Record):
 
 
 class Failure(Record):
-    """Where and how a row failed. requested_gib: the allocation that failed, if known."""
+    """Where and how a row failed."""
 
-    phase: Phase
-    step: int | None = None
-    micro_step: int | None = None
-    rank: int = 0
-    requested_gib: float | None = None
-    kind: str
-    message: str
+    phase: Phase = Field(description="phase in which it failed")
+    step: int | None = Field(default=None, description="optimizer step, from 0; None: before the first")
+    micro_step: int | None = Field(default=None, description="micro-step of the optimizer step, from 0")
+    rank: int = Field(default=0, description="rank that failed first")
+    requested_gib: float | None = Field(default=None, description="the allocation that failed, if known")
+    kind: str = Field(description="class of the exception, or the signal")
+    message: str = Field(description="message of the exception")
 
 
 class Measured(Record):
-    """Measurements of the trainer, or of one of its ranks.
+    """Measurements of the trainer, or of one of its ranks."""
 
-    gpu_s: time from the first use of the device to the end. weights_commit, data_commit: versions of pretrained weights
-    and of the data set on the hub; None if they are not from the hub.
-    """
-
-    rank: int = 0
-    outcome: Outcome
-    reason: str = Field(description="in one line")
-    failure: Failure | None = None
-    device: Device
-    memory: Memory = Memory()
-    speed: Speed | None = None
-    losses: tuple[float, ...] = ()
-    parameters: int | None = None
-    trainable_parameters: int | None = None
-    weights_commit: str | None = None
-    data_commit: str | None = None
+    rank: int = Field(default=0, description="number of the process among all of the row")
+    outcome: Outcome = Field(description="oom: out of GPU memory; host_oom: out of host memory; refused: not started")
+    reason: str = Field(description="why it ended so, in one line")
+    failure: Failure | None = Field(default=None, description="None for a row that fits")
+    device: Device = Field(description="the device that it ran on")
+    memory: Memory = Field(default=Memory(), description="memory of the device")
+    speed: Speed | None = Field(default=None, description="None if too few steps were done")
+    losses: tuple[float, ...] = Field(default=(), description="loss of each micro-step")
+    parameters: int | None = Field(default=None, description="parameters of the model, shared tensors once")
+    trainable_parameters: int | None = Field(default=None, description="parameters that have gradients")
+    weights_commit: str | None = Field(default=None, description="version of the weights on the hub; None: not from it")
+    data_commit: str | None = Field(default=None, description="version of the data set on the hub; None: not from it")
     max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
     resumed_at_step: int | None = Field(
         default=None, description="optimizer steps of an earlier start; others are counted from here"
     )
-    gpu_s: float | None = None
+    gpu_s: float | None = Field(default=None, description="from the first use of the device to the end")
 
 
 class Result(Measured):
@@ -177,16 +164,16 @@ class Result(Measured):
     speed that of the slowest rank, its losses are means over the ranks, its failure is the first one.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
-    spec: RowSpec
-    fingerprint: str
+    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="version of this schema")
+    spec: RowSpec = Field(description="what the row was started with")
+    fingerprint: str = Field(description="SHA-256 of the specification, hexadecimal")
     code: str = Field(description="SHA-256 of the training code, hexadecimal")
-    versions: dict[str, str] = {}
-    git_commit: str | None = None
+    versions: dict[str, str] = Field(default={}, description="versions of the packages that were used")
+    git_commit: str | None = Field(default=None, description="commit of the checkout; None outside one")
     image: str | None = Field(default=None, description="id of the container image that it ran in")
-    command: str = ""
+    command: str = Field(default="", description="command line of the run")
     started_at: str = Field(default="", description="UTC, ISO 8601")
-    elapsed_s: float = 0.0
+    elapsed_s: float = Field(default=0.0, description="from start to end, imports included")
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
     ranks: tuple[Measured, ...] = Field(default=(), description="by rank; empty for a row with one process")
     predicted: bool = Field(default=False, description="predicted without the device; nothing was measured")

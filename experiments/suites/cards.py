@@ -12,20 +12,18 @@ CARDS_FILE = CATALOG / "cards.yaml"
 
 
 class Card(StrictModel):
-    """One GPU model. Memory in GiB (bytes / 1024**3), peak rates in TFLOP/s without sparsity, bandwidth in GB/s (1e9).
+    """One GPU model. Memory in GiB (bytes / 1024**3), peak rates in TFLOP/s without sparsity, bandwidth in GB/s."""
 
-    memory_gib: the device's total as PyTorch reports it. context_gib: the CUDA context of a process, before the first
-    tensor. peak_tflops: has the keys fp32, tf32, bf16, fp16 if the card has them in hardware.
-    """
-
-    name: str
+    name: str = Field(description="the card's name in reports")
     matches: str = Field(description="regular expression that the driver's device name matches")
-    memory_gib: PositiveFloat
-    context_gib: float = Field(ge=0)
-    peak_tflops: dict[str, PositiveFloat]
-    bandwidth_gb_s: PositiveFloat
-    compute_capability: str
-    sources: dict[str, str]
+    memory_gib: PositiveFloat = Field(description="the device's total memory, as PyTorch reports it")
+    context_gib: float = Field(ge=0, description="memory of a process's CUDA context, before the first tensor")
+    peak_tflops: dict[str, PositiveFloat] = Field(
+        description="by data type: fp32, tf32, bf16, fp16, those that the card has in hardware"
+    )
+    bandwidth_gb_s: PositiveFloat = Field(description="peak rate of the device's memory")
+    compute_capability: str = Field(description="NVIDIA's version of the card's instruction set, as 8.0")
+    sources: dict[str, str] = Field(description="where each number is from")
 
     @property
     def usable_gib(self) -> float:

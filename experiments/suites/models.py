@@ -15,12 +15,14 @@ class Model(StrictModel):
     and source are optional.
     """
 
-    family: Literal["blip2-opt", "blip2-t5", "llama", "gpt-neo", "transformers"]
-    hub: str = Field(default="", description="empty: no published weights are known")
+    family: Literal["blip2-opt", "blip2-t5", "llama", "gpt-neo", "transformers"] = Field(
+        description="architecture of the model's code; transformers: any config.json"
+    )
+    hub: str = Field(default="", description="name of the weights on the hub; empty: none are published")
     parameters: NonNegativeInt = Field(default=0, description="counted, shared tensors once; 0: not known yet")
-    litgpt: str | None = None
-    architecture: dict[str, Any]
-    source: str = ""
+    litgpt: str | None = Field(default=None, description="name of the model's configuration in LitGPT")
+    architecture: dict[str, Any] = Field(description="keys of the model's config.json")
+    source: str = Field(default="", description="where the architecture is from")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -18,18 +18,18 @@ SPEC_VERSION: Literal[1] = 1
 class RowSpec(StrictModel):
     """The specification of a row that the trainer reads: all that its result depends on, except the code."""
 
-    spec_version: Literal[1] = SPEC_VERSION
-    suite: str
-    recipe_version: int
-    row: str
-    card: str
-    size: Size
-    length: Length
-    weights: Weights
+    spec_version: Literal[1] = Field(default=SPEC_VERSION, description="version of this schema")
+    suite: str = Field(description="name of the suite")
+    recipe_version: int = Field(description="version of the suite")
+    row: str = Field(description="id of the row")
+    card: str = Field(description="card that the row is trained for")
+    size: Size = Field(description="full: the model as the lab has it; tiny: a miniature of it")
+    length: Length = Field(description="as-taught: all of the lab's steps; verdict, peak: as many as that needs")
+    weights: Weights = Field(description="random, or pretrained from the hub")
     data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
-    data_sha256: str | None = None
-    input: Input
-    settings: Settings
+    data_sha256: str | None = Field(default=None, description="of the prepared data set, hexadecimal")
+    input: Input = Field(description="what the model is given; with-image: captioning models see the image")
+    settings: Settings = Field(description="all settings of the row")
     model: Model | None = Field(default=None, description="a model that is not in models.yaml")
 
     @model_validator(mode="after")

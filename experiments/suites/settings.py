@@ -13,62 +13,66 @@ Engine = Literal["lightning", "litgpt", "litgpt_trainer", "hf_trainer"]
 class Lora(StrictModel):
     """Low-rank adapters: rank, scale, dropout, and the linear layers that have them."""
 
-    r: PositiveInt
-    alpha: PositiveInt
-    dropout: NonNegativeFloat
-    targets: tuple[str, ...] | Literal["all-linear"]
+    r: PositiveInt = Field(description="rank of the adapters")
+    alpha: PositiveInt = Field(description="the adapters' output is scaled by alpha / r")
+    dropout: NonNegativeFloat = Field(description="share of the adapters' inputs that is set to zero")
+    targets: tuple[str, ...] | Literal["all-linear"] = Field(description="names of the layers that have adapters")
 
 
 class Quantization(StrictModel):
     """4-bit base weights of bitsandbytes."""
 
-    kind: Literal["nf4"]
-    compute_dtype: Literal["bfloat16"] = "bfloat16"
-    double_quantization: bool = False
+    kind: Literal["nf4"] = Field(description="data type of the stored weights")
+    compute_dtype: Literal["bfloat16"] = Field(default="bfloat16", description="data type of the arithmetic")
+    double_quantization: bool = Field(default=False, description="the quantization's scales are quantized, too")
 
 
 class Settings(StrictModel):
-    """All settings of a row. batch_size: samples of one rank and one micro-step.
+    """All settings of a row.
 
     Of batch_size, accumulate and global_batch_size any two fix the third:
     global_batch_size = batch_size x accumulate x ranks. ranks: devices x nodes, or 1 to sample from a model.
     """
 
-    engine: Engine
-    model: str
-    task: Literal["train", "generate"] = "train"
+    engine: Engine = Field(description="library whose training loop runs the row")
+    model: str = Field(description="a model of catalog/models.yaml")
+    task: Literal["train", "generate"] = Field(default="train", description="generate: sample text from the model")
     dataset: Literal["gourmetgram-captions", "alpaca2k", "imdb", "constant"] = Field(
         description="constant: every text has exactly max_length tokens"
     )
-    batch_size: PositiveInt
-    accumulate: PositiveInt
-    global_batch_size: PositiveInt
-    precision: Precision
-    optimizer: Optimizer
-    lr: PositiveFloat
-    weight_decay: NonNegativeFloat | None = None
-    betas: tuple[float, float] | None = None
-    warmup_steps: NonNegativeInt = 0
-    min_lr: PositiveFloat | None = None
-    max_epochs: PositiveInt
+    batch_size: PositiveInt = Field(description="samples of one rank in one micro-step")
+    accumulate: PositiveInt = Field(description="micro-steps of one optimizer step")
+    global_batch_size: PositiveInt = Field(description="samples of all ranks in one optimizer step")
+    precision: Precision = Field(description="data types of weights and arithmetic, as Lightning names them")
+    optimizer: Optimizer = Field(description="optimizer, and where its state lies")
+    lr: PositiveFloat = Field(description="learning rate")
+    weight_decay: NonNegativeFloat | None = Field(default=None, description="None: the optimizer's default")
+    betas: tuple[float, float] | None = Field(default=None, description="of Adam; None: the optimizer's default")
+    warmup_steps: NonNegativeInt = Field(default=0, description="optimizer steps until the full learning rate")
+    min_lr: PositiveFloat | None = Field(default=None, description="stated by the lab; no training loop reads it")
+    max_epochs: PositiveInt = Field(description="passes over the data set")
     max_steps: int = Field(default=-1, ge=-1, description="optimizer steps; -1: those of max_epochs")
     max_length: PositiveInt = Field(description="maximum tokens of text per sample")
     train_samples: PositiveInt | None = Field(default=None, description="None: all samples of the training split")
     validation: float = Field(default=0.0, ge=0.0, description="share of the data set (below 1), or number of samples")
-    devices: PositiveInt = 1
-    nodes: PositiveInt = 1
-    strategy: Strategy = "auto"
+    devices: PositiveInt = Field(default=1, description="GPUs of one node")
+    nodes: PositiveInt = Field(default=1, description="nodes that the row's ranks are spread over")
+    strategy: Strategy = Field(default="auto", description="how ranks share the model, as Lightning names it")
     gradient_as_bucket_view: bool = Field(
         default=False, description="DDP stores gradients in its buckets, not in addition to them"
     )
-    launcher: Literal["none", "torchrun", "accelerate"] = "none"
-    activation_checkpointing: bool = False
-    lora: Lora | None = None
-    quantization: Quantization | None = None
-    workers: NonNegativeInt
-    save_model: bool = False
-    seed: int = 42
-    time_limit_s: PositiveInt
+    launcher: Literal["none", "torchrun", "accelerate"] = Field(
+        default="none", description="command that starts the ranks; none: the engine starts them"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="activations of a block are computed again in the backward pass, not kept"
+    )
+    lora: Lora | None = Field(default=None, description="train low-rank adapters in place of the model's weights")
+    quantization: Quantization | None = Field(default=None, description="store the model's weights in 4 bits")
+    workers: NonNegativeInt = Field(description="processes that prepare batches; 0: the training process does")
+    save_model: bool = Field(default=False, description="write a checkpoint at the end of training")
+    seed: int = Field(default=42, description="of weights, data order and dropout")
+    time_limit_s: PositiveInt = Field(description="seconds after which a row is stopped")
 
     @model_validator(mode="before")
     @classmethod

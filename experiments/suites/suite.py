@@ -21,6 +21,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.yaml_schema import LABS, StrictModel, checked, read_yaml
 
 ExpectedOutcome = Literal["fits", "oom"]
+ID = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 Quantity = Literal[
     "params_gib",
     "grads_gib",
@@ -40,16 +41,13 @@ Quantity = Literal[
 
 
 class ReferenceValue(StrictModel):
-    """A number that the lab states: ``quantity`` of the result is within [low, high], widened by ``tolerance``.
+    """A number that the lab states: ``quantity`` of the result is within [low, high], widened by ``tolerance``."""
 
-    tolerance is a share of the bounds (0.05: five percent). results/quantities.py defines each quantity.
-    """
-
-    quantity: Quantity
-    low: float
-    high: float
-    tolerance: float = Field(default=0.0, ge=0)
-    source: str
+    quantity: Quantity = Field(description="a quantity of results/quantities.py")
+    low: float = Field(description="least value stated")
+    high: float = Field(description="greatest value stated")
+    tolerance: float = Field(default=0.0, ge=0, description="share of the bounds; 0.05: five percent")
+    source: str = Field(description="where the lab states it")
 
     def check_of(self, row: str) -> "Check":
         """Return the check of ``row`` that the reference value stands for, with its tolerance."""
@@ -60,38 +58,38 @@ class ReferenceValue(StrictModel):
 class Expectation(StrictModel):
     """The expected result of a row. A row without one is reported and not evaluated."""
 
-    outcome: ExpectedOutcome | None = None
+    outcome: ExpectedOutcome | None = Field(default=None, description="oom: out of GPU memory; None: not stated")
     reference_values: tuple[ReferenceValue, ...] = Field(
-        default=(), validation_alias=AliasChoices("reference_values", "figures")
+        default=(),
+        description="numbers that the lab states",
+        validation_alias=AliasChoices("reference_values", "figures"),
     )
 
 
 class Row(StrictModel):
     """One experiment: settings in addition to the suite's common ones, by card if they differ, and expected result."""
 
-    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    title: str
+    id: str = Field(pattern=ID, description="name in commands and folders of results")
+    title: str = Field(description="what the row shows, in reports")
     cards: tuple[str, ...] | None = Field(default=None, description="None: all cards of the suite")
-    settings: dict[str, Any]
-    per_card: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    expect: Expectation = Expectation()
-    note: str | None = None
+    settings: dict[str, Any] = Field(description="settings that differ from the suite's common ones")
+    per_card: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings that differ on a card")
+    expect: Expectation = Field(default=Expectation(), description="what the lab says comes out")
+    note: str | None = Field(default=None, description="what a reader should know, in reports")
 
 
 class Check(StrictModel):
-    """One comparison of a claim: a quantity of ``row``, divided by that of ``over_row`` if given, within [low, high].
+    """One comparison of a claim: a quantity of ``row``, divided by that of ``over_row`` if given."""
 
-    over_quantity: divide by another quantity (of over_row, or of the same row). outcome: the expected outcome of the
-    row, in place of a quantity.
-    """
-
-    row: str
-    quantity: Quantity | None = None
-    over_row: str | None = None
-    over_quantity: Quantity | None = None
-    low: float | None = None
-    high: float | None = None
-    outcome: ExpectedOutcome | None = None
+    row: str = Field(description="id of the row")
+    quantity: Quantity | None = Field(default=None, description="a quantity of results/quantities.py")
+    over_row: str | None = Field(default=None, description="id of the row whose quantity divides")
+    over_quantity: Quantity | None = Field(
+        default=None, description="quantity that divides, of over_row or of the same row; None: the same quantity"
+    )
+    low: float | None = Field(default=None, description="least value that passes")
+    high: float | None = Field(default=None, description="greatest value that passes")
+    outcome: ExpectedOutcome | None = Field(default=None, description="outcome that passes, in place of a quantity")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -108,39 +106,35 @@ class Check(StrictModel):
 
 
 class Claim(StrictModel):
-    """A statement of the lab that compares rows, and the checks that must all pass for it.
+    """A statement of the lab that compares rows, and the checks that must all pass for it."""
 
-    full_size: the statement is about the real model's size and is not evaluated in miniature. all_ranks: the statement
-    is about all ranks of its rows and is not evaluated for rows that were scaled down.
-    """
-
-    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    says: str
-    checks: tuple[Check, ...] = Field(min_length=1)
-    full_size: bool = False
-    all_ranks: bool = False
+    id: str = Field(pattern=ID, description="name in verdicts")
+    says: str = Field(description="the statement in a sentence")
+    checks: tuple[Check, ...] = Field(min_length=1, description="comparisons that must all pass")
+    full_size: bool = Field(default=False, description="about the real model's size: not evaluated in miniature")
+    all_ranks: bool = Field(default=False, description="about all ranks: not evaluated for rows that were scaled down")
 
 
 class LeaseEstimate(StrictModel):
-    """The lease that all rows of a lab need: ``hours`` on a node with that many ``gpus``."""
+    """The lease that all rows of a lab need."""
 
-    hours: PositiveFloat = 1.0
-    gpus: PositiveInt = 1
+    hours: PositiveFloat = Field(default=1.0, description="length of the lease")
+    gpus: PositiveInt = Field(default=1, description="GPUs of the node")
 
 
 class Suite(StrictModel):
     """One file of labs/: the rows of one lab or guide, for the cards it was written for."""
 
-    suite: str
-    version: PositiveInt
-    title: str
-    source: str
-    group: Group = "single"
-    lease: LeaseEstimate = LeaseEstimate()
-    cards: tuple[str, ...] = Field(min_length=1)
-    common: dict[str, Any]
-    rows: tuple[Row, ...] = Field(min_length=1)
-    claims: tuple[Claim, ...] = ()
+    suite: str = Field(description="the file's name without .yaml; name in commands")
+    version: PositiveInt = Field(description="raise it with each change that makes earlier results incomparable")
+    title: str = Field(description="the lab's name in reports")
+    source: str = Field(description="where the lab is published")
+    group: Group = Field(default="single", description="single: one GPU is enough; multi: several are needed")
+    lease: LeaseEstimate = Field(default=LeaseEstimate(), description="the lease that all rows need")
+    cards: tuple[str, ...] = Field(min_length=1, description="cards of catalog/cards.yaml that the lab was written for")
+    common: dict[str, Any] = Field(description="settings that all rows share")
+    rows: tuple[Row, ...] = Field(min_length=1, description="the experiments, in the order in which they run")
+    claims: tuple[Claim, ...] = Field(default=(), description="statements that compare rows")
     _checked: dict[str, Settings] = PrivateAttr(default_factory=dict)
 
     def row(self, row_id: str) -> Row:

@@ -48,6 +48,14 @@ def test_every_field_of_a_suite_is_on_its_page(generated: Path) -> None:
     assert all(f"`{name}`" in (generated / "reference/fields/suite.md").read_text() for name in Row.model_fields)
 
 
+def test_every_field_of_a_file_has_a_meaning(generated: Path) -> None:
+    """The last column of the tables of fields; a row without one says nothing that its name does not."""
+    found = [page for name in ("fields", "schemas") for page in (generated / "reference" / name).glob("*.md")]
+    lines = [(page.name, line) for page in found for line in page.read_text().splitlines()]
+    assert sum(line.startswith("| `") for _, line in lines) > 200
+    assert [(name, line) for name, line in lines if line.startswith("| `") and line.rstrip().endswith("|  |")] == []
+
+
 def test_generated_pages_are_the_same_each_time(generated: Path, tmp_path: Path) -> None:
     again = {page.relative_to(tmp_path): page.read_text() for page in generate(tmp_path)}
     assert again == {name: (generated / name).read_text() for name in again}

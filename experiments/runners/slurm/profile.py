@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import AliasChoices, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from experiments.errors import unknown
 from experiments.suites.yaml_schema import StrictModel, checked, read_yaml
@@ -16,26 +16,30 @@ RuntimeName = Literal["venv", "apptainer", "docker"]
 class Profile(StrictModel):
     """A cluster with the scheduler Slurm, and how rows run on it."""
 
-    name: str
+    name: str = Field(description="the cluster's name in commands and folders of results")
     title: str = Field(description="the cluster's name in reports")
     host: str | None = Field(
         default=None, description="host of the user's SSH configuration; None: Slurm's commands run on this machine"
     )
     account: str | None = Field(default=None, description="project that jobs are charged to")
-    partition: str | None = None
+    partition: str | None = Field(default=None, description="partition of jobs with GPUs; None: the cluster's default")
     cpu_partition: str | None = Field(default=None, description="partition of jobs without a GPU; None: the same")
     needs_account: bool = Field(default=False, description="whether the cluster rejects jobs without an account")
     nodes: PositiveInt = Field(default=1, description="most nodes of one job")
     gpu: str | None = Field(default=None, description="name of the node's GPUs as the driver reports it; None: no GPU")
-    gpu_memory_gib: NonNegativeFloat = 0.0
-    gpus_per_node: int = Field(default=0, ge=0)
+    gpu_memory_gib: NonNegativeFloat = Field(default=0.0, description="memory of each GPU")
+    gpus_per_node: int = Field(default=0, ge=0, description="GPUs of a node")
     gpu_option: str = Field(
         default="--gres=gpu:{gpus}", description="option of sbatch that requests {gpus} GPUs of each node"
     )
     cpus_per_node: PositiveInt = Field(description="cores of a node")
-    memory_per_node_gib: PositiveFloat
-    processor: str = "unknown"
-    runtime: RuntimeName = Field(default="venv", description="what rows run in; ``environment`` names it")
+    memory_per_node_gib: PositiveFloat = Field(description="host memory of a node")
+    processor: str = Field(default="unknown", description="model of a node's processor, for reports")
+    runtime: RuntimeName = Field(
+        default="venv",
+        description="what rows run in; environment names it",
+        validation_alias=AliasChoices("runtime", "way"),
+    )
     environment: str | None = Field(
         default=None, description="path of the virtual environment or Apptainer image, or name of the Docker image"
     )
