@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from experiments.system.processes import kill_tagged, tagged_processes
@@ -206,9 +206,14 @@ class Cluster:
 
 
 @contextmanager
-def started(gpus: Sequence[int]) -> Iterator[Cluster]:
-    """Run a cluster while the body runs; ``gpus`` is the number of GPUs of each node."""
-    with tempfile.TemporaryDirectory(prefix="slurm-") as state:
+def started(
+    gpus: Sequence[int], prepared: Callable[[Path], AbstractContextManager[None]] = nullcontext
+) -> Iterator[Cluster]:
+    """Run a cluster while the body runs; ``gpus`` is the number of GPUs of each node.
+
+    prepared: mounts something in the cluster's folder; its daemons see only what is mounted before they start.
+    """
+    with tempfile.TemporaryDirectory(prefix="slurm-") as state, prepared(Path(state)):
         made = Cluster(Path(state), gpus)
         try:
             yield made.start()

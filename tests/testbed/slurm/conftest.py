@@ -20,13 +20,14 @@ SMALL, SMALL_MIB = "small", 16
 def cluster() -> Iterator[Cluster]:
     """Two nodes of four GPUs each."""
     need(NEEDS, PACKAGES, root=True)
-    with started((4, 4)) as made, small_disk(made.state / SMALL):
+    with started((4, 4), small_disk) as made:
         yield made
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a file system of SMALL_MIB that everybody may write to, if this user may mount one."""
+def small_disk(state: Path) -> Iterator[None]:
+    """Mount a file system of SMALL_MIB that everybody may write to in ``state``, if this user may mount one."""
+    folder = state / SMALL
     folder.mkdir()
     size = f"size={SMALL_MIB}m,mode=1777"
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True).returncode == 0
