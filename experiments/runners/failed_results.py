@@ -1,7 +1,9 @@
 """Results that the runner writes when a row's worker wrote none."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from experiments.results.provenance import code_sha256, git_commit, image, versions
 from experiments.results.schema import (
@@ -11,7 +13,6 @@ from experiments.results.schema import (
     Failure,
     Memory,
     Outcome,
-    Progress,
     Result,
     read_progress,
 )
@@ -24,15 +25,15 @@ from provision.models import Gpu, Node
 
 def write_refusal(row_folder: Path, spec: RowSpec, node: Node, reason: str) -> Result:
     """Write and return the result of a row that was refused before it started."""
-    return _write(row_folder, spec, node, node.gpus[:1], "refused", reason)
+    return _write(row_folder, spec, outcome="refused", reason=reason, device=device_of(node, node.gpus[:1]))
 
 
 def write_broken(
-    row_folder: Path, spec: RowSpec, node: Node, gpus: tuple[Gpu, ...], outcome: Outcome, reason: str, elapsed_s: float
+    row_folder: Path, spec: RowSpec, device: Device, outcome: Outcome, reason: str, elapsed_s: float
 ) -> Result:
     """Write and return the result of a row whose processes ended without one.
 
-    It has the progress of the row and the last line that it printed.
+    It has the progress of the row and the last line that it printed. device: for a row that has not reported its own.
     """
     progress = read_progress(row_folder)
     failure = Failure(
@@ -41,7 +42,16 @@ def write_broken(
         kind="the row's processes ended" if outcome == "error" else "time limit",
         message=last_printed_line(row_folder),
     )
-    return _write(row_folder, spec, node, gpus, outcome, reason, failure, progress, elapsed_s)
+    return _write(
+        row_folder,
+        spec,
+        outcome=outcome,
+        reason=reason,
+        failure=failure,
+        device=(progress and progress.device) or device,
+        memory=progress.memory if progress else Memory(),
+        elapsed_s=elapsed_s,
+    )
 
 
 def last_printed_line(row_folder: Path) -> str:
@@ -54,37 +64,24 @@ def last_printed_line(row_folder: Path) -> str:
     return "no output"
 
 
-def _write(
-    row_folder: Path,
-    spec: RowSpec,
-    node: Node,
-    gpus: tuple[Gpu, ...],
-    outcome: Outcome,
-    reason: str,
-    failure: Failure | None = None,
-    progress: Progress | None = None,
-    elapsed_s: float = 0.0,
-) -> Result:
+def _write(row_folder: Path, spec: RowSpec, elapsed_s: float = 0.0, **measured: Any) -> Result:
     result = Result(
         spec=spec,
         fingerprint=spec.fingerprint,
         code=code_sha256(),
-        outcome=outcome,
-        reason=reason,
-        failure=failure,
-        device=(progress and progress.device) or _device(node, gpus),
-        memory=progress.memory if progress else Memory(),
         versions=versions(),
         git_commit=git_commit(),
         image=image(),
         started_at=(datetime.now(UTC) - timedelta(seconds=elapsed_s)).isoformat(timespec="seconds"),
         elapsed_s=elapsed_s,
+        **measured,
     )
     write_atomically(row_folder / RESULT_FILE, result.model_dump_json(indent=2))
     return result
 
 
-def _device(node: Node, gpus: tuple[Gpu, ...]) -> Device:
+def device_of(node: Node, gpus: Sequence[Gpu]) -> Device:
+    """Return the device of a row with these GPUs of ``node``, as a result states it; without GPUs the processor."""
     gpu = gpus[0] if gpus else None
     return Device(
         kind="cuda" if gpu else "cpu",

@@ -20,7 +20,7 @@ from experiments.results.schema import (
     read_progress,
     read_result,
 )
-from experiments.runners.failed_results import last_printed_line, write_broken
+from experiments.runners.failed_results import device_of, last_printed_line, write_broken
 from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.resources import Allocation, ResourcePool, most_memory_first
 from experiments.runners.local.torch_extensions import drop_stale_locks, extensions_folder
@@ -174,7 +174,8 @@ class LocalRunner:
             )
         except InputError as error:
             reason = str(error)
-        return write_broken(row.folder, row.spec, self._node, row.allocation.gpus, outcome, reason, elapsed_s)
+        device = device_of(self._node, row.allocation.gpus)
+        return write_broken(row.folder, row.spec, device, outcome, reason, elapsed_s)
 
     def _show(self, total: int, waiting: int) -> None:
         states = [RowState(row.spec, row.elapsed_s, read_progress(row.folder)) for row in self._running]

@@ -19,7 +19,7 @@ from experiments.results.schema import (
     Result,
     read_result,
 )
-from experiments.runners.failed_results import write_broken
+from experiments.runners.failed_results import device_of, write_broken
 from experiments.runners.progress import RowState, View
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
@@ -230,5 +230,6 @@ class JobTracker:
     def _write_broken(self, row: TrackedRow, local: Path, outcome: Outcome, reason: str) -> Result:
         if row.progress:
             write_atomically(local / PROGRESS_FILE, row.progress.model_dump_json())
-        node, spec = self._cluster.profile.node, row.spec
-        return write_broken(local, spec, node, node.gpus[: spec.settings.devices], outcome, reason, row.elapsed_s)
+        node = self._cluster.profile.node
+        device = device_of(node, node.gpus[: row.spec.settings.devices])
+        return write_broken(local, row.spec, device, outcome, reason, row.elapsed_s)

@@ -97,7 +97,7 @@ def test_rows_wait_for_what_they_need_once_while_others_run(bed, web):
     web.slow_s = SLOW_S
     bed.run("abc", needy="ab")
     assert bed.outcomes() == dict.fromkeys("abc", "fits"), bed.view.lines
-    assert web.asked == {"config.json": 1, "model.safetensors": 1}
+    assert web.downloads == {"config.json": 1, "model.safetensors": 1}
     assert min(bed.begun_at("a"), bed.begun_at("b")) - bed.begun_at("c") > SLOW_S
     assert any(text.startswith(f"queued (Dependency: the weights of {REPO}") for text in bed.waited("a"))
     assert sum("download job" in line for line in bed.view.lines) == 1
@@ -117,7 +117,7 @@ def test_what_is_there_is_not_fetched_by_a_later_run_nor_asked_for(bed, web):
 
 
 def test_what_cannot_be_fetched_is_the_reason_of_the_rows_that_need_it_alone(bed, web):
-    web.refuses = REFUSED
+    web.error_status = REFUSED
     bed.run("abc", needy="ab")
     assert bed.outcomes() == {"a": "error", "b": "error", "c": "fits"}
     for row in "ab":
@@ -126,7 +126,7 @@ def test_what_cannot_be_fetched_is_the_reason_of_the_rows_that_need_it_alone(bed
         )
         assert f"{REFUSED} Forbidden" in bed.reason(row)
         assert "\n" not in bed.reason(row)
-    web.refuses = None
+    web.error_status = None
     bed.run("ab", needy="ab")
     assert bed.outcomes() == dict.fromkeys("abc", "fits")
 
@@ -146,7 +146,7 @@ def test_a_run_that_was_interrupted_returns_to_the_fetch_that_goes_on(bed, web):
     interrupting.join()
     bed.run("ab", needy="ab")
     assert bed.outcomes() == {"a": "fits", "b": "fits"}
-    assert web.asked["model.safetensors"] == 1
+    assert web.downloads["model.safetensors"] == 1
     assert len(bed.fetches()) == 1
 
 
@@ -216,7 +216,7 @@ def test_a_real_row_trains_from_what_was_fetched_while_the_hub_is_gone(bed, web,
     settings = {"engine": "hf_trainer", "model": MODEL, "dataset": "imdb", "max_length": 16, "max_steps": 2}
     row = training.spec(row="a", weights="pretrained", data="hub", time_limit_s=200, **settings)
     bed.runner({}).run(house.to_run(row))
-    web.refuses = REFUSED
+    web.error_status = REFUSED
     bed.runner({}, WORKER).run(house.to_run(row))
     (result,) = bed.folder.results().values()
     assert (result.outcome, result.weights_commit, result.data_commit) == ("fits", COMMIT, COMMIT), result.reason

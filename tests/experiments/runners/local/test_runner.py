@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from experiments.results.schema import CHECKPOINTS_FOLDER, NOTEBOOK_FILE, RESULT_FILE
-from experiments.runners.local import gpu_memory, row_process
+from experiments.runners.local import gpu_memory, row_process, runner
 from experiments.runners.local.runner import LocalRunner, NoFreeGpu, clear_row_folder
 from provision.hardware import gpus
 from tests.support import fake_worker
@@ -27,8 +28,8 @@ BEHAVIOR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die"}
 class Made:
     """What one run of the runner left behind."""
 
-    def __init__(self, path: Path, specs, node, **options) -> None:
-        self.path, self.view = path, Watched()
+    def __init__(self, path: Path, specs, node, view=None, **options) -> None:
+        self.path, self.view = path, view or Watched()
         self.folder = house.folder(path / "run", *(spec.row for spec in specs))
         self.runner = LocalRunner(self.folder, node, 64.0, self.view, fake_worker.MODULE, **options)
         self.specs = specs
@@ -108,15 +109,31 @@ def test_one_line_for_each_start_and_end(made):
     assert "a: out of GPU memory, peak 1 GiB, 2 s: fake worker: oom" in made.view.lines
 
 
+class TimePasses(Watched):
+    """A view that moves the runner's clock by an hour when a row has shown its seventh micro-step."""
+
+    passed_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed_s
+
+    def shows(self, states, *counts) -> None:
+        super().shows(states, *counts)
+        if any(state.progress and state.progress.micro_steps == 7 for state in states):
+            self.passed_s = 3600.0
+
+
 def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE", "a=hang")
-    made = Made(tmp_path, [house.spec("a", size="tiny", time_limit_s=1)], house.node(), grace_s=7.0).run()
+    made = Made(tmp_path, [house.spec("a", size="tiny", time_limit_s=1)], house.node(), view=TimePasses())
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=made.view.monotonic, sleep=time.sleep))
+    made.run()
     result = made.folder.results()["a"]
     assert result.outcome == "timeout"
     assert "the time limit is 1 s" in result.reason
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
     assert row_process.tagged_processes(made.folder.row_named("a")) == []
-    assert any(state.progress and state.progress.micro_steps == 7 for states, *_ in made.view.shown for state in states)
+    assert made.view.passed_s, "the row's progress was not shown"
 
 
 def test_nothing_of_an_earlier_run_stays_in_a_row_that_runs_again(tmp_path):
