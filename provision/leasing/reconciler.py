@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
-
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from provision.errors import SiteError, Unreachable
 from provision.leasing.journal import ActiveLease, Journal, Operation
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState, Retrying
 
 ATTEMPTS = 12
 LONGEST_PAUSE_S = 30
@@ -110,7 +111,9 @@ class Reconciler:
             self.clock.sleep(every_s)
         return answer
 
-    def _retrying(self) -> Retrying:
+    def _retrying(self) -> "Retrying":
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
         return Retrying(
             retry=retry_if_exception_type(Unreachable),
             wait=wait_exponential(max=LONGEST_PAUSE_S),
@@ -120,7 +123,7 @@ class Reconciler:
             reraise=True,
         )
 
-    def _report_attempt(self, state: RetryCallState) -> None:
+    def _report_attempt(self, state: "RetryCallState") -> None:
         problem = state.outcome.exception() if state.outcome else None
         self.report(f"{problem}; attempt {state.attempt_number} of {ATTEMPTS}")
 
