@@ -17,6 +17,11 @@ ROWS     = $(foreach id,$(row),--row $(id)) --results $(results)
 OPTIONS  = $(call option,$(TARGET) $(NAMES)) $(ROWS) $(args)
 LEASE    = $(call option,site for hours count) $(if $(node),--node-type $(node)) $(if $(start),--start "$(start)")
 
+ALLOWED := $(TARGET) $(NAMES) for hours count node start row suite args run results a b name by days version PINS CACHE PYTHON
+GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN := $(filter-out $(ALLOWED),$(GIVEN))
+$(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED))))
+
 .PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare list logs top notebook python env testbed-env clean-results clean
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: wheel test-wheel evidence-archive release-check release-version
@@ -34,6 +39,7 @@ run-multi: env ## run the labs for several GPUs (as run-single; gpus_per_node=N 
 	$(TESTBED) run $(or $(suite),--group multi) $(OPTIONS)
 
 predict: env ## predict GPU memory without a GPU (suite= row= card=; default: every row on every card)
+	$(if $(row),$(if $(suite),,$(error row=$(row) needs suite=, the suite that has the row)))
 	$(TESTBED) predict $(suite)$(if $(row),/$(row)) $(call option,card) $(args)
 
 evaluate: env ## evaluate stored results again (run=FOLDER)

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import MISSING, fields, replace
 from importlib import import_module
@@ -77,6 +78,19 @@ def test_the_makefile_has_every_option_with_a_value():
         if name not in ("rows", "results") and RunOptions.__dataclass_fields__[name].type is not bool
     }
     assert set(" ".join(variables).split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("run-single crd=a100_80gb", "unknown variable: crd; allowed: CACHE .* card "),
+        ("predict row=baseline", "row=baseline needs suite="),
+    ],
+)
+def test_make_refuses_what_no_option_is_made_of(words, message):
+    ran = subprocess.run(["make", "--dry-run", *words.split()], cwd=CODE, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert re.search(message, ran.stderr)
 
 
 def two_runs(name: str) -> tuple[Run, Run]:
