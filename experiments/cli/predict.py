@@ -1,5 +1,6 @@
 """`testbed predict` and `fit`: GPU memory of rows and of custom trainings, without a GPU."""
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ from experiments.cli.options import Json, expand_options
 from experiments.cli.output import print_json, progress, wide_console
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
+from experiments.prediction.script.options import ScriptOptions
 from experiments.system.options import options_of
 
 if TYPE_CHECKING:
@@ -16,12 +18,37 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 Rows = Annotated[str | None, typer.Argument(metavar="SUITE[/ROW]", help="Rows of a suite; default: of all suites.")]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SUITE[/ROW]] [-- COMMAND]", help="Rows of a suite, or a training script's command line."),
+]
 
 
 @app.command()
 @expand_options
-def predict(context: typer.Context, training: CustomTraining, rows: Rows = None, as_json: Json = False) -> None:
-    """Predict the GPU memory of rows, or of a custom training, without a GPU."""
+def predict(
+    context: typer.Context,
+    training: CustomTraining,
+    script: ScriptOptions,
+    words: Words = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the GPU memory of rows, of a custom training or of any training script, without a GPU.
+
+    A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a GPU that
+    does not exist, until it has taken enough optimizer steps.
+    """
+    if command := _command_after_dashes(context):
+        _predict_script(context, training.card, command, script, as_json)
+        return
+    if own := _given(context, ScriptOptions):
+        raise InputError(f"--{_flag(min(own))}: needs a script's command after --")
+    if len(words or ()) > 1:
+        raise InputError(f"predict {' '.join(words or ())}: one SUITE[/ROW] is allowed; a script's command follows --")
+    _predict_rows(context, words[0] if words else None, training, as_json)
+
+
+def _predict_rows(context: typer.Context, rows: str | None, training: CustomTraining, as_json: bool) -> None:
     from experiments.prediction.service import reject_if_parameters_exceed, traced
     from experiments.prediction.tables import prediction_as_data, prediction_tables
 
@@ -64,9 +91,50 @@ def fit(context: typer.Context, training: CustomTraining, rows: Rows = None, as_
             wide_console().print(fit_view(one))
 
 
-def _given(context: typer.Context) -> set[str]:
-    """Return the options of a custom training that the command line has."""
-    sources = {field.name: context.get_parameter_source(field.name) for field, _ in options_of(CustomTraining)}
+def _predict_script(
+    context: typer.Context, card: str, command: list[str], script: ScriptOptions, as_json: bool
+) -> None:
+    from experiments.prediction.script.trace import ScriptFailed, cards_named, trace_script
+    from experiments.prediction.script.view import as_data, view
+
+    if other := _given(context, CustomTraining) - {"card"}:
+        raise InputError(f"--{_flag(min(other))}: not with a script, which has its own settings")
+    with progress() as say:
+        try:
+            found = trace_script(command, cards_named(card or "all"), say, script)
+        except ScriptFailed as failed:
+            print(f"testbed: {failed}", file=sys.stderr)
+            raise typer.Exit(failed.code if failed.code > 0 else 128 - failed.code) from None
+    if as_json:
+        print_json(as_data(found))
+    else:
+        wide_console().print(view(found))
+    if script.page:
+        from experiments.report.script_page import write_page
+
+        write_page(script.page, command, found)
+        print(f"page: {script.page}", file=sys.stderr)
+    needed = max(answer.needed_gib for one in found for answer in one.cards)
+    if script.max_gib is not None and needed > script.max_gib:
+        print(f"testbed: {needed:.2f} GiB are needed, more than --max-gib {script.max_gib:g}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _command_after_dashes(context: typer.Context) -> list[str]:
+    """Return the words after `--`; context.obj is the whole command line."""
+    words = shlex.split(context.obj)
+    return words[words.index("--") + 1 :] if "--" in words else []
+
+
+def _flag(name: str) -> str:
+    """Return the option's name as it is typed, without the dashes in front."""
+    declared = {field.name: option for cls in (CustomTraining, ScriptOptions) for field, option in options_of(cls)}
+    return declared[name].name_of(name).replace("_", "-")
+
+
+def _given(context: typer.Context, cls: type = CustomTraining) -> set[str]:
+    """Return the options of a dataclass that the command line has."""
+    sources = {field.name: context.get_parameter_source(field.name) for field, _ in options_of(cls)}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 

@@ -111,7 +111,12 @@ def _key(spec: RowSpec) -> str:
 
 @once
 def _own_code() -> str:
-    files = [HERE / "tracer.py", HERE.parent / "results" / "predictions.py", *sorted((HERE / "phantom").glob("*.*"))]
+    files = [
+        HERE / "tracer.py",
+        HERE / "peak.py",
+        HERE.parent / "results" / "predictions.py",
+        *sorted((HERE / "phantom").glob("*.*")),
+    ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

@@ -16,18 +16,16 @@ import sys
 import tempfile
 import time
 import traceback
-from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from experiments.errors import InputError
-from experiments.prediction.phantom.library import Phantom, Replay, load
-from experiments.results import memory_parts
-from experiments.results.predictions import Prediction, Shares
+from experiments.prediction.peak import Tags, failure, needed, shares
+from experiments.prediction.phantom.library import Phantom, load
+from experiments.results.predictions import Prediction
 from experiments.results.provenance import versions
-from experiments.results.schema import Device, Failure, Measured, Phase
+from experiments.results.schema import Device, Measured, Phase
 from experiments.suites.attention_kernels import kernels_of
 from experiments.suites.cards import card_named, cards
 from experiments.suites.row_spec import RowSpec
@@ -35,23 +33,14 @@ from experiments.system.files import GIB, write_atomically
 from experiments.system.signals import die_with_parent
 
 MEMORY_LIMIT = 6 * GIB
-UNTAGGED, BATCH = memory_parts.ACTIVATIONS.key, "batch"
-KEPT = (memory_parts.PARAMETERS, memory_parts.GRADIENTS, memory_parts.OPTIMIZER, memory_parts.BUFFERS)
-CATEGORIES = (UNTAGGED, *(part.key for part in KEPT), BATCH)
-BUFFERS = CATEGORIES.index(memory_parts.BUFFERS.key)
 
 
 class PhantomMeter:
-    """The phantom device's counters, and the phase of each of its events.
-
-    last_watched: the last event at which tensors were tagged, after the last optimizer step. Memory that is alive then
-    and is neither weight, gradient nor optimizer state is a buffer.
-    """
+    """The phantom device's counters, as a probe reads them."""
 
     def __init__(self, phantom: Phantom) -> None:
         self._phantom = phantom
-        self.phases: list[tuple[int, Phase]] = [(0, "load")]
-        self.last_watched = 0
+        self.tags = Tags(phantom)
 
     def allocated(self) -> int:
         return self._phantom.stats()[0]
@@ -63,26 +52,17 @@ class PhantomMeter:
         return self._phantom.stats()[3]
 
     def begin(self, phase: Phase) -> None:
-        self.phases.append((self._phantom.stats()[4], phase))
+        self.tags.begin(phase)
         self._phantom.reset_peaks()
 
     def watch(self, kind: str, tensors: Iterable[Any]) -> None:
-        pointers = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.device.type == "cuda"]
-        self._phantom.tag(pointers, CATEGORIES.index(kind))
-        self.last_watched = self._phantom.stats()[4] - 1
+        self.tags.tag(kind, tensors)
 
     def __enter__(self) -> "PhantomMeter":
         return self
 
     def __exit__(self, *exc: Any) -> None:
         pass
-
-    def moment(self, event: int, accumulate: int) -> tuple[Phase, int, int]:
-        """Return phase, optimizer step and micro-step of an event, counted from 0."""
-        place = bisect_right(self.phases, event, key=lambda begun: begun[0]) - 1
-        micro_steps = sum(phase == "forward" for _, phase in self.phases[: place + 1])
-        step, micro_step = divmod(max(0, micro_steps - 1), accumulate)
-        return self.phases[place][1], step, micro_step
 
 
 def prepare(phantom: Phantom) -> None:
@@ -109,6 +89,7 @@ def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
     phantom.install(kernels_of(card))
     import torch
 
+    from experiments.prediction.phantom.cpu_adam import skip_cpu_adam
     from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.prediction.phantom.ranks import replace_ranks
     from experiments.training import rank
@@ -131,78 +112,32 @@ def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
     return _prediction(spec, measured, phantom, meter, time.perf_counter() - begun)
 
 
-def skip_cpu_adam() -> None:
-    """Replace DeepSpeed's CPU Adam by one without arithmetic; its state is allocated as usual."""
-    from deepspeed.ops.op_builder import CPUAdamBuilder
-
-    CPUAdamBuilder.load = lambda self: SimpleNamespace(
-        create_adam=lambda *_: None, adam_update=lambda *_: None, destroy_adam=lambda *_: None
-    )
-
-
 def _prediction(
     spec: RowSpec, measured: Measured, phantom: Phantom, meter: PhantomMeter, elapsed_s: float
 ) -> Prediction:
     usable = round(card_named(spec.card).usable_gib * GIB)
     free, limited = phantom.replay(2**62), phantom.replay(usable)
-    accumulate = spec.settings.accumulate
-    phantom.tag_alive(meter.last_watched, BUFFERS)
-    phase, step, _ = meter.moment(free.highest_at, accumulate)
+    phase, step, _ = meter.tags.moment(free.highest_at)
     return Prediction(
         spec=spec,
         parameters=measured.parameters or 0,
         trainable_parameters=measured.trainable_parameters or 0,
         peak_gib=free.peak_allocated / GIB,
         reserved_gib=free.peak_reserved / GIB,
-        at_peak=_shares(phantom.alive(free.highest_at, len(CATEGORIES)), free.peak_allocated),
+        at_peak=shares(phantom, meter.tags, free),
         peak_phase=phase,
         peak_step=step,
         optimizer_cpu_gib=max((shot.optimizer_cpu_gib for shot in measured.memory.snapshots), default=0.0),
         host_gib=phantom.host_peak() / GIB if "offload" in spec.settings.strategy else None,
-        needed_gib=_needed(phantom, free) / GIB,
+        needed_gib=needed(phantom, free) / GIB,
         usable_gib=usable / GIB,
         limited_reserved_gib=limited.peak_reserved / GIB,
         retries=limited.retries,
-        failure=_failure(limited, meter, accumulate),
+        failure=failure(limited, meter.tags),
         memory=measured.memory,
         tflop_per_sample=measured.speed.tflop_per_sample if measured.speed else None,
         versions=versions(),
         elapsed_s=elapsed_s,
-    )
-
-
-def _shares(alive: list[int], peak: int) -> Shares:
-    """Return the parts of the peak; what the allocator rounds up counts as activations."""
-    by_name = dict(zip(CATEGORIES, alive, strict=True))
-    kept = {part.field: by_name[part.key] for part in KEPT}
-    return Shares(
-        **{field: size / GIB for field, size in kept.items()}, activations_gib=(peak - sum(kept.values())) / GIB
-    )
-
-
-def _needed(phantom: Phantom, free: Replay) -> int:
-    """Return the smallest capacity in bytes with which the training runs, to 0.2%."""
-    low, high = free.peak_allocated - 1, free.peak_reserved
-    while high - low > high // 500:
-        middle = (low + high) // 2
-        if phantom.replay(middle).failed_at is None:
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-def _failure(limited: Replay, meter: PhantomMeter, accumulate: int) -> Failure | None:
-    if limited.failed_at is None:
-        return None
-    phase, step, micro_step = meter.moment(limited.failed_at, accumulate)
-    return Failure(
-        phase=phase,
-        step=step,
-        micro_step=micro_step,
-        requested_gib=limited.requested / GIB,
-        kind="OutOfMemoryError",
-        message=f"{limited.requested / GIB:.2f} GiB more do not fit",
     )
 
 

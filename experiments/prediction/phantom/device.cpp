@@ -114,10 +114,18 @@ void add_operations() {
     library.impl(whole, torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 
-TORCH_LIBRARY_IMPL(aten, CPU, library) {
+// What writes to large tensors on the host does nothing. PyTorch's warning that kernels are replaced is not shown.
+void replace_writes_on_host() {
+  struct Silent : c10::WarningHandler {
+    void process(const c10::Warning&) override {}
+  } silent;
+  const c10::WarningUtils::WarningHandlerGuard guard(&silent);
+  static torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::CPU, __FILE__, __LINE__);
   library.impl("copy_", TORCH_FN(phantom::copy_on_host));
   library.impl("zero_", TORCH_FN(phantom::zero_on_host));
   library.impl("fill_.Scalar", TORCH_FN(phantom::fill_on_host));
+  library.impl("normal_", TORCH_FN(phantom::normal_on_host));
+  library.impl("uniform_", TORCH_FN(phantom::uniform_on_host));
 }
 
 extern "C" {
@@ -215,6 +223,44 @@ void phantom_alive(int64_t index, int64_t count, int64_t* out) {
   }
 }
 
+// What is alive right after event `index`: the event that allocated it, its bytes, its category. Returns the number of
+// allocations; writes the first `capacity` of them, three values each.
+int64_t phantom_living(int64_t index, int64_t capacity, int64_t* out) {
+  auto& the = phantom::log();
+  std::lock_guard<std::mutex> lock(the.mutex);
+  std::unordered_map<int64_t, int64_t> born;
+  for (int64_t place = 0; place <= index; ++place) {
+    const auto& event = the.events[place];
+    if (event.bytes < 0) born.erase(event.id);
+    else born[event.id] = place;
+  }
+  int64_t written = 0;
+  for (const auto& [id, place] : born) {
+    if (written == capacity) break;
+    const auto tag = the.tags.find(id);
+    const int64_t values[] = {place, the.events[place].bytes, tag == the.tags.end() ? 0 : tag->second};
+    std::copy(std::begin(values), std::end(values), out + 3 * written++);
+  }
+  return static_cast<int64_t>(born.size());
+}
+
+// The most bytes alive in each of `points` equal parts of the log.
+void phantom_timeline(int64_t points, int64_t* out) {
+  auto& the = phantom::log();
+  std::lock_guard<std::mutex> lock(the.mutex);
+  std::fill(out, out + points, 0);
+  std::unordered_map<int64_t, int64_t> sizes;
+  int64_t now = 0;
+  const auto count = static_cast<int64_t>(the.events.size());
+  for (int64_t place = 0; place < count; ++place) {
+    const auto& event = the.events[place];
+    if (event.bytes >= 0) now += sizes[event.id] = event.bytes;
+    else if (event.bytes == phantom::kRelease) now -= sizes[event.id];
+    int64_t& highest = out[place * points / count];
+    highest = std::max(highest, now);
+  }
+}
+
 // Say what everything is for that is alive right after event `index` and that nobody claimed.
 void phantom_tag_alive(int64_t index, int64_t category) {
   auto& the = phantom::log();
@@ -232,7 +278,7 @@ void phantom_resize(void* storage, int64_t bytes) {
 
 // Count what tensors take on the host from now on, and give large ones no memory.
 void phantom_watch_host() {
-  phantom::host_watched = true;
+  if (!phantom::host_watched.exchange(true)) replace_writes_on_host();
   c10::SetCPUAllocator(&phantom::host_allocator, 255);
 }
 

@@ -4,6 +4,8 @@
 
 #include <ATen/ops/copy_native.h>
 #include <ATen/ops/fill_native.h>
+#include <ATen/ops/normal_native.h>
+#include <ATen/ops/uniform_native.h>
 #include <ATen/ops/zero_native.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
@@ -66,6 +68,14 @@ Tensor& zero_on_host(Tensor& self) { return large_on_host(self) ? self : at::nat
 
 Tensor& fill_on_host(Tensor& self, const at::Scalar& value) {
   return large_on_host(self) ? self : at::native::fill_(self, value);
+}
+
+Tensor& normal_on_host(Tensor& self, double mean, double std, std::optional<at::Generator> generator) {
+  return large_on_host(self) ? self : at::native::normal_(self, mean, std, std::move(generator));
+}
+
+Tensor& uniform_on_host(Tensor& self, double from, double to, std::optional<at::Generator> generator) {
+  return large_on_host(self) ? self : at::native::uniform_(self, from, to, std::move(generator));
 }
 
 }  // namespace phantom

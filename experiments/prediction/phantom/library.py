@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from experiments.errors import InputError
 from experiments.results.provenance import versions
@@ -33,6 +34,14 @@ class Replay:
     highest_at: int
     failed_at: int | None
     requested: int
+
+
+class Living(NamedTuple):
+    """An allocation that is alive: the event that made it, its size in bytes and its category."""
+
+    born: int
+    size: int
+    category: int
 
 
 class Phantom:
@@ -80,6 +89,19 @@ class Phantom:
         self._library.phantom_alive(ctypes.c_int64(event), ctypes.c_int64(categories), out)
         return list(out)
 
+    def living(self, event: int) -> list["Living"]:
+        """Return what is alive right after an event, in no particular order."""
+        count = self._library.phantom_living(ctypes.c_int64(event), ctypes.c_int64(0), None)
+        out = (ctypes.c_int64 * (3 * count))()
+        self._library.phantom_living(ctypes.c_int64(event), ctypes.c_int64(count), out)
+        return [Living(*out[place : place + 3]) for place in range(0, 3 * count, 3)]
+
+    def timeline(self, points: int) -> list[int]:
+        """Return the most bytes alive in each of ``points`` equal parts of the log."""
+        out = (ctypes.c_int64 * points)()
+        self._library.phantom_timeline(ctypes.c_int64(points), out)
+        return list(out)
+
     def resize(self, storage: int, size: int) -> None:
         """Set the size in bytes of the storage at that C++ address."""
         self._library.phantom_resize(ctypes.c_void_p(storage), ctypes.c_int64(size))
@@ -118,6 +140,7 @@ def load(cache: Path) -> Phantom:
     library.phantom_tag.restype = ctypes.c_bool
     library.phantom_set_stream.restype = ctypes.c_int64
     library.phantom_host_peak.restype = ctypes.c_int64
+    library.phantom_living.restype = ctypes.c_int64
     return Phantom(library)
 
 

@@ -1,4 +1,4 @@
-"""Simulated ranks: this process is rank 0 of a world whose collectives complete at once."""
+"""Simulated ranks: this process is one rank of a world whose collectives complete at once."""
 
 import os
 from typing import Any
@@ -63,13 +63,13 @@ for _name in COLLECTIVES:
     setattr(LoneGroup, _name, _over)
 
 
-def replace_ranks(devices: int, nodes: int) -> None:
-    """Set this process up as the first of ``devices`` x ``nodes`` ranks, as torchrun would have started it."""
+def replace_ranks(devices: int, nodes: int, rank: int = 0) -> None:
+    """Set this process up as rank ``rank`` of ``devices`` x ``nodes``, as torchrun would have started it."""
     world = devices * nodes
     os.environ |= {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "GROUP_RANK": "0",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank % devices),
+        "GROUP_RANK": str(rank // devices),
         "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(devices),
         "MASTER_ADDR": "127.0.0.1",
@@ -82,7 +82,7 @@ def replace_ranks(devices: int, nodes: int) -> None:
     start = dist.init_process_group
 
     def init_process_group(*_: Any, **__: Any) -> None:
-        start(backend="lone", store=c10d.HashStore(), rank=0, world_size=world)
+        start(backend="lone", store=c10d.HashStore(), rank=rank, world_size=world)
 
     dist.init_process_group = init_process_group
     dist.distributed_c10d.init_process_group = init_process_group

@@ -1,0 +1,85 @@
+"""The prediction of a traced script, from the phantom device's log and what the watcher found."""
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, get_args
+
+import torch
+
+from experiments.prediction.peak import CATEGORIES, Tags, failure, needed, shares
+from experiments.prediction.phantom.library import Phantom, Replay
+from experiments.prediction.script import imports
+from experiments.prediction.script.record import CardAnswer, Ended, ModuleShare, PhaseBegin, ScriptPrediction
+from experiments.prediction.script.watch import Watcher
+from experiments.results.provenance import versions
+from experiments.suites.cards import card_named
+from experiments.system.files import GIB
+
+if TYPE_CHECKING:
+    from experiments.prediction.script.process import Traced
+
+POINTS = 400
+SHOWN = 60
+"""Entries of the list of modules; the rest is summed up in one."""
+UNLIMITED = 2**62
+
+
+def prediction(traced: "Traced", watcher: Watcher, ended: str) -> ScriptPrediction:
+    """Return what is predicted of the rank that ran in this process."""
+    assert ended in get_args(Ended)
+    phantom, tags, model = traced.phantom, watcher.tags, watcher.model
+    events, free = tags.event, traced.phantom.replay(UNLIMITED)
+    at_peak = shares(phantom, tags, free)
+    phase, step, _ = tags.moment(free.highest_at)
+    least = needed(phantom, free)
+    counted = list(model.parameters()) if model else []
+    return ScriptPrediction(
+        rank=traced.job.rank,
+        ranks=traced.ranks,
+        model=type(model).__name__ if model else "",
+        parameters=sum(one.numel() for one in counted),
+        trainable_parameters=sum(one.numel() for one in counted if one.requires_grad),
+        optimizers=tuple(watcher.optimizers),
+        steps=watcher.steps,
+        ended=ended,  # type: ignore[arg-type]
+        peak_gib=free.peak_allocated / GIB,
+        reserved_gib=free.peak_reserved / GIB,
+        at_peak=at_peak,
+        peak_phase=phase,
+        peak_step=step,
+        host_gib=phantom.host_peak() / GIB,
+        cards=tuple(_answer(name, phantom, tags, least) for name in traced.job.cards),
+        timeline_gib=tuple(size / GIB for size in phantom.timeline(POINTS)),
+        phases=tuple(PhaseBegin(at=begun / max(1, events), phase=phase) for begun, phase in tags.phases),
+        modules=_modules(phantom, watcher, free),
+        notes=tuple(imports.notes()),
+        versions={"torch": torch.__version__, **versions()},
+        elapsed_s=time.perf_counter() - traced.begun,
+    )
+
+
+def _answer(name: str, phantom: Phantom, tags: Tags, least: int) -> CardAnswer:
+    usable = round(card_named(name).usable_gib * GIB)
+    limited = phantom.replay(usable)
+    return CardAnswer(
+        card=name,
+        usable_gib=usable / GIB,
+        needed_gib=least / GIB,
+        reserved_gib=limited.peak_reserved / GIB,
+        retries=limited.retries,
+        failure=failure(limited, tags),
+    )
+
+
+def _modules(phantom: Phantom, watcher: Watcher, free: Replay) -> tuple[ModuleShare, ...]:
+    """Return what is alive at the peak by the module, phase and category that it was allocated for, largest first."""
+    sizes: Counter[tuple[str, str, str]] = Counter()
+    for one in phantom.living(free.highest_at):
+        phase, *_ = watcher.tags.moment(one.born)
+        sizes[watcher.module_at(one.born), phase, CATEGORIES[one.category]] += one.size
+    largest = sizes.most_common()
+    shown = [
+        ModuleShare(module=module, phase=phase, category=category, size_gib=size / GIB)  # type: ignore[arg-type]
+        for (module, phase, category), size in largest[:SHOWN]
+    ]
+    return tuple(shown)

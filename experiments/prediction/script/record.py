@@ -1,0 +1,77 @@
+"""What is predicted of a training script."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from experiments.results.predictions import DOUBT, PredictedOutcome, Shares
+from experiments.results.schema import Failure, Phase, Record
+
+Ended = Literal["stopped", "ended", "time limit"]
+VERSION: Literal[1] = 1
+
+
+class CardAnswer(Record):
+    """Whether the training fits one card. Memory in GiB."""
+
+    card: str = Field(description="name in cards.yaml")
+    usable_gib: float = Field(description="capacity of the card")
+    needed_gib: float = Field(description="least capacity with which the training completes")
+    reserved_gib: float = Field(description="most reserved, with the card's capacity")
+    retries: int = Field(description="times that the allocator freed its cache, with the card's capacity")
+    failure: Failure | None = Field(description="how it ends with the card's capacity; None: it completes")
+
+    @property
+    def margin_gib(self) -> float:
+        """Return the memory of the card that stays free; negative: that is missing."""
+        return self.usable_gib - self.needed_gib
+
+    @property
+    def outcome(self) -> PredictedOutcome:
+        """Return whether the training fits; borderline if the margin is within the error of predictions."""
+        if abs(self.margin_gib) < DOUBT * self.usable_gib:
+            return "borderline"
+        return "fits" if self.margin_gib > 0 else "oom"
+
+
+class PhaseBegin(Record):
+    """A phase and where it begins in the timeline, from 0 to 1."""
+
+    at: float = Field(description="share of the log that lies before it")
+    phase: Phase = Field(description="phase that begins")
+
+
+class ModuleShare(Record):
+    """Memory that is alive at the peak and was allocated in the forward pass of one module, GiB."""
+
+    module: str = Field(description="name in the model; empty: outside of all modules")
+    phase: Phase = Field(description="phase in which it was allocated")
+    category: str = Field(description="part of memory")
+    size_gib: float = Field(description="bytes / 1024**3")
+
+
+class ScriptPrediction(Record):
+    """Memory of one rank of a training script, with the kernels of some cards. Memory in GiB (bytes / 1024**3)."""
+
+    script_prediction_version: Literal[1] = Field(default=VERSION, description="version of this schema")
+    rank: int = Field(description="rank that was traced")
+    ranks: int = Field(description="ranks of the training")
+    model: str = Field(description="class of the model; empty: none was found")
+    parameters: int = Field(description="parameters of the model, shared tensors once")
+    trainable_parameters: int = Field(description="parameters that have gradients")
+    optimizers: tuple[str, ...] = Field(description="classes of the optimizers that took steps")
+    steps: int = Field(description="optimizer steps that were traced")
+    ended: Ended = Field(description="stopped: after enough steps; ended: by itself")
+    peak_gib: float = Field(description="most allocated, with unlimited capacity")
+    reserved_gib: float = Field(description="most reserved by the allocator, with unlimited capacity")
+    at_peak: Shares = Field(description="the parts of the peak")
+    peak_phase: Phase = Field(description="phase of the peak")
+    peak_step: int = Field(description="optimizer step of the peak, from 0")
+    host_gib: float = Field(description="most that tensors in host memory took")
+    cards: tuple[CardAnswer, ...] = Field(description="the answer for each card")
+    timeline_gib: tuple[float, ...] = Field(description="most alive in each of equal parts of the log")
+    phases: tuple[PhaseBegin, ...] = Field(description="phases in the timeline")
+    modules: tuple[ModuleShare, ...] = Field(description="what is alive at the peak, largest first")
+    notes: tuple[str, ...] = Field(description="what the prediction does not model")
+    versions: dict[str, str] = Field(description="versions of the packages that were used")
+    elapsed_s: float = Field(description="time that the trace took, imports of the script included")

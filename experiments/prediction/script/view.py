@@ -1,0 +1,121 @@
+"""What is predicted of a training script, for the terminal and as plain data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Column, Table
+from rich.text import Text
+
+from experiments.prediction.script.record import ModuleShare, ScriptPrediction
+from experiments.results.memory_parts import AT_PEAK
+
+STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
+ENDED = {
+    "stopped": "stopped after",
+    "ended": "ended by itself after",
+    "time limit": "stopped at its time limit after",
+}
+MODULES = 10
+
+
+def as_data(predictions: Sequence[ScriptPrediction]) -> dict[str, Any]:
+    """Return the predictions as one object, with the smallest card that fits."""
+    return {
+        "smallest_card": smallest_card(predictions),
+        "predictions": [
+            {
+                **one.model_dump(mode="json"),
+                "cards": [
+                    {**card.model_dump(mode="json"), "margin_gib": card.margin_gib, "outcome": card.outcome}
+                    for card in one.cards
+                ],
+            }
+            for one in predictions
+        ],
+    }
+
+
+def smallest_card(predictions: Sequence[ScriptPrediction]) -> str | None:
+    """Return the card with the least memory on which every traced rank fits; None if there is none."""
+    answers = [card for one in predictions for card in one.cards]
+    unfit = {card.card for card in answers if card.outcome != "fits"}
+    fitting = [card for card in answers if card.card not in unfit]
+    return min(fitting, key=lambda card: card.usable_gib).card if fitting else None
+
+
+def view(predictions: Sequence[ScriptPrediction]) -> Group:
+    """Return the answer: what was traced, each card, and what is largest at the highest peak."""
+    worst = max(predictions, key=lambda one: one.reserved_gib)
+    parts: list[Any] = [Text(line) for line in _lines(worst)]
+    parts += [_cards_table(predictions), _modules_table(worst.modules)]
+    if len({card.card for one in predictions for card in one.cards}) > 1:
+        smallest = smallest_card(predictions)
+        parts.append(
+            Text(f"smallest card that fits: {smallest}" if smallest else "it fits none of these cards", "bold")
+        )
+    notes = dict.fromkeys(note for one in predictions for note in one.notes)
+    return Group(*parts, *(Text(f"note: {note}", "yellow") for note in notes))
+
+
+def _lines(one: ScriptPrediction) -> list[str]:
+    model = f"{one.model}, {_count(one.parameters)} parameters" if one.model else "no model was found"
+    if one.trainable_parameters != one.parameters:
+        model += f" ({_count(one.trainable_parameters)} trained)"
+    optimizers = ", ".join(one.optimizers) or "no optimizer took a step"
+    rank = f"rank {one.rank} of {one.ranks}: " if one.ranks > 1 else ""
+    shares = ", ".join(
+        f"{part.name} {getattr(one.at_peak, part.field):.2f}"
+        for part in AT_PEAK
+        if getattr(one.at_peak, part.field) >= 0.005
+    )
+    return [
+        f"{rank}{model}; {optimizers}",
+        f"{ENDED[one.ended]} {one.steps} optimizer step(s), {one.elapsed_s:.0f} s",
+        f"peak {one.peak_gib:.2f} GiB in {one.peak_phase}, step {one.peak_step}: {shares}",
+        f"reserved {one.reserved_gib:.2f} GiB; tensors in host memory {one.host_gib:.2f} GiB",
+    ]
+
+
+def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
+    several = len({one.rank for one in predictions}) > 1
+    table = Table(
+        Column("card", no_wrap=True),
+        *(["rank"] if several else []),
+        *(Column(name, justify="right", no_wrap=True) for name in ("peak", "needed", "usable", "margin")),
+        Column("outcome", no_wrap=True),
+        "out of memory in",
+        title="GiB on one GPU, smallest card first",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    answers = [(one, card) for one in predictions for card in one.cards]
+    for one, card in sorted(answers, key=lambda answer: (answer[1].usable_gib, answer[0].rank)):
+        failed = f"{card.failure.phase}, step {card.failure.step}" if card.failure else ""
+        sizes = (f"{size:.2f}" for size in (one.peak_gib, card.needed_gib, card.usable_gib))
+        rank = [str(one.rank)] if several else []
+        outcome = Text(card.outcome, STYLES[card.outcome])
+        table.add_row(card.card, *rank, *sizes, f"{card.margin_gib:+.2f}", outcome, failed)
+    return table
+
+
+def _modules_table(shares: Sequence[ModuleShare]) -> Table:
+    table = Table(
+        Column("GiB", justify="right", no_wrap=True),
+        "what",
+        "allocated in",
+        Column("module", overflow="fold"),
+        title="largest at the peak",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for one in shares[:MODULES]:
+        table.add_row(f"{one.size_gib:.2f}", one.category, one.phase, one.module or "outside of modules")
+    return table
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
