@@ -7,6 +7,7 @@ ends as soon as the training has taken enough steps; whatever the script would d
 fails prints its own traceback, and its exit code is this one's.
 """
 
+import json
 import os
 import runpy
 import signal
@@ -37,6 +38,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
 }
 """Compilation, trackers and telemetry are off."""
+ENDED = {"stopped": "took its steps", "ended": "ended", "time limit": "was stopped at its time limit"}
 
 
 class Job(BaseModel):
@@ -67,7 +69,7 @@ def main() -> int:
     try:
         program, finish = _prepare(job, out)
     except InputError as error:
-        write_atomically(out, f'{{"error": {_quoted(str(error))}}}')
+        _write_error(out, str(error))
         return 2
     try:
         _run(program)
@@ -113,7 +115,10 @@ def _prepare(job: Job, out: Path) -> tuple[Program, Any]:
 
     def finish(ended: str) -> None:
         traced = Traced(job, phantom, ranks.world, begun)
-        write_atomically(out, prediction(traced, watcher, ended).model_dump_json())
+        if watcher.tags.event:
+            write_atomically(out, prediction(traced, watcher, ended).model_dump_json())
+        else:
+            _write_error(out, f"the script {ENDED[ended]} and allocated nothing on the GPU")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -163,10 +168,8 @@ def _own_part(error: BaseException) -> BaseException:
     return error.with_traceback(frame)
 
 
-def _quoted(text: str) -> str:
-    import json
-
-    return json.dumps(text)
+def _write_error(out: Path, line: str) -> None:
+    write_atomically(out, json.dumps({"error": line}))
 
 
 if __name__ == "__main__":

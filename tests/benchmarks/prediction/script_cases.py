@@ -1,0 +1,122 @@
+"""Unchanged training scripts: measured on a GPU, and compared with what is predicted of them.
+
+    python -m tests.benchmarks.prediction.script_cases measure FILE         on a GPU without a memory limit
+    python -m tests.benchmarks.prediction.script_cases compare FILE TABLE   without a GPU
+
+Measured and predicted runs of a script stop at the same place: before its third optimizer step.
+"""
+
+import json
+import os
+import runpy
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parent / "scripts"
+MODELS = ("gpt2", "llama", "qwen2", "gemma2", "bloom", "mixtral", "opt", "neox", "t5", "bert", "vit")
+CASES = (
+    *(f"loop.py --model {name}" for name in MODELS),
+    "loop.py --model llama --precision bf16 --optimizer sgd",
+    "loop.py --model llama --precision bf16 --checkpointing",
+    "loop.py --model llama --precision amp --accumulate 4 --clip",
+    "loop.py --model gpt2 --precision amp-fp16 --clip",
+    "loop.py --model qwen2 --precision bf16 --batch 16",
+    "loop.py --model opt --optimizer momentum",
+    "loop.py --model opt --optimizer adamw-loop",
+    "loop.py --model opt --optimizer adamw-fused",
+    "loop.py --model neox --optimizer adafactor",
+    "loop.py --model mixtral --precision bf16 --length 1024",
+    "trainer.py --model gpt2 --bf16",
+    "trainer.py --model llama --bf16 --checkpointing --batch 4",
+    "trainer.py --model qwen2 --bf16 --optim adamw_torch",
+    "trainer.py --model t5 --optim sgd",
+    "trainer.py --model bert --batch 32",
+    "trainer.py --model vit --batch 64",
+    "accelerated.py",
+    "small_gpt.py",
+)
+STEPS = 2
+
+
+class NoTags:
+    """In place of the phantom device's tags, on a real GPU."""
+
+    event = 0
+    phases = (("", ""),)
+
+    def begin(self, phase: str) -> None: ...
+    def tag(self, kind: str, tensors: object) -> None: ...
+
+
+def measure_one(words: list[str]) -> None:
+    """Run a script in this process until its third optimizer step, and print its memory."""
+    import torch
+
+    from experiments.prediction.script.watch import Watcher
+
+    def enough() -> None:
+        torch.cuda.synchronize()
+        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        print(json.dumps({"peak_gib": peak / 2**30, "reserved_gib": reserved / 2**30}), flush=True)
+        os._exit(0)
+
+    Watcher(NoTags(), STEPS, enough).install()  # type: ignore[arg-type]
+    sys.argv, sys.path[0] = words, str(SCRIPTS)
+    runpy.run_path(str(SCRIPTS / words[0]), run_name="__main__")
+
+
+def measure(file: Path) -> None:
+    """Measure every case in a process of its own; write one line a case."""
+    import torch
+
+    device = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    with file.open("w") as out:
+        for case in CASES:
+            command = [sys.executable, "-m", __spec__.name, "one", *case.split()]
+            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            line = (ran.stdout.strip().splitlines() or [""])[-1]
+            found = json.loads(line) if line.startswith("{") else {"error": ran.stderr.strip().splitlines()[-1:]}
+            print(case, found, flush=True)
+            out.write(json.dumps({"case": case, **device, **found}) + "\n")
+            out.flush()
+
+
+def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
+    """Predict every measured case; write a table of both with the errors, and print their medians."""
+    from experiments.prediction.script.options import ScriptOptions
+    from experiments.prediction.script.trace import trace_script
+
+    lines = [
+        "| case | peak measured | predicted | error | reserved measured | predicted | error |",
+        "|---|" + "---|" * 6,
+    ]
+    errors: list[tuple[float, float]] = []
+    for line in file.read_text().splitlines():
+        case = json.loads(line)
+        if "error" in case:
+            continue
+        script, *words = case["case"].split()
+        command = ["python", str(SCRIPTS / script), *words]
+        (one,) = trace_script(command, [card], lambda _: None, ScriptOptions(steps=STEPS))
+        pairs = [(case["peak_gib"], one.peak_gib), (case["reserved_gib"], one.reserved_gib)]
+        errors.append(tuple(predicted / measured - 1 for measured, predicted in pairs))  # type: ignore[arg-type]
+        cells = [f"{a:.3f} | {b:.3f} | {error:+.2%}" for (a, b), error in zip(pairs, errors[-1], strict=True)]
+        lines.append(f"| `{case['case']}` | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    for name, own in zip(("peak", "reserved"), zip(*errors, strict=True), strict=True):
+        sizes = [abs(error) for error in own]
+        lines.append(f"\n{name}: median {statistics.median(sizes):.2%}, worst {max(sizes):.2%} of {len(sizes)} cases")
+        print(lines[-1])
+    table.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    what, *given = sys.argv[1:]
+    if what == "one":
+        measure_one(given)
+    elif what == "measure":
+        measure(Path(given[0]))
+    else:
+        compare(Path(given[0]), Path(given[1]))

@@ -1,0 +1,93 @@
+"""What a command line of a training script runs."""
+
+import os
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.prediction.script.command import Launch, Program, parsed
+from experiments.prediction.script.launchers import launched
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.py", "lab.ipynb"):
+        (tmp_path / name).write_text("")
+    tool = tmp_path / "bin" / "tune"
+    tool.parent.mkdir()
+    tool.write_text("#!/usr/bin/env python3\n")
+    (tmp_path / "bin" / "binary").write_bytes(b"\x7fELF")
+    for file in tool.parent.iterdir():
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "program"),
+    [
+        ("python train.py --batch 4", Program("file", "train.py", ("--batch", "4"))),
+        ("python3.11 -u -X dev -W ignore train.py", Program("file", "train.py", ())),
+        ("/usr/bin/python3 train.py -m x", Program("file", "train.py", ("-m", "x"))),
+        ("python -m pkg.train -v", Program("module", "pkg.train", ("-v",))),
+        ("train.py a", Program("file", "train.py", ("a",))),
+        ("lab.ipynb", Program("notebook", "lab.ipynb", ())),
+        ("torchrun --nproc-per-node 4 train.py a", Launch("torchrun", ("--nproc-per-node", "4", "train.py", "a"))),
+        ("python -m torch.distributed.run train.py", Launch("torchrun", ("train.py",))),
+        ("accelerate launch --num_processes 2 train.py", Launch("accelerate", ("--num_processes", "2", "train.py"))),
+        ("deepspeed --num_gpus 2 train.py", Launch("deepspeed", ("--num_gpus", "2", "train.py"))),
+    ],
+)
+def test_a_command_says_what_runs(line, program):
+    assert parsed(line.split()) == program
+
+
+def test_an_installed_command_is_a_file_of_python(folder):
+    assert parsed(["tune", "run"]) == Program("file", str(folder / "bin" / "tune"), ("run",))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "no command after --; allowed: python FILE"),
+        ("python", "python without a program"),
+        ("python -c pass", "python -c: a program in a file or module is needed"),
+        ("python -m", "python -m: a module's name is needed"),
+        ("python -Z train.py", "python -Z: unknown option"),
+        ("python nowhere.py", "nowhere.py: no such file or command"),
+        ("binary", "binary: not a Python program; allowed: python FILE"),
+    ],
+)
+def test_a_command_that_is_not_a_training_is_a_mistake_in_one_line(line, message):
+    with pytest.raises(InputError) as caught:
+        parsed(line.split())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "ranks"),
+    [
+        ("torchrun --standalone --nproc_per_node=4 train.py a", (4, 1)),
+        ("torchrun --nnodes 2 --nproc-per-node 8 train.py a", (8, 2)),
+        ("accelerate launch --num_processes 2 --mixed_precision bf16 train.py a", (2, 1)),
+        (
+            "accelerate launch --num_processes 8 --num_machines 2 --machine_rank 0 --main_process_ip x train.py a",
+            (4, 2),
+        ),
+        ("accelerate launch --use_fsdp --num_processes 4 train.py a", (4, 1)),
+    ],
+)
+def test_launchers_are_read_by_their_own_parsers(line, ranks, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("ACCELERATE", "FSDP"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    program, found = launched(parsed(line.split()))
+    assert (program, tuple(found)) == (Program("file", "train.py", ("a",)), ranks)
+
+
+@pytest.mark.parametrize("count", ["gpu", "auto", "0"])
+def test_a_number_of_gpus_that_is_counted_at_run_time_is_a_mistake(count):
+    with pytest.raises(InputError, match=f"--nproc-per-node {count}: a number of GPUs or nodes is needed"):
+        launched(Launch("torchrun", (f"--nproc-per-node={count}", "train.py")))

@@ -1,0 +1,212 @@
+"""Training scripts that know nothing of this program, on the phantom device."""
+
+import sys
+import textwrap
+
+import nbformat
+import pytest
+
+from experiments.errors import InputError
+from experiments.prediction.script.options import ScriptOptions
+from experiments.prediction.script.record import ScriptPrediction
+from experiments.prediction.script.trace import ScriptFailed, alike, cards_named, trace_script
+
+MIB = 2**20
+GIB = 2**30
+CARD = ["a100_80gb"]
+START = """
+import sys, torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(1024, 1024, bias=False), nn.ReLU(), nn.Linear(1024, 1024, bias=False)).cuda()
+batch = torch.zeros(8192, 1024, device="cuda")
+"""
+"""Weights of 4 MiB in each of two layers; a batch, and each activation, of 32 MiB."""
+LOOP = (
+    START
+    + """
+optimizer = torch.optim.Adam(model.parameters(), foreach=False)
+for step in range(1000):
+    optimizer.zero_grad()
+    model(batch).square().mean().backward()
+    optimizer.step()
+    print("step", step, file=sys.stderr)
+"""
+)
+
+
+@pytest.fixture
+def trace(tmp_path, library_cache, monkeypatch):
+    """A function that traces a script with the words after it, and returns the predictions."""
+    monkeypatch.setenv("TESTBED_CACHE", str(library_cache))
+    monkeypatch.chdir(tmp_path)
+
+    def trace(source: str, *words: str, before=("python",), cards=CARD, name="train.py", **options):
+        (tmp_path / name).write_text(textwrap.dedent(source))
+        said: list[str] = []
+        return trace_script([*before, name, *words], cards, said.append, ScriptOptions(**options))
+
+    return trace
+
+
+@pytest.fixture
+def traced(trace):
+    def traced(*arguments, **options) -> ScriptPrediction:
+        (one,) = trace(*arguments, **options)
+        return one
+
+    return traced
+
+
+def test_a_loop_is_stopped_after_its_steps_and_its_memory_is_told_apart(traced, capfd):
+    one = traced(LOOP)
+    assert (one.ended, one.steps, one.optimizers, one.model) == ("stopped", 2, ("Adam",), "Sequential")
+    assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("step")] == ["step 0", "step 1"]
+    assert (one.parameters, one.trainable_parameters) == (2 * 1024**2, 2 * 1024**2)
+    assert one.at_peak.params_gib == 8 * MIB / GIB
+    assert one.at_peak.optimizer_gib == pytest.approx(16 * MIB / GIB, abs=1024 / GIB)
+    step = ["forward", "backward", "optimizer step"]
+    assert [begun.phase for begun in one.phases] == ["load", *step, *step, "forward", "backward"]
+    assert max(one.timeline_gib) == pytest.approx(one.peak_gib, abs=0.001)
+    assert sum(share.size_gib for share in one.modules) == pytest.approx(one.peak_gib, abs=0.001)
+    assert ("1", "forward", "activations") in {(share.module, share.phase, share.category) for share in one.modules}
+
+
+def test_more_steps_are_traced_on_request(traced):
+    assert traced(LOOP, steps=4).steps == 4
+
+
+def test_micro_steps_and_closures_and_optimizers_of_one_parameter_each_count_as_steps_of_the_training(traced):
+    accumulated = traced(LOOP.replace("optimizer.step()", "step % 4 == 3 and optimizer.step()"))
+    assert [begun.phase for begun in accumulated.phases].count("backward") == 12
+    closure = (
+        START
+        + """
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+def closure():
+    optimizer.zero_grad()
+    loss = model(batch).square().mean()
+    loss.backward()
+    return loss
+while True:
+    optimizer.step(closure)
+"""
+    )
+    one = traced(closure)
+    assert (one.steps, one.ended) == (2, "stopped")
+    assert [begun.phase for begun in one.phases][:4] == ["load", "forward", "backward", "optimizer step"]
+    inside = (
+        START
+        + """
+optimizers = {one: torch.optim.SGD([one], lr=1.0, momentum=0.9) for one in model.parameters()}
+def step(parameter):
+    optimizers[parameter].step()
+    optimizers[parameter].zero_grad()
+for one in model.parameters():
+    one.register_post_accumulate_grad_hook(step)
+for number in range(1000):
+    model(batch).square().mean().backward()
+"""
+    )
+    one = traced(inside)
+    assert (one.steps, one.ended) == (2, "stopped")
+    assert one.at_peak.optimizer_gib == 8 * MIB / GIB
+
+
+def test_a_script_that_takes_no_step_ends_by_itself(traced):
+    one = traced(START + "with torch.no_grad():\n    model.eval()(batch)\n")
+    assert (one.ended, one.steps, one.optimizers) == ("ended", 0, ())
+    assert one.peak_gib > 8 * MIB / GIB
+
+
+def test_a_script_is_stopped_at_its_time_limit(traced):
+    one = traced(START + "import signal\nsignal.raise_signal(signal.SIGALRM)")
+    assert one.ended == "time limit"
+
+
+def test_a_script_that_fails_has_its_own_traceback_and_exit_code(trace, capfd):
+    with pytest.raises(ScriptFailed, match="the script itself failed with exit code 1"):
+        trace(START + "def layer():\n    return model(batch[:, :7])\nlayer()\n")
+    printed = capfd.readouterr().err
+    assert 'train.py", line ' in printed
+    assert "in layer" in printed
+    assert "runpy" not in printed
+    assert "experiments/prediction/script" not in printed
+    with pytest.raises(ScriptFailed) as caught:
+        trace("import sys\nsys.exit(7)")
+    assert caught.value.code == 7
+    with pytest.raises(ScriptFailed, match="signal SIGKILL"):
+        trace("import os\nos.kill(os.getpid(), 9)")
+
+
+def test_a_script_that_uses_no_gpu_is_a_mistake_in_one_line(trace):
+    with pytest.raises(InputError, match="allocated nothing on the GPU"):
+        trace("import torch\ntorch.zeros(4)")
+
+
+def test_a_module_and_a_notebook_run_as_python_and_jupyter_run_them(trace, tmp_path):
+    cells = [nbformat.v4.new_code_cell(text) for text in ("%time pass", START, LOOP.removeprefix(START))]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "lab.ipynb")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(f"import sys\nassert sys.argv[1:] == ['--fast']\n{LOOP}")
+    for words in (["lab.ipynb"], ["python", "-m", "package", "--fast"]):
+        (found,) = trace_script(words, CARD, lambda _: None, ScriptOptions())
+        assert found.steps == 2
+
+
+def test_each_rank_of_a_launcher_is_traced_with_its_own_data(trace):
+    source = """
+import os, torch
+import torch.distributed as dist
+from torch import nn
+dist.init_process_group("nccl")
+rank = dist.get_rank()
+assert (rank, dist.get_world_size()) == (int(os.environ["RANK"]), 2)
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+model = nn.parallel.DistributedDataParallel(nn.Linear(1024, 1024, bias=False).cuda())
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+while True:
+    optimizer.zero_grad()
+    model(torch.zeros(1024 * (1 + rank), 1024, device="cuda")).square().mean().backward()
+    optimizer.step()
+"""
+    first, second = trace(source, before=("torchrun", "--nproc-per-node", "2"), all_ranks=True)
+    assert [(one.rank, one.ranks) for one in (first, second)] == [(0, 2), (1, 2)]
+    assert second.peak_gib - first.peak_gib > 4 * MIB / GIB
+    assert first.at_peak.params_gib == 4 * MIB / GIB
+
+
+def test_cards_with_the_same_kernels_are_answered_by_one_trace(trace):
+    found = trace(LOOP, cards=["h100_94gb", "a100_80gb", "a100_40gb"])
+    assert sorted([card.card for card in one.cards] for one in found) == [["a100_80gb", "a100_40gb"], ["h100_94gb"]]
+    assert [card.outcome for one in found for card in one.cards] == ["fits"] * 3
+
+
+def test_cards_are_named_one_by_one_or_all_together():
+    assert cards_named("a100_80gb, v100_32gb,a100_80gb") == ["a100_80gb", "v100_32gb"]
+    assert sorted(name for group in alike(cards_named("all")) for name in group) == sorted(cards_named("all"))
+    with pytest.raises(InputError, match="unknown card 'a100'"):
+        cards_named("v100_32gb,a100")
+
+
+def test_large_models_that_are_built_on_the_host_take_no_memory_there(traced):
+    source = (
+        START
+        + """
+import resource
+limit = 8 * 2**30
+resource.setrlimit(resource.RLIMIT_RSS, (limit, limit))
+large = nn.Linear(65536, 65536, bias=False)
+import psutil
+assert psutil.Process().memory_info().rss < 4 * 2**30, psutil.Process().memory_info().rss
+large.cuda()
+"""
+    )
+    one = traced(source)
+    assert one.peak_gib > 16
+    assert one.host_gib >= 16
+
+
+def test_python_of_this_test_is_the_python_of_the_script(traced, capfd):
+    traced(START + "print(sys.executable, file=sys.stderr)")
+    assert sys.executable in capfd.readouterr().err
