@@ -1,9 +1,9 @@
 """Unchanged training scripts: measured on a GPU, and compared with what is predicted of them.
 
-    python -m tests.benchmarks.prediction.script_cases measure FILE         on a GPU without a memory limit
+    python -m tests.benchmarks.prediction.script_cases measure FILE [WORD]  on a GPU without a memory limit
     python -m tests.benchmarks.prediction.script_cases compare FILE TABLE   without a GPU
 
-Measured and predicted runs of a script stop at the same place: before its third optimizer step.
+WORD: measure the cases that contain it, and append them to FILE. Measured and predicted runs of a script stop at the same place: before its third optimizer step.
 """
 
 import json
@@ -67,13 +67,13 @@ def measure_one(words: list[str]) -> None:
     runpy.run_path(str(SCRIPTS / words[0]), run_name="__main__")
 
 
-def measure(file: Path) -> None:
-    """Measure every case in a process of its own; write one line a case."""
+def measure(file: Path, word: str = "") -> None:
+    """Measure each case that contains ``word`` in a process of its own; append one line a case."""
     import torch
 
     device = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-    with file.open("w") as out:
-        for case in CASES:
+    with file.open("a") as out:
+        for case in (case for case in CASES if word in case):
             command = [sys.executable, "-m", __spec__.name, "one", *case.split()]
             ran = subprocess.run(command, capture_output=True, text=True, check=False)
             line = (ran.stdout.strip().splitlines() or [""])[-1]
@@ -117,6 +117,6 @@ if __name__ == "__main__":
     if what == "one":
         measure_one(given)
     elif what == "measure":
-        measure(Path(given[0]))
+        measure(Path(given[0]), *given[1:])
     else:
         compare(Path(given[0]), Path(given[1]))
