@@ -65,13 +65,13 @@ def fit(context: typer.Context, training: CustomTraining, rows: Rows = None, as_
 
 
 def _given(context: typer.Context) -> set[str]:
-    """Return the options of a custom training that the command line has."""
+    """Return the options of a custom training that are set on the command line."""
     sources = {field.name: context.get_parameter_source(field.name) for field, _ in options_of(CustomTraining)}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _specs(context: typer.Context, rows: str | None, training: CustomTraining) -> "list[RowSpec]":
-    """Return the rows that the command is about: of suites, or the one of a custom training."""
+    """Return the rows to predict: rows of suites, or the row of a custom training."""
     from experiments.prediction.service import rows_asked
 
     given = _given(context)

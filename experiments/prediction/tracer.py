@@ -4,7 +4,7 @@
 
 Each line on standard input is a job, {"spec": FILE, "out": FILE}. The prediction, or {"error": LINE, "mistake": BOOL},
 is written to ``out``, and the job's number is printed. Rows run in forks of this process, at most N at a time:
-libraries are loaded once, and no state of a row outlives it.
+libraries are loaded once, and rows do not share state.
 """
 
 import argparse
@@ -44,8 +44,8 @@ BUFFERS = CATEGORIES.index(memory_parts.BUFFERS.key)
 class PhantomMeter:
     """The phantom device's counters, and the phase of each of its events.
 
-    last_watched: the last event at which tensors were tagged, after the last optimizer step. Memory that is alive then
-    and is neither weight, gradient nor optimizer state is a buffer.
+    last_watched: the last event at which tensors were tagged, after the last optimizer step. Memory that is still
+    allocated then and is not a weight, gradient or optimizer state counts as a buffer.
     """
 
     def __init__(self, phantom: Phantom) -> None:
@@ -132,7 +132,7 @@ def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
 
 
 def skip_cpu_adam() -> None:
-    """Replace DeepSpeed's CPU Adam by one without arithmetic; its state is allocated as usual."""
+    """Replace DeepSpeed's CPU Adam by an optimizer that allocates the same state and computes nothing."""
     from deepspeed.ops.op_builder import CPUAdamBuilder
 
     CPUAdamBuilder.load = lambda self: SimpleNamespace(
@@ -172,7 +172,7 @@ def _prediction(
 
 
 def _shares(alive: list[int], peak: int) -> Shares:
-    """Return the parts of the peak; what the allocator rounds up counts as activations."""
+    """Return the parts of the peak. The bytes that the allocator adds by rounding count as activations."""
     by_name = dict(zip(CATEGORIES, alive, strict=True))
     kept = {part.field: by_name[part.key] for part in KEPT}
     return Shares(
@@ -202,7 +202,7 @@ def _failure(limited: Replay, meter: PhantomMeter, accumulate: int) -> Failure |
         micro_step=micro_step,
         requested_gib=limited.requested / GIB,
         kind="OutOfMemoryError",
-        message=f"{limited.requested / GIB:.2f} GiB more do not fit",
+        message=f"{limited.requested / GIB:.2f} GiB more does not fit",
     )
 
 

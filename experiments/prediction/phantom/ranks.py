@@ -64,7 +64,7 @@ for _name in COLLECTIVES:
 
 
 def replace_ranks(devices: int, nodes: int) -> None:
-    """Set this process up as the first of ``devices`` x ``nodes`` ranks, as torchrun would have started it."""
+    """Set up this process as the first of ``devices`` x ``nodes`` ranks, as if torchrun had started it."""
     world = devices * nodes
     os.environ |= {
         "RANK": "0",

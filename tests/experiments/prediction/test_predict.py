@@ -147,7 +147,7 @@ def test_a_tracer_that_is_killed_takes_its_rows_along_and_is_told_as_broken(libr
     tracer.kill()
     asking.join(PATIENCE_S)
     psutil.wait_procs(started, SOON_S)
-    assert [line.partition(":")[0] for line in caught] == ["the tracer broke"]
+    assert [line.partition(":")[0] for line in caught] == ["the tracer failed"]
     assert set(descendants()) <= set(before)
     assert not any(fork.is_running() for fork in started)
 
