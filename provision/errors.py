@@ -1,12 +1,18 @@
 """The errors of this package.
 
-ProvisionError ├── UnknownSite no site has that name ├── UnknownDevices CUDA_VISIBLE_DEVICES names a GPU that the
-machine does not have ├── NoSuchHost no host has the requested type, name or hardware ├── BadTime a length, time, daily
-window or zone is malformed or not allowed ├── BadName a name that a site would reject, or that no active lease has ├──
-BadKey an SSH key file is missing or is not a key ├── NoCredentials no account is configured, or keystone rejects it ├──
-ForeignLease a lease with that name exists that is not in the local journal ├── LeaseMismatch the active lease of that
-name has other hosts than requested ├── BadJournal the journal is damaged or of another version ├── CheckFailed a
-preflight check found a problem; the message names the fix └── SiteError a failure of the site, not of the user
+ProvisionError
+├── UnknownSite         no site has that name
+├── UnknownDevices      CUDA_VISIBLE_DEVICES names a GPU that the machine does not have
+├── NoSuchHost          no host has the requested type, name or hardware
+├── BadTime             a length, time, daily window or zone is malformed or not allowed
+├── BadName             a name that a site would reject, or that no active lease has
+├── BadKey              an SSH key file is missing or is not a key
+├── NoCredentials       no account is configured, or keystone rejects it
+├── ForeignLease        a lease with that name exists that is not in the local journal
+├── LeaseMismatch       the active lease with that name has other hosts than requested
+├── BadJournal          the journal is damaged or of another version
+├── CheckFailed         a preflight check found a problem; the message names the fix
+└── SiteError           a failure of the site, not of the user
     ├── Unreachable         a service does not answer or has an internal error; often transient
     ├── RequestRejected     a service rejects a request
     ├── NotEnoughHosts      too few hosts are free at that time; the message names the earliest free slot

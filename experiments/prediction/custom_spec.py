@@ -129,7 +129,7 @@ def _read(path: Path, where: str) -> str:
     try:
         return path.read_text()
     except UnicodeDecodeError:
-        raise InputError(f"{where}: not JSON: not text") from None
+        raise InputError(f"{where}: not JSON: the file is not text") from None
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror}); allowed: {MODEL_HELP}") from None
 

@@ -85,7 +85,7 @@ def changed(spec: RowSpec, **settings: Any) -> RowSpec:
 
 
 def changes(spec: RowSpec) -> Iterator[Change]:
-    """Return the single changes that may save memory, besides a smaller batch, cheapest first."""
+    """Return the single changes that may save memory, except a smaller batch, cheapest first."""
     now = spec.settings
     if now.precision == "32-true":
         yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})

@@ -52,7 +52,7 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True
 
 
 def _bitsandbytes_needs_gpu(settings: Settings) -> str:
-    """Return why the installed bitsandbytes cannot run the row on a processor; '' if it can."""
+    """Return why the installed bitsandbytes cannot run the row on a CPU; '' if it can."""
     installed = versions().get("bitsandbytes")
     if installed is None or not (settings.quantization or settings.optimizer == "adam_8bit"):
         return ""

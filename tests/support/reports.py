@@ -99,7 +99,7 @@ def make_memory(
     activations: float,
     steps: int = 2,
 ) -> Memory:
-    """Return memory at the four points of each of ``steps`` steps; the optimizer's state exists from the first step's end."""
+    """Return memory at the four points of each of ``steps`` steps; the optimizer has state after the first step."""
     shots = []
     for step in range(steps):
         state = optimizer if step else 0.0

@@ -24,7 +24,7 @@ STOPPED = 130
 
 
 def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str) -> int:
-    """Run the row; return 0 if it has a result, whatever its outcome.
+    """Run the row; return 0 if it has a result, with any outcome.
 
     The row is checked again before it starts, because the job may have fewer resources than the profile states.
     """

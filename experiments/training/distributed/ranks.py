@@ -33,7 +33,7 @@ STACK_DUMP_WAIT_S = 1.0
 
 
 class Ranks:
-    """All ranks of one row, started. ``log`` is the file descriptor of the row's log."""
+    """The started ranks of one row. ``log`` is the file descriptor of the row's log."""
 
     def __init__(self, spec: RowSpec, out: Path, log: int) -> None:
         self.count = spec.settings.ranks

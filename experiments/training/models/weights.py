@@ -49,7 +49,7 @@ def meta_model(base_model: Model, size: Size) -> PreTrainedModel:
 def fill_randomly(model: nn.Module, dtype: torch.dtype, device_map: Mapping[str, Any]) -> None:
     """Replace each parameter by random weights of type ``dtype``; shared parameters stay shared.
 
-    ``device_map`` is the device of each part of the model by name; '' stands for all other parts.
+    ``device_map`` is the device of each part of the model by name; '' means all other parts.
     """
     created: dict[int, nn.Parameter] = {}
     for path, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""The command line: what it prints, and how it exits."""
+"""The command line: output and exit codes."""
 
 import inspect
 import json
@@ -47,7 +47,7 @@ def testbed(capsys, machine):
 
 @pytest.fixture
 def recipes(tmp_path, monkeypatch):
-    """A copy of recipes/ in which one text of the suite is replaced by another."""
+    """A copy of the labs folder in which one text of the suite is replaced by another."""
     folder = tmp_path / "recipes"
     shutil.copytree(suite.LABS, folder)
 
@@ -349,7 +349,7 @@ def test_options_of_a_custom_training_need_a_model_even_with_their_default(testb
 
 
 def test_options_are_shared_by_commands_and_declared_once():
-    """Each option of predict is one of fit, and each of slots one of lease and of reproduce."""
+    """Each option of predict is also an option of fit, and each option of slots an option of lease and of reproduce."""
     taken = {one.__name__: set(inspect.signature(one).parameters) for one in (predict, fit, slots, lease, run)}
     assert taken["predict"] == taken["fit"]
     of_a_lease = {field.name for field, _ in options_of(LeaseOptions)}

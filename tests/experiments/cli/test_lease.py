@@ -1,4 +1,4 @@
-"""`testbed slots`, `lease` and their kin as they are typed. Fakes: the site."""
+"""`testbed slots`, `lease` and related commands as users type them. Fakes: the site."""
 
 import json
 import sys

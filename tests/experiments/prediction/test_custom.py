@@ -1,4 +1,4 @@
-"""Flags made into a row, and the mistakes that a person can make in them."""
+"""Conversion of options to a row, and user errors in options."""
 
 import json
 import socket

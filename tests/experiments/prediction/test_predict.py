@@ -1,4 +1,4 @@
-"""Predictions: kept by what they depend on, traced side by side, and failing row by row."""
+"""Predictions: cached by all that they depend on, traced in parallel, with failures of single rows."""
 
 import time
 from threading import Thread
@@ -21,7 +21,7 @@ FIRST, SLOW, ALSO_SLOW = spec(row="first", seed=3), *(spec(row="slow", train_sam
 
 
 class Tracer:
-    """Stands in for the tracer. asked: the rows that it was given, call by call."""
+    """Fake tracer. asked: the rows of each call."""
 
     def __init__(self):
         self.asked = []

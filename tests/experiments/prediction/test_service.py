@@ -1,4 +1,4 @@
-"""`testbed predict` and `testbed fit`, and predictions before a run, with predictions made up on the spot."""
+"""`testbed predict` and `testbed fit`, and predictions before a run, with fake predictions."""
 
 import json
 
@@ -21,7 +21,7 @@ LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb")
 
 @pytest.fixture
 def testbed(capsys, monkeypatch):
-    """Runs the command line with made up predictions; exit code, standard output and standard error."""
+    """Runs the command line with fake predictions; exit code, standard output and standard error."""
 
     def run(*arguments: str, needs=stated, **changes) -> tuple[int, str, str]:
         monkeypatch.setattr(service, "predict", Predictor(needs, **changes))
@@ -183,7 +183,7 @@ def test_progress_counts_what_is_traced_and_is_silent_on_what_was_kept():
 
 
 class TestBeforeARun:
-    """The machine's fixture predicts what is stated."""
+    """The fixture ``machine`` predicts the stated outcomes."""
 
     def run(self, path, **options):
         view = Watched()

@@ -1,4 +1,4 @@
-"""Miniature rows through the tracer: what a prediction says of them."""
+"""Predictions of tiny rows by the tracer."""
 
 import pytest
 

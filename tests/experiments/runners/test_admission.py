@@ -1,4 +1,4 @@
-"""Rows and runs that are refused before they start."""
+"""Rows and runs that are rejected before they start."""
 
 import shutil
 from types import SimpleNamespace

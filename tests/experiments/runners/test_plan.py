@@ -1,4 +1,4 @@
-"""Why a row runs again, and when a folder is refused."""
+"""Reasons to run a row again, and folders that are rejected."""
 
 import pytest
 
@@ -16,7 +16,7 @@ ROW = {"id": "a", "settings": {"batch_size": 16}}
 
 @pytest.fixture
 def made(tmp_path):
-    """A folder whose row a has a result of today's code."""
+    """A folder in which row a has a result of the current code."""
 
     def make(outcome: str = "fits", **changes: object) -> RunFolder:
         folder = house.folder(tmp_path / "run", "a")

@@ -22,7 +22,7 @@ RUN_ID = "cut-off"
 
 
 class Bed:
-    """`testbed run` of two rows in a process of its own; baseline ends at once, reduced-batch as ``hang`` says."""
+    """`testbed run` of two rows in a separate process; baseline ends at once, reduced-batch depends on ``hang``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
