@@ -251,7 +251,7 @@ def test_a_server_without_ranges_is_asked_for_the_whole_file(tmp_path, server):
 
 
 def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
-    with pytest.raises(InputError, match=r"its SHA-256 is .* says 00"):
+    with pytest.raises(InputError, match=r"its SHA-256 is .* is 00"):
         prepare(server.url, "00", tmp_path)
     assert not list(tmp_path.rglob("*.part"))
     assert not (tmp_path / "data").exists()
