@@ -54,8 +54,8 @@ void positions_for_masks(torch::jit::Stack* stack, size_t first) {
   }
 }
 
-// An operation that only writes floating-point values, in place or into given outputs, has no effect. It returns the
-// tensors that it would write.
+// An operation that only writes values that are not computed, in place or into given outputs, has no effect. It returns
+// the tensors that it would write.
 std::optional<std::vector<IValue>> nothing_to_write(
     const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
   const bool in_place = schema.name().back() == '_';
