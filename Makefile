@@ -35,7 +35,7 @@ help: ## list the targets
 run-single: env ## run the labs for one GPU, evaluate and report them (suite= card= size= length= row= ...)
 	$(TESTBED) run $(or $(suite),--group single) $(OPTIONS)
 
-run-multi: env ## run the labs for several GPUs (as run-single; gpus_per_node=N runs their rows on fewer)
+run-multi: env ## run the labs for several GPUs (options as for run-single; gpus_per_node=N runs their rows on fewer)
 	$(TESTBED) run $(or $(suite),--group multi) $(OPTIONS)
 
 predict: env ## predict GPU memory without a GPU (suite= row= card=; default: every row on every card)
@@ -54,7 +54,7 @@ compare: env ## compare two runs (a=FOLDER b=FOLDER)
 list: env ## list the suites, or the rows of one (suite=NAME)
 	$(TESTBED) list $(suite)
 
-logs: env ## print a row's log, also while it runs elsewhere (row= run=FOLDER args=-f)
+logs: env ## print a row's log, also from another machine (row= run=FOLDER args=-f)
 	$(TESTBED) logs $(row) $(run) $(args)
 
 top: env ## show GPUs and rows of the leased nodes, or of a cluster (site= profile= args=--once)
@@ -69,7 +69,7 @@ doctor: env ## run the preflight checks of a lease (site=)
 slots: env ## find the earliest time slots, and show the calendar (node=gpu_a100_pcie for=both|single|multi hours= start= count= days=3)
 	$(TESTBED) slots --calendar $(or $(days),3) $(LEASE) $(args)
 
-lease: env ## lease the earliest time slot, boot its nodes, print how to log in (as slots; args="--yes --watch")
+lease: env ## lease the earliest time slot, boot its nodes, print how to log in (options as for slots; args="--yes --watch")
 	$(TESTBED) lease $(LEASE) $(args)
 
 configure: env ## install driver, Docker, Slurm and the image on leased nodes (name= versions= args="--check")
@@ -87,10 +87,10 @@ release: env ## release servers, addresses and lease (name=)
 orphans: env ## list your tagged resources that no active lease covers (args=--clean)
 	$(TESTBED) orphans $(args)
 
-reproduce: env ## everything: lease, configure, run, evaluate, report, release (node= for= hours= versions= args="--yes --max-hours 3")
+reproduce: env ## lease, configure, run, evaluate, report and release (node=  for= hours= versions= args="--yes --max-hours 3")
 	$(TESTBED) reproduce $(suite) $(LEASE) $(call option,$(NAMES)) $(ROWS) $(args)
 
-rehearse: ## the same with tiny models, against a testbed in a box on this machine (root, mmdebstrap, systemd-container)
+rehearse: ## run all steps of reproduce with tiny models, against services on this machine (root, mmdebstrap, systemd-container)
 	@$(MAKE) --no-print-directory -j 2 env testbed-env
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse $(results)
 
@@ -101,13 +101,13 @@ test: lint testbed-env ## all checks: style, types, import contracts, tests, als
 test-chameleon: env testbed-env ## tests of leasing, against real OpenStack services on this machine
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 tests/testbed/chameleon tests/provision
 
-test-slurm: env ## tests of rows on clusters, on a Slurm that they start on this machine (packages slurm-wlm, munge, openssh-server)
+test-slurm: env ## tests of rows on clusters, with a real Slurm on this machine (packages slurm-wlm, munge, openssh-server)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 --dist loadfile tests/testbed/slurm
 
-test-node: env ## tests of configuring machines, on real nodes in a box (root, mmdebstrap, systemd-container)
+test-node: env ## tests of the node configuration, with Ubuntu nodes on this machine (root, mmdebstrap, systemd-container)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/node
 
-test-chain: env testbed-env ## tests of the whole chain and its failures (needs the same as rehearse)
+test-chain: env testbed-env ## tests of all steps together, and of their failures (same requirements as rehearse)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chain
 
 test-as-taught: ## tiny models of all rows with the labs' own library versions, in their own environment (8 GB; not part of test)
@@ -123,14 +123,14 @@ lint: env ## style, spelling, types, import contracts
 wheel: env ## build the package into dist/
 	$(BIN)/python -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir dist .
 
-test-wheel: env ## the tests of the package alone: a wheel, installed outside the checkout (two minutes; part of test)
+test-wheel: env ## tests of the installed package: a wheel, outside the checkout (two minutes; part of test)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest tests/package
 
-evidence-archive: # the full folders of the runs that experiments/evidence has in compact form
+evidence-archive: # archive of the full folders of the runs in experiments/evidence
 	mkdir -p dist
 	git archive --format=tar.gz --output=dist/evidence.tar.gz $(FULL_EVIDENCE) experiments/evidence
 
-release-check: lint test-wheel wheel evidence-archive ## what a release uploads, built and tested in dist/
+release-check: lint test-wheel wheel evidence-archive ## build and test the files of a release in dist/
 	cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS
 
 release-version: ## commit and tag a version (version=0.2.0; CHANGELOG.md has its section); the pushed tag is released
@@ -159,14 +159,14 @@ testbed-env: python # the OpenStack services of the tests and their databases, c
 clean-results: ## remove every run
 	rm -rf $(results)
 
-clean: ## remove files of checks and tests
+clean: ## remove files that checks and tests create
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 DOCS := $(CACHE)/docs-$(shell cat docs/requirements.txt | sha256sum | cut -c1-12)-py$(VERSION)
 .PHONY: docs
 
-docs: env $(DOCS)/.made ## the documentation as a site in site/; links are checked
+docs: env $(DOCS)/.made ## build the documentation website in site/ and check its links
 	PYTHONPATH=$(CURDIR) $(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 

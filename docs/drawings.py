@@ -49,7 +49,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Arrow:
-    """An arrow through points, with a label beside its middle."""
+    """An arrow through points, with a label next to its middle."""
 
     points: Sequence[tuple[int, int]]
     label: str = ""
@@ -74,7 +74,7 @@ def _text(x: float, y: float, text: str, style: str, anchor: str = "middle") -> 
 
 
 def drawing(width: int, height: int, title: str, parts: Sequence[Box | Arrow]) -> str:
-    """Return an SVG of that size, with ``title`` for people who cannot see it."""
+    """Return an SVG of this size, with ``title`` for screen readers."""
     tip = (
         "<defs><marker id='tip' markerWidth='9' markerHeight='8' refX='8' refY='4' orient='auto'>"
         "<path d='M0,0 L9,4 L0,8 z' fill='#455a64'/></marker></defs>"
@@ -88,7 +88,7 @@ def drawing(width: int, height: int, title: str, parts: Sequence[Box | Arrow]) -
 
 
 def pipeline() -> str:
-    """Draw the way from labs as data to a report."""
+    """Draw the steps from labs as data to a report."""
     y, height = 20, 84
     titles = [
         ("labs as data", ("rows, expected", "outcomes, claims"), "amber"),
@@ -103,14 +103,14 @@ def pipeline() -> str:
 
 
 def architecture() -> str:
-    """Draw the packages and what flows between them."""
+    """Draw the packages and the data flow between them."""
     parts: list[Box | Arrow] = [
-        Box(20, 20, 200, 64, "cli", ("one module a command",), "gray"),
+        Box(20, 20, 200, 64, "cli", ("one module per command",), "gray"),
         Box(270, 20, 220, 64, "reproduce, pipeline", ("one command, start to end",), "gray"),
         Box(540, 20, 200, 64, "suites", ("labs, cards, models as data",), "amber"),
         Box(20, 150, 200, 100, "provision", ("free slots, leases,", "SSH, node setup;", "no experiments"), "blue"),
-        Box(270, 150, 220, 100, "runners", ("rows side by side here,", "or as jobs of Slurm"), "teal"),
-        Box(540, 150, 200, 100, "prediction", ("the training's own code", "on a phantom device"), "blue"),
+        Box(270, 150, 220, 100, "runners", ("rows on this machine,", "or as Slurm jobs"), "teal"),
+        Box(540, 150, 200, 100, "prediction", ("training code", "on a phantom device"), "blue"),
         Box(20, 316, 200, 64, "inputs", ("weights, texts, archives",), "gray"),
         Box(270, 316, 220, 64, "training", ("worker, ranks, engines, probe",), "teal"),
         Box(540, 316, 200, 64, "results", ("schema, statements, status",), "teal"),
@@ -126,19 +126,19 @@ def architecture() -> str:
         Arrow([(640, 250), (640, 316)], "predictions"),
         Arrow([(640, 380), (640, 430)], "evaluation"),
     ]
-    return drawing(760, 514, "Packages of the project, and what flows between them", parts)
+    return drawing(760, 514, "Packages of the project, and the data flow between them", parts)
 
 
 def statements() -> str:
     """Draw how a statement and a result become a status."""
     parts: list[Box | Arrow] = [
-        Box(20, 20, 190, 70, "the lab says", ("fits, out of memory,", "14 GB, faster than"), "amber"),
-        Box(20, 130, 190, 70, "result.json", ("what the row measured",), "teal"),
+        Box(20, 20, 190, 70, "the lab states", ("fits, out of memory,", "14 GB, faster than"), "amber"),
+        Box(20, 130, 190, 70, "result.json", ("measured values",), "teal"),
         Box(290, 75, 180, 70, "can it be evaluated?", ("device, size, data",), "gray"),
         Box(560, 20, 190, 48, "pass", (), "teal"),
         Box(560, 82, 190, 48, "fail", (), "amber"),
         Box(560, 144, 190, 62, "not evaluated", ("with the reason",), "gray"),
-        Box(290, 220, 180, 62, "error", ("the row broke",), "amber"),
+        Box(290, 220, 180, 62, "error", ("the row failed",), "amber"),
         Arrow([(210, 55), (250, 55), (250, 98), (290, 98)]),
         Arrow([(210, 165), (250, 165), (250, 124), (290, 124)]),
         Arrow([(470, 95), (515, 95), (515, 44), (560, 44)]),
@@ -153,7 +153,7 @@ def prediction() -> str:
     """Draw how a prediction is made."""
     parts: list[Box | Arrow] = [
         Box(20, 20, 180, 84, "a row, or --model", ("settings, model,", "card"), "amber"),
-        Box(260, 20, 200, 84, "the training's own code", ("Lightning, transformers,", "peft, DeepSpeed, ..."), "teal"),
+        Box(260, 20, 200, 84, "the training code", ("Lightning, transformers,", "peft, DeepSpeed, ..."), "teal"),
         Box(520, 20, 200, 84, "phantom device", ("a CUDA device without", "hardware: shapes only"), "blue"),
         Box(520, 160, 200, 84, "log of allocations", ("every block, its phase,", "its tensor's role"), "gray"),
         Box(260, 160, 200, 84, "allocator replay", ("under the card's limit,", "as PyTorch's allocator does"), "blue"),
@@ -174,9 +174,9 @@ def leasing() -> str:
         Box(190, 30, 130, 64, "free slot", ("earliest fit",), "blue"),
         Box(360, 30, 130, 64, "lease", ("reserved",), "teal"),
         Box(530, 30, 130, 64, "nodes", ("booted, reachable",), "teal"),
-        Box(700, 30, 130, 64, "release", ("nothing is left",), "teal"),
+        Box(700, 30, 130, 64, "release", ("no resources left",), "teal"),
         Box(190, 170, 470, 70, "journal", ("intent before each operation, result after it: ledger.jsonl",), "gray"),
-        Box(700, 170, 130, 70, "orphans", ("tagged, in no", "journal here"), "amber"),
+        Box(700, 170, 130, 70, "orphans", ("tagged, not in", "the journal"), "amber"),
         Arrow([(150, 62), (190, 62)]),
         Arrow([(320, 62), (360, 62)]),
         Arrow([(490, 62), (530, 62)]),

@@ -1,4 +1,4 @@
-"""Write the reference pages that follow from the code: commands, YAML fields, schemas, labs, catalog, roles.
+"""Write the reference pages that are generated from the code: commands, YAML fields, schemas, labs, catalog, roles.
 
     python docs/generate.py [DOCS_FOLDER]
 
@@ -41,13 +41,13 @@ FIELD_PAGES: dict[str, tuple[str, type[BaseModel], str]] = {
     "profile": ("Cluster profile fields", Profile, "A file in `experiments/runners/slurm/clusters/`, or your own."),
 }
 SCHEMA_TEXT = {
-    "result": "What one row did. `testbed run` writes one for each row.",
-    "run": "What a run was started with.",
+    "result": "The result of one row. `testbed run` writes one for each row.",
+    "run": "The options of a run.",
     "verdict": "Every statement of a run with its status.",
-    "predictions": "What was predicted for the rows of a run.",
+    "predictions": "The predictions for the rows of a run.",
 }
 FOLDERS = ("catalog", "commands", "fields", "labs", "schemas")
-"""Folders of reference/ that have generated pages only."""
+"""Folders of reference/ that contain only generated pages."""
 COPIED = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 REPOSITORY_LINK = re.compile(r"\[([^\]]+)\]\((?!docs/|https?:|#)[^)]+\)")
 
@@ -66,7 +66,7 @@ def generate(docs: Path) -> list[Path]:
 
 
 def copied_pages() -> dict[str, str]:
-    """Return pages that stand at the repository's root, with links as the site needs them."""
+    """Return the pages in the repository's root folder, with links that work on the website."""
     texts = {page: (ROOT / source).read_text() for source, page in COPIED.items()}
     return {page: REPOSITORY_LINK.sub(r"\1", text).replace("](docs/", "](") for page, text in texts.items()}
 
@@ -81,7 +81,7 @@ def command_pages() -> dict[str, str]:
     """Return a page for each public command, and their index."""
     commands = public_commands()
     rows = [(f"[testbed {name}]({name}.md)", _summary(command)) for name, command in commands.items()]
-    index = ["# Commands", _table(("command", "what it does"), rows), "See also: [exit codes](../exit-codes.md)."]
+    index = ["# Commands", _table(("command", "description"), rows), "See also: [exit codes](../exit-codes.md)."]
     return {"reference/commands/index.md": "\n\n".join(index)} | {
         f"reference/commands/{name}.md": command_page(name, command) for name, command in commands.items()
     }
@@ -121,7 +121,7 @@ def field_pages() -> dict[str, str]:
 
 
 def schema_pages() -> dict[str, str]:
-    """Return a page for each schema that `testbed schema` prints, and the schema itself beside it."""
+    """Return a page for each schema that `testbed schema` prints, and the schema itself as a separate file."""
     pages = {}
     for name, schema in json.loads(_printed("schema")).items():
         text = json.dumps(schema, indent=2)
@@ -157,9 +157,9 @@ def lab_page(suite: Suite) -> str:
             f"Suite `{suite.suite}`, version {suite.version}. {suite.source}.",
             f"Cards: {', '.join(suite.cards)}. Settings that all rows share: {_inline(suite.common)}.",
             "## Rows",
-            _table(("row", "title", "cards", "its own settings", "expected outcome"), rows),
+            _table(("row", "title", "cards", "settings of the row", "expected outcome"), rows),
             "## Claims",
-            _table(("claim", "what the lab says"), claims),
+            _table(("claim", "the lab's statement"), claims),
         ]
     )
 
@@ -211,7 +211,7 @@ def _summary(command: Any) -> str:
 
 
 def _nested(root: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield ``root`` and the models that its fields hold, each once, in reading order."""
+    """Yield ``root`` and the models in its fields, each once, in reading order."""
     seen, waiting = set(), [root]
     while waiting:
         model = waiting.pop(0)
@@ -314,7 +314,7 @@ def _code(text: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Return plain text so that Markdown shows it as it stands; text in backticks and links stay."""
+    """Return plain text so that Markdown shows it unchanged, except for text in backticks and links."""
     parts = re.split(r"(``[^`]+``|`[^`]+`)", inspect.cleandoc(text))
     return "".join(_escaped(part) if index % 2 == 0 else part for index, part in enumerate(parts))
 

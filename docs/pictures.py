@@ -1,9 +1,9 @@
-"""Take the terminal pictures of the documentation from real commands, as SVG into docs/pictures/.
+"""Create the terminal pictures of the documentation from real commands, as SVG in docs/pictures/.
 
     python docs/pictures.py [NAME...]
 
-Run it in the project's environment when the output of a command changes. Without names it takes all of them. The one
-called report is in experiments/evidence/, and needs Chromium.
+Run it in the project's environment when the output of a command changes. Without names it creates all pictures. The
+picture report is in experiments/evidence/, and needs Chromium.
 """
 
 import io
@@ -28,7 +28,7 @@ COMMANDS = {
     "list": "list",
 }
 LIVE = ("run",)
-"""Commands that redraw their lines on a terminal: what they print to a file is drawn instead, in these colors."""
+"""Commands that redraw their lines on a terminal. For these, the output to a file is drawn, in these colors."""
 STATUS_COLORS = {r"^ pass\b": "green", r"^ fail\b": "red", r"^ error\b": "red", r"^ not evaluated\b": "dim"}
 STORED_RUN = ROOT / "experiments" / "evidence" / "single_gpu_blip2-a100_80gb-full-verdict"
 REPORT_WIDTH = 1000
@@ -38,7 +38,7 @@ FONT_FACE = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 
 
 def take(name: str) -> None:
-    """Run the command of that name in a fresh folder, and draw what it printed."""
+    """Run the command with this name in a new folder, and draw its output."""
     command, width = COMMANDS[name], WIDTH[name]
     color = {} if name in LIVE else {"FORCE_COLOR": "1"}
     with tempfile.TemporaryDirectory() as folder:

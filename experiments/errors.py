@@ -1,15 +1,15 @@
-"""The exceptions that a person causes."""
+"""Exceptions that the user causes."""
 
 
 class InputError(ValueError):
-    """A user's mistake: the message is one line that names the value, where it stands and what is allowed.
+    """A user error: the message is one line that names the wrong value, its location and the allowed values.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
 
 class Interrupted(Exception):
-    """The command was told to stop, by Ctrl-C or by a signal. What had finished stays finished; exit code 130."""
+    """Ctrl-C or a signal stopped the command. Finished rows keep their results; exit code 130."""
 
 
 def unknown(what: str, value: object, allowed: object, where: str = "") -> InputError:

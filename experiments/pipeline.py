@@ -28,14 +28,14 @@ from experiments.system.lock import locked
 
 
 def _ignore(done: int, total: int | None) -> None:
-    """Show nothing of a download."""
+    """Do not show the progress of a download."""
 
 
 @dataclass(frozen=True)
 class PreparedRun:
     """A run of one suite whose options are resolved and checked; nothing has been written yet.
 
-    options are the resolved ones. auto_size: the user left the size to the machine. run: what run.json will have.
+    options: the resolved options. auto_size: whether the size was 'auto'. run: the future content of run.json.
     """
 
     options: RunOptions
@@ -54,11 +54,11 @@ class PreparedRun:
         return self.options.host_memory_gib or self.target.node.host_memory_gib
 
     def plan(self) -> list[Planned]:
-        """Return the plan of every row. Raises InputError when a result has another schema version."""
+        """Return the plan of every row. Raises InputError if a result has another schema version."""
         return plan(self.suite, self.run, self.folder, self.options.rerun)
 
     def rows_left(self) -> list[Planned]:
-        """Return the plan of the rows that have to run."""
+        """Return the plan of the rows that still have to run."""
         return [row for row in self.plan() if row.run]
 
     def on(self, target: Target, watch: DownloadCallback = _ignore) -> "PreparedRun":
@@ -70,7 +70,7 @@ class PreparedRun:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A prepared run, what run.json will have of it and of earlier runs in its folder, and the plan of its rows."""
+    """A prepared run, the future content of run.json (including rows of earlier runs in its folder), and the plan."""
 
     prepared: PreparedRun
     run: Run
@@ -118,8 +118,8 @@ def run_prepared(
 
     worker: module that runs a row. A row is killed ``grace_s`` seconds after its own time limit.
 
-    Before any row runs, raises InputError when a folder has a run of other options, or no row of a suite can run.
-    Raises Interrupted and NoFreeGpu as the runners do.
+    Raises InputError before any row runs if a folder has a run with other options, or if no row of a suite can run.
+    Raises Interrupted and NoFreeGpu like the runners.
     """
     with ExitStack() as locks:
         for prepared in several:
@@ -130,7 +130,7 @@ def run_prepared(
 
 
 def cancel_suites(several: Sequence[RunOptions], view: View) -> list[str]:
-    """Cancel the jobs of runs; return the rows that they were of. Raises InputError for a target without a queue."""
+    """Cancel the jobs of runs; return the rows of these jobs. Raises InputError for a target without a queue."""
     with closing(target_of(several[0])) as target:
         if not target.has_queue:
             site = several[0].site
@@ -139,7 +139,7 @@ def cancel_suites(several: Sequence[RunOptions], view: View) -> list[str]:
 
 
 def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOptions]:
-    """Return ``options`` for each of ``suites`` with the requested rows that it has; suites without any are left out.
+    """Return ``options`` for each of ``suites`` that has requested rows, with these rows.
 
     Raises InputError for a row that no suite has.
     """
@@ -176,7 +176,10 @@ def prepare(options: RunOptions, target: Target, watch: DownloadCallback = _igno
 
 
 def report_run(prepared: PreparedRun) -> FinishedRun:
-    """Evaluate and report the results in the run's folder. Raises InputError when they are of other options."""
+    """Evaluate and report the results in the run's folder.
+
+    Raises InputError if the results are of a run with other options.
+    """
     continued(prepared.folder, prepared.run, prepared.suite)
     return _report(prepared.folder)
 
@@ -207,9 +210,9 @@ def _plan(prepared: PreparedRun) -> PlannedRun:
 
 
 def _begin(planned: PlannedRun, view: View) -> PlannedRun:
-    """Write run.json and the results of rows that cannot run; return the rows that are left to run.
+    """Write run.json and the results of rows that cannot run; return the other rows.
 
-    Raises InputError when no row can run and none has a result.
+    Raises InputError if no row can run and none has a result.
     """
     prepared = planned.prepared
     folder = prepared.folder

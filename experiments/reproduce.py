@@ -1,7 +1,7 @@
 """Reproduce suites on leased machines: doctor, predict, slots, lease, configure, run, release.
 
-Each stage continues what an earlier, interrupted command with the same options left: leases are in the journal, a
-configured node is not changed, jobs are followed, rows with results are not run again.
+Each stage continues the work of an earlier, interrupted command with the same options: leases are in the journal, a
+configured node is not changed, jobs are tracked, and rows with results do not run again.
 """
 
 import time
@@ -32,7 +32,7 @@ from provision.models import Gpu, Node
 from provision.sites.base import Testbed
 
 STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
-"""In their order; each suite is evaluated and reported in stage run."""
+"""The stages in order. Stage run also evaluates and reports each suite."""
 
 
 class NotReady(InputError):
@@ -47,7 +47,7 @@ class TooLong(InputError):
 class Reproduction:
     """Suites to reproduce, the lease to do it on, and how its machines are configured.
 
-    max_length: budget for the length of the lease. keep: do not release the machines in the end.
+    max_length: budget for the length of the lease. keep: do not release the machines at the end.
     """
 
     suites: tuple[RunOptions, ...]
@@ -82,9 +82,10 @@ class Stages:
 def reproduce(
     reproduction: Reproduction, reconciler: Reconciler, view: View, confirm: Callable[[str], None]
 ) -> list[FinishedRun]:
-    """Run all stages. ``confirm`` is called with the time slot and its cost before it is leased, and raises to stop.
+    """Run all stages.
 
-    The lease is released in any case, unless ``keep`` is set or it was made for something else. Raises NotReady,
+    ``confirm`` is called with the time slot and its cost before the lease is created; it raises an exception to stop.
+    The lease is always released, unless ``keep`` is set or the lease was created for another purpose. Raises NotReady,
     TooLong, and what the stages raise.
     """
     _check_budget(reproduction)
@@ -113,7 +114,7 @@ def reproduce(
 def _on_lease(
     reproduction: Reproduction, runs: Sequence[PreparedRun], reconciler: Reconciler, stages: Stages
 ) -> list[FinishedRun]:
-    """Lease, configure and run; release in any case, unless the lease is to be kept or is for something else."""
+    """Lease, configure and run; always release, unless the lease is kept or has another purpose."""
     site, lease_request, view = reproduction.site, reproduction.lease_request, stages.view
     release = not reproduction.keep
     try:
@@ -161,7 +162,7 @@ def _check(reproduction: Reproduction, reconciler: Reconciler, view: View) -> No
 
 
 def _prepared(reproduction: Reproduction, reconciler: Reconciler) -> list[PreparedRun]:
-    """Prepare the runs for the node that will be leased, as far as the site describes it before."""
+    """Prepare the runs for the node that will be leased, with the site's description of the node."""
     count = reproduction.lease_request.requirements.count
     target = expected_target(_expected_node(reproduction, reconciler), count)
     return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]
@@ -174,7 +175,7 @@ def _expected_node(reproduction: Reproduction, reconciler: Reconciler) -> Node:
 
 
 def _with_recorded_data(run: PreparedRun) -> PreparedRun:
-    """Return the run with the data folder of an earlier run on the same data: the node's own is not known yet."""
+    """Return the run with the data folder of an earlier run on the same data. The folder on the node is unknown."""
     if run.run.data_sha256 is None or not (run.folder.path / RUN_FILE).exists():
         return run
     earlier = run.folder.read_run()
@@ -184,7 +185,7 @@ def _with_recorded_data(run: PreparedRun) -> PreparedRun:
 
 
 def _predict(runs: Sequence[PreparedRun], view: View) -> None:
-    """Predict the rows before anything is leased; show how many have which predicted outcome."""
+    """Predict the rows before anything is leased; show the number of rows by predicted outcome."""
     for run in runs:
         suite, card = run.suite.suite, run.run.card
         specs = [spec for spec in rows_asked(suite, card) if spec.row in run.run.rows]

@@ -1,8 +1,8 @@
 """The options of a run, declared once.
 
-Each field of RunOptions states its default, its command-line option and, as a Choice, where its value shows: in
-run.json, in the run's identity, in the default run id, in comparisons and JUnit. Those places take their lists from
-here; a test compares the fields of run.json and the variables of the Makefile with them.
+Each field of RunOptions states its default, its command-line option and, as a Choice, where its value is used: in
+run.json, in the run's identity, in the default run id, in comparisons and JUnit. All these places use the lists in this
+module. A test compares the fields of run.json and the variables of the Makefile with the lists.
 """
 # ruff: noqa: RUF009 (the fields are declared by functions that return dataclasses.field)
 
@@ -23,10 +23,10 @@ IdPart = Callable[[Any], str]
 
 @dataclass(frozen=True)
 class Choice:
-    """Where the value of a field shows.
+    """Where the value of a field is used.
 
-    recorded: in run.json. identity: a run's folder is continued with the same value only. shown: in comparisons and
-    JUnit. id_part: how the default run id has it, "" for not at all.
+    recorded: in run.json. identity: a run can be continued only with the same value. shown: in comparisons and JUnit.
+    id_part: the value's part of the default run id, "" for none.
     """
 
     recorded: bool = True
@@ -46,13 +46,13 @@ _not_recorded = partial(_choice, recorded=False)
 
 
 def _unless(*values: Any, text: str = "{}") -> IdPart:
-    """Return the id's part for a value that is none of ``values``."""
+    """Return the part of the run id for a value that is not in ``values``."""
     return lambda value: "" if value in values else text.format(value)
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a user chose for the run of one suite; card and size may be 'auto'.
+    """The user's options for a run of one suite; card and size may be 'auto'.
 
     The parts of the default run id are in the order of the fields. suite and command have no option: the suite is an
     argument of the command, and command is the command line itself.
@@ -60,7 +60,7 @@ class RunOptions:
 
     suite: str = field(default="", metadata={KEY: Choice(identity=True, id_part=str)})
     rows: tuple[str, ...] = _choice((), "Only this row; may be given several times.", flag="--row", metavar="ROW")
-    card: str = _identity(AUTO, "GPU model that the rows are about; auto: the machine's own.", id_part=str)
+    card: str = _identity(AUTO, "GPU model that the rows target; auto: the machine's own.", id_part=str)
     size: SizeOption = _identity(
         AUTO, "Size of the models; auto: full where a GPU has enough memory, else tiny.", id_part=str
     )
@@ -78,7 +78,7 @@ class RunOptions:
     account: str | None = _not_recorded(None, "With --site slurm: the project that is charged for the jobs.")
     weights: Weights = _identity("random", "Initial weights.", id_part=_unless("random"))
     input: Input = _identity(
-        "as-taught", "Input of BLIP-2: the caption only, or the image with it.", id_part=_unless("as-taught")
+        "as-taught", "Input of BLIP-2: the caption only, or the image and the caption.", id_part=_unless("as-taught")
     )
     image_variant: ImageVariant = _identity(
         "current",
@@ -123,14 +123,14 @@ SHOWN = names_where(lambda choice: choice.shown)
 
 
 def recorded(options: RunOptions) -> dict[str, Any]:
-    """Return the values that run.json has, by name."""
+    """Return the values to record in run.json, by name."""
     return {name: getattr(options, name) for name in RECORDED}
 
 
 def default_run_id(options: RunOptions) -> str:
-    """Return the run's name by its choices, so that the same command finds the same folder again.
+    """Return the run's name, derived from its options, so that the same command finds the same folder again.
 
-    card and size are resolved already.
+    card and size must be resolved.
     """
     parts = (choice.id_part(getattr(options, name)) for name, choice in CHOICES.items())
     return "-".join(filter(None, parts))

@@ -8,8 +8,8 @@ ProvisionError
 ├── BadName             a name that a site would reject, or that no active lease has
 ├── BadKey              an SSH key file is missing or is not a key
 ├── NoCredentials       no account is configured, or keystone rejects it
-├── ForeignLease        a lease of that name exists that the local journal does not know
-├── LeaseMismatch       the active lease of that name has other hosts than requested
+├── ForeignLease        a lease with that name exists that is not in the local journal
+├── LeaseMismatch       the active lease with that name has other hosts than requested
 ├── BadJournal          the journal is damaged or of another version
 ├── CheckFailed         a preflight check found a problem; the message names the fix
 └── SiteError           a failure of the site, not of the user
@@ -72,11 +72,11 @@ class NoCredentials(ProvisionError):
 
 
 class ForeignLease(ProvisionError):
-    """A lease of that name exists that the local journal does not know; it is not touched."""
+    """A lease with that name exists that is not in the local journal; it is not changed."""
 
 
 class LeaseMismatch(ProvisionError):
-    """The active lease of that name has other hosts than requested; it is not touched."""
+    """The active lease with that name has other hosts than requested; it is not changed."""
 
 
 class BadJournal(ProvisionError):
@@ -160,7 +160,7 @@ class NotReleased(SiteError):
 
 
 def nearest(value: str, names: Iterable[str]) -> str:
-    """Return the ``NEAREST`` names most similar to ``value``, comma-separated; of a/b the part b is compared too."""
+    """Return the ``NEAREST`` names most similar to ``value``, comma-separated; for a/b, the part b is also compared."""
     spelled = {key.casefold(): name for name in sorted(names) for key in (name.rpartition("/")[2], name)}
     keys = get_close_matches(value.casefold(), spelled, n=2 * NEAREST, cutoff=0)
     return ", ".join(list(dict.fromkeys(spelled[key] for key in keys))[:NEAREST])

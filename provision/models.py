@@ -13,7 +13,7 @@ TAG = re.compile(r"llm-testbed-[0-9a-f]{12}")
 """The tag that every resource of a lease carries at its site."""
 
 ImageVariant = Literal["current", "as-taught"]
-"""The list of versions that an image is built from (containers/*.txt)."""
+"""The list of package versions from which an image is built (containers/*.txt)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Node:
 
 
 def described(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str) -> Node:
-    """Return a node with the description that its parts give."""
+    """Return a node whose description is composed of its parts."""
     names = sorted({gpu.name for gpu in gpus})
     counted = ", ".join(f"{sum(gpu.name == name for gpu in gpus)} x {name}" for name in names)
     parts = [f"{cpus} cores of {processor}", f"{memory_gib:.0f} GiB of memory", counted or "no GPU"]
@@ -47,11 +47,11 @@ def described(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str)
 
 @dataclass(frozen=True)
 class Host:
-    """A reservable machine as its site describes it; at KVM, one place for a flavor on a hypervisor.
+    """A reservable machine as its site describes it; at KVM, the capacity for one instance of a flavor on a hypervisor.
 
-    Ids are unique within a site. If ``flavor`` is set, node_type is the flavor's name. gpu_model and interconnect are
-    spelled as the site spells them, '' if not reported. gpu_memory_gib: of one GPU. su_per_hour: service units an hour,
-    None if the site does not report a price.
+    Ids are unique within a site. If ``flavor`` is set, node_type is the flavor's name. gpu_model and interconnect have
+    the site's spelling, '' if not reported. gpu_memory_gib: of one GPU. su_per_hour: service units an hour, None if the
+    site does not report a price.
     """
 
     id: str
@@ -77,7 +77,10 @@ class Booking:
 
 @dataclass(frozen=True)
 class Hours:
-    """A daily window in a zone's local time, in minutes after midnight; an end not after begin is on the next day."""
+    """A daily window in a zone's local time, in minutes after midnight.
+
+    An end that is not after the begin is on the next day.
+    """
 
     begin: int
     end: int
@@ -123,9 +126,9 @@ class TimeSlot:
 class Lease:
     """A reservation at a site.
 
-    status: the site's word. resources: ids of its reservations, one for each server. hosts: ids of the hosts in the
-    same order, as far as the site reports them. fault: the site's reason for status ERROR, '' if it gives none. tag and
-    owner: see Resource.
+    status: as the site reports it. resources: ids of its reservations, one for each server. hosts: ids of the hosts in
+    the same order, as far as the site reports them. fault: the site's reason for status ERROR, '' if it gives none. tag
+    and owner: see Resource.
     """
 
     id: str
@@ -143,7 +146,10 @@ class Lease:
 
 @dataclass(frozen=True)
 class Server:
-    """A server at a site. fault: the site's reason for status ERROR. task: what the site is doing with it, or ''."""
+    """A server at a site.
+
+    fault: the site's reason for status ERROR. task: the operation that the site is performing on it, or ''.
+    """
 
     id: str
     name: str
@@ -168,7 +174,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Volume:
-    """A boot volume, named after its server. status: the site's word."""
+    """A boot volume, named after its server. status: as the site reports it."""
 
     id: str
     name: str
@@ -189,10 +195,10 @@ class TaggedResource:
 
 
 class Resource(Protocol):
-    """Anything at a site that can carry a lease's tag.
+    """A resource at a site that can have a lease's tag.
 
     tag: the tag, '' for a resource of somebody else. owner: id of the user who created it, '' if neither the site nor
-    the resource's description tells.
+    the resource's description has it.
     """
 
     @property

@@ -34,7 +34,7 @@ def files_in(folder: Path, left_out: Collection[str]) -> list[Path]:
 
 def commit(checkout: Path) -> str:
     """Return the checkout's commit, with -dirty if files differ from it; '' outside a checkout."""
-    if not (checkout / ".git").exists():  # an environment can be inside somebody's repository
+    if not (checkout / ".git").exists():  # an environment can be inside another repository
         return ""
     describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return subprocess.run(describe, capture_output=True, text=True).stdout.strip()

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return BROKE
     except (Interrupted, KeyboardInterrupt):
-        return _fail("interrupted; finished rows are stored, the same command continues with the others", INTERRUPTED)
+        return _fail("interrupted; finished rows are stored; run the same command again to resume", INTERRUPTED)
     except Exception:
         traceback.print_exc()
         return BROKE

@@ -46,7 +46,7 @@ def configure_command(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print each task.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Configure the machines of a lease. Resumes where it was interrupted; what is up to date is not changed."""
+    """Configure the machines of a lease. Resumes after an interruption; changes only what is not up to date."""
     from provision.configure.playbook import Setup, configure
 
     require("ansible_runner")
@@ -69,11 +69,11 @@ def configure_command(
 
 def _require(option: str, source: Source, chosen: Source, given: bool) -> None:
     if (source == chosen) != given:
-        raise InputError(f"{option}: required with --image-source {source} and not allowed with others; it is {chosen}")
+        raise InputError(f"{option}: allowed and required only with --image-source {source}, which is {chosen}")
 
 
 def _progress(verbose: bool) -> Callable[[str], None]:
-    """Return a function that prints tasks; without ``verbose`` each role once."""
+    """Return a function that prints each task, or only each role if ``verbose`` is False."""
     printed: set[str] = set()
 
     def show(line: str) -> None:

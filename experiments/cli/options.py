@@ -18,7 +18,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; r
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the planned operations; change nothing.")]
 Key = Annotated[Path, typer.Option(help="Your private SSH key.")]
 DEFAULT_KEY = Path("~/.ssh/id_ed25519")
-Site = Annotated[str, typer.Option(help=f"Site: {', '.join(TESTBEDS)}, or a region, as CHI@TACC.")]
+Site = Annotated[str, typer.Option(help=f"Site: {', '.join(TESTBEDS)}, or a region such as CHI@TACC.")]
 SiteOrAny = Annotated[
     str, typer.Option(help=f"Site: {', '.join(TESTBEDS)}, a region, or any: all sites with an account.")
 ]
@@ -26,13 +26,13 @@ Name = Annotated[
     str | None, typer.Option(help="Name of the lease; default: llm_USER, llm_single_USER or llm_multi_USER.")
 ]
 ActiveName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: the only one.")]
-Watch = Annotated[bool, typer.Option("--watch", help="Look for a time slot until there is one, and lease it.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Wait until a time slot is free, then lease it.")]
 Group = Annotated[Groups | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several, or both.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")]
 
 
 class Without:
-    """In an annotation: fields of the dataclass that the command sets itself."""
+    """Annotation: names of dataclass fields that the command sets itself, and that get no option."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -70,7 +70,7 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _dataclass_of(annotation: Any) -> tuple[type | None, tuple[str, ...]]:
-    """Return the dataclass that an annotation is of, and the fields that it leaves out."""
+    """Return the dataclass in an annotation, and the fields that get no option."""
     cls, *metadata = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     if not (isinstance(cls, type) and is_dataclass(cls)):
         return None, ()
@@ -86,7 +86,7 @@ def _parameter(field: Field[Any], option: Option) -> inspect.Parameter:
 
 
 def _type_of(field: Field[Any]) -> Any:
-    """Return the type as Typer reads it: tuple[X, ...] is given as a list."""
+    """Return the type that Typer supports: a list instead of tuple[X, ...]."""
     if get_origin(field.type) is not tuple:
         return field.type
     item: Any = get_args(field.type)[0]

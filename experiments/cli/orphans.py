@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from provision.leasing.leaked import LeakedResources
 
 ELSEWHERE = "not created from this computer; deleted only if its tag is named"
-HOW = "nothing was deleted; --clean deletes what was created from this computer, --clean TAG what is named"
+HOW = "nothing was deleted; --clean deletes resources created from this computer, --clean TAG those with this tag"
 
 app = typer.Typer()
 

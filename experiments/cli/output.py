@@ -1,4 +1,4 @@
-"""Output of commands: JSON, plans, progress, and consoles. Nothing heavy is imported before it is needed."""
+"""Output of commands: JSON, plans, progress, and consoles. Large libraries are imported only when they are needed."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def wide_console() -> "Console":
-    """Return standard output, wide enough for a table of predictions where it is not a terminal."""
+    """Return a console on stdout that is wide enough for a table of predictions if stdout is not a terminal."""
     from rich.console import Console
 
     output = Console()

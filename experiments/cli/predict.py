@@ -133,13 +133,13 @@ def _flag(name: str) -> str:
 
 
 def _given(context: typer.Context, cls: type = CustomTraining) -> set[str]:
-    """Return the options of a dataclass that the command line has."""
+    """Return the options of a dataclass that are set on the command line."""
     sources = {field.name: context.get_parameter_source(field.name) for field, _ in options_of(cls)}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _specs(context: typer.Context, rows: str | None, training: CustomTraining) -> "list[RowSpec]":
-    """Return the rows that the command is about: of suites, or the one of a custom training."""
+    """Return the rows to predict: rows of suites, or the row of a custom training."""
     from experiments.prediction.service import rows_asked
 
     given = _given(context)

@@ -39,7 +39,7 @@ def logs(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")] = Path("results/latest"),
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the log until the row ends.")] = False,
 ) -> None:
-    """Print a row's log: the downloaded one, or from where the row runs."""
+    """Print a row's log: the downloaded log, or the log on the machine where the row runs."""
     from experiments.results.run_folder import RunFolder, row_path
     from experiments.results.schema import RESULT_FILE
     from experiments.runners.targets import monitor_target
@@ -88,7 +88,7 @@ def notebook(
     site: Site = "chameleon",
     narrative: Annotated[str | None, typer.Option(metavar="SUITE", help="Open the notebook of this suite.")] = None,
     image_variant: Annotated[
-        ImageVariant, typer.Option("--versions", help="Library versions of the image that it runs in.")
+        ImageVariant, typer.Option("--versions", help="Library versions of the image in which Jupyter runs.")
     ] = "current",
     into: Annotated[Path, typer.Option(help="Folder that notebooks are downloaded to.")] = Path("notebooks"),
 ) -> None:
@@ -102,13 +102,13 @@ def notebook(
         if opened:
             _upload_notebook(monitored.shell, opened, f"{FOLDER}/{opened}")
         with suppress(KeyboardInterrupt), served(monitored.shell, opened, image_variant) as address:
-            print(f"in a browser, or as a local runtime of Colab: {address}\nCtrl-C ends it", flush=True)
+            print(f"open in a browser, or as a local runtime of Colab: {address}\npress Ctrl-C to stop", flush=True)
             signal.pause()
         print(f"{download_folder(monitored.shell, FOLDER, into)} files downloaded to {into}")
 
 
 def _upload_notebook(shell: "Shell", name: str, remote: str) -> None:
-    """Upload a lab's notebook, unless the machine has one, which may have been edited."""
+    """Upload a lab's notebook, unless the machine already has it, because it may have been edited."""
     known = {file.name: file for file in NOTEBOOKS.glob("*.ipynb")}
     if name not in known:
         raise unknown(
@@ -132,7 +132,7 @@ def _live(view: "Callable[[], RenderableType]") -> None:
 
 
 def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
-    """Print the log in ``folder`` from its start. Raises InputError when there is none and ``follow`` is not set."""
+    """Print the log in ``folder`` from its start. Raises InputError if there is no log and ``follow`` is not set."""
     from experiments.results.schema import LOG_FILE, RESULT_FILE
 
     log, result = shlex.quote(f"{folder}/{LOG_FILE}"), shlex.quote(f"{folder}/{RESULT_FILE}")

@@ -25,11 +25,11 @@ def reproduce_command(
     key: Key = DEFAULT_KEY,
     max_hours: Annotated[str | None, typer.Option(help="Budget: reject a longer lease.")] = None,
     watch: Watch = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Do not release the lease in the end.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not release the lease at the end.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Lease, configure, run, evaluate, report and release in one command. Resumes where it was interrupted."""
+    """Lease, configure, run, evaluate, report and release in one command. Resumes after an interruption."""
     from dataclasses import replace
 
     from experiments.cli.tables import show_runs

@@ -1,4 +1,4 @@
-"""`testbed evaluate | report | compare | list | schema`: stored results, and what suites contain."""
+"""`testbed evaluate | report | compare | list | schema`: stored results, and the contents of suites."""
 
 from pathlib import Path
 from typing import Annotated

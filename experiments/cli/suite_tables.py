@@ -36,7 +36,7 @@ def suites_table() -> Table:
 
 
 def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
-    """Return the rows of a suite on ``card`` (None: its first) with their settings.
+    """Return the rows of a suite on ``card`` (None: the suite's first card) with their settings.
 
     Raises InputError for unknown names.
     """

@@ -28,7 +28,7 @@ def verdict_table(evaluation: Evaluation) -> Group:
 
 
 def counts_table(evaluations: Sequence[Evaluation]) -> Table:
-    """Return a table of the number of statements by status, for each suite and for all together."""
+    """Return a table with the number of statements by status, for each suite and in total."""
     table = Table("suite", *(Column(status, justify="right") for status in STATUSES), box=SIMPLE_HEAD, pad_edge=False)
     counts = {one.run.suite: [one.count(status) for status in STATUSES] for one in evaluations}
     for name, own in (*counts.items(), ("all", [sum(column) for column in zip(*counts.values(), strict=True)])):
@@ -79,7 +79,7 @@ def run_as_data(finished: "FinishedRun") -> dict[str, Any]:
 
 
 def changes_table(changes: Sequence[VerdictChange]) -> Table:
-    """Return a table of the statements whose status differs from that of the time of the run."""
+    """Return a table of the statements whose status has changed since the run."""
     table = Table("statement", "was", "is", "why", title="changed statuses", title_justify="left")
     for change in changes:
         table.add_row(*map(Text, (change.says, change.a or "not stated", change.b or "not stated", change.reason)))

@@ -1,1 +1,1 @@
-"""Stored results of runs on GPUs, and the tool that writes them; neither is in the package or in the image."""
+"""Stored results of runs on GPUs, and the tool that writes them. The package and the image contain neither."""

@@ -4,7 +4,7 @@
     python -m experiments.evidence.pack --unpack EVIDENCE_FOLDER TARGET   a folder for each row, with its result.json
 
 A line of results.jsonl is one row's result.json without spaces; no number changes. Logs, notebooks, telemetry and the
-report are left out: `testbed report` writes the report of either form.
+report are omitted: `testbed report` writes the report from either form.
 """
 
 import argparse
@@ -50,9 +50,9 @@ def _copy(folder: Path, target: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="a run's folder, or a stored one")
+    parser.add_argument("folder", type=Path, help="folder of a run, or a folder in compact form")
     parser.add_argument("target", type=Path, help="the folder to write")
-    parser.add_argument("--unpack", action="store_true", help="from the compact form to a run's folder")
+    parser.add_argument("--unpack", action="store_true", help="convert the compact form to a run's folder")
     options = parser.parse_args(arguments)
     try:
         (unpack if options.unpack else pack)(options.folder, options.target)

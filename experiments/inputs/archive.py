@@ -46,7 +46,7 @@ def unpack(archive: Path, folder: Path, dataset: str) -> Path:
 
 
 def _untar(archive: Path, folder: Path) -> None:
-    """Unpack files, folders and links, nothing else; extractall has such a filter only since Python 3.11.4."""
+    """Unpack only files, folders and links; extractall has such a filter only since Python 3.11.4."""
     with tarfile.open(archive) as packed:
         for member in packed:
             target = Path(member.name).parent / member.linkname if member.issym() else Path(member.linkname)

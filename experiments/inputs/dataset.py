@@ -18,7 +18,8 @@ from experiments.system.files import file_sha256
 class DataSet:
     """Where the data is ('synthetic', 'hub' or a folder), and the SHA-256 of its archive or of its folder's files.
 
-    artifact: what must be downloaded on the cluster first. user_path: the user's archive or folder to upload for it.
+    artifact: data that must be downloaded on the cluster first. user_path: the user's archive or folder that must be
+    uploaded for it.
     """
 
     data: str
@@ -100,7 +101,7 @@ def _checked_name(source: str, sha256: str | None, datasets: Collection[str]) ->
         return ""
     dataset = _only_real(datasets, source)
     if source == HUB and dataset == CAPTIONS:
-        raise InputError(f"--data hub: {dataset} is not published there; allowed: synthetic, a folder, an archive")
+        raise InputError(f"--data hub: {dataset} is not published on the hub; allowed: synthetic, a folder, an archive")
     if is_url(source) and not sha256:
         raise InputError(f"--data {source}: a URL needs --data-sha256")
     return dataset

@@ -28,7 +28,7 @@ def is_url(source: str) -> bool:
 def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback) -> Path:
     """Download the archive at ``url`` into ``folder``, resuming an interrupted download; return its path.
 
-    Raises InputError if that fails. A checksum mismatch leaves nothing behind.
+    Raises InputError if the download fails. After a checksum mismatch, the file is deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (sha256 + archive_suffix(url.partition("?")[0]))
@@ -53,7 +53,7 @@ def checked_sha256(path: Path, expected: str | None, name: str | None = None) ->
 def check_sha256(actual: str, expected: str | None, name: str) -> None:
     """Raise InputError if a checksum differs from ``expected``; None accepts any."""
     if expected and actual != expected.lower():
-        raise InputError(f"--data {name}: its SHA-256 is {actual}, and --data-sha256 says {expected}")
+        raise InputError(f"--data {name}: its SHA-256 is {actual}, but --data-sha256 is {expected}")
 
 
 def _download(url: str, sha256: str, path: Path, on_progress: DownloadCallback) -> Path:

@@ -19,7 +19,7 @@ TextFormat = Literal["saved", "tables"]
 
 
 def caption_format(folder: Path) -> CaptionFormat | None:
-    """Return how ``folder`` stores captioned images; None if it has none."""
+    """Return the format of the captioned images in ``folder``; None if there are none."""
     if any((folder / name).is_file() for name in METADATA):
         return "metadata"
     if any((folder / name).is_file() for name in SAVED):
@@ -28,7 +28,10 @@ def caption_format(folder: Path) -> CaptionFormat | None:
 
 
 def text_format(folder: Path) -> TextFormat | None:
-    """Return how ``folder`` stores texts; None if it has none. Parquet files may hold captioned images as well."""
+    """Return the format of the texts in ``folder``; None if there are none.
+
+    Parquet files may also contain captioned images.
+    """
     captions = caption_format(folder)
     if captions == "saved":
         return "saved"

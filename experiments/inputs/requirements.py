@@ -44,7 +44,7 @@ class Artifact(StrictModel):
 
 
 def artifacts_of(spec: RowSpec, data: Artifact | None = None) -> tuple[Artifact, ...]:
-    """Return what the row reads from the hub, and ``data`` if it reads the run's data."""
+    """Return the artifacts that the row reads from the hub, and ``data`` if the row reads the run's data."""
     settings, hub = spec.settings, spec.base_model.hub
     pretrained, real = spec.weights == "pretrained", spec.data != SYNTHETIC and settings.dataset != CONSTANT
     captions = settings.dataset == CAPTIONS
@@ -78,7 +78,7 @@ class ProgressPrinter:
 def run_fetch(artifact: str, fetch: Callable[[Artifact], Iterable[Path]]) -> int:
     """Download an Artifact (JSON) by ``fetch`` and print the paths of its files; return the exit code.
 
-    The code is 1 if the download fails; the last line of stderr is the reason then.
+    The code is 1 if the download fails; the last line of stderr is then the reason.
     """
     with redirect_stdout(sys.stderr):
         try:

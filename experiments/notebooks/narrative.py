@@ -1,4 +1,4 @@
-"""Functions for the labs' notebooks: show and compare the rows of a suite; run those without a result."""
+"""Functions for the labs' notebooks: show and compare the rows of a suite; run rows that have no result."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ BAR_PX = 26
 
 
 class Lab:
-    """The rows of a suite, shown from the runs under ``results``; a row without a result there is run first.
+    """Shows rows of a suite from the runs under ``results``. A row without a result is run first.
 
     ``choices``: options of `testbed run` by name: card, size, length, weights, input. Only results with the same
     options are shown; 'auto', or an option left out, matches any. Raises InputError for an unknown suite.
@@ -50,7 +50,8 @@ class Lab:
     def compare(self, *rows: str) -> None:
         """Show rows side by side: settings, memory, speed, and the claims that compare them.
 
-        Runs nothing. All results are from one run: the one with the most of these rows, of several the newest.
+        Does not run rows. All results are from one run: the run with the most of these rows, or the newest of several
+        such runs.
         """
         titles = {row: self._suite.row(row).title for row in rows}
         folder = self._newest(rows)
@@ -68,7 +69,7 @@ class Lab:
             display(Markdown(f"**Statements of the lab**\n\n{self._evaluated(claims, folder, results)}"))
 
     def _newest(self, rows: Collection[str]) -> RunFolder | None:
-        """Return the run with these options and the most of ``rows``, of several the newest; None without any."""
+        """Return the run with these options and the most of ``rows``, the newest of several; None if there is none."""
         folders = [RunFolder(path.parent) for path in self._place.glob(f"*/{RUN_FILE}")]
         runs = {folder: made for folder in folders if self._suits(made := folder.read_run())}
         there = {folder: len(folder.results().keys() & set(rows)) for folder in runs}
@@ -80,7 +81,7 @@ class Lab:
         return all(value in (AUTO, str(getattr(made, key, value))) for key, value in wanted.items())
 
     def _settings(self, titles: Mapping[str, str], results: Mapping[str, Result]) -> str:
-        """Return the settings that differ between the rows, as they ran or on the suite's first card."""
+        """Return the settings that differ between the rows: from their results, or for the suite's first card."""
         asked = self.choices.get("card", AUTO)
         sets = {}
         for row_id, title in titles.items():
@@ -97,7 +98,7 @@ class Lab:
 
 
 def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
-    """Run one row with the command line, print its output as it comes, and return its exit code."""
+    """Run one row with the command line, print its output while it runs, and return the exit code."""
     options = [part for key, value in choices.items() for part in (f"--{key.replace('_', '-')}", value)]
     command = [*COMMAND, "run", name, "--row", row, "--results", str(place), *options]
     with subprocess.Popen(command, cwd=CODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

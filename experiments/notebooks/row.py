@@ -20,7 +20,7 @@ class DidNotFit(RuntimeError):
 
 
 def run(spec: str, out: str, worker: str) -> None:
-    """Run the row in its own process and print its output as it comes.
+    """Run the row in its own process and print its output while it runs.
 
     Does not wait for processes that the worker leaves behind and that keep its output open.
     """
@@ -55,14 +55,14 @@ def measured(result: Result) -> list[str]:
 
 
 def require_fit(out: str) -> None:
-    """Raise DidNotFit unless the row fits, so that the notebook of a failed row is not taken for a success."""
+    """Raise DidNotFit unless the row fits, so that the notebook of a failed row does not look successful."""
     result = _result(out)
     if result.outcome != "fits":
         raise DidNotFit(f"{OUTCOMES[result.outcome]}: {result.reason}")
 
 
 def device(result: Result) -> str:
-    """Return the row's machine in one line."""
+    """Return a description of the row's machine in one line."""
     where = result.device
     memory_gib = f", {where.memory_gib:.1f} GiB" if where.memory_gib else ""
     emulates = f", emulating {result.spec.card}" if result.emulated else ""
@@ -73,8 +73,8 @@ def failure(ended: Failure) -> str:
     """Return where the row failed, in one line."""
     step = f" of step {ended.step}" if ended.step is not None else ""
     rank = f" on rank {ended.rank}" if ended.rank else ""
-    asked = f", {number(ended.requested_gib)} GiB asked for" if ended.requested_gib else ""
-    return f"Ended in **{ended.phase}**{step}{rank}{asked}: `{ended.message}`"
+    requested = f", {number(ended.requested_gib)} GiB requested" if ended.requested_gib else ""
+    return f"Ended in **{ended.phase}**{step}{rank}{requested}: `{ended.message}`"
 
 
 def _print_lines(lines: Iterable[str]) -> None:

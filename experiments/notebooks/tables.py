@@ -22,7 +22,7 @@ HIDDEN_SETTINGS = ("time_limit_s", "seed", "workers")
 
 
 class Unit(NamedTuple):
-    """A unit of memory, and how many of it are one GiB."""
+    """A unit of memory, and the number of units in one GiB."""
 
     name: str
     per_gib: int
@@ -60,7 +60,7 @@ def last_at_points(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:
 
 
 def memory(results: Mapping[str, Result]) -> str:
-    """Return a table of the maximum of each part of memory by row; of several ranks, the one with the highest peak."""
+    """Return a table with the maximum of each part of memory by row; of several ranks, that with the highest peak."""
     sizes = {name: {quantity: value_of(quantity, result) for quantity in MEMORY} for name, result in results.items()}
     unit = _unit(sizes.values())
     ended = {name: {"ended": OUTCOMES[result.outcome]} for name, result in results.items()}
@@ -76,7 +76,7 @@ def ranks(measured: Sequence[Measured]) -> str:
             "ended": OUTCOMES[one.outcome],
             **_sizes(sizes[one.rank], MEMORY, unit),
             "tokens of the longest text": str(one.max_tokens or ""),
-            "s a step": number(one.speed.step_s) if one.speed else "",
+            "s per step": number(one.speed.step_s) if one.speed else "",
         }
         for one in measured
     }
@@ -87,19 +87,19 @@ def speed(measured: Speed) -> str:
     """Return a table of a row's times, rates and idle shares."""
     figures = {
         "samples/s": number(measured.samples_per_s),
-        "s a step": number(measured.step_s),
+        "s per step": number(measured.step_s),
         "spread": f"{measured.spread:.1%}",
         "TFLOP/s": number(measured.tflops_per_s) if measured.tflops_per_s else "",
         "of the peak": _share(measured.peak_share),
         **_waits(measured),
-        "s in all": number(measured.train_s),
+        "s in total": number(measured.train_s),
     }
     there = {name: figure for name, figure in figures.items() if figure}
     return table(list(there), [list(there.values())])
 
 
 def scaling(results: Mapping[str, Result]) -> str:
-    """Return a table of the speeds of rows, relative to the first with one; empty if no row has one.
+    """Return a table of the speeds of rows, relative to the first row with a speed; empty if there is none.
 
     Efficiency is the relative speed divided by the relative number of ranks.
     """
@@ -111,12 +111,14 @@ def scaling(results: Mapping[str, Result]) -> str:
 
 
 def settings(rows: Mapping[str, Settings]) -> str:
-    """Return a table of the settings that differ between rows; empty if none does."""
-    told = {name: {key: _told(value) for key, value in one if key not in HIDDEN_SETTINGS} for name, one in rows.items()}
-    differing = [key for key in next(iter(told.values())) if len({cells[key] for cells in told.values()}) > 1]
-    return (
-        columns("", {name: {key: cells[key] for key in differing} for name, cells in told.items()}) if differing else ""
-    )
+    """Return a table of the settings that differ between rows; empty if there are none."""
+    texts = {
+        name: {key: _text(value) for key, value in one if key not in HIDDEN_SETTINGS} for name, one in rows.items()
+    }
+    differing = [key for key in next(iter(texts.values())) if len({cells[key] for cells in texts.values()}) > 1]
+    if not differing:
+        return ""
+    return columns("", {name: {key: cells[key] for key in differing} for name, cells in texts.items()})
 
 
 def verdicts(found: Iterable[Verdict]) -> str:
@@ -133,8 +135,8 @@ def _scaled(result: Result, base: Result, base_name: str) -> dict[str, str]:
     sets, ranks_over = result.spec.settings, result.spec.settings.ranks / base.spec.settings.ranks
     return {
         "ranks": f"{sets.nodes} x {sets.devices}" if sets.nodes > 1 else str(sets.ranks),
-        "samples a step": str(sets.global_batch_size),
-        "s a step": number(result.speed.step_s),
+        "samples per step": str(sets.global_batch_size),
+        "s per step": number(result.speed.step_s),
         "samples/s": number(result.speed.samples_per_s),
         f"times {base_name}": number(times),
         "efficiency": _share(times / ranks_over) if ranks_over != 1 else "",
@@ -145,7 +147,7 @@ def _scaled(result: Result, base: Result, base_name: str) -> dict[str, str]:
 def _waits(measured: Speed) -> dict[str, str]:
     return {
         "communicating": _share(measured.communication_share),
-        "and nothing else": _share(measured.exposed_communication_share),
+        "only communicating": _share(measured.exposed_communication_share),
         "GPU idle": _share(measured.gpu_idle_share),
     }
 
@@ -157,7 +159,7 @@ def _sizes(sizes: Mapping[Any, float | None], names: Mapping[Any, str], unit: Un
 
 
 def _unit(rows: Iterable[Mapping[Any, float | None]]) -> Unit:
-    """Return MiB if all sizes are below half a GiB, as in miniatures; else GiB."""
+    """Return MiB if all sizes are below half a GiB, as with tiny models; otherwise GiB."""
     return GIB if max((gib or 0.0 for sizes in rows for gib in sizes.values()), default=0.0) >= MINIATURE_GIB else MIB
 
 
@@ -173,7 +175,7 @@ def _share(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, Lora):
         return f"rank {value.r}"
     if isinstance(value, Quantization):

@@ -21,8 +21,8 @@ def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Predictio
 def as_result(prediction: Prediction) -> Result:
     """Return the predicted result of the row on its card: memory and outcome, without times and losses.
 
-    Reserved memory is that with the card's capacity; all other memory is that with unlimited capacity, also of a row
-    that does not fit.
+    Reserved memory is predicted for the card's capacity. All other values are predicted for unlimited capacity, also
+    for a row that does not fit.
     """
     spec, card = prediction.spec, card_named(prediction.spec.card)
     return Result(

@@ -15,12 +15,12 @@ MODEL_HELP = "a name of models.yaml, the path of a config.json, or an id on the 
 
 @dataclass(frozen=True)
 class CustomTraining:
-    """Options of one custom training. batch: samples per GPU and micro-step. seq: tokens of each text."""
+    """Options of one custom training. batch: samples per GPU and micro-step. seq: tokens per text."""
 
     model: str = option("", f"Custom training of this model: {MODEL_HELP}.", metavar="MODEL")
-    card: str = option("", "GPU model; for rows of a suite default: each that they are for.", metavar="CARD")
+    card: str = option("", "GPU model; default for rows of a suite: all GPU models of the row.", metavar="CARD")
     batch: int = option(1, "Samples per GPU and micro-step.")
-    seq: int = option(512, "Tokens of each text.")
+    seq: int = option(512, "Tokens per text.")
     accumulate: int = option(1, "Micro-steps per optimizer step.")
     devices: int = option(1, "Number of GPUs.")
     precision: Precision = option("32-true", "Precision of weights and arithmetic.")

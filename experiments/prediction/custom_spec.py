@@ -84,7 +84,7 @@ def _lora(training: CustomTraining, base_model: Model) -> Lora | None:
 
 
 def lora(r: int, base_model: Model, targets: str | None = None) -> Lora:
-    """Return adapters of rank ``r`` and scale 2r on ``targets`` (comma-separated; None: usual for the model)."""
+    """Return adapters of rank ``r`` and scale 2r on ``targets`` (comma-separated; None: the model's usual layers)."""
     names = tuple(name.strip() for name in (targets or "").split(",") if name.strip())
     if targets is not None and not names:
         raise InputError(f"--lora-targets {targets!r}: names of linear layers are needed, or all-linear")
@@ -103,7 +103,7 @@ def _reject_below_1(flag: str, value: int | None) -> None:
 
 
 def _reject_longer(seq: int, base_model: Model, name: str) -> None:
-    """Raise InputError if a text is longer than the model's positions. T5 has relative positions, without a limit."""
+    """Raise InputError if a text is longer than the model's positions. T5 has relative positions and no limit."""
     if _language_model(base_model) == "t5":
         return
     inner = base_model.architecture.get("text_config") or base_model.architecture
@@ -129,7 +129,7 @@ def _read(path: Path, where: str) -> str:
     try:
         return path.read_text()
     except UnicodeDecodeError:
-        raise InputError(f"{where}: not JSON: not text") from None
+        raise InputError(f"{where}: not JSON: the file is not text") from None
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror}); allowed: {MODEL_HELP}") from None
 
@@ -151,7 +151,7 @@ def _from_hub(name: str) -> str:
         from huggingface_hub import get_session, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
     except ImportError:
-        raise InputError(f"--model {name}: huggingface_hub is not installed; give the path of a config.json") from None
+        raise InputError(f"--model {name}: huggingface_hub is not installed; pass the path of a config.json") from None
     try:
         url = hf_hub_url(name, "config.json")
         answer = get_session().get(url, headers=build_hf_headers(), timeout=HUB_TIMEOUT_S, follow_redirects=True)
@@ -159,6 +159,6 @@ def _from_hub(name: str) -> str:
     except (httpx.HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"--model {name}: the hub does not give its config.json ({reason}); give the path of one"
+            f"--model {name}: cannot download its config.json from the hub ({reason}); pass the path of a config.json"
         ) from None
     return str(answer.text)

@@ -31,7 +31,10 @@ class Change(NamedTuple):
 
 
 class Attempt(Record):
-    """The prediction of a row with one change. prediction: None if the row cannot be trained so; reason states why."""
+    """The prediction of a row with one change.
+
+    prediction: None if the row cannot be trained with the change; reason: why not.
+    """
 
     change: str
     cost: str
@@ -42,8 +45,8 @@ class Attempt(Record):
 class Fit(Record):
     """What fits on the row's card.
 
-    largest: the row with the largest batch that fits. likely: that with the largest batch that more likely fits than
-    not, borderline included. Both are None if not even a batch of 1 does. Batches above 4096 are not tried.
+    largest: the row with the largest batch that fits. likely: the row with the largest batch that probably fits,
+    including borderline ones. Each is None if even a batch of 1 does not qualify. Batches above 4096 are not tried.
     """
 
     asked: Prediction
@@ -55,8 +58,9 @@ class Fit(Record):
 def fit(spec: RowSpec, predict: Predict) -> Fit:
     """Return the largest batch of ``spec`` and, if it does not fit, the single changes that help, cheapest first.
 
-    Order of cost: changes that leave the training as it is (accumulation), of its arithmetic (precision), of its time
-    (checkpointing), of its optimizer (8 bit, SGD), of the trained weights (LoRA), then slow host memory and more GPUs.
+    The order of cost is: changes that do not affect the result of the training (accumulation), then changes of the
+    arithmetic (precision), the time (checkpointing), the optimizer (8 bit, SGD), the trained weights (LoRA), and
+    finally slow host memory and more GPUs.
     """
     batches = _Batches(spec, predict)
     asked = batches.prediction(spec.settings.batch_size)
@@ -81,7 +85,7 @@ def changed(spec: RowSpec, **settings: Any) -> RowSpec:
 
 
 def changes(spec: RowSpec) -> Iterator[Change]:
-    """Return the single changes that may save memory, besides a smaller batch, cheapest first."""
+    """Return the single changes that may save memory, except a smaller batch, cheapest first."""
     now = spec.settings
     if now.precision == "32-true":
         yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})
@@ -108,7 +112,7 @@ def changes(spec: RowSpec) -> Iterator[Change]:
 
 
 def _smaller_batch(spec: RowSpec, largest: int) -> Iterator[Change]:
-    """Return the row with gradient accumulation: its batch halved until it fits, or as often as possible."""
+    """Return the row with gradient accumulation: its batch is halved until it fits, or as often as possible."""
     batch, accumulate = spec.settings.batch_size, spec.settings.accumulate
     while batch % 2 == 0 and (batch > largest or batch == spec.settings.batch_size):
         batch, accumulate = batch // 2, accumulate * 2
@@ -139,7 +143,7 @@ def _one(spec: RowSpec, predict: Predict) -> Prediction | str:
 
 
 class _Batches:
-    """Predictions of one row by batch size, and the search in them. Margins fall about linearly with the batch."""
+    """Search over the batch size of one row. The margin falls approximately linearly with the batch size."""
 
     def __init__(self, spec: RowSpec, predict: Predict) -> None:
         self._spec, self._predict = spec, predict
@@ -163,7 +167,7 @@ class _Batches:
             self.prediction(self._between(margins, low, high))
 
     def _between(self, margins: dict[int, float], low: int, high: int) -> int:
-        """Return the zero of the line through the two margins nearest to 0, limited to ``low`` and ``high``."""
+        """Return the zero of a line through the two margins nearest to 0, limited to ``low`` and ``high``."""
         (near, margin), (far, other) = sorted(margins.items(), key=lambda item: abs(item[1]))[:2]
         slope = (other - margin) / (far - near)
         guess = int(near - margin / slope) if slope < 0 else GROWTH * max(low, 1)

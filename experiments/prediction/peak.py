@@ -19,8 +19,8 @@ BUFFERS = CATEGORIES.index(memory_parts.BUFFERS.key)
 class Tags:
     """The phases of a training as events of the log, and the categories of its tensors.
 
-    last: the last event at which tensors were tagged, after the last optimizer step. Memory that is alive then and is
-    neither weight, gradient nor optimizer state is a buffer.
+    last: the last event at which tensors were tagged, after the last optimizer step. Memory that is still
+    allocated then and is not a weight, gradient or optimizer state counts as a buffer.
     """
 
     def __init__(self, phantom: Phantom) -> None:
@@ -53,7 +53,7 @@ class Tags:
 
 
 def shares(phantom: Phantom, tags: Tags, free: Replay) -> Shares:
-    """Return the parts of the peak; what the allocator rounds up counts as activations."""
+    """Return the parts of the peak. The bytes that the allocator adds by rounding count as activations."""
     phantom.tag_alive(tags.last, BUFFERS)
     by_name = dict(zip(CATEGORIES, phantom.alive(free.highest_at, len(CATEGORIES)), strict=True))
     kept = {part.field: by_name[part.key] for part in KEPT}

@@ -1,4 +1,4 @@
-"""Predict rows: from the cache if nothing changed, otherwise by dry-runs, several at a time in their own processes."""
+"""Predict rows: from the cache if nothing has changed, otherwise by parallel dry runs in separate processes."""
 
 import hashlib
 import importlib.metadata
@@ -74,10 +74,10 @@ def predict(
 ) -> list[Prediction]:
     """Return predictions in the order of ``specs``; call ``watch`` for each, with whether it was cached.
 
-    Predictions are cached under ``cache`` by all that they depend on: row, card, code, libraries. At most ``workers``
-    rows (None: the number of CPUs) are traced at a time, each with less than 6 GiB of memory. A row that cannot be
-    traced is left out after ``failed`` was called with the reason. Without ``failed``, the first such row raises
-    InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
+    Predictions are cached under ``cache``; the key contains everything that they depend on: row, card, code, libraries.
+    At most ``workers`` rows (None: the number of CPUs) are traced at a time, each with less than 6 GiB of memory. If a
+    row cannot be traced, ``failed`` is called with the reason and the row is omitted. Without ``failed``, the first
+    such row raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
     """
     folder = cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def _kept(path: Path) -> Prediction | None:
 
 
 def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[tuple[str, Prediction | Problem]]:
-    """Yield keys with predictions, or with the problem, as the tracer delivers them."""
+    """Yield each key with its prediction, or with the problem, as soon as the tracer writes it."""
     if not missing:
         return
     with tempfile.TemporaryDirectory(prefix="testbed-trace-") as place:
@@ -154,8 +154,8 @@ def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[
                 yield keys[number], _read(folder / f"{number}.json", missing[keys[number]])
             if code := tracer.wait():
                 log.seek(0)
-                said = (log.read().strip().splitlines() or ["the tracer ended without a word"])[-1]
-                raise InputError(said) if code == 2 else RuntimeError(f"the tracer broke: {said}")
+                said = (log.read().strip().splitlines() or ["the tracer ended without output"])[-1]
+                raise InputError(said) if code == 2 else RuntimeError(f"the tracer failed: {said}")
 
 
 @contextmanager
@@ -187,7 +187,7 @@ def _read(out: Path, spec: RowSpec) -> Prediction | Problem:
     try:
         text = out.read_text()
     except FileNotFoundError:
-        return RuntimeError(f"{where}: the tracer was ended, probably for want of memory")
+        return RuntimeError(f"{where}: the tracer was killed, probably because the host ran out of memory")
     said = json.loads(text)
     if "error" not in said:
         return Prediction.model_validate_json(text)

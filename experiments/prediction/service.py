@@ -48,7 +48,7 @@ def traced(specs: Sequence[RowSpec], say: Say, failed: Failed | None = None) -> 
 
 
 def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
-    """Predict the rows of ``run`` at full size, store that in ``folder``, warn if a stated outcome differs.
+    """Predict the rows of ``run`` at full size, store the predictions in ``folder``, warn if a stated outcome differs.
 
     Rows that cannot be predicted are reported; they do not stop the run.
     """
@@ -67,7 +67,7 @@ def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
 
 
 class Progress:
-    """Reports a line for each traced row, none for cached ones."""
+    """Reports one line for each traced row, and nothing for cached rows."""
 
     def __init__(self, total: int, say: Say) -> None:
         self._total, self._say = total, say

@@ -28,9 +28,9 @@ NOT_SHOWN = {
     "elapsed_s",
 }
 LEGEND = (
-    f"GiB on one GPU. {PARAMETERS.short} to {BUFFERS.short}: what the peak is made of;"
+    f"GiB on one GPU. {PARAMETERS.short} to {BUFFERS.short}: the parts of the peak;"
     f" {ACTIVATIONS.short}: activations and temporaries; {OPTIMIZER_CPU.short}:"
-    " optimizer state in host memory; margin: free memory of the card, negative if it is missing;"
+    " optimizer state in host memory; margin: free memory of the card, negative if memory is missing;"
     f" {RULE_OF_THUMB} x: the rule of thumb, {RULE_OF_THUMB} times the model."
 )
 
@@ -114,7 +114,7 @@ def _stated(prediction: Prediction) -> Text:
 
 
 def fit_as_data(fit: Fit) -> dict[str, Any]:
-    """Return a fit as one object; a batch of 0 means that not even a batch of 1 fits."""
+    """Return a fit as one flat object; a batch of 0 means that even a batch of 1 does not fit."""
     return {
         **prediction_as_data(fit.asked),
         "batch": fit.asked.spec.settings.batch_size,
@@ -151,11 +151,11 @@ def _largest_in_words(fit: Fit) -> str:
     if fit.likely is None:
         return "not even a batch of 1 fits"
     if fit.largest is None:
-        return f"no batch fits for sure; borderline up to {_batch(fit.likely)}"
+        return f"no batch certainly fits; borderline up to {_batch(fit.likely)}"
     words = f"largest batch that fits: {_batch(fit.largest)}, peak {fit.largest.peak_gib:.2f} GiB"
     if _batch(fit.likely) > _batch(fit.largest):
         words += f"; borderline up to {_batch(fit.likely)}"
-    return f"{words} (larger ones were not tried)" if _batch(fit.likely) == LARGEST_BATCH else words
+    return f"{words} (larger batches were not tried)" if _batch(fit.likely) == LARGEST_BATCH else words
 
 
 def _changes_table(fit: Fit) -> Table:
@@ -164,7 +164,7 @@ def _changes_table(fit: Fit) -> Table:
         Column("peak", justify="right", no_wrap=True),
         Column("margin", justify="right", no_wrap=True),
         "outcome",
-        "what it costs",
+        "cost",
         title="single changes, cheapest first, GiB on one GPU",
         title_justify="left",
         box=SIMPLE_HEAD,

@@ -4,7 +4,7 @@
 
 Each line on standard input is a job, {"spec": FILE, "out": FILE}. The prediction, or {"error": LINE, "mistake": BOOL},
 is written to ``out``, and the job's number is printed. Rows run in forks of this process, at most N at a time:
-libraries are loaded once, and no state of a row outlives it.
+libraries are loaded once, and rows do not share state.
 """
 
 import argparse

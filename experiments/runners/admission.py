@@ -20,11 +20,11 @@ OFFLOAD_BYTES_PER_PARAMETER = 20
 OFFLOAD_SPARE_GIB = 10.0
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 BITSANDBYTES = (0, 50)
-"""First version with kernels for processors, required by pyproject.toml; the labs' 0.44 needs a GPU."""
+"""First version with kernels for CPUs, required by pyproject.toml; the labs' version 0.44 needs a GPU."""
 
 
 def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True, nodes: int = 1) -> str:
-    """Return in one line why ``node``, or ``nodes`` like it, cannot run the row; '' if it can.
+    """Return one line that states why ``node``, or ``nodes`` such nodes, cannot run the row; '' if they can.
 
     here: whether the node is this machine.
     """
@@ -52,24 +52,24 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True
 
 
 def _bitsandbytes_needs_gpu(settings: Settings) -> str:
-    """Return why the installed bitsandbytes cannot run the row on a processor; '' if it can."""
+    """Return why the installed bitsandbytes cannot run the row on a CPU; '' if it can."""
     installed = versions().get("bitsandbytes")
     if installed is None or not (settings.quantization or settings.optimizer == "adam_8bit"):
         return ""
     if tuple(map(int, installed.split(".")[:2])) >= BITSANDBYTES:
         return ""
-    return f"bitsandbytes {installed} needs a GPU; {'.'.join(map(str, BITSANDBYTES))} and newer run on processors too"
+    return f"bitsandbytes {installed} needs a GPU; {'.'.join(map(str, BITSANDBYTES))} and newer also run on CPUs"
 
 
 def missing_build_tool() -> str:
-    """Return what this machine lacks to compile a C++ extension, with its package; '' if it lacks nothing."""
+    """Return the missing tool for compiling a C++ extension, and its package; '' if all tools are installed."""
     if not shutil.which("c++"):
         return "C++ compiler (package g++)"
     return "" if Path(sysconfig.get_path("include"), "Python.h").exists() else "Python.h (package python3-dev)"
 
 
 def too_small(gpu: Gpu, card_name: str) -> str:
-    """Return why ``gpu`` can neither be nor emulate the card; '' if it can."""
+    """Return why ``gpu`` is not the card and cannot emulate it; '' if it is or can."""
     card = card_named(card_name)
     if card_of_device(gpu.name) == card_name or gpu.memory_gib >= card.memory_gib:
         return ""
@@ -85,7 +85,7 @@ def host_memory_needed_gib(spec: RowSpec) -> float:
     """Return the host memory to reserve for the row, GiB.
 
     An offloaded parameter takes 4 bytes for the master weight, 8 for Adam's moments, 4 for the gradient, 2 for the
-    accumulated gradient and 2 for the updated weight on its way back (DeepSpeed's stage_1_and_2.py; measured with
+    accumulated gradient and 2 for the updated weight that is copied back (DeepSpeed's stage_1_and_2.py; measured with
     12.2e9 parameters: 231 GiB).
     """
     if spec.size == "full" and offloads(spec):
@@ -107,9 +107,10 @@ def checkpoints_gib(spec: RowSpec) -> float:
 
 
 def check_disk(folder: Path, specs: Sequence[RowSpec], here: bool = True) -> None:
-    """Raise InputError if the disk of ``folder``, which need not exist yet, lacks space for the results of the rows.
+    """Raise InputError if the disk of ``folder`` does not have enough space for the results of the rows.
 
-    here: whether rows run on this machine, which then also stores the largest row's checkpoints.
+    The folder need not exist yet. here: whether rows run on this machine, which then also stores the largest row's
+    checkpoints.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     needed_gib = SPARE_GIB + len(specs) * ROW_GIB

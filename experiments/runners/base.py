@@ -1,4 +1,7 @@
-"""Runner and Target: what runs rows, and where. experiments/runners/targets.py has the targets."""
+"""Interfaces of runners, which run rows, and of targets, on which rows run.
+
+experiments/runners/targets.py has the targets.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
@@ -52,25 +55,25 @@ class Target(ABC):
     def prepare_data(
         self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
     ) -> DataSet:
-        """Return the run's data as rows at this target read it.
+        """Return the run's data in the form in which rows at this target read it.
 
         ``watch`` is called with the bytes downloaded and their total. Raises InputError for data that cannot be read.
         """
 
     @abstractmethod
     def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
-        """Raise InputError when the results of ``specs`` do not fit on the disk of ``folder``."""
+        """Raise InputError if the results of ``specs`` do not fit on the disk of ``folder``."""
 
     @abstractmethod
     def refusal(self, spec: RowSpec, host_memory_gib: float) -> str:
-        """Return why the row cannot run here, "" when it can."""
+        """Return why the row cannot run at this target, "" if it can."""
 
     @abstractmethod
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
-        """Return what runs rows here into ``folder``."""
+        """Return the runner that runs rows at this target and writes to ``folder``."""
 
     def in_order(self, rows: Sequence[Planned], suite: Suite) -> Sequence[Planned]:
-        """Return the rows in the order that they are begun in."""
+        """Return the rows in the order in which they start."""
         return rows
 
     def cancel(self, folder: RunFolder, view: View) -> list[str]:

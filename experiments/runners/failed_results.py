@@ -24,7 +24,7 @@ from provision.models import Gpu, Node
 
 
 def write_refusal(row_folder: Path, spec: RowSpec, node: Node, reason: str) -> Result:
-    """Write and return the result of a row that was refused before it started."""
+    """Write and return the result of a row that was rejected before it started."""
     return _write(row_folder, spec, outcome="refused", reason=reason, device=device_of(node, node.gpus[:1]))
 
 
@@ -33,7 +33,8 @@ def write_broken(
 ) -> Result:
     """Write and return the result of a row whose processes ended without one.
 
-    It has the progress of the row and the last line that it printed. device: for a row that has not reported its own.
+    The result has the progress of the row and the last line that it printed. device: used if the row has not reported
+    its device.
     """
     progress = read_progress(row_folder)
     failure = Failure(
@@ -81,7 +82,7 @@ def _write(row_folder: Path, spec: RowSpec, elapsed_s: float = 0.0, **measured: 
 
 
 def device_of(node: Node, gpus: Sequence[Gpu]) -> Device:
-    """Return the device of a row with these GPUs of ``node``, as a result states it; without GPUs the processor."""
+    """Return the device of a row with these GPUs of ``node``, as it is recorded in a result; without GPUs, the CPU."""
     gpu = gpus[0] if gpus else None
     return Device(
         kind="cuda" if gpu else "cpu",

@@ -1,4 +1,4 @@
-"""Monitor: the GPUs of machines, the processes that use them, and the rows that run or wait."""
+"""Monitoring of GPUs, of the processes that use them, and of running and queued rows."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -82,7 +82,7 @@ def observe(target: MonitorTarget) -> Observation:
 
 
 def _queries(target: MonitorTarget, jobs: list[queue.Job]) -> Iterator[tuple[str, Shell, str]]:
-    """Yield node, shell and command of each query: on the nodes themselves, else inside the jobs that run there."""
+    """Yield node, shell and command of each query: on the nodes themselves, or inside running jobs."""
     if target.nodes:
         yield from ((name, shell, GPUS) for name, shell in target.nodes)
         return
@@ -129,7 +129,7 @@ def monitor_table(observation: Observation) -> Group:
 
 
 def _progress(target: MonitorTarget, names: list[str]) -> Mapping[str, Progress]:
-    """Return the progress reports of running rows, by one command."""
+    """Return the progress reports of running rows, read with one command."""
     if not names:
         return {}
     lines = [f"cd {shlex.quote(target.folder)} || exit 0"]

@@ -28,10 +28,10 @@ PORTS = range(20_000, 30_000)
 
 @contextmanager
 def served(shell: Shell, opened: str | None = None, image_variant: ImageVariant = "current") -> Iterator[str]:
-    """Run Jupyter on the machine of ``shell`` while the body runs; yield its local URL, which includes the token.
+    """Run Jupyter on the machine of ``shell`` while the body of the with statement runs.
 
-    opened: notebook in FOLDER that the URL opens. Raises CommandFailed with the last line of Jupyter's log if it does
-    not start.
+    Yields the local URL, which includes the token. opened: notebook in FOLDER that the URL opens. Raises CommandFailed
+    with the last line of Jupyter's log if Jupyter does not start.
     """
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
     path = f"lab/tree/{opened}" if opened else "lab"

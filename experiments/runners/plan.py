@@ -1,4 +1,4 @@
-"""The plan of a run: which rows still have to be run, and why."""
+"""The plan of a run: which rows have to run, and why."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Planned:
 def plan(suite: Suite, run: Run, folder: RunFolder, rerun: bool = False) -> list[Planned]:
     """Return the plan of every row of ``run`` in ``folder``; with ``rerun`` finished rows run again.
 
-    Raises InputError when a result has another schema version.
+    Raises InputError if a result has another schema version.
     """
     return [_planned(run.spec(suite, row), folder, rerun) for row in run.rows]
 
@@ -35,15 +35,15 @@ def plan(suite: Suite, run: Run, folder: RunFolder, rerun: bool = False) -> list
 def continued(folder: RunFolder, run: Run, suite: Suite) -> Run:
     """Return ``run`` with the rows of the earlier run in ``folder`` added.
 
-    Raises InputError when the folder belongs to another version of the suite or to other options.
+    Raises InputError if the folder has a run with another version of the suite or with other options.
     """
     if not (folder.path / RUN_FILE).exists():
         return run
     before = folder.read_run()
-    fix = "give another --run-id or remove the folder"
+    fix = "choose another --run-id or remove the folder"
     if before.recipe_version != run.recipe_version:
         raise InputError(
-            f"{folder.path}: made with version {before.recipe_version} of recipe {before.suite},"
+            f"{folder.path}: made with version {before.recipe_version} of suite {before.suite},"
             f" which is now version {run.recipe_version}; {fix}"
         )
     for choice in IDENTITY:
@@ -68,9 +68,9 @@ def _planned(spec: RowSpec, folder: RunFolder, rerun: bool) -> Planned:
 
 
 def _why_again(spec: RowSpec, result: Result) -> str:
-    """Return why a row with this result has to run again, "" when the result is valid."""
+    """Return why a row with this result has to run again, "" if the result is valid."""
     if result.outcome == "refused":
-        return f"refused before: {result.reason}"
+        return f"rejected in the last run: {result.reason}"
     if result.fingerprint != spec.fingerprint:
         return "settings changed: " + (", ".join(_differences(result.spec, spec)) or "their format")
     if result.code != code_sha256():

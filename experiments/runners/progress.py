@@ -25,7 +25,7 @@ STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
 
 @dataclass(frozen=True)
 class RowState:
-    """A running row: its time so far, its own progress report, and ``waits``, what it waits for before it starts."""
+    """A running row: its time so far, its progress report, and ``waits``: the reason why it has not started yet."""
 
     spec: RowSpec
     elapsed_s: float
@@ -69,7 +69,7 @@ class View:
         self._print(text, "red")
 
     def shows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
-        """Show the running rows, how many of ``total`` are done, and the time left if it is known."""
+        """Show the running rows, how many of ``total`` rows are done, and the remaining time if it is known."""
 
     def downloading(self, spec: RowSpec, transfer: "TransferProgress") -> None:
         """Show the progress of the download of the row's files."""
@@ -79,7 +79,7 @@ class View:
 
 
 class Screen(View):
-    """Prints the same lines, and below them a live table of the running rows."""
+    """Prints the same lines as View, and below them a live table of the running rows."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)

@@ -1,4 +1,4 @@
-"""Options of a run made definite on a node: card, size, rows and run id; and checks of what rows would set."""
+"""Resolves card, size, rows and run id of a run for a node, and checks the resulting settings of the rows."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -13,22 +13,22 @@ from experiments.suites.suite import Suite
 from provision.models import Node
 
 LATEST = "latest"
-"""Name of the link to the latest run, which no run may have."""
+"""Name of the link to the latest run; not allowed as a run id."""
 SHARDED = ("ddp", "fsdp")
 FEWEST_RANKS = 2
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def resolve(options: RunOptions, suite: Suite, node: Node) -> RunOptions:
-    """Return ``options`` with the card, size, rows and run id that they mean on ``node``.
+    """Return ``options`` with card, size, rows and run id resolved for ``node``.
 
-    Raises InputError for what the suite or the node does not have.
+    Raises InputError for options that do not match the suite or the node.
     """
     card = _card(suite, options.card, node)
     rows = _rows(suite, options.rows, card)
     size = _size(options.size, card, node)
     if options.weights == "pretrained" and size == "tiny":
-        raise InputError("weights pretrained: a miniature (size tiny) has none; allowed: random, or size full")
+        raise InputError("weights pretrained: a tiny model has none; allowed: random, or size full")
     _check_run_id(options.run_id)
     resolved = replace(options, card=card, size=size, rows=rows)
     return replace(resolved, run_id=options.run_id or default_run_id(resolved))
@@ -37,7 +37,7 @@ def resolve(options: RunOptions, suite: Suite, node: Node) -> RunOptions:
 def datasets_of(options: RunOptions, suite: Suite) -> Collection[str]:
     """Return the data sets that the rows of resolved options read.
 
-    Raises InputError when --gpus-per-node leaves a row too few ranks.
+    Raises InputError if a row would have too few ranks with --gpus-per-node.
     """
     limit = options.gpus_per_node
     if limit is not None and limit < 1:
@@ -46,14 +46,14 @@ def datasets_of(options: RunOptions, suite: Suite) -> Collection[str]:
     for row in options.rows:
         settings = suite.settings(suite.row(row), options.card, limit)
         if settings.strategy in SHARDED and settings.world_size < FEWEST_RANKS:
-            problem = f"row {row!r} of suite {suite.suite} is left with 1 rank, and {settings.strategy} needs more"
+            problem = f"row {row!r} of suite {suite.suite} would have 1 rank, but {settings.strategy} needs more"
             raise InputError(f"--gpus-per-node {limit}: {problem}; allowed: {FEWEST_RANKS} and more")
         datasets.add(settings.dataset)
     return datasets
 
 
 def _card(suite: Suite, requested: str, node: Node) -> str:
-    """Return the requested card; for 'auto' the node's own, else the first it can emulate, else the suite's first."""
+    """Return the requested card; for 'auto', the node's, else the first that it can emulate, else the suite's first."""
     if requested != AUTO:
         suite.rows_for(requested)
         return requested
@@ -67,7 +67,7 @@ def _card(suite: Suite, requested: str, node: Node) -> str:
 
 
 def _size(requested: SizeOption, card: str, node: Node) -> Size:
-    """Return the requested size; for 'auto' full where a GPU is or emulates the card, else tiny."""
+    """Return the requested size; for 'auto', full if a GPU is or can emulate the card, else tiny."""
     if requested != "auto":
         return requested
     return "full" if node.gpus and not too_small(node.gpus[0], card) else "tiny"

@@ -39,7 +39,7 @@ PARTITION = "gpu"
 POLL_S = 1.0
 FOLDER: str = Profile.model_fields["folder"].default
 SHARE_OF_MEMORY = 0.94
-"""Share of a leased node's memory that jobs may request; slurm_memory_share (ansible/roles/slurm), rounded down."""
+"""Share of a leased node's memory that jobs may request: slurm_memory_share (ansible/roles/slurm), rounded down."""
 
 
 class LocalTarget(Target):
@@ -62,7 +62,7 @@ class LocalTarget(Target):
 
 
 class ExpectedTarget(Target):
-    """Nodes that are not connected to yet: runs can be prepared for them, not run. shared: the nodes share a folder."""
+    """Nodes without a connection: runs for them can be prepared but not started. shared: the nodes share a folder."""
 
     def __init__(self, node: Node, max_nodes: int, shared: bool, title: str) -> None:
         super().__init__(node)
@@ -95,7 +95,8 @@ class ExpectedTarget(Target):
 class ClusterTarget(ExpectedTarget):
     """A Slurm cluster.
 
-    ends_at: end of the lease of its nodes. is_leased: whether they are still leased, as far as the site can be asked.
+    ends_at: end of the lease of its nodes. is_leased: whether the nodes are still leased, as far as the site reports
+    it.
     """
 
     has_queue = True
@@ -132,7 +133,7 @@ class ClusterTarget(ExpectedTarget):
 
 
 def expected_target(node: Node, nodes: int) -> Target:
-    """Return the target that so many leased nodes like ``node`` will be."""
+    """Return the target for a number of nodes like ``node`` that will be leased."""
     return ExpectedTarget(node, nodes, LEASED_SHARED, LEASED_TITLE)
 
 
@@ -145,7 +146,7 @@ def target_named(
 ) -> Target:
     """Return the target at ``site``; with site slurm the cluster of ``profile``.
 
-    image_variant: of the image that rows run in on a leased machine.
+    image_variant: variant of the image in which rows run on a leased machine.
 
     Raises InputError for a profile that is missing or cannot be read, and without a lease at the site; SiteError when a
     leased machine does not answer.
@@ -166,7 +167,7 @@ def target_named(
 
 @dataclass(frozen=True)
 class MonitorTarget:
-    """What is monitored: a shell for Slurm's commands, the remote folder of runs, and a shell of each node."""
+    """Connections for monitoring: a shell for Slurm's commands, the remote folder of runs, and a shell on each node."""
 
     shell: Shell
     folder: str
@@ -178,7 +179,10 @@ class MonitorTarget:
 
 
 def monitor_target(site: str, profile: str | None, journal: Journal | None = None) -> MonitorTarget:
-    """Connect to what can be monitored at ``site``. Raises InputError without a lease there, and for this machine."""
+    """Connect to the machines that can be monitored at ``site``.
+
+    Raises InputError without a lease there, and for this machine.
+    """
     if site == SLURM and profile:
         known = profile_named(profile)
         return MonitorTarget(_shell_of(known), known.folder)
@@ -190,7 +194,7 @@ def monitor_target(site: str, profile: str | None, journal: Journal | None = Non
 
 
 def is_testbed(site: str) -> bool:
-    """Return whether machines of ``site`` are leased."""
+    """Return whether ``site`` is a site that leases machines."""
     return site in TESTBEDS or site.startswith(tuple(REGIONS.values()))
 
 
@@ -211,12 +215,12 @@ def _cluster(name: str | None, account: str | None) -> Target:
     if account:
         profile = profile.model_copy(update={"account": account})
     if profile.needs_account and not profile.account:
-        raise InputError(f"--profile {name}: jobs at {profile.title} need --account, the project that pays for them")
+        raise InputError(f"--profile {name}: jobs at {profile.title} need --account, the project that is charged")
     return ClusterTarget(profile.node, Cluster(_shell_of(profile), profile))
 
 
 def _leased(site: str, journal: Journal, image_variant: ImageVariant) -> Target:
-    """Return the first machine of the only lease at ``site`` as a cluster; the others are its further nodes."""
+    """Return the first machine of the only lease at ``site`` as a cluster; the other machines are its other nodes."""
     active_lease = _only_active_lease(site, journal)
     shell = _ssh(active_lease.machines[0].login)
     node = node_over(shell)
@@ -245,7 +249,7 @@ def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
 
 
 def image_of(image_variant: ImageVariant) -> str:
-    """Return the name of the image that `testbed configure` leaves on a machine (ansible/roles/images)."""
+    """Return the name of the image that `testbed configure` installs on a machine (ansible/roles/images)."""
     return f"llm-testbed:{image_variant}"
 
 

@@ -1,4 +1,4 @@
-"""Locks of folders, released when their process ends in whatever way."""
+"""Locks of folders, which are released when their process ends for any reason."""
 
 import fcntl
 import os
@@ -25,7 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise InputError(f"{folder}: process {file.read().strip()} is running it; wait for it or kill it") from None
+            raise InputError(f"{folder}: in use by process {file.read().strip()}; wait for it or kill it") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -11,7 +11,7 @@ KEY = "option"
 class Option:
     """The command-line option of a field.
 
-    flag: its name where that is not the field's own name. minimum: smallest number allowed.
+    flag: the option's name if it differs from the field's name. minimum: smallest allowed number.
     """
 
     help: str
@@ -20,7 +20,7 @@ class Option:
     minimum: float | None = None
 
     def name_of(self, field: str) -> str:
-        """Return the option's name without dashes in front, with underscores: what the Makefile calls it."""
+        """Return the option's name without leading dashes and with underscores, as in the Makefile."""
         return (self.flag or field).lstrip("-").replace("-", "_")
 
 

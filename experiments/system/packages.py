@@ -1,4 +1,4 @@
-"""Optional packages: which extra of llm-testbed has them."""
+"""Optional packages, and the extras of llm-testbed that install them."""
 
 from importlib.util import find_spec
 
@@ -35,7 +35,7 @@ def require(*modules: str) -> None:
 
 
 def missing(module: str | None) -> MissingPackage | None:
-    """Return the error for a module that could not be imported, None for one that no extra has."""
+    """Return the error for a module that could not be imported, None if no extra installs it."""
     package = (module or "").partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if package in modules), None)
     if extra is None:

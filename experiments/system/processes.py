@@ -1,7 +1,7 @@
 """Tagged processes: found and killed together.
 
-Tagged processes belong together, whatever sessions they have moved to: all inherited an environment variable, the tag,
-by which a program finds them even if it did not start them.
+Tagged processes have inherited the same environment variable, the tag. A program finds them by the tag, even if they
+have changed their session or if another program started them.
 """
 
 import time

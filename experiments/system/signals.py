@@ -1,4 +1,4 @@
-"""Signals of a process: the end of its parent, and those that tell it to stop. It needs the standard library only."""
+"""Handling of signals: the end of the parent process, and requests to stop. Uses only the standard library."""
 
 import ctypes
 import os
@@ -11,12 +11,12 @@ STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends (Linux, prctl(2))."""
+    """Make the kernel kill this process when its parent ends (Linux, prctl(2))."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def exit_with_parent(parent: int) -> None:
-    """End this process together with its parent, the process ``parent``; exit at once if that has already ended."""
+    """End this process when its parent ends; exit at once if the parent, process ``parent``, has already ended."""
     die_with_parent()
     if os.getppid() != parent:
         sys.exit("the process that started this one has ended")

@@ -1,4 +1,4 @@
-"""Classify how a row ended from its exception or its printed output, and word the reason."""
+"""Determine a row's outcome from its exception or its printed output, and describe the reason in one line."""
 
 import re
 
@@ -21,7 +21,7 @@ REQUEST = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)")
 
 def outcome_of(error: BaseException) -> Outcome:
     """Return 'oom' (GPU memory), 'host_oom' (host memory), or the outcome of the error's cause, else 'error'."""
-    import torch  # imported late: the worker only classifies text, and starts seconds faster without torch
+    import torch  # imported here: the worker only classifies text, and starts seconds faster without torch
 
     if isinstance(error, torch.OutOfMemoryError):
         return "oom"
@@ -32,7 +32,7 @@ def outcome_of(error: BaseException) -> Outcome:
 
 
 def outcome_of_text(text: str) -> Outcome:
-    """Return the outcome that a printed message of a kernel or library stands for; 'error' if unknown."""
+    """Return the outcome that a printed message of the kernel or a library indicates; 'error' if unknown."""
     if GPU_MESSAGES.search(text):
         return "oom"
     return "host_oom" if HOST_MESSAGES.search(text) else "error"

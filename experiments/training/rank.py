@@ -30,10 +30,10 @@ from experiments.training.measure.step_profile import StepProfile
 
 
 def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
-    """Train the row on this process's device and return the measurements; a failed training is part of them.
+    """Train the row on this process's device and return the measurements, which include a failure of the training.
 
-    Imports only the module under engines/ that has the name of the row's engine. ``device`` and ``meter`` default to
-    those of this machine. Raises InputError for a user error: data, weights, a device smaller than the card.
+    Imports only the module under engines/ that has the name of the row's engine. By default, ``device`` and ``meter``
+    are those of this machine. Raises InputError for a user error: data, weights, a device smaller than the card.
     """
     start = time.perf_counter()
     device = device or open_device(spec)
@@ -78,7 +78,7 @@ def gpu_may_wait(spec: RowSpec) -> bool:
 
 
 def failure_of(error: Exception, probe: Probe) -> Failure:
-    """Return a record of ``error`` with the training's position at that time."""
+    """Return a record of ``error`` with the current position of the training."""
     return Failure(
         phase=probe.phase,
         step=probe.step,

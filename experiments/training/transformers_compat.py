@@ -12,7 +12,7 @@ VERSION_5 = int(transformers.__version__.partition(".")[0]) >= 5
 def pil_image_processor() -> Any:
     """Return the BLIP image processor that needs only Pillow.
 
-    In Transformers 5 the old class name stands for the processor that needs torchvision.
+    In Transformers 5 the old class name refers to the processor that needs torchvision.
     """
     return transformers.BlipImageProcessorPil if VERSION_5 else transformers.BlipImageProcessor
 

@@ -1,4 +1,4 @@
-"""Run one row on this machine and write one result.json, whatever happens to the training.
+"""Run one row on this machine and write result.json, even if the training fails.
 
     python -m experiments.training.worker --spec SPEC.json --out ROW_FOLDER
 
@@ -161,7 +161,7 @@ def _measurements(ranks: Ranks, spec: RowSpec, timed_out: bool, *, oom_killed: b
 
 
 def _reported(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
-    """Return what a rank wrote, unless it failed after the time limit, while the other ranks were being ended."""
+    """Return the measurements that a rank wrote, unless it failed after the time limit, while the ranks were ended."""
     measured = ranks.measured(rank)
     return None if timed_out and measured and measured.failure else measured
 
@@ -169,7 +169,7 @@ def _reported(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
 def _inferred(
     ranks: Ranks, rank: int, codes: dict[int, int], spec: RowSpec, timed_out: bool, oom_killed: bool
 ) -> Measured:
-    """Return the measurements of a rank that wrote none, from its exit code, log and progress.
+    """Return measurements for a rank that wrote none, derived from its exit code, log and progress.
 
     A rank without an exit code was ended by this process.
     """

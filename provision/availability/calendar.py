@@ -28,17 +28,17 @@ SYMBOLS = {
     "free": ("·", "dim"),
 }
 CELLS = 60
-"""Approximate symbols a line: with a node's name in front they fit 80 columns."""
+"""Approximate number of symbols per line; with the name of a node, a line fits 80 columns."""
 TICK = 12
-"""Symbols between two times in the header."""
+"""Number of symbols between two times in the header."""
 DAY_MINUTES = 24 * 60
 STEPS = (10, 30, 60, 120, 240, 480, 720)
-"""Minutes that a symbol may stand for, besides whole days."""
+"""Minutes that a symbol may represent; it may also represent whole days."""
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """The time axis: the first symbol begins at start, each stands for ``step`` minutes."""
+    """The time axis: the first symbol begins at start, and each symbol represents ``step`` minutes."""
 
     start: datetime
     step: int
@@ -57,7 +57,7 @@ def calendar(
     window: tuple[datetime, datetime],
     zone: ZoneInfo,
 ) -> Group:
-    """Draw one line a host: when it is reserved, cleaned and free within ``window``, and the ``slots`` on it.
+    """Draw one line per host: when it is reserved, cleaned and free within ``window``, and its ``slots``.
 
     The header has times in UTC and in ``zone``.
     """

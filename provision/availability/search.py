@@ -17,14 +17,16 @@ from provision.errors import BadTime
 from provision.models import Booking, Host, Requirements, TimeSlot
 
 CLEANING = timedelta(minutes=10)
-"""Kept free before and after a slot: the gap to the full hour that the labs' slots leave. A site's own setting
+"""Time that is kept free before and after a time slot: the labs' time slots leave the same gap before the full hour.
+
+A site's own setting
 (Blazar's cleaning_time, applied on both sides of a lease) cannot be queried."""
 MAX_LEASE = timedelta(days=7)
 """The longest lease without an extension: max_reservation_length in Chameleon's published Blazar configuration."""
 END_MINUTE = 50
 """Slots end at this minute of an hour, so that the host is cleaned before a lease that begins at the full hour."""
 HORIZON = timedelta(days=60)
-"""How far ahead the search goes."""
+"""Time span that the search covers."""
 
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,7 +1,7 @@
 """Configuration of reachable machines by the playbook in ansible/: driver, Docker, GPU toolkit, Slurm, image.
 
-The playbook is idempotent: a second run resumes and changes only what is not yet right. Ansible's complete output goes
-to a log. Neither the log nor errors and results contain secrets.
+The playbook is idempotent: a second run resumes and changes only what is not configured yet. Ansible's complete output
+goes to a log. Neither the log nor errors and results contain secrets.
 """
 
 import json
@@ -27,7 +27,7 @@ ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
 FACTS = "/etc/llm-testbed/node.json"
 OUTPUT_LENGTH = 600
-"""How much of a task's output a message quotes, characters."""
+"""Maximum number of characters of a task's output in a message."""
 FIXES = {
     "no space left on device": "free some space on the machine (docker system prune)",
     "masked": "allow the service to start (sudo systemctl unmask NAME)",
@@ -125,7 +125,7 @@ class _Events:
         failure = self._failure or ConfigureFailed("Ansible failed")
         fixes = (fix for symptom, fix in FIXES.items() if symptom in str(failure).lower())
         fix = next(fixes, "fix the cause")
-        return type(failure)(f"{failure}; {fix}, then repeat the command, which resumes; full log: {log}")
+        return type(failure)(f"{failure}; {fix}, then run the command again to resume; full log: {log}")
 
     def _progress(self, data: dict[str, Any]) -> str:
         """Return the number of the current role and of all roles."""

@@ -22,7 +22,7 @@ NAMES = {
     0x74A0: "AMD Instinct MI300A",
     0x74A1: "AMD Instinct MI300X",
 }
-"""Names by PCI device id. Other GPUs of the same driver are graphics cards and are ignored."""
+"""Names by PCI device id. Other GPUs with the same driver are graphics cards and are ignored."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, whichever vendor's they are: NVIDIA's where NVML loads, else AMD's."""
+"""The GPUs of this machine, of any vendor: NVIDIA's if NVML can be loaded, otherwise AMD's."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from provision.models import Gpu
 
 
 class GpuHandle(Protocol):
-    """A GPU that can be read again and again."""
+    """A GPU whose values can be read repeatedly."""
 
     @property
     def used_gib(self) -> float:
@@ -18,12 +18,12 @@ class GpuHandle(Protocol):
         ...
 
     def sample(self) -> dict[str, float]:
-        """Return the GPU's current readings by telemetry column; unsupported ones are left out."""
+        """Return the GPU's current values by telemetry column, without unsupported ones."""
         ...
 
 
 class Vendor(Protocol):
-    """What each vendor's module offers."""
+    """Interface of each vendor's module."""
 
     def count(self) -> int:
         """Return the number of GPUs."""

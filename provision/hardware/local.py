@@ -30,7 +30,7 @@ def visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...]:
 
 
 def processor_name() -> str:
-    """Return the processor's model as the kernel names it; the architecture where it names none."""
+    """Return the processor's model as the kernel names it; the architecture if it names none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

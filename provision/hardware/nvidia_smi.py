@@ -1,4 +1,4 @@
-"""NVIDIA GPUs of another machine, by what ``nvidia-smi`` prints there. Commands, and parsers of their lines."""
+"""NVIDIA GPUs of another machine: ``nvidia-smi`` commands, and parsers for the lines that they print."""
 
 from dataclasses import dataclass
 

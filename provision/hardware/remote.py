@@ -1,4 +1,4 @@
-"""The machine at the other end of a shell."""
+"""Hardware of the machine that a shell is connected to."""
 
 from provision.errors import CommandFailed
 from provision.hardware import nvidia_smi

@@ -32,7 +32,10 @@ class BareMetal(Cloud):
         ]
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
-        """Reserve exactly these nodes. The tag is in a condition that every node meets, its only place in a lease."""
+        """Reserve exactly these nodes.
+
+        The tag is in a condition that is true for every node, because a lease has no other field for it.
+        """
         reserved: list[dict[str, Any]] = []
         for host in slot.hosts:
             add_node_reservation(reserved, node_name=host.name)

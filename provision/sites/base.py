@@ -1,8 +1,8 @@
-"""Sites whose machines are leased: what each of them offers, and connections to them by name.
+"""Sites that lease machines: their interface, and connections to them by name.
 
-Every method may raise a SiteError; Unreachable means that the outcome is unknown. Lists contain what the project has at
-the site, keys what the user has. Only the reconciler calls the methods that create or delete, so that each call is in
-the journal. Deleting a resource that no longer exists is not an error.
+Every method may raise a SiteError; Unreachable means that the outcome is unknown. Lists contain the resources of the
+project at the site; lists of keys contain the user's keys. Only the reconciler calls the methods that create or delete,
+so that each call is in the journal. Deleting a resource that no longer exists is not an error.
 """
 
 from datetime import timedelta
@@ -14,7 +14,7 @@ from provision.models import Address, Booking, Host, Lease, Server, TaggedResour
 
 TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
 REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
-"""Prefixes of the names of their regions."""
+"""Prefixes of region names."""
 
 
 class Account(Protocol):
@@ -76,7 +76,7 @@ class Reservations(Protocol):
         ...
 
     def extend_lease(self, lease: Lease, slot: TimeSlot) -> Lease:
-        """Move the lease's end to that of ``slot``. Raises ExtensionRejected."""
+        """Change the end of the lease to the end of ``slot``. Raises ExtensionRejected."""
         ...
 
     def delete_lease(self, lease: Lease) -> None:
@@ -88,7 +88,7 @@ class Servers(Protocol):
     """Servers on leased hosts."""
 
     boot_limit_s: float
-    """How long a server may take to boot."""
+    """Maximum time for booting a server."""
 
     def image_id(self) -> str:
         """Return the UUID of the disk image that servers boot from; the image of that name changes over time."""
@@ -140,12 +140,12 @@ class Access(Protocol):
 
 
 class Testbed(Account, Reservations, Servers, Access, Protocol):
-    """What every site offers. Capabilities that only some sites have are protocols of their own."""
+    """Interface of every site. Capabilities of only some sites are separate protocols."""
 
 
 @runtime_checkable
 class SecurityGroups(Protocol):
-    """A site whose servers are closed until a security group opens them."""
+    """A site whose servers cannot be reached until a security group admits connections."""
 
     def security_groups(self) -> list[TaggedResource]:
         """Return the project's tagged security groups; one without its rule is not complete."""
@@ -162,7 +162,7 @@ class SecurityGroups(Protocol):
 
 @runtime_checkable
 class BootVolumes(Protocol):
-    """A site whose servers boot from a volume of their own, not from the image."""
+    """A site whose servers boot from their own volume, not from the image."""
 
     def volumes(self) -> list[Volume]:
         """Return the project's volumes."""

@@ -1,8 +1,8 @@
 """Virtual machines with GPUs at KVM@TACC: flavors reserved by Blazar, booted from volumes, opened by security groups.
 
-Blazar places several flavors on one hypervisor, but shows which flavor is reserved only for the own project's leases.
-A reservation of another project counts as one of the whole hypervisor: the search may miss a free time slot, but never
-reports one that is not free.
+Blazar places several flavors on one hypervisor, but shows the reserved flavor only for leases of the user's own
+project. A reservation of another project counts as a reservation of the whole hypervisor. So the search may miss a free
+time slot, but never reports an occupied one.
 """
 
 import json
@@ -118,7 +118,7 @@ class Kvm(Cloud):
             self.sdk.network.delete_security_group(group.id)
 
     def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
-        """Return the ids of the flavors' places on hypervisors."""
+        """Return the ids of the hosts: pairs of a flavor and a hypervisor."""
         reserved = by_id(_reservations_of(lease))
         return tuple(f"{_flavor(one)}@{taken[one['id']]}" for one in reserved if one["id"] in taken)
 
@@ -150,7 +150,7 @@ def _volume(volume: Any) -> Volume:
 
 
 def periods_over(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) -> list[tuple[datetime, datetime]]:
-    """Return the periods in which more than ``limit`` is taken; taken: begin, end and amount of each reservation."""
+    """Return the periods in which more than ``limit`` is reserved; taken: begin, end and amount of each reservation."""
     moments = sorted({moment for begin, end, _ in taken for moment in (begin, end)})
     return [
         (first, last)

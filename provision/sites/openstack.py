@@ -1,7 +1,7 @@
-"""What Chameleon's OpenStack sites share: account, leases, servers, keys, addresses, and translation of errors.
+"""Common code of Chameleon's OpenStack sites: account, leases, servers, keys, addresses, and translation of errors.
 
-python-chi provides Chameleon's endpoints and the format of reservations. Its waits take ERROR for success, so this
-module calls the underlying clients directly, in a session with timeouts. openstacksdk reads OS_* variables and
+python-chi provides Chameleon's endpoints and the format of reservations. Its wait functions treat ERROR as success, so
+this module calls the underlying clients directly, in a session with timeouts. openstacksdk reads OS_* variables and
 clouds.yaml, including application credentials; python-chi reads only the variables.
 """
 
@@ -39,7 +39,7 @@ from provision.models import GIB, TAG, Address, Booking, Host, Lease, Server, Ta
 from provision.sites.records import address_of, by_id, lease_of, moment, server_of
 
 logging.getLogger("stevedore").setLevel(logging.CRITICAL)
-"""Hides its warnings about optional login plugins whose libraries are not installed."""
+"""Hide the library's warnings about optional login plugins that are not installed."""
 
 IMAGE = "CC-Ubuntu24.04-CUDA"
 PUBLIC_NETWORK = "public"
@@ -133,7 +133,7 @@ class Cloud(ABC):
         return f"{used} of {most} servers are used"
 
     def service_units(self) -> str:
-        """Return where to find the balance: OpenStack does not store it."""
+        """Return a note on where to find the balance, because OpenStack does not store it."""
         return "not reported by the site's services; see the project's page at chameleoncloud.org"
 
     def addresses_left(self) -> int | None:
@@ -202,7 +202,7 @@ class Cloud(ABC):
         """Return the reservations of a lease of ``slot`` in Blazar's format."""
 
     def extend_lease(self, lease: Lease, slot: TimeSlot) -> Lease:
-        """Move the lease's end to that of ``slot``. Raises ExtensionRejected."""
+        """Change the end of the lease to the end of ``slot``. Raises ExtensionRejected."""
         try:
             with classified("blazar"):
                 extended = self.blazar.lease.update(lease.id, end_date=f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}")
@@ -324,7 +324,7 @@ def gpus(described: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _memory_gib(gpu: dict[str, Any], model: str) -> float:
-    """Return the memory that the site reports, else that in the model's name, else 0."""
+    """Return the memory that the site reports, else the memory in the model's name, else 0."""
     if reported := gpu.get("gpu_memory"):
         return float(reported / GIB)
     named = MEMORY.search(model)

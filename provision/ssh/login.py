@@ -1,6 +1,6 @@
 """SSH logins by the OpenSSH client. The host key of a new server is recorded at first contact and pinned.
 
-A pinned key belongs to the server, not to its address, which may be another server's tomorrow.
+A pinned key belongs to the server, not to its address, which the site may later assign to another server.
 """
 
 import base64
@@ -20,7 +20,7 @@ KINDS = ("ssh-", "ecdsa-", "sk-")
 
 @dataclass(frozen=True)
 class KeyPair:
-    """The file of a private key, and the text of the public key next to it."""
+    """The file of a private key, and the text of the public key in the file next to it."""
 
     file: Path
     public: str
@@ -64,7 +64,7 @@ class Login:
 class SshConfigHost:
     """A host of the user's own ~/.ssh/config.
 
-    Its host key has to be among the user's known hosts; keys come from the configuration, the agent and ~/.ssh.
+    Its host key must be in the user's known_hosts. Private keys come from the configuration, the agent and ~/.ssh.
     """
 
     name: str

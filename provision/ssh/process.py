@@ -29,7 +29,10 @@ class StreamedProcess:
 def streamed(
     program: Sequence[str], source: Source, timeout_s: float, cwd: Path | None = None
 ) -> Iterator[StreamedProcess]:
-    """Start a command and wait for its end; kill it after ``timeout_s``, terminate it if the body raises."""
+    """Start a command and wait for its end.
+
+    Kill it after ``timeout_s``; terminate it if the body of the with statement raises.
+    """
     with (
         tempfile.TemporaryFile() as err,
         subprocess.Popen(

@@ -1,7 +1,7 @@
 """Commands and files on this machine or over SSH. Relative paths start in the home folder.
 
-A dropped connection is reopened for the next command. The command during which it dropped is repeated only if the
-caller declares it repeatable; otherwise ConnectionDropped is raised.
+A dropped connection is reopened for the next command. The interrupted command is repeated only if the caller declares
+it repeatable; otherwise ConnectionDropped is raised.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ TIMEOUT_SLACK_S = 15.0
 TIMED_OUT = (124, 137, -signal.SIGKILL)
 """Exit codes of a command that exceeded its time limit."""
 SHOWN = 100
-"""How much of a command a message quotes, characters."""
+"""Maximum number of characters of a command in a message."""
 
 Sink = Callable[[bytes], object]
 
@@ -84,7 +84,9 @@ class Shell(ABC):
 
     @contextmanager
     def reading(self, command: str, *, source: Source = (), timeout_s: float = TIMEOUT_S) -> Iterator[IO[bytes]]:
-        """Run a command once and yield its output as a stream. For large output: over SSH it has its own connection.
+        """Run a command once and yield its output as a stream.
+
+        Use it for large output: over SSH it opens a separate connection.
 
         Raises the errors of ``run`` at the end of the body.
         """
@@ -176,7 +178,7 @@ class LocalShell(Shell):
 
 
 def _bounded(command: str, timeout_s: float) -> str:
-    """Return the command with a time limit of its own: a dropped connection does not end it on the machine."""
+    """Return the command with its own time limit, because a dropped connection does not end it on the machine."""
     return f"timeout --kill-after={KILL_S} {timeout_s:g} sh -c {shlex.quote(command)}"
 
 

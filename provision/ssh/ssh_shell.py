@@ -29,7 +29,7 @@ from provision.ssh.process import CHUNK, Source, feed_stdin
 from provision.ssh.shell import TIMEOUT_SLACK_S, Shell, Sink, reason
 
 CONNECT_LIMIT_S = 60.0
-"""How long connecting is retried."""
+"""Time for which connecting is retried."""
 KEEPALIVE_S = 15
 DEAD_AFTER_S = 30
 FORWARD_S = 5.0
@@ -205,7 +205,7 @@ def _name_of(connection: Connection) -> str:
 
 
 def _identity(file: Path) -> dict[str, object]:
-    """Return the private key: the agent's, else the file."""
+    """Return the private key: from the agent if it has it, else from the file."""
     public = file.with_name(f"{file.name}.pub")
     fields = public.read_text().split() if public.exists() else []
     for key in Agent().get_keys():

@@ -1,12 +1,14 @@
-"""Seconds that the program adds to a row: queue, container, start of Python, papermill, bringing home.
+"""Measure the overhead of a row in seconds: queue, container, start of Python, papermill, download of results.
 
     python -m tests.benchmarks.overhead [--rounds 3] [--leased] [--out FILE]
 
-A row's time from the runner's begin to its end, less the time in which its worker runs, and less what a run does once
-before its first row: here, and on a real, idle Slurm on this machine, whose GPUs are pretended. There the worker is a
-stand-in, which does nothing and loads no torch. With --leased also of a miniature row in a container, on a node that is
-leased from the testbed in a box and set up for it (root, some minutes): a command that runs it, less the same command
-when it has nothing left to run, and less what a run looks at there before its first row.
+The overhead is the time from the start to the end of the runner, less the time in which the row's worker runs, and less
+the time of the work that a run does once before its first row. It is measured on this machine, and on a real, idle
+Slurm on this machine with fake GPUs. On Slurm the worker is a fake that does nothing and does not load torch. With
+--leased it is also measured for a row with a tiny model in a container, on a node that is leased from OpenStack
+services on this machine and configured for it (needs root, takes some minutes). In this case the overhead is the time
+of a command that runs the row, less the time of the same command when all rows have results, and less the time of the
+checks before the first row.
 """
 
 import argparse
@@ -35,7 +37,7 @@ LEASED_ROW = "reduced-batch"
 
 
 def added_s(bed: Bed, once_s: float = 0.0) -> float:
-    """Seconds that are added to one row."""
+    """Return the overhead of one row, seconds."""
     passed_s = timed(lambda: bed.run(ROW))
     assert bed.outcomes() == {ROW: "fits"}
     begun, ended = (float(line.split()[1]) for line in bed.journal.read_text().splitlines())
@@ -48,7 +50,7 @@ def here_s() -> float:
 
 
 def leased_s(rounds: int) -> list[float]:
-    """The same for each round of a row in a container."""
+    """Return the overhead of a row in a container for each round, seconds."""
     with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, stage(Path(folder)) as on:
         person = Person(on)
         assert person.reproduces("--keep", "--row", LEASED_ROW).end() in (0, 1)

@@ -1,4 +1,4 @@
-"""Four rows of one GPU each on a cluster of four GPUs: time in parallel relative to one after another, in one run.
+"""Run four rows on four GPUs of a cluster: compare the time in parallel with the time one after another, in one run.
 
     python -m tests.benchmarks.overlap [--seconds 20] [--out FILE]
 
@@ -25,7 +25,7 @@ ROWS = "abcd"
 
 @contextmanager
 def bed_of(cluster: Cluster) -> Iterator[SlurmBed]:
-    """Yield a run of its own."""
+    """Yield a new run."""
     with tempfile.TemporaryDirectory(prefix="run-") as path:
         bed = SlurmBed(Path(path), cluster)
         yield bed

@@ -1,4 +1,4 @@
-"""Rows of the recipes as benchmarks run them: random weights and synthetic data, with other settings where needed."""
+"""Rows of the suites for benchmarks: random weights and synthetic data, with other settings if needed."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def row_spec(
     data: str = "synthetic",
     **other: Any,
 ) -> RowSpec:
-    """The row on ``card``, on at most ``gpus`` GPUs of a node; ``other`` are settings in place of its own."""
+    """Return the row on ``card``, on at most ``gpus`` GPUs per node; ``other`` are settings that replace its own."""
     found = suite_named(suite)
     return RowSpec(
         suite=suite,

@@ -1,9 +1,9 @@
-"""What length verdict saves: GPU seconds of a suite at lengths as-taught and verdict, from stored results.
+"""Compare the GPU seconds of a suite at lengths as-taught and verdict, from stored results.
 
     python -m tests.benchmarks.run_length RUN_FOLDER [AS_TAUGHT_RUN_FOLDER]
 
-Measured: rows that both folders have. Computed: for every row of RUN_FOLDER that fits, its GPU seconds plus the time of
-the micro-steps that length verdict leaves out, at the measured time of a step.
+Measured: the rows in both folders. Computed: for every row of RUN_FOLDER that fits, its GPU seconds plus the time of
+the micro-steps that length verdict omits, at the measured time of a step.
 """
 
 import sys
@@ -14,7 +14,7 @@ from experiments.results.schema import Result
 
 
 def taught_gpu_s(result: Result) -> float:
-    """Return the GPU seconds of the row at length as-taught; those of the run itself if it did not fit."""
+    """Return the GPU seconds of the row at length as-taught; if it did not fit, those of the run."""
     assert result.gpu_s is not None
     if result.speed is None or result.outcome != "fits":
         return result.gpu_s

@@ -1,8 +1,8 @@
-"""CPU seconds that the earliest blocks take in a large calendar.
+"""Measure the CPU seconds of the search for the earliest time slots in a large calendar.
 
     python -m tests.benchmarks.slots [--runs 5] [--out FILE]
 
-2,000 nodes, 60 days, 100,000 reservations; the median of the runs for each of several wishes.
+2,000 nodes, 60 days, 100,000 reservations; the result is the median of the runs for each of several requests.
 """
 
 import argparse
@@ -25,7 +25,7 @@ LENGTH = timedelta(hours=3)
 
 
 def hosts() -> list[Host]:
-    """Nodes of several types at two sites, each type with GPUs of its own."""
+    """Return nodes of several types at two sites; each type has different GPUs."""
     return [
         Host(str(n), f"node-{n:04}", SITES[n % 2], f"type-{n // 2 % TYPES}", "A100", 4, 80.0, "NVLink", 16.0)
         for n in range(NODES)
@@ -33,7 +33,7 @@ def hosts() -> list[Host]:
 
 
 def reservations() -> list[Booking]:
-    """Reservations on the hour, some of which overlap, on random nodes."""
+    """Return reservations of random nodes that begin on the hour; some overlap."""
     draw = random.Random(0)
     hours = int(HORIZON / timedelta(hours=1))
     starts = (NOW.replace(minute=0) + timedelta(hours=draw.randrange(hours)) for _ in range(RESERVATIONS))

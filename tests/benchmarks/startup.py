@@ -1,4 +1,4 @@
-"""Start-up time of commands that do not compute: the median of ten starts of each.
+"""Measure the start-up time of commands without computations: the median of ten starts of each.
 
 python -m tests.benchmarks.startup
 """

@@ -1,4 +1,4 @@
-"""A rank of a real row with a fault injected into the second rank in its third micro-step; STRIKE names it.
+"""A rank of a real row with a fault injected into the second rank in its third micro-step; STRIKE names the fault.
 
 Started like experiments.training.rank; see failing_ranks.py.
 """

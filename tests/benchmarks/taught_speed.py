@@ -3,9 +3,9 @@
     python -m tests.benchmarks.taught_speed [--row 7b-4gpu-ddp] [--gpus N] [--size full] [--rounds 2] [--out FILE]
 
 The plain script: LitGPT's model in a LightningModule, Lightning's Trainer with default strategies, a progress bar with
-the loss, and a printed line on memory after each forward pass. Both alternate, each in ranks of its own, with the same
-model and the same STEPS batches. The reported numbers are medians over the rounds of the median micro-step, without the
-first two and the last two.
+the loss, and a printed line on memory after each forward pass. The two alternate, each with its own ranks, with the
+same model and the same STEPS batches. The reported numbers are medians over the rounds of the median micro-step,
+without the first two and the last two.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def plain_s(spec: RowSpec) -> float:
 
 
 def ours_s(spec: RowSpec) -> float:
-    """Return the seconds of a micro-step of the row as the project runs it."""
+    """Return the seconds of a micro-step of the row in this project."""
     with tempfile.TemporaryDirectory() as folder:
         result = run_row(spec, Path(folder), "")
     if result.speed is None:

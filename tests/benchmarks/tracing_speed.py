@@ -1,11 +1,11 @@
-"""How much faster the phantom device traces a training than torch's own memory tracker on fake tensors.
+"""Compare the tracing speed of the phantom device with torch's own memory tracker on fake tensors.
 
     python -m tests.benchmarks.tracing_speed [--rounds 3] [--batch 4] [--tokens 512]
 
-Both trace the same two steps of open-llama-7b (transformers, bfloat16, AdamW) in one run, by turns, each time in a
-fresh process. Times are seconds of building the model and of the steps with the peak worked out; the start of Python
-and its imports stands apart and counts on neither side. torch's tracker is MemTracker under FakeTensorMode, with
-tensors that say they are on a processor: a torch without CUDA takes no fake ones on a GPU.
+Both trace the same two steps of open-llama-7b (transformers, bfloat16, AdamW) in one run, alternating, each time in a
+new process. The times include building the model, the steps, and computing the peak; they exclude the start of Python
+and the imports. torch's tracker is MemTracker with FakeTensorMode, with fake CPU tensors: a torch without CUDA does not
+support fake GPU tensors.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Seconds = dict[str, float]
 
 
 def build(device: str) -> tuple[Any, Any]:
-    """The model in bfloat16 on ``device``, its weights left as they are, and its optimizer."""
+    """Return the model in bfloat16 on ``device``, with uninitialized weights, and its optimizer."""
     import torch
     from transformers.initialization import no_init_weights
 
@@ -43,7 +43,7 @@ def build(device: str) -> tuple[Any, Any]:
 
 
 def train(model: Any, optimizer: Any, ids: Any, stepped: Callable[[], None] = lambda: None) -> None:
-    """Two steps; ``stepped`` is called after each."""
+    """Train two steps; ``stepped`` is called after each."""
     for _ in range(STEPS):
         loss = model(input_ids=ids, labels=ids).loss
         optimizer.zero_grad()
@@ -54,7 +54,7 @@ def train(model: Any, optimizer: Any, ids: Any, stepped: Callable[[], None] = la
 
 
 def tracker(batch: int, tokens: int) -> Seconds:
-    """The way of torch itself."""
+    """Trace with torch's memory tracker."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
@@ -75,7 +75,7 @@ def tracker(batch: int, tokens: int) -> Seconds:
 
 
 def phantom(batch: int, tokens: int) -> Seconds:
-    """Ours."""
+    """Trace with the phantom device."""
     from experiments.prediction.phantom.library import load
     from experiments.suites.attention_kernels import kernels_of
 
@@ -97,7 +97,7 @@ def phantom(batch: int, tokens: int) -> Seconds:
 
 
 def imported() -> None:
-    """Load what both sides use, so that its imports are in no time."""
+    """Import the modules that both sides use, so that the measured times exclude the imports."""
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import experiments.training.models.architecture  # noqa: F401

@@ -1,4 +1,4 @@
-"""The bash blocks of README and documentation, and what the comment above each says of it."""
+"""The bash blocks of README and documentation, and the comment above each."""
 
 import re
 import textwrap
@@ -17,7 +17,7 @@ NOT_RUN = ("needs: ", "slow: ", "run by CI", "run by make test")
 
 @dataclass(frozen=True)
 class Block:
-    """A block of commands. note: the comment above it; it runs unless the note says why it cannot."""
+    """A block of commands. note: the comment above it, which states why the block cannot run, if so."""
 
     place: str
     code: str

@@ -1,4 +1,4 @@
-"""The site's navigation has every page, and links between files lead somewhere."""
+"""The site's navigation has every page, and links between files work."""
 
 import re
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def test_every_field_of_a_suite_is_on_its_page(generated: Path) -> None:
 
 
 def test_every_field_of_a_file_has_a_meaning(generated: Path) -> None:
-    """The last column of the tables of fields; a row without one says nothing that its name does not."""
+    """Checks the last column in the tables of fields: no field may lack a description."""
     found = [page for name in ("fields", "schemas") for page in (generated / "reference" / name).glob("*.md")]
     lines = [(page.name, line) for page in found for line in page.read_text().splitlines()]
     assert sum(line.startswith("| `") for _, line in lines) > 200

@@ -1,4 +1,4 @@
-"""The machine that runs find: any GPUs, and rows that get their results at once."""
+"""A fake machine with any GPUs, and rows that get their results at once."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.support.predictions import Predictor, stated
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Makes this machine one with those GPUs."""
+    """Replace this machine by one with these GPUs."""
 
     def be(*gpus: Gpu, **facts) -> None:
         monkeypatch.setattr(local, "this_machine", lambda: rows.node(*gpus, **facts))

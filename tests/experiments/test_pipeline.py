@@ -1,4 +1,4 @@
-"""Choices, plan and report in one go, with rows that are made up on the spot."""
+"""Options, plan and report together, with a fake runner."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -184,7 +184,7 @@ def test_nothing_is_written_for_bad_input(machine, tmp_path):
 
 
 class FakeSlurmRunner(FakeRunner):
-    """The same for a cluster; keeps what was to be brought there, and the rows' specs."""
+    """The same for a cluster; records the data to upload, and the specs of the rows."""
 
     brought: ClassVar[list] = []
 
@@ -199,7 +199,7 @@ class FakeSlurmRunner(FakeRunner):
 
 @pytest.fixture
 def cluster(machine, monkeypatch, tmp_path):
-    """Has runs take place on a cluster of that profile."""
+    """Make runs use a cluster with this profile."""
 
     def be(**profile) -> None:
         own = {"folder": str(tmp_path / "there"), "nodes": 2, **profile}

@@ -1,4 +1,4 @@
-"""The order of the stages and what becomes of the lease. Fakes: the site, Ansible, and the run itself."""
+"""The order of the stages, and the release of the lease. Fakes: the site, Ansible, and the run itself."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ HOST = Host("1", "P3-GPU-001", "CHI@UC", "gpu_a100_pcie", "NVIDIA A100 80GB PCIe
 
 
 class Site:
-    """Stands for a testbed with one free node."""
+    """Fake testbed with one free node."""
 
     name = "CHI@UC"
 
@@ -61,7 +61,7 @@ def reconciler(tmp_path):
 
 @pytest.fixture
 def stubs(monkeypatch, happened, reconciler):
-    """Each stage notes that it happened; leasing opens a holding, releasing closes it."""
+    """Each stage is recorded; leasing creates an active lease, releasing ends it."""
 
     def lease(site, reconciler, lease_request, watch):
         happened.append("lease")

@@ -1,4 +1,4 @@
-"""Options of a run: every place that lists them takes them from RunOptions, or is compared with it here."""
+"""Options of a run: every list of them is generated from RunOptions, or compared with it here."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""What works of an installed wheel: with its plain dependencies, and with all that the optional parts need.
+"""Features of an installed wheel: with only its dependencies, and with all optional packages.
 
 The wheel is installed without an index. Its plain dependencies are those of the metadata, each linked from the
 environment that runs the tests; "all" sees that environment as a whole.

@@ -1,4 +1,4 @@
-"""The tree of errors as its docstring draws it."""
+"""The tree of exceptions in the docstring of errors.py."""
 
 import re
 

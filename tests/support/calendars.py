@@ -1,4 +1,4 @@
-"""Hosts and bookings."""
+"""Hosts and bookings for tests."""
 
 from datetime import UTC, datetime, timedelta
 

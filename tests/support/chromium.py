@@ -1,4 +1,7 @@
-"""Headless Chromium, spoken to over its debugging pipe: Chrome DevTools Protocol, JSON that ends with a zero byte."""
+"""Headless Chromium, controlled through its debugging pipe.
+
+The messages of the Chrome DevTools Protocol are JSON, ended by a zero byte.
+"""
 
 import fcntl
 import json
@@ -18,7 +21,7 @@ UNTIL = """new Promise((done) => {{
 
 
 class Page:
-    """One tab. requests: the addresses that it has asked for so far."""
+    """One tab. requests: the URLs that it has requested so far."""
 
     def __init__(self, program: str, home: Path) -> None:
         self.requests: list[str] = []
@@ -55,7 +58,7 @@ class Page:
         self._process.wait(30)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """The answer to one command; RuntimeError when Chromium refuses it or ends."""
+        """Return the response to one command. Raises RuntimeError if Chromium rejects it or ends."""
         self._sent += 1
         message = {"id": self._sent, "method": method, "params": params, **self._session}
         os.write(self._write, json.dumps(message).encode() + b"\0")
@@ -69,19 +72,19 @@ class Page:
                 return answer["result"]
 
     def look(self, width: int, scheme: str) -> None:
-        """A window of that width (CSS pixels), for somebody who prefers that color scheme ('light' or 'dark')."""
+        """Set the width of the window (CSS pixels) and the preferred color scheme ('light' or 'dark')."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def evaluate(self, script: str) -> Any:
-        """The value of a JavaScript expression, awaited."""
+        """Return the value of a JavaScript expression, after awaiting it."""
         done = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in done:
             raise RuntimeError(f"{script}: {done['exceptionDetails']}")
         return done["result"].get("value")
 
     def until(self, condition: str, timeout_s: float = 30) -> None:
-        """Wait until a JavaScript condition holds; AssertionError when it does not in time."""
+        """Wait until a JavaScript condition is true. Raises AssertionError after the time limit."""
         assert self.evaluate(UNTIL.format(condition=condition, timeout_ms=int(1000 * timeout_s))), f"never: {condition}"
 
     def _receive(self) -> dict[str, Any]:
@@ -95,7 +98,7 @@ class Page:
 
 
 def _high_pipe() -> tuple[int, int]:
-    """A pipe whose ends are out of the way of descriptors 3 and 4, which Chromium speaks over."""
+    """Return a pipe that does not use descriptors 3 and 4, which Chromium uses for its messages."""
     low = os.pipe()
     high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low)
     for end in low:

@@ -1,4 +1,4 @@
-"""The stored results of GPU runs."""
+"""Stored results of runs on GPUs."""
 
 from pathlib import Path
 

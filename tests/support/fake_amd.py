@@ -1,6 +1,6 @@
 """Fake of AMD's driver: the files of an MI250X (two dies), a processor and a graphics card.
 
-Written after the Linux documentation and what ROCm's tools read; not compared with a real machine.
+Based on the Linux documentation and on the files that ROCm's tools read; not compared with a real machine.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Fake Hugging Face hub: a server on this machine with the requests that downloads need.
+"""Fake Hugging Face hub: a server on this machine that supports the requests that downloads need.
 
-The library huggingface_hub is real and connects to it through HF_ENDPOINT. Large kinds of files are served as from Git
-LFS, identified by their SHA-256; all others by their Git id.
+The library huggingface_hub is real and connects to it through HF_ENDPOINT. File types that are usually large are served
+as from Git LFS and identified by their SHA-256; other files are identified by their Git id.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ COMMIT = "0123456789" * 4
 class FakeHub(ThreadingHTTPServer):
     """Server of the folders in ``repos``, by kind and name ('models/team/small').
 
-    downloads: the number of downloads by file; requests: the number of all requests. corruptions: how often a file is
-    still served with a wrong byte. slow_s: additional time of a download. error_status: HTTP status of all answers.
+    downloads: the number of downloads by file; requests: the number of all requests. corruptions: how many more times a
+    file is served with a wrong byte. slow_s: additional time of a download. error_status: HTTP status of all answers.
     commit: the commit of the branch main.
     """
 

@@ -1,8 +1,8 @@
 """Fake rank: experiments.training.rank with a fake engine that fails on request. Started like a rank.
 
 FAULT is the failure of rank 1 in its second micro-step: oom, killed, hang, error, wrong (a user error), quiet (out of
-memory in a kernel that ends the process). SCATTER is the rank with scattered step times. The ranks communicate through
-a real collective.
+memory in a kernel that ends the process). SCATTER is the number of the rank whose step times vary. The ranks
+communicate through a real collective.
 """
 
 import os
@@ -45,7 +45,7 @@ def inject(fault):
 
 
 def times(probe, scatter):
-    """Return a fake timer function: its times are all equal, or scattered."""
+    """Return a fake timer function, whose times are either equal or vary."""
     return lambda: [1.0 + scatter * (number % 2) for number in range(probe.micro_steps)]
 
 

@@ -1,4 +1,4 @@
-"""A fake site in memory, and a clock that only waiting moves."""
+"""A fake site in memory, and a fake clock that advances only when the code waits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ HOUR = timedelta(hours=1)
 
 
 class FakeClock(Clock):
-    """Begins at NOW."""
+    """Fake clock that begins at NOW."""
 
     def __init__(self):
         self.at = NOW

@@ -1,4 +1,4 @@
-"""`testbed` with the fake worker in place of the trainer, and invented predictions: python -m ... ARGUMENTS."""
+"""`testbed` with the fake worker in place of the trainer, and fake predictions: python -m ... ARGUMENTS."""
 
 import sys
 from functools import partial

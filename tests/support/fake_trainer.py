@@ -1,4 +1,4 @@
-"""Fake of experiments.training.rank without training, started with the same arguments. FAKE is its behavior."""
+"""Fake of experiments.training.rank that does not train; started with the same arguments. FAKE selects its behavior."""
 
 import faulthandler
 import os

@@ -1,7 +1,7 @@
-"""A fake of experiments.training.worker: no training, it behaves as FAKE says ('a=oom,b=hang'; else 'fits').
+"""Fake of experiments.training.worker that does not train. FAKE selects its behavior ('a=oom,b=hang'; default 'fits').
 
-Like the worker it ends with its parent. It appends every start to the file that FAKE_JOURNAL names, as
-'row start-time pid', and every end as 'row end-time'.
+Like the worker, it ends when its parent ends. It appends every start to the file that FAKE_JOURNAL names, as 'row
+start-time pid', and every end as 'row end-time'.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def behave(how: str, spec: RowSpec, out: Path) -> None:
-    """Write a result, or not, as ``how`` says."""
+    """Write a result or fail, depending on ``how``."""
     print(f"{spec.row} behaves: {how}", flush=True)
     if how == "die":
         os.kill(os.getpid(), 9)
@@ -64,7 +64,7 @@ def behave(how: str, spec: RowSpec, out: Path) -> None:
 
 
 def made(spec: RowSpec, outcome: Outcome) -> Result:
-    """A result as the worker would write it."""
+    """Return a result like the worker's."""
     return Result(
         spec=spec,
         fingerprint=spec.fingerprint,

@@ -1,4 +1,4 @@
-"""The package as a user installs it: its wheel in a fresh environment outside the checkout."""
+"""The package as a user installs it: the wheel in a new environment outside the checkout."""
 
 import os
 import re
@@ -21,19 +21,19 @@ HIDDEN = re.compile(r"PYTHONPATH|TESTBED_|OS_|HF_|COV_|PYTEST_")
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment with the package in it, and a home with an SSH key to work in."""
+    """An environment with the package, and a home folder with an SSH key."""
 
     folder: Path
     home: Path
 
     @property
     def packages(self) -> Path:
-        """Where the package was installed."""
+        """Return the folder in which the package is installed."""
         (found,) = self.folder.glob("lib/python3*/site-packages")
         return found
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run one of its programs at home, without what the tests' own environment has in its variables."""
+        """Run one of its programs in the home folder, without the environment variables of the tests."""
         environ = {name: value for name, value in os.environ.items() if not HIDDEN.match(name)}
         environ |= {"HOME": str(self.home), "XDG_CACHE_HOME": str(self.home / "cache"), "HF_HUB_OFFLINE": "1"}
         program = str(self.folder / "bin" / command[0])
@@ -43,7 +43,7 @@ class Environment:
 
 
 def project() -> dict[str, object]:
-    """The table [project] of pyproject.toml."""
+    """Return the table [project] of pyproject.toml."""
     found: dict[str, object] = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     return found
 
@@ -56,7 +56,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def install(source: Path, folder: Path, libraries: Path, *options: str) -> Environment:
-    """Make an environment of a wheel or a project; what it depends on is taken from the folder ``libraries``."""
+    """Create an environment with a wheel or a project; its dependencies are taken from the folder ``libraries``."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
     environment = Environment(folder / "env", folder / "home")
     (environment.packages / "libraries.pth").write_text(f"{libraries}\n")
@@ -69,7 +69,7 @@ def install(source: Path, folder: Path, libraries: Path, *options: str) -> Envir
 
 
 def link_dependencies(folder: Path) -> Path:
-    """Fill ``folder`` with what a plain `pip install` brings: links to this environment's copies of it."""
+    """Fill ``folder`` with the packages that `pip install` would install, as links to this environment."""
     folder.mkdir()
     for name in sorted(_needed(project()["dependencies"])):  # type: ignore[arg-type]
         for source in _top_level(distribution(name)):
@@ -78,7 +78,7 @@ def link_dependencies(folder: Path) -> Path:
 
 
 def _needed(requirements: Iterable[str]) -> set[str]:
-    """Names of the distributions that these requirements bring, those of their own included."""
+    """Return the names of the distributions that these requirements install, including indirect ones."""
     found: set[str] = set()
     waiting = [Requirement(text) for text in requirements]
     while waiting:
@@ -95,7 +95,7 @@ def _applies(requirement: Requirement) -> bool:
 
 
 def _top_level(dist: Distribution) -> set[Path]:
-    """The files and folders of a distribution that lie in site-packages itself."""
+    """Return the files and folders of a distribution at the top level of site-packages."""
     root = Path(str(dist.locate_file("")))
     names = {file.parts[0] for file in dist.files or ()} - {"..", "__pycache__"}
     return {root / name for name in names}

@@ -1,4 +1,4 @@
-"""What tests need of this machine; in CI it has to be there, elsewhere they are left out with the reason."""
+"""Requirements of tests: in CI a missing one is a failure; elsewhere the tests are skipped with the reason."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
 def missing(programs: Sequence[str], packages: str, root: bool = False) -> str:
-    """What is not there, in words; '' where all is."""
+    """Return what is missing, in words; '' if nothing is missing."""
     absent = [program for program in programs if not shutil.which(program, path=PATH)]
     wants = ["root"] if root and os.geteuid() else []
     return ", ".join([*wants, *absent]) + (f" (apt install {packages})" if absent else "")

@@ -1,4 +1,4 @@
-"""Kept runs of a suite with results that were never measured."""
+"""Stored runs of a suite with invented results."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ WAITS = {"communication_share": 0.4, "exposed_communication_share": 0.15, "gpu_i
 def kept(
     place: Path, name: str, card: str, *rows: str, run_id: str = "one", size: Size = "full", **choices: Any
 ) -> RunFolder:
-    """A folder of a run in which each of ``rows`` (default: all of the card) ended as is stated of it."""
+    """Return the folder of a run in which each of ``rows`` (default: all rows for the card) has the stated outcome."""
     suite = suite_named(name)
     rows = rows or tuple(row.id for row in suite.rows_for(card))
     made = run(*rows, run_id=run_id, suite=name, card=card, size=size, **choices)
@@ -35,14 +35,14 @@ def kept(
 
 
 def write(folder: RunFolder, result: Result) -> None:
-    """Keep ``result`` in the folder of its row."""
+    """Write ``result`` into the folder of its row."""
     place = folder.row(result.spec)
     place.mkdir(parents=True, exist_ok=True)
     (place / RESULT_FILE).write_text(result.model_dump_json())
 
 
 def _measured(rank: int, outcome: Outcome, size: Size) -> Measured:
-    """14 GiB of parameters, as much of gradients, twice that of state, and 10 and ``rank`` of activations."""
+    """Return memory with 14 GiB of parameters, 14 of gradients, 28 of state, and 10 + ``rank`` of activations."""
     device: Device = STAND_IN if size == "full" else CPU
     scale = 1.0 if size == "full" else MINIATURE
     held = {"params_gib": 14.0 * scale, "grads_gib": 14.0 * scale, "optimizer_gib": 28.0 * scale}

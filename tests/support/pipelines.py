@@ -1,4 +1,4 @@
-"""A runner that gives every row a result at once."""
+"""A fake runner that writes a result for every row at once."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ SLURM = "slurm_hf_trainer"
 
 
 class FakeRunner:
-    """Gives every row a result at once; keeps what it was told to run."""
+    """Writes a result for every row at once, and records the requested rows."""
 
     ran: ClassVar[list[str]] = []
 

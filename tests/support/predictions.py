@@ -1,4 +1,4 @@
-"""Predictions made up on the spot."""
+"""Fake predictions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,9 +14,9 @@ PARAMS_GIB = 14.0
 
 
 def prediction(spec: RowSpec, needed_gib: float = 70.0, **changes: Any) -> Prediction:
-    """A row that needs so much: 14 GiB of parameters, as much of gradients, twice that of state, the rest activations.
+    """Return a prediction: 14 GiB of parameters, 14 of gradients, 28 of state, the rest activations.
 
-    ``changes`` are its fields, and params_gib.
+    ``changes`` are fields of the prediction, and params_gib.
     """
     params = changes.pop("params_gib", PARAMS_GIB)
     usable = card_named(spec.card).usable_gib
@@ -47,7 +47,7 @@ def prediction(spec: RowSpec, needed_gib: float = 70.0, **changes: Any) -> Predi
 
 
 def memory(params: float, activations: float, peak: float) -> Memory:
-    """The four points of one step whose peak is that high."""
+    """Return the memory at the four points of a step with this peak."""
     held = {"params_gib": params, "peak_gib": peak, "reserved_gib": peak + 1.0}
     shots = (
         shot("before forward", **held, allocated_gib=params),
@@ -59,13 +59,13 @@ def memory(params: float, activations: float, peak: float) -> Memory:
 
 
 def stated(spec: RowSpec) -> float:
-    """A need for which the row ends as its suite states."""
+    """Return a needed memory for which the row has the stated outcome."""
     expected = suite_named(spec.suite).row(spec.row).expect.outcome
     return 100.0 if expected == "oom" else 60.0
 
 
 class Predictor:
-    """Stands in for predict: each row needs what ``needs`` says of it. asked: the rows it was asked for."""
+    """Fake of predict: ``needs`` returns the needed memory of a row. asked: the rows that were requested."""
 
     def __init__(self, needs: Callable[[RowSpec], float], **changes: Any) -> None:
         self._needs, self._changes = needs, changes

@@ -1,4 +1,4 @@
-"""Runs and results made by hand, with figures like those of the single-GPU suite on a capped H200."""
+"""Handwritten runs and results, with numbers like those of the single-GPU suite on a capped H200."""
 
 import math
 from html.parser import HTMLParser
@@ -49,7 +49,7 @@ MEASURED = {
 
 
 def make_run(**changes: Any) -> Run:
-    """A run of the whole suite on a capped H200; ``changes`` are its fields."""
+    """Return a run of the whole suite on a capped H200; ``changes`` are fields of the run."""
     fields: dict[str, Any] = {
         "run_id": "2026-07-01-single-h200",
         "suite": SUITE,
@@ -71,7 +71,7 @@ def make_run(**changes: Any) -> Run:
 
 
 def make_result(run: Run, row: str, outcome: str = "fits", device: Device = H200, **changes: Any) -> Result:
-    """A result of ``row`` in ``run``; ``changes`` are its fields."""
+    """Return a result of ``row`` in ``run``; ``changes`` are fields of the result."""
     spec = run.spec(suite_named(run.suite), row)
     fields: dict[str, Any] = {
         "spec": spec,
@@ -99,7 +99,7 @@ def make_memory(
     activations: float,
     steps: int = 2,
 ) -> Memory:
-    """Memory with the four points of each of ``steps`` steps; the optimizer's state is there from the first's end."""
+    """Return memory at the four points of each of ``steps`` steps; the optimizer has state after the first step."""
     shots = []
     for step in range(steps):
         state = optimizer if step else 0.0
@@ -153,7 +153,7 @@ def make_failure(message: str = "CUDA out of memory. Tried to allocate 1.21 GiB.
 
 
 def make_results(run: Run, device: Device = H200) -> dict[str, Result]:
-    """Every row of MEASURED as a result of ``run``, and of the later rows one error and one refusal."""
+    """Return a result of ``run`` for every row of MEASURED, and an error and a rejection for two later rows."""
     results = {}
     for row, (outcome, peak, reserved, params, grads, optimizer, activations, speed) in MEASURED.items():
         results[row] = make_result(
@@ -190,7 +190,7 @@ SEVERAL: dict[str, tuple[tuple[float, ...], float, float]] = {
 
 
 def ranks_run(path: Path, gpus_per_node: int | None = None) -> RunFolder:
-    """Rows of the multi-GPU suite on capped H200s: one GPU, DDP, FSDP, and FSDP with a larger batch that fails."""
+    """Return multi-GPU rows on capped H200s: one GPU, DDP, FSDP, and FSDP with a larger batch that fails."""
     rows = (*SEVERAL, "7b-4gpu-fsdp-b8")
     run = make_run(suite="multi_gpu_litgpt", rows=rows, gpus_per_node=gpus_per_node)
     results = {row: _several(run, row) for row in rows}
@@ -233,7 +233,7 @@ def _several(run: Run, row: str) -> Result:
 
 
 def write_run(path: Path, run: Run, results: dict[str, Result], telemetry: bool = True) -> RunFolder:
-    """The run's folder as a runner leaves it: run.json, and of each result its four files."""
+    """Write the run's folder like a runner: run.json, and the four files of each result."""
     folder = RunFolder(path)
     folder.write_run(run)
     for row, result in results.items():
@@ -250,7 +250,7 @@ def write_run(path: Path, run: Run, results: dict[str, Result], telemetry: bool 
 
 
 def telemetry_csv(gpus: int, samples: int = 60) -> str:
-    """What is kept of a row on so many GPUs."""
+    """Return the telemetry of a row on this number of GPUs."""
     names = (
         "t_s,phase,gpu_util_percent,gpu_memory_gib,gpu_power_w,gpu_sm_clock_mhz,gpu_temperature_c,gpu_processes,"
         "host_cpu_percent,host_memory_gib,process_memory_gib"
@@ -281,13 +281,13 @@ def telemetry_csv(gpus: int, samples: int = 60) -> str:
 
 
 def h200_run(path: Path, **changes: Any) -> RunFolder:
-    """A run of the whole suite on a capped H200, its last row without a result."""
+    """Write a run of the whole suite on a capped H200; the last row has no result."""
     run = make_run(**changes)
     return write_run(path, run, make_results(run))
 
 
 def tiny_run(path: Path) -> RunFolder:
-    """A miniature on a processor, every row measured."""
+    """Write a run with tiny models on a CPU; every row has a result."""
     run = make_run(run_id="tiny", size="tiny")
     results = {}
     for row in run.rows:
@@ -299,7 +299,7 @@ def tiny_run(path: Path) -> RunFolder:
 
 
 def with_predictions(folder: RunFolder, off: float = 1.01) -> RunFolder:
-    """The run with a prediction of each of its rows: ``off`` times the peak that MEASURED has for it, or 60 GiB."""
+    """Write a prediction for each row of the run: ``off`` times the peak in MEASURED, or 60 GiB."""
     run = folder.read_run()
     suite = suite_named(run.suite)
     specs = [traced_spec(suite, suite.row(row), run.card) for row in run.rows]
@@ -309,13 +309,13 @@ def with_predictions(folder: RunFolder, off: float = 1.01) -> RunFolder:
 
 
 def _highest(row: str) -> float:
-    """A row that ran out of memory would have needed more than the card has."""
+    """Return the predicted peak of a row: if it ran out of memory, more than the card has."""
     outcome, peak = MEASURED.get(row, ("fits", 60.0))[:2]
     return peak if outcome == "fits" else 90.0
 
 
 class Page(HTMLParser):
-    """A page's visible text, its links, ids and figures; scripts and styles left out."""
+    """The visible text of a page, its links, ids and figures, without scripts and styles."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

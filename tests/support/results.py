@@ -1,4 +1,4 @@
-"""Suites, runs and results made in memory, for tests of what is done with them."""
+"""Suites, runs and results in memory, for tests of the code that uses them."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ CPU = Device(kind="cpu", name="processor", host_cpus=2, host_memory_gib=8.0)
 
 
 def suite(rows: list[dict[str, Any]] | None = None, claims: list[dict[str, Any]] | None = None) -> Suite:
-    """A suite named 'lab' of those rows (default: rows a and b, expected to fit) and claims."""
+    """Return a suite named 'lab' with these rows (default: rows a and b, expected to fit) and claims."""
     rows = rows or [{"id": "a", "expect": {"outcome": "fits"}}, {"id": "b", "expect": {"outcome": "fits"}}]
     return Suite.model_validate(
         {
@@ -42,7 +42,7 @@ def suite(rows: list[dict[str, Any]] | None = None, claims: list[dict[str, Any]]
 
 
 def run(*rows: str, **changes: Any) -> Run:
-    """A run of ``rows`` (default: a and b) of the suite 'lab'."""
+    """Return a run of ``rows`` (default: a and b) of the suite 'lab'."""
     choices: dict[str, Any] = {
         "run_id": "20261121-1200-lab",
         "suite": "lab",
@@ -74,7 +74,7 @@ def result(
     ranks: tuple[Measured, ...] = (),
     **spec: Any,
 ) -> Result:
-    """One row's result; ``spec`` changes how it was run (size, weights, data, length, settings)."""
+    """Return the result of one row; ``spec`` changes its specification (size, weights, data, length, settings)."""
     ran = run(row).spec(suite([{"id": row}]), row).model_copy(update=spec)
     return Result(
         spec=ran,
@@ -91,7 +91,7 @@ def result(
 
 
 def ranks(**memory: list[float]) -> tuple[Measured, ...]:
-    """What each rank of a row measured: ``peak_gib=[1.0, 2.0]`` are the peaks of ranks 0 and 1."""
+    """Return the measurements of each rank of a row: ``peak_gib=[1.0, 2.0]`` are the peaks of ranks 0 and 1."""
     return tuple(
         Measured(
             rank=rank,
@@ -118,7 +118,7 @@ SPEED: dict[str, Any] = {
 
 
 def shot(point: str, **gib: float) -> Snapshot:
-    """A snapshot of the first micro-step; what is not given is 0 GiB."""
+    """Return a snapshot of the first micro-step; values that are not given are 0 GiB."""
     parts = ("params_gib", "grads_gib", "optimizer_gib", "optimizer_cpu_gib", "activations_gib", "allocated_gib")
     values: dict[str, Any] = dict.fromkeys((*parts, "peak_gib"), 0.0) | gib
     return Snapshot.model_validate({"step": 0, "micro_step": 0, "point": point, **values})

@@ -22,7 +22,7 @@ UP_S = 20
 class Sshd:
     """The server; the private key in ``folder``/key logs in as any user. ``more``: further configuration options.
 
-    within: prefix of the command line that starts it. port: None for a free one.
+    within: prefix of the command line that starts the server. port: None for a free port.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Sshd:
         return self
 
     def drop_connections(self) -> None:
-        """Drop every open connection; commands started over them go on."""
+        """Drop every open connection; commands started over them continue."""
         for child in psutil.Process(self._process.pid).children():
             with suppress(psutil.Error):
                 child.kill()

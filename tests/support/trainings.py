@@ -29,7 +29,7 @@ SETTINGS = COMMON | {"precision": "32-true", "batch_size": 2, "train_samples": 1
 
 
 def spec(own: Model | None = None, **changes: Any) -> RowSpec:
-    """Return a tiny row; ``changes`` are settings, or fields of the specification; ``own`` is a custom model."""
+    """Return a row with a tiny model; ``changes`` are settings or fields of the spec; ``own`` is a custom model."""
     row = {key: value for key, value in changes.items() if key in RowSpec.model_fields and key != "model"}
     settings = {key: value for key, value in changes.items() if key not in row}
     return RowSpec.model_validate(

@@ -1,11 +1,14 @@
-"""Waiting for processes, and their signals."""
+"""Waiting for processes, and handling of signals."""
 
 import signal
 import time
 
 
 def hear_interrupts() -> None:
-    """Handle Ctrl-C as in a terminal: background processes of a shell ignore it, and so do their children."""
+    """Handle Ctrl-C as in a terminal.
+
+    Otherwise it is ignored: a shell's background processes and their children ignore it.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -1,9 +1,10 @@
-// PyTorch's caching allocator with nothing behind it: which blocks it would hand out, reserve, keep and give back.
+// Model of PyTorch's caching allocator without memory: which blocks it would return, reserve, cache and free.
 //
-// Rules of c10/cuda/CUDACachingAllocator.cpp with its default settings: sizes in multiples of 512 bytes; requests of up
-// to 1 MiB share segments of 2 MiB, up to 10 MiB segments of 20 MiB, larger ones get segments in multiples of 2 MiB; best
-// fit within a stream's pool; the rest of a block is split off (small pool: from 512 bytes, large: from 1 MiB on); free
-// neighbors merge; when a segment cannot be had, all wholly free ones are returned and it is asked for once more.
+// The rules are those of c10/cuda/CUDACachingAllocator.cpp with default settings. Sizes are multiples of 512 bytes.
+// Requests of up to 1 MiB share segments of 2 MiB, requests of up to 10 MiB share segments of 20 MiB, and larger
+// requests get segments in multiples of 2 MiB. The best-fitting block in the stream's pool is used. The remainder of a
+// block is split off (small pool: from 512 bytes, large pool: from 1 MiB). Adjacent free blocks are merged. If a
+// segment cannot be allocated, all completely free segments are freed and the allocation is retried once.
 
 #pragma once
 
@@ -28,7 +29,7 @@ class CachingAllocator {
  public:
   explicit CachingAllocator(int64_t capacity) : capacity_(capacity) {}
 
-  // The address of a block of at least `bytes`; throws OutOfMemory.
+  // Return the address of a block of at least `bytes`. Throws OutOfMemory.
   int64_t allocate(int64_t bytes, int64_t stream) {
     const int64_t size = rounded(bytes);
     const bool small = size <= kMiB;
@@ -62,7 +63,7 @@ class CachingAllocator {
     pools_[{merged.stream, merged.small}].insert({merged.size, address});
   }
 
-  // Give every wholly free segment back (torch.cuda.empty_cache).
+  // Free every completely free segment (torch.cuda.empty_cache).
   void release_cached() {
     for (auto& [key, pool] : pools_) {
       for (auto entry = pool.begin(); entry != pool.end();) {
@@ -133,7 +134,7 @@ class CachingAllocator {
     pools_[{block.stream, block.small}].insert({rest, tail});
   }
 
-  // Add block `second` to its neighbor `first`.
+  // Merge block `second` into the adjacent block `first`.
   void merge(int64_t first, int64_t second) {
     Block& kept = blocks_.at(first);
     const Block gone = blocks_.at(second);

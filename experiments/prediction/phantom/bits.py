@@ -1,4 +1,4 @@
-"""bitsandbytes on the phantom device: its own Python for CUDA, over a library of kernels that do nothing."""
+"""bitsandbytes on the phantom device: its own Python code for CUDA, with kernels that do nothing."""
 
 import ctypes
 from typing import Any

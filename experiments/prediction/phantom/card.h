@@ -1,4 +1,4 @@
-// What differs from card to card: attention kernels and cuBLAS workspaces.
+// Properties that differ between cards: attention kernels and cuBLAS workspaces.
 
 #pragma once
 
@@ -13,13 +13,14 @@ namespace phantom {
 struct CardFacts {
   bool flash = true;             // flash attention kernels
   bool bfloat_efficient = true;  // memory-efficient attention in bfloat16
-  int64_t workspace_bytes = 0;   // of one cuBLAS handle
+  int64_t workspace_bytes = 0;   // size of the workspace of one cuBLAS handle
 };
 
 CardFacts card;
 
-// The choice of ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient, plain (SDPBackend 1, 2, 0), with
-// those of its conditions that a training can meet. cuDNN's attention, preferred on 9.0, takes what flash takes.
+// Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient or plain
+// (SDPBackend 1, 2, 0), with the conditions that can occur in training. cuDNN's attention, which is preferred on 9.0,
+// accepts the same inputs as flash attention and is treated like it.
 int64_t choose_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double,
     bool causal, std::optional<double>, bool grouped) {
@@ -43,7 +44,7 @@ int64_t choose_attention(
       : 0;
 }
 
-// cuBLAS takes a workspace for each thread's handle and stream at its first matrix product, and keeps it.
+// cuBLAS allocates a workspace for each thread's handle and stream at the first matrix product, and never frees it.
 void use_workspace(const std::string& name) {
   static const std::unordered_set<std::string> products{
       "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation", "aten::addmv_"};

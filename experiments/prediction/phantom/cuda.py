@@ -1,4 +1,4 @@
-"""torch.cuda for the phantom device: functions of the module, replaced for the life of the process."""
+"""torch.cuda for the phantom device: functions of the module that are replaced until the process ends."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -84,7 +84,7 @@ class OnDevice:
 def replace_cuda(phantom: Phantom, card: Card) -> None:
     """Make torch.cuda use the phantom device, with the name of ``card`` and unlimited capacity.
 
-    A training that does not fit the card still runs to its end, so that the memory it needs is known.
+    A training run that does not fit the card still runs to its end, so that the memory that it needs can be measured.
     """
     major, _, minor = card.compute_capability.partition(".")
     capability = (int(major), int(minor)) if major.isdigit() else (9, 0)
@@ -176,5 +176,5 @@ def _current(phantom: Phantom) -> int:
 
 
 def _nothing() -> Any:
-    """Return a new function that does nothing; torch distinguishes functions by identity."""
+    """Return a new function that does nothing; torch compares functions by identity."""
     return lambda *_, **__: None

@@ -1,9 +1,10 @@
-// A CUDA device that is not there: tensors on it have shapes, types and storages, and no memory behind them.
+// A simulated CUDA device. Its tensors have shapes, types and storages, but no memory.
 //
-// Registers itself as PyTorch's CUDA backend, in the place of the real one where PyTorch has it. An operation on its tensors runs on
-// PyTorch's own meta device, which works out the results' shapes; their storages come from a simulated caching
-// allocator that logs every allocation and release. Integer and boolean tensors do have values, in host memory, so that
-// masks, positions and lengths are what they would be; floating-point values do not exist and read as zero.
+// The library registers itself as PyTorch's CUDA backend, and replaces the real backend if PyTorch has one. An
+// operation on its tensors runs on PyTorch's own meta device, which computes the shapes of the results. Their storages
+// come from a simulated caching allocator that logs every allocation and release. Integer and boolean tensors have
+// values in host memory, so that masks, positions and lengths are correct. Floating-point values are neither stored nor
+// computed, and read as zero.
 
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/native/transformers/attention.h>
@@ -76,7 +77,7 @@ TORCH_LIBRARY_IMPL(_, CUDA, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 
-// In a PyTorch that was built with CUDA: put the fallback in the place of its kernels.
+// If PyTorch was built with CUDA: replace its kernels with the fallback.
 void replace_kernels() {
   auto& dispatcher = c10::Dispatcher::singleton();
   auto* kept = new std::vector<c10::RegistrationHandleRAII>;
@@ -89,7 +90,8 @@ void replace_kernels() {
   }
 }
 
-// The operations that have a way of their own. They are told last: of two kernels the later one holds.
+// Register the operations with their own implementation. They are registered last, because a later kernel replaces an
+// earlier one.
 void add_operations() {
   static torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
   library.impl("empty.memory_format", TORCH_FN(phantom::empty));
@@ -130,7 +132,7 @@ void replace_writes_on_host() {
 
 extern "C" {
 
-// Become a card: which attention kernels it has and the bytes of a cuBLAS workspace.
+// Set the properties of the card: its attention kernels and the size of a cuBLAS workspace in bytes.
 void phantom_install(int64_t flash, int64_t bfloat_efficient, int64_t workspace_bytes) {
   static bool registered = false;
   if (!registered) {
@@ -144,7 +146,7 @@ void phantom_install(int64_t flash, int64_t bfloat_efficient, int64_t workspace_
   phantom::card.workspace_bytes = workspace_bytes;
 }
 
-// allocated, reserved, and their peaks since the last reset, in bytes; the number of events so far.
+// Return allocated bytes, reserved bytes, their peaks since the last reset, and the number of events.
 void phantom_stats(int64_t* out) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
@@ -168,7 +170,7 @@ void phantom_empty_cache() {
   the.events.push_back({0, phantom::kEmptyCache, 0});
 }
 
-// Say what the storage at `pointer` is for; false when nothing lives there.
+// Set the category of the storage at `pointer`. Returns false if there is no storage.
 bool phantom_tag(const void* pointer, int64_t category) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
@@ -177,8 +179,8 @@ bool phantom_tag(const void* pointer, int64_t category) {
   return found != the.by_pointer.end();
 }
 
-// Play the log again on a card of `capacity` bytes. out: peaks of allocated and reserved, retries, the event and the
-// allocated bytes at the highest point, the event that did not fit (-1: all did) and the bytes it asked for.
+// Replay the log on a card with `capacity` bytes. out: peaks of allocated and reserved bytes, number of retries, event
+// and allocated bytes at the maximum, the event that did not fit (-1: none) and the bytes that it requested.
 void phantom_replay(int64_t capacity, int64_t* out) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
@@ -212,7 +214,7 @@ void phantom_replay(int64_t capacity, int64_t* out) {
   std::copy(std::begin(values), std::end(values), out);
 }
 
-// Bytes alive right after event `index`, by category 0 .. count-1; unclaimed ones are category 0.
+// Return the allocated bytes right after event `index`, by category 0 .. count-1; category 0 is untagged.
 void phantom_alive(int64_t index, int64_t count, int64_t* out) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
@@ -261,14 +263,14 @@ void phantom_timeline(int64_t points, int64_t* out) {
   }
 }
 
-// Say what everything is for that is alive right after event `index` and that nobody claimed.
+// Set the category of all untagged storages that exist right after event `index`.
 void phantom_tag_alive(int64_t index, int64_t category) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
   for (const auto& [id, bytes] : phantom::alive_after(the, index)) the.tags.try_emplace(id, category);
 }
 
-// Give a storage (its StorageImpl) another size, as storage.resize_ does on a GPU.
+// Change the size of a storage (a StorageImpl), like storage.resize_ on a GPU.
 void phantom_resize(void* storage, int64_t bytes) {
   auto* impl = static_cast<c10::StorageImpl*>(storage);
   if (static_cast<int64_t>(impl->nbytes()) == bytes) return;
@@ -276,7 +278,7 @@ void phantom_resize(void* storage, int64_t bytes) {
   impl->set_nbytes(bytes);
 }
 
-// Count what tensors take on the host from now on, and give large ones no memory.
+// From now on, count the host memory of tensors, and give large tensors no memory.
 void phantom_watch_host() {
   if (!phantom::host_watched.exchange(true)) replace_writes_on_host();
   c10::SetCPUAllocator(&phantom::host_allocator, 255);

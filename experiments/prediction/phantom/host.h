@@ -1,4 +1,4 @@
-// The host's memory: counted, and large tensors there have addresses alone.
+// Host memory: all allocations are counted, and large tensors have addresses but no memory.
 
 #pragma once
 
@@ -17,7 +17,7 @@
 
 namespace phantom {
 
-// Large tensors on the host are address space alone: nobody writes to them, and what they would take is counted.
+// Large host tensors only reserve address space: they are never written to, and their sizes are counted.
 constexpr size_t kLargeOnHost = 16 * kMiB;
 
 std::atomic<bool> host_watched{false};

@@ -23,7 +23,7 @@ SOURCES = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Replay:
-    """The log of a training, replayed with some capacity. Sizes in bytes; events are counted from 0.
+    """Result of replaying the log of a training with a given capacity. Sizes are in bytes; events are counted from 0.
 
     highest_at: the event with the most memory allocated. failed_at: the allocation that did not fit, or None.
     """
@@ -51,7 +51,7 @@ class Phantom:
         self._library = library
 
     def install(self, kernels: Kernels) -> None:
-        """Use those attention kernels."""
+        """Use these attention kernels."""
         self._library.phantom_install(kernels.flash, kernels.bfloat_efficient, ctypes.c_int64(kernels.workspace_bytes))
 
     def stats(self) -> tuple[int, int, int, int, int]:
@@ -73,7 +73,7 @@ class Phantom:
             self._library.phantom_tag(ctypes.c_void_p(pointer), ctypes.c_int64(category))
 
     def tag_alive(self, event: int, category: int) -> None:
-        """Set the category of all untagged storages that are alive right after an event."""
+        """Set the category of all untagged storages that exist right after an event."""
         self._library.phantom_tag_alive(ctypes.c_int64(event), ctypes.c_int64(category))
 
     def replay(self, capacity: int) -> Replay:
@@ -84,7 +84,7 @@ class Phantom:
         return Replay(allocated, reserved, retries, highest, failed if failed >= 0 else None, requested)
 
     def alive(self, event: int, categories: int) -> list[int]:
-        """Return the bytes alive right after an event, by category."""
+        """Return the bytes that are allocated right after an event, by category."""
         out = (ctypes.c_int64 * categories)()
         self._library.phantom_alive(ctypes.c_int64(event), ctypes.c_int64(categories), out)
         return list(out)
@@ -103,7 +103,7 @@ class Phantom:
         return list(out)
 
     def resize(self, storage: int, size: int) -> None:
-        """Set the size in bytes of the storage at that C++ address."""
+        """Set the size in bytes of the storage at this C++ address."""
         self._library.phantom_resize(ctypes.c_void_p(storage), ctypes.c_int64(size))
 
     def watch_host(self) -> None:
@@ -115,14 +115,14 @@ class Phantom:
         return int(self._library.phantom_host_peak())
 
     def set_stream(self, stream: int) -> int:
-        """Allocate for that stream from now on in this thread; return the previous stream."""
+        """Make this thread allocate for this stream from now on; return the previous stream."""
         return int(self._library.phantom_set_stream(ctypes.c_int64(stream)))
 
 
 def load(cache: Path) -> Phantom:
     """Return the device, compiled at first use and cached under ``cache``.
 
-    Raises InputError without a C++ compiler, and with the lab's versions. To be called before torch is imported.
+    Must be called before torch is imported. Raises InputError without a C++ compiler, and with the labs' versions.
     """
     assert "torch" not in sys.modules, "the phantom device must exist before torch looks for one"
     found = importlib.util.find_spec("torch")
@@ -130,7 +130,7 @@ def load(cache: Path) -> Phantom:
         raise InputError("prediction traces the training with PyTorch, which is not installed (pip install .[train])")
     if (there := versions().get("transformers", "")).startswith("4."):
         raise InputError(
-            f"predictions need Transformers 5, installed is {there}; containers/current.txt has the versions"
+            f"predictions need Transformers 5, but {there} is installed; containers/current.txt has the versions"
         )
     torch = Path(found.origin).parent
     for name in ("libtorch_cpu.so", "libtorch_cuda.so"):

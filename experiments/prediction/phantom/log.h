@@ -1,4 +1,4 @@
-// Every allocation and release on the device, and what each was for.
+// Log of every allocation and release on the device, with its category.
 
 #pragma once
 
@@ -23,7 +23,7 @@ constexpr int64_t kMaxHostBacked = int64_t{1} << 28;
 
 struct Event {
   int64_t id;
-  int64_t bytes;  // of an allocation; kRelease, kEmptyCache
+  int64_t bytes;  // size of an allocation, or kRelease, kEmptyCache
   int64_t stream;
 };
 
@@ -34,7 +34,7 @@ struct Log {
   CachingAllocator allocator{INT64_MAX};
   std::vector<Event> events;
   std::unordered_map<int64_t, int64_t> tags;           // allocation -> category
-  std::unordered_map<const void*, int64_t> by_pointer;  // living data pointer -> allocation
+  std::unordered_map<const void*, int64_t> by_pointer;  // data pointer in use -> allocation
   int64_t allocations = 0;
 };
 
@@ -59,7 +59,7 @@ struct Block {
   int64_t id;
   int64_t address;
   void* host;         // memory for values, or null
-  bool known = true;  // false once they follow from values that do not exist
+  bool known = true;  // false if they depend on floating-point values, which are not computed
 };
 
 void release(void* context) {
@@ -108,7 +108,7 @@ Block* block_of(const Tensor& tensor) {
   return pointer.get_deleter() == &release ? static_cast<Block*>(pointer.get_context()) : nullptr;
 }
 
-// Whether the values of a tensor can be read: host memory stands behind it, and what is in it is known.
+// Return whether the values of a tensor can be read: they are in host memory and known.
 bool readable(const Tensor& tensor) {
   if (!is_here(tensor)) return true;
   if (!has_values(tensor.scalar_type())) return false;
@@ -117,7 +117,7 @@ bool readable(const Tensor& tensor) {
   return block && block->host && block->known;
 }
 
-// Say that the values of a tensor follow from values that do not exist.
+// Mark the values of a tensor as unknown, because they depend on floating-point values, which are not computed.
 void forget_values(const Tensor& tensor) {
   if (Block* block = is_here(tensor) ? block_of(tensor) : nullptr) block->known = false;
 }

@@ -1,4 +1,5 @@
-// Operations with a way of their own: values that are read, storages that are exchanged, shapes known without asking.
+// Operations with their own implementation: they read values, exchange storages, or have shapes that are easy to
+// compute.
 
 #pragma once
 
@@ -25,7 +26,7 @@ at::Scalar local_scalar(const Tensor& self) {
   return at::isFloatingType(self.scalar_type()) ? at::Scalar(0.0) : at::Scalar(0);
 }
 
-// As many elements as the mask has true ones; all of them when the mask follows from values that do not exist.
+// The result has as many elements as the mask has true elements, or all elements if the mask's values are unknown.
 Tensor masked_select(const Tensor& self, const Tensor& mask) {
   const auto sizes = at::infer_size(self.sizes(), mask.sizes());
   const Tensor chosen = (readable(mask) ? on_host(mask) : at::ones(mask.sizes(), at::kBool)).expand(sizes);
@@ -65,8 +66,8 @@ const Tensor& resize_(const Tensor& self, c10::IntArrayRef size, std::optional<c
   return self;
 }
 
-// Frequent operations whose shapes PyTorch works out in Python: what their CUDA kernels allocate (layer_norm_kernel.cu,
-// Dropout.cu), statistics and their like in 32 bit.
+// Frequent operations whose shapes PyTorch computes in Python. They allocate the same results as their CUDA kernels
+// (layer_norm_kernel.cu, Dropout.cu), with statistics in 32 bit.
 
 Tensor like(const Tensor& tensor) { return at::empty_like(tensor, at::MemoryFormat::Contiguous); }
 

@@ -64,7 +64,7 @@ for _name in COLLECTIVES:
 
 
 def replace_ranks(devices: int, nodes: int, rank: int = 0) -> None:
-    """Set this process up as rank ``rank`` of ``devices`` x ``nodes``, as torchrun would have started it."""
+    """Set up this process as rank ``rank`` of ``devices`` x ``nodes`` ranks, as if torchrun had started it."""
     world = devices * nodes
     os.environ |= {
         "RANK": str(rank),

@@ -1,4 +1,4 @@
-// An operation on the device: run on the meta device, or on the host where there are values, its results made here.
+// Run an operation on the meta device, or on the host if its values are known, and create its results on the device.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace phantom {
 
-// Applies `change` to every tensor of an argument, inside lists too.
+// Apply `change` to every tensor in an argument, also inside lists.
 template <typename Change>
 IValue changed(const IValue& value, const Change& change) {
   if (value.isTensor()) return value.toTensor().defined() ? IValue(change(value.toTensor())) : value;
@@ -28,7 +28,7 @@ IValue changed(const IValue& value, const Change& change) {
   return value;
 }
 
-// Visits every tensor of an argument, inside lists too.
+// Call `visit` for every tensor in an argument, also inside lists.
 template <typename Visit>
 void each_tensor(const IValue& value, const Visit& visit) {
   if (value.isTensor() && value.toTensor().defined()) visit(value.toTensor());
@@ -36,7 +36,8 @@ void each_tensor(const IValue& value, const Visit& visit) {
     for (const IValue element : value.toListRef()) each_tensor(element, visit);
 }
 
-// Indices by a mask have as many results as the mask has true elements: its values are needed, as positions.
+// Indexing by a mask has as many results as the mask has true elements. So the mask is converted to positions, which
+// needs its values.
 void positions_for_masks(torch::jit::Stack* stack, size_t first) {
   for (size_t place = first; place < stack->size(); ++place) {
     IValue& argument = (*stack)[place];
@@ -53,8 +54,8 @@ void positions_for_masks(torch::jit::Stack* stack, size_t first) {
   }
 }
 
-// An operation that only writes values that do not exist, into tensors that have their shape, is done at once: in place,
-// or into outputs that were made for it. What it returns is what it was to write.
+// An operation that only writes values that are not computed, in place or into given outputs, has no effect. It returns
+// the tensors that it would write.
 std::optional<std::vector<IValue>> nothing_to_write(
     const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
   const bool in_place = schema.name().back() == '_';
@@ -89,7 +90,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     return;
   }
 
-  const bool choosing = schema.name() == "aten::where";  // between floats, which do not exist once they are here
+  const bool choosing = schema.name() == "aten::where";  // the values of floats are not computed
   bool all_readable = true, any_tensor = false;
   for (const IValue& argument : arguments)
     each_tensor(argument, [&](const Tensor& tensor) {

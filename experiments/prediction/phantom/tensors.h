@@ -1,4 +1,4 @@
-// Tensors of the device: made, mirrored on the host and on the meta device, given another shape.
+// Tensors of the device: create them, get views of them on the host and the meta device, change their shapes.
 
 #pragma once
 
@@ -31,7 +31,7 @@ Tensor empty_strided(
   return empty_strided_here(size, stride, type_or_default(type));
 }
 
-// A tensor on the host over the same values.
+// Return a host tensor that shares the values.
 Tensor on_host(const Tensor& tensor) {
   if (!is_here(tensor)) return tensor;
   const auto options = at::TensorOptions().dtype(tensor.scalar_type()).device(at::kCPU);
@@ -46,7 +46,7 @@ Tensor from_host(const Tensor& tensor) {
   return made;
 }
 
-// A tensor of the same shape on the meta device.
+// Return a tensor of the same shape on the meta device.
 Tensor as_meta(const Tensor& tensor) {
   c10::Storage storage(
       c10::Storage::use_byte_size_t(), tensor.storage().nbytes(),

@@ -1,4 +1,4 @@
-"""A cluster that rows run on: its folder, the project's code there, and a check that its Python can run rows."""
+"""A cluster on which rows run: its folder, upload of the project's code, and a check that its Python can run rows."""
 
 import hashlib
 import shlex
@@ -32,9 +32,9 @@ class Cluster:
         self._code = ""
 
     def prepare(self, run: RunFolder) -> None:
-        """Create the run's folder, upload the code, and check that Python starts there with this very code.
+        """Create the run's folder, upload the code, and check that Python on the cluster starts with exactly this code.
 
-        Raises InputError if it does not.
+        Raises InputError if the check fails.
         """
         run_id = run.read_run().run_id
         self.shell.run("command -v sbatch squeue scancel tar sha256sum", repeatable=True)
@@ -66,7 +66,7 @@ class Cluster:
 
     @property
     def scripts(self) -> JobScripts:
-        """Return the writer of batch scripts; for rows only after ``prepare``."""
+        """Return the writer of batch scripts. Scripts of rows need ``prepare`` first."""
         return JobScripts(self.profile, self.layout, self.runtime)
 
     def _upload_code(self) -> str:

@@ -37,7 +37,7 @@ ESCAPED = re.compile(r"\\(.)")
 
 
 class ChecksumMismatch(NotReached):
-    """A file arrives with a wrong checksum each time."""
+    """Every download of a file has a wrong checksum."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def download_folder(
 
 
 def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
-    """Download files of these names that have grown, while they are written: as they are, without verification."""
+    """Download files with these names that have grown. They are still being written, so they are not verified."""
     for folder, into in folders:
         tests = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
         listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {tests} \\) -printf '%s %P\\0'"
@@ -135,7 +135,7 @@ def _download_and_sum(
     wanted: Sequence[RemoteFile],
     on_progress: TransferCallback,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Download the wanted files; return the checksums of all remote files and those of their local copies."""
+    """Download the wanted files; return the checksums of all remote files and of their local copies."""
     with ThreadPoolExecutor(1) as executor:
         expected = executor.submit(_remote_sums, shell, folder, remote) if remote else None
         actual = _download(shell, folder, into, wanted, on_progress) if wanted else {}
@@ -148,7 +148,7 @@ def _download_and_sum(
 def _download(
     shell: Shell, folder: str, into: Path, wanted: Sequence[RemoteFile], on_progress: TransferCallback
 ) -> dict[str, str]:
-    """Download files, each to its FILE.part; return the SHA-256 of what arrived, by path."""
+    """Download files, each to its FILE.part; return the SHA-256 of the downloaded bytes, by path."""
     counter = _TransferCounter(wanted, on_progress)
     begun = [file for file in wanted if file.size >= RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size]
     sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in begun}
@@ -185,7 +185,7 @@ def _settle(into: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
 
 
 class _TransferCounter:
-    """Counts what arrives; reports at the end of each file, and every PROGRESS_INTERVAL_S."""
+    """Counts downloaded bytes; reports at the end of each file, and every PROGRESS_INTERVAL_S."""
 
     def __init__(self, files: Sequence[RemoteFile], on_progress: TransferCallback) -> None:
         self._on_progress = on_progress
@@ -229,7 +229,7 @@ def _members(stream: IO[bytes], wanted: set[str]) -> Iterator[tuple[str, IO[byte
 
 
 def _write_part(content: IO[bytes], path: Path, counter: _TransferCounter | None = None) -> str:
-    """Write FILE.part; return the SHA-256 of what was written."""
+    """Write FILE.part; return the SHA-256 of its content."""
     part = _part(path)
     part.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
@@ -249,7 +249,7 @@ def _part(path: Path) -> Path:
 
 
 def _local_copy(into: Path, file: RemoteFile) -> Path | None:
-    """Return the local copy of a file in its full size, verified or not; None if there is none."""
+    """Return the local copy of a file if it has the full size, verified or not; otherwise None."""
     path = into / file.path
     return next((local for local in (_part(path), path) if _size(local) == file.size), None)
 

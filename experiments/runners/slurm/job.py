@@ -1,4 +1,4 @@
-"""Runs one row inside a job: like the runner of this machine, with the GPUs of the job.
+"""Runs one row inside a Slurm job, with the local runner and the GPUs of the job.
 
 python -m experiments.runners.slurm.job RUN_FOLDER SPEC WORKER GRACE_S NODES
 
@@ -24,9 +24,9 @@ STOPPED = 130
 
 
 def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str) -> int:
-    """Run the row; return 0 if it has a result, whatever its outcome.
+    """Run the row; return 0 if it has a result, with any outcome.
 
-    The row is checked again before it starts: the job may have got less than the profile promises.
+    The row is checked again before it starts, because the job may have fewer resources than the profile states.
     """
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
     node = this_machine()
@@ -38,7 +38,7 @@ def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str)
         return 0
     runner = LocalRunner(folder, node, memory_gib, view, worker, float(grace_s), int(nodes))
     try:
-        runner.run([Planned(spec, True, "a job of its own")])
+        runner.run([Planned(spec, True, "runs as a Slurm job")])
     except Interrupted as signal:
         view.warns(f"stopped by {signal}")
         return STOPPED

@@ -1,7 +1,7 @@
 """Batch scripts: the job that runs one row, and the job that downloads one artifact.
 
-A job of several nodes runs the row on its first node. srun starts the node agent on each of the others, in a container
-of its own if rows run in one, as soon as the row's worker has written the address of the rendezvous.
+A job of several nodes runs the row on its first node. srun starts the node agent on each of the other nodes, in a
+separate container if rows run in containers, as soon as the row's worker has written the address of the rendezvous.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 FOLDER/RUN_ID/                a run, laid out as on this machine: run.json, SUITE/ROW/
 FOLDER/RUN_ID/.jobs/ROW-ATTEMPT/
-                              the job of a row: its script, its output (out.txt), and two files that it writes: started,
-                              and ended with its exit code as its last act
+                              the job of a row: its script, its output (out.txt), and the files that it writes: started,
+                              and at its end the file ended, which has its exit code
 FOLDER/code/SHA256/           the project's code, unless it is part of an image
 FOLDER/cache/                 downloads that all runs share; huggingface/ is the cache of the hub
 FOLDER/cache/fetched/KEY/     the job that downloads one artifact: its script, its output, and paths.txt, the list of

@@ -14,47 +14,49 @@ RuntimeName = Literal["venv", "apptainer", "docker"]
 
 
 class Profile(StrictModel):
-    """A cluster with the scheduler Slurm, and how rows run on it."""
+    """Description of a Slurm cluster, and how rows run on it."""
 
-    name: str = Field(description="the cluster's name in commands and folders of results")
-    title: str = Field(description="the cluster's name in reports")
+    name: str = Field(description="name of the cluster in commands and in the names of result folders")
+    title: str = Field(description="name of the cluster in reports")
     host: str | None = Field(
-        default=None, description="host of the user's SSH configuration; None: Slurm's commands run on this machine"
+        default=None, description="host in the user's SSH configuration; None: run Slurm's commands on this machine"
     )
     account: str | None = Field(default=None, description="project that jobs are charged to")
     partition: str | None = Field(default=None, description="partition of jobs with GPUs; None: the cluster's default")
-    cpu_partition: str | None = Field(default=None, description="partition of jobs without a GPU; None: the same")
-    needs_account: bool = Field(default=False, description="whether the cluster rejects jobs without an account")
-    nodes: PositiveInt = Field(default=1, description="most nodes of one job")
-    gpu: str | None = Field(default=None, description="name of the node's GPUs as the driver reports it; None: no GPU")
-    gpu_memory_gib: NonNegativeFloat = Field(default=0.0, description="memory of each GPU")
-    gpus_per_node: int = Field(default=0, ge=0, description="GPUs of a node")
-    gpu_option: str = Field(
-        default="--gres=gpu:{gpus}", description="option of sbatch that requests {gpus} GPUs of each node"
+    cpu_partition: str | None = Field(
+        default=None, description="partition of jobs without a GPU; None: as for jobs with GPUs"
     )
-    cpus_per_node: PositiveInt = Field(description="cores of a node")
-    memory_per_node_gib: PositiveFloat = Field(description="host memory of a node")
-    processor: str = Field(default="unknown", description="model of a node's processor, for reports")
+    needs_account: bool = Field(default=False, description="whether the cluster rejects jobs without an account")
+    nodes: PositiveInt = Field(default=1, description="maximum number of nodes per job")
+    gpu: str | None = Field(default=None, description="name of the node's GPUs as the driver reports it; None: no GPU")
+    gpu_memory_gib: NonNegativeFloat = Field(default=0.0, description="memory of each GPU, GiB")
+    gpus_per_node: int = Field(default=0, ge=0, description="number of GPUs per node")
+    gpu_option: str = Field(
+        default="--gres=gpu:{gpus}", description="option of sbatch that requests {gpus} GPUs per node"
+    )
+    cpus_per_node: PositiveInt = Field(description="number of CPU cores per node")
+    memory_per_node_gib: PositiveFloat = Field(description="host memory per node, GiB")
+    processor: str = Field(default="unknown", description="model of the CPUs, for reports")
     runtime: RuntimeName = Field(
         default="venv",
-        description="what rows run in; environment names it",
+        description="kind of environment in which rows run; the key environment names it",
         validation_alias=AliasChoices("runtime", "way"),
     )
     environment: str | None = Field(
         default=None, description="path of the virtual environment or Apptainer image, or name of the Docker image"
     )
     apptainer: str = Field(
-        default="apptainer exec --nv", description="command that runs another one in an Apptainer image with GPUs"
+        default="apptainer exec --nv", description="command that runs another command in an Apptainer image with GPUs"
     )
     modules: tuple[str, ...] = Field(default=(), description="modules that a job loads")
     setup: tuple[str, ...] = Field(default=(), description="first lines of a job, before modules are loaded")
     folder: str = Field(default="llm-testbed", description="folder of the runs, relative to the home folder")
-    shared: bool = Field(default=True, description="whether all nodes share the folder")
-    poll_s: PositiveFloat = Field(default=60.0, description="seconds between two queries of the queue")
+    shared: bool = Field(default=True, description="whether all nodes share the folder of the runs")
+    poll_s: PositiveFloat = Field(default=60.0, description="time between two queries of the queue, seconds")
 
     @property
     def node(self) -> Node:
-        """Return one node of the cluster, as the profile describes it."""
+        """Return a node as the profile describes it."""
         name = self.gpu or ""
         gpus = tuple(Gpu(index, name, self.gpu_memory_gib, "") for index in range(self.gpus_per_node))
         gpu_text = f"{len(gpus)} x {self.gpu}" if gpus else "no GPU"
@@ -64,9 +66,9 @@ class Profile(StrictModel):
 
 
 def profile_named(name: str) -> Profile:
-    """Return the profile in the file ``name``, else the known one of that name.
+    """Return the profile in the file ``name``, or the known profile with this name.
 
-    Raises InputError, which lists the known ones, if there is neither.
+    Raises InputError, which lists the known profiles, if there is neither.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):

@@ -32,7 +32,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Return whether the job has ended, in whatever way."""
+        """Return whether the job has ended, for any reason."""
         return self.state not in (*WAITING, *RUNNING)
 
 

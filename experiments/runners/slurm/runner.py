@@ -1,4 +1,4 @@
-"""The runner of a cluster: each row is a Slurm job, which continues whatever happens to this program.
+"""The runner for clusters: each row is a Slurm job, which continues if this program ends.
 
 A submission is recorded in the row's folder (job.json) before the job is submitted. A later run with the same options
 finds the job by that record, or by its name and comment, and tracks it.
@@ -32,13 +32,13 @@ from provision.errors import CommandFailed
 
 TICK_S = 0.25
 LEASE_RESERVE_S = 600.0
-"""Time before the end of a lease that is kept for downloads."""
+"""Time before the end of a lease that is reserved for downloads."""
 
 
 class SlurmRunner:
     """Runs rows on ``cluster`` into ``folder``; see LocalRunner.
 
-    ends_at: end of the lease of the nodes; rows that may not finish before are not started. is_leased: whether the
+    ends_at: end of the lease of the nodes; rows that may not finish before it are not started. is_leased: whether the
     nodes are still leased; called when they do not answer. data: the run's data, if it must be staged on the cluster.
     """
 
@@ -67,7 +67,7 @@ class SlurmRunner:
         self._staging = Staging(cluster, view, data)
 
     def run(self, rows: Sequence[Planned]) -> None:
-        """Run the rows and download their results. Rows without artifacts to stage are submitted first.
+        """Run the rows and download their results. Rows that need no staged artifacts are submitted first.
 
         Raises Interrupted after SIGINT or SIGTERM, and NotReached if the cluster does not answer for an hour: the jobs
         continue, and the next run tracks them.
@@ -106,11 +106,11 @@ class SlurmRunner:
         names = ", ".join(row.spec.row for row in tracker.rows)
         self._view.says(
             f"{len(tracker.rows)} job(s) continue at {self._shell.where}: {names}; "
-            "repeat the command to track them, with --cancel to cancel them"
+            "run the command again to track them, or with --cancel to cancel them"
         )
 
     def _begin(self, planned: Planned, known: Sequence[queue.Job], tracker: JobTracker) -> TrackedRow | None:
-        """Return the row with the job that it has, else with a new one; None if it may not finish before the lease."""
+        """Return the row with its existing job or a new one; None if it may not finish before the end of the lease."""
         spec = planned.spec
         row_folder = tracker.row_folder(spec)
         jobs = [job for job in known if job.name == self._name(spec) and not job.ended]
@@ -148,7 +148,7 @@ class SlurmRunner:
         return TrackedRow(job_spec, queue.Job(job_id, "PENDING", "", name, ""))
 
     def _find_submitted(self, comment: str) -> str:
-        """Return the id of the job with that comment, '' if Slurm has none."""
+        """Return the id of the job with this comment, '' if Slurm has none."""
         return next((job.id for job in queue.list_jobs(self._shell) if job.comment == comment), "")
 
     def _has_started(self, spec: RowSpec, submission: Submission) -> bool:
@@ -176,7 +176,7 @@ class SlurmRunner:
 
 
 def by_claims_covered(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
-    """Return the rows in the order of submission: first those that most statements need to be evaluated."""
+    """Return the rows in the order of submission: first the rows that the most statements depend on."""
 
     def statements(planned: Planned) -> int:
         compared = [{name for check in claim.checks for name in (check.row, check.over_row)} for claim in suite.claims]

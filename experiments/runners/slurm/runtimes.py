@@ -1,4 +1,4 @@
-"""Runtimes: what a job starts Python in. A virtual environment, an Apptainer image or a Docker image."""
+"""Runtimes, in which a job starts Python: a virtual environment, an Apptainer image or a Docker image."""
 
 import shlex
 from abc import ABC, abstractmethod
@@ -33,7 +33,7 @@ class Runtime(ABC):
 
     @property
     def shell(self) -> str:
-        """Return the shell for all lines: a login shell if modules are loaded, others may lack ``module``."""
+        """Return the shell for all lines: a login shell if modules are loaded, as other shells may lack ``module``."""
         return "bash -l" if self._profile.modules else "bash"
 
     def setup(self) -> list[str]:
@@ -43,7 +43,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def command(self, command: str, nodes: int = 1, more: Mapping[str, str] = NO_VARIABLES) -> list[str]:
-        """Return the lines that run ``command``, end it when the job is to end, and exit with its code.
+        """Return the lines that run ``command``, stop it when the job is stopped, and exit with its exit code.
 
         nodes: number of nodes of the job; with several, the command must reach the others. more: environment variables
         in addition to the runtime's own.
@@ -59,7 +59,7 @@ class Runtime(ABC):
 
 
 class Venv(Runtime):
-    """The virtual environment that the profile names; without a name, the Python of its modules."""
+    """The virtual environment that the profile names, or the Python of the loaded modules if it names none."""
 
     def setup(self) -> list[str]:
         environment = self._profile.environment
@@ -75,7 +75,7 @@ class Venv(Runtime):
 
 
 class Apptainer(Runtime):
-    """An Apptainer image without the code, which is bound into it."""
+    """An Apptainer image without the code; the code's folder is mounted into it."""
 
     def command(self, command: str, nodes: int = 1, more: Mapping[str, str] = NO_VARIABLES) -> list[str]:
         image = self._profile.environment or ""
@@ -86,7 +86,7 @@ class Apptainer(Runtime):
 
 
 class Docker(Runtime):
-    """A Docker image with the code in it. The container gets the GPUs of the job, by CDI."""
+    """A Docker image with the code in it. The container gets the GPUs of the job through CDI."""
 
     uploads_code = False
 

@@ -1,4 +1,4 @@
-"""Staging: artifacts that rows read are downloaded on the cluster by jobs that the rows wait for, one job an artifact.
+"""Staging: one job per artifact downloads it on the cluster, and the rows that read it wait for the job.
 
 A job is recognized by its comment, so that no artifact is downloaded twice; complete ones are not downloaded again.
 """
@@ -26,7 +26,7 @@ UPLOAD_TIMEOUT_S = 24 * 3600.0
 
 
 class Staging:
-    """Stages artifacts on ``cluster``; ``data`` is that of the run, if it must be downloaded or uploaded there."""
+    """Stages artifacts on ``cluster``; ``data`` is the run's data, if the cluster needs to receive it."""
 
     def __init__(self, cluster: Cluster, view: View, data: DataSet | None = None) -> None:
         self._cluster = cluster
@@ -45,7 +45,7 @@ class Staging:
     def begin(self, spec: RowSpec) -> tuple[str, ...]:
         """Start the downloads of the row's artifacts, unless they run already; return the ids of their jobs.
 
-        User-supplied data is uploaded first: that may take longer than Slurm remembers a job.
+        User-supplied data is uploaded first, because an upload may take longer than Slurm remembers a job.
         """
         if self._upload and self.artifacts(spec):
             self._upload_data(*self._upload)
@@ -61,7 +61,7 @@ class Staging:
         return [f"printf '%s|%s\\n' {artifact.key} \"$({self._tail(artifact)})\"" for artifact in artifacts]
 
     def update(self, jobs: Sequence[queue.Job], output: str) -> None:
-        """Take note of the jobs in the queue and of the output of ``status_commands``."""
+        """Store the jobs in the queue and the output of ``status_commands``."""
         lines = [line.partition("|") for line in output.split("\n")]
         self._jobs, self._last_lines = jobs, {key: _visible(text) for key, _, text in lines}
         completed = {job.id for job in jobs if job.state == "COMPLETED"}
@@ -150,7 +150,7 @@ class Staging:
 
 
 def jobs_to_cancel(jobs: Sequence[queue.Job], prefix: str) -> list[queue.Job]:
-    """Return the unfinished jobs whose name has the prefix, and downloads unless other jobs may wait for them."""
+    """Return the unfinished jobs whose name has the prefix, and the downloads that no other job may wait for."""
     active = [job for job in jobs if job.comment.startswith(f"{queue.COMMENT_PREFIX} ") and not job.ended]
     rows = [job for job in active if job.name.startswith(prefix)]
     downloads = [job for job in active if job.name.startswith(NAME_PREFIX)]
@@ -171,5 +171,5 @@ def as_archive(path: Path) -> Iterator[Path]:
 
 
 def _visible(line: str) -> str:
-    """Return what a terminal shows of a line: of a progress bar, which overwrites itself, its last state."""
+    """Return the visible text of a line: for a progress bar, which overwrites itself, its last state."""
     return line.strip().rpartition("\r")[2]

@@ -1,4 +1,4 @@
-"""Submissions: how a row's job is recognized by a later command, from job.json or from its comment in the queue."""
+"""Submissions: records by which a later command recognizes a row's job, in job.json and in the job's comment."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def write_submission(row_folder: Path, spec: RowSpec, attempt: str, job: str | N
 
 
 def read_submission(row_folder: Path, spec: RowSpec) -> Submission | None:
-    """Return the submission of the row with the settings of ``spec``; None if there is none, or of other settings."""
+    """Return the row's submission if it has the settings of ``spec``; None otherwise."""
     try:
         submission = Submission.model_validate_json((row_folder / SUBMISSION_FILE).read_bytes())
     except (OSError, ValidationError):

@@ -41,8 +41,8 @@ SEPARATOR = "=="
 class TrackedRow:
     """A row and its job.
 
-    began: value of time.monotonic when the job left the queue, None before. started: whether the job's script has run.
-    exit_code: that of the script, None before its end. downloads: artifacts that the job waits for.
+    began: value of time.monotonic when the job left the queue, None before. started: whether the job's script has
+    started. exit_code: exit code of the script, None before its end. downloads: artifacts that the job waits for.
     """
 
     job_spec: JobSpec
@@ -70,12 +70,12 @@ class TrackedRow:
 
     @property
     def ended(self) -> bool:
-        """Return whether the job has ended: its script succeeded, or Slurm says so."""
+        """Return whether the job has ended: its script has succeeded, or Slurm reports the end."""
         return self.exit_code == 0 or self.job is None or self.job.ended
 
     @property
     def state(self) -> RowState:
-        """Return what the view shows of the row."""
+        """Return the state of the row for the view."""
         waits = ""
         if self.job and self.waiting:
             waits = f"queued ({': '.join(filter(None, (self.job.reason, self.downloads)))})"
@@ -121,7 +121,7 @@ class JobTracker:
         self._poll_at = time.monotonic() + self._cluster.profile.poll_s
 
     def cancel_all(self) -> None:
-        """Cancel the jobs, download logs and telemetry as they are, and stop tracking the rows."""
+        """Cancel the jobs, download the incomplete logs and telemetry, and stop tracking the rows."""
         queue.cancel(self._shell, [row.job.id for row in self.rows if row.job])
         self._download_growing(row for row in self.rows if row.started)
         self.abandon("cancelled, the lease ends")
@@ -144,7 +144,7 @@ class JobTracker:
         return max(left) if left and len(left) == len(self.rows) else None
 
     def _handle_unreachable(self, problem: NotReached) -> float:
-        """Return since when the cluster has been silent; warn once, raise ``problem`` after SILENCE_LIMIT_S."""
+        """Return when the cluster stopped responding; warn once, and raise ``problem`` after SILENCE_LIMIT_S."""
         now = time.monotonic()
         if not self._is_leased():
             self.abandon("not finished, the lease is over or was deleted")
@@ -157,7 +157,7 @@ class JobTracker:
         return self._silent_since
 
     def _poll(self) -> None:
-        """Query all rows by one command; download those whose job has ended."""
+        """Query all rows with one command; download the rows whose job has ended."""
         listed, status, staging = self._shell.run(self._poll_command(), repeatable=True).out.split(f"{SEPARATOR}\n", 2)
         jobs = {job.id: job for job in queue.parse_jobs(listed)}
         self._staging.update([*jobs.values()], staging)
@@ -198,7 +198,7 @@ class JobTracker:
         download_growing(self._shell, folders, GROWING)
 
     def _finish(self, row: TrackedRow) -> None:
-        """Download the row's folder; write a result if the job left none."""
+        """Download the row's folder; write a result if the job has written none."""
         local, spec = self.row_folder(row.spec), row.spec
         if row.started:
             remote = f"{self._remote}/{row.job_spec.row_folder}"
@@ -220,7 +220,7 @@ class JobTracker:
         return self._write_broken(row, local, "timeout" if timed_out else "error", self._reason(row))
 
     def _reason(self, row: TrackedRow) -> str:
-        """Return why the job left no result: Slurm's state, and the last line of its output or Slurm's reason."""
+        """Return why the job has written no result: Slurm's state, and the last output line or Slurm's reason."""
         reason = f"job ended as {row.job.state}" if row.job else "job is no longer known to Slurm"
         if not row.started or row.exit_code not in (None, 0):
             output = self._shell.run(f"tail -n 1 {self._remote}/{row.job_spec.folder}/{OUT}", check=False).out.strip()

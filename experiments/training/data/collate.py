@@ -21,7 +21,8 @@ Batch = dict[str, torch.Tensor]
 def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> PreTrainedTokenizerFast:
     """Return a word tokenizer trained on the captions, with the special tokens at the language model's own ids.
 
-    For models with random weights, where tokens have no meaning. A caption has one token per word and a special one.
+    Used for models with random weights, for which tokens have no meaning. A caption has one token per word and one
+    special token.
     """
     special = SPECIAL[model_type]
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
@@ -40,7 +41,7 @@ def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> Pre
 class ImagePlaceholders:
     """Callable that prepends ``count`` image tokens to a batch's texts; without them BLIP-2 ignores the image.
 
-    For a decoder-only language model the labels get as many ignored positions.
+    For a decoder-only language model, ``count`` ignored positions are also prepended to the labels.
     """
 
     count: int

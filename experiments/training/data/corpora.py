@@ -21,7 +21,7 @@ from experiments.training.failures import first_line
 
 HUB = {"alpaca2k": Alpaca2k.repo_id, "imdb": "stanfordnlp/imdb"}
 COLUMNS = {"alpaca2k": ("instruction", "output"), "imdb": ("text",)}
-SPLIT_SEED = 42  # as in litgpt's Alpaca2k and in the guide
+SPLIT_SEED = 42  # the same values as in litgpt's Alpaca2k and in the guide
 
 
 def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
@@ -47,7 +47,7 @@ def fetch_texts(dataset: str, **options: Any) -> SourceFiles:
 
 
 def read_records(dataset: str, folder: Path) -> datasets.Dataset:
-    """Return the records in a folder: those of the training split if there are splits.
+    """Return the records in a folder, or only those of the training split if there are splits.
 
     Raises InputError if they cannot be read or lack a column of the data set.
     """
@@ -95,7 +95,7 @@ def chunk_reviews(reviews: dict[str, list[str]], tokenizer: Any, longest: int) -
 
 
 def train_split(samples: datasets.Dataset, settings: Settings) -> datasets.Dataset:
-    """Return the training split of the samples, in the order of the lab's split."""
+    """Return the training split of the samples, in the same order as the lab's split."""
     if not settings.validation:
         return samples
     size = settings.validation if settings.validation < 1 else int(settings.validation)
@@ -103,7 +103,7 @@ def train_split(samples: datasets.Dataset, settings: Settings) -> datasets.Datas
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token for each byte; the byte FF, which no text contains, ends a text."""
+    """Return a tokenizer with one token for each byte; the byte FF, which is in no text, marks the end of a text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -30,7 +30,7 @@ class PrintedProgress(tqdm):  # type: ignore[misc]
 
 
 def fetch_need(need: Artifact) -> list[Path]:
-    """Download the need and return its files. Raises InputError if that fails.
+    """Download the artifact and return its files. Raises InputError if that fails.
 
     If the cache already has files of the model or data set, the same version is downloaded.
     """

@@ -144,10 +144,10 @@ def batches_per_epoch(spec: RowSpec, texts: TextDataset) -> int:
 
 
 def _training_texts(settings: Settings, available: int) -> int:
-    """Return how many of the ``available`` texts are trained on; an incomplete last optimizer step is dropped."""
+    """Return how many of the ``available`` texts are used for training, in complete optimizer steps."""
     if available < (settings.train_samples or 1):
         raise InputError(
-            f"train_samples = {settings.train_samples}: {settings.dataset} has {available} texts besides the validation"
+            f"train_samples = {settings.train_samples}: {settings.dataset} has only {available} training texts"
         )
     samples = settings.train_samples or available
     steps = samples // settings.global_batch_size

@@ -1,4 +1,4 @@
-"""Ranks that run on this machine: started together, monitored, and ended together."""
+"""Ranks on this machine, which are started together, monitored, and ended together."""
 
 import os
 import shutil
@@ -114,7 +114,7 @@ class LocalNodeRanks:
 
 
 def read_measured(folder: Path) -> Measured | None:
-    """Return what a rank has written into its folder at its end; None if nothing."""
+    """Return the measurements that a rank has written into its folder at its end; None if there are none."""
     with suppress(FileNotFoundError):
         return Measured.model_validate_json((folder / MEASURED_FILE).read_bytes())
     return None

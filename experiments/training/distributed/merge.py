@@ -13,9 +13,9 @@ NODE_LOST = "node lost"
 def merge_ranks(ranks: Sequence[Measured]) -> Measured:
     """Return the row's measurements from those of its ranks, which come in the order in which they ended.
 
-    The row's failure is that of one rank; others fail as a consequence or are ended. Out of memory has priority over a
-    killed rank or a lost node, and that over any other failure. Memory is that of the rank with the highest peak,
-    speed that of the slowest rank; losses are means over the ranks.
+    The row's failure is the failure of one rank; the other ranks fail as a consequence or are ended. Out of memory has
+    priority over a killed rank or a lost node, which have priority over any other failure. Memory is taken from the
+    rank with the highest peak, and speed from the slowest rank; losses are means over the ranks.
     """
     first = min(ranks, key=lambda measured: measured.rank)
     fullest = max(ranks, key=lambda measured: measured.memory.peak_gib or 0.0)

@@ -31,7 +31,10 @@ class Terminated(Exception):
 
 
 def serve(connection: Connection, node: int, scratch: Path) -> None:
-    """Run the assignment from the worker at the other end of ``connection``. Raises OSError if that is lost."""
+    """Run the assignment from the worker at the other end of ``connection``.
+
+    Raises OSError if the connection is lost.
+    """
     assignment = NodeAssignment.model_validate_json(connection.recv_bytes())
     out = _row_folder(assignment, scratch)
     log_path = scratch / "launcher.txt"

@@ -33,7 +33,7 @@ STACK_DUMP_WAIT_S = 1.0
 
 
 class Ranks:
-    """All ranks of one row, started. ``log`` is the file descriptor of the row's log."""
+    """The started ranks of one row. ``log`` is the file descriptor of the row's log."""
 
     def __init__(self, spec: RowSpec, out: Path, log: int) -> None:
         self.count = spec.settings.ranks
@@ -68,7 +68,7 @@ class Ranks:
         return any(node.failed() for node in self._nodes)
 
     def measured(self, rank: int) -> Measured | None:
-        """Return what a rank has written at its end; None if nothing."""
+        """Return the measurements that a rank has written at its end; None if there are none."""
         return read_measured(self.folder(rank))
 
     def lost(self, rank: int) -> str:
@@ -78,7 +78,7 @@ class Ranks:
     def codes(self) -> dict[int, int]:
         """Return the exit codes of failed ranks, as reported by launchers; negative for a signal.
 
-        If a launcher failed before it could report, its own code stands for all its ranks.
+        If a launcher failed before it could report, its own exit code is used for all its ranks.
         """
         codes: dict[int, int] = {}
         for number, node in enumerate(self._nodes):
@@ -138,7 +138,7 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
 
 
 def start_node(assignment: NodeAssignment, node: int, out: Path, log: int) -> LocalNodeRanks:
-    """Start and return the ranks of a node that has this machine to itself."""
+    """Start and return the ranks of a node that is the only one on this machine."""
     (environment,) = launcher_environments(os.environ, 1, assignment.spec.settings.devices)
     name = interface_to(assignment.address)
     interfaces = {key: os.environ.get(key, name) for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
@@ -177,7 +177,8 @@ def interface_to(address: str) -> str:
 def free_port() -> int:
     """Return a port without a listener, below the range that the kernel assigns to connections.
 
-    Uses the system's random numbers: trainings seed Python's, so rows side by side would draw the same ports.
+    Uses the operating system's random numbers: training code seeds Python's, so parallel rows would choose the same
+    ports.
     """
     while True:
         port = random.SystemRandom().randrange(*PORTS)

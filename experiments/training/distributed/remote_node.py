@@ -29,7 +29,7 @@ TIMEOUT_SLACK_S = 5.0
 
 
 class NodeAssignment(Record):
-    """What a node has to start: the modules of rank and launcher, and the address and port where all ranks connect.
+    """Assignment of a node: the modules of rank and launcher, and the address and port where all ranks connect.
 
     out: the row's folder on the first node.
     """
@@ -98,7 +98,7 @@ class RemoteNodeRanks:
                 self._connection.send_bytes(message)
 
     def _update_status(self) -> None:
-        """Process the node's messages, and whether it has left without connecting."""
+        """Process the node's messages, and check whether it has ended without connecting."""
         if self._connection is None and (self._folder / EXIT_FILE).exists():
             self._mark_lost(f"did not take part: {_agent_message(self._folder / LOG_FILE)}")
         try:

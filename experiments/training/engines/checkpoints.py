@@ -18,9 +18,9 @@ FINGERPRINT_FILE = "fingerprint.txt"
 
 
 class FingerprintCallback(TrainerCallback):
-    """Callback that adds the row's fingerprint to each complete checkpoint, and skips the one after the last step.
+    """Callback that adds the row's fingerprint to each complete checkpoint.
 
-    That last checkpoint would be written after all measurements and never be read.
+    It skips the checkpoint after the last step, which would be written after all measurements and never be read.
     """
 
     def __init__(self, spec: RowSpec) -> None:

@@ -46,7 +46,7 @@ FSDP: dict[str, Any] = {
 class CpuArguments(TrainingArguments):
     """TrainingArguments for CPUs.
 
-    The device has no index, which model loading and sharding reject, and accelerate shards as it does on GPUs.
+    The device has no index, because model loading and sharding reject an index. Accelerate shards as on GPUs.
     """
 
     def __post_init__(self) -> None:
@@ -122,7 +122,7 @@ class SamplingFinished(Exception):
 class StopAfterTokens(BaseStreamer):
     """Streamer that ends the generation after a number of tokens.
 
-    It only counts, while generate's own criterion would read the values of a tensor from the device.
+    The streamer only counts tokens, whereas generate's own criterion would read tensor values from the device.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -203,8 +203,8 @@ def generate(spec: RowSpec, probe: Probe, model: Any) -> None:
 def build_arguments(spec: RowSpec, device: Device, out: Path) -> TrainingArguments:
     """Return the guide's arguments: bfloat16 autocast, clipped gradients, no logging or evaluation.
 
-    They lack those of the optimizer, which ProbedTrainer builds. Several ranks must have been started by torchrun.
-    Raises InputError for an unsupported strategy or a wrong number of ranks.
+    The optimizer's arguments are missing, because ProbedTrainer builds the optimizer. Several ranks must have been
+    started by torchrun. Raises InputError for an unsupported strategy or a wrong number of ranks.
     """
     settings = spec.settings
     set_seed(settings.seed)

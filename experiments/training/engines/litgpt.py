@@ -1,7 +1,7 @@
 """The litgpt engine: LitGPT's own fine-tuning loop, on a checkpoint or a random model (single-GPU LitGPT lab).
 
-``train`` repeats what ``main`` of litgpt.finetune.full and litgpt.finetune.lora (0.5.13) do before ``fit``, in the
-same order, and then calls the unchanged ``fit``. It omits validation, example texts and checkpoints.
+``train`` performs the same steps, in the same order, as ``main`` of litgpt.finetune.full and litgpt.finetune.lora
+(0.5.13) before ``fit``, and then calls the unchanged ``fit``. It omits validation, example texts and checkpoints.
 """
 
 import sys
@@ -59,7 +59,7 @@ class ProbedFabric(L.Fabric):
 class ProbedLoader:
     """Loader for ``fit`` that reports to the probe: taking a batch begins a micro-step, and the next one ends it.
 
-    dataset: items as long as the texts; ``fit`` looks for the longest of them.
+    dataset: items with the lengths of the texts, in which ``fit`` searches for the longest.
     """
 
     def __init__(self, probe: Probe, batches: Any, lengths: Sequence[int]) -> None:
@@ -157,7 +157,7 @@ def _load_weights(spec: RowSpec, probe: Probe, fabric: L.Fabric, module: torch.n
 def _stabilize_embedding(module: Any) -> None:
     """Replace the model's embedding by bitsandbytes', as litgpt.finetune.lora.main does with 4-bit weights.
 
-    The optimizer already exists and does not train it; its gradients are computed and never cleared.
+    The optimizer already exists and does not train the new embedding, whose gradients are computed but never cleared.
     """
     old = module.transformer.wte
     new = StableEmbedding(old.num_embeddings, old.embedding_dim)

@@ -32,7 +32,7 @@ class LitgptTuner(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimizer over the parameters as the strategy has sharded them."""
+        """Return the optimizer for the parameters in the form into which the strategy has sharded them."""
         return build_optimizer(self.probe.spec.settings, self.parameters())
 
 

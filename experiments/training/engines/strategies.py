@@ -27,8 +27,8 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
     """Return the row's strategy. Raises InputError for an unsupported one, or if too few ranks were started.
 
     With several ranks, this process is one of them, started by torchrun (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR,
-    MASTER_PORT). With fsdp, each layer of a transformers model is one unit of sharding, the same layers that
-    activation checkpointing applies to. LitGPT's model is a single unit, because the lab sets no policy for it.
+    MASTER_PORT). With fsdp, each layer of a transformers model is one FSDP unit; activation checkpointing applies to
+    the same layers. LitGPT's model is a single FSDP unit, because the lab sets no wrapping policy.
     """
     environment, several = _cluster_environment(settings), settings.world_size > 1
     if settings.strategy == "auto" and not several:
@@ -56,7 +56,7 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
 def _cluster_environment(settings: Settings) -> ClusterEnvironment | None:
     """Return the source of this process's rank; None for a row of one process.
 
-    Raises InputError if the number of started ranks is not the one that the row needs.
+    Raises InputError if the number of started ranks differs from the number that the row needs.
     """
     if settings.world_size == 1:
         return None
@@ -69,7 +69,7 @@ def _cluster_environment(settings: Settings) -> ClusterEnvironment | None:
 
 
 class WithoutHostCopy(Strategy):
-    """Strategy that skips Lightning's final copy of model and optimizer to host memory, which nothing reads."""
+    """Strategy that skips Lightning's final copy of model and optimizer to host memory, as the copy is never read."""
 
     def teardown(self) -> None:
         self.precision_plugin.teardown()
@@ -90,7 +90,7 @@ class Fsdp(WithoutHostCopy, FSDPStrategy):
 
 
 class CpuFsdp(Fsdp):
-    """Fsdp on a CPU. FSDP supports it, but needs the device id, which Lightning does not pass."""
+    """Fsdp on a CPU. FSDP supports CPUs, but needs the device id, which Lightning does not pass."""
 
     def _setup_model(self, model: torch.nn.Module) -> torch.nn.Module:
         return FullyShardedDataParallel(
@@ -107,7 +107,10 @@ class Offload(WithoutHostCopy, DeepSpeedStrategy):
 
 
 class CpuOffload(Offload):
-    """Offload on a CPU. DeepSpeed supports it, but Lightning's checks reject it."""
+    """DeepSpeed's ZeRO with offload on a computer without a GPU.
+
+    DeepSpeed supports this, but Lightning's checks reject it.
+    """
 
     @property
     def root_device(self) -> torch.device:

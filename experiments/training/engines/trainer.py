@@ -13,7 +13,7 @@ from experiments.training.measure.probe import Probe
 
 
 class ProbeLightningCallback(L.Callback):
-    """Callback that reports the points of a step to the probe, and ends the training when it has measured enough."""
+    """Callback that reports the points of a step to the probe, and ends the training when these are enough."""
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe

@@ -1,4 +1,4 @@
-"""Count the floating-point operations that are executed."""
+"""Count executed floating-point operations."""
 
 from typing import Any
 
@@ -29,7 +29,8 @@ class FlopCount(TorchDispatchMode):
 def expand_grouped_heads(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return attention arguments with as many heads of keys and values as of queries, as the formulas require.
 
-    With grouped queries several queries share a head of keys and values; each query still multiplies with it.
+    With grouped-query attention, several query heads share a head of keys and values, but each query head still
+    multiplies with it.
     """
     heads = max(arg.shape[1] for arg in args if isinstance(arg, torch.Tensor) and arg.dim() == 4)
     return tuple(

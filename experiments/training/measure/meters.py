@@ -14,9 +14,9 @@ TensorKind = Literal["params", "grads", "optimizer", "batch"]
 
 
 class Meter(Protocol):
-    """Bytes on the device. peak and peak_reserved count from the beginning of the current phase.
+    """Bytes on the device. peak and peak_reserved are the maxima since the beginning of the current phase.
 
-    watch reports tensors that the meter has not seen being created, and their kind.
+    watch adds tensors whose creation the meter did not observe, and their kind.
     """
 
     def allocated(self) -> int: ...
@@ -31,7 +31,8 @@ class Meter(Protocol):
 class CudaMeter:
     """Sum of the caching allocator's counters over a process's GPUs.
 
-    The GPUs may reach their peaks at different times: their sum is an upper bound of what the process uses at once.
+    The GPUs may reach their peaks at different times: the sum is an upper bound of the memory that the process uses at
+    one time.
     """
 
     def __init__(self, gpus: Sequence[int]) -> None:
@@ -134,8 +135,8 @@ def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
 def optimizer_tensors(optimizer: Any) -> list[torch.Tensor]:
     """Return all state tensors of an optimizer.
 
-    A ZeRO optimizer of DeepSpeed wraps the actual one and has 32-bit copies of its parameters, which count too; their
-    attribute depends on the stage.
+    DeepSpeed's ZeRO optimizer wraps the actual optimizer and has 32-bit copies of the parameters, which are included;
+    their attribute depends on the stage.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     tensors = [value for state in inner.state.values() for value in state.values() if isinstance(value, torch.Tensor)]

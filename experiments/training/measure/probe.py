@@ -28,8 +28,8 @@ TERA = 1e12
 class Probe:
     """Measurements of a training. The engine calls it at the points of a step; it never changes the training.
 
-    phase, step and micro_step are the position of the training; with memory and losses they survive a failure.
-    ``profile``, if given, adds optimizer steps after the timed ones.
+    phase, step and micro_step are the current position of the training. They are available after a failure, as are
+    memory and losses. ``profile``, if given, adds optimizer steps after the timed ones.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Probe:
         self._recorder.watch(parameters, optimizers)
 
     def start(self, schedule: Schedule) -> None:
-        """Begin the training; everything before was loading."""
+        """Begin the training; all earlier work was loading."""
         self.schedule = schedule
         self._started = time.perf_counter()
         self._timer.record()
@@ -111,7 +111,7 @@ class Probe:
         return self._may_end(stepped)
 
     def _may_end(self, stepped: bool) -> bool:
-        """Return True if the training may end here; the profile gets its steps first, if there are enough left."""
+        """Return True if the training may end now; if enough steps are left, the profile is completed first."""
         assert self.schedule is not None
         if self.profile is None:
             return self._all_ranks_may_end()
@@ -210,7 +210,7 @@ def all_ranks_agree(vote: bool, device: Device) -> bool:
 def peak_share(tflops_per_s: float | None, device: Device, settings: Settings) -> float | None:
     """Return the share of the device's dense peak rate for the data type of the matrix products.
 
-    None if that rate is unknown, or the types are mixed by quantization.
+    None if the peak rate is unknown, or if quantization mixes data types.
     """
     if tflops_per_s is None or device.card is None or settings.quantization:
         return None

@@ -1,4 +1,4 @@
-"""How many steps a row trains: the lab's full length, or only enough for an evaluation or for the peak memory."""
+"""The number of steps of a row: the lab's full length, or only enough for an evaluation or for the peak memory."""
 
 from dataclasses import dataclass, replace
 from math import ceil
@@ -20,8 +20,8 @@ class Schedule:
     minimum and maximum: the bounds of this run. accumulate: micro-steps per optimizer step.
 
     The peak memory is reached in the second optimizer step, where gradients, optimizer state and activations first
-    coexist, and a run of length 'peak' ends there. A run of length 'verdict' continues with optimizer steps of at
-    least four micro-steps in total, and up to twice the minimum if their times scatter.
+    coexist, and a run of length 'peak' ends there. A run of length 'verdict' continues with more optimizer steps, at
+    least four micro-steps in total, and up to twice the minimum if the times vary too much.
     """
 
     total: int
@@ -42,7 +42,7 @@ class Schedule:
         return replace(self, minimum=remaining, maximum=remaining, done=done)
 
     def may_end(self, times_s: list[float]) -> bool:
-        """Return True if a run may end after micro-steps of these times."""
+        """Return True if a run may end after micro-steps with these times."""
         done = len(times_s)
         if done >= self.maximum:
             return True
@@ -55,7 +55,8 @@ class Schedule:
 class Timing:
     """Times of micro-steps, without those of the first two optimizer steps if there are more.
 
-    stepping_s: micro-steps that end with an optimizer step; plain_s: the others, which are shorter.
+    stepping_s: times of micro-steps that end with an optimizer step; plain_s: times of the other micro-steps, which are
+    shorter.
     """
 
     stepping_s: list[float]
@@ -85,7 +86,7 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """The interquartile range over the median, of the kind with the larger value."""
+        """The interquartile range divided by the median: the larger value of the two kinds of micro-steps."""
         return max(spread(self.stepping_s), spread(self.plain_s))
 
 
@@ -111,7 +112,7 @@ def full_micro_steps(settings: Settings, batches_per_epoch: int) -> int:
 
 
 def spread(times_s: list[float]) -> float:
-    """Return the interquartile range over the median; 0 for fewer than two values."""
+    """Return the interquartile range divided by the median; 0 for fewer than two values."""
     if len(times_s) < 2:
         return 0.0
     low, _, high = quantiles(times_s, n=4, method="inclusive")

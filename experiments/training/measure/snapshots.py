@@ -37,7 +37,7 @@ class MemoryRecorder:
         self.meter.watch("params", parameters)
 
     def begin(self, phase: Phase) -> None:
-        """Begin ``phase``, after recording the peak of the phase before."""
+        """Record the peak of the previous phase, and begin ``phase``."""
         self._record_peak()
         self.meter.begin(phase)
         self.phase = phase

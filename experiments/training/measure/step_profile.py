@@ -53,8 +53,8 @@ class StepProfile:
 def shares(kernels: Sequence[tuple[str, float, float]], took_s: float) -> dict[str, float]:
     """Return shares of ``took_s`` seconds, from each kernel's name, begin and end in seconds.
 
-    communication_share: a NCCL kernel runs, which includes waiting for other ranks; exposed_communication_share: a
-    NCCL kernel runs and no other kernel; gpu_idle_share: no kernel runs.
+    communication_share: an NCCL kernel runs, including its waits for other ranks; exposed_communication_share: an NCCL
+    kernel runs and no other kernel; gpu_idle_share: no kernel runs.
     """
     communication = union((begin, end) for name, begin, end in kernels if COMMUNICATION.search(name))
     computation = union((begin, end) for name, begin, end in kernels if not COMMUNICATION.search(name))

@@ -1,4 +1,7 @@
-"""Sample GPU and host while a row runs, in the worker's process so that the trainer is not slowed down."""
+"""Sample the utilization of GPU and host while a row runs.
+
+The worker's process samples, so that the trainer is not slowed down.
+"""
 
 import csv
 import threading
@@ -33,7 +36,7 @@ class TelemetrySampler:
 
     t_s: seconds since the start; process_memory_gib: resident memory of the trainer's processes; phase: the training's
     phase, set by the owner. GPU columns are empty without a GPU. With several GPUs, utilization and clocks are means,
-    power is the sum, and all else the maximum; utilization and memory also have a column for each GPU.
+    power is the sum, and all other values are maxima; utilization and memory also have a column for each GPU.
     """
 
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]]) -> None:
@@ -61,7 +64,7 @@ class TelemetrySampler:
         return [*FIELDS, *(f"gpu{number}_{field}" for number in gpus for field in PER_GPU_FIELDS)]
 
     def summary(self) -> dict[str, float]:
-        """Return mean and maximum of each column, and the share of one CPU core that the sampling took.
+        """Return mean and maximum of each column, and the share of one CPU core that the sampling used.
 
         training_gpu_util_percent_mean excludes the samples before the end of the first micro-step.
         """
@@ -104,7 +107,7 @@ class TelemetrySampler:
 
 
 def combine_gpus(samples: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return one sample's GPU columns from the sample of each GPU: combined, and for several GPUs some of each."""
+    """Return the GPU columns of one sample: the combined values, and for several GPUs also some values of each GPU."""
     columns = {}
     for field, combine in GPU_FIELDS.items():
         if values := [sample[field] for sample in samples if field in sample]:

@@ -79,7 +79,7 @@ TINY: dict[str, dict[str, Any]] = {
         "vocab_size": TINY_VOCABULARY,
     },
     "gpt-neo": {
-        "hidden_size": 256,  # wide enough that adapters of the rows' ranks are small compared with their layers
+        "hidden_size": 256,  # wide enough for the rows' adapters to be small compared with the layers
         "num_layers": 2,
         "num_heads": 4,
         "attention_types": [[["global", "local"], 1]],
@@ -94,7 +94,7 @@ LANGUAGE_MODELS = {"blip2-opt": OPTConfig, "blip2-t5": T5Config, "llama": LlamaC
 
 
 def build_config(base_model: Model, size: Size) -> PretrainedConfig:
-    """Return the configuration of a model, or of its tiny version: the same parts, but few and narrow.
+    """Return the configuration of a model, or of its tiny version with the same, but fewer and narrower, layers.
 
     Raises InputError for a configuration that transformers rejects, and for the tiny version of a custom model.
     """
@@ -123,7 +123,7 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 def has_untied_head(base_model: Model) -> bool:
     """Return True if the architecture states that the output head is separate from the input embedding.
 
-    For the T5 family, transformers ignores this and ties them in a model built from the configuration, whereas the
+    For the T5 family, transformers ignores this and ties the two in a model built from the configuration, whereas the
     published checkpoints have a separate head.
     """
     language = base_model.architecture.get("text_config", base_model.architecture)

@@ -37,13 +37,13 @@ def build_across_gpus(spec: RowSpec, device: Device) -> Any:
 
 
 def weight_budget(gpu: int, device: Device) -> int:
-    """Return the bytes of a GPU that weights may take: a share of its cap, or of its free memory without a cap."""
+    """Return the bytes of a GPU that weights may take: a share of its cap, or of its free memory if it has no cap."""
     free = torch.cuda.mem_get_info(gpu)[0] if device.cap_gib is None else device.cap_gib * GIB
     return int(WEIGHT_SHARE * free)
 
 
 def balanced_device_map(model: nn.Module, dtype: torch.dtype, budgets: Mapping[int, int]) -> dict[str, Any]:
-    """Return the GPU of each part of a model, balanced; ``budgets`` are the bytes for weights by GPU.
+    """Return a balanced assignment of a model's parts to GPUs; ``budgets``: the bytes for weights by GPU.
 
     Raises torch.OutOfMemoryError if the weights do not fit.
     """

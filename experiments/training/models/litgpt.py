@@ -13,7 +13,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
 
 TARGETS = ("query", "key", "value", "projection", "mlp", "head")
-# Wide enough that adapters of the rows' ranks are small compared with their layers.
+# Wide enough for the rows' adapters to be small compared with the layers.
 TINY: dict[str, Any] = {"n_layer": 2, "n_embd": 256, "n_head": 8, "intermediate_size": 704, "vocab_size": 256}
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 

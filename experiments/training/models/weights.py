@@ -22,9 +22,9 @@ INIT_STD = 0.02
 def build_random(
     base_model: Model, size: Size, dtype: torch.dtype, quantization: Quantization | None, device: torch.device
 ) -> PreTrainedModel:
-    """Return a model with random weights created directly on ``device``; it takes the bytes of the published one.
+    """Return a model with random weights created directly on ``device``; it has the same size as the published model.
 
-    The model is first built on the meta device, so that only the final weights ever take memory.
+    The model is first built on the meta device, so that only the final weights need memory.
     """
     model = meta_model(base_model, size)
     if quantization:
@@ -49,7 +49,7 @@ def meta_model(base_model: Model, size: Size) -> PreTrainedModel:
 def fill_randomly(model: nn.Module, dtype: torch.dtype, device_map: Mapping[str, Any]) -> None:
     """Replace each parameter by random weights of type ``dtype``; shared parameters stay shared.
 
-    ``device_map`` is the device of each part of the model by name; '' stands for all other parts.
+    ``device_map`` is the device of each part of the model by name; '' means all other parts.
     """
     created: dict[int, nn.Parameter] = {}
     for path, module in model.named_modules():
@@ -61,7 +61,7 @@ def fill_randomly(model: nn.Module, dtype: torch.dtype, device_map: Mapping[str,
 
 
 def device_of(name: str, device_map: Mapping[str, Any]) -> Any:
-    """Return the device of a parameter: that of the smallest part in ``device_map`` that contains it."""
+    """Return the device of a parameter: the device of the smallest part in ``device_map`` that contains it."""
     while name and name not in device_map:
         name = name.rpartition(".")[0]
     return device_map[name]
@@ -74,7 +74,7 @@ def load_pretrained(
     quantization: Quantization | None,
     placement: torch.device | Mapping[str, Any],
 ) -> PreTrainedModel:
-    """Return the model with its published weights, from the hub or a folder, on a device or a map of devices.
+    """Return the model with its published weights, from the hub or a folder, on one device or by a device map.
 
     Raises InputError if they cannot be loaded.
     """
@@ -104,7 +104,7 @@ def quantization_config(quantization: Quantization) -> BitsAndBytesConfig:
 
 
 def _quantize_layers(model: PreTrainedModel, quantization: Quantization) -> None:
-    """Replace layers by bitsandbytes' ones, as transformers does when it loads 4-bit weights.
+    """Replace layers by bitsandbytes layers, like transformers when it loads 4-bit weights.
 
     Transformers 4 needs the list of layers that stay in 32 bits; Transformers 5 reads it from the model.
     """

@@ -1,9 +1,10 @@
-"""What FSDP with batch 8 has after a forward pass on four GPUs, with and without accumulated gradients.
+"""Predict the memory of FSDP with batch size 8 after a forward pass, with and without gradient accumulation.
 
     python -m tests.benchmarks.prediction.accumulated [FOLDER]
 
 Writes accumulated.md and accumulated.json into the folder (default: experiments/evidence/prediction_h200). While
-gradients are accumulated, Lightning keeps FSDP from exchanging them, so that each GPU holds those of the whole model.
+gradients are accumulated, Lightning keeps FSDP from exchanging them, so that each GPU has the gradients of the whole
+model.
 """
 
 from experiments.prediction.predict import peak_spec, predict

@@ -1,4 +1,4 @@
-"""The trainings of cases.yaml as rows that the worker runs and that predictions are made of."""
+"""The training runs of cases.yaml as rows, which are both run by the worker and predicted."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ LORA = {"alpha": 32, "dropout": 0.05}
 
 
 def cases() -> list[RowSpec]:
-    """Every case, at full size for two optimizer steps; InputError names what is wrong in the file."""
+    """Return every case, at full size for two optimizer steps. Raises InputError for an invalid file."""
     data = read_yaml(FILE)
     return [_case(name, {**data["common"], **own}) for name, own in data["cases"].items()]
 

@@ -1,9 +1,10 @@
-"""Every row of every suite on every card: what the material states of it and what is predicted.
+"""Compare the stated with the predicted values of every row of every suite on every card.
 
     python -m tests.benchmarks.prediction.cells [FOLDER]
 
-Writes cells.md and cells.json into the folder (default: experiments/evidence/prediction_h200). Outcomes first; then the
-memory figures that the material prints, with the error against the nearer end of its range (0 inside it).
+Writes cells.md and cells.json into the folder (default: experiments/evidence/prediction_h200). The first table has the
+outcomes. The second has the memory that the lab prints, with the error relative to the nearer end of the range (0
+inside the range).
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ MEMORY = ("reserved_gib", "allocated_after_forward_gib")
 
 
 def cells() -> list[dict[str, Any]]:
-    """What is stated and what is predicted of each row on each card; a row that cannot be traced says why."""
+    """Return stated and predicted values of each row on each card; for a row that cannot be traced, the reason."""
     specs, failed = rows_asked(None, None), {}
     found = predict(specs, cache_folder(), failed=lambda spec, problem: failed.update({spec.fingerprint: str(problem)}))
     by_spec = {prediction.spec.fingerprint: prediction for prediction in found}
@@ -58,7 +59,7 @@ def _reference(value: ReferenceValue, prediction: Prediction) -> dict[str, Any]:
 
 
 def told(made: list[dict[str, Any]]) -> str:
-    """Both tables, and how many cells agree."""
+    """Return both tables, and the number of cells that agree."""
     rows, figures = [], []
     for cell in made:
         name = [f"{cell['suite']}/{cell['row']}", cell["card"], cell["stated"] or ""]

@@ -1,10 +1,11 @@
-"""How far predictions are off from what was measured on a GPU: peak and reserved memory of each case.
+"""Compare predictions with measurements on a GPU: peak and reserved memory of each case.
 
     python -m tests.benchmarks.prediction.compare [FOLDER]
 
-Reads what measure.py kept (default: experiments/evidence/prediction_h200), predicts each case on this machine, and
-writes comparison.md and comparison.json into the folder. Errors are shares of what was measured; negative: too low.
-Rows of several ranks (ranks.jsonl: the specification of each and what its ranks measured) have a table of their own.
+Reads the results of measure.py (default: experiments/evidence/prediction_h200), predicts each case on this machine, and
+writes comparison.md and comparison.json into the folder. Errors are relative to the measurement; negative: the
+prediction is too low. Rows with several ranks (ranks.jsonl: the specification of each row and the measurements of its
+ranks) have a separate table.
 """
 
 import json
@@ -26,7 +27,7 @@ Pair = tuple[str, Measured, Prediction]
 
 
 def comparison(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Predicted and measured GiB and the error of each named case, median and worst of all of them."""
+    """Return predicted and measured GiB and the error of each case, and the median and largest error."""
     cases = {
         name: {quantity: _quantity(quantity, result, prediction) for quantity in QUANTITIES}
         for name, result, prediction in pairs
@@ -42,7 +43,7 @@ def _quantity(quantity: str, result: Measured, prediction: Prediction) -> dict[s
 
 
 def each_rank(folder: Path) -> list[Pair]:
-    """Each rank of the rows that several ranks ran; all are predicted as the first."""
+    """Return each rank of the rows with several ranks; the prediction of the first rank is used for all."""
     path = folder / "ranks.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     predictions = predict([RowSpec.model_validate(row["spec"]) for row in rows], cache_folder())
@@ -54,7 +55,7 @@ def each_rank(folder: Path) -> list[Pair]:
 
 
 def told(found: dict[str, Any]) -> str:
-    """The comparison as a table, the summary under it."""
+    """Return the comparison as a table, followed by the summary."""
     rows = []
     for name, case in found["cases"].items():
         rows.append([name])

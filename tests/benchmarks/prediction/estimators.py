@@ -1,17 +1,18 @@
-"""How far today's estimators are off on the measured cases, beside our predictions.
+"""Compare other tools' estimates and our predictions with the measured cases.
 
     python -m tests.benchmarks.prediction.estimators [FOLDER]
 
-Reads what measure.py kept (default: experiments/evidence/prediction_h200) and writes estimators.md and estimators.json
-into the folder. Each estimator is asked as its documentation says, of a model without memory behind it:
+Reads the results of measure.py (default: experiments/evidence/prediction_h200) and writes estimators.md and
+estimators.json into the folder. Each estimator is used as its documentation describes, with a model on the meta device:
 
 - ours: the prediction's peak.
-- accelerate: `accelerate estimate-memory`, column "Training using Adam" of the precision's type; of a quantized model
-  it has none.
+- accelerate: `accelerate estimate-memory`, column "Training using Adam" for the data type; none for a
+  quantized model.
 - zero2, zero3: DeepSpeed's estimates of model states, one GPU, no offload; made for mixed precision.
-- rule of 5: five times the model.
+- rule of 5: five times the size of the model.
 
-None but ours knows batch, length, optimizer, adapters or checkpointing. Errors are shares of the measured peak.
+Only our predictions depend on batch size, length, optimizer, adapters and checkpointing. Errors are relative to the
+measured peak.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ NAMES = ("ours", "accelerate", "zero2", "zero3", "rule of 5")
 
 
 def estimates(spec: RowSpec, prediction: Prediction) -> dict[str, float | None]:
-    """GiB that each estimator gives for a row, by NAMES; None where it says nothing."""
+    """Return the estimates for a row in GiB, by NAMES; None for an estimator that has none."""
     model = meta_model(spec.base_model, "full")
     return {
         "ours": prediction.peak_gib,
@@ -46,13 +47,13 @@ def estimates(spec: RowSpec, prediction: Prediction) -> dict[str, float | None]:
 
 
 def accelerate(model: nn.Module, spec: RowSpec) -> float:
-    """What `accelerate estimate-memory` prints, GiB."""
+    """Return the estimate of `accelerate estimate-memory`, GiB."""
     total, _ = calculate_maximum_sizes(model.float())
     return max(estimate_training_usage(total, DTYPES[spec.settings.precision]).values()) / GIB
 
 
 def deepspeed(model: nn.Module) -> dict[str, float]:
-    """Model states on the GPU by DeepSpeed's functions for ZeRO stages 2 and 3, GiB."""
+    """Return the model states on the GPU according to DeepSpeed's functions for ZeRO stages 2 and 3, GiB."""
     total = sum(parameter.numel() for parameter in model.parameters())
     layers = [sum(one.numel() for one in module.parameters(recurse=False)) for module in model.modules()]
     _, zero2 = estimate_zero2_model_states_mem_needs(total, cpu_offload=False)
@@ -61,7 +62,7 @@ def deepspeed(model: nn.Module) -> dict[str, float]:
 
 
 def comparison(pairs: Sequence[tuple[Result, Prediction]]) -> dict[str, Any]:
-    """Measured peak and every estimate with its error, of each case; median and worst of each estimator."""
+    """Return the peak and each estimate with its error for each case, and each estimator's median and largest error."""
     cases: dict[str, dict[str, Any]] = {}
     for result, prediction in pairs:
         peak = result.memory.peak_gib
@@ -74,7 +75,7 @@ def comparison(pairs: Sequence[tuple[Result, Prediction]]) -> dict[str, Any]:
 
 
 def told(found: dict[str, Any]) -> str:
-    """Errors by case, and the summary under them."""
+    """Return the errors by case, followed by the summary."""
     cases = [
         [name, f"{case['measured_gib']:.2f}", *(percent(case["errors"][one]) for one in NAMES)]
         for name, case in found["cases"].items()

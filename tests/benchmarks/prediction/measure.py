@@ -1,9 +1,10 @@
-"""Measures the cases on the GPU of this machine, for compare.py and estimators.py.
+"""Measure the cases on the GPU of this machine, for compare.py and estimators.py.
 
     python -m tests.benchmarks.prediction.measure --out FOLDER [--only ID ...]
 
-Each case is run by the worker in a process of its own, one after the other; its result is FOLDER/cases/ID.json. What
-fits or runs out of memory is kept and not run again; what breaks is kept too, with its log, and run again next time.
+The worker runs the cases one after another in separate processes; the result of a case is FOLDER/cases/ID.json. A case
+that fits or runs out of memory does not run again. A case that fails is also stored, with its log, and runs again next
+time.
 """
 
 import argparse
@@ -26,7 +27,7 @@ DONE = ("fits", "oom")
 
 
 def chosen(only: list[str]) -> list[RowSpec]:
-    """The cases of those ids, all without any; InputError names the ids there are."""
+    """Return the cases with these ids, or all cases without ids. Raises InputError for an unknown id."""
     known = {case.row: case for case in cases()}
     for name in only:
         if name not in known:
@@ -35,13 +36,13 @@ def chosen(only: list[str]) -> list[RowSpec]:
 
 
 def kept(path: Path, case: RowSpec) -> Result | None:
-    """The result of that very case where it came to an end; None otherwise."""
+    """Return the stored result of exactly this case if it ended; None otherwise."""
     result = read_result(path) if path.exists() else None
     return result if result and result.outcome in DONE and result.fingerprint == case.fingerprint else None
 
 
 def measure(case: RowSpec, folder: Path) -> str:
-    """Run a case unless it is kept, keep what came of it, and say it in a line."""
+    """Run a case unless it has a stored result, store the result, and return a line about it."""
     path = folder / f"{case.row}.json"
     if before := kept(path, case):
         return in_words(before) + " (kept)"
@@ -57,7 +58,7 @@ def measure(case: RowSpec, folder: Path) -> str:
 
 
 def in_words(result: Result) -> str:
-    """A case in a line: peak and reserved memory, seconds."""
+    """Return a line about a case: peak and reserved memory, seconds."""
     peak, reserved = (
         f"{gib:.2f}" if gib else "unknown" for gib in (result.memory.peak_gib, result.memory.reserved_gib)
     )

@@ -1,11 +1,11 @@
-"""What the order of the texts does to the memory of the rows of the 7B model on four GPUs.
+"""Predict the effect of the order of the texts on the memory of the rows of the 7B model on four GPUs.
 
     python -m tests.benchmarks.prediction.orders [FOLDER]
 
 Writes orders.md and orders.json into the folder (default: experiments/evidence/prediction_h200). Each row is predicted
-for the same texts in ORDERS orders, as the material trains it and in the short length, which has the longest texts in
-its second step: what is reserved under the card's limit, and the least memory to get through with, in GiB (least,
-median and most of the orders).
+for the same texts in ORDERS orders, at the lab's length and at the short length, which has the longest texts in its
+second step. The tables have the reserved memory with the card's limit, and the needed memory, in GiB (minimum, median
+and maximum of the orders).
 """
 
 from statistics import median

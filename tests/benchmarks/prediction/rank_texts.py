@@ -1,11 +1,11 @@
-"""What each rank of a row is predicted to take with its own texts, beside what it took.
+"""Compare the predicted memory of each rank, with its own texts, with the measured memory.
 
     python -m tests.benchmarks.prediction.rank_texts [FOLDER]
 
-Writes rank_texts.md and rank_texts.json into the folder (default: experiments/evidence/prediction_h200), of rows that
-were measured on four GPUs. `testbed predict` traces the first rank alone; here each one's texts are traced. In GiB:
-what is reserved, without a limit, after the second step's backward pass and after its optimizer, each beside what was
-measured, and the least memory to get through with.
+Writes rank_texts.md and rank_texts.json into the folder (default: experiments/evidence/prediction_h200), for rows that
+were measured on four GPUs. `testbed predict` traces only the first rank; this program traces the texts of each rank.
+The tables have, in GiB, the memory that is reserved without a limit after the backward pass and after the optimizer of
+the second step, next to the measurements, and the needed memory.
 """
 
 import multiprocessing
@@ -31,7 +31,7 @@ POINTS = ("after backward", "after optimizer step")
 
 
 def with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
-    """The row as the first rank trains it, with the texts of ``rank``; traced in a process of its own."""
+    """Return the row of the first rank with the texts of ``rank``, traced in a separate process."""
     here, there = FORK.Pipe(duplex=False)
     process = FORK.Process(target=_traced, args=(rank, spec, phantom, there))
     process.start()
@@ -49,7 +49,7 @@ def _traced(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None
 
 
 def second_step(memory: Memory) -> list[float | None]:
-    """GiB reserved at POINTS of the second step's last micro-step."""
+    """Return the reserved GiB at POINTS of the last micro-step of the second step."""
     reserved = {shot.point: shot.reserved_gib for shot in memory.snapshots if shot.step == 1}
     return [reserved.get(point) for point in POINTS]
 

@@ -1,4 +1,4 @@
-"""Measured cases, errors of what predicts them, and the tables that both benchmarks write."""
+"""Measured cases, errors of predictions and estimates, and the tables that both benchmarks write."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ EVIDENCE = Path(experiments.__file__).parent / "evidence" / "prediction_h200"
 
 
 def folder_of(doc: str | None) -> Path:
-    """The folder that the command line names, the kept measurement without one."""
+    """Return the folder on the command line, or the folder of the stored measurements."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=EVIDENCE)
     folder: Path = parser.parse_args().folder
@@ -27,17 +27,20 @@ def folder_of(doc: str | None) -> Path:
 
 
 def measured(folder: Path) -> list[Result]:
-    """The cases that were measured to their end: of cases.jsonl, else of the folder that measure.py writes."""
+    """Return the completely measured cases: from cases.jsonl, else from the folder that measure.py writes."""
     packed = folder / f"{CASES}.jsonl"
     measured_here = [read_result(path) for path in sorted((folder / CASES).glob("*.json"))]
     results = list(read_results(packed).values()) if packed.exists() else measured_here
     if not results:
-        raise SystemExit(f"{folder}: has no measured cases; python -m tests.benchmarks.prediction.measure makes them")
+        raise SystemExit(f"{folder}: has no measured cases; run python -m tests.benchmarks.prediction.measure")
     return [result for result in results if result.outcome == "fits"]
 
 
 def compared(results: Sequence[Result]) -> list[tuple[Result, Prediction]]:
-    """Those cases and their predictions; each is printed as it is there, also one that cannot be predicted."""
+    """Return these cases and their predictions.
+
+    Each is printed as soon as it is finished, also if it cannot be predicted.
+    """
     found: dict[str, Prediction] = {}
 
     def watch(spec: RowSpec, prediction: Prediction, cached: bool) -> None:
@@ -54,12 +57,12 @@ def compared(results: Sequence[Result]) -> list[tuple[Result, Prediction]]:
 
 
 def error(estimate: float, measured: float) -> float:
-    """How far an estimate is off, as a share of what was measured; negative: too low."""
+    """Return the error of an estimate, relative to the measurement; negative: too low."""
     return estimate / measured - 1
 
 
 def summary(errors: Sequence[float]) -> dict[str, float]:
-    """Median and worst of the errors' sizes."""
+    """Return the median and the maximum of the absolute errors."""
     return {"median": median(map(abs, errors)), "worst": max(map(abs, errors))}
 
 
@@ -68,13 +71,13 @@ def percent(share: float | None) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; the first column is text, the others are numbers."""
+    """Return a table; the first column is text, the others are numbers."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def write(folder: Path, name: str, text: str, data: Any) -> None:
-    """Print ``text`` and write it beside ``data``: FOLDER/NAME.md and NAME.json."""
+    """Print ``text``, and write it and ``data``: FOLDER/NAME.md and NAME.json."""
     print(text)
     write_atomically(folder / f"{name}.md", text)
     write_atomically(folder / f"{name}.json", json.dumps(data, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The command line: what it prints, and how it exits."""
+"""The command line: output and exit codes."""
 
 import inspect
 import json
@@ -47,7 +47,7 @@ def testbed(capsys, machine):
 
 @pytest.fixture
 def recipes(tmp_path, monkeypatch):
-    """A copy of recipes/ in which one text of the suite is replaced by another."""
+    """A copy of the labs folder in which one text of the suite is replaced by another."""
     folder = tmp_path / "recipes"
     shutil.copytree(suite.LABS, folder)
 
@@ -82,7 +82,7 @@ def made(machine, tmp_path):
         ([SUITE, "--card", "nope"], f"suite {SUITE}: unknown card 'nope'; allowed: a100_80gb, h100_94gb"),
         ([SUITE, "--site", "nope"], "unknown site 'nope'; allowed: local"),
         ([SUITE, "--size", "full"], "no GPU: full size needs one; size tiny runs anywhere"),
-        ([SUITE, "--weights", "pretrained"], "weights pretrained: a miniature (size tiny) has none; allowed: random"),
+        ([SUITE, "--weights", "pretrained"], "weights pretrained: a tiny model has none; allowed: random"),
         ([SUITE, "--data", "/nope"], "--data /nope: no such folder or archive"),
         ([SUITE, "--data", "https://data.test/set.zip"], "a URL needs --data-sha256"),
         ([SUITE, "--run-id", "../nope"], "--run-id ../nope: allowed: letters, digits"),
@@ -93,7 +93,7 @@ def made(machine, tmp_path):
         ([SUITE, "--gpus-per-node", "0"], "--gpus-per-node 0: allowed: 1 and more"),
         (
             [SLURM, "--gpus-per-node", "1"],
-            "--gpus-per-node 1: row 'neo-4gpu-ddp' of suite slurm_hf_trainer is left with 1 rank, and ddp needs more;"
+            "--gpus-per-node 1: row 'neo-4gpu-ddp' of suite slurm_hf_trainer would have 1 rank, but ddp needs more;"
             " allowed: 2 and more",
         ),
         ([SLURM, "--gpus-per-node", "3"], "global_batch_size = 8: cannot be divided by accumulate 1 on 3 device(s)"),
@@ -130,7 +130,7 @@ def test_results_of_another_recipe_version_are_refused_with_a_remedy(testbed, re
     recipes("\nversion: 1\n", "\nversion: 2\n")
     code, _, err = testbed("run", SUITE, "--results", made.parent)
     assert code == 2
-    assert "made with version 1 of recipe single_gpu_blip2, which is now version 2; give another --run-id" in err
+    assert "made with version 1 of suite single_gpu_blip2, which is now version 2; choose another --run-id" in err
 
 
 def test_a_device_smaller_than_the_card_is_refused(testbed, monkeypatch, tmp_path):
@@ -349,7 +349,7 @@ def test_options_of_a_custom_training_need_a_model_even_with_their_default(testb
 
 
 def test_options_are_shared_by_commands_and_declared_once():
-    """Each option of predict is one of fit, and each of slots one of lease and of reproduce."""
+    """Each option of predict is also an option of fit, and each option of slots an option of lease and of reproduce."""
     taken = {one.__name__: set(inspect.signature(one).parameters) for one in (predict, fit, slots, lease, run)}
     assert taken["predict"] == taken["fit"]
     of_a_lease = {field.name for field, _ in options_of(LeaseOptions)}

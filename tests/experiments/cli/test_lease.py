@@ -1,4 +1,4 @@
-"""`testbed slots`, `lease` and their kin as they are typed. Fakes: the site."""
+"""`testbed slots`, `lease` and related commands as users type them. Fakes: the site."""
 
 import json
 import sys
@@ -73,7 +73,7 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
         (["extend", "--yes"], "no active lease; create one with `testbed lease`"),
         (["release", "--yes"], "no active lease; create one with `testbed lease`"),
         (["configure"], "no active lease; create one with `testbed lease`"),
-        (["configure", "--archive", "a"], "--archive: required with --image-source load and not allowed with others"),
+        (["configure", "--archive", "a"], "--archive: allowed and required only with --image-source load"),
         (["orphans", "llm-testbed-0"], "TAG 'llm-testbed-0': allowed with --clean only"),
     ],
 )

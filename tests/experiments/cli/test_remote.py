@@ -1,4 +1,4 @@
-"""`testbed logs` and `top` as they are typed, of runs that are here."""
+"""`testbed logs` and `top` as users type them, for runs on this machine."""
 
 import threading
 import time

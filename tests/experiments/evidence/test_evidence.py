@@ -9,7 +9,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
 from tests.support.evidence import EVIDENCE, RUNS
 
-# The README beside them says what is known of the cause.
+# The README next to them explains the known causes.
 DID_NOT_HOLD = {
     "multi_gpu_litgpt-a100_80gb-full-verdict-2gpus": ["7b-1gpu-acc4/reserved_gib"],
     "multi_gpu_litgpt-a100_80gb-full-verdict": [

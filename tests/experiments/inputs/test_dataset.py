@@ -95,7 +95,7 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
 @pytest.mark.parametrize(
     ("reads", "says"),
     [
-        ((CAPTIONS,), r"^--data hub: gourmetgram-captions is not published there; allowed: synthetic, a folder"),
+        ((CAPTIONS,), r"^--data hub: gourmetgram-captions is not published on the hub; allowed: synthetic, a folder"),
         (("constant",), r"^--data hub: these rows read synthetic texts only; allowed: synthetic$"),
         (("imdb", CAPTIONS), r"^--data hub: these rows read gourmetgram-captions and imdb; choose rows .* by --row$"),
     ],
@@ -176,7 +176,7 @@ def test_an_archive_is_unpacked_once_under_its_checksum(tmp_path, ending):
 def test_a_wrong_checksum_names_both_and_leaves_nothing(tmp_path):
     archive = tmp_path / "set.zip"
     archive.write_bytes(packed("zip"))
-    with pytest.raises(InputError, match=f"its SHA-256 is {sha256(packed('zip'))[:20]}.*--data-sha256 says abc"):
+    with pytest.raises(InputError, match=f"its SHA-256 is {sha256(packed('zip'))[:20]}.*--data-sha256 is abc"):
         prepare(str(archive), "abc", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -251,7 +251,7 @@ def test_a_server_without_ranges_is_asked_for_the_whole_file(tmp_path, server):
 
 
 def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
-    with pytest.raises(InputError, match=r"its SHA-256 is .* says 00"):
+    with pytest.raises(InputError, match=r"its SHA-256 is .* is 00"):
         prepare(server.url, "00", tmp_path)
     assert not list(tmp_path.rglob("*.part"))
     assert not (tmp_path / "data").exists()

@@ -1,4 +1,4 @@
-"""What the cells of the narrative notebooks call, on folders of results made here."""
+"""Functions that the notebooks of the labs call, with invented results."""
 
 import sys
 
@@ -20,7 +20,7 @@ CARD = "a100_80gb"
 
 
 def made(place, row, run_id="one", outcome="fits", asked=(), **choices):
-    """A folder of a run of the suite for ``row`` and those asked for besides, with the result of ``row`` alone."""
+    """A folder of a run of ``row`` and other requested rows, with only the result of ``row``."""
     folder = kept(place, choices.pop("suite", NAME), CARD, row, run_id=run_id, **choices)
     folder.write_run(folder.read_run().model_copy(update={"rows": (row, *asked)}))
     write(folder, folder.results()[row].model_copy(update={"outcome": outcome, "reason": f"{row} ended as {outcome}"}))
@@ -29,7 +29,7 @@ def made(place, row, run_id="one", outcome="fits", asked=(), **choices):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What the cells display: blocks of Markdown, and figures by the labels of their bars."""
+    """The output of the cells: blocks of Markdown, and figures by the labels of their bars."""
     blocks = []
     monkeypatch.setattr(
         narrative,

@@ -1,4 +1,4 @@
-"""The narrative notebooks: one for each suite, whole, and running on kept results, in miniature and at full size."""
+"""The notebooks of the labs: one for each suite, complete, run with stored results of tiny and full-size models."""
 
 import ast
 import sys
@@ -35,7 +35,7 @@ def code_of(notebook):
 
 
 def calls(notebook, method):
-    """The rows that each call of the method names, by the name of the cell's lab."""
+    """The rows in each call of the method, by the name of the cell's lab."""
     expressions = [ast.parse(cell.source).body[0].value for cell in code_of(notebook)[1:]]
     return [
         (call.func.value.id, [argument.value for argument in call.args])
@@ -67,7 +67,7 @@ def run_through(notebook):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What the cells display; a cell that would run a row fails."""
+    """The output of the cells; a cell that would run a row fails."""
     blocks = []
     monkeypatch.setattr(narrative, "display", blocks.append)
     monkeypatch.setattr(narrative, "COMMAND", (sys.executable, "-c", "raise SystemExit('ran')"))

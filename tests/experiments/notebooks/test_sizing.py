@@ -1,4 +1,4 @@
-"""The notebook on where the memory goes, its cells run headless on made-up predictions, and what they call."""
+"""The notebook on sizing: its cells run with fake predictions, and the functions that they call."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ def notebook():
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What the cells display, predictions being made up: 60 GiB and one more for each text."""
+    """The output of the cells with fake predictions: 60 GiB and one more for each text."""
     monkeypatch.setattr(
         "experiments.prediction.service.predict", Predictor(lambda spec: 60.0 + spec.settings.batch_size)
     )

@@ -1,4 +1,4 @@
-"""Miniature rows for the tracer, of every engine and strategy that memory depends on."""
+"""Tiny rows for the tracer, with every engine and strategy that affects memory."""
 
 from typing import Any
 

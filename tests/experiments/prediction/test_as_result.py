@@ -1,4 +1,4 @@
-"""Predictions evaluated like results, and no further than memory goes."""
+"""Predictions evaluated like results, but only for statements about memory."""
 
 from io import StringIO
 

@@ -1,4 +1,4 @@
-"""Flags made into a row, and the mistakes that a person can make in them."""
+"""Conversion of options to a row, and user errors in options."""
 
 import json
 import socket
@@ -162,5 +162,5 @@ def test_a_hub_that_is_out_of_reach_is_said_at_once(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to ask again"))
-    with pytest.raises(InputError, match=r"^--model org/name: the hub does not give .*; give the path of one$"):
+    with pytest.raises(InputError, match=r"^--model org/name: cannot download its .*; pass the path of a config.json$"):
         _ = CustomTraining("org/name", CARD).spec

@@ -1,4 +1,4 @@
-"""What would fit: the largest batch, and the changes that help."""
+"""Search for what fits: the largest batch, and the changes that help."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def question(batch: int = 32, **flags) -> RowSpec:
 
 
 def linear(spec: RowSpec) -> float:
-    """40 GiB and 2 for each sample, less by what a change saves."""
+    """40 GiB plus 2 for each sample, less the saving of a change."""
     settings = spec.settings
     saved = {"sgd": 20.0, "adam_8bit": 10.0, "deepspeed_cpu": 25.0}.get(settings.optimizer, 0.0)
     each = 0.5 if settings.activation_checkpointing else 2.0
@@ -27,7 +27,7 @@ def linear(spec: RowSpec) -> float:
 
 
 def flat_then_steep(spec: RowSpec) -> float:
-    """The optimizer step is the highest until activations outgrow it."""
+    """The optimizer step determines the peak until the activations are larger."""
     return max(60.0, 30.0 + 1.37 * spec.settings.batch_size)
 
 

@@ -1,4 +1,4 @@
-"""Predictions: kept by what they depend on, traced side by side, and failing row by row."""
+"""Predictions: cached by all that they depend on, traced in parallel, with failures of single rows."""
 
 import time
 from threading import Thread
@@ -21,7 +21,7 @@ FIRST, SLOW, ALSO_SLOW = spec(row="first", seed=3), *(spec(row="slow", train_sam
 
 
 class Tracer:
-    """Stands in for the tracer. asked: the rows that it was given, call by call."""
+    """Fake tracer. asked: the rows of each call."""
 
     def __init__(self):
         self.asked = []
@@ -147,7 +147,7 @@ def test_a_tracer_that_is_killed_takes_its_rows_along_and_is_told_as_broken(libr
     tracer.kill()
     asking.join(PATIENCE_S)
     psutil.wait_procs(started, SOON_S)
-    assert [line.partition(":")[0] for line in caught] == ["the tracer broke"]
+    assert [line.partition(":")[0] for line in caught] == ["the tracer failed"]
     assert set(descendants()) <= set(before)
     assert not any(fork.is_running() for fork in started)
 

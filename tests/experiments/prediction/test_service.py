@@ -1,4 +1,4 @@
-"""`testbed predict` and `testbed fit`, and predictions before a run, with predictions made up on the spot."""
+"""`testbed predict` and `testbed fit`, and predictions before a run, with fake predictions."""
 
 import json
 
@@ -21,7 +21,7 @@ LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb")
 
 @pytest.fixture
 def testbed(capsys, monkeypatch):
-    """Runs the command line with made up predictions; exit code, standard output and standard error."""
+    """Runs the command line with fake predictions; exit code, standard output and standard error."""
 
     def run(*arguments: str, needs=stated, **changes) -> tuple[int, str, str]:
         monkeypatch.setattr(service, "predict", Predictor(needs, **changes))
@@ -148,9 +148,9 @@ def test_fit_gives_the_largest_batch_and_the_changes_that_help(testbed):
     ("needs", "says"),
     [
         (lambda spec: 100.0, "not even a batch of 1 fits"),
-        (lambda spec: 30.8 if spec.settings.batch_size < 3 else 90.0, "no batch fits for sure; borderline up to 2"),
+        (lambda spec: 30.8 if spec.settings.batch_size < 3 else 90.0, "no batch certainly fits; borderline up to 2"),
         (lambda spec: 20.0 + 1.0 * spec.settings.batch_size, "fits: 10, peak 30.00 GiB; borderline up to 11"),
-        (lambda spec: 20.0, "fits: 4096, peak 20.00 GiB (larger ones were not tried)"),
+        (lambda spec: 20.0, "fits: 4096, peak 20.00 GiB (larger batches were not tried)"),
     ],
 )
 def test_fit_says_in_words_how_large_a_batch_may_be(testbed, needs, says):
@@ -183,7 +183,7 @@ def test_progress_counts_what_is_traced_and_is_silent_on_what_was_kept():
 
 
 class TestBeforeARun:
-    """The machine's fixture predicts what is stated."""
+    """The fixture ``machine`` predicts the stated outcomes."""
 
     def run(self, path, **options):
         view = Watched()

@@ -1,4 +1,4 @@
-"""Miniature rows through the tracer: what a prediction says of them."""
+"""Predictions of tiny rows by the tracer."""
 
 import pytest
 
@@ -88,7 +88,7 @@ def test_a_row_that_does_not_fit_says_where_it_ends(traced, name, phase):
     failure = prediction.failure
     assert prediction.predicted_outcome == "oom"
     assert (failure.phase, failure.step, failure.micro_step) == (phase, 0, 0)
-    assert failure.message == f"{failure.requested_gib:.2f} GiB more do not fit"
+    assert failure.message == f"{failure.requested_gib:.2f} GiB more does not fit"
     assert prediction.peak_gib > prediction.usable_gib >= prediction.limited_reserved_gib
     assert prediction.limited_reserved_gib + failure.requested_gib > prediction.usable_gib
 

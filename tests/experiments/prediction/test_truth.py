@@ -1,4 +1,4 @@
-"""What the phantom device traces, against what a processor really allocates for the same model and shapes."""
+"""Memory traced by the phantom device, compared with real allocations on a CPU for the same model and shapes."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def peak(*command):
-    """What tiny_step prints of a peak, bytes."""
+    """Return the output of tiny_step at the peak, bytes."""
     line = [sys.executable, "-m", "tests.experiments.prediction.tiny_step", *command]
     return json.loads(subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 

@@ -3,8 +3,8 @@
     python -m tests.experiments.prediction.tiny_step real
     python -m tests.experiments.prediction.tiny_step traced CACHE
 
-A program of its own: the phantom device must be there before torch is imported. Bytes by category as the tensors asked
-for them: what a caching allocator rounds up is no part of it.
+This is a separate program, because the phantom device must exist before torch is imported. The bytes are those that
+tensors requested, without the rounding of a caching allocator.
 """
 
 import json
@@ -27,7 +27,7 @@ def build(device: str) -> Any:
 
 
 def train(model: Any, device: str, watch: Any = lambda category, tensors: None) -> None:
-    """Train with AdamW; ``watch`` is told which tensors are parameters, and gradients once there are any."""
+    """Train with AdamW; call ``watch`` with the parameters, and with the gradients when they exist."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -44,7 +44,7 @@ def train(model: Any, device: str, watch: Any = lambda category, tensors: None) 
 
 
 def real() -> int:
-    """The most that the processor's allocator had handed out, as torch's profiler saw it."""
+    """Return the peak of the CPU allocator according to torch's profiler."""
     from torch.profiler import ProfilerActivity, profile
 
     model = build("cpu")
@@ -59,7 +59,7 @@ def real() -> int:
 
 
 def traced(cache: Path) -> dict[str, int]:
-    """What is alive at the peak of the phantom device's log, by category."""
+    """Return the bytes at the peak of the phantom device's log, by category."""
     from experiments.prediction.phantom.library import load
     from experiments.suites.attention_kernels import Kernels
 

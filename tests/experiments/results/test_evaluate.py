@@ -139,12 +139,12 @@ FOUR = {"batch_size": 2, "devices": 4, "strategy": "ddp"}
 
 
 def on_two(row="a", **changes):
-    """The result of a row that states four devices and ran on two."""
+    """The result of a row for four devices that ran on two."""
     return result(row, settings=Settings(**COMMON, **FOUR | {"devices": 2}), **changes)
 
 
 class TestScaledDown:
-    """Rows that ran on fewer ranks than they state."""
+    """Rows that ran on fewer ranks than they need."""
 
     @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [REFERENCE]}])
     def test_what_is_stated_of_the_row_alone_is_not_evaluated(self, expect):

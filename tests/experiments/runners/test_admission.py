@@ -1,4 +1,4 @@
-"""Rows and runs that are refused before they start."""
+"""Rows and runs that are rejected before they start."""
 
 import shutil
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ def test_a_bitsandbytes_that_needs_a_gpu_is_refused_on_a_processor_here(settings
     row = spec(size="tiny", **settings)
     assert refusal(row, node(), 64) == ""
     monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": "0.44.1"})
-    assert refusal(row, node(), 64) == "bitsandbytes 0.44.1 needs a GPU; 0.50 and newer run on processors too"
+    assert refusal(row, node(), 64) == "bitsandbytes 0.44.1 needs a GPU; 0.50 and newer also run on CPUs"
     assert refusal(row, node(), 64, here=False) == refusal(row, node(GPU), 64) == ""
     assert refusal(spec(size="tiny"), node(), 64) == ""
 

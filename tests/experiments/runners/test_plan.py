@@ -1,4 +1,4 @@
-"""Why a row runs again, and when a folder is refused."""
+"""Reasons to run a row again, and folders that are rejected."""
 
 import pytest
 
@@ -16,7 +16,7 @@ ROW = {"id": "a", "settings": {"batch_size": 16}}
 
 @pytest.fixture
 def made(tmp_path):
-    """A folder whose row a has a result of today's code."""
+    """A folder in which row a has a result of the current code."""
 
     def make(outcome: str = "fits", **changes: object) -> RunFolder:
         folder = house.folder(tmp_path / "run", "a")
@@ -76,7 +76,7 @@ def test_a_broken_row_runs_again(made, outcome):
 
 
 def test_a_refused_row_is_tried_again(made):
-    assert planned(made("refused", reason="no GPU")).why == "refused before: no GPU"
+    assert planned(made("refused", reason="no GPU")).why == "rejected in the last run: no GPU"
 
 
 def test_a_result_of_another_schema_is_refused(made):
@@ -101,8 +101,8 @@ def test_a_fresh_folder_continues_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"recipe_version": 2}, "made with version 1 of recipe lab, which is now version 2; give another --run-id"),
-        ({"size": "tiny"}, "made with size full, and now size is tiny; give another --run-id or remove the folder"),
+        ({"recipe_version": 2}, "made with version 1 of suite lab, which is now version 2; choose another --run-id"),
+        ({"size": "tiny"}, "made with size full, and now size is tiny; choose another --run-id or remove the folder"),
         ({"card": "h100_94gb"}, "made with card a100_80gb, and now card is h100_94gb"),
         ({"length": "verdict"}, "made with length as-taught, and now length is verdict"),
         ({"image_variant": "as-taught"}, "made with image_variant current, and now image_variant is as-taught"),

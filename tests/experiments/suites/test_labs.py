@@ -1,4 +1,4 @@
-"""Every file of recipes/ as it is delivered."""
+"""Every file of the labs folder."""
 
 import pytest
 

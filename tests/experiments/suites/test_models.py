@@ -1,4 +1,4 @@
-"""models.yaml against the architectures that transformers builds from it, on the meta device: no memory is taken."""
+"""models.yaml compared with the architectures that transformers builds from it, on the meta device."""
 
 import pytest
 
@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 
 
 def built(facts: Model):
-    """The full-size model without memory behind its parameters."""
+    """The full-size model on the meta device."""
     from experiments.training.models.weights import meta_model
 
     return meta_model(facts, "full")

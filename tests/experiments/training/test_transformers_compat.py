@@ -86,5 +86,7 @@ def test_every_engine_trains_with_the_lab_s_versions(python, tmp_path):
 def test_prediction_rejects_other_versions_in_one_line(python):
     done = python("-m", "experiments", "predict", "slurm_hf_trainer/neo-1gpu", "--card", "v100_32gb")
     assert (done.returncode, done.stdout) == (2, "")
-    message = "testbed: predictions need Transformers 5, installed is 4.47.1; containers/current.txt has the versions"
+    message = (
+        "testbed: predictions need Transformers 5, but 4.47.1 is installed; containers/current.txt has the versions"
+    )
     assert done.stderr.splitlines() == [message]

@@ -23,7 +23,7 @@ def lines(renderable):
 
 
 def signs(bookings, window, slots=()):
-    """What stands behind the only node's name."""
+    """Return the symbols after the name of the only node."""
     return lines(calendar([NODE], bookings, slots, window, UTC_ZONE))[2].removeprefix("  p3-01  ")
 
 

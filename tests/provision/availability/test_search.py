@@ -1,4 +1,4 @@
-"""The rules of finding a block, one by one; test_slots_oracle.py holds all of them together against a plain search."""
+"""The rules of the search for time slots, one by one; test_search_oracle.py compares them with a simple search."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo

@@ -1,4 +1,4 @@
-"""The search against one that looks at every minute, on random calendars."""
+"""The search compared with a search that checks every minute, on random calendars."""
 
 import struct
 from datetime import UTC, datetime, timedelta
@@ -42,7 +42,7 @@ def near_horizon():
 
 @cache
 def clock(minute, zone):
-    """What clocks show at a minute since 1970, as minutes after midnight."""
+    """Return the local time at a minute since 1970, as minutes after midnight."""
     local = datetime.fromtimestamp(minute * 60, ZoneInfo(zone))
     return local.hour * 60 + local.minute
 
@@ -55,7 +55,7 @@ def shown(minute, hours):
 
 
 def taken(host, bookings, first):
-    """For every minute from ``first`` on whether a host is reserved or kept clean then."""
+    """Return, for every minute from ``first`` on, whether a host is reserved or being cleaned."""
     minutes = bytearray((HORIZON_DAYS + 5) * DAY)
     for booking in bookings:
         if booking.host_id == host.id:
@@ -67,7 +67,7 @@ def taken(host, bookings, first):
 
 
 def oracle(bookings, requirements, now):
-    """All blocks that slots.earliest could offer, in its order, found minute by minute."""
+    """Return all time slots that search.earliest could return, in its order, found minute by minute."""
     length = requirements.length // MINUTE
     begin = requirements.start or max(now, requirements.not_before or now)
     first = int(-(-begin.timestamp() // 60))
@@ -101,7 +101,7 @@ def slot(hosts, start, length):
 
 @st.composite
 def cases(draw):
-    """Bookings, a wish and a now around a change of clocks."""
+    """Bookings, requirements and a current time close to a clock change."""
     zone, change = draw(st.sampled_from(CLOCK_CHANGES))
     now = change - draw(st.integers(0, 2 * DAY * 60)) * SECOND
     begins = now - DAY * MINUTE

@@ -90,7 +90,7 @@ def test_a_lease_deleted_by_others_while_a_node_fails_is_not_recreated(reconcile
 
 
 class Killed(BaseException):
-    """Stands for the death of the program."""
+    """Exception that represents the death of the program."""
 
 
 def test_a_failed_node_given_by_name_is_replaced_even_by_the_run_after_a_killed_one(reconciler, lease_request):

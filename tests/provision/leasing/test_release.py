@@ -80,7 +80,7 @@ def site(active_lease):
 
 
 class Killed(Exception):
-    """Stands for the death of the program."""
+    """Exception that represents the death of the program."""
 
 
 def killed(reconciler, site, active_lease, event, by=HOUR):

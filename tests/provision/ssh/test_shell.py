@@ -1,4 +1,4 @@
-"""Shells: one contract here and over a real sshd; then what only a line can do: break, and be another machine's."""
+"""Shells: one contract for this machine and a real sshd; then faults of a connection."""
 
 import os
 import subprocess
@@ -278,7 +278,7 @@ def test_a_locked_key_is_used_through_the_agent(sshd, tmp_path, monkeypatch):
 
 @pytest.fixture
 def home(sshd, tmp_path, monkeypatch):
-    """A home folder whose ssh configuration knows the server as 'super', and one hop further as 'behind'."""
+    """A home folder whose SSH configuration has the server as 'super', and behind a jump host as 'behind'."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     login = sshd.login(alias=f"[127.0.0.1]:{sshd.port}")

@@ -1,4 +1,4 @@
-"""The commands as a person types them, against the box: plans, JSON, exit codes, bad input, doctor, secrets."""
+"""The commands as users type them, at the OpenStack testbed: plans, JSON, exit codes, bad input, doctor, secrets."""
 
 import json
 import os
@@ -163,7 +163,7 @@ def test_the_earliest_slot_is_found_over_all_sites_with_an_account(testbed, conn
 
 
 def _account(variables):
-    """An account as clouds.yaml has it, of the variables of an RC file."""
+    """Return an account in clouds.yaml's format, from the variables of an RC file."""
     names = {name.removeprefix("OS_").lower(): value for name, value in variables.items() if name.startswith("OS_")}
     top = ("region_name", "interface", "auth_type")
     return {**{name: names.pop(name) for name in top}, "auth": names}

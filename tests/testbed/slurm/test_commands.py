@@ -1,4 +1,4 @@
-"""`testbed run --site slurm` as users type it: for a host of the SSH configuration, killed, cut off, interrupted."""
+"""`testbed run --site slurm` as users type it: on a host in the SSH configuration; killed, disconnected, stopped."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What holds of every runner: of rows on this machine, and of rows that are jobs of a real Slurm over a real sshd."""
+"""The contract of every runner: for rows on this machine, and for rows as jobs of a real Slurm over a real sshd."""
 
 import pytest
 
@@ -13,7 +13,7 @@ BEHAVIOR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die",
 
 @pytest.fixture(scope="module", params=["local", "slurm"])
 def bed(request, cluster, tmp_path_factory):
-    """Seven rows that end in every way there is."""
+    """Seven rows, one for each way to end."""
     path = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         made = LocalBed(path, patch) if request.param == "local" else SlurmBed(path, cluster)

@@ -1,9 +1,9 @@
-"""What the phantom device answers, probe by probe; prints {probe: answer} as JSON.
+"""Probes of the phantom device; prints {probe: answer} as JSON.
 
     python -m tests.experiments.prediction.phantom.probes CACHE
 
-A program of its own: the phantom device must be there before torch is imported. Each probe is a function of the device
-and runs in a fork of its own, so that it meets an empty log.
+This is a separate program, because the phantom device must exist before torch is imported. Each probe is a function of
+the device and runs in a separate fork, so that it starts with an empty log.
 """
 
 import json
@@ -18,14 +18,14 @@ MIB = 1024**2
 
 
 def block(size: int) -> Any:
-    """A tensor of that many bytes on the device."""
+    """Return a tensor with this number of bytes on the device."""
     import torch
 
     return torch.empty(size, dtype=torch.uint8, device="cuda")
 
 
 def added(phantom: Any, make: Callable[[], Any]) -> tuple[int, int]:
-    """Bytes allocated and reserved by what ``make`` makes, on an allocator that keeps nothing."""
+    """Return the bytes that ``make`` allocates and reserves, with an empty cache of the allocator."""
     phantom.empty_cache()
     before = phantom.stats()
     held = make()
@@ -280,7 +280,7 @@ PROBES = (
 
 
 def answer(probe: Callable[[Any], Any], phantom: Any) -> Any:
-    """What the probe finds, in a fork."""
+    """Return the answer of the probe, from a fork."""
     reader, writer = os.pipe()
     if (process := os.fork()) == 0:
         with os.fdopen(writer, "w") as out:

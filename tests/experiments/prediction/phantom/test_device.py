@@ -1,4 +1,4 @@
-"""The phantom device: its allocator, the values it has and has not, the shapes and kernels it chooses."""
+"""The phantom device: its allocator, known and unknown values, and the choice of shapes and kernels."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("tracer")
 
 @pytest.fixture(scope="module")
 def found(library_cache):
-    """What every probe found; None of one that broke, with its traceback in the captured output."""
+    """The answer of every probe; None for one that failed, with its traceback in the captured output."""
     command = [sys.executable, "-m", "tests.experiments.prediction.phantom.probes", str(library_cache)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     print(done.stderr)
@@ -62,7 +62,7 @@ def test_segments_are_shared_and_used_again(found, held, reserved):
     assert found["split_and_merged"][held] == reserved * MIB
 
 
-# The log: 4 MiB are taken and kept, 20 MiB taken and given back, 24 MiB taken. Segments: 20, 20 and 24 MiB.
+# The log: allocate 4 MiB, allocate and free 20 MiB, allocate 24 MiB. Segments: 20, 20 and 24 MiB.
 @pytest.mark.parametrize("capacity", [1000, 64])
 def test_what_was_given_back_is_kept_where_there_is_room(found, capacity):
     assert found["replayed"][str(capacity)] == {

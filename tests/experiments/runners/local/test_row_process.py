@@ -22,7 +22,7 @@ RUN_ID = "cut-off"
 
 
 class Bed:
-    """`testbed run` of two rows in a process of its own; baseline ends at once, reduced-batch as ``hang`` says."""
+    """`testbed run` of two rows in a separate process; baseline ends at once, reduced-batch depends on ``hang``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -101,7 +101,7 @@ def test_an_interrupted_run_keeps_finished_rows_and_kills_the_rest(bed, number):
 
 def test_a_second_runner_is_rejected_unless_the_first_is_dead(tmp_path):
     folder = tmp_path / "results" / "run"
-    with locked(folder), pytest.raises(InputError, match=f"process {os.getpid()} is running it"), locked(folder):
+    with locked(folder), pytest.raises(InputError, match=f"in use by process {os.getpid()}"), locked(folder):
         pass
     with locked(folder):
         pass

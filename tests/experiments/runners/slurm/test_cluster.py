@@ -1,4 +1,4 @@
-"""Clusters and the targets that they are, without a connection."""
+"""Clusters as targets, without a connection."""
 
 from types import SimpleNamespace
 

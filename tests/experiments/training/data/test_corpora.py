@@ -128,7 +128,7 @@ def test_only_whole_optimizer_steps_are_trained_on(folder):
     lines(folder, RECORDS)
     assert len(open_texts(row(folder, "alpaca2k", batch_size=3, accumulate=2), BYTES)) == 36
     assert len(open_texts(row(folder, "alpaca2k", train_samples=10, batch_size=5), BYTES)) == 10
-    with pytest.raises(InputError, match=r"^train_samples = 50: alpaca2k has 40 texts besides the validation$"):
+    with pytest.raises(InputError, match=r"^train_samples = 50: alpaca2k has only 40 training texts$"):
         open_texts(row(folder, "alpaca2k", train_samples=50), BYTES)
 
 

@@ -157,7 +157,7 @@ def test_ranks_share_the_texts(monkeypatch):
     [
         ({"dataset": "gourmetgram-captions"}, "no texts for a language model; allowed: constant, alpaca2k, imdb$"),
         ({"validation": 0.9, "batch_size": 256}, r"global_batch_size = 256: alpaca2k has only 200 texts to train on$"),
-        ({"train_samples": 1700, "validation": 0.2}, r"train_samples = 1700: alpaca2k has 1600 texts besides the val"),
+        ({"train_samples": 1700, "validation": 0.2}, r"train_samples = 1700: alpaca2k has only 1600 training texts"),
     ],
 )
 def test_missing_texts_are_rejected(changes, words):

@@ -1,4 +1,4 @@
-"""The row of several ranks."""
+"""Merging the measurements of several ranks."""
 
 import pytest
 
