@@ -3,7 +3,8 @@
     python -m tests.benchmarks.prediction.script_cases measure FILE [WORD]  on a GPU without a memory limit
     python -m tests.benchmarks.prediction.script_cases compare FILE TABLE   without a GPU
 
-WORD: measure the cases that contain it, and append them to FILE. Measured and predicted runs of a script stop at the same place: before its third optimizer step.
+WORD: measure only the cases that contain it. They are appended to FILE. Measured and predicted runs of a script stop
+at the same place: before its third optimizer step.
 """
 
 import json
