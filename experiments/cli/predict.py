@@ -20,7 +20,7 @@ app = typer.Typer()
 Rows = Annotated[str | None, typer.Argument(metavar="SUITE[/ROW]", help="Rows of a suite; default: of all suites.")]
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SUITE[/ROW]] [-- COMMAND]", help="Rows of a suite, or a training script's command line."),
+    typer.Argument(metavar="SUITE[/ROW] | -- COMMAND", help="Rows of a suite, or a training script's command line."),
 ]
 
 

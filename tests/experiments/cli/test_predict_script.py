@@ -1,0 +1,120 @@
+"""`testbed predict -- COMMAND`: exit codes and messages; the trace itself is in tests/experiments/prediction/script."""
+
+import json
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.prediction.script import trace
+from experiments.prediction.script.record import CardAnswer, ScriptPrediction
+from experiments.results.predictions import Shares
+
+
+def answer(card: str, usable_gib: float, needed_gib: float) -> CardAnswer:
+    return CardAnswer(
+        card=card, usable_gib=usable_gib, needed_gib=needed_gib, reserved_gib=needed_gib, retries=0, failure=None
+    )
+
+
+def prediction(needed_gib: float) -> ScriptPrediction:
+    at_peak = Shares(params_gib=1.0, grads_gib=1.0, optimizer_gib=2.0, buffers_gib=0.0, activations_gib=6.0)
+    return ScriptPrediction(
+        rank=0,
+        ranks=1,
+        model="Net",
+        parameters=10,
+        trainable_parameters=10,
+        optimizers=("Adam",),
+        steps=2,
+        ended="stopped",
+        peak_gib=10.0,
+        reserved_gib=needed_gib,
+        at_peak=at_peak,
+        peak_phase="backward",
+        peak_step=1,
+        host_gib=0.0,
+        cards=(answer("v100_32gb", 31.19, needed_gib), answer("a100_80gb", 78.6, needed_gib)),
+        timeline_gib=(1.0, 10.0, 2.0),
+        phases=(),
+        modules=(),
+        notes=("torch.compile was called",),
+        versions={},
+        elapsed_s=1.0,
+    )
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """What the command asked to be traced; the answer needs 40 GiB."""
+    asked: list = []
+
+    def trace_script(words, cards, say, options):
+        asked.append((words, cards, options))
+        return [prediction(40.0)]
+
+    monkeypatch.setattr(trace, "trace_script", trace_script)
+    return asked
+
+
+def test_what_follows_the_dashes_is_the_command_with_all_its_options(traced, capsys):
+    assert (
+        main(["predict", "--card", "a100_80gb,v100_32gb", "--steps", "3", "--", "python", "x.py", "--card", "y"]) == 0
+    )
+    ((words, cards, options),) = traced
+    assert (words, cards, options.steps) == (["python", "x.py", "--card", "y"], ["a100_80gb", "v100_32gb"], 3)
+    out = capsys.readouterr().out
+    assert "smallest card that fits: a100_80gb" in out
+    assert "note: torch.compile was called" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["v100_32gb", "10.00", "40.00", "31.19", "-8.81", "oom"] in lines
+    assert ["a100_80gb", "10.00", "40.00", "78.60", "+38.60", "fits"] in lines
+
+
+def test_every_card_is_answered_for_without_the_option_and_json_has_the_smallest(traced, capsys):
+    assert main(["predict", "--json", "--", "python", "x.py"]) == 0
+    assert "h200_141gb" in traced[0][1]
+    data = json.loads(capsys.readouterr().out)
+    assert data["smallest_card"] == "a100_80gb"
+    assert [card["outcome"] for card in data["predictions"][0]["cards"]] == ["oom", "fits"]
+
+
+@pytest.mark.parametrize(("limit", "code"), [("40", 0), ("39.9", 1)])
+def test_a_limit_in_gib_decides_the_exit_code(traced, capsys, limit, code):
+    assert main(["predict", "--max-gib", limit, "--", "python", "x.py"]) == code
+    assert ("40.00 GiB are needed, more than --max-gib 39.9" in capsys.readouterr().err) == bool(code)
+
+
+@pytest.mark.parametrize(("code", "expected"), [(7, 7), (-9, 137)])
+def test_a_script_that_fails_gives_its_exit_code(monkeypatch, capsys, code, expected):
+    def fails(*_):
+        raise trace.ScriptFailed(code)
+
+    monkeypatch.setattr(trace, "trace_script", fails)
+    assert main(["predict", "--", "python", "x.py"]) == expected
+    assert "the script itself failed" in capsys.readouterr().err
+
+
+def test_the_page_is_one_file_without_scripts(traced, tmp_path):
+    page = tmp_path / "page.html"
+    assert main(["predict", "--page", str(page), "--", "python", "<b>.py"]) == 0
+    text = page.read_text()
+    assert "&lt;b&gt;.py" in text
+    assert "<script" not in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+    assert main(["predict", "--page", str(tmp_path / "no" / "page.html"), "--", "python", "x.py"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "4", "--", "python", "x.py"], "--batch: not with a script, which has its own settings"),
+        (["--max-gib", "4"], "--max-gib: needs a script's command after --"),
+        (["python", "x.py"], "predict python x.py: one SUITE[/ROW] is allowed; a script's command follows --"),
+        (["--card", "a100", "--", "python", "x.py"], "unknown card 'a100'"),
+        (["--steps", "0", "--", "python", "x.py"], "Invalid value for '--steps'"),
+    ],
+)
+def test_what_does_not_go_together_is_a_mistake_in_one_line(traced, capsys, arguments, message):
+    assert main(["predict", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert traced == []
