@@ -52,3 +52,10 @@ def card_named(name: str, where: str = "") -> Card:
 def card_of_device(device_name: str) -> str | None:
     """Return the card of a driver's device name; None for a device that cards.yaml does not have."""
     return next((name for name, card in cards().items() if re.search(card.matches, device_name)), None)
+
+
+def same_chip(a: str | None, b: str | None) -> bool:
+    """Return whether two different cards have one chip, as their peak rates tell; their memory may differ."""
+    if a == b or a not in cards() or b not in cards():
+        return False
+    return len({(tuple(card.peak_tflops.items()), card.compute_capability) for card in (cards()[a], cards()[b])}) == 1

@@ -26,10 +26,17 @@ Quantity = Literal[
     "grads_gib",
     "optimizer_gib",
     "optimizer_cpu_gib",
+    "activations_before_forward_gib",
     "activations_gib",
+    "activations_after_backward_gib",
     "allocated_after_forward_gib",
     "peak_gib",
     "reserved_gib",
+    "peak_share",
+    "reserved_share",
+    "parameters_e9",
+    "trainable_parameters_e9",
+    "oom_step",
     "samples_per_s",
     "step_s",
     "train_s",
@@ -78,11 +85,19 @@ class Row(StrictModel):
     note: str | None = None
 
 
+class Bounds(StrictModel):
+    """Lower and upper bound; None: there is none."""
+
+    low: float | None = None
+    high: float | None = None
+
+
 class Check(StrictModel):
     """One comparison of a claim: a quantity of ``row``, divided by that of ``over_row`` if given, within [low, high].
 
-    over_quantity: divide by another quantity (of over_row, or of the same row). outcome: the expected outcome of the
-    row, in place of a quantity.
+    over_quantity: divide by another quantity (of over_row, or of the same row). outside: the value must not lie within
+    [low, high]. miniature: the bounds for tiny models, where they differ. outcome: the expected outcome of the row, in
+    place of a quantity.
     """
 
     row: str
@@ -91,6 +106,8 @@ class Check(StrictModel):
     over_quantity: Quantity | None = None
     low: float | None = None
     high: float | None = None
+    outside: bool = False
+    miniature: Bounds | None = None
     outcome: ExpectedOutcome | None = None
 
     @model_validator(mode="after")
@@ -99,7 +116,20 @@ class Check(StrictModel):
             raise ValueError("a check states either quantity or outcome")
         if self.quantity is not None and self.low is None and self.high is None:
             raise ValueError(f"a check of {self.quantity} needs low, high or both")
+        if self.outside and None in (self.low, self.high):
+            raise ValueError("a check with outside needs low and high")
         return self
+
+    def accepts(self, value: float) -> bool:
+        """Return whether ``value`` is within the bounds, or outside of them if the check says so."""
+        inside = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        return inside != self.outside
+
+    def in_miniature(self) -> "Check":
+        """Return the check with the bounds for tiny models."""
+        if self.miniature is None:
+            return self
+        return self.model_copy(update=dict(self.miniature))
 
     @property
     def relative(self) -> bool:
