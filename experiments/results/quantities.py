@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from statistics import fmean, median
 
-from experiments.results.schema import Measured, Point, Result
+from experiments.results.schema import Device, Measured, Point, Result
+from experiments.suites.cards import cards
 from experiments.suites.suite import Quantity
 
 Read = Callable[[Measured], float | None]
@@ -47,10 +48,15 @@ def _share_of_card(field: str) -> Read:
     """Return a reader of a peak as a share of what a process may allocate on the card."""
 
     def read(measured: Measured) -> float | None:
-        peak, whole = getattr(measured.memory, field), measured.device.cap_gib or measured.device.memory_gib
-        return peak / whole if peak is not None and whole else None
+        peak, usable = getattr(measured.memory, field), _usable_gib(measured.device)
+        return peak / usable if peak is not None and usable else None
 
     return read
+
+
+def _usable_gib(device: Device) -> float | None:
+    card = cards().get(device.card or "")
+    return device.cap_gib or (card.usable_gib if card else device.memory_gib)
 
 
 def _billions(field: str) -> Read:
@@ -63,6 +69,10 @@ def _billions(field: str) -> Read:
 
 def _oom_step(measured: Measured) -> float | None:
     return measured.failure.step if measured.failure and measured.outcome == "oom" else None
+
+
+def _samples_per_step(measured: Measured) -> float | None:
+    return measured.spec.settings.global_batch_size if isinstance(measured, Result) else None
 
 
 def _final_loss(measured: Measured) -> float | None:
@@ -97,6 +107,7 @@ QUANTITIES: dict[Quantity, Read] = {
     "parameters_e9": _billions("parameters"),
     "trainable_parameters_e9": _billions("trainable_parameters"),
     "oom_step": _oom_step,
+    "samples_per_step": _samples_per_step,
     "samples_per_s": _speed("samples_per_s"),
     "step_s": _speed("step_s"),
     "train_s": _train_s,
@@ -107,7 +118,8 @@ QUANTITIES: dict[Quantity, Read] = {
 SECONDS: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
 TIMES: tuple[Quantity, ...] = (*SECONDS, "communication_share", "gpu_idle_share")
 LOSSES: tuple[Quantity, ...] = ("final_loss",)
-OF_THE_ROW: tuple[Quantity, ...] = (*TIMES, *LOSSES, "parameters_e9", "trainable_parameters_e9", "oom_step")
+COUNTS: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
+OF_THE_ROW: tuple[Quantity, ...] = (*TIMES, *LOSSES, *COUNTS)
 """Quantities that are the row's own; all others are those of each rank."""
 
 

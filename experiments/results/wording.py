@@ -56,6 +56,7 @@ LABELS: dict[Quantity, tuple[str, str]] = {
     "parameters_e9": ("number of parameters", "billion"),
     "trainable_parameters_e9": ("number of trainable parameters", "billion"),
     "oom_step": ("step of the failure, from 0", ""),
+    "samples_per_step": ("samples of an optimizer step", ""),
     "samples_per_s": ("throughput", "samples/s"),
     "step_s": ("time of a step", "s"),
     "train_s": ("training time", "s"),

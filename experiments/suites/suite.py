@@ -37,6 +37,7 @@ Quantity = Literal[
     "parameters_e9",
     "trainable_parameters_e9",
     "oom_step",
+    "samples_per_step",
     "samples_per_s",
     "step_s",
     "train_s",

@@ -33,10 +33,11 @@ def test_what_a_prediction_cannot_tell_is_told_by_a_miniature() -> None:
     assert best(verdict("pass", "miniature"), verdict("not evaluated")).grade == "miniature"
 
 
-def test_what_neither_can_tell_has_the_reason_of_the_run() -> None:
-    measured = verdict("not evaluated").model_copy(update={"reason": "no GPU"})
+@pytest.mark.parametrize(("value", "reason"), [("2 s", "no GPU"), ("", "times are not predicted")])
+def test_what_neither_can_tell_has_the_reason_of_what_was_measured(value: str, reason: str) -> None:
+    measured = verdict("not evaluated").model_copy(update={"reason": "no GPU", "value": value})
     predicted = verdict("not evaluated").model_copy(update={"reason": "times are not predicted"})
-    assert best(measured, predicted).reason == "no GPU"
+    assert best(measured, predicted).reason == reason
 
 
 def test_an_error_stays_an_error() -> None:

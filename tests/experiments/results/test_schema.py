@@ -7,8 +7,11 @@ from experiments.errors import InputError
 from experiments.results.quantities import QUANTITIES
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Failure, Memory, read_result
+from experiments.suites.settings import Settings
 from experiments.system.files import write_atomically
-from tests.support.results import CPU, GPU, STAND_IN, result, run, shot
+from tests.support.results import COMMON, CPU, GPU, STAND_IN, ranks, result, run, shot
+
+UNKNOWN = GPU.model_copy(update={"card": None, "memory_gib": 79.0})
 
 
 def test_a_result_reads_as_it_was_written(tmp_path):
@@ -94,17 +97,23 @@ def test_a_quantity_is_read_at_its_own_point(quantity, value):
     assert QUANTITIES[quantity](result("a", memory=memory, shots=SHOTS, speed={}, losses=(3.0, 1.0))) == value
 
 
-@pytest.mark.parametrize(("device", "whole"), [(GPU, 79.15), (STAND_IN, 78.6)])
+@pytest.mark.parametrize(("device", "whole"), [(GPU, 79.15 - 0.55), (STAND_IN, 78.6), (UNKNOWN, 79.0)])
 def test_a_share_of_the_card_is_of_what_the_row_may_allocate_there(device, whole):
     one = result("a", memory={"peak_gib": 30.0, "reserved_gib": 60.0}, device=device)
-    assert QUANTITIES["peak_share"](one) == 30.0 / whole
-    assert QUANTITIES["reserved_share"](one) == 60.0 / whole
+    assert QUANTITIES["peak_share"](one) == pytest.approx(30.0 / whole)
+    assert QUANTITIES["reserved_share"](one) == pytest.approx(60.0 / whole)
 
 
 def test_parameters_are_counted_in_billions():
     one = result("a").model_copy(update={"parameters": 3_744_761_856, "trainable_parameters": 18_874_368})
     assert QUANTITIES["parameters_e9"](one) == 3.744761856
     assert QUANTITIES["trainable_parameters_e9"](one) == 0.018874368
+
+
+def test_samples_of_a_step_are_those_of_all_ranks_and_micro_steps():
+    several = {"batch_size": 2, "accumulate": 3, "devices": 4, "strategy": "ddp"}
+    assert QUANTITIES["samples_per_step"](result("a", settings=Settings.model_validate(COMMON | several))) == 24
+    assert QUANTITIES["samples_per_step"](ranks(peak_gib=[1.0])[0]) is None
 
 
 def test_the_step_of_a_failure_is_that_of_an_out_of_memory_alone():
@@ -138,7 +147,7 @@ def test_the_training_time_leaves_the_warm_up_out_whether_all_steps_ran_or_some(
 def test_what_was_not_measured_is_none(quantity):
     empty = result("a", "oom")
     assert empty.memory == Memory()
-    assert QUANTITIES[quantity](empty) is None
+    assert (QUANTITIES[quantity](empty) is None) == (quantity != "samples_per_step")
 
 
 def test_a_run_folder_gives_the_results_there_are_in_the_order_asked_for(tmp_path):
