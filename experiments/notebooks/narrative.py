@@ -93,7 +93,9 @@ class Lab:
         if folder is None:
             return "\n".join(f"- {claim.says}" for claim in claims)
         return tables.verdicts(
-            one for one in evaluate_run(folder).best.verdicts if one.id in {f"claim/{claim.id}" for claim in claims}
+            one
+            for one in evaluate_run(self._suite, folder).best.verdicts
+            if one.id in {f"claim/{claim.id}" for claim in claims}
         )
 
 
@@ -116,7 +118,7 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
         f"### {suite.row(row).title}: {OUTCOMES[result.outcome]}",
         *one_row.measured(result),
         *(f"Predicted at full size on {one.spec.card}: {in_words(one)}" for one in predicted(folder, [row])),
-        tables.verdicts(one for one in evaluate_run(folder).best.verdicts if one.rows == (row,)),
+        tables.verdicts(one for one in evaluate_run(suite, folder).best.verdicts if one.rows == (row,)),
     ]
     return "\n\n".join(block for block in blocks if block)
 

@@ -12,7 +12,7 @@ from experiments.results.schema import Device, Result
 from experiments.results.verdicts import Evaluation
 from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import card_named
-from experiments.suites.suite import ExpectedOutcome, Suite, suite_named
+from experiments.suites.suite import ExpectedOutcome, Suite
 
 
 class Graded(NamedTuple):
@@ -23,14 +23,13 @@ class Graded(NamedTuple):
     best: Evaluation
 
 
-def evaluate_run(folder: RunFolder) -> Graded:
-    """Evaluate the stored results and predictions of a run with the current suites.
+def evaluate_run(suite: Suite, folder: RunFolder) -> Graded:
+    """Evaluate the stored results and predictions of a run of ``suite``.
 
-    Raises InputError if ``folder`` is not the folder of a run, if its suite or one of its rows is unknown, or if a
-    result or the predictions cannot be read.
+    Raises InputError if ``folder`` is not the folder of a run, if one of its rows is unknown, or if a result or the
+    predictions cannot be read.
     """
     run, predictions = folder.read_run(), folder.predictions()
-    suite = suite_named(run.suite)
     measured = evaluate(suite, run, folder.results())
     if not predictions:
         return Graded(measured, None, measured)

@@ -79,8 +79,8 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
         differences=_differences(run_a, run_b, results_a, results_b),
         rows=tuple(_row(row, results_a.get(row), results_b.get(row)) for row in rows),
         verdicts=verdict_changes(
-            evaluate_run(a).best.verdicts,
-            evaluate_run(b).best.verdicts,
+            evaluate_run(suite, a).best.verdicts,
+            evaluate_run(suite, b).best.verdicts,
         ),
     )
 

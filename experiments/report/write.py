@@ -46,9 +46,10 @@ def write_report(folder: RunFolder) -> WrittenReport:
     Rows without a result are reported as not run. Raises InputError if ``folder`` is not the folder of a run, if its
     suite or one of its rows is unknown, or if a result cannot be read.
     """
-    graded = evaluate_run(folder)
+    suite = suite_named(folder.read_run().suite)
+    graded = evaluate_run(suite, folder)
     evaluation = graded.best
-    report = report_of(folder, suite_named(evaluation.run.suite), graded, folder.results())
+    report = report_of(folder, suite, graded, folder.results())
     write_atomically(folder.path / VERDICT_FILE, evaluation.model_dump_json(indent=2))
     write_atomically(folder.path / REPORT_FILE, report.model_dump_json(indent=2))
     write_atomically(folder.path / JUNIT_FILE, junit(report))
@@ -69,7 +70,7 @@ def reevaluate(root: Path) -> tuple[Reevaluation, ...]:
 
 
 def _reevaluated(folder: RunFolder) -> Reevaluation:
-    evaluation = evaluate_run(folder).best
+    evaluation = evaluate_run(suite_named(folder.read_run().suite), folder).best
     stored = _stored_evaluation(folder.path / VERDICT_FILE)
     return Reevaluation(
         folder=folder.path,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from experiments.results.quantities import LOSSES, SECONDS, TIMES
+from experiments.results.quantities import LOADS, LOSSES, SECONDS, TIMES
 from experiments.results.schema import Result
 from experiments.suites.suite import Check
 
@@ -51,6 +51,16 @@ def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
         yield "times are not predicted"
     if result.predicted and _quantities(check) & set(LOSSES):
         yield "the loss is not predicted"
+    if _quantities(check) & set(LOADS):
+        yield from _load_obstacles(result)
+
+
+def _load_obstacles(result: Result) -> Iterator[str]:
+    """Yield why the load of GPUs is not known."""
+    if result.predicted:
+        yield "the load of GPUs is not predicted"
+    elif result.device.kind != "cuda":
+        yield "no GPU"
 
 
 def _quantities(check: Check) -> set[str]:

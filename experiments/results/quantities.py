@@ -75,6 +75,17 @@ def _samples_per_step(measured: Measured) -> float | None:
     return measured.spec.settings.global_batch_size if isinstance(measured, Result) else None
 
 
+def _gpu_processes(measured: Measured) -> float | None:
+    """Return the processes on all GPUs of a row: the most that one of them has, on each."""
+    if not isinstance(measured, Result) or "gpu_processes_max" not in measured.telemetry:
+        return None
+    return measured.telemetry["gpu_processes_max"] * measured.device.count
+
+
+def _gpu_util_peak(measured: Measured) -> float | None:
+    return measured.telemetry.get("gpu_util_percent_max") if isinstance(measured, Result) else None
+
+
 def _final_loss(measured: Measured) -> float | None:
     """Return the mean loss of the last epoch, as labs print it; of all steps if the training is not at full length."""
     losses = measured.losses
@@ -113,13 +124,17 @@ QUANTITIES: dict[Quantity, Read] = {
     "train_s": _train_s,
     "communication_share": _speed("communication_share"),
     "gpu_idle_share": _speed("gpu_idle_share"),
+    "gpu_processes": _gpu_processes,
+    "gpu_util_peak_percent": _gpu_util_peak,
     "final_loss": _final_loss,
 }
 SECONDS: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
 TIMES: tuple[Quantity, ...] = (*SECONDS, "communication_share", "gpu_idle_share")
 LOSSES: tuple[Quantity, ...] = ("final_loss",)
+LOADS: tuple[Quantity, ...] = ("gpu_processes", "gpu_util_peak_percent")
+"""What nvtop shows: read from telemetry, which is the row's own."""
 COUNTS: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
-OF_THE_ROW: tuple[Quantity, ...] = (*TIMES, *LOSSES, *COUNTS)
+OF_THE_ROW: tuple[Quantity, ...] = (*TIMES, *LOSSES, *LOADS, *COUNTS)
 """Quantities that are the row's own; all others are those of each rank."""
 
 

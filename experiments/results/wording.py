@@ -62,6 +62,8 @@ LABELS: dict[Quantity, tuple[str, str]] = {
     "train_s": ("training time", "s"),
     "communication_share": ("share of a step in communication", ""),
     "gpu_idle_share": ("share of a step in which the GPU waits", ""),
+    "gpu_processes": ("number of processes on the GPUs", ""),
+    "gpu_util_peak_percent": ("highest GPU utilization, mean over the GPUs", "%"),
     "final_loss": ("loss of the last epoch", ""),
 }
 

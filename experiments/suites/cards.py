@@ -9,6 +9,8 @@ from experiments.errors import unknown
 from experiments.suites.yaml_schema import CATALOG, StrictModel, checked, read_yaml
 
 CARDS_FILE = CATALOG / "cards.yaml"
+SAME_SIZE = 0.02
+"""Devices of one model differ by less than this share of their memory, by driver and board."""
 
 
 class Card(StrictModel):
@@ -31,6 +33,14 @@ class Card(StrictModel):
     def usable_gib(self) -> float:
         """Return what the caching allocator of one process can reserve, GiB."""
         return self.memory_gib - self.context_gib
+
+    def fits_into(self, total_gib: float) -> bool:
+        """Return whether a device of ``total_gib`` has the card's memory."""
+        return total_gib >= (1 - SAME_SIZE) * self.memory_gib
+
+    def has_size(self, total_gib: float) -> bool:
+        """Return whether a device of ``total_gib`` has the memory of the card and no more."""
+        return abs(total_gib - self.memory_gib) <= SAME_SIZE * self.memory_gib
 
 
 @cache

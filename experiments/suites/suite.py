@@ -43,6 +43,8 @@ Quantity = Literal[
     "train_s",
     "communication_share",
     "gpu_idle_share",
+    "gpu_processes",
+    "gpu_util_peak_percent",
     "final_loss",
 ]
 

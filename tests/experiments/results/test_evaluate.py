@@ -330,6 +330,28 @@ class TestClaim:
             verdict = claim_of(check, *pair)
             assert (verdict.status, verdict.expected) == (status, f"peak memory of a {bounds} times that of b")
 
+    @pytest.mark.parametrize(("processes", "util", "status"), [(1, 97.0, "pass"), (2, 97.0, "fail"), (1, 3.0, "fail")])
+    def test_a_second_process_or_an_idle_gpu_fails(self, processes, util, status):
+        load = {"gpu_processes_max": processes, "gpu_util_percent_max": util}
+        made = result("a", device=STAND_IN).model_copy(update={"telemetry": load})
+        checks = [
+            {"row": "a", "quantity": "gpu_processes", "low": 1, "high": 1},
+            {"row": "a", "quantity": "gpu_util_peak_percent", "low": 90},
+        ]
+        assert claim_of(checks, made).status == status
+
+    @pytest.mark.parametrize(
+        ("made", "reason"),
+        [
+            (result("a", device=CPU), "no GPU"),
+            (result("a").model_copy(update={"predicted": True}), "the load of GPUs is not predicted"),
+            (result("a"), "a has no number of processes on the GPUs (a ended as fits)"),
+        ],
+    )
+    def test_the_load_of_gpus_is_told_by_gpus_alone(self, made, reason):
+        verdict = claim_of({"row": "a", "quantity": "gpu_processes", "low": 1}, made)
+        assert (verdict.status, verdict.reason) == ("not evaluated", reason)
+
 
 class TestOutOfMemory:
     """A row that ran out of memory needed more than it reached."""

@@ -116,6 +116,15 @@ def test_samples_of_a_step_are_those_of_all_ranks_and_micro_steps():
     assert QUANTITIES["samples_per_step"](ranks(peak_gib=[1.0])[0]) is None
 
 
+@pytest.mark.parametrize(("on_a_gpu", "processes"), [(1, 4), (2, 8)])
+def test_processes_are_those_on_all_gpus_of_the_row(on_a_gpu, processes):
+    device = GPU.model_copy(update={"count": 4})
+    load = {"gpu_processes_max": on_a_gpu, "gpu_util_percent_max": 97.0}
+    one = result("a", device=device).model_copy(update={"telemetry": load})
+    assert QUANTITIES["gpu_processes"](one) == processes
+    assert QUANTITIES["gpu_util_peak_percent"](one) == 97.0
+
+
 def test_the_step_of_a_failure_is_that_of_an_out_of_memory_alone():
     failure = Failure(phase="forward", step=1, kind="OutOfMemoryError", message="")
     ended = {outcome: result("a", outcome).model_copy(update={"failure": failure}) for outcome in ("oom", "error")}
