@@ -26,6 +26,7 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from docs.sentence_tables import HEADS, TEXT, sentence_rows  # noqa: E402
 from experiments.cli.app import app, main  # noqa: E402
 from experiments.runners.slurm.profile import Profile  # noqa: E402
 from experiments.suites.cards import Card, cards  # noqa: E402
@@ -46,7 +47,7 @@ SCHEMA_TEXT = {
     "verdict": "Every statement of a run with its status.",
     "predictions": "The predictions for the rows of a run.",
 }
-FOLDERS = ("catalog", "commands", "fields", "labs", "schemas")
+FOLDERS = ("catalog", "commands", "fields", "labs", "schemas", "sentences")
 """Folders of reference/ that contain only generated pages."""
 COPIED = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 REPOSITORY_LINK = re.compile(r"\[([^\]]+)\]\((?!docs/|https?:|#)[^)]+\)")
@@ -55,6 +56,7 @@ REPOSITORY_LINK = re.compile(r"\[([^\]]+)\]\((?!docs/|https?:|#)[^)]+\)")
 def generate(docs: Path) -> list[Path]:
     """Write all generated pages under ``docs``; return their paths."""
     pages = {**copied_pages(), **command_pages(), **field_pages(), **schema_pages(), **lab_pages(), **catalog_pages()}
+    pages |= sentence_pages()
     pages["reference/roles.md"] = roles_page()
     for name in FOLDERS:
         shutil.rmtree(docs / "reference" / name, ignore_errors=True)
@@ -162,6 +164,16 @@ def lab_page(suite: Suite) -> str:
             _table(("claim", "the lab's statement"), claims),
         ]
     )
+
+
+def sentence_pages() -> dict[str, str]:
+    """Return a page for each suite: the sentences of its lab, their statements, and what came out."""
+    return {
+        f"reference/sentences/{suite.suite}.md": "\n\n".join(
+            [f"# What the lab says: {suite.title}", TEXT, _table(HEADS, sentence_rows(suite))]
+        )
+        for suite in map(suite_named, suite_names())
+    }
 
 
 def catalog_pages() -> dict[str, str]:

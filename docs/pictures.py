@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "pictures"
 WIDTH = {"run": 100, "predict": 120, "list": 100}
 COMMANDS = {
-    "run": "run single_gpu_blip2 --row baseline --row reduced-batch --row xxl-sgd --size tiny --no-predict",
+    "run": "run single_gpu_blip2 --row baseline --row reduced-batch --row xxl-sgd --size tiny",
     "predict": "predict single_gpu_blip2/xxl-sgd --card a100_80gb",
     "list": "list",
 }
@@ -51,7 +51,7 @@ def take(name: str) -> None:
             check=False,
         )
     console = Console(record=True, width=width, file=open(os.devnull, "w"))  # noqa: SIM115
-    typed = command.removesuffix(" --size tiny --no-predict")
+    typed = command.removesuffix(" --size tiny")
     console.print(Text(f"$ testbed {typed}", "bold"))
     console.print(_colored(ran.stdout.rstrip()))
     svg = FONT_FACE.sub("", console.export_svg(title="testbed", unique_id=name))

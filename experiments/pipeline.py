@@ -11,9 +11,9 @@ from experiments.inputs.dataset import DataSet
 from experiments.inputs.download import DownloadCallback
 from experiments.prediction.service import predict_rows
 from experiments.report import write_report
-from experiments.results.evaluate import Evaluation
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import Run, RunFolder
+from experiments.results.verdicts import Evaluation
 from experiments.run_options import AUTO, RunOptions, recorded
 from experiments.runners.admission import too_small
 from experiments.runners.base import RunnerOptions, Target

@@ -78,9 +78,9 @@ def schema() -> None:
     """Print the JSON schemas of result.json, run.json, verdict.json and predictions.json."""
     from pydantic import BaseModel
 
-    from experiments.results.evaluate import Evaluation
     from experiments.results.run_folder import Predictions, Run
     from experiments.results.schema import Result
+    from experiments.results.verdicts import Evaluation
 
     models: dict[str, type[BaseModel]] = {
         "result": Result,

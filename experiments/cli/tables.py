@@ -9,8 +9,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from experiments.report.words import STATUSES, headline
-from experiments.results.evaluate import Evaluation, Verdict
 from experiments.results.verdict_changes import VerdictChange
+from experiments.results.verdicts import Evaluation, Verdict
 
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
@@ -21,10 +21,25 @@ STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": 
 
 def verdict_table(evaluation: Evaluation) -> Group:
     """Return a table of all verdicts with their reasons, the most severe status first, and the headline."""
-    table = Table(Column("verdict", no_wrap=True), "statement", evaluation.basis, box=SIMPLE_HEAD, pad_edge=False)
+    columns = (Column("verdict", no_wrap=True), "statement", Column("grade", no_wrap=True), "value or reason")
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
     for verdict in sorted(evaluation.verdicts, key=lambda verdict: STATUSES.index(verdict.status)):
-        table.add_row(Text(verdict.status, STYLES[verdict.status]), Text(verdict.says), Text(_basis(verdict)))
-    return Group(Text(evaluation.run.run_id, "bold"), table, Text(headline(evaluation), "bold"))
+        status, grade = Text(verdict.status, STYLES[verdict.status]), Text(verdict.grade or "")
+        table.add_row(status, Text(verdict.says), grade, Text(_basis(verdict)))
+    name, found = Text(evaluation.run.run_id, "bold"), contradictions(evaluation)
+    return Group(name, table, *found, Text(headline(evaluation), "bold"))
+
+
+def contradictions(evaluation: Evaluation) -> list[Text]:
+    """Return a line for each prediction that contradicts a measurement, with both values."""
+    return [
+        Text.assemble(
+            ("prediction contradicts measurement", "yellow"),
+            f": {one.says} {one.predicted.status}, predicted: {one.predicted.value};"
+            f" {one.measured.status}, {one.measured.grade}: {one.measured.value}",
+        )
+        for one in evaluation.contradictions
+    ]
 
 
 def counts_table(evaluations: Sequence[Evaluation]) -> Table:
@@ -41,10 +56,18 @@ def problems(evaluations: Sequence[Evaluation]) -> Text:
     """Return a line for each statement that is an error or failed, with suite and reason; errors first."""
     found = [(one.run.suite, verdict) for one in evaluations for verdict in one.verdicts if verdict.status in PROBLEMS]
     lines = [
-        Text.assemble(f"{suite}: ", (verdict.status, STYLES[verdict.status]), f": {verdict.says} ({_basis(verdict)})")
+        Text.assemble(
+            f"{suite}: ",
+            (verdict.status, STYLES[verdict.status]),
+            f"{_graded(verdict)}: {verdict.says} ({_basis(verdict)})",
+        )
         for suite, verdict in sorted(found, key=lambda item: PROBLEMS.index(item[1].status))
     ]
     return Text("\n").join(lines)
+
+
+def _graded(verdict: Verdict) -> str:
+    return f", {verdict.grade}" if verdict.grade else ""
 
 
 def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[FinishedRun]":
@@ -87,5 +110,5 @@ def changes_table(changes: Sequence[VerdictChange]) -> Table:
 
 
 def _basis(verdict: Verdict) -> str:
-    """Return the reason of a verdict, or the measured value of a statement that passed."""
-    return verdict.measured if verdict.status == "pass" else verdict.reason or verdict.measured
+    """Return the reason of a verdict, or the value of a statement that passed."""
+    return verdict.value if verdict.status == "pass" else verdict.reason or verdict.value

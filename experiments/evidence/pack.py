@@ -3,8 +3,8 @@
     python -m experiments.evidence.pack results/RUN_ID TARGET             run.json, verdict.json, results.jsonl
     python -m experiments.evidence.pack --unpack EVIDENCE_FOLDER TARGET   a folder for each row, with its result.json
 
-A line of results.jsonl is one row's result.json without spaces; no number changes. Logs, notebooks, telemetry and the
-report are omitted: `testbed report` writes the report from either form.
+predictions.json is included if there is one. A line of results.jsonl is one row's result.json without spaces; no number
+changes. Logs, notebooks, telemetry and the report are omitted: `testbed report` writes the report from either form.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.results.run_folder import RUN_FILE, RunFolder
+from experiments.results.run_folder import PREDICTIONS_FILE, RUN_FILE, RunFolder
 from experiments.results.schema import RESULT_FILE, RESULTS_FILE
 
-COPIED = (RUN_FILE, "verdict.json")
+COPIED = (RUN_FILE, PREDICTIONS_FILE, "verdict.json")
 
 
 def pack(folder: Path, target: Path) -> None:

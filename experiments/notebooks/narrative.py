@@ -10,8 +10,8 @@ from IPython.display import Markdown, display
 from experiments.notebooks import row as one_row
 from experiments.notebooks import tables
 from experiments.notebooks.sizing import FRAME_PX, parts_at, stacked_bars
-from experiments.prediction.as_result import as_result, in_words
-from experiments.results.evaluate import claim_rows, evaluate
+from experiments.prediction.as_result import as_result, evaluate_run, in_words
+from experiments.results.evaluate import claim_rows
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
 from experiments.results.schema import Result
@@ -66,7 +66,7 @@ class Lab:
                 display(stacked_bars(parts).update_layout(height=len(parts) * BAR_PX + FRAME_PX))
             display(Markdown("\n\n".join(side_by_side(folder, named, titles))))
         if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
-            display(Markdown(f"**Statements of the lab**\n\n{self._evaluated(claims, folder, results)}"))
+            display(Markdown(f"**Statements of the lab**\n\n{self._evaluated(claims, folder)}"))
 
     def _newest(self, rows: Collection[str]) -> RunFolder | None:
         """Return the run with these options and the most of ``rows``, the newest of several; None if there is none."""
@@ -90,11 +90,14 @@ class Lab:
             sets[title] = results[row_id].spec.settings if row_id in results else self._suite.settings(row, card)
         return tables.settings(sets)
 
-    def _evaluated(self, claims: Collection[Claim], folder: RunFolder | None, results: Mapping[str, Result]) -> str:
+    def _evaluated(self, claims: Collection[Claim], folder: RunFolder | None) -> str:
         if folder is None:
             return "\n".join(f"- {claim.says}" for claim in claims)
-        evaluated = evaluate(self._suite, folder.read_run(), results).verdicts
-        return tables.verdicts(one for one in evaluated if one.id in {f"claim/{claim.id}" for claim in claims})
+        return tables.verdicts(
+            one
+            for one in evaluate_run(self._suite, folder).best.verdicts
+            if one.id in {f"claim/{claim.id}" for claim in claims}
+        )
 
 
 def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
@@ -116,7 +119,7 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
         f"### {suite.row(row).title}: {OUTCOMES[result.outcome]}",
         *one_row.measured(result),
         *(f"Predicted at full size on {one.spec.card}: {in_words(one)}" for one in predicted(folder, [row])),
-        tables.verdicts(one for one in evaluate(suite, made, results).verdicts if one.rows == (row,)),
+        tables.verdicts(one for one in evaluate_run(suite, folder).best.verdicts if one.rows == (row,)),
     ]
     return "\n\n".join(block for block in blocks if block)
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-from experiments.results.evaluate import Verdict
 from experiments.results.memory_parts import BUFFERS, COLUMNS, OPTIMIZER_CPU, POINTS
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.schema import Measured, Result, Snapshot, Speed
+from experiments.results.verdicts import Verdict
 from experiments.results.wording import OUTCOMES, number
 from experiments.suites.settings import Lora, Quantization, Settings
 from experiments.suites.suite import Quantity
@@ -122,9 +122,11 @@ def settings(rows: Mapping[str, Settings]) -> str:
 
 
 def verdicts(found: Iterable[Verdict]) -> str:
-    """Return verdicts as a list: status, statement, and the measured value or the reason."""
+    """Return verdicts as a list: status, grade, statement, and the value or the reason."""
     return "\n".join(
-        f"- **{one.status}**: {one.says} ({one.measured if one.status == 'pass' else one.reason})" for one in found
+        f"- **{one.status}**{f', {one.grade}' if one.grade else ''}: {one.says}"
+        f" ({one.value if one.status == 'pass' else one.reason})"
+        for one in found
     )
 
 

@@ -1,15 +1,40 @@
-"""Predictions as results, so that statements can be evaluated from them."""
+"""Predictions as results, so that statements can be evaluated from them too."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from experiments.results.evaluate import Evaluation, evaluate
+from experiments.results.best_grade import best_of
+from experiments.results.evaluate import evaluate
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
-from experiments.results.run_folder import Run
+from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Device, Result
+from experiments.results.verdicts import Evaluation
 from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import card_named
 from experiments.suites.suite import ExpectedOutcome, Suite
+
+
+class Graded(NamedTuple):
+    """The evaluations of a run: of its results, of its predictions (None without any), and the best of both."""
+
+    measured: Evaluation
+    predicted: Evaluation | None
+    best: Evaluation
+
+
+def evaluate_run(suite: Suite, folder: RunFolder) -> Graded:
+    """Evaluate the stored results and predictions of a run of ``suite``.
+
+    Raises InputError if ``folder`` is not the folder of a run, if one of its rows is unknown, or if a result or the
+    predictions cannot be read.
+    """
+    run, predictions = folder.read_run(), folder.predictions()
+    measured = evaluate(suite, run, folder.results())
+    if not predictions:
+        return Graded(measured, None, measured)
+    predicted = predicted_evaluation(suite, run, predictions)
+    return Graded(measured, predicted, best_of(measured, predicted))
 
 
 def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Evaluation:

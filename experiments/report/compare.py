@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.errors import InputError
+from experiments.prediction.as_result import evaluate_run
 from experiments.report.words import ran_on
-from experiments.results.evaluate import evaluate
 from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Outcome, Record, Result
@@ -79,8 +79,8 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
         differences=_differences(run_a, run_b, results_a, results_b),
         rows=tuple(_row(row, results_a.get(row), results_b.get(row)) for row in rows),
         verdicts=verdict_changes(
-            evaluate(suite, run_a, results_a).verdicts,
-            evaluate(suite, run_b, results_b).verdicts,
+            evaluate_run(suite, a).best.verdicts,
+            evaluate_run(suite, b).best.verdicts,
         ),
     )
 
@@ -155,7 +155,7 @@ def _rows_table(comparison: Comparison) -> Table:
         same = {True: "yes", False: "no", None: "–"}[row.same_experiment]
         changes = (row.peak_gib, row.reserved_gib, row.samples_per_s)
         table.add_row(row.row, _outcomes(row), *map(_change, changes), same)
-    stand_ins = {words for row in comparison.rows for words in (row.ran_on_a, row.ran_on_b) if "standing in" in words}
+    stand_ins = {words for row in comparison.rows for words in (row.ran_on_a, row.ran_on_b) if "emulating" in words}
     table.caption = Text("; ".join(sorted(stand_ins))) if stand_ins else None
     return table
 

@@ -5,25 +5,26 @@ from typing import Literal
 
 from pydantic import Field
 
+from experiments.prediction.as_result import Graded
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
 from experiments.report.words import STATUSES, headline, ran_on, remarks, setting_sentence
-from experiments.results.evaluate import Evaluation, Status, Verdict
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run, RunFolder, row_path
 from experiments.results.schema import LOG_FILE, NOTEBOOK_FILE, RESULT_FILE, TELEMETRY_FILE, Device, Record, Result
+from experiments.results.verdicts import Contradiction, Grade, Status, Verdict
 from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import cards
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
 
-REPORT_SCHEMA_VERSION: Literal[2] = 2
+REPORT_SCHEMA_VERSION: Literal[3] = 3
 FILES = {"notebook": NOTEBOOK_FILE, "log": LOG_FILE, "result": RESULT_FILE, "telemetry": TELEMETRY_FILE}
 
 
 class Statement(Verdict):
-    """A verdict, and the machines of its rows."""
+    """A verdict, and the machines of its rows; none for a prediction."""
 
     ran_on: tuple[str, ...] = ()
 
@@ -38,6 +39,7 @@ class RowReport(Record):
     expected: str = Field(description="empty if no outcome is stated")
     measured: str = Field(description="empty if the row was not run")
     status: Status | None = Field(description="of the outcome; None if none is stated")
+    grade: Grade | None = Field(description="of the outcome's evidence; None without a verdict")
     reason: str
     ran_on: str
     emulated: bool
@@ -68,7 +70,7 @@ class DeviceReport(Record):
 class Report(Record):
     """report.json: all that report.html shows."""
 
-    schema_version: Literal[2] = REPORT_SCHEMA_VERSION
+    schema_version: Literal[3] = REPORT_SCHEMA_VERSION
     run: Run
     title: str
     source: str
@@ -78,6 +80,7 @@ class Report(Record):
     remarks: tuple[str, ...]
     counts: dict[Status, int]
     statements: tuple[Statement, ...]
+    contradictions: tuple[Contradiction, ...]
     rows: tuple[RowReport, ...]
     scaling: tuple[Scaling, ...]
     usable_gib: float | None = Field(description="what one process can allocate on the card; None for a miniature")
@@ -88,8 +91,9 @@ class Report(Record):
     code: tuple[Shared, ...]
 
 
-def report_of(folder: RunFolder, suite: Suite, evaluation: Evaluation, results: Mapping[str, Result]) -> Report:
+def report_of(folder: RunFolder, suite: Suite, graded: Graded, results: Mapping[str, Result]) -> Report:
     """Return the report of the run in ``folder``."""
+    evaluation = graded.best
     run = evaluation.run
     card = cards().get(run.card)
     statements = tuple(_statement(verdict, results) for verdict in evaluation.verdicts)
@@ -103,10 +107,11 @@ def report_of(folder: RunFolder, suite: Suite, evaluation: Evaluation, results: 
         remarks=remarks(run, suite, evaluation, results),
         counts={status: evaluation.count(status) for status in STATUSES},
         statements=statements,
+        contradictions=evaluation.contradictions,
         rows=tuple(_row(folder, run, suite, row, statements, results.get(row)) for row in run.rows),
         scaling=scalings(suite, run, results),
         usable_gib=card.usable_gib if card and run.size != "tiny" else None,
-        predicted=predicted_report(suite, evaluation, folder.predictions(), results),
+        predicted=predicted_report(suite, graded, folder.predictions(), results),
         devices=_devices(results),
         versions=_versions(results),
         git_commits=_shared((row, result.git_commit or "unknown") for row, result in results.items()),
@@ -115,7 +120,8 @@ def report_of(folder: RunFolder, suite: Suite, evaluation: Evaluation, results: 
 
 
 def _statement(verdict: Verdict, results: Mapping[str, Result]) -> Statement:
-    places = dict.fromkeys(ran_on(results[row]) for row in verdict.rows if row in results)
+    rows = () if verdict.grade == "predicted" else verdict.rows
+    places = dict.fromkeys(ran_on(results[row]) for row in rows if row in results)
     return Statement(**verdict.model_dump(), ran_on=tuple(places))
 
 
@@ -134,6 +140,7 @@ def _row(
         expected=OUTCOMES[row.expect.outcome] if row.expect.outcome else "",
         measured=OUTCOMES[result.outcome] if result else "",
         status=outcome.status if outcome else None,
+        grade=outcome.grade if outcome else None,
         reason=result.reason if result else "the row was not run",
         ran_on=ran_on(result) if result else "",
         emulated=result.emulated if result else False,

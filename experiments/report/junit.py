@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ET
 
 from experiments.report.content import Report, Statement
+from experiments.results.wording import GRADES
 from experiments.run_options import SHOWN
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -23,6 +24,7 @@ def junit(report: Report) -> str:
         time=_seconds(sum(row.result.elapsed_s for row in report.rows if row.result)),
     )
     properties = ET.SubElement(suite, "properties")
+    ET.SubElement(properties, "property", name="headline", value=_text(report.headline))
     for name in ("run_id", *SHOWN, "git_commit"):
         ET.SubElement(properties, "property", name=name, value=_text(str(getattr(report.run, name) or "")))
     for device in report.devices:
@@ -41,12 +43,16 @@ def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Ele
     case = ET.Element(
         "testcase", classname=f"{suite}.{statement.kind.replace(' ', '_')}", name=statement.id, time=_seconds(took)
     )
+    if statement.grade:
+        properties = ET.SubElement(case, "properties")
+        ET.SubElement(properties, "property", name="grade", value=statement.grade)
     if element := _ELEMENTS.get(statement.status):
-        ET.SubElement(case, element, message=_text(statement.reason or statement.measured))
+        ET.SubElement(case, element, message=_text(statement.reason or statement.value))
     lines = (
         statement.says,
         f"expected: {statement.expected}",
-        f"measured: {statement.measured}",
+        f"grade: {GRADES[statement.grade] if statement.grade else 'none'}",
+        f"value: {statement.value}",
         f"ran on: {'; '.join(statement.ran_on)}",
     )
     ET.SubElement(case, "system-out").text = _text("\n".join(lines))

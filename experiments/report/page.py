@@ -9,7 +9,7 @@ from experiments.report.content import Report
 from experiments.report.figures import figures
 from experiments.report.words import ICONS, gib, lower_first, percent, share
 from experiments.results.memory_parts import BUFFERS, COLUMNS
-from experiments.results.wording import label, number, unit
+from experiments.results.wording import GRADES, label, number, unit
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -29,6 +29,7 @@ def page(report: Report) -> str:
         report=report,
         figures=figures(report),
         icons=ICONS,
+        grades=GRADES,
         memory_columns=COLUMNS,
         snapshot_parts=[part for part in COLUMNS if part != BUFFERS],
         plotly_js=get_plotlyjs(),

@@ -5,12 +5,13 @@ from statistics import median
 
 from pydantic import Field
 
-from experiments.prediction.as_result import in_words, predicted_evaluation
+from experiments.prediction.as_result import Graded, in_words
 from experiments.report.words import STATUSES, predicted_headline
-from experiments.results.evaluate import Evaluation, Status, scaled_down
+from experiments.results.evaluate import scaled_down
 from experiments.results.memory_parts import OPTIMIZER_CPU, MemoryPart
 from experiments.results.predictions import Prediction
 from experiments.results.schema import Record, Result
+from experiments.results.verdicts import Evaluation, Status
 from experiments.results.wording import OUTCOMES
 from experiments.suites.suite import Suite
 
@@ -82,18 +83,18 @@ class PredictedReport(Record):
 
 
 def predicted_report(
-    suite: Suite, measured: Evaluation, predictions: Sequence[Prediction], results: Mapping[str, Result]
+    suite: Suite, graded: Graded, predictions: Sequence[Prediction], results: Mapping[str, Result]
 ) -> PredictedReport | None:
     """Compare a run's predictions with its verdicts and results; None if nothing was predicted."""
-    if not predictions:
+    predicted = graded.predicted
+    if predicted is None:
         return None
-    predicted = predicted_evaluation(suite, measured.run, predictions)
     rows = tuple(_row(suite, one, results.get(one.spec.row)) for one in predictions)
     return PredictedReport(
         usable_gib=predictions[0].usable_gib,
         headline=predicted_headline(predicted),
         rows=rows,
-        statements=_statements(predicted, measured),
+        statements=_statements(predicted, graded.measured),
         not_evaluated=predicted.count("not evaluated"),
         errors=_errors(rows),
     )
@@ -134,9 +135,9 @@ def _statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedS
             says=verdict.says,
             rows=verdict.rows,
             predicted=verdict.status,
-            prediction=verdict.reason or verdict.measured,
+            prediction=verdict.reason or verdict.value,
             status=own[verdict.id].status,
-            measured=own[verdict.id].measured,
+            measured=own[verdict.id].value,
             reason=own[verdict.id].reason,
         )
         for verdict in sorted(evaluated, key=lambda verdict: (STATUSES.index(verdict.status), verdict.kind != "claim"))

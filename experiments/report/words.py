@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
-from experiments.results.evaluate import Evaluation, Status, scaled_down
+from experiments.results.evaluate import scaled_down
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result
-from experiments.results.wording import number
+from experiments.results.verdicts import Evaluation, Status
+from experiments.results.wording import GRADES, number
+from experiments.suites.cards import same_chip
 from experiments.suites.suite import Suite
 
 STATUSES: tuple[Status, ...] = ("fail", "error", "pass", "not evaluated")
@@ -15,19 +17,21 @@ ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not eva
 def headline(evaluation: Evaluation) -> str:
     """Return the evaluation in one sentence.
 
-    Example: '14 of 16 statements hold; 2 fail; 9 were not evaluated.'
+    Example: '38 of 41 statements hold: 9 measured in miniature, 29 predicted; 3 fail; 9 were not evaluated.'
     """
     passed, failed = evaluation.count("pass"), evaluation.count("fail")
     skipped, errors = evaluation.count("not evaluated"), evaluation.count("error")
     if not evaluation.verdicts:
         return "The lab states nothing about these rows."
-    parts = [_shares(passed, failed)] if passed + failed else []
+    parts = [_shares(evaluation)] if passed + failed else []
     if skipped and not passed + failed:
         parts.append(f"None of the {_statements(len(evaluation.verdicts))} was evaluated")
     elif skipped:
         parts.append(f"{skipped} {'was' if skipped == 1 else 'were'} not evaluated")
     if errors:
         parts.append(_counted(errors, "error"))
+    if found := len(evaluation.contradictions):
+        parts.append(f"{_counted(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement")
     return "; ".join(parts) + "."
 
 
@@ -45,13 +49,24 @@ def predicted_headline(evaluation: Evaluation) -> str:
     return f"{shares} statements about memory are predicted to hold{rest}."
 
 
-def _shares(passed: int, failed: int) -> str:
+def _shares(evaluation: Evaluation) -> str:
+    passed, failed = evaluation.count("pass"), evaluation.count("fail")
     total = passed + failed
-    if not failed:
-        return "The statement holds" if total == 1 else f"All {_statements(total)} hold"
     if not passed:
         return "The statement fails" if total == 1 else f"None of {_statements(total)} holds"
-    return f"{passed} of {_statements(total)} hold; {failed} {'fails' if failed == 1 else 'fail'}"
+    grades = _grades(evaluation)
+    if not failed:
+        return f"The statement holds{grades}" if total == 1 else f"All {_statements(total)} hold{grades}"
+    return f"{passed} of {_statements(total)} hold{grades}; {failed} {'fails' if failed == 1 else 'fail'}"
+
+
+def _grades(evaluation: Evaluation) -> str:
+    """Return how the statements that hold were evaluated: ', predicted', or ': 29 predicted, 9 measured'."""
+    counts = evaluation.passed_by_grade()
+    if len(counts) == 1:
+        return f", {GRADES[next(iter(counts))]}"
+    parts = ", ".join(f"{count} {GRADES[grade]}" for grade, count in counts.items())
+    return f": {parts}" if parts else ""
 
 
 def _statements(count: int) -> str:
@@ -76,7 +91,8 @@ def _machine(result: Result, count: int) -> str:
     if device.cap_gib is not None:
         words += f" capped at {number(device.cap_gib)} GiB"
     if result.emulated:
-        words += f", emulating {result.spec.card}"
+        chip = ", which has the same chip" if same_chip(device.card, result.spec.card) else ""
+        words += f", emulating {result.spec.card}{chip}"
     return words
 
 
@@ -107,10 +123,11 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
         found.append(f"{scaled} {rows}: comparisons of memory are evaluated, outcomes and reference values are not.")
     if any(result.emulated for result in results.values()):
         found.append(
-            f"The memory limit is that of {run.card}. Times are those of the actual GPU and are not evaluated."
+            f"The memory limit is that of {run.card}. Times are those of the actual GPU: ratios between rows are "
+            "evaluated, seconds are not."
         )
     if run.weights == "random" or run.data == "synthetic":
-        found.append(f"{run.weights.capitalize()} weights, data: {run.data}. Losses are not evaluated.")
+        found.append(f"{run.weights.capitalize()} weights, data: {run.data}. Losses are those of such a training.")
     if run.length == "verdict":
         found.append("Each row ran only as many steps as its verdict needs.")
     if run.input == "with-image":
@@ -123,8 +140,9 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
 def _limits_of_a_miniature(evaluation: Evaluation) -> str:
     evaluated = evaluation.count("pass") + evaluation.count("fail")
     return (
-        "In miniature, only comparisons between rows and statements that a value is zero are evaluated: "
-        f"{evaluated} of {len(evaluation.verdicts)} here. What fits a card, sizes in GiB, and times need a GPU."
+        "In miniature, only comparisons between rows and statements that a value is zero are evaluated. What fits a "
+        f"card and sizes in GiB are predicted at full size. {evaluated} of {len(evaluation.verdicts)} statements have "
+        "a verdict; times and losses need a GPU."
     )
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from experiments.errors import InputError
+from experiments.prediction.as_result import evaluate_run
 from experiments.report.content import report_of
 from experiments.report.junit import junit
 from experiments.report.page import page
-from experiments.results.evaluate import VERDICT_SCHEMA_VERSION, Evaluation, evaluate
 from experiments.results.run_folder import RUN_FILE, RunFolder
 from experiments.results.schema import Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
+from experiments.results.verdicts import VERDICT_SCHEMA_VERSION, Evaluation
 from experiments.suites.suite import suite_named
 from experiments.system.files import file_sha256, write_atomically
 
@@ -45,10 +46,10 @@ def write_report(folder: RunFolder) -> WrittenReport:
     Rows without a result are reported as not run. Raises InputError if ``folder`` is not the folder of a run, if its
     suite or one of its rows is unknown, or if a result cannot be read.
     """
-    run, results = folder.read_run(), folder.results()
-    suite = suite_named(run.suite)
-    evaluation = evaluate(suite, run, results)
-    report = report_of(folder, suite, evaluation, results)
+    suite = suite_named(folder.read_run().suite)
+    graded = evaluate_run(suite, folder)
+    evaluation = graded.best
+    report = report_of(folder, suite, graded, folder.results())
     write_atomically(folder.path / VERDICT_FILE, evaluation.model_dump_json(indent=2))
     write_atomically(folder.path / REPORT_FILE, report.model_dump_json(indent=2))
     write_atomically(folder.path / JUNIT_FILE, junit(report))
@@ -69,8 +70,7 @@ def reevaluate(root: Path) -> tuple[Reevaluation, ...]:
 
 
 def _reevaluated(folder: RunFolder) -> Reevaluation:
-    run = folder.read_run()
-    evaluation = evaluate(suite_named(run.suite), run, folder.results())
+    evaluation = evaluate_run(suite_named(folder.read_run().suite), folder).best
     stored = _stored_evaluation(folder.path / VERDICT_FILE)
     return Reevaluation(
         folder=folder.path,

@@ -1,9 +1,10 @@
 """The quantities of reference values and claims, read from a result."""
 
 from collections.abc import Callable
-from statistics import median
+from statistics import fmean, median
 
-from experiments.results.schema import Measured, Point, Result
+from experiments.results.schema import Device, Measured, Point, Result
+from experiments.suites.cards import cards
 from experiments.suites.suite import Quantity
 
 Read = Callable[[Measured], float | None]
@@ -33,13 +34,72 @@ def _speed(field: str) -> Read:
 
 
 def _train_s(measured: Measured) -> float | None:
-    """Return the time of the full-length training: measured, or extrapolated from the step time of a shorter run."""
+    """Return the time of the full-length training at the pace of its measured steps, which leaves out the warm-up.
+
+    So that trainings compare: a short one that ran to its end, and one of which only some steps ran.
+    """
     speed = measured.speed
     if speed is None or measured.outcome != "fits" or not speed.optimizer_steps:
         return None
-    if speed.micro_steps >= speed.planned_micro_steps:
-        return speed.train_s
     return speed.step_s * speed.planned_micro_steps * speed.optimizer_steps / speed.micro_steps
+
+
+def _share_of_card(field: str) -> Read:
+    """Return a reader of a peak as a share of what a process may allocate on the card."""
+
+    def read(measured: Measured) -> float | None:
+        peak, usable = getattr(measured.memory, field), _usable_gib(measured.device)
+        return peak / usable if peak is not None and usable else None
+
+    return read
+
+
+def _usable_gib(device: Device) -> float | None:
+    card = cards().get(device.card or "")
+    return device.cap_gib or (card.usable_gib if card else device.memory_gib)
+
+
+def _billions(field: str) -> Read:
+    def read(measured: Measured) -> float | None:
+        count = getattr(measured, field)
+        return None if count is None else count / 1e9
+
+    return read
+
+
+def _oom_step(measured: Measured) -> float | None:
+    return measured.failure.step if measured.failure and measured.outcome == "oom" else None
+
+
+def _samples_per_step(measured: Measured) -> float | None:
+    return measured.spec.settings.global_batch_size if isinstance(measured, Result) else None
+
+
+def _gpu_processes(measured: Measured) -> float | None:
+    """Return the processes on all GPUs of a row: the most that one of them has, on each."""
+    if not isinstance(measured, Result) or "gpu_processes_max" not in measured.telemetry:
+        return None
+    return measured.telemetry["gpu_processes_max"] * measured.device.count
+
+
+def _gpu_util_peak(measured: Measured) -> float | None:
+    return measured.telemetry.get("gpu_util_percent_max") if isinstance(measured, Result) else None
+
+
+def _final_loss(measured: Measured) -> float | None:
+    """Return the mean loss of the last epoch, as labs print it; of all steps if the training is not at full length."""
+    losses = measured.losses
+    if not losses:
+        return None
+    return fmean(losses[-max(1, len(losses) // _epochs(measured)) :])
+
+
+def _epochs(measured: Measured) -> int:
+    """Return the epochs that a row ran whole; 1 for a rank, and for a training that is not at full length."""
+    if not isinstance(measured, Result) or measured.spec.length != "as-taught":
+        return 1
+    settings = measured.spec.settings
+    return settings.max_epochs if settings.max_steps < 0 else 1
 
 
 QUANTITIES: dict[Quantity, Read] = {
@@ -47,24 +107,50 @@ QUANTITIES: dict[Quantity, Read] = {
     "grads_gib": _largest("after backward", "grads_gib"),
     "optimizer_gib": _largest("after optimizer step", "optimizer_gib"),
     "optimizer_cpu_gib": _largest("after optimizer step", "optimizer_cpu_gib"),
+    "activations_before_forward_gib": _largest("before forward", "activations_gib"),
     "activations_gib": _largest("after forward", "activations_gib"),
+    "activations_after_backward_gib": _largest("after backward", "activations_gib"),
     "allocated_after_forward_gib": _settled("after forward", "allocated_gib"),
     "peak_gib": lambda measured: measured.memory.peak_gib,
     "reserved_gib": lambda measured: measured.memory.reserved_gib,
+    "peak_share": _share_of_card("peak_gib"),
+    "reserved_share": _share_of_card("reserved_gib"),
+    "parameters_e9": _billions("parameters"),
+    "trainable_parameters_e9": _billions("trainable_parameters"),
+    "oom_step": _oom_step,
+    "samples_per_step": _samples_per_step,
     "samples_per_s": _speed("samples_per_s"),
     "step_s": _speed("step_s"),
     "train_s": _train_s,
     "communication_share": _speed("communication_share"),
     "gpu_idle_share": _speed("gpu_idle_share"),
-    "final_loss": lambda measured: measured.losses[-1] if measured.losses else None,
+    "gpu_processes": _gpu_processes,
+    "gpu_util_peak_percent": _gpu_util_peak,
+    "final_loss": _final_loss,
 }
-TIMES: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s", "communication_share", "gpu_idle_share")
+SECONDS: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
+TIMES: tuple[Quantity, ...] = (*SECONDS, "communication_share", "gpu_idle_share")
 LOSSES: tuple[Quantity, ...] = ("final_loss",)
+LOADS: tuple[Quantity, ...] = ("gpu_processes", "gpu_util_peak_percent")
+"""What nvtop shows: read from telemetry, which is the row's own."""
+COUNTS: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
+OF_THE_ROW: tuple[Quantity, ...] = (*TIMES, *LOSSES, *LOADS, *COUNTS)
+"""Quantities that are the row's own; all others are those of each rank."""
+
+
+def is_lower_bound(quantity: Quantity, result: Result) -> bool:
+    """Return whether the value of a row that ran out of memory is only the least that it needs.
+
+    A predicted peak is that with unlimited capacity, a predicted reserve that with the card's.
+    """
+    reserved = ("reserved_gib", "reserved_share")
+    limited = reserved if result.predicted else (*reserved, "peak_gib", "peak_share")
+    return result.outcome == "oom" and quantity in limited
 
 
 def value_of(quantity: Quantity, result: Result) -> float | None:
     """Return the row's value: for memory the maximum over its ranks, otherwise the row's own."""
-    if quantity in (*TIMES, *LOSSES):
+    if quantity in OF_THE_ROW:
         return QUANTITIES[quantity](result)
     return max(values_of_ranks(quantity, result), default=None)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from experiments.results.evaluate import Status, Verdict
 from experiments.results.schema import Record
+from experiments.results.verdicts import Status, Verdict
 
 
 class VerdictChange(Record):

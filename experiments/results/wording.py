@@ -3,6 +3,7 @@
 from math import inf
 
 from experiments.results.memory_parts import ACTIVATIONS, GRADIENTS, OPTIMIZER, PARAMETERS
+from experiments.results.verdicts import Grade
 from experiments.suites.suite import Quantity
 
 OUTCOMES = {
@@ -12,6 +13,14 @@ OUTCOMES = {
     "error": "error",
     "timeout": "time limit",
     "refused": "rejected",
+}
+
+
+GRADES: dict[Grade, str] = {
+    "measured": "measured",
+    "emulated": "measured on a GPU that emulates the card",
+    "predicted": "predicted",
+    "miniature": "measured in miniature",
 }
 
 
@@ -36,16 +45,26 @@ LABELS: dict[Quantity, tuple[str, str]] = {
     "grads_gib": (GRADIENTS.name, "GiB"),
     "optimizer_gib": (f"{OPTIMIZER.name} state on the GPU", "GiB"),
     "optimizer_cpu_gib": (f"{OPTIMIZER.name} state in host memory", "GiB"),
+    "activations_before_forward_gib": ("activations before the forward pass", "GiB"),
     "activations_gib": (ACTIVATIONS.name, "GiB"),
+    "activations_after_backward_gib": ("activations after the backward pass", "GiB"),
     "allocated_after_forward_gib": ("allocated after the forward pass", "GiB"),
     "peak_gib": ("peak memory", "GiB"),
     "reserved_gib": ("reserved memory", "GiB"),
+    "peak_share": ("share of the card that the peak takes", ""),
+    "reserved_share": ("share of the card that is reserved", ""),
+    "parameters_e9": ("number of parameters", "billion"),
+    "trainable_parameters_e9": ("number of trainable parameters", "billion"),
+    "oom_step": ("step of the failure, from 0", ""),
+    "samples_per_step": ("samples of an optimizer step", ""),
     "samples_per_s": ("throughput", "samples/s"),
     "step_s": ("time of a step", "s"),
     "train_s": ("training time", "s"),
     "communication_share": ("share of a step in communication", ""),
     "gpu_idle_share": ("share of a step in which the GPU waits", ""),
-    "final_loss": ("final loss", ""),
+    "gpu_processes": ("number of processes on the GPUs", ""),
+    "gpu_util_peak_percent": ("highest GPU utilization, mean over the GPUs", "%"),
+    "final_loss": ("loss of the last epoch", ""),
 }
 
 

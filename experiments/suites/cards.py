@@ -9,6 +9,8 @@ from experiments.errors import unknown
 from experiments.suites.yaml_schema import CATALOG, StrictModel, checked, read_yaml
 
 CARDS_FILE = CATALOG / "cards.yaml"
+SAME_SIZE = 0.02
+"""Devices of one model differ by less than this share of their memory, by driver and board."""
 
 
 class Card(StrictModel):
@@ -30,6 +32,14 @@ class Card(StrictModel):
         """Return what the caching allocator of one process can reserve, GiB."""
         return self.memory_gib - self.context_gib
 
+    def fits_into(self, total_gib: float) -> bool:
+        """Return whether a device of ``total_gib`` has the card's memory."""
+        return total_gib >= (1 - SAME_SIZE) * self.memory_gib
+
+    def has_size(self, total_gib: float) -> bool:
+        """Return whether a device of ``total_gib`` has the memory of the card and no more."""
+        return abs(total_gib - self.memory_gib) <= SAME_SIZE * self.memory_gib
+
 
 @cache
 def cards() -> dict[str, Card]:
@@ -50,3 +60,10 @@ def card_named(name: str, where: str = "") -> Card:
 def card_of_device(device_name: str) -> str | None:
     """Return the card of a driver's device name; None for a device that cards.yaml does not have."""
     return next((name for name, card in cards().items() if re.search(card.matches, device_name)), None)
+
+
+def same_chip(a: str | None, b: str | None) -> bool:
+    """Return whether two different cards have one chip, as their peak rates tell; their memory may differ."""
+    if a == b or a not in cards() or b not in cards():
+        return False
+    return len({(tuple(card.peak_tflops.items()), card.compute_capability) for card in (cards()[a], cards()[b])}) == 1

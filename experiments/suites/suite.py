@@ -27,15 +27,25 @@ Quantity = Literal[
     "grads_gib",
     "optimizer_gib",
     "optimizer_cpu_gib",
+    "activations_before_forward_gib",
     "activations_gib",
+    "activations_after_backward_gib",
     "allocated_after_forward_gib",
     "peak_gib",
     "reserved_gib",
+    "peak_share",
+    "reserved_share",
+    "parameters_e9",
+    "trainable_parameters_e9",
+    "oom_step",
+    "samples_per_step",
     "samples_per_s",
     "step_s",
     "train_s",
     "communication_share",
     "gpu_idle_share",
+    "gpu_processes",
+    "gpu_util_peak_percent",
     "final_loss",
 ]
 
@@ -78,6 +88,13 @@ class Row(StrictModel):
     note: str | None = Field(default=None, description="what a reader should know, in reports")
 
 
+class Bounds(StrictModel):
+    """Lower and upper bound; None: there is none."""
+
+    low: float | None = Field(default=None, description="lower bound")
+    high: float | None = Field(default=None, description="upper bound")
+
+
 class Check(StrictModel):
     """One comparison of a claim: a quantity of ``row``, divided by that of ``over_row`` if given."""
 
@@ -89,6 +106,8 @@ class Check(StrictModel):
     )
     low: float | None = Field(default=None, description="least value that passes")
     high: float | None = Field(default=None, description="greatest value that passes")
+    outside: bool = Field(default=False, description="the value must not lie within [low, high]")
+    miniature: Bounds | None = Field(default=None, description="bounds for tiny models, where they differ")
     outcome: ExpectedOutcome | None = Field(default=None, description="outcome that passes, in place of a quantity")
 
     @model_validator(mode="after")
@@ -97,7 +116,20 @@ class Check(StrictModel):
             raise ValueError("a check states either quantity or outcome")
         if self.quantity is not None and self.low is None and self.high is None:
             raise ValueError(f"a check of {self.quantity} needs low, high or both")
+        if self.outside and None in (self.low, self.high):
+            raise ValueError("a check with outside needs low and high")
         return self
+
+    def accepts(self, value: float) -> bool:
+        """Return whether ``value`` is within the bounds, or outside of them if the check says so."""
+        inside = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        return inside != self.outside
+
+    def in_miniature(self) -> "Check":
+        """Return the check with the bounds for tiny models."""
+        if self.miniature is None:
+            return self
+        return self.model_copy(update=dict(self.miniature))
 
     @property
     def relative(self) -> bool:

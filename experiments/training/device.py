@@ -17,8 +17,6 @@ from experiments.system.files import GIB
 from provision.hardware import gpus
 from provision.hardware.local import processor_name
 
-SAME_CARD_TOLERANCE = 0.02
-
 
 def open_device(spec: RowSpec) -> Device:
     """Return the device of this process, after capping its memory allocator to the row's card.
@@ -39,7 +37,7 @@ def open_device(spec: RowSpec) -> Device:
         count=spec.settings.devices,
         memory_gib=total,
         card=card_of_device(properties.name),
-        cap_gib=_apply_cap(spec, total),
+        cap_gib=_emulate(spec, total),
         driver=gpus.driver_version(),
         cuda=f"ROCm {torch.version.hip}" if torch.version.hip else torch.version.cuda,
         compute_capability=_architecture(properties),
@@ -59,21 +57,26 @@ def cap_gib(card: Card, total_gib: float) -> float | None:
 
     Raises InputError if the device is smaller than the card.
     """
-    if abs(total_gib - card.memory_gib) <= SAME_CARD_TOLERANCE * card.memory_gib:
+    if card.has_size(total_gib):
         return None
-    if total_gib < card.memory_gib:
+    if not card.fits_into(total_gib):
         raise InputError(f"the device has {total_gib:.1f} GiB, {card.name} needs {card.memory_gib:.1f}")
     return card.usable_gib
 
 
-def _apply_cap(spec: RowSpec, total_gib: float) -> float | None:
+def _emulate(spec: RowSpec, total_gib: float) -> float | None:
+    """Make the device like the row's card: memory and attention kernels; return the cap, None if none is needed.
+
+    A device with as much memory as the card may still be another one, with other kernels.
+    """
     if spec.size == "tiny":
         return None
-    cap = cap_gib(card_named(spec.card), total_gib)
+    card = card_named(spec.card)
+    _match_attention_kernels(kernels_of(card), spec.settings.precision)
+    cap = cap_gib(card, total_gib)
     if cap is not None:
         for gpu in process_gpus(spec.settings):
             torch.cuda.set_per_process_memory_fraction(cap / total_gib, gpu)
-        _match_attention_kernels(kernels_of(card_named(spec.card)), spec.settings.precision)
     return cap
 
 

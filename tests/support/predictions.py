@@ -26,8 +26,8 @@ def prediction(spec: RowSpec, needed_gib: float = 70.0, **changes: Any) -> Predi
     failure = Failure(phase="backward", step=1, requested_gib=1.5, kind="OutOfMemoryError", message="1.50 GiB more")
     fields: dict[str, Any] = {
         "spec": spec,
-        "parameters": 3744761856,
-        "trainable_parameters": 3744761856,
+        "parameters": spec.base_model.parameters,
+        "trainable_parameters": spec.base_model.parameters,
         "peak_gib": needed_gib,
         "reserved_gib": needed_gib + 1.0,
         "at_peak": shares,
@@ -61,7 +61,7 @@ def memory(params: float, activations: float, peak: float) -> Memory:
 def stated(spec: RowSpec) -> float:
     """Return a needed memory for which the row has the stated outcome."""
     expected = suite_named(spec.suite).row(spec.row).expect.outcome
-    return 100.0 if expected == "oom" else 60.0
+    return 100.0 if expected == "oom" else min(60.0, 0.8 * card_named(spec.card).usable_gib)
 
 
 class Predictor:

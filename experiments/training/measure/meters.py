@@ -128,8 +128,14 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
-    """Return the tensors of a parameter on a device: itself, and with DeepSpeed's stage 3 this rank's partition."""
-    return [parameter, getattr(parameter, "ds_tensor", parameter)]
+    """Return the tensors of a parameter on a device.
+
+    Those are itself, with DeepSpeed's stage 3 this rank's partition, and of a 4-bit weight its scales.
+    """
+    scales = getattr(parameter, "quant_state", None)
+    states = [state for state in (scales, getattr(scales, "state2", None)) if state is not None]
+    found = [tensor for state in states for tensor in (state.absmax, state.code, state.offset)]
+    return [parameter, getattr(parameter, "ds_tensor", parameter), *(one for one in found if torch.is_tensor(one))]
 
 
 def optimizer_tensors(optimizer: Any) -> list[torch.Tensor]:

@@ -66,7 +66,8 @@ class TelemetrySampler:
     def summary(self) -> dict[str, float]:
         """Return mean and maximum of each column, and the share of one CPU core that the sampling used.
 
-        training_gpu_util_percent_mean excludes the samples before the end of the first micro-step.
+        training_gpu_util_percent_mean excludes the samples before the end of the first micro-step, and those after the
+        last one in which a GPU worked: the training has ended then.
         """
         summary: dict[str, float] = {}
         for field in self.fields[2:]:
@@ -74,9 +75,8 @@ class TelemetrySampler:
             if values:
                 summary[f"{field}_mean"] = fmean(values)
                 summary[f"{field}_max"] = max(values)
-        training = [sample for sample in self._samples if sample["phase"] != "load" and "gpu_util_percent" in sample]
-        if training:
-            summary[TRAINING_UTILIZATION] = fmean(sample["gpu_util_percent"] for sample in training)
+        if training := training_utilization(self._samples):
+            summary[TRAINING_UTILIZATION] = fmean(training)
         if self._samples:
             summary["sampling_core_share"] = self._sampling_s / (time.monotonic() - self._started)
         return summary
@@ -104,6 +104,13 @@ class TelemetrySampler:
             "process_memory_gib": sum(map(resident_gib, self._pids())),
             **combine_gpus([gpu.sample() for gpu in self._gpus]),
         }
+
+
+def training_utilization(samples: Iterable[dict[str, Any]]) -> list[float]:
+    """Return the GPU utilization of each sample from the first micro-step to the last time that a GPU worked."""
+    values = [one["gpu_util_percent"] for one in samples if one["phase"] != "load" and "gpu_util_percent" in one]
+    busy = [number for number, value in enumerate(values, 1) if value]
+    return values[: busy[-1]] if busy else values
 
 
 def combine_gpus(samples: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -191,7 +191,9 @@ def test_the_worst_of_several_suites_is_the_exit_code(testbed, monkeypatch, tmp_
 def test_what_broke_is_said_last_with_its_reason(testbed, monkeypatch, tmp_path):
     made = fake_worker.made
     monkeypatch.setattr(fake_worker, "made", lambda spec, _: made(spec, "error"))
-    _, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
+    _, out, _ = testbed(
+        "run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path, "--no-predict"
+    )
     said = " ".join(out[out.rindex("report: ") :].split())
     assert said.endswith(f"{SLURM}: error: One GPU: fits (fake worker: error)")
 

@@ -51,7 +51,7 @@ def test_a_kept_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown):
     assert shown[0].startswith("### Baseline: fits\n")
     for part in ("emulating a100_80gb", *POINTS, "| 14.00 |"):
         assert part in shown[0]
-    assert "- **fail**: Baseline: out of GPU memory (baseline ended as fits)" in shown[0]
+    assert "- **fail**, emulated: Baseline: out of GPU memory (baseline ended as fits)" in shown[0]
     assert "take close to 14 GB. (baseline: 14 GiB)" in shown[0]
     assert "A smaller batch" not in shown[0], "a claim that compares rows belongs to compare"
     assert "Even larger model" not in shown[0]
@@ -128,7 +128,7 @@ def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_
     assert "| 7B on one GPU | fits | 14.00 | 14.00 | 28.00 | 10.00 | 66.00 | 66.00 |" in tables
     assert "| 7B on four GPUs, DDP | fits | 14.00 | 14.00 | 28.00 | 13.00 | 69.00 | 69.00 |" in tables
     assert "| 7B on four GPUs, DDP | 4 | 16 | 0.5 | 4 | 1 | 25.0% | 40.0% | 15.0% | 5.0% |" in tables
-    assert "- **pass**: Under DDP every GPU holds the whole model" in stated
+    assert "- **pass**, emulated: Under DDP every GPU holds the whole model" in stated
     assert "FSDP" not in stated
 
 

@@ -30,7 +30,8 @@ def evaluated(needs=stated):
 
 def test_every_outcome_is_evaluated_at_full_size_also_for_a_miniature():
     evaluation, verdicts = evaluated()
-    assert (evaluation.basis, evaluation.run.size) == ("predicted", "full")
+    assert evaluation.run.size == "full"
+    assert {verdict.grade for verdict in evaluation.verdicts} == {"predicted", None}
     assert {verdicts[f"{row.id}/outcome"].status for row in SUITE.rows_for(CARD)} == {"pass"}
     assert verdicts["claim/smaller-batch-fits"].status == "pass"
 
@@ -46,14 +47,14 @@ def test_a_table_of_predicted_verdicts_never_says_measured():
 def test_an_outcome_that_is_predicted_otherwise_does_not_hold_and_says_what_is_needed():
     _, verdicts = evaluated(lambda spec: 70.0)
     baseline = verdicts["baseline/outcome"]
-    assert (baseline.status, baseline.measured) == ("fail", "fits")
+    assert (baseline.status, baseline.value) == ("fail", "fits: needs 70.00 GiB of 78.60 GiB usable")
     assert baseline.reason == "fits: needs 70.00 GiB of 78.60 GiB usable"
 
 
 def test_memory_of_a_row_that_does_not_fit_is_evaluated_too():
     _, verdicts = evaluated()
     assert verdicts["claim/params-near-14-gb"].status == "pass"
-    assert verdicts["claim/params-near-14-gb"].measured == "baseline: 14 GiB"
+    assert verdicts["claim/params-near-14-gb"].value == "baseline: 14 GiB"
 
 
 def test_times_and_losses_are_not_evaluated_and_the_reason_says_so():

@@ -2,19 +2,27 @@
 
 import json
 import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
 from experiments.report import Report, write_report
+from experiments.report.content import Statement
 from experiments.report.predicted import PredictedReport
 from experiments.report.words import percent, predicted_headline
+from experiments.results.verdicts import Evaluation
 from tests.support.reports import MEASURED, Page, h200_run, tiny_run, with_predictions
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(with_predictions(tiny_run(tmp_path_factory.mktemp("tiny")))).page.parent
+
+
+def statements(folder: Path) -> dict[str, Statement]:
+    report = Report.model_validate_json((folder / "report.json").read_bytes())
+    return {one.id: one for one in report.statements}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +60,47 @@ def test_a_miniature_says_what_is_predicted_at_full_size(tiny: Path) -> None:
     assert len(found.statements) + found.not_evaluated == len(
         Report.model_validate_json((tiny / "report.json").read_bytes()).statements
     )
+
+
+def test_a_miniature_has_the_predicted_verdict_wherever_there_is_one(tiny: Path) -> None:
+    best = statements(tiny)
+    assert {one.id: one.predicted for one in predicted(tiny).statements} == {
+        id: one.status for id, one in best.items() if one.grade == "predicted"
+    }
+    assert best["baseline/outcome"].ran_on == ()
+    case = ET.parse(tiny / "junit.xml").find(".//testcase[@name='baseline/outcome']")
+    assert case.find("properties/property[@name='grade']").get("value") == "predicted"
+    assert "grade: predicted" in case.findtext("system-out")
+    assert Evaluation.model_validate_json((tiny / "verdict.json").read_bytes()).count("pass") > 20
+
+
+def test_the_headline_and_the_page_say_how_statements_were_evaluated(tiny: Path, full: Path) -> None:
+    assert ", predicted; " in Page(tiny / "report.html").text or " predicted" in headline_of(tiny)
+    assert re.search(r"\d+ measured on a GPU that emulates the card, \d+ predicted", headline_of(full))
+    assert ET.parse(full / "junit.xml").find(".//property[@name='headline']").get("value") == headline_of(full)
+
+
+def headline_of(folder: Path) -> str:
+    return Report.model_validate_json((folder / "report.json").read_bytes()).headline
+
+
+def test_what_was_measured_is_not_replaced_by_a_prediction(full: Path) -> None:
+    best = statements(full)
+    assert best["xxl-activation-checkpointing/outcome"].grade == "emulated"
+    assert best["xxl-activation-checkpointing/outcome"].status == "fail"
+    assert best["xxl-qlora/outcome"].grade == "predicted"
+
+
+def test_a_prediction_that_contradicts_a_measurement_is_shown(tmp_path: Path) -> None:
+    folder = write_report(with_predictions(h200_run(tmp_path), off=0.1)).page.parent
+    report = Report.model_validate_json((folder / "report.json").read_bytes())
+    found = {one.id: one for one in report.contradictions}
+    assert (found["baseline/outcome"].measured.status, found["baseline/outcome"].predicted.status) == ("pass", "fail")
+    page = Page(folder / "report.html")
+    assert "Predictions that contradict a measurement" in page.text
+    assert f"{len(found)} predictions contradict a measurement" in report.headline
+    assert "contradictions" in page.values("id")
+    assert "contradictions" not in Page(write_report(h200_run(tmp_path / "other")).page).values("id")
 
 
 def test_the_headline_counts_what_is_predicted_to_hold(tiny: Path) -> None:

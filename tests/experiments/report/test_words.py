@@ -3,17 +3,20 @@
 import pytest
 
 from experiments.report.words import gib, headline, ran_on, remarks, setting_sentence, share
-from experiments.results.evaluate import Evaluation, Verdict
+from experiments.results.verdicts import Contradiction, Evaluation, Verdict
+from experiments.results.wording import GRADES
 from experiments.suites.suite import suite_named
 from tests.support.reports import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
 
 
+def verdict(number: int, status: str, grade: str | None = None) -> Verdict:
+    return Verdict(id=str(number), kind="claim", says="", rows=(), status=status, grade=grade, expected="", value="")
+
+
 def evaluation(**counts: int) -> Evaluation:
-    statuses = [status.replace("_", " ") for status, count in counts.items() for _ in range(count)]
-    verdicts = [
-        Verdict(id=str(n), kind="claim", says="", rows=(), status=status, expected="", measured="")
-        for n, status in enumerate(statuses)
-    ]
+    """So many verdicts of each status, or of each grade, all of which hold."""
+    names = [name.replace("_", " ") for name, count in counts.items() for _ in range(count)]
+    verdicts = [verdict(n, "pass", name) if name in GRADES else verdict(n, name) for n, name in enumerate(names)]
     return Evaluation(run=make_run(), verdicts=tuple(verdicts))
 
 
@@ -26,6 +29,16 @@ def evaluation(**counts: int) -> Evaluation:
             "14 of 16 statements hold; 2 fail; 9 were not evaluated.",
         ),
         ({"pass": 3}, "All 3 statements hold."),
+        ({"predicted": 3}, "All 3 statements hold, predicted."),
+        (
+            {"miniature": 9, "predicted": 29, "fail": 3},
+            "38 of 41 statements hold: 29 predicted, 9 measured in miniature; 3 fail.",
+        ),
+        (
+            {"emulated": 1, "measured": 1, "not_evaluated": 2},
+            "All 2 statements hold: 1 measured, 1 measured on a GPU that emulates the card; 2 were not evaluated.",
+        ),
+        ({"measured": 1}, "The statement holds, measured."),
         ({"pass": 1, "not_evaluated": 1}, "The statement holds; 1 was not evaluated."),
         ({"fail": 1}, "The statement fails."),
         ({"fail": 2}, "None of 2 statements holds."),
@@ -39,6 +52,13 @@ def test_headline(counts: dict[str, int], sentence: str) -> None:
     assert headline(evaluation(**counts)) == sentence
 
 
+@pytest.mark.parametrize(("count", "words"), [(1, "1 prediction contradicts"), (2, "2 predictions contradict")])
+def test_the_headline_counts_predictions_that_contradict_a_measurement(count: int, words: str) -> None:
+    one = Contradiction(id="0", says="", measured=verdict(0, "fail"), predicted=verdict(0, "pass"))
+    found = evaluation(emulated=2).model_copy(update={"contradictions": (one,) * count})
+    assert headline(found).endswith(f"; {words} a measurement.")
+
+
 def test_a_stand_in_is_named_as_one() -> None:
     assert ran_on(make_result(make_run(), "baseline", device=H200)) == STAND_IN
 
@@ -46,6 +66,12 @@ def test_a_stand_in_is_named_as_one() -> None:
 def test_a_stand_in_without_a_cap_is_named_too() -> None:
     device = H200.model_copy(update={"cap_gib": None, "count": 4})
     assert ran_on(make_result(make_run(), "baseline", device=device)) == "4 x NVIDIA H200, emulating a100_80gb"
+
+
+def test_a_stand_in_of_the_same_chip_says_so() -> None:
+    device = H200.model_copy(update={"cap_gib": 92.55})
+    result = make_result(make_run(card="h100_94gb"), "baseline", device=device)
+    assert ran_on(result) == "NVIDIA H200 capped at 92.5 GiB, emulating h100_94gb, which has the same chip"
 
 
 def test_the_card_itself_stands_in_for_nothing() -> None:
@@ -65,7 +91,7 @@ def test_remarks_follow_from_the_choices() -> None:
     text = " ".join(remarks(run, suite, evaluation(), {"baseline": make_result(run, "baseline")}))
     assert "1 of 2 rows has no result." in text
     assert "those of the actual GPU" in text
-    assert "Losses are not evaluated." in text
+    assert "Random weights, data: synthetic." in text
     assert "version 99" in text
     assert "received the image" in text
 
@@ -81,7 +107,7 @@ def test_a_miniature_states_what_it_can_evaluate() -> None:
     results = {"baseline": make_result(run, "baseline", device=PROCESSOR)}
     text = remarks(run, suite_named(run.suite), evaluation(**{"pass": 2, "not_evaluated": 3}), results)[0]
     assert "comparisons between rows" in text
-    assert "2 of 5 here" in text
+    assert "2 of 5 statements have a verdict" in text
 
 
 def test_numbers() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.report import Report, reevaluate, write_report
-from experiments.results.evaluate import Evaluation
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result
+from experiments.results.verdicts import Evaluation
 from tests.support.reports import (
     H200,
     STAND_IN,
@@ -69,7 +69,7 @@ def test_the_verdict_comes_first_and_the_parts_in_order(written: Path) -> None:
 def test_every_result_says_that_it_comes_from_a_stand_in(written: Path) -> None:
     text = Page(written / "report.html").text
     measured = Report.model_validate_json((written / "report.json").read_bytes())
-    shown = [one for one in measured.statements if one.measured]
+    shown = [one for one in measured.statements if one.value]
     rows = [row for row in measured.rows if row.result]
     assert text.count(STAND_IN) >= len(shown) + 2 * len(rows)
 
@@ -138,7 +138,8 @@ def test_junit_has_one_case_a_verdict(written: Path) -> None:
     assert list(cases) == [one.id for one in report.statements]
     elements = {"pass": None, "fail": "failure", "error": "error", "not evaluated": "skipped"}
     for one in report.statements:
-        found = [child for child in cases[one.id] if child.tag != "system-out"]
+        assert cases[one.id].find("properties/property[@name='grade']") is not None or one.grade is None
+        found = [child for child in cases[one.id] if child.tag not in ("system-out", "properties")]
         assert [child.tag for child in found] == ([elements[one.status]] if elements[one.status] else [])
         assert all(child.get("message") for child in found)
     for attribute, status in (("failures", "fail"), ("errors", "error"), ("skipped", "not evaluated")):
@@ -243,5 +244,5 @@ def test_reevaluation_needs_a_run_and_readable_verdicts(tmp_path: Path) -> None:
         reevaluate(tmp_path)
     tiny_run(tmp_path)
     (tmp_path / "verdict.json").write_text("{}")
-    with pytest.raises(InputError, match=re.escape("not verdicts of schema version 2")):
+    with pytest.raises(InputError, match=re.escape("not verdicts of schema version 3")):
         reevaluate(tmp_path)

@@ -7,13 +7,13 @@ import pytest
 from pydantic import ValidationError
 
 from experiments.results import evaluate as evaluating
-from experiments.results.evaluate import Evaluation, evaluate
+from experiments.results.evaluate import evaluate
 from experiments.results.quantities import QUANTITIES
+from experiments.results.verdicts import Evaluation
 from experiments.results.wording import LABELS, number, span
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
-from tests.support.evidence import EVIDENCE
-from tests.support.results import COMMON, CPU, STAND_IN, ranks, result, run, shot, suite
+from tests.support.results import COMMON, CPU, GPU, STAND_IN, ranks, result, run, shot, suite
 
 PEAK = {"peak_gib": 10.0}
 REFERENCE = {"quantity": "reserved_gib", "low": 70.0, "high": 80.0, "tolerance": 0.05, "source": "made up"}
@@ -46,7 +46,7 @@ class TestOutcome:
     def test_as_stated_it_held(self, outcome):
         verdict = outcome_of(outcome, result("a", outcome))
         assert (verdict.status, verdict.reason) == ("pass", "")
-        assert verdict.expected == verdict.measured
+        assert verdict.expected == verdict.value
 
     def test_out_of_memory_where_it_should_fit_fails(self):
         verdict = outcome_of("fits", result("a", "oom"))
@@ -55,7 +55,7 @@ class TestOutcome:
     def test_an_unexpected_success_fails(self):
         verdict = outcome_of("oom", result("a", "fits"))
         assert verdict.status == "fail"
-        assert (verdict.expected, verdict.measured) == ("out of GPU memory", "fits")
+        assert (verdict.expected, verdict.value) == ("out of GPU memory", "fits")
 
     def test_a_stand_in_with_a_cap_is_evaluated(self):
         assert outcome_of("oom", result("a", "oom", device=STAND_IN)).status == "pass"
@@ -106,14 +106,14 @@ class TestReferenceValue:
 
     def test_a_miniature_is_not_evaluated_but_shown(self):
         verdict = reference_of(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
-        assert (verdict.status, verdict.measured) == ("not evaluated", "a: 75 GiB")
+        assert (verdict.status, verdict.value) == ("not evaluated", "a: 75 GiB")
 
     def test_a_time_is_evaluated_on_the_card_itself_and_not_on_a_stand_in(self):
         time = {"quantity": "train_s", "low": 5.0, "high": 5.0}
         assert reference_of(result("a", speed={}), **time).status == "pass"
         verdict = reference_of(result("a", speed={}, device=STAND_IN), **time)
         assert verdict.status == "not evaluated"
-        assert verdict.reason == "times on NVIDIA H200, which emulates a100_80gb, are not evaluated"
+        assert verdict.reason == "seconds on NVIDIA H200 are not those of a100_80gb"
 
 
 class TestRanks:
@@ -125,13 +125,13 @@ class TestRanks:
 
     def test_a_figure_shows_its_range_over_the_ranks(self):
         verdict = reference_of(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
-        assert verdict.measured == "a: 70 to 78.4 GiB over 3 ranks"
-        assert reference_of(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).measured == "a: 70 GiB over 2 ranks"
+        assert verdict.value == "a: 70 to 78.4 GiB over 3 ranks"
+        assert reference_of(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).value == "a: 70 GiB over 2 ranks"
 
     def test_a_ratio_is_of_the_ranks_with_the_most(self):
         several = result("a", ranks=ranks(peak_gib=[10.0, 30.0]))
         verdict = claim_of(RATIO, several, result("b", memory=PEAK))
-        assert verdict.measured == "3 times b (30 vs. 10 GiB)"
+        assert verdict.value == "3 times b (30 vs. 10 GiB)"
 
 
 SCALED = "ran on 2 of the 4 ranks that the row states"
@@ -151,7 +151,7 @@ class TestScaledDown:
         rows = [{"id": "a", "settings": FOUR, "expect": expect}]
         verdict = evaluated([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
         assert (verdict.status, verdict.reason) == ("not evaluated", SCALED)
-        assert verdict.measured
+        assert verdict.value
 
     def test_a_row_that_broke_says_so_all_the_same(self):
         rows = [{"id": "a", "settings": FOUR, "expect": {"outcome": "fits"}}]
@@ -193,7 +193,7 @@ class TestClaim:
 
     def test_a_ratio_shows_both_values(self):
         verdict = claim_of(RATIO, result("a", memory={"peak_gib": 30.0}), result("b", memory=PEAK))
-        assert verdict.measured == "3 times b (30 vs. 10 GiB)"
+        assert verdict.value == "3 times b (30 vs. 10 GiB)"
         assert verdict.reason == "3 times b (30 vs. 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
 
     def test_a_ratio_to_nothing_is_infinite(self):
@@ -205,7 +205,7 @@ class TestClaim:
         }
         after = shot("after optimizer step", optimizer_cpu_gib=20.0)
         verdict = claim_of(check, result("a", shots=(after,)))
-        assert (verdict.status, verdict.measured) == (
+        assert (verdict.status, verdict.value) == (
             "pass",
             "infinitely many times optimizer state on the GPU (20 vs. 0 GiB)",
         )
@@ -266,38 +266,152 @@ class TestClaim:
     @pytest.mark.parametrize(
         "quantity", ["samples_per_s", "step_s", "train_s", "communication_share", "gpu_idle_share"]
     )
+    def test_ratios_of_times_are_evaluated_on_whatever_gpu_ran_both_rows(self, quantity):
+        check = {**RATIO, "quantity": quantity}
+        speed = {"communication_share": 0.4, "gpu_idle_share": 0.2}
+        for device, grade in ((GPU, "measured"), (STAND_IN, "emulated")):
+            verdict = claim_of(check, result("a", speed=speed, device=device), result("b", speed=speed, device=device))
+            assert (verdict.status, verdict.grade) == ("pass", grade)
+
     @pytest.mark.parametrize(
         ("device", "reason"),
         [
             (CPU, "no GPU: times on a CPU are not evaluated"),
-            (STAND_IN, "times on NVIDIA H200, which emulates a100_80gb, are not evaluated"),
+            (STAND_IN, "times on NVIDIA A100-SXM4-80GB and on NVIDIA H200 are not compared"),
         ],
     )
-    def test_times_are_evaluated_on_the_card_alone(self, quantity, device, reason):
-        check = {**RATIO, "quantity": quantity}
-        speed = {"communication_share": 0.4, "gpu_idle_share": 0.2}
-        assert claim_of(check, result("a", speed=speed), result("b", speed=speed)).status == "pass"
-        for pair in (
-            (result("a", speed=speed), result("b", speed=speed, device=device)),
-            (result("a", speed=speed, device=device), result("b", speed=speed)),
-        ):
-            verdict = claim_of(check, *pair)
-            assert (verdict.status, verdict.reason) == ("not evaluated", reason)
+    def test_times_of_two_kinds_of_device_are_not_compared(self, device, reason):
+        verdict = claim_of({**RATIO, "quantity": "step_s"}, result("a", speed={}), result("b", speed={}, device=device))
+        assert (verdict.status, verdict.grade, verdict.reason) == ("not evaluated", None, reason)
+
+    @pytest.mark.parametrize("quantity", ["gpu_idle_share", "communication_share"])
+    def test_a_share_of_a_step_is_no_absolute_time(self, quantity):
+        check = {"row": "a", "quantity": quantity, "low": 0.1}
+        assert claim_of(check, result("a", speed={quantity: 0.2}, device=STAND_IN)).status == "pass"
+        assert claim_of(check, result("a", speed={quantity: 0.05}, device=STAND_IN)).status == "fail"
+
+    @pytest.mark.parametrize(
+        ("change", "label"),
+        [
+            ({}, ""),
+            ({"weights": "random"}, ", with random weights"),
+            ({"weights": "random", "data": "synthetic"}, ", with random weights and synthetic data"),
+        ],
+    )
+    def test_a_loss_says_what_it_was_trained_from(self, change, label):
+        check = {**RATIO, "quantity": "final_loss"}
+        verdict = claim_of(check, result("a", losses=(2.5,), **change), result("b", losses=(2.0,), **change))
+        assert (verdict.status, verdict.value) == ("pass", f"1.25 times b (2.5 vs. 2){label}")
 
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            ({"weights": "random"}, "random weights or synthetic data give no comparable loss"),
-            ({"data": "synthetic"}, "random weights or synthetic data give no comparable loss"),
             ({"length": "verdict"}, "the loss is stated for the full length of the training"),
+            ({"size": "tiny"}, "the loss of a tiny model is not that of the real one"),
         ],
     )
-    def test_a_loss_is_evaluated_on_real_weights_data_and_length_alone(self, change, reason):
-        check = {**RATIO, "quantity": "final_loss"}
-        real = result("b", losses=(3.0, 2.0))
-        assert claim_of(check, result("a", losses=(2.5,)), real).status == "pass"
-        verdict = claim_of(check, result("a", losses=(2.5,), **change), real)
+    def test_a_loss_of_another_training_is_not_evaluated(self, change, reason):
+        verdict = claim_of(
+            {**RATIO, "quantity": "final_loss"}, result("a", losses=(2.5,), **change), result("b", losses=(2.0,))
+        )
         assert (verdict.status, verdict.reason) == ("not evaluated", reason)
+
+    @pytest.mark.parametrize(("loss", "status"), [(2.0, "fail"), (2.02, "fail"), (2.03, "pass"), (1.9, "pass")])
+    def test_what_must_differ_lies_outside_the_bounds(self, loss, status):
+        check = {"row": "a", "quantity": "final_loss", "over_row": "b", "low": 0.99, "high": 1.01, "outside": True}
+        verdict = claim_of(check, result("a", losses=(loss,)), result("b", losses=(2.0,)))
+        assert verdict.status == status
+        assert verdict.expected == "loss of the last epoch of a outside 0.99 to 1.01 times that of b"
+
+    def test_a_miniature_has_bounds_of_its_own_where_the_check_gives_them(self):
+        check = {**RATIO, "high": 1.0, "miniature": {"high": 3.0}}
+        for size, status, bounds in (("full", "fail", "0.5 to 1"), ("tiny", "pass", "at most 3")):
+            pair = result("a", memory={"peak_gib": 20.0}, size=size), result("b", memory=PEAK, size=size)
+            verdict = claim_of(check, *pair)
+            assert (verdict.status, verdict.expected) == (status, f"peak memory of a {bounds} times that of b")
+
+    @pytest.mark.parametrize(("processes", "util", "status"), [(1, 97.0, "pass"), (2, 97.0, "fail"), (1, 3.0, "fail")])
+    def test_a_second_process_or_an_idle_gpu_fails(self, processes, util, status):
+        load = {"gpu_processes_max": processes, "gpu_util_percent_max": util}
+        made = result("a", device=STAND_IN).model_copy(update={"telemetry": load})
+        checks = [
+            {"row": "a", "quantity": "gpu_processes", "low": 1, "high": 1},
+            {"row": "a", "quantity": "gpu_util_peak_percent", "low": 90},
+        ]
+        assert claim_of(checks, made).status == status
+
+    @pytest.mark.parametrize(
+        ("made", "reason"),
+        [
+            (result("a", device=CPU), "no GPU"),
+            (result("a").model_copy(update={"predicted": True}), "the load of GPUs is not predicted"),
+            (result("a"), "a has no number of processes on the GPUs (a ended as fits)"),
+        ],
+    )
+    def test_the_load_of_gpus_is_told_by_gpus_alone(self, made, reason):
+        verdict = claim_of({"row": "a", "quantity": "gpu_processes", "low": 1}, made)
+        assert (verdict.status, verdict.reason) == ("not evaluated", reason)
+
+
+class TestOutOfMemory:
+    """A row that ran out of memory needed more than it reached."""
+
+    @pytest.mark.parametrize(
+        ("ended", "bounds", "status"),
+        [
+            (("oom", "fits"), {"low": 2.0}, "pass"),
+            (("oom", "fits"), {"low": 4.0}, "not evaluated"),
+            (("oom", "fits"), {"high": 2.0}, "fail"),
+            (("oom", "fits"), {"high": 4.0}, "not evaluated"),
+            (("fits", "oom"), {"high": 4.0}, "pass"),
+            (("fits", "oom"), {"high": 2.0}, "not evaluated"),
+            (("fits", "oom"), {"low": 4.0}, "fail"),
+            (("fits", "oom"), {"low": 2.0}, "not evaluated"),
+            (("oom", "oom"), {"low": 2.0}, "not evaluated"),
+        ],
+    )
+    def test_its_peak_decides_only_what_a_higher_one_would_not_change(self, ended, bounds, status):
+        a, b = ended
+        check = {"row": "a", "quantity": "peak_gib", "over_row": "b", **bounds}
+        verdict = claim_of(check, result("a", a, memory={"peak_gib": 30.0}), result("b", b, memory=PEAK))
+        assert verdict.status == status
+        if status == "not evaluated":
+            assert verdict.reason.endswith("ran out of memory: it needs more than it reached")
+
+    def test_a_predicted_peak_is_what_the_row_needs(self):
+        pair = [result("a", memory={"peak_gib": 30.0}), result("b", "oom", memory=PEAK)]
+        predicted = [one.model_copy(update={"predicted": True}) for one in pair]
+        check = {"row": "a", "quantity": "peak_gib", "over_row": "b", "high": 2.0}
+        assert [claim_of(check, *rows).status for rows in (pair, predicted)] == ["not evaluated", "fail"]
+
+    def test_its_parts_at_a_point_that_it_reached_are_exact(self):
+        shots = (shot("after forward", activations_gib=8.0),)
+        check = {"row": "b", "quantity": "activations_gib", "over_row": "a", "high": 0.7}
+        verdict = claim_of(check, result("a", "oom", shots=shots), result("b", shots=shots))
+        assert verdict.status == "fail"
+
+
+class TestGrade:
+    @pytest.mark.parametrize(
+        ("made", "grade"),
+        [
+            (result("a", memory=PEAK), "measured"),
+            (result("a", memory=PEAK, device=STAND_IN), "emulated"),
+            (result("a", memory=PEAK, device=CPU, size="tiny"), "miniature"),
+            (result("a", memory=PEAK).model_copy(update={"predicted": True}), "predicted"),
+        ],
+    )
+    def test_a_verdict_names_what_it_rests_on(self, made, grade):
+        verdict = claim_of({"row": "a", "quantity": "peak_gib", "over_quantity": "peak_gib", "low": 1.0}, made)
+        assert (verdict.status, verdict.grade) == ("pass", grade)
+
+    def test_a_claim_has_the_grade_of_its_worst_row(self):
+        verdict = claim_of(RATIO, result("a", memory=PEAK), result("b", memory=PEAK, device=STAND_IN))
+        assert verdict.grade == "emulated"
+
+    @pytest.mark.parametrize("outcome", ["error", "refused"])
+    def test_what_was_not_evaluated_has_none(self, outcome):
+        assert outcome_of("fits", result("a", outcome)).grade is None
 
 
 class TestExitCode:
@@ -325,33 +439,51 @@ class TestExitCode:
 
 
 class TestStoredVerdicts:
-    PATH = EVIDENCE / "multi_gpu_litgpt-a100_80gb-full-verdict" / "verdict.json"
+    """Files of earlier schema versions, as the programs of their time wrote them."""
 
-    def test_a_file_of_schema_version_1_is_read_with_the_words_of_today(self):
-        stored = json.loads(self.PATH.read_text())
-        assert (stored["schema_version"], stored["grounds"]) == (1, "measured")
-        read = Evaluation.model_validate_json(self.PATH.read_bytes())
-        assert (read.schema_version, read.basis, len(read.verdicts)) == (2, "measured", len(stored["verdicts"]))
-        words = {(old["status"], new.status) for old, new in zip(stored["verdicts"], read.verdicts, strict=True)}
-        assert words == {("held", "pass"), ("did not hold", "fail"), ("not judged", "not evaluated")}
+    FOLDER = Path(__file__).parent / "stored"
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_files_of_earlier_versions_are_read_with_the_words_of_today(self, version):
+        text = (self.FOLDER / f"verdict-{version}.json").read_text()
+        read = Evaluation.model_validate_json(text)
+        stored = json.loads(text)
+        assert (stored["schema_version"], read.schema_version) == (version, 3)
+        assert [one.id for one in read.verdicts] == [one["id"] for one in stored["verdicts"]]
+        assert [one.value for one in read.verdicts] == [one["measured"] for one in stored["verdicts"]]
+        assert {one.status for one in read.verdicts} == {"pass", "fail", "not evaluated"}
+        assert {one.kind for one in read.verdicts} == {"outcome", "reference value", "claim"}
+        assert Evaluation.model_validate_json(read.model_dump_json()) == read
+
+    @pytest.mark.parametrize(
+        ("change", "grade"), [({"basis": "predicted"}, "predicted"), ({"size": "tiny"}, "miniature"), ({}, None)]
+    )
+    def test_a_file_of_version_2_has_the_grade_that_follows_from_it(self, change, grade):
+        stored = json.loads((self.FOLDER / "verdict-2.json").read_text())
+        stored["basis"] = change.get("basis", "measured")
+        stored["run"]["size"] = change.get("size", "full")
+        for verdict in Evaluation.model_validate(stored).verdicts:
+            assert verdict.grade == (grade if verdict.status in ("pass", "fail") else None)
 
     def test_an_error_of_schema_version_1_is_an_error(self):
-        stored = self.PATH.read_text().replace('"did not hold"', '"broke"')
+        stored = (self.FOLDER / "verdict-1.json").read_text().replace('"did not hold"', '"broke"')
         assert Evaluation.model_validate_json(stored).exit_code == 3
 
     @pytest.mark.parametrize(
         "change",
         [
+            {"schema_version": 4},
             {"schema_version": 3},
-            {"schema_version": 2},
             {"verdicts": 5},
             {"verdicts": [5]},
             {"verdicts": [{"status": []}]},
         ],
     )
-    def test_other_files_are_rejected(self, change):
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_other_files_are_rejected(self, version, change):
+        stored = json.loads((self.FOLDER / f"verdict-{version}.json").read_text())
         with pytest.raises(ValidationError):
-            Evaluation.model_validate_json(json.dumps(json.loads(self.PATH.read_text()) | change))
+            Evaluation.model_validate_json(json.dumps(stored | change))
 
 
 def test_every_quantity_has_a_reader_and_a_label():
@@ -371,12 +503,14 @@ def test_numbers_as_people_read_them():
     assert [number(value) for value in (0.0, 0.1234, 78.5678, 12345.6)] == ["0", "0.123", "78.6", "12,346"]
 
 
+EVALUATE_IMPORTS = ("obstacles", "quantities", "run_folder", "schema", "verdicts", "wording")
+
+
 def test_evaluating_is_pure_and_short():
     source = Path(evaluating.__file__).read_text()
     modules = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom | ast.Import)]
     names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in modules}
     assert names <= {"collections.abc", "math", "pydantic", "typing"} | {
-        f"experiments.{room}"
-        for room in ("suites.suite", "results.quantities", "results.run_folder", "results.schema", "results.wording")
+        f"experiments.{room}" for room in ("suites.suite", *(f"results.{name}" for name in EVALUATE_IMPORTS))
     }
     assert len(source.splitlines()) < 400

@@ -6,9 +6,12 @@ import pytest
 from experiments.errors import InputError
 from experiments.results.quantities import QUANTITIES
 from experiments.results.run_folder import RunFolder
-from experiments.results.schema import Memory, read_result
+from experiments.results.schema import Failure, Memory, read_result
+from experiments.suites.settings import Settings
 from experiments.system.files import write_atomically
-from tests.support.results import CPU, STAND_IN, result, run, shot
+from tests.support.results import COMMON, CPU, GPU, STAND_IN, ranks, result, run, shot
+
+UNKNOWN = GPU.model_copy(update={"card": None, "memory_gib": 79.0})
 
 
 def test_a_result_reads_as_it_was_written(tmp_path):
@@ -61,11 +64,11 @@ def test_only_another_gpu_stands_in():
 
 
 SHOTS = (
-    shot("before forward", params_gib=2.0, grads_gib=9.0),
+    shot("before forward", params_gib=2.0, grads_gib=9.0, activations_gib=0.5),
     shot("after forward", params_gib=9.0, activations_gib=4.0, allocated_gib=6.0),
     shot("after forward", activations_gib=5.0, allocated_gib=8.0),
     shot("after forward", activations_gib=1.0, allocated_gib=20.0),
-    shot("after backward", grads_gib=2.5),
+    shot("after backward", grads_gib=2.5, activations_gib=0.25),
     shot("after optimizer step", optimizer_gib=3.0, optimizer_cpu_gib=7.0),
 )
 
@@ -77,14 +80,16 @@ SHOTS = (
         ("grads_gib", 2.5),
         ("optimizer_gib", 3.0),
         ("optimizer_cpu_gib", 7.0),
+        ("activations_before_forward_gib", 0.5),
         ("activations_gib", 5.0),
+        ("activations_after_backward_gib", 0.25),
         ("allocated_after_forward_gib", 8.0),
         ("peak_gib", 21.0),
         ("reserved_gib", 22.0),
         ("samples_per_s", 4.0),
         ("step_s", 0.5),
         ("train_s", 5.0),
-        ("final_loss", 1.0),
+        ("final_loss", 2.0),
     ],
 )
 def test_a_quantity_is_read_at_its_own_point(quantity, value):
@@ -92,11 +97,66 @@ def test_a_quantity_is_read_at_its_own_point(quantity, value):
     assert QUANTITIES[quantity](result("a", memory=memory, shots=SHOTS, speed={}, losses=(3.0, 1.0))) == value
 
 
-@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize(("device", "whole"), [(GPU, 79.15 - 0.55), (STAND_IN, 78.6), (UNKNOWN, 79.0)])
+def test_a_share_of_the_card_is_of_what_the_row_may_allocate_there(device, whole):
+    one = result("a", memory={"peak_gib": 30.0, "reserved_gib": 60.0}, device=device)
+    assert QUANTITIES["peak_share"](one) == pytest.approx(30.0 / whole)
+    assert QUANTITIES["reserved_share"](one) == pytest.approx(60.0 / whole)
+
+
+def test_parameters_are_counted_in_billions():
+    one = result("a").model_copy(update={"parameters": 3_744_761_856, "trainable_parameters": 18_874_368})
+    assert QUANTITIES["parameters_e9"](one) == 3.744761856
+    assert QUANTITIES["trainable_parameters_e9"](one) == 0.018874368
+
+
+def test_samples_of_a_step_are_those_of_all_ranks_and_micro_steps():
+    several = {"batch_size": 2, "accumulate": 3, "devices": 4, "strategy": "ddp"}
+    assert QUANTITIES["samples_per_step"](result("a", settings=Settings.model_validate(COMMON | several))) == 24
+    assert QUANTITIES["samples_per_step"](ranks(peak_gib=[1.0])[0]) is None
+
+
+@pytest.mark.parametrize(("on_a_gpu", "processes"), [(1, 4), (2, 8)])
+def test_processes_are_those_on_all_gpus_of_the_row(on_a_gpu, processes):
+    device = GPU.model_copy(update={"count": 4})
+    load = {"gpu_processes_max": on_a_gpu, "gpu_util_percent_max": 97.0}
+    one = result("a", device=device).model_copy(update={"telemetry": load})
+    assert QUANTITIES["gpu_processes"](one) == processes
+    assert QUANTITIES["gpu_util_peak_percent"](one) == 97.0
+
+
+def test_the_step_of_a_failure_is_that_of_an_out_of_memory_alone():
+    failure = Failure(phase="forward", step=1, kind="OutOfMemoryError", message="")
+    ended = {outcome: result("a", outcome).model_copy(update={"failure": failure}) for outcome in ("oom", "error")}
+    assert {outcome: QUANTITIES["oom_step"](one) for outcome, one in ended.items()} == {"oom": 1, "error": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "loss"),
+    [({"max_epochs": 2}, 1.5), ({"max_epochs": 1}, 3.75), ({"max_epochs": 2, "max_steps": 4}, 3.75)],
+)
+def test_the_loss_of_an_epoch_is_its_mean(changes, loss):
+    settings = result("a").spec.settings.model_copy(update=changes)
+    assert QUANTITIES["final_loss"](result("a", losses=(7.0, 5.0, 2.0, 1.0), settings=settings)) == loss
+
+
+def test_a_training_that_was_cut_short_has_no_whole_epoch():
+    settings = result("a").spec.settings.model_copy(update={"max_epochs": 2})
+    assert QUANTITIES["final_loss"](result("a", losses=(3.0, 1.0), settings=settings, length="verdict")) == 2.0
+
+
+@pytest.mark.parametrize("micro_steps", [40, 400])
+def test_the_training_time_leaves_the_warm_up_out_whether_all_steps_ran_or_some(micro_steps):
+    steps = {"optimizer_steps": micro_steps // 4, "micro_steps": micro_steps, "planned_micro_steps": 400}
+    one = result("a", speed={**steps, "step_s": 0.5, "train_s": 99.0})
+    assert QUANTITIES["train_s"](one) == 50.0
+
+
+@pytest.mark.parametrize("quantity", list(QUANTITIES))
 def test_what_was_not_measured_is_none(quantity):
     empty = result("a", "oom")
     assert empty.memory == Memory()
-    assert QUANTITIES[quantity](empty) is None
+    assert (QUANTITIES[quantity](empty) is None) == (quantity != "samples_per_step")
 
 
 def test_a_run_folder_gives_the_results_there_are_in_the_order_asked_for(tmp_path):

@@ -28,6 +28,12 @@ def test_a_card_is_enough_for_itself_whatever_its_driver_reserves():
     assert refusal(spec(), node(reserved), 64) == ""
 
 
+@pytest.mark.parametrize(("memory_gib", "refused"), [(79.1, False), (77.6, False), (77.5, True)])
+def test_a_device_of_another_name_may_lack_what_drivers_differ_by(memory_gib, refused):
+    reserved = GPU.__class__(0, "NVIDIA H100 80GB HBM3", memory_gib, "GPU-2")
+    assert bool(refusal(spec(), node(reserved), 64)) == refused
+
+
 @pytest.mark.parametrize("settings", [{"optimizer": "adam_8bit"}, {"quantization": {"kind": "nf4"}}])
 def test_a_bitsandbytes_that_needs_a_gpu_is_refused_on_a_processor_here(settings, monkeypatch):
     row = spec(size="tiny", **settings)

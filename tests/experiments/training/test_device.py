@@ -36,7 +36,7 @@ def test_a_smaller_device_is_rejected():
 def test_the_allocator_is_capped(monkeypatch, size, total_gib, cap):
     fractions = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: fractions.append(share))
-    assert device._apply_cap(spec(size=size), total_gib) == pytest.approx(cap)
+    assert device._emulate(spec(size=size), total_gib) == pytest.approx(cap)
     assert fractions == ([] if cap is None else [pytest.approx(cap / total_gib)])
 
 
@@ -55,20 +55,22 @@ def test_an_emulated_card_uses_its_own_attention_kernels(monkeypatch, card, prec
     for name in ("flash", "mem_efficient", "cudnn"):
         monkeypatch.setattr(torch.backends.cuda, f"enable_{name}_sdp", lambda on, name=name: allowed.update({name: on}))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: None)
-    device._apply_cap(spec(size="full", card=card, precision=precision), 139.8)
+    device._emulate(spec(size="full", card=card, precision=precision), 139.8)
     assert tuple(allowed.values()) == kernels
     allowed.clear()
-    device._apply_cap(spec(size="full", card=card, precision=precision), card_named(card).memory_gib)
-    device._apply_cap(spec(size="tiny", card=card, precision=precision), 139.8)
+    device._emulate(spec(size="full", card=card, precision=precision), card_named(card).memory_gib)
+    assert tuple(allowed.values()) == kernels, "a device of the same size may be another card"
+    allowed.clear()
+    device._emulate(spec(size="tiny", card=card, precision=precision), 139.8)
     assert allowed == {}
 
 
 def test_every_gpu_of_a_process_is_capped(monkeypatch):
     capped = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: capped.append(gpu))
-    device._apply_cap(spec(size="full", task="generate", devices=3), 139.8)
+    device._emulate(spec(size="full", task="generate", devices=3), 139.8)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    device._apply_cap(spec(size="full", strategy="ddp", devices=3), 139.8)
+    device._emulate(spec(size="full", strategy="ddp", devices=3), 139.8)
     assert capped == [0, 1, 2, 1]
 
 

@@ -21,8 +21,8 @@ def _machines() -> list[Machine]:
     a100, v100 = "NVIDIA A100 80GB PCIe", "Tesla V100"
     kinds = [
         *((f"P3-GPU-{n:03d}", "gpu_a100_pcie", a100, 4) for n in range(1, 5)),
-        ("gigaio-compute-01", "compute_gigaio", "", 0),
-        *((f"gigaio-compute-{n:02d}", "compute_gigaio", a100, 1) for n in (2, 6)),
+        *((f"gigaio-compute-{n:02d}", "compute_gigaio", a100, 1) for n in (2, 3)),
+        ("gigaio-compute-06", "compute_gigaio", "", 0),
         ("P2-GPU-001", "gpu_v100", f"{v100}-SXM2-32GB", 4),
         ("P2-GPU-002", "gpu_v100", f"{v100}-PCIE-32GB", 4),
     ]

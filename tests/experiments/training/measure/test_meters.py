@@ -1,5 +1,6 @@
 import pytest
 import torch
+from bitsandbytes.nn import Params4bit
 from bitsandbytes.optim import Adam8bit
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -150,6 +151,14 @@ def test_the_copies_of_a_wrapping_optimizer_count_too(name):
     copy = nn.Parameter(torch.ones(100))
     wrapped = FakeZero(stepped(torch.optim.AdamW, copy), name, [copy])
     assert storage_bytes(optimizer_tensors(wrapped)) == 3 * 400 + 4
+
+
+@pytest.mark.parametrize(("nested", "scales"), [(False, 4 * 64 + 4 * 16), (True, 64 + 4 * 16 + 4 * 1 + 4 * 256 + 4)])
+def test_the_scales_of_a_4_bit_weight_count_as_the_weight(nested, scales):
+    weight = Params4bit(torch.randn(64, 64), requires_grad=False, quant_type="nf4", compress_statistics=nested).to(
+        "cpu"
+    )
+    assert storage_bytes(parameter_tensors(weight)) == 64 * 64 // 2 + scales
 
 
 def test_a_rank_s_partition_of_a_sharded_parameter_counts_as_the_parameter():

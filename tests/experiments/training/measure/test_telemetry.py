@@ -14,6 +14,7 @@ from experiments.training.measure.telemetry import (
     TRAINING_UTILIZATION,
     TelemetrySampler,
     combine_gpus,
+    training_utilization,
 )
 from provision.hardware import gpus
 from provision.hardware.nvidia import NvidiaGpu
@@ -145,6 +146,21 @@ def test_sampling_continues_after_the_trainer_has_ended(tmp_path, monkeypatch, n
         sample = sampler._sample()
     assert sample["process_memory_gib"] == 0
     assert sample["host_memory_gib"] > 0
+
+
+@pytest.mark.parametrize(
+    ("utilization", "training"),
+    [
+        ([90, 0, 100, 0, 0, 0], [90, 0, 100]),  # idle within a step, and after the last one
+        ([90, 100], [90, 100]),
+        ([0, 0], [0, 0]),  # an idle GPU
+        ([], []),
+    ],
+)
+def test_training_ends_when_the_gpu_worked_last(utilization, training):
+    samples = [{"phase": "load", "gpu_util_percent": 50}, {"phase": "forward"}]
+    samples += [{"phase": "optimizer step", "gpu_util_percent": value} for value in utilization]
+    assert training_utilization(samples) == training
 
 
 def test_training_utilization_excludes_the_loading(tmp_path, fake_nvml):

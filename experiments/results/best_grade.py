@@ -1,0 +1,30 @@
+"""The best evidence for each statement: a measurement or a prediction, and where the two disagree. Pure functions."""
+
+from experiments.results.verdicts import GRADES, Contradiction, Evaluation, Verdict
+
+
+def best_of(measured: Evaluation, predicted: Evaluation) -> Evaluation:
+    """Return the measured evaluation with each statement's best verdict, and the predictions that contradict it.
+
+    A prediction answers what was not measured, and what was measured on a tiny model only. An error stays an error.
+    What neither can answer has the reason of the measurement, or of the prediction if nothing was measured.
+    """
+    predictions = {verdict.id: verdict for verdict in predicted.verdicts}
+    pairs = [(verdict, predictions.get(verdict.id)) for verdict in measured.verdicts]
+    verdicts = tuple(_better(verdict, prediction) for verdict, prediction in pairs)
+    contradictions = tuple(
+        Contradiction(id=verdict.id, says=verdict.says, measured=verdict, predicted=prediction)
+        for verdict, prediction in pairs
+        if prediction and prediction.grade and verdict.grade and verdict.status != prediction.status
+    )
+    return measured.model_copy(update={"verdicts": verdicts, "contradictions": contradictions})
+
+
+def _better(measured: Verdict, predicted: Verdict | None) -> Verdict:
+    if predicted is None or measured.status == "error":
+        return measured
+    if predicted.grade is None:
+        return measured if measured.value else predicted
+    if measured.grade is None or GRADES.index(predicted.grade) < GRADES.index(measured.grade):
+        return predicted
+    return measured

@@ -1,0 +1,106 @@
+"""Why the values of a run cannot answer a statement: each reason in one line. Pure functions."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from experiments.results.quantities import LOADS, LOSSES, SECONDS, TIMES
+from experiments.results.schema import Result
+from experiments.suites.suite import Check
+
+
+class Evidence(NamedTuple):
+    """The results by row. scaled: by row, how it ran on fewer ranks than it states; empty if it did not."""
+
+    results: Mapping[str, Result]
+    scaled: Mapping[str, str]
+
+
+class About(NamedTuple):
+    """What a statement is about besides its rows: the real model's size, all ranks that the rows state."""
+
+    full_size: bool = False
+    all_ranks: bool = False
+
+
+def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
+    """Yield each reason why the outcome of a row that ran does not count."""
+    if result.outcome == "refused":
+        yield result.reason
+    if result.spec.size == "tiny":
+        yield "a tiny model does not show what fits the card"
+    if result.device.kind != "cuda":
+        yield "no GPU"
+    if scaled := evidence.scaled[result.spec.row]:
+        yield scaled
+
+
+def obstacles(check: Check, evidence: Evidence, about: About) -> Iterator[str]:
+    """Yield each reason why the values of a check's rows do not count."""
+    result = evidence.results[check.row]
+    pair = (result, evidence.results[check.over_row] if check.over_row else result)
+    yield from prediction_obstacles(check, result)
+    yield from _size_obstacles(check, pair, about)
+    yield from _loss_obstacles(check, pair)
+    yield from _time_obstacles(check, pair)
+    yield from _scaling_obstacles(check, evidence.scaled, about)
+
+
+def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
+    """Yield why a prediction cannot evaluate a check."""
+    if result.predicted and _quantities(check) & set(TIMES):
+        yield "times are not predicted"
+    if result.predicted and _quantities(check) & set(LOSSES):
+        yield "the loss is not predicted"
+    if _quantities(check) & set(LOADS):
+        yield from _load_obstacles(result)
+
+
+def _load_obstacles(result: Result) -> Iterator[str]:
+    """Yield why the load of GPUs is not known."""
+    if result.predicted:
+        yield "the load of GPUs is not predicted"
+    elif result.device.kind != "cuda":
+        yield "no GPU"
+
+
+def _quantities(check: Check) -> set[str]:
+    return {quantity for quantity in (check.quantity, check.over_quantity) if quantity}
+
+
+def _size_obstacles(check: Check, pair: tuple[Result, Result], about: About) -> Iterator[str]:
+    """Yield why the size of the model or of the device's memory does not allow a check."""
+    for result in pair:
+        if result.spec.size == "tiny" and (about.full_size or (not check.relative and check.high != 0)):
+            yield "a tiny model does not show the size of the real one"
+        if result.device.kind != "cuda" and "optimizer_cpu_gib" in _quantities(check):
+            yield "no GPU: all memory is host memory"
+
+
+def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
+    """Yield why losses of this run do not count. Those of random weights do, and say so."""
+    if not _quantities(check) & set(LOSSES):
+        return
+    for result in pair:
+        if result.spec.size == "tiny":
+            yield "the loss of a tiny model is not that of the real one"
+        if result.spec.length != "as-taught":
+            yield "the loss is stated for the full length of the training"
+
+
+def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
+    """Yield why times of this run do not count: seconds on another card, a comparison of two kinds of device."""
+    if not _quantities(check) & set(TIMES):
+        return
+    if any(result.device.kind != "cuda" for result in pair):
+        yield "no GPU: times on a CPU are not evaluated"
+    first, second = (result.device.name for result in pair)
+    if first != second:
+        yield f"times on {first} and on {second} are not compared"
+    if pair[0].emulated and not check.relative and check.quantity in SECONDS:
+        yield f"seconds on {first} are not those of {pair[0].spec.card}"
+
+
+def _scaling_obstacles(check: Check, scaled: Mapping[str, str], about: About) -> Iterator[str]:
+    """Yield why rows on fewer ranks than they state do not allow a check; a comparison of two values is allowed."""
+    if about.all_ranks or not check.relative:
+        yield from (scaled[row] for row in (check.row, check.over_row) if row and scaled[row])

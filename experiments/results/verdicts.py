@@ -1,0 +1,113 @@
+"""The schema of verdict.json: every statement with its status, and the grade of the evidence that it rests on."""
+
+from collections import Counter
+from typing import Any, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from experiments.results.run_folder import Run
+from experiments.results.schema import Record
+
+VERDICT_SCHEMA_VERSION: Literal[3] = 3
+VERSION_1_KINDS = {"figure": "reference value"}
+VERSION_1_STATUSES = {"held": "pass", "did not hold": "fail", "not judged": "not evaluated", "broke": "error"}
+
+Status = Literal["pass", "fail", "not evaluated", "error"]
+Grade = Literal["measured", "emulated", "predicted", "miniature"]
+GRADES: tuple[Grade, ...] = get_args(Grade)
+"""Best first: measured on the card itself, on a GPU that emulates it, predicted at full size, on a tiny model."""
+
+
+class Verdict(Record):
+    """One statement with its status."""
+
+    id: str = Field(description="id of the claim, or of the row and its quantity")
+    kind: Literal["outcome", "reference value", "claim"] = Field(description="kind of the statement")
+    says: str = Field(description="the statement in a sentence")
+    rows: tuple[str, ...] = Field(description="ids of its rows")
+    status: Status = Field(description="whether the statement passes")
+    grade: Grade | None = Field(
+        default=None, description="None: without a verdict, or not recorded by a file of version 1 or 2"
+    )
+    expected: str = Field(description="values for which the statement passes")
+    value: str = Field(description="measured or predicted value")
+    reason: str = Field(default="", description="reason for a failure or a missing evaluation, or the error")
+
+
+class Contradiction(Record):
+    """A statement that a measurement and a prediction evaluate differently."""
+
+    id: str = Field(description="id of the statement")
+    says: str = Field(description="the statement in a sentence")
+    measured: Verdict = Field(description="verdict from the measurement")
+    predicted: Verdict = Field(description="verdict from the prediction")
+
+
+class Evaluation(Record):
+    """verdict.json: every verdict of one run, each with the best grade of evidence that can answer it.
+
+    Also reads schema versions 1 and 2, which had other names and one basis for all verdicts.
+    """
+
+    schema_version: Literal[3] = Field(default=VERDICT_SCHEMA_VERSION, description="version of this schema")
+    run: Run = Field(description="options and origin of the run")
+    verdicts: tuple[Verdict, ...] = Field(description="one per statement")
+    contradictions: tuple[Contradiction, ...] = Field(
+        default=(), description="predictions that disagree with a measurement"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_earlier_versions(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("schema_version") == 1:
+            data = _from_version_1(data)
+        if isinstance(data, dict) and data.get("schema_version") == 2:
+            data = _from_version_2(data)
+        return data
+
+    def count(self, status: Status) -> int:
+        return sum(verdict.status == status for verdict in self.verdicts)
+
+    def passed_by_grade(self) -> dict[Grade, int]:
+        """Return the number of statements that hold, by grade, the best grade first."""
+        counts = Counter(verdict.grade for verdict in self.verdicts if verdict.status == "pass")
+        return {grade: counts[grade] for grade in GRADES if counts[grade]}
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 if all evaluated statements hold, 1 if one fails, 3 if one ended in an error."""
+        return 3 if self.count("error") else 1 if self.count("fail") else 0
+
+
+def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of schema version 1 in the words of version 2."""
+    kept = {key: value for key, value in data.items() if key != "grounds"}
+    return _with_verdicts({**kept, "schema_version": 2, "basis": data.get("grounds", "measured")}, _renamed)
+
+
+def _renamed(verdict: dict[str, Any]) -> dict[str, Any]:
+    status, kind = verdict.get("status"), verdict.get("kind")
+    renamed = {"status": VERSION_1_STATUSES.get(str(status), status), "kind": VERSION_1_KINDS.get(str(kind), kind)}
+    return {**verdict, **renamed}
+
+
+def _from_version_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of schema version 2 as version 3 has it: with the grade of each verdict, where it follows."""
+    run, basis = data.get("run"), data.get("basis", "measured")
+    tiny = isinstance(run, dict) and run.get("size") == "tiny"
+    grade = "predicted" if basis == "predicted" else "miniature" if tiny else None
+
+    def graded(verdict: dict[str, Any]) -> dict[str, Any]:
+        kept = {("value" if key == "measured" else key): value for key, value in verdict.items()}
+        return {**kept, "grade": grade if verdict.get("status") in ("pass", "fail") else None}
+
+    kept = {key: value for key, value in data.items() if key != "basis"}
+    return _with_verdicts({**kept, "schema_version": VERDICT_SCHEMA_VERSION}, graded)
+
+
+def _with_verdicts(data: dict[str, Any], change: Any) -> dict[str, Any]:
+    """Return ``data`` with each of its verdicts changed; what is no verdict is left for the schema to reject."""
+    found = data.get("verdicts")
+    if not isinstance(found, list):
+        return data
+    return {**data, "verdicts": [change(one) if isinstance(one, dict) else one for one in found]}

@@ -1,0 +1,41 @@
+"""The sentences of the labs that say what comes of an experiment, each with the statements that check it."""
+
+from pydantic import Field
+
+from experiments.errors import unknown
+from experiments.suites.suite import Suite
+from experiments.suites.yaml_schema import LABS, StrictModel, checked, read_yaml
+
+SENTENCES = LABS / "sentences"
+
+
+class Sentence(StrictModel):
+    """One sentence in our words. at: its place in the lab. statements: ids of the verdicts that check it."""
+
+    at: str
+    says: str
+    statements: tuple[str, ...] = Field(min_length=1)
+
+
+def sentences_of(suite: Suite) -> tuple[Sentence, ...]:
+    """Return the sentences of the suite's lab, in its order.
+
+    Raises InputError for a sentence without a statement, and for a statement that the suite does not have.
+    """
+    path = SENTENCES / f"{suite.suite}.yaml"
+    known = statement_ids(suite)
+    sentences = []
+    for number, entry in enumerate(read_yaml(path), 1):
+        sentence = checked(Sentence, entry, f"sentences/{path.name}: sentence {number}")
+        for statement in sentence.statements:
+            if statement not in known:
+                raise unknown("statement", statement, known, f"sentences/{path.name}: sentence {number}")
+        sentences.append(sentence)
+    return tuple(sentences)
+
+
+def statement_ids(suite: Suite) -> tuple[str, ...]:
+    """Return the ids of all statements of a suite: outcomes and reference values of its rows, and claims."""
+    outcomes = [f"{row.id}/outcome" for row in suite.rows if row.expect.outcome]
+    values = [f"{row.id}/{value.quantity}" for row in suite.rows for value in row.expect.reference_values]
+    return (*outcomes, *values, *(f"claim/{claim.id}" for claim in suite.claims))

@@ -1,0 +1,48 @@
+"""The pages of sentences: every sentence with all its statements, and the best stored evidence of each."""
+
+import pytest
+
+from docs.generate import sentence_pages
+from docs.sentence_tables import best_verdicts, sentence_rows, stored_evaluations
+from experiments.results.verdicts import Evaluation, Verdict
+from experiments.suites.sentences import sentences_of
+from experiments.suites.suite import suite_named, suite_names
+from tests.support.results import run
+
+SUITES = [suite_named(name) for name in suite_names()]
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.suite)
+def test_the_table_has_each_sentence_with_its_statements(suite) -> None:
+    rows = list(sentence_rows(suite))
+    assert [row[0] for row in rows if row[0]] == [sentence.says for sentence in sentences_of(suite)]
+    statements = [statement for sentence in sentences_of(suite) for statement in sentence.statements]
+    assert [row[2] for row in rows] == [f"`{statement}`" for statement in statements]
+    assert all(row[3] in ("pass", "fail", "not evaluated") and row[5] for row in rows)
+    assert all(bool(row[4]) == (row[3] != "not evaluated") for row in rows)
+    page = sentence_pages()[f"reference/sentences/{suite.suite}.md"]
+    assert page.count("\n| ") == len(rows) + 2
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.suite)
+def test_stored_runs_have_every_statement_of_the_table(suite) -> None:
+    assert {evaluation.run.suite for _, evaluation in stored_evaluations(suite)} == {suite.suite}
+    assert not [row for row in sentence_rows(suite) if row[5] == "no stored run has it"]
+
+
+def evaluation(**verdict: str) -> Evaluation:
+    stated = {"id": "a", "kind": "outcome", "says": "", "rows": (), "expected": ""}
+    return Evaluation(run=run(), verdicts=(Verdict.model_validate(stated | verdict),))
+
+
+def test_the_best_grade_is_shown_and_of_equal_ones_the_first_card() -> None:
+    predicted = evaluation(status="fail", grade="predicted", value="90 GiB")
+    emulated = evaluation(status="pass", grade="emulated", value="80 GiB")
+    card, best = best_verdicts([("x", predicted), ("y", emulated), ("z", emulated)])["a"]
+    assert (card, best.grade, best.value) == ("y", "emulated", "80 GiB")
+
+
+def test_the_reason_shown_is_that_of_a_run_with_a_value() -> None:
+    empty = evaluation(status="not evaluated", value="", reason="a has not run")
+    slow = evaluation(status="not evaluated", value="7 s", reason="seconds of another card")
+    assert best_verdicts([("x", empty), ("x", slow)])["a"][1].reason == "seconds of another card"

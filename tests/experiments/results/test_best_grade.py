@@ -1,0 +1,69 @@
+"""Each statement with the best evidence that can answer it, and predictions that contradict a measurement."""
+
+import pytest
+
+from experiments.results.best_grade import best_of
+from experiments.results.verdicts import GRADES, Evaluation, Verdict
+from tests.support.results import run
+
+
+def evaluation(*verdicts: Verdict) -> Evaluation:
+    return Evaluation(run=run(), verdicts=verdicts)
+
+
+def verdict(status: str, grade: str | None = None) -> Verdict:
+    stated = {"kind": "outcome", "says": "A fits.", "rows": ("a",), "expected": "fits"}
+    return Verdict(id="a/outcome", status=status, grade=grade, value=grade or "", **stated)
+
+
+def best(measured: Verdict, predicted: Verdict) -> Verdict:
+    return best_of(evaluation(measured), evaluation(predicted)).verdicts[0]
+
+
+@pytest.mark.parametrize(
+    ("grade", "chosen"),
+    [("measured", "measured"), ("emulated", "emulated"), ("miniature", "predicted"), (None, "predicted")],
+)
+def test_a_prediction_counts_where_nothing_better_does(grade: str | None, chosen: str) -> None:
+    measured = verdict("pass" if grade else "not evaluated", grade)
+    assert best(measured, verdict("pass", "predicted")).grade == chosen
+
+
+def test_what_a_prediction_cannot_tell_is_told_by_a_miniature() -> None:
+    assert best(verdict("pass", "miniature"), verdict("not evaluated")).grade == "miniature"
+
+
+@pytest.mark.parametrize(("value", "reason"), [("2 s", "no GPU"), ("", "times are not predicted")])
+def test_what_neither_can_tell_has_the_reason_of_what_was_measured(value: str, reason: str) -> None:
+    measured = verdict("not evaluated").model_copy(update={"reason": "no GPU", "value": value})
+    predicted = verdict("not evaluated").model_copy(update={"reason": "times are not predicted"})
+    assert best(measured, predicted).reason == reason
+
+
+def test_an_error_stays_an_error() -> None:
+    found = best_of(evaluation(verdict("error")), evaluation(verdict("pass", "predicted")))
+    assert (found.count("error"), found.exit_code, found.contradictions) == (1, 3, ())
+
+
+@pytest.mark.parametrize(("status", "code"), [("pass", 0), ("fail", 1)])
+def test_the_exit_code_is_that_of_the_best_grade(status: str, code: int) -> None:
+    predicted = verdict("pass" if status == "fail" else "fail", "predicted")
+    assert best_of(evaluation(verdict(status, "measured")), evaluation(predicted)).exit_code == code
+    assert best_of(evaluation(verdict("not evaluated")), evaluation(verdict(status, "predicted"))).exit_code == code
+
+
+@pytest.mark.parametrize("grade", ["measured", "emulated", "miniature"])
+@pytest.mark.parametrize("status", ["pass", "fail"])
+def test_a_prediction_that_contradicts_a_measurement_is_a_finding(grade: str, status: str) -> None:
+    other = "fail" if status == "pass" else "pass"
+    measured, predicted = verdict(status, grade), verdict(other, "predicted")
+    (found,) = best_of(evaluation(measured), evaluation(predicted)).contradictions
+    assert (found.measured, found.predicted) == (measured, predicted)
+    assert best_of(evaluation(measured), evaluation(verdict(status, "predicted"))).contradictions == ()
+
+
+def test_grades_are_counted_best_first() -> None:
+    grades = ("miniature", "predicted", "predicted", "measured")
+    found = evaluation(*(verdict("pass", grade) for grade in grades), verdict("fail", "emulated"))
+    assert list(found.passed_by_grade().items()) == [("measured", 1), ("predicted", 2), ("miniature", 1)]
+    assert GRADES == ("measured", "emulated", "predicted", "miniature")
