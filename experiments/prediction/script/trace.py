@@ -21,7 +21,7 @@ from experiments.system.files import cache_folder
 from experiments.system.packages import require
 from experiments.system.signals import die_with_parent
 
-MODULE = "experiments.prediction.script.process"
+MODULE = "experiments.prediction.script.traced.process"
 
 
 class ScriptFailed(Exception):

@@ -55,7 +55,7 @@ def measure_one(words: list[str]) -> None:
     """Run a script in this process until its third optimizer step, and print its memory."""
     import torch
 
-    from experiments.prediction.script.watch import Watcher
+    from experiments.prediction.script.traced.watch import Watcher
 
     def enough() -> None:
         torch.cuda.synchronize()

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.prediction.script.command import Launch, Program, parsed
-from experiments.prediction.script.launchers import launched
+from experiments.prediction.script.traced.launchers import launched
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """The process of a traced script: the phantom device is put in place, then the script runs as `__main__`.
 
-    python -m experiments.prediction.script.process JOB OUT
+    python -m experiments.prediction.script.traced.process JOB OUT
 
 JOB is the JSON of a Job. OUT gets a ScriptPrediction, or {"error": LINE} for a command that cannot run. The process
 ends as soon as the training has taken enough steps; whatever the script would do afterwards is not done. A script that
@@ -96,9 +96,9 @@ def _prepare(job: Job, out: Path) -> tuple[Program, Any]:
     from experiments.prediction.peak import Tags
     from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.prediction.phantom.ranks import replace_ranks
-    from experiments.prediction.script import imports, launchers, missing
-    from experiments.prediction.script.answer import prediction
-    from experiments.prediction.script.watch import Watcher
+    from experiments.prediction.script.traced import imports, launchers, missing
+    from experiments.prediction.script.traced.answer import prediction
+    from experiments.prediction.script.traced.watch import Watcher
 
     card = card_named(job.cards[0])
     torch.set_num_threads(1)

@@ -8,15 +8,15 @@ import torch
 
 from experiments.prediction.peak import CATEGORIES, Tags, failure, needed, shares
 from experiments.prediction.phantom.library import Phantom, Replay
-from experiments.prediction.script import imports
 from experiments.prediction.script.record import CardAnswer, Ended, ModuleShare, PhaseBegin, ScriptPrediction
-from experiments.prediction.script.watch import Watcher
+from experiments.prediction.script.traced import imports
+from experiments.prediction.script.traced.watch import Watcher
 from experiments.results.provenance import versions
 from experiments.suites.cards import card_named
 from experiments.system.files import GIB
 
 if TYPE_CHECKING:
-    from experiments.prediction.script.process import Traced
+    from experiments.prediction.script.traced.process import Traced
 
 POINTS = 400
 SHOWN = 60
