@@ -21,9 +21,10 @@ from experiments.runners.targets import expected_target
 from provision.availability.matching import fitting
 from provision.availability.times import length_in_words
 from provision.configure.playbook import Setup, configure
-from provision.errors import ForeignLease, LeaseMismatch
+from provision.errors import UNTOUCHED
 from provision.leasing import lease as leasing
 from provision.leasing import release as releasing
+from provision.leasing.account import require_credential_for
 from provision.leasing.doctor import examine
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest, slot_in_words
@@ -106,6 +107,7 @@ def reproduce(
         with stages.stage("slots"):
             slot = slot_in_words(choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
             view.says(slot)
+        require_credential_for(site, reconciler, lease_request.requirements)
         confirm(slot)
     return _on_lease(reproduction, runs, reconciler, stages)
 
@@ -123,7 +125,7 @@ def _on_lease(
             configure(machines, reproduction.setup, view.says)
         with stages.stage("run"):
             return _run(runs, view)
-    except (LeaseMismatch, ForeignLease):
+    except UNTOUCHED:
         release = False
         raise
     finally:

@@ -9,6 +9,7 @@ ProvisionError
 ├── BadKey              an SSH key file is missing or is not a key
 ├── NoCredentials       no account is configured, or keystone rejects it
 ├── ForeignLease        a lease of that name exists that the local journal does not know
+├── OtherAccount        the active lease of that name was made with another account
 ├── LeaseMismatch       the active lease of that name has other hosts than requested
 ├── BadJournal          the journal is damaged or of another version
 ├── CheckFailed         a preflight check found a problem; the message names the fix
@@ -75,8 +76,16 @@ class ForeignLease(ProvisionError):
     """A lease of that name exists that the local journal does not know; it is not touched."""
 
 
+class OtherAccount(ProvisionError):
+    """The active lease of that name was made with another account, which alone can see it; it is not touched."""
+
+
 class LeaseMismatch(ProvisionError):
     """The active lease of that name has other hosts than requested; it is not touched."""
+
+
+UNTOUCHED = (ForeignLease, OtherAccount, LeaseMismatch)
+"""What is raised for a lease that is none of the command's: it is not released either."""
 
 
 class BadJournal(ProvisionError):
@@ -92,7 +101,14 @@ class SiteError(ProvisionError):
 
 
 class Unreachable(SiteError):
-    """A service does not answer or has an internal error. The outcome of the request is unknown."""
+    """A service does not answer or has an internal error. The outcome of the request is unknown.
+
+    retry_after_s: how long the service asks to wait, 0 if it does not say.
+    """
+
+    def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class RequestRejected(SiteError):

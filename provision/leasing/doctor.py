@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from provision.availability.times import local_zone, time_in_words
 from provision.errors import CheckFailed, ProvisionError, Unreachable
+from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
 from provision.sites.base import Testbed, connect_to
 from provision.ssh.login import KINDS, fingerprint, key_pair
 
 TOOLS = ("ssh", "ssh-keygen")
+SHORTEST = timedelta(hours=3)
+"""What the labs need: a credential that ends earlier is none for a lease."""
 SKEW = timedelta(minutes=2)
 
 
@@ -40,13 +44,14 @@ def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
 
     def account() -> str:
         sites.append(connect_to(site_name))
-        return sites[0].scope()
+        return str(sites[0].identity())
 
     local.append(_result_of("account", account))
     if not local[-1].passed:
         return local
     site = sites[0]
     remote: dict[str, Callable[[], str]] = {
+        "credential": lambda: _credential(site, reconciler),
         "reservations": lambda: f"{len(site.hosts())} reservable nodes at {site.name}",
         "image": lambda: f"image {site.image_id()}",
         "quota": site.quota,
@@ -84,6 +89,17 @@ def _local_key(key: Path) -> str:
 def _journal(reconciler: Reconciler) -> str:
     active = ", ".join(sorted(reconciler.journal.active_leases()))
     return f"{reconciler.journal.folder}: active leases: {active or 'none'}"
+
+
+def _credential(site: Testbed, reconciler: Reconciler) -> str:
+    require_unrestricted(site, reconciler)
+    ends = site.credential().ends
+    if ends is None:
+        return "does not end"
+    when = time_in_words(ends, local_zone())
+    if ends < reconciler.clock.now() + SHORTEST:
+        raise CheckFailed(f"ends {when}, before a lease could; log in again")
+    return f"ends {when}; a lease can be released until then, or after another login"
 
 
 def _addresses(site: Testbed) -> str:

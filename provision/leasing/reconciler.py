@@ -18,6 +18,8 @@ from provision.leasing.journal import ActiveLease, Journal, Operation
 
 ATTEMPTS = 12
 LONGEST_PAUSE_S = 30
+LONGEST_REQUESTED_PAUSE_S = 600
+"""The longest pause that an answer may ask for."""
 T = TypeVar("T")
 Report = Callable[[str], None]
 
@@ -113,7 +115,7 @@ class Reconciler:
     def _retrying(self) -> Retrying:
         return Retrying(
             retry=retry_if_exception_type(Unreachable),
-            wait=wait_exponential(max=LONGEST_PAUSE_S),
+            wait=_pause_s,
             stop=stop_after_attempt(ATTEMPTS),
             sleep=self.clock.sleep,
             before_sleep=self._report_attempt,
@@ -123,6 +125,13 @@ class Reconciler:
     def _report_attempt(self, state: RetryCallState) -> None:
         problem = state.outcome.exception() if state.outcome else None
         self.report(f"{problem}; attempt {state.attempt_number} of {ATTEMPTS}")
+
+
+def _pause_s(state: RetryCallState) -> float:
+    """Return the pause before the next attempt: at least as long as the service asks for, within a bound."""
+    problem = state.outcome.exception() if state.outcome else None
+    asked = min(getattr(problem, "retry_after_s", 0.0), LONGEST_REQUESTED_PAUSE_S)
+    return max(wait_exponential(max=LONGEST_PAUSE_S)(state), asked)
 
 
 def _status(answer: object) -> str:

@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 
 from provision.availability.times import length_in_words, local_zone, time_in_words
 from provision.errors import (
+    UNTOUCHED,
     BadName,
     BadTime,
     ExtensionRejected,
-    ForeignLease,
-    LeaseMismatch,
     NotReleased,
     ProvisionError,
 )
+from provision.leasing.account import verify_account
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import OVER, find_lease, lease_data, text
@@ -49,6 +49,7 @@ def get_active_lease(reconciler: Reconciler, name: str) -> ActiveLease:
 
 def state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> State:
     """Query the site for the state of an active lease."""
+    verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     servers = tuple(one for one in reconciler.query(site.servers) if one.tag == active_lease.tag)
     ids = {server.id for server in servers}
@@ -92,6 +93,7 @@ def extension(
     if not timedelta() < by <= LONGEST_EXTENSION:
         most = length_in_words(LONGEST_EXTENSION)
         raise BadTime(f"extension by {length_in_words(by)}: allowed: more than 0m, at most {most}")
+    verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None or lease.status in OVER:
         raise ExtensionRejected(f"lease {active_lease.name} is over; lease again")
@@ -108,9 +110,10 @@ def extension(
 def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete servers, volumes, addresses, key and lease, and check every service for remaining resources.
 
-    Raises NotReleased if any remain.
+    Raises NotReleased if any remain, and OtherAccount for a lease of another account, which stays as it is.
     """
     with reconciler.journal.exclusive(active_lease.name):
+        verify_account(site, reconciler, active_lease)
         ids = [one.id for one in reconciler.query(site.servers) if one.tag == active_lease.tag]
         delete_resources(site, reconciler, active_lease)
         for id in ids:
@@ -122,11 +125,11 @@ def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) ->
 def release_on_exit(site: Testbed, reconciler: Reconciler, name: str) -> Iterator[None]:
     """Release the lease of that name when the body ends, however it ends.
 
-    A foreign lease, or one that does not match the request, is not touched.
+    A lease of somebody else or of another account, or one that does not match the request, is not touched.
     """
     try:
         yield
-    except (LeaseMismatch, ForeignLease):
+    except UNTOUCHED:
         raise
     except BaseException as why:
         reconciler.report(f"{str(why) or 'interrupted'}; releasing {name}")

@@ -10,7 +10,9 @@ from chi.lease import add_node_reservation
 
 from provision.errors import RequestRejected
 from provision.models import Host, TimeSlot
-from provision.sites.openstack import Cloud, account, classified, gpus, reference
+from provision.sites.accounts import account
+from provision.sites.faults import classified
+from provision.sites.openstack import Cloud, gpus, reference
 
 FLAVOR = "baremetal"
 
@@ -55,9 +57,9 @@ class BareMetal(Cloud):
         return reference(f"sites/{uid}/clusters/chameleon/nodes")
 
 
-def connect(region: str) -> BareMetal:
-    """Connect to the first configured region with this prefix."""
-    return BareMetal(account(region))
+def connect(region: str, entry: str = "") -> BareMetal:
+    """Connect to the configured region with this prefix; entry: the account to prefer."""
+    return BareMetal(account(region, entry))
 
 
 def _host(site: str, host: dict[str, Any], node: dict[str, Any]) -> Host:

@@ -13,7 +13,9 @@ from itertools import pairwise
 from typing import Any
 
 from provision.models import Booking, Host, TaggedResource, TimeSlot, Volume
-from provision.sites.openstack import Cloud, account, classified, gpus, reference
+from provision.sites.accounts import account
+from provision.sites.faults import classified
+from provision.sites.openstack import Cloud, gpus, reference
 from provision.sites.records import by_id, moment, owner_in, tag_in
 
 VOLUME_GIB = 200
@@ -139,9 +141,9 @@ class Kvm(Cloud):
             return [str(host["id"]) for host in self.blazar.host.list() if host.get("reservable", True)]
 
 
-def connect(region: str) -> Kvm:
-    """Connect to the first configured region with this prefix."""
-    return Kvm(account(region))
+def connect(region: str, entry: str = "") -> Kvm:
+    """Connect to the configured region with this prefix; entry: the account to prefer."""
+    return Kvm(account(region, entry))
 
 
 def _volume(volume: Any) -> Volume:

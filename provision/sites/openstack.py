@@ -8,8 +8,6 @@ clouds.yaml, including application credentials; python-chi reads only the variab
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -18,11 +16,7 @@ from typing import Any
 import openstack
 import requests
 from blazarclient.client import Client as Blazar
-from blazarclient.exception import BlazarClientException
 from chi import clients, context
-from keystoneauth1 import exceptions as keystone_errors
-from openstack import config
-from openstack import exceptions as sdk_errors
 from openstack.config.cloud_region import CloudRegion
 
 from provision.availability.times import MINUTE
@@ -32,10 +26,22 @@ from provision.errors import (
     NoCredentials,
     NotEnoughHosts,
     RequestRejected,
-    SiteError,
     Unreachable,
 )
-from provision.models import GIB, TAG, Address, Booking, Host, Lease, Server, TaggedResource, TimeSlot
+from provision.models import (
+    GIB,
+    TAG,
+    Address,
+    Booking,
+    Credential,
+    Host,
+    Identity,
+    Lease,
+    Server,
+    TaggedResource,
+    TimeSlot,
+)
+from provision.sites.faults import classified
 from provision.sites.records import address_of, by_id, lease_of, moment, server_of
 
 logging.getLogger("stevedore").setLevel(logging.CRITICAL)
@@ -43,40 +49,14 @@ logging.getLogger("stevedore").setLevel(logging.CRITICAL)
 
 IMAGE = "CC-Ubuntu24.04-CUDA"
 PUBLIC_NETWORK = "public"
+TOKENS = ("token", "v3token")
+"""Login plugins whose credential is a token, which ends."""
 REQUEST_S = 60
 """Timeout of a request, seconds."""
-CREDENTIALS = "check OS_USERNAME and OS_PASSWORD, or the application credential in clouds.yaml"
-FORBIDDEN = "ask the project's PI for the permission or the quota"
 BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
-NOT_FOUND = 404
 
 MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
 INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
-
-
-def account(region_prefix: str) -> CloudRegion:
-    """Return the first account in OS_* variables or clouds.yaml whose region has this prefix. Raises NoCredentials."""
-    accounts = _accounts()
-    for cloud in accounts:
-        if (cloud.region_name or "").startswith(region_prefix):
-            return cloud
-    regions = ", ".join(sorted({cloud.region_name or "no region" for cloud in accounts})) or "none"
-    raise NoCredentials(
-        f"credentials: no account for a region {region_prefix}...; found: {regions}; source the site's RC file "
-        "to set OS_* variables, or write a clouds.yaml with region_name"
-    )
-
-
-def regions() -> list[str]:
-    """Return the regions of the configured accounts."""
-    return sorted({str(cloud.region_name) for cloud in _accounts() if cloud.region_name})
-
-
-def _accounts() -> list[CloudRegion]:
-    try:
-        return list(config.OpenStackConfig(load_envvars=True).get_all())
-    except (sdk_errors.ConfigException, keystone_errors.ClientException) as problem:
-        raise NoCredentials(f"credentials: {_line(problem)}") from None
 
 
 class Cloud(ABC):
@@ -85,7 +65,8 @@ class Cloud(ABC):
     boot_limit_s: float
 
     def __init__(self, cloud: CloudRegion) -> None:
-        self.name = str(cloud.region_name)
+        self.name, self.entry = str(cloud.region_name), str(cloud.name)
+        self._renewable = cloud.config.get("auth_type") not in TOKENS
         session: Any = cloud.get_session()
         session.timeout = REQUEST_S
         self.sdk = openstack.connection.Connection(config=cloud, compute_api_version=clients.NOVA_API_VERSION)
@@ -106,13 +87,26 @@ class Cloud(ABC):
         """Return a description with tag and owner, for resources whose creator the site does not record."""
         return f"{tag} of {self.user_id()}"
 
-    def scope(self) -> str:
-        """Return user, project and region of the account in words."""
+    def identity(self) -> Identity:
+        """Return user, project and region of the account."""
         with classified("keystone"):
             access = self.session.auth.get_access(self.session)
-        if not access.project_name:
+        if not access.project_id:
             raise NoCredentials("credentials: no project is selected; set OS_PROJECT_NAME as the site's menu shows it")
-        return f"{access.username} in project {access.project_name} at {self.name}"
+        who = access.username, access.user_id, access.project_name, access.project_id
+        return Identity(*who, endpoint=str(self.session.auth.auth_url), region=self.name, entry=self.entry)
+
+    def credential(self) -> Credential:
+        """Return the limits of the credential: an application credential has its own end, a token is its own end."""
+        with classified("keystone"):
+            access = self.session.auth.get_access(self.session)
+            if not access.application_credential_id:
+                return Credential(ends=None if self._renewable else access.expires)
+            user, id = access.user_id, access.application_credential_id
+            keystone: Any = self.sdk.identity
+            described = keystone.get_application_credential(user, id)
+        ends = datetime.fromisoformat(described.expires_at).replace(tzinfo=UTC) if described.expires_at else None
+        return Credential(not described.is_unrestricted, ends)
 
     def skew(self) -> timedelta:
         """Return how far keystone's clock is ahead of the local one."""
@@ -334,42 +328,3 @@ def _memory_gib(gpu: dict[str, Any], model: str) -> float:
 def _interconnect(words: str) -> str:
     """Return the interconnect that the GPU model or the node type names, or ''."""
     return next((name for word, name in INTERCONNECTS.items() if word in words.lower()), "")
-
-
-@contextmanager
-def classified(service: str, ignore_missing_resource: bool = False) -> Iterator[None]:
-    """Translate the clients' exceptions into this package's errors, each a single line without secrets."""
-    try:
-        yield
-    except SiteError:
-        raise
-    except (keystone_errors.Unauthorized, keystone_errors.MissingRequiredOptions) as problem:
-        raise NoCredentials(f"credentials: keystone rejects them: {_line(problem)}; {CREDENTIALS}") from None
-    except keystone_errors.ConnectionError as problem:
-        raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
-    except (BlazarClientException, keystone_errors.ClientException, sdk_errors.SDKException) as problem:
-        if not (ignore_missing_resource and _code(problem) == NOT_FOUND):
-            raise _error_of(service, problem) from None
-    except requests.RequestException as problem:
-        raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
-
-
-def _error_of(service: str, problem: Exception) -> SiteError:
-    code, line = _code(problem), _line(problem)
-    if "Not enough" in line and "host" in line.lower():
-        return NotEnoughHosts(f"{service}: {line}")
-    if code is None or code >= 500:
-        return Unreachable(f"{service} has an error ({code or type(problem).__name__}): {line}")
-    fix = f"; {FORBIDDEN}" if code == requests.codes.forbidden else ""
-    return RequestRejected(f"{service} rejects the request ({code}): {line}{fix}")
-
-
-def _code(problem: Exception) -> int | None:
-    code = getattr(problem, "status_code", None) or getattr(problem, "http_status", None)
-    return code or getattr(problem, "kwargs", {}).get("code")
-
-
-def _line(problem: Exception) -> str:
-    """Return the first line of a message without the URL that the clients prepend."""
-    text = str(problem).strip().partition("\n")[0]
-    return re.sub(r"^.*Error for url: \S+,? ?|^ERROR: ", "", text)

@@ -13,10 +13,11 @@ from provision.errors import NoCredentials, RequestRejected, Unreachable
 from provision.leasing import doctor
 from provision.leasing.journal import Journal
 from provision.leasing.reconciler import Clock, Reconciler
-from provision.models import Address
+from provision.models import Address, Credential
 from provision.sites.bare_metal import BareMetal
-from provision.sites.openstack import classified
+from provision.sites.faults import classified
 from provision.ssh.login import fingerprint, key_pair
+from tests.support.fake_site import IDENTITY
 
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl cc@elsewhere"
 
@@ -28,7 +29,8 @@ class FakeSite:
 
     def __init__(self) -> None:
         self.answers = {
-            "scope": "cc in project CHI-000001 at CHI@UC",
+            "identity": IDENTITY,
+            "credential": Credential(),
             "hosts": ["a node"],
             "image_id": "1234",
             "quota": "1 of 10 servers are used",
@@ -51,7 +53,7 @@ class FakeSite:
 @pytest.fixture
 def site(monkeypatch):
     fake = FakeSite()
-    monkeypatch.setattr(doctor, "connect_to", lambda name: fake)
+    monkeypatch.setattr(doctor, "connect_to", lambda *_: fake)
     return fake
 
 
@@ -83,7 +85,8 @@ def test_every_check_passes_at_a_healthy_site(site, key, reconciler, failed):
     names = [one.name for one in doctor.examine("chameleon", key, reconciler)]
     assert names == [
         *("local tools", "SSH key", "journal", "account"),
-        *("reservations", "image", "quota", "floating IPs", "SSH key at the site", "service units", "clock"),
+        *("credential", "reservations", "image", "quota", "floating IPs"),
+        *("SSH key at the site", "service units", "clock"),
     ]
 
 
@@ -119,7 +122,7 @@ def test_a_journal_of_another_version_fails(reconciler, failed):
 
 
 def test_without_an_account_the_site_is_not_queried(site, key, reconciler, failed):
-    site.answers["scope"] = NoCredentials("credentials: no account; set OS_* variables")
+    site.answers["identity"] = NoCredentials("credentials: no account; set OS_* variables")
     assert failed() == {"account": "credentials: no account; set OS_* variables"}
     assert doctor.examine("chameleon", key, reconciler)[-1].name == "account"
 
@@ -199,10 +202,10 @@ def cloud(**clients):
 
 
 def test_credentials_without_a_project_are_rejected():
-    access = SimpleNamespace(project_name=None, username="cc")
+    access = SimpleNamespace(project_id=None, username="cc")
     session = SimpleNamespace(auth=SimpleNamespace(get_access=lambda session: access))
     with pytest.raises(NoCredentials, match="no project is selected; set OS_PROJECT_NAME"):
-        cloud(session=session).scope()
+        cloud(session=session).identity()
 
 
 def test_a_used_up_quota_is_rejected():

@@ -11,7 +11,7 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import extend, extension, release, state
 from provision.leasing.request import lease_data
 from provision.models import Host, Lease, Volume
-from tests.support.fake_site import HOUR, NOW, FakeClock
+from tests.support.fake_site import HOUR, IDENTITY, NOW, FakeClock
 
 NAME = "llm_cc"
 
@@ -31,6 +31,9 @@ class FakeVolumeSite:
 
     def user_id(self):
         return "me"
+
+    def identity(self):
+        return IDENTITY
 
     def leases(self):
         return [self.lease] if self.lease else []
