@@ -155,7 +155,7 @@ def _connected(task: LeaseTask, server: Server) -> Machine:
 
 
 def _address_of(task: LeaseTask, server: Server) -> Address:
-    """Return the server's address; attach a free one of the project, else allocate one."""
+    """Return the server's address; without one, allocate and attach one."""
 
     def attached() -> Address | None:
         return next((address for address in task.site.addresses() if address.server == server.id), None)
@@ -179,14 +179,25 @@ def _address_of(task: LeaseTask, server: Server) -> Address:
 
 
 def _free_address(task: LeaseTask) -> Address:
+    """Return a free address that this lease allocated. Another one may be a classmate's, and is not taken."""
+
     def free() -> Address | None:
-        """Return a free address, preferably one that this task allocated before."""
-        addresses = task.site.addresses()
-        spare = [address for address in addresses if not address.server and address.tag in ("", task.opened.tag)]
-        return max(spare, key=lambda address: address.tag, default=None)
+        idle = [address for address in task.site.addresses() if not address.server]
+        return tagged(idle, task.opened.tag)
 
     if found := task.reconciler.query(free):
         return found
-    return task.find_or_create(
-        Operation.ALLOCATE_ADDRESS, free, lambda: task.site.allocate_address(task.opened.tag), address_data
+    try:
+        return task.find_or_create(
+            Operation.ALLOCATE_ADDRESS, free, lambda: task.site.allocate_address(task.opened.tag), address_data
+        )
+    except NoAddress as problem:
+        raise NoAddress(f"{problem}{_idle(task)}") from None
+
+
+def _idle(task: LeaseTask) -> str:
+    """Return the project's idle addresses in words, each of which somebody allocated."""
+    idle = [address.ip for address in task.reconciler.query(task.site.addresses) if not address.server]
+    return (
+        f"; idle in the project: {', '.join(idle)}; release what is yours: openstack floating ip delete" if idle else ""
     )

@@ -103,17 +103,13 @@ def _credential(site: Testbed, reconciler: Reconciler) -> str:
 
 
 def _addresses(site: Testbed) -> str:
-    free = [address for address in site.addresses() if not address.server]
-    if free:
-        return f"{len(free)} free in the project"
     left = site.addresses_left()
     if left == 0:
-        raise CheckFailed("none is free and the project's quota is used up; release one, or ask the site's help desk")
-    return (
-        "none is free in the project; one will be allocated"
-        if left is None
-        else f"the project may allocate {left} more"
-    )
+        idle = ", ".join(address.ip for address in site.addresses() if not address.server) or "none"
+        raise CheckFailed(
+            f"the project's quota is used up; release one of yours, or ask the site's help desk; idle ones: {idle}"
+        )
+    return "one will be allocated" if left is None else f"the project may allocate {left} more"
 
 
 def _site_key(site: Testbed, key: Path, reconciler: Reconciler) -> str:

@@ -36,7 +36,7 @@ def plan(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> 
         *([group] if isinstance(site, SecurityGroups) else []),
         *([f"cinder: create a volume for {servers}"] if isinstance(site, BootVolumes) else []),
         f"nova: create server {servers} with image {reconciler.query(site.image_id)}",
-        f"neutron: attach a free floating IP to {servers}, or allocate one",
+        f"neutron: allocate a floating IP and attach it to {servers}",
         f"ssh: log in to {servers}",
     ]
 

@@ -20,30 +20,39 @@ class ResourceKind:
     deletion: Operation
     list: Callable[[], Sequence[Resource]]
     delete: Callable[[Any], None]
+    user_id: Callable[[], str]
     lingers: bool = False
 
     def tagged(self, tag: str, name: str | None = None) -> Sequence[Resource]:
-        """Return the resources with this tag, and this name if one is given."""
-        return [one for one in self.list() if one.tag == tag and name in (None, getattr(one, "name", None))]
+        """Return the user's resources with this tag, and this name if one is given.
+
+        A classmate's copy of a server has our tag, too, and is left alone.
+        """
+        found = [one for one in self.list() if one.tag == tag and name in (None, getattr(one, "name", None))]
+        return [one for one in found if one.owner in ("", self.user_id())]
 
 
 def all_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
     """Return every kind of resource that the site has; the lease, which is deleted last, is the first."""
     return (
-        ResourceKind("lease", Operation.DELETE_LEASE, site.leases, site.delete_lease),
+        ResourceKind("lease", Operation.DELETE_LEASE, site.leases, site.delete_lease, site.user_id),
         *server_kinds(site),
-        ResourceKind("address", Operation.RELEASE_ADDRESS, site.addresses, site.release_address),
-        ResourceKind("key", Operation.DELETE_KEY, site.keys, site.delete_key),
+        ResourceKind("address", Operation.RELEASE_ADDRESS, site.addresses, site.release_address, site.user_id),
+        ResourceKind("key", Operation.DELETE_KEY, site.keys, site.delete_key, site.user_id),
         *_security_groups(site),
     )
 
 
 def server_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
     """Return the kinds of resources that make up a server, in the order of their deletion."""
-    servers = ResourceKind("server", Operation.DELETE_SERVER, site.servers, site.delete_server, lingers=True)
+    servers = ResourceKind(
+        "server", Operation.DELETE_SERVER, site.servers, site.delete_server, site.user_id, lingers=True
+    )
     if not isinstance(site, BootVolumes):
         return (servers,)
-    return servers, ResourceKind("volume", Operation.DELETE_VOLUME, site.volumes, site.delete_volume, lingers=True)
+    return servers, ResourceKind(
+        "volume", Operation.DELETE_VOLUME, site.volumes, site.delete_volume, site.user_id, lingers=True
+    )
 
 
 def delete_tagged(
@@ -70,4 +79,4 @@ def remaining(site: Testbed, active_lease: ActiveLease) -> list[str]:
 def _security_groups(site: Testbed) -> tuple[ResourceKind, ...]:
     if not isinstance(site, SecurityGroups):
         return ()
-    return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, site.close_ssh),)
+    return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, site.close_ssh, site.user_id),)

@@ -24,14 +24,12 @@ class BareMetal(Cloud):
 
     def hosts(self) -> list[Host]:
         """Return the nodes that are in the reference API and reservable in Blazar."""
-        described = {node["uid"]: node for node in self._described()}
+        described = dict(self.read("the reference API", self._described(), lambda node: (node["uid"], node)))
         with classified("blazar"):
             listed = self.blazar.host.list()
-        return [
-            _host(self.name, host, described[host["hypervisor_hostname"]])
-            for host in listed
-            if host.get("reservable", True) and host["hypervisor_hostname"] in described
-        ]
+        reservable = [host for host in listed if host.get("reservable", True)]
+        known = [host for host in reservable if host.get("hypervisor_hostname") in described]
+        return self.read("blazar", known, lambda host: _host(self.name, host, described[host["hypervisor_hostname"]]))
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """Reserve exactly these nodes. The tag is in a condition that every node meets, its only place in a lease."""

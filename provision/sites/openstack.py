@@ -8,10 +8,11 @@ clouds.yaml, including application credentials; python-chi reads only the variab
 import logging
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import openstack
 import requests
@@ -42,7 +43,10 @@ from provision.models import (
     TimeSlot,
 )
 from provision.sites.faults import classified
-from provision.sites.records import address_of, by_id, lease_of, moment, server_of
+from provision.sites.records import UNREADABLE, address_of, by_id, lease_of, may_be_ours, moment, name_of, server_of
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 logging.getLogger("stevedore").setLevel(logging.CRITICAL)
 """Hides its warnings about optional login plugins whose libraries are not installed."""
@@ -66,12 +70,32 @@ class Cloud(ABC):
 
     def __init__(self, cloud: CloudRegion) -> None:
         self.name, self.entry = str(cloud.region_name), str(cloud.name)
+        self._mentioned: set[str] = set()
         self._renewable = cloud.config.get("auth_type") not in TOKENS
         session: Any = cloud.get_session()
         session.timeout = REQUEST_S
         self.sdk = openstack.connection.Connection(config=cloud, compute_api_version=clients.NOVA_API_VERSION)
         self.blazar = Blazar("1", session=session, service_type="reservation", region_name=self.name)
         self.session = session
+
+    def read(self, service: str, records: Iterable[Any], convert: Callable[[Any], T]) -> list[T]:
+        """Return the records converted. One of others that cannot be read is passed over, and mentioned once.
+
+        Raises Unreachable for one that may be of this program, which is not passed over.
+        """
+        return [one for record in records for one in self._read_one(service, record, convert)]
+
+    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T]) -> list[T]:
+        try:
+            return [convert(record)]
+        except UNREADABLE as problem:
+            what = f"{service}: {name_of(record)} cannot be read ({problem})"
+        if may_be_ours(record, self.user_id()):
+            raise Unreachable(f"{what}; it may be still being created")
+        if what not in self._mentioned:
+            log.warning("%s; passed over, as it is somebody else's", what)
+        self._mentioned.add(what)
+        return []
 
     def user(self) -> str:
         """Return the user's name."""
@@ -143,16 +167,14 @@ class Cloud(ABC):
 
     def bookings(self) -> list[Booking]:
         """Return everybody's reservations of the hosts."""
-        return [
-            Booking(host_id, moment(booked["start_date"]), moment(booked["end_date"]))
-            for host_id, booked in self.allocations()
-        ]
+        return self.read("blazar", self.allocations(), lambda one: Booking(one[0], *_period(one[1])))
 
     def allocations(self) -> list[tuple[str, dict[str, Any]]]:
         """Return pairs of a Blazar host's id and a reservation of that host."""
         with classified("blazar"):
             listed = self.blazar.allocation.list("os-hosts")
-        return [(str(host["resource_id"]), booked) for host in listed for booked in host["reservations"]]
+        per_host = self.read("blazar", listed, lambda host: (str(host["resource_id"]), host["reservations"]))
+        return [(host_id, booked) for host_id, reservations in per_host for booked in reservations]
 
     def image_id(self) -> str:
         """Return the UUID of the image. Raises RequestRejected if the site does not have it."""
@@ -167,7 +189,7 @@ class Cloud(ABC):
         with classified("blazar"):
             listed = self.blazar.lease.list()
         taken = {booked["id"]: host_id for host_id, booked in self.allocations()}
-        return [lease_of(lease, self.host_ids(lease, taken)) for lease in listed]
+        return self.read("blazar", listed, lambda lease: lease_of(lease, self.host_ids(lease, taken)))
 
     def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
         """Return the ids of the lease's hosts; ``taken``: ids of Blazar's hosts by the ids of their reservations."""
@@ -212,7 +234,7 @@ class Cloud(ABC):
     def servers(self) -> list[Server]:
         """Return the project's servers."""
         with classified("nova"):
-            return [server_of(server) for server in self.sdk.compute.servers()]
+            return self.read("nova", self.sdk.compute.servers(), server_of)
 
     def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
         """Create a server in the reservation ``resource`` that boots from ``source``."""
@@ -260,7 +282,7 @@ class Cloud(ABC):
         with classified("neutron"):
             servers = {port.id: port.device_id for port in self.sdk.network.ports()}
             listed = list(self.sdk.network.ips(project_id=self.session.get_project_id()))
-        return [address_of(ip, servers.get(ip.port_id, ip.port_id or "")) for ip in listed]
+        return self.read("neutron", listed, lambda ip: address_of(ip, servers.get(ip.port_id, ip.port_id or "")))
 
     def allocate_address(self, tag: str) -> Address:
         """Allocate a floating IP to the project. Raises NoAddress if none is free."""
@@ -292,6 +314,10 @@ class Cloud(ABC):
     def _network(self, name: str) -> str:
         with classified("neutron"):
             return self.sdk.network.find_network(name, ignore_missing=False).id
+
+
+def _period(booked: dict[str, Any]) -> tuple[datetime, datetime]:
+    return moment(booked["start_date"]), moment(booked["end_date"])
 
 
 def reference(path: str) -> list[dict[str, Any]]:

@@ -143,7 +143,7 @@ def test_without_an_account_the_site_is_not_queried(site, key, reconciler, faile
             "retry later, and check chameleoncloud.org for outages",
         ),
         ("quota", RequestRejected("10 of 10 servers; delete one"), "quota", "delete one"),
-        ("addresses_left", 0, "floating IPs", "release one, or ask the site's help desk"),
+        ("addresses_left", 0, "floating IPs", "release one of yours, or ask the site's help desk"),
         ("skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it: timedatectl set-ntp true"),
     ],
 )
@@ -154,9 +154,9 @@ def test_a_problem_at_the_site_is_reported_with_its_fix(site, failed, answer, va
     assert fix in found[check]
 
 
-def test_a_free_address_of_the_project_is_enough(site, failed):
+def test_an_idle_address_of_somebody_is_named_and_not_enough(site, failed):
     site.answers |= {"addresses": [Address("1", "192.0.2.1")], "addresses_left": 0}
-    assert failed() == {}
+    assert failed()["floating IPs"].endswith("idle ones: 192.0.2.1")
 
 
 def test_another_key_with_the_files_name_is_reported_by_its_fingerprint(site, key, failed):
