@@ -25,6 +25,7 @@ from provision.errors import UNTOUCHED
 from provision.leasing import lease as leasing
 from provision.leasing import release as releasing
 from provision.leasing.account import require_credential_for
+from provision.leasing.cost import costing, costs_reported, used_in_words
 from provision.leasing.doctor import examine
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest, slot_in_words
@@ -132,6 +133,8 @@ def _on_lease(
         if release:
             with stages.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
+        elif active := reconciler.journal.active_lease(lease_request.name):
+            view.says(costing(reconciler, active))
         view.says(stages.summary())
 
 
@@ -206,7 +209,7 @@ def _release(site: Testbed, reconciler: Reconciler, name: str, view: View) -> No
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
         return
-    used = releasing.state(site, reconciler, active_lease).used_su
-    releasing.release(site, reconciler, active_lease)
-    cost = "unknown" if used is None else f"{used:.1f} service units"
-    view.says(f"{name} is released; cost: {cost}")
+    used = used_in_words(site, reconciler, active_lease)
+    with costs_reported(reconciler, name):
+        releasing.release(site, reconciler, active_lease)
+    view.says(f"{name} is released; cost: {used}")

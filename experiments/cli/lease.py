@@ -89,6 +89,7 @@ def lease(
     from provision.leasing import release as releasing
     from provision.leasing import reserve
     from provision.leasing.account import require_credential_for
+    from provision.leasing.cost import costs_reported
     from provision.leasing.request import slot_in_words
     from provision.sites.base import connect_to
 
@@ -111,7 +112,8 @@ def lease(
         slot = partial(reserve.choose, connected, reconciler, requirements, at_once)
         confirm(yes, f"lease {lease_request.name}:", None if watch else lambda: slot_in_words(slot()[0]))
     stop_as_interrupt()
-    with releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext():
+    at_end = releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext()
+    with costs_reported(reconciler, lease_request.name), at_end:
         leased = leasing.lease(connected, reconciler, lease_request, wait=wait, watch=watch)
         if as_json:
             print_json(leased)
@@ -186,17 +188,19 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
     """Release servers, addresses and lease, and verify that no resource is left."""
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
-    from provision.leasing.resources import remaining
+    from provision.leasing.cost import costs_reported
+    from provision.leasing.resources import listed
 
     reconciler = new_reconciler()
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_lease(reconciler, active_lease)
-    resources = reconciler.query(lambda: remaining(connected, active_lease))
+    resources = listed(connected, active_lease)
     if dry_run:
         show_plan([f"delete {resource} at {active_lease.site}" for resource in resources], as_json)
         return
     confirm(yes, f"release {active_lease.name}: {', '.join(resources) or 'no resources'}")
-    releasing.release(connected, reconciler, active_lease)
+    with costs_reported(reconciler, active_lease.name):
+        releasing.release(connected, reconciler, active_lease)
     if as_json:
         print_json({"released": resources})
     else:

@@ -89,13 +89,21 @@ class Reconciler:
         find: Callable[[], Sequence[T]],
         delete: Callable[[T], None],
     ) -> None:
-        """Delete everything that ``find`` finds."""
+        """Delete everything that ``find`` finds; raise the first rejection only after the others are deleted."""
 
         def once() -> None:
+            rejections = []
             for resource in find():
                 id = getattr(resource, "id", "")
-                self.perform(active_lease, operation, partial(delete, resource), id=id)
-                self.journal.write("done", active_lease, operation, id=id)
+                try:
+                    self.perform(active_lease, operation, partial(delete, resource), id=id)
+                    self.journal.write("done", active_lease, operation, id=id)
+                except Unreachable:
+                    raise
+                except SiteError as problem:
+                    rejections.append(problem)
+            if rejections:
+                raise rejections[0]
 
         self._retrying()(once)
 

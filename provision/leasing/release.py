@@ -1,6 +1,6 @@
 """Show, extend and release leases. Only resources with the lease's tag are modified."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,12 +13,14 @@ from provision.errors import (
     ExtensionRejected,
     NotReleased,
     ProvisionError,
+    SiteError,
 )
 from provision.leasing.account import verify_account
+from provision.leasing.cost import costing, used_su
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import OVER, find_lease, lease_data, text
-from provision.leasing.resources import all_kinds, delete_tagged, remaining
+from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, listed, remaining
 from provision.models import Lease, Server, TimeSlot
 from provision.sites.base import Testbed
 from provision.ssh.login import forget
@@ -54,7 +56,7 @@ def state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> S
     servers = tuple(one for one in reconciler.query(site.servers) if one.tag == active_lease.tag)
     ids = {server.id for server in servers}
     ips = tuple(one.ip for one in reconciler.query(site.addresses) if one.server in ids)
-    cost = _used_su(reconciler, site, lease) if lease else None
+    cost = used_su(reconciler, site, lease) if lease else None
     return State(active_lease, lease, servers, ips, cost)
 
 
@@ -108,16 +110,15 @@ def extension(
 
 
 def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
-    """Delete servers, volumes, addresses, key and lease, and check every service for remaining resources.
+    """Delete lease, servers, volumes, addresses and key, and check every service for remaining resources.
 
     Raises NotReleased if any remain, and OtherAccount for a lease of another account, which stays as it is.
     """
     with reconciler.journal.exclusive(active_lease.name):
         verify_account(site, reconciler, active_lease)
-        ids = [one.id for one in reconciler.query(site.servers) if one.tag == active_lease.tag]
         delete_resources(site, reconciler, active_lease)
-        for id in ids:
-            forget(id, reconciler.journal.known_hosts)
+        for machine in active_lease.machines:
+            forget(machine.login.alias, reconciler.journal.known_hosts)
         reconciler.journal.write("closed", active_lease)
 
 
@@ -146,25 +147,43 @@ def _release_or_report(site: Testbed, reconciler: Reconciler, name: str) -> None
     try:
         release(site, reconciler, active_lease)
     except (ProvisionError, KeyboardInterrupt):
-        reconciler.report(f"{name} is not released and may still cost service units; run: testbed release {name}")
-        reconciler.report(f"still at {site.name}: {', '.join(remaining(site, active_lease)) or 'nothing visible'}")
+        left = ", ".join(listed(site, active_lease)) or "nothing"
+        reconciler.report(f"{name} is not released; still at {site.name}: {left}; run: testbed release {name}")
+        reconciler.report(costing(reconciler, active_lease) or "nothing of it costs")
         raise
     reconciler.report(f"{name} is released; nothing is left at {site.name}")
 
 
 def delete_resources(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
-    """Delete everything at the site that carries the lease's tag. Raises NotReleased with what remains."""
-    lease_kind, *other_kinds = all_kinds(site)
-    for kind in (*other_kinds, lease_kind):
-        delete_tagged(reconciler, active_lease, kind)
-    if left := reconciler.query(lambda: remaining(site, active_lease)):
-        raise NotReleased(f"still at {site.name} after release: {', '.join(left)}; release again")
+    """Delete everything at the site that carries the lease's tag; the lease first, as only it costs.
+
+    What cannot be deleted stops nothing else, and is tried once more when the rest is gone. Raises NotReleased with
+    what remains and why.
+    """
+    refused = _refusals(reconciler, active_lease, all_kinds(site))
+    refused = _refusals(reconciler, active_lease, [kind for kind, _ in refused])
+    if left := remaining(site, reconciler, active_lease):
+        _record_undeleted(reconciler, active_lease, left)
+        why = f" ({'; '.join(str(problem) for _, problem in refused)})" if refused else ""
+        raise NotReleased(f"still at {site.name} after release: {', '.join(left)}{why}; release again")
 
 
-def _used_su(reconciler: Reconciler, site: Testbed, lease: Lease) -> float | None:
-    """Return the service units so far; None if hosts or prices are unknown. A site forgets the hosts of past leases."""
-    price = {host.id: host.su_per_hour for host in reconciler.query(site.hosts)}
-    prices = [price.get(host) for host in lease.hosts or reconciler.journal.hosts(lease.id)]
-    known = [one for one in prices if one is not None]
-    hours = max(min(reconciler.clock.now(), lease.end) - lease.start, timedelta()) / timedelta(hours=1)
-    return sum(known) * hours if prices and len(known) == len(prices) else None
+def _record_undeleted(reconciler: Reconciler, active_lease: ActiveLease, left: Sequence[str]) -> None:
+    """Record leases that are still listed although the site accepted their deletion: they may cost."""
+    for kind, _, id in (line.partition(" ") for line in left):
+        if kind == "lease":
+            reconciler.journal.write("failed", active_lease, Operation.DELETE_LEASE, id=id, reason="still listed")
+
+
+def _refusals(
+    reconciler: Reconciler, active_lease: ActiveLease, kinds: Sequence[ResourceKind]
+) -> list[tuple[ResourceKind, SiteError]]:
+    """Delete the lease's resources of these kinds; return those that could not be deleted, with the reason."""
+    refused = []
+    for kind in kinds:
+        try:
+            delete_tagged(reconciler, active_lease, kind)
+        except SiteError as problem:
+            reconciler.report(f"{problem}; the rest is released first")
+            refused.append((kind, problem))
+    return refused

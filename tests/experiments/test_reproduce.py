@@ -21,7 +21,7 @@ from provision.leasing.journal import Journal
 from provision.leasing.lease import Leased
 from provision.leasing.reconciler import Clock, Reconciler
 from provision.leasing.request import LeaseRequest
-from provision.models import Host, Lease, Requirements
+from provision.models import Credential, Host, Lease, Requirements
 from provision.sites import base as sites
 from provision.ssh.login import KeyPair
 
@@ -39,6 +39,9 @@ class Site:
 
     def bookings(self):
         return []
+
+    def credential(self):
+        return Credential()
 
 
 class Said(View):
