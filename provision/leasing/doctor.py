@@ -1,5 +1,6 @@
 """Preflight checks for a lease. Each passes or names its fix; no message contains a secret."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from provision.errors import CheckFailed, ProvisionError, Unreachable
 from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
 from provision.sites.base import Testbed, connect_to
-from provision.ssh.login import KINDS, fingerprint, key_pair
+from provision.ssh.login import KINDS, check_key, fingerprint, key_pair
 
 TOOLS = ("ssh", "ssh-keygen")
 SHORTEST = timedelta(hours=3)
@@ -38,6 +39,7 @@ def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
     local = [
         _result_of("local tools", _tools),
         _result_of("SSH key", lambda: _local_key(key)),
+        _result_of("time zone", _time_zone),
         _result_of("journal", lambda: _journal(reconciler)),
     ]
     sites: list[Testbed] = []
@@ -54,6 +56,7 @@ def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
         "credential": lambda: _credential(site, reconciler),
         "reservations": lambda: f"{len(site.hosts())} reservable nodes at {site.name}",
         "image": lambda: f"image {site.image_id()}",
+        "boot": site.boot_requirements,
         "quota": site.quota,
         "floating IPs": lambda: _addresses(site),
         "SSH key at the site": lambda: _site_key(site, key, reconciler),
@@ -80,10 +83,15 @@ def _tools() -> str:
 
 
 def _local_key(key: Path) -> str:
-    key_pair(key)
-    if key.stat().st_mode & 0o077:
-        raise CheckFailed(f"{key} is readable by other users; run: chmod 600 {key}")
+    check_key(key_pair(key))
     return str(key)
+
+
+def _time_zone() -> str:
+    named = os.environ.get("TZ", "").removeprefix(":")
+    if named and local_zone().key != named:
+        raise CheckFailed(f"TZ {named!r} is unknown, and times are shown in UTC; set it to one as Europe/Helsinki")
+    return local_zone().key
 
 
 def _journal(reconciler: Reconciler) -> str:

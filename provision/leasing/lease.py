@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from provision.errors import ForeignLease
+from provision.errors import ForeignLease, ProvisionError
 from provision.leasing.account import credential_ends, require_unrestricted, verify_account
 from provision.leasing.boot import bring_up
 from provision.leasing.journal import ActiveLease, Machine
@@ -54,6 +54,8 @@ def lease(
 
     with reconciler.journal.exclusive(lease_request.name, waiting):
         task = LeaseTask(site, reconciler, lease_request, _record(site, reconciler, lease_request))
+        if not task.opened.intents:
+            _check_before_cost(task)
         reserved = reserve(task, watch)
         _report_short_credential(task, reserved)
         if not wait and reserved.start > reconciler.clock.now():
@@ -61,6 +63,16 @@ def lease(
         active = wait_for_start(task, reserved)
         image_id, machines = bring_up(task, active)
         return Leased(reconciler.query(task.find_lease) or active, machines, image_id)
+
+
+def _check_before_cost(task: LeaseTask) -> None:
+    """Raise the site's error if a server could not boot there: a lease would be paid for nothing."""
+    try:
+        for question in (task.site.image_id, task.site.boot_requirements):
+            task.reconciler.query(question)
+    except ProvisionError:
+        task.reconciler.journal.write("closed", task.opened)
+        raise
 
 
 def _report_short_credential(task: LeaseTask, reserved: Lease) -> None:

@@ -41,12 +41,23 @@ class BareMetal(Cloud):
 
     def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
         """Boot from the image on the reserved node."""
-        flavor = self.sdk.compute.find_flavor(FLAVOR, ignore_missing=False)
         return {
-            "flavor_id": flavor.id,
+            "flavor_id": self._flavor_id(),
             "image_id": source,
             "scheduler_hints": {"reservation": resource},
         }
+
+    def boot_requirements(self) -> str:
+        """Return the networks and the flavor that servers need."""
+        networks, _ = super().boot_requirements(), self._flavor_id()
+        return f"{networks}, flavor {FLAVOR}"
+
+    def _flavor_id(self) -> str:
+        with classified("nova"):
+            flavor = self.sdk.compute.find_flavor(FLAVOR)
+        if flavor is None:
+            raise RequestRejected(f"flavor {FLAVOR} does not exist at {self.name}; ask the site's help desk for it")
+        return str(flavor.id)
 
     def _described(self) -> list[dict[str, Any]]:
         uid = next((site["uid"] for site in reference("sites") if site["name"] == self.name), None)

@@ -106,7 +106,14 @@ class Servers(Protocol):
     """How long a server may take to boot."""
 
     def image_id(self) -> str:
-        """Return the UUID of the disk image that servers boot from; the image of that name changes over time."""
+        """Return the UUID of the disk image that servers boot from; the image of that name changes over time.
+
+        Raises RequestRejected if there is none, if it is not active, or if several could be meant.
+        """
+        ...
+
+    def boot_requirements(self) -> str:
+        """Return what else a server needs of the site, in words. Raises RequestRejected for what is missing."""
         ...
 
     def servers(self) -> list[Server]:

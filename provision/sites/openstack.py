@@ -177,12 +177,25 @@ class Cloud(ABC):
         return [(host_id, booked) for host_id, reservations in per_host for booked in reservations]
 
     def image_id(self) -> str:
-        """Return the UUID of the image. Raises RequestRejected if the site does not have it."""
+        """Return the UUID of the active image of that name; the public one, if the project has others."""
         with classified("glance"):
-            image = self.sdk.image.find_image(IMAGE)
-        if image is None:
-            raise RequestRejected(f"image {IMAGE} does not exist at {self.name}; ask the site's help desk for it")
-        return image.id
+            found = list(self.sdk.image.images(name=IMAGE))
+        active = [image for image in found if image.status == "active"]
+        public = [image for image in active if image.visibility == "public"]
+        chosen = public if len(active) > 1 and public else active
+        if len(chosen) == 1:
+            return str(chosen[0].id)
+        listed = ", ".join(f"{image.id} ({image.visibility}, {image.status})" for image in found)
+        if chosen:
+            raise RequestRejected(f"{len(chosen)} images {IMAGE} at {self.name}: {listed}; delete or rename yours")
+        state = f"is not active: {listed}" if found else "does not exist"
+        raise RequestRejected(f"image {IMAGE} at {self.name} {state}; ask the site's help desk for it")
+
+    def boot_requirements(self) -> str:
+        """Return the networks that servers need, and the flavor."""
+        for network in (context.DEFAULT_NETWORK, PUBLIC_NETWORK):
+            self._network(network)
+        return f"networks {context.DEFAULT_NETWORK} and {PUBLIC_NETWORK}"
 
     def leases(self) -> list[Lease]:
         """Return the project's leases."""
@@ -313,7 +326,10 @@ class Cloud(ABC):
 
     def _network(self, name: str) -> str:
         with classified("neutron"):
-            return self.sdk.network.find_network(name, ignore_missing=False).id
+            network = self.sdk.network.find_network(name)
+        if network is None:
+            raise RequestRejected(f"network {name} does not exist at {self.name}; ask the site's help desk for it")
+        return str(network.id)
 
 
 def _period(booked: dict[str, Any]) -> tuple[datetime, datetime]:

@@ -24,7 +24,7 @@ from paramiko import (
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from provision.errors import BadHostKey, ConnectionDropped, LoginRejected, NotReached, SiteError
-from provision.ssh.login import CONNECT_S, Login, SshConfigHost
+from provision.ssh.login import CONNECT_S, Login, SshConfigHost, changed_host_key
 from provision.ssh.process import CHUNK, Source, feed_stdin
 from provision.ssh.shell import TIMEOUT_SLACK_S, Shell, Sink, reason
 
@@ -139,7 +139,7 @@ class SshShell(Shell):
         except SiteError:
             raise
         except BadHostKeyException:
-            raise BadHostKey(f"{self.where}: its host key differs from the pinned one") from None
+            raise BadHostKey(self._changed_host_key()) from None
         except AuthenticationException as problem:
             raise LoginRejected(f"{self.where}: rejects the login as {connection.user} ({reason(problem)})") from None
         except (SSHException, EOFError, OSError) as problem:
@@ -148,6 +148,12 @@ class SshShell(Shell):
         with suppress(AttributeError, OSError):
             connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
         return connection
+
+    def _changed_host_key(self) -> str:
+        if isinstance(self._login, Login):
+            return changed_host_key(self._login)
+        how = f"if that is right, forget the old one: ssh-keygen -R {self.where}, and log in once with ssh"
+        return f"{self.where}: its host key differs from the known one; {how}"
 
 
 class _RejectUnknown(MissingHostKeyPolicy):  # type: ignore[misc]

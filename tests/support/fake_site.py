@@ -75,6 +75,9 @@ class FakeSite:
     def image_id(self):
         return "image"
 
+    def boot_requirements(self):
+        return "network"
+
     def leases(self):
         return list(self.held)
 

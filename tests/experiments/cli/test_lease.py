@@ -13,6 +13,7 @@ from provision.leasing import account
 from provision.models import Credential
 from provision.sites import base
 from tests.support.fake_site import HOUR, IDENTITY, FakeSite, hosts_of
+from tests.support.sshd import new_key
 
 
 @dataclass
@@ -37,8 +38,7 @@ def testbed(monkeypatch, tmp_path, capsys, site):
     monkeypatch.setattr(account, "connect_to", lambda *_: site)
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "journal"))
     monkeypatch.setenv("TZ", "UTC")
-    (tmp_path / "key").touch()
-    (tmp_path / "key.pub").write_text("ssh-ed25519 A")
+    new_key(tmp_path / "key")
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main([one.replace("KEY", str(tmp_path / "key")) for one in arguments])

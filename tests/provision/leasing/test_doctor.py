@@ -33,6 +33,7 @@ class FakeSite:
             "credential": Credential(),
             "hosts": ["a node"],
             "image_id": "1234",
+            "boot_requirements": "network",
             "quota": "1 of 10 servers are used",
             "addresses": [],
             "addresses_left": 3,
@@ -84,8 +85,8 @@ def test_every_check_passes_at_a_healthy_site(site, key, reconciler, failed):
     assert failed() == {}
     names = [one.name for one in doctor.examine("chameleon", key, reconciler)]
     assert names == [
-        *("local tools", "SSH key", "journal", "account"),
-        *("credential", "reservations", "image", "quota", "floating IPs"),
+        *("local tools", "SSH key", "time zone", "journal", "account"),
+        *("credential", "reservations", "image", "boot", "quota", "floating IPs"),
         *("SSH key at the site", "service units", "clock"),
     ]
 
@@ -110,9 +111,35 @@ def test_a_key_that_others_can_read_fails(key, failed):
 
 def test_an_invalid_public_key_fails(key, failed):
     key.with_suffix(".pub").write_text("ssh-ed25519 A")
-    assert failed() == {
-        "SSH key at the site": "'ssh-ed25519 A' is not a public SSH key; create one: ssh-keygen -t ed25519"
-    }
+    found = failed()
+    assert "do not belong together; run: ssh-keygen -y -f" in found["SSH key"]
+    assert found["SSH key at the site"].startswith("'ssh-ed25519 A' is not a public SSH key")
+
+
+def test_a_time_zone_that_is_unknown_fails(failed, monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Helsinky")
+    assert "TZ 'Europe/Helsinky' is unknown" in failed()["time zone"]
+    monkeypatch.setenv("TZ", ":Europe/Helsinki")
+    assert "time zone" not in failed()
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        (Credential(restricted=True), "create one with 'Unrestricted' checked"),
+        (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "before a lease could; log in again"),
+    ],
+)
+def test_a_credential_that_is_none_for_a_lease_fails(site, failed, limits, says):
+    site.answers["credential"] = limits
+    assert says in failed()["credential"]
+
+
+def test_a_credential_that_ends_later_passes_and_its_end_is_shown(site, key, reconciler, failed):
+    site.answers["credential"] = Credential(ends=datetime(2040, 1, 1, tzinfo=UTC))
+    assert failed() == {}
+    texts = {one.name: one.text for one in doctor.examine("chameleon", key, reconciler)}
+    assert texts["credential"].startswith("ends 2040-01-01 00:00 UTC")
 
 
 def test_a_journal_of_another_version_fails(reconciler, failed):
@@ -216,11 +243,52 @@ def test_a_used_up_quota_is_rejected():
 
 
 def test_a_missing_image_is_rejected():
-    sdk = SimpleNamespace(image=SimpleNamespace(find_image=lambda name: None))
+    sdk = SimpleNamespace(image=SimpleNamespace(images=lambda name: []))
     with pytest.raises(
-        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA does not exist at CHI@UC; ask the site's help desk"
+        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA at CHI@UC does not exist; ask the site's help desk"
     ):
         cloud(sdk=sdk).image_id()
+
+
+def images(*described):
+    """Return a site with images of that name; described: id, visibility and status of each."""
+    found = [SimpleNamespace(id=id, visibility=who, status=status) for id, who, status in described]
+    return cloud(sdk=SimpleNamespace(image=SimpleNamespace(images=lambda name: found)))
+
+
+PUBLIC, MINE = ("1", "public", "active"), ("2", "private", "active")
+
+
+@pytest.mark.parametrize("found", [(PUBLIC,), (MINE, PUBLIC), (PUBLIC, ("3", "public", "deactivated"))])
+def test_the_public_image_is_the_one_that_is_meant(found):
+    assert images(*found).image_id() == "1"
+
+
+def test_an_own_image_is_used_where_there_is_no_other():
+    assert images(MINE).image_id() == "2"
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ((MINE, ("4", "private", "active")), "2 images .* 2 .private, active., 4 .private, active.; delete or rename"),
+        ((PUBLIC, ("3", "public", "active")), "2 images"),
+        ((("3", "public", "deactivated"),), "is not active: 3 .public, deactivated."),
+    ],
+)
+def test_an_image_that_cannot_be_told_or_booted_is_rejected(found, says):
+    with pytest.raises(RequestRejected, match=says):
+        images(*found).image_id()
+
+
+@pytest.mark.parametrize("missing", ["sharednet1", "public", "baremetal"])
+def test_what_a_boot_needs_and_the_site_lacks_is_named(missing):
+    def find(name):
+        return None if name == missing else SimpleNamespace(id="1")
+
+    sdk = SimpleNamespace(network=SimpleNamespace(find_network=find), compute=SimpleNamespace(find_flavor=find))
+    with pytest.raises(RequestRejected, match=f"{missing} does not exist at CHI@UC"):
+        cloud(sdk=sdk).boot_requirements()
 
 
 @pytest.mark.parametrize(
