@@ -7,6 +7,7 @@ ProvisionError
 ├── BadTime             a length, time, daily window or zone is malformed or not allowed
 ├── BadName             a name that a site would reject, or that no active lease has
 ├── BadKey              an SSH key file is missing or is not a key
+├── BadSshConfig        OpenSSH rejects the user's ssh configuration
 ├── NoCredentials       no account is configured, or keystone rejects it
 ├── ForeignLease        a lease of that name exists that the local journal does not know
 ├── OtherAccount        the active lease of that name was made with another account
@@ -66,6 +67,10 @@ class BadName(ProvisionError):
 
 class BadKey(ProvisionError):
     """An SSH key file is missing or is not a key."""
+
+
+class BadSshConfig(ProvisionError):
+    """OpenSSH rejects the user's ssh configuration."""
 
 
 class NoCredentials(ProvisionError):

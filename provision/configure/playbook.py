@@ -6,10 +6,10 @@ to a log. Neither the log nor errors and results contain secrets.
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from provision.errors import ConfigureFailed, NotReached
 from provision.leasing.journal import Machine, default_folder
 from provision.models import ImageVariant
 from provision.ssh.login import Login
+from provision.ssh.ssh_shell import SshShell
 
 ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
@@ -195,10 +196,9 @@ def _variables(setup: Setup, scratch: Path) -> dict[str, Any]:
 
 def _facts(login: Login) -> dict[str, Any]:
     """Return the machine's node.json, or {} if it has none yet."""
-    result = subprocess.run(
-        [*login.arguments(), "cat", FACTS], capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    return json.loads(result.stdout) if result.returncode == 0 else {}
+    with closing(SshShell(login)) as shell:
+        result = shell.run(f"cat {FACTS}", check=False, repeatable=True)
+    return json.loads(result.out) if result.code == 0 else {}
 
 
 def _roles() -> list[str]:

@@ -27,6 +27,7 @@ from provision.errors import BadHostKey, ConnectionDropped, LoginRejected, NotRe
 from provision.ssh.login import CONNECT_S, Login, SshConfigHost, changed_host_key
 from provision.ssh.process import CHUNK, Source, feed_stdin
 from provision.ssh.shell import TIMEOUT_SLACK_S, Shell, Sink, reason
+from provision.ssh.ssh_config import resolved, resolved_way
 
 CONNECT_LIMIT_S = 60.0
 """How long connecting is retried."""
@@ -169,24 +170,30 @@ def _connection(login: Login | SshConfigHost) -> Connection:
 
 def _pinned(login: Login) -> Connection:
     """Return a connection that accepts only the key recorded under the login's alias."""
+    way = resolved_way(login.host, login.arguments()[1:])
     connection = Connection(
         login.host,
         login.user,
         login.port,
-        config=Config(lazy=True, ssh_config=SSHConfig()),
+        config=Config(lazy=True, ssh_config=SSHConfig.from_text(way)),
         connect_timeout=CONNECT_S,
         connect_kwargs={**_identity(login.key), "look_for_keys": False, "allow_agent": False},
     )
     known = HostKeys(str(login.known_hosts)) if login.known_hosts.exists() else HostKeys()
     _pin_host_keys(connection, known, login.alias)
+    _pin_hops(connection.gateway)
     return connection
 
 
 def _configured(login: SshConfigHost) -> Connection:
-    config = Config(lazy=True)
-    config.load_ssh_config()
+    config = Config(lazy=True, ssh_config=SSHConfig.from_text(resolved(login.name)))
     connection = Connection(login.name, config=config, connect_timeout=CONNECT_S)
-    hop = connection
+    _pin_hops(connection)
+    return connection
+
+
+def _pin_hops(hop: Connection | str | None) -> None:
+    """Accept only host keys that the user knows, of this machine and of those on the way to it."""
     while isinstance(hop, Connection):
         files = hop.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
         known = HostKeys()
@@ -195,7 +202,6 @@ def _configured(login: SshConfigHost) -> Connection:
                 known.load(str(path))
         _pin_host_keys(hop, known, hop.ssh_config.get("hostkeyalias") or _name_of(hop))
         hop = hop.gateway
-    return connection
 
 
 def _pin_host_keys(connection: Connection, known: HostKeys, alias: str) -> None:

@@ -1,4 +1,4 @@
-"""Whose fault it is that a node is not up: only the host's costs a node. The site is a fake; faults are nova's words."""
+"""Whose fault it is that a node is not up: only the host's costs one. The site is a fake; faults are nova's words."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -119,7 +119,7 @@ def test_a_changed_host_key_is_told_at_once(reconciler, lease_request, monkeypat
 
 def test_a_silent_node_is_told_with_the_last_words_of_ssh(reconciler, lease_request, monkeypatch):
     monkeypatch.setattr(boot, "try_login", refusing(NotReached("192.0.2.1: No route to host")))
-    with pytest.raises(NotReached, match="SSH does not answer .*No route to host"):
+    with pytest.raises(NotReached, match=r"SSH does not answer .*No route to host"):
         lease(FakeSite(), reconciler, lease_request())
     assert 20 <= minutes(reconciler) < 21
 

@@ -91,8 +91,8 @@ def credential(site, monkeypatch, tmp_path):
 
 def test_a_restricted_credential_is_named_before_anything_is_leased(testbed, site, lease_flags, credential, key):
     credential(unrestricted=False)
-    code, out, _ = testbed("doctor", "--key", str(key.file))
-    assert code == 1
+    code, out, err = testbed("doctor", "--key", str(key.file))
+    assert (code, err) == (1, "")
     assert "FAIL  credential: credentials: this application credential is restricted" in out
     code, _, err = testbed("lease", *lease_flags)
     assert (code, "restricted" in err) == (2, True)
