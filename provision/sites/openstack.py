@@ -124,13 +124,20 @@ class Cloud(ABC):
         """Return the limits of the credential: an application credential has its own end, a token is its own end."""
         with classified("keystone"):
             access = self.session.auth.get_access(self.session)
-            if not access.application_credential_id:
-                return Credential(ends=None if self._renewable else access.expires)
-            user, id = access.user_id, access.application_credential_id
-            keystone: Any = self.sdk.identity
-            described = keystone.get_application_credential(user, id)
-        ends = datetime.fromisoformat(described.expires_at).replace(tzinfo=UTC) if described.expires_at else None
-        return Credential(not described.is_unrestricted, ends)
+        if not access.application_credential_id:
+            return Credential(ends=None if self._renewable else access.expires)
+        restricted = bool(access.application_credential.get("restricted"))
+        return Credential(restricted, self._end_of(access.user_id, access.application_credential_id))
+
+    def _end_of(self, user_id: str, application_credential_id: str) -> datetime | None:
+        """Return when an application credential ends; None if it does not, or if keystone does not say so."""
+        keystone: Any = self.sdk.identity
+        try:
+            with classified("keystone"):
+                ends = keystone.get_application_credential(user_id, application_credential_id).expires_at
+        except RequestRejected:
+            return None
+        return datetime.fromisoformat(ends).replace(tzinfo=UTC) if ends else None
 
     def skew(self) -> timedelta:
         """Return how far keystone's clock is ahead of the local one."""
