@@ -32,16 +32,16 @@ def costing(reconciler: Reconciler, active_lease: ActiveLease) -> str:
 
     It is read from the journal, as the site may be what fails.
     """
-    now = reconciler.clock.now()
     entries = [entry for entry in reconciler.journal.entries() if entry.tag == active_lease.tag]
-    made = [data for data in _made(entries).values() if _end(data) > now]
-    asked = _asked(entries)
-    if not made and not (_unanswered(entries) and _end(asked) > now):
+    made, asked = list(_made(entries).values()), _asked(entries)
+    if not made and not _unanswered(entries):
         return ""
-    until = time_in_words(max(map(_end, made or [asked])), local_zone())
-    verb = "costs" if made else "may have been made, and then costs"
-    where = f"lease {active_lease.name} at {active_lease.site}"
-    return f"{where} {verb} {_price(asked)} until {until}; to end it: testbed release {active_lease.name}"
+    end = max(map(_end, made or [asked]))
+    until = time_in_words(end, local_zone())
+    known = f"costs {_price(asked)} until {until}" if made else f"may have been made, and costs {_price(asked)} then"
+    if end <= reconciler.clock.now():
+        known = f"was to end {until}, and costs {_price(asked)} if it was extended elsewhere"
+    return f"lease {active_lease.name} at {active_lease.site} {known}; to end it: testbed release {active_lease.name}"
 
 
 def _made(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ SETTINGS = settings(
     database=None,
     derandomize=HISTORIES == 300,
     print_blob=True,
+    phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
 
