@@ -170,6 +170,12 @@ class Journal:
         hosts = [data["hosts"] for data in leases if data.get("id") == lease_id and data["hosts"]]
         return tuple(hosts[-1]) if hosts else ()
 
+    def last_end(self, active_lease: ActiveLease) -> datetime | None:
+        """Return the lease's end as last recorded, whether it was created or extended then."""
+        done = [entry.data for entry in self.entries() if (entry.tag, entry.event) == (active_lease.tag, "done")]
+        ends = [data["end"] for data in done if "end" in data]
+        return datetime.fromisoformat(ends[-1]) if ends else None
+
     def active_lease(self, name: str) -> ActiveLease | None:
         """Return the active lease of that name."""
         return self.active_leases().get(name)

@@ -1,7 +1,7 @@
 """Show, extend and release leases. Only resources with the lease's tag are modified."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,7 +15,7 @@ from provision.errors import (
     ProvisionError,
     SiteError,
 )
-from provision.leasing.account import verify_account
+from provision.leasing.account import connect_to_lease, verify_account
 from provision.leasing.cost import costing, used_su
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
@@ -58,6 +58,26 @@ def state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> S
     ips = tuple(one.ip for one in reconciler.query(site.addresses) if one.server in ids)
     cost = used_su(reconciler, site, lease) if lease else None
     return State(active_lease, lease, servers, ips, cost)
+
+
+def ends_at(reconciler: Reconciler, active_lease: ActiveLease) -> datetime | None:
+    """Return the lease's end: the site's, whoever extended it, else the one that the journal has last.
+
+    A run under way asks for it each time that the end matters, and a site that does not answer does not end it.
+    """
+    with suppress(ProvisionError):
+        if lease := find_lease(connect_to_lease(reconciler, active_lease), active_lease):
+            return lease.end
+    return reconciler.journal.last_end(active_lease)
+
+
+def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
+    """Return whether the lease goes on; if its account cannot ask, it is taken to."""
+    try:
+        lease = find_lease(connect_to_lease(reconciler, active_lease), active_lease)
+    except ProvisionError:
+        return True
+    return lease is not None and lease.status not in OVER
 
 
 def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
