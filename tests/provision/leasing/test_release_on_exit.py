@@ -77,6 +77,7 @@ def test_an_incomplete_release_names_what_remains(reconciler, lease_request, sai
     with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; release again"):
         run(site, reconciler, lease_request())
     assert "llm_cc is not released; still at CHI@UC: lease lease-1; run: testbed release llm_cc" in said
+    assert said[-1].startswith("lease llm_cc at CHI@UC costs service units until ")
     assert reconciler.journal.active_lease("llm_cc")
 
 
