@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ from provision.ssh.ssh_shell import SshShell
 ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
 FACTS = "/etc/llm-testbed/node.json"
+SHORT = "/tmp"
+"""Folder of sockets, whose paths have at most 108 bytes, whatever TMPDIR is."""
 OUTPUT_LENGTH = 600
 """How much of a task's output a message quotes, characters."""
 FIXES = {
@@ -85,9 +88,14 @@ def configure(
     """
     log = (logs or default_folder() / "configure") / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="testbed-configure-") as scratch, log.open("w") as output:
+    with (
+        tempfile.TemporaryDirectory(prefix="testbed-configure-") as scratch,
+        tempfile.TemporaryDirectory(prefix="testbed-", dir=SHORT) as sockets,
+        log.open("w") as output,
+    ):
         events = _Events(report, output.write)
-        status = _play(Path(scratch), machines, _variables(setup, Path(scratch)), events, check)
+        play = partial(_play, Path(scratch), sockets, machines)
+        status = play(_variables(setup, Path(scratch)), events, check)
     if status == "canceled":
         raise KeyboardInterrupt
     if status != "successful":
@@ -134,8 +142,10 @@ class _Events:
         return f"{self._roles.index(role) + 1}/{len(self._roles)} " if role in self._roles else ""
 
 
-def _play(scratch: Path, machines: Sequence[Machine], variables: dict[str, Any], events: _Events, check: bool) -> str:
-    """Run the playbook; return ansible-runner's status."""
+def _play(
+    scratch: Path, sockets: str, machines: Sequence[Machine], variables: dict[str, Any], events: _Events, check: bool
+) -> str:
+    """Run the playbook; return ansible-runner's status. sockets: folder of the connections' sockets."""
     import ansible_runner
 
     inventory, extra = scratch / "inventory.json", scratch / "variables.json"
@@ -153,7 +163,8 @@ def _play(scratch: Path, machines: Sequence[Machine], variables: dict[str, Any],
             "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner overrides ansible.cfg otherwise
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(scratch),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": sockets,
+            "LC_ALL": "C.UTF-8",  # Ansible refuses the C locale, and one that is not installed
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         },
         event_handler=events.event,
