@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import openstack
 import requests
@@ -118,7 +119,9 @@ class Cloud(ABC):
         if not access.project_id:
             raise NoCredentials("credentials: no project is selected; set OS_PROJECT_NAME as the site's menu shows it")
         who = access.username, access.user_id, access.project_name, access.project_id
-        return Identity(*who, endpoint=str(self.session.auth.auth_url), region=self.name, entry=self.entry)
+        address = urlsplit(str(self.session.auth.auth_url))
+        endpoint = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+        return Identity(*who, endpoint=endpoint, region=self.name, entry=self.entry)
 
     def credential(self) -> Credential:
         """Return the limits of the credential: an application credential has its own end, a token is its own end."""

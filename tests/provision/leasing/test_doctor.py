@@ -235,6 +235,15 @@ def test_credentials_without_a_project_are_rejected():
         cloud(session=session).identity()
 
 
+def test_the_identity_has_names_ids_and_no_secret():
+    access = SimpleNamespace(username="cc", user_id="1", project_name="CHI-000001", project_id="p1")
+    auth = SimpleNamespace(
+        get_access=lambda session: access, auth_url="https://cc:secret@chi.uc.chameleoncloud.org:5000/v3"
+    )
+    found = cloud(session=SimpleNamespace(auth=auth), entry="uc").identity()
+    assert found == IDENTITY
+
+
 def test_a_used_up_quota_is_rejected():
     limits = SimpleNamespace(absolute=SimpleNamespace(instances_used=10, instances=10))
     sdk = SimpleNamespace(compute=SimpleNamespace(get_limits=lambda: limits))
