@@ -21,9 +21,11 @@ from experiments.runners.targets import expected_target
 from provision.availability.matching import fitting
 from provision.availability.times import length_in_words
 from provision.configure.playbook import Setup, configure
-from provision.errors import ForeignLease, LeaseMismatch
+from provision.errors import UNTOUCHED
 from provision.leasing import lease as leasing
 from provision.leasing import release as releasing
+from provision.leasing.account import require_credential_for
+from provision.leasing.cost import costing, costs_reported, used_in_words
 from provision.leasing.doctor import examine
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest, slot_in_words
@@ -107,6 +109,7 @@ def reproduce(
         with stages.stage("slots"):
             slot = slot_in_words(choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
             view.says(slot)
+        require_credential_for(site, reconciler, lease_request.requirements)
         confirm(slot)
     return _on_lease(reproduction, runs, reconciler, stages)
 
@@ -124,13 +127,15 @@ def _on_lease(
             configure(machines, reproduction.setup, view.says)
         with stages.stage("run"):
             return _run(runs, view)
-    except (LeaseMismatch, ForeignLease):
+    except UNTOUCHED:
         release = False
         raise
     finally:
         if release:
             with stages.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
+        elif active := reconciler.journal.active_lease(lease_request.name):
+            view.says(costing(reconciler, active))
         view.says(stages.summary())
 
 
@@ -205,7 +210,7 @@ def _release(site: Testbed, reconciler: Reconciler, name: str, view: View) -> No
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
         return
-    used = releasing.state(site, reconciler, active_lease).used_su
-    releasing.release(site, reconciler, active_lease)
-    cost = "unknown" if used is None else f"{used:.1f} service units"
-    view.says(f"{name} is released; cost: {cost}")
+    used = used_in_words(site, reconciler, active_lease)
+    with costs_reported(reconciler, name):
+        releasing.release(site, reconciler, active_lease)
+    view.says(f"{name} is released; cost: {used}")

@@ -7,8 +7,10 @@ ProvisionError
 ├── BadTime             a length, time, daily window or zone is malformed or not allowed
 ├── BadName             a name that a site would reject, or that no active lease has
 ├── BadKey              an SSH key file is missing or is not a key
+├── BadSshConfig        OpenSSH rejects the user's ssh configuration
 ├── NoCredentials       no account is configured, or keystone rejects it
 ├── ForeignLease        a lease with that name exists that is not in the local journal
+├── OtherAccount        the active lease with that name was made with another account
 ├── LeaseMismatch       the active lease with that name has other hosts than requested
 ├── BadJournal          the journal is damaged or of another version
 ├── CheckFailed         a preflight check found a problem; the message names the fix
@@ -67,6 +69,10 @@ class BadKey(ProvisionError):
     """An SSH key file is missing or is not a key."""
 
 
+class BadSshConfig(ProvisionError):
+    """OpenSSH rejects the user's ssh configuration."""
+
+
 class NoCredentials(ProvisionError):
     """No account is configured, or keystone rejects it."""
 
@@ -75,8 +81,16 @@ class ForeignLease(ProvisionError):
     """A lease with that name exists that is not in the local journal; it is not changed."""
 
 
+class OtherAccount(ProvisionError):
+    """The active lease of that name was made with another account, which alone can see it; it is not touched."""
+
+
 class LeaseMismatch(ProvisionError):
     """The active lease with that name has other hosts than requested; it is not changed."""
+
+
+UNTOUCHED = (ForeignLease, OtherAccount, LeaseMismatch)
+"""What is raised for a lease that is none of the command's: it is not released either."""
 
 
 class BadJournal(ProvisionError):
@@ -92,7 +106,14 @@ class SiteError(ProvisionError):
 
 
 class Unreachable(SiteError):
-    """A service does not answer or has an internal error. The outcome of the request is unknown."""
+    """A service does not answer or has an internal error. The outcome of the request is unknown.
+
+    retry_after_s: how long the service asks to wait, 0 if it does not say.
+    """
+
+    def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class RequestRejected(SiteError):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 GIB = 1024**3
@@ -120,6 +121,43 @@ class TimeSlot:
     start: datetime
     end: datetime
     cost_su: float | None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who asks a site: names for people, ids for comparison, never a secret.
+
+    endpoint: keystone's URL. entry: the account's name in clouds.yaml, envvars for that of the OS_* variables.
+    """
+
+    user: str
+    user_id: str
+    project: str
+    project_id: str
+    endpoint: str
+    region: str
+    entry: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.user} in project {self.project} at {self.region}"
+
+    def is_same_as(self, other: "Identity") -> bool:
+        """Return whether both are the same user in the same project of the same region."""
+        return self._key() == other._key()
+
+    def _key(self) -> tuple[str | None, ...]:
+        return self.user_id, self.project_id, self.region, urlsplit(self.endpoint).hostname
+
+
+@dataclass(frozen=True)
+class Credential:
+    """What limits the account's credential. ends: None if it does not expire, or if the site does not say so.
+
+    restricted: whether it is an application credential with which the site makes no lease.
+    """
+
+    restricted: bool = False
+    ends: datetime | None = None
 
 
 @dataclass(frozen=True)

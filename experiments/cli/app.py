@@ -47,8 +47,12 @@ def _testbed(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
+    cloud: Annotated[
+        str | None, typer.Option(help="Entry of clouds.yaml whose account is used; default: OS_CLOUD, or the only one.")
+    ] = None,
 ) -> None:
-    pass
+    if cloud is not None:
+        os.environ["OS_CLOUD"] = cloud
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

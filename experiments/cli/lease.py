@@ -88,6 +88,8 @@ def lease(
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
     from provision.leasing import reserve
+    from provision.leasing.account import require_credential_for
+    from provision.leasing.cost import costs_reported
     from provision.leasing.request import slot_in_words
     from provision.sites.base import connect_to
 
@@ -99,16 +101,19 @@ def lease(
     requirements, at_once = lease_request.requirements, lease_request.at_once
     active = reconciler.journal.active_lease(lease_request.name)
     if active and site == ANY:
-        sites = [connect_to(active.site)]
+        sites = [connect_to(active.site, active.account.entry if active.account else "")]
     connected = reserve.site_of_earliest(sites, reconciler, requirements, at_once, watch)
     if dry_run:
         show_plan(leasing.plan(connected, reconciler, lease_request), as_json)
         return
+    if run and not keep and not active:
+        require_credential_for(connected, reconciler, requirements)
     if not active:
         slot = partial(reserve.choose, connected, reconciler, requirements, at_once)
         confirm(yes, f"lease {lease_request.name}:", None if watch else lambda: slot_in_words(slot()[0]))
     stop_as_interrupt()
-    with releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext():
+    at_end = releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext()
+    with costs_reported(reconciler, lease_request.name), at_end:
         leased = leasing.lease(connected, reconciler, lease_request, wait=wait, watch=watch)
         if as_json:
             print_json(leased)
@@ -121,18 +126,30 @@ def lease(
 @app.command()
 def status(name: ActiveName = None, as_json: Json = False) -> None:
     """Show active leases: since when, until when, and their cost so far."""
+    from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
-    from provision.sites.base import connect_to
+    from provision.leasing.account import connect_to_lease
 
     reconciler = new_reconciler()
     chosen = [active_lease_named(reconciler, name)] if name else list(reconciler.journal.active_leases().values())
-    states = [releasing.state(connect_to(active_lease.site), reconciler, active_lease) for active_lease in chosen]
+    states, problems = [], []
+    for active_lease in chosen:
+        try:
+            states.append(releasing.state(connect_to_lease(reconciler, active_lease), reconciler, active_lease))
+        except (OtherAccount, NoCredentials, SiteError) as problem:
+            problems.append(problem)
+    if len(problems) == len(chosen) == 1:
+        raise problems[0]
     if as_json:
         print_json(states)
     elif states:
         console().print(_states_table(states))
-    else:
+    elif not chosen:
         print("no active lease")
+    for line in map(str, problems):
+        reconciler.report(line)
+    if problems:
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -146,11 +163,11 @@ def extend(
     """Extend a lease, within the site's rules."""
     from provision.availability.times import local_zone, parse_length, time_in_words
     from provision.leasing import release as releasing
-    from provision.sites.base import connect_to
+    from provision.leasing.account import connect_to_lease
 
     longer, reconciler = parse_length(by), new_reconciler()
     active_lease = active_lease_named(reconciler, name)
-    connected = connect_to(active_lease.site)
+    connected = connect_to_lease(reconciler, active_lease)
     if dry_run:
         lease, end = releasing.extension(connected, reconciler, active_lease, longer)
         until = (time_in_words(moment, local_zone()) for moment in (lease.end, end))
@@ -170,18 +187,20 @@ def extend(
 def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
     """Release servers, addresses and lease, and verify that no resource is left."""
     from provision.leasing import release as releasing
-    from provision.leasing.resources import remaining
-    from provision.sites.base import connect_to
+    from provision.leasing.account import connect_to_lease
+    from provision.leasing.cost import costs_reported
+    from provision.leasing.resources import listed
 
     reconciler = new_reconciler()
     active_lease = active_lease_named(reconciler, name)
-    connected = connect_to(active_lease.site)
-    resources = reconciler.query(lambda: remaining(connected, active_lease))
+    connected = connect_to_lease(reconciler, active_lease)
+    resources = listed(connected, active_lease)
     if dry_run:
         show_plan([f"delete {resource} at {active_lease.site}" for resource in resources], as_json)
         return
     confirm(yes, f"release {active_lease.name}: {', '.join(resources) or 'no resources'}")
-    releasing.release(connected, reconciler, active_lease)
+    with costs_reported(reconciler, active_lease.name):
+        releasing.release(connected, reconciler, active_lease)
     if as_json:
         print_json({"released": resources})
     else:

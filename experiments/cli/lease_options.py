@@ -94,10 +94,10 @@ class LeaseOptions:
 
     def check(self, name: str | None, key: Path) -> None:
         """Raise an error for options that no site would accept, before a site is connected to."""
-        from provision.ssh.login import key_pair
+        from provision.ssh.login import check_key, key_pair
 
         self.requirements()
-        key_pair(key.expanduser())
+        check_key(key_pair(key.expanduser()))
         if name is not None and not NAME.fullmatch(name):
             raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 55, a letter or digit first")
 

@@ -31,8 +31,7 @@ def orphans_command(
     as_json: Json = False,
 ) -> None:
     """List your tagged resources that no active lease covers."""
-    from provision.leasing import release
-    from provision.leasing.leaked import leaked_resources, selected
+    from provision.leasing.leaked import delete_leaked, leaked_resources, selected
     from provision.sites.base import connect_to
 
     if tags and not clean:
@@ -42,8 +41,7 @@ def orphans_command(
     chosen = selected(found, tags or []) if clean else []
     if chosen and not dry_run:
         confirm(yes, f"delete {', '.join(resource for orphan in chosen for resource in orphan.resources)}")
-        for orphan in chosen:
-            release.delete_resources(connected, reconciler, orphan.active_lease)
+        delete_leaked(connected, reconciler, chosen)
     names = [orphan.active_lease.tag for orphan in chosen]
     if as_json:
         data = {one.active_lease.tag: {"there": one.resources, "opened_here": one.opened_here} for one in found}

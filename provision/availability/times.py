@@ -67,7 +67,7 @@ def zone_named(name: str) -> ZoneInfo:
 
 def local_zone() -> ZoneInfo:
     """Return the zone that TZ or /etc/localtime names, else UTC."""
-    name = os.environ.get("TZ") or os.path.realpath(LOCALTIME).partition("/zoneinfo/")[2]
+    name = os.environ.get("TZ", "").removeprefix(":") or os.path.realpath(LOCALTIME).partition("/zoneinfo/")[2]
     return ZoneInfo(name if name in available_timezones() else "UTC")
 
 

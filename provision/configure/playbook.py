@@ -6,12 +6,13 @@ goes to a log. Neither the log nor errors and results contain secrets.
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,13 @@ from provision.errors import ConfigureFailed, NotReached
 from provision.leasing.journal import Machine, default_folder
 from provision.models import ImageVariant
 from provision.ssh.login import Login
+from provision.ssh.ssh_shell import SshShell
 
 ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
 FACTS = "/etc/llm-testbed/node.json"
+SHORT = "/tmp"
+"""Folder of sockets, whose paths have at most 108 bytes, whatever TMPDIR is."""
 OUTPUT_LENGTH = 600
 """Maximum number of characters of a task's output in a message."""
 FIXES = {
@@ -84,9 +88,14 @@ def configure(
     """
     log = (logs or default_folder() / "configure") / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="testbed-configure-") as scratch, log.open("w") as output:
+    with (
+        tempfile.TemporaryDirectory(prefix="testbed-configure-") as scratch,
+        tempfile.TemporaryDirectory(prefix="testbed-", dir=SHORT) as sockets,
+        log.open("w") as output,
+    ):
         events = _Events(report, output.write)
-        status = _play(Path(scratch), machines, _variables(setup, Path(scratch)), events, check)
+        play = partial(_play, Path(scratch), sockets, machines)
+        status = play(_variables(setup, Path(scratch)), events, check)
     if status == "canceled":
         raise KeyboardInterrupt
     if status != "successful":
@@ -133,8 +142,10 @@ class _Events:
         return f"{self._roles.index(role) + 1}/{len(self._roles)} " if role in self._roles else ""
 
 
-def _play(scratch: Path, machines: Sequence[Machine], variables: dict[str, Any], events: _Events, check: bool) -> str:
-    """Run the playbook; return ansible-runner's status."""
+def _play(
+    scratch: Path, sockets: str, machines: Sequence[Machine], variables: dict[str, Any], events: _Events, check: bool
+) -> str:
+    """Run the playbook; return ansible-runner's status. sockets: folder of the connections' sockets."""
     import ansible_runner
 
     inventory, extra = scratch / "inventory.json", scratch / "variables.json"
@@ -152,7 +163,8 @@ def _play(scratch: Path, machines: Sequence[Machine], variables: dict[str, Any],
             "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner overrides ansible.cfg otherwise
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(scratch),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": sockets,
+            "LC_ALL": "C.UTF-8",  # Ansible refuses the C locale, and one that is not installed
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         },
         event_handler=events.event,
@@ -195,10 +207,9 @@ def _variables(setup: Setup, scratch: Path) -> dict[str, Any]:
 
 def _facts(login: Login) -> dict[str, Any]:
     """Return the machine's node.json, or {} if it has none yet."""
-    result = subprocess.run(
-        [*login.arguments(), "cat", FACTS], capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    return json.loads(result.stdout) if result.returncode == 0 else {}
+    with closing(SshShell(login)) as shell:
+        result = shell.run(f"cat {FACTS}", check=False, repeatable=True)
+    return json.loads(result.out) if result.code == 0 else {}
 
 
 def _roles() -> list[str]:

@@ -1,21 +1,24 @@
 """From an ACTIVE lease to reachable machines: key, volume, server, address, SSH."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
-from provision.errors import BootFailed, NoAddress, NotReached, RequestRejected
+from provision.errors import BadHostKey, BootFailed, LoginRejected, NoAddress, NotReached, RequestRejected
+from provision.leasing.boot_faults import HOST, cause_of
 from provision.leasing.journal import Machine, Operation
 from provision.leasing.request import LeaseTask, address_data, tagged
-from provision.leasing.reserve import current_lease, move_to_other_hosts
+from provision.leasing.reserve import current_lease, gone, move_to_other_hosts
 from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import Address, Lease, Server, Volume
 from provision.sites.base import BootVolumes, SecurityGroups
-from provision.ssh.login import Login, answers
+from provision.ssh.login import Login, try_login
 
 CREATING = ("creating", "downloading")
 """Cinder's statuses of a volume until the image is in it."""
 SSH_LIMIT_S = 20 * 60
 """How long an ACTIVE server may take to answer SSH: its operating system starts after the site reports ACTIVE."""
+KEY_LIMIT_S = 5 * 60
+"""How long a machine may reject the key: it is installed only after sshd has started."""
 BOOT_ATTEMPTS = 3
 ADDRESS_ATTEMPTS = 3
 
@@ -57,21 +60,21 @@ def _booted(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
         failed = [number for number, server in enumerate(servers) if server.status != "ACTIVE"]
         if not failed:
             return servers
+        causes = [cause_of(servers[number].fault) for number in failed]
         faults = [_discard(task, servers[number], lease.hosts[number : number + 1]) for number in failed]
+        worst = min(causes, key=lambda cause: cause.retry)
+        if not worst.retry:
+            raise BootFailed(f"{'; '.join(faults)}; {worst.fix}")
         task.reconciler.report(f"attempt {attempt} of {BOOT_ATTEMPTS}: {'; '.join(faults)}")
-        if attempt < BOOT_ATTEMPTS:
+        if attempt < BOOT_ATTEMPTS and HOST in causes:
             lease = move_to_other_hosts(task, lease)
-    raise BootFailed(
-        f"{'; '.join(faults)}, after {BOOT_ATTEMPTS} attempts; release the lease and choose other nodes, "
-        "and report these to the site's help desk"
-    )
+    raise BootFailed(f"{'; '.join(faults)}, after {BOOT_ATTEMPTS} attempts; {causes[0].fix}")
 
 
 def _discard(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
-    """Delete a server that failed on these hosts and record them; return the fault in words."""
-    task.reconciler.journal.write(
-        "failed", task.opened, Operation.CREATE_SERVER, hosts=list(hosts), reason=server.fault
-    )
+    """Delete a server that failed on these hosts, and record them if it is their fault; return the fault in words."""
+    spent = list(hosts) if cause_of(server.fault) is HOST else []
+    task.reconciler.journal.write("failed", task.opened, Operation.CREATE_SERVER, hosts=spent, reason=server.fault)
     _delete_server(task, server.name)
     names = [host.name for host in task.reconciler.query(task.site.hosts) if host.id in hosts]
     where = f" on {names[0]}" if names else ""
@@ -141,21 +144,58 @@ def _connected(task: LeaseTask, server: Server) -> Machine:
     """Attach an address to the server, wait until SSH answers, and record the login."""
     address = _address_of(task, server)
     login = Login(address.ip, server.id, task.lease_request.key.file, task.reconciler.journal.known_hosts)
-    reached = task.reconciler.wait(
-        f"SSH to {server.name} at {address.ip}",
-        lambda: answers(login),
-        bool,
-        SSH_LIMIT_S,
-    )
-    if not reached:
-        raise NotReached(f"{server.name} runs, but SSH to {address.ip} does not answer; see its console log")
+    _wait_for_login(task, server, login)
     machine = Machine(server.name, login)
     task.reconciler.journal.record_machine(task.opened, machine)
     return machine
 
 
+@dataclass(frozen=True)
+class _Contact:
+    """An attempt to log in. status: what ssh said, '' if it went well. rejected: whether the key was, for too long."""
+
+    status: str = ""
+    rejected: bool = False
+
+
+def _wait_for_login(task: LeaseTask, server: Server, login: Login) -> None:
+    """Wait until a command runs on the server. Raises LoginRejected, BadHostKey, else NotReached, with ssh's words."""
+    since: list[float] = []
+
+    def contact() -> _Contact:
+        try:
+            try_login(login)
+        except BadHostKey:
+            raise
+        except NotReached as problem:
+            _check_still_there(task, server)
+            rejected = isinstance(problem, LoginRejected)
+            since[:] = [*since[:1], task.reconciler.clock.passed_s()] if rejected else []
+            return _Contact(str(problem), rejected and since[-1] - since[0] > KEY_LIMIT_S)
+        return _Contact()
+
+    what = f"SSH to {server.name}"
+    ended = task.reconciler.wait(what, contact, lambda now: now.rejected or not now.status, SSH_LIMIT_S)
+    if ended is None:
+        said = contact().status
+        raise NotReached(f"{server.name} runs, but SSH does not answer ({said}); see its console log")
+    if ended.rejected:
+        raise LoginRejected(
+            f"{server.name} rejects the SSH key {login.key} ({ended.status}); "
+            "pass the key that the lease was made with as --key, or release it and lease again"
+        )
+
+
+def _check_still_there(task: LeaseTask, server: Server) -> None:
+    """Raise LeaseGone or BootFailed if the server was deleted: there is nothing left to wait for."""
+    if task.reconciler.query(lambda: task.find_server(server.name)) is None:
+        if task.reconciler.query(task.find_lease) is None:
+            raise gone(task.lease_request.name)
+        raise BootFailed(f"server {server.name} was deleted by somebody else; the same command boots it anew")
+
+
 def _address_of(task: LeaseTask, server: Server) -> Address:
-    """Return the server's address; attach a free one of the project, else allocate one."""
+    """Return the server's address; without one, allocate and attach one."""
 
     def attached() -> Address | None:
         return next((address for address in task.site.addresses() if address.server == server.id), None)
@@ -179,14 +219,25 @@ def _address_of(task: LeaseTask, server: Server) -> Address:
 
 
 def _free_address(task: LeaseTask) -> Address:
+    """Return a free address that this lease allocated. Another one may be a classmate's, and is not taken."""
+
     def free() -> Address | None:
-        """Return a free address, preferably one that this task allocated before."""
-        addresses = task.site.addresses()
-        spare = [address for address in addresses if not address.server and address.tag in ("", task.opened.tag)]
-        return max(spare, key=lambda address: address.tag, default=None)
+        idle = [address for address in task.site.addresses() if not address.server]
+        return tagged(idle, task.opened.tag)
 
     if found := task.reconciler.query(free):
         return found
-    return task.find_or_create(
-        Operation.ALLOCATE_ADDRESS, free, lambda: task.site.allocate_address(task.opened.tag), address_data
+    try:
+        return task.find_or_create(
+            Operation.ALLOCATE_ADDRESS, free, lambda: task.site.allocate_address(task.opened.tag), address_data
+        )
+    except NoAddress as problem:
+        raise NoAddress(f"{problem}{_idle(task)}") from None
+
+
+def _idle(task: LeaseTask) -> str:
+    """Return the project's idle addresses in words, each of which somebody allocated."""
+    idle = [address.ip for address in task.reconciler.query(task.site.addresses) if not address.server]
+    return (
+        f"; idle in the project: {', '.join(idle)}; release what is yours: openstack floating ip delete" if idle else ""
     )

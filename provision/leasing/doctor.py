@@ -1,17 +1,22 @@
 """Preflight checks for a lease. Each passes or names its fix; no message contains a secret."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from provision.availability.times import local_zone, time_in_words
 from provision.errors import CheckFailed, ProvisionError, Unreachable
+from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
 from provision.sites.base import Testbed, connect_to
-from provision.ssh.login import KINDS, fingerprint, key_pair
+from provision.ssh.login import KINDS, check_key, fingerprint, key_pair
 
 TOOLS = ("ssh", "ssh-keygen")
+SHORTEST = timedelta(hours=3)
+"""What the labs need: a credential that ends earlier is none for a lease."""
 SKEW = timedelta(minutes=2)
 
 
@@ -34,21 +39,24 @@ def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
     local = [
         _result_of("local tools", _tools),
         _result_of("SSH key", lambda: _local_key(key)),
+        _result_of("time zone", _time_zone),
         _result_of("journal", lambda: _journal(reconciler)),
     ]
     sites: list[Testbed] = []
 
     def account() -> str:
         sites.append(connect_to(site_name))
-        return sites[0].scope()
+        return str(sites[0].identity())
 
     local.append(_result_of("account", account))
     if not local[-1].passed:
         return local
     site = sites[0]
     remote: dict[str, Callable[[], str]] = {
+        "credential": lambda: _credential(site, reconciler),
         "reservations": lambda: f"{len(site.hosts())} reservable nodes at {site.name}",
         "image": lambda: f"image {site.image_id()}",
+        "boot": site.boot_requirements,
         "quota": site.quota,
         "floating IPs": lambda: _addresses(site),
         "SSH key at the site": lambda: _site_key(site, key, reconciler),
@@ -75,10 +83,15 @@ def _tools() -> str:
 
 
 def _local_key(key: Path) -> str:
-    key_pair(key)
-    if key.stat().st_mode & 0o077:
-        raise CheckFailed(f"{key} is readable by other users; run: chmod 600 {key}")
+    check_key(key_pair(key))
     return str(key)
+
+
+def _time_zone() -> str:
+    named = os.environ.get("TZ", "").removeprefix(":")
+    if named and local_zone().key != named:
+        raise CheckFailed(f"TZ {named!r} is unknown, and times are shown in UTC; set it to one as Europe/Helsinki")
+    return local_zone().key
 
 
 def _journal(reconciler: Reconciler) -> str:
@@ -86,18 +99,25 @@ def _journal(reconciler: Reconciler) -> str:
     return f"{reconciler.journal.folder}: active leases: {active or 'none'}"
 
 
+def _credential(site: Testbed, reconciler: Reconciler) -> str:
+    require_unrestricted(site, reconciler)
+    ends = site.credential().ends
+    if ends is None:
+        return "does not end"
+    when = time_in_words(ends, local_zone())
+    if ends < reconciler.clock.now() + SHORTEST:
+        raise CheckFailed(f"ends {when}, before a lease could; log in again")
+    return f"ends {when}; a lease can be released until then, or after another login"
+
+
 def _addresses(site: Testbed) -> str:
-    free = [address for address in site.addresses() if not address.server]
-    if free:
-        return f"{len(free)} free in the project"
     left = site.addresses_left()
     if left == 0:
-        raise CheckFailed("none is free and the project's quota is used up; release one, or ask the site's help desk")
-    return (
-        "none is free in the project; one will be allocated"
-        if left is None
-        else f"the project may allocate {left} more"
-    )
+        idle = ", ".join(address.ip for address in site.addresses() if not address.server) or "none"
+        raise CheckFailed(
+            f"the project's quota is used up; release one of yours, or ask the site's help desk; idle ones: {idle}"
+        )
+    return "one will be allocated" if left is None else f"the project may allocate {left} more"
 
 
 def _site_key(site: Testbed, key: Path, reconciler: Reconciler) -> str:

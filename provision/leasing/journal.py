@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from provision.errors import BadJournal
+from provision.models import Identity
 from provision.ssh.login import Login
 
 VERSION = 1
 FIELDS = {"mark": "tag", "act": "operation"}
 """Keys on disk that differ from the names of the fields."""
-Event = Literal["opened", "intent", "done", "failed", "reached", "closed"]
+Event = Literal["opened", "account", "intent", "done", "failed", "reached", "closed"]
 
 
 class Operation(StrEnum):
@@ -71,7 +72,8 @@ class ActiveLease:
     """The journal's record of a lease that was opened and not closed.
 
     intents and operations: data of the last intent and the last outcome of each operation. failed_hosts: ids of hosts
-    that did not boot. machines: those that have answered and whose server was not deleted since, by name.
+    that did not boot. machines: those that have answered and whose server was not deleted since, by name. account: the
+    account that made it; None in a journal of an earlier version.
     """
 
     name: str
@@ -82,6 +84,7 @@ class ActiveLease:
     operations: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed_hosts: tuple[str, ...] = ()
     machines: tuple[Machine, ...] = ()
+    account: Identity | None = None
 
 
 class Journal:
@@ -99,10 +102,10 @@ class Journal:
         with self._locked(self.folder / "locks" / name, waiting):
             yield
 
-    def open(self, name: str, site: str) -> ActiveLease:
-        """Open a record with a new, unique tag."""
+    def open(self, name: str, site: str, account: Identity | None = None) -> ActiveLease:
+        """Open a record with a new, unique tag; account: the one that makes the lease."""
         tag = f"llm-testbed-{secrets.token_hex(6)}"
-        self.write("opened", ActiveLease(name, tag, site, ""))
+        self.write("opened", ActiveLease(name, tag, site, ""), **_account_data(account))
         active_lease = self.active_lease(name)
         assert active_lease
         return active_lease
@@ -129,6 +132,10 @@ class Journal:
         """Record a machine that has answered and its login."""
         self.write("reached", active_lease, server=machine.server, login=asdict(machine.login))
 
+    def record_account(self, active_lease: ActiveLease, account: Identity) -> None:
+        """Record the account of a lease that a journal of an earlier version has without."""
+        self.write("account", active_lease, **_account_data(account))
+
     def entries(self) -> list[Entry]:
         """Return all entries; a line that a killed program left incomplete is skipped."""
         lines = self._file.read_text().split("\n") if self._file.exists() else []
@@ -139,7 +146,8 @@ class Journal:
         active: dict[str, ActiveLease] = {}
         for entry in self.entries():
             if entry.event == "opened":
-                active[entry.name] = ActiveLease(entry.name, entry.tag, entry.site, entry.at)
+                opened = ActiveLease(entry.name, entry.tag, entry.site, entry.at)
+                active[entry.name] = replace(opened, account=_account_in(entry.data))
             elif entry.event == "closed":
                 active.pop(entry.name, None)
             elif entry.name in active:
@@ -161,6 +169,12 @@ class Journal:
         leases = (entry.data for entry in self.entries() if (entry.event, entry.operation) == outcome)
         hosts = [data["hosts"] for data in leases if data.get("id") == lease_id and data["hosts"]]
         return tuple(hosts[-1]) if hosts else ()
+
+    def last_end(self, active_lease: ActiveLease) -> datetime | None:
+        """Return the lease's end as last recorded, whether it was created or extended then."""
+        done = [entry.data for entry in self.entries() if (entry.tag, entry.event) == (active_lease.tag, "done")]
+        ends = [data["end"] for data in done if "end" in data]
+        return datetime.fromisoformat(ends[-1]) if ends else None
 
     def active_lease(self, name: str) -> ActiveLease | None:
         """Return the active lease of that name."""
@@ -199,6 +213,14 @@ def _as_written(entry: Entry) -> dict[str, Any]:
     return {on_disk.get(name, name): value for name, value in asdict(entry).items()}
 
 
+def _account_data(account: Identity | None) -> dict[str, Any]:
+    return {"account": asdict(account)} if account else {}
+
+
+def _account_in(data: dict[str, Any]) -> Identity | None:
+    return Identity(**data["account"]) if "account" in data else None
+
+
 def default_folder() -> Path:
     """Return the journal's folder; see the module's docstring."""
     if folder := os.environ.get("TESTBED_LEDGER"):
@@ -208,6 +230,8 @@ def default_folder() -> Path:
 
 def _after(active_lease: ActiveLease, entry: Entry) -> ActiveLease:
     """Return the record after an entry. The intent to delete a lease removes its creation, so it is not missed."""
+    if entry.event == "account":
+        return replace(active_lease, account=_account_in(entry.data))
     if entry.event == "reached":
         return replace(active_lease, machines=_with_machine(active_lease.machines, entry.data))
     if entry.operation == Operation.DELETE_SERVER and entry.event == "done":

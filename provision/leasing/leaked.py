@@ -6,9 +6,10 @@ Only the user's own resources are considered; those of other users are never lis
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from provision.errors import BadName
+from provision.errors import BadName, NotReleased, SiteError
 from provision.leasing.journal import ActiveLease
 from provision.leasing.reconciler import Reconciler
+from provision.leasing.release import delete_resources
 from provision.leasing.resources import all_kinds
 from provision.models import Resource
 from provision.sites.base import Testbed
@@ -59,3 +60,15 @@ def selected(leaked: Sequence[LeakedResources], tags: Sequence[str]) -> list[Lea
                 f"TAG {tag!r}: no leaked resource of yours has it; allowed: {', '.join(by_tag) or 'none exists'}"
             )
     return [by_tag[tag] for tag in tags] if tags else [one for one in leaked if one.opened_here]
+
+
+def delete_leaked(site: Testbed, reconciler: Reconciler, leaked: Sequence[LeakedResources]) -> None:
+    """Delete leaked resources. What cannot be deleted stops no other; raises NotReleased with all that remain."""
+    problems = []
+    for one in leaked:
+        try:
+            delete_resources(site, reconciler, one.active_lease)
+        except SiteError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise NotReleased("; ".join(problems))

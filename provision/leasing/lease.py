@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from provision.errors import ForeignLease
+from provision.errors import ForeignLease, ProvisionError
+from provision.leasing.account import credential_ends, require_unrestricted, verify_account
 from provision.leasing.boot import bring_up
 from provision.leasing.journal import ActiveLease, Machine
 from provision.leasing.reconciler import Reconciler
@@ -23,7 +24,8 @@ class Leased:
 
 def plan(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> list[str]:
     """Return the API calls that ``lease`` would make, one a line; nothing is changed."""
-    if reconciler.journal.active_lease(lease_request.name):
+    if active_lease := reconciler.journal.active_lease(lease_request.name):
+        verify_account(site, reconciler, active_lease)
         return [f"lease {lease_request.name} is active: resume it"]
     slot = choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0]
     servers = ", ".join(lease_request.server_names)
@@ -34,7 +36,7 @@ def plan(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> 
         *([group] if isinstance(site, SecurityGroups) else []),
         *([f"cinder: create a volume for {servers}"] if isinstance(site, BootVolumes) else []),
         f"nova: create server {servers} with image {reconciler.query(site.image_id)}",
-        f"neutron: attach a free floating IP to {servers}, or allocate one",
+        f"neutron: allocate a floating IP and attach it to {servers}",
         f"ssh: log in to {servers}",
     ]
 
@@ -52,7 +54,10 @@ def lease(
 
     with reconciler.journal.exclusive(lease_request.name, waiting):
         task = LeaseTask(site, reconciler, lease_request, _record(site, reconciler, lease_request))
+        if not task.opened.intents:
+            _check_before_cost(task)
         reserved = reserve(task, watch)
+        _report_short_credential(task, reserved)
         if not wait and reserved.start > reconciler.clock.now():
             return Leased(reserved)
         active = wait_for_start(task, reserved)
@@ -60,8 +65,27 @@ def lease(
         return Leased(reconciler.query(task.find_lease) or active, machines, image_id)
 
 
+def _check_before_cost(task: LeaseTask) -> None:
+    """Raise the site's error if a server could not boot there: a lease would be paid for nothing."""
+    try:
+        for question in (task.site.image_id, task.site.boot_requirements):
+            task.reconciler.query(question)
+    except ProvisionError:
+        task.reconciler.journal.write("closed", task.opened)
+        raise
+
+
+def _report_short_credential(task: LeaseTask, reserved: Lease) -> None:
+    ends = task.reconciler.query(task.site.credential).ends
+    if ends and ends < reserved.end:
+        task.reconciler.report(f"{credential_ends(ends, reserved.end)}; log in again before that, to release it")
+
+
 def _record(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:
-    """Return the journal's record of this name, or a new one. Raises ForeignLease if it is at another site."""
+    """Return the journal's record of this name, or a new one.
+
+    Raises ForeignLease if it is at another site, OtherAccount, and NoCredentials for a restricted credential.
+    """
     active_lease = reconciler.journal.active_lease(lease_request.name)
     if active_lease and active_lease.site != site.name:
         raise ForeignLease(
@@ -69,5 +93,8 @@ def _record(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) 
             "release it there first, or choose another --name"
         )
     if active_lease:
+        verify_account(site, reconciler, active_lease)
         reconciler.report(f"lease {lease_request.name} is active since {active_lease.since}; resuming it")
-    return active_lease or reconciler.journal.open(lease_request.name, site.name)
+        return active_lease
+    require_unrestricted(site, reconciler)
+    return reconciler.journal.open(lease_request.name, site.name, reconciler.query(site.identity))

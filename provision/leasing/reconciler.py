@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 12
 LONGEST_PAUSE_S = 30
+LONGEST_REQUESTED_PAUSE_S = 600
+"""The longest pause that an answer may ask for."""
 T = TypeVar("T")
 Report = Callable[[str], None]
 
@@ -88,13 +90,21 @@ class Reconciler:
         find: Callable[[], Sequence[T]],
         delete: Callable[[T], None],
     ) -> None:
-        """Delete everything that ``find`` finds."""
+        """Delete everything that ``find`` finds; raise the first rejection only after the others are deleted."""
 
         def once() -> None:
+            rejections = []
             for resource in find():
                 id = getattr(resource, "id", "")
-                self.perform(active_lease, operation, partial(delete, resource), id=id)
-                self.journal.write("done", active_lease, operation, id=id)
+                try:
+                    self.perform(active_lease, operation, partial(delete, resource), id=id)
+                    self.journal.write("done", active_lease, operation, id=id)
+                except Unreachable:
+                    raise
+                except SiteError as problem:
+                    rejections.append(problem)
+            if rejections:
+                raise rejections[0]
 
         self._retrying()(once)
 
@@ -116,7 +126,7 @@ class Reconciler:
 
         return Retrying(
             retry=retry_if_exception_type(Unreachable),
-            wait=wait_exponential(max=LONGEST_PAUSE_S),
+            wait=_pause_s,
             stop=stop_after_attempt(ATTEMPTS),
             sleep=self.clock.sleep,
             before_sleep=self._report_attempt,
@@ -126,6 +136,13 @@ class Reconciler:
     def _report_attempt(self, state: "RetryCallState") -> None:
         problem = state.outcome.exception() if state.outcome else None
         self.report(f"{problem}; attempt {state.attempt_number} of {ATTEMPTS}")
+
+
+def _pause_s(state: RetryCallState) -> float:
+    """Return the pause before the next attempt: at least as long as the service asks for, within a bound."""
+    problem = state.outcome.exception() if state.outcome else None
+    asked = min(getattr(problem, "retry_after_s", 0.0), LONGEST_REQUESTED_PAUSE_S)
+    return max(wait_exponential(max=LONGEST_PAUSE_S)(state), asked)
 
 
 def _status(answer: object) -> str:

@@ -1,24 +1,26 @@
 """Show, extend and release leases. Only resources with the lease's tag are modified."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from provision.availability.times import length_in_words, local_zone, time_in_words
 from provision.errors import (
+    UNTOUCHED,
     BadName,
     BadTime,
     ExtensionRejected,
-    ForeignLease,
-    LeaseMismatch,
     NotReleased,
     ProvisionError,
+    SiteError,
 )
+from provision.leasing.account import connect_to_lease, verify_account
+from provision.leasing.cost import costing, used_su
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import OVER, find_lease, lease_data, text
-from provision.leasing.resources import all_kinds, delete_tagged, remaining
+from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, listed, remaining
 from provision.models import Lease, Server, TimeSlot
 from provision.sites.base import Testbed
 from provision.ssh.login import forget
@@ -49,12 +51,33 @@ def get_active_lease(reconciler: Reconciler, name: str) -> ActiveLease:
 
 def state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> State:
     """Query the site for the state of an active lease."""
+    verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     servers = tuple(one for one in reconciler.query(site.servers) if one.tag == active_lease.tag)
     ids = {server.id for server in servers}
     ips = tuple(one.ip for one in reconciler.query(site.addresses) if one.server in ids)
-    cost = _used_su(reconciler, site, lease) if lease else None
+    cost = used_su(reconciler, site, lease) if lease else None
     return State(active_lease, lease, servers, ips, cost)
+
+
+def ends_at(reconciler: Reconciler, active_lease: ActiveLease) -> datetime | None:
+    """Return the lease's end: the site's, whoever extended it, else the one that the journal has last.
+
+    A run under way asks for it each time that the end matters, and a site that does not answer does not end it.
+    """
+    with suppress(ProvisionError):
+        if lease := find_lease(connect_to_lease(reconciler, active_lease), active_lease):
+            return lease.end
+    return reconciler.journal.last_end(active_lease)
+
+
+def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
+    """Return whether the lease goes on; if its account cannot ask, it is taken to."""
+    try:
+        lease = find_lease(connect_to_lease(reconciler, active_lease), active_lease)
+    except ProvisionError:
+        return True
+    return lease is not None and lease.status not in OVER
 
 
 def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
@@ -92,6 +115,7 @@ def extension(
     if not timedelta() < by <= LONGEST_EXTENSION:
         most = length_in_words(LONGEST_EXTENSION)
         raise BadTime(f"extension by {length_in_words(by)}: allowed: more than 0m, at most {most}")
+    verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None or lease.status in OVER:
         raise ExtensionRejected(f"lease {active_lease.name} is over; lease again")
@@ -106,15 +130,15 @@ def extension(
 
 
 def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
-    """Delete servers, volumes, addresses, key and lease, and check every service for remaining resources.
+    """Delete lease, servers, volumes, addresses and key, and check every service for remaining resources.
 
-    Raises NotReleased if any remain.
+    Raises NotReleased if any remain, and OtherAccount for a lease of another account, which stays as it is.
     """
     with reconciler.journal.exclusive(active_lease.name):
-        ids = [one.id for one in reconciler.query(site.servers) if one.tag == active_lease.tag]
+        verify_account(site, reconciler, active_lease)
         delete_resources(site, reconciler, active_lease)
-        for id in ids:
-            forget(id, reconciler.journal.known_hosts)
+        for machine in active_lease.machines:
+            forget(machine.login.alias, reconciler.journal.known_hosts)
         reconciler.journal.write("closed", active_lease)
 
 
@@ -122,11 +146,11 @@ def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) ->
 def release_on_exit(site: Testbed, reconciler: Reconciler, name: str) -> Iterator[None]:
     """Release the lease of that name when the body ends, however it ends.
 
-    A foreign lease, or one that does not match the request, is not touched.
+    A lease of somebody else or of another account, or one that does not match the request, is not touched.
     """
     try:
         yield
-    except (LeaseMismatch, ForeignLease):
+    except UNTOUCHED:
         raise
     except BaseException as why:
         reconciler.report(f"{str(why) or 'interrupted'}; releasing {name}")
@@ -143,25 +167,43 @@ def _release_or_report(site: Testbed, reconciler: Reconciler, name: str) -> None
     try:
         release(site, reconciler, active_lease)
     except (ProvisionError, KeyboardInterrupt):
-        reconciler.report(f"{name} is not released and may still cost service units; run: testbed release {name}")
-        reconciler.report(f"still at {site.name}: {', '.join(remaining(site, active_lease)) or 'nothing visible'}")
+        left = ", ".join(listed(site, active_lease)) or "nothing"
+        reconciler.report(f"{name} is not released; still at {site.name}: {left}; run: testbed release {name}")
+        reconciler.report(costing(reconciler, active_lease) or "nothing of it costs")
         raise
     reconciler.report(f"{name} is released; nothing is left at {site.name}")
 
 
 def delete_resources(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
-    """Delete everything at the site that carries the lease's tag. Raises NotReleased with what remains."""
-    lease_kind, *other_kinds = all_kinds(site)
-    for kind in (*other_kinds, lease_kind):
-        delete_tagged(reconciler, active_lease, kind)
-    if left := reconciler.query(lambda: remaining(site, active_lease)):
-        raise NotReleased(f"still at {site.name} after release: {', '.join(left)}; release again")
+    """Delete everything at the site that carries the lease's tag; the lease first, as only it costs.
+
+    What cannot be deleted stops nothing else, and is tried once more when the rest is gone. Raises NotReleased with
+    what remains and why.
+    """
+    refused = _refusals(reconciler, active_lease, all_kinds(site))
+    refused = _refusals(reconciler, active_lease, [kind for kind, _ in refused])
+    if left := remaining(site, reconciler, active_lease):
+        _record_undeleted(reconciler, active_lease, left)
+        why = f" ({'; '.join(str(problem) for _, problem in refused)})" if refused else ""
+        raise NotReleased(f"still at {site.name} after release: {', '.join(left)}{why}; release again")
 
 
-def _used_su(reconciler: Reconciler, site: Testbed, lease: Lease) -> float | None:
-    """Return the service units so far; None if hosts or prices are unknown. A site forgets the hosts of past leases."""
-    price = {host.id: host.su_per_hour for host in reconciler.query(site.hosts)}
-    prices = [price.get(host) for host in lease.hosts or reconciler.journal.hosts(lease.id)]
-    known = [one for one in prices if one is not None]
-    hours = max(min(reconciler.clock.now(), lease.end) - lease.start, timedelta()) / timedelta(hours=1)
-    return sum(known) * hours if prices and len(known) == len(prices) else None
+def _record_undeleted(reconciler: Reconciler, active_lease: ActiveLease, left: Sequence[str]) -> None:
+    """Record leases that are still listed although the site accepted their deletion: they may cost."""
+    for kind, _, id in (line.partition(" ") for line in left):
+        if kind == "lease":
+            reconciler.journal.write("failed", active_lease, Operation.DELETE_LEASE, id=id, reason="still listed")
+
+
+def _refusals(
+    reconciler: Reconciler, active_lease: ActiveLease, kinds: Sequence[ResourceKind]
+) -> list[tuple[ResourceKind, SiteError]]:
+    """Delete the lease's resources of these kinds; return those that could not be deleted, with the reason."""
+    refused = []
+    for kind in kinds:
+        try:
+            delete_tagged(reconciler, active_lease, kind)
+        except SiteError as problem:
+            reconciler.report(f"{problem}; the rest is released first")
+            refused.append((kind, problem))
+    return refused

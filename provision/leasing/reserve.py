@@ -124,7 +124,7 @@ def reserve(task: LeaseTask, watch: bool = False) -> Lease:
             task.reconciler.journal.write("done", task.opened, Operation.CREATE_LEASE, **lease_data(existing))
             return existing
         if Operation.CREATE_LEASE in task.active_lease.operations:
-            raise _gone(task.lease_request.name)
+            raise gone(task.lease_request.name)
         slot = _slot_once_free(task) if watch else _slot(task)
         try:
             return _lease(task, slot)
@@ -182,6 +182,9 @@ def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:
         limit_s,
     )
     if found is None:
+        moved = task.reconciler.query(lambda: current_lease(task, lease))
+        if moved.start > lease.start:
+            return wait_for_start(task, moved)
         raise LeaseFailed(f"lease {lease.name} did not start within {START_GRACE_S // 60} minutes of its start time")
     if found.status != "ACTIVE":
         why = f" ({found.fault})" if found.fault else ""
@@ -193,7 +196,7 @@ def current_lease(task: LeaseTask, lease: Lease) -> Lease:
     """Return the lease's current state. Raises LeaseGone if it no longer exists."""
     found = next((one for one in task.site.leases() if one.id == lease.id), None)
     if found is None:
-        raise _gone(lease.name)
+        raise gone(lease.name)
     return found
 
 
@@ -203,9 +206,10 @@ def move_to_other_hosts(task: LeaseTask, lease: Lease) -> Lease:
     All hosts are replaced and all servers deleted: single hosts of an ACTIVE lease cannot be changed, and a released
     host is unavailable while it is cleaned. Raises LeaseGone if the lease no longer exists.
     """
-    if task.reconciler.query(lambda: current_lease(task, lease)).status in OVER:
-        raise _gone(lease.name)
-    slot = _other_slot(task, lease)
+    now = task.reconciler.query(lambda: current_lease(task, lease))
+    if now.status in OVER:
+        raise gone(lease.name)
+    slot = _other_slot(task, replace(lease, end=now.end))
     if slot is None:
         return lease
     task.reconciler.report("enough other nodes of the same hardware are free")
@@ -310,5 +314,6 @@ def _foreign(task: LeaseTask, lease: Lease) -> ForeignLease:
     )
 
 
-def _gone(name: str) -> LeaseGone:
+def gone(name: str) -> LeaseGone:
+    """Return the error for a lease that the site does not list any more, or that is over."""
     return LeaseGone(f"lease {name} is gone: deleted by somebody else, or over; release it here and lease again")

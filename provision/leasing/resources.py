@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from provision.errors import ProvisionError
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.models import Resource
 from provision.sites.base import BootVolumes, SecurityGroups, Testbed
 
 DELETE_LIMIT_S = 10 * 60
+Question = Callable[[], Sequence[Resource]]
+Query = Callable[[Question], Sequence[Resource]]
 
 
 @dataclass(frozen=True)
@@ -20,30 +23,39 @@ class ResourceKind:
     deletion: Operation
     list: Callable[[], Sequence[Resource]]
     delete: Callable[[Any], None]
+    user_id: Callable[[], str]
     lingers: bool = False
 
     def tagged(self, tag: str, name: str | None = None) -> Sequence[Resource]:
-        """Return the resources with this tag, and this name if one is given."""
-        return [one for one in self.list() if one.tag == tag and name in (None, getattr(one, "name", None))]
+        """Return the user's resources with this tag, and this name if one is given.
+
+        A classmate's copy of a server has our tag, too, and is left alone.
+        """
+        found = [one for one in self.list() if one.tag == tag and name in (None, getattr(one, "name", None))]
+        return [one for one in found if one.owner in ("", self.user_id())]
 
 
 def all_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
-    """Return every kind of resource that the site has; the lease, which is deleted last, is the first."""
+    """Return every kind of resource that the site has, in the order of their deletion: the lease is what costs."""
     return (
-        ResourceKind("lease", Operation.DELETE_LEASE, site.leases, site.delete_lease),
+        ResourceKind("lease", Operation.DELETE_LEASE, site.leases, site.delete_lease, site.user_id),
         *server_kinds(site),
-        ResourceKind("address", Operation.RELEASE_ADDRESS, site.addresses, site.release_address),
-        ResourceKind("key", Operation.DELETE_KEY, site.keys, site.delete_key),
+        ResourceKind("address", Operation.RELEASE_ADDRESS, site.addresses, site.release_address, site.user_id),
+        ResourceKind("key", Operation.DELETE_KEY, site.keys, site.delete_key, site.user_id),
         *_security_groups(site),
     )
 
 
 def server_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
     """Return the kinds of resources that make up a server, in the order of their deletion."""
-    servers = ResourceKind("server", Operation.DELETE_SERVER, site.servers, site.delete_server, lingers=True)
+    servers = ResourceKind(
+        "server", Operation.DELETE_SERVER, site.servers, site.delete_server, site.user_id, lingers=True
+    )
     if not isinstance(site, BootVolumes):
         return (servers,)
-    return servers, ResourceKind("volume", Operation.DELETE_VOLUME, site.volumes, site.delete_volume, lingers=True)
+    return servers, ResourceKind(
+        "volume", Operation.DELETE_VOLUME, site.volumes, site.delete_volume, site.user_id, lingers=True
+    )
 
 
 def delete_tagged(
@@ -62,12 +74,31 @@ def delete_tagged(
         reconciler.wait(f"{kind.name}s being deleted", present, lambda left: not left, DELETE_LIMIT_S, every_s=2)
 
 
-def remaining(site: Testbed, active_lease: ActiveLease) -> list[str]:
-    """Return the lease's resources at the site in words; every service is queried."""
-    return [f"{kind.name} {one.id}" for kind in all_kinds(site) for one in kind.tagged(active_lease.tag)]
+def listed(site: Testbed, active_lease: ActiveLease) -> list[str]:
+    """Return the lease's resources at the site in words; each service is queried once, and may not answer."""
+    return [line for kind in all_kinds(site) for line in _in_words(kind, active_lease, _once)]
+
+
+def remaining(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> list[str]:
+    """Return the lease's resources at the site in words; each service is queried until it answers."""
+    return [line for kind in all_kinds(site) for line in _in_words(kind, active_lease, reconciler.query)]
+
+
+def _once(question: Question) -> Sequence[Resource]:
+    return question()
+
+
+def _in_words(
+    kind: ResourceKind, active_lease: ActiveLease, query: Callable[[Question], Sequence[Resource]]
+) -> list[str]:
+    """Return the lease's resources of a kind; one line with the reason if the service does not say which there are."""
+    try:
+        return [f"{kind.name} {one.id}" for one in query(lambda: kind.tagged(active_lease.tag))]
+    except ProvisionError as problem:
+        return [f"{kind.name} not known ({problem})"]
 
 
 def _security_groups(site: Testbed) -> tuple[ResourceKind, ...]:
     if not isinstance(site, SecurityGroups):
         return ()
-    return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, site.close_ssh),)
+    return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, site.close_ssh, site.user_id),)

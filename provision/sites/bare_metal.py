@@ -10,7 +10,9 @@ from chi.lease import add_node_reservation
 
 from provision.errors import RequestRejected
 from provision.models import Host, TimeSlot
-from provision.sites.openstack import Cloud, account, classified, gpus, reference
+from provision.sites.accounts import account
+from provision.sites.faults import classified
+from provision.sites.openstack import Cloud, gpus, reference
 
 FLAVOR = "baremetal"
 
@@ -22,14 +24,12 @@ class BareMetal(Cloud):
 
     def hosts(self) -> list[Host]:
         """Return the nodes that are in the reference API and reservable in Blazar."""
-        described = {node["uid"]: node for node in self._described()}
+        described = dict(self.read("the reference API", self._described(), lambda node: (node["uid"], node)))
         with classified("blazar"):
             listed = self.blazar.host.list()
-        return [
-            _host(self.name, host, described[host["hypervisor_hostname"]])
-            for host in listed
-            if host.get("reservable", True) and host["hypervisor_hostname"] in described
-        ]
+        reservable = [host for host in listed if host.get("reservable", True)]
+        known = [host for host in reservable if host.get("hypervisor_hostname") in described]
+        return self.read("blazar", known, lambda host: _host(self.name, host, described[host["hypervisor_hostname"]]))
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """Reserve exactly these nodes.
@@ -44,12 +44,23 @@ class BareMetal(Cloud):
 
     def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
         """Boot from the image on the reserved node."""
-        flavor = self.sdk.compute.find_flavor(FLAVOR, ignore_missing=False)
         return {
-            "flavor_id": flavor.id,
+            "flavor_id": self._flavor_id(),
             "image_id": source,
             "scheduler_hints": {"reservation": resource},
         }
+
+    def boot_requirements(self) -> str:
+        """Return the networks and the flavor that servers need."""
+        networks, _ = super().boot_requirements(), self._flavor_id()
+        return f"{networks}, flavor {FLAVOR}"
+
+    def _flavor_id(self) -> str:
+        with classified("nova"):
+            flavor = self.sdk.compute.find_flavor(FLAVOR)
+        if flavor is None:
+            raise RequestRejected(f"flavor {FLAVOR} does not exist at {self.name}; ask the site's help desk for it")
+        return str(flavor.id)
 
     def _described(self) -> list[dict[str, Any]]:
         uid = next((site["uid"] for site in reference("sites") if site["name"] == self.name), None)
@@ -58,9 +69,9 @@ class BareMetal(Cloud):
         return reference(f"sites/{uid}/clusters/chameleon/nodes")
 
 
-def connect(region: str) -> BareMetal:
-    """Connect to the first configured region with this prefix."""
-    return BareMetal(account(region))
+def connect(region: str, entry: str = "") -> BareMetal:
+    """Connect to the configured region with this prefix; entry: the account to prefer."""
+    return BareMetal(account(region, entry))
 
 
 def _host(site: str, host: dict[str, Any], node: dict[str, Any]) -> Host:

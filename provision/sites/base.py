@@ -10,7 +10,18 @@ from importlib import import_module
 from typing import Protocol, runtime_checkable
 
 from provision.errors import UnknownSite
-from provision.models import Address, Booking, Host, Lease, Server, TaggedResource, TimeSlot, Volume
+from provision.models import (
+    Address,
+    Booking,
+    Credential,
+    Host,
+    Identity,
+    Lease,
+    Server,
+    TaggedResource,
+    TimeSlot,
+    Volume,
+)
 
 TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
 REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
@@ -31,8 +42,12 @@ class Account(Protocol):
         """Return the user's id, which is the ``owner`` of the user's resources."""
         ...
 
-    def scope(self) -> str:
-        """Return user, project and region of the account in words. Raises NoCredentials if the account is unusable."""
+    def identity(self) -> Identity:
+        """Return user, project and region of the account. Raises NoCredentials if the account is unusable."""
+        ...
+
+    def credential(self) -> Credential:
+        """Return the limits of the account's credential."""
         ...
 
     def skew(self) -> timedelta:
@@ -91,7 +106,14 @@ class Servers(Protocol):
     """Maximum time for booting a server."""
 
     def image_id(self) -> str:
-        """Return the UUID of the disk image that servers boot from; the image of that name changes over time."""
+        """Return the UUID of the disk image that servers boot from; the image of that name changes over time.
+
+        Raises RequestRejected if there is none, if it is not active, or if several could be meant.
+        """
+        ...
+
+    def boot_requirements(self) -> str:
+        """Return what else a server needs of the site, in words. Raises RequestRejected for what is missing."""
         ...
 
     def servers(self) -> list[Server]:
@@ -179,17 +201,18 @@ class BootVolumes(Protocol):
 
 def connect_to_all() -> list[Testbed]:
     """Connect to the region of every configured account. Raises NoCredentials if there is none."""
-    regions = import_module("provision.sites.openstack").regions()
+    regions = import_module("provision.sites.accounts").regions()
     known = [region for region in regions if region.startswith(tuple(REGIONS.values()))]
     return [connect_to(region) for region in known] or [connect_to("chameleon")]
 
 
-def connect_to(name: str) -> Testbed:
+def connect_to(name: str, entry: str = "") -> Testbed:
     """Connect to a testbed by its name, or by a region such as CHI@TACC.
 
-    Raises UnknownSite, and NoCredentials without an account.
+    entry: the account to prefer if several could be meant. Raises UnknownSite, and NoCredentials without an account or
+    with several of them.
     """
     kind = next((kind for kind, prefix in REGIONS.items() if name.startswith(prefix)), name)
     if kind not in TESTBEDS:
         raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(TESTBEDS)}, or a region such as CHI@UC")
-    return import_module(TESTBEDS[kind]).connect(name if kind != name else REGIONS[kind])
+    return import_module(TESTBEDS[kind]).connect(name if kind != name else REGIONS[kind], entry)

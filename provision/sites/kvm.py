@@ -13,7 +13,9 @@ from itertools import pairwise
 from typing import Any
 
 from provision.models import Booking, Host, TaggedResource, TimeSlot, Volume
-from provision.sites.openstack import Cloud, account, classified, gpus, reference
+from provision.sites.accounts import account
+from provision.sites.faults import classified
+from provision.sites.openstack import Cloud, gpus, reference
 from provision.sites.records import by_id, moment, owner_in, tag_in
 
 VOLUME_GIB = 200
@@ -83,7 +85,7 @@ class Kvm(Cloud):
     def volumes(self) -> list[Volume]:
         """Return the project's volumes."""
         with classified("cinder"):
-            return [_volume(volume) for volume in self.sdk.block_storage.volumes()]
+            return self.read("cinder", self.sdk.block_storage.volumes(), _volume)
 
     def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
         """Create a volume with a copy of the image."""
@@ -102,7 +104,8 @@ class Kvm(Cloud):
         """Return the project's tagged security groups; one without its rule is not complete."""
         with classified("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
-        return [_security_group(group, tag) for group in groups if (tag := tag_in(group.name))]
+        tagged = [group for group in groups if tag_in(group.name)]
+        return self.read("neutron", tagged, lambda group: _security_group(group, tag_in(group.name)))
 
     def open_ssh(self, tag: str) -> TaggedResource:
         """Create a security group that admits only SSH, from everywhere; complete an existing one."""
@@ -126,8 +129,8 @@ class Kvm(Cloud):
         """Return flavor and amount of each of the project's reservations, by the reservation's id."""
         with classified("blazar"):
             leases = self.blazar.lease.list()
-        reserved = [one for lease in leases for one in _reservations_of(lease)]
-        return {one["id"]: (_flavor(one), one["amount"]) for one in reserved}
+        per_lease = self.read("blazar", leases, _flavors_in)
+        return {id: reserved for flavors in per_lease for id, reserved in flavors.items()}
 
     def _flavors(self) -> dict[str, str]:
         """Return the flavors' ids by name."""
@@ -139,9 +142,9 @@ class Kvm(Cloud):
             return [str(host["id"]) for host in self.blazar.host.list() if host.get("reservable", True)]
 
 
-def connect(region: str) -> Kvm:
-    """Connect to the first configured region with this prefix."""
-    return Kvm(account(region))
+def connect(region: str, entry: str = "") -> Kvm:
+    """Connect to the configured region with this prefix; entry: the account to prefer."""
+    return Kvm(account(region, entry))
 
 
 def _volume(volume: Any) -> Volume:
@@ -162,6 +165,11 @@ def periods_over(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) ->
 def _reservations_of(lease: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the lease's reservations of flavors."""
     return [one for one in lease["reservations"] if one["resource_type"] == RESERVATION]
+
+
+def _flavors_in(lease: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Return flavor and amount of each of a lease's reservations of flavors, by the reservation's id."""
+    return {one["id"]: (_flavor(one), one["amount"]) for one in _reservations_of(lease)}
 
 
 def _flavor(reservation: dict[str, Any]) -> str:

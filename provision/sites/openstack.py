@@ -8,21 +8,17 @@ clouds.yaml, including application credentials; python-chi reads only the variab
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import openstack
 import requests
 from blazarclient.client import Client as Blazar
-from blazarclient.exception import BlazarClientException
 from chi import clients, context
-from keystoneauth1 import exceptions as keystone_errors
-from openstack import config
-from openstack import exceptions as sdk_errors
 from openstack.config.cloud_region import CloudRegion
 
 from provision.availability.times import MINUTE
@@ -32,51 +28,40 @@ from provision.errors import (
     NoCredentials,
     NotEnoughHosts,
     RequestRejected,
-    SiteError,
     Unreachable,
 )
-from provision.models import GIB, TAG, Address, Booking, Host, Lease, Server, TaggedResource, TimeSlot
-from provision.sites.records import address_of, by_id, lease_of, moment, server_of
+from provision.models import (
+    GIB,
+    TAG,
+    Address,
+    Booking,
+    Credential,
+    Host,
+    Identity,
+    Lease,
+    Server,
+    TaggedResource,
+    TimeSlot,
+)
+from provision.sites.faults import classified
+from provision.sites.records import UNREADABLE, address_of, by_id, lease_of, may_be_ours, moment, name_of, server_of
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 logging.getLogger("stevedore").setLevel(logging.CRITICAL)
 """Hide the library's warnings about optional login plugins that are not installed."""
 
 IMAGE = "CC-Ubuntu24.04-CUDA"
 PUBLIC_NETWORK = "public"
+TOKENS = ("token", "v3token")
+"""Login plugins whose credential is a token, which ends."""
 REQUEST_S = 60
 """Timeout of a request, seconds."""
-CREDENTIALS = "check OS_USERNAME and OS_PASSWORD, or the application credential in clouds.yaml"
-FORBIDDEN = "ask the project's PI for the permission or the quota"
 BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
-NOT_FOUND = 404
 
 MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
 INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
-
-
-def account(region_prefix: str) -> CloudRegion:
-    """Return the first account in OS_* variables or clouds.yaml whose region has this prefix. Raises NoCredentials."""
-    accounts = _accounts()
-    for cloud in accounts:
-        if (cloud.region_name or "").startswith(region_prefix):
-            return cloud
-    regions = ", ".join(sorted({cloud.region_name or "no region" for cloud in accounts})) or "none"
-    raise NoCredentials(
-        f"credentials: no account for a region {region_prefix}...; found: {regions}; source the site's RC file "
-        "to set OS_* variables, or write a clouds.yaml with region_name"
-    )
-
-
-def regions() -> list[str]:
-    """Return the regions of the configured accounts."""
-    return sorted({str(cloud.region_name) for cloud in _accounts() if cloud.region_name})
-
-
-def _accounts() -> list[CloudRegion]:
-    try:
-        return list(config.OpenStackConfig(load_envvars=True).get_all())
-    except (sdk_errors.ConfigException, keystone_errors.ClientException) as problem:
-        raise NoCredentials(f"credentials: {_line(problem)}") from None
 
 
 class Cloud(ABC):
@@ -85,12 +70,33 @@ class Cloud(ABC):
     boot_limit_s: float
 
     def __init__(self, cloud: CloudRegion) -> None:
-        self.name = str(cloud.region_name)
+        self.name, self.entry = str(cloud.region_name), str(cloud.name)
+        self._mentioned: set[str] = set()
+        self._renewable = cloud.config.get("auth_type") not in TOKENS
         session: Any = cloud.get_session()
         session.timeout = REQUEST_S
         self.sdk = openstack.connection.Connection(config=cloud, compute_api_version=clients.NOVA_API_VERSION)
         self.blazar = Blazar("1", session=session, service_type="reservation", region_name=self.name)
         self.session = session
+
+    def read(self, service: str, records: Iterable[Any], convert: Callable[[Any], T]) -> list[T]:
+        """Return the records converted. One of others that cannot be read is passed over, and mentioned once.
+
+        Raises Unreachable for one that may be of this program, which is not passed over.
+        """
+        return [one for record in records for one in self._read_one(service, record, convert)]
+
+    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T]) -> list[T]:
+        try:
+            return [convert(record)]
+        except UNREADABLE as problem:
+            what = f"{service}: {name_of(record)} cannot be read ({problem})"
+        if may_be_ours(record, self.user_id()):
+            raise Unreachable(f"{what}; it may be still being created")
+        if what not in self._mentioned:
+            log.warning("%s; passed over, as it is somebody else's", what)
+        self._mentioned.add(what)
+        return []
 
     def user(self) -> str:
         """Return the user's name."""
@@ -106,13 +112,35 @@ class Cloud(ABC):
         """Return a description with tag and owner, for resources whose creator the site does not record."""
         return f"{tag} of {self.user_id()}"
 
-    def scope(self) -> str:
-        """Return user, project and region of the account in words."""
+    def identity(self) -> Identity:
+        """Return user, project and region of the account."""
         with classified("keystone"):
             access = self.session.auth.get_access(self.session)
-        if not access.project_name:
+        if not access.project_id:
             raise NoCredentials("credentials: no project is selected; set OS_PROJECT_NAME as the site's menu shows it")
-        return f"{access.username} in project {access.project_name} at {self.name}"
+        who = access.username, access.user_id, access.project_name, access.project_id
+        address = urlsplit(str(self.session.auth.auth_url))
+        endpoint = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+        return Identity(*who, endpoint=endpoint, region=self.name, entry=self.entry)
+
+    def credential(self) -> Credential:
+        """Return the limits of the credential: an application credential has its own end, a token is its own end."""
+        with classified("keystone"):
+            access = self.session.auth.get_access(self.session)
+        if not access.application_credential_id:
+            return Credential(ends=None if self._renewable else access.expires)
+        restricted = bool(access.application_credential.get("restricted"))
+        return Credential(restricted, self._end_of(access.user_id, access.application_credential_id))
+
+    def _end_of(self, user_id: str, application_credential_id: str) -> datetime | None:
+        """Return when an application credential ends; None if it does not, or if keystone does not say so."""
+        keystone: Any = self.sdk.identity
+        try:
+            with classified("keystone"):
+                ends = keystone.get_application_credential(user_id, application_credential_id).expires_at
+        except RequestRejected:
+            return None
+        return datetime.fromisoformat(ends).replace(tzinfo=UTC) if ends else None
 
     def skew(self) -> timedelta:
         """Return how far keystone's clock is ahead of the local one."""
@@ -149,31 +177,42 @@ class Cloud(ABC):
 
     def bookings(self) -> list[Booking]:
         """Return everybody's reservations of the hosts."""
-        return [
-            Booking(host_id, moment(booked["start_date"]), moment(booked["end_date"]))
-            for host_id, booked in self.allocations()
-        ]
+        return self.read("blazar", self.allocations(), lambda one: Booking(one[0], *_period(one[1])))
 
     def allocations(self) -> list[tuple[str, dict[str, Any]]]:
         """Return pairs of a Blazar host's id and a reservation of that host."""
         with classified("blazar"):
             listed = self.blazar.allocation.list("os-hosts")
-        return [(str(host["resource_id"]), booked) for host in listed for booked in host["reservations"]]
+        per_host = self.read("blazar", listed, lambda host: (str(host["resource_id"]), host["reservations"]))
+        return [(host_id, booked) for host_id, reservations in per_host for booked in reservations]
 
     def image_id(self) -> str:
-        """Return the UUID of the image. Raises RequestRejected if the site does not have it."""
+        """Return the UUID of the active image of that name; the public one, if the project has others."""
         with classified("glance"):
-            image = self.sdk.image.find_image(IMAGE)
-        if image is None:
-            raise RequestRejected(f"image {IMAGE} does not exist at {self.name}; ask the site's help desk for it")
-        return image.id
+            found = list(self.sdk.image.images(name=IMAGE))
+        active = [image for image in found if image.status == "active"]
+        public = [image for image in active if image.visibility == "public"]
+        chosen = public if len(active) > 1 and public else active
+        if len(chosen) == 1:
+            return str(chosen[0].id)
+        listed = ", ".join(f"{image.id} ({image.visibility}, {image.status})" for image in found)
+        if chosen:
+            raise RequestRejected(f"{len(chosen)} images {IMAGE} at {self.name}: {listed}; delete or rename yours")
+        state = f"is not active: {listed}" if found else "does not exist"
+        raise RequestRejected(f"image {IMAGE} at {self.name} {state}; ask the site's help desk for it")
+
+    def boot_requirements(self) -> str:
+        """Return the networks that servers need, and the flavor."""
+        for network in (context.DEFAULT_NETWORK, PUBLIC_NETWORK):
+            self._network(network)
+        return f"networks {context.DEFAULT_NETWORK} and {PUBLIC_NETWORK}"
 
     def leases(self) -> list[Lease]:
         """Return the project's leases."""
         with classified("blazar"):
             listed = self.blazar.lease.list()
         taken = {booked["id"]: host_id for host_id, booked in self.allocations()}
-        return [lease_of(lease, self.host_ids(lease, taken)) for lease in listed]
+        return self.read("blazar", listed, lambda lease: lease_of(lease, self.host_ids(lease, taken)))
 
     def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
         """Return the ids of the lease's hosts; ``taken``: ids of Blazar's hosts by the ids of their reservations."""
@@ -218,7 +257,7 @@ class Cloud(ABC):
     def servers(self) -> list[Server]:
         """Return the project's servers."""
         with classified("nova"):
-            return [server_of(server) for server in self.sdk.compute.servers()]
+            return self.read("nova", self.sdk.compute.servers(), server_of)
 
     def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
         """Create a server in the reservation ``resource`` that boots from ``source``."""
@@ -266,7 +305,7 @@ class Cloud(ABC):
         with classified("neutron"):
             servers = {port.id: port.device_id for port in self.sdk.network.ports()}
             listed = list(self.sdk.network.ips(project_id=self.session.get_project_id()))
-        return [address_of(ip, servers.get(ip.port_id, ip.port_id or "")) for ip in listed]
+        return self.read("neutron", listed, lambda ip: address_of(ip, servers.get(ip.port_id, ip.port_id or "")))
 
     def allocate_address(self, tag: str) -> Address:
         """Allocate a floating IP to the project. Raises NoAddress if none is free."""
@@ -297,7 +336,14 @@ class Cloud(ABC):
 
     def _network(self, name: str) -> str:
         with classified("neutron"):
-            return self.sdk.network.find_network(name, ignore_missing=False).id
+            network = self.sdk.network.find_network(name)
+        if network is None:
+            raise RequestRejected(f"network {name} does not exist at {self.name}; ask the site's help desk for it")
+        return str(network.id)
+
+
+def _period(booked: dict[str, Any]) -> tuple[datetime, datetime]:
+    return moment(booked["start_date"]), moment(booked["end_date"])
 
 
 def reference(path: str) -> list[dict[str, Any]]:
@@ -334,42 +380,3 @@ def _memory_gib(gpu: dict[str, Any], model: str) -> float:
 def _interconnect(words: str) -> str:
     """Return the interconnect that the GPU model or the node type names, or ''."""
     return next((name for word, name in INTERCONNECTS.items() if word in words.lower()), "")
-
-
-@contextmanager
-def classified(service: str, ignore_missing_resource: bool = False) -> Iterator[None]:
-    """Translate the clients' exceptions into this package's errors, each a single line without secrets."""
-    try:
-        yield
-    except SiteError:
-        raise
-    except (keystone_errors.Unauthorized, keystone_errors.MissingRequiredOptions) as problem:
-        raise NoCredentials(f"credentials: keystone rejects them: {_line(problem)}; {CREDENTIALS}") from None
-    except keystone_errors.ConnectionError as problem:
-        raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
-    except (BlazarClientException, keystone_errors.ClientException, sdk_errors.SDKException) as problem:
-        if not (ignore_missing_resource and _code(problem) == NOT_FOUND):
-            raise _error_of(service, problem) from None
-    except requests.RequestException as problem:
-        raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
-
-
-def _error_of(service: str, problem: Exception) -> SiteError:
-    code, line = _code(problem), _line(problem)
-    if "Not enough" in line and "host" in line.lower():
-        return NotEnoughHosts(f"{service}: {line}")
-    if code is None or code >= 500:
-        return Unreachable(f"{service} has an error ({code or type(problem).__name__}): {line}")
-    fix = f"; {FORBIDDEN}" if code == requests.codes.forbidden else ""
-    return RequestRejected(f"{service} rejects the request ({code}): {line}{fix}")
-
-
-def _code(problem: Exception) -> int | None:
-    code = getattr(problem, "status_code", None) or getattr(problem, "http_status", None)
-    return code or getattr(problem, "kwargs", {}).get("code")
-
-
-def _line(problem: Exception) -> str:
-    """Return the first line of a message without the URL that the clients prepend."""
-    text = str(problem).strip().partition("\n")[0]
-    return re.sub(r"^.*Error for url: \S+,? ?|^ERROR: ", "", text)

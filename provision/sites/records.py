@@ -4,9 +4,12 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from provision.errors import Unreachable
 from provision.models import TAG, Address, Lease, Server
 
+CREATING = "CREATING"
+"""Blazar's status of a lease whose reservations are not all in its records yet."""
+UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What the conversions below raise for a record that lacks a field, or has another form."""
 OWNER = re.compile(f"{TAG.pattern} of (\\w+)")
 
 
@@ -16,9 +19,9 @@ def moment(text: str) -> datetime:
 
 
 def lease_of(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
-    """Return Blazar's lease on these hosts. Raises Unreachable while it has no reservations yet."""
+    """Return Blazar's lease on these hosts. Raises ValueError if it has no reservations, as while it is created."""
     if not lease["reservations"]:
-        raise Unreachable(f"blazar: lease {lease['name']} is still being created")
+        raise ValueError(f"lease {lease['name']} has no reservations")
     reservations = by_id(lease["reservations"])
     tag = tag_in(reservations[0].get("hypervisor_properties")) or tag_in(lease["name"])
     return Lease(
@@ -62,6 +65,18 @@ def server_of(server: Any) -> Server:
 def address_of(ip: Any, server: str) -> Address:
     """Return neutron's floating IP; server: id of the server that it is attached to."""
     return Address(ip.id, ip.floating_ip_address, server, tag_in(ip.description), owner_in(ip.description))
+
+
+def may_be_ours(record: Any, user_id: str) -> bool:
+    """Return whether an unreadable record may be of this program: of this user, with a tag or still being created."""
+    text = str(record)
+    return bool(re.search(rf"\b{re.escape(user_id)}\b", text)) and bool(TAG.search(text) or CREATING in text)
+
+
+def name_of(record: Any) -> str:
+    """Return what a record is called in a message: its name, else its id."""
+    fields = record if isinstance(record, dict) else getattr(record, "__dict__", {}) | {"id": getattr(record, "id", "")}
+    return str(fields.get("name") or fields.get("id") or "without a name")
 
 
 def tag_in(text: str | None) -> str:

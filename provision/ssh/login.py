@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.errors import BadKey
+from provision.errors import BadHostKey, BadKey, LoginRejected, NotReached
 
 USER = "cc"
 CONNECT_S = 15
@@ -87,9 +87,44 @@ def key_pair(file: Path) -> KeyPair:
         if not needed.is_file():
             raise BadKey(f"SSH key {needed} does not exist; create one: ssh-keygen -t ed25519 -f {file}")
     text = public.read_text().strip()
-    if not text.startswith(KINDS) or len(text.split()) < 2:
+    if not text.startswith(KINDS) or len(text.split()) < 2 or len(text.splitlines()) > 1:
         raise BadKey(f"SSH key {public} is not a public key; create one: ssh-keygen -y -f {file} > {public}")
     return KeyPair(file, text)
+
+
+def check_key(pair: KeyPair) -> None:
+    """Raise BadKey unless the private key can be used without a prompt and is that of the public key.
+
+    A key with a passphrase is usable if the agent has it.
+    """
+    if pair.file.stat().st_mode & 0o077:
+        raise BadKey(f"{pair.file} is readable by other users; run: chmod 600 {pair.file}")
+    keygen = ["ssh-keygen", "-y", "-P", "", "-f", str(pair.file)]
+    result = subprocess.run(keygen, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    blob = pair.public.split()[1]
+    if result.returncode:
+        if blob not in _keys_in_agent():
+            why = last_line(result.stderr) or "it cannot be read"
+            raise BadKey(
+                f"SSH key {pair.file} cannot be used without a prompt ({why}); "
+                f"load it: ssh-add {pair.file}, or pass another --key"
+            )
+    elif result.stdout.split()[1] != blob:
+        raise BadKey(
+            f"SSH keys {pair.file} and {pair.file}.pub do not belong together; "
+            f"run: ssh-keygen -y -f {pair.file} > {pair.file}.pub"
+        )
+
+
+def _keys_in_agent() -> list[str]:
+    """Return the public keys in the agent, encoded, or [] without an agent."""
+    result = subprocess.run(["ssh-add", "-L"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    return [fields[1] for line in result.stdout.splitlines() if len(fields := line.split()) > 1]
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a program's output that is not empty, or ''."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def fingerprint(public: str) -> str:
@@ -101,13 +136,32 @@ def fingerprint(public: str) -> str:
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
-def answers(login: Login) -> bool:
-    """Return whether a command runs on the machine; record its host key at first contact."""
+def try_login(login: Login) -> None:
+    """Run a command on the machine; record its host key at first contact.
+
+    Raises NotReached with what ssh said: LoginRejected if the machine rejects the key, BadHostKey for a changed one.
+    """
+    command = [*login.arguments(first=True), "true"]
     try:
-        result = subprocess.run([*login.arguments(first=True), "true"], capture_output=True, timeout=2 * CONNECT_S)
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=2 * CONNECT_S)
     except subprocess.TimeoutExpired:
-        return False
-    return result.returncode == 0
+        raise NotReached(f"{login.host}: no answer in {2 * CONNECT_S} s") from None
+    if result.returncode == 0:
+        return
+    line = last_line(result.stderr) or f"exit code {result.returncode}"
+    if "Host key verification failed" in result.stderr:
+        raise BadHostKey(changed_host_key(login))
+    if "Permission denied" in result.stderr:
+        raise LoginRejected(f"{login.host}: {line}")
+    raise NotReached(f"{login.host}: {line}")
+
+
+def changed_host_key(login: Login) -> str:
+    """Return in words that a machine shows another host key than the pinned one, and how to accept it."""
+    return (
+        f"{login.host}: its host key differs from the pinned one; if the node was rebuilt, accept its new key: "
+        f"ssh-keygen -R {login.alias} -f {login.known_hosts}, then testbed lease again"
+    )
 
 
 def forget(alias: str, known_hosts: Path) -> None:

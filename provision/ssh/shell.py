@@ -11,7 +11,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -21,7 +21,7 @@ from tenacity import (
     stop_after_attempt,
 )
 
-from provision.errors import CommandFailed, ConnectionDropped, TimedOut
+from provision.errors import CommandFailed, ConnectionDropped, LoginRejected, TimedOut
 from provision.ssh.process import CHUNK, Source, streamed
 
 TIMEOUT_S = 60.0
@@ -32,6 +32,10 @@ TIMED_OUT = (124, 137, -signal.SIGKILL)
 """Exit codes of a command that exceeded its time limit."""
 SHOWN = 100
 """Maximum number of characters of a command in a message."""
+
+MARK = b"\x02llm-testbed\x03"
+"""Printed before each command's own output: what a login shell's start files print comes before it, and is dropped."""
+LONGEST_GREETING = 1 << 20
 
 Sink = Callable[[bytes], object]
 
@@ -79,8 +83,7 @@ class Shell(ABC):
 
     def stream(self, command: str, sink: Sink, *, source: Source = (), timeout_s: float = TIMEOUT_S) -> None:
         """Run a command once, passing its output to ``sink`` as it arrives; ``source`` is its input."""
-        code, err = self._execute(_bounded(command, timeout_s), source, sink, timeout_s + TIMEOUT_SLACK_S)
-        self._raise_on_failure(command, CommandResult(code, "", err.decode(errors="replace")), timeout_s, True)
+        self._executed(command, source, sink, timeout_s, True)
 
     @contextmanager
     def reading(self, command: str, *, source: Source = (), timeout_s: float = TIMEOUT_S) -> Iterator[IO[bytes]]:
@@ -92,6 +95,9 @@ class Shell(ABC):
         """
         program, cwd = self._program(_bounded(command, timeout_s))
         with streamed(program, source, timeout_s + TIMEOUT_SLACK_S, cwd) as process:
+            head = _OwnOutput(self.where, lambda chunk: None)
+            while not head.begun and (byte := process.out.read(1)):
+                head(byte)
             yield process.out
         if process.code == self._lost:
             raise ConnectionDropped(f"{self.where}: the connection dropped while a command ran")
@@ -140,9 +146,17 @@ class Shell(ABC):
     def _run(self, command: str, input: bytes, timeout_s: float, check: bool) -> CommandResult:
         out = bytearray()
         source = (input,) if input else ()
-        code, err = self._execute(_bounded(command, timeout_s), source, out.extend, timeout_s + TIMEOUT_SLACK_S)
-        result = CommandResult(code, out.decode(errors="replace"), err.decode(errors="replace"))
+        result = self._executed(command, source, out.extend, timeout_s, check)
+        return replace(result, out=out.decode(errors="replace"))
+
+    def _executed(self, command: str, source: Source, sink: Sink, timeout_s: float, check: bool) -> CommandResult:
+        """Run a command, passing its own output to ``sink``; return its exit code and stderr."""
+        own = _OwnOutput(self.where, sink)
+        code, err = self._execute(_bounded(command, timeout_s), source, own, timeout_s + TIMEOUT_SLACK_S)
+        result = CommandResult(code, "", err.decode(errors="replace"))
         self._raise_on_failure(command, result, timeout_s, check)
+        if not own.begun and not code:
+            raise LoginRejected(f"{self.where}: its login shell runs no commands; it says: {own.greeting}")
         return result
 
     def _raise_on_failure(self, command: str, result: CommandResult, timeout_s: float, check: bool) -> None:
@@ -177,9 +191,34 @@ class LocalShell(Shell):
         return process.code, process.err
 
 
+class _OwnOutput:
+    """Passes a command's own output on: what comes after MARK. begun: whether there is any."""
+
+    def __init__(self, where: str, sink: Sink) -> None:
+        self._where, self._sink, self._head, self.begun = where, sink, bytearray(), False
+
+    def __call__(self, chunk: bytes) -> None:
+        if self.begun:
+            self._sink(chunk)
+            return
+        self._head += chunk
+        _, mark, own = self._head.partition(MARK)
+        self.begun = bool(mark)
+        if mark and own:
+            self._sink(bytes(own))
+        if not mark and len(self._head) > LONGEST_GREETING:
+            raise LoginRejected(f"{self._where}: its login shell prints without an end; it says: {self.greeting}")
+
+    @property
+    def greeting(self) -> str:
+        """What the login shell printed, as far as a message quotes it."""
+        return repr(_shown(self._head.decode(errors="replace"))) if self._head else "nothing"
+
+
 def _bounded(command: str, timeout_s: float) -> str:
     """Return the command with its own time limit, because a dropped connection does not end it on the machine."""
-    return f"timeout --kill-after={KILL_S} {timeout_s:g} sh -c {shlex.quote(command)}"
+    marked = f"printf '{''.join(f'{chr(92)}{byte:03o}' for byte in MARK)}'; {command}"
+    return f"timeout --kill-after={KILL_S} {timeout_s:g} sh -c {shlex.quote(marked)}"
 
 
 def _chunks(data: bytes | Path) -> Iterator[bytes]:

@@ -24,9 +24,10 @@ from paramiko import (
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from provision.errors import BadHostKey, ConnectionDropped, LoginRejected, NotReached, SiteError
-from provision.ssh.login import CONNECT_S, Login, SshConfigHost
+from provision.ssh.login import CONNECT_S, Login, SshConfigHost, changed_host_key
 from provision.ssh.process import CHUNK, Source, feed_stdin
 from provision.ssh.shell import TIMEOUT_SLACK_S, Shell, Sink, reason
+from provision.ssh.ssh_config import resolved, resolved_way
 
 CONNECT_LIMIT_S = 60.0
 """Time for which connecting is retried."""
@@ -139,7 +140,7 @@ class SshShell(Shell):
         except SiteError:
             raise
         except BadHostKeyException:
-            raise BadHostKey(f"{self.where}: its host key differs from the pinned one") from None
+            raise BadHostKey(self._changed_host_key()) from None
         except AuthenticationException as problem:
             raise LoginRejected(f"{self.where}: rejects the login as {connection.user} ({reason(problem)})") from None
         except (SSHException, EOFError, OSError) as problem:
@@ -148,6 +149,12 @@ class SshShell(Shell):
         with suppress(AttributeError, OSError):
             connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
         return connection
+
+    def _changed_host_key(self) -> str:
+        if isinstance(self._login, Login):
+            return changed_host_key(self._login)
+        how = f"if that is right, forget the old one: ssh-keygen -R {self.where}, and log in once with ssh"
+        return f"{self.where}: its host key differs from the known one; {how}"
 
 
 class _RejectUnknown(MissingHostKeyPolicy):  # type: ignore[misc]
@@ -163,24 +170,30 @@ def _connection(login: Login | SshConfigHost) -> Connection:
 
 def _pinned(login: Login) -> Connection:
     """Return a connection that accepts only the key recorded under the login's alias."""
+    way = resolved_way(login.host, login.arguments()[1:])
     connection = Connection(
         login.host,
         login.user,
         login.port,
-        config=Config(lazy=True, ssh_config=SSHConfig()),
+        config=Config(lazy=True, ssh_config=SSHConfig.from_text(way)),
         connect_timeout=CONNECT_S,
         connect_kwargs={**_identity(login.key), "look_for_keys": False, "allow_agent": False},
     )
     known = HostKeys(str(login.known_hosts)) if login.known_hosts.exists() else HostKeys()
     _pin_host_keys(connection, known, login.alias)
+    _pin_hops(connection.gateway)
     return connection
 
 
 def _configured(login: SshConfigHost) -> Connection:
-    config = Config(lazy=True)
-    config.load_ssh_config()
+    config = Config(lazy=True, ssh_config=SSHConfig.from_text(resolved(login.name)))
     connection = Connection(login.name, config=config, connect_timeout=CONNECT_S)
-    hop = connection
+    _pin_hops(connection)
+    return connection
+
+
+def _pin_hops(hop: Connection | str | None) -> None:
+    """Accept only host keys that the user knows, of this machine and of those on the way to it."""
     while isinstance(hop, Connection):
         files = hop.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
         known = HostKeys()
@@ -189,7 +202,6 @@ def _configured(login: SshConfigHost) -> Connection:
                 known.load(str(path))
         _pin_host_keys(hop, known, hop.ssh_config.get("hostkeyalias") or _name_of(hop))
         hop = hop.gateway
-    return connection
 
 
 def _pin_host_keys(connection: Connection, known: HostKeys, alias: str) -> None:

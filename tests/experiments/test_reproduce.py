@@ -21,9 +21,10 @@ from provision.leasing.journal import Journal
 from provision.leasing.lease import Leased
 from provision.leasing.reconciler import Clock, Reconciler
 from provision.leasing.request import LeaseRequest
-from provision.models import Host, Lease, Requirements
+from provision.models import Credential, Host, Lease, Requirements
 from provision.sites import base as sites
 from provision.ssh.login import KeyPair
+from tests.support.sshd import new_key
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 HOST = Host("1", "P3-GPU-001", "CHI@UC", "gpu_a100_pcie", "NVIDIA A100 80GB PCIe", 4, 80, su_per_hour=16)
@@ -39,6 +40,9 @@ class Site:
 
     def bookings(self):
         return []
+
+    def credential(self):
+        return Credential()
 
 
 class Said(View):
@@ -180,12 +184,11 @@ def test_the_variant_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch)
         raise InputError("seen")
 
     site = SimpleNamespace(name="CHI@UC", user=lambda: "cc")
-    monkeypatch.setattr(sites, "connect_to", lambda name: site)
+    monkeypatch.setattr(sites, "connect_to", lambda *_: site)
     monkeypatch.setattr(signals, "stop_as_interrupt", lambda: None)
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "ledger"))
     monkeypatch.setattr(chain, "reproduce", noted)
-    (tmp_path / "key").touch()
-    (tmp_path / "key.pub").write_text("ssh-ed25519 A")
+    new_key(tmp_path / "key")
     assert main(["reproduce", "--versions", "as-taught", "--key", str(tmp_path / "key"), "--for", "single"]) == 2
     (wanted,) = asked
     assert wanted.setup.image_variant == "as-taught"

@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from provision.leasing.reconciler import Clock
-from provision.models import Address, Booking, Host, Lease, Server, TaggedResource
+from provision.models import Address, Booking, Credential, Host, Identity, Lease, Server, TaggedResource
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+CREDENTIAL = Credential()
+IDENTITY = Identity("cc", "1", "CHI-000001", "p1", "https://chi.uc.chameleoncloud.org:5000/v3", "CHI@UC", "uc")
 
 
 class FakeClock(Clock):
@@ -48,10 +50,21 @@ class FakeSite:
     before: Callable[[str], object] = lambda operation: None
     name: str = "CHI@UC"
     boot_limit_s: float = 40 * 60
+    account: Identity = IDENTITY
+    limits: Credential = CREDENTIAL
 
     def __post_init__(self):
         self.held, self.booted, self.uploaded, self.taken = [], [], [], []
         self.attempts, self._numbers = [], count(1)
+
+    def user_id(self):
+        return self.account.user_id
+
+    def identity(self):
+        return self.account
+
+    def credential(self):
+        return self.limits
 
     def hosts(self):
         return self.machines
@@ -61,6 +74,9 @@ class FakeSite:
 
     def image_id(self):
         return "image"
+
+    def boot_requirements(self):
+        return "network"
 
     def leases(self):
         return list(self.held)

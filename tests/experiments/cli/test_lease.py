@@ -1,15 +1,19 @@
 """`testbed slots`, `lease` and related commands as users type them. Fakes: the site."""
 
 import json
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pytest
 
 from experiments.cli.app import main
+from provision.leasing import account
+from provision.models import Credential
 from provision.sites import base
-from tests.support.fake_site import FakeSite, hosts_of
+from tests.support.fake_site import HOUR, IDENTITY, FakeSite, hosts_of
+from tests.support.sshd import new_key
 
 
 @dataclass
@@ -22,14 +26,19 @@ class UsersSite(FakeSite):
 
 
 @pytest.fixture
-def testbed(monkeypatch, tmp_path, capsys):
-    """Runs a command line at a site of two nodes; exit code, standard output and standard error."""
-    site = UsersSite(hosts_of(2, gpu_model="NVIDIA A100 80GB PCIe", gpu_memory_gib=80.0))
-    monkeypatch.setattr(base, "connect_to", lambda name: site)
+def site():
+    """Return a site of two nodes."""
+    return UsersSite(hosts_of(2, gpu_model="NVIDIA A100 80GB PCIe", gpu_memory_gib=80.0))
+
+
+@pytest.fixture
+def testbed(monkeypatch, tmp_path, capsys, site):
+    """Runs a command line at the site; exit code, standard output and standard error."""
+    monkeypatch.setattr(base, "connect_to", lambda *_: site)
+    monkeypatch.setattr(account, "connect_to", lambda *_: site)
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "journal"))
     monkeypatch.setenv("TZ", "UTC")
-    (tmp_path / "key").touch()
-    (tmp_path / "key.pub").write_text("ssh-ed25519 A")
+    new_key(tmp_path / "key")
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main([one.replace("KEY", str(tmp_path / "key")) for one in arguments])
@@ -85,6 +94,38 @@ def test_a_mistake_is_one_line(testbed, arguments, says):
     assert err.count("\n") == 1
 
 
+def test_a_lease_of_another_account_is_named_and_kept(testbed, site):
+    assert testbed("lease", "--key", "KEY", "--start", "now", "--no-wait", "--yes")[0] == 0
+    site.account = replace(IDENTITY, project="CHI-000002", project_id="p2")
+    lines = [testbed(*arguments) for arguments in (("status",), ("release", "--yes"), ("release", "--dry-run"))]
+    assert {code for code, _, _ in lines} == {2}
+    assert all(
+        "made by cc in project CHI-000001 at CHI@UC, and this is cc in project CHI-0" in err for *_, err in lines
+    )
+    assert len(site.held) == 1
+
+
+def test_status_shows_other_leases_where_one_cannot_be_asked(testbed, site):
+    for name in ("llm_a", "llm_b"):
+        assert testbed("lease", "--name", name, "--key", "KEY", "--start", "now", "--no-wait", "--yes")[0] == 0
+        site.account = replace(IDENTITY, project="CHI-000002", project_id="p2")
+    code, out, err = testbed("status", "--json")
+    assert (code, [one["active_lease"]["name"] for one in json.loads(out)]) == (3, ["llm_b"])
+    assert "lease llm_a was made by" in err
+
+
+def test_an_unattended_lease_needs_a_credential_until_its_end(testbed, site):
+    site.limits = Credential(ends=datetime.now(UTC) + HOUR)
+    code, _, err = testbed("lease", "--key", "KEY", "--start", "now", "--run", "true", "--yes")
+    assert (code, "log in again, or make a shorter lease" in err, site.held) == (2, True, [])
+
+
+def test_the_account_is_named_by_an_option_of_every_command(testbed, monkeypatch):
+    monkeypatch.setenv("OS_CLOUD", "uc_course")
+    assert testbed("--cloud", "uc_research", "status")[0] == 0
+    assert os.environ["OS_CLOUD"] == "uc_research"
+
+
 def test_without_leases_there_is_nothing_to_show(testbed):
     assert testbed("status") == (0, "no active lease\n", "")
     assert json.loads(testbed("status", "--json")[1]) == []
@@ -107,7 +148,7 @@ def test_what_reproduce_would_do_is_printed(testbed, tmp_path):
     [
         (["configure"], None, "ansible_runner"),
         (["reproduce", "--key", "KEY"], None, "ansible_runner"),
-        (["lease", "--site", "any", "--key", "KEY"], "provision.sites.openstack", "openstack"),
+        (["lease", "--site", "any", "--key", "KEY"], "provision.sites.accounts", "openstack"),
     ],
 )
 def test_without_the_packages_of_a_testbed_it_says_what_to_install(testbed, monkeypatch, arguments, module, package):

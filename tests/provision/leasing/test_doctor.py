@@ -13,10 +13,11 @@ from provision.errors import NoCredentials, RequestRejected, Unreachable
 from provision.leasing import doctor
 from provision.leasing.journal import Journal
 from provision.leasing.reconciler import Clock, Reconciler
-from provision.models import Address
+from provision.models import Address, Credential
 from provision.sites.bare_metal import BareMetal
-from provision.sites.openstack import classified
+from provision.sites.faults import classified
 from provision.ssh.login import fingerprint, key_pair
+from tests.support.fake_site import IDENTITY
 
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl cc@elsewhere"
 
@@ -28,9 +29,11 @@ class FakeSite:
 
     def __init__(self) -> None:
         self.answers = {
-            "scope": "cc in project CHI-000001 at CHI@UC",
+            "identity": IDENTITY,
+            "credential": Credential(),
             "hosts": ["a node"],
             "image_id": "1234",
+            "boot_requirements": "network",
             "quota": "1 of 10 servers are used",
             "addresses": [],
             "addresses_left": 3,
@@ -51,7 +54,7 @@ class FakeSite:
 @pytest.fixture
 def site(monkeypatch):
     fake = FakeSite()
-    monkeypatch.setattr(doctor, "connect_to", lambda name: fake)
+    monkeypatch.setattr(doctor, "connect_to", lambda *_: fake)
     return fake
 
 
@@ -82,8 +85,9 @@ def test_every_check_passes_at_a_healthy_site(site, key, reconciler, failed):
     assert failed() == {}
     names = [one.name for one in doctor.examine("chameleon", key, reconciler)]
     assert names == [
-        *("local tools", "SSH key", "journal", "account"),
-        *("reservations", "image", "quota", "floating IPs", "SSH key at the site", "service units", "clock"),
+        *("local tools", "SSH key", "time zone", "journal", "account"),
+        *("credential", "reservations", "image", "boot", "quota", "floating IPs"),
+        *("SSH key at the site", "service units", "clock"),
     ]
 
 
@@ -107,9 +111,35 @@ def test_a_key_that_others_can_read_fails(key, failed):
 
 def test_an_invalid_public_key_fails(key, failed):
     key.with_suffix(".pub").write_text("ssh-ed25519 A")
-    assert failed() == {
-        "SSH key at the site": "'ssh-ed25519 A' is not a public SSH key; create one: ssh-keygen -t ed25519"
-    }
+    found = failed()
+    assert "do not belong together; run: ssh-keygen -y -f" in found["SSH key"]
+    assert found["SSH key at the site"].startswith("'ssh-ed25519 A' is not a public SSH key")
+
+
+def test_a_time_zone_that_is_unknown_fails(failed, monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Helsinky")
+    assert "TZ 'Europe/Helsinky' is unknown" in failed()["time zone"]
+    monkeypatch.setenv("TZ", ":Europe/Helsinki")
+    assert "time zone" not in failed()
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        (Credential(restricted=True), "create one with 'Unrestricted' checked"),
+        (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "before a lease could; log in again"),
+    ],
+)
+def test_a_credential_that_is_none_for_a_lease_fails(site, failed, limits, says):
+    site.answers["credential"] = limits
+    assert says in failed()["credential"]
+
+
+def test_a_credential_that_ends_later_passes_and_its_end_is_shown(site, key, reconciler, failed):
+    site.answers["credential"] = Credential(ends=datetime(2040, 1, 1, tzinfo=UTC))
+    assert failed() == {}
+    texts = {one.name: one.text for one in doctor.examine("chameleon", key, reconciler)}
+    assert texts["credential"].startswith("ends 2040-01-01 00:00 UTC")
 
 
 def test_a_journal_of_another_version_fails(reconciler, failed):
@@ -119,7 +149,7 @@ def test_a_journal_of_another_version_fails(reconciler, failed):
 
 
 def test_without_an_account_the_site_is_not_queried(site, key, reconciler, failed):
-    site.answers["scope"] = NoCredentials("credentials: no account; set OS_* variables")
+    site.answers["identity"] = NoCredentials("credentials: no account; set OS_* variables")
     assert failed() == {"account": "credentials: no account; set OS_* variables"}
     assert doctor.examine("chameleon", key, reconciler)[-1].name == "account"
 
@@ -140,7 +170,7 @@ def test_without_an_account_the_site_is_not_queried(site, key, reconciler, faile
             "retry later, and check chameleoncloud.org for outages",
         ),
         ("quota", RequestRejected("10 of 10 servers; delete one"), "quota", "delete one"),
-        ("addresses_left", 0, "floating IPs", "release one, or ask the site's help desk"),
+        ("addresses_left", 0, "floating IPs", "release one of yours, or ask the site's help desk"),
         ("skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it: timedatectl set-ntp true"),
     ],
 )
@@ -151,9 +181,9 @@ def test_a_problem_at_the_site_is_reported_with_its_fix(site, failed, answer, va
     assert fix in found[check]
 
 
-def test_a_free_address_of_the_project_is_enough(site, failed):
+def test_an_idle_address_of_somebody_is_named_and_not_enough(site, failed):
     site.answers |= {"addresses": [Address("1", "192.0.2.1")], "addresses_left": 0}
-    assert failed() == {}
+    assert failed()["floating IPs"].endswith("idle ones: 192.0.2.1")
 
 
 def test_another_key_with_the_files_name_is_reported_by_its_fingerprint(site, key, failed):
@@ -199,10 +229,19 @@ def cloud(**clients):
 
 
 def test_credentials_without_a_project_are_rejected():
-    access = SimpleNamespace(project_name=None, username="cc")
+    access = SimpleNamespace(project_id=None, username="cc")
     session = SimpleNamespace(auth=SimpleNamespace(get_access=lambda session: access))
     with pytest.raises(NoCredentials, match="no project is selected; set OS_PROJECT_NAME"):
-        cloud(session=session).scope()
+        cloud(session=session).identity()
+
+
+def test_the_identity_has_names_ids_and_no_secret():
+    access = SimpleNamespace(username="cc", user_id="1", project_name="CHI-000001", project_id="p1")
+    auth = SimpleNamespace(
+        get_access=lambda session: access, auth_url="https://cc:secret@chi.uc.chameleoncloud.org:5000/v3"
+    )
+    found = cloud(session=SimpleNamespace(auth=auth), entry="uc").identity()
+    assert found == IDENTITY
 
 
 def test_a_used_up_quota_is_rejected():
@@ -213,11 +252,52 @@ def test_a_used_up_quota_is_rejected():
 
 
 def test_a_missing_image_is_rejected():
-    sdk = SimpleNamespace(image=SimpleNamespace(find_image=lambda name: None))
+    sdk = SimpleNamespace(image=SimpleNamespace(images=lambda name: []))
     with pytest.raises(
-        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA does not exist at CHI@UC; ask the site's help desk"
+        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA at CHI@UC does not exist; ask the site's help desk"
     ):
         cloud(sdk=sdk).image_id()
+
+
+def images(*described):
+    """Return a site with images of that name; described: id, visibility and status of each."""
+    found = [SimpleNamespace(id=id, visibility=who, status=status) for id, who, status in described]
+    return cloud(sdk=SimpleNamespace(image=SimpleNamespace(images=lambda name: found)))
+
+
+PUBLIC, MINE = ("1", "public", "active"), ("2", "private", "active")
+
+
+@pytest.mark.parametrize("found", [(PUBLIC,), (MINE, PUBLIC), (PUBLIC, ("3", "public", "deactivated"))])
+def test_the_public_image_is_the_one_that_is_meant(found):
+    assert images(*found).image_id() == "1"
+
+
+def test_an_own_image_is_used_where_there_is_no_other():
+    assert images(MINE).image_id() == "2"
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ((MINE, ("4", "private", "active")), "2 images .* 2 .private, active., 4 .private, active.; delete or rename"),
+        ((PUBLIC, ("3", "public", "active")), "2 images"),
+        ((("3", "public", "deactivated"),), "is not active: 3 .public, deactivated."),
+    ],
+)
+def test_an_image_that_cannot_be_told_or_booted_is_rejected(found, says):
+    with pytest.raises(RequestRejected, match=says):
+        images(*found).image_id()
+
+
+@pytest.mark.parametrize("missing", ["sharednet1", "public", "baremetal"])
+def test_what_a_boot_needs_and_the_site_lacks_is_named(missing):
+    def find(name):
+        return None if name == missing else SimpleNamespace(id="1")
+
+    sdk = SimpleNamespace(network=SimpleNamespace(find_network=find), compute=SimpleNamespace(find_flavor=find))
+    with pytest.raises(RequestRejected, match=f"{missing} does not exist at CHI@UC"):
+        cloud(sdk=sdk).boot_requirements()
 
 
 @pytest.mark.parametrize(

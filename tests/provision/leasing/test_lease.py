@@ -2,9 +2,11 @@
 
 import pytest
 
-from provision.errors import BootFailed, LeaseFailed, LeaseGone, NotEnoughHosts
+from provision.errors import BootFailed, LeaseFailed, LeaseGone, NoAddress, NotEnoughHosts
 from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
+from provision.leasing.release import release
+from provision.models import Address, Server
 from tests.support.fake_site import HOUR, FakeSite, hosts_of
 
 pytestmark = pytest.mark.usefixtures("reachable")
@@ -121,3 +123,33 @@ def test_failed_nodes_are_retried_if_no_others_of_their_type_exist(reconciler, l
     site.broken.clear()
     assert lease(site, reconciler, lease_request(node="node-1")).lease.hosts == ("1",)
     assert site.held[0].end - site.held[0].start == 3 * HOUR
+
+
+def test_an_idle_address_of_somebody_is_not_used(reconciler, lease_request):
+    site = FakeSite()
+    site.taken = [Address("theirs", "192.0.2.99")]
+    (machine,) = lease(site, reconciler, lease_request()).machines
+    assert machine.login.host != "192.0.2.99"
+    release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
+    assert site.taken == [Address("theirs", "192.0.2.99")]
+
+
+def test_without_an_address_the_idle_ones_are_named_and_left(reconciler, lease_request, monkeypatch):
+    site = FakeSite()
+    site.taken = [Address("theirs", "192.0.2.99")]
+    monkeypatch.setattr(
+        site, "allocate_address", lambda tag: (_ for _ in ()).throw(NoAddress("no floating IP is free"))
+    )
+    with pytest.raises(NoAddress, match=r"is free; idle in the project: 192\.0\.2\.99; release what is yours"):
+        lease(site, reconciler, lease_request())
+    assert site.taken[0].server == ""
+
+
+def test_a_classmates_copy_of_a_server_with_our_tag_is_left_alone(reconciler, lease_request):
+    site = FakeSite()
+    lease(site, reconciler, lease_request())
+    active_lease = reconciler.journal.active_lease("llm_cc")
+    copy = Server("copy", "theirs", "ACTIVE", active_lease.tag, owner="2")
+    site.booted.append(copy)
+    release(site, reconciler, active_lease)
+    assert site.left() == [copy]

@@ -5,13 +5,14 @@ from datetime import timedelta
 
 import pytest
 
-from provision.errors import BadTime, ExtensionRejected, NotReleased
+from provision.errors import BadTime, ExtensionRejected, NotReleased, Unreachable
+from provision.leasing import account
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.release import extend, extension, release, state
+from provision.leasing.release import ends_at, extend, extension, is_leased, release, state
 from provision.leasing.request import lease_data
 from provision.models import Host, Lease, Volume
-from tests.support.fake_site import HOUR, NOW, FakeClock
+from tests.support.fake_site import HOUR, IDENTITY, NOW, FakeClock
 
 NAME = "llm_cc"
 
@@ -31,6 +32,9 @@ class FakeVolumeSite:
 
     def user_id(self):
         return "me"
+
+    def identity(self):
+        return IDENTITY
 
     def leases(self):
         return [self.lease] if self.lease else []
@@ -186,3 +190,47 @@ def test_a_remaining_volume_is_named_and_the_lease_stays_active(reconciler, site
     site.stuck = site.stuck[1:]
     release(site, reconciler, active_lease)
     assert reconciler.journal.active_leases() == {}
+
+
+@pytest.fixture
+def connected(site, monkeypatch):
+    """Connect to the site as a run under way does."""
+    monkeypatch.setattr(account, "connect_to", lambda *_: site)
+    return site
+
+
+def test_the_end_is_the_sites_whoever_extended_it(reconciler, connected, active_lease):
+    assert ends_at(reconciler, active_lease) == NOW + 2 * HOUR
+    connected.lease = replace(connected.lease, end=NOW + 5 * HOUR)
+    assert ends_at(reconciler, active_lease) == NOW + 5 * HOUR
+
+
+def unreachable():
+    raise Unreachable("blazar does not answer")
+
+
+def test_without_an_answer_the_end_is_the_last_in_the_journal(reconciler, connected, active_lease):
+    for operation, hours in ((Operation.CREATE_LEASE, 2), (Operation.EXTEND_LEASE, 3), (Operation.CREATE_LEASE, 4)):
+        data = lease_data(replace(connected.lease, end=NOW + hours * HOUR))
+        reconciler.journal.write("done", active_lease, operation, **data)
+        connected.leases = unreachable
+        assert ends_at(reconciler, active_lease) == NOW + hours * HOUR
+
+
+@pytest.mark.parametrize("other", [replace(IDENTITY, project_id="p2"), None])
+def test_a_lease_that_cannot_be_seen_is_taken_to_go_on(reconciler, connected, active_lease, other):
+    assert is_leased(reconciler, active_lease)
+    reconciler.journal.record_account(active_lease, IDENTITY)
+    recorded = reconciler.journal.active_lease(NAME)
+    connected.lease = None
+    assert not is_leased(reconciler, recorded)
+    if other:
+        connected.identity = lambda: other
+    else:
+        connected.leases = unreachable
+    assert is_leased(reconciler, recorded)
+
+
+def test_a_lease_that_is_over_does_not_go_on(reconciler, connected, active_lease):
+    connected.lease = replace(connected.lease, status="TERMINATED")
+    assert not is_leased(reconciler, active_lease)

@@ -37,9 +37,12 @@ def test_a_lease_is_released_if_its_nodes_do_not_boot(reconciler, lease_request,
 
 
 def test_a_lease_is_released_if_ssh_does_not_answer(reconciler, lease_request, monkeypatch):
-    monkeypatch.setattr(boot, "answers", lambda *_: False)
+    def silent(login):
+        raise NotReached("no route to host")
+
+    monkeypatch.setattr(boot, "try_login", silent)
     site = FakeSite()
-    with pytest.raises(NotReached, match="node runs, but SSH to"):
+    with pytest.raises(NotReached, match=r"node runs, but SSH does not answer \(no route to host\)"):
         run(site, reconciler, lease_request())
     assert site.left() == []
 
@@ -60,9 +63,12 @@ def test_an_interrupted_release_reports_what_remains(reconciler, lease_request, 
     site.before = lambda now: interrupt() if now == "delete key" else None
     with pytest.raises(KeyboardInterrupt):
         run(site, reconciler, lease_request(), interrupt)
-    (still,) = site.held
-    assert "llm_cc is not released and may still cost service units; run: testbed release llm_cc" in said
-    assert said[-1] == f"still at CHI@UC: lease {still.id}, key {still.tag}"
+    assert site.held == []
+    (key,) = site.uploaded
+    assert said[-2:] == [
+        f"llm_cc is not released; still at CHI@UC: key {key.id}; run: testbed release llm_cc",
+        "nothing of it costs",
+    ]
 
 
 def test_an_incomplete_release_names_what_remains(reconciler, lease_request, said):
@@ -70,7 +76,8 @@ def test_an_incomplete_release_names_what_remains(reconciler, lease_request, sai
     site.delete_lease = lambda lease: None
     with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; release again"):
         run(site, reconciler, lease_request())
-    assert "still at CHI@UC: lease lease-1" in said
+    assert "llm_cc is not released; still at CHI@UC: lease lease-1; run: testbed release llm_cc" in said
+    assert said[-1].startswith("lease llm_cc at CHI@UC costs service units until ")
     assert reconciler.journal.active_lease("llm_cc")
 
 

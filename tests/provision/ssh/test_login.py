@@ -1,9 +1,14 @@
-"""Files of SSH keys."""
+"""Files of SSH keys, and attempts to log in at a real sshd."""
+
+import subprocess
+import time
+from dataclasses import replace
 
 import pytest
 
-from provision.errors import BadKey
-from provision.ssh.login import key_pair
+from provision.errors import BadHostKey, BadKey, LoginRejected, NotReached
+from provision.ssh.login import check_key, forget, key_pair, try_login
+from tests.support.sshd import PROGRAM, Sshd, new_key
 
 
 @pytest.mark.parametrize("missing", ["id", "id.pub"])
@@ -20,3 +25,82 @@ def test_an_invalid_public_key_is_rejected_without_its_text(tmp_path):
     with pytest.raises(BadKey, match="is not a public key") as rejected:
         key_pair(tmp_path / "id")
     assert "BEGIN" not in str(rejected.value)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return key_pair(new_key(tmp_path / "id"))
+
+
+def keygen(*arguments):
+    return subprocess.run(["ssh-keygen", "-q", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def test_a_key_that_can_be_used_passes(pair):
+    check_key(pair)
+
+
+def test_a_key_with_a_passphrase_needs_the_agent(pair, tmp_path, monkeypatch):
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    keygen("-p", "-P", "", "-N", "secret", "-f", str(pair.file))
+    with pytest.raises(BadKey, match=rf"cannot be used without a prompt .*ssh-add {pair.file}"):
+        check_key(pair)
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        while not (tmp_path / "agent").exists():
+            time.sleep(0.02)
+        keygen("-p", "-P", "secret", "-N", "", "-f", str(pair.file))
+        subprocess.run(["ssh-add", "-q", pair.file], check=True)
+        keygen("-p", "-P", "", "-N", "secret", "-f", str(pair.file))
+        check_key(pair)
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def test_keys_that_do_not_belong_together_are_rejected(pair, tmp_path):
+    other = new_key(tmp_path / "other")
+    with pytest.raises(BadKey, match=r"do not belong together; run: ssh-keygen -y"):
+        check_key(replace(pair, public=other.with_name("other.pub").read_text()))
+
+
+def test_a_public_key_that_lost_its_end_is_rejected(pair):
+    kind, blob, _ = pair.public.split()
+    with pytest.raises(BadKey, match="do not belong together"):
+        check_key(replace(pair, public=f"{kind} {blob[:-12]}"))
+
+
+def test_a_public_key_of_two_lines_is_rejected(pair):
+    public = pair.file.with_name("id.pub")
+    public.write_text(f"{pair.public}\n{pair.public}\n")
+    with pytest.raises(BadKey, match="is not a public key"):
+        key_pair(pair.file)
+
+
+def test_a_private_key_that_is_damaged_or_open_to_others_is_rejected(pair):
+    pair.file.write_text(pair.file.read_text().replace("KEY", "KEI"))
+    with pytest.raises(BadKey, match="cannot be used without a prompt"):
+        check_key(pair)
+    pair.file.chmod(0o644)
+    with pytest.raises(BadKey, match=f"readable by other users; run: chmod 600 {pair.file}"):
+        check_key(pair)
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
+def test_an_attempt_to_log_in_says_what_ssh_said(tmp_path):
+    sshd = Sshd(tmp_path / "sshd").start()
+    try:
+        login = sshd.login()
+        try_login(login)
+        with pytest.raises(LoginRejected, match=r"Permission denied \(publickey"):
+            try_login(replace(login, key=new_key(tmp_path / "other")))
+        sshd.new_host_key()
+        with pytest.raises(BadHostKey, match=rf"was rebuilt, .* ssh-keygen -R {login.alias} -f {login.known_hosts}"):
+            try_login(login)
+        forget(login.alias, login.known_hosts)
+        try_login(login)
+    finally:
+        sshd.stop()
+    with pytest.raises(NotReached, match="Connection refused"):
+        try_login(login)

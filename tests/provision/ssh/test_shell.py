@@ -11,8 +11,16 @@ from urllib.request import urlopen
 
 import pytest
 
-from provision.errors import BadHostKey, CommandFailed, ConnectionDropped, LoginRejected, NotReached, TimedOut
-from provision.ssh.login import SshConfigHost
+from provision.errors import (
+    BadHostKey,
+    BadSshConfig,
+    CommandFailed,
+    ConnectionDropped,
+    LoginRejected,
+    NotReached,
+    TimedOut,
+)
+from provision.ssh.login import SshConfigHost, try_login
 from provision.ssh.shell import LocalShell
 from provision.ssh.ssh_shell import SshShell
 from tests.support.sshd import PROGRAM, Sshd, new_key, ssh_at
@@ -176,6 +184,7 @@ def later(operation, seconds: float = 0.7) -> None:
 
 
 def test_a_command_whose_connection_drops_is_not_repeated(sshd, over, tmp_path):
+    over.run("true")
     later(sshd.drop_connections)
     with pytest.raises(ConnectionDropped, match="the connection dropped"):
         over.run(f"echo once >> {tmp_path}/journal; sleep 2")
@@ -190,6 +199,7 @@ def test_a_dropped_connection_is_not_taken_for_the_end_of_a_stream(sshd, over):
 
 
 def test_a_repeatable_command_is(sshd, over, tmp_path):
+    over.run("true")
     later(sshd.drop_connections)
     assert over.run(f"echo once >> {tmp_path}/journal; sleep 2; echo done", repeatable=True).out == "done\n"
     assert (tmp_path / "journal").read_text() == "once\nonce\n"
@@ -309,3 +319,84 @@ def test_the_host_key_of_every_hop_has_to_be_known(home, name, unknown):
     known_hosts.write_text("\n".join(line for line in known_hosts.read_text().split("\n") if unknown not in line))
     with pytest.raises(BadHostKey, match="is unknown; log in once with ssh"):
         SshShell(SshConfigHost(name)).run("true")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "Include {home}/.ssh/more",
+        "Include {home}/.ssh/more\nMatch originalhost super\n  HostName 127.0.0.1",
+    ],
+)
+def test_a_configuration_is_read_as_openssh_reads_it(home, config):
+    file = home / ".ssh" / "config"
+    (home / ".ssh" / "more").write_text(file.read_text())
+    file.write_text(config.format(home=home))
+    shell = SshShell(SshConfigHost("behind"))
+    assert shell.run("echo in").out == "in\n"
+    with shell.reading("echo in") as stream:
+        assert stream.read() == b"in\n"
+    shell.close()
+
+
+def test_hashed_names_of_known_hosts_are_known(home):
+    known_hosts = home / ".ssh" / "known_hosts"
+    subprocess.run(["ssh-keygen", "-H", "-f", known_hosts], check=True, capture_output=True)
+    assert "127.0.0.1" not in known_hosts.read_text()
+    assert SshShell(SshConfigHost("behind")).run("echo in").out == "in\n"
+
+
+def test_a_configuration_that_openssh_rejects_is_one_line(home):
+    (home / ".ssh" / "config").write_text("Host super\n  Port abc\n")
+    with pytest.raises(BadSshConfig, match=r"ssh configuration: .*; correct ~/\.ssh/config") as rejected:
+        SshShell(SshConfigHost("super")).run("true")
+    assert "\n" not in str(rejected.value)
+
+
+def test_a_leased_machine_behind_a_jump_host_is_reached_by_every_way(home, sshd):
+    """The machine's address leads nowhere here: only by the jump host is it found."""
+    login = replace(sshd.login(alias="leased"), host="node.invalid")
+    config = home / ".ssh" / "config"
+    config.write_text(f"Host node.invalid\n  ProxyCommand ssh -W 127.0.0.1:{sshd.port} super\n{config.read_text()}")
+    try_login(login)
+    shell = SshShell(login)
+    assert shell.run("echo in").out == "in\n"
+    with shell.reading("echo in") as stream:
+        assert stream.read() == b"in\n"
+    shell.close()
+
+
+@pytest.fixture
+def chatty(tmp_path):
+    """Return a login whose shell prints, on both streams, before every command."""
+    start = tmp_path / "chatty.sh"
+    start.write_text(
+        '#!/bin/sh\nprintf "\\033[31mWelcome\\033[0m\\nto it"\necho motd >&2\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    start.chmod(0o755)
+    server = Sshd(tmp_path / "sshd", {"ForceCommand": str(start)}).start()
+    yield server, start
+    server.stop()
+
+
+def test_what_a_login_shell_prints_is_no_output_of_a_command(chatty, tmp_path):
+    server, _ = chatty
+    shell = SshShell(server.login())
+    assert shell.run("echo in").out == "in\n"
+    assert shell.run("true").out == ""
+    assert shell.run("head -c 300000 /dev/zero").out == "\0" * 300_000
+    shell.put(b"data", str(tmp_path / "file"))
+    assert shell.get(str(tmp_path / "file")) == b"data"
+    with shell.reading("echo in; echo out") as stream:
+        assert stream.read() == b"in\nout\n"
+    with pytest.raises(CommandFailed, match="exit code 3"):
+        shell.run("exit 3")
+    shell.close()
+
+
+@pytest.mark.parametrize(("does", "says"), [("echo This account is locked", "is locked"), ("yes", "without an end")])
+def test_a_login_shell_that_runs_no_command_is_named(chatty, does, says):
+    server, start = chatty
+    start.write_text(f"#!/bin/sh\n{does}\n")
+    with pytest.raises(LoginRejected, match=says):
+        SshShell(server.login()).run("echo in")

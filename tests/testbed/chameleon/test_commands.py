@@ -76,7 +76,7 @@ def test_an_extension_against_the_rules_is_rejected_before_the_request(testbed, 
 
 
 def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags, monkeypatch, tmp_path):
-    monkeypatch.setattr(boot, "answers", lambda *_: True)
+    monkeypatch.setattr(boot, "try_login", lambda login: None)
     code, _, _ = testbed("lease", *lease_flags, "--run", f"echo $TESTBED_NODES > {tmp_path}/nodes; false")
     assert code == machines_cli.FAILED
     assert (tmp_path / "nodes").read_text().startswith("127.")

@@ -164,11 +164,26 @@ def test_a_lack_of_addresses_is_reported_and_the_next_run_resumes(site, reconcil
     assert len(site.addresses()) == len(others)
 
 
-def test_a_free_address_of_the_project_is_used_and_stays_after_release(site, reconciler, lease_request, reachable):
+def test_an_idle_address_of_the_project_is_somebodys_and_not_used(site, reconciler, lease_request, reachable):
     spare = site.sdk.network.create_ip(floating_network_id=site.sdk.network.find_network("public").id)
-    assert lease(site, reconciler, lease_request()).machines[0].login.host == spare.floating_ip_address
+    assert lease(site, reconciler, lease_request()).machines[0].login.host != spare.floating_ip_address
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
     assert [(address.ip, address.server) for address in site.addresses()] == [(spare.floating_ip_address, "")]
+
+
+def test_a_classmates_lease_without_reservations_stops_nobody(site, connected, reconciler, lease_request, caplog):
+    theirs = connected("chameleon", "classmate")
+    by_hand = theirs.blazar.lease.create(
+        "by-hand", "now", f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%d %H:%M}", [], []
+    )
+    start = datetime.now(UTC) + timedelta(hours=24)
+    lease(site, reconciler, lease_request(start=start), wait=False)
+    active_lease = release.get_active_lease(reconciler, "llm_cc")
+    assert release.state(site, reconciler, active_lease).lease.status == "PENDING"
+    release.release(site, reconciler, active_lease)
+    assert "by-hand cannot be read" in caplog.text
+    assert [one["name"] for one in site.blazar.lease.list()] == ["by-hand"]
+    theirs.blazar.lease.delete(by_hand["id"])
 
 
 @pytest.mark.timeout(600)

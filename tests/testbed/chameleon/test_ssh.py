@@ -2,7 +2,8 @@
 
 import pytest
 
-from provision.ssh.login import Login, answers, forget
+from provision.errors import BadHostKey, NotReached
+from provision.ssh.login import Login, forget, try_login
 
 
 @pytest.fixture
@@ -12,13 +13,15 @@ def login(key, tmp_path):
 
 def test_a_servers_host_key_is_recorded_at_first_contact_and_pinned(box, sshd, login):
     first, second = (login(sshd.addresses[0], alias) for alias in ("server-1", "server-2"))
-    assert answers(first)
+    try_login(first)
     sshd.new_host_key()
-    assert not answers(first)
-    assert answers(second)
+    with pytest.raises(BadHostKey, match=f"ssh-keygen -R {first.alias} -f {first.known_hosts}"):
+        try_login(first)
+    try_login(second)
     forget(first.alias, first.known_hosts)
-    assert answers(first)
+    try_login(first)
 
 
 def test_an_unused_address_does_not_answer(box, login):
-    assert not answers(login(f"{box.place.floating}.250", "server-1"))
+    with pytest.raises(NotReached):
+        try_login(login(f"{box.place.floating}.250", "server-1"))

@@ -1,0 +1,118 @@
+"""The user's accounts: entries of clouds.yaml, and the one that OS_* variables describe."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keystoneauth1 import exceptions as keystone_errors
+from keystoneauth1 import loading
+from openstack import config
+from openstack import exceptions as sdk_errors
+from openstack.config.cloud_region import CloudRegion
+
+from provision.errors import NoCredentials
+from provision.sites.faults import line_of
+
+CHOICE = "OS_CLOUD"
+"""The variable that names the entry to use, as in every OpenStack client."""
+FROM_VARIABLES = "envvars"
+"""The entry of the OS_* variables in openstacksdk."""
+PLUGINS = {"v3chameleonoidc": "pip install ccauth (github.com/ChameleonCloud/ccauth), or use cc-login's credential"}
+"""How to get login plugins that Chameleon's own tools write into clouds.yaml."""
+SET_ONE = "source the site's RC file to set OS_* variables, or write a clouds.yaml with region_name"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An account in one region. cloud: None if its login plugin is not installed."""
+
+    name: str
+    region: str
+    auth_type: str
+    cloud: CloudRegion | None
+
+
+def account(region_prefix: str, preferred: str = "") -> CloudRegion:
+    """Return the account for a region with this prefix.
+
+    It is the entry that OS_CLOUD names, else that of OS_* variables, else the only one, else ``preferred`` among
+    several. Raises NoCredentials if there is none, if several could be meant, and if a login plugin is missing.
+    """
+    entries, wanted = _entries(), os.environ.get(CHOICE, "")
+    if wanted and wanted not in {entry.name for entry in entries}:
+        names = ", ".join(dict.fromkeys(entry.name for entry in entries)) or "none"
+        raise NoCredentials(f"credentials: {CHOICE} {wanted!r} is no entry of clouds.yaml; allowed: {names}")
+    fitting = [entry for entry in entries if entry.region.startswith(region_prefix)]
+    chosen = _named(fitting, wanted) if wanted else _implied(fitting, preferred)
+    if not chosen:
+        raise NoCredentials(_none_for(region_prefix, entries, wanted))
+    if len(chosen) > 1:
+        raise NoCredentials(_several_for(region_prefix, chosen))
+    return _usable(chosen[0])
+
+
+def regions() -> list[str]:
+    """Return the regions of the configured accounts; with OS_CLOUD, those of its entry."""
+    wanted = os.environ.get(CHOICE, "")
+    return sorted({entry.region for entry in _entries() if entry.region and wanted in ("", entry.name)})
+
+
+def _entries() -> list[_Entry]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # OS_CLOUD is taken for a vendor's profile where other OS_* are set
+            settings = config.OpenStackConfig(load_envvars=True)
+            clouds = settings.get_all()
+    except (sdk_errors.ConfigException, keystone_errors.ClientException) as problem:
+        raise NoCredentials(f"credentials: {line_of(problem)}") from None
+    usable = [_Entry(str(cloud.name), cloud.region_name or "", "", cloud) for cloud in clouds]
+    names = {entry.name for entry in usable}
+    return usable + [
+        _Entry(name, region, str(raw.get("auth_type")), None)
+        for name, raw in settings.cloud_config["clouds"].items()
+        if name not in names
+        for region in _regions_of(raw)
+    ]
+
+
+def _regions_of(raw: dict[str, Any]) -> list[str]:
+    listed = raw.get("regions") or [raw.get("region_name") or ""]
+    return [str(one["name"] if isinstance(one, dict) else one) for one in listed]
+
+
+def _named(entries: Sequence[_Entry], name: str) -> list[_Entry]:
+    return [entry for entry in entries if entry.name == name]
+
+
+def _implied(entries: Sequence[_Entry], preferred: str) -> list[_Entry]:
+    """Return the entries that could be meant when none is named."""
+    return _named(entries, FROM_VARIABLES) or (len(entries) > 1 and _named(entries, preferred)) or list(entries)
+
+
+def _usable(entry: _Entry) -> CloudRegion:
+    if entry.cloud is not None:
+        return entry.cloud
+    if entry.auth_type in loading.get_available_plugin_names():
+        raise NoCredentials(f"credentials: entry {entry.name} of clouds.yaml lacks a setting of {entry.auth_type}")
+    how = PLUGINS.get(entry.auth_type, "install the package that has it")
+    raise NoCredentials(
+        f"credentials: entry {entry.name} of clouds.yaml needs the login plugin {entry.auth_type}, "
+        f"which is not installed in this environment; {how}"
+    )
+
+
+def _none_for(region_prefix: str, entries: Sequence[_Entry], wanted: str) -> str:
+    if wanted:
+        found = ", ".join(entry.region or "no region" for entry in _named(entries, wanted))
+        return f"credentials: {CHOICE} {wanted} has the region {found}, not {region_prefix}...; name another entry"
+    regions = ", ".join(sorted({entry.region or "no region" for entry in entries})) or "none"
+    return f"credentials: no account for a region {region_prefix}...; found: {regions}; {SET_ONE}"
+
+
+def _several_for(region_prefix: str, entries: Sequence[_Entry]) -> str:
+    found = ", ".join(f"{entry.name} ({entry.region})" for entry in entries)
+    several = len({entry.name for entry in entries}) > 1
+    how = f"choose one: testbed --cloud {entries[0].name}, or {CHOICE}" if several else "choose one by --site"
+    return f"credentials: {len(entries)} accounts for a region {region_prefix}...: {found}; {how}"

@@ -1,0 +1,50 @@
+"""The user's ssh configuration as OpenSSH itself resolves it, so that every way to a machine follows the same settings.
+
+``ssh -G`` knows Match, Include and patterns, which other readers of the file do not.
+"""
+
+import subprocess
+from collections.abc import Sequence
+
+from provision.errors import BadSshConfig
+from provision.ssh.login import last_line
+
+PROXY = ("proxyjump", "proxycommand")
+SETTINGS = ("hostname", "user", "port", "identityfile", "userknownhostsfile", "hostkeyalias", *PROXY)
+"""What is taken over for a host that has a name in the configuration."""
+
+
+def resolved(name: str) -> str:
+    """Return a configuration file's text with the settings of a host and of all hosts on the way to it.
+
+    Raises BadSshConfig if OpenSSH rejects the configuration.
+    """
+    return _block(name, [name], SETTINGS)
+
+
+def resolved_way(name: str, arguments: Sequence[str]) -> str:
+    """Return the same for a host that is reached by these arguments, which settle all but the way to it."""
+    return _block(name, arguments, PROXY)
+
+
+def _block(name: str, arguments: Sequence[str], settings: Sequence[str]) -> str:
+    lines = [line for line in _ask(arguments) if line.partition(" ")[0] in settings]
+    jumps = [hop for line in lines if line.startswith("proxyjump ") for hop in line.partition(" ")[2].split(",")]
+    hosts = dict.fromkeys(_host_of(hop) for hop in jumps if hop != "none")
+    block = "\n  ".join([f"Host {name}", *lines])
+    return "\n".join([block, *(_block(host, [host], SETTINGS) for host in hosts if host != name)])
+
+
+def _ask(arguments: Sequence[str]) -> list[str]:
+    result = subprocess.run(
+        ["ssh", "-G", *arguments], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+    )
+    if result.returncode:
+        raise BadSshConfig(f"ssh configuration: {last_line(result.stderr)}; correct ~/.ssh/config")
+    return result.stdout.splitlines()
+
+
+def _host_of(hop: str) -> str:
+    """Return the host of user@host:port."""
+    host = hop.rpartition("@")[2]
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -1,0 +1,151 @@
+"""Whose lease it is: another account changes nothing, and what it does not list is not gone. The site is a fake."""
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from provision.errors import NoCredentials, OtherAccount
+from provision.leasing import account as accounts
+from provision.leasing.account import connect_to_lease, require_credential_for
+from provision.leasing.lease import lease, plan
+from provision.leasing.release import extend, release, release_on_exit, state
+from provision.models import Credential, Requirements
+from tests.support.fake_site import HOUR, IDENTITY, NOW, FakeSite
+
+pytestmark = pytest.mark.usefixtures("reachable")
+PROJECT = replace(IDENTITY, project="CHI-000002", project_id="p2")
+OTHERS = {
+    "project": PROJECT,
+    "user": replace(IDENTITY, user="classmate", user_id="2"),
+    "region": replace(IDENTITY, region="CHI@TACC"),
+    "endpoint": replace(IDENTITY, endpoint="https://chi.tacc.chameleoncloud.org:5000/v3"),
+}
+
+
+@pytest.fixture
+def leased(reconciler, lease_request):
+    """Lease with one account; return the site and the record."""
+    site = FakeSite()
+    lease(site, reconciler, lease_request())
+    return site, reconciler.journal.active_lease("llm_cc")
+
+
+def seen_by(identity, site):
+    """Return the site as another account sees it: it lists nothing of the first one."""
+    return FakeSite(account=identity, name=site.name)
+
+
+def test_the_journal_has_the_account_of_a_lease_and_no_secret(leased, reconciler):
+    assert leased[1].account == IDENTITY
+    written = json.loads((reconciler.journal.folder / "ledger.jsonl").read_text().splitlines()[0])
+    assert set(written["data"]["account"]) == {
+        *("user", "user_id", "project", "project_id", "endpoint", "region", "entry")
+    }
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_account_neither_shows_extends_nor_releases(leased, reconciler, other):
+    site, active_lease = leased
+    theirs = seen_by(OTHERS[other], site)
+    for act in (
+        lambda: state(theirs, reconciler, active_lease),
+        lambda: extend(theirs, reconciler, active_lease, HOUR),
+        lambda: release(theirs, reconciler, active_lease),
+    ):
+        with pytest.raises(OtherAccount, match="made by cc in project CHI-000001 at CHI@UC, and this is"):
+            act()
+    assert reconciler.journal.active_lease("llm_cc") == active_lease
+    assert len(site.held) == 1
+
+
+def test_another_account_leases_nothing_under_a_name_that_is_taken(leased, reconciler, lease_request):
+    theirs = seen_by(PROJECT, leased[0])
+    for act in (lease, plan):
+        with pytest.raises(OtherAccount, match="use the account that made it: testbed --cloud uc, or OS_CLOUD=uc"):
+            act(theirs, reconciler, lease_request())
+    assert theirs.left() == []
+
+
+def test_a_lease_of_another_account_is_not_released_at_the_end_of_a_command(leased, reconciler, lease_request):
+    theirs = seen_by(PROJECT, leased[0])
+    with pytest.raises(OtherAccount), release_on_exit(theirs, reconciler, "llm_cc"):
+        lease(theirs, reconciler, lease_request())
+    assert reconciler.journal.active_lease("llm_cc")
+
+
+def test_an_account_of_variables_is_named_by_its_project(reconciler):
+    made = replace(IDENTITY, entry="envvars")
+    active_lease = reconciler.journal.open("llm_cc", "CHI@UC", made)
+    with pytest.raises(OtherAccount, match="source the RC file of project CHI-000001"):
+        release(FakeSite(account=PROJECT), reconciler, active_lease)
+
+
+def test_the_same_account_by_another_entry_and_spelling_releases(leased, reconciler):
+    site, active_lease = leased
+    site.account = replace(IDENTITY, entry="envvars", endpoint="https://chi.uc.chameleoncloud.org:5000/v3/")
+    release(site, reconciler, active_lease)
+    assert site.left() == []
+
+
+def without_account(reconciler):
+    """Let the journal be of an earlier version."""
+    file = reconciler.journal.folder / "ledger.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["data"] = {}
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return reconciler.journal.active_lease("llm_cc")
+
+
+def test_a_record_without_account_gets_it_when_its_lease_is_seen(leased, reconciler):
+    old = without_account(reconciler)
+    assert old.account is None
+    assert old.operations == leased[1].operations
+    state(leased[0], reconciler, old)
+    assert reconciler.journal.active_lease("llm_cc").account == IDENTITY
+
+
+def test_a_record_without_account_is_not_closed_before_its_end_where_its_lease_is_not_listed(leased, reconciler):
+    old, theirs = without_account(reconciler), seen_by(PROJECT, leased[0])
+    with pytest.raises(
+        OtherAccount, match=r"does not say which account made it.* can be released here from 2026-11-21"
+    ):
+        release(theirs, reconciler, old)
+    reconciler.clock.sleep(4 * 3600)
+    release(theirs, reconciler, old)
+    assert reconciler.journal.active_leases() == {}
+
+
+def test_the_entry_that_made_a_lease_is_preferred_for_it(leased, reconciler, monkeypatch):
+    asked = []
+    monkeypatch.setattr(accounts, "connect_to", lambda *names: (asked.append(names), leased[0])[1])
+    assert connect_to_lease(reconciler, leased[1]) is leased[0]
+    assert asked == [("CHI@UC", "uc")]
+
+
+def test_a_restricted_credential_leases_nothing_and_releases(leased, reconciler, lease_request):
+    site, active_lease = leased
+    site.limits = Credential(restricted=True)
+    with pytest.raises(NoCredentials, match="restricted, and a lease needs an unrestricted one"):
+        lease(site, reconciler, replace(lease_request(), name="llm_other"))
+    assert "llm_other" not in reconciler.journal.active_leases()
+    release(site, reconciler, active_lease)
+    assert site.left() == []
+
+
+def test_a_credential_that_ends_before_the_lease_is_reported(reconciler, lease_request, said):
+    site = FakeSite(limits=Credential(ends=NOW + 2 * HOUR))
+    lease(site, reconciler, lease_request())
+    assert any("the credential ends 2026-11-21 14:00 UTC" in line and "log in again" in line for line in said)
+
+
+@pytest.mark.parametrize(("hours", "start", "fits"), [(4, None, True), (2, None, False), (4, NOW + 2 * HOUR, False)])
+def test_what_is_released_unattended_needs_a_credential_until_its_end(reconciler, hours, start, fits):
+    site = FakeSite(limits=Credential(ends=NOW + timedelta(hours=hours)))
+    wanted = Requirements(3 * HOUR, start=start)
+    if fits:
+        require_credential_for(site, reconciler, wanted)
+        return
+    with pytest.raises(NoCredentials, match="log in again, or make a shorter lease"):
+        require_credential_for(site, reconciler, wanted)

@@ -1,0 +1,159 @@
+"""What goes on costing is said at every end, from the journal alone; a release goes past what it cannot delete."""
+
+from dataclasses import replace
+
+import pytest
+
+from provision.errors import BootFailed, NotReleased, RequestRejected, Unreachable
+from provision.leasing.cost import costing, costs_reported
+from provision.leasing.lease import lease
+from provision.leasing.release import extend, release, release_on_exit
+from tests.support.fake_site import HOUR, FakeSite, hosts_of
+
+pytestmark = pytest.mark.usefixtures("reachable")
+LINE = (
+    "lease llm_cc at CHI@UC costs 16 service units an hour until 2026-11-21 {} UTC; to end it: testbed release llm_cc"
+)
+
+
+def priced(**more):
+    return FakeSite(hosts_of(2, su_per_hour=16.0), **more)
+
+
+@pytest.fixture
+def cost(reconciler):
+    return lambda: costing(reconciler, reconciler.journal.active_lease("llm_cc"))
+
+
+def test_a_lease_costs_until_its_end_and_after_it_if_somebody_extended_it(reconciler, lease_request, cost):
+    lease(priced(), reconciler, lease_request())
+    assert cost() == LINE.format("15:00")
+    reconciler.clock.sleep(3 * 3600)
+    assert "was to end 2026-11-21 15:00 UTC, and costs 16 service units an hour if it was extended elsewhere" in cost()
+
+
+def test_an_extended_lease_costs_until_its_new_end(reconciler, lease_request, cost, monkeypatch):
+    site = priced()
+    lease(site, reconciler, lease_request())
+    longer = lambda lease, slot: site.held.append(replace(site.held.pop(), end=slot.end)) or site.held[0]  # noqa: E731
+    monkeypatch.setattr(site, "extend_lease", longer, raising=False)
+    extend(site, reconciler, reconciler.journal.active_lease("llm_cc"), HOUR)
+    assert cost() == LINE.format("16:00")
+
+
+def test_what_may_have_been_made_may_cost(reconciler, lease_request, cost):
+    def killed(operation):
+        raise KeyboardInterrupt
+
+    site = priced()
+    site.before = killed
+    with pytest.raises(KeyboardInterrupt):
+        lease(site, reconciler, lease_request())
+    assert "may have been made, and costs 16 service units an hour then" in cost()
+
+
+def test_a_rejected_lease_does_not_cost(reconciler, lease_request, cost):
+    def rejected(operation):
+        raise RequestRejected("blazar: no")
+
+    site = priced()
+    site.before = rejected
+    with pytest.raises(RequestRejected):
+        lease(site, reconciler, lease_request())
+    assert cost() == ""
+
+
+def test_a_failed_boot_says_what_goes_on_costing(reconciler, lease_request, said):
+    site = priced(broken={"1", "2"})
+    with pytest.raises(BootFailed), costs_reported(reconciler, "llm_cc"):
+        lease(site, reconciler, lease_request())
+    assert said[-1] == LINE.format("15:00")
+
+
+def test_a_lease_that_moved_to_another_node_costs_once(reconciler, lease_request, cost):
+    site = priced(broken={"1"})
+    lease(site, reconciler, lease_request())
+    assert cost() == LINE.format("15:00")
+
+
+def test_a_released_lease_says_nothing(reconciler, lease_request, said):
+    site = priced()
+    with costs_reported(reconciler, "llm_cc"), release_on_exit(site, reconciler, "llm_cc"):
+        lease(site, reconciler, lease_request())
+    assert said[-1] == "llm_cc is released; nothing is left at CHI@UC"
+
+
+KINDS = ["lease", "server", "address", "key"]
+
+
+@pytest.mark.parametrize("problem", [RequestRejected("in use"), Unreachable("down")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_deleted_stops_nothing_else(reconciler, lease_request, cost, kind, problem):
+    site = priced()
+    lease(site, reconciler, lease_request())
+
+    def before(operation):
+        if operation in (f"delete {kind}", f"release {kind}"):
+            raise problem
+
+    site.before = before
+    with pytest.raises(NotReleased, match=rf"still at CHI@UC after release: {kind} .* \({problem}\); release again"):
+        release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
+    assert len(site.left()) == 1
+    assert cost() == (LINE.format("15:00") if kind == "lease" else "")
+    site.before = lambda operation: None
+    release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
+    assert site.left() == []
+
+
+def test_the_lease_goes_first(reconciler, lease_request):
+    site, order = priced(), []
+    lease(site, reconciler, lease_request())
+    site.before = order.append
+    release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
+    assert order == ["delete lease", "delete server", "release address", "delete key"]
+
+
+def test_what_is_in_use_until_the_rest_is_gone_is_deleted_in_the_end(reconciler, lease_request, said):
+    site = priced()
+    lease(site, reconciler, lease_request())
+
+    def before(operation):
+        if operation == "release address" and site.uploaded:
+            raise RequestRejected("neutron: in use")
+
+    site.before = before
+    release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
+    assert site.left() == []
+    assert "neutron: in use; the rest is released first" in said
+
+
+def test_of_several_servers_one_that_cannot_be_deleted_keeps_no_other(reconciler, lease_request):
+    site = priced()
+    lease(site, reconciler, lease_request(count=2))
+    first, delete = site.booted[0].id, site.delete_server
+
+    def delete_server(server):
+        if server.id == first:
+            raise RequestRejected("nova: locked")
+        delete(server)
+
+    site.delete_server = delete_server
+    with pytest.raises(NotReleased, match="nova: locked"):
+        release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
+    assert [server.id for server in site.booted] == [first]
+
+
+@pytest.mark.parametrize("listing", ["servers", "addresses", "keys"])
+def test_a_service_that_is_down_keeps_no_lease(reconciler, lease_request, listing):
+    site = priced()
+    lease(site, reconciler, lease_request())
+
+    def down():
+        raise Unreachable("neutron does not answer")
+
+    setattr(site, listing, down)
+    with pytest.raises(NotReleased, match=r"not known \(neutron does not answer\)"):
+        release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
+    assert site.held == []
+    assert reconciler.journal.active_lease("llm_cc")

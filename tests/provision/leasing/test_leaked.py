@@ -1,0 +1,26 @@
+"""Leaked resources go one by one: what cannot be deleted stops no other. The site is a fake."""
+
+import pytest
+
+from provision.errors import NotReleased, RequestRejected
+from provision.leasing.leaked import delete_leaked, leaked_resources
+from provision.models import TaggedResource
+from tests.support.fake_site import FakeSite
+
+TAGS = [f"llm-testbed-00000000000{number}" for number in range(3)]
+
+
+def test_what_cannot_be_deleted_stops_no_other(reconciler):
+    site = FakeSite()
+    site.uploaded = [TaggedResource(tag, "key", tag, site.user_id()) for tag in TAGS]
+    delete = site.delete_key
+
+    def delete_key(key):
+        if key.id == TAGS[0]:
+            raise RequestRejected("nova: locked")
+        delete(key)
+
+    site.delete_key = delete_key
+    with pytest.raises(NotReleased, match=rf"still at CHI@UC after release: key {TAGS[0]} \(nova: locked\)"):
+        delete_leaked(site, reconciler, leaked_resources(site, reconciler))
+    assert [key.id for key in site.uploaded] == TAGS[:1]

@@ -1,0 +1,89 @@
+"""The clients' exceptions, as they raise them, told by their cause."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+import requests
+from blazarclient.exception import BlazarClientException
+from keystoneauth1 import exceptions as keystone_errors
+from openstack import exceptions as sdk_errors
+
+from provision.errors import NoCredentials, NotEnoughHosts, RequestRejected, Unreachable
+from provision.leasing.reconciler import ATTEMPTS, LONGEST_REQUESTED_PAUSE_S
+from provision.sites.faults import classified
+from tests.support.fake_site import NOW
+
+GONE = "Could not find Application Credential: 0a1b."
+
+
+def answer(status, **headers):
+    made = requests.Response()
+    made.status_code = status
+    made.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind", "says"),
+    [
+        (sdk_errors.DuplicateResource("More than one Image exists"), RequestRejected, "nova: More than one Image"),
+        (sdk_errors.NotFoundException("No Network found for sharednet1"), RequestRejected, "No Network found"),
+        (keystone_errors.EndpointNotFound("no endpoint"), RequestRejected, "nova: no endpoint"),
+        (sdk_errors.SDKException("strange"), Unreachable, r"has an error \(SDKException\)"),
+        (BlazarClientException("ERROR: boom", code=500), Unreachable, r"has an error \(500\): boom"),
+        (BlazarClientException(f"ERROR: {GONE}", code=404), NoCredentials, "log in again"),
+        (keystone_errors.NotFound(GONE), NoCredentials, "log in again"),
+        (keystone_errors.Unauthorized("expired"), NoCredentials, "log in again"),
+        (BlazarClientException("ERROR: slow down", code=429), Unreachable, r"asks to wait \(429\)"),
+        (BlazarClientException("Not enough hosts available", code=400), NotEnoughHosts, "Not enough"),
+        (sdk_errors.ConflictException("in use", http_status=409), RequestRejected, r"rejects the request \(409\)"),
+        (keystone_errors.ConnectFailure("no"), Unreachable, "does not answer"),
+    ],
+)
+def test_a_fault_is_told_by_its_cause(problem, kind, says):
+    with pytest.raises(kind, match=says), classified("nova"):
+        raise problem
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [
+        ("90", 90, 90),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000, 3600),
+        (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0, 0),
+        ("soon", 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_an_answer_says_how_long_it_asks_to_wait(code, asked, least, most):
+    said = answer(code, Retry_After=asked)
+    with pytest.raises(Unreachable) as busy, classified("nova"):
+        raise sdk_errors.HttpException("busy", response=said, http_status=code)
+    assert least <= busy.value.retry_after_s <= most
+
+
+@pytest.mark.parametrize(("asked", "least", "most"), [(0, 1, 2), (90, 90, 90), (1e9, *2 * [LONGEST_REQUESTED_PAUSE_S])])
+def test_what_an_answer_asks_to_wait_is_waited(reconciler, asked, least, most):
+    answers = [Unreachable("busy", asked)]
+
+    def question():
+        if answers:
+            raise answers.pop()
+        return "done"
+
+    assert reconciler.query(question) == "done"
+    assert least <= (reconciler.clock.now() - NOW).total_seconds() <= most
+
+
+def test_a_service_that_always_asks_to_wait_is_given_up(reconciler):
+    asked = []
+
+    def question():
+        asked.append(1)
+        raise Unreachable("busy", 60)
+
+    with pytest.raises(Unreachable):
+        reconciler.query(question)
+    assert len(asked) == ATTEMPTS

@@ -1,0 +1,88 @@
+"""Records of others that cannot be read harm nobody, and one of ours is never passed over. The clients are fakes."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from provision.errors import Unreachable
+from provision.sites.bare_metal import BareMetal
+from provision.sites.kvm import Kvm
+
+TAG = "llm-testbed-000000000000"
+GOOD = {
+    "id": "1",
+    "name": "llm_cc",
+    "status": "ACTIVE",
+    "user_id": "me",
+    "start_date": "2026-11-21T12:00:00.000000",
+    "end_date": "2026-11-21T15:00:00.000000",
+    "created_at": "2026-11-21 11:59:00",
+    "reservations": [{"id": "r", "resource_type": "physical:host", "hypervisor_properties": f'["!=", "$x", "{TAG}"]'}],
+}
+STRANGE = {
+    "no reservations": {"reservations": []},
+    "no list of reservations": {"reservations": None},
+    "a reservation without an id": {"reservations": [{"resource_type": "network"}]},
+    "no end": {"end_date": None},
+    "an end that is no time": {"end_date": "never"},
+}
+
+
+def listing(*records):
+    return SimpleNamespace(list=lambda *_: list(records))
+
+
+def site_of(kind, *leases, hosts=(), **clients):
+    site = kind.__new__(kind)
+    site.name, site._mentioned, site.user_id = "CHI@UC", set(), lambda: "me"
+    site.blazar = SimpleNamespace(lease=listing(*leases), allocation=listing(*hosts), host=listing())
+    site.sdk = SimpleNamespace(**clients)
+    return site
+
+
+@pytest.mark.parametrize("kind", [BareMetal, Kvm])
+@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize("owner", ["classmate", "me"])
+def test_a_lease_by_hand_that_cannot_be_read_is_passed_over_and_mentioned_once(kind, strange, owner, caplog):
+    theirs = {**GOOD, "id": "2", "name": "by-hand", "user_id": owner, "reservations": [], **STRANGE[strange]}
+    site = site_of(kind, theirs, GOOD)
+    for _ in range(2):
+        assert [lease.name for lease in site.leases()] == ["llm_cc"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "blazar: by-hand cannot be read" in line
+    assert "somebody else's" in line
+
+
+@pytest.mark.parametrize(
+    "more", [{"status": "CREATING", "reservations": []}, {"end_date": None}, {"reservations": None}]
+)
+def test_a_lease_of_ours_is_never_passed_over(more):
+    ours = {**GOOD, "name": f"llm_cc {TAG}", **more}
+    with pytest.raises(Unreachable, match="may be still being created"):
+        site_of(BareMetal, ours).leases()
+    assert site_of(BareMetal, {**ours, "user_id": "classmate"}).leases() == []
+
+
+def test_a_strange_reservation_of_a_flavor_hides_no_other(caplog):
+    flavor = {"id": "a", "resource_type": "flavor:instance", "resource_properties": '{"name": "g1"}', "amount": 2}
+    strange = {**GOOD, "user_id": "x", "reservations": [{**flavor, "id": "b", "resource_properties": ""}]}
+    site = site_of(Kvm, strange, {**GOOD, "reservations": [flavor]}, hosts=[{"resource_id": "1", "reservations": []}])
+    assert site._reserved() == {"a": ("g1", 2)}
+    assert "cannot be read" in caplog.text
+
+
+def test_a_strange_allocation_hides_no_other():
+    booked = {"id": "r", **{name: GOOD[name] for name in ("start_date", "end_date")}}
+    hosts = [{"resource_id": "1"}, {"resource_id": "2", "reservations": [{**booked, "end_date": ""}, booked]}]
+    assert [one.host_id for one in site_of(BareMetal, hosts=hosts).bookings()] == ["2"]
+
+
+def test_a_strange_server_and_address_hide_no_other():
+    server = {"fault": None, "image": None, "metadata": None, "user_id": "x", "task_state": None}
+    servers = [SimpleNamespace(id="1"), SimpleNamespace(id="2", name="node", status="ACTIVE", **server)]
+    ip = {"floating_ip_address": "192.0.2.1", "port_id": None, "description": None}
+    network = SimpleNamespace(ports=list, ips=lambda **_: [SimpleNamespace(id="1"), SimpleNamespace(id="2", **ip)])
+    site = site_of(BareMetal, compute=SimpleNamespace(servers=lambda: servers), network=network)
+    site.session = SimpleNamespace(get_project_id=lambda: "p1")
+    assert [one.id for one in site.servers()] == ["2"]
+    assert [one.id for one in site.addresses()] == ["2"]

@@ -1,0 +1,72 @@
+"""What is told before a lease costs anything, and what a release goes past, against the box."""
+
+import pytest
+
+from provision.errors import NotReleased, RequestRejected
+from provision.leasing import release
+from provision.leasing.lease import lease
+from provision.sites import openstack as sites
+from tests.testbed.chameleon.conftest import left_at
+
+MORE = {"disk_format": "raw", "container_format": "bare", "data": b"\0" * 1024, "validate_checksum": False}
+
+
+@pytest.fixture
+def private_images(site):
+    """Create private images by name; deleted afterwards."""
+    made = []
+
+    def create(name):
+        made.append(site.sdk.image.create_image(name=name, visibility="private", **MORE))
+        return made[-1]
+
+    yield create
+    for image in made:
+        site.sdk.image.delete_image(image.id)
+
+
+def test_of_two_images_of_a_name_the_public_one_is_booted(site, private_images):
+    public = site.image_id()
+    private_images(sites.IMAGE)
+    assert site.image_id() == public
+
+
+def test_images_that_cannot_be_told_apart_and_those_not_active_cost_nothing(
+    testbed, site, key, private_images, monkeypatch
+):
+    monkeypatch.setattr(sites, "IMAGE", "my-image")
+    flags = ("--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes")
+    first = private_images("my-image")
+    assert site.image_id() == first.id
+    second = private_images("my-image")
+    code, _, err = testbed("lease", *flags)
+    assert (code, "2 images my-image" in err, first.id in err, second.id in err) == (3, True, True, True)
+    assert "delete or rename yours" in testbed("doctor", "--key", str(key.file))[1]
+    site.sdk.image.delete_image(second.id)
+    site.sdk.image.delete_image(first.id)
+    code, _, err = testbed("lease", *flags)
+    assert (code, "does not exist" in err) == (3, True)
+    assert left_at(site) == []
+    assert testbed("status")[1] == "no active lease\n"
+
+
+def test_a_network_that_the_site_lacks_is_told_before_anything_costs(site, reconciler, lease_request, monkeypatch):
+    monkeypatch.setattr(sites.context, "DEFAULT_NETWORK", "sharednet9")
+    with pytest.raises(RequestRejected, match="network sharednet9 does not exist at CHI@UC"):
+        lease(site, reconciler, lease_request())
+    assert left_at(site) == []
+
+
+def test_a_security_group_in_use_keeps_nothing_else(connected, reconciler, lease_request, reachable, said):
+    site = connected("kvm")
+    lease(site, reconciler, lease_request(node_type=None))
+    active_lease = release.get_active_lease(reconciler, "llm_cc")
+    (group,) = site.security_groups()
+    network = site.sdk.network.find_network("sharednet1")
+    port = site.sdk.network.create_port(network_id=network.id, security_groups=[group.id])
+    with pytest.raises(NotReleased, match=rf"still at KVM@TACC after release: security group {group.id} \(neutron"):
+        release.release(site, reconciler, active_lease)
+    assert left_at(site) == [group]
+    site.sdk.network.delete_port(port.id)
+    release.release(site, reconciler, active_lease)
+    assert left_at(site) == []
