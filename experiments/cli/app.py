@@ -44,7 +44,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _testbed(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback prints it
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
     cloud: Annotated[

@@ -122,7 +122,7 @@ class Reconciler:
         return answer
 
     def _retrying(self) -> "Retrying":
-        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
         return Retrying(
             retry=retry_if_exception_type(Unreachable),
@@ -138,8 +138,10 @@ class Reconciler:
         self.report(f"{problem}; attempt {state.attempt_number} of {ATTEMPTS}")
 
 
-def _pause_s(state: RetryCallState) -> float:
+def _pause_s(state: "RetryCallState") -> float:
     """Return the pause before the next attempt: at least as long as the service asks for, within a bound."""
+    from tenacity import wait_exponential
+
     problem = state.outcome.exception() if state.outcome else None
     asked = min(getattr(problem, "retry_after_s", 0.0), LONGEST_REQUESTED_PAUSE_S)
     return max(wait_exponential(max=LONGEST_PAUSE_S)(state), asked)
