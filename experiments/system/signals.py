@@ -9,6 +9,9 @@ from typing import NoReturn
 PR_SET_PDEATHSIG = 1
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
+forked_by: int | None = None
+"""The warm process that forked this one and ends it together with the process that asked for it; None without one."""
+
 
 def die_with_parent() -> None:
     """Let the kernel kill this process when its parent ends (Linux, prctl(2))."""
@@ -16,9 +19,12 @@ def die_with_parent() -> None:
 
 
 def exit_with_parent(parent: int) -> None:
-    """End this process together with its parent, the process ``parent``; exit at once if that has already ended."""
+    """End this process together with its parent, the process ``parent``; exit at once if that has already ended.
+
+    A process that was started by the warm process ends with that one, which watches ``parent``.
+    """
     die_with_parent()
-    if os.getppid() != parent:
+    if os.getppid() != (forked_by or parent):
         sys.exit("the process that started this one has ended")
 
 
