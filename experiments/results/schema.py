@@ -24,6 +24,8 @@ Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
 Point = Literal["before forward", "after forward", "after backward", "after optimizer step"]
 ERRORS: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
+START_LIMIT_S = 600.0
+"""Time that a row has to start; its own time limit counts from then, or from an earlier end of its start."""
 
 
 class Record(BaseModel):
@@ -114,6 +116,30 @@ class Speed(Record):
     gpu_idle_share: float | None = Field(default=None, description="of a step's time: no kernel runs on the GPU")
 
 
+class Moments(Record):
+    """When a trainer had started, began to train, and stopped training; seconds since 1970.
+
+    It starts with its imports and its device, then it builds the model and reads data. A training that failed before
+    it began has began_at = ended_at.
+    """
+
+    started_at: float
+    began_at: float
+    ended_at: float
+
+
+class Times(Record):
+    """Seconds of the stages of a row, which add up to elapsed_s.
+
+    start: processes, imports, device. build: model and data. train: its steps. end: reports and the end of processes.
+    """
+
+    start_s: float
+    build_s: float
+    train_s: float
+    end_s: float
+
+
 class Progress(Record):
     """Progress of a running row (progress.json, rewritten until the result is there).
 
@@ -168,6 +194,7 @@ class Measured(Record):
         default=None, description="optimizer steps of an earlier start; others are counted from here"
     )
     gpu_s: float | None = None
+    moments: Moments | None = None
 
 
 class Result(Measured):
@@ -187,6 +214,7 @@ class Result(Measured):
     command: str = ""
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = 0.0
+    times: Times | None = Field(default=None, description="None if the trainer did not report its own")
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
     ranks: tuple[Measured, ...] = Field(default=(), description="by rank; empty for a row with one process")
     predicted: bool = Field(default=False, description="predicted without the device; nothing was measured")

@@ -13,7 +13,7 @@ ROOM = "TESTBED_ROOM"
 """Variable without a meaning that makes the kernel's memory large enough for a later environment."""
 ROOM_BYTES = 100_000
 START_FIELD = 47
-"""Field of /proc/self/stat, counted after the command's name, with the address of the environment; the next is its end."""
+"""Field of /proc/self/stat, after the command's name: where the environment starts; the next is where it ends."""
 
 
 def with_room(environment: Mapping[str, str]) -> dict[str, str]:

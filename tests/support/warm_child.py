@@ -1,4 +1,4 @@
-"""A module for the warm process: it writes what it is into the file that its first argument names, then does the second.
+"""A module for the warm process: it writes what it is into the file of its first argument, then does the second.
 
 python -m tests.support.warm_child FILE [ACTION]
 """

@@ -15,6 +15,7 @@ from experiments.results.schema import (
     ERRORS,
     RESULT_FILE,
     SPEC_FILE,
+    START_LIMIT_S,
     Outcome,
     Result,
     read_progress,
@@ -23,7 +24,7 @@ from experiments.results.schema import (
 from experiments.runners.failed_results import last_printed_line, write_broken
 from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.resources import Allocation, ResourcePool, most_memory_first
-from experiments.runners.local.torch_extensions import drop_stale_locks, extensions_folder
+from experiments.runners.local.torch_extensions import compile_extensions, drop_stale_locks, extensions_folder
 from experiments.runners.local.warm import WORKER, WarmProcess, warm_process
 from experiments.runners.plan import Planned
 from experiments.runners.progress import RowState, View
@@ -42,15 +43,16 @@ class NoFreeGpu(RuntimeError):
     """Rows are waiting, and no usable GPU is left."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class RunningRow:
-    """A running row; ``started`` is a value of time.monotonic."""
+    """A running row; ``started`` is a value of time.monotonic. limit_from_s: elapsed time when its time limit began."""
 
     spec: RowSpec
     folder: Path
     allocation: Allocation
     process: Process
     started: float
+    limit_from_s: float = START_LIMIT_S
 
     @property
     def elapsed_s(self) -> float:
@@ -100,6 +102,7 @@ class LocalRunner:
         idle_gib = gpus.used_gib([gpu.index for gpu in self._node.gpus])
         with stop_signals() as received, self._view.live(), warm_process(waiting, self._worker) as self._warm:
             try:
+                compile_extensions(waiting, self._extensions, self._view.says, lambda: received)
                 while waiting or self._running:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]
                     if not self._running:
@@ -159,7 +162,8 @@ class LocalRunner:
         return row.spec
 
     def _has_ended(self, row: RunningRow) -> bool:
-        return row.process.poll() is not None or row.elapsed_s > row.spec.settings.time_limit_s + self._grace_s
+        limit_s = row.limit_from_s + row.spec.settings.time_limit_s + self._grace_s
+        return row.process.poll() is not None or row.elapsed_s > limit_s
 
     def _finish(self, row: RunningRow, idle_gib: dict[int, float]) -> None:
         timed_out = row.process.poll() is None
@@ -203,6 +207,9 @@ class LocalRunner:
 
     def _show(self, total: int, waiting: int) -> None:
         states = [RowState(row.spec, row.elapsed_s, read_progress(row.folder)) for row in self._running]
+        for row, state in zip(self._running, states, strict=True):
+            if state.progress:
+                row.limit_from_s = min(row.limit_from_s, state.elapsed_s)
         self._view.shows(states, total - waiting - len(states), total, self._left_s(states, waiting))
 
     def _left_s(self, states: Sequence[RowState], waiting: int) -> float | None:

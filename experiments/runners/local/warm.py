@@ -1,4 +1,4 @@
-"""The warm process of a run: started with the run, ended with it. Rows start from it as soon as it has done its imports.
+"""The warm process of a run: started with it, ended with it. Rows start from it as soon as it has done its imports.
 
 TESTBED_COLD_START=1 starts every row by interpreters of its own instead. So do rows if the warm process ends.
 """
@@ -23,6 +23,7 @@ WORKER = "experiments.training.worker"
 RANK = "experiments.training.rank"
 LAUNCHER = "experiments.training.distributed.launcher"
 ENGINE = "experiments.training.engines.{}"
+"""Module of an engine. No module here may import bitsandbytes or deepspeed, which open GPUs when they are imported."""
 TRAINER_WITHOUT_PEFT = (
     "accelerate",
     "datasets",
@@ -30,7 +31,7 @@ TRAINER_WITHOUT_PEFT = (
     "experiments.training.data.loaders",
     "experiments.training.models.device_map",
 )
-"""What the engine hf_trainer imports, without what opens GPUs: transformers' Trainer imports peft, and that bitsandbytes."""
+"""What the engine hf_trainer imports, without transformers' Trainer, which imports peft, hence bitsandbytes."""
 LOG_FILE = "log.txt"
 WITHOUT_THREADS = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver's library for GPUs, without opening one

@@ -35,7 +35,11 @@ def add_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization 
 
     Raises InputError if a target names no layer of the model.
     """
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training  # imports bitsandbytes, which opens GPUs
+    from peft import (
+        LoraConfig,
+        get_peft_model,
+        prepare_model_for_kbit_training,
+    )  # imports bitsandbytes, which opens GPUs
 
     _reject_missing_layers(lora, model)
     if quantization:
