@@ -5,9 +5,11 @@
 A row's time from the runner's begin to its end, less the time in which its worker runs, and less what a run does once
 before its first row: here, and on a real, idle Slurm on this machine, whose GPUs are pretended. There the worker is a
 stand-in, which does nothing and loads no torch. Here also of one row after the other in a run, started cold and warm in
-turns: the time between the end of a worker and the begin of the next. With --leased also of a miniature row in a container, on a node that is
-leased from the testbed in a box and set up for it (root, some minutes): a command that runs it, less the same command
-when it has nothing left to run, and less what a run looks at there before its first row.
+turns: the time between the end of a worker and the begin of the next.
+
+With --leased also of a miniature row in a container, on a node that is leased from the testbed in a box and set up for
+it (root, some minutes): a command that runs it, less the same command when it has nothing left to run, and less what a
+run looks at there before its first row.
 """
 
 import argparse

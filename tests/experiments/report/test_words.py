@@ -2,8 +2,9 @@
 
 import pytest
 
-from experiments.report.words import gib, headline, ran_on, remarks, setting_sentence, share
+from experiments.report.words import gib, headline, ran_on, remarks, setting_sentence, share, stages
 from experiments.results.evaluate import Evaluation, Verdict
+from experiments.results.schema import Times
 from experiments.suites.suite import suite_named
 from tests.support.reports import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
 
@@ -87,3 +88,9 @@ def test_a_miniature_states_what_it_can_evaluate() -> None:
 def test_numbers() -> None:
     assert [gib(78.6), gib(0.012345)] == ["78.60 GiB", "0.0123 GiB"]
     assert [share(0.4567), share(0.0213)] == ["46 %", "2.1 %"]
+
+
+def test_stages_of_a_row() -> None:
+    assert (
+        stages(Times(start_s=3.21, build_s=1.1, train_s=95, end_s=0.06)) == "3.2 start, 1.1 build, 95.0 train, 0.1 end"
+    )

@@ -113,7 +113,7 @@ def test_processes_end_with_the_warm_process_and_the_next_start_cold(warm, start
 
 
 def test_an_environment_without_room_is_started_cold(warm, started):
-    process = started("7", environment=warm[1] | {"LARGE": "x" * ROOM_BYTES})
+    process = started("7", environment=warm[1] | {"LARGE": "x" * (ROOM_BYTES + 20_000)})
     assert isinstance(process, subprocess.Popen)
     assert process.wait() == 7
 
