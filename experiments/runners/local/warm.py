@@ -27,7 +27,6 @@ ENGINE = "experiments.training.engines.{}"
 TRAINER_WITHOUT_PEFT = (
     "accelerate",
     "datasets",
-    "transformers.trainer_callback",
     "experiments.training.data.loaders",
     "experiments.training.models.device_map",
 )
