@@ -135,6 +135,8 @@ def main() -> None:
         for suite in options.suite or ["single_gpu_blip2"]:
             known = [row.id for row in suite_named(suite).rows if row.id not in options.without]
             chosen = [row for row in known if not options.row or row in options.row]
+            if not chosen:
+                parser.error(f"{suite}: none of its rows is chosen; it has {', '.join(known)}")
             for mode in MODES:
                 rows, run_s = run_rows(suite, chosen, mode, options.card, options.size)
                 runs_s[mode].append(round(run_s, 1))
