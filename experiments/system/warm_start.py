@@ -113,6 +113,11 @@ def start_warm(command: Sequence[str], environment: Mapping[str, str], outputs: 
     return WarmStarted(pid, connection)
 
 
+def prefix(environment: Mapping[str, str]) -> list[str]:
+    """Return what precedes a module in a command that starts it: this module if there is a warm process."""
+    return [MODULE] if is_ready(environment) else []
+
+
 def is_ready(environment: Mapping[str, str]) -> bool:
     """Return whether the warm process of ``environment`` has done its imports."""
     return os.path.exists(environment.get(WARM_VARIABLE, "") + READY)

@@ -31,6 +31,13 @@ TRAINER_WITHOUT_PEFT = (
     "experiments.training.models.device_map",
 )
 """What the engine hf_trainer imports, without transformers' Trainer, which imports peft, hence bitsandbytes."""
+NOTEBOOK_MODULES = (
+    "papermill",
+    NOTEBOOK_MODULE,
+    "experiments.runners.local.warm_kernel",
+    "ipykernel.kernelapp",
+    "experiments.notebooks.row",
+)
 LOG_FILE = "log.txt"
 WITHOUT_THREADS = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver's library for GPUs, without opening one
@@ -90,7 +97,7 @@ def warm_process(specs: Sequence[RowSpec], worker: str) -> Iterator[WarmProcess 
 
 def modules_of(specs: Sequence[RowSpec], worker: str) -> list[str]:
     """Return what the processes of rows import, in the order in which they are started."""
-    modules = ["papermill", NOTEBOOK_MODULE, worker]
+    modules = [*NOTEBOOK_MODULES, worker]
     if worker != WORKER:
         return modules
     for engine in sorted({spec.settings.engine for spec in specs}):

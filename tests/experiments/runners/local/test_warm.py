@@ -12,8 +12,11 @@ from experiments.results.schema import NOTEBOOK_FILE
 from experiments.runners.local import row_process, warm
 from experiments.runners.local.runner import LocalRunner
 from experiments.runners.local.warm import COLD_VARIABLE, WORKER, WarmProcess, modules_of
+from experiments.runners.local.warm_kernel import WarmKernelManager
 from experiments.system.environment import with_room
 from experiments.system.processes import tagged_processes
+from experiments.system.warm_process import READY
+from experiments.system.warm_start import MODULE, WARM_VARIABLE
 from tests.support import fake_worker
 from tests.support import rows as house
 from tests.support.views import Watched
@@ -126,11 +129,17 @@ def test_only_what_rows_need_is_imported():
     assert warm.ENGINE.format("lightning") in one
     assert warm.ENGINE.format("litgpt") not in one
     assert warm.LAUNCHER not in one
-    assert modules_of([house.spec("a")], "some.other.worker") == [
-        "papermill",
-        row_process.NOTEBOOK_MODULE,
-        "some.other.worker",
-    ]
+    assert modules_of([house.spec("a")], "some.other.worker") == [*warm.NOTEBOOK_MODULES, "some.other.worker"]
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_the_kernel_starts_as_the_notebook_did(tmp_path, monkeypatch, ready):
+    monkeypatch.setenv(WARM_VARIABLE, str(tmp_path / "socket"))
+    if ready:
+        (tmp_path / f"socket{READY}").touch()
+    command = WarmKernelManager(kernel_name="python3").format_kernel_cmd()
+    kernel = command[command.index("-m") + 1 :]
+    assert kernel[:2] == ([MODULE, "ipykernel_launcher"] if ready else ["ipykernel_launcher", "-f"])
 
 
 def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
