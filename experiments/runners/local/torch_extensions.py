@@ -15,9 +15,15 @@ from experiments.system.files import cache_folder
 from experiments.system.signals import die_with_parent
 
 LOCK = "lock"
-BUILT = "cpu_adam.built"
-LOG = "cpu_adam.log"
-COMPILE = "from deepspeed.ops.op_builder import CPUAdamBuilder; CPUAdamBuilder().load()"
+BUILT = "deepspeed.built"
+LOG = "deepspeed.log"
+COMPILE = """
+from deepspeed.comm.torch import build_shm_op
+from deepspeed.ops.op_builder import CPUAdamBuilder
+CPUAdamBuilder().load()
+build_shm_op()
+"""
+"""What DeepSpeed compiles for a row: its Adam, and on a machine without a GPU the communication between ranks."""
 POLL_S = 0.25
 
 

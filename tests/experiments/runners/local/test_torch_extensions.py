@@ -56,8 +56,8 @@ def test_nothing_is_compiled_for_other_rows(monkeypatch, tmp_path):
 def test_a_failed_compilation_names_its_log_and_is_repeated(monkeypatch, tmp_path):
     for _ in range(2):
         _, last = compiled(monkeypatch, tmp_path, "print('no compiler'); raise SystemExit(3)")
-        assert last == f"DeepSpeed's CPU Adam was not compiled (exit code 3), see {tmp_path / 'cpu_adam.log'}"
-    assert (tmp_path / "cpu_adam.log").read_text() == "no compiler\n"
+        assert last == f"DeepSpeed's CPU Adam was not compiled (exit code 3), see {tmp_path / 'deepspeed.log'}"
+    assert (tmp_path / "deepspeed.log").read_text() == "no compiler\n"
     assert not (tmp_path / BUILT).exists()
 
 
