@@ -18,7 +18,8 @@ from experiments.run_options import AUTO, RunOptions, recorded
 from experiments.runners.admission import too_small
 from experiments.runners.base import RunnerOptions, Target
 from experiments.runners.failed_results import write_refusal
-from experiments.runners.local.runner import GRACE_S, WORKER, clear_row_folder
+from experiments.runners.local.runner import GRACE_S, clear_row_folder
+from experiments.runners.local.warm import WORKER
 from experiments.runners.plan import Planned, continued, plan
 from experiments.runners.progress import View
 from experiments.runners.resolve import LATEST, datasets_of, resolve

@@ -1,7 +1,6 @@
 """Functions for row.ipynb: run one row, show its result, and raise an error unless it fits."""
 
-import subprocess
-import sys
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Thread
@@ -11,6 +10,7 @@ from IPython.display import Markdown, display
 from experiments.notebooks import tables
 from experiments.results.schema import RESULT_FILE, Failure, Result, read_result
 from experiments.results.wording import OUTCOMES, number
+from experiments.system import warm_start
 
 LAST_LINES_WITHIN_S = 2.0
 
@@ -24,10 +24,10 @@ def run(spec: str, out: str, worker: str) -> None:
 
     Does not wait for processes that the worker leaves behind and that keep its output open.
     """
-    command = [sys.executable, "-u", "-m", worker, "--spec", spec, "--out", out]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    printer = Thread(target=_print_lines, args=(process.stdout,), daemon=True)
+    output, write_end = os.pipe()
+    process = warm_start.start([worker, "--spec", spec, "--out", out], os.environ, write_end)
+    os.close(write_end)
+    printer = Thread(target=_print_lines, args=(os.fdopen(output),), daemon=True)
     printer.start()
     code = process.wait()
     printer.join(LAST_LINES_WITHIN_S)

@@ -7,7 +7,7 @@ from plotly.offline import get_plotlyjs
 
 from experiments.report.content import Report
 from experiments.report.figures import figures
-from experiments.report.words import ICONS, gib, lower_first, percent, share
+from experiments.report.words import ICONS, gib, lower_first, percent, share, stages
 from experiments.results.memory_parts import BUFFERS, COLUMNS
 from experiments.results.wording import GRADES, label, number, unit
 
@@ -24,7 +24,7 @@ def page(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"gib": gib, "number": number, "share": share, "label": label, "unit": unit}
-    environment.filters |= {"percent": percent, "lower_first": lower_first}
+    environment.filters |= {"percent": percent, "lower_first": lower_first, "stages": stages}
     return environment.get_template("report.html").render(
         report=report,
         figures=figures(report),

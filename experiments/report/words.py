@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from experiments.results.evaluate import scaled_down
 from experiments.results.run_folder import Run
-from experiments.results.schema import Result
+from experiments.results.schema import Result, Times
 from experiments.results.verdicts import Evaluation, Status
 from experiments.results.wording import GRADES, number
 from experiments.suites.cards import same_chip
@@ -160,6 +160,11 @@ def percent(error: float) -> str:
     """Format an error with its sign: '+0.4 %'; without one if it rounds to zero."""
     rounded = round(100 * error, 1)
     return f"{rounded:+.1f} %" if rounded else "0.0 %"
+
+
+def stages(times: Times) -> str:
+    """Format the seconds of a row's stages: '3.2 start, 1.1 build, 9.5 train, 0.8 end'."""
+    return ", ".join(f"{seconds:.1f} {name.removesuffix('_s')}" for name, seconds in times.model_dump().items())
 
 
 def lower_first(sentence: str) -> str:

@@ -24,6 +24,8 @@ Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
 Point = Literal["before forward", "after forward", "after backward", "after optimizer step"]
 ERRORS: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
+START_LIMIT_S = 600.0
+"""Time that a row has to start; its own time limit counts from then, or from an earlier end of its start."""
 
 
 class Record(BaseModel):
@@ -105,6 +107,27 @@ class Speed(Record):
     gpu_idle_share: float | None = Field(default=None, description="of a step's time: no kernel runs on the GPU")
 
 
+class Moments(Record):
+    """When a trainer had started, began to train, and stopped training; seconds since 1970.
+
+    It starts with its imports and its device, then it builds the model and reads data. A training that failed before
+    it began has began_at = ended_at.
+    """
+
+    started_at: float = Field(description="imports and device are ready")
+    began_at: float = Field(description="model and data are ready")
+    ended_at: float = Field(description="the last step has ended")
+
+
+class Times(Record):
+    """Seconds of the stages of a row, which add up to elapsed_s."""
+
+    start_s: float = Field(description="processes, imports, device")
+    build_s: float = Field(description="model and data")
+    train_s: float = Field(description="the steps")
+    end_s: float = Field(description="reports, and the end of the processes")
+
+
 class Progress(Record):
     """Progress of a running row (progress.json, rewritten until the result is there).
 
@@ -155,6 +178,7 @@ class Measured(Record):
         default=None, description="optimizer steps of an earlier start; others are counted from here"
     )
     gpu_s: float | None = Field(default=None, description="from the first use of the device to the end")
+    moments: Moments | None = Field(default=None, description="when each stage began; None: not reported")
 
 
 class Result(Measured):
@@ -174,6 +198,7 @@ class Result(Measured):
     command: str = Field(default="", description="command line of the run")
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = Field(default=0.0, description="from start to end, imports included")
+    times: Times | None = Field(default=None, description="None if the trainer did not report its own")
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
     ranks: tuple[Measured, ...] = Field(default=(), description="by rank; empty for a row with one process")
     predicted: bool = Field(default=False, description="predicted without the device; nothing was measured")

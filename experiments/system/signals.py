@@ -9,6 +9,9 @@ from typing import NoReturn
 PR_SET_PDEATHSIG = 1
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
+forked_by: int | None = None
+"""The warm process that forked this one and ends it together with the process that asked for it; None without one."""
+
 
 def die_with_parent() -> None:
     """Make the kernel kill this process when its parent ends (Linux, prctl(2))."""
@@ -16,9 +19,12 @@ def die_with_parent() -> None:
 
 
 def exit_with_parent(parent: int) -> None:
-    """End this process when its parent ends; exit at once if the parent, process ``parent``, has already ended."""
+    """End this process when its parent ends; exit at once if the parent, process ``parent``, has already ended.
+
+    A process that the warm process forked ends when the warm process ends, which watches ``parent``.
+    """
     die_with_parent()
-    if os.getppid() != parent:
+    if os.getppid() != (forked_by or parent):
         sys.exit("the process that started this one has ended")
 
 

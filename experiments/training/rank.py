@@ -40,12 +40,12 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
     profile = StepProfile() if meter is None and device.kind == "cuda" and gpu_may_wait(spec) else None
     meter = meter or (CudaMeter(process_gpus(spec.settings)) if device.kind == "cuda" else StorageMeter())
     probe = Probe(spec, device, meter, out, profile)
-    probe.write_progress(now=True)
     outcome: Outcome = "fits"
     failure = None
     try:
         with meter, closing(probe):
             engine = importlib.import_module(f"experiments.training.engines.{spec.settings.engine}")
+            probe.begin_build()
             engine.train(spec, probe, out)
     except InputError:
         raise
@@ -69,6 +69,7 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
         resumed_at_step=probe.resumed_at_step,
         max_tokens=probe.max_tokens or None,
         gpu_s=time.perf_counter() - start if device.kind == "cuda" else None,
+        moments=probe.moments(),
     )
 
 

@@ -28,14 +28,17 @@ from experiments.results.schema import (
     RANK_FOLDER,
     RESULT_FILE,
     SPEC_FILE,
+    START_LIMIT_S,
     TELEMETRY_FILE,
     Device,
     Failure,
     Measured,
     Memory,
+    Moments,
     Outcome,
     Progress,
     Result,
+    Times,
     read_progress,
 )
 from experiments.suites.row_spec import RowSpec
@@ -55,7 +58,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
 
     Raises InputError with the trainer's message if the trainer rejected its input; no result is written then.
     """
-    started_at, start = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    began, start = time.time(), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     _remove_intermediate_files(out, RESULT_FILE)
     (out / SPEC_FILE).write_text(spec.model_dump_json(indent=2))
@@ -63,11 +66,13 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
     with (out / LOG_FILE).open("wb") as log:
         ranks = Ranks(spec, out, log.fileno())
         with TelemetrySampler(out / TELEMETRY_FILE, lambda: ranks.pids().values()) as telemetry:
-            timed_out = _wait(ranks, out, spec.settings.time_limit_s, telemetry)
+            limit = _wait(ranks, out, spec.settings.time_limit_s, telemetry)
         ranks.end()
-    measurements = _measurements(ranks, spec, timed_out, oom_killed=_oom_kills() > kills_before)
+    measurements = _measurements(ranks, limit, oom_killed=_oom_kills() > kills_before)
+    row = merge_ranks(measurements) if ranks.count > 1 else measurements[0]
+    elapsed_s = time.monotonic() - start
     result = Result(
-        **(merge_ranks(measurements) if ranks.count > 1 else measurements[0]).model_dump(),
+        **row.model_dump(),
         ranks=tuple(sorted(measurements, key=lambda measured: measured.rank)) if ranks.count > 1 else (),
         spec=spec,
         fingerprint=spec.fingerprint,
@@ -76,8 +81,9 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
         git_commit=git_commit(),
         image=image(),
         command=command,
-        started_at=started_at,
-        elapsed_s=time.monotonic() - start,
+        started_at=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
+        elapsed_s=elapsed_s,
+        times=times_of(row.moments, began, elapsed_s) if row.moments else None,
         telemetry=telemetry.summary(),
     )
     _remove_intermediate_files(out)
@@ -95,27 +101,41 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
         shutil.rmtree(path)
 
 
-def _wait(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> bool:
-    """Wait until the ranks end, printing their progress; return True if they reached the time limit.
+def times_of(moments: Moments, began: float, elapsed_s: float) -> Times:
+    """Return the times of a row's stages; ``began``, in seconds since 1970, is when the row did, ``elapsed_s`` ago."""
+    return Times(
+        start_s=moments.started_at - began,
+        build_s=moments.began_at - moments.started_at,
+        train_s=moments.ended_at - moments.began_at,
+        end_s=began + elapsed_s - moments.ended_at,
+    )
 
-    At the time limit the ranks dump their stacks into their logs. After one rank has failed, the others get a few
-    seconds to report their own failures.
+
+def _wait(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> str:
+    """Wait until the ranks end, printing their progress; return the limit that they reached in words, '' if none.
+
+    The time limit begins when a rank has started, imports included. At the limit the ranks dump their stacks into
+    their logs. After one rank has failed, the others get a few seconds to report their own failures.
     """
-    deadline = time.monotonic() + limit_s
-    failed = False
+    deadline, limit = time.monotonic() + START_LIMIT_S, f"did not start within {START_LIMIT_S:.0f} s"
+    failed = started = False
     printed_micro_steps = None
     while not ranks.ended() and (time.monotonic() < deadline or not failed):
         if time.monotonic() > deadline:
             ranks.dump_stacks()
-            return True
+            return limit
         if not failed and ranks.failed():
             failed, deadline = True, time.monotonic() + PEER_FAILURE_GRACE_S
-        if (progress := _progress(ranks, out)) and progress.micro_steps != printed_micro_steps:
+        progress = _progress(ranks, out)
+        if progress and not started and not failed:
+            started, deadline = True, time.monotonic() + limit_s
+            limit = f"reached its time limit of {limit_s:g} s"
+        if progress and progress.micro_steps != printed_micro_steps:
             printed_micro_steps = progress.micro_steps
             telemetry.phase = progress.phase
             print(progress_line(progress), flush=True)
         time.sleep(0.1)
-    return False
+    return ""
 
 
 def _progress(ranks: Ranks, out: Path) -> Progress | None:
@@ -137,18 +157,18 @@ def progress_line(progress: Progress) -> str:
     return f"micro-step {progress.micro_steps} of {progress.planned_micro_steps}: {memory}{remaining}"
 
 
-def _measurements(ranks: Ranks, spec: RowSpec, timed_out: bool, *, oom_killed: bool) -> list[Measured]:
-    """Return each rank's measurements, in the order in which the ranks ended.
+def _measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list[Measured]:
+    """Return each rank's measurements, in the order in which the ranks ended; ``limit`` as _wait returns it.
 
     Raises InputError if a rank rejected its input.
     """
     codes = ranks.codes()
     for rank, code in codes.items():
-        if code == 2 and not timed_out:
+        if code == 2 and not limit:
             raise InputError(_last_line(_log_tail(ranks.log(rank))))
     measurements = sorted(
         (
-            _reported(ranks, rank, timed_out) or _inferred(ranks, rank, codes, spec, timed_out, oom_killed)
+            _reported(ranks, rank, bool(limit)) or _inferred(ranks, rank, codes, limit, oom_killed)
             for rank in range(ranks.count)
         ),
         key=lambda measured: ranks.ended_at(measured.rank),
@@ -166,9 +186,7 @@ def _reported(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
     return None if timed_out and measured and measured.failure else measured
 
 
-def _inferred(
-    ranks: Ranks, rank: int, codes: dict[int, int], spec: RowSpec, timed_out: bool, oom_killed: bool
-) -> Measured:
+def _inferred(ranks: Ranks, rank: int, codes: dict[int, int], limit: str, oom_killed: bool) -> Measured:
     """Return measurements for a rank that wrote none, derived from its exit code, log and progress.
 
     A rank without an exit code was ended by this process.
@@ -178,19 +196,19 @@ def _inferred(
     memory = progress.memory if progress else Memory()
     lost = ranks.lost(rank)
     text = lost or _log_tail(ranks.log(rank))
-    outcome: Outcome = "timeout" if timed_out else "host_oom" if oom_killed and code == -9 else outcome_of_text(text)
+    outcome: Outcome = "timeout" if limit else "host_oom" if oom_killed and code == -9 else outcome_of_text(text)
     failure = Failure(
         phase=progress.phase if progress else "load",
         step=progress.step if progress else None,
         rank=rank,
         requested_gib=requested_gib(text),
-        kind="timeout" if timed_out else NODE_LOST if lost else f"signal {-code}" if code < 0 else f"exit code {code}",
+        kind="timeout" if limit else NODE_LOST if lost else f"signal {-code}" if code < 0 else f"exit code {code}",
         message=_last_line(text),
     )
     return Measured(
         rank=rank,
         outcome=outcome,
-        reason=_reason(outcome, failure, memory, spec.settings.time_limit_s),
+        reason=_reason(outcome, failure, memory, limit),
         failure=failure,
         device=progress.device if progress and progress.device else unknown_device(),
         memory=memory,
@@ -207,9 +225,9 @@ def _as_stopped(measured: Measured, failed: Measured) -> Measured:
     return measured.model_copy(update={"outcome": failed.outcome, "reason": reason, "failure": None})
 
 
-def _reason(outcome: Outcome, failure: Failure, memory: Memory, limit_s: int) -> str:
+def _reason(outcome: Outcome, failure: Failure, memory: Memory, limit: str) -> str:
     if outcome == "timeout":
-        return f"reached its time limit of {limit_s} s, last seen in the {failure.phase} phase; stacks are in the log"
+        return f"{limit}, last seen in the {failure.phase} phase; stacks are in the log"
     return reason_of(outcome, failure, memory, qualifier="last seen ")
 
 

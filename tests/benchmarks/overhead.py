@@ -2,13 +2,14 @@
 
     python -m tests.benchmarks.overhead [--rounds 3] [--leased] [--out FILE]
 
-The overhead is the time from the start to the end of the runner, less the time in which the row's worker runs, and less
-the time of the work that a run does once before its first row. It is measured on this machine, and on a real, idle
-Slurm on this machine with fake GPUs. On Slurm the worker is a fake that does nothing and does not load torch. With
---leased it is also measured for a row with a tiny model in a container, on a node that is leased from OpenStack
-services on this machine and configured for it (needs root, takes some minutes). In this case the overhead is the time
-of a command that runs the row, less the time of the same command when all rows have results, and less the time of the
-checks before the first row.
+The overhead is the time from the start to the end of the runner, less the time in which the row's worker runs, and
+less the time of the work that a run does once before its first row. It is measured on this machine, and on a real,
+idle Slurm on this machine with fake GPUs. On Slurm the worker is a fake that does nothing and does not load torch.
+For rows that follow each other in a run, started cold and warm in turns, it is the time between the end of a worker
+and the start of the next. With --leased it is also measured for a row with a tiny model in a container, on a node
+that is leased from OpenStack services on this machine and configured for it (needs root, takes some minutes). In this
+case the overhead is the time of a command that runs the row, less the time of the same command when all rows have
+results, and less the time of the checks before the first row.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import pytest
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, read_result
+from experiments.runners.local.warm import COLD_VARIABLE
 from experiments.runners.targets import ClusterTarget, target_named
 from experiments.system.files import write_atomically
 from tests.benchmarks.overlap import bed_of, startup_s, timed
@@ -33,6 +35,8 @@ from tests.testbed.slurm.cluster import started
 from tests.testbed.slurm.runs import Bed, LocalBed
 
 ROW = "a"
+ROWS = "abcdefg"
+WARM_UP_ROWS = 2
 LEASED_ROW = "reduced-batch"
 
 
@@ -47,6 +51,19 @@ def added_s(bed: Bed, once_s: float = 0.0) -> float:
 def here_s() -> float:
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
         return added_s(LocalBed(Path(path), patch))
+
+
+def between_s(cold: bool) -> list[float]:
+    """Return the seconds between the workers of consecutive rows; the first rows wait for the warm process."""
+    with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(COLD_VARIABLE, "1" * cold)
+        bed = LocalBed(Path(path), patch)
+        bed.cpus = 1
+        bed.run(ROWS)
+        assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
+        times = [float(line.split()[1]) for line in bed.journal.read_text().splitlines()]
+    gaps = [begun - ended for ended, begun in zip(times[1::2], times[2::2], strict=False)]
+    return gaps[WARM_UP_ROWS:]
 
 
 def leased_s(rounds: int) -> list[float]:
@@ -76,6 +93,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     here = [here_s() for _ in range(options.rounds)]
+    cold, warm = [], []
+    for _ in range(options.rounds):
+        cold += between_s(cold=True)
+        warm += between_s(cold=False)
     there, once = [], []
     with started((4,)) as cluster:
         for _ in range(options.rounds):
@@ -90,10 +111,20 @@ def main() -> None:
         "git_commit": git_commit(),
         "load_average": os.getloadavg()[0],
         "added_to_a_row_here_s": median(here),
+        "between_rows_cold_s": median(cold),
+        "between_rows_warm_s": median(warm),
+        "warm_over_cold": median(warm) / median(cold),
         "added_to_a_row_on_slurm_s": median(there),
         "once_a_run_on_slurm_s": median(once),
         "added_to_a_row_on_a_leased_node_s": median(leased) if leased else None,
-        "rounds": {"here": here, "on_slurm": there, "once": once, "on_a_leased_node": leased},
+        "rounds": {
+            "here": here,
+            "cold": cold,
+            "warm": warm,
+            "on_slurm": there,
+            "once": once,
+            "on_a_leased_node": leased,
+        },
     }
     print(json.dumps(found, indent=1))
     if options.out:

@@ -22,7 +22,11 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     print("arguments:", *sys.argv[1:], flush=True)
     (out / "started.txt").write_text(f"{os.getpid()} {os.getpgid(0)} {Path('/proc/self/oom_score_adj').read_text()}")
-    if behavior in ("fits", "child"):
+    if behavior == "never starts":
+        stuck()
+    if behavior == "starts late":
+        time.sleep(2.5)
+    if behavior in ("fits", "child", "starts late"):
         shutil.copy(os.environ["MEASURED"], out / "measured.json")
     if behavior == "child":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -30,7 +34,7 @@ def main() -> int:
     if behavior == "reject":
         print("a warning\ncaptions: has 3 captioned images, the row trains on 512", file=sys.stderr)
         return 2
-    if behavior in ("killed", "oom", "hang"):
+    if behavior in ("killed", "oom", "hang", "starts late"):
         (out / "progress.json.part").write_text(PROGRESS)
         (out / "progress.json.part").rename(out / "progress.json")
         time.sleep(0.3)

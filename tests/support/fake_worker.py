@@ -1,5 +1,7 @@
 """Fake of experiments.training.worker that does not train. FAKE selects its behavior ('a=oom,b=hang'; default 'fits').
 
+warm-hang hangs if the process was forked by the warm process; else it fits.
+
 Like the worker, it ends when its parent ends. It appends every start to the file that FAKE_JOURNAL names, as 'row
 start-time pid', and every end as 'row end-time'.
 """
@@ -14,6 +16,7 @@ from pathlib import Path
 from experiments.results.provenance import code_sha256
 from experiments.results.schema import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Device, Memory, Outcome, Progress, Result
 from experiments.suites.row_spec import RowSpec
+from experiments.system import signals
 from experiments.system.files import write_atomically as write
 from experiments.system.signals import exit_with_parent
 
@@ -39,7 +42,7 @@ def main() -> int:
 
 def behave(how: str, spec: RowSpec, out: Path) -> None:
     """Write a result or fail, depending on ``how``."""
-    print(f"{spec.row} behaves: {how}", flush=True)
+    print(f"{spec.row} behaves: {how}, started {'cold' if signals.forked_by is None else 'warm'}", flush=True)
     if how == "die":
         os.kill(os.getpid(), 9)
     if how == "silent":
@@ -49,7 +52,7 @@ def behave(how: str, spec: RowSpec, out: Path) -> None:
         return
     if how == "child":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-    if how == "hang":
+    if how == "hang" or (how == "warm-hang" and signals.forked_by):
         progress = Progress(phase="backward", step=3, micro_steps=7, planned_micro_steps=9, memory=Memory(peak_gib=1.5))
         write(out / PROGRESS_FILE, progress.model_dump_json())
         time.sleep(600)

@@ -19,6 +19,8 @@ def execute(row_folder: Path, worker: str) -> int:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    from experiments.runners.local.warm_kernel import WarmKernelManager
+
     parameters = {
         "spec": SPEC_FILE,
         "out": ".",
@@ -32,6 +34,7 @@ def execute(row_folder: Path, worker: str) -> int:
             parameters,
             progress_bar=False,
             kernel_name="python3",
+            kernel_manager_class=WarmKernelManager,
             cwd=str(row_folder),
         )
     except PapermillExecutionError as error:

@@ -5,38 +5,35 @@ later runner after this one was killed.
 """
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
-from experiments.system import processes
+from experiments.system import processes, warm_start
 from experiments.system.files import CODE
 
+NOTEBOOK_MODULE = "experiments.runners.local.row_notebook"
 ROW_VARIABLE = "TESTBED_ROW"
 NOTEBOOK_LOG = "notebook.log"
 
 
-def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm_start.Process:
     """Start the row's notebook in a session of its own; the output of papermill and Jupyter goes to notebook.log."""
-    paths = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = {
+        **environment_of_modules(),
+        **environment,
+        ROW_VARIABLE: str(row_folder.resolve()),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+    }
     with (row_folder / NOTEBOOK_LOG).open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "experiments.runners.local.row_notebook", str(row_folder), worker, str(os.getpid())],
-            env={
-                **os.environ,
-                **environment,
-                ROW_VARIABLE: str(row_folder.resolve()),
-                "PYTHONPATH": os.pathsep.join(paths),
-                "JUPYTER_PREFER_ENV_PATH": "1",
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        return warm_start.start([NOTEBOOK_MODULE, str(row_folder), worker, str(os.getpid())], variables, log.fileno())
+
+
+def environment_of_modules() -> dict[str, str]:
+    """Return this process's environment for programs that run modules of this checkout from any folder."""
+    paths = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def tagged_processes(row_folder: Path) -> list[psutil.Process]:

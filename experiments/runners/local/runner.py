@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,10 @@ from experiments.errors import InputError, Interrupted
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import (
     CHECKPOINTS_FOLDER,
+    ERRORS,
     RESULT_FILE,
     SPEC_FILE,
+    START_LIMIT_S,
     Outcome,
     Result,
     read_progress,
@@ -23,15 +24,16 @@ from experiments.results.schema import (
 from experiments.runners.failed_results import device_of, last_printed_line, write_broken
 from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.resources import Allocation, ResourcePool, most_memory_first
-from experiments.runners.local.torch_extensions import drop_stale_locks, extensions_folder
+from experiments.runners.local.torch_extensions import compile_extensions, drop_stale_locks, extensions_folder
+from experiments.runners.local.warm import WORKER, WarmProcess, warm_process
 from experiments.runners.plan import Planned
 from experiments.runners.progress import RowState, View
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
+from experiments.system.warm_start import Process
 from provision.hardware import gpus
 from provision.models import Node
 
-WORKER = "experiments.training.worker"
 GRACE_S = 120.0
 TICK_S = 0.25
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -41,15 +43,16 @@ class NoFreeGpu(RuntimeError):
     """Rows are waiting, and no usable GPU is left."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class RunningRow:
-    """A running row; ``started`` is a value of time.monotonic."""
+    """A running row; ``started`` is a value of time.monotonic. limit_from_s: elapsed time when its time limit began."""
 
     spec: RowSpec
     folder: Path
     allocation: Allocation
-    process: subprocess.Popen[bytes]
+    process: Process
     started: float
+    limit_from_s: float = START_LIMIT_S
 
     @property
     def elapsed_s(self) -> float:
@@ -84,6 +87,7 @@ class LocalRunner:
         self._pool = ResourcePool(node, host_memory_gib, nodes)
         self._running: list[RunningRow] = []
         self._times_s: list[float] = []
+        self._warm: WarmProcess | None = None
 
     def run(self, rows: Sequence[Planned]) -> None:
         """Run the rows until each has a result.
@@ -96,8 +100,9 @@ class LocalRunner:
         for spec in waiting:
             row_process.end(self._row_folder(spec))
         idle_gib = gpus.used_gib([gpu.index for gpu in self._node.gpus])
-        with stop_signals() as received, self._view.live():
+        with stop_signals() as received, self._view.live(), warm_process(waiting, self._worker) as self._warm:
             try:
+                compile_extensions(waiting, self._extensions, self._view.says, lambda: received)
                 while waiting or self._running:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]
                     if not self._running:
@@ -106,6 +111,8 @@ class LocalRunner:
                     time.sleep(TICK_S)
                     if received:
                         raise Interrupted(signal.Signals(received[0]).name)
+                    for row in self._lost():
+                        waiting.append(self._withdraw(row, idle_gib))
                     for row in [row for row in self._running if self._has_ended(row)]:
                         self._finish(row, idle_gib)
             finally:
@@ -135,10 +142,28 @@ class LocalRunner:
             "OMP_NUM_THREADS": str(allocation.cores),
             "TORCH_EXTENSIONS_DIR": str(self._extensions),
             "TESTBED_COMMAND": self._command,
+            **(self._warm.environment if self._warm else {}),
         }
 
+    def _lost(self) -> list[RunningRow]:
+        """Return the rows that have ended only because the warm process has, which had started them."""
+        if self._warm is None or (why := self._warm.ended()) is None:
+            return []
+        served, self._warm = self._warm.served, None
+        self._view.says(f"rows start cold from now on: the warm process has ended ({why})")
+        return [row for row in self._running if served and not _has_measured(row)]
+
+    def _withdraw(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:
+        """End a row as if it had not started; return it."""
+        (row.folder / RESULT_FILE).unlink(missing_ok=True)
+        _kill(row)
+        self._running.remove(row)
+        self._free(row, [], idle_gib)
+        return row.spec
+
     def _has_ended(self, row: RunningRow) -> bool:
-        return row.process.poll() is not None or row.elapsed_s > row.spec.settings.time_limit_s + self._grace_s
+        limit_s = row.limit_from_s + row.spec.settings.time_limit_s + self._grace_s
+        return row.process.poll() is not None or row.elapsed_s > limit_s
 
     def _finish(self, row: RunningRow, idle_gib: dict[int, float]) -> None:
         timed_out = row.process.poll() is None
@@ -152,6 +177,10 @@ class LocalRunner:
         self._running.remove(row)
         self._times_s.append(elapsed_s)
         self._view.ends(row.spec, result)
+        self._free(row, alive, idle_gib)
+
+    def _free(self, row: RunningRow, alive: Sequence[int], idle_gib: dict[int, float]) -> None:
+        """Release the resources of a row that has ended, unless it left processes ``alive`` or memory in use."""
         used_gib = gpu_memory.not_free({gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus})
         if alive or used_gib:
             self._pool.retire(row.allocation)
@@ -179,6 +208,9 @@ class LocalRunner:
 
     def _show(self, total: int, waiting: int) -> None:
         states = [RowState(row.spec, row.elapsed_s, read_progress(row.folder)) for row in self._running]
+        for row, state in zip(self._running, states, strict=True):
+            if state.progress:
+                row.limit_from_s = min(row.limit_from_s, state.elapsed_s)
         self._view.shows(states, total - waiting - len(states), total, self._left_s(states, waiting))
 
     def _left_s(self, states: Sequence[RowState], waiting: int) -> float | None:
@@ -215,6 +247,14 @@ def _kill(row: RunningRow) -> None:
     row.process.wait()
     if not had_result:
         (row.folder / RESULT_FILE).unlink(missing_ok=True)
+
+
+def _has_measured(row: RunningRow) -> bool:
+    """Return whether the row has a result that is not an error."""
+    try:
+        return read_result(row.folder / RESULT_FILE).outcome not in ERRORS
+    except InputError:
+        return False
 
 
 def _leftovers(alive: Sequence[int], used_gib: dict[int, float]) -> str:

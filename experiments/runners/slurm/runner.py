@@ -15,7 +15,8 @@ from experiments.errors import InputError, Interrupted
 from experiments.inputs.dataset import DataSet
 from experiments.results.run_folder import RunFolder, row_path
 from experiments.results.schema import SPEC_FILE
-from experiments.runners.local.runner import GRACE_S, WORKER, clear_row_folder, stop_signals
+from experiments.runners.local.runner import GRACE_S, clear_row_folder, stop_signals
+from experiments.runners.local.warm import WORKER
 from experiments.runners.plan import Planned
 from experiments.runners.progress import View
 from experiments.runners.slurm import queue

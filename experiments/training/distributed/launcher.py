@@ -17,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
+from experiments.system import warm_start
 from experiments.system.files import write_atomically
 from experiments.training.distributed.ranks import CODES_FILE, LAUNCHER_PID
 
@@ -42,7 +43,7 @@ def main(node: str, address: str, port: str, rank_module: str, spec_path: str, o
     """Run the process; return exit code 0 if all ranks of the node succeeded."""
     os.environ[LAUNCHER_PID] = str(os.getpid())
     settings = RowSpec.model_validate_json(Path(spec_path).read_bytes()).settings
-    rank_command = [rank_module, spec_path, out]
+    rank_command = [*warm_start.prefix(os.environ), rank_module, spec_path, out]
     try:
         if settings.launcher == "accelerate":
             arguments = accelerate_arguments(settings, node, address, port)

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ from typing import Protocol
 import psutil
 
 from experiments.results.schema import MEASURED_FILE, Measured
+from experiments.system import warm_start
 from experiments.system.processes import kill_tagged
 from experiments.system.signals import die_with_parent
 from experiments.training.distributed.shared_memory import remove_shared_memory
@@ -50,7 +49,7 @@ class NodeRanks(Protocol):
 
 
 class LocalNodeRanks:
-    """Ranks on this machine, started by ``command``, the arguments of a Python process. See NodeRanks.
+    """Ranks on this machine, started by ``command``, a Python module and its arguments. See NodeRanks.
 
     folders: the folder of each rank. log: a file descriptor for the output of the command. environment: additional
     variables. launcher: False if the command itself is the only rank.
@@ -74,7 +73,9 @@ class LocalNodeRanks:
         self._scratch = tempfile.mkdtemp(prefix="testbed-")
         self._tag = f"{os.getpid()}-{time.monotonic_ns()}"
         variables = {RANKS_TAG: self._tag, "TMPDIR": self._scratch}
-        self._process = _start_python(command, log, {**variables, **environment})
+        self._process = warm_start.start(
+            command, {**os.environ, **variables, **environment}, log, patient=True, preexec=prefer_oom_kill
+        )
 
     def code(self) -> int | None:
         return self._process.poll()
@@ -124,18 +125,6 @@ def prefer_oom_kill() -> None:
     """Die with the parent process, and be the OOM killer's first choice."""
     die_with_parent()
     Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _start_python(command: Sequence[str], log: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-u", *command],
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        preexec_fn=prefer_oom_kill,
-    )
 
 
 def _is_running(pid: int) -> bool:

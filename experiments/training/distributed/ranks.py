@@ -114,7 +114,7 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
     """Start the row's ranks and return them by node."""
     settings = spec.settings
     if settings.ranks == 1:
-        command = ["-m", RANK_MODULE, str(out / SPEC_FILE), str(out)]
+        command = [RANK_MODULE, str(out / SPEC_FILE), str(out)]
         return [LocalNodeRanks(command, {0: out}, log, {}, launcher=False)]
     folder = os.environ.get(rendezvous.FOLDER)
     assignment = NodeAssignment(
@@ -192,6 +192,6 @@ def _start_launcher(
 ) -> LocalNodeRanks:
     rendezvous_arguments = [str(node), assignment.address, assignment.port]
     rank_arguments = [assignment.rank_module, str(out / SPEC_FILE), str(out)]
-    command = ["-m", assignment.launcher_module, *rendezvous_arguments, *rank_arguments]
+    command = [assignment.launcher_module, *rendezvous_arguments, *rank_arguments]
     folders = {rank: out / RANK_FOLDER.format(rank) for rank in ranks_of(assignment.spec.settings, node)}
     return LocalNodeRanks(command, folders, log, environment)

@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from bitsandbytes.nn import StableEmbedding
 from lightning.fabric.plugins import Precision
 from litgpt.args import EvalArgs, TrainArgs
 from litgpt.finetune import full, lora
@@ -159,6 +158,8 @@ def _stabilize_embedding(module: Any) -> None:
 
     The optimizer already exists and does not train the new embedding, whose gradients are computed but never cleared.
     """
+    from bitsandbytes.nn import StableEmbedding  # opens GPUs when it is imported
+
     old = module.transformer.wte
     new = StableEmbedding(old.num_embeddings, old.embedding_dim)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments.results.schema import PROGRESS_FILE, Device, Memory, Phase, Point, Progress, Speed
+from experiments.results.schema import PROGRESS_FILE, Device, Memory, Moments, Phase, Point, Progress, Speed
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
@@ -42,6 +42,8 @@ class Probe:
         self.weights_commit: str | None = None
         self.data_commit: str | None = None
         self.resumed_at_step: int | None = None
+        self._started_at = time.time()
+        self._began_at: float | None = None
         self._out = out
         self._recorder = MemoryRecorder(meter)
         self._losses: list[torch.Tensor] = []
@@ -63,9 +65,15 @@ class Probe:
         self.trainable_parameters = sum(count_weights(weights) for weights in parameters if weights.requires_grad)
         self._recorder.watch(parameters, optimizers)
 
+    def begin_build(self) -> None:
+        """Begin to build model and data; everything before was imports and opening the device."""
+        self._started_at = time.time()
+        self.write_progress(now=True)
+
     def start(self, schedule: Schedule) -> None:
         """Begin the training; all earlier work was loading."""
         self.schedule = schedule
+        self._began_at = time.time()
         self._started = time.perf_counter()
         self._timer.record()
 
@@ -137,6 +145,11 @@ class Probe:
         """Begin ``phase``."""
         self._recorder.begin(phase)
         self.write_progress()
+
+    def moments(self) -> Moments:
+        """Return when the stages of this process began; it ends its training now."""
+        now = time.time()
+        return Moments(started_at=self._started_at, began_at=self._began_at or now, ended_at=now)
 
     def close(self) -> None:
         """Stop counting operations, even if the first micro-step failed."""

@@ -1,7 +1,8 @@
 """Build the model of a row from transformers: pretrained or random weights, quantization, LoRA adapters."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -10,6 +11,9 @@ from experiments.errors import unknown
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Quantization
 from experiments.training.models.weights import build_random, load_pretrained
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "bf16-mixed": torch.float32}
 
@@ -26,13 +30,19 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
     return adapted.train()
 
 
-def add_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization | None) -> PeftModel:
+def add_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization | None) -> "PeftModel":
     """Return ``model`` with frozen weights and trainable low-rank adapters.
 
     A quantized model is prepared as peft requires.
 
     Raises InputError if a target names no layer of the model.
     """
+    from peft import (
+        LoraConfig,
+        get_peft_model,
+        prepare_model_for_kbit_training,
+    )  # imports bitsandbytes, which opens GPUs
+
     _reject_missing_layers(lora, model)
     if quantization:
         model = prepare_model_for_kbit_training(model)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.report.words import gib, headline, ran_on, remarks, setting_sentence, share
+from experiments.report.words import gib, headline, ran_on, remarks, setting_sentence, share, stages
+from experiments.results.schema import Times
 from experiments.results.verdicts import Contradiction, Evaluation, Verdict
 from experiments.results.wording import GRADES
 from experiments.suites.suite import suite_named
@@ -113,3 +114,9 @@ def test_a_miniature_states_what_it_can_evaluate() -> None:
 def test_numbers() -> None:
     assert [gib(78.6), gib(0.012345)] == ["78.60 GiB", "0.0123 GiB"]
     assert [share(0.4567), share(0.0213)] == ["46 %", "2.1 %"]
+
+
+def test_stages_of_a_row() -> None:
+    assert (
+        stages(Times(start_s=3.21, build_s=1.1, train_s=95, end_s=0.06)) == "3.2 start, 1.1 build, 95.0 train, 0.1 end"
+    )

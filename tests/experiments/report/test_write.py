@@ -11,7 +11,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.report import Report, reevaluate, write_report
 from experiments.results.run_folder import Run, RunFolder
-from experiments.results.schema import Memory, Result
+from experiments.results.schema import Memory, Result, Times
 from experiments.results.verdicts import Evaluation
 from tests.support.reports import (
     H200,
@@ -208,6 +208,15 @@ def test_a_row_with_next_to_nothing_in_it(tmp_path: Path, outcome: str, memory: 
     page = a_run(tmp_path, {"xxl": make_result(run, "xxl", outcome, memory=memory)}, run)
     assert "not run" in page.text
     assert ("memory" in page.values("data-figure")) == (memory.peak_gib is not None)
+
+
+def test_details_of_a_row_have_its_stages(tmp_path: Path) -> None:
+    run = make_run(rows=("baseline", "xxl"))
+    times = Times(start_s=0.2, build_s=1.5, train_s=9.0, end_s=0.8)
+    results = {"baseline": make_result(run, "baseline", times=times), "xxl": make_result(run, "xxl")}
+    page = a_run(tmp_path, results, run)
+    assert page.text.count("its stages, s") == 1
+    assert "0.2 start, 1.5 build, 9.0 train, 0.8 end" in page.text
 
 
 def test_what_was_not_run_may_not_link(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.results.provenance import code_sha256
-from experiments.results.schema import Measured, Memory, Progress, read_result
+from experiments.results.schema import Measured, Memory, Moments, Progress, Times, read_result
 from experiments.suites.row_spec import RowSpec
 from experiments.training import worker
 from experiments.training.distributed import local_node
@@ -134,6 +134,22 @@ def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake, tmp
     assert capfd.readouterr().out == output
 
 
+def test_a_trainer_that_does_not_start_reaches_the_limit_of_the_start(fake, tmp_path):
+    fake.setattr(worker, "START_LIMIT_S", 1.0)
+    result = ran(fake, tmp_path, "never starts", time_limit_s=600)
+    assert (result.outcome, result.failure.phase, result.times) == ("timeout", "load", None)
+    assert result.reason == "did not start within 1 s, last seen in the load phase; stacks are in the log"
+
+
+def test_the_time_limit_begins_when_the_trainer_has_started(fake, tmp_path):
+    assert ran(fake, tmp_path, "starts late", time_limit_s=1).outcome == "oom"
+
+
+def test_times_of_the_stages_add_up():
+    times = worker.times_of(Moments(started_at=103.0, began_at=104.5, ended_at=110.0), began=100.0, elapsed_s=12.0)
+    assert times == Times(start_s=3.0, build_s=1.5, train_s=5.5, end_s=2.0)
+
+
 def test_child_processes_of_the_trainer_are_killed(fake, tmp_path):
     assert ran(fake, tmp_path, "child").outcome == "oom"
     assert not alive(int((tmp_path / "child.txt").read_text()))
@@ -235,7 +251,9 @@ def test_a_real_row_is_run_and_its_result_is_complete(finished):
     assert (result.fingerprint, result.code) == (result.spec.fingerprint, code_sha256())
     assert {"torch", "lightning", "transformers", "peft", "bitsandbytes"} <= result.versions.keys()
     assert "experiments.training.worker --spec" in result.command
-    assert 0 < result.speed.train_s < result.elapsed_s
+    assert 0 < result.speed.train_s < result.times.train_s < result.elapsed_s
+    assert sum(result.times.model_dump().values()) == pytest.approx(result.elapsed_s)
+    assert min(result.times.model_dump().values()) > 0
     lines = output.splitlines()
     assert lines[0] == "lab/a on a100_80gb, tiny, as-taught"
     assert lines[-1] == f"fits: {result.reason}"

@@ -61,6 +61,8 @@ class Bed:
 
 
 class LocalBed(Bed):
+    cpus = 2
+
     def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
         super().__init__(path)
         self._patch = patch
@@ -68,7 +70,7 @@ class LocalBed(Bed):
     def runner(self, behavior: dict[str, str]) -> LocalRunner:
         self._patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in behavior.items()))
         self._patch.setenv("FAKE_JOURNAL", str(self.journal))
-        return LocalRunner(self.folder, made.node(cpus=2), 64.0, self.view, fake_worker.MODULE, GRACE_S)
+        return LocalRunner(self.folder, made.node(cpus=self.cpus), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
     def left(self) -> list[psutil.Process]:
         return [one for row in "abcdefg" for one in row_process.tagged_processes(self.folder.row_named(row))]

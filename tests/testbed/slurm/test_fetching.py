@@ -11,7 +11,7 @@ import torch
 
 from experiments.errors import Interrupted
 from experiments.inputs import dataset
-from experiments.runners.local.runner import WORKER
+from experiments.runners.local.warm import WORKER
 from experiments.runners.slurm import job_script
 from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import SlurmRunner

@@ -2,8 +2,11 @@
 
 import pytest
 
-from experiments.runners.local import row_process
-from experiments.runners.local.torch_extensions import drop_stale_locks, extensions_folder
+from experiments.runners.local import row_process, torch_extensions
+from experiments.runners.local.torch_extensions import BUILT, compile_extensions, drop_stale_locks, extensions_folder
+from tests.support import rows
+
+OFFLOADED = [rows.spec("a"), rows.spec("b", optimizer="deepspeed_cpu", strategy="deepspeed_stage_2_offload")]
 
 
 def test_environments_and_processors_do_not_share_builds(monkeypatch, tmp_path):
@@ -11,7 +14,10 @@ def test_environments_and_processors_do_not_share_builds(monkeypatch, tmp_path):
     here = extensions_folder("one processor")
     assert here.is_relative_to(tmp_path)
     assert here == extensions_folder("one processor") != extensions_folder("another")
-    monkeypatch.setattr("sys.prefix", "/elsewhere")
+    with monkeypatch.context() as other:
+        other.setattr("sys.prefix", "/elsewhere")
+        assert here != extensions_folder("one processor")
+    monkeypatch.setattr(torch_extensions, "versions", lambda: {"torch": "2.11.0", "deepspeed": "0.0.1"})
     assert here != extensions_folder("one processor")
 
 
@@ -23,3 +29,38 @@ def test_a_lock_stays_only_while_a_row_lives(monkeypatch, tmp_path, alive):
     monkeypatch.setattr(row_process, "rows_alive", lambda: alive)
     drop_stale_locks(tmp_path)
     assert lock.exists() == alive
+
+
+def compiled(monkeypatch, folder, program, specs=OFFLOADED, stopped=lambda: False):
+    """Compile with a program in place of DeepSpeed; return the lines that were said."""
+    said = []
+    monkeypatch.setattr(torch_extensions, "COMPILE", program)
+    compile_extensions(specs, folder, said.append, stopped)
+    return said
+
+
+def test_what_offloaded_rows_need_is_compiled_once_before_them(monkeypatch, tmp_path):
+    program = "import os; open(os.environ['TORCH_EXTENSIONS_DIR'] + '/made', 'x')"
+    first, last = compiled(monkeypatch, tmp_path / "cache", program)
+    assert first.startswith("compiling DeepSpeed's CPU Adam, once for these versions and this processor")
+    assert last.startswith("compiled DeepSpeed's CPU Adam in ")
+    assert (tmp_path / "cache" / "made").exists()
+    assert compiled(monkeypatch, tmp_path / "cache", program) == []
+
+
+def test_nothing_is_compiled_for_other_rows(monkeypatch, tmp_path):
+    assert compiled(monkeypatch, tmp_path / "cache", "", OFFLOADED[:1]) == []
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_failed_compilation_names_its_log_and_is_repeated(monkeypatch, tmp_path):
+    for _ in range(2):
+        _, last = compiled(monkeypatch, tmp_path, "print('no compiler'); raise SystemExit(3)")
+        assert last == f"DeepSpeed's CPU Adam was not compiled (exit code 3), see {tmp_path / 'deepspeed.log'}"
+    assert (tmp_path / "deepspeed.log").read_text() == "no compiler\n"
+    assert not (tmp_path / BUILT).exists()
+
+
+def test_a_compilation_ends_with_an_interrupted_run(monkeypatch, tmp_path):
+    assert len(compiled(monkeypatch, tmp_path, "import time; time.sleep(600)", stopped=lambda: True)) == 1
+    assert not (tmp_path / BUILT).exists()

@@ -1,0 +1,105 @@
+"""The warm process of a run: started with it, ended with it. Rows start from it as soon as it has done its imports.
+
+TESTBED_COLD_START=1 starts every row by interpreters of its own instead. So do rows if the warm process ends.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.runners.local.row_process import NOTEBOOK_MODULE, environment_of_modules
+from experiments.suites.row_spec import RowSpec
+from experiments.system.environment import with_room
+from experiments.system.warm_start import WARM_VARIABLE, is_ready
+
+COLD_VARIABLE = "TESTBED_COLD_START"
+MODULE = "experiments.system.warm_process"
+WORKER = "experiments.training.worker"
+RANK = "experiments.training.rank"
+LAUNCHER = "experiments.training.distributed.launcher"
+ENGINE = "experiments.training.engines.{}"
+"""Module of an engine. No module here may import bitsandbytes or deepspeed, which open GPUs when they are imported."""
+TRAINER_WITHOUT_PEFT = (
+    "accelerate",
+    "datasets",
+    "experiments.training.data.loaders",
+    "experiments.training.models.device_map",
+)
+"""What the engine hf_trainer imports, without transformers' Trainer, which imports peft, hence bitsandbytes."""
+NOTEBOOK_MODULES = (
+    "papermill",
+    NOTEBOOK_MODULE,
+    "experiments.runners.local.warm_kernel",
+    "ipykernel.kernelapp",
+    "experiments.notebooks.row",
+)
+LOG_FILE = "log.txt"
+WITHOUT_THREADS = {
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver's library for GPUs, without opening one
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy's library starts its threads when it is loaded
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # so does pyarrow's allocator
+}
+
+
+class WarmProcess:
+    """A warm process that has been started; ``environment`` are the variables by which rows find it."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="testbed-warm-"))
+        address = str(self._folder / "socket")
+        self.environment = {WARM_VARIABLE: address}
+        with (self._folder / LOG_FILE).open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-u", "-m", MODULE, address, *modules],
+                env=with_room(environment_of_modules() | WITHOUT_THREADS),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def served(self) -> bool:
+        """Whether the process has started rows, or could have."""
+        return is_ready(self.environment)
+
+    def ended(self) -> str | None:
+        """Return what the process printed last if it has ended, else None."""
+        if self._process.poll() is None:
+            return None
+        lines = (self._folder / LOG_FILE).read_text(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), f"exit code {self._process.returncode}")
+
+    def close(self) -> None:
+        """End the process, and the processes that it has started."""
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._folder)
+
+
+@contextmanager
+def warm_process(specs: Sequence[RowSpec], worker: str) -> Iterator[WarmProcess | None]:
+    """Start the warm process of rows and end it afterwards; yield None if rows are to start cold."""
+    if os.environ.get(COLD_VARIABLE):
+        yield None
+        return
+    warm = WarmProcess(modules_of(specs, worker))
+    try:
+        yield warm
+    finally:
+        warm.close()
+
+
+def modules_of(specs: Sequence[RowSpec], worker: str) -> list[str]:
+    """Return what the processes of rows import, in the order in which they are started."""
+    modules = [*NOTEBOOK_MODULES, worker]
+    if worker != WORKER:
+        return modules
+    for engine in sorted({spec.settings.engine for spec in specs}):
+        modules += TRAINER_WITHOUT_PEFT if engine == "hf_trainer" else [ENGINE.format(engine)]
+    return [*modules, RANK, *([LAUNCHER] if any(spec.settings.ranks > 1 for spec in specs) else [])]

@@ -1,0 +1,240 @@
+"""The warm process: it has imported modules, and forks processes that would otherwise import them anew (Linux only).
+
+    python -u -m experiments.system.warm_process SOCKET MODULE...
+
+It imports each MODULE and then serves requests at SOCKET (see warm_start). Each started process is like one of
+`python -u -m`: a session, environment, folder and output of its own, no signal handlers. At its end it runs exit
+handlers, but does not free what was imported. It is killed when the process that asked for it closes the connection, or
+when the warm process ends.
+
+A module that cannot be imported is left out. The warm process ends if there is more than one thread after the imports,
+or if one of them has opened a GPU: neither survives a fork.
+"""
+
+import atexit
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from experiments.system import signals
+from experiments.system.environment import fits, replace_environment
+
+READY = ".ready"
+"""Suffix of the file that tells that the imports are done."""
+GPU_FILES = ("/dev/nvidia-uvm", "/dev/kfd")
+MESSAGE_BYTES = 1 << 20
+OUTPUTS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A process to start. command: a module and its arguments. oom_score_adj: see proc(5)."""
+
+    command: list[str]
+    environment: dict[str, str]
+    folder: str
+    oom_score_adj: str
+    outputs: tuple[int, int]
+
+
+@dataclass
+class Started:
+    """A process that was started, and the connection to the process that asked for it."""
+
+    pid: int
+    pidfd: int
+    connection: socket.socket
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import the modules; print the traceback of each one that cannot be imported."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception:
+            traceback.print_exc()
+
+
+def obstacles() -> list[str]:
+    """Return why this process must not be forked: threads, and GPUs that are in use."""
+    found = []
+    names = sorted(Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task"))
+    if threading.active_count() > 1 or len(names) > 1:
+        found.append(f"{len(names)} threads: {', '.join(names)}")
+    torch: Any = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        found.append("CUDA is initialized")
+    found += [f"{path} is open" for path in _open_files() if path in GPU_FILES]
+    return found
+
+
+class WarmProcess:
+    """Starts processes on request until its parent ends."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._started: dict[socket.socket, Started] = {}
+
+    def serve(self) -> Request:
+        """Serve requests forever; return only in a started process, with its request."""
+        while True:
+            key = self._selector.select()[0][0]  # one at a time: it may close what the others are about
+            if key.data is not None:
+                self._report(key.data)
+            elif key.fileobj is self._listener:
+                self._selector.register(self._listener.accept()[0], selectors.EVENT_READ)
+            elif isinstance(connection := key.fileobj, socket.socket) and (request := self._read(connection)):
+                return request
+
+    def _read(self, connection: socket.socket) -> Request | None:
+        """Start the process that is asked for, or kill the one whose connection is closed.
+
+        Return the request in the started process, else None.
+        """
+        try:
+            message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, len(OUTPUTS))
+        except OSError:
+            message, descriptors = b"", []
+        if not message:
+            self._forget(connection)
+            return None
+        request = Request(**json.loads(message), outputs=(descriptors[0], descriptors[1]))
+        return request if self._start(request, connection) else None
+
+    def _start(self, request: Request, connection: socket.socket) -> bool:
+        """Start the process; return whether this is it."""
+        if not fits(request.environment):
+            self._forget(connection)
+            return False
+        if (pid := os.fork()) == 0:
+            return True
+        for descriptor in request.outputs:
+            os.close(descriptor)
+        started = Started(pid, os.pidfd_open(pid), connection)
+        self._started[connection] = started
+        self._selector.register(started.pidfd, selectors.EVENT_READ, started)
+        _send(connection, pid)
+        return False
+
+    def _report(self, started: Started) -> None:
+        """Report the exit code of a process that has ended."""
+        self._selector.unregister(started.pidfd)
+        os.close(started.pidfd)
+        _, status = os.waitpid(started.pid, 0)
+        del self._started[started.connection]
+        _send(started.connection, os.waitstatus_to_exitcode(status))
+
+    def _forget(self, connection: socket.socket) -> None:
+        if started := self._started.get(connection):
+            os.kill(started.pid, signal.SIGKILL)
+            self._report(started)
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(connection)
+        connection.close()
+
+    def close(self) -> None:
+        """Close what a started process must not keep open."""
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+            else:
+                os.close(key.fd)
+        self._selector.close()
+
+
+def become(request: Request, warm_pid: int) -> None:
+    """Make this forked process what it was asked to be, except for running the module."""
+    signals.die_with_parent()
+    signals.forked_by = warm_pid
+    if os.getppid() != warm_pid:
+        os._exit(1)
+    os.setsid()
+    for descriptor, output in zip(request.outputs, OUTPUTS, strict=True):
+        os.dup2(descriptor, output)
+        os.close(descriptor)
+    Path("/proc/self/oom_score_adj").write_text(request.oom_score_adj)
+    os.chdir(request.folder)
+    replace_environment(request.environment)
+    tempfile.tempdir = None
+    sys.path[0] = request.folder
+    sys.argv = request.command
+    sys.orig_argv[:] = [sys.executable, "-u", "-m", *request.command]
+    torch: Any = sys.modules.get("torch")
+    if torch and (threads := request.environment.get("OMP_NUM_THREADS")):
+        torch.set_num_threads(int(threads))
+
+
+def run_module(name: str) -> int:
+    """Run a module as `python -m` does; return the exit code."""
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, int | None):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process as the interpreter does, without the seconds that it takes to free every module."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main(address: str, modules: Sequence[str]) -> NoReturn:
+    """Run the process, and in a process that it has started the module of that."""
+    pid = os.getpid()
+    signals.die_with_parent()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(address)
+        listener.listen()
+        import_modules(modules)
+        if found := obstacles():
+            sys.exit(f"rows start cold: {'; '.join(found)}")
+        Path(address + READY).touch()
+        warm = WarmProcess(listener)
+        request = warm.serve()
+        warm.close()
+    become(request, pid)
+    end_process(run_module(request.command[0]))
+
+
+def _send(connection: socket.socket, number: int) -> None:
+    with suppress(OSError):
+        connection.send(str(number).encode())
+
+
+def _open_files() -> list[str]:
+    paths = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            paths.append(os.readlink(f"/proc/self/fd/{name}"))
+    return paths
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

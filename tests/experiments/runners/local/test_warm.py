@@ -1,0 +1,152 @@
+"""Rows that start from the warm process of their run, and what becomes of them without it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from experiments.results.schema import NOTEBOOK_FILE
+from experiments.runners.local import row_process, warm
+from experiments.runners.local.runner import LocalRunner
+from experiments.runners.local.warm import COLD_VARIABLE, WORKER, WarmProcess, modules_of
+from experiments.runners.local.warm_kernel import WarmKernelManager
+from experiments.system.environment import with_room
+from experiments.system.processes import tagged_processes
+from experiments.system.warm_process import READY
+from experiments.system.warm_start import MODULE, WARM_VARIABLE
+from tests.support import fake_worker
+from tests.support import rows as house
+from tests.support.views import Watched
+from tests.support.waiting import wait_for
+from tests.testbed.slurm.runs import meanwhile
+
+pytestmark = pytest.mark.xdist_group("runner")
+
+ENGINES = ("hf_trainer", "lightning", "litgpt", "litgpt_trainer")
+OPENS_GPUS = ("bitsandbytes", "deepspeed", "peft")
+TAG = "TESTBED_WARM_TEST"
+
+
+class Made:
+    """A run of rows on one core, one after the other."""
+
+    def __init__(self, path, monkeypatch, rows, behavior="") -> None:
+        monkeypatch.setenv("FAKE", behavior)
+        monkeypatch.setenv("FAKE_JOURNAL", str(path / "journal"))
+        self.journal, self.view, self.rows = path / "journal", Watched(), rows
+        self.folder = house.folder(path / "run", *rows)
+        self.runner = LocalRunner(self.folder, house.node(cpus=1), 64.0, self.view, fake_worker.MODULE)
+
+    def run(self) -> "Made":
+        self.runner.run(house.to_run(*(house.spec(row, size="tiny") for row in self.rows)))
+        assert not any(row_process.tagged_processes(self.folder.row_named(row)) for row in self.rows)
+        return self
+
+    def started(self, row: str) -> str:
+        text = (self.folder.row_named(row) / NOTEBOOK_FILE).read_text()
+        return "warm" if "started warm" in text else "cold" if "started cold" in text else "nothing"
+
+    def starts(self, row: str) -> int:
+        notes = self.journal.read_text().splitlines() if self.journal.exists() else []
+        return sum(note.startswith(f"{row} ") and len(note.split()) == 3 for note in notes)
+
+    def outcomes(self) -> dict[str, str]:
+        return {row: result.outcome for row, result in self.folder.results().items()}
+
+
+def test_rows_start_from_the_warm_process_and_end_as_others(tmp_path, monkeypatch):
+    made = Made(tmp_path, monkeypatch, "abcde", "b=oom,c=die,d=child").run()
+    assert made.outcomes() == {"a": "fits", "b": "oom", "c": "error", "d": "fits", "e": "fits"}
+    assert [made.started(row) for row in "bde"] == ["warm"] * 3
+    assert made.folder.results()["c"].reason == "ended without a result: last line of c"
+
+
+def test_rows_start_cold_on_request(tmp_path, monkeypatch):
+    monkeypatch.setenv(COLD_VARIABLE, "1")
+    made = Made(tmp_path, monkeypatch, "ab").run()
+    assert made.outcomes() == {"a": "fits", "b": "fits"}
+    assert [made.started(row) for row in "ab"] == ["cold"] * 2
+
+
+def test_a_row_starts_again_cold_when_the_warm_process_dies(tmp_path, monkeypatch):
+    made = Made(tmp_path, monkeypatch, "abc", "b=warm-hang")
+    meanwhile(lambda: made.starts("b"), lambda: made.runner._warm._process.kill())
+    made.run()
+    assert made.outcomes() == {"a": "fits", "b": "fits", "c": "fits"}
+    assert [made.starts(row) for row in "abc"] == [1, 2, 1]
+    assert [made.started(row) for row in "bc"] == ["cold"] * 2
+    assert (
+        sum(line.startswith("rows start cold from now on: the warm process has ended") for line in made.view.lines) == 1
+    )
+
+
+def test_rows_go_on_when_the_warm_process_cannot_serve(tmp_path, monkeypatch):
+    imports = ["tests.support.starts_thread"]
+    monkeypatch.setattr(warm, "modules_of", lambda specs, worker: imports)
+    made = Made(tmp_path, monkeypatch, "ab").run()
+    assert made.outcomes() == {"a": "fits", "b": "fits"}
+    assert (made.starts("a"), made.started("b")) == (1, "cold")
+    assert any("2 threads" in line for line in made.view.lines)
+
+
+def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
+    program = (
+        "import os, time; from experiments.runners.local.warm import WarmProcess;"
+        "from experiments.system import warm_start as one;"
+        "warm = WarmProcess(['json']);"
+        "environment = {**os.environ, **warm.environment};"
+        "[time.sleep(0.05) for _ in iter(lambda: warm.served, True)];"
+        "row = one.start(['tests.support.warm_child', 'child.json', 'hang'], environment, 1); time.sleep(600)"
+    )
+    environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(row_process.CODE)}
+    runner = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=tmp_path)
+    wait_for((tmp_path / "child.json").exists)
+    assert len(tagged_processes(TAG, str(tmp_path))) == 3
+    runner.send_signal(signal.SIGKILL)
+    runner.wait()
+    wait_for(lambda: not tagged_processes(TAG, str(tmp_path)))
+
+
+def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
+    """It has one thread, and has not imported what opens GPUs."""
+    specs = [house.spec(size="tiny", engine=engine, devices=2) for engine in ENGINES]
+    modules = modules_of(specs, WORKER)
+    program = (
+        "import sys; from experiments.system.warm_process import import_modules, obstacles;"
+        f"import_modules({modules!r}); print(obstacles(), [name for name in {OPENS_GPUS!r} if name in sys.modules])"
+    )
+    environment = with_room(row_process.environment_of_modules() | warm.WITHOUT_THREADS)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout == "[] []\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_only_what_rows_need_is_imported():
+    one = modules_of([house.spec("a", engine="lightning")], WORKER)
+    assert warm.ENGINE.format("lightning") in one
+    assert warm.ENGINE.format("litgpt") not in one
+    assert warm.LAUNCHER not in one
+    assert modules_of([house.spec("a")], "some.other.worker") == [*warm.NOTEBOOK_MODULES, "some.other.worker"]
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_the_kernel_starts_as_the_notebook_did(tmp_path, monkeypatch, ready):
+    monkeypatch.setenv(WARM_VARIABLE, str(tmp_path / "socket"))
+    if ready:
+        (tmp_path / f"socket{READY}").touch()
+    command = WarmKernelManager(kernel_name="python3").format_kernel_cmd()
+    kernel = command[command.index("-m") + 1 :]
+    assert kernel[:2] == ([MODULE, "ipykernel_launcher"] if ready else ["ipykernel_launcher", "-f"])
+
+
+def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    process = WarmProcess(["json"])
+    assert process.ended() is None
+    wait_for(lambda: process.served)
+    process.close()
+    assert list(tmp_path.iterdir()) == []
+    assert not psutil.pid_exists(process._process.pid)

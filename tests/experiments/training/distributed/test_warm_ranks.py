@@ -1,0 +1,71 @@
+"""Ranks that are forked from the warm process end as those of new interpreters do (see test_ranks)."""
+
+import re
+
+import psutil
+import pytest
+
+from experiments.errors import InputError
+from experiments.runners.local.warm import LAUNCHER, RANK
+from experiments.system.warm_start import WARM_VARIABLE
+from tests.experiments.training.distributed.test_ranks import NAMES, run_with_fault
+from tests.support.warm_processes import warm_process
+
+LOG = "log.txt"
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory):
+    with warm_process(tmp_path_factory.mktemp("warm"), LAUNCHER, RANK) as (process, environment):
+        assert process.poll() is None
+        yield process, environment[WARM_VARIABLE]
+
+
+@pytest.fixture(autouse=True)
+def warm(process, monkeypatch):
+    """Make the row's processes start from the warm process; afterwards none of them is left."""
+    monkeypatch.setenv(WARM_VARIABLE, process[1])
+    yield
+    assert process[0].poll() is None
+    assert psutil.Process(process[0].pid).children() == []
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_ranks_of_two_nodes_connect_and_have_stages(monkeypatch, tmp_path, launcher):
+    result = run_with_fault(monkeypatch, tmp_path, nodes=2, devices=1, launcher=launcher)
+    assert [(rank.rank, rank.outcome) for rank in result.ranks] == [(0, "fits"), (1, "fits")]
+    assert {path.name for path in tmp_path.iterdir()} == NAMES
+    times = result.times
+    assert sum(times.model_dump().values()) == pytest.approx(result.elapsed_s)
+    assert min(times.model_dump().values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "kind"),
+    [
+        ("oom", "oom", "OutOfMemoryError"),
+        ("killed", "error", "signal 9"),
+        ("error", "error", "ValueError"),
+        ("quiet", "oom", "signal 6"),
+    ],
+)
+def test_a_failure_of_one_rank_ends_all(monkeypatch, tmp_path, fault, outcome, kind):
+    result = run_with_fault(monkeypatch, tmp_path, fault)
+    assert (result.outcome, result.failure.kind, result.failure.rank) == (outcome, kind, 1)
+    assert (result.failure.phase, result.failure.step) == ("backward", 1)
+    assert result.ranks[0].outcome != "fits"
+    assert {path.name for path in tmp_path.iterdir()} == NAMES
+
+
+def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
+    result = run_with_fault(monkeypatch, tmp_path, "hang", time_limit_s=25)
+    assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
+    assert re.match(r"rank \d: reached its time limit of 25 s, last seen in the backward phase", result.reason)
+    first, second = (tmp_path / LOG).read_text().split("==== rank 1 ====")
+    assert "in all_reduce" in first
+    assert "in stuck" in second
+
+
+def test_a_user_error_is_raised_by_the_worker(monkeypatch, tmp_path):
+    with pytest.raises(InputError, match=r"^max_length = 8: too short$"):
+        run_with_fault(monkeypatch, tmp_path, "wrong")
