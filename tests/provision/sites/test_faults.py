@@ -56,6 +56,7 @@ def test_a_fault_is_told_by_its_cause(problem, kind, says):
         ("soon", 0, 0),
         ("", 0, 0),
     ],
+    ids=["seconds", "a time ahead", "a time before", "a word", "nothing"],
 )
 def test_an_answer_says_how_long_it_asks_to_wait(code, asked, least, most):
     said = answer(code, Retry_After=asked)
