@@ -23,13 +23,14 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 from experiments.system.files import cache_folder
 from experiments.system.packages import require
-from provision.errors import SiteError, UnknownSite
+from provision.errors import UnknownSite
 from provision.hardware import local
 from provision.hardware.remote import node_over
-from provision.leasing.journal import ActiveLease, Journal, Operation
-from provision.leasing.request import OVER, find_lease
+from provision.leasing.journal import ActiveLease, Journal
+from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.release import ends_at, is_leased
 from provision.models import ImageVariant, Node
-from provision.sites.base import REGIONS, TESTBEDS, connect_to
+from provision.sites.base import REGIONS, TESTBEDS
 from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
 
@@ -95,8 +96,8 @@ class ExpectedTarget(Target):
 class ClusterTarget(ExpectedTarget):
     """A Slurm cluster.
 
-    ends_at: end of the lease of its nodes. is_leased: whether the nodes are still leased, as far as the site reports
-    it.
+    ends_at: asks for the end of the lease of its nodes. is_leased: whether the nodes are still leased, as far as the
+    site reports it.
     """
 
     has_queue = True
@@ -105,7 +106,7 @@ class ClusterTarget(ExpectedTarget):
         self,
         node: Node,
         cluster: Cluster,
-        ends_at: datetime | None = None,
+        ends_at: Callable[[], datetime | None] = lambda: None,
         is_leased: Callable[[], bool] = lambda: True,
     ) -> None:
         profile = cluster.profile
@@ -225,15 +226,8 @@ def _leased(site: str, journal: Journal, image_variant: ImageVariant) -> Target:
     shell = _ssh(active_lease.machines[0].login)
     node = node_over(shell)
     cluster = Cluster(shell, leased_profile(node, len(active_lease.machines), image_variant))
-    return ClusterTarget(node, cluster, _end(active_lease), partial(_is_leased, active_lease))
-
-
-def _is_leased(active_lease: ActiveLease) -> bool:
-    try:
-        lease = find_lease(connect_to(active_lease.site), active_lease)
-    except SiteError:
-        return True
-    return lease is not None and lease.status not in OVER
+    asks = Reconciler(journal, Clock(), lambda _: None), active_lease
+    return ClusterTarget(node, cluster, partial(ends_at, *asks), partial(is_leased, *asks))
 
 
 def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
@@ -271,10 +265,3 @@ def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "cu
         shared=LEASED_SHARED,
         poll_s=POLL_S,
     )
-
-
-def _end(active_lease: ActiveLease) -> datetime | None:
-    data = (
-        active_lease.operations.get(Operation.EXTEND_LEASE) or active_lease.operations.get(Operation.CREATE_LEASE) or {}
-    )
-    return datetime.fromisoformat(data["end"]) if "end" in data else None

@@ -34,12 +34,15 @@ from provision.errors import CommandFailed
 TICK_S = 0.25
 LEASE_RESERVE_S = 600.0
 """Time before the end of a lease that is reserved for downloads."""
+LEASE_ASKED_S = 60.0
+"""Time between two questions for the end of a lease."""
 
 
 class SlurmRunner:
     """Runs rows on ``cluster`` into ``folder``; see LocalRunner.
 
-    ends_at: end of the lease of the nodes; rows that may not finish before it are not started. is_leased: whether the
+    ends_at: asks for the end of the lease of the nodes, at most once in LEASE_ASKED_S, because it may be extended by
+    anyone; rows that may not finish before it are not started. is_leased: whether the
     nodes are still leased; called when they do not answer. data: the run's data, if it must be staged on the cluster.
     """
 
@@ -50,7 +53,7 @@ class SlurmRunner:
         view: View,
         worker: str = WORKER,
         grace_s: float = GRACE_S,
-        ends_at: datetime | None = None,
+        ends_at: Callable[[], datetime | None] = lambda: None,
         is_leased: Callable[[], bool] = lambda: True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         data: DataSet | None = None,
@@ -63,6 +66,7 @@ class SlurmRunner:
         self._worker = worker
         self._grace_s = grace_s
         self._ends_at = ends_at
+        self._known_end: tuple[datetime, datetime | None] | None = None
         self._is_leased = is_leased
         self._now = now
         self._staging = Staging(cluster, view, data)
@@ -157,13 +161,18 @@ class SlurmRunner:
         return self._shell.run(f"test -e {started}", check=False, repeatable=True).code == 0
 
     def _fits_into_lease(self, spec: RowSpec) -> bool:
-        if self._ends_at is None:
-            return True
-        needed = timedelta(seconds=self._job_spec(spec, "").limit_s + LEASE_RESERVE_S)
-        return self._now() + needed <= self._ends_at
+        return not self._lease_ends_within(self._job_spec(spec, "").limit_s + LEASE_RESERVE_S)
 
     def _lease_ends(self) -> bool:
-        return self._ends_at is not None and self._now() + timedelta(seconds=LEASE_RESERVE_S) >= self._ends_at
+        return self._lease_ends_within(LEASE_RESERVE_S)
+
+    def _lease_ends_within(self, seconds: float) -> bool:
+        """Return whether the lease ends before that time has passed."""
+        now = self._now()
+        if self._known_end is None or now - self._known_end[0] >= timedelta(seconds=LEASE_ASKED_S):
+            self._known_end = now, self._ends_at()
+        end = self._known_end[1]
+        return end is not None and now + timedelta(seconds=seconds) > end
 
     @property
     def _remote(self) -> str:

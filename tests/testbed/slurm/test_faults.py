@@ -88,7 +88,8 @@ def test_a_node_that_dies_is_an_error_that_says_so(bed):
 
 
 def test_what_cannot_end_before_the_machines_are_given_back_is_not_begun(bed):
-    bed.options = {"ends_at": datetime.now(UTC) + timedelta(minutes=14)}
+    end = datetime.now(UTC) + timedelta(minutes=14)
+    bed.options = {"ends_at": lambda: end}
     bed.run("a", limit_s=60)
     assert bed.outcomes() == {"a": "fits"}
     bed.run("b", limit_s=300)
@@ -98,7 +99,8 @@ def test_what_cannot_end_before_the_machines_are_given_back_is_not_begun(bed):
 
 def test_before_the_machines_are_given_back_all_is_brought_home_and_the_rest_cancelled(bed):
     clock = [datetime.now(UTC)]
-    bed.options = {"ends_at": clock[0] + timedelta(hours=3), "now": lambda: clock[0]}
+    end = clock[0] + timedelta(hours=3)
+    bed.options = {"ends_at": lambda: end, "now": lambda: clock[0]}
 
     def later() -> None:
         clock[0] += timedelta(hours=2, minutes=51)
@@ -109,6 +111,21 @@ def test_before_the_machines_are_given_back_all_is_brought_home_and_the_rest_can
     assert "b: cancelled, the lease ends" in bed.view.lines
     assert "last line of b" in (bed.folder.row_named("b") / "log.txt").read_text()
     wait_for(lambda: not bed.queue())
+
+
+def test_an_extension_from_anywhere_is_followed_by_a_run_under_way(bed):
+    clock = [datetime.now(UTC)]
+    end = [clock[0] + timedelta(hours=3)]
+    bed.options = {"ends_at": lambda: end[0], "now": lambda: clock[0]}
+
+    def extended() -> None:
+        end[0] += timedelta(hours=2)
+        clock[0] += timedelta(hours=2, minutes=51)
+
+    meanwhile(lambda: bed.starts("a"), extended)
+    bed.run("a", a="slow")
+    assert bed.outcomes() == {"a": "fits"}
+    assert not any("the lease ends" in line for line in bed.view.lines)
 
 
 def test_machines_that_are_gone_with_their_lease_are_not_waited_for(bed):
