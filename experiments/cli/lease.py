@@ -155,7 +155,7 @@ def status(name: ActiveName = None, as_json: Json = False) -> None:
 @app.command()
 def extend(
     name: ActiveName = None,
-    by: Annotated[str, typer.Option(help="Additional time: 1, 2h30m.")] = "1h",
+    by: Annotated[str, typer.Option(help="Additional time, such as 1h or 2h30m.")] = "1h",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: Json = False,

@@ -38,16 +38,16 @@ class LeaseOptions:
     for_: Groups = option(
         "both", "Labs that the lease is for; sets its default name, length and number of GPUs.", flag="--for"
     )
-    node_type: str | None = option(None, "Node type or flavor, as gpu_a100_pcie.")
+    node_type: str | None = option(None, "Node type or flavor, such as gpu_a100_pcie.")
     node: str | None = option(None, "Name of one node.")
-    gpu: str = option("", "Words of the GPU's model, as A100.")
-    gpu_memory: float = option(0.0, "Least memory of each GPU, in GiB.", minimum=0)
-    gpus: int | None = option(None, "Least number of GPUs per node.", minimum=0)
+    gpu: str = option("", "Words of the GPU's model, such as A100.")
+    gpu_memory: float = option(0.0, "Minimum memory of each GPU, in GiB.", minimum=0)
+    gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
     interconnect: str = option("", "nvlink or pcie.")
     count: int = option(1, "Number of nodes.", minimum=1)
     hours: str | None = option(None, "Length of the lease: 3, 2h50m.")
     start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
-    within: str | None = option(None, "Hours of the day that the lease must lie in, as 9-17.")
+    within: str | None = option(None, "Hours of the day within which the lease must lie, such as 9-17.")
     zone: str | None = option(None, "Your time zone; default: this computer's.")
 
     @property
@@ -155,5 +155,5 @@ def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InputError(f"{what}: needs --yes where there is no terminal for the question")
+        raise InputError(f"{what}: needs --yes without a terminal for the confirmation")
     typer.confirm(f"{what} {more()}" if more else what, abort=True, err=True)

@@ -40,16 +40,16 @@ class Prediction(Record):
     spec: RowSpec = Field(description="what the row would be started with")
     parameters: int = Field(description="parameters of the model, shared tensors once")
     trainable_parameters: int = Field(description="parameters that have gradients")
-    peak_gib: float = Field(description="most allocated, with unlimited capacity")
-    reserved_gib: float = Field(description="most reserved by the allocator, with unlimited capacity")
+    peak_gib: float = Field(description="maximum allocated memory, with unlimited capacity")
+    reserved_gib: float = Field(description="maximum reserved memory, with unlimited capacity")
     at_peak: Shares = Field(description="the parts of the peak")
     peak_phase: Phase = Field(description="phase of the peak")
     peak_step: int = Field(description="optimizer step of the peak, from 0")
     optimizer_cpu_gib: float = Field(description="the optimizer's state in host memory")
     host_gib: float | None = Field(default=None, description="host memory that offload needs; None: without offload")
-    needed_gib: float = Field(description="least capacity with which the training completes")
+    needed_gib: float = Field(description="smallest capacity with which the training completes")
     usable_gib: float = Field(description="capacity of the card")
-    limited_reserved_gib: float = Field(description="most reserved, with the card's capacity")
+    limited_reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")
     retries: int = Field(description="times that the allocator freed its cache, with the card's capacity")
     failure: Failure | None = Field(description="how it ends with the card's capacity; None: it completes")
     memory: Memory = Field(description="as a probe would measure it, with unlimited capacity")
@@ -59,7 +59,7 @@ class Prediction(Record):
 
     @property
     def margin_gib(self) -> float:
-        """Return the memory of the card that stays free; negative: that is missing."""
+        """Return the memory of the card that stays free; negative if memory is missing."""
         return self.usable_gib - self.needed_gib
 
     @property

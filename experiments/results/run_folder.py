@@ -45,12 +45,14 @@ class Run(Record):
     rows: tuple[str, ...] = Field(description="the requested rows, in the suite's order")
     site: str = Field(description="where the rows run: local, slurm, or a site that leases nodes")
     profile: str | None = Field(default=None, description="with site slurm: name or file of the cluster's profile")
-    card: str = Field(description="card that the rows are trained for")
-    size: Size = Field(description="full: the models as the lab has them; tiny: miniatures of them")
-    length: Length = Field(description="as-taught: all of the lab's steps; verdict, peak: as many as that needs")
+    card: str = Field(description="GPU model that the rows target")
+    size: Size = Field(description="full: the models as the lab has them; tiny: tiny models of the same architecture")
+    length: Length = Field(
+        description="as-taught: all of the lab's steps; verdict, peak: as many steps as this length needs"
+    )
     weights: Weights = Field(description="random, or pretrained from the hub")
     data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
-    data_sha256: str | None = Field(default=None, description="of the prepared data set, hexadecimal")
+    data_sha256: str | None = Field(default=None, description="SHA-256 of the prepared data set, hexadecimal")
     input: Input = Field(description="what the models are given; with-image: captioning models see the image")
     gpus_per_node: int | None = Field(
         default=None, description="rows that need more GPUs per node are scaled down to it"
@@ -75,7 +77,7 @@ class Run(Record):
 class Predictions(Record):
     """Predicted memory and time of a run's rows at full size (predictions.json)."""
 
-    predictions: tuple[Prediction, ...] = Field(description="one a row")
+    predictions: tuple[Prediction, ...] = Field(description="one per row")
 
 
 class RunFolder:

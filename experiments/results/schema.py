@@ -37,7 +37,7 @@ class Record(BaseModel):
 class Device(Record):
     """The device of a row, and the host that it is in. Memory in GiB."""
 
-    kind: Literal["cuda", "cpu"] = Field(description="cuda: a GPU of any make")
+    kind: Literal["cuda", "cpu"] = Field(description="cuda: a GPU of any vendor")
     name: str = Field(description="as the driver reports it")
     count: int = Field(default=1, description="devices that the process sees")
     memory_gib: float | None = Field(default=None, description="total as PyTorch reports it; None on a CPU")
@@ -65,17 +65,17 @@ class Snapshot(Record):
     optimizer_cpu_gib: float = Field(description="the optimizer's state in host memory")
     activations_gib: float = Field(description="allocated, less weights, gradients and the optimizer's state")
     allocated_gib: float = Field(description="all live tensors")
-    peak_gib: float = Field(description="most allocated so far")
-    reserved_gib: float | None = Field(default=None, description="most reserved by the allocator so far; None on a CPU")
+    peak_gib: float = Field(description="maximum allocated memory so far")
+    reserved_gib: float | None = Field(default=None, description="maximum reserved memory so far; None on a CPU")
 
 
 class Memory(Record):
     """Memory of the whole row, GiB. The peaks are those up to the end, or up to the failure."""
 
     snapshots: tuple[Snapshot, ...] = Field(default=(), description="memory at the points of each micro-step")
-    peak_gib: float | None = Field(default=None, description="most allocated")
-    peak_by_phase_gib: dict[Phase, float] = Field(default={}, description="most allocated during each phase")
-    reserved_gib: float | None = Field(default=None, description="most reserved by the allocator; None on a CPU")
+    peak_gib: float | None = Field(default=None, description="maximum allocated memory")
+    peak_by_phase_gib: dict[Phase, float] = Field(default={}, description="maximum allocated memory in each phase")
+    reserved_gib: float | None = Field(default=None, description="maximum reserved memory; None on a CPU")
     host_peak_gib: float | None = Field(default=None, description="maximum resident memory of the trainer")
 
 
@@ -91,20 +91,22 @@ class Speed(Record):
     )
     step_s: float = Field(description="median of an optimizer step with all its micro-steps")
     spread: float = Field(description="interquartile range of the micro-steps' times over their median")
-    samples_per_s: float = Field(description="samples of all ranks in a second")
+    samples_per_s: float = Field(description="samples per second, over all ranks")
     tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
-    tflops_per_s: float | None = Field(default=None, description="executed operations in a second")
+    tflops_per_s: float | None = Field(default=None, description="executed operations per second")
     peak_share: float | None = Field(
-        default=None, description="of the dense peak of the device itself, for the row's data type"
+        default=None, description="share of the device's own dense peak rate, for the row's data type"
     )
     train_s: float = Field(description="of the steps that this run took")
     communication_share: float | None = Field(
-        default=None, description="of a step's time: communication kernels, with their waiting time"
+        default=None, description="share of the step time in communication kernels, including their waiting time"
     )
     exposed_communication_share: float | None = Field(
-        default=None, description="of a step's time: communication kernels while no other kernel runs"
+        default=None, description="share of the step time in communication kernels while no other kernel runs"
     )
-    gpu_idle_share: float | None = Field(default=None, description="of a step's time: no kernel runs on the GPU")
+    gpu_idle_share: float | None = Field(
+        default=None, description="share of the step time in which no kernel runs on the GPU"
+    )
 
 
 class Moments(Record):
@@ -163,7 +165,7 @@ class Measured(Record):
 
     rank: int = Field(default=0, description="number of the process among all of the row")
     outcome: Outcome = Field(description="oom: out of GPU memory; host_oom: out of host memory; refused: not started")
-    reason: str = Field(description="why it ended so, in one line")
+    reason: str = Field(description="reason for the outcome, in one line")
     failure: Failure | None = Field(default=None, description="None for a row that fits")
     device: Device = Field(description="the device that it ran on")
     memory: Memory = Field(default=Memory(), description="memory of the device")
@@ -189,7 +191,7 @@ class Result(Measured):
     """
 
     schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="version of this schema")
-    spec: RowSpec = Field(description="what the row was started with")
+    spec: RowSpec = Field(description="specification of the row")
     fingerprint: str = Field(description="SHA-256 of the specification, hexadecimal")
     code: str = Field(description="SHA-256 of the training code, hexadecimal")
     versions: dict[str, str] = Field(default={}, description="versions of the packages that were used")

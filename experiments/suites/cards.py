@@ -24,7 +24,7 @@ class Card(StrictModel):
         description="by data type: fp32, tf32, bf16, fp16, those that the card has in hardware"
     )
     bandwidth_gb_s: PositiveFloat = Field(description="peak rate of the device's memory")
-    compute_capability: str = Field(description="NVIDIA's version of the card's instruction set, as 8.0")
+    compute_capability: str = Field(description="NVIDIA's version of the card's instruction set, such as 8.0")
     sources: dict[str, str] = Field(description="where each number is from")
 
     @property

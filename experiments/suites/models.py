@@ -11,8 +11,8 @@ from experiments.suites.yaml_schema import CATALOG, StrictModel, checked, read_y
 class Model(StrictModel):
     """A model of models.yaml: the source of its weights, and the architecture for random weights.
 
-    With family transformers the architecture is a whole config.json, with its model_type, and the keys hub, parameters
-    and source are optional.
+    With `family: transformers` the architecture is a whole config.json, with its model_type, and the keys hub,
+    parameters and source are optional.
     """
 
     family: Literal["blip2-opt", "blip2-t5", "llama", "gpt-neo", "transformers"] = Field(

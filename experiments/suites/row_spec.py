@@ -22,12 +22,14 @@ class RowSpec(StrictModel):
     suite: str = Field(description="name of the suite")
     recipe_version: int = Field(description="version of the suite")
     row: str = Field(description="id of the row")
-    card: str = Field(description="card that the row is trained for")
-    size: Size = Field(description="full: the model as the lab has it; tiny: a miniature of it")
-    length: Length = Field(description="as-taught: all of the lab's steps; verdict, peak: as many as that needs")
+    card: str = Field(description="GPU model that the row targets")
+    size: Size = Field(description="full: the model as the lab has it; tiny: a tiny model of the same architecture")
+    length: Length = Field(
+        description="as-taught: all of the lab's steps; verdict, peak: as many steps as this length needs"
+    )
     weights: Weights = Field(description="random, or pretrained from the hub")
     data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
-    data_sha256: str | None = Field(default=None, description="of the prepared data set, hexadecimal")
+    data_sha256: str | None = Field(default=None, description="SHA-256 of the prepared data set, hexadecimal")
     input: Input = Field(description="what the model is given; with-image: captioning models see the image")
     settings: Settings = Field(description="all settings of the row")
     model: Model | None = Field(default=None, description="a model that is not in models.yaml")

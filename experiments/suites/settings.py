@@ -30,7 +30,7 @@ class Quantization(StrictModel):
 class Settings(StrictModel):
     """All settings of a row.
 
-    Of batch_size, accumulate and global_batch_size any two fix the third:
+    Of batch_size, accumulate and global_batch_size two determine the third:
     global_batch_size = batch_size x accumulate x ranks. ranks: devices x nodes, or 1 to sample from a model.
     """
 
@@ -42,7 +42,7 @@ class Settings(StrictModel):
     )
     batch_size: PositiveInt = Field(description="samples of one rank in one micro-step")
     accumulate: PositiveInt = Field(description="micro-steps of one optimizer step")
-    global_batch_size: PositiveInt = Field(description="samples of all ranks in one optimizer step")
+    global_batch_size: PositiveInt = Field(description="global batch size: samples per optimizer step, over all ranks")
     precision: Precision = Field(description="data types of weights and arithmetic, as Lightning names them")
     optimizer: Optimizer = Field(description="optimizer, and where its state lies")
     lr: PositiveFloat = Field(description="learning rate")

@@ -151,7 +151,7 @@ class LeaseEstimate(StrictModel):
     """The lease that all rows of a lab need."""
 
     hours: PositiveFloat = Field(default=1.0, description="length of the lease")
-    gpus: PositiveInt = Field(default=1, description="GPUs of the node")
+    gpus: PositiveInt = Field(default=1, description="number of GPUs per node")
 
 
 class Suite(StrictModel):

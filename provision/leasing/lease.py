@@ -23,7 +23,7 @@ class Leased:
 
 
 def plan(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> list[str]:
-    """Return the API calls that ``lease`` would make, one a line; nothing is changed."""
+    """Return the API calls that ``lease`` would make, one per line; nothing is changed."""
     if active_lease := reconciler.journal.active_lease(lease_request.name):
         verify_account(site, reconciler, active_lease)
         return [f"lease {lease_request.name} is active: resume it"]

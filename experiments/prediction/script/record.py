@@ -16,14 +16,14 @@ class CardAnswer(Record):
 
     card: str = Field(description="name in cards.yaml")
     usable_gib: float = Field(description="capacity of the card")
-    needed_gib: float = Field(description="least capacity with which the training completes")
-    reserved_gib: float = Field(description="most reserved, with the card's capacity")
+    needed_gib: float = Field(description="smallest capacity with which the training completes")
+    reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")
     retries: int = Field(description="times that the allocator freed its cache, with the card's capacity")
     failure: Failure | None = Field(description="how it ends with the card's capacity; None: it completes")
 
     @property
     def margin_gib(self) -> float:
-        """Return the memory of the card that stays free; negative: that is missing."""
+        """Return the memory of the card that stays free; negative if memory is missing."""
         return self.usable_gib - self.needed_gib
 
     @property
@@ -42,7 +42,7 @@ class PhaseBegin(Record):
 
 
 class ModuleShare(Record):
-    """Memory that is alive at the peak and was allocated in the forward pass of one module, GiB."""
+    """Memory at the peak that was allocated by one module in one phase."""
 
     module: str = Field(description="name in the model; empty: outside of all modules")
     phase: Phase = Field(description="phase in which it was allocated")
@@ -62,16 +62,16 @@ class ScriptPrediction(Record):
     optimizers: tuple[str, ...] = Field(description="classes of the optimizers that took steps")
     steps: int = Field(description="optimizer steps that were traced")
     ended: Ended = Field(description="stopped: after enough steps; ended: by itself")
-    peak_gib: float = Field(description="most allocated, with unlimited capacity")
-    reserved_gib: float = Field(description="most reserved by the allocator, with unlimited capacity")
+    peak_gib: float = Field(description="maximum allocated memory, with unlimited capacity")
+    reserved_gib: float = Field(description="maximum reserved memory, with unlimited capacity")
     at_peak: Shares = Field(description="the parts of the peak")
     peak_phase: Phase = Field(description="phase of the peak")
     peak_step: int = Field(description="optimizer step of the peak, from 0")
-    host_gib: float = Field(description="most that tensors in host memory took")
+    host_gib: float = Field(description="maximum memory of tensors on the host")
     cards: tuple[CardAnswer, ...] = Field(description="the answer for each card")
-    timeline_gib: tuple[float, ...] = Field(description="most alive in each of equal parts of the log")
+    timeline_gib: tuple[float, ...] = Field(description="maximum allocated memory in each of equal parts of the log")
     phases: tuple[PhaseBegin, ...] = Field(description="phases in the timeline")
-    modules: tuple[ModuleShare, ...] = Field(description="what is alive at the peak, largest first")
+    modules: tuple[ModuleShare, ...] = Field(description="allocations that exist at the peak, largest first")
     notes: tuple[str, ...] = Field(description="what the prediction does not model")
     versions: dict[str, str] = Field(description="versions of the packages that were used")
     elapsed_s: float = Field(description="time that the trace took, imports of the script included")
