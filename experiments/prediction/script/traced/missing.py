@@ -16,7 +16,7 @@ def make_weights_at_import() -> None:
     def from_pretrained(cls: Any, name: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return read(cls, name, *arguments, **options)
-        except OSError:
+        except OSError:  # transformers' error for weights that it does not find
             config = options.get("config") or cls.config_class.from_pretrained(name)
             dtype = options.get("dtype") or options.get("torch_dtype") or getattr(config, "dtype", None)
             wanted = getattr(torch, dtype, torch.float32) if isinstance(dtype, str) else dtype or torch.float32

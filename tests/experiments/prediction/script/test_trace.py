@@ -207,6 +207,25 @@ large.cuda()
     assert one.host_gib >= 16
 
 
+def test_weights_that_are_missing_are_made_from_the_configuration_on_request(trace):
+    source = """
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config
+GPT2Config(n_layer=2, n_embd=128, n_head=2).save_pretrained("small")
+model = AutoModelForCausalLM.from_pretrained("small", dtype=torch.bfloat16).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+while True:
+    text = torch.zeros(2, 16, dtype=torch.long, device="cuda")
+    model(input_ids=text, labels=text).loss.backward()
+    optimizer.step()
+"""
+    with pytest.raises(ScriptFailed):
+        trace(source)
+    (one,) = trace(source, fake_weights=True)
+    assert (one.model, one.steps) == ("GPT2LMHeadModel", 2)
+    assert one.at_peak.params_gib == pytest.approx(2 * one.parameters / GIB, rel=0.01)
+
+
 def test_python_of_this_test_is_the_python_of_the_script(traced, capfd):
     traced(START + "print(sys.executable, file=sys.stderr)")
     assert sys.executable in capfd.readouterr().err
