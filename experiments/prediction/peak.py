@@ -84,5 +84,5 @@ def failure(limited: Replay, tags: Tags) -> Failure | None:
         micro_step=micro_step,
         requested_gib=limited.requested / GIB,
         kind="OutOfMemoryError",
-        message=f"{limited.requested / GIB:.2f} GiB more do not fit",
+        message=f"{limited.requested / GIB:.2f} GiB more does not fit",
     )

@@ -51,14 +51,15 @@ def test_a_fault_is_told_by_its_cause(problem, kind, says):
     ("asked", "least", "most"),
     [
         ("90", 90, 90),
-        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000, 3600),
-        (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0, 0),
+        (timedelta(hours=1), 3000, 3600),
+        (timedelta(hours=-1), 0, 0),
         ("soon", 0, 0),
         ("", 0, 0),
     ],
-    ids=["seconds", "a time ahead", "a time before", "a word", "nothing"],
 )
 def test_an_answer_says_how_long_it_asks_to_wait(code, asked, least, most):
+    if isinstance(asked, timedelta):
+        asked = format_datetime(datetime.now(UTC) + asked, usegmt=True)
     said = answer(code, Retry_After=asked)
     with pytest.raises(Unreachable) as busy, classified("nova"):
         raise sdk_errors.HttpException("busy", response=said, http_status=code)
