@@ -1,4 +1,4 @@
-# Each target runs one `testbed` command; `make help` lists them. Variables are options: make run-single card=h100_94gb size=tiny row="xxl xxl-sgd"
+# Most targets run one `testbed` command; `make help` lists them. Variables are options: make run-single card=h100_94gb size=tiny row="xxl xxl-sgd"
 results ?= results
 run     ?= $(results)/latest
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-testbed

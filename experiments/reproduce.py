@@ -86,7 +86,8 @@ def reproduce(
 ) -> list[FinishedRun]:
     """Run all stages.
 
-    ``confirm`` is called with the time slot and its cost before the lease is created; it raises an exception to stop.
+    Calls ``confirm`` with the time slot and its cost before it creates the lease. To cancel, ``confirm`` raises an
+    exception.
     The lease is always released, unless ``keep`` is set or the lease was created for another purpose. Raises NotReady,
     TooLong, and what the stages raise.
     """

@@ -44,7 +44,7 @@ class Lab:
             code = run(self._suite.suite, row, self._place, self.choices)
             folder = self._newest([row])
             if folder is None:
-                raise RuntimeError(f"{row} has no result; the command above ended with code {code}")
+                raise RuntimeError(f"{row} has no result; the command above ended with exit code {code}")
         display(Markdown(row_in_markdown(folder, row)))
 
     def compare(self, *rows: str) -> None:

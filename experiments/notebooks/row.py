@@ -32,7 +32,7 @@ def run(spec: str, out: str, worker: str) -> None:
     code = process.wait()
     printer.join(LAST_LINES_WITHIN_S)
     if code:
-        print(f"the worker ended with code {code}")
+        print(f"the process that runs the row ended with exit code {code}")
 
 
 def show(out: str) -> None:

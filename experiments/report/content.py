@@ -38,8 +38,8 @@ class RowReport(Record):
     settings: Settings
     expected: str = Field(description="empty if no outcome is stated")
     measured: str = Field(description="empty if the row was not run")
-    status: Status | None = Field(description="of the outcome; None if none is stated")
-    grade: Grade | None = Field(description="of the outcome's evidence; None without a verdict")
+    status: Status | None = Field(description="status of the outcome's statement; None if the lab states no outcome")
+    grade: Grade | None = Field(description="grade of evidence for the outcome; None without a verdict")
     reason: str
     ran_on: str
     emulated: bool

@@ -24,20 +24,23 @@ class RankReport(Record):
 
 
 class StatedTimes(Record):
-    """The lab's training times of a row and of its base on one device, each with its number of samples."""
+    """Training times that the lab states for a row with several ranks, and for its base row on one device.
+
+    base_samples and row_samples: number of samples that each of them trains on.
+    """
 
     base_s: float
     base_samples: int
     row_s: float
     row_samples: int
-    times: float = Field(description="samples per second over those on one device")
+    times: float = Field(description="speedup: samples per second of the row, divided by those of the base row")
 
 
 class Scaling(Record):
     """The speedup of a row with several ranks over ``base``, the most similar row on one device.
 
-    times: samples per second over those of base. efficiency: times over the number of ranks. speed: None if the row
-    does not fit.
+    times: samples per second, divided by those of base. efficiency: times divided by the number of ranks. speed: None
+    if the row does not fit.
     """
 
     row: str

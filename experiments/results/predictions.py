@@ -37,7 +37,7 @@ class Prediction(Record):
     """
 
     prediction_version: Literal[1] = Field(default=PREDICTION_VERSION, description="version of this schema")
-    spec: RowSpec = Field(description="what the row would be started with")
+    spec: RowSpec = Field(description="specification with which the row would be started")
     parameters: int = Field(description="parameters of the model, shared tensors once")
     trainable_parameters: int = Field(description="parameters that have gradients")
     peak_gib: float = Field(description="maximum allocated memory, with unlimited capacity")
@@ -52,7 +52,7 @@ class Prediction(Record):
     limited_reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")
     retries: int = Field(description="times that the allocator freed its cache, with the card's capacity")
     failure: Failure | None = Field(description="how it ends with the card's capacity; None: it completes")
-    memory: Memory = Field(description="as a probe would measure it, with unlimited capacity")
+    memory: Memory = Field(description="memory as a probe would measure it, with unlimited capacity")
     tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
     versions: dict[str, str] = Field(description="versions of the packages that were used")
     elapsed_s: float = Field(description="time that the prediction took")

@@ -38,7 +38,7 @@ class Device(Record):
     """The device of a row, and the host that it is in. Memory in GiB."""
 
     kind: Literal["cuda", "cpu"] = Field(description="cuda: a GPU of any vendor")
-    name: str = Field(description="as the driver reports it")
+    name: str = Field(description="name that the driver reports")
     count: int = Field(default=1, description="devices that the process sees")
     memory_gib: float | None = Field(default=None, description="total as PyTorch reports it; None on a CPU")
     card: str | None = Field(default=None, description="the device's own name in cards.yaml")
@@ -57,8 +57,8 @@ class Snapshot(Record):
     """Memory at one point of one micro-step, GiB. On a CPU the sizes are those of live tensor storages."""
 
     step: int = Field(description="optimizer step, from 0")
-    micro_step: int = Field(description="micro-step of the optimizer step, from 0")
-    point: Point = Field(description="point of the micro-step")
+    micro_step: int = Field(description="micro-step within the optimizer step, from 0")
+    point: Point = Field(description="where in the micro-step the memory was read")
     params_gib: float = Field(description="the model's weights")
     grads_gib: float = Field(description="gradients")
     optimizer_gib: float = Field(description="the optimizer's state on the device")
@@ -72,7 +72,7 @@ class Snapshot(Record):
 class Memory(Record):
     """Memory of the whole row, GiB. The peaks are those up to the end, or up to the failure."""
 
-    snapshots: tuple[Snapshot, ...] = Field(default=(), description="memory at the points of each micro-step")
+    snapshots: tuple[Snapshot, ...] = Field(default=(), description="memory at up to four points of each micro-step")
     peak_gib: float | None = Field(default=None, description="maximum allocated memory")
     peak_by_phase_gib: dict[Phase, float] = Field(default={}, description="maximum allocated memory in each phase")
     reserved_gib: float | None = Field(default=None, description="maximum reserved memory; None on a CPU")
@@ -84,12 +84,12 @@ class Speed(Record):
 
     optimizer_steps: int = Field(description="optimizer steps that were done")
     micro_steps: int = Field(description="micro-steps that were done")
-    planned_micro_steps: int = Field(description="of the training at full length")
+    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
     measured_micro_steps: int = Field(description="micro-steps that the times are from")
     micro_step_s: float = Field(
-        description="median of a micro-step, of those without an optimizer step if there are any"
+        description="median time of a micro-step; if possible, of those without an optimizer step"
     )
-    step_s: float = Field(description="median of an optimizer step with all its micro-steps")
+    step_s: float = Field(description="median time of an optimizer step with all its micro-steps")
     spread: float = Field(description="interquartile range of the micro-steps' times over their median")
     samples_per_s: float = Field(description="samples per second, over all ranks")
     tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
@@ -97,7 +97,7 @@ class Speed(Record):
     peak_share: float | None = Field(
         default=None, description="share of the device's own dense peak rate, for the row's data type"
     )
-    train_s: float = Field(description="of the steps that this run took")
+    train_s: float = Field(description="time of the steps that this run took")
     communication_share: float | None = Field(
         default=None, description="share of the step time in communication kernels, including their waiting time"
     )
@@ -144,7 +144,7 @@ class Progress(Record):
     memory: Memory = Memory()
     device: Device | None = None
     left_s: float | None = Field(
-        default=None, description="from the time of the micro-steps so far; None before the first"
+        default=None, description="remaining time, estimated from the micro-steps so far; None before the first"
     )
 
 
@@ -153,7 +153,7 @@ class Failure(Record):
 
     phase: Phase = Field(description="phase in which it failed")
     step: int | None = Field(default=None, description="optimizer step, from 0; None: before the first")
-    micro_step: int | None = Field(default=None, description="micro-step of the optimizer step, from 0")
+    micro_step: int | None = Field(default=None, description="micro-step within the optimizer step, from 0")
     rank: int = Field(default=0, description="rank that failed first")
     requested_gib: float | None = Field(default=None, description="the allocation that failed, if known")
     kind: str = Field(description="class of the exception, or the signal")
@@ -163,7 +163,7 @@ class Failure(Record):
 class Measured(Record):
     """Measurements of the trainer, or of one of its ranks."""
 
-    rank: int = Field(default=0, description="number of the process among all of the row")
+    rank: int = Field(default=0, description="number of the process among all processes of the row")
     outcome: Outcome = Field(description="oom: out of GPU memory; host_oom: out of host memory; refused: not started")
     reason: str = Field(description="reason for the outcome, in one line")
     failure: Failure | None = Field(default=None, description="None for a row that fits")
@@ -179,7 +179,7 @@ class Measured(Record):
     resumed_at_step: int | None = Field(
         default=None, description="optimizer steps of an earlier start; others are counted from here"
     )
-    gpu_s: float | None = Field(default=None, description="from the first use of the device to the end")
+    gpu_s: float | None = Field(default=None, description="time from the first use of the device to the end")
     moments: Moments | None = Field(default=None, description="when each stage began; None: not reported")
 
 
@@ -199,10 +199,10 @@ class Result(Measured):
     image: str | None = Field(default=None, description="id of the container image that it ran in")
     command: str = Field(default="", description="command line of the run")
     started_at: str = Field(default="", description="UTC, ISO 8601")
-    elapsed_s: float = Field(default=0.0, description="from start to end, imports included")
+    elapsed_s: float = Field(default=0.0, description="time from start to end, imports included")
     times: Times | None = Field(default=None, description="None if the trainer did not report its own")
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
-    ranks: tuple[Measured, ...] = Field(default=(), description="by rank; empty for a row with one process")
+    ranks: tuple[Measured, ...] = Field(default=(), description="each rank's measurements; empty for one process")
     predicted: bool = Field(default=False, description="predicted without the device; nothing was measured")
 
     @property

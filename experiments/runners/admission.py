@@ -69,7 +69,7 @@ def missing_build_tool() -> str:
 
 
 def too_small(gpu: Gpu, card_name: str) -> str:
-    """Return why ``gpu`` is not the card and cannot emulate it; '' if it is or can."""
+    """Return why ``gpu`` is not the card and cannot emulate it; '' if it is the card or can emulate it."""
     card = card_named(card_name)
     if card_of_device(gpu.name) == card_name or card.fits_into(gpu.memory_gib):
         return ""

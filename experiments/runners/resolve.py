@@ -53,7 +53,10 @@ def datasets_of(options: RunOptions, suite: Suite) -> Collection[str]:
 
 
 def _card(suite: Suite, requested: str, node: Node) -> str:
-    """Return the requested card; for 'auto', the node's, else the first that it can emulate, else the suite's first."""
+    """Return the requested card.
+
+    For 'auto', return the card of the node's GPU, else the first card that the GPU can emulate, else the suite's first.
+    """
     if requested != AUTO:
         suite.rows_for(requested)
         return requested
@@ -67,7 +70,7 @@ def _card(suite: Suite, requested: str, node: Node) -> str:
 
 
 def _size(requested: SizeOption, card: str, node: Node) -> Size:
-    """Return the requested size; for 'auto', full if a GPU is or can emulate the card, else tiny."""
+    """Return the requested size; for 'auto', full if the node's GPU is the card or can emulate it, else tiny."""
     if requested != "auto":
         return requested
     return "full" if node.gpus and not too_small(node.gpus[0], card) else "tiny"

@@ -211,7 +211,7 @@ def _shell_of(profile: Profile) -> Shell:
 
 def _cluster(name: str | None, account: str | None) -> Target:
     if name is None:
-        raise InputError(f"--site {SLURM}: needs --profile; allowed: a name of a known cluster, or a YAML file")
+        raise InputError(f"--site {SLURM}: needs --profile; allowed: the name of a known cluster, or a YAML file")
     profile = profile_named(name)
     if account:
         profile = profile.model_copy(update={"account": account})

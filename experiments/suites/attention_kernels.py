@@ -1,4 +1,4 @@
-"""The kernels that PyTorch chooses on a card, as far as they differ in memory."""
+"""The kernels that PyTorch chooses on a card, where the choice affects memory."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,11 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True)
 class Kernels:
-    """flash: flash attention; bfloat_efficient: memory-efficient attention in bfloat16 (in other types: always).
+    """Which attention kernels PyTorch can use on a card, and the size of the cuBLAS workspace.
 
-    cudnn: cuDNN's attention, preferred to both. workspace_bytes: memory of a cuBLAS handle from its first product on.
+    flash: flash attention. bfloat_efficient: memory-efficient attention for bfloat16; for other data types it is always
+    available. cudnn: attention of cuDNN, which PyTorch prefers to the other two. workspace_bytes: memory that a cuBLAS
+    handle allocates at its first matrix product and keeps.
     """
 
     flash: bool
@@ -22,8 +24,9 @@ class Kernels:
 
 
 def kernels_of(card: Card) -> Kernels:
-    """Return the attention kernels by compute capability.
+    """Return the kernels that PyTorch chooses for the card's compute capability.
 
+    The rules are from PyTorch's sources:
     aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (flash attention from 8.0, memory-efficient attention from 5.0,
     in bfloat16 from 8.0, cuDNN's preferred from 9.0; on AMD's gfx90a all but cuDNN's through AOTriton) and
     aten/src/ATen/cuda/CublasHandlePool.cpp (workspaces of 32 MiB on 9.x, else 8 MiB and 128 KiB; hipBLASLt: 32 MiB).

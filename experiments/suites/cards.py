@@ -25,7 +25,7 @@ class Card(StrictModel):
     )
     bandwidth_gb_s: PositiveFloat = Field(description="peak rate of the device's memory")
     compute_capability: str = Field(description="NVIDIA's version of the card's instruction set, such as 8.0")
-    sources: dict[str, str] = Field(description="where each number is from")
+    sources: dict[str, str] = Field(description="source of each number")
 
     @property
     def usable_gib(self) -> float:

@@ -22,7 +22,7 @@ class Model(StrictModel):
     parameters: NonNegativeInt = Field(default=0, description="counted, shared tensors once; 0: not known yet")
     litgpt: str | None = Field(default=None, description="name of the model's configuration in LitGPT")
     architecture: dict[str, Any] = Field(description="keys of the model's config.json")
-    source: str = Field(default="", description="where the architecture is from")
+    source: str = Field(default="", description="source of the architecture")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -47,7 +47,7 @@ class Settings(StrictModel):
     optimizer: Optimizer = Field(description="optimizer, and where its state lies")
     lr: PositiveFloat = Field(description="learning rate")
     weight_decay: NonNegativeFloat | None = Field(default=None, description="None: the optimizer's default")
-    betas: tuple[float, float] | None = Field(default=None, description="of Adam; None: the optimizer's default")
+    betas: tuple[float, float] | None = Field(default=None, description="Adam's betas; None: the optimizer's default")
     warmup_steps: NonNegativeInt = Field(default=0, description="optimizer steps until the full learning rate")
     min_lr: PositiveFloat | None = Field(default=None, description="stated by the lab; no training loop reads it")
     max_epochs: PositiveInt = Field(description="passes over the data set")
@@ -71,7 +71,7 @@ class Settings(StrictModel):
     quantization: Quantization | None = Field(default=None, description="store the model's weights in 4 bits")
     workers: NonNegativeInt = Field(description="processes that prepare batches; 0: the training process does")
     save_model: bool = Field(default=False, description="write a checkpoint at the end of training")
-    seed: int = Field(default=42, description="of weights, data order and dropout")
+    seed: int = Field(default=42, description="random seed of weights, data order and dropout")
     time_limit_s: PositiveInt = Field(description="seconds after which a row is stopped")
 
     @model_validator(mode="before")

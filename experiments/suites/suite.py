@@ -80,12 +80,12 @@ class Row(StrictModel):
     """One experiment: settings in addition to the suite's common ones, by card if they differ, and expected result."""
 
     id: str = Field(pattern=ID, description="name in commands and folders of results")
-    title: str = Field(description="what the row shows, in reports")
+    title: str = Field(description="short description of the row, shown in reports")
     cards: tuple[str, ...] | None = Field(default=None, description="None: all cards of the suite")
     settings: dict[str, Any] = Field(description="settings that differ from the suite's common ones")
     per_card: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings that differ on a card")
-    expect: Expectation = Field(default=Expectation(), description="what the lab says comes out")
-    note: str | None = Field(default=None, description="what a reader should know, in reports")
+    expect: Expectation = Field(default=Expectation(), description="result that the lab states")
+    note: str | None = Field(default=None, description="remark about the row, shown in reports")
 
 
 class Bounds(StrictModel):

@@ -1,4 +1,4 @@
-"""The clients' exceptions as this package's errors: what failed is told by its cause."""
+"""Translates exceptions of the OpenStack clients into this package's errors, according to their cause."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from provision.errors import NoCredentials, NotEnoughHosts, ProvisionError, Requ
 
 CREDENTIALS = "log in again, or check OS_USERNAME and OS_PASSWORD, or the application credential in clouds.yaml"
 LOST_CREDENTIAL = "application credential"
-"""In keystone's answer for an application credential that was deleted, or that has ended."""
+"""Text in keystone's answer if an application credential was deleted or has expired."""
 FORBIDDEN = "ask the project's PI for the permission or the quota"
 NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
 PERMANENT = (
@@ -26,7 +26,7 @@ PERMANENT = (
     sdk_errors.NotFoundException,
     sdk_errors.NotSupported,
 )
-"""What the clients raise without an HTTP status, and what no retry changes."""
+"""Exceptions of the clients that have no HTTP status and that a retry does not fix."""
 
 
 @contextmanager
@@ -48,6 +48,7 @@ def classified(service: str, ignore_missing_resource: bool = False) -> Iterator[
 
 
 def _error_of(service: str, problem: Exception) -> ProvisionError:
+    """Return this package's error for a client's exception, according to its HTTP status and message."""
     code, line = _code(problem), line_of(problem)
     if "Not enough" in line and "host" in line.lower():
         return NotEnoughHosts(f"{service}: {line}")

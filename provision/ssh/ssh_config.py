@@ -15,7 +15,7 @@ SETTINGS = ("hostname", "user", "port", "identityfile", "userknownhostsfile", "h
 
 
 def resolved(name: str) -> str:
-    """Return a configuration file's text with the settings of a host and of all hosts on the way to it.
+    """Return the text of a configuration file with the settings of a host and of all jump hosts before it.
 
     Raises BadSshConfig if OpenSSH rejects the configuration.
     """
@@ -23,7 +23,7 @@ def resolved(name: str) -> str:
 
 
 def resolved_way(name: str, arguments: Sequence[str]) -> str:
-    """Return the same for a host that is reached by these arguments, which settle all but the way to it."""
+    """Return the same for a host whose ``arguments`` set everything except the jump hosts."""
     return _block(name, arguments, PROXY)
 
 

@@ -193,7 +193,7 @@ def _configured(login: SshConfigHost) -> Connection:
 
 
 def _pin_hops(hop: Connection | str | None) -> None:
-    """Accept only host keys that the user knows, of this machine and of those on the way to it."""
+    """Accept only host keys in the user's known_hosts files, for this machine and each jump host before it."""
     while isinstance(hop, Connection):
         files = hop.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
         known = HostKeys()

@@ -44,9 +44,9 @@ class PhaseBegin(Record):
 class ModuleShare(Record):
     """Memory at the peak that was allocated by one module in one phase."""
 
-    module: str = Field(description="name in the model; empty: outside of all modules")
+    module: str = Field(description="name of the module in the model; empty: outside of all modules")
     phase: Phase = Field(description="phase in which it was allocated")
-    category: str = Field(description="part of memory")
+    category: str = Field(description="kind of memory, such as params or activations")
     size_gib: float = Field(description="bytes / 1024**3")
 
 

@@ -94,7 +94,7 @@ def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, sho
 
 def test_a_command_that_leaves_no_result_is_an_error_with_its_code(tmp_path, monkeypatch):
     monkeypatch.setattr(narrative, "COMMAND", (sys.executable, "-c", "raise SystemExit(2)"))
-    with pytest.raises(RuntimeError, match="xxl has no result; the command above ended with code 2"):
+    with pytest.raises(RuntimeError, match="xxl has no result; the command above ended with exit code 2"):
         Lab(NAME, results=str(tmp_path)).show("xxl")
 
 
