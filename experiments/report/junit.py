@@ -12,14 +12,15 @@ _ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
 
 
 def junit(report: Report) -> str:
-    """Return the report as JUnit XML; a statement that was not evaluated is skipped."""
+    """Return the report as JUnit XML; a statement that was not evaluated, or is known to fail, is skipped."""
+    known = sum(bool(statement.known_failure) for statement in report.statements)
     suite = ET.Element(
         "testsuite",
         name=report.run.suite,
         tests=str(len(report.statements)),
-        failures=str(report.counts["fail"]),
+        failures=str(report.counts["fail"] - known),
         errors=str(report.counts["error"]),
-        skipped=str(report.counts["not evaluated"]),
+        skipped=str(report.counts["not evaluated"] + known),
         timestamp=_text(report.run.started_at),
         time=_seconds(sum(row.result.elapsed_s for row in report.rows if row.result)),
     )
@@ -46,7 +47,7 @@ def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Ele
     if statement.grade:
         properties = ET.SubElement(case, "properties")
         ET.SubElement(properties, "property", name="grade", value=statement.grade)
-    if element := _ELEMENTS.get(statement.status):
+    if element := "skipped" if statement.known_failure else _ELEMENTS.get(statement.status):
         ET.SubElement(case, element, message=_text(statement.reason or statement.value))
     lines = (
         statement.says,

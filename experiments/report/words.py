@@ -57,7 +57,14 @@ def _shares(evaluation: Evaluation) -> str:
     grades = _grades(evaluation)
     if not failed:
         return f"The statement holds{grades}" if total == 1 else f"All {_statements(total)} hold{grades}"
-    return f"{passed} of {_statements(total)} hold{grades}; {failed} {'fails' if failed == 1 else 'fail'}"
+    fails = "fails" if failed == 1 else "fail"
+    return f"{passed} of {_statements(total)} hold{grades}; {failed} {fails}{_known(evaluation)}"
+
+
+def _known(evaluation: Evaluation) -> str:
+    """Return how many failures are known, as an addition to their number."""
+    known, failed = evaluation.known_failures, evaluation.count("fail")
+    return "" if not known else ", as known" if known == failed else f", {known} of them as known"
 
 
 def _grades(evaluation: Evaluation) -> str:

@@ -118,7 +118,7 @@ def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) 
         grade=_grade(found.status, (row.id,), evidence),
         expected=span(check.low, check.high),
         value=found.value,
-        reason=found.reason,
+        **_why(found.status, found.reason, reference.known_failure),
     )
 
 
@@ -129,6 +129,7 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     found = [_check(check, evidence, About(claim.full_size, claim.all_ranks)) for check in checks]
     statuses = [one.status for one in found]
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
+    reasons = dict.fromkeys(one.reason for one in found if one.status == status)
     return Verdict(
         id=f"claim/{claim.id}",
         kind="claim",
@@ -138,8 +139,15 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
         grade=_grade(status, rows, evidence),
         expected="; ".join(_expected(check) for check in checks),
         value="; ".join(one.value for one in found if one.value),
-        reason="; ".join(dict.fromkeys(one.reason for one in found if one.status == status and one.reason)),
+        **_why(status, "; ".join(reason for reason in reasons if reason), claim.known_failure),
     )
+
+
+def _why(status: Status, reason: str, known_failure: str) -> dict[str, str]:
+    """Return the reason of a verdict, with the cause of a failure that the suite knows."""
+    if status != "fail" or not known_failure:
+        return {"reason": reason}
+    return {"reason": f"{reason}; known: {known_failure}", "known_failure": known_failure}
 
 
 def _check(check: Check, evidence: Evidence, about: About) -> CheckResult:

@@ -60,6 +60,16 @@ def test_the_headline_counts_predictions_that_contradict_a_measurement(count: in
     assert headline(found).endswith(f"; {words} a measurement.")
 
 
+@pytest.mark.parametrize(
+    ("known", "words"), [(0, "2 fail."), (1, "2 fail, 1 of them as known."), (2, "2 fail, as known.")]
+)
+def test_the_headline_says_how_many_failures_are_known(known: int, words: str) -> None:
+    found = evaluation(**{"pass": 1, "fail": 2})
+    fails = [one.model_copy(update={"known_failure": "cause"}) for one in found.verdicts[1 : 1 + known]]
+    verdicts = (found.verdicts[0], *fails, *found.verdicts[1 + known :])
+    assert headline(found.model_copy(update={"verdicts": verdicts})) == f"1 of 3 statements hold; {words}"
+
+
 def test_a_stand_in_is_named_as_one() -> None:
     assert ran_on(make_result(make_run(), "baseline", device=H200)) == STAND_IN
 

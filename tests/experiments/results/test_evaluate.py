@@ -196,6 +196,29 @@ class TestClaim:
         assert verdict.value == "3 times b (30 vs. 10 GiB)"
         assert verdict.reason == "3 times b (30 vs. 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
 
+    @pytest.mark.parametrize(("peak", "status", "known"), [(5.0, "pass", ""), (30.0, "fail", "its weights alone")])
+    def test_a_known_failure_names_its_cause_only_if_it_fails(self, peak, status, known):
+        verdict = claim_of(
+            RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK), known_failure="its weights alone"
+        )
+        assert (verdict.status, verdict.known_failure) == (status, known)
+        assert verdict.reason.endswith("; known: its weights alone") == bool(known)
+
+    def test_only_a_failure_that_is_not_known_changes_the_exit_code(self):
+        def exit_code(*causes):
+            claims = [
+                {"id": f"c{n}", "says": "So.", "checks": [RATIO], "known_failure": cause}
+                for n, cause in enumerate(causes)
+            ]
+            results = {"a": result("a", memory={"peak_gib": 30.0}), "b": result("b", memory=PEAK)}
+            return evaluate(suite([{"id": "a"}, {"id": "b"}], claims), run("a", "b"), results).exit_code
+
+        assert [exit_code("known"), exit_code("known", "known"), exit_code("known", ""), exit_code("")] == [0, 0, 1, 1]
+
+    def test_a_reference_value_may_be_known_to_fail_as_well(self):
+        verdict = reference_of(result("a", memory={"reserved_gib": 90.0}), known_failure="of that moment")
+        assert (verdict.status, verdict.known_failure) == ("fail", "of that moment")
+
     def test_a_ratio_to_nothing_is_infinite(self):
         check = {
             "row": "a",
