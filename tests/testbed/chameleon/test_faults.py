@@ -199,7 +199,13 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
         if attempt <= 2:
             injector.inject(fault, SERVICE[operation] if attempt == 1 else "keystone")
 
-    reconciler = Reconciler(InterceptedJournal(tmp_path / "state", happens), FakeClock(), injector.report)
+    def report(line):
+        injector.report(line)
+        if line.startswith("attempt 1"):
+            box.behave()
+
+    box.behave(hypervisor={"fail": "no such volume"})
+    reconciler = Reconciler(InterceptedJournal(tmp_path / "state", happens), FakeClock(), report)
     assert lease(site, reconciler, wanted).machines
     one_of_each = (site.leases(), site.servers(), site.volumes(), site.addresses(), site.keys(), site.security_groups())
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)

@@ -58,7 +58,10 @@ def test_a_run_killed_after_an_operation_resumes(
     site = connected("kvm" if operation in OF_KVM else "chameleon")
     if operation == Operation.DELETE_VOLUME:
         box.fail_to_delete_a_volume()
-    stage, wanted = tmp_path / "stage", lease_request(node_type=None)
+    if operation == Operation.DELETE_SERVER:
+        box.behave(P3_GPU_001={"fail": "no bootable device"})
+    any_node = {} if operation == Operation.DELETE_SERVER else {"node_type": None}
+    stage, wanted = tmp_path / "stage", lease_request(**any_node)
     deadly = Reconciler(KillingJournal(tmp_path / "state", operation), FakeClock(), lambda line: None)
     child = multiprocessing.get_context("fork").Process(target=everything, args=(site, deadly, wanted, stage))
     child.start()
