@@ -12,11 +12,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
 from experiments.system.signals import die_with_parent
-from provision.ssh.login import USER, Login, answers
+from provision.errors import NotReached
+from provision.ssh.login import USER, Login, try_login
 from tests.testbed.node import gpus, network
 from tests.testbed.node.image import NodeImage, copied
 from tests.testbed.openstack.environment import cache
@@ -89,7 +91,8 @@ class Node:
         """Wait until the node answers SSH. Raises RuntimeError with the console's last lines if it does not."""
         ends = time.monotonic() + UP_S
         while time.monotonic() < ends and self._process and self._process.poll() is None:
-            if answers(login):
+            with suppress(NotReached):
+                try_login(login)
                 return
             time.sleep(0.2)
         raise RuntimeError(f"{self.name} is not up: {(self._folder / 'console.log').read_text()[-2000:]}")
