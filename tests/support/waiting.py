@@ -12,7 +12,7 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def wait_for(true, within_s: float = 60.0) -> None:
+def wait_for(true, within_s: float = 150.0) -> None:
     until = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < until, "condition was not met in time"
