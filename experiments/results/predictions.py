@@ -15,6 +15,13 @@ RULE_OF_THUMB = 5
 PredictedOutcome = Literal["fits", "borderline", "oom"]
 
 
+def outcome_with(margin_gib: float, usable_gib: float) -> PredictedOutcome:
+    """Return the outcome on a card of ``usable_gib`` with that margin; borderline within DOUBT of the card."""
+    if abs(margin_gib) < DOUBT * usable_gib:
+        return "borderline"
+    return "fits" if margin_gib > 0 else "oom"
+
+
 class Shares(Record):
     """The parts of the memory at one moment, GiB on one GPU."""
 
@@ -65,9 +72,7 @@ class Prediction(Record):
     @property
     def predicted_outcome(self) -> PredictedOutcome:
         """Return whether the row fits; borderline if the margin is within 2 % of the card, the error of predictions."""
-        if abs(self.margin_gib) < DOUBT * self.usable_gib:
-            return "borderline"
-        return "fits" if self.margin_gib > 0 else "oom"
+        return outcome_with(self.margin_gib, self.usable_gib)
 
     @property
     def likely_outcome(self) -> ExpectedOutcome:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from experiments.results.predictions import DOUBT, PredictedOutcome, Shares
+from experiments.results.predictions import PredictedOutcome, Shares, outcome_with
 from experiments.results.schema import Failure, Phase, Record
 
 Ended = Literal["stopped", "ended", "time limit"]
@@ -29,9 +29,7 @@ class CardAnswer(Record):
     @property
     def outcome(self) -> PredictedOutcome:
         """Return whether the training fits; borderline if the margin is within the error of predictions."""
-        if abs(self.margin_gib) < DOUBT * self.usable_gib:
-            return "borderline"
-        return "fits" if self.margin_gib > 0 else "oom"
+        return outcome_with(self.margin_gib, self.usable_gib)
 
 
 class PhaseBegin(Record):
