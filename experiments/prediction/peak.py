@@ -14,6 +14,8 @@ UNTAGGED, BATCH = memory_parts.ACTIVATIONS.key, "batch"
 KEPT = (memory_parts.PARAMETERS, memory_parts.GRADIENTS, memory_parts.OPTIMIZER, memory_parts.BUFFERS)
 CATEGORIES = (UNTAGGED, *(part.key for part in KEPT), BATCH)
 BUFFERS = CATEGORIES.index(memory_parts.BUFFERS.key)
+UNLIMITED = 2**62
+"""Capacity in bytes that no training reaches."""
 
 
 class Tags:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import InputError
-from experiments.prediction.peak import Tags, failure, needed, shares
+from experiments.prediction.peak import UNLIMITED, Tags, failure, needed, shares
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import versions
@@ -116,7 +116,7 @@ def _prediction(
     spec: RowSpec, measured: Measured, phantom: Phantom, meter: PhantomMeter, elapsed_s: float
 ) -> Prediction:
     usable = round(card_named(spec.card).usable_gib * GIB)
-    free, limited = phantom.replay(2**62), phantom.replay(usable)
+    free, limited = phantom.replay(UNLIMITED), phantom.replay(usable)
     phase, step, _ = meter.tags.moment(free.highest_at)
     return Prediction(
         spec=spec,

@@ -88,9 +88,7 @@ def _once(question: Question) -> Sequence[Resource]:
     return question()
 
 
-def _in_words(
-    kind: ResourceKind, active_lease: ActiveLease, query: Callable[[Question], Sequence[Resource]]
-) -> list[str]:
+def _in_words(kind: ResourceKind, active_lease: ActiveLease, query: Query) -> list[str]:
     """Return the lease's resources of a kind; one line with the reason if the service does not say which there are."""
     try:
         return [f"{kind.name} {one.id}" for one in query(lambda: kind.tagged(active_lease.tag))]

@@ -17,7 +17,7 @@ from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.suites.attention_kernels import kernels_of
 from experiments.suites.cards import card_named, cards
-from experiments.system.files import cache_folder
+from experiments.system.files import CODE, cache_folder
 from experiments.system.packages import require
 from experiments.system.signals import die_with_parent
 
@@ -72,11 +72,10 @@ def trace_script(
 
 
 def alike(card_names: Sequence[str]) -> list[list[str]]:
-    """Return the cards in groups whose kernels, and numbers of bits, are the same."""
+    """Return the cards in groups with the same kernels."""
 
     def kind(name: str) -> str:
-        card = card_named(name)
-        return f"{kernels_of(card)} {card.compute_capability.partition('.')[0] >= '8'}"
+        return str(kernels_of(card_named(name)))
 
     return [list(group) for _, group in groupby(sorted(card_names, key=kind), key=kind)]
 
@@ -115,5 +114,4 @@ def _process(job: str, out: Path) -> "Iterator[subprocess.Popen[bytes]]":
 
 def _path() -> str:
     """Return PYTHONPATH with the folder of this package, so that the process finds it from any working directory."""
-    here = str(Path(__file__).resolve().parents[3])
-    return os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), here])
+    return os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(CODE)])

@@ -2,16 +2,17 @@
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 
-from experiments.prediction.peak import CATEGORIES, Tags, failure, needed, shares
+from experiments.prediction.peak import CATEGORIES, UNLIMITED, Tags, failure, needed, shares
 from experiments.prediction.phantom.library import Phantom, Replay
 from experiments.prediction.script.record import CardAnswer, Ended, ModuleShare, PhaseBegin, ScriptPrediction
 from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.watch import Watcher
 from experiments.results.provenance import versions
+from experiments.results.schema import Phase
 from experiments.suites.cards import card_named
 from experiments.system.files import GIB
 
@@ -20,13 +21,11 @@ if TYPE_CHECKING:
 
 POINTS = 400
 SHOWN = 60
-"""Entries of the list of modules; the rest is summed up in one."""
-UNLIMITED = 2**62
+"""Maximum length of the list of modules."""
 
 
-def prediction(traced: "Traced", watcher: Watcher, ended: str) -> ScriptPrediction:
+def prediction(traced: "Traced", watcher: Watcher, ended: Ended) -> ScriptPrediction:
     """Return what is predicted of the rank that ran in this process."""
-    assert ended in get_args(Ended)
     phantom, tags, model = traced.phantom, watcher.tags, watcher.model
     events, free = tags.event, traced.phantom.replay(UNLIMITED)
     at_peak = shares(phantom, tags, free)
@@ -41,7 +40,7 @@ def prediction(traced: "Traced", watcher: Watcher, ended: str) -> ScriptPredicti
         trainable_parameters=sum(one.numel() for one in counted if one.requires_grad),
         optimizers=tuple(watcher.optimizers),
         steps=watcher.steps,
-        ended=ended,  # type: ignore[arg-type]
+        ended=ended,
         peak_gib=free.peak_allocated / GIB,
         reserved_gib=free.peak_reserved / GIB,
         at_peak=at_peak,
@@ -73,13 +72,11 @@ def _answer(name: str, phantom: Phantom, tags: Tags, least: int) -> CardAnswer:
 
 def _modules(phantom: Phantom, watcher: Watcher, free: Replay) -> tuple[ModuleShare, ...]:
     """Return what is alive at the peak by the module, phase and category that it was allocated for, largest first."""
-    sizes: Counter[tuple[str, str, str]] = Counter()
+    sizes: Counter[tuple[str, Phase, str]] = Counter()
     for one in phantom.living(free.highest_at):
         phase, *_ = watcher.tags.moment(one.born)
         sizes[watcher.module_at(one.born), phase, CATEGORIES[one.category]] += one.size
-    largest = sizes.most_common()
-    shown = [
-        ModuleShare(module=module, phase=phase, category=category, size_gib=size / GIB)  # type: ignore[arg-type]
-        for (module, phase, category), size in largest[:SHOWN]
-    ]
-    return tuple(shown)
+    return tuple(
+        ModuleShare(module=module, phase=phase, category=category, size_gib=size / GIB)
+        for (module, phase, category), size in sizes.most_common(SHOWN)
+    )

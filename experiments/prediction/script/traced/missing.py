@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def make_weights_at_import() -> None:
+def make_missing_weights() -> None:
     """Replace transformers' from_pretrained: a model whose weights are missing is created from its configuration.
 
     It has the shapes and data types of the published one, and no values. The configuration itself must be there.

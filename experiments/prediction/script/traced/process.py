@@ -12,7 +12,6 @@ import os
 import runpy
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -24,6 +23,7 @@ from pydantic import BaseModel
 from experiments.errors import InputError
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.script.command import Launch, Program, parsed
+from experiments.prediction.script.record import Ended
 from experiments.suites.attention_kernels import kernels_of
 from experiments.suites.cards import card_named
 from experiments.system.files import write_atomically
@@ -38,7 +38,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
 }
 """Compilation, trackers and telemetry are off."""
-ENDED = {"stopped": "took its steps", "ended": "ended", "time limit": "was stopped at its time limit"}
+ENDED: dict[Ended, str] = {"stopped": "took its steps", "ended": "ended", "time limit": "was stopped at its time limit"}
 
 
 class Job(BaseModel):
@@ -108,12 +108,12 @@ def _prepare(job: Job, out: Path) -> tuple[Program, Any]:
     imports.prepare_imports()
     imports.note_compile()
     if job.fake_weights:
-        missing.make_weights_at_import()
+        missing.make_missing_weights()
     program, ranks = launchers.launched(command) if isinstance(command, Launch) else (command, launchers.Ranks(1, 1))
     if isinstance(command, Launch):
         replace_ranks(*ranks, job.rank)
 
-    def finish(ended: str) -> None:
+    def finish(ended: Ended) -> None:
         traced = Traced(job, phantom, ranks.world, begun)
         if watcher.tags.event:
             write_atomically(out, prediction(traced, watcher, ended).model_dump_json())
@@ -176,5 +176,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    threading.excepthook = lambda *_: None
     os._exit(code)
