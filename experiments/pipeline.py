@@ -120,12 +120,15 @@ def run_prepared(
     worker: module that runs a row. A row is killed ``grace_s`` seconds after its own time limit.
 
     Raises InputError before any row runs if a folder has a run with other options, or if no row of a suite can run.
-    Raises Interrupted and NoFreeGpu like the runners.
+    Raises NotReached before anything is written if the target does not answer. Raises Interrupted and NoFreeGpu like
+    the runners.
     """
     with ExitStack() as locks:
         for prepared in several:
             locks.enter_context(locked(prepared.folder.path))
         planned = [_plan(prepared) for prepared in several]
+        if any(row.run for run in planned for row in run.rows):
+            several[0].target.reach()
         for run in [_begin(run, view) for run in planned]:
             yield _finish(run, view, worker, grace_s)
 

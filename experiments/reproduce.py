@@ -163,7 +163,7 @@ def _check(reproduction: Reproduction, reconciler: Reconciler, view: View) -> No
     checks = examine(reproduction.site.name, reproduction.lease_request.key.file, reconciler)
     for check in checks:
         view.says(check.line)
-    if failed := [f"{check.name}: {check.text}" for check in checks if not check.passed]:
+    if failed := [f"{check.name}: {check.text}" for check in checks if check.status == "failed"]:
         raise NotReady("; ".join(failed))
 
 

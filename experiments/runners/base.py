@@ -72,6 +72,9 @@ class Target(ABC):
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         """Return the runner that runs rows at this target and writes to ``folder``."""
 
+    def reach(self) -> None:  # noqa: B027 (a target that is only expected cannot be reached)
+        """Connect, before anything is written. Raises an error if rows cannot be started at this target now."""
+
     def in_order(self, rows: Sequence[Planned], suite: Suite) -> Sequence[Planned]:
         """Return the rows in the order in which they start."""
         return rows

@@ -16,8 +16,11 @@ from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import profile_named
 from experiments.runners.targets import ClusterTarget
+from provision.errors import UnknownHost
 from provision.models import Gpu
+from provision.ssh.login import SshConfigHost
 from provision.ssh.shell import LocalShell
+from provision.ssh.ssh_shell import SshShell
 from tests.support import rows as made
 from tests.support.pipelines import SLURM, SUITE, FakeRunner
 from tests.support.views import Watched
@@ -144,6 +147,19 @@ def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp
     assert (tmp_path / "latest").resolve() == done.folder.resolve()
     assert FakeRunner.ran == ["baseline", "xxl"]
     assert done.evaluation.run.rows == ("baseline", "xxl")
+
+
+def test_a_cluster_is_reached_before_anything_is_predicted_or_written(machine, tmp_path, monkeypatch):
+    done = run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), Watched())
+    profile = profile_named("mahti").model_copy(update={"host": "nosuch.invalid", "account": "project_1"})
+    cluster = Cluster(SshShell(SshConfigHost("nosuch.invalid")), profile)
+    monkeypatch.setattr(pipeline, "target_of", lambda options: ClusterTarget(profile.node, cluster))
+    options = RunOptions(SUITE, rows=("xxl",), results=tmp_path, site="slurm", profile="mahti", run_id="mine")
+    with pytest.raises(UnknownHost, match=r"unknown host; add to ~/.ssh/config: 'Host nosuch.invalid'"):
+        run_suite(options, view := Watched())
+    assert (tmp_path / "latest").resolve() == done.folder.resolve()
+    assert not (tmp_path / "mine" / "run.json").exists()
+    assert view.lines == []
 
 
 def test_running_again_runs_only_what_is_missing(machine, tmp_path):

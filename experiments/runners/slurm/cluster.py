@@ -19,6 +19,7 @@ from provision.ssh.shell import Shell
 PACKAGES = ("experiments", "provision")
 SUFFIXES = (".py", ".yaml", ".ipynb", ".html", ".css", ".js", ".h", ".cpp")
 EXCLUDED = ("evidence", "__pycache__")
+TOOLS = ("sbatch", "squeue", "scancel", "tar", "sha256sum")
 CHECK_TIMEOUT_S = 300.0
 PRINT_CODE = "import papermill; from experiments.results.provenance import code_sha256; print(code_sha256())"
 
@@ -31,13 +32,17 @@ class Cluster:
         self.profile = profile
         self._code = ""
 
+    def reach(self) -> None:
+        """Connect to the cluster. Raises NotReached, and CommandFailed if a tool is missing there."""
+        self.shell.run(f"command -v {shlex.join(TOOLS)}", repeatable=True)
+
     def prepare(self, run: RunFolder) -> None:
         """Create the run's folder, upload the code, and check that Python on the cluster starts with exactly this code.
 
         Raises InputError if the check fails.
         """
         run_id = run.read_run().run_id
-        self.shell.run("command -v sbatch squeue scancel tar sha256sum", repeatable=True)
+        self.reach()
         if self.runtime.uploads_code:
             self._code = self._upload_code()
         self.shell.put((run.path / RUN_FILE).read_bytes(), f"{self.layout.run(run_id)}/{RUN_FILE}")
