@@ -170,7 +170,7 @@ def _check(reproduction: Reproduction, reconciler: Reconciler, view: View) -> No
 def _prepared(reproduction: Reproduction, reconciler: Reconciler) -> list[PreparedRun]:
     """Prepare the runs for the node that will be leased, with the site's description of the node."""
     count = reproduction.lease_request.requirements.count
-    target = expected_target(_expected_node(reproduction, reconciler), count)
+    target = expected_target(_expected_node(reproduction, reconciler), count, reproduction.setup.image_variant)
     return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]
 
 

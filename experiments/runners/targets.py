@@ -18,6 +18,7 @@ from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import Profile, profile_named
 from experiments.runners.slurm.runner import SlurmRunner, by_claims_covered
+from experiments.runners.software import Software, software_here, software_of_image
 from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
@@ -61,16 +62,25 @@ class LocalTarget(Target):
     def reach(self) -> None:
         require("torch", "papermill", "ipykernel")
 
+    def software(self) -> Software | None:
+        return software_here(self.node)
+
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         return LocalRunner(folder, self.node, options.host_memory_gib, view, options.worker, options.grace_s)
 
 
 class ExpectedTarget(Target):
-    """Nodes without a connection: runs for them can be prepared but not started. shared: the nodes share a folder."""
+    """Nodes without a connection: runs for them can be prepared but not started.
 
-    def __init__(self, node: Node, max_nodes: int, shared: bool, title: str) -> None:
+    shared: the nodes share a folder. image: of the rows, if it is known from which versions it is built.
+    """
+
+    def __init__(self, node: Node, max_nodes: int, shared: bool, title: str, image: ImageVariant | None = None) -> None:
         super().__init__(node)
-        self.max_nodes, self.shared, self.title = max_nodes, shared, title
+        self.max_nodes, self.shared, self.title, self.image = max_nodes, shared, title, image
+
+    def software(self) -> Software | None:
+        return software_of_image(self.image) if self.image else None
 
     @property
     def cache(self) -> str:
@@ -125,6 +135,9 @@ class ClusterTarget(ExpectedTarget):
     def reach(self) -> None:
         self.cluster.reach()
 
+    def software(self) -> Software | None:
+        return self.cluster.software()
+
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         worker, grace_s = options.worker, options.grace_s
         return SlurmRunner(folder, self.cluster, view, worker, grace_s, self.ends_at, self.is_leased, data=data)
@@ -139,9 +152,9 @@ class ClusterTarget(ExpectedTarget):
         self.cluster.shell.close()
 
 
-def expected_target(node: Node, nodes: int) -> Target:
-    """Return the target for a number of nodes like ``node`` that will be leased."""
-    return ExpectedTarget(node, nodes, LEASED_SHARED, LEASED_TITLE)
+def expected_target(node: Node, nodes: int, image: ImageVariant = "current") -> Target:
+    """Return the target for a number of nodes like ``node`` that will be leased, whose rows run in that image."""
+    return ExpectedTarget(node, nodes, LEASED_SHARED, LEASED_TITLE, image)
 
 
 def target_named(

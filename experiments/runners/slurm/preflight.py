@@ -9,8 +9,6 @@ from provision.checks import Check, not_checked, result_of
 from provision.errors import CheckFailed, CommandFailed
 from provision.ssh.shell import Shell
 
-ENVIRONMENT_S = 300.0
-
 
 def check_cluster(shell: Shell, profile: Profile) -> list[Check]:
     """Run all checks of the cluster of ``profile``, whose commands ``shell`` runs; nothing is submitted."""
@@ -53,12 +51,8 @@ def _partitions(shell: Shell, profile: Profile) -> str:
 
 def _environment(cluster: Cluster) -> str:
     """Start the Python of the profile, without the project's code."""
-    runtime = cluster.runtime
-    lines = [*runtime.setup(), *runtime.command("python -c 'import papermill, sys; print(sys.version.split()[0])'")]
-    script = "\n".join(["SLURM_JOB_ID=check-$$", *lines])
-    command = f"{runtime.shell} -c {shlex.quote(script)}"
     try:
-        out = cluster.shell.run(command, timeout_s=ENVIRONMENT_S, repeatable=True).out
+        out = cluster.python_output("import papermill, sys; print(sys.version.split()[0])")
     except CommandFailed as problem:
         raise CheckFailed(f"its Python cannot run rows: {problem}; correct environment and modules") from None
     return f"{cluster.profile.runtime} {cluster.profile.environment or ''}, Python {out.strip()}".replace(" ,", ",")
