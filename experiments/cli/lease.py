@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.lease_options import LeaseOptions, active_lease_named, confirm, new_reconciler
+from experiments.cli.lease_options import (
+    LeaseOptions,
+    active_lease_named,
+    confirm,
+    key_for,
+    new_reconciler,
+    reconciler_of,
+)
 from experiments.cli.options import (
     DEFAULT_KEY,
     ActiveName,
@@ -25,7 +32,7 @@ from experiments.cli.options import (
 )
 from experiments.cli.output import console, print_json, show_checks, show_plan
 from experiments.errors import InputError
-from provision.sites.base import TESTBEDS
+from provision.sites.base import DEMO, TESTBEDS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,7 +63,7 @@ def slots(
     from provision.leasing import reserve
 
     requirements = options.requirements()
-    sites, reconciler = _sites(site), new_reconciler()
+    sites, reconciler = _sites(site), new_reconciler(site)
     found = reserve.choose_among(sites, reconciler, requirements, options.at_once, limit)
     if as_json:
         print_json(found)
@@ -95,8 +102,9 @@ def lease(
 
     if run and not wait:
         raise InputError("--run: not with --no-wait, which leaves the nodes unbooted")
+    key = key_for(site, key)
     options.check(name, key)
-    sites, reconciler = _sites(site), new_reconciler()
+    sites, reconciler = _sites(site), new_reconciler(site)
     lease_request = options.request(sites[0], name, key)
     requirements, at_once = lease_request.requirements, lease_request.at_once
     active = reconciler.journal.active_lease(lease_request.name)
@@ -130,7 +138,7 @@ def status(name: ActiveName = None, as_json: Json = False) -> None:
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
 
-    reconciler = new_reconciler()
+    reconciler = reconciler_of(name)
     chosen = [active_lease_named(reconciler, name)] if name else list(reconciler.journal.active_leases().values())
     states, problems = [], []
     for active_lease in chosen:
@@ -165,7 +173,7 @@ def extend(
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
 
-    longer, reconciler = parse_length(by), new_reconciler()
+    longer, reconciler = parse_length(by), reconciler_of(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_lease(reconciler, active_lease)
     if dry_run:
@@ -191,7 +199,7 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
     from provision.leasing.cost import costs_reported
     from provision.leasing.resources import listed
 
-    reconciler = new_reconciler()
+    reconciler = reconciler_of(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_lease(reconciler, active_lease)
     resources = listed(connected, active_lease)
@@ -210,7 +218,7 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
 @app.command()
 def doctor(
     site: Annotated[
-        str | None, typer.Option(help=f"Check this site: {', '.join(TESTBEDS)}, a region, or slurm.")
+        str | None, typer.Option(help=f"Check this site: {', '.join((*TESTBEDS, DEMO))}, a region, or slurm.")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="With --site slurm: name or YAML file of a profile.")] = None,
     account: Annotated[str | None, typer.Option(help="With --site slurm: the project that is charged.")] = None,
@@ -223,7 +231,7 @@ def doctor(
     from provision.checks import abilities
 
     options = RunOptions(profile=profile, account=account)
-    checks = preflight(options, site, key.expanduser(), new_reconciler())
+    checks = preflight(options, site, key_for(site or "", key), new_reconciler(site or ""))
     if as_json:
         print_json(checks)
     else:

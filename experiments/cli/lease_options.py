@@ -111,12 +111,48 @@ def _lease_for(group: Groups) -> tuple[int, int]:
     return ceil(sum(lease.hours * lease.gpus for lease in leases) / gpus), gpus
 
 
-def new_reconciler() -> "Reconciler":
-    """Return a reconciler on the user's journal that reports its progress on stderr."""
+def new_reconciler(site: str = "") -> "Reconciler":
+    """Return a reconciler on the user's journal that reports its progress on stderr.
+
+    For the demonstration it is on a journal of its own, with a clock that does not wait, and says so.
+    """
+    from provision.clock import Clock
     from provision.leasing import reconciler
     from provision.leasing.journal import Journal
+    from provision.sites.base import is_demo
 
-    return reconciler.Reconciler(Journal(), reconciler.Clock(), _progress())
+    if not is_demo(site):
+        return reconciler.Reconciler(Journal(), Clock(), _progress())
+    from provision.folders import demo_folder
+    from provision.sites.demo import DemoClock
+
+    show = _progress()
+    show("demonstration: a canned calendar; nothing is leased, booted or charged")
+    clock = DemoClock(demo_folder())
+    return reconciler.Reconciler(Journal(demo_folder(), clock.now), clock, lambda line: show(f"demonstration: {line}"))
+
+
+def reconciler_of(name: str | None) -> "Reconciler":
+    """Return the reconciler whose journal has the active lease: that of the demonstration if it alone has it."""
+    from provision.folders import demo_folder
+    from provision.leasing.journal import Journal
+    from provision.sites.base import DEMO
+
+    own, pretended = Journal().active_leases(), Journal(demo_folder()).active_leases()
+    if name is None:
+        return new_reconciler(DEMO if pretended and not own else "")
+    return new_reconciler(DEMO if name in pretended and name not in own else "")
+
+
+def key_for(site: str, key: Path) -> Path:
+    """Return the SSH key to use at the site: the demonstration has one of its own."""
+    from provision.sites.base import is_demo
+
+    if not is_demo(site):
+        return key.expanduser()
+    from provision.sites.demo import demo_key
+
+    return demo_key()
 
 
 def _progress() -> Callable[[str], None]:

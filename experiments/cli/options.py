@@ -11,16 +11,16 @@ import typer
 
 from experiments.suites.choices import Groups
 from experiments.system.options import Option, options_of
-from provision.sites.base import TESTBEDS
+from provision.sites.base import DEMO, TESTBEDS
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the planned operations; change nothing.")]
 Key = Annotated[Path, typer.Option(help="Your private SSH key.")]
 DEFAULT_KEY = Path("~/.ssh/id_ed25519")
-Site = Annotated[str, typer.Option(help=f"Site: {', '.join(TESTBEDS)}, or a region such as CHI@TACC.")]
+Site = Annotated[str, typer.Option(help=f"Site: {', '.join((*TESTBEDS, DEMO))}, or a region such as CHI@TACC.")]
 SiteOrAny = Annotated[
-    str, typer.Option(help=f"Site: {', '.join(TESTBEDS)}, a region, or any: all sites with an account.")
+    str, typer.Option(help=f"Site: {', '.join((*TESTBEDS, DEMO))}, a region, or any: all sites with an account.")
 ]
 Name = Annotated[
     str | None, typer.Option(help="Name of the lease; default: llm_USER, llm_single_USER or llm_multi_USER.")

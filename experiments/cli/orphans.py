@@ -36,7 +36,7 @@ def orphans_command(
 
     if tags and not clean:
         raise InputError(f"TAG {tags[0]!r}: allowed with --clean only")
-    connected, reconciler = connect_to(site), new_reconciler()
+    connected, reconciler = connect_to(site), new_reconciler(site)
     found = leaked_resources(connected, reconciler)
     chosen = selected(found, tags or []) if clean else []
     if chosen and not dry_run:

@@ -17,7 +17,7 @@ from experiments.errors import InputError, unknown
 from experiments.system.files import CODE
 from provision.errors import ConnectionDropped, NotReached
 from provision.models import ImageVariant
-from provision.sites.base import TESTBEDS
+from provision.sites.base import DEMO, TESTBEDS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,7 +50,7 @@ def logs(
     if row not in stored.rows:
         raise unknown("row", row, stored.rows, f"run {run}")
     path = row_path(stored.suite, row)
-    if (run / path / RESULT_FILE).exists() or stored.site == "local":
+    if (run / path / RESULT_FILE).exists() or stored.site in ("local", DEMO):
         _print_log(LocalShell(), str((run / path).resolve()), follow)
         return
     with closing(monitor_target(stored.site, stored.profile)) as monitored:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.lease_options import LeaseOptions, confirm, new_reconciler
+from experiments.cli.lease_options import LeaseOptions, confirm, key_for, new_reconciler
 from experiments.cli.options import DEFAULT_KEY, DryRun, Key, Name, Site, Watch, Without, Yes, expand_options
 from experiments.cli.output import console, show_plan
 from experiments.run_options import RunOptions
@@ -40,12 +40,15 @@ def reproduce_command(
     from experiments.system.signals import stop_as_interrupt
     from provision.availability.times import parse_length
     from provision.configure.playbook import Setup
-    from provision.sites.base import connect_to
+    from provision.sites.base import connect_to, is_demo
 
     require("ansible_runner")
     names = suites or [suite.suite for suite in suites_of(lease.for_)]
+    key = key_for(site, key)
     lease.check(name, key)
-    connected = connect_to(site)
+    connected, reconciler = connect_to(site), new_reconciler(site)
+    if is_demo(site):
+        options = replace(options, size="tiny")
     reproduction = Reproduction(
         suites=tuple(options_per_suite(names, replace(options, site=site, command=context.obj))),
         lease_request=lease.request(connected, name, key),
@@ -56,10 +59,10 @@ def reproduce_command(
         watch=watch,
     )
     if dry_run:
-        show_plan(plan(reproduction, new_reconciler()), as_json=False)
+        show_plan(plan(reproduction, reconciler), as_json=False)
         return
     output = console()
     stop_as_interrupt()
-    runs = reproduce(reproduction, new_reconciler(), view_on(output), lambda slot: confirm(yes, f"lease {slot}"))
+    runs = reproduce(reproduction, reconciler, view_on(output), lambda slot: confirm(yes, f"lease {slot}"))
     finished = show_runs(runs, output)
     raise typer.Exit(max(one.evaluation.exit_code for one in finished))

@@ -16,11 +16,12 @@ from experiments.pipeline import options_per_suite
 from experiments.reproduce import Reproduction, reproduce
 from experiments.run_options import RunOptions
 from experiments.runners.progress import view_on
+from provision.clock import Clock
 from provision.configure.build_context import PROJECT
 from provision.configure.playbook import Setup
 from provision.errors import ProvisionError
 from provision.leasing.journal import Journal
-from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest
 from provision.models import Requirements
 from provision.sites.base import connect_to

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import app
+from provision.clock import Clock
 from provision.leasing import boot
 from provision.leasing import reconciler as reconciling
 from provision.leasing.journal import Journal
-from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest
 from provision.models import Requirements
 from provision.sites.base import Testbed, connect_to
