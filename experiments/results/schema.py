@@ -159,7 +159,9 @@ class Failure(Record):
     rank: int = Field(default=0, description="rank that failed first")
     requested_gib: float | None = Field(default=None, description="the allocation that failed, if known")
     kind: str = Field(description="class of the exception, or the signal")
-    message: str = Field(description="message of the exception")
+    message: str = Field(description="message of the exception, or the line of the log that tells most")
+    where: str = Field(default="", description="innermost frame of this project's code, and the last library call")
+    log: tuple[str, ...] = Field(default=(), description="last lines of the log, if the row ended with an error")
 
 
 class Measured(Record):

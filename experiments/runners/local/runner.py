@@ -23,7 +23,7 @@ from experiments.results.schema import (
     read_progress,
     read_result,
 )
-from experiments.runners.failed_results import device_of, last_printed_line, write_broken
+from experiments.runners.failed_results import device_of, telling_line_of, write_broken
 from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.resources import Allocation, ResourcePool, most_memory_first
 from experiments.runners.local.torch_extensions import compile_extensions, drop_stale_locks, extensions_folder
@@ -201,7 +201,7 @@ class LocalRunner:
             reason = (
                 f"did not end within {elapsed_s:.0f} s; the time limit is {row.spec.settings.time_limit_s} s"
                 if timed_out
-                else f"ended without a result: {last_printed_line(row.folder)}"
+                else f"ended without a result: {telling_line_of(row.folder)}"
             )
         except InputError as error:
             reason = str(error)
