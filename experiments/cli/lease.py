@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.lease_options import LeaseOptions, active_lease_named, confirm, new_reconciler
-from experiments.cli.options import (
+from experiments.cli.output import console, print_json, show_plan
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     ActiveName,
     DryRun,
@@ -24,7 +26,6 @@ from experiments.cli.options import (
     Yes,
     expand_options,
 )
-from experiments.cli.output import console, print_json, show_plan
 from experiments.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 FAILED = 3
 ANY = "any"
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()
@@ -83,7 +84,10 @@ def lease(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Lease the earliest time slot, boot its nodes and print how to log in. Resumes where it was interrupted."""
+    """Lease the earliest time slot; boot its nodes; print their logins.
+
+    Resumes where it was interrupted.
+    """
     from experiments.system.signals import stop_as_interrupt
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
@@ -125,7 +129,7 @@ def lease(
 
 @app.command()
 def status(name: ActiveName = None, as_json: Json = False) -> None:
-    """Show active leases: since when, until when, and their cost so far."""
+    """Show active leases: their start, their end, their cost so far."""
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
@@ -185,7 +189,7 @@ def extend(
 
 @app.command()
 def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
-    """Release servers, addresses and lease, and verify that no resource is left."""
+    """Release servers, addresses and lease; verify that none is left."""
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
     from provision.leasing.cost import costs_reported
@@ -209,7 +213,7 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
 
 @app.command()
 def doctor(site: Site = "chameleon", key: Key = DEFAULT_KEY, as_json: Json = False) -> None:
-    """Run the preflight checks of a lease; each passes or names its fix."""
+    """Run the preflight checks of a lease; each failure names its fix."""
     from provision.leasing.doctor import examine
 
     checks = examine(site, key.expanduser(), new_reconciler())

@@ -23,14 +23,14 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 from experiments.system.files import cache_folder
 from experiments.system.packages import require
+from provision.choices import REGIONS, TESTBEDS, ImageVariant
 from provision.errors import UnknownSite
 from provision.hardware import local
 from provision.hardware.remote import node_over
 from provision.leasing.journal import ActiveLease, Journal
 from provision.leasing.reconciler import Clock, Reconciler
 from provision.leasing.release import ends_at, is_leased
-from provision.models import ImageVariant, Node
-from provision.sites.base import REGIONS, TESTBEDS
+from provision.models import Node
 from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
 
