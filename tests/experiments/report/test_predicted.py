@@ -10,6 +10,7 @@ from experiments.report import Report, write_report
 from experiments.report.content import Statement
 from experiments.report.predicted import PredictedReport
 from experiments.report.words import percent, predicted_headline
+from experiments.results.memory_parts import AT_PEAK
 from experiments.results.verdicts import Evaluation
 from tests.support.reports import MEASURED, Page, h200_run, tiny_run, with_predictions
 
@@ -152,7 +153,8 @@ def test_the_figure_stacks_to_the_predicted_peak_with_the_cards_limit(tiny: Path
     shown = dict(zip(re.findall(r'class="name">(.*?)<', drawn), drawn.split('class="name">')[1:], strict=True))
     for row in predicted(tiny).rows:
         sizes = re.findall(rf"<title>(?:{'|'.join(parts)}) ([\d.]+) GiB</title>", shown[row.row])
-        assert sum(map(float, sizes)) == pytest.approx(row.prediction.peak_gib, abs=0.02)
+        drawn_parts = [max(0.0, getattr(row.prediction.at_peak, part.field)) for part in AT_PEAK]
+        assert sum(map(float, sizes)) == pytest.approx(sum(drawn_parts), abs=0.02)
     assert "a100_80gb: 78.60 GiB usable" in drawn
     measured = figure(full).split('class="name">')[1:3]
     assert ["measured peak" in bar for bar in measured] == [False, True]
