@@ -64,8 +64,8 @@ top: env ## show GPUs and rows of the leased nodes, or of a cluster (site= profi
 notebook: env ## serve Jupyter from the leased machine through a tunnel (suite=NAME opens its notebook)
 	$(TESTBED) notebook $(if $(suite),--narrative $(suite)) $(args)
 
-doctor: env ## run the preflight checks of a lease (site=)
-	$(TESTBED) doctor $(call option,site) $(args)
+doctor: env ## check what this machine can run; what a lease or a cluster needs (site= profile= account=)
+	$(TESTBED) doctor $(call option,site profile account) $(args)
 
 slots: env ## find the earliest time slots, and show the calendar (node=gpu_a100_pcie for=both|single|multi hours= start= count= days=3)
 	$(TESTBED) slots --calendar $(or $(days),3) $(LEASE) $(args)

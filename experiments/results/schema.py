@@ -20,6 +20,8 @@ TELEMETRY_FILE = "telemetry.csv"
 NOTEBOOK_FILE = "notebook.ipynb"
 RANK_FOLDER = "rank-{}"
 CHECKPOINTS_FOLDER = "trainer"
+EARLIER_FOLDER = "earlier"
+"""Folder of a row's results from before it ran again."""
 
 Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]

@@ -100,7 +100,8 @@ def test_the_page_is_one_file_without_scripts(traced, tmp_path):
     text = page.read_text()
     assert "&lt;b&gt;.py" in text
     assert "<script" not in text
-    assert "http" not in text.replace("http://www.w3.org", "")
+    assert "http" not in text.replace("http-equiv", "")
+    assert "default-src 'none'" in text
     assert main(["predict", "--page", str(tmp_path / "no" / "page.html"), "--", "python", "x.py"]) == 2
 
 
