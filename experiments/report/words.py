@@ -15,24 +15,25 @@ ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not eva
 
 
 def headline(evaluation: Evaluation) -> str:
-    """Return the evaluation in one sentence.
+    """Return the evaluation in one sentence, the worst first.
 
-    Example: '38 of 41 statements hold: 9 measured in miniature, 29 predicted; 3 fail; 9 were not evaluated.'
+    Example: '3 of 41 statements fail; 1 error; 38 hold: 9 measured in miniature, 29 predicted; 9 were not evaluated.'
     """
     passed, failed = evaluation.count("pass"), evaluation.count("fail")
     skipped, errors = evaluation.count("not evaluated"), evaluation.count("error")
     if not evaluation.verdicts:
         return "The lab states nothing about these rows."
-    parts = [_shares(evaluation)] if passed + failed else []
+    parts = [_fails(evaluation)] if failed else []
+    parts += [_counted(errors, "error")] if errors else []
+    parts += [_holds(evaluation)] if passed else []
     if skipped and not passed + failed:
-        parts.append(f"None of the {_statements(len(evaluation.verdicts))} was evaluated")
+        parts.append(f"none of the {_statements(len(evaluation.verdicts))} was evaluated")
     elif skipped:
         parts.append(f"{skipped} {'was' if skipped == 1 else 'were'} not evaluated")
-    if errors:
-        parts.append(_counted(errors, "error"))
     if found := len(evaluation.contradictions):
         parts.append(f"{_counted(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement")
-    return "; ".join(parts) + "."
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def predicted_headline(evaluation: Evaluation) -> str:
@@ -49,16 +50,19 @@ def predicted_headline(evaluation: Evaluation) -> str:
     return f"{shares} statements about memory are predicted to hold{rest}."
 
 
-def _shares(evaluation: Evaluation) -> str:
-    passed, failed = evaluation.count("pass"), evaluation.count("fail")
-    total = passed + failed
-    if not passed:
-        return "The statement fails" if total == 1 else f"None of {_statements(total)} holds"
-    grades = _grades(evaluation)
-    if not failed:
-        return f"The statement holds{grades}" if total == 1 else f"All {_statements(total)} hold{grades}"
-    fails = "fails" if failed == 1 else "fail"
-    return f"{passed} of {_statements(total)} hold{grades}; {failed} {fails}{_known(evaluation)}"
+def _fails(evaluation: Evaluation) -> str:
+    failed, known = evaluation.count("fail"), _known(evaluation)
+    total = failed + evaluation.count("pass")
+    if failed == total:
+        return f"the statement fails{known}" if total == 1 else f"none of {_statements(total)} holds{known}"
+    return f"{failed} of {_statements(total)} {'fails' if failed == 1 else 'fail'}{known}"
+
+
+def _holds(evaluation: Evaluation) -> str:
+    passed, grades = evaluation.count("pass"), _grades(evaluation)
+    if evaluation.count("fail"):
+        return f"{passed} {'holds' if passed == 1 else 'hold'}{grades}"
+    return f"the statement holds{grades}" if passed == 1 else f"all {_statements(passed)} hold{grades}"
 
 
 def _known(evaluation: Evaluation) -> str:
@@ -159,7 +163,7 @@ def gib(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """Format a share in percent: '45 %'."""
+    """Format a share in percent: '45 %'; below 10 % with one decimal."""
     return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %"
 
 
