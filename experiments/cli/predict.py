@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import Json, expand_options
 from experiments.cli.output import print_json, progress, wide_console
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, expand_options
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
@@ -16,7 +17,7 @@ from experiments.system.options import options_of
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
-app = typer.Typer()
+app = Commands()
 Rows = Annotated[str | None, typer.Argument(metavar="SUITE[/ROW]", help="Rows of a suite; default: of all suites.")]
 Words = Annotated[
     list[str] | None,
@@ -33,7 +34,7 @@ def predict(
     words: Words = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the GPU memory of rows, of a custom training or of any training script, without a GPU.
+    """Predict GPU memory of rows, models and scripts, without a GPU.
 
     A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a GPU that
     does not exist, until it has taken enough optimizer steps.
@@ -72,7 +73,7 @@ def _predict_rows(context: typer.Context, rows: str | None, training: CustomTrai
 @app.command()
 @expand_options
 def fit(context: typer.Context, training: CustomTraining, rows: Rows = None, as_json: Json = False) -> None:
-    """Find the largest batch that fits, and single changes that make a row fit."""
+    """Find the largest batch that fits, and changes that save memory."""
     from experiments.prediction.fit import fit as fit_row
     from experiments.prediction.service import traced
     from experiments.prediction.tables import fit_as_data, fit_view

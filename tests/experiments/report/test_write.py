@@ -11,6 +11,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.report import Report, reevaluate, write_report
 from experiments.report.figures import figures
+from experiments.report.junit import junit
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result, Times
 from experiments.results.verdicts import Evaluation
@@ -151,6 +152,22 @@ def test_junit_has_one_case_a_verdict(written: Path) -> None:
         assert suite.get(attribute) == str(report.counts[status])
     assert suite.get("tests") == str(len(report.statements))
     assert STAND_IN in cases["claim/accumulation-keeps-memory"].findtext("system-out")
+
+
+def test_junit_skips_a_known_failure(written: Path) -> None:
+    report = Report.model_validate_json((written / "report.json").read_bytes())
+    failed = next(one for one in report.statements if one.status == "fail")
+    known = failed.model_copy(update={"known_failure": "its weights alone"})
+    statements = tuple(known if one is failed else one for one in report.statements)
+    suites = [
+        ET.fromstring(junit(each)).find("testsuite")
+        for each in (report, report.model_copy(update={"statements": statements}))
+    ]
+    (before, after) = [[int(suite.get(name)) for name in ("failures", "skipped")] for suite in suites]
+    assert after == [before[0] - 1, before[1] + 1]
+    case = suites[1].find(f"testcase[@name='{failed.id}']")
+    assert case.find("failure") is None
+    assert case.find("skipped").get("message")
 
 
 def test_checksums_cover_every_file_and_verify(written: Path) -> None:
