@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from experiments.suites.choices import SYNTHETIC, Input, SizeOption, Weights
 from experiments.system.options import option
-from provision.models import ImageVariant
+from provision.choices import ImageVariant
 
 AUTO = "auto"
 KEY = "choice"

@@ -18,7 +18,9 @@ from experiments.cli.lease_options import (
     new_reconciler,
     reconciler_of,
 )
-from experiments.cli.options import (
+from experiments.cli.output import console, print_json, show_checks, show_plan
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     ActiveName,
     DryRun,
@@ -30,9 +32,8 @@ from experiments.cli.options import (
     Yes,
     expand_options,
 )
-from experiments.cli.output import console, print_json, show_checks, show_plan
 from experiments.errors import InputError
-from provision.sites.base import DEMO, TESTBEDS
+from provision.choices import DEMO, TESTBEDS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 FAILED = 3
 ANY = "any"
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()
@@ -90,7 +91,10 @@ def lease(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Lease the earliest time slot, boot its nodes and print how to log in. Resumes where it was interrupted."""
+    """Lease the earliest time slot; boot its nodes; print their logins.
+
+    Resumes where it was interrupted.
+    """
     from experiments.system.signals import stop_as_interrupt
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
@@ -133,7 +137,7 @@ def lease(
 
 @app.command()
 def status(name: ActiveName = None, as_json: Json = False) -> None:
-    """Show active leases: since when, until when, and their cost so far."""
+    """Show active leases: their start, their end, their cost so far."""
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
@@ -193,7 +197,7 @@ def extend(
 
 @app.command()
 def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
-    """Release servers, addresses and lease, and verify that no resource is left."""
+    """Release servers, addresses and lease; verify that none is left."""
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
     from provision.leasing.cost import costs_reported

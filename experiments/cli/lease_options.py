@@ -134,9 +134,9 @@ def new_reconciler(site: str = "") -> "Reconciler":
 
 def reconciler_of(name: str | None) -> "Reconciler":
     """Return the reconciler whose journal has the active lease: that of the demonstration if it alone has it."""
+    from provision.choices import DEMO
     from provision.folders import demo_folder
     from provision.leasing.journal import Journal
-    from provision.sites.base import DEMO
 
     own, pretended = Journal().active_leases(), Journal(demo_folder()).active_leases()
     if name is None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from experiments.results.provenance import LIBRARIES, versions
 from experiments.results.schema import Result
+from provision.choices import ImageVariant
 from provision.configure.build_context import data_folder
 from provision.hardware import gpus
-from provision.models import ImageVariant, Node
+from provision.models import Node
 
 DECIDING = tuple(name for name in LIBRARIES if name not in ("papermill", "nvidia-ml-py"))
 """The packages whose versions decide a result."""

@@ -25,6 +25,7 @@ from experiments.suites.suite import Suite
 from experiments.system.files import cache_folder
 from experiments.system.packages import require
 from provision.availability.times import local_zone, time_in_words
+from provision.choices import DEMO, REGIONS, TESTBEDS, ImageVariant
 from provision.clock import Clock
 from provision.errors import UnknownSite
 from provision.hardware import local
@@ -32,8 +33,7 @@ from provision.hardware.remote import node_over
 from provision.leasing.journal import ActiveLease, Journal
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import ends_at, is_leased
-from provision.models import ImageVariant, Node
-from provision.sites.base import DEMO, REGIONS, TESTBEDS
+from provision.models import Node
 from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
+from provision.choices import DEMO, DEMO_PREFIX, REGIONS, TESTBEDS
 from provision.errors import UnknownSite
 from provision.models import (
     Address,
@@ -23,12 +24,6 @@ from provision.models import (
     Volume,
 )
 from provision.ssh.login import Login
-
-TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
-REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
-"""Prefixes of region names."""
-DEMO, DEMO_PREFIX = "demo", "DEMO@"
-"""The demonstration, which leases nothing; see provision/sites/demo.py."""
 
 
 class Account(Protocol):
