@@ -3,6 +3,8 @@ results ?= results
 run     ?= $(results)/latest
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-testbed
 
+STATE   := $(or $(TESTBED_LEDGER),$(or $(XDG_STATE_HOME),$(HOME)/.local/state)/llm-testbed)
+
 PINS    := containers/current.txt
 PYTHON  := $(or $(shell command -v python3.11),$(shell command -v python3),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)
@@ -23,7 +25,7 @@ GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(orig
 UNKNOWN := $(filter-out $(ALLOWED),$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED))))
 
-.PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare list logs top notebook python env testbed-env clean-results clean
+.PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare list logs top notebook python env testbed-env clean-results clean uninstall
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: lock wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
@@ -162,6 +164,11 @@ testbed-env: python # the OpenStack services of the tests and their databases, c
 
 clean-results: ## remove every run
 	rm -rf $(results)
+
+uninstall: ## show what this project has written outside of the checkout; with args=--yes remove the caches, never the journal
+	@du -sh "$(CACHE)" "$(STATE)" "$(results)" .venv 2> /dev/null || true
+	@echo "$(CACHE): environments, downloads, predictions; $(STATE): the journal of leases; $(results): runs"
+	@$(if $(filter --yes,$(args)),rm -rf "$(CACHE)" $(if $(shell test -L .venv && echo link),.venv),echo "make uninstall args=--yes removes $(CACHE) and .venv; the journal and the runs are yours to remove")
 
 clean: ## remove files that checks and tests create
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

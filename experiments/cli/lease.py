@@ -136,13 +136,23 @@ def lease(
 
 
 @app.command()
-def status(name: ActiveName = None, as_json: Json = False) -> None:
+def status(
+    name: ActiveName = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="YYYY-MM-DD", help="Instead: all leases of the journal since that day, with their sum."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Show active leases: their start, their end, their cost so far."""
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
 
     reconciler = reconciler_of(name)
+    if since:
+        _show_past(reconciler, name, since, as_json)
+        return
     chosen = [active_lease_named(reconciler, name)] if name else list(reconciler.journal.active_leases().values())
     states, problems = [], []
     for active_lease in chosen:
@@ -229,7 +239,7 @@ def doctor(
     key: Key = DEFAULT_KEY,
     as_json: Json = False,
 ) -> None:
-    """Check what this machine can run; with --site, what a lease or a cluster needs. Failed checks name their fix."""
+    """Check what this machine can run; with --site, what is needed there."""
     from experiments.run_options import RunOptions
     from experiments.runners.preflight import preflight
     from provision.checks import abilities
@@ -282,6 +292,33 @@ def _states_table(states: "Sequence[State]") -> "Table":
             "?" if state.used_su is None else f"{state.used_su:.1f}",
         )
     return table
+
+
+def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
+    """Print what leases have cost since that day, local time, and their sum."""
+    from dataclasses import asdict
+
+    from provision.availability.times import local_zone, time_in_words
+    from provision.leasing.past import past_leases, sum_in_words
+
+    every = past_leases(reconciler.journal.entries(), reconciler.clock.now())
+    begin = _day(since).replace(tzinfo=local_zone())
+    leases = [one for one in every if one.start >= begin and name in (None, one.name)]
+    if as_json:
+        print_json([asdict(one) | {"used_su": one.used_su} for one in leases])
+        return
+    for one in leases:
+        start, end = (time_in_words(moment, local_zone()) for moment in (one.start, one.end))
+        cost = "unknown" if one.used_su is None else f"{one.used_su:.1f} service units"
+        print(f"{one.name} at {one.site}, {start} to {end}: {cost}")
+    print(sum_in_words(leases))
+
+
+def _day(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d")
+    except ValueError:
+        raise InputError(f"--since {text}: allowed: a day such as 2026-09-01") from None
 
 
 def _show_leased(leased: "Leased") -> None:

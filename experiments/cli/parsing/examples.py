@@ -46,7 +46,7 @@ EXAMPLES = {
         "testbed lease --gpu H100 --watch --yes --run 'ssh $TESTBED_NODES nvidia-smi'",
     ),
     "configure": ("testbed configure", "testbed configure llm_single_ada --check"),
-    "status": ("testbed status", "testbed status llm_single_ada --json"),
+    "status": ("testbed status", "testbed status llm_single_ada --json", "testbed status --since 2026-09-01"),
     "top": ("testbed top", "testbed top --profile lumi --once"),
     "notebook": ("testbed notebook", "testbed notebook --narrative single_gpu_blip2"),
     "extend": ("testbed extend --by 1h", "testbed extend llm_single_ada --by 2h30m --dry-run"),
