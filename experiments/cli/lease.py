@@ -239,7 +239,7 @@ def doctor(
     key: Key = DEFAULT_KEY,
     as_json: Json = False,
 ) -> None:
-    """Check what this machine can run; with --site, what is needed there."""
+    """Check this machine; with --site, what a lease or cluster needs."""
     from experiments.run_options import RunOptions
     from experiments.runners.preflight import preflight
     from provision.checks import abilities

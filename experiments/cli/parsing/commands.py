@@ -37,7 +37,7 @@ COMMANDS = {
     "notebook": Entry(MACHINES, "remote", "Serve Jupyter from the leased machine through a tunnel."),
     "extend": Entry(MACHINES, "lease", "Extend a lease, within the site's rules."),
     "release": Entry(MACHINES, "lease", "Release servers, addresses and lease; verify that none is left."),
-    "doctor": Entry(MACHINES, "lease", "Check what this machine can run; with --site, what is needed there."),
+    "doctor": Entry(MACHINES, "lease", "Check this machine; with --site, what a lease or cluster needs."),
     "orphans": Entry(MACHINES, "orphans", "List your tagged resources that no active lease covers."),
 }
 
