@@ -50,6 +50,7 @@ def reproduce_command(
     names = suites or [suite.suite for suite in suites_of(lease.for_)]
     key = key_for(site, key)
     lease.check(name, key)
+    max_length = parse_length(max_hours) if max_hours else None
     connected, reconciler = connect_to(site), new_reconciler(site)
     if is_demo(site):
         options = replace(options, size="tiny")
@@ -58,7 +59,7 @@ def reproduce_command(
         lease_request=lease.request(connected, name, key),
         site=connected,
         setup=Setup(options.image_variant),
-        max_length=parse_length(max_hours) if max_hours else None,
+        max_length=max_length,
         keep=keep,
         watch=watch,
     )
