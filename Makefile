@@ -12,7 +12,7 @@ LOCKS    = $(PINS:containers/%=containers/locks/%)
 ENV     := $(CACHE)/env-$(shell cat $(LOCKS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
 FULL_EVIDENCE := ecb175d
-TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
+TESTBED := @PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
 TARGET  := site profile account
 NAMES   := card size length weights input versions gpus_per_node data data_sha256 run_id host_memory_gib
 option   = $(foreach name,$(1),$(if $($(name)),--$(subst _,-,$(name)) $($(name))))
@@ -25,7 +25,7 @@ GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(orig
 UNKNOWN := $(filter-out $(ALLOWED),$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED))))
 
-.PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare list logs top notebook python env testbed-env clean-results clean uninstall
+.PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare cards models list logs top notebook python env testbed-env clean-results clean uninstall
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: lock wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
@@ -54,10 +54,14 @@ report: env ## write the report of a run again (run=FOLDER)
 compare: env ## compare two runs (a=FOLDER b=FOLDER)
 	$(TESTBED) compare $(a) $(b)
 
+cards models: env ## list the GPU models, or the language models, that predictions and labs know
+	$(TESTBED) $@
+
 list: env ## list the suites, or the rows of one (suite=NAME)
 	$(TESTBED) list $(suite)
 
 logs: env ## print a row's log, also from another machine (row= run=FOLDER args=-f)
+	$(if $(row),,$(error row= is required: the id of a row, which `make list suite=NAME` shows))
 	$(TESTBED) logs $(row) $(run) $(args)
 
 top: env ## show GPUs and rows of the leased nodes, or of a cluster (site= profile= args=--once)

@@ -239,7 +239,10 @@ def doctor(
     key: Key = DEFAULT_KEY,
     as_json: Json = False,
 ) -> None:
-    """Check this machine; with --site, what a lease or cluster needs."""
+    """Check this machine, a site or a cluster; failures name their fix.
+
+    Without --site: what this machine can run. With --site: what a lease or a cluster needs.
+    """
     from experiments.run_options import RunOptions
     from experiments.runners.preflight import preflight
     from provision.checks import abilities

@@ -37,7 +37,7 @@ COMMANDS = {
     "notebook": Entry(MACHINES, "remote", "Serve Jupyter from the leased machine through a tunnel."),
     "extend": Entry(MACHINES, "lease", "Extend a lease, within the site's rules."),
     "release": Entry(MACHINES, "lease", "Release servers, addresses and lease; verify that none is left."),
-    "doctor": Entry(MACHINES, "lease", "Check this machine; with --site, what a lease or cluster needs."),
+    "doctor": Entry(MACHINES, "lease", "Check this machine, a site or a cluster; failures name their fix."),
     "orphans": Entry(MACHINES, "orphans", "List your tagged resources that no active lease covers."),
 }
 

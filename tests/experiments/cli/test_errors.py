@@ -88,7 +88,7 @@ def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
         ("run --siz tiny", "unknown option --siz; did you mean --size?; see testbed run --help"),
         ("run --rerun=yes", "--rerun takes no value; see testbed run --help"),
         ("run", "run: SUITE or --group is required, not both; `testbed list` shows the suites"),
-        ("runn", "did you mean run?"),
+        ("lists", "did you mean list?"),
         ("--cloud x", "missing command; see testbed --help"),
         ("logs", "ROW is required; see testbed logs --help"),
         ("list single_gpu_blip", "did you mean single_gpu_blip2?"),
