@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli import configure, lease, orphans, predict, remote, reproduce, results, run
+from experiments.cli import check, configure, lease, orphans, predict, remote, reproduce, results, run
 from experiments.errors import InputError, Interrupted
 from experiments.system.packages import missing
 from provision.errors import ProvisionError, SiteError
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (run, predict, results, lease, configure, reproduce, orphans, remote):
+for group in (run, predict, results, check, lease, configure, reproduce, orphans, remote):
     app.add_typer(group.app)
 
 

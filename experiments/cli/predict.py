@@ -2,11 +2,12 @@
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import Json, expand_options
+from experiments.cli.options import Json, SuiteFile, expand_options
 from experiments.cli.output import print_json, progress, wide_console
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
@@ -31,6 +32,7 @@ def predict(
     training: CustomTraining,
     script: ScriptOptions,
     words: Words = None,
+    suite_file: SuiteFile = None,
     as_json: Json = False,
 ) -> None:
     """Predict the GPU memory of rows, of a custom training or of any training script, without a GPU.
@@ -45,14 +47,15 @@ def predict(
         raise InputError(f"--{_flag(min(own))}: needs a script's command after --")
     if len(words or ()) > 1:
         raise InputError(f"predict {' '.join(words or ())}: one SUITE[/ROW] is allowed; a script's command follows --")
-    _predict_rows(context, words[0] if words else None, training, as_json)
+    _predict_rows(
+        _specs(context, words[0] if words else None, training, suite_file), "model" in _given(context), as_json
+    )
 
 
-def _predict_rows(context: typer.Context, rows: str | None, training: CustomTraining, as_json: bool) -> None:
+def _predict_rows(specs: "list[RowSpec]", custom: bool, as_json: bool) -> None:
     from experiments.prediction.service import reject_if_parameters_exceed, traced
     from experiments.prediction.tables import prediction_as_data, prediction_tables
 
-    specs, custom = _specs(context, rows, training), "model" in _given(context)
     failures: list[Exception] = []
     with progress() as say:
         predictions = traced(specs, say, lambda spec, problem: failures.append(problem))
@@ -71,7 +74,13 @@ def _predict_rows(context: typer.Context, rows: str | None, training: CustomTrai
 
 @app.command()
 @expand_options
-def fit(context: typer.Context, training: CustomTraining, rows: Rows = None, as_json: Json = False) -> None:
+def fit(
+    context: typer.Context,
+    training: CustomTraining,
+    rows: Rows = None,
+    suite_file: SuiteFile = None,
+    as_json: Json = False,
+) -> None:
     """Find the largest batch that fits, and single changes that make a row fit."""
     from experiments.prediction.fit import fit as fit_row
     from experiments.prediction.service import traced
@@ -80,7 +89,7 @@ def fit(context: typer.Context, training: CustomTraining, rows: Rows = None, as_
     custom = "model" in _given(context)
     if not custom and "/" not in (rows or ""):
         raise InputError("fit: SUITE/ROW or --model is required")
-    specs = _specs(context, rows, training)
+    specs = _specs(context, rows, training, suite_file)
     with progress() as say:
         fits = [fit_row(spec, lambda specs: traced(specs, say)) for spec in specs]
     if as_json:
@@ -138,15 +147,20 @@ def _given(context: typer.Context, cls: type = CustomTraining) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def _specs(context: typer.Context, rows: str | None, training: CustomTraining) -> "list[RowSpec]":
+def _specs(
+    context: typer.Context, rows: str | None, training: CustomTraining, suite_file: Path | None
+) -> "list[RowSpec]":
     """Return the rows to predict: rows of suites, or the row of a custom training."""
     from experiments.prediction.service import rows_asked
+    from experiments.suites.suite import own_suites
 
     given = _given(context)
     if "model" not in given:
         if own := given - {"card"}:
             raise InputError(f"--{min(own).replace('_', '-')}: needs --model; a row has its own settings")
-        return rows_asked(rows, training.card if "card" in given else None)
+        card = training.card if "card" in given else None
+        asked = own_suites() if rows is None and suite_file else [rows]
+        return [spec for one in asked for spec in rows_asked(one, card)]
     if rows is not None:
         raise InputError(f"--model {training.model}: allowed without {rows!r} only")
     if "card" not in given:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.lease_options import LeaseOptions, confirm, new_reconciler
-from experiments.cli.options import DEFAULT_KEY, DryRun, Key, Name, Site, Watch, Without, Yes, expand_options
+from experiments.cli.options import DEFAULT_KEY, DryRun, Key, Name, Site, SuiteFile, Watch, Without, Yes, expand_options
 from experiments.cli.output import console, show_plan
 from experiments.run_options import RunOptions
 from experiments.system.packages import require
@@ -20,6 +20,7 @@ def reproduce_command(
     lease: LeaseOptions,
     options: Annotated[RunOptions, Without("site", "profile", "account")],
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs of --for.")] = None,
+    suite_file: SuiteFile = None,
     site: Site = "chameleon",
     name: Name = None,
     key: Key = DEFAULT_KEY,
@@ -36,14 +37,14 @@ def reproduce_command(
     from experiments.pipeline import options_per_suite
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on
-    from experiments.suites.suite import suites_of
+    from experiments.suites.suite import own_suites, suites_of
     from experiments.system.signals import stop_as_interrupt
     from provision.availability.times import parse_length
     from provision.configure.playbook import Setup
     from provision.sites.base import connect_to
 
     require("ansible_runner")
-    names = suites or [suite.suite for suite in suites_of(lease.for_)]
+    names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of(lease.for_)])
     lease.check(name, key)
     connected = connect_to(site)
     reproduction = Reproduction(

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.options import Json, RunPath
+from experiments.cli.options import Json, RunPath, SuiteFile
 from experiments.cli.output import console, print_json
-from experiments.errors import InputError
+from experiments.errors import InputError, unknown
 
 app = typer.Typer()
 
 
 @app.command()
-def evaluate(folder: RunPath, as_json: Json = False) -> None:
+def evaluate(folder: RunPath, suite_file: SuiteFile = None, as_json: Json = False) -> None:  # noqa: ARG001 - its callback uses it
     """Evaluate stored results with the current suites; write nothing."""
     from experiments.cli.tables import changes_table, verdict_table
     from experiments.report import reevaluate
@@ -30,7 +30,7 @@ def evaluate(folder: RunPath, as_json: Json = False) -> None:
 
 
 @app.command()
-def report(folder: RunPath) -> None:
+def report(folder: RunPath, suite_file: SuiteFile = None) -> None:  # noqa: ARG001 - its callback uses it
     """Write the report of a run again."""
     from experiments.report import write_report
     from experiments.results.run_folder import RunFolder
@@ -42,6 +42,7 @@ def report(folder: RunPath) -> None:
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of the same suite.")],
+    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
     as_json: Json = False,
 ) -> None:
     """Compare two runs of one suite."""
@@ -60,11 +61,15 @@ def compare(
 def list_(
     suite: Annotated[str | None, typer.Argument(help="Show the rows and settings of this suite.")] = None,
     card: Annotated[str | None, typer.Option(help="Show settings for this card; default: the suite's first.")] = None,
+    suite_file: SuiteFile = None,
     as_json: Json = False,
 ) -> None:
     """List the suites, or the rows of one."""
     from experiments.cli.suite_tables import rows_as_data, rows_table, suites_as_data, suites_table
+    from experiments.suites.suite import own_suites
 
+    if suite is None and suite_file and len(own := own_suites()) == 1:
+        (suite,) = own
     if suite is None and card:
         raise InputError("--card: allowed with a suite only")
     if as_json:
@@ -74,13 +79,16 @@ def list_(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schemas of result.json, run.json, verdict.json and predictions.json."""
+def schema(
+    name: Annotated[str | None, typer.Argument(help="Only this one: suite, result, run, verdict, predictions.")] = None,
+) -> None:
+    """Print the JSON schemas of suites, result.json, run.json, verdict.json and predictions.json."""
     from pydantic import BaseModel
 
     from experiments.results.run_folder import Predictions, Run
     from experiments.results.schema import Result
     from experiments.results.verdicts import Evaluation
+    from experiments.suites.schema import suite_json_schema
 
     models: dict[str, type[BaseModel]] = {
         "result": Result,
@@ -88,4 +96,7 @@ def schema() -> None:
         "verdict": Evaluation,
         "predictions": Predictions,
     }
-    print_json({name: model.model_json_schema() for name, model in models.items()})
+    schemas = {"suite": suite_json_schema()} | {key: model.model_json_schema() for key, model in models.items()}
+    if name is not None and name not in schemas:
+        raise unknown("schema", name, schemas)
+    print_json(schemas if name is None else schemas[name])

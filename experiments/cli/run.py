@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.options import Group, Json, expand_options
+from experiments.cli.options import Group, Json, SuiteFile, expand_options
 from experiments.cli.output import console, download_on, print_json
 from experiments.run_options import RunOptions
 
@@ -20,6 +20,7 @@ def run(
         list[str] | None, typer.Argument(metavar="SUITE", help="Names of suites; `testbed list` shows them.")
     ] = None,
     group: Group = None,
+    suite_file: SuiteFile = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the jobs that the same command submitted.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -29,10 +30,11 @@ def run(
     from experiments.cli.tables import run_as_data, show_runs
     from experiments.pipeline import cancel_suites, options_per_suite, run_suites
     from experiments.runners.progress import view_on
-    from experiments.suites.suite import suites_of
+    from experiments.suites.suite import own_suites, suites_of
 
+    suites = suites or (own_suites() if suite_file and not group else None)
     if bool(suites) == bool(group):
-        raise typer.BadParameter("either SUITE... or --group is required")
+        raise typer.BadParameter("either SUITE..., --group or --suite-file is required")
     names = suites or [suite.suite for suite in suites_of(group or "both")]
     several = options_per_suite(names, replace(options, command=context.obj))
     output = console(stderr=as_json)

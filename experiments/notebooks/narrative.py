@@ -113,8 +113,8 @@ def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
 
 def row_in_markdown(folder: RunFolder, row: str) -> str:
     """Return a row's result in Markdown: outcome, device, memory, speed, prediction, and its own statements."""
-    made, results = folder.read_run(), folder.results()
-    suite, result = suite_named(made.suite), results[row]
+    results = folder.results()
+    suite, result = folder.suite(), results[row]
     blocks = [
         f"### {suite.row(row).title}: {OUTCOMES[result.outcome]}",
         *one_row.measured(result),

@@ -37,7 +37,8 @@ Failed = Callable[[RowSpec, Problem], None]
 
 def traced_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
     """Return the row of a suite as the tracer runs it."""
-    return peak_spec(suite.suite, row.id, card, suite.settings(row, card), suite.version, input)
+    settings = suite.settings(row, card)
+    return peak_spec(suite.suite, row.id, card, settings, suite.version, input, suite.own_model(settings))
 
 
 def peak_spec(
