@@ -182,8 +182,14 @@ def _problems_of_settings(values: dict[str, Any], known: Mapping[str, Model]) ->
         settings = Settings.model_validate(values)
     except ValidationError as error:
         stated = problems(error, Settings)
-        return found + stated + ([] if stated[0].place else _each_by_itself(values))
+        return found + (stated if stated[0].place else [_placed(stated[0]), *_each_by_itself(values)])
     return found + (list(_cannot_run(settings, known[settings.model])) if model in known else [])
+
+
+def _placed(problem: Problem) -> Problem:
+    """Return a problem of several settings with the place of the setting that its text begins with, if it does."""
+    key = problem.text.partition(" = ")[0]
+    return problem._replace(place=(key,) if key in FIELDS else ())
 
 
 def _each_by_itself(values: dict[str, Any]) -> list[Problem]:
