@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import Json
 from experiments.cli.output import print_json
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json
 from experiments.errors import InputError
 
 if TYPE_CHECKING:
     from experiments.suites.mistakes import Mistake
     from experiments.suites.suite import Suite
 
-app = typer.Typer()
+app = Commands()
 BAD_INPUT = 2
 
 
@@ -24,9 +25,10 @@ def check(
     template: Annotated[bool, typer.Option("--template", help="Print a suite to begin with.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check the files of your own suites: print all mistakes with their lines, or what the suites contain.
+    """Check the files of your own suites: tell all mistakes at once.
 
-    testbed check --template > my_lab.yaml; testbed check my_lab.yaml; testbed run --suite-file my_lab.yaml
+    Each mistake has its line, its value and what is allowed. A suite without mistakes is summarized. Begin with
+    testbed check --template > my_lab.yaml
     """
     from experiments.suites.document import read_document
     from experiments.suites.mistakes import suite_and_mistakes
@@ -58,7 +60,7 @@ def _lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
     for (line, says, near), wheres in places.items():
         first, *others = [where for where in wheres if where] or [""]
         more = f" and {len(others)} more" if others else ""
-        hint = f"; did you mean {near!r}?" if near else ""
+        hint = f"; did you mean {near}?" if near else ""
         found.append(f"{path}:{line}: {first}{more}{': ' if first else ''}{says}{hint}")
     return found
 

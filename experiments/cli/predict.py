@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import Json, SuiteFile, expand_options
 from experiments.cli.output import print_json, progress, wide_console
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, SuiteFile, expand_options
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
@@ -17,7 +18,7 @@ from experiments.system.options import options_of
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
-app = typer.Typer()
+app = Commands()
 Rows = Annotated[str | None, typer.Argument(metavar="SUITE[/ROW]", help="Rows of a suite; default: of all suites.")]
 Words = Annotated[
     list[str] | None,
@@ -35,7 +36,7 @@ def predict(
     suite_file: SuiteFile = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the GPU memory of rows, of a custom training or of any training script, without a GPU.
+    """Predict GPU memory of rows, models and scripts, without a GPU.
 
     A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a GPU that
     does not exist, until it has taken enough optimizer steps.
@@ -81,7 +82,7 @@ def fit(
     suite_file: SuiteFile = None,
     as_json: Json = False,
 ) -> None:
-    """Find the largest batch that fits, and single changes that make a row fit."""
+    """Find the largest batch that fits, and changes that save memory."""
     from experiments.prediction.fit import fit as fit_row
     from experiments.prediction.service import traced
     from experiments.prediction.tables import fit_as_data, fit_view

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.options import Json, RunPath, SuiteFile
 from experiments.cli.output import console, print_json
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, RunPath, SuiteFile
 from experiments.errors import InputError, unknown
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()
@@ -82,7 +83,10 @@ def list_(
 def schema(
     name: Annotated[str | None, typer.Argument(help="Only this one: suite, result, run, verdict, predictions.")] = None,
 ) -> None:
-    """Print the JSON schemas of suites, result.json, run.json, verdict.json and predictions.json."""
+    """Print the JSON schemas of suites and of the files of a run.
+
+    An editor completes the keys of your own suite with: testbed schema suite > suite.schema.json
+    """
     from pydantic import BaseModel
 
     from experiments.results.run_folder import Predictions, Run

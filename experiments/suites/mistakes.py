@@ -6,14 +6,14 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, nearest, unknown
 from experiments.suites.cards import cards
 from experiments.suites.document import Document
 from experiments.suites.miniature import miniature
 from experiments.suites.models import Model, models
 from experiments.suites.schema import Claim, Row, Suite
 from experiments.suites.settings import Settings
-from experiments.suites.yaml_schema import Problem, nearest, plain, problems
+from experiments.suites.yaml_schema import Problem, plain, problems
 
 LISTS = {"rows": "row", "claims": "claim"}
 SUITE_KEYS = "a suite needs the keys suite, version, title, source, cards, common and rows"
@@ -73,7 +73,7 @@ def _of_names(document: Document, name: str) -> Iterator[Mistake]:
     data = document.data
     if isinstance(data.get("suite"), str) and data["suite"] != name:
         says = f"suite = {data['suite']!r}: must be the file's name, {name!r}"
-        yield Mistake(document.line(["suite"]), "", says, name)
+        yield Mistake(document.line(["suite"]), "", says)
     for part, what in LISTS.items():
         ids: list[Any] = []
         for number, entry in enumerate(_listed(data, part)):
@@ -120,7 +120,7 @@ def _unknown(document: Document, what: str, allowed: Iterable[str], named: Itera
     known = list(allowed)
     for place, where, name in named:
         if name not in known:
-            yield Mistake(document.line(place), where, str(unknown(what, name, known)), nearest(name, known))
+            yield Mistake(document.line(place), where, str(unknown(what, name, known)))
 
 
 def _valid(document: Document, part: str, model: type[Any]) -> Iterator[tuple[int, Any]]:
@@ -177,7 +177,7 @@ def _problems_of_settings(values: dict[str, Any], known: Mapping[str, Model]) ->
     values = {key: value for key, value in values.items() if key in FIELDS}
     model = values.get("model")
     if isinstance(model, str) and model not in known:
-        found.append(Problem(("model",), str(unknown("model", model, known)), nearest(model, known)))
+        found.append(Problem(("model",), str(unknown("model", model, known))))
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

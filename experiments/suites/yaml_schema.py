@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Collection, Iterable
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from experiments.errors import InputError
+from experiments.errors import InputError, nearest
 from experiments.suites.document import read_document
 
 T = TypeVar("T", bound=BaseModel)
@@ -19,9 +18,9 @@ QUOTED = re.compile("'([^']*)'")
 
 
 class StrictModel(BaseModel):
-    """Base of everything read from YAML: frozen, unknown keys are rejected."""
+    """Base of everything read from YAML: frozen, unknown keys are rejected, built when it is first used."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 @cache
@@ -70,22 +69,17 @@ def _follows(problem: Any, others: Iterable[Any]) -> bool:
     )
 
 
-def nearest(name: Any, allowed: Iterable[str]) -> str:
-    """Return the allowed name that is most like ``name``; "" if none is like it."""
-    return next(iter(get_close_matches(str(name), list(allowed), 1)), "")
-
-
 def _problem(problem: Any, model: type[BaseModel], skip: int) -> Problem:
     place = problem["loc"]
     key = ".".join(str(part) for part in place[skip:])
     if problem["type"] == "extra_forbidden":
         allowed = sorted(_owner(model, place[:-1]).model_fields)
         text = f"unknown key {key!r}; allowed: {', '.join(allowed)}"
-        return Problem(place, text, nearest(place[-1], allowed))
+        return Problem(place, text, nearest(str(place[-1]), allowed))
     if problem["type"] == "missing":
         return Problem(place, f"key {key!r} is missing")
     message = problem["msg"].removeprefix("Value error, ")
-    near = nearest(problem["input"], QUOTED.findall(message)) if problem["type"] == "literal_error" else ""
+    near = nearest(str(problem["input"]), QUOTED.findall(message)) if problem["type"] == "literal_error" else ""
     return Problem(place, f"{key} = {problem['input']!r}: {message}" if key else message, near)
 
 

@@ -5,7 +5,6 @@ import re
 import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import MISSING, fields, replace
-from importlib import import_module
 from pathlib import Path
 
 import pytest
