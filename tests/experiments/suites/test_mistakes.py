@@ -12,7 +12,7 @@ GOOD = TEMPLATE.read_text()
 
 @pytest.fixture
 def mistakes(tmp_path):
-    """The mistakes of the template with some texts replaced: the lines, and the whole text of each."""
+    """The mistakes of the template with some texts replaced: the line and the whole text of each."""
 
     def found(*replaced, text=GOOD):
         for old, new in replaced:
@@ -22,7 +22,8 @@ def mistakes(tmp_path):
         path.write_text(text)
         suite, wrong = suite_and_mistakes(read_document(path), "my_lab")
         assert (suite is None) == bool(wrong)
-        return {(text.splitlines()[one.line - 1].strip(), one.text, one.near) for one in wrong}
+        hints = {one: f"; did you mean {one.near}?" if one.near else "" for one in wrong}
+        return {(text.splitlines()[one.line - 1].strip(), one.text + hints[one]) for one in wrong}
 
     return found
 
@@ -54,17 +55,14 @@ def test_the_template_has_no_mistakes(mistakes):
 )
 def test_a_mistake_is_told_with_its_line_its_value_and_what_is_allowed(mistakes, old, new, line, says, near):
     found = mistakes((old, new))
-    assert any(
-        where.startswith(line) and says in text and (hint or text.partition("did you mean ")[2].strip("?")) == near
-        for where, text, hint in found
-    ), found
-    assert len({text.rpartition("on ")[2].partition(": ")[2] or text for _, text, _ in found}) <= 2
+    told = [text for where, text in found if where.startswith(line) and says in text]
+    assert {text.partition("did you mean ")[2].rstrip("?") for text in told} == {near}
 
 
 def test_all_mistakes_are_found_at_once(mistakes):
     texts = " ".join(
         text
-        for _, text, _ in mistakes(
+        for _, text in mistakes(
             ("title: Fine", "titel: Fine"),
             ("batch_size: 8", "batch_size: 0"),
             ("lr: 1.0e-4", "lr: big"),
@@ -80,7 +78,7 @@ def test_all_mistakes_are_found_at_once(mistakes):
         "batch_size = 0",
         "lr = 'big'",
         "'workers'",
-        "'optimiser'",
+        "optimiser",
         "peak_gb",
     ):
         assert word in texts
@@ -88,7 +86,7 @@ def test_all_mistakes_are_found_at_once(mistakes):
 
 
 def test_a_claim_about_a_row_that_is_invalid_is_no_second_mistake(mistakes):
-    assert all("unknown row" not in text for _, text, _ in mistakes(("title: Adapters", "titel: Adapters")))
+    assert all("unknown row" not in text for _, text in mistakes(("title: Adapters", "titel: Adapters")))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "rows: 3", "rows: [1, null]\ncommon: 3\ncards: x\nmodels: [1]\nclaims: 2"])
@@ -103,9 +101,7 @@ def test_what_is_no_suite_is_a_mistake_and_no_crash(mistakes, text):
         "- " * 100_000,
         "a: &a [*a]",
         "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10) if n else 'x'}]" for n in range(12)),
-        "\n".join(
-            f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" if n else "a0: &a0 {x: 1}" for n in range(12)
-        ),
+        "a0: &a0 {x: 1}\n" + "\n".join(f"a{n}: &a{n} {{<<: [{f'*a{n - 1}, ' * 10}]}}" for n in range(1, 12)),
         "!!python/object/apply:os.system [ls]",
         "a: 2020-13-45",
         "{[1]: 2}",
