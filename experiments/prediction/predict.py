@@ -24,7 +24,7 @@ from experiments.suites.models import Model
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Row, Suite
-from experiments.system.files import write_atomically
+from experiments.system.files import CODE, write_atomically
 from experiments.system.signals import die_with_parent
 
 HERE = Path(__file__).parent
@@ -171,7 +171,8 @@ def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[
 def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> "Iterator[subprocess.Popen[str]]":
     """Start the tracer with its jobs; kill it with all its forks if the body ends early."""
     tracer = subprocess.Popen(
-        [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)],
+        [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache.resolve()), "--workers", str(workers)],
+        cwd=CODE,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
