@@ -34,8 +34,9 @@ class Lab:
 
     run: the name of a run that is kept with this project, or under ``results``; nothing is run. "": your own newest run
     under ``results`` with the same choices; rows without a result are run, into the same run.
-    choices: options of `testbed run` by name: card, size, length, weights, input; 'auto', or an option left out, matches
-    any. Raises InputError for an unknown suite or run.
+    choices: options of `testbed run` by name: card, size, length, weights, input; 'auto' or no value matches any.
+
+    Raises InputError for an unknown suite or run.
     """
 
     def __init__(self, name: str, *, run: str = "", results: str = "results", **choices: str) -> None:

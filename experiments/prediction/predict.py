@@ -170,8 +170,9 @@ def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[
 @contextmanager
 def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> "Iterator[subprocess.Popen[str]]":
     """Start the tracer with its jobs; kill it with all its forks if the body ends early."""
+    options = ["--cache", str(cache.resolve()), "--workers", str(workers)]
     tracer = subprocess.Popen(
-        [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache.resolve()), "--workers", str(workers)],
+        [sys.executable, "-m", "experiments.prediction.tracer", *options],
         cwd=CODE,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
