@@ -4,12 +4,15 @@ import re
 from collections.abc import Collection, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experiments.errors import InputError, nearest
 from experiments.suites.document import read_document
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 T = TypeVar("T", bound=BaseModel)
 LABS = Path(__file__).parent / "labs"
@@ -78,9 +81,15 @@ def _problem(problem: Any, model: type[BaseModel], skip: int) -> Problem:
         return Problem(place, text, nearest(str(place[-1]), allowed))
     if problem["type"] == "missing":
         return Problem(place, f"key {key!r} is missing")
-    message = problem["msg"].removeprefix("Value error, ")
+    message = in_words(problem)
     near = nearest(str(problem["input"]), QUOTED.findall(message)) if problem["type"] == "literal_error" else ""
     return Problem(place, f"{key} = {problem['input']!r}: {message}" if key else message, near)
+
+
+def in_words(problem: "ErrorDetails") -> str:
+    """Return what a pydantic error says, in the words of this program's own errors."""
+    message = problem["msg"].removeprefix("Value error, ")
+    return re.sub(r"^Input should be (.*?)(, unable to .*)?$", r"allowed: \1", message)
 
 
 def _owner(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
