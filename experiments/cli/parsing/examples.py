@@ -2,6 +2,7 @@
 
 EXAMPLES = {
     "list": ("testbed list", "testbed list single_gpu_blip2 --card h100_94gb"),
+    "check": ("testbed check --template > my_lab.yaml", "testbed check my_lab.yaml"),
     "run": (
         "testbed run single_gpu_blip2 --row baseline --row reduced-batch",
         "testbed run --group single --card a100_80gb --size full",
