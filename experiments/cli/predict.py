@@ -10,7 +10,7 @@ import typer
 
 from experiments.cli.output import print_json, progress, wide_console
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, Without, expand_options
+from experiments.cli.parsing.options import Json, SuiteFile, Without, expand_options
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
@@ -41,6 +41,7 @@ def predict(
     words: Words = None,
     card: Cards = "",
     batch: Batches = "1",
+    suite_file: SuiteFile = None,  # noqa: ARG001 - _specs reads it from the context
     as_json: Json = False,
 ) -> None:
     """Predict GPU memory of rows, models and scripts, without a GPU.
@@ -88,6 +89,7 @@ def fit(
     rows: Rows = None,
     card: Cards = "",
     batch: Batches = "1",
+    suite_file: SuiteFile = None,  # noqa: ARG001 - _specs reads it from the context
     as_json: Json = False,
 ) -> None:
     """Find the largest batch that fits, and changes that save memory."""
@@ -166,12 +168,14 @@ def _specs(
     """Return the rows to predict: rows of suites, or a row for each card and batch of a custom training."""
     from experiments.prediction.service import rows_asked
     from experiments.suites.cards import cards, cards_named
+    from experiments.suites.suite import own_suites
 
     if "model" not in (given := _given(context)):
         if own := given - {"card"}:
             raise InputError(f"--{min(own).replace('_', '-')}: needs --model; a row has its own settings")
         chosen = cards_named(card) if card not in ("", "all") else [None]
-        return [spec for one in chosen for spec in rows_asked(rows, one)]
+        asked = own_suites() if rows is None and context.params["suite_file"] else [rows]
+        return [spec for target in asked for one in chosen for spec in rows_asked(target, one)]
     if rows is not None:
         raise InputError(f"--model {training.model}: allowed without {rows!r} only")
     if "card" not in given:

@@ -7,7 +7,18 @@ import typer
 from experiments.cli.lease_options import LeaseOptions, confirm, key_for, new_reconciler
 from experiments.cli.output import console, show_plan
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import DEFAULT_KEY, DryRun, Key, Name, Site, Watch, Without, Yes, expand_options
+from experiments.cli.parsing.options import (
+    DEFAULT_KEY,
+    DryRun,
+    Key,
+    Name,
+    Site,
+    SuiteFile,
+    Watch,
+    Without,
+    Yes,
+    expand_options,
+)
 from experiments.run_options import RunOptions
 from experiments.system.packages import require
 
@@ -21,6 +32,7 @@ def reproduce_command(
     lease: LeaseOptions,
     options: Annotated[RunOptions, Without("site", "profile", "account")],
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs of --for.")] = None,
+    suite_file: SuiteFile = None,
     site: Site = "chameleon",
     name: Name = None,
     key: Key = DEFAULT_KEY,
@@ -40,14 +52,14 @@ def reproduce_command(
     from experiments.pipeline import options_per_suite
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on
-    from experiments.suites.suite import suites_of
+    from experiments.suites.suite import own_suites, suites_of
     from experiments.system.signals import stop_as_interrupt
     from provision.availability.times import parse_length
     from provision.configure.playbook import Setup
     from provision.sites.base import connect_to, is_demo
 
     require("ansible_runner")
-    names = suites or [suite.suite for suite in suites_of(lease.for_)]
+    names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of(lease.for_)])
     key = key_for(site, key)
     lease.check(name, key)
     max_length = parse_length(max_hours) if max_hours else None

@@ -7,14 +7,14 @@ import typer
 
 from experiments.cli.output import console, print_json
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, RunPath
-from experiments.errors import InputError
+from experiments.cli.parsing.options import Json, RunPath, SuiteFile
+from experiments.errors import InputError, unknown
 
 app = Commands()
 
 
 @app.command()
-def evaluate(folder: RunPath, as_json: Json = False) -> None:
+def evaluate(folder: RunPath, suite_file: SuiteFile = None, as_json: Json = False) -> None:  # noqa: ARG001 - its callback uses it
     """Evaluate stored results with the current suites; write nothing."""
     from experiments.cli.tables import changes_table, verdict_table
     from experiments.report import reevaluate
@@ -31,7 +31,7 @@ def evaluate(folder: RunPath, as_json: Json = False) -> None:
 
 
 @app.command()
-def report(folder: RunPath) -> None:
+def report(folder: RunPath, suite_file: SuiteFile = None) -> None:  # noqa: ARG001 - its callback uses it
     """Write the report of a run again."""
     from experiments.report import write_report
     from experiments.results.run_folder import RunFolder
@@ -43,6 +43,7 @@ def report(folder: RunPath) -> None:
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of the same suite.")],
+    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
     as_json: Json = False,
 ) -> None:
     """Compare two runs of one suite."""
@@ -61,11 +62,15 @@ def compare(
 def list_(
     suite: Annotated[str | None, typer.Argument(help="Show the rows and settings of this suite.")] = None,
     card: Annotated[str | None, typer.Option(help="Show settings for this card; default: the suite's first.")] = None,
+    suite_file: SuiteFile = None,
     as_json: Json = False,
 ) -> None:
     """List the suites, or the rows of one."""
     from experiments.cli.suite_tables import rows_as_data, rows_table, suites_as_data, suites_table
+    from experiments.suites.suite import own_suites
 
+    if suite is None and suite_file and len(own := own_suites()) == 1:
+        (suite,) = own
     if suite is None and card:
         raise InputError("--card: allowed with a suite only")
     if as_json:
@@ -75,16 +80,19 @@ def list_(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schemas of the files of a run.
+def schema(
+    name: Annotated[str | None, typer.Argument(help="Only this one: suite, result, run, verdict, predictions.")] = None,
+) -> None:
+    """Print the JSON schemas of suites and of the files of a run.
 
-    These are result.json, run.json, verdict.json and predictions.json.
+    An editor completes the keys of your own suite with: testbed schema suite > suite.schema.json
     """
     from pydantic import BaseModel
 
     from experiments.results.run_folder import Predictions, Run
     from experiments.results.schema import Result
     from experiments.results.verdicts import Evaluation
+    from experiments.suites.schema import suite_json_schema
 
     models: dict[str, type[BaseModel]] = {
         "result": Result,
@@ -92,4 +100,7 @@ def schema() -> None:
         "verdict": Evaluation,
         "predictions": Predictions,
     }
-    print_json({name: model.model_json_schema() for name, model in models.items()})
+    schemas = {"suite": suite_json_schema()} | {key: model.model_json_schema() for key, model in models.items()}
+    if name is not None and name not in schemas:
+        raise unknown("schema", name, schemas)
+    print_json(schemas if name is None else schemas[name])

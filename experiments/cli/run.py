@@ -6,7 +6,7 @@ import typer
 
 from experiments.cli.output import console, download_on, print_json
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Group, Json, expand_options
+from experiments.cli.parsing.options import Group, Json, SuiteFile, expand_options
 from experiments.errors import InputError
 from experiments.run_options import RunOptions
 
@@ -22,6 +22,7 @@ def run(
         list[str] | None, typer.Argument(metavar="SUITE", help="Names of suites; `testbed list` shows them.")
     ] = None,
     group: Group = None,
+    suite_file: SuiteFile = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the jobs that the same command submitted.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -31,10 +32,11 @@ def run(
     from experiments.cli.tables import run_as_data, show_runs
     from experiments.pipeline import cancel_suites, options_per_suite, run_suites
     from experiments.runners.progress import view_on
-    from experiments.suites.suite import suites_of
+    from experiments.suites.suite import own_suites, suites_of
 
+    suites = suites or (own_suites() if suite_file and not group else None)
     if bool(suites) == bool(group):
-        raise InputError("run: SUITE or --group is required, not both; `testbed list` shows the suites")
+        raise InputError("run: one of SUITE, --group and --suite-file is required; `testbed list` shows the suites")
     names = suites or [suite.suite for suite in suites_of(group or "both")]
     several = options_per_suite(names, replace(options, command=context.obj))
     output = console(stderr=as_json)

@@ -24,7 +24,7 @@ from experiments.suites.models import Model
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Row, Suite
-from experiments.system.files import write_atomically
+from experiments.system.files import CODE, write_atomically
 from experiments.system.signals import die_with_parent
 
 HERE = Path(__file__).parent
@@ -40,7 +40,8 @@ Failed = Callable[[RowSpec, Problem], None]
 
 def traced_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
     """Return the row of a suite as the tracer runs it."""
-    return peak_spec(suite.suite, row.id, card, suite.settings(row, card), suite.version, input)
+    settings = suite.settings(row, card)
+    return peak_spec(suite.suite, row.id, card, settings, suite.version, input, suite.own_model(settings))
 
 
 def peak_spec(
@@ -169,8 +170,10 @@ def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[
 @contextmanager
 def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> "Iterator[subprocess.Popen[str]]":
     """Start the tracer with its jobs; kill it with all its forks if the body ends early."""
+    options = ["--cache", str(cache.resolve()), "--workers", str(workers)]
     tracer = subprocess.Popen(
-        [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)],
+        [sys.executable, "-m", "experiments.prediction.tracer", *options],
+        cwd=CODE,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -17,7 +17,7 @@ from experiments.results.schema import Outcome, Record, Result
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.wording import OUTCOMES, number
 from experiments.run_options import SHOWN
-from experiments.suites.suite import Quantity, suite_named
+from experiments.suites.suite import Quantity
 
 COMPARISON_SCHEMA_VERSION: Literal[2] = 2
 ORIGIN = ("recipe_version", "git_commit", "host")
@@ -71,7 +71,7 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
     if run_a.suite != run_b.suite:
         raise InputError(f"{b.path}: suite = {run_b.suite!r}: only runs of one suite compare; allowed: {run_a.suite!r}")
     results_a, results_b = a.results(), b.results()
-    suite = suite_named(run_a.suite)
+    suite = a.suite()
     rows = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
     return Comparison(
         a=run_a,

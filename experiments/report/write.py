@@ -15,7 +15,6 @@ from experiments.results.run_folder import RUN_FILE, RunFolder
 from experiments.results.schema import Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.verdicts import VERDICT_SCHEMA_VERSION, Evaluation
-from experiments.suites.suite import suite_named
 from experiments.suites.yaml_schema import in_words
 from experiments.system.files import file_sha256, write_atomically
 
@@ -48,7 +47,7 @@ def write_report(folder: RunFolder) -> WrittenReport:
     Rows without a result are reported as not run. Raises InputError if ``folder`` is not the folder of a run, if its
     suite or one of its rows is unknown, or if a result cannot be read.
     """
-    suite = suite_named(folder.read_run().suite)
+    suite = folder.suite()
     graded = evaluate_run(suite, folder)
     evaluation = graded.best
     report = report_of(folder, suite, graded, folder.results(), previous(folder.path, evaluation.run))
@@ -72,7 +71,7 @@ def reevaluate(root: Path) -> tuple[Reevaluation, ...]:
 
 
 def _reevaluated(folder: RunFolder) -> Reevaluation:
-    evaluation = evaluate_run(suite_named(folder.read_run().suite), folder).best
+    evaluation = evaluate_run(folder.suite(), folder).best
     stored = _stored_evaluation(folder.path / VERDICT_FILE)
     return Reevaluation(
         folder=folder.path,

@@ -18,13 +18,14 @@ EXPERIMENTS, RESULTS, PREDICTION, MACHINES = "Experiments", "Results", "Predicti
 
 COMMANDS = {
     "list": Entry(EXPERIMENTS, "results", "List the suites, or the rows of one."),
+    "check": Entry(EXPERIMENTS, "check", "Check the files of your own suites: tell all mistakes at once."),
     "run": Entry(EXPERIMENTS, "run", "Run missing and changed rows of suites; evaluate, report them."),
     "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
     "logs": Entry(EXPERIMENTS, "remote", "Print a row's log, also from the machine where the row runs."),
     "evaluate": Entry(RESULTS, "results", "Evaluate stored results with the current suites; write nothing."),
     "report": Entry(RESULTS, "results", "Write the report of a run again."),
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
-    "schema": Entry(RESULTS, "results", "Print the JSON schemas of the files of a run."),
+    "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
     "predict": Entry(PREDICTION, "predict", "Predict GPU memory of rows, models and scripts, without a GPU."),
     "fit": Entry(PREDICTION, "predict", "Find the largest batch that fits, and changes that save memory."),
     "cards": Entry(PREDICTION, "catalog", "List the GPU models that predictions and labs know."),

@@ -1,6 +1,7 @@
 """Options that commands share, and command-line options made from the fields of a dataclass."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import Field, is_dataclass
 from functools import wraps
@@ -27,6 +28,28 @@ Name = Annotated[
 ]
 ActiveName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: the only one.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Wait until a time slot is free, then lease it.")]
+
+
+def _use_suites(place: Path | None) -> Path | None:
+    """Let the suites at ``place`` be found by name, by this process and those that it starts."""
+    if place is not None:
+        from experiments.suites.suite import OWN_SUITES, own_suites
+
+        os.environ[OWN_SUITES] = str(place.expanduser().absolute())
+        own_suites()
+    return place
+
+
+SuiteFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--suite-file",
+        metavar="PATH",
+        callback=_use_suites,
+        is_eager=True,
+        help="Your own suite: its file, or a folder of such files; without SUITE: all suites there.",
+    ),
+]
 Group = Annotated[Groups | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several, or both.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")]
 
