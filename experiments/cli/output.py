@@ -1,6 +1,7 @@
 """Output of commands: JSON, plans, progress, and consoles. Large libraries are imported only when they are needed."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,22 +25,22 @@ def show_plan(lines: Sequence[str], as_json: bool) -> None:
     if as_json:
         print_json({"would": list(lines)})
     else:
-        print("\n".join(lines) or "no operation is needed")
+        say("\n".join(lines) or "no operation is needed")
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """Return a console on stdout or stderr."""
+    """Return a console on stdout or stderr; its width without a terminal is COLUMNS, else PIPE_WIDTH."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    output = Console(stderr=stderr)
+    return output if output.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=PIPE_WIDTH)
 
 
-def wide_console() -> "Console":
-    """Return a console on stdout that is wide enough for a table of predictions if stdout is not a terminal."""
-    from rich.console import Console
+def say(text: str, *, stderr: bool = False) -> None:
+    """Print plain lines, wrapped at words on a terminal."""
+    from experiments.system.tables import print_lines
 
-    output = Console()
-    return output if output.is_terminal else Console(width=PIPE_WIDTH)
+    print_lines(console(stderr=stderr), text)
 
 
 @contextmanager

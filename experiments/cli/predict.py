@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.options import Json, expand_options
-from experiments.cli.output import print_json, progress, wide_console
+from experiments.cli.output import console, print_json, progress
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
@@ -62,7 +62,7 @@ def _predict_rows(context: typer.Context, rows: str | None, training: CustomTrai
     if as_json:
         print_json(data[0] if custom and data else data)
     elif predictions:
-        wide_console().print(prediction_tables(predictions))
+        console().print(prediction_tables(predictions))
     for problem in failures:
         print(problem, file=sys.stderr)
     if failures:
@@ -88,7 +88,7 @@ def fit(context: typer.Context, training: CustomTraining, rows: Rows = None, as_
         print_json(data[0] if custom else data)
     else:
         for one in fits:
-            wide_console().print(fit_view(one))
+            console().print(fit_view(one))
 
 
 def _predict_script(
@@ -108,7 +108,7 @@ def _predict_script(
     if as_json:
         print_json(as_data(found))
     else:
-        wide_console().print(view(found))
+        console().print(view(found))
     if script.page:
         from experiments.report.script_page import write_page
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from experiments.cli.options import Group, Json, expand_options
-from experiments.cli.output import console, download_on, print_json
+from experiments.cli.output import console, download_on, print_json, say
 from experiments.run_options import RunOptions
 
 app = typer.Typer()
@@ -38,7 +38,7 @@ def run(
     output = console(stderr=as_json)
     if cancel:
         cancelled = cancel_suites(several, view_on(output))
-        output.print(f"cancelled: {', '.join(cancelled) or 'nothing'}", soft_wrap=True, highlight=False)
+        say(f"cancelled: {', '.join(cancelled) or 'nothing'}", stderr=as_json)
         return
     finished = show_runs(run_suites(several, view_on(output), download_on(output)), output)
     if as_json:

@@ -1,12 +1,15 @@
 """Suites and their rows as tables for a terminal, and as data."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from rich.table import Column, Table
+from rich.console import Group
+from rich.text import Text
 
 from experiments.results.wording import OUTCOMES
-from experiments.suites.settings import Settings
+from experiments.suites.settings import Lora, Quantization, Settings
 from experiments.suites.suite import Suite, suite_named, suite_names
+from experiments.system.tables import Column, Table
 
 
 def suites_as_data() -> list[dict[str, Any]]:
@@ -28,10 +31,16 @@ def suites_as_data() -> list[dict[str, Any]]:
 
 def suites_table() -> Table:
     """Return a table of all suites."""
-    table = Table(Column("suite", no_wrap=True), "title", "rows", "claims", "engine", "cards")
+    table = Table(
+        "suite",
+        Column("title", prose=True),
+        *(Column(name, number=True) for name in ("rows", "claims")),
+        Column("engine", optional=1),
+        Column("cards", prose=True),
+    )
     for suite in suites_as_data():
         cells = [suite[key] for key in ("suite", "title", "rows", "claims", "engine")]
-        table.add_row(*map(str, cells), ", ".join(suite["cards"]))
+        table.add(*map(str, cells), ", ".join(suite["cards"]))
     return table
 
 
@@ -53,14 +62,28 @@ def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
     ]
 
 
-def rows_table(name: str, card: str | None) -> Table:
-    """Return a table of the rows of a suite on ``card``: the settings that differ from the suite's common ones."""
+def rows_table(name: str, card: str | None) -> Group:
+    """Return a table of the rows of a suite on ``card``: the settings that differ from the suite's common ones.
+
+    Below it stands what each of these settings means.
+    """
     suite, card = _suite_and_card(name, card)
-    columns = (Column("row", no_wrap=True), Column("model", no_wrap=True), "expected", "settings")
-    table = Table(*columns, title=f"{suite.title}, on {card}", title_justify="left")
+    columns = ("row", Column("title", prose=True), "model", "expected", Column("settings", prose=True))
+    table = Table(*columns, title=f"{suite.title}, on {card}")
+    named: dict[str, None] = {}
     for row in suite.rows_for(card):
         settings = suite.settings(row, card)
-        table.add_row(row.id, settings.model, OUTCOMES.get(row.expect.outcome or "", ""), _in_words(suite, settings))
+        own = _own(suite, settings)
+        named |= dict.fromkeys(own)
+        words = ", ".join(f"{key} {_compact(getattr(settings, key))}" for key in own)
+        table.add(row.id, row.title, settings.model, OUTCOMES.get(row.expect.outcome or "", ""), words)
+    return Group(table, Text(), _meanings(named))
+
+
+def _meanings(names: Iterable[str]) -> Table:
+    table = Table("setting", Column("meaning", prose=True))
+    for name in names:
+        table.add(name, Settings.model_fields[name].description or "")
     return table
 
 
@@ -69,14 +92,17 @@ def _suite_and_card(name: str, card: str | None) -> tuple[Suite, str]:
     return suite, card or suite.cards[0]
 
 
-def _in_words(suite: Suite, settings: Settings) -> str:
-    """Return the settings that differ from the suite's common ones and from defaults."""
+def _own(suite: Suite, settings: Settings) -> list[str]:
+    """Return the names of the settings that differ from the suite's common ones and from defaults."""
     plain = settings.model_dump(mode="json", exclude_defaults=True)
-    own = {key: value for key, value in plain.items() if value != suite.common.get(key) and key != "model"}
-    return ", ".join(f"{key} {_compact(value)}" for key, value in own.items() if key != "global_batch_size")
+    hidden = ("model", "global_batch_size")
+    return [key for key, value in plain.items() if value != suite.common.get(key) and key not in hidden]
 
 
 def _compact(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(str(_compact(part)) for part in value.values())
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, Lora):
+        targets = value.targets if isinstance(value.targets, str) else ", ".join(value.targets)
+        return f"rank {value.r} alpha {value.alpha} dropout {value.dropout:g} in {targets}"
+    if isinstance(value, Quantization):
+        return value.kind
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from experiments.errors import InputError, unknown
 from experiments.prediction.as_result import warning
 from experiments.prediction.predict import Failed, predict, traced_spec
+from experiments.prediction.tables import beside_stated, prediction_tables
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.wording import clock
@@ -61,6 +62,8 @@ def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
         return
     if predictions:
         folder.write_predictions(predictions)
+    if predictions and run.size == "tiny":
+        view.predicts(prediction_tables(predictions), {one.spec.row: beside_stated(one) for one in predictions})
     for prediction in predictions:
         if line := warning(prediction, suite.row(prediction.spec.row).expect.outcome):
             view.warns(line)
