@@ -28,11 +28,8 @@ from experiments.cli.output import console, print_json, show_plan
 from experiments.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from provision.leasing.lease import Leased
     from provision.leasing.reconciler import Reconciler
-    from provision.leasing.release import State
     from provision.models import TimeSlot
     from provision.sites.base import Testbed
 
@@ -52,7 +49,7 @@ def slots(
     as_json: Json = False,
 ) -> None:
     """Find the earliest time slots in which nodes are free."""
-    from provision.availability.calendar import slot_table
+    from experiments.cli.lease_tables import slots_table
     from provision.leasing import reserve
 
     requirements = options.requirements()
@@ -63,7 +60,7 @@ def slots(
         return
     for one in sites if days else ():
         _show_calendar(one, reconciler, options, found, days)
-    console().print(slot_table(found, options.time_zone))
+    console().print(slots_table(found, options.time_zone))
 
 
 @app.command()
@@ -125,7 +122,8 @@ def lease(
 
 @app.command()
 def status(name: ActiveName = None, as_json: Json = False) -> None:
-    """Show active leases: since when, until when, and their cost so far."""
+    """Show active leases: start, end and time left, nodes, and their cost so far and in all."""
+    from experiments.cli.lease_tables import states_table
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
@@ -143,7 +141,7 @@ def status(name: ActiveName = None, as_json: Json = False) -> None:
     if as_json:
         print_json(states)
     elif states:
-        console().print(_states_table(states))
+        console().print(states_table(states, reconciler.clock.now()))
     elif not chosen:
         print("no active lease")
     for line in map(str, problems):
@@ -239,27 +237,6 @@ def _show_calendar(
         hosts = fitting(reconciler.query(site.hosts), options.requirements())
         bookings = reconciler.query(site.bookings)
         console().print(calendar(hosts, bookings, here, (now, now + timedelta(days=days)), options.time_zone))
-
-
-def _states_table(states: "Sequence[State]") -> "Table":
-    from rich.table import Table
-
-    from provision.availability.times import local_zone, time_in_words
-
-    table = Table("name", "site", "since", "lease", "until", "servers", "addresses", "cost until now (SU)")
-    for state in states:
-        lease = state.lease
-        table.add_row(
-            state.active_lease.name,
-            state.active_lease.site,
-            time_in_words(datetime.fromisoformat(state.active_lease.since), local_zone()),
-            lease.status if lease else "gone",
-            time_in_words(lease.end, local_zone()) if lease else "",
-            ", ".join(f"{server.name} {server.status}" for server in state.servers),
-            ", ".join(state.ips),
-            "?" if state.used_su is None else f"{state.used_su:.1f}",
-        )
-    return table
 
 
 def _show_leased(leased: "Leased") -> None:

@@ -117,7 +117,9 @@ def gpus_in(text: str, node: str) -> list[MonitoredGpu]:
 
 def monitor_table(observation: Observation) -> Group:
     """Return an observation as tables."""
-    gpus = Table("GPU", Column("busy", number=True), "memory GiB", Column("temperature", number=True, optional=1), "rows")
+    gpus = Table(
+        "GPU", Column("busy", number=True), "memory GiB", Column("temperature", number=True, optional=1), "rows"
+    )
     for gpu in observation.gpus:
         memory = f"{_text(gpu.used_gib, '.1f')} of {_text(gpu.total_gib, '.1f')}"
         busy, temperature = _text(gpu.utilization, ".0f", " %"), _text(gpu.celsius, ".0f", " °C")

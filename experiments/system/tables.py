@@ -111,15 +111,21 @@ class Table:
         return sizes
 
     def _blocks(self, filled: list[int]) -> RenderResult:
-        """Yield each row as lines: the first cell, then the name and value of every other one."""
-        margin = max(Text(self._columns[i].name).cell_len for i in filled)
+        """Yield each row as lines: the first cell, then its numbers in one line, then the other cells, with names."""
+        numbers = [i for i in filled[1:] if self._columns[i].number]
+        others = [i for i in filled[1:] if i not in numbers]
+        margin = max((Text(self._columns[i].name).cell_len for i in others), default=0)
         for row in self._rows:
             yield Text.assemble(row[0], style="bold", overflow="fold")
-            block = RichTable.grid(RichColumn(width=margin, style="dim"), RichColumn(overflow="fold"), padding=(0, GAP, 0, 0))
-            for i in filled[1:]:
+            named = [Text.assemble((self._columns[i].name, "dim"), " ", row[i]) for i in numbers if row[i]]
+            block = RichTable.grid(
+                RichColumn(width=margin, style="dim"), RichColumn(overflow="fold"), padding=(0, GAP, 0, 0)
+            )
+            for i in others:
                 if row[i]:
                     block.add_row(self._columns[i].name, row[i])
-            yield Padding(block, (0, 0, 0, GAP))
+            for part in (*([Text(", ").join(named)] if named else []), block):
+                yield Padding(part, (0, 0, 0, GAP))
 
 
 def print_lines(console: Console, text: str, style: str = "") -> None:
