@@ -40,7 +40,7 @@ def evaluate(
     for problem in problems:
         say(f"testbed: {problem}", stderr=True)
     codes = [one.evaluation.exit_code or int(bool(one.files_changed)) for one in evaluated]
-    raise typer.Exit(max(*codes, 2 if problems else 0))
+    raise typer.Exit(max([*codes, 2 if problems else 0]))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Compare two runs of one suite: results of each row, and the options and settings that differ. What got worse first."""
+"""Compare two runs of one suite: results of each row, options and settings that differ. What got worse is first."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal

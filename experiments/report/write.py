@@ -67,22 +67,20 @@ def write_report(folder: RunFolder) -> WrittenReport:
 def reevaluate(root: Path, unreadable: Callable[[InputError], None] | None = None) -> tuple[Reevaluation, ...]:
     """Evaluate every run at or under ``root`` with the current suites; write nothing.
 
-    ``unreadable`` is called for a run that cannot be read, if another can. Raises InputError if there is no run under
+    ``unreadable`` is called for each of several runs that cannot be read. Raises InputError if there is no run under
     ``root``, and what ``write_report`` raises for the only one, or for any without ``unreadable``.
     """
     paths = sorted(path.parent for path in root.rglob(RUN_FILE))
     if not paths:
         raise InputError(f"{root}: no run's folder here (none has a {RUN_FILE})")
-    found, problems = [], []
+    found = []
     for path in paths:
         try:
             found.append(_reevaluated(RunFolder(path)))
         except InputError as problem:
-            problems.append(problem)
-    if problems and (unreadable is None or not found):
-        raise problems[0]
-    for problem in problems if unreadable else ():
-        unreadable(problem)
+            if unreadable is None or len(paths) == 1:
+                raise
+            unreadable(problem)
     return tuple(found)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from experiments.results.schema import Record
 from experiments.results.verdicts import Status, Verdict
 
-
 SEVERITY: dict[Status | None, int] = {"pass": 0, "not evaluated": 1, None: 1, "fail": 2, "error": 3}
 
 

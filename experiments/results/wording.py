@@ -29,7 +29,7 @@ SIZES = (("GiB", 1), ("MiB", 2**10), ("KiB", 2**20))
 
 
 def size(gib: float) -> str:
-    """Format GiB with four significant digits, in MiB or KiB if it is less than half of one: '38.51 GiB', '5.76 MiB'."""
+    """Format GiB with four significant digits, in MiB or KiB if it is below half of one: '38.51 GiB', '5.76 MiB'."""
     unit, per_gib = unit_of_size(gib)
     return f"{gib * per_gib:.4g} {unit}"
 

@@ -4,11 +4,10 @@ A table that is too wide leaves out its optional columns; if that is not enough,
 """
 
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Column as RichColumn
 from rich.table import Table as RichTable
@@ -124,8 +123,8 @@ class Table:
             for i in others:
                 if row[i]:
                     block.add_row(self._columns[i].name, row[i])
-            for part in (*([Text(", ").join(named)] if named else []), block):
-                yield Padding(part, (0, 0, 0, GAP))
+            parts: list[RenderableType] = [*([Text(", ").join(named)] if named else []), block]
+            yield from (Padding(part, (0, 0, 0, GAP)) for part in parts)
 
 
 def print_lines(console: Console, text: str, style: str = "") -> None:
