@@ -55,8 +55,18 @@ class PreparedRun:
         return self.options.host_memory_gib or self.target.node.host_memory_gib
 
     def plan(self) -> list[Planned]:
-        """Return the plan of every row. Raises InputError if a result has another schema version."""
-        return plan(self.suite, self.run, self.folder, self.options.rerun)
+        """Return the plan of every row. Raises InputError if a result has another schema version.
+
+        A row that the target cannot run again keeps its result.
+        """
+        options, target = self.options, self.target
+        planned = plan(self.suite, self.run, self.folder, options.rerun, target.software, options.keep_versions)
+        return [self._kept(row) if row.outdated else row for row in planned]
+
+    def _kept(self, row: Planned) -> Planned:
+        """Return the plan to keep an outdated result if the row cannot run at the target; else the plan as it is."""
+        reason = self.target.refusal(row.spec, self.host_memory_gib)
+        return replace(row, run=False, why=f"cannot run here: {reason}") if reason else row
 
     def rows_left(self) -> list[Planned]:
         """Return the plan of the rows that still have to run."""
@@ -120,12 +130,15 @@ def run_prepared(
     worker: module that runs a row. A row is killed ``grace_s`` seconds after its own time limit.
 
     Raises InputError before any row runs if a folder has a run with other options, or if no row of a suite can run.
-    Raises Interrupted and NoFreeGpu like the runners.
+    Raises NotReached before anything is written if the target does not answer. Raises Interrupted and NoFreeGpu like
+    the runners.
     """
     with ExitStack() as locks:
         for prepared in several:
             locks.enter_context(locked(prepared.folder.path))
         planned = [_plan(prepared) for prepared in several]
+        if any(row.run for run in planned for row in run.rows):
+            several[0].target.reach()
         for run in [_begin(run, view) for run in planned]:
             yield _finish(run, view, worker, grace_s)
 

@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.lease_options import LeaseOptions, active_lease_named, confirm, new_reconciler
-from experiments.cli.options import (
+from experiments.cli.output import console, print_json, say, show_checks, show_plan
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     ActiveName,
     DryRun,
     Json,
     Key,
     Name,
-    Site,
     SiteOrAny,
     Watch,
     Yes,
     expand_options,
 )
-from experiments.cli.output import console, print_json, show_plan
 from experiments.errors import InputError
+from provision.choices import TESTBEDS
 
 if TYPE_CHECKING:
     from provision.leasing.lease import Leased
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 FAILED = 3
 ANY = "any"
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()
@@ -49,7 +50,7 @@ def slots(
     as_json: Json = False,
 ) -> None:
     """Find the earliest time slots in which nodes are free."""
-    from experiments.cli.lease_tables import slots_table
+    from experiments.cli.tables.leases import slots_table
     from provision.leasing import reserve
 
     requirements = options.requirements()
@@ -80,7 +81,10 @@ def lease(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Lease the earliest time slot, boot its nodes and print how to log in. Resumes where it was interrupted."""
+    """Lease the earliest time slot; boot its nodes; print their logins.
+
+    Resumes where it was interrupted.
+    """
     from experiments.system.signals import stop_as_interrupt
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
@@ -123,7 +127,7 @@ def lease(
 @app.command()
 def status(name: ActiveName = None, as_json: Json = False) -> None:
     """Show active leases: start, end and time left, nodes, and their cost so far and in all."""
-    from experiments.cli.lease_tables import states_table
+    from experiments.cli.tables.leases import states_table
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
@@ -143,7 +147,7 @@ def status(name: ActiveName = None, as_json: Json = False) -> None:
     elif states:
         console().print(states_table(states, reconciler.clock.now()))
     elif not chosen:
-        print("no active lease")
+        say("no active lease")
     for line in map(str, problems):
         reconciler.report(line)
     if problems:
@@ -178,12 +182,12 @@ def extend(
     if as_json:
         print_json(extended)
     else:
-        print(f"{extended.name} ends {time_in_words(extended.end, local_zone())}")
+        say(f"{extended.name} ends {time_in_words(extended.end, local_zone())}")
 
 
 @app.command()
 def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
-    """Release servers, addresses and lease, and verify that no resource is left."""
+    """Release servers, addresses and lease; verify that none is left."""
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
     from provision.leasing.cost import costs_reported
@@ -202,21 +206,31 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
     if as_json:
         print_json({"released": resources})
     else:
-        print(f"{active_lease.name} is released; no resource is left at {active_lease.site}")
+        say(f"{active_lease.name} is released; no resource is left at {active_lease.site}")
 
 
 @app.command()
-def doctor(site: Site = "chameleon", key: Key = DEFAULT_KEY, as_json: Json = False) -> None:
-    """Run the preflight checks of a lease; each passes or names its fix."""
-    from provision.leasing.doctor import examine
+def doctor(
+    site: Annotated[
+        str | None, typer.Option(help=f"Check this site: {', '.join(TESTBEDS)}, a region, or slurm.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="With --site slurm: name or YAML file of a profile.")] = None,
+    account: Annotated[str | None, typer.Option(help="With --site slurm: the project that is charged.")] = None,
+    key: Key = DEFAULT_KEY,
+    as_json: Json = False,
+) -> None:
+    """Check what this machine can run; with --site, what a lease or a cluster needs. Failed checks name their fix."""
+    from experiments.run_options import RunOptions
+    from experiments.runners.preflight import preflight
+    from provision.checks import abilities
 
-    checks = examine(site, key.expanduser(), new_reconciler())
+    options = RunOptions(profile=profile, account=account)
+    checks = preflight(options, site, key.expanduser(), new_reconciler())
     if as_json:
         print_json(checks)
     else:
-        for check in checks:
-            print(check.line)
-    raise typer.Exit(0 if all(check.passed for check in checks) else 1)
+        show_checks(checks, *([] if site else [abilities(checks)]))
+    raise typer.Exit(1 if any(check.status == "failed" for check in checks) else 0)
 
 
 def _sites(name: str) -> "list[Testbed]":
@@ -242,9 +256,9 @@ def _show_calendar(
 def _show_leased(leased: "Leased") -> None:
     from provision.availability.times import local_zone, time_in_words
 
-    print(f"{leased.lease.name} is {leased.lease.status} until {time_in_words(leased.lease.end, local_zone())}")
+    say(f"{leased.lease.name} is {leased.lease.status} until {time_in_words(leased.lease.end, local_zone())}")
     for machine in leased.machines:
-        print(f"{machine.server}: {machine.login.command}")
+        say(f"{machine.server}: {machine.login.command}")
 
 
 def _run(command: str, leased: "Leased") -> int:

@@ -1,13 +1,13 @@
 """`testbed predict` and `fit`: GPU memory of rows and of custom trainings, without a GPU."""
 
 import shlex
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import Json, expand_options
 from experiments.cli.output import console, print_json, progress
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, expand_options
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
@@ -16,7 +16,7 @@ from experiments.system.options import options_of
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
-app = typer.Typer()
+app = Commands()
 Rows = Annotated[str | None, typer.Argument(metavar="SUITE[/ROW]", help="Rows of a suite; default: of all suites.")]
 Words = Annotated[
     list[str] | None,
@@ -33,7 +33,7 @@ def predict(
     words: Words = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the GPU memory of rows, of a custom training or of any training script, without a GPU.
+    """Predict GPU memory of rows, models and scripts, without a GPU.
 
     A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a GPU that
     does not exist, until it has taken enough optimizer steps.
@@ -54,8 +54,8 @@ def _predict_rows(context: typer.Context, rows: str | None, training: CustomTrai
 
     specs, custom = _specs(context, rows, training), "model" in _given(context)
     failures: list[Exception] = []
-    with progress() as say:
-        predictions = traced(specs, say, lambda spec, problem: failures.append(problem))
+    with progress() as show:
+        predictions = traced(specs, show, lambda spec, problem: failures.append(problem))
     if custom and predictions:
         reject_if_parameters_exceed(predictions[0])
     data = [prediction_as_data(prediction) for prediction in predictions]
@@ -64,7 +64,7 @@ def _predict_rows(context: typer.Context, rows: str | None, training: CustomTrai
     elif predictions:
         console().print(prediction_tables(predictions))
     for problem in failures:
-        print(problem, file=sys.stderr)
+        say(str(problem), stderr=True)
     if failures:
         raise typer.Exit(2 if any(isinstance(problem, InputError) for problem in failures) else 3)
 
@@ -72,7 +72,7 @@ def _predict_rows(context: typer.Context, rows: str | None, training: CustomTrai
 @app.command()
 @expand_options
 def fit(context: typer.Context, training: CustomTraining, rows: Rows = None, as_json: Json = False) -> None:
-    """Find the largest batch that fits, and single changes that make a row fit."""
+    """Find the largest batch that fits, and changes that save memory."""
     from experiments.prediction.fit import fit as fit_row
     from experiments.prediction.service import traced
     from experiments.prediction.tables import fit_as_data, fit_view
@@ -81,8 +81,8 @@ def fit(context: typer.Context, training: CustomTraining, rows: Rows = None, as_
     if not custom and "/" not in (rows or ""):
         raise InputError("fit: SUITE/ROW or --model is required")
     specs = _specs(context, rows, training)
-    with progress() as say:
-        fits = [fit_row(spec, lambda specs: traced(specs, say)) for spec in specs]
+    with progress() as show:
+        fits = [fit_row(spec, lambda specs: traced(specs, show)) for spec in specs]
     if as_json:
         data = [fit_as_data(one) for one in fits]
         print_json(data[0] if custom else data)
@@ -99,11 +99,11 @@ def _predict_script(
 
     if other := _given(context, CustomTraining) - {"card"}:
         raise InputError(f"--{_flag(min(other))}: not with a script, which has its own settings")
-    with progress() as say:
+    with progress() as show:
         try:
-            found = trace_script(command, cards_named(card or "all"), say, script)
+            found = trace_script(command, cards_named(card or "all"), show, script)
         except ScriptFailed as failed:
-            print(f"testbed: {failed}", file=sys.stderr)
+            say(f"testbed: {failed}", stderr=True)
             raise typer.Exit(failed.code if failed.code > 0 else 128 - failed.code) from None
     if as_json:
         print_json(as_data(found))
@@ -113,10 +113,10 @@ def _predict_script(
         from experiments.report.script_page import write_page
 
         write_page(script.page, command, found)
-        print(f"page: {script.page}", file=sys.stderr)
+        say(f"page: {script.page}", stderr=True)
     needed = max(answer.needed_gib for one in found for answer in one.cards)
     if script.max_gib is not None and needed > script.max_gib:
-        print(f"testbed: {needed:.2f} GiB are needed, more than --max-gib {script.max_gib:g}", file=sys.stderr)
+        say(f"testbed: {needed:.2f} GiB are needed, more than --max-gib {script.max_gib:g}", stderr=True)
         raise typer.Exit(1)
 
 

@@ -5,12 +5,13 @@ from typing import Annotated
 import typer
 
 from experiments.cli.lease_options import LeaseOptions, confirm, new_reconciler
-from experiments.cli.options import DEFAULT_KEY, DryRun, Key, Name, Site, Watch, Without, Yes, expand_options
 from experiments.cli.output import console, show_plan
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import DEFAULT_KEY, DryRun, Key, Name, Site, Watch, Without, Yes, expand_options
 from experiments.run_options import RunOptions
 from experiments.system.packages import require
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command(name="reproduce")
@@ -29,10 +30,13 @@ def reproduce_command(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Lease, configure, run, evaluate, report and release in one command. Resumes after an interruption."""
+    """Lease, configure, run, evaluate, report, release: all in one.
+
+    Resumes after an interruption.
+    """
     from dataclasses import replace
 
-    from experiments.cli.tables import show_runs
+    from experiments.cli.tables.verdicts import show_runs
     from experiments.pipeline import options_per_suite
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on

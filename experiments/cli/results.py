@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.options import Json, RunPath
 from experiments.cli.output import console, print_json, say
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, RunPath
 from experiments.errors import InputError
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()
@@ -26,7 +27,7 @@ def evaluate(
     A folder of several runs, such as those of a class, gives one line for each. Exit code 1: a statement fails, or a
     file has changed since the run; 2: a run cannot be read.
     """
-    from experiments.cli.evaluation_tables import print_evaluations, write_csv
+    from experiments.cli.tables.evaluations import print_evaluations, write_csv
     from experiments.report import reevaluate
 
     problems: list[InputError] = []
@@ -46,7 +47,7 @@ def evaluate(
 @app.command()
 def report(folder: RunPath) -> None:
     """Write the report of a run again, and show the statements whose status has changed since."""
-    from experiments.cli.tables import changes_table
+    from experiments.cli.tables.verdicts import changes_table
     from experiments.report import reevaluate, write_report
     from experiments.results.run_folder import RunFolder
 
@@ -68,7 +69,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two runs of one suite: what differs between them, what got worse first."""
-    from experiments.cli.comparison_tables import comparison_tables
+    from experiments.cli.tables.comparison import comparison_tables
     from experiments.report import compare as compare_runs
     from experiments.results.run_folder import RunFolder
 
@@ -87,7 +88,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the suites, or the rows of one."""
-    from experiments.cli.suite_tables import rows_as_data, rows_table, suites_as_data, suites_table
+    from experiments.cli.tables.suites import rows_as_data, rows_table, suites_as_data, suites_table
 
     if suite is None and card:
         raise InputError("--card: allowed with a suite only")
@@ -99,7 +100,10 @@ def list_(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schemas of result.json, run.json, verdict.json and predictions.json."""
+    """Print the JSON schemas of the files of a run.
+
+    These are result.json, run.json, verdict.json and predictions.json.
+    """
     from pydantic import BaseModel
 
     from experiments.results.run_folder import Predictions, Run

@@ -22,7 +22,7 @@ ORIGIN = ("recipe_version", "git_commit", "host")
 UNLIKE = ("size", "card")
 """Options that a reader must know to be the same, or not, before any value."""
 OPTIONS = frozenset(Run.model_fields)
-BEST_FIRST: tuple[Outcome | None, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused", None)
+BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
 CHANGED_SHARE = 0.02
 """A value that differs by less is taken for the same."""
 
@@ -65,6 +65,8 @@ class RowComparison(Record):
 
         Negative if it is better, 0 if nothing is known to differ.
         """
+        if self.outcome_a is None or self.outcome_b is None:
+            return 0.0
         worse = BEST_FIRST.index(self.outcome_b) - BEST_FIRST.index(self.outcome_a)
         if worse:
             return 100.0 * worse
@@ -83,8 +85,13 @@ class Comparison(Record):
     names: tuple[str, str] = Field(description="what tells the runs apart: name and date, with the folder if needed")
     unlike: tuple[Difference, ...] = Field(description="size and card, if they differ: values then compare with care")
     differences: tuple[Difference, ...]
-    rows: tuple[RowComparison, ...] = Field(description="what got worse first")
+    rows: tuple[RowComparison, ...]
     verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, what got worse first")
+
+    @property
+    def rows_worse_first(self) -> list[RowComparison]:
+        """Return the rows in the order of how much worse they are in the second run; those in one run only last."""
+        return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.badness))
 
 
 def compare(a: RunFolder, b: RunFolder) -> Comparison:
@@ -104,7 +111,7 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
         names=_names(a, b),
         unlike=unlike,
         differences=tuple(_differing(_facts(run_a, results_a), _facts(run_b, results_b))),
-        rows=tuple(sorted(rows, key=lambda row: -row.badness)),
+        rows=tuple(rows),
         verdicts=tuple(sorted(changes, key=lambda change: -change.worse)),
     )
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
+from experiments.charts import SCRIPT, STYLE
 from experiments.report.content import Report
 from experiments.report.figures import figures
 from experiments.report.words import ICONS, gib, lower_first, percent, share, stages
@@ -15,7 +15,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(report: Report) -> str:
-    """Return the report as one HTML file that needs no network: styles, figures and plotly.js are inside."""
+    """Return the report as one HTML file that needs no network: styles, charts and a small script are inside."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -32,5 +32,6 @@ def page(report: Report) -> str:
         grades=GRADES,
         memory_columns=COLUMNS,
         snapshot_parts=[part for part in COLUMNS if part != BUFFERS],
-        plotly_js=get_plotlyjs(),
+        chart_style=STYLE,
+        chart_script=SCRIPT,
     )

@@ -124,19 +124,17 @@ def view_on(console: Console) -> View:
 def table(states: Sequence[RowState], done: int, total: int, left_s: float | None) -> Table:
     """Return the rows that have not ended as a table, titled with the number of rows that are done and that wait."""
     waiting = total - done - len(states)
-    wait = f", {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""
+    wait = f"; {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""
     left = f", about {clock(left_s)} left" if left_s is not None else ""
     rows = Table(
         "row",
         Column("phase", prose=True),
-        Column("time", number=True),
         *(Column(name, number=True, optional=1) for name in ("micro-steps", "now", "peak")),
-        Column("left", number=True),
-        title=f"{done} of {total} rows done{wait}{left}",
+        *(Column(name, number=True) for name in ("time", "left")),
+        title=f"{done} of {total} rows done{left}{wait}",
     )
     for state in states:
-        phase, *position = _position(state)
-        rows.add(state.spec.row, phase, clock(state.elapsed_s), *position, _left(state.progress))
+        rows.add(state.spec.row, *_position(state), clock(state.elapsed_s), _left(state.progress))
     return rows
 
 

@@ -17,9 +17,9 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class StrictModel(BaseModel):
-    """Base of everything read from YAML: frozen, unknown keys are rejected."""
+    """Base of everything read from YAML: frozen, unknown keys are rejected, built when it is first used."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 @cache

@@ -130,7 +130,7 @@ class Table:
 def print_lines(console: Console, text: str, style: str = "") -> None:
     """Print plain lines: wrapped at words on a terminal, whole elsewhere. No word, such as a path, is broken."""
     lines = [_wrapped(line, console.width) if console.is_terminal else line for line in text.split("\n")]
-    console.print("\n".join(lines), style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(Text("\n".join(lines), style), soft_wrap=True)
 
 
 def _wrapped(line: str, width: int) -> str:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from rich.console import Console
 
-from experiments.cli.lease_tables import slots_table, states_table
+from experiments.cli.tables.leases import slots_table, states_table
 from provision.leasing.release import State
 from provision.models import Lease, TimeSlot
 from tests.support.calendars import HOUR, a100, at

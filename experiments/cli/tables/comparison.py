@@ -73,7 +73,7 @@ def _rows(comparison: Comparison) -> Table:
         Column("other settings", prose=True),
         title="rows, A → B, worse first",
     )
-    for row in comparison.rows:
+    for row in comparison.rows_worse_first:
         style = WORSE if row.badness > 0 else BETTER if row.badness < 0 else ""
         table.add(
             Text(row.row, style),

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from experiments.cli.tables import changes_table, status_count, verdict_table
+from experiments.cli.tables.verdicts import changes_table, status_count, verdict_table
 from experiments.report import Reevaluation
 from experiments.report.words import STATUSES
 from experiments.system.tables import Column, Table, print_lines
