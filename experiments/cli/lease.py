@@ -126,7 +126,7 @@ def lease(
 
 @app.command()
 def status(name: ActiveName = None, as_json: Json = False) -> None:
-    """Show active leases: start, end and time left, nodes, and their cost so far and in all."""
+    """Show active leases: time left, nodes, cost so far and in all."""
     from experiments.cli.tables.leases import states_table
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.output import console, print_json, progress
+from experiments.cli.output import console, print_json, progress, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, expand_options
 from experiments.errors import InputError

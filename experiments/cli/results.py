@@ -22,10 +22,10 @@ def evaluate(
     csv: Annotated[Path | None, typer.Option(help="Write one line for each run to this CSV file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate stored results with the current suites, and check the files against SHA256SUMS; change nothing.
+    """Evaluate stored results with the current suites; check their files.
 
-    A folder of several runs, such as those of a class, gives one line for each. Exit code 1: a statement fails, or a
-    file has changed since the run; 2: a run cannot be read.
+    A folder of several runs, such as those of a class, gives one line for each. Nothing is written. Exit code 1: a
+    statement fails, or a file has changed since SHA256SUMS was written; 2: a run cannot be read.
     """
     from experiments.cli.tables.evaluations import print_evaluations, write_csv
     from experiments.report import reevaluate
@@ -46,7 +46,10 @@ def evaluate(
 
 @app.command()
 def report(folder: RunPath) -> None:
-    """Write the report of a run again, and show the statements whose status has changed since."""
+    """Write the report of a run again.
+
+    Statements whose status has changed since are shown.
+    """
     from experiments.cli.tables.verdicts import changes_table
     from experiments.report import reevaluate, write_report
     from experiments.results.run_folder import RunFolder
@@ -68,7 +71,11 @@ def compare(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs of one suite: what differs between them, what got worse first."""
+    """Compare two runs of one suite.
+
+    Shown are the statements whose status differs, the rows, and the options, settings and versions that differ; what
+    got worse is first.
+    """
     from experiments.cli.tables.comparison import comparison_tables
     from experiments.report import compare as compare_runs
     from experiments.results.run_folder import RunFolder
