@@ -147,7 +147,7 @@ def status(name: ActiveName = None, as_json: Json = False) -> None:
     elif states:
         console().print(states_table(states, reconciler.clock.now()))
     elif not chosen:
-        say("no active lease")
+        print("no active lease")
     for line in map(str, problems):
         reconciler.report(line)
     if problems:

@@ -22,7 +22,7 @@ def evaluate(
     csv: Annotated[Path | None, typer.Option(help="Write one line for each run to this CSV file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate stored results with the current suites; check their files.
+    """Evaluate stored results with today's suites; check their files.
 
     A folder of several runs, such as those of a class, gives one line for each. Nothing is written. Exit code 1: a
     statement fails, or a file has changed since SHA256SUMS was written; 2: a run cannot be read.

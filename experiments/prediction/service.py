@@ -83,7 +83,9 @@ class Progress:
             return
         self._traced += 1
         each_s = (time.monotonic() - self._begun) / self._traced
-        left = f", about {clock(each_s * (self._total - self._done))} left" if self._done < self._total else ""
+        left = (
+            f", about {clock(max(1.0, each_s * (self._total - self._done)))} left" if self._done < self._total else ""
+        )
         found = f"{prediction.predicted_outcome}, peak {prediction.peak_gib:.2f} GiB"
         what = f"{spec.suite}/{spec.row}, batch {spec.settings.batch_size}, on {spec.card}"
         self._say(f"predicted {what}: {found} ({self._done} of {self._total}{left})")

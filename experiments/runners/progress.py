@@ -125,7 +125,7 @@ def table(states: Sequence[RowState], done: int, total: int, left_s: float | Non
     """Return the rows that have not ended as a table, titled with the number of rows that are done and that wait."""
     waiting = total - done - len(states)
     wait = f"; {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""
-    left = f", about {clock(left_s)} left" if left_s is not None else ""
+    left = f", about {clock(max(1.0, left_s))} left" if left_s is not None else ""
     rows = Table(
         "row",
         Column("phase", prose=True),

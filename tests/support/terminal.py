@@ -32,7 +32,7 @@ def printed(run: Callable[[], object], width: int, environment: Mapping[str, str
 def _run_on(slave: int, run: Callable[[], object], environment: Mapping[str, str]) -> None:
     """Run with the terminal as standard input, output and error; end the process."""
     os.login_tty(slave)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
     for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "CI"):
         os.environ.pop(name, None)
     os.environ |= {"TERM": "xterm-256color", **environment}

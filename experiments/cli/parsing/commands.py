@@ -21,7 +21,7 @@ COMMANDS = {
     "run": Entry(EXPERIMENTS, "run", "Run missing and changed rows of suites; evaluate, report them."),
     "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
     "logs": Entry(EXPERIMENTS, "remote", "Print a row's log, also from the machine where the row runs."),
-    "evaluate": Entry(RESULTS, "results", "Evaluate stored results with the current suites; check their files."),
+    "evaluate": Entry(RESULTS, "results", "Evaluate stored results with today's suites; check their files."),
     "report": Entry(RESULTS, "results", "Write the report of a run again."),
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of the files of a run."),

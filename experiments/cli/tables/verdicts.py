@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
 
 PROBLEMS = ("error", "fail")
+REASONS = 6
+"""Reasons why statements were not evaluated that are shown."""
 STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": "dim"}
 
 
@@ -42,8 +44,11 @@ def _folded(evaluation: Evaluation) -> Table:
     """Return why statements were not evaluated, with the number of statements for each reason."""
     reasons = Counter(verdict.reason for verdict in evaluation.verdicts if verdict.status == "not evaluated")
     table = Table(Column(str(reasons.total()), number=True), Column("not evaluated (--all shows each)", prose=True))
-    for reason, count in reasons.most_common():
+    common = reasons.most_common(REASONS)
+    for reason, count in common:
         table.add(str(count), Text(reason, "dim"))
+    if others := reasons.total() - sum(count for _, count in common):
+        table.add(str(others), Text("for other reasons", "dim"))
     return table
 
 
