@@ -85,5 +85,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(problem: object, code: int) -> int:
     from experiments.cli.output import say
 
-    say(f"testbed: {problem}", stderr=True)
+    say(f"testbed: {' '.join(str(problem).splitlines())}", stderr=True)
     return code
