@@ -127,7 +127,6 @@ def lease(
 @app.command()
 def status(name: ActiveName = None, as_json: Json = False) -> None:
     """Show active leases: time left, nodes, cost so far and in all."""
-    from experiments.cli.tables.leases import states_table
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
@@ -145,6 +144,8 @@ def status(name: ActiveName = None, as_json: Json = False) -> None:
     if as_json:
         print_json(states)
     elif states:
+        from experiments.cli.tables.leases import states_table
+
         console().print(states_table(states, reconciler.clock.now()))
     elif not chosen:
         print("no active lease")
