@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,7 @@ from experiments.cli.lease_options import (
     new_reconciler,
     reconciler_of,
 )
-from experiments.cli.output import console, print_json, show_checks, show_plan
+from experiments.cli.output import console, print_json, say, show_checks, show_plan
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import (
     DEFAULT_KEY,
@@ -36,11 +36,8 @@ from experiments.errors import InputError
 from provision.choices import DEMO, TESTBEDS
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from provision.leasing.lease import Leased
     from provision.leasing.reconciler import Reconciler
-    from provision.leasing.release import State
     from provision.models import TimeSlot
     from provision.sites.base import Testbed
 
@@ -60,7 +57,7 @@ def slots(
     as_json: Json = False,
 ) -> None:
     """Find the earliest time slots in which nodes are free."""
-    from provision.availability.calendar import slot_table
+    from experiments.cli.tables.leases import slots_table
     from provision.leasing import reserve
 
     requirements = options.requirements()
@@ -71,7 +68,7 @@ def slots(
         return
     for one in sites if days else ():
         _show_calendar(one, reconciler, options, found, days)
-    console().print(slot_table(found, options.time_zone))
+    console().print(slots_table(found, options.time_zone))
 
 
 @app.command()
@@ -144,7 +141,7 @@ def status(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show active leases: their start, their end, their cost so far."""
+    """Show active leases: time left, nodes, cost so far and in all."""
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
@@ -165,7 +162,9 @@ def status(
     if as_json:
         print_json(states)
     elif states:
-        console().print(_states_table(states))
+        from experiments.cli.tables.leases import states_table
+
+        console().print(states_table(states, reconciler.clock.now()))
     elif not chosen:
         print("no active lease")
     for line in map(str, problems):
@@ -202,7 +201,7 @@ def extend(
     if as_json:
         print_json(extended)
     else:
-        print(f"{extended.name} ends {time_in_words(extended.end, local_zone())}")
+        say(f"{extended.name} ends {time_in_words(extended.end, local_zone())}")
 
 
 @app.command()
@@ -226,7 +225,7 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
     if as_json:
         print_json({"released": resources})
     else:
-        print(f"{active_lease.name} is released; no resource is left at {active_lease.site}")
+        say(f"{active_lease.name} is released; no resource is left at {active_lease.site}")
 
 
 @app.command()
@@ -276,27 +275,6 @@ def _show_calendar(
         console().print(calendar(hosts, bookings, here, (now, now + timedelta(days=days)), options.time_zone))
 
 
-def _states_table(states: "Sequence[State]") -> "Table":
-    from rich.table import Table
-
-    from provision.availability.times import local_zone, time_in_words
-
-    table = Table("name", "site", "since", "lease", "until", "servers", "addresses", "cost until now (SU)")
-    for state in states:
-        lease = state.lease
-        table.add_row(
-            state.active_lease.name,
-            state.active_lease.site,
-            time_in_words(datetime.fromisoformat(state.active_lease.since), local_zone()),
-            lease.status if lease else "gone",
-            time_in_words(lease.end, local_zone()) if lease else "",
-            ", ".join(f"{server.name} {server.status}" for server in state.servers),
-            ", ".join(state.ips),
-            "?" if state.used_su is None else f"{state.used_su:.1f}",
-        )
-    return table
-
-
 def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
     """Print what leases have cost since that day, local time, and their sum."""
     from dataclasses import asdict
@@ -327,9 +305,9 @@ def _day(text: str) -> datetime:
 def _show_leased(leased: "Leased") -> None:
     from provision.availability.times import local_zone, time_in_words
 
-    print(f"{leased.lease.name} is {leased.lease.status} until {time_in_words(leased.lease.end, local_zone())}")
+    say(f"{leased.lease.name} is {leased.lease.status} until {time_in_words(leased.lease.end, local_zone())}")
     for machine in leased.machines:
-        print(f"{machine.server}: {machine.login.command}")
+        say(f"{machine.server}: {machine.login.command}")
 
 
 def _run(command: str, leased: "Leased") -> int:

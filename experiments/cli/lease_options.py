@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
+from experiments.cli.output import say
 from experiments.errors import InputError
 from experiments.suites.choices import Groups
 from experiments.system.options import option
@@ -163,7 +164,7 @@ def _progress() -> Callable[[str], None]:
         nonlocal last
         if line != last:
             with suppress(OSError):
-                print(line, file=sys.stderr, flush=True)
+                say(line, stderr=True)
         last = line
 
     return show

@@ -1,14 +1,13 @@
 """`testbed predict` and `fit`: GPU memory of rows and of custom trainings, without a GPU."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.output import print_json, progress, wide_console
+from experiments.cli.output import console, print_json, progress, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFile, Without, expand_options
 from experiments.errors import InputError
@@ -66,17 +65,17 @@ def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> No
     from experiments.prediction.tables import prediction_as_data, prediction_tables
 
     failures: list[Exception] = []
-    with progress() as say:
-        predictions = traced(specs, say, lambda spec, problem: failures.append(problem))
+    with progress() as show:
+        predictions = traced(specs, show, lambda spec, problem: failures.append(problem))
     if custom and len(specs) == len(predictions) == 1:
         reject_if_parameters_exceed(predictions[0])
     if as_json:
         as_data = question_as_data if custom and predictions else lambda found: [*map(prediction_as_data, found)]
         print_json(as_data(predictions))
     elif predictions:
-        wide_console().print(question_view(predictions) if custom else prediction_tables(predictions))
+        console().print(question_view(predictions) if custom else prediction_tables(predictions))
     for problem in failures:
-        print(problem, file=sys.stderr)
+        say(str(problem), stderr=True)
     if failures:
         raise typer.Exit(2 if any(isinstance(problem, InputError) for problem in failures) else 3)
 
@@ -102,16 +101,16 @@ def fit(
     if not custom and "/" not in (rows or ""):
         raise InputError("fit: SUITE/ROW or --model is required")
     specs = _specs(context, rows, training, card, batch)
-    with progress() as say:
-        fits = [fit_row(spec, lambda specs: traced(specs, say)) for spec in specs]
+    with progress() as show:
+        fits = [fit_row(spec, lambda specs: traced(specs, show)) for spec in specs]
     if as_json:
         data = [fit_as_data(one) for one in fits]
         print_json(data[0] if custom and len(data) == 1 else data)
     else:
         for one in fits:
             if custom:
-                print(question_in_words(one.asked))
-            wide_console().print(fit_view(one))
+                say(question_in_words(one.asked))
+            console().print(fit_view(one))
 
 
 def _predict_script(
@@ -123,24 +122,24 @@ def _predict_script(
 
     if other := _given(context, CustomTraining) - {"card"}:
         raise InputError(f"--{_flag(min(other))}: not with a script, which has its own settings")
-    with progress() as say:
+    with progress() as show:
         try:
-            found = trace_script(command, cards_named(card or "all"), say, script)
+            found = trace_script(command, cards_named(card or "all"), show, script)
         except ScriptFailed as failed:
-            print(f"testbed: {failed}", file=sys.stderr)
+            say(f"testbed: {failed}", stderr=True)
             raise typer.Exit(failed.code if failed.code > 0 else 128 - failed.code) from None
     if as_json:
         print_json(as_data(found))
     else:
-        wide_console().print(view(found))
+        console().print(view(found))
     if script.page:
         from experiments.report.script_page import write_page
 
         write_page(script.page, command, found)
-        print(f"page: {script.page}", file=sys.stderr)
+        say(f"page: {script.page}", stderr=True)
     needed = max(answer.needed_gib for one in found for answer in one.cards)
     if script.max_gib is not None and needed > script.max_gib:
-        print(f"testbed: {needed:.2f} GiB are needed, more than --max-gib {script.max_gib:g}", file=sys.stderr)
+        say(f"testbed: {needed:.2f} GiB are needed, more than --max-gib {script.max_gib:g}", stderr=True)
         raise typer.Exit(1)
 
 

@@ -48,7 +48,7 @@ def reproduce_command(
     """
     from dataclasses import replace
 
-    from experiments.cli.tables import show_runs
+    from experiments.cli.tables.verdicts import show_runs
     from experiments.pipeline import options_per_suite
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.output import console, print_json
+from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, RunPath, SuiteFile
 from experiments.errors import InputError, unknown
@@ -14,29 +14,53 @@ app = Commands()
 
 
 @app.command()
-def evaluate(folder: RunPath, suite_file: SuiteFile = None, as_json: Json = False) -> None:  # noqa: ARG001 - its callback uses it
-    """Evaluate stored results with the current suites; write nothing."""
-    from experiments.cli.tables import changes_table, verdict_table
+def evaluate(
+    folder: RunPath,
+    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    every: Annotated[
+        bool, typer.Option("--all", help="Show each statement of each run, also if not evaluated.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write one line for each run to this CSV file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate stored results with today's suites; check their files.
+
+    A folder of several runs, such as those of a class, gives one line for each. Nothing is written. Exit code 1: a
+    statement fails, or a file has changed since SHA256SUMS was written; 2: a run cannot be read.
+    """
+    from experiments.cli.tables.evaluations import print_evaluations, write_csv
     from experiments.report import reevaluate
 
-    evaluated = reevaluate(folder)
+    problems: list[InputError] = []
+    evaluated = reevaluate(folder, problems.append)
+    if csv:
+        write_csv(csv, evaluated, folder)
     if as_json:
         print_json([one.model_dump(mode="json") for one in evaluated])
     else:
-        for one in evaluated:
-            console().print(verdict_table(one.evaluation))
-            if one.changes:
-                console().print(changes_table(one.changes))
-    raise typer.Exit(max(one.evaluation.exit_code for one in evaluated))
+        print_evaluations(evaluated, folder, every, console())
+    for problem in problems:
+        say(f"testbed: {problem}", stderr=True)
+    codes = [one.evaluation.exit_code or int(bool(one.files_changed)) for one in evaluated]
+    raise typer.Exit(max([*codes, 2 if problems else 0]))
 
 
 @app.command()
 def report(folder: RunPath, suite_file: SuiteFile = None) -> None:  # noqa: ARG001 - its callback uses it
-    """Write the report of a run again."""
-    from experiments.report import write_report
+    """Write the report of a run again.
+
+    Statements whose status has changed since are shown.
+    """
+    from experiments.cli.tables.verdicts import changes_table
+    from experiments.report import reevaluate, write_report
     from experiments.results.run_folder import RunFolder
 
-    print(write_report(RunFolder(folder)).page)
+    run = RunFolder(folder)
+    run.read_run()
+    changes = [change for one in reevaluate(folder) for change in one.changes]
+    print(write_report(run).page)
+    if changes:
+        console(stderr=True).print(changes_table(changes))
 
 
 @app.command()
@@ -44,18 +68,26 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of the same suite.")],
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    fail_on_change: Annotated[
+        bool, typer.Option("--fail-on-change", help="Exit with code 1 if the status of a statement differs.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs of one suite."""
+    """Compare two runs of one suite.
+
+    Shown are the statements whose status differs, the rows, and the options, settings and versions that differ; what
+    got worse is first.
+    """
+    from experiments.cli.tables.comparison import comparison_tables
     from experiments.report import compare as compare_runs
-    from experiments.report import comparison_table
     from experiments.results.run_folder import RunFolder
 
     comparison = compare_runs(RunFolder(a), RunFolder(b))
     if as_json:
         print_json(comparison.model_dump(mode="json"))
     else:
-        console().print(comparison_table(comparison))
+        console().print(comparison_tables(comparison))
+    raise typer.Exit(int(fail_on_change and bool(comparison.verdicts)))
 
 
 @app.command("list")
@@ -66,7 +98,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the suites, or the rows of one."""
-    from experiments.cli.suite_tables import rows_as_data, rows_table, suites_as_data, suites_table
+    from experiments.cli.tables.suites import rows_as_data, rows_table, suites_as_data, suites_table
     from experiments.suites.suite import own_suites
 
     if suite is None and suite_file and len(own := own_suites()) == 1:

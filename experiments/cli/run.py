@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.output import console, download_on, print_json
+from experiments.cli.output import console, download_on, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Group, Json, SuiteFile, expand_options
 from experiments.errors import InputError
@@ -29,7 +29,7 @@ def run(
     """Run missing and changed rows of suites; evaluate, report them."""
     from dataclasses import replace
 
-    from experiments.cli.tables import run_as_data, show_runs
+    from experiments.cli.tables.verdicts import run_as_data, show_runs
     from experiments.pipeline import cancel_suites, options_per_suite, run_suites
     from experiments.runners.progress import view_on
     from experiments.suites.suite import own_suites, suites_of
@@ -42,7 +42,7 @@ def run(
     output = console(stderr=as_json)
     if cancel:
         cancelled = cancel_suites(several, view_on(output))
-        output.print(f"cancelled: {', '.join(cancelled) or 'nothing'}", soft_wrap=True, highlight=False)
+        say(f"cancelled: {', '.join(cancelled) or 'nothing'}", stderr=as_json)
         return
     finished = show_runs(run_suites(several, view_on(output), download_on(output)), output)
     if as_json:

@@ -1,6 +1,6 @@
 """Reports of a run: verdict.json, report.json, junit.xml, report.html and SHA256SUMS in the run's folder."""
 
-from experiments.report.compare import Comparison, compare, comparison_table
+from experiments.report.compare import Comparison, compare
 from experiments.report.content import Report
 from experiments.report.write import Reevaluation, WrittenReport, reevaluate, write_report
 
@@ -10,7 +10,6 @@ __all__ = [
     "Report",
     "WrittenReport",
     "compare",
-    "comparison_table",
     "reevaluate",
     "write_report",
 ]

@@ -1,5 +1,6 @@
 """Write the verdicts and reports of a run into its folder; evaluate stored runs again."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +35,16 @@ class WrittenReport:
 
 
 class Reevaluation(Record):
-    """A stored run, evaluated with the current suites. changes: against its verdict.json, if it has one."""
+    """A stored run, evaluated with the current suites.
+
+    changes: against its verdict.json, if it has one. files_changed: files that differ from its SHA256SUMS or are
+    missing; None without that file.
+    """
 
     folder: Path
     evaluation: Evaluation
     changes: tuple[VerdictChange, ...] = ()
+    files_changed: tuple[str, ...] | None = None
 
 
 def write_report(folder: RunFolder) -> WrittenReport:
@@ -59,15 +65,24 @@ def write_report(folder: RunFolder) -> WrittenReport:
     return WrittenReport(folder.path / PAGE_FILE, evaluation)
 
 
-def reevaluate(root: Path) -> tuple[Reevaluation, ...]:
+def reevaluate(root: Path, unreadable: Callable[[InputError], None] | None = None) -> tuple[Reevaluation, ...]:
     """Evaluate every run at or under ``root`` with the current suites; write nothing.
 
-    Raises InputError if there is no run under ``root``, and what ``write_report`` raises for one of them.
+    ``unreadable`` is called for each of several runs that cannot be read. Raises InputError if there is no run under
+    ``root``, and what ``write_report`` raises for the only one, or for any without ``unreadable``.
     """
     paths = sorted(path.parent for path in root.rglob(RUN_FILE))
     if not paths:
         raise InputError(f"{root}: no run's folder here (none has a {RUN_FILE})")
-    return tuple(_reevaluated(RunFolder(path)) for path in paths)
+    found = []
+    for path in paths:
+        try:
+            found.append(_reevaluated(RunFolder(path)))
+        except InputError as problem:
+            if unreadable is None or len(paths) == 1:
+                raise
+            unreadable(problem)
+    return tuple(found)
 
 
 def _reevaluated(folder: RunFolder) -> Reevaluation:
@@ -77,6 +92,7 @@ def _reevaluated(folder: RunFolder) -> Reevaluation:
         folder=folder.path,
         evaluation=evaluation,
         changes=verdict_changes(stored.verdicts, evaluation.verdicts) if stored else (),
+        files_changed=files_changed(folder.path),
     )
 
 
@@ -94,3 +110,24 @@ def checksums(folder: Path) -> str:
     """Return the SHA-256 of every file under ``folder`` except SHA256SUMS, in the format of ``sha256sum -c``."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_FILE)
     return "".join(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)
+
+
+def files_changed(folder: Path) -> tuple[str, ...] | None:
+    """Return the files of SHA256SUMS under ``folder`` that are missing or have other content; None without the file.
+
+    Raises InputError if a line is not one of ``sha256sum``, or names a file outside of ``folder``.
+    """
+    path = folder / CHECKSUMS_FILE
+    if not path.is_file():
+        return None
+    stated = {}
+    for line in path.read_text(errors="replace").splitlines():
+        checksum, _, name = line.partition("  ")
+        if not name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path}: {line!r}: not a line of sha256sum for a file in this folder")
+        stated[name] = checksum
+    return tuple(name for name, checksum in stated.items() if _sha256(folder / name) != checksum)
+
+
+def _sha256(path: Path) -> str:
+    return file_sha256(path) if path.is_file() else ""

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Column, Table
 from rich.text import Text
 
 from experiments.prediction.script.record import ModuleShare, ScriptPrediction
 from experiments.results.memory_parts import AT_PEAK
+from experiments.system.tables import Column, Table
 
 STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
 ENDED = {
@@ -81,15 +80,12 @@ def _lines(one: ScriptPrediction) -> list[str]:
 def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
     several = len({one.rank for one in predictions}) > 1
     table = Table(
-        Column("card", no_wrap=True),
+        "card",
         *(["rank"] if several else []),
-        *(Column(name, justify="right", no_wrap=True) for name in ("peak", "needed", "usable", "margin")),
-        Column("outcome", no_wrap=True),
-        "out of memory in",
+        *(Column(name, number=True) for name in ("peak", "needed", "usable", "margin")),
+        "outcome",
+        Column("out of memory in", prose=True),
         title="GiB on one GPU, smallest card first",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
     answers = [(one, card) for one in predictions for card in one.cards]
     for one, card in sorted(answers, key=lambda answer: (answer[1].usable_gib, answer[0].rank)):
@@ -97,23 +93,20 @@ def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
         sizes = (f"{size:.2f}" for size in (one.peak_gib, card.needed_gib, card.usable_gib))
         rank = [str(one.rank)] if several else []
         outcome = Text(card.outcome, STYLES[card.outcome])
-        table.add_row(card.card, *rank, *sizes, f"{card.margin_gib:+.2f}", outcome, failed)
+        table.add(card.card, *rank, *sizes, f"{card.margin_gib:+.2f}", outcome, failed)
     return table
 
 
 def _modules_table(shares: Sequence[ModuleShare]) -> Table:
     table = Table(
-        Column("GiB", justify="right", no_wrap=True),
+        Column("GiB", number=True),
         "what",
         "allocated in",
-        Column("module", overflow="fold"),
+        Column("module", prose=True),
         title="largest at the peak",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
     for one in shares[:MODULES]:
-        table.add_row(f"{one.size_gib:.2f}", one.category, one.phase, one.module or "outside of modules")
+        table.add(f"{one.size_gib:.2f}", one.category, one.phase, one.module or "outside of modules")
     return table
 
 

@@ -77,10 +77,10 @@ class TrackedRow:
     @property
     def state(self) -> RowState:
         """Return the state of the row for the view."""
-        waits = ""
+        instead = ""
         if self.job and self.waiting:
-            waits = f"queued ({': '.join(filter(None, (self.job.reason, self.downloads)))})"
-        return RowState(self.spec, self.elapsed_s, self.progress, waits)
+            instead = f"queued ({': '.join(filter(None, (self.job.reason, self.downloads)))})"
+        return RowState(self.spec, self.elapsed_s, self.progress, instead)
 
 
 class JobTracker:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.cli.tables import show_runs
+from experiments.cli.tables.verdicts import show_runs
 from experiments.pipeline import options_per_suite
 from experiments.reproduce import Reproduction, reproduce
 from experiments.run_options import RunOptions

@@ -1,33 +1,55 @@
 """Runs and their verdicts as tables for a terminal, and as data."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
-from rich.table import Column, Table
 from rich.text import Text
 
 from experiments.report.words import STATUSES, headline
 from experiments.results.verdict_changes import VerdictChange
-from experiments.results.verdicts import Evaluation, Verdict
+from experiments.results.verdicts import Evaluation, Status, Verdict
+from experiments.system.tables import Column, Table, print_lines
 
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
 
 PROBLEMS = ("error", "fail")
+REASONS = 6
+"""Reasons why statements were not evaluated that are shown."""
 STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": "dim"}
 
 
-def verdict_table(evaluation: Evaluation) -> Group:
-    """Return a table of all verdicts with their reasons, the most severe status first, and the headline."""
-    columns = (Column("verdict", no_wrap=True), "statement", Column("grade", no_wrap=True), "value or reason")
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
-    for verdict in sorted(evaluation.verdicts, key=lambda verdict: STATUSES.index(verdict.status)):
-        status, grade = Text(verdict.status, STYLES[verdict.status]), Text(verdict.grade or "")
-        table.add_row(status, Text(verdict.says), grade, Text(_basis(verdict)))
-    name, found = Text(evaluation.run.run_id, "bold"), contradictions(evaluation)
-    return Group(name, table, *found, Text(headline(evaluation), "bold"))
+def verdict_table(evaluation: Evaluation, every: bool = False) -> Group:
+    """Return the headline, and the verdicts with their reasons, the most severe status first.
+
+    Reasons why statements were not evaluated are counted; ``every``: each of these statements is a line.
+    """
+    table = Table("verdict", Column("statement", prose=True), "grade", Column("value or reason", prose=True))
+    shown = [verdict for verdict in evaluation.verdicts if every or verdict.status != "not evaluated"]
+    for verdict in sorted(shown, key=lambda verdict: STATUSES.index(verdict.status)):
+        table.add(Text(verdict.status, STYLES[verdict.status]), verdict.says, verdict.grade or "", _basis(verdict))
+    name = Text(evaluation.run.run_id, "bold")
+    folded = [_folded(evaluation)] if len(shown) < len(evaluation.verdicts) else []
+    return Group(name, *([table] if shown else []), *contradictions(evaluation), *folded, _headline(evaluation))
+
+
+def _headline(evaluation: Evaluation) -> Text:
+    failed = evaluation.exit_code or evaluation.contradictions
+    return Text(headline(evaluation), "bold red" if failed else "bold")
+
+
+def _folded(evaluation: Evaluation) -> Table:
+    """Return why statements were not evaluated, with the number of statements for each reason."""
+    reasons = Counter(verdict.reason for verdict in evaluation.verdicts if verdict.status == "not evaluated")
+    table = Table(Column(str(reasons.total()), number=True), Column("not evaluated (--all shows each)", prose=True))
+    common = reasons.most_common(REASONS)
+    for reason, count in common:
+        table.add(str(count), Text(reason, "dim"))
+    if others := reasons.total() - sum(count for _, count in common):
+        table.add(str(others), Text("for other reasons", "dim"))
+    return table
 
 
 def contradictions(evaluation: Evaluation) -> list[Text]:
@@ -44,12 +66,16 @@ def contradictions(evaluation: Evaluation) -> list[Text]:
 
 def counts_table(evaluations: Sequence[Evaluation]) -> Table:
     """Return a table with the number of statements by status, for each suite and in total."""
-    table = Table("suite", *(Column(status, justify="right") for status in STATUSES), box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("suite", *(Column(status, number=True) for status in STATUSES))
     counts = {one.run.suite: [one.count(status) for status in STATUSES] for one in evaluations}
     for name, own in (*counts.items(), ("all", [sum(column) for column in zip(*counts.values(), strict=True)])):
-        styles = [STYLES[status] if count else "dim" for status, count in zip(STATUSES, own, strict=True)]
-        table.add_row(Text(name), *(Text(str(count), style) for count, style in zip(own, styles, strict=True)))
+        table.add(name, *map(status_count, STATUSES, own))
     return table
+
+
+def status_count(status: Status, count: int) -> Text:
+    """Return a number of statements in the color of their status."""
+    return Text(str(count), STYLES[status] if count else "dim")
 
 
 def problems(evaluations: Sequence[Evaluation]) -> Text:
@@ -71,7 +97,10 @@ def _graded(verdict: Verdict) -> str:
 
 
 def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[FinishedRun]":
-    """Print verdicts and report of each run when it is finished, and a summary of several; return the runs."""
+    """Print verdicts and report of each run when it is finished, and a summary of several; return the runs.
+
+    The summary begins with what failed.
+    """
     finished = []
     for done in runs:
         console.print(verdict_table(done.evaluation))
@@ -79,16 +108,16 @@ def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[Finished
         finished.append(done)
     evaluations = [done.evaluation for done in finished]
     if len(finished) > 1:
+        if found := problems(evaluations):
+            console.print(found)
         console.print(counts_table(evaluations))
         for done in finished:
             _show_report(done, console)
-    if found := problems(evaluations):
-        console.print(found)
     return finished
 
 
 def _show_report(done: "FinishedRun", console: Console) -> None:
-    console.print(f"report: {done.report}", soft_wrap=True, highlight=False)
+    print_lines(console, f"report: {done.report}")
 
 
 def run_as_data(finished: "FinishedRun") -> dict[str, Any]:
@@ -103,9 +132,10 @@ def run_as_data(finished: "FinishedRun") -> dict[str, Any]:
 
 def changes_table(changes: Sequence[VerdictChange]) -> Table:
     """Return a table of the statements whose status has changed since the run."""
-    table = Table("statement", "was", "is", "why", title="changed statuses", title_justify="left")
+    columns = (Column("statement", prose=True), "was", "is", Column("why", prose=True))
+    table = Table(*columns, title="changed statuses")
     for change in changes:
-        table.add_row(*map(Text, (change.says, change.a or "not stated", change.b or "not stated", change.reason)))
+        table.add(change.says, change.a or "not stated", change.b or "not stated", change.reason)
     return table
 
 
