@@ -2,11 +2,13 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import Json, expand_options
+from experiments.cli.options import Json, Without, expand_options
 from experiments.cli.output import print_json, progress, wide_console
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
 app = typer.Typer()
-Rows = Annotated[str | None, typer.Argument(metavar="SUITE[/ROW]", help="Rows of a suite; default: of all suites.")]
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="SUITE[/ROW] | -- COMMAND", help="Rows of a suite, or a training script's command line."),
+]
+BatchFlag = Annotated[
+    str | None, typer.Option(metavar="FLAG", help="Script: its own option for the batch, such as --batch-size.")
 ]
 
 
@@ -41,8 +45,7 @@ def predict(
     if command := _command_after_dashes(context):
         _predict_script(context, training.card, command, script, as_json)
         return
-    if own := _given(context, ScriptOptions):
-        raise InputError(f"--{_flag(min(own))}: needs a script's command after --")
+    _reject_options_of_scripts(context)
     if len(words or ()) > 1:
         raise InputError(f"predict {' '.join(words or ())}: one SUITE[/ROW] is allowed; a script's command follows --")
     _predict_rows(context, words[0] if words else None, training, as_json)
@@ -71,8 +74,28 @@ def _predict_rows(context: typer.Context, rows: str | None, training: CustomTrai
 
 @app.command()
 @expand_options
-def fit(context: typer.Context, training: CustomTraining, rows: Rows = None, as_json: Json = False) -> None:
-    """Find the largest batch that fits, and single changes that make a row fit."""
+def fit(
+    context: typer.Context,
+    training: CustomTraining,
+    script: Annotated[ScriptOptions, Without("max_gib", "page")],
+    rows: Words = None,
+    batch_flag: BatchFlag = None,
+    as_json: Json = False,
+) -> None:
+    """Find the largest batch that fits, and single changes that make a row fit.
+
+    For a training script: testbed fit --card a100_80gb --batch-flag --batch -- python train.py
+    """
+    if command := _command_after_dashes(context):
+        _fit_script(context, training.card, command, batch_flag, script, as_json)
+        return
+    _reject_options_of_scripts(context)
+    if len(rows or ()) > 1:
+        raise InputError(f"fit {' '.join(rows or ())}: one SUITE/ROW is allowed; a script's command follows --")
+    _fit_rows(context, rows[0] if rows else None, training, as_json)
+
+
+def _fit_rows(context: typer.Context, rows: str | None, training: CustomTraining, as_json: bool) -> None:
     from experiments.prediction.fit import fit as fit_row
     from experiments.prediction.service import traced
     from experiments.prediction.tables import fit_as_data, fit_view
@@ -91,20 +114,59 @@ def fit(context: typer.Context, training: CustomTraining, rows: Rows = None, as_
             wide_console().print(fit_view(one))
 
 
+def _fit_script(
+    context: typer.Context, card: str, command: list[str], flag: str | None, script: ScriptOptions, as_json: bool
+) -> None:
+    from experiments.prediction.script.fit import FIRST_BATCH, batch_in, fit_as_data, fit_batches, fit_view, with_batch
+    from experiments.prediction.script.trace import trace_script
+    from experiments.suites.cards import card_named, cards
+
+    _reject_options_of_models(context)
+    if flag is None:
+        raise InputError("fit -- COMMAND: needs --batch-flag, the script's option for its batch, such as --batch-size")
+    if not card:
+        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}")
+    card_named(card, "--card")
+    first = batch_in(command, flag) or FIRST_BATCH
+    with progress() as say, _exit_code_of_script():
+        found = fit_batches(first, lambda batch: trace_script(with_batch(command, flag, batch), [card], say, script))
+    if as_json:
+        print_json(fit_as_data(found))
+    else:
+        wide_console().print(fit_view(found, flag))
+
+
+@contextmanager
+def _exit_code_of_script() -> Iterator[None]:
+    """End with the exit code of a script that fails."""
+    from experiments.prediction.script.trace import ScriptFailed
+
+    try:
+        yield
+    except ScriptFailed as failed:
+        print(f"testbed: {failed}", file=sys.stderr)
+        raise typer.Exit(failed.code if failed.code > 0 else 128 - failed.code) from None
+
+
+def _reject_options_of_scripts(context: typer.Context) -> None:
+    if own := _given(context, ScriptOptions):
+        raise InputError(f"--{_flag(min(own))}: needs a script's command after --")
+
+
+def _reject_options_of_models(context: typer.Context) -> None:
+    if other := _given(context, CustomTraining) - {"card"}:
+        raise InputError(f"--{_flag(min(other))}: not with a script, which has its own settings")
+
+
 def _predict_script(
     context: typer.Context, card: str, command: list[str], script: ScriptOptions, as_json: bool
 ) -> None:
-    from experiments.prediction.script.trace import ScriptFailed, cards_named, trace_script
+    from experiments.prediction.script.trace import cards_named, trace_script
     from experiments.prediction.script.view import as_data, view
 
-    if other := _given(context, CustomTraining) - {"card"}:
-        raise InputError(f"--{_flag(min(other))}: not with a script, which has its own settings")
-    with progress() as say:
-        try:
-            found = trace_script(command, cards_named(card or "all"), say, script)
-        except ScriptFailed as failed:
-            print(f"testbed: {failed}", file=sys.stderr)
-            raise typer.Exit(failed.code if failed.code > 0 else 128 - failed.code) from None
+    _reject_options_of_models(context)
+    with progress() as say, _exit_code_of_script():
+        found = trace_script(command, cards_named(card or "all"), say, script)
     if as_json:
         print_json(as_data(found))
     else:

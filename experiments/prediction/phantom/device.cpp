@@ -284,6 +284,9 @@ void phantom_watch_host() {
   c10::SetCPUAllocator(&phantom::host_allocator, 255);
 }
 
+// Call this function before each allocation of 1 MiB and more; null: no function.
+void phantom_before_large(void (*call)()) { phantom::before_large = call; }
+
 int64_t phantom_host_peak() { return phantom::host_peak; }
 
 int64_t phantom_set_stream(int64_t stream) {

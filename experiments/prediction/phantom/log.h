@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <unordered_map>
@@ -73,8 +74,13 @@ void release(void* context) {
   delete block;
 }
 
+// Called before each large allocation, without the log's lock: it may wait for Python's.
+std::atomic<void (*)()> before_large{nullptr};
+constexpr size_t kLarge = size_t{1} << 20;
+
 c10::DataPtr allocate_block(size_t bytes, bool with_values) {
   if (bytes == 0) return {nullptr, nullptr, &release, kDevice};
+  if (auto* const call = bytes >= kLarge ? before_large.load() : nullptr) call();
   Log& the = log();
   std::lock_guard<std::mutex> lock(the.mutex);
   auto* block = new Block{++the.allocations, the.allocator.allocate(bytes, current_stream), nullptr};

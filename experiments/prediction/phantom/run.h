@@ -76,6 +76,16 @@ std::optional<std::vector<IValue>> nothing_to_write(
   return written;
 }
 
+// Return a view of the tensor's storage with the type and shape of `made`, which differ for complex numbers.
+Tensor view_like(const Tensor& tensor, const Tensor& made) {
+  if (tensor.scalar_type() == made.scalar_type())
+    return at::native::as_strided_tensorimpl(tensor, made.sizes(), made.strides(), made.storage_offset());
+  Tensor view = at::detail::make_tensor<c10::TensorImpl>(
+      c10::TensorImpl::VIEW, c10::Storage(tensor.storage()), tensor.key_set(), made.dtype());
+  view.unsafeGetTensorImpl()->set_sizes_and_strides(made.sizes(), made.strides(), made.storage_offset());
+  return view;
+}
+
 void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   const size_t count = schema.arguments().size(), first = stack->size() - count;
@@ -135,7 +145,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       for (const auto& [tensor, other] : pairs) {
         if (other.is_same(made)) return tensor;
         if (alias && !alias->isWrite() && is_here(tensor) && made.storage().is_alias_of(other.storage()))
-          return at::native::as_strided_tensorimpl(tensor, made.sizes(), made.strides(), made.storage_offset());
+          return view_like(tensor, made);
       }
       if (on_values) return from_host(made);
       const Tensor result = empty_strided_here(made.sizes(), made.strides(), made.scalar_type());
