@@ -48,7 +48,11 @@ def predict(
     _reject_options_of_scripts(context)
     if len(words or ()) > 1:
         raise InputError(f"predict {' '.join(words or ())}: one SUITE[/ROW] is allowed; a script's command follows --")
-    _predict_rows(context, words[0] if words else None, training, as_json)
+    rows = words[0] if words else None
+    if _in_program(context, rows, training):
+        _predict_program(training, as_json)
+    else:
+        _predict_rows(context, rows, training, as_json)
 
 
 def _predict_rows(context: typer.Context, rows: str | None, training: CustomTraining, as_json: bool) -> None:
@@ -92,7 +96,58 @@ def fit(
     _reject_options_of_scripts(context)
     if len(rows or ()) > 1:
         raise InputError(f"fit {' '.join(rows or ())}: one SUITE/ROW is allowed; a script's command follows --")
-    _fit_rows(context, rows[0] if rows else None, training, as_json)
+    row = rows[0] if rows else None
+    if _in_program(context, row, training):
+        _fit_program(training, as_json)
+    else:
+        _fit_rows(context, row, training, as_json)
+
+
+def _in_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
+    """Return whether a custom training is a small program to trace, rather than a row; check what both need."""
+    from experiments.prediction.loop import OF_ROWS
+
+    given = _given(context)
+    if "model" not in given:
+        return False
+    if rows is not None:
+        raise InputError(f"--model {training.model}: allowed without {rows!r} only")
+    if "card" not in given:
+        from experiments.suites.cards import cards
+
+        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}")
+    return training.loop not in OF_ROWS
+
+
+def _predict_program(training: CustomTraining, as_json: bool) -> None:
+    from experiments.prediction.loop import assumed, command
+    from experiments.prediction.script.trace import cards_named, trace_script
+    from experiments.prediction.script.view import as_data, view
+
+    names, words = cards_named(training.card), command(training)
+    with progress() as say, _exit_code_of_script():
+        found = trace_script(words, names, say, ScriptOptions(), f"{training.model}, batch {training.batch}")
+    if as_json:
+        print_json({"assumed": assumed(training), "loop": training.loop, **as_data(found)})
+    else:
+        wide_console().print(assumed(training), view(found), sep="\n")
+
+
+def _fit_program(training: CustomTraining, as_json: bool) -> None:
+    from experiments.prediction.loop import assumed
+    from experiments.prediction.loop_fit import attempts, attempts_as_data, attempts_table, fit_program
+    from experiments.prediction.script.fit import fit_as_data, fit_view
+    from experiments.suites.cards import card_named
+
+    card_named(training.card, "--card")
+    with progress() as say, _exit_code_of_script():
+        found = fit_program(training, say)
+        tried = attempts(training, found, say)
+    if as_json:
+        changes = attempts_as_data(tried)
+        print_json({"assumed": assumed(training), "loop": training.loop, **fit_as_data(found), "changes": changes})
+    else:
+        wide_console().print(assumed(training), fit_view(found, "--batch"), attempts_table(tried), sep="\n")
 
 
 def _fit_rows(context: typer.Context, rows: str | None, training: CustomTraining, as_json: bool) -> None:
@@ -209,10 +264,4 @@ def _specs(context: typer.Context, rows: str | None, training: CustomTraining) -
         if own := given - {"card"}:
             raise InputError(f"--{min(own).replace('_', '-')}: needs --model; a row has its own settings")
         return rows_asked(rows, training.card if "card" in given else None)
-    if rows is not None:
-        raise InputError(f"--model {training.model}: allowed without {rows!r} only")
-    if "card" not in given:
-        from experiments.suites.cards import cards
-
-        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}")
     return [training.spec]

@@ -9,8 +9,9 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from experiments.prediction.batches import LARGEST_BATCH
 from experiments.prediction.custom_spec import SUITE
-from experiments.prediction.fit import LARGEST_BATCH, Fit
+from experiments.prediction.fit import Fit
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, COLUMNS, OPTIMIZER_CPU, PARAMETERS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB, Prediction
 from experiments.suites.suite import ExpectedOutcome, suite_named

@@ -47,11 +47,13 @@ def trace_script(
     card_names: Sequence[str],
     say: Callable[[str], None],
     options: ScriptOptions,
+    name: str = "",
 ) -> list[ScriptPrediction]:
     """Return what is predicted of the command ``words``: one prediction for each group of cards, and each rank.
 
     Cards whose kernels take the same memory are answered by one trace. The script runs in this working directory and
-    with this environment; what it writes and where it connects to is up to it. Its output goes to stderr.
+    with this environment; what it writes and where it connects to is up to it. Its output goes to stderr. Progress
+    shows ``name``, or the first words of the command.
 
     Raises InputError for a command that cannot be run, and ScriptFailed if the script fails.
     """
@@ -61,7 +63,7 @@ def trace_script(
     job |= {"words": list(words), "cache": str(cache_folder())}
     found = []
     for group in alike(card_names):
-        say(f"tracing {' '.join(words[:4])} for {', '.join(group)}")
+        say(f"tracing {name or ' '.join(words[:4])} for {', '.join(group)}")
         first = _traced({**job, "cards": group, "rank": 0})
         found.append(first)
         for rank in range(1, first.ranks if options.all_ranks else 1):

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -52,7 +52,7 @@ def prediction(traced: Traced, watcher: Watcher, lines: Lines, ended: Ended) -> 
     return ScriptPrediction(
         rank=traced.rank,
         ranks=traced.ranks,
-        model=type(model).__name__ if model else "",
+        model=_class_name(model) if model else "",
         parameters=sum(one.numel() for one in counted),
         trainable_parameters=sum(one.numel() for one in counted if one.requires_grad),
         optimizers=tuple(watcher.optimizers),
@@ -73,6 +73,16 @@ def prediction(traced: Traced, watcher: Watcher, lines: Lines, ended: Ended) -> 
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.begun,
     )
+
+
+def _class_name(model: torch.nn.Module) -> str:
+    """Return the class of the model inside wrappers for several ranks, and below adapters."""
+    while isinstance(inner := getattr(model, "module", None), torch.nn.Module):
+        model = inner
+    base: Any = getattr(model, "get_base_model", None)
+    if base is not None:
+        return f"{type(base()).__name__} with adapters"
+    return type(model).__name__
 
 
 def _answer(name: str, phantom: Phantom, tags: Tags, least: int) -> CardAnswer:

@@ -59,6 +59,9 @@ def main() -> int:
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
             return end.code if isinstance(end.code, int) else 1
+    except InputError as error:
+        _write_error(out, str(error))
+        return 2
     except BaseException as error:
         traceback.print_exception(_own_part(error))
         return 1
