@@ -54,8 +54,13 @@ class Phantom:
         self._before_large = NO_CALL
 
     def install(self, kernels: Kernels) -> None:
-        """Use these attention kernels."""
-        self._library.phantom_install(kernels.flash, kernels.bfloat_efficient, ctypes.c_int64(kernels.workspace_bytes))
+        """Use the kernels of a card."""
+        self._library.phantom_install(
+            ctypes.c_int64(kernels.flash),
+            ctypes.c_int64(kernels.bfloat_efficient),
+            ctypes.c_int64(kernels.workspace_bytes),
+            ctypes.c_int64(kernels.multiprocessors),
+        )
 
     def stats(self) -> tuple[int, int, int, int, int]:
         """Return bytes allocated and reserved, both peaks since the last reset, and the number of events."""

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 
 #include "allocator.h"
@@ -61,6 +62,7 @@ struct Block {
   int64_t address;
   void* host;         // memory for values, or null
   bool known = true;  // false if they depend on floating-point values, which are not computed
+  std::optional<double> constant = std::nullopt;  // the value of all its floating-point numbers, if it is known
 };
 
 void release(void* context) {
@@ -125,7 +127,10 @@ bool readable(const Tensor& tensor) {
 
 // Mark the values of a tensor as unknown, because they depend on floating-point values, which are not computed.
 void forget_values(const Tensor& tensor) {
-  if (Block* block = is_here(tensor) ? block_of(tensor) : nullptr) block->known = false;
+  if (Block* block = is_here(tensor) ? block_of(tensor) : nullptr) {
+    block->known = false;
+    block->constant.reset();
+  }
 }
 
 }  // namespace phantom

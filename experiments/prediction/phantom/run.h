@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "card.h"
+#include "scratch.h"
 #include "tensors.h"
 
 namespace phantom {
@@ -54,6 +55,17 @@ void positions_for_masks(torch::jit::Stack* stack, size_t first) {
   }
 }
 
+// Keep the value of a whole tensor that is filled with one, such as a mask of ones; forget it at any other write.
+void keep_constant(const Tensor& tensor, const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
+  Block* block = is_here(tensor) ? block_of(tensor) : nullptr;
+  if (!block) return;
+  block->constant.reset();
+  const bool whole = tensor.nbytes() == tensor.storage().nbytes() && tensor.is_non_overlapping_and_dense();
+  if (!whole) return;
+  if (schema.name() == "aten::zero_") block->constant = 0.0;
+  if (schema.name() == "aten::fill_" && arguments[1].isScalar()) block->constant = arguments[1].toScalar().toDouble();
+}
+
 // An operation that only writes values that are not computed, in place or into given outputs, has no effect. It returns
 // the tensors that it would write.
 std::optional<std::vector<IValue>> nothing_to_write(
@@ -69,6 +81,8 @@ std::optional<std::vector<IValue>> nothing_to_write(
       nothing = nothing && is_here(tensor) && !readable(tensor) && (in_place || tensor.numel());
     });
   }
+  if (nothing)
+    for (const IValue& one : written) each_tensor(one, [&](const Tensor& tensor) { keep_constant(tensor, schema, arguments); });
   if (written.empty() || !nothing || schema.returns().size() > written.size()) return std::nullopt;
   for (const auto& returned : schema.returns())
     if (!returned.alias_info() || !returned.alias_info()->isWrite()) return std::nullopt;
@@ -97,6 +111,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   if (const auto written = nothing_to_write(schema, arguments)) {
     stack->erase(stack->begin() + first, stack->end());
     stack->insert(stack->end(), written->begin(), written->end());
+    use_scratch(schema, arguments);
     return;
   }
 
@@ -153,6 +168,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       return result;
     });
   }
+  if (!on_values) use_scratch(schema, arguments);
 }
 
 }  // namespace phantom

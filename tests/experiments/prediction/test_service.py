@@ -16,7 +16,7 @@ from tests.support.predictions import Predictor, stated
 from tests.support.views import Watched
 
 CARD = "a100_80gb"
-LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb")
+LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb", "--loop", "lightning")
 
 
 @pytest.fixture
