@@ -6,7 +6,8 @@ CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-testbed
 PINS    := containers/current.txt
 PYTHON  := $(or $(shell command -v python3.11),$(shell command -v python3),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)
-ENV     := $(CACHE)/env-$(shell cat $(PINS) | sha256sum | cut -c1-12)-py$(VERSION)
+LOCKS    = $(PINS:containers/%=containers/locks/%)
+ENV     := $(CACHE)/env-$(shell cat $(LOCKS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
 FULL_EVIDENCE := ecb175d
 TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
@@ -24,7 +25,7 @@ $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED)
 
 .PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare list logs top notebook python env testbed-env clean-results clean
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
-.PHONY: wheel test-wheel evidence-archive release-check release-version
+.PHONY: lock wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
 .DEFAULT_GOAL := help
 
@@ -63,8 +64,8 @@ top: env ## show GPUs and rows of the leased nodes, or of a cluster (site= profi
 notebook: env ## serve Jupyter from the leased machine through a tunnel (suite=NAME opens its notebook)
 	$(TESTBED) notebook $(if $(suite),--narrative $(suite)) $(args)
 
-doctor: env ## run the preflight checks of a lease (site=)
-	$(TESTBED) doctor $(call option,site) $(args)
+doctor: env ## check what this machine can run; what a lease or a cluster needs (site= profile= account=)
+	$(TESTBED) doctor $(call option,site profile account) $(args)
 
 slots: env ## find the earliest time slots, and show the calendar (node=gpu_a100_pcie for=both|single|multi hours= start= count= days=3)
 	$(TESTBED) slots --calendar $(or $(days),3) $(LEASE) $(args)
@@ -113,12 +114,15 @@ test-chain: env testbed-env ## tests of all steps together, and of their failure
 test-as-taught: ## tiny models of all rows with the labs' own library versions, in their own environment (8 GB; not part of test)
 	$(MAKE) --keep-going run-single run-multi PINS="containers/as-taught.txt containers/jupyter.txt" size=tiny results=$(results)/as-taught-versions
 
-lint: env ## style, spelling, types, import contracts
+lint: env ## style, spelling, types, import contracts, GitHub's files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
 	$(BIN)/mypy
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 wheel: env ## build the package into dist/
 	$(BIN)/python -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir dist .
@@ -148,10 +152,10 @@ python:
 	@mkdir -p $(CACHE)
 
 $(ENV)/.made: | python
-	@echo "making the environment in $(ENV)"
-	@flock $(ENV).lock sh -c 'test -e $@ || { $(PYTHON) -m venv --clear $(ENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PINS:%=-r %) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell grep -h '^torch==' $(PINS)) && touch $@; }'
+	@flock $(ENV).lock $(PYTHON) containers/environment.py $(ENV) $(LOCKS)
+
+lock: env ## write the hashes of all listed packages to containers/locks (after a change of containers/*.txt)
+	$(BIN)/python containers/lock.py
 
 testbed-env: python # the OpenStack services of the tests and their databases, cached
 	@PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(PYTHON) -m tests.testbed.openstack
@@ -163,13 +167,12 @@ clean: ## remove files that checks and tests create
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-DOCS := $(CACHE)/docs-$(shell cat docs/requirements.txt | sha256sum | cut -c1-12)-py$(VERSION)
+DOCS := $(CACHE)/docs-$(shell cat containers/locks/docs.txt | sha256sum | cut -c1-12)-py$(VERSION)
 .PHONY: docs
 
 docs: env $(DOCS)/.made ## build the documentation website in site/ and check its links
 	PYTHONPATH=$(CURDIR) $(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
-$(DOCS)/.made: docs/requirements.txt | python
-	@flock $(DOCS).lock sh -c '$(PYTHON) -m venv --clear $(DOCS) && \
-	  $(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $< && touch $@'
+$(DOCS)/.made: containers/locks/docs.txt | python
+	@flock $(DOCS).lock $(PYTHON) containers/environment.py $(DOCS) $<

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 
 from experiments.errors import InputError
@@ -55,8 +56,18 @@ class PreparedRun:
         return self.options.host_memory_gib or self.target.node.host_memory_gib
 
     def plan(self) -> list[Planned]:
-        """Return the plan of every row. Raises InputError if a result has another schema version."""
-        return plan(self.suite, self.run, self.folder, self.options.rerun)
+        """Return the plan of every row. Raises InputError if a result has another schema version.
+
+        A row that the target cannot run again keeps its result.
+        """
+        options, target = self.options, self.target
+        planned = plan(self.suite, self.run, self.folder, options.rerun, target.software, options.keep_versions)
+        return [self._kept(row) if row.outdated else row for row in planned]
+
+    def _kept(self, row: Planned) -> Planned:
+        """Return the plan to keep an outdated result if the row cannot run at the target; else the plan as it is."""
+        reason = self.target.refusal(row.spec, self.host_memory_gib)
+        return replace(row, run=False, why=f"cannot run here: {reason}") if reason else row
 
     def rows_left(self) -> list[Planned]:
         """Return the plan of the rows that still have to run."""
@@ -120,12 +131,15 @@ def run_prepared(
     worker: module that runs a row. A row is killed ``grace_s`` seconds after its own time limit.
 
     Raises InputError before any row runs if a folder has a run with other options, or if no row of a suite can run.
-    Raises Interrupted and NoFreeGpu like the runners.
+    Raises NotReached before anything is written if the target does not answer. Raises Interrupted and NoFreeGpu like
+    the runners.
     """
     with ExitStack() as locks:
         for prepared in several:
             locks.enter_context(locked(prepared.folder.path))
         planned = [_plan(prepared) for prepared in several]
+        if any(row.run for run in planned for row in run.rows):
+            several[0].target.reach()
         for run in [_begin(run, view) for run in planned]:
             yield _finish(run, view, worker, grace_s)
 
@@ -152,7 +166,9 @@ def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOpt
     known = {name: [row.id for row in suite_named(name).rows] for name in names}
     for row in options.rows:
         if not any(row in rows for rows in known.values()):
-            raise InputError(f"--row {row}: is in none of the suites {', '.join(names)}")
+            near = ", ".join(get_close_matches(row, [row for rows in known.values() for row in rows]))
+            remedy = f"similar: {near}" if near else "`testbed list SUITE` shows the rows"
+            raise InputError(f"--row {row}: is in none of the suites {', '.join(names)}; {remedy}")
     requested = {name: tuple(row for row in options.rows if row in known[name]) for name in names}
     return [replace(options, suite=name, rows=requested[name]) for name in names if requested[name] or not options.rows]
 

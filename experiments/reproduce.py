@@ -163,14 +163,14 @@ def _check(reproduction: Reproduction, reconciler: Reconciler, view: View) -> No
     checks = examine(reproduction.site.name, reproduction.lease_request.key.file, reconciler)
     for check in checks:
         view.says(check.line)
-    if failed := [f"{check.name}: {check.text}" for check in checks if not check.passed]:
+    if failed := [f"{check.name}: {check.text}" for check in checks if check.status == "failed"]:
         raise NotReady("; ".join(failed))
 
 
 def _prepared(reproduction: Reproduction, reconciler: Reconciler) -> list[PreparedRun]:
     """Prepare the runs for the node that will be leased, with the site's description of the node."""
     count = reproduction.lease_request.requirements.count
-    target = expected_target(_expected_node(reproduction, reconciler), count)
+    target = expected_target(_expected_node(reproduction, reconciler), count, reproduction.setup.image_variant)
     return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]
 
 

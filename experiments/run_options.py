@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from experiments.suites.choices import SYNTHETIC, Input, SizeOption, Weights
 from experiments.system.options import option
-from provision.models import ImageVariant
+from provision.choices import ImageVariant
 
 AUTO = "auto"
 KEY = "choice"
@@ -105,6 +105,9 @@ class RunOptions:
         None, "Memory of this machine, where it reports less than it has.", minimum=1
     )
     rerun: bool = _not_recorded(False, "Run finished rows again.", flag="--rerun")
+    keep_versions: bool = _not_recorded(
+        False, "Keep finished rows that other versions, another driver or GPU made.", flag="--keep-versions"
+    )
     predict: bool = _not_recorded(True, "Predict the rows at full size first.")
     command: str = field(default="", metadata={KEY: Choice()})
 

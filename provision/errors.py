@@ -24,6 +24,7 @@ ProvisionError
     ├── LeaseGone           the lease was deleted by somebody else or is over
     ├── BootFailed          a server ended in ERROR or did not boot in time; the message has the site's reason
     ├── NotReached          a machine cannot be reached by SSH
+    │   ├── UnknownHost         its name is unknown; the message says what to add to ~/.ssh/config
     │   ├── LoginRejected       it rejects the key
     │   ├── BadHostKey          its host key is unknown or differs from the pinned one
     │   └── ConnectionDropped   the connection dropped while a command ran; its outcome is unknown
@@ -146,6 +147,10 @@ class BootFailed(SiteError):
 
 class NotReached(SiteError):
     """A machine cannot be reached by SSH; often transient."""
+
+
+class UnknownHost(NotReached):
+    """The machine's name is unknown: neither the user's ssh configuration nor the network knows it."""
 
 
 class LoginRejected(NotReached):

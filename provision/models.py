@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -12,9 +12,6 @@ GIB = 1024**3
 """Bytes of a GiB."""
 TAG = re.compile(r"llm-testbed-[0-9a-f]{12}")
 """The tag that every resource of a lease carries at its site."""
-
-ImageVariant = Literal["current", "as-taught"]
-"""The list of package versions from which an image is built (containers/*.txt)."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Collection, Mapping
@@ -33,8 +34,8 @@ def files_in(folder: Path, left_out: Collection[str]) -> list[Path]:
 
 
 def commit(checkout: Path) -> str:
-    """Return the checkout's commit, with -dirty if files differ from it; '' outside a checkout."""
-    if not (checkout / ".git").exists():  # an environment can be inside another repository
+    """Return the checkout's commit, with -dirty if files differ from it; '' outside a checkout or without git."""
+    if not (checkout / ".git").exists() or not shutil.which("git"):  # an environment can be inside another repository
         return ""
     describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return subprocess.run(describe, capture_output=True, text=True).stdout.strip()

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli import configure, lease, orphans, predict, remote, reproduce, results, run
+from experiments.cli.parsing.group import Group
 from experiments.errors import InputError, Interrupted
 from experiments.system.packages import missing
 from provision.errors import ProvisionError, SiteError
@@ -21,17 +21,16 @@ from provision.errors import ProvisionError, SiteError
 INTERRUPTED = 130
 BROKE = 3
 BAD_INPUT = 2
+ABORTED = 1
 
 app = typer.Typer(
     name="testbed",
+    cls=Group,
     help=f"Run, measure and evaluate fine-tuning experiments.\n\n{(__doc__ or '').partition(chr(10) * 2)[2]}",
-    no_args_is_help=True,
-    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (run, predict, results, lease, configure, reproduce, orphans, remote):
-    app.add_typer(group.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -60,9 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins reads every installed package
     try:
-        app(args=list(arguments), obj=shlex.join(["testbed", *arguments]), prog_name="testbed")
+        command_line = shlex.join(["testbed", *arguments])
+        code = app(args=list(arguments) or ["--help"], obj=command_line, prog_name="testbed", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except typer.Abort:
+        return _fail("aborted; nothing was changed", ABORTED)
     except SiteError as problem:
         return _fail(problem, BROKE)
     except (InputError, ProvisionError) as problem:
@@ -77,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return BROKE
-    return 0
+    return code or 0
 
 
 def _fail(problem: object, code: int) -> int:
-    print(f"testbed: {problem}", file=sys.stderr)
+    print(f"testbed: {' '.join(str(problem).splitlines())}", file=sys.stderr)
     return code

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from experiments.cli.lease_options import active_lease_named, new_reconciler
-from experiments.cli.options import ActiveName, Json
 from experiments.cli.output import print_json
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import ActiveName, Json
 from experiments.errors import InputError
 from experiments.system.packages import require
+from provision.choices import ImageVariant
 from provision.errors import NotReached
-from provision.models import ImageVariant
 
 if TYPE_CHECKING:
     from provision.configure.playbook import ConfiguredNode
 
-app = typer.Typer()
+app = Commands()
 Source = Literal["build", "pull", "load"]
 
 
@@ -46,7 +47,10 @@ def configure_command(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print each task.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Configure the machines of a lease. Resumes after an interruption; changes only what is not up to date."""
+    """Install driver, Docker, Slurm and image on the nodes of a lease.
+
+    Resumes after an interruption; changes only what is not up to date.
+    """
     from provision.configure.playbook import Setup, configure
 
     require("ansible_runner")

@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.lease_options import LeaseOptions, active_lease_named, confirm, new_reconciler
-from experiments.cli.options import (
+from experiments.cli.output import console, print_json, show_checks, show_plan
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     ActiveName,
     DryRun,
     Json,
     Key,
     Name,
-    Site,
     SiteOrAny,
     Watch,
     Yes,
     expand_options,
 )
-from experiments.cli.output import console, print_json, show_plan
 from experiments.errors import InputError
+from provision.choices import TESTBEDS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 FAILED = 3
 ANY = "any"
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()
@@ -83,7 +84,10 @@ def lease(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Lease the earliest time slot, boot its nodes and print how to log in. Resumes where it was interrupted."""
+    """Lease the earliest time slot; boot its nodes; print their logins.
+
+    Resumes where it was interrupted.
+    """
     from experiments.system.signals import stop_as_interrupt
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
@@ -125,7 +129,7 @@ def lease(
 
 @app.command()
 def status(name: ActiveName = None, as_json: Json = False) -> None:
-    """Show active leases: since when, until when, and their cost so far."""
+    """Show active leases: their start, their end, their cost so far."""
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
@@ -185,7 +189,7 @@ def extend(
 
 @app.command()
 def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
-    """Release servers, addresses and lease, and verify that no resource is left."""
+    """Release servers, addresses and lease; verify that none is left."""
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
     from provision.leasing.cost import costs_reported
@@ -208,17 +212,27 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
 
 
 @app.command()
-def doctor(site: Site = "chameleon", key: Key = DEFAULT_KEY, as_json: Json = False) -> None:
-    """Run the preflight checks of a lease; each passes or names its fix."""
-    from provision.leasing.doctor import examine
+def doctor(
+    site: Annotated[
+        str | None, typer.Option(help=f"Check this site: {', '.join(TESTBEDS)}, a region, or slurm.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="With --site slurm: name or YAML file of a profile.")] = None,
+    account: Annotated[str | None, typer.Option(help="With --site slurm: the project that is charged.")] = None,
+    key: Key = DEFAULT_KEY,
+    as_json: Json = False,
+) -> None:
+    """Check what this machine can run; with --site, what a lease or a cluster needs. Failed checks name their fix."""
+    from experiments.run_options import RunOptions
+    from experiments.runners.preflight import preflight
+    from provision.checks import abilities
 
-    checks = examine(site, key.expanduser(), new_reconciler())
+    options = RunOptions(profile=profile, account=account)
+    checks = preflight(options, site, key.expanduser(), new_reconciler())
     if as_json:
         print_json(checks)
     else:
-        for check in checks:
-            print(check.line)
-    raise typer.Exit(0 if all(check.passed for check in checks) else 1)
+        show_checks(checks, *([] if site else [abilities(checks)]))
+    raise typer.Exit(1 if any(check.status == "failed" for check in checks) else 0)
 
 
 def _sites(name: str) -> "list[Testbed]":

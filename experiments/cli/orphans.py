@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.lease_options import confirm, new_reconciler
-from experiments.cli.options import DryRun, Json, Site, Yes
 from experiments.cli.output import print_json
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import DryRun, Json, Site, Yes
 from experiments.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 ELSEWHERE = "not created from this computer; deleted only if its tag is named"
 HOW = "nothing was deleted; --clean deletes resources created from this computer, --clean TAG those with this tag"
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command(name="orphans")

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from provision.checks import Check
+
+CHECK_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "dim"}
 PIPE_WIDTH = 160
 
 
@@ -25,6 +28,19 @@ def show_plan(lines: Sequence[str], as_json: bool) -> None:
         print_json({"would": list(lines)})
     else:
         print("\n".join(lines) or "no operation is needed")
+
+
+def show_checks(checks: "Sequence[Check]", *more: str) -> None:
+    """Print checks, colored on a terminal, their summary, and more lines."""
+    from rich.text import Text
+
+    from provision.checks import summary
+
+    output = console()
+    for check in checks:
+        label, rest = check.line[:4], check.line[4:]
+        output.print(Text(label, CHECK_STYLES[check.status]).append(rest, "default"), soft_wrap=True)
+    output.print(Text("\n".join([summary(checks), *more]), "bold"), soft_wrap=True)
 
 
 def console(*, stderr: bool = False) -> "Console":

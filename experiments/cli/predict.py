@@ -2,14 +2,16 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import Json, Without, expand_options
 from experiments.cli.output import print_json, progress, wide_console
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, Without, expand_options
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
@@ -18,7 +20,7 @@ from experiments.system.options import options_of
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
-app = typer.Typer()
+app = Commands()
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="SUITE[/ROW] | -- COMMAND", help="Rows of a suite, or a training script's command line."),
@@ -26,50 +28,57 @@ Words = Annotated[
 BatchFlag = Annotated[
     str | None, typer.Option(metavar="FLAG", help="Script: its own option for the batch, such as --batch-size.")
 ]
+Training = Annotated[CustomTraining, Without("card", "batch")]
+Cards = Annotated[
+    str, typer.Option(metavar="CARD,...", help="GPU models, or all; default for rows: all GPU models of the row.")
+]
+Batches = Annotated[str, typer.Option(metavar="N,...", help="Samples per GPU and micro-step; several are compared.")]
 
 
 @app.command()
 @expand_options
 def predict(
     context: typer.Context,
-    training: CustomTraining,
+    training: Training,
     script: ScriptOptions,
     words: Words = None,
+    card: Cards = "",
+    batch: Batches = "1",
     as_json: Json = False,
 ) -> None:
-    """Predict the GPU memory of rows, of a custom training or of any training script, without a GPU.
+    """Predict GPU memory of rows, models and scripts, without a GPU.
 
     A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a GPU that
     does not exist, until it has taken enough optimizer steps.
     """
     if command := _command_after_dashes(context):
-        _predict_script(context, training.card, command, script, as_json)
+        _predict_script(context, card, command, script, as_json)
         return
     _reject_options_of_scripts(context)
     if len(words or ()) > 1:
         raise InputError(f"predict {' '.join(words or ())}: one SUITE[/ROW] is allowed; a script's command follows --")
     rows = words[0] if words else None
     if _in_program(context, rows, training):
-        _predict_program(training, as_json)
+        _predict_programs(training, card, _batches(batch), as_json)
     else:
-        _predict_rows(context, rows, training, as_json)
+        _predict_rows(_specs(context, rows, training, card, batch), "model" in _given(context), as_json)
 
 
-def _predict_rows(context: typer.Context, rows: str | None, training: CustomTraining, as_json: bool) -> None:
+def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> None:
+    from experiments.prediction.question import question_as_data, question_view
     from experiments.prediction.service import reject_if_parameters_exceed, traced
     from experiments.prediction.tables import prediction_as_data, prediction_tables
 
-    specs, custom = _specs(context, rows, training), "model" in _given(context)
     failures: list[Exception] = []
     with progress() as say:
         predictions = traced(specs, say, lambda spec, problem: failures.append(problem))
-    if custom and predictions:
+    if custom and len(specs) == len(predictions) == 1:
         reject_if_parameters_exceed(predictions[0])
-    data = [prediction_as_data(prediction) for prediction in predictions]
     if as_json:
-        print_json(data[0] if custom and data else data)
+        as_data = question_as_data if custom and predictions else lambda found: [*map(prediction_as_data, found)]
+        print_json(as_data(predictions))
     elif predictions:
-        wide_console().print(prediction_tables(predictions))
+        wide_console().print(question_view(predictions) if custom else prediction_tables(predictions))
     for problem in failures:
         print(problem, file=sys.stderr)
     if failures:
@@ -80,27 +89,29 @@ def _predict_rows(context: typer.Context, rows: str | None, training: CustomTrai
 @expand_options
 def fit(
     context: typer.Context,
-    training: CustomTraining,
+    training: Training,
     script: Annotated[ScriptOptions, Without("max_gib", "page")],
     rows: Words = None,
+    card: Cards = "",
+    batch: Batches = "1",
     batch_flag: BatchFlag = None,
     as_json: Json = False,
 ) -> None:
-    """Find the largest batch that fits, and single changes that make a row fit.
+    """Find the largest batch that fits, and changes that save memory.
 
     For a training script: testbed fit --card a100_80gb --batch-flag --batch -- python train.py
     """
     if command := _command_after_dashes(context):
-        _fit_script(context, training.card, command, batch_flag, script, as_json)
+        _fit_script(context, card, command, batch_flag, script, as_json)
         return
     _reject_options_of_scripts(context)
     if len(rows or ()) > 1:
         raise InputError(f"fit {' '.join(rows or ())}: one SUITE/ROW is allowed; a script's command follows --")
     row = rows[0] if rows else None
     if _in_program(context, row, training):
-        _fit_program(training, as_json)
+        _fit_programs(training, card, _batches(batch), as_json)
     else:
-        _fit_rows(context, row, training, as_json)
+        _fit_rows(context, row, training, card, batch, as_json)
 
 
 def _in_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
@@ -115,57 +126,68 @@ def _in_program(context: typer.Context, rows: str | None, training: CustomTraini
     if "card" not in given:
         from experiments.suites.cards import cards
 
-        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}")
+        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, or all")
     return training.loop not in OF_ROWS
 
 
-def _predict_program(training: CustomTraining, as_json: bool) -> None:
+def _predict_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
     from experiments.prediction.loop import assumed, command
-    from experiments.prediction.script.trace import cards_named, trace_script
+    from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import as_data, view
+    from experiments.suites.cards import cards_named
 
-    names, words = cards_named(training.card), command(training)
-    with progress() as say, _exit_code_of_script():
-        found = trace_script(words, names, say, ScriptOptions(), f"{training.model}, batch {training.batch}")
+    names, data = cards_named(card), []
+    for one in (replace(training, card=names[0], batch=size) for size in batches):
+        words = command(one)
+        with progress() as say, _exit_code_of_script():
+            found = trace_script(words, names, say, ScriptOptions(), f"{one.model}, batch {one.batch}")
+        data.append({"assumed": assumed(one), "loop": one.loop, **as_data(found)})
+        if not as_json:
+            wide_console().print(assumed(one), view(found), sep="\n")
     if as_json:
-        print_json({"assumed": assumed(training), "loop": training.loop, **as_data(found)})
-    else:
-        wide_console().print(assumed(training), view(found), sep="\n")
+        print_json(data[0] if len(data) == 1 else data)
 
 
-def _fit_program(training: CustomTraining, as_json: bool) -> None:
+def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
     from experiments.prediction.loop import assumed
     from experiments.prediction.loop_fit import attempts, attempts_as_data, attempts_table, fit_program
     from experiments.prediction.script.fit import fit_as_data, fit_view
-    from experiments.suites.cards import card_named
+    from experiments.suites.cards import cards_named
 
-    card_named(training.card, "--card")
-    with progress() as say, _exit_code_of_script():
-        found = fit_program(training, say)
-        tried = attempts(training, found, say)
-    if as_json:
+    data = []
+    for one in (replace(training, card=name, batch=size) for name in cards_named(card) for size in batches):
+        with progress() as say, _exit_code_of_script():
+            found = fit_program(one, say)
+            tried = attempts(one, found, say)
         changes = attempts_as_data(tried)
-        print_json({"assumed": assumed(training), "loop": training.loop, **fit_as_data(found), "changes": changes})
-    else:
-        wide_console().print(assumed(training), fit_view(found, "--batch"), attempts_table(tried), sep="\n")
+        data.append({"assumed": assumed(one), "loop": one.loop, **fit_as_data(found), "changes": changes})
+        if not as_json:
+            wide_console().print(assumed(one), fit_view(found, "--batch"), attempts_table(tried), sep="\n")
+    if as_json:
+        print_json(data[0] if len(data) == 1 else data)
 
 
-def _fit_rows(context: typer.Context, rows: str | None, training: CustomTraining, as_json: bool) -> None:
+def _fit_rows(
+    context: typer.Context, rows: str | None, training: CustomTraining, card: str, batch: str, as_json: bool
+) -> None:
     from experiments.prediction.fit import fit as fit_row
+    from experiments.prediction.question import question_in_words
     from experiments.prediction.service import traced
     from experiments.prediction.tables import fit_as_data, fit_view
 
     custom = "model" in _given(context)
     if not custom and "/" not in (rows or ""):
         raise InputError("fit: SUITE/ROW or --model is required")
-    specs = _specs(context, rows, training)
+    specs = _specs(context, rows, training, card, batch)
     with progress() as say:
         fits = [fit_row(spec, lambda specs: traced(specs, say)) for spec in specs]
     if as_json:
         data = [fit_as_data(one) for one in fits]
-        print_json(data[0] if custom else data)
+        print_json(data[0] if custom and len(data) == 1 else data)
     else:
         for one in fits:
+            if custom:
+                print(question_in_words(one.asked))
             wide_console().print(fit_view(one))
 
 
@@ -181,6 +203,8 @@ def _fit_script(
         raise InputError("fit -- COMMAND: needs --batch-flag, the script's option for its batch, such as --batch-size")
     if not card:
         raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}")
+    if card == "all":
+        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}")
     card_named(card, "--card")
     first = batch_in(command, flag) or FIRST_BATCH
     with progress() as say, _exit_code_of_script():
@@ -216,8 +240,9 @@ def _reject_options_of_models(context: typer.Context) -> None:
 def _predict_script(
     context: typer.Context, card: str, command: list[str], script: ScriptOptions, as_json: bool
 ) -> None:
-    from experiments.prediction.script.trace import cards_named, trace_script
+    from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import as_data, view
+    from experiments.suites.cards import cards_named
 
     _reject_options_of_models(context)
     with progress() as say, _exit_code_of_script():
@@ -255,13 +280,24 @@ def _given(context: typer.Context, cls: type = CustomTraining) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def _specs(context: typer.Context, rows: str | None, training: CustomTraining) -> "list[RowSpec]":
-    """Return the rows to predict: rows of suites, or the row of a custom training."""
+def _specs(
+    context: typer.Context, rows: str | None, training: CustomTraining, card: str, batch: str
+) -> "list[RowSpec]":
+    """Return the rows to predict: rows of suites, or a row for each card and batch of a custom training."""
     from experiments.prediction.service import rows_asked
+    from experiments.suites.cards import cards_named
 
-    given = _given(context)
-    if "model" not in given:
+    if "model" not in (given := _given(context)):
         if own := given - {"card"}:
             raise InputError(f"--{min(own).replace('_', '-')}: needs --model; a row has its own settings")
-        return rows_asked(rows, training.card if "card" in given else None)
-    return [training.spec]
+        chosen = cards_named(card) if card not in ("", "all") else [None]
+        return [spec for one in chosen for spec in rows_asked(rows, one)]
+    batches = _batches(batch)
+    return [replace(training, card=name, batch=size).spec for name in cards_named(card) for size in batches]
+
+
+def _batches(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(map(int, text.split(","))))
+    except ValueError:
+        raise InputError(f"--batch {text}: allowed: whole numbers from 1, such as 4 or 1,2,4") from None

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.options import Json, Site
 from experiments.cli.output import console, print_json
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, Site
 from experiments.errors import InputError, unknown
 from experiments.system.files import CODE
+from provision.choices import TESTBEDS, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
-from provision.models import ImageVariant
-from provision.sites.base import TESTBEDS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +29,7 @@ FOLLOW_S = 1.0
 REFRESH_S = 3.0
 CHUNK_BYTES = 1 << 22
 
-app = typer.Typer()
+app = Commands()
 SlurmSite = Annotated[str, typer.Option(help=f"Site: slurm (with --profile), {', '.join(TESTBEDS)}, or a region.")]
 
 
@@ -39,7 +39,7 @@ def logs(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")] = Path("results/latest"),
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the log until the row ends.")] = False,
 ) -> None:
-    """Print a row's log: the downloaded log, or the log on the machine where the row runs."""
+    """Print a row's log, also from the machine where the row runs."""
     from experiments.results.run_folder import RunFolder, row_path
     from experiments.results.schema import RESULT_FILE
     from experiments.runners.targets import monitor_target
@@ -66,7 +66,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the GPUs of all nodes, and the rows that run or are queued there, until Ctrl-C."""
+    """Show the GPUs of all nodes and the rows on them, until Ctrl-C."""
     from pydantic import TypeAdapter
 
     from experiments.runners.monitor import Observation, monitor_table, observe
@@ -92,7 +92,10 @@ def notebook(
     ] = "current",
     into: Annotated[Path, typer.Option(help="Folder that notebooks are downloaded to.")] = Path("notebooks"),
 ) -> None:
-    """Serve Jupyter from the first machine of the lease until Ctrl-C; then download the notebooks."""
+    """Serve Jupyter from the leased machine through a tunnel.
+
+    It runs on the first machine of the lease until Ctrl-C; then the notebooks are downloaded.
+    """
     from experiments.runners.notebook_server import FOLDER, served
     from experiments.runners.slurm.download import download_folder
     from experiments.runners.targets import monitor_target

@@ -5,12 +5,13 @@ from typing import Annotated
 import typer
 
 from experiments.cli.lease_options import LeaseOptions, confirm, new_reconciler
-from experiments.cli.options import DEFAULT_KEY, DryRun, Key, Name, Site, Watch, Without, Yes, expand_options
 from experiments.cli.output import console, show_plan
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import DEFAULT_KEY, DryRun, Key, Name, Site, Watch, Without, Yes, expand_options
 from experiments.run_options import RunOptions
 from experiments.system.packages import require
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command(name="reproduce")
@@ -29,7 +30,10 @@ def reproduce_command(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Lease, configure, run, evaluate, report and release in one command. Resumes after an interruption."""
+    """Lease, configure, run, evaluate, report, release: all in one.
+
+    Resumes after an interruption.
+    """
     from dataclasses import replace
 
     from experiments.cli.tables import show_runs
@@ -45,13 +49,14 @@ def reproduce_command(
     require("ansible_runner")
     names = suites or [suite.suite for suite in suites_of(lease.for_)]
     lease.check(name, key)
+    max_length = parse_length(max_hours) if max_hours else None
     connected = connect_to(site)
     reproduction = Reproduction(
         suites=tuple(options_per_suite(names, replace(options, site=site, command=context.obj))),
         lease_request=lease.request(connected, name, key),
         site=connected,
         setup=Setup(options.image_variant),
-        max_length=parse_length(max_hours) if max_hours else None,
+        max_length=max_length,
         keep=keep,
         watch=watch,
     )

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.options import Json, RunPath
 from experiments.cli.output import console, print_json
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, RunPath
 from experiments.errors import InputError
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()
@@ -75,7 +76,10 @@ def list_(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schemas of result.json, run.json, verdict.json and predictions.json."""
+    """Print the JSON schemas of the files of a run.
+
+    These are result.json, run.json, verdict.json and predictions.json.
+    """
     from pydantic import BaseModel
 
     from experiments.results.run_folder import Predictions, Run

@@ -4,11 +4,13 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.options import Group, Json, expand_options
 from experiments.cli.output import console, download_on, print_json
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Group, Json, expand_options
+from experiments.errors import InputError
 from experiments.run_options import RunOptions
 
-app = typer.Typer()
+app = Commands()
 
 
 @app.command()
@@ -23,7 +25,7 @@ def run(
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the jobs that the same command submitted.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run missing and changed rows of suites, then evaluate and report them."""
+    """Run missing and changed rows of suites; evaluate, report them."""
     from dataclasses import replace
 
     from experiments.cli.tables import run_as_data, show_runs
@@ -32,7 +34,7 @@ def run(
     from experiments.suites.suite import suites_of
 
     if bool(suites) == bool(group):
-        raise typer.BadParameter("either SUITE... or --group is required")
+        raise InputError("run: SUITE or --group is required, not both; `testbed list` shows the suites")
     names = suites or [suite.suite for suite in suites_of(group or "both")]
     several = options_per_suite(names, replace(options, command=context.obj))
     output = console(stderr=as_json)

@@ -3,18 +3,16 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from experiments.charts import STYLE, Band, Bar, Chart, Line, Panel, bar_chart, line_chart
 from experiments.errors import InputError
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.report.page import TEMPLATES
 from experiments.results.memory_parts import AT_PEAK
 
-WIDTH, HEIGHT, LEFT, TOP = 960, 320, 48, 20
-LABEL_WIDTH = 90
-TICKS = 4
+HEIGHT_PX = 260
 
 
 def write_page(path: Path, command: Sequence[str], predictions: Sequence[ScriptPrediction]) -> None:
@@ -31,7 +29,9 @@ def write_page(path: Path, command: Sequence[str], predictions: Sequence[ScriptP
         worst=worst,
         answers=answers,
         parts=[(part.name, getattr(worst.at_peak, part.field)) for part in AT_PEAK],
-        chart=_chart(worst),
+        timeline=_chart(worst),
+        peak=_parts(worst),
+        chart_style=STYLE,
     )
     try:
         path.write_text(text)
@@ -39,30 +39,17 @@ def write_page(path: Path, command: Sequence[str], predictions: Sequence[ScriptP
         raise InputError(f"--page {path}: cannot be written ({error.strerror})") from None
 
 
-def _chart(one: ScriptPrediction) -> dict[str, Any]:
-    """Return the coordinates of the chart of memory over time."""
-    bottom, width = HEIGHT - 8, WIDTH - LEFT
-    most = max(one.timeline_gib)
+def _chart(one: ScriptPrediction) -> Chart:
+    """Return memory over time: a share of the log from 0 to 1, with a background for each phase."""
+    sizes = one.timeline_gib
+    begins = [*(phase.at for phase in one.phases), 1.0]
+    bands = [Band(phase.phase, phase.at, end) for phase, end in zip(one.phases, begins[1:], strict=True)]
+    panel = Panel("allocated memory", "GiB", [Line("", (*sizes, sizes[-1]))])
+    at = [place / len(sizes) for place in range(len(sizes) + 1)]
+    return line_chart([panel], at, "", f"Allocated memory over time, at most {one.peak_gib:.2f} GiB", bands, HEIGHT_PX)
 
-    def height(size: float) -> float:
-        return round(bottom - size / most * (bottom - TOP), 1)
 
-    step = width / len(one.timeline_gib)
-    points = [(round(LEFT + place * step, 1), height(size)) for place, size in enumerate(one.timeline_gib)]
-    area = f"M{LEFT} {bottom} " + " ".join(f"L{x} {y} h{step:.2f}" for x, y in points) + f" V{bottom} Z"
-    ticks = [{"y": height(most * share / TICKS), "label": f"{most * share / TICKS:.1f}"} for share in range(TICKS + 1)]
-    phases, free_from = [], 0.0
-    for begun in one.phases:
-        x = round(LEFT + begun.at * width, 1)
-        fits = x >= free_from
-        free_from = x + LABEL_WIDTH if fits else free_from
-        phases.append({"x": x, "y": 12, "label": begun.phase if fits else ""})
-    return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "left": LEFT,
-        "bottom": bottom,
-        "area": area,
-        "ticks": ticks,
-        "phases": phases,
-    }
+def _parts(one: ScriptPrediction) -> Chart:
+    sizes = {part.name: getattr(one.at_peak, part.field) for part in AT_PEAK}
+    bar = Bar("peak", sizes, value=f"{one.peak_gib:.2f} GiB", note=f"in {one.peak_phase}, step {one.peak_step}")
+    return bar_chart([bar], "GiB", "The parts of the peak; the same numbers are in the table below")

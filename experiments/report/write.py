@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.report.content import report_of
+from experiments.report.identity import previous
 from experiments.report.junit import junit
 from experiments.report.page import page
 from experiments.results.run_folder import RUN_FILE, RunFolder
@@ -15,6 +16,7 @@ from experiments.results.schema import Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.verdicts import VERDICT_SCHEMA_VERSION, Evaluation
 from experiments.suites.suite import suite_named
+from experiments.suites.yaml_schema import in_words
 from experiments.system.files import file_sha256, write_atomically
 
 VERDICT_FILE = "verdict.json"
@@ -49,7 +51,7 @@ def write_report(folder: RunFolder) -> WrittenReport:
     suite = suite_named(folder.read_run().suite)
     graded = evaluate_run(suite, folder)
     evaluation = graded.best
-    report = report_of(folder, suite, graded, folder.results())
+    report = report_of(folder, suite, graded, folder.results(), previous(folder.path, evaluation.run))
     write_atomically(folder.path / VERDICT_FILE, evaluation.model_dump_json(indent=2))
     write_atomically(folder.path / REPORT_FILE, report.model_dump_json(indent=2))
     write_atomically(folder.path / JUNIT_FILE, junit(report))
@@ -85,7 +87,7 @@ def _stored_evaluation(path: Path) -> Evaluation | None:
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        problem = error.errors()[0]["msg"]
+        problem = in_words(error.errors()[0])
         raise InputError(f"{path}: not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})") from None
 
 

@@ -1,9 +1,8 @@
 """The parts of memory and the points of a step: their names for tables, figures and the tracer."""
 
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-from experiments.results.schema import Point
-
+Point = Literal["before forward", "after forward", "after backward", "after optimizer step"]
 POINTS: tuple[Point, ...] = get_args(Point)
 
 

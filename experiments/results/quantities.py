@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from statistics import fmean, median
 
-from experiments.results.schema import Device, Measured, Point, Result
+from experiments.results.memory_parts import Point
+from experiments.results.schema import Device, Measured, Result
 from experiments.suites.cards import cards
 from experiments.suites.suite import Quantity
 

@@ -6,7 +6,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.errors import InputError
+from experiments.results.memory_parts import Point
 from experiments.suites.row_spec import RowSpec
+from experiments.suites.yaml_schema import in_words
 
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "result.json"
@@ -19,19 +21,23 @@ TELEMETRY_FILE = "telemetry.csv"
 NOTEBOOK_FILE = "notebook.ipynb"
 RANK_FOLDER = "rank-{}"
 CHECKPOINTS_FOLDER = "trainer"
+EARLIER_FOLDER = "earlier"
+"""Folder of a row's results from before it ran again."""
 
 Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
-Point = Literal["before forward", "after forward", "after backward", "after optimizer step"]
 ERRORS: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 START_LIMIT_S = 600.0
 """Time that a row has to start; its own time limit counts from then, or from an earlier end of its start."""
 
 
 class Record(BaseModel):
-    """Base of all stored records: frozen, unknown keys are rejected. NaN is the text "NaN" in JSON."""
+    """Base of all stored records: frozen, unknown keys are rejected, built when it is first used.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    NaN is the text "NaN" in JSON.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings", defer_build=True)
 
 
 class Device(Record):
@@ -236,7 +242,7 @@ def _validated(text: bytes, where: str) -> Result:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {problem['msg']})"
+        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {in_words(problem)})"
         raise InputError(f"{where}: {why}") from None
 
 

@@ -1,10 +1,13 @@
 """Names of quantities and outcomes; numbers, bounds and times as text."""
 
 from math import inf
+from typing import TYPE_CHECKING
 
 from experiments.results.memory_parts import ACTIVATIONS, GRADIENTS, OPTIMIZER, PARAMETERS
-from experiments.results.verdicts import Grade
-from experiments.suites.suite import Quantity
+
+if TYPE_CHECKING:
+    from experiments.results.verdicts import Grade
+    from experiments.suites.suite import Quantity
 
 OUTCOMES = {
     "fits": "fits",
@@ -16,7 +19,7 @@ OUTCOMES = {
 }
 
 
-GRADES: dict[Grade, str] = {
+GRADES: "dict[Grade, str]" = {
     "measured": "measured",
     "emulated": "measured on a GPU that emulates the card",
     "predicted": "predicted",
@@ -40,7 +43,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-LABELS: dict[Quantity, tuple[str, str]] = {
+LABELS: "dict[Quantity, tuple[str, str]]" = {
     "params_gib": (PARAMETERS.name, "GiB"),
     "grads_gib": (GRADIENTS.name, "GiB"),
     "optimizer_gib": (f"{OPTIMIZER.name} state on the GPU", "GiB"),

@@ -14,6 +14,7 @@ from experiments.inputs.download import DownloadCallback
 from experiments.results.run_folder import RunFolder
 from experiments.runners.plan import Planned
 from experiments.runners.progress import View
+from experiments.runners.software import Software
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 from provision.models import Node
@@ -71,6 +72,13 @@ class Target(ABC):
     @abstractmethod
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         """Return the runner that runs rows at this target and writes to ``folder``."""
+
+    def reach(self) -> None:  # noqa: B027 (a target that is only expected cannot be reached)
+        """Connect, before anything is written. Raises an error if rows cannot be started at this target now."""
+
+    def software(self) -> Software | None:
+        """Return what results depend on at this target now; None if it is unknown."""
+        return None
 
     def in_order(self, rows: Sequence[Planned], suite: Suite) -> Sequence[Planned]:
         """Return the rows in the order in which they start."""

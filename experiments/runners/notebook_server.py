@@ -13,8 +13,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from experiments.runners.targets import image_of
+from provision.choices import ImageVariant
 from provision.errors import CommandFailed
-from provision.models import ImageVariant
 from provision.ssh.shell import Shell
 
 CONTAINER = "testbed-notebook"

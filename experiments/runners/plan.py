@@ -1,35 +1,52 @@
 """The plan of a run: which rows have to run, and why."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from experiments.errors import InputError
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
-from experiments.results.schema import ERRORS, RESULT_FILE, SPEC_FILE, Result, read_result
+from experiments.results.schema import EARLIER_FOLDER, ERRORS, RESULT_FILE, SPEC_FILE, Result, read_result
 from experiments.run_options import IDENTITY
+from experiments.runners.software import Software, changes
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan of one row: run it, or keep its result. why: the reason, as shown to the user."""
+    """The plan of one row: run it, or keep its result. why: the reason, as shown to the user.
+
+    outdated: whether it runs only because its valid result was made with other versions, driver or GPU.
+    """
 
     spec: RowSpec
     run: bool
     why: str
+    outdated: bool = False
 
     @property
     def row(self) -> str:
         return self.spec.row
 
 
-def plan(suite: Suite, run: Run, folder: RunFolder, rerun: bool = False) -> list[Planned]:
+def plan(
+    suite: Suite,
+    run: Run,
+    folder: RunFolder,
+    rerun: bool = False,
+    software: Callable[[], Software | None] = lambda: None,
+    keep_versions: bool = False,
+) -> list[Planned]:
     """Return the plan of every row of ``run`` in ``folder``; with ``rerun`` finished rows run again.
 
-    Raises InputError if a result has another schema version.
+    Rows that were made with other software run again, too, unless ``keep_versions``. software: returns that of the
+    target, None if it is unknown; called only if there is a valid result. Raises InputError if a result has another
+    schema version.
     """
-    return [_planned(run.spec(suite, row), folder, rerun) for row in run.rows]
+    planned = [_planned(run.spec(suite, row), folder, rerun) for row in run.rows]
+    now = software() if any(not row.run for row in planned) else None
+    return [row if row.run or now is None else _compared(row, folder, now, keep_versions) for row in planned]
 
 
 def continued(folder: RunFolder, run: Run, suite: Suite) -> Run:
@@ -65,6 +82,16 @@ def _planned(spec: RowSpec, folder: RunFolder, rerun: bool) -> Planned:
     if rerun:
         return Planned(spec, True, "--rerun")
     return Planned(spec, False, f"finished: {result.outcome}")
+
+
+def _compared(row: Planned, folder: RunFolder, now: Software, keep_versions: bool) -> Planned:
+    """Return the plan of a row that has a valid result, which was made with the software of today or with another."""
+    found = ", ".join(changes(read_result(folder.row(row.spec) / RESULT_FILE), now))
+    if not found:
+        return row
+    if keep_versions:
+        return replace(row, why=f"{row.why}; --keep-versions: {found}")
+    return replace(row, run=True, why=f"{found}; the old result is kept in {EARLIER_FOLDER}/", outdated=True)
 
 
 def _why_again(spec: RowSpec, result: Result) -> str:

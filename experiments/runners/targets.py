@@ -18,19 +18,21 @@ from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import Profile, profile_named
 from experiments.runners.slurm.runner import SlurmRunner, by_claims_covered
+from experiments.runners.software import Software, software_here, software_of_image
 from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 from experiments.system.files import cache_folder
 from experiments.system.packages import require
+from provision.availability.times import local_zone, time_in_words
+from provision.choices import REGIONS, TESTBEDS, ImageVariant
 from provision.errors import UnknownSite
 from provision.hardware import local
 from provision.hardware.remote import node_over
 from provision.leasing.journal import ActiveLease, Journal
 from provision.leasing.reconciler import Clock, Reconciler
 from provision.leasing.release import ends_at, is_leased
-from provision.models import ImageVariant, Node
-from provision.sites.base import REGIONS, TESTBEDS
+from provision.models import Node
 from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
 
@@ -57,17 +59,28 @@ class LocalTarget(Target):
     def refusal(self, spec: RowSpec, host_memory_gib: float) -> str:
         return refusal(spec, self.node, host_memory_gib)
 
-    def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
+    def reach(self) -> None:
         require("torch", "papermill", "ipykernel")
+
+    def software(self) -> Software | None:
+        return software_here(self.node)
+
+    def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         return LocalRunner(folder, self.node, options.host_memory_gib, view, options.worker, options.grace_s)
 
 
 class ExpectedTarget(Target):
-    """Nodes without a connection: runs for them can be prepared but not started. shared: the nodes share a folder."""
+    """Nodes without a connection: runs for them can be prepared but not started.
 
-    def __init__(self, node: Node, max_nodes: int, shared: bool, title: str) -> None:
+    shared: the nodes share a folder. image: of the rows, if it is known from which versions it is built.
+    """
+
+    def __init__(self, node: Node, max_nodes: int, shared: bool, title: str, image: ImageVariant | None = None) -> None:
         super().__init__(node)
-        self.max_nodes, self.shared, self.title = max_nodes, shared, title
+        self.max_nodes, self.shared, self.title, self.image = max_nodes, shared, title, image
+
+    def software(self) -> Software | None:
+        return software_of_image(self.image) if self.image else None
 
     @property
     def cache(self) -> str:
@@ -119,6 +132,12 @@ class ClusterTarget(ExpectedTarget):
     def cache(self) -> str:
         return self.cluster.cache
 
+    def reach(self) -> None:
+        self.cluster.reach()
+
+    def software(self) -> Software | None:
+        return self.cluster.software()
+
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         worker, grace_s = options.worker, options.grace_s
         return SlurmRunner(folder, self.cluster, view, worker, grace_s, self.ends_at, self.is_leased, data=data)
@@ -133,9 +152,9 @@ class ClusterTarget(ExpectedTarget):
         self.cluster.shell.close()
 
 
-def expected_target(node: Node, nodes: int) -> Target:
-    """Return the target for a number of nodes like ``node`` that will be leased."""
-    return ExpectedTarget(node, nodes, LEASED_SHARED, LEASED_TITLE)
+def expected_target(node: Node, nodes: int, image: ImageVariant = "current") -> Target:
+    """Return the target for a number of nodes like ``node`` that will be leased, whose rows run in that image."""
+    return ExpectedTarget(node, nodes, LEASED_SHARED, LEASED_TITLE, image)
 
 
 def target_named(
@@ -186,7 +205,7 @@ def monitor_target(site: str, profile: str | None, journal: Journal | None = Non
     """
     if site == SLURM and profile:
         known = profile_named(profile)
-        return MonitorTarget(_shell_of(known), known.folder)
+        return MonitorTarget(shell_of(known), known.folder)
     if not is_testbed(site):
         raise InputError(f"--site {site}: allowed: {SLURM} with --profile, {', '.join(TESTBEDS)}")
     machines = _only_active_lease(site, journal or Journal()).machines
@@ -205,7 +224,8 @@ def _ssh(login: Login | SshConfigHost) -> Shell:
     return SshShell(login)
 
 
-def _shell_of(profile: Profile) -> Shell:
+def shell_of(profile: Profile) -> Shell:
+    """Return a shell on the cluster's login node, or on this machine if the profile has no host."""
     return _ssh(SshConfigHost(profile.host)) if profile.host else LocalShell()
 
 
@@ -217,7 +237,7 @@ def _cluster(name: str | None, account: str | None) -> Target:
         profile = profile.model_copy(update={"account": account})
     if profile.needs_account and not profile.account:
         raise InputError(f"--profile {name}: jobs at {profile.title} need --account, the project that is charged")
-    return ClusterTarget(profile.node, Cluster(_shell_of(profile), profile))
+    return ClusterTarget(profile.node, Cluster(shell_of(profile), profile))
 
 
 def _leased(site: str, journal: Journal, image_variant: ImageVariant) -> Target:
@@ -231,15 +251,29 @@ def _leased(site: str, journal: Journal, image_variant: ImageVariant) -> Target:
 
 
 def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
-    leases = [
-        one for one in journal.active_leases().values() if one.site.startswith(REGIONS.get(site, site)) and one.machines
-    ]
+    active = [one for one in journal.active_leases().values() if one.site.startswith(REGIONS.get(site, site))]
+    leases = [one for one in active if one.machines]
     if not leases:
-        raise InputError(f"--site {site}: no lease with a reachable machine; create one with `testbed lease`")
+        why = "; ".join(f"{one.name} {_why_unreachable(one, journal)}" for one in active)
+        raise InputError(
+            f"--site {site}: no lease with a reachable machine; {why or 'create one with `testbed lease`'}"
+        )
     if len(leases) > 1:
         names = ", ".join(sorted(one.name for one in leases))
         raise InputError(f"--site {site}: needs exactly one lease with a reachable machine, there are {names}")
     return leases[0]
+
+
+def _why_unreachable(active_lease: ActiveLease, journal: Journal) -> str:
+    """Return why no machine of a lease can be reached, as far as the journal tells, and what to do."""
+    start, end, now = journal.start(active_lease), journal.last_end(active_lease), Clock().now()
+    if start is None or end is None:
+        return "is not reserved yet; `testbed lease` resumes"
+    if end <= now:
+        return f"ended {time_in_words(end, local_zone())}; `testbed release {active_lease.name}`"
+    if now < start:
+        return f"is PENDING until {time_in_words(start, local_zone())}; `testbed lease` waits and boots its nodes"
+    return "has started, but no node has answered; `testbed lease` boots them"
 
 
 def image_of(image_variant: ImageVariant) -> str:

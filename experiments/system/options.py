@@ -1,4 +1,4 @@
-"""Options declared once, as fields of a dataclass; experiments/cli/options.py makes command-line options of them."""
+"""Options declared once, as fields of a dataclass; experiments/cli/parsing/options.py offers them to commands."""
 
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields

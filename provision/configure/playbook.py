@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import yaml
 
+from provision.choices import ImageVariant
 from provision.configure.build_context import commit, data_folder, pack
 from provision.errors import ConfigureFailed, NotReached
 from provision.leasing.journal import Machine, default_folder
-from provision.models import ImageVariant
 from provision.ssh.login import Login
 from provision.ssh.ssh_shell import SshShell
 

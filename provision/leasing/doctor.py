@@ -3,12 +3,13 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from provision.availability.times import local_zone, time_in_words
-from provision.errors import CheckFailed, ProvisionError, Unreachable
+from provision.checks import Check, not_checked, result_of
+from provision.errors import CheckFailed
 from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
 from provision.sites.base import Testbed, connect_to
@@ -20,27 +21,13 @@ SHORTEST = timedelta(hours=3)
 SKEW = timedelta(minutes=2)
 
 
-@dataclass(frozen=True)
-class Check:
-    """The result of a check: its name, whether it passed, and one line with the finding or the fix."""
-
-    name: str
-    passed: bool
-    text: str
-
-    @property
-    def line(self) -> str:
-        """The result in one line."""
-        return f"{'ok  ' if self.passed else 'FAIL'}  {self.name}: {self.text}"
-
-
 def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
-    """Run all checks; those that need the site are left out if its account is unusable."""
+    """Run all checks; those that need the site are not made if its account is unusable."""
     local = [
-        _result_of("local tools", _tools),
-        _result_of("SSH key", lambda: _local_key(key)),
-        _result_of("time zone", _time_zone),
-        _result_of("journal", lambda: _journal(reconciler)),
+        result_of("local tools", _tools),
+        result_of("SSH key", lambda: _local_key(key)),
+        result_of("time zone", _time_zone),
+        result_of("journal", lambda: _journal(reconciler)),
     ]
     sites: list[Testbed] = []
 
@@ -48,31 +35,10 @@ def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
         sites.append(connect_to(site_name))
         return str(sites[0].identity())
 
-    local.append(_result_of("account", account))
+    local.append(result_of("account", account))
     if not local[-1].passed:
-        return local
-    site = sites[0]
-    remote: dict[str, Callable[[], str]] = {
-        "credential": lambda: _credential(site, reconciler),
-        "reservations": lambda: f"{len(site.hosts())} reservable nodes at {site.name}",
-        "image": lambda: f"image {site.image_id()}",
-        "boot": site.boot_requirements,
-        "quota": site.quota,
-        "floating IPs": lambda: _addresses(site),
-        "SSH key at the site": lambda: _site_key(site, key, reconciler),
-        "service units": site.service_units,
-        "clock": lambda: _clock(site),
-    }
-    return local + [_result_of(name, question) for name, question in remote.items()]
-
-
-def _result_of(name: str, question: Callable[[], str]) -> Check:
-    try:
-        return Check(name, True, question())
-    except Unreachable as problem:
-        return Check(name, False, f"{problem}; retry later, and check chameleoncloud.org for outages")
-    except ProvisionError as problem:
-        return Check(name, False, str(problem))
+        return local + not_checked(AT_THE_SITE, "account")
+    return local + [result_of(name, partial(ask, sites[0], key, reconciler)) for name, ask in AT_THE_SITE.items()]
 
 
 def _tools() -> str:
@@ -146,3 +112,17 @@ def _clock(site: Testbed) -> str:
             f"this computer's clock is {skew.total_seconds():.0f} s off the site's; set it: timedatectl set-ntp true"
         )
     return f"{skew.total_seconds():.0f} s off the site's"
+
+
+AT_THE_SITE: dict[str, Callable[[Testbed, Path, Reconciler], str]] = {
+    "credential": lambda site, key, reconciler: _credential(site, reconciler),
+    "reservations": lambda site, key, reconciler: f"{len(site.hosts())} reservable nodes at {site.name}",
+    "image": lambda site, key, reconciler: f"image {site.image_id()}",
+    "boot": lambda site, key, reconciler: site.boot_requirements(),
+    "quota": lambda site, key, reconciler: site.quota(),
+    "floating IPs": lambda site, key, reconciler: _addresses(site),
+    "SSH key at the site": _site_key,
+    "service units": lambda site, key, reconciler: site.service_units(),
+    "clock": lambda site, key, reconciler: _clock(site),
+}
+"""The checks that need an account, by name."""

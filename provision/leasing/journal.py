@@ -176,6 +176,11 @@ class Journal:
         ends = [data["end"] for data in done if "end" in data]
         return datetime.fromisoformat(ends[-1]) if ends else None
 
+    def start(self, active_lease: ActiveLease) -> datetime | None:
+        """Return the lease's start as recorded, None if it is not reserved."""
+        start = active_lease.operations.get(Operation.CREATE_LEASE, {}).get("start")
+        return datetime.fromisoformat(start) if start else None
+
     def active_lease(self, name: str) -> ActiveLease | None:
         """Return the active lease of that name."""
         return self.active_leases().get(name)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
+from provision.choices import REGIONS, TESTBEDS
 from provision.errors import UnknownSite
 from provision.models import (
     Address,
@@ -22,10 +23,6 @@ from provision.models import (
     TimeSlot,
     Volume,
 )
-
-TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
-REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
-"""Prefixes of region names."""
 
 
 class Account(Protocol):

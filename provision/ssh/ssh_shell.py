@@ -23,7 +23,7 @@ from paramiko import (
 )
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from provision.errors import BadHostKey, ConnectionDropped, LoginRejected, NotReached, SiteError
+from provision.errors import BadHostKey, ConnectionDropped, LoginRejected, NotReached, SiteError, UnknownHost
 from provision.ssh.login import CONNECT_S, Login, SshConfigHost, changed_host_key
 from provision.ssh.process import CHUNK, Source, feed_stdin
 from provision.ssh.shell import TIMEOUT_SLACK_S, Shell, Sink, reason
@@ -143,12 +143,25 @@ class SshShell(Shell):
             raise BadHostKey(self._changed_host_key()) from None
         except AuthenticationException as problem:
             raise LoginRejected(f"{self.where}: rejects the login as {connection.user} ({reason(problem)})") from None
+        except socket.gaierror as problem:
+            raise self._unresolved(str(connection.host), problem) from None
         except (SSHException, EOFError, OSError) as problem:
             raise NotReached(f"{self.where}: {reason(problem)}") from None
         connection.transport.set_keepalive(KEEPALIVE_S)
         with suppress(AttributeError, OSError):
             connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
         return connection
+
+    def _unresolved(self, host: str, problem: socket.gaierror) -> NotReached:
+        """Return the error for an address that cannot be looked up; a name server may only be down for a while."""
+        if problem.errno != socket.EAI_NONAME:
+            return NotReached(f"{self.where}: {reason(problem)}")
+        if host != self.where:
+            return UnknownHost(f"{self.where}: its HostName {host} is unknown; correct it in ~/.ssh/config")
+        return UnknownHost(
+            f"{host}: unknown host; add to ~/.ssh/config: "
+            f"'Host {host}', 'HostName' with the address of its login node, 'User' with your name there"
+        )
 
     def _changed_host_key(self) -> str:
         if isinstance(self._login, Login):

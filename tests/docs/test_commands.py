@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from experiments.cli.app import app
+from experiments.cli.parsing.commands import COMMANDS, load
 from experiments.system.files import cache_folder
 from tests.docs.blocks import NOT_RUN, ROOT, Block, blocks
 
@@ -20,7 +19,6 @@ ALL = list(blocks())
 RUN = list({block.code: block for block in ALL if block.runs}.values())
 HIDDEN = ("OS_", "TESTBED_")
 TARGET = re.compile(r"^([a-z-]+):.*##", re.MULTILINE)
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -115,4 +113,4 @@ def _lines() -> Iterator[tuple[Block, list[str]]]:
 
 
 def _options(command: str) -> set[str]:
-    return {name for param in COMMANDS[command].params for name in (*param.opts, *param.secondary_opts)} | {"--help"}
+    return {name for param in load(command).params for name in (*param.opts, *param.secondary_opts)} | {"--help"}

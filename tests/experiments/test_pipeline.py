@@ -10,14 +10,19 @@ from experiments.errors import InputError
 from experiments.inputs.dataset import folder_sha256
 from experiments.pipeline import options_per_suite, run_suite, run_suites
 from experiments.results.run_folder import RunFolder
+from experiments.results.schema import EARLIER_FOLDER, read_result
 from experiments.run_options import RunOptions, default_run_id
-from experiments.runners import targets
+from experiments.runners import software, targets
+from experiments.runners.local.runner import clear_row_folder
 from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import profile_named
 from experiments.runners.targets import ClusterTarget
+from provision.errors import UnknownHost
 from provision.models import Gpu
+from provision.ssh.login import SshConfigHost
 from provision.ssh.shell import LocalShell
+from provision.ssh.ssh_shell import SshShell
 from tests.support import rows as made
 from tests.support.pipelines import SLURM, SUITE, FakeRunner
 from tests.support.views import Watched
@@ -146,6 +151,19 @@ def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp
     assert done.evaluation.run.rows == ("baseline", "xxl")
 
 
+def test_a_cluster_is_reached_before_anything_is_predicted_or_written(machine, tmp_path, monkeypatch):
+    done = run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), Watched())
+    profile = profile_named("mahti").model_copy(update={"host": "nosuch.invalid", "account": "project_1"})
+    cluster = Cluster(SshShell(SshConfigHost("nosuch.invalid")), profile)
+    monkeypatch.setattr(pipeline, "target_of", lambda options: ClusterTarget(profile.node, cluster))
+    options = RunOptions(SUITE, rows=("xxl",), results=tmp_path, site="slurm", profile="mahti", run_id="mine")
+    with pytest.raises(UnknownHost, match=r"unknown host; add to ~/.ssh/config: 'Host nosuch.invalid'"):
+        run_suite(options, view := Watched())
+    assert (tmp_path / "latest").resolve() == done.folder.resolve()
+    assert not (tmp_path / "mine" / "run.json").exists()
+    assert view.lines == []
+
+
 def test_running_again_runs_only_what_is_missing(machine, tmp_path):
     run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), Watched())
     view = Watched()
@@ -155,6 +173,31 @@ def test_running_again_runs_only_what_is_missing(machine, tmp_path):
     assert done.evaluation.run.rows == ("baseline", "xxl")
     run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path, rerun=True), Watched())
     assert FakeRunner.ran == ["xxl", "baseline", "xxl"]
+
+
+def test_a_result_of_other_versions_runs_again_and_is_not_lost(machine, tmp_path, monkeypatch):
+    options = RunOptions(SUITE, rows=("xxl",), results=tmp_path)
+    folder = RunFolder(run_suite(options, Watched()).folder)
+    monkeypatch.setattr(software, "versions", lambda: {"torch": "99.0"})
+    run_suite(replace(options, keep_versions=True), view := Watched())
+    assert FakeRunner.ran == ["xxl"]
+    assert any("xxl: kept (finished: fits; --keep-versions: torch 2" in line for line in view.lines)
+    run_suite(options, Watched())
+    assert FakeRunner.ran == ["xxl", "xxl"]
+    clear_row_folder(folder.row_named("xxl"))
+    (earlier,) = (folder.row_named("xxl") / EARLIER_FOLDER).iterdir()
+    assert read_result(earlier).outcome == "fits"
+
+
+def test_a_result_that_cannot_be_made_again_here_is_kept(machine, tmp_path, monkeypatch):
+    machine(made.GPU)
+    options = RunOptions(SUITE, rows=("xxl",), results=tmp_path, card="a100_80gb", size="full")
+    folder = RunFolder(run_suite(options, Watched()).folder)
+    machine()
+    monkeypatch.setattr(software, "versions", lambda: {"torch": "99.0"})
+    run_suite(options, view := Watched())
+    assert "xxl: kept (cannot run here: no GPU: full size needs one; size tiny runs anywhere)" in view.lines
+    assert folder.results()["xxl"].outcome == "fits"
 
 
 def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tmp_path):

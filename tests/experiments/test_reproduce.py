@@ -14,9 +14,9 @@ from experiments.reproduce import Reproduction, TooLong, reproduce
 from experiments.run_options import RunOptions
 from experiments.runners.progress import View
 from experiments.system import signals
+from provision.checks import Check
 from provision.configure.playbook import Setup
 from provision.errors import ConfigureFailed, ForeignLease, LeaseMismatch
-from provision.leasing.doctor import Check
 from provision.leasing.journal import Journal
 from provision.leasing.lease import Leased
 from provision.leasing.reconciler import Clock, Reconciler
@@ -76,7 +76,7 @@ def stubs(monkeypatch, happened, reconciler):
         happened.append("release")
         reconciler.journal.write("closed", reconciler.journal.active_lease(name))
 
-    monkeypatch.setattr(chain, "examine", lambda *_: happened.append("doctor") or [Check("account", True, "cc")])
+    monkeypatch.setattr(chain, "examine", lambda *_: happened.append("doctor") or [Check("account", "ok", "cc")])
     monkeypatch.setattr(chain.leasing, "lease", lease)
     monkeypatch.setattr(chain, "configure", lambda *_: happened.append("configure"))
     monkeypatch.setattr(chain, "_run", lambda runs, view: happened.append("run") or runs)
@@ -153,7 +153,7 @@ def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stub
 
 
 def test_a_failed_check_of_doctor_ends_it_with_the_remedy(stubs, wanted, reconciler, happened, monkeypatch):
-    monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", False, "delete a server")])
+    monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", "failed", "delete a server")])
     with pytest.raises(InputError, match="quota: delete a server"):
         reproduce(wanted(), reconciler, Said(), lambda slot: None)
     assert happened == []

@@ -82,7 +82,7 @@ def test_help_needs_no_optional_package(plain: Environment, command: str) -> Non
         ("run single_gpu_blip2 --row baseline --size tiny", "train"),
         ("lease --dry-run --node-type gpu_a100_pcie --yes", "chameleon"),
         ("slots --node-type gpu_a100_pcie", "chameleon"),
-        ("doctor", "chameleon"),
+        ("doctor --site chameleon", "chameleon"),
     ],
 )
 def test_a_command_without_its_optional_part_names_it_in_one_line(plain: Environment, command: str, extra: str) -> None:

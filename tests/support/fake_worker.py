@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.results.provenance import code_sha256
+from experiments.results.provenance import code_sha256, versions
 from experiments.results.schema import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Device, Memory, Outcome, Progress, Result
 from experiments.suites.row_spec import RowSpec
 from experiments.system import signals
@@ -72,6 +72,7 @@ def made(spec: RowSpec, outcome: Outcome) -> Result:
         spec=spec,
         fingerprint=spec.fingerprint,
         code=code_sha256(),
+        versions=versions(),
         outcome=outcome,
         reason=f"fake worker: {outcome}",
         device=CPU,

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from experiments.errors import InputError, Interrupted
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import (
     CHECKPOINTS_FOLDER,
+    EARLIER_FOLDER,
     ERRORS,
     RESULT_FILE,
     SPEC_FILE,
@@ -225,13 +227,16 @@ class LocalRunner:
 def clear_row_folder(folder: Path) -> Path:
     """Remove an earlier run's files from the row's folder, except checkpoints of an interrupted run; return the folder.
 
-    A run without a result was interrupted. The result is removed first, so that it never outlives its row.
+    A run without a result was interrupted. The result is moved to the folder of earlier ones first, so that it is never
+    taken for that of the new run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     interrupted = not (folder / RESULT_FILE).exists()
-    (folder / RESULT_FILE).unlink(missing_ok=True)
+    if not interrupted:
+        (folder / EARLIER_FOLDER).mkdir(exist_ok=True)
+        (folder / RESULT_FILE).rename(folder / EARLIER_FOLDER / f"{_name_of_time(folder / RESULT_FILE)}.json")
     for path in folder.iterdir():
-        if interrupted and path.name == CHECKPOINTS_FOLDER:
+        if path.name == EARLIER_FOLDER or (interrupted and path.name == CHECKPOINTS_FOLDER):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -274,3 +279,8 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _name_of_time(file: Path) -> str:
+    """Return when a file was written, as a name that sorts by time: 20261128T014501.123456Z."""
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S.%fZ")

@@ -2,6 +2,7 @@
 
 import hashlib
 import shlex
+from contextlib import suppress
 from functools import cached_property
 
 from experiments.errors import InputError
@@ -11,6 +12,7 @@ from experiments.runners.slurm.job_script import JobScripts
 from experiments.runners.slurm.layout import Layout
 from experiments.runners.slurm.profile import Profile
 from experiments.runners.slurm.runtimes import RUNTIMES, Runtime
+from experiments.runners.software import PRINT_VERSIONS, Software, printed_software
 from experiments.system.files import CODE
 from provision import reproducible
 from provision.errors import CommandFailed
@@ -19,6 +21,7 @@ from provision.ssh.shell import Shell
 PACKAGES = ("experiments", "provision")
 SUFFIXES = (".py", ".yaml", ".ipynb", ".html", ".css", ".js", ".h", ".cpp")
 EXCLUDED = ("evidence", "__pycache__")
+TOOLS = ("sbatch", "squeue", "scancel", "tar", "sha256sum")
 CHECK_TIMEOUT_S = 300.0
 PRINT_CODE = "import papermill; from experiments.results.provenance import code_sha256; print(code_sha256())"
 
@@ -31,17 +34,35 @@ class Cluster:
         self.profile = profile
         self._code = ""
 
+    def reach(self) -> None:
+        """Connect to the cluster. Raises NotReached, and CommandFailed if a tool is missing there."""
+        self.shell.run(f"command -v {shlex.join(TOOLS)}", repeatable=True)
+
     def prepare(self, run: RunFolder) -> None:
         """Create the run's folder, upload the code, and check that Python on the cluster starts with exactly this code.
 
         Raises InputError if the check fails.
         """
         run_id = run.read_run().run_id
-        self.shell.run("command -v sbatch squeue scancel tar sha256sum", repeatable=True)
+        self.reach()
         if self.runtime.uploads_code:
             self._code = self._upload_code()
         self.shell.put((run.path / RUN_FILE).read_bytes(), f"{self.layout.run(run_id)}/{RUN_FILE}")
         self._check()
+
+    def software(self) -> Software | None:
+        """Return the versions in the profile's environment; None if its Python does not start."""
+        with suppress(CommandFailed):
+            return printed_software(self.python_output(PRINT_VERSIONS))
+        return None
+
+    def python_output(self, code: str) -> str:
+        """Return what the profile's Python prints when it runs ``code``. Raises CommandFailed with its last line."""
+        runtime = self.runtime
+        lines = [*runtime.setup(), *runtime.command(f"python -c {shlex.quote(code)}")]
+        script = "\n".join(["SLURM_JOB_ID=check-$$", *lines])
+        command = f"{runtime.shell} -c {shlex.quote(script)}"
+        return self.shell.run(command, timeout_s=CHECK_TIMEOUT_S, repeatable=True).out
 
     @cached_property
     def folder(self) -> str:
@@ -82,13 +103,10 @@ class Cluster:
 
     def _check(self) -> None:
         """Raise InputError if Python does not start, lacks papermill, or has other code than this checkout."""
-        runtime, profile = self.runtime, self.profile
-        lines = [*runtime.setup(), *runtime.command(f"python -c {shlex.quote(PRINT_CODE)}")]
-        script = "\n".join(["SLURM_JOB_ID=check-$$", *lines])
+        profile = self.profile
         where = f"profile {profile.name}: {profile.runtime} {profile.environment or ''}".strip()
         try:
-            command = f"{runtime.shell} -c {shlex.quote(script)}"
-            output = self.shell.run(command, timeout_s=CHECK_TIMEOUT_S, repeatable=True).out
+            output = self.python_output(PRINT_CODE)
         except CommandFailed as problem:
             raise InputError(f"{where}: its Python cannot run rows: {problem}") from None
         if code_sha256() not in output:

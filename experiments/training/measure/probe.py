@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from experiments.results.schema import PROGRESS_FILE, Device, Memory, Moments, Phase, Point, Progress, Speed
+from experiments.results.memory_parts import Point
+from experiments.results.schema import PROGRESS_FILE, Device, Memory, Moments, Phase, Progress, Speed
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from experiments.results.schema import Memory, Phase, Point, Snapshot
+from experiments.results.memory_parts import Point
+from experiments.results.schema import Memory, Phase, Snapshot
 from experiments.system.files import GIB
 from experiments.training.measure.meters import (
     Meter,

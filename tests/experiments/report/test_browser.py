@@ -1,4 +1,4 @@
-"""The page in a real browser: figures drawn, no scrolling sideways, the theme followed, nothing asked of a network."""
+"""The page in a real browser: charts drawn, no scrolling sideways, the theme followed, nothing asked of a network."""
 
 import os
 import re
@@ -13,10 +13,12 @@ from experiments.results.run_folder import RunFolder
 from tests.support.chromium import Page
 from tests.support.reports import h200_run, ranks_run, tiny_run, with_predictions
 
-READY = "document.readyState === 'complete' && document.querySelector('[data-figure=memory] .main-svg')"
-DRAWN = "places.filter((place) => place.querySelector('.main-svg')).map((place) => place.dataset.figure)"
-FIGURES_END = "Math.max(...[...document.querySelectorAll('.main-svg')].map((svg) => svg.getBoundingClientRect().right))"
-LABEL = "getComputedStyle(document.querySelector('.annotation-text')).fill"
+READY = "document.readyState === 'complete' && document.querySelector('[data-figure=memory] svg')"
+DRAWN = """[...document.querySelectorAll('[data-figure]')]
+  .filter((place) => place.querySelector('svg').checkVisibility()).map((place) => place.dataset.figure)"""
+FIGURES_END = """Math.max(...[...document.querySelectorAll('.chart svg, .chart text, .chart rect')]
+  .filter((part) => part.checkVisibility()).map((part) => part.getBoundingClientRect().right))"""
+LABEL = "getComputedStyle(document.querySelector('.chart .name')).fill"
 TEXT = "getComputedStyle(document.body).color"
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 

@@ -1,6 +1,5 @@
 """Predictions in the report: at full size beside a miniature, and beside what a GPU measured."""
 
-import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -11,6 +10,7 @@ from experiments.report import Report, write_report
 from experiments.report.content import Statement
 from experiments.report.predicted import PredictedReport
 from experiments.report.words import percent, predicted_headline
+from experiments.results.memory_parts import AT_PEAK
 from experiments.results.verdicts import Evaluation
 from tests.support.reports import MEASURED, Page, h200_run, tiny_run, with_predictions
 
@@ -36,10 +36,10 @@ def predicted(folder: Path) -> PredictedReport:
     return found
 
 
-def figure(folder: Path) -> dict:
-    data = re.search(r'id="figures">(.*?)</script>', (folder / "report.html").read_text(), re.S)
-    assert data is not None
-    return json.loads(data[1])["predicted"]
+def figure(folder: Path) -> str:
+    found = re.search(r'data-figure="predicted">.*?</div>', (folder / "report.html").read_text(), re.S)
+    assert found is not None
+    return found[0]
 
 
 def test_a_run_without_predictions_has_no_such_section(tmp_path: Path) -> None:
@@ -148,14 +148,17 @@ def test_errors_are_told_in_the_median_and_at_worst(full: Path) -> None:
 
 def test_the_figure_stacks_to_the_predicted_peak_with_the_cards_limit(tiny: Path, full: Path) -> None:
     drawn = figure(tiny)
-    bars = {trace["name"]: trace["x"] for trace in drawn["data"] if trace["type"] == "bar"}
-    assert list(bars) == ["parameters", "gradients", "optimizer", "activations", "buffers of libraries"]
-    peaks = [row.prediction.peak_gib for row in predicted(tiny).rows]
-    assert [sum(parts) for parts in zip(*bars.values(), strict=True)] == pytest.approx(peaks)
-    assert drawn["layout"]["shapes"][0]["x0"] == pytest.approx(78.6)
-    assert [trace["name"] for trace in drawn["data"] if trace["type"] == "scatter"] == ["reserved"]
-    measured = next(trace for trace in figure(full)["data"] if trace["name"] == "measured")
-    assert measured["x"][:2] == [None, 76.72]
+    parts = ["parameters", "gradients", "optimizer", "activations", "buffers of libraries"]
+    assert re.findall(r"<li.*?></i>(.*?)</li>", drawn) == [*parts, "reserved by the allocator"]
+    shown = dict(zip(re.findall(r'class="name">(.*?)<', drawn), drawn.split('class="name">')[1:], strict=True))
+    for row in predicted(tiny).rows:
+        sizes = re.findall(rf"<title>(?:{'|'.join(parts)}) ([\d.]+) GiB</title>", shown[row.row])
+        drawn_parts = [max(0.0, getattr(row.prediction.at_peak, part.field)) for part in AT_PEAK]
+        assert sum(map(float, sizes)) == pytest.approx(sum(drawn_parts), abs=0.02)
+    assert "a100_80gb: 78.60 GiB usable" in drawn
+    measured = figure(full).split('class="name">')[1:3]
+    assert ["measured peak" in bar for bar in measured] == [False, True]
+    assert "measured peak 76.72 GiB" in measured[1]
 
 
 def test_the_rule_of_thumb_stands_in_both_with_what_it_misses(tiny: Path, full: Path) -> None:

@@ -5,9 +5,10 @@ import pytest
 from experiments.errors import InputError
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import RunFolder
-from experiments.results.schema import RESULT_FILE
+from experiments.results.schema import RESULT_FILE, Device
 from experiments.runners import plan as planning
 from experiments.runners.plan import continued, plan
+from experiments.runners.software import Software
 from tests.support import results
 from tests.support import rows as house
 
@@ -31,7 +32,7 @@ def made(tmp_path):
     return make
 
 
-def planned(folder: RunFolder, row: dict = ROW, **options: bool):
+def planned(folder: RunFolder, row: dict = ROW, **options: object):
     return plan(results.suite([row]), results.run("a"), folder, **options)[0]
 
 
@@ -113,3 +114,40 @@ def test_a_folder_of_other_choices_is_refused(tmp_path, changes, says):
     folder = house.folder(tmp_path, "a")
     with pytest.raises(InputError, match=says):
         continued(folder, results.run("a", **changes), results.suite())
+
+
+VERSIONS = {"torch": "2.11.0+cu130", "litgpt": "0.5.13", "papermill": "2.6.0"}
+GPU = {"kind": "cuda", "name": "NVIDIA H200", "driver": "570.1", "host_cpus": 8, "host_memory_gib": 64.0}
+
+
+def now(**changes: object) -> Software:
+    given = {"versions": {"torch": "2.11.0", "papermill": "2.7.0"}, "gpus": {"NVIDIA H200"}, "driver": "570.1"}
+    return Software(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("then", "software", "says"),
+    [
+        ({}, now(versions={"torch": "2.13.0"}), "torch 2.11.0 -> 2.13.0"),
+        ({}, now(driver="580.2"), "driver 570.1 -> 580.2"),
+        ({}, now(gpus={"NVIDIA A100"}), "GPU NVIDIA H200 -> NVIDIA A100"),
+        ({}, now(gpus=set()), "GPU NVIDIA H200 -> none"),
+        ({"versions": {}}, now(), "its versions are not recorded"),
+    ],
+)
+def test_a_result_of_other_software_runs_again_with_the_reason(made, then, software, says):
+    folder = made(**{"versions": VERSIONS, "device": Device(**GPU), **then})
+    row = planned(folder, software=lambda: software)
+    assert (row.run, row.outdated, row.why) == (True, True, f"{says}; the old result is kept in earlier/")
+    row = planned(folder, software=lambda: software, keep_versions=True)
+    assert (row.run, row.why) == (False, f"finished: fits; --keep-versions: {says}")
+
+
+@pytest.mark.parametrize("software", [now(), now(gpus=None, driver=None), None])
+def test_a_result_of_the_same_software_is_kept(made, software):
+    folder = made(versions=VERSIONS, device=Device(**GPU))
+    assert not planned(folder, software=lambda: software).run
+
+
+def test_the_target_is_asked_only_about_a_valid_result(made):
+    assert planned(made("error"), software=lambda: pytest.fail("nothing to compare")).run

@@ -91,7 +91,7 @@ def credential(site, monkeypatch, tmp_path):
 
 def test_a_restricted_credential_is_named_before_anything_is_leased(testbed, site, lease_flags, credential, key):
     credential(unrestricted=False)
-    code, out, err = testbed("doctor", "--key", str(key.file))
+    code, out, err = testbed("doctor", "--site", "chameleon", "--key", str(key.file))
     assert (code, err) == (1, "")
     assert "FAIL  credential: credentials: this application credential is restricted" in out
     code, _, err = testbed("lease", *lease_flags)

@@ -199,12 +199,12 @@ def test_without_a_terminal_nothing_is_asked_and_nothing_done_without_yes(testbe
 
 
 def test_doctor_passes_a_valid_account_and_names_fixes(testbed, key, monkeypatch):
-    code, out, _ = testbed("doctor", "--key", str(key.file), "--json")
+    code, out, _ = testbed("doctor", "--site", "chameleon", "--key", str(key.file), "--json")
     checks = {check["name"]: check for check in json.loads(out)}
-    assert (code, [name for name, check in checks.items() if not check["passed"]]) == (0, [])
+    assert (code, [name for name, check in checks.items() if check["status"] != "ok"]) == (0, [])
     assert checks["account"]["text"] == "cc in project CHI-000001 at CHI@UC"
     monkeypatch.setenv("OS_PASSWORD", "wrong-secret")
-    code, out, _ = testbed("doctor", "--key", "/nowhere/id")
+    code, out, _ = testbed("doctor", "--site", "chameleon", "--key", "/nowhere/id")
     assert code == 1
     assert "create one: ssh-keygen" in out
     assert "keystone rejects them" in out
@@ -214,7 +214,7 @@ def test_doctor_passes_a_valid_account_and_names_fixes(testbed, key, monkeypatch
 def test_without_an_account_doctor_says_how_to_set_one(testbed, monkeypatch):
     for name in [name for name in os.environ if name.startswith("OS_")]:
         monkeypatch.delenv(name)
-    code, out, _ = testbed("doctor")
+    code, out, _ = testbed("doctor", "--site", "chameleon")
     assert code == 1
     assert "source the site's RC file to set OS_* variables, or write a clouds.yaml" in out
 
@@ -249,11 +249,19 @@ def test_no_credential_token_or_key_is_in_anything_that_a_run_writes(
 ):
     caplog.set_level("DEBUG")
     keystone = box.gates["keystone"]
+    doctor = ("doctor", "--site", "chameleon", "--key", str(key.file))
     keystone.heard = bytearray()
     said = [testbed("lease", *lease_flags), testbed("status", "--json"), testbed("release", "--yes")]
-    said += [testbed("lease", *lease_flags, "--node-type", "none"), testbed("doctor", "--key", str(key.file))]
+    said += [
+        testbed("lease", *lease_flags, "--node-type", "none"),
+        testbed(*doctor),
+    ]
     monkeypatch.setenv("OS_PASSWORD", "wrong-secret")
-    said += [testbed("lease", *lease_flags), testbed("doctor", "--key", str(key.file)), testbed("orphans")]
+    said += [
+        testbed("lease", *lease_flags),
+        testbed(*doctor),
+        testbed("orphans"),
+    ]
     assert [code for code, _, _ in said] == [0, 0, 0, 2, 0, 2, 1, 2]
     tokens = re.findall(r"(?i)x-subject-token: (\S+)", keystone.heard.decode(errors="replace"))
     assert len(tokens) >= 5, "each command has a token of its own"

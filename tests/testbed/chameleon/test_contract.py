@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from experiments.runners.targets import target_named
+from provision.choices import TESTBEDS
 from provision.errors import BootFailed, NotEnoughHosts
 from provision.hardware import local
 from provision.leasing import boot, release
 from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
-from provision.sites.base import TESTBEDS
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from provision.choices import TESTBEDS
 from provision.leasing import release
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
-from provision.sites.base import TESTBEDS
 from tests.testbed.chameleon.conftest import FakeClock, left_at
 from tests.testbed.openstack.hardware import KVM
 

@@ -41,7 +41,7 @@ def test_images_that_cannot_be_told_apart_and_those_not_active_cost_nothing(
     second = private_images("my-image")
     code, _, err = testbed("lease", *flags)
     assert (code, "2 images my-image" in err, first.id in err, second.id in err) == (3, True, True, True)
-    assert "delete or rename yours" in testbed("doctor", "--key", str(key.file))[1]
+    assert "delete or rename yours" in testbed("doctor", "--site", "chameleon", "--key", str(key.file))[1]
     site.sdk.image.delete_image(second.id)
     site.sdk.image.delete_image(first.id)
     code, _, err = testbed("lease", *flags)

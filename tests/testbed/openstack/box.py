@@ -27,7 +27,7 @@ from typing import IO
 
 from experiments.system.signals import die_with_parent
 from tests.testbed.openstack import hardware, settings
-from tests.testbed.openstack.environment import PINS, cache, environment, locked
+from tests.testbed.openstack.environment import LOCK, cache, environment, locked
 from tests.testbed.openstack.gate import Gate
 from tests.testbed.openstack.settings import PORTS, SERVICES, Place
 
@@ -156,7 +156,7 @@ def open_box(folder: Path) -> Box:
 def seeded() -> Path:
     """Return the cached folder with databases as an operator leaves them; create it if it is missing."""
     sources = [
-        PINS,
+        LOCK,
         *(HERE / f"{name}.py" for name in ("databases", "hardware", "pretend", "seed", "services", "settings")),
     ]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]

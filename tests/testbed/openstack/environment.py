@@ -6,11 +6,11 @@ import hashlib
 import os
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
-PINS = Path(__file__).with_name("requirements.txt")
+PROJECT = Path(__file__).parents[3]
+LOCK = PROJECT / "containers" / "locks" / "openstack.txt"
 
 
 def cache() -> Path:
@@ -19,11 +19,12 @@ def cache() -> Path:
 
 def environment() -> Path:
     """Return the folder of the environment; create it if it is missing (minutes of download)."""
-    digest = hashlib.sha256(PINS.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
     folder = cache() / f"openstack-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
     with locked(folder):
         if not (folder / ".made").exists():
-            _make(folder)
+            command = [sys.executable, PROJECT / "containers" / "environment.py", folder, LOCK]
+            subprocess.run(command, stdout=sys.__stderr__, check=True)
     return folder
 
 
@@ -34,11 +35,3 @@ def locked(folder: Path) -> Iterator[None]:
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _make(folder: Path) -> None:
-    print(f"making the environment of the OpenStack services in {folder}", file=sys.__stderr__, flush=True)
-    venv.create(folder, clear=True, with_pip=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*pip, "-r", PINS], check=True)
-    (folder / ".made").touch()

@@ -1,5 +1,6 @@
 """Clusters as targets, without a connection."""
 
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +8,8 @@ import pytest
 from experiments.errors import InputError
 from experiments.runners import targets
 from experiments.runners.slurm.cluster import code_archive
-from experiments.runners.targets import leased_profile, target_named
-from provision.leasing.journal import Journal
+from experiments.runners.targets import leased_profile, monitor_target, target_named
+from provision.leasing.journal import Journal, Operation
 from tests.support import rows as made
 
 
@@ -29,6 +30,27 @@ from tests.support import rows as made
 def test_a_target_without_a_description_is_rejected_in_one_line(site, profile, account, says, tmp_path):
     with pytest.raises(InputError, match=says):
         target_named(site, profile, account, Journal(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "says"),
+    [
+        (2, 4, "llm_cc is PENDING until 20"),
+        (-1, 4, "llm_cc has started, but no node has answered; `testbed lease` boots them"),
+        (-4, -1, "llm_cc ended 20"),
+        (None, None, "llm_cc is not reserved yet; `testbed lease` resumes"),
+    ],
+)
+@pytest.mark.parametrize("connect", [target_named, monitor_target], ids=["run", "top"])
+def test_a_lease_whose_nodes_cannot_be_reached_yet_says_why(connect, begins, ends, says, tmp_path):
+    journal = Journal(tmp_path)
+    active_lease = journal.open("llm_cc", "CHI@UC")
+    if begins is not None:
+        start, end = ((datetime.now(UTC) + timedelta(hours=hours)).isoformat() for hours in (begins, ends))
+        journal.write("done", active_lease, Operation.CREATE_LEASE, id="1", start=start, end=end)
+    more = [None, None] if connect is target_named else [None]
+    with pytest.raises(InputError, match=f"no lease with a reachable machine; {says}"):
+        connect("chameleon", *more, journal)
 
 
 def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():

@@ -29,3 +29,8 @@ def test_a_node_of_a_profile_has_its_gpus():
     profile = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, gpu="NVIDIA T4", gpus_per_node=2)
     assert [gpu.index for gpu in profile.node.gpus] == [0, 1]
     assert profile.node.description == "X: 8 cores, 32 GiB of memory, 2 x NVIDIA T4 a node"
+
+
+def test_the_earlier_name_of_runtime_is_still_read(tmp_path):
+    (tmp_path / "own.yaml").write_text("name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\nway: docker\n")
+    assert profile_named(str(tmp_path / "own.yaml")).runtime == "docker"

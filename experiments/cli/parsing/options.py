@@ -11,7 +11,7 @@ import typer
 
 from experiments.suites.choices import Groups
 from experiments.system.options import Option, options_of
-from provision.sites.base import TESTBEDS
+from provision.choices import TESTBEDS
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]

@@ -1,0 +1,31 @@
+"""Write locks/ from the lists of exact versions, with the hash of each file: make lock."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+PROJECT = FOLDER.parent
+LISTS = {
+    **{name: FOLDER / f"{name}.txt" for name in ("current", "as-taught", "jupyter", "uv")},
+    "docs": PROJECT / "docs" / "requirements.txt",
+    "openstack": PROJECT / "tests" / "testbed" / "openstack" / "requirements.txt",
+}
+COMPILE = ["pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-header", "--no-annotate", "-"]
+
+
+def locked(versions: Path) -> str:
+    """Return the text of a lock. PyTorch stands in a comment: its files depend on the machine (see environment.py)."""
+    lines = [line for line in versions.read_text().splitlines() if line and not line.startswith("#")]
+    hashed = [line for line in lines if not line.startswith("torch==")]
+    torch = [f"# {line}" for line in lines if line.startswith("torch==")]
+    done = subprocess.run(
+        [sys.executable, "-m", "uv", *COMPILE], input="\n".join(hashed), stdout=subprocess.PIPE, check=True, text=True
+    )
+    source = versions.relative_to(PROJECT)
+    return "\n".join([f"# Written by containers/lock.py from {source}.", *torch, done.stdout])
+
+
+if __name__ == "__main__":
+    for name, versions in LISTS.items():
+        (FOLDER / "locks" / f"{name}.txt").write_text(locked(versions))

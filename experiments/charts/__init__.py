@@ -1,0 +1,24 @@
+"""Charts as SVG that needs neither JavaScript nor a network, for pages and for notebooks.
+
+In a page: include ``STYLE`` once, and optionally ``SCRIPT`` for tooltips; ``chart.html`` is a figure with its legend.
+In a notebook: ``display(SVG(chart.standalone()))``.
+"""
+
+from experiments.charts.bars import Bar, Limit, Mark, Tone, bar_chart
+from experiments.charts.chart import SCRIPT, STYLE, Chart
+from experiments.charts.lines import Band, Line, Panel, line_chart
+
+__all__ = [
+    "SCRIPT",
+    "STYLE",
+    "Band",
+    "Bar",
+    "Chart",
+    "Limit",
+    "Line",
+    "Mark",
+    "Panel",
+    "Tone",
+    "bar_chart",
+    "line_chart",
+]

@@ -1,0 +1,87 @@
+"""What all charts have: SVG that fills the width of its place, a legend, and the choice of ticks."""
+
+from dataclasses import dataclass
+from math import floor, log10
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+FOLDER = Path(__file__).parent
+STYLE = Markup((FOLDER / "charts.css").read_text())
+"""Style sheet of charts: colors as CSS variables, for light and dark."""
+SCRIPT = Markup((FOLDER / "charts.js").read_text())
+"""Optional script: tooltips, values under the pointer, and highlighting from the legend."""
+WIDTH_PX = 760
+EDGE = 0.96
+"""Share of the axis beyond which a tick's text ends at its tick."""
+TEMPLATES = Environment(
+    loader=FileSystemLoader(FOLDER / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawn chart. Horizontal positions are percentages, so text keeps its size at every width.
+
+    content: SVG elements. height: px. left: px for the labels of the vertical axis. legend: name -> CSS class.
+    """
+
+    alt: str
+    content: Markup
+    height: int
+    legend: dict[str, str]
+    left: int = 0
+
+    @property
+    def html(self) -> Markup:
+        """Return a figure: the legend, and the chart as inline SVG."""
+        return Markup(TEMPLATES.get_template("figure.html").render(chart=self))
+
+    def standalone(self, width: int = WIDTH_PX) -> str:
+        """Return an SVG document with its own styles and legend, ``width`` px wide."""
+        return TEMPLATES.get_template("standalone.svg").render(chart=self, style=STYLE, width=width)
+
+
+def rendered(template: str, **values: Any) -> Markup:
+    """Return the content of a chart from its template."""
+    return Markup(TEMPLATES.get_template(template).render(**values))
+
+
+def percent(value: float, whole: float) -> str:
+    """Return the share in percent, as SVG has it: '12.5%'."""
+    return f"{100 * value / whole:.5g}%"
+
+
+def ticks(highest: float, at_most: int) -> list[float]:
+    """Return round numbers from 0 to ``highest`` (positive), ``at_most`` of them besides 0."""
+    power = 10.0 ** (floor(log10(highest / at_most)))
+    step = next(power * times for times in (1, 2, 5, 10) if highest / (power * times) <= at_most)
+    return [number * step for number in range(floor(highest / step + 1e-9) + 1)]
+
+
+def axis(highest: float, at_most: int) -> list[dict[str, str]]:
+    """Return place, text and alignment of each tick of a horizontal axis; none leaves the chart."""
+    values = ticks(highest, at_most)
+    anchors = ["start", *(["middle"] * (len(values) - 1))]
+    if len(values) > 1 and values[-1] > EDGE * highest:
+        anchors[-1] = "end"
+    return [
+        {"x": percent(value, highest), "label": number(value), "anchor": anchor}
+        for value, anchor in zip(values, anchors, strict=True)
+    ]
+
+
+def series_class(name: str) -> str:
+    """Return the CSS class that colors a part of memory: 'c-optimizer' for 'optimizer in host memory'."""
+    return f"c-{name.split()[0]}"
+
+
+def number(value: float) -> str:
+    """Format a number: four significant digits, thousands with a comma."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

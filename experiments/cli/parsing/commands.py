@@ -1,0 +1,48 @@
+"""The commands of `testbed`, in the order of its help. A command's module is imported when the command is chosen."""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import typer
+
+
+class Entry(NamedTuple):
+    """A command as `testbed --help` shows it. module: in experiments.cli; help: the first line of its own help."""
+
+    section: str
+    module: str
+    help: str
+
+
+EXPERIMENTS, RESULTS, PREDICTION, MACHINES = "Experiments", "Results", "Prediction", "Machines"
+
+COMMANDS = {
+    "list": Entry(EXPERIMENTS, "results", "List the suites, or the rows of one."),
+    "run": Entry(EXPERIMENTS, "run", "Run missing and changed rows of suites; evaluate, report them."),
+    "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
+    "logs": Entry(EXPERIMENTS, "remote", "Print a row's log, also from the machine where the row runs."),
+    "evaluate": Entry(RESULTS, "results", "Evaluate stored results with the current suites; write nothing."),
+    "report": Entry(RESULTS, "results", "Write the report of a run again."),
+    "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
+    "schema": Entry(RESULTS, "results", "Print the JSON schemas of the files of a run."),
+    "predict": Entry(PREDICTION, "predict", "Predict GPU memory of rows, models and scripts, without a GPU."),
+    "fit": Entry(PREDICTION, "predict", "Find the largest batch that fits, and changes that save memory."),
+    "cards": Entry(PREDICTION, "catalog", "List the GPU models that predictions and labs know."),
+    "models": Entry(PREDICTION, "catalog", "List the language models that rows and --model know."),
+    "slots": Entry(MACHINES, "lease", "Find the earliest time slots in which nodes are free."),
+    "lease": Entry(MACHINES, "lease", "Lease the earliest time slot; boot its nodes; print their logins."),
+    "configure": Entry(MACHINES, "configure", "Install driver, Docker, Slurm and image on the nodes of a lease."),
+    "status": Entry(MACHINES, "lease", "Show active leases: their start, their end, their cost so far."),
+    "top": Entry(MACHINES, "remote", "Show the GPUs of all nodes and the rows on them, until Ctrl-C."),
+    "notebook": Entry(MACHINES, "remote", "Serve Jupyter from the leased machine through a tunnel."),
+    "extend": Entry(MACHINES, "lease", "Extend a lease, within the site's rules."),
+    "release": Entry(MACHINES, "lease", "Release servers, addresses and lease; verify that none is left."),
+    "doctor": Entry(MACHINES, "lease", "Run the preflight checks of a lease; each failure names its fix."),
+    "orphans": Entry(MACHINES, "orphans", "List your tagged resources that no active lease covers."),
+}
+
+
+def load(name: str) -> Any:
+    """Import the module of a command; return the command."""
+    module = import_module(f"experiments.cli.{COMMANDS[name].module}")
+    return typer.main.get_group(module.app).commands[name]

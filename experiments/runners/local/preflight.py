@@ -1,0 +1,182 @@
+"""Checks of this machine: what it can run, and what to install for the rest."""
+
+import json
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from experiments.results.provenance import versions
+from experiments.runners.admission import HOST_GIB, ROW_GIB, SPARE_GIB, missing_build_tool, too_small
+from experiments.suites.cards import cards
+from experiments.suites.suite import suites_of
+from experiments.system.files import GIB, cache_folder
+from experiments.system.packages import EXTRAS
+from provision.checks import Check, result_of
+from provision.errors import CheckFailed
+from provision.hardware.gpus import driver_version
+from provision.hardware.local import this_machine
+
+PREDICTIONS, MINIATURES, FULL_SIZE = "predictions", "miniatures", "full size"
+LEASES, CLUSTERS, IMAGES = "leases", "clusters", "images"
+EVERY_RUN = (MINIATURES, FULL_SIZE)
+ANSWER_S = 15.0
+NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
+PCI = Path("/sys/bus/pci/devices")
+
+
+def check_this_machine(results: Path) -> list[Check]:
+    """Run all checks of this machine. results: folder that runs are stored in; it need not exist."""
+    needed_for_all = (PREDICTIONS, *EVERY_RUN)
+    return [
+        result_of("Python", _python, (*needed_for_all, LEASES, CLUSTERS)),
+        result_of("training packages", lambda: _packages("train"), needed_for_all),
+        _optional(result_of("leasing packages", lambda: _packages("chameleon"), (LEASES,))),
+        result_of("C++ compiler", _compiler, needed_for_all),
+        result_of("disk", lambda: _disk(results), needed_for_all),
+        result_of("memory", _memory, needed_for_all),
+        _gpu(),
+        _optional(result_of("Docker", _docker, (IMAGES,))),
+        result_of("ports", _ports, EVERY_RUN),
+        _optional(result_of("git", lambda: _tool("git", "results name no commit; apt install git"))),
+        _optional(result_of("SSH client", _ssh, (LEASES, CLUSTERS))),
+    ]
+
+
+def _optional(check: Check) -> Check:
+    """Return the check, with a warning in place of a failure."""
+    return Check(check.name, "warning", check.text, check.needed_for) if check.status == "failed" else check
+
+
+def _python() -> str:
+    if platform.system() != "Linux":
+        raise CheckFailed(f"{platform.system()} is not supported; use Linux, or on Windows its WSL 2")
+    return f"{platform.python_version()} in {sys.prefix}"
+
+
+def _packages(extra: str) -> str:
+    missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
+    if missing:
+        raise CheckFailed(f"{', '.join(missing)} missing; make env, or pip install 'llm-testbed[{extra}]'")
+    if extra == "train":
+        return ", ".join(f"{name} {number}" for name, number in versions().items())
+    return f"all {len(EXTRAS[extra])} installed"
+
+
+def _compiler() -> str:
+    if missing := missing_build_tool():
+        package = missing.partition("package ")[2].rstrip(")")
+        raise CheckFailed(f"no {missing}: predictions and DeepSpeed's CPU Adam are compiled; apt install {package}")
+    return str(shutil.which("c++"))
+
+
+def _disk(results: Path) -> str:
+    needed_gib = SPARE_GIB + ROW_GIB * sum(len(suite.rows) for suite in suites_of("both"))
+    free_gib = {folder: _free_gib(folder) for folder in (results.absolute(), cache_folder())}
+    said = ", ".join(f"{free:.1f} GiB free at {folder}" for folder, free in free_gib.items())
+    if min(free_gib.values()) < needed_gib:
+        raise CheckFailed(f"{said}, {needed_gib:.1f} GiB are needed; free some, or set --results and TESTBED_CACHE")
+    return said
+
+
+def _free_gib(folder: Path) -> float:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free / GIB
+
+
+def _memory() -> str:
+    memory = psutil.virtual_memory()
+    available_gib = memory.available / GIB
+    said = f"{available_gib:.1f} of {memory.total / GIB:.1f} GiB available"
+    if available_gib < HOST_GIB["tiny"]:
+        raise CheckFailed(f"{said}, a tiny row needs {HOST_GIB['tiny']} GiB; end other programs")
+    return said
+
+
+def _gpu() -> Check:
+    """Check for a GPU with a driver that answers; a machine without any GPU is a warning."""
+
+    def found() -> str:
+        gpus = this_machine().gpus
+        if not gpus and nvidia_device():
+            raise CheckFailed(
+                "an NVIDIA GPU whose driver does not answer; install the driver (ubuntu-drivers install), "
+                "or restart after its update"
+            )
+        if gpus and versions().get("torch", "").endswith("+cpu"):
+            raise CheckFailed(f"{gpus[0].name}, but PyTorch is built for CPUs only; install it from PyPI")
+        if not gpus:
+            return ""
+        names = ", ".join(f"{gpu.name} ({gpu.memory_gib:.0f} GiB)" for gpu in gpus)
+        if not (runs := [card for card in cards() if not too_small(gpus[0], card)]):
+            raise CheckFailed(f"{names}: too small for the cards of the labs; rows run as tiny models")
+        return f"{names}, driver {driver_version()}, runs rows for {', '.join(runs)}"
+
+    check = result_of("GPU", found, (FULL_SIZE,))
+    if check.text:
+        return check
+    return Check("GPU", "warning", "no GPU; rows run as tiny models here, or on leased nodes", (FULL_SIZE,))
+
+
+def nvidia_device() -> bool:
+    """Return whether the machine has an NVIDIA GPU, with or without a driver."""
+    return any(
+        (device / "class").read_text().startswith(DISPLAY_CLASS)
+        for device in PCI.glob("*")
+        if (device / "vendor").read_text().strip() == NVIDIA_VENDOR
+    )
+
+
+def _docker() -> str:
+    _tool("docker", "install Docker (docs.docker.com/engine/install)")
+    command = ["docker", "info", "--format", "{{json .}}"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
+    except subprocess.TimeoutExpired:
+        raise CheckFailed(f"the daemon does not answer within {ANSWER_S:.0f} s; systemctl restart docker") from None
+    if answer.returncode or not (info := _json(answer.stdout)).get("ServerVersion"):
+        told = (answer.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
+        raise CheckFailed(f"{told}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
+    version = info["ServerVersion"]
+    if nvidia_device() and not _gives_gpus(info):
+        raise CheckFailed(f"{version} gives containers no GPU; install the package nvidia-container-toolkit")
+    return f"{version}, {'with' if nvidia_device() else 'without'} GPUs"
+
+
+def _gives_gpus(info: dict[str, object]) -> bool:
+    """Return whether containers can get the GPUs, by NVIDIA's runtime or as devices of its CDI."""
+    return "nvidia" in f"{info.get('Runtimes')} {info.get('DiscoveredDevices')}"
+
+
+def _json(text: str) -> dict[str, object]:
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        return {}
+
+
+def _ports() -> str:
+    """Listen on a port and connect to it, as the kernels of notebooks and ranks do."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            socket.create_connection(("localhost", port), timeout=ANSWER_S).close()
+    except OSError as problem:
+        raise CheckFailed(f"localhost cannot be reached ({problem}); correct /etc/hosts or the firewall") from None
+    return "any free one on localhost"
+
+
+def _tool(name: str, remedy: str) -> str:
+    if path := shutil.which(name):
+        return path
+    raise CheckFailed(f"{name} missing; {remedy}")
+
+
+def _ssh() -> str:
+    remedy = "apt install openssh-client"
+    return ", ".join(_tool(name, remedy) for name in ("ssh", "ssh-keygen"))

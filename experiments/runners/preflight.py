@@ -1,0 +1,39 @@
+"""Preflight checks of this machine, of a Slurm cluster, or of a site that leases machines."""
+
+from pathlib import Path
+
+from experiments.errors import InputError
+from experiments.run_options import RunOptions
+from experiments.runners.local.preflight import check_this_machine
+from experiments.runners.slurm.preflight import check_cluster
+from experiments.runners.slurm.profile import profile_named
+from experiments.runners.targets import SLURM, shell_of
+from provision.checks import Check
+from provision.leasing.doctor import examine
+from provision.leasing.reconciler import Reconciler
+
+
+def preflight(options: RunOptions, site: str | None, key: Path, reconciler: Reconciler) -> list[Check]:
+    """Return the checks of ``site``, or of this machine if it is None.
+
+    ``options`` has the results folder, and with site slurm profile and account. Raises InputError for a profile that
+    is missing or cannot be read.
+    """
+    if site == SLURM:
+        return _cluster(options.profile, options.account)
+    if options.profile or options.account:
+        raise InputError(f"{'--profile' if options.profile else '--account'}: allowed with --site {SLURM} only")
+    return check_this_machine(options.results) if site is None else examine(site, key, reconciler)
+
+
+def _cluster(name: str | None, account: str | None) -> list[Check]:
+    if name is None:
+        raise InputError(f"--site {SLURM}: needs --profile; allowed: the name of a known cluster, or a YAML file")
+    profile = profile_named(name)
+    if account:
+        profile = profile.model_copy(update={"account": account})
+    shell = shell_of(profile)
+    try:
+        return check_cluster(shell, profile)
+    finally:
+        shell.close()

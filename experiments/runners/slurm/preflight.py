@@ -1,0 +1,58 @@
+"""Checks of a Slurm cluster: the connection, its tools, partitions and environment, and the account."""
+
+import shlex
+from collections.abc import Callable
+
+from experiments.runners.slurm.cluster import TOOLS, Cluster
+from experiments.runners.slurm.profile import Profile
+from provision.checks import Check, not_checked, result_of
+from provision.errors import CheckFailed, CommandFailed
+from provision.ssh.shell import Shell
+
+
+def check_cluster(shell: Shell, profile: Profile) -> list[Check]:
+    """Run all checks of the cluster of ``profile``, whose commands ``shell`` runs; nothing is submitted."""
+    cluster = Cluster(shell, profile)
+    checks = [
+        result_of("account", lambda: _account(profile)),
+        result_of("connection", lambda: f"reached {shell.run('hostname', repeatable=True).out.strip()}"),
+    ]
+    if not checks[-1].passed:
+        return checks + not_checked(("tools", "folder", "partitions", "environment"), "connection")
+    checks.append(result_of("tools", lambda: _tools(shell)))
+    checks.append(result_of("folder", lambda: cluster.folder))
+    slurm: dict[str, Callable[[], str]] = {"partitions": lambda: _partitions(shell, profile)}
+    if checks[-1].passed:
+        slurm["environment"] = lambda: _environment(cluster)
+    checks += [result_of(name, question) for name, question in slurm.items()]
+    return checks if "environment" in slurm else checks + not_checked(("environment",), "folder")
+
+
+def _account(profile: Profile) -> str:
+    if profile.needs_account and not profile.account:
+        raise CheckFailed(f"jobs at {profile.title} need --account, the project that is charged")
+    return profile.account or "none is needed"
+
+
+def _tools(shell: Shell) -> str:
+    command = f"for tool in {shlex.join(TOOLS)}; do command -v $tool > /dev/null || echo $tool; done"
+    if missing := shell.run(command, repeatable=True).out.split():
+        raise CheckFailed(f"{', '.join(missing)} missing on {shell.where}; set host of the profile to a login node")
+    return ", ".join(TOOLS)
+
+
+def _partitions(shell: Shell, profile: Profile) -> str:
+    known = shell.run("sinfo --noheader --format %R", repeatable=True).out.split()
+    wanted = [name for name in (profile.partition, profile.cpu_partition) if name]
+    if unknown := [name for name in wanted if name not in known]:
+        raise CheckFailed(f"no partition {', '.join(unknown)}; correct the profile; allowed: {', '.join(known)}")
+    return ", ".join(wanted) or f"the default of {', '.join(known)}"
+
+
+def _environment(cluster: Cluster) -> str:
+    """Start the Python of the profile, without the project's code."""
+    try:
+        out = cluster.python_output("import papermill, sys; print(sys.version.split()[0])")
+    except CommandFailed as problem:
+        raise CheckFailed(f"its Python cannot run rows: {problem}; correct environment and modules") from None
+    return f"{cluster.profile.runtime} {cluster.profile.environment or ''}, Python {out.strip()}".replace(" ,", ",")

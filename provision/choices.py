@@ -1,0 +1,11 @@
+"""Names that a user may choose from. Nothing but types is imported here, so that the command line starts fast."""
+
+from typing import Literal
+
+ImageVariant = Literal["current", "as-taught"]
+"""The list of package versions from which an image is built (containers/*.txt)."""
+
+TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
+"""Modules of the sites, by name."""
+REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
+"""Prefixes of region names."""

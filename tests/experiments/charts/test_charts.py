@@ -1,0 +1,69 @@
+"""Charts: where bars and lines lie, and SVG that is well-formed on its own."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from experiments.charts import Band, Bar, Limit, Line, Mark, Panel, bar_chart, line_chart
+from experiments.charts.chart import ticks
+from experiments.charts.lines import path
+
+EVIL = "</svg><script>alert(1)</script> & <b>"
+BARS = [
+    Bar("a", {"parameters": 10.0, "gradients": 30.0}, [Mark("reserved", 45.0)], "40 GiB", "fits"),
+    Bar(EVIL, {"parameters": 50.0}, [Mark("measured", 48.0, "diamond")], tone="bad"),
+]
+
+
+def attributes(content: str, name: str) -> list[float]:
+    return [float(value) for value in re.findall(rf'<rect[^>]* {name}="([\d.]+)%"', content)]
+
+
+def test_parts_of_a_bar_follow_one_another_to_scale():
+    chart = bar_chart(BARS, "GiB", "memory")
+    starts, widths = attributes(chart.content, "x"), attributes(chart.content, "width")
+    assert widths[1] == pytest.approx(3 * widths[0], rel=1e-3)
+    assert starts == pytest.approx([0.0, widths[0], 0.0], abs=0.01)
+    assert widths[2] == pytest.approx(100 / 1.03, rel=1e-3)
+    assert list(chart.legend) == ["parameters", "gradients", "reserved", "measured"]
+
+
+def test_a_limit_beyond_all_bars_is_in_the_chart():
+    content = bar_chart(BARS, "GiB", "memory", Limit(100.0, "card: 100 GiB")).content
+    assert re.findall(r'class="limit" x1="([\d.]+)%"', content) == [f"{100 / 1.03:.5g}"]
+    assert "card: 100 GiB" in content
+
+
+@pytest.mark.parametrize(
+    ("highest", "expected"),
+    [
+        (81, [0, 20, 40, 60, 80]),
+        (1.03e-6, [0, 5e-7, 1e-6]),
+        (100, [0, 20, 40, 60, 80, 100]),
+        (7, [0, 2, 4, 6]),
+    ],
+)
+def test_ticks_are_round_numbers_within_the_axis(highest, expected):
+    assert ticks(highest, 5) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_line_has_its_values_without_level_parts_and_missing_values():
+    assert path([0, 1, 2, 3, 4], [0, 0, 0, 10, 10], 4, 10) == "M0 1000l500 0l250 -1000l250 0"
+    assert path([0, 1, 2], [5, None, 10], 2, 10) == "M0 500M1000 0"
+    assert path([0], [5], 1, 10) == "M0 500"
+
+
+def test_every_chart_is_a_document_of_its_own_and_text_is_escaped():
+    panel = Panel(EVIL, "%", [Line("GPU", [0.0, None, 90.0])])
+    lines = line_chart([panel, panel], [0, 1, 2], "seconds", EVIL, [Band(EVIL, 0, 1)])
+    for chart in (bar_chart(BARS, "GiB", EVIL, Limit(40, EVIL)), lines):
+        root = ET.fromstring(chart.standalone())
+        assert root.get("aria-label") == EVIL
+        assert "<script" not in chart.standalone() + chart.html
+        assert chart.html.count("<svg") == chart.html.count("</svg>")
+
+
+@pytest.mark.parametrize("values", [[None, None], [0.0, 0.0]])
+def test_a_panel_without_a_value_above_zero_is_drawn(values):
+    assert "<path" in line_chart([Panel("busy", "", [Line("GPU", values)])], [0, 0], "s", "load").content

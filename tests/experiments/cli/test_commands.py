@@ -1,0 +1,82 @@
+"""The table of commands: it agrees with their modules, and only the chosen command's module is imported."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.cli.parsing.commands import COMMANDS, load
+from experiments.system.files import CODE
+
+SMALL = ("pydantic", "rich", "plotly", "fabric", "yaml", "importlib.metadata")
+NARROW = 80
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_agrees_with_the_command(name):
+    command = load(name)
+    assert command.name == name
+    assert command.help.partition("\n\n")[0] == COMMANDS[name].help
+
+
+@pytest.mark.parametrize("module", sorted({entry.module for entry in COMMANDS.values()}))
+def test_every_command_of_a_module_is_in_the_table(module):
+    registered = import_module(f"experiments.cli.{module}").app.registered_commands
+    names = {one.name or one.callback.__name__ for one in registered}
+    assert names == {name for name, entry in COMMANDS.items() if entry.module == module}
+
+
+def test_help_shows_each_command_on_one_line_of_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(NARROW))
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, entry in COMMANDS.items():
+        assert any(line.split(maxsplit=1) == [name, entry.help] for line in lines), name
+    assert max(map(len, lines)) <= NARROW
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--cloud x run --help", "predict --help", "status"])
+def test_a_command_that_computes_nothing_imports_no_large_library(arguments, tmp_path):
+    loaded = _modules_after(arguments, {"TESTBED_LEDGER": str(tmp_path)})
+    assert loaded & {*SMALL} == set()
+
+
+def test_only_the_module_of_the_chosen_command_is_imported():
+    others = {f"experiments.cli.{entry.module}" for entry in COMMANDS.values()} - {"experiments.cli.run"}
+    assert _modules_after("run --help") & others == set()
+
+
+def test_listing_suites_imports_neither_results_nor_the_network():
+    assert _modules_after("list") & {"experiments.results.schema", "provision.models", "fabric", "plotly"} == set()
+
+
+def test_commands_and_options_and_choices_are_completed():
+    assert _completed("testbed re") == {"report", "reproduce", "release"}
+    assert _completed("testbed predict --prec") == {"--precision"}
+    assert _completed("testbed run --size t") == {"tiny"}
+
+
+def _modules_after(arguments: str, environment: dict[str, str] | None = None) -> set[str]:
+    code = f"import sys; from experiments.cli.app import main; main({arguments.split()}); print(); print(*sys.modules)"
+    done = _python(["-c", code], environment or {})
+    return {*done.splitlines()[-1].split()}
+
+
+def _completed(line: str) -> set[str]:
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_TESTBED_COMPLETE": "complete_bash"}
+    return {*_python(["-m", "experiments"], words).split()}
+
+
+def _python(arguments: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=CODE,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout

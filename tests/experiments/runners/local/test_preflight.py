@@ -1,0 +1,119 @@
+"""Checks of this machine: each missing thing is named with its remedy and with what needs it."""
+
+import json
+import shutil
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.runners.local import preflight
+from experiments.system.files import GIB
+from provision.checks import abilities, summary
+from provision.models import Node
+from tests.support import rows as made
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch):
+    """Return one check of this machine by its name; no PCI device is a GPU unless the test adds it."""
+    monkeypatch.setattr(preflight, "PCI", tmp_path / "pci")
+    return lambda name: {one.name: one for one in preflight.check_this_machine(tmp_path)}[name]
+
+
+def add_nvidia_device(folder):
+    device = folder / "pci" / "0000:01:00.0"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text("0x10de\n")
+    (device / "class").write_text("0x030200\n")
+
+
+def machine_with(monkeypatch, *gpus):
+    monkeypatch.setattr(preflight, "this_machine", lambda: Node("", gpus, 8, 64.0, ""))
+    monkeypatch.setattr(preflight, "driver_version", lambda: "580.1")
+
+
+@pytest.fixture
+def docker(tmp_path, monkeypatch):
+    """Put a docker on PATH that answers with this information, or fails with this error."""
+
+    def install(info=None, error=""):
+        program = tmp_path / "bin" / "docker"
+        program.parent.mkdir(exist_ok=True)
+        end = f"echo '{json.dumps(info)}'" if info else f"echo '{error}' >&2; exit 1"
+        program.write_text(f"#!/bin/sh\n{end}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+    return install
+
+
+def test_a_missing_compiler_fails_with_its_package(check, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda tool: None)
+    compiler = check("C++ compiler")
+    assert compiler.status == "failed"
+    assert compiler.line.endswith("apt install g++ (needed for predictions, miniatures, full size)")
+
+
+def test_all_missing_packages_are_named_at_once(check, monkeypatch):
+    monkeypatch.setitem(preflight.EXTRAS, "train", ("json", "nosuch", "other"))
+    assert check("training packages").text == "nosuch, other missing; make env, or pip install 'llm-testbed[train]'"
+    monkeypatch.setitem(preflight.EXTRAS, "chameleon", ("nosuch",))
+    assert check("leasing packages").status == "warning"
+
+
+def test_a_full_disk_and_a_full_memory_fail(check, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB))
+    assert check("disk").status == "failed"
+    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: SimpleNamespace(available=GIB, total=8 * GIB))
+    assert check("memory").text == "1.0 of 8.0 GiB available, a tiny row needs 1.5 GiB; end other programs"
+
+
+def test_a_machine_without_a_gpu_gets_a_warning(check, monkeypatch):
+    machine_with(monkeypatch)
+    assert check("GPU").status == "warning"
+
+
+def test_a_gpu_whose_driver_does_not_answer_fails(check, monkeypatch, tmp_path):
+    machine_with(monkeypatch)
+    add_nvidia_device(tmp_path)
+    assert (check("GPU").status, "driver does not answer" in check("GPU").text) == ("failed", True)
+
+
+def test_a_gpu_is_shown_with_the_cards_whose_rows_it_runs(check, monkeypatch):
+    machine_with(monkeypatch, made.GPU)
+    monkeypatch.setattr(preflight, "versions", dict)
+    gpu = check("GPU")
+    assert (gpu.status, "driver 580.1" in gpu.text, "a100_80gb" in gpu.text) == ("ok", True, True)
+    monkeypatch.setattr(preflight, "versions", lambda: {"torch": "2.13.0+cpu"})
+    assert "PyTorch is built for CPUs only" in check("GPU").text
+
+
+def test_docker_without_daemon_and_without_gpus_is_a_warning(check, docker, tmp_path):
+    docker(error="Cannot connect to the Docker daemon")
+    assert check("Docker").line.startswith("warn  Docker: Cannot connect to the Docker daemon; start it")
+    docker({"ServerVersion": "29.0", "Runtimes": {"runc": {}}})
+    assert check("Docker").status == "ok"
+    add_nvidia_device(tmp_path)
+    assert "install the package nvidia-container-toolkit" in check("Docker").text
+    docker({"ServerVersion": "29.0", "DiscoveredDevices": [{"ID": "nvidia.com/gpu=0"}]})
+    assert check("Docker").status == "ok"
+
+
+def test_a_loopback_that_answers_nobody_fails(check, monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert check("ports").status == "failed"
+
+
+def test_the_summary_says_what_to_begin_with_and_what_the_machine_can_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "PCI", tmp_path / "pci")
+    machine_with(monkeypatch)
+    monkeypatch.setitem(preflight.EXTRAS, "train", ("nosuch",))
+    checks = preflight.check_this_machine(tmp_path)
+    assert summary(checks) == "1 of 11 failed; begin with training packages"
+    can = abilities(checks)
+    assert "predictions (see training packages)" in can
+    assert "full size (see training packages, GPU)" in can

@@ -1,0 +1,65 @@
+"""Checks of a cluster. Fakes: Slurm's commands, which are scripts on this machine."""
+
+import shutil
+import sys
+
+import pytest
+
+from experiments.runners.slurm.cluster import TOOLS
+from experiments.runners.slurm.preflight import check_cluster
+from experiments.runners.slurm.profile import Profile
+from provision.ssh.login import SshConfigHost
+from provision.ssh.shell import LocalShell
+from provision.ssh.ssh_shell import SshShell
+
+SLURM = TOOLS[:3]
+OTHERS = ("sh", "bash", "timeout", "mkdir", "hostname", "basename", "dirname", "uname")
+
+
+def profile(**more):
+    given = {"needs_account": True, "partition": "gpu", **more}
+    return Profile(name="mine", title="Mine", cpus_per_node=8, memory_per_node_gib=64, **given)
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Put Slurm's commands on PATH, without those that are named."""
+
+    def install(*missing):
+        for tool in {*SLURM, "sinfo"} - {*missing}:
+            (tmp_path / tool).write_text("#!/bin/sh\nprintf 'gpu\\nsmall\\n'\n")
+            (tmp_path / tool).chmod(0o755)
+        for tool in (*OTHERS, *TOOLS[3:]):
+            (tmp_path / tool).symlink_to(shutil.which(tool))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("HOME", str(tmp_path))
+
+    return install
+
+
+def found(**more):
+    return {one.name: one for one in check_cluster(LocalShell(), profile(**more))}
+
+
+def test_every_check_passes_at_a_cluster_that_is_ready(slurm):
+    slurm()
+    assert {one.status for one in found(account="project_1", environment=sys.prefix).values()} == {"ok"}
+
+
+def test_everything_that_is_missing_is_told_at_once(slurm):
+    slurm("sbatch", "squeue")
+    checks = found(partition="gpux", environment="/nowhere")
+    assert {name for name, one in checks.items() if one.status == "failed"} == {
+        *("account", "tools", "partitions", "environment")
+    }
+    assert checks["tools"].text.startswith("sbatch, squeue missing")
+    assert checks["partitions"].text == "no partition gpux; correct the profile; allowed: gpu, small"
+
+
+def test_an_unknown_host_says_what_to_add_and_nothing_else_is_checked():
+    shell = SshShell(SshConfigHost("nosuch.invalid"))
+    checks = {one.name: one for one in check_cluster(shell, profile(account="project_1"))}
+    assert "add to ~/.ssh/config: 'Host nosuch.invalid'" in checks["connection"].text
+    assert [name for name, one in checks.items() if one.status == "not checked"] == [
+        *("tools", "folder", "partitions", "environment")
+    ]
