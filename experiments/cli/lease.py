@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 

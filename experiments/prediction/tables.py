@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.prediction.fit import LARGEST_BATCH, Fit
+from experiments.prediction.batches import LARGEST_BATCH
+from experiments.prediction.fit import Fit
 from experiments.prediction.predict import CUSTOM
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, COLUMNS, OPTIMIZER_CPU, PARAMETERS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB, Prediction

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.prediction.script.record import ModuleShare, ScriptPrediction
+from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction
 from experiments.results.memory_parts import AT_PEAK
 from experiments.system.tables import Column, Table
 
@@ -17,6 +17,7 @@ ENDED = {
     "time limit": "stopped at its time limit after",
 }
 MODULES = 10
+SMALLEST_GIB = 0.005
 
 
 def as_data(predictions: Sequence[ScriptPrediction]) -> dict[str, Any]:
@@ -49,6 +50,8 @@ def view(predictions: Sequence[ScriptPrediction]) -> Group:
     worst = max(predictions, key=lambda one: one.reserved_gib)
     parts: list[Any] = [Text(line) for line in _lines(worst)]
     parts += [_cards_table(predictions), _modules_table(worst.modules)]
+    if any(one.line for one in worst.lines):
+        parts.append(_lines_table(worst.lines))
     if len({card.card for one in predictions for card in one.cards}) > 1:
         smallest = smallest_card(predictions)
         parts.append(
@@ -107,6 +110,22 @@ def _modules_table(shares: Sequence[ModuleShare]) -> Table:
     )
     for one in shares[:MODULES]:
         table.add(f"{one.size_gib:.2f}", one.category, one.phase, one.module or "outside of modules")
+    return table
+
+
+def _lines_table(shares: Sequence[LineShare]) -> Table:
+    table = Table(
+        Column("GiB", justify="right", no_wrap=True),
+        "what",
+        Column("line", overflow="fold"),
+        title="allocated by line of the script",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for one in shares[:MODULES]:
+        if one.size_gib >= SMALLEST_GIB:
+            table.add_row(f"{one.size_gib:.2f}", one.category, one.line or "elsewhere")
     return table
 
 
