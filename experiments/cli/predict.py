@@ -111,7 +111,7 @@ def _predict_script(
     else:
         wide_console().print(view(found))
     if script.page:
-        from experiments.report.script_page import write_page
+        from experiments.report.pages.script import write_page
 
         write_page(script.page, command, found)
         print(f"page: {script.page}", file=sys.stderr)

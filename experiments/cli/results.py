@@ -31,12 +31,25 @@ def evaluate(folder: RunPath, as_json: Json = False) -> None:
 
 
 @app.command()
-def report(folder: RunPath) -> None:
-    """Write the report of a run again."""
-    from experiments.report import write_report
-    from experiments.results.run_folder import RunFolder
+def report(
+    folder: RunPath,
+    as_zip: Annotated[
+        bool, typer.Option("--zip", help="Also write an archive of the report and all files that it links to.")
+    ] = False,
+) -> None:
+    """Write the report of a run again; for a folder of several runs also index.html over all of them."""
+    from experiments.report import write_archive, write_index, write_report
+    from experiments.results.run_folder import RUN_FILE, RunFolder
 
-    print(write_report(RunFolder(folder)).page)
+    single = (folder / RUN_FILE).is_file()
+    found = [folder] if single else sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
+    runs = [RunFolder(path) for path in found if single or not path.is_symlink()] or [RunFolder(folder)]
+    for run in runs:
+        print(write_report(run).page)
+        if as_zip:
+            print(write_archive(run))
+    if not single:
+        print(write_index(folder))
 
 
 @app.command()
