@@ -83,5 +83,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(problem: object, code: int) -> int:
-    print(f"testbed: {problem}", file=sys.stderr)
+    print(f"testbed: {' '.join(str(problem).splitlines())}", file=sys.stderr)
     return code

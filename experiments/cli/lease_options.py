@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 import typer
@@ -43,7 +43,7 @@ class LeaseOptions:
     gpu: str = option("", "Words of the GPU's model, such as A100.")
     gpu_memory: float = option(0.0, "Minimum memory of each GPU, in GiB.", minimum=0)
     gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
-    interconnect: str = option("", "nvlink or pcie.")
+    interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")
     count: int = option(1, "Number of nodes.", minimum=1)
     hours: str | None = option(None, "Length of the lease: 3, 2h50m.")
     start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
@@ -74,7 +74,7 @@ class LeaseOptions:
             gpu_model=self.gpu or ("" if named else DEFAULT_GPU),
             gpu_memory_gib=self.gpu_memory or (0 if named or self.gpu else DEFAULT_GPU_MEMORY_GIB),
             gpus=(1 if named else gpus) if self.gpus is None else self.gpus,
-            interconnect=self.interconnect,
+            interconnect=self.interconnect or "",
             count=self.count,
             start=parse_time(self.start) if self.start and not self.at_once else None,
             hours=parse_hours(self.within, time_zone) if self.within else None,

@@ -49,13 +49,14 @@ def reproduce_command(
     require("ansible_runner")
     names = suites or [suite.suite for suite in suites_of(lease.for_)]
     lease.check(name, key)
+    max_length = parse_length(max_hours) if max_hours else None
     connected = connect_to(site)
     reproduction = Reproduction(
         suites=tuple(options_per_suite(names, replace(options, site=site, command=context.obj))),
         lease_request=lease.request(connected, name, key),
         site=connected,
         setup=Setup(options.image_variant),
-        max_length=parse_length(max_hours) if max_hours else None,
+        max_length=max_length,
         keep=keep,
         watch=watch,
     )

@@ -17,6 +17,7 @@ from experiments.results.schema import NOTEBOOK_FILE, Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.verdicts import VERDICT_SCHEMA_VERSION, Evaluation
 from experiments.suites.suite import suite_named
+from experiments.suites.yaml_schema import in_words
 from experiments.system.files import file_sha256, write_atomically
 
 VERDICT_FILE = "verdict.json"
@@ -91,7 +92,7 @@ def _stored_evaluation(path: Path) -> Evaluation | None:
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        problem = error.errors()[0]["msg"]
+        problem = in_words(error.errors()[0])
         raise InputError(f"{path}: not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})") from None
 
 

@@ -24,6 +24,7 @@ from experiments.results.schema import RESULT_FILE, RESULTS_FILE, Record, Result
 from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
+from experiments.suites.yaml_schema import in_words
 from experiments.system.files import write_atomically
 
 RUN_FILE = "run.json"
@@ -103,8 +104,8 @@ class RunFolder:
         except OSError:
             raise InputError(f"{self.path}: not a run's folder (it has no {RUN_FILE})") from None
         except ValidationError as error:
-            problem = error.errors()[0]
-            raise InputError(f"{path}: not a run of schema version {RUN_SCHEMA_VERSION} ({problem['msg']})") from None
+            problem = in_words(error.errors()[0])
+            raise InputError(f"{path}: not a run of schema version {RUN_SCHEMA_VERSION} ({problem})") from None
 
     def write_run(self, run: Run) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ class RunFolder:
         try:
             return Predictions.model_validate_json(path.read_bytes()).predictions
         except ValidationError as error:
-            problem = error.errors()[0]["msg"]
+            problem = in_words(error.errors()[0])
             remedy = "remove the file, or run again"
             raise InputError(
                 f"{path}: not predictions of schema version {PREDICTION_VERSION} ({problem}); {remedy}"

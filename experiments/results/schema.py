@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from experiments.errors import InputError
 from experiments.results.memory_parts import Point
 from experiments.suites.row_spec import RowSpec
+from experiments.suites.yaml_schema import in_words
 
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "result.json"
@@ -241,7 +242,7 @@ def _validated(text: bytes, where: str) -> Result:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {problem['msg']})"
+        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {in_words(problem)})"
         raise InputError(f"{where}: {why}") from None
 
 

@@ -1,13 +1,17 @@
 """Read the YAML files of labs and catalog into checked data, with errors that state file, value and fix."""
 
+import re
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experiments.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 T = TypeVar("T", bound=BaseModel)
 LABS = Path(__file__).parent / "labs"
@@ -58,8 +62,13 @@ def plain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key {key!r}; allowed: {', '.join(sorted(owner.model_fields))}"
     if problem["type"] == "missing":
         return f"key {key!r} is missing"
+    return f"{key} = {problem['input']!r}: {in_words(problem)}" if key else in_words(problem)
+
+
+def in_words(problem: "ErrorDetails") -> str:
+    """Return what a pydantic error says, in the words of this program's own errors."""
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{key} = {problem['input']!r}: {message}" if key else message
+    return re.sub(r"^Input should be (.*?)(, unable to .*)?$", r"allowed: \1", message)
 
 
 def _owner(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
