@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -46,7 +45,7 @@ def _listed(run_folder: Path, folder: Path) -> Listed | None:
     except (OSError, ValidationError):
         return None
     page = run_folder / "report.html"
-    link = quote(page.relative_to(folder).as_posix()) if page.is_file() else ""
+    link = page.relative_to(folder).as_posix() if page.is_file() else ""
     return Listed(run, day(run.started_at), link, _counts(run_folder))
 
 
