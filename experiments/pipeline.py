@@ -11,7 +11,7 @@ from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet
 from experiments.inputs.download import DownloadCallback
 from experiments.prediction.service import predict_rows
-from experiments.report import write_report
+from experiments.report import write_index, write_report
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.verdicts import Evaluation
@@ -203,6 +203,7 @@ def report_run(prepared: PreparedRun) -> FinishedRun:
 
 def _report(folder: RunFolder) -> FinishedRun:
     report = write_report(folder)
+    write_index(folder.path.parent)
     return FinishedRun(folder.path, report.page, report.evaluation)
 
 

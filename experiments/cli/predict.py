@@ -253,7 +253,7 @@ def _predict_script(
     else:
         console().print(view(found))
     if script.page:
-        from experiments.report.script_page import write_page
+        from experiments.report.pages.script import write_page
 
         write_page(script.page, command, found)
         say(f"page: {script.page}", stderr=True)

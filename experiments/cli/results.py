@@ -46,21 +46,33 @@ def evaluate(
 
 
 @app.command()
-def report(folder: RunPath, suite_file: SuiteFile = None) -> None:  # noqa: ARG001 - its callback uses it
-    """Write the report of a run again.
+def report(
+    folder: RunPath,
+    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    as_zip: Annotated[
+        bool, typer.Option("--zip", help="Also write an archive of the report and all files that it links to.")
+    ] = False,
+) -> None:
+    """Write the report of a run again; for a folder of several runs also index.html over all of them.
 
     Statements whose status has changed since are shown.
     """
     from experiments.cli.tables.verdicts import changes_table
-    from experiments.report import reevaluate, write_report
-    from experiments.results.run_folder import RunFolder
+    from experiments.report import reevaluate, write_archive, write_index, write_report
+    from experiments.results.run_folder import RUN_FILE, RunFolder
 
-    run = RunFolder(folder)
-    run.read_run()
-    changes = [change for one in reevaluate(folder) for change in one.changes]
-    print(write_report(run).page)
-    if changes:
-        console(stderr=True).print(changes_table(changes))
+    single = (folder / RUN_FILE).is_file()
+    found = [folder] if single else sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
+    for run in [RunFolder(path) for path in found if single or not path.is_symlink()] or [RunFolder(folder)]:
+        run.read_run()
+        changes = [change for one in reevaluate(run.path) for change in one.changes]
+        print(write_report(run).page)
+        if as_zip:
+            print(write_archive(run))
+        if changes:
+            console(stderr=True).print(changes_table(changes))
+    if not single:
+        print(write_index(folder))
 
 
 @app.command()

@@ -1,7 +1,9 @@
 """Reports of a run: verdict.json, report.json, junit.xml, report.html and SHA256SUMS in the run's folder."""
 
+from experiments.report.archive import write_archive
 from experiments.report.compare import Comparison, compare
 from experiments.report.content import Report
+from experiments.report.pages.index import write_index
 from experiments.report.write import Reevaluation, WrittenReport, reevaluate, write_report
 
 __all__ = [
@@ -11,5 +13,7 @@ __all__ = [
     "WrittenReport",
     "compare",
     "reevaluate",
+    "write_archive",
+    "write_index",
     "write_report",
 ]

@@ -32,9 +32,16 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
 
 REPORT_SCHEMA_VERSION: Literal[4] = 4
+NOTEBOOK_PAGE = "notebook.html"
 LOG_LINES, LINE_CHARACTERS, LOG_BYTES = 10, 300, 1 << 16
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-FILES = {"notebook": NOTEBOOK_FILE, "log": LOG_FILE, "result": RESULT_FILE, "telemetry": TELEMETRY_FILE}
+FILES = {
+    "notebook": NOTEBOOK_PAGE,
+    "ipynb": NOTEBOOK_FILE,
+    "log": LOG_FILE,
+    "result": RESULT_FILE,
+    "telemetry": TELEMETRY_FILE,
+}
 
 
 class Statement(Verdict):

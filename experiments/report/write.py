@@ -11,9 +11,10 @@ from experiments.prediction.as_result import evaluate_run
 from experiments.report.content import report_of
 from experiments.report.identity import previous
 from experiments.report.junit import junit
-from experiments.report.page import page
-from experiments.results.run_folder import RUN_FILE, RunFolder
-from experiments.results.schema import Record
+from experiments.report.pages.notebook import write_notebook_page
+from experiments.report.pages.run import page
+from experiments.results.run_folder import RUN_FILE, RunFolder, row_path
+from experiments.results.schema import NOTEBOOK_FILE, Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.verdicts import VERDICT_SCHEMA_VERSION, Evaluation
 from experiments.suites.yaml_schema import in_words
@@ -48,12 +49,16 @@ class Reevaluation(Record):
 
 
 def write_report(folder: RunFolder) -> WrittenReport:
-    """Write verdict.json, report.json, junit.xml, report.html and SHA256SUMS into ``folder``.
+    """Write verdict.json, report.json, junit.xml, report.html, rows' notebook.html and SHA256SUMS into ``folder``.
 
     Rows without a result are reported as not run. Raises InputError if ``folder`` is not the folder of a run, if its
     suite or one of its rows is unknown, or if a result cannot be read.
     """
+    run = folder.read_run()
     suite = folder.suite()
+    for row in run.rows:
+        if (notebook := folder.path / row_path(run.suite, row) / NOTEBOOK_FILE).is_file():
+            write_notebook_page(notebook)
     graded = evaluate_run(suite, folder)
     evaluation = graded.best
     report = report_of(folder, suite, graded, folder.results(), previous(folder.path, evaluation.run))

@@ -6,6 +6,7 @@ results/<run-id>/
     predictions.json              predicted memory of its rows at full size
     <suite>/<row>/result.json     one result per row, written last: a row without it has not finished
     <suite>/<row>/notebook.ipynb  the executed notebook
+    <suite>/<row>/notebook.html   the same as a page without scripts
     <suite>/<row>/log.txt         output of the row, with the traceback of a failure
     <suite>/<row>/telemetry.csv   GPU and host metrics over time
     verdict.json report.html junit.xml SHA256SUMS

@@ -114,18 +114,10 @@ def _modules_table(shares: Sequence[ModuleShare]) -> Table:
 
 
 def _lines_table(shares: Sequence[LineShare]) -> Table:
-    table = Table(
-        Column("GiB", justify="right", no_wrap=True),
-        "what",
-        Column("line", overflow="fold"),
-        title="allocated by line of the script",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = Table(Column("GiB", number=True), "what", Column("line"), title="allocated by line of the script")
     for one in shares[:MODULES]:
         if one.size_gib >= SMALLEST_GIB:
-            table.add_row(f"{one.size_gib:.2f}", one.category, one.line or "elsewhere")
+            table.add(f"{one.size_gib:.2f}", one.category, one.line or "elsewhere")
     return table
 
 

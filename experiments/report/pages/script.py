@@ -4,12 +4,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from experiments.charts import STYLE, Band, Bar, Chart, Line, Panel, bar_chart, line_chart
+from experiments.charts import Band, Bar, Chart, Line, Panel, bar_chart, line_chart
 from experiments.errors import InputError
 from experiments.prediction.script.record import ScriptPrediction
-from experiments.report.page import TEMPLATES
+from experiments.report.pages.environment import rendered
 from experiments.results.memory_parts import AT_PEAK
 
 HEIGHT_PX = 260
@@ -17,21 +15,18 @@ HEIGHT_PX = 260
 
 def write_page(path: Path, command: Sequence[str], predictions: Sequence[ScriptPrediction]) -> None:
     """Write the page to ``path``: one file that needs no network and no JavaScript. Raises InputError if it cannot."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     worst = max(predictions, key=lambda one: one.reserved_gib)
     answers = sorted(
         ((one, card) for one in predictions for card in one.cards), key=lambda both: (both[1].usable_gib, both[0].rank)
     )
-    text = environment.get_template("script.html").render(
+    text = rendered(
+        "script.html",
         command=shlex.join(command),
         worst=worst,
         answers=answers,
         parts=[(part.name, getattr(worst.at_peak, part.field)) for part in AT_PEAK],
         timeline=_chart(worst),
         peak=_parts(worst),
-        chart_style=STYLE,
     )
     try:
         path.write_text(text)
