@@ -149,7 +149,7 @@ def _row(
         reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
         files=_files(folder, run, row_id),
-        telemetry=read_telemetry(folder.path / row_path(run.suite, row_id) / TELEMETRY_FILE),
+        telemetry=read_telemetry(folder.telemetry(row_id)),
         result=result,
     )
 
