@@ -28,6 +28,8 @@ sys.path.insert(0, str(ROOT))
 from docs.sentence_tables import HEADS, TEXT, sentence_rows  # noqa: E402
 from experiments.cli.app import main  # noqa: E402
 from experiments.cli.parsing.commands import COMMANDS, load  # noqa: E402
+from experiments.cli.parsing.examples import EXAMPLES  # noqa: E402
+from experiments.cli.parsing.help import records  # noqa: E402
 from experiments.runners.slurm.profile import Profile  # noqa: E402
 from experiments.suites.cards import Card, cards  # noqa: E402
 from experiments.suites.models import Model, models  # noqa: E402
@@ -94,12 +96,11 @@ def command_page(name: str, command: Any) -> str:
     parts = [f"# testbed {name}", _markdown(command.help or ""), f"```text\n{usage.removeprefix('Usage: ')}\n```"]
     context = command.make_context(name, [], resilient_parsing=True)
     for kind in ("argument", "option"):
-        params = [param for param in command.get_params(context) if param.param_type_name == kind]
-        records = [record for param in params if (record := param.get_help_record(context))]
-        if records:
-            rows = [(_code(names), meaning) for names, meaning in records]
+        if found := records(command, context, kind):
+            rows = [(_code(names), meaning) for names, meaning in found]
             parts += [f"## {kind.title()}s", _table((kind, "meaning"), rows)]
-    return "\n\n".join(parts)
+    examples = "\n".join(EXAMPLES[name])
+    return "\n\n".join([*parts, "## Examples", f"```text\n{examples}\n```"])
 
 
 def _printed(*arguments: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.errors import InputError
 from experiments.prediction.custom import MODEL_HELP, CustomTraining
-from experiments.prediction.predict import peak_spec
+from experiments.prediction.predict import CUSTOM, peak_spec
 from experiments.suites.cards import card_named
 from experiments.suites.choices import Optimizer, Strategy
 from experiments.suites.models import Model, models
@@ -15,7 +15,6 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
 from experiments.suites.yaml_schema import checked
 
-SUITE = "question"
 OPTIMIZER_STEPS = 2
 LORA_DROPOUT = 0.05
 ALL_LINEAR = "all-linear"
@@ -36,7 +35,7 @@ def row_spec(training: CustomTraining) -> RowSpec:
     own, name = _found(training.model)
     base_model = own or models()[name]
     _reject_longer(training.seq, base_model, name)
-    return peak_spec(SUITE, name, training.card, _settings(training, name, base_model), model=own)
+    return peak_spec(CUSTOM, name, training.card, _settings(training, name, base_model), model=own)
 
 
 def _settings(training: CustomTraining, name: str, base_model: Model) -> Settings:

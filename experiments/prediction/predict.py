@@ -30,6 +30,9 @@ from experiments.system.signals import die_with_parent
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")
 
+CUSTOM = "question"
+"""Suite of the rows of custom trainings."""
+
 Watch = Callable[[RowSpec, Prediction, bool], None]
 Problem = InputError | RuntimeError
 Failed = Callable[[RowSpec, Problem], None]
@@ -63,6 +66,11 @@ def peak_spec(
         settings=settings,
         model=model,
     )
+
+
+def place_of(spec: RowSpec) -> str:
+    """Return the row's name in messages, with its suite if it has one."""
+    return spec.row if spec.suite == CUSTOM else f"{spec.suite}/{spec.row}"
 
 
 def predict(
@@ -183,7 +191,7 @@ def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> 
 
 def _read(out: Path, spec: RowSpec) -> Prediction | Problem:
     """Return the tracer's prediction of a row."""
-    where = f"{spec.suite}/{spec.row} on {spec.card}"
+    where = f"{place_of(spec)} on {spec.card}"
     try:
         text = out.read_text()
     except FileNotFoundError:

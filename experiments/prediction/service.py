@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from experiments.errors import InputError, unknown
 from experiments.prediction.as_result import warning
-from experiments.prediction.predict import Failed, predict, traced_spec
+from experiments.prediction.predict import Failed, place_of, predict, traced_spec
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.wording import clock
@@ -82,7 +82,7 @@ class Progress:
         each_s = (time.monotonic() - self._begun) / self._traced
         left = f", about {clock(each_s * (self._total - self._done))} left" if self._done < self._total else ""
         found = f"{prediction.predicted_outcome}, peak {prediction.peak_gib:.2f} GiB"
-        what = f"{spec.suite}/{spec.row}, batch {spec.settings.batch_size}, on {spec.card}"
+        what = f"{place_of(spec)}, batch {spec.settings.batch_size}, on {spec.card}"
         self._say(f"predicted {what}: {found} ({self._done} of {self._total}{left})")
 
 

@@ -9,10 +9,11 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from experiments.prediction.custom_spec import SUITE
 from experiments.prediction.fit import LARGEST_BATCH, Fit
+from experiments.prediction.predict import CUSTOM
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, COLUMNS, OPTIMIZER_CPU, PARAMETERS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB, Prediction
+from experiments.suites.cards import cards
 from experiments.suites.suite import ExpectedOutcome, suite_named
 
 STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
@@ -27,10 +28,13 @@ NOT_SHOWN = {
     "versions",
     "elapsed_s",
 }
-LEGEND = (
+PARTS_LEGEND = (
     f"GiB on one GPU. {PARAMETERS.short} to {BUFFERS.short}: the parts of the peak;"
     f" {ACTIVATIONS.short}: activations and temporaries; {OPTIMIZER_CPU.short}:"
-    " optimizer state in host memory; margin: free memory of the card, negative if memory is missing;"
+    " optimizer state in host memory"
+)
+LEGEND = (
+    f"{PARTS_LEGEND}; margin: free memory of the card, negative if memory is missing;"
     f" {RULE_OF_THUMB} x: the rule of thumb, {RULE_OF_THUMB} times the model."
 )
 
@@ -38,7 +42,7 @@ LEGEND = (
 def expected_of(prediction: Prediction) -> ExpectedOutcome | None:
     """Return the row's expected outcome; None if the suite states none, or for a custom training."""
     spec = prediction.spec
-    return None if spec.suite == SUITE else suite_named(spec.suite).row(spec.row).expect.outcome
+    return None if spec.suite == CUSTOM else suite_named(spec.suite).row(spec.row).expect.outcome
 
 
 def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
@@ -55,17 +59,33 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
         "margin_gib": prediction.margin_gib,
         "verdict": prediction.predicted_outcome,
         "expected": expected,
+        "bf16_emulated": emulates_bf16(prediction),
         "agrees": expected == prediction.likely_outcome if expected else None,
         "rule_of_thumb_gib": prediction.rule_of_thumb_gib,
         "settings": spec.settings.model_dump(mode="json"),
     }
 
 
+def noted(predictions: Iterable[Prediction]) -> list[Text]:
+    """Return what a reader has to know beside the numbers, each once."""
+    emulating = dict.fromkeys(one.spec.card for one in predictions if emulates_bf16(one))
+    return [
+        Text(f"note: {card} has no bf16 arithmetic: PyTorch emulates it, slowly; memory is as predicted", "yellow")
+        for card in emulating
+    ]
+
+
+def emulates_bf16(prediction: Prediction) -> bool:
+    """Return whether the card lacks the bfloat16 arithmetic that the training uses."""
+    spec = prediction.spec
+    return spec.settings.precision.startswith("bf16") and "bf16" not in cards()[spec.card].peak_tflops
+
+
 def prediction_tables(predictions: Sequence[Prediction]) -> Group:
     """Return a table for each suite and card, and a legend of the columns."""
     places = groupby(predictions, key=lambda one: (one.spec.suite, one.spec.card, one.usable_gib))
     tables = [_table(f"{suite}, {card}: {usable:.2f} GiB usable", own) for (suite, card, usable), own in places]
-    return Group(*tables, Text(LEGEND, "dim"))
+    return Group(*tables, *noted(predictions), Text(LEGEND, "dim"))
 
 
 def _table(title: str, predictions: Iterable[Prediction]) -> Table:
@@ -87,21 +107,22 @@ def _table(title: str, predictions: Iterable[Prediction]) -> Table:
     for one in predictions:
         table.add_row(
             one.spec.row,
-            *(_part(one, part) for part in COLUMNS),
-            *(_gib(one.peak_gib), _gib(one.reserved_gib)),
+            *(part_of(one, part) for part in COLUMNS),
+            *(gib(one.peak_gib), gib(one.reserved_gib)),
             f"{one.peak_phase}, step {one.peak_step}",
             Text(one.predicted_outcome, STYLES[one.predicted_outcome]),
             f"{one.margin_gib:+.2f}",
             _stated(one),
-            _gib(one.rule_of_thumb_gib),
+            gib(one.rule_of_thumb_gib),
         )
     return table
 
 
-def _part(prediction: Prediction, part: MemoryPart) -> str:
+def part_of(prediction: Prediction, part: MemoryPart) -> str:
+    """Format one part of the peak, GiB; nothing for host memory that is not used."""
     if part != OPTIMIZER_CPU:
-        return _gib(getattr(prediction.at_peak, part.field))
-    return _gib(prediction.optimizer_cpu_gib) if prediction.optimizer_cpu_gib >= SHOWN_GIB else ""
+        return gib(getattr(prediction.at_peak, part.field))
+    return gib(prediction.optimizer_cpu_gib) if prediction.optimizer_cpu_gib >= SHOWN_GIB else ""
 
 
 def _stated(prediction: Prediction) -> Text:
@@ -176,7 +197,7 @@ def _changes_table(fit: Fit) -> Table:
             continue
         outcome, host = one.prediction.predicted_outcome, one.prediction.optimizer_cpu_gib
         cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SHOWN_GIB else one.cost
-        figures = (_gib(one.prediction.peak_gib), f"{one.prediction.margin_gib:+.2f}")
+        figures = (gib(one.prediction.peak_gib), f"{one.prediction.margin_gib:+.2f}")
         table.add_row(one.change, *figures, Text(outcome, STYLES[outcome]), cost)
     return table
 
@@ -185,5 +206,6 @@ def _batch(prediction: Prediction | None) -> int:
     return prediction.spec.settings.batch_size if prediction else 0
 
 
-def _gib(value: float) -> str:
+def gib(value: float) -> str:
+    """Format a size in GiB."""
     return f"{value:.2f}"

@@ -1,25 +1,39 @@
 """The content of a report: report.json, from which the page is rendered."""
 
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from experiments.prediction.as_result import Graded
+from experiments.report.identity import Fact, Previous, identity
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
 from experiments.report.words import STATUSES, headline, ran_on, remarks, setting_sentence
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run, RunFolder, row_path
-from experiments.results.schema import LOG_FILE, NOTEBOOK_FILE, RESULT_FILE, TELEMETRY_FILE, Device, Record, Result
+from experiments.results.schema import (
+    ERRORS,
+    LOG_FILE,
+    NOTEBOOK_FILE,
+    RESULT_FILE,
+    TELEMETRY_FILE,
+    Device,
+    Record,
+    Result,
+)
 from experiments.results.verdicts import Contradiction, Grade, Status, Verdict
 from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import cards
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
 
-REPORT_SCHEMA_VERSION: Literal[3] = 3
+REPORT_SCHEMA_VERSION: Literal[4] = 4
+LOG_LINES, LINE_CHARACTERS, LOG_BYTES = 10, 300, 1 << 16
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 FILES = {"notebook": NOTEBOOK_FILE, "log": LOG_FILE, "result": RESULT_FILE, "telemetry": TELEMETRY_FILE}
 
 
@@ -27,6 +41,7 @@ class Statement(Verdict):
     """A verdict, and the machines of its rows; none for a prediction."""
 
     ran_on: tuple[str, ...] = ()
+    before: Status | None = Field(default=None, description="status in the previous run; None if there is none")
 
 
 class RowReport(Record):
@@ -47,6 +62,7 @@ class RowReport(Record):
     ranks: tuple[RankReport, ...]
     reference_values: tuple[Statement, ...] = ()
     quantities: dict[Quantity, float | None]
+    log_tail: tuple[str, ...] = Field(description="last lines of the log of a row with an error; else empty")
     files: dict[str, str] = Field(description="existing files: kind -> path from the run's folder")
     telemetry: Telemetry | None
     result: Result | None
@@ -70,12 +86,14 @@ class DeviceReport(Record):
 class Report(Record):
     """report.json: all that report.html shows."""
 
-    schema_version: Literal[3] = REPORT_SCHEMA_VERSION
+    schema_version: Literal[4] = REPORT_SCHEMA_VERSION
     run: Run
     title: str
     source: str
     suite_version: int
     headline: str
+    identity: tuple[Fact, ...] = Field(description="when, where, versions, time and cost")
+    previous: Previous | None = Field(default=None, description="the run before with the same options")
     setting: str
     remarks: tuple[str, ...]
     counts: dict[Status, int]
@@ -91,18 +109,22 @@ class Report(Record):
     code: tuple[Shared, ...]
 
 
-def report_of(folder: RunFolder, suite: Suite, graded: Graded, results: Mapping[str, Result]) -> Report:
+def report_of(
+    folder: RunFolder, suite: Suite, graded: Graded, results: Mapping[str, Result], before: Previous | None = None
+) -> Report:
     """Return the report of the run in ``folder``."""
     evaluation = graded.best
     run = evaluation.run
     card = cards().get(run.card)
-    statements = tuple(_statement(verdict, results) for verdict in evaluation.verdicts)
+    statements = tuple(_statement(verdict, results, before) for verdict in evaluation.verdicts)
     return Report(
         run=run,
         title=suite.title,
         source=suite.source,
         suite_version=suite.version,
         headline=headline(evaluation),
+        identity=identity(run, results),
+        previous=before,
         setting=setting_sentence(run, results),
         remarks=remarks(run, suite, evaluation, results),
         counts={status: evaluation.count(status) for status in STATUSES},
@@ -119,10 +141,11 @@ def report_of(folder: RunFolder, suite: Suite, graded: Graded, results: Mapping[
     )
 
 
-def _statement(verdict: Verdict, results: Mapping[str, Result]) -> Statement:
+def _statement(verdict: Verdict, results: Mapping[str, Result], before: Previous | None) -> Statement:
     rows = () if verdict.grade == "predicted" else verdict.rows
     places = dict.fromkeys(ran_on(results[row]) for row in rows if row in results)
-    return Statement(**verdict.model_dump(), ran_on=tuple(places))
+    status = before.statuses.get(verdict.id) if before else None
+    return Statement(**verdict.model_dump(), ran_on=tuple(places), before=status)
 
 
 def _row(
@@ -148,10 +171,25 @@ def _row(
         ranks=rank_reports(result) if result else (),
         reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
+        log_tail=_log_tail(folder.path / row_path(run.suite, row_id) / LOG_FILE) if _broke(result) else (),
         files=_files(folder, run, row_id),
         telemetry=read_telemetry(folder.telemetry(row_id)),
         result=result,
     )
+
+
+def _broke(result: Result | None) -> bool:
+    return result is not None and result.outcome in ERRORS
+
+
+def _log_tail(path: Path) -> tuple[str, ...]:
+    """Return the last lines of a log that have text, without terminal codes, each cut to LINE_CHARACTERS."""
+    if not path.is_file():
+        return ()
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - LOG_BYTES))
+        lines = CONTROL.sub("", log.read().decode(errors="replace")).splitlines()
+    return tuple(line.rstrip()[:LINE_CHARACTERS] for line in lines if line.strip())[-LOG_LINES:]
 
 
 def _scaled(stated: Settings, ran: Settings) -> str:

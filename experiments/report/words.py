@@ -1,6 +1,6 @@
 """Plain sentences about a run: its verdicts, its machine, and what its options mean for the reader."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from experiments.results.evaluate import scaled_down
 from experiments.results.run_folder import Run
@@ -15,24 +15,46 @@ ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not eva
 
 
 def headline(evaluation: Evaluation) -> str:
-    """Return the evaluation in one sentence.
+    """Return the evaluation in one sentence, what failed first.
 
-    Example: '38 of 41 statements hold: 9 measured in miniature, 29 predicted; 3 fail; 9 were not evaluated.'
+    Example: '3 of 41 statements fail; 38 hold: 29 predicted, 9 measured in miniature; 9 were not evaluated.'
     """
-    passed, failed = evaluation.count("pass"), evaluation.count("fail")
-    skipped, errors = evaluation.count("not evaluated"), evaluation.count("error")
     if not evaluation.verdicts:
         return "The lab states nothing about these rows."
-    parts = [_shares(evaluation)] if passed + failed else []
-    if skipped and not passed + failed:
-        parts.append(f"None of the {_statements(len(evaluation.verdicts))} was evaluated")
+    parts = [*_failures(evaluation)]
+    parts += _holding(evaluation, bool(parts))
+    skipped = evaluation.count("not evaluated")
+    if skipped and not parts:
+        parts.append(f"None of the {_statements(skipped)} was evaluated")
     elif skipped:
         parts.append(f"{skipped} {'was' if skipped == 1 else 'were'} not evaluated")
-    if errors:
-        parts.append(_counted(errors, "error"))
-    if found := len(evaluation.contradictions):
-        parts.append(f"{_counted(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement")
     return "; ".join(parts) + "."
+
+
+def _failures(evaluation: Evaluation) -> Iterator[str]:
+    passed, failed, errors = (evaluation.count(status) for status in ("pass", "fail", "error"))
+    total = passed + failed
+    if failed and total == 1:
+        yield f"The statement fails{_known(evaluation)}"
+    elif failed and not passed:
+        yield f"None of {_statements(total)} holds{_known(evaluation)}"
+    elif failed:
+        yield f"{failed} of {_statements(total)} {'fails' if failed == 1 else 'fail'}{_known(evaluation)}"
+    if errors:
+        yield _counted(errors, "error")
+    if found := len(evaluation.contradictions):
+        yield f"{_counted(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement"
+
+
+def _holding(evaluation: Evaluation, after_failures: bool) -> Iterator[str]:
+    passed, grades = evaluation.count("pass"), _grades(evaluation)
+    hold = "holds" if passed == 1 else "hold"
+    if passed and evaluation.count("fail"):
+        yield f"{passed} {hold}{grades}"
+    elif passed and after_failures:
+        yield f"{_statements(passed)} {hold}{grades}"
+    elif passed:
+        yield f"{'The statement' if passed == 1 else f'All {_statements(passed)}'} {hold}{grades}"
 
 
 def predicted_headline(evaluation: Evaluation) -> str:
@@ -47,18 +69,6 @@ def predicted_headline(evaluation: Evaluation) -> str:
     skipped = evaluation.count("not evaluated")
     rest = f"; {skipped} others cannot be predicted" if skipped else ""
     return f"{shares} statements about memory are predicted to hold{rest}."
-
-
-def _shares(evaluation: Evaluation) -> str:
-    passed, failed = evaluation.count("pass"), evaluation.count("fail")
-    total = passed + failed
-    if not passed:
-        return "The statement fails" if total == 1 else f"None of {_statements(total)} holds"
-    grades = _grades(evaluation)
-    if not failed:
-        return f"The statement holds{grades}" if total == 1 else f"All {_statements(total)} hold{grades}"
-    fails = "fails" if failed == 1 else "fail"
-    return f"{passed} of {_statements(total)} hold{grades}; {failed} {fails}{_known(evaluation)}"
 
 
 def _known(evaluation: Evaluation) -> str:

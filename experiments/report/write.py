@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.report.content import report_of
+from experiments.report.identity import previous
 from experiments.report.junit import junit
 from experiments.report.page import page
 from experiments.results.run_folder import RUN_FILE, RunFolder
@@ -49,7 +50,7 @@ def write_report(folder: RunFolder) -> WrittenReport:
     suite = suite_named(folder.read_run().suite)
     graded = evaluate_run(suite, folder)
     evaluation = graded.best
-    report = report_of(folder, suite, graded, folder.results())
+    report = report_of(folder, suite, graded, folder.results(), previous(folder.path, evaluation.run))
     write_atomically(folder.path / VERDICT_FILE, evaluation.model_dump_json(indent=2))
     write_atomically(folder.path / REPORT_FILE, report.model_dump_json(indent=2))
     write_atomically(folder.path / JUNIT_FILE, junit(report))

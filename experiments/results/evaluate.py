@@ -19,6 +19,7 @@ class CheckResult(NamedTuple):
     status: Status
     value: str
     reason: str = ""
+    missed: str = ""
 
 
 def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluation:
@@ -108,16 +109,18 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
 
 def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) -> Verdict:
     check = reference.check_of(row.id)
+    expected = f"{span(check.low, check.high)} {unit(reference.quantity)}".rstrip()
     found = _check(check, evidence, About(full_size=True))
     return Verdict(
         id=f"{row.id}/{reference.quantity}",
         kind="reference value",
-        says=f"{row.title}: {label(reference.quantity)} {span(reference.low, reference.high)}",
+        says=f"{row.title}: {label(reference.quantity)} {expected}",
         rows=(row.id,),
         status=found.status,
         grade=_grade(found.status, (row.id,), evidence),
-        expected=span(check.low, check.high),
+        expected=expected,
         value=found.value,
+        missed=found.missed,
         **_why(found.status, found.reason, reference.known_failure),
     )
 
@@ -139,6 +142,7 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
         grade=_grade(status, rows, evidence),
         expected="; ".join(_expected(check) for check in checks),
         value="; ".join(one.value for one in found if one.value),
+        missed="; ".join(one.missed for one in found if one.missed),
         **_why(status, "; ".join(reason for reason in reasons if reason), claim.known_failure),
     )
 
@@ -187,7 +191,25 @@ def _check_quantity(check: Check, evidence: Evidence, about: About) -> CheckResu
         return CheckResult("not evaluated", text, unsure)
     if all(check.accepts(value) for value in compared):
         return CheckResult("pass", text)
-    return CheckResult("fail", text, f"{text}, expected {_expected(check)}")
+    return CheckResult("fail", text, f"{text}, expected {_expected(check)}", _missed(check, compared))
+
+
+def _missed(check: Check, compared: list[float]) -> str:
+    """Return how far the worst value is from its bound: '8 % below 69.6 GiB', '0.2 GiB above 0 GiB'."""
+    assert check.quantity is not None
+    if check.outside:
+        return ""
+    what = "times" if check.relative else unit(check.quantity)
+    bounds = ((check.low, min(compared), "below"), (check.high, max(compared), "above"))
+    for bound, value, side in bounds:
+        if bound is None or (value >= bound if side == "below" else value <= bound):
+            continue
+        size = abs(value - bound)
+        if size == inf:
+            return ""
+        far = f"{number(100 * size / bound)} %" if bound else f"{number(size)} {what}".rstrip()
+        return f"{far} {side} {number(bound)} {what}".rstrip()
+    return ""
 
 
 def _values(quantity: Quantity, result: Result) -> list[float]:

@@ -31,6 +31,7 @@ class Verdict(Record):
     )
     expected: str = Field(description="values for which the statement passes")
     value: str = Field(description="measured or predicted value")
+    missed: str = Field(default="", description="by how much a failed value is outside of its bounds; else empty")
     reason: str = Field(default="", description="reason for a failure or a missing evaluation, or the error")
     known_failure: str = Field(default="", description="cause of a failure that the suite knows; else empty")
 

@@ -57,6 +57,16 @@ def card_named(name: str, where: str = "") -> Card:
         raise unknown("card", name, cards(), where) from None
 
 
+def cards_named(text: str) -> list[str]:
+    """Return the cards of a comma-separated list, or every card for 'all'. Raises InputError for an unknown one."""
+    if text == "all":
+        return list(cards())
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        card_named(name, "--card")
+    return list(dict.fromkeys(names))
+
+
 def card_of_device(device_name: str) -> str | None:
     """Return the card of a driver's device name; None for a device that cards.yaml does not have."""
     return next((name for name, card in cards().items() if re.search(card.matches, device_name)), None)

@@ -27,6 +27,8 @@ COMMANDS = {
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of the files of a run."),
     "predict": Entry(PREDICTION, "predict", "Predict GPU memory of rows, models and scripts, without a GPU."),
     "fit": Entry(PREDICTION, "predict", "Find the largest batch that fits, and changes that save memory."),
+    "cards": Entry(PREDICTION, "catalog", "List the GPU models that predictions and labs know."),
+    "models": Entry(PREDICTION, "catalog", "List the language models that rows and --model know."),
     "slots": Entry(MACHINES, "lease", "Find the earliest time slots in which nodes are free."),
     "lease": Entry(MACHINES, "lease", "Lease the earliest time slot; boot its nodes; print their logins."),
     "configure": Entry(MACHINES, "configure", "Install driver, Docker, Slurm and image on the nodes of a lease."),

@@ -8,6 +8,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from experiments.cli.parsing.commands import COMMANDS, load
+from experiments.cli.parsing.examples import EXAMPLES
+from experiments.cli.parsing.help import records, usage_pieces
 from experiments.cli.parsing.usage import in_own_words
 from experiments.cli.parsing.values import PlainValue
 from experiments.errors import unknown
@@ -23,6 +25,19 @@ class Command(TyperCommand):
         read_plainly(self.get_params(ctx))
         with in_own_words(ctx):
             return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002 - a method of TyperCommand
+        """Return the words of the usage line."""
+        return usage_pieces(self)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options."""
+        write_records(self, ctx, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - a method of TyperCommand
+        """Write the examples, each on its own line."""
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  {line}\n" for line in EXAMPLES[str(self.name)]))
 
 
 class Commands(typer.Typer):
@@ -63,11 +78,24 @@ class Group(TyperGroup):
             return None, None, rest
         raise unknown("command", name, COMMANDS)
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write options and commands."""
+        write_records(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - a method of TyperGroup
         """Write the commands in sections, with their whole help."""
         for section, entries in groupby(COMMANDS.items(), key=lambda item: item[1].section):
             with formatter.section(section):
                 formatter.write_dl([(f"{name:{WIDEST}}", entry.help) for name, entry in entries])
+
+
+def write_records(command: Any, context: Any, formatter: Any) -> None:
+    """Write a section for the arguments of a command, and one for its options."""
+    for kind in ("argument", "option"):
+        if found := records(command, context, kind):
+            with formatter.section(f"{kind.title()}s"):
+                formatter.write_dl(found)
 
 
 def read_plainly(params: Sequence[Any]) -> None:

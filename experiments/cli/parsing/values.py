@@ -26,29 +26,32 @@ def name_of(param: Any) -> str:
 
 def allowed_by(param: Any) -> str:
     """Return the values that a parameter allows, in words."""
-    kind = _kind(param)
-    if choices := get_args(kind):
-        return ", ".join(map(str, choices))
-    numbers = {int: "whole numbers", float: "numbers"}.get(kind)
+    if choices := choices_of(param):
+        return ", ".join(choices)
+    numbers = {int: "whole numbers", float: "numbers"}.get(kind_of(param))
     if numbers is None:
         return ""
     return numbers if param.min is None else f"{numbers} from {param.min:g}"
 
 
-def _kind(param: Any) -> Any:
-    """Return the type of one value."""
+def choices_of(param: Any) -> tuple[str, ...]:
+    """Return the values of a parameter that has a fixed list of them, else nothing."""
+    return get_args(kind_of(param))
+
+
+def kind_of(param: Any) -> Any:
+    """Return the type of one value of a parameter."""
     kind = param.type_descriptor.annotation
     return get_args(kind)[0] if param.type_descriptor.is_list else kind
 
 
 def _read(value: Any, param: Any) -> Any:
-    kind = _kind(param)
-    read: Callable[[str], Any] = READERS.get(kind, str)
+    read: Callable[[str], Any] = READERS.get(kind_of(param), str)
     try:
         found = read(value) if isinstance(value, str) else value
     except ValueError:
         raise _wrong(value, param) from None
-    choices = get_args(kind)
+    choices = choices_of(param)
     if choices and found not in choices:
         raise _wrong(value, param, nearest(value, choices))
     if param.min is not None and found < param.min:

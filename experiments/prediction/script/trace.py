@@ -16,7 +16,7 @@ from experiments.prediction.script.command import parsed
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.suites.attention_kernels import kernels_of
-from experiments.suites.cards import card_named, cards
+from experiments.suites.cards import card_named
 from experiments.system.files import CODE, cache_folder
 from experiments.system.packages import require
 from experiments.system.signals import die_with_parent
@@ -31,16 +31,6 @@ class ScriptFailed(Exception):
         self.code = code
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         super().__init__(f"the script itself failed with {how}; what it printed is above")
-
-
-def cards_named(text: str) -> list[str]:
-    """Return the cards of a comma-separated list, or every card for 'all'. Raises InputError for an unknown one."""
-    if text == "all":
-        return list(cards())
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        card_named(name, "--card")
-    return list(dict.fromkeys(names))
 
 
 def trace_script(

@@ -7,4 +7,5 @@ function openTarget(hash) {
 
 addEventListener("hashchange", () => openTarget(location.hash));
 document.addEventListener("click", (event) => openTarget(event.target.closest("a[href^='#']")?.hash));
+addEventListener("beforeprint", () => document.querySelectorAll("details.worst").forEach((row) => (row.open = true)));
 openTarget(location.hash);

@@ -39,7 +39,7 @@ def test_a_limit_beyond_all_bars_is_in_the_chart():
     ("highest", "expected"),
     [
         (81, [0, 20, 40, 60, 80]),
-        (1.03e-6, [step * 2e-7 for step in range(6)]),
+        (1.03e-6, [0, 5e-7, 1e-6]),
         (100, [0, 20, 40, 60, 80, 100]),
         (7, [0, 2, 4, 6]),
     ],

@@ -4,12 +4,14 @@ import json
 
 import pytest
 
+from experiments.cli import output
 from experiments.cli.app import main
 from experiments.errors import InputError
 from experiments.pipeline import run_suite
 from experiments.prediction import service
 from experiments.results.run_folder import RunFolder
 from experiments.run_options import RunOptions
+from experiments.suites.cards import cards
 from experiments.suites.suite import suite_named, suite_names
 from tests.support.pipelines import SUITE
 from tests.support.predictions import Predictor, stated
@@ -75,7 +77,65 @@ def test_a_question_is_one_object(testbed):
     assert code == 0
     assert (one["row"], one["verdict"], one["peak_gib"], one["expected"]) == ("tiny-llama-1.1b", "fits", 26.0, None)
     assert {"params", "reserved_gib"} <= one.keys()
-    assert err == "predicted question/tiny-llama-1.1b, batch 8, on v100_32gb: fits, peak 26.00 GiB (1 of 1)\n"
+    assert err == "predicted tiny-llama-1.1b, batch 8, on v100_32gb: fits, peak 26.00 GiB (1 of 1)\n"
+
+
+def test_several_cards_and_batches_are_answered_in_one_call(testbed):
+    asked = ("predict", "--model", "tiny-llama-1.1b", "--card", "v100_32gb,a100_80gb", "--batch", "1,16,64")
+    found = json.loads(testbed(*asked, "--json", needs=needs_two_for_each)[1])
+    answers = {(one["card"], one["settings"]["batch_size"]): one["verdict"] for one in found["predictions"]}
+    assert answers == {
+        ("v100_32gb", 1): "fits",
+        ("v100_32gb", 16): "oom",
+        ("v100_32gb", 64): "oom",
+        ("a100_80gb", 1): "fits",
+        ("a100_80gb", 16): "fits",
+        ("a100_80gb", 64): "oom",
+    }
+    assert found["smallest_card"] == {"1": "v100_32gb", "16": "a100_80gb", "64": None}
+    out = testbed(*asked, needs=needs_two_for_each)[1]
+    assert "batch 1: smallest card that fits: v100_32gb" in out
+    assert "batch 16: smallest card that fits: a100_80gb" in out
+    assert "batch 64: it fits none of these cards" in out
+
+
+def test_all_cards_are_every_card_of_the_catalog(testbed):
+    asked = ("predict", "--model", "tiny-llama-1.1b", "--card", "all", "--json")
+    out = json.loads(testbed(*asked, needs=needs_two_for_each)[1])
+    assert {one["card"] for one in out["predictions"]} == {*cards()}
+    assert out["smallest_card"] == {"1": "v100_32gb"}
+
+
+def test_the_title_repeats_the_question(testbed):
+    flags = ("--seq", "256", "--precision", "bf16-true", "--optim", "sgd", "--lora-r", "8", "--devices", "2")
+    for command in ("predict", "fit"):
+        title = testbed(command, *LLAMA, *flags, needs=needs_two_for_each, params_gib=2.0)[1].splitlines()[0]
+        assert title == ("tiny-llama-1.1b (1.10 B parameters), 256 tokens, bf16-true, sgd, 2 GPUs, ddp, LoRA of rank 8")
+
+
+@pytest.mark.parametrize(
+    ("card", "precision", "emulated"),
+    [("v100_32gb", "bf16-true", True), ("v100_32gb", "32-true", False), ("a100_40gb", "bf16-mixed", False)],
+)
+def test_bf16_on_a_card_without_it_is_said(testbed, card, precision, emulated):
+    asked = ("predict", "--model", "tiny-llama-1.1b", "--card", card, "--precision", precision)
+    needs = {"needs": needs_two_for_each, "params_gib": 2.0}
+    assert json.loads(testbed(*asked, "--json", **needs)[1])["bf16_emulated"] is emulated
+    assert (f"note: {card} has no bf16 arithmetic" in testbed(*asked, **needs)[1]) is emulated
+
+
+def test_rows_are_predicted_on_several_cards(testbed):
+    found = json.loads(testbed("predict", f"{SUITE}/xxl", "--card", "a100_80gb,h100_94gb", "--json")[1])
+    assert [one["card"] for one in found] == ["a100_80gb", "h100_94gb"]
+
+
+def test_the_answer_fits_a_narrow_terminal(testbed, monkeypatch):
+    monkeypatch.setattr(output, "PIPE_WIDTH", 80)
+    for cards_asked in ("all", "v100_32gb"):
+        asked = ("predict", "--model", "tiny-llama-1.1b", "--card", cards_asked, "--batch", "1,2")
+        out = testbed(*asked, needs=needs_two_for_each, params_gib=2.0)[1]
+        assert "…" not in out
+        assert "14.00" in out
 
 
 def test_a_table_shows_what_each_row_takes_and_where_it_differs(testbed):

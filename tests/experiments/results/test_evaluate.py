@@ -92,7 +92,7 @@ class TestReferenceValue:
     def test_the_tolerance_widens_the_range_and_its_edges_hold(self, reserved, status):
         verdict = reference_of(result("a", memory={"reserved_gib": reserved}))
         assert verdict.status == status
-        assert verdict.expected == "66.5 to 84"
+        assert verdict.expected == "66.5 to 84 GiB"
 
     def test_what_fails_says_what_was_measured_and_expected(self):
         verdict = reference_of(result("a", memory={"reserved_gib": 90.0}))

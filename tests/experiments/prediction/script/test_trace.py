@@ -9,7 +9,8 @@ import pytest
 from experiments.errors import InputError
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from experiments.prediction.script.trace import ScriptFailed, alike, cards_named, trace_script
+from experiments.prediction.script.trace import ScriptFailed, alike, trace_script
+from experiments.suites.cards import cards_named
 
 MIB = 2**20
 GIB = 2**30

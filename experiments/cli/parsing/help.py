@@ -1,0 +1,34 @@
+"""The help of a command: its usage line, what each argument and option means, and examples."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.cli.parsing.values import choices_of, kind_of, name_of
+
+METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}
+
+
+def usage_pieces(command: Any) -> list[str]:
+    """Return the words of the usage line: optional ones in brackets."""
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    return [command.options_metavar, *map(_usage, arguments)]
+
+
+def records(command: Any, context: Any, kind: str) -> list[tuple[str, str]]:
+    """Return name and meaning of each parameter; kind: argument or option."""
+    params = [param for param in command.get_params(context) if param.param_type_name == kind]
+    for param in params:
+        if kind == "option" and param.metavar is None:
+            param.metavar = "|".join(choices_of(param)) or METAVARS.get(kind_of(param), "TEXT")
+    shown = [(param, param.get_help_record(context)) for param in params]
+    return [
+        (record[0] if kind == "option" else name_of(param), record[1].replace("x>=", "from "))
+        for param, record in shown
+        if record
+    ]
+
+
+def _usage(param: Any) -> str:
+    several = " ..." if param.nargs == -1 and "|" not in name_of(param) else ""
+    words = f"{name_of(param)}{several}"
+    return words if param.required else f"[{words}]"

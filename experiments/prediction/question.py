@@ -1,0 +1,98 @@
+"""Predictions of a custom training: the question in words, the answer for each card and batch, the smallest card."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Column, Table
+from rich.text import Text
+
+from experiments.prediction.tables import PARTS_LEGEND, STYLES, gib, noted, part_of, prediction_as_data
+from experiments.results.memory_parts import COLUMNS
+from experiments.results.predictions import Prediction
+
+
+def question_in_words(prediction: Prediction) -> str:
+    """Return model, length, precision, optimizer and all else that the question sets, except card and batch."""
+    settings = prediction.spec.settings
+    parts = [
+        f"{settings.model} ({count_in_words(prediction.parameters)} parameters)",
+        f"{settings.max_length} tokens",
+        settings.precision,
+        settings.optimizer,
+        f"{settings.devices} GPUs, {settings.strategy}" if settings.devices > 1 else "1 GPU",
+    ]
+    if settings.devices == 1 and settings.strategy != "auto":
+        parts.append(settings.strategy)
+    if settings.accumulate > 1:
+        parts.append(f"accumulated {settings.accumulate} times")
+    if settings.activation_checkpointing:
+        parts.append("activation checkpointing")
+    if settings.lora:
+        parts.append(f"LoRA of rank {settings.lora.r}")
+    return ", ".join(parts)
+
+
+def question_as_data(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return the only prediction as one object; several with the smallest card that fits, by batch."""
+    data = [prediction_as_data(one) for one in predictions]
+    return data[0] if len(data) == 1 else {"smallest_card": smallest_cards(predictions), "predictions": data}
+
+
+def smallest_cards(predictions: Iterable[Prediction]) -> dict[int, str | None]:
+    """Return by batch the card with the least memory on which it fits; None if it fits none."""
+    found: dict[int, str | None] = {}
+    for one in sorted(predictions, key=lambda one: one.usable_gib):
+        batch, fits = one.spec.settings.batch_size, one.predicted_outcome == "fits"
+        found[batch] = found.get(batch) or (one.spec.card if fits else None)
+    return dict(sorted(found.items()))
+
+
+def question_view(predictions: Sequence[Prediction]) -> Group:
+    """Return the question, a table of cards and batches, and the smallest card, or for one card the peak's parts."""
+    one_card = len({one.spec.card for one in predictions}) == 1
+    ordered = sorted(predictions, key=lambda one: (one.usable_gib, one.spec.settings.batch_size))
+    found = [_parts_table(ordered), Text(f"{PARTS_LEGEND}.", "dim")] if one_card else _smallest_in_words(ordered)
+    return Group(Text(question_in_words(ordered[0]), "bold"), _answers_table(ordered), *found, *noted(ordered))
+
+
+def count_in_words(parameters: int) -> str:
+    """Format a number of parameters: 6.74 B, 350.1 M."""
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
+
+
+def _smallest_in_words(predictions: Sequence[Prediction]) -> list[Text]:
+    found = smallest_cards(predictions)
+    lines = [
+        f"batch {batch}: smallest card that fits: {card}" if card else f"batch {batch}: it fits none of these cards"
+        for batch, card in found.items()
+    ]
+    return [Text(line, "bold") for line in lines]
+
+
+def _answers_table(predictions: Iterable[Prediction]) -> Table:
+    heads = ("batch", "needed", "usable", "margin")
+    columns = (Column(head, justify="right") for head in heads)
+    table = Table("card", *columns, "outcome", box=SIMPLE_HEAD, title="GiB on one GPU", title_justify="left")
+    table.pad_edge = False
+    for one in predictions:
+        sizes = (gib(one.needed_gib), gib(one.usable_gib), f"{one.margin_gib:+.2f}")
+        outcome = Text(one.predicted_outcome, STYLES[one.predicted_outcome])
+        table.add_row(one.spec.card, str(one.spec.settings.batch_size), *sizes, outcome)
+    return table
+
+
+def _parts_table(predictions: Iterable[Prediction]) -> Table:
+    heads = ("batch", *(part.short for part in COLUMNS), "peak", "reserved")
+    table = Table(
+        *(Column(head, justify="right") for head in heads),
+        Column("peak in", overflow="fold"),
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.padding = (0, 1, 0, 0)
+    for one in predictions:
+        sizes = (*(part_of(one, part) for part in COLUMNS), gib(one.peak_gib), gib(one.reserved_gib))
+        table.add_row(str(one.spec.settings.batch_size), *sizes, f"{one.peak_phase}, step {one.peak_step}")
+    return table

@@ -1,0 +1,108 @@
+"""What tells one run from another: when, where, with which versions, how long, at what cost; and the run before."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from experiments.results.run_folder import Run
+from experiments.results.schema import Record, Result
+from experiments.results.verdicts import Evaluation, Status
+from experiments.results.wording import number
+
+VERSIONS = ("torch", "transformers", "lightning", "deepspeed", "litgpt")
+SAME = ("suite", "card", "size", "length", "weights")
+
+
+class Fact(Record):
+    """A fact of a run, in words."""
+
+    name: str
+    value: str
+
+
+class Previous(Record):
+    """The newest earlier run with the same options, among the folders next to this one."""
+
+    run_id: str
+    date: str
+    statuses: dict[str, Status] = Field(description="status by id of the statement")
+
+
+def identity(run: Run, results: Mapping[str, Result]) -> tuple[Fact, ...]:
+    """Return the facts at the top of a report; without results only the run's own."""
+    facts = {
+        "run": run.run_id,
+        "date": day(run.started_at),
+        "machine": "; ".join(dict.fromkeys(map(_machine, results.values()))) or run.host,
+        "versions": _versions(results),
+        "time": _time(results),
+        "cost": _gpu_hours(results),
+        "commit": (run.git_commit or "")[:12],
+    }
+    return tuple(Fact(name=name, value=value) for name, value in facts.items() if value)
+
+
+def day(started_at: str) -> str:
+    """Format a time in ISO 8601 as '1 July 2026, 09:00 UTC'; another text is returned as it is."""
+    try:
+        when = datetime.fromisoformat(started_at).astimezone(UTC)
+    except ValueError:
+        return started_at
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"
+
+
+def duration(seconds: float) -> str:
+    """Format seconds: '42 s', '7 min 21 s', '3 h 5 min'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def previous(folder: Path, run: Run) -> Previous | None:
+    """Return the newest evaluated run of the same suite, card, size, length and weights that is older than ``run``."""
+    found = []
+    for path in folder.resolve().parent.glob("*/verdict.json"):
+        try:
+            one = Evaluation.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            continue
+        if one.run.started_at < run.started_at and all(getattr(one.run, name) == getattr(run, name) for name in SAME):
+            found.append(one)
+    last = max(found, key=lambda one: one.run.started_at, default=None)
+    if last is None:
+        return None
+    statuses = {verdict.id: verdict.status for verdict in last.verdicts}
+    return Previous(run_id=last.run.run_id, date=day(last.run.started_at), statuses=statuses)
+
+
+def _machine(result: Result) -> str:
+    device = result.device
+    count = f"{device.count} x " if device.count > 1 else ""
+    memory = f", {number(device.memory_gib)} GiB" if device.memory_gib else ""
+    return f"{count}{device.name}{memory}; {device.host_cpus} cores, {number(device.host_memory_gib)} GiB host memory"
+
+
+def _versions(results: Mapping[str, Result]) -> str:
+    found = {}
+    for name in VERSIONS:
+        there = dict.fromkeys(result.versions[name] for result in results.values() if name in result.versions)
+        if there:
+            found[name] = " and ".join(there)
+    drivers = dict.fromkeys(result.device.driver for result in results.values() if result.device.driver)
+    if drivers:
+        found["driver"] = " and ".join(drivers)
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _time(results: Mapping[str, Result]) -> str:
+    if not results:
+        return ""
+    rows = "1 row" if len(results) == 1 else f"{len(results)} rows"
+    return f"{duration(sum(result.elapsed_s for result in results.values()))} for {rows}"
+
+
+def _gpu_hours(results: Mapping[str, Result]) -> str:
+    used = sum((one.gpu_s or 0.0) * one.device.count for one in results.values() if one.device.kind == "cuda")
+    return f"{number(used / 3600)} GPU-hours" if used else ""

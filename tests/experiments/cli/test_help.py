@@ -1,0 +1,73 @@
+"""The help of each command: complete on a narrow terminal, with examples that are real."""
+
+import shlex
+
+import pytest
+import typer
+
+from experiments.cli.app import app, main
+from experiments.cli.parsing.commands import COMMANDS
+from experiments.cli.parsing.examples import EXAMPLES
+from experiments.prediction.service import rows_asked
+from experiments.suites.cards import card_named, cards
+from experiments.suites.suite import suite_names
+
+NARROW = 80
+
+
+@pytest.fixture
+def shown(capsys, monkeypatch):
+    """Prints the help of a command on a narrow terminal; its lines."""
+    monkeypatch.setenv("COLUMNS", str(NARROW))
+
+    def show(*arguments: str) -> list[str]:
+        assert main([*arguments]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    return show
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_narrow_terminal_and_is_not_cut(shown, name):
+    lines = shown(name, "--help")
+    assert max(map(len, lines)) <= NARROW
+    assert not [line for line in lines if line.endswith("...") or "<" in line or "{" in line or "[[" in line]
+    assert shown(name, "-h") == lines
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_two_examples(shown, name):
+    assert len(EXAMPLES[name]) >= 2
+    assert shown(name, "--help")[-len(EXAMPLES[name]) :] == [f"  {line}" for line in EXAMPLES[name]]
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_an_example_is_understood_by_its_command(line):
+    program, name, *arguments = shlex.split(line.partition(" | ")[0])
+    group = typer.main.get_command(app)
+    parent = group.make_context(program, [name])
+    chosen, command, rest = group.resolve_command(parent, [name, *arguments])
+    given = command.make_context(chosen, rest, parent=parent, obj=line).params
+    assert line in EXAMPLES[name]
+    for card in _words(given.get("card")) - {"all", "auto"}:
+        card_named(card)
+    for suite in _words(given.get("suites")) | _words(given.get("suite")) | _words(given.get("narrative")):
+        assert suite in suite_names()
+    if (rows := given.get("rows")) and name == "fit":
+        assert rows_asked(rows, given["card"])
+
+
+@pytest.mark.parametrize("line", [line for name in ("list", "cards", "models") for line in EXAMPLES[name]])
+def test_an_example_that_computes_nothing_runs(shown, line):
+    assert shown(*shlex.split(line)[1:])
+
+
+def test_the_cards_are_listed_with_the_memory_of_each(shown):
+    text = "\n".join(shown("cards"))
+    for name, card in cards().items():
+        assert name in text
+        assert f"{card.usable_gib:.2f}" in text
+
+
+def _words(value: object) -> set[str]:
+    return {*value} if isinstance(value, (tuple, list)) else {*str(value or "").split(",")} - {""}
