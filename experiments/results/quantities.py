@@ -139,10 +139,11 @@ QUANTITIES: dict[Quantity, Read] = {
     "cpu_wait_share": _telemetry(CPU_WAIT_SHARE),
     "cpu_waits_per_step": _cpu_waits_per_step,
     "final_loss": _final_loss,
+    "last_loss": lambda measured: measured.losses[-1] if measured.losses else None,
 }
 SECONDS: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
 TIMES: tuple[Quantity, ...] = (*SECONDS, "communication_share", "gpu_idle_share")
-LOSSES: tuple[Quantity, ...] = ("final_loss",)
+LOSSES: tuple[Quantity, ...] = ("final_loss", "last_loss")
 LOADS: tuple[Quantity, ...] = (
     "gpu_processes",
     "gpu_util_peak_percent",

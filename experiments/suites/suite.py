@@ -52,6 +52,7 @@ Quantity = Literal[
     "cpu_wait_share",
     "cpu_waits_per_step",
     "final_loss",
+    "last_loss",
 ]
 
 
