@@ -1,10 +1,11 @@
 """Convert a run's folder to the compact form that is stored here, and back.
 
-    python -m experiments.evidence.pack results/RUN_ID TARGET             run.json, verdict.json, results.jsonl
+    python -m experiments.evidence.pack results/RUN_ID TARGET             run.json, verdict.json, results.jsonl,
+                                                                          telemetry/ROW.csv
     python -m experiments.evidence.pack --unpack EVIDENCE_FOLDER TARGET   a folder for each row, with its result.json
 
 predictions.json is included if there is one. A line of results.jsonl is one row's result.json without spaces; no number
-changes. Logs, notebooks, telemetry and the report are omitted: `testbed report` writes the report from either form.
+changes. Logs, notebooks and the report are omitted: `testbed report` writes the report from either form.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.results.run_folder import PREDICTIONS_FILE, RUN_FILE, RunFolder
-from experiments.results.schema import RESULT_FILE, RESULTS_FILE
+from experiments.results.schema import RESULT_FILE, RESULTS_FILE, TELEMETRY_FILE, TELEMETRY_FOLDER
 
 COPIED = (RUN_FILE, PREDICTIONS_FILE, "verdict.json")
 
@@ -27,6 +28,8 @@ def pack(folder: Path, target: Path) -> None:
     _copy(folder, target)
     lines = [json.dumps(json.loads(path.read_text()), separators=(",", ":"), ensure_ascii=False) for path in found]
     (target / RESULTS_FILE).write_text("".join(f"{line}\n" for line in lines))
+    for row in run.rows:
+        _copy_file(folder / run.suite / row / TELEMETRY_FILE, target / TELEMETRY_FOLDER / f"{row}.csv")
 
 
 def unpack(folder: Path, target: Path) -> None:
@@ -38,13 +41,19 @@ def unpack(folder: Path, target: Path) -> None:
         row = target / suite / result["spec"]["row"]
         row.mkdir(parents=True, exist_ok=True)
         (row / RESULT_FILE).write_text(json.dumps(result, indent=1, ensure_ascii=False))
+        _copy_file(folder / TELEMETRY_FOLDER / f"{row.name}.csv", row / TELEMETRY_FILE)
 
 
 def _copy(folder: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
-        if (folder / name).exists():
-            shutil.copyfile(folder / name, target / name)
+        _copy_file(folder / name, target / name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    """Copy a file if there is one."""
+    if source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
 from rich.text import Text
 
 from experiments.errors import InputError
@@ -16,6 +14,7 @@ from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.prediction.script.view import STYLES
+from experiments.system.tables import Column, Table
 
 Say = Callable[[str], None]
 
@@ -72,18 +71,15 @@ def attempts_table(tried: Sequence[Attempt]) -> Table | str:
         return ""
     table = Table(
         "single change",
-        *(Column(name, justify="right") for name in ("peak", "needed", "margin")),
+        *(Column(name, number=True) for name in ("peak", "needed", "margin")),
         "outcome",
         title="GiB on one GPU, same batch",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
     for one in tried:
         if one.found is None:
-            table.add_row(one.change, "", "", "", one.reason)
+            table.add(one.change, "", "", "", one.reason)
             continue
         card = one.found.card
         sizes = (f"{one.found.prediction.peak_gib:.2f}", f"{card.needed_gib:.2f}", f"{card.margin_gib:+.2f}")
-        table.add_row(one.change, *sizes, Text(card.outcome, STYLES[card.outcome]))
+        table.add(one.change, *sizes, Text(card.outcome, STYLES[card.outcome]))
     return table

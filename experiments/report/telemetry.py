@@ -1,9 +1,8 @@
 """telemetry.csv as columns of numbers."""
 
-import csv
-from math import isfinite
 from pathlib import Path
 
+from experiments.results.load import read_samples
 from experiments.results.schema import Record
 
 POINTS = 400
@@ -19,25 +18,16 @@ class Telemetry(Record):
     columns: dict[str, tuple[float | None, ...]]
 
 
-def read_telemetry(path: Path) -> Telemetry | None:
+def read_telemetry(path: Path | None) -> Telemetry | None:
     """Return the samples in ``path``, thinned to ``POINTS``, without empty columns; None if there are none."""
-    if not path.is_file():
-        return None
-    with path.open(newline="", errors="replace") as file:
-        reader = csv.DictReader(file)
-        names = reader.fieldnames or ()
-        samples = [{name: _value(row[name]) for name in names} for row in reader]
-    samples = [sample for sample in samples if sample.get("t_s") is not None]
+    samples = read_samples(path) if path else []
     every = max(1, -(-len(samples) // POINTS))
-    kept = [name for name in names if any(sample[name] is not None for sample in samples)]
-    if not kept:
+    names = [name for name in dict.fromkeys(name for sample in samples for name in sample) if name != "phase"]
+    if not names:
         return None
-    return Telemetry(every=every, columns={name: tuple(sample[name] for sample in samples[::every]) for name in kept})
+    columns = {name: tuple(_number(sample.get(name)) for sample in samples[::every]) for name in names}
+    return Telemetry(every=every, columns=columns)
 
 
-def _value(text: object) -> float | None:
-    try:
-        value = float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return value if isfinite(value) else None
+def _number(value: float | str | None) -> float | None:
+    return value if isinstance(value, float) else None

@@ -160,9 +160,16 @@ def _check(check: Check, evidence: Evidence, about: About) -> CheckResult:
         return CheckResult("not evaluated", "", f"{', '.join(missing)} has not run")
     if check.outcome:
         status, reason = _outcome_status(check.row, check.outcome, evidence)
+        if status == "pass" and not _in_phase(check, evidence.results[check.row]):
+            status, reason = "fail", evidence.results[check.row].reason
         value = f"{check.row}: {_outcome_in_words(evidence.results[check.row])}"
         return CheckResult("not evaluated" if status == "error" else status, value, reason)
     return _check_quantity(check, evidence, about)
+
+
+def _in_phase(check: Check, result: Result) -> bool:
+    """Return whether the memory ran out in the phase that the check states, if it states one."""
+    return check.phase is None or (result.failure is not None and result.failure.phase == check.phase)
 
 
 def _check_quantity(check: Check, evidence: Evidence, about: About) -> CheckResult:
@@ -283,7 +290,8 @@ def _origin_of_losses(check: Check, result: Result) -> str:
 
 def _expected(check: Check) -> str:
     if check.outcome:
-        return f"{check.row}: {OUTCOMES[check.outcome]}"
+        phase = f" in the {check.phase} phase" if check.phase else ""
+        return f"{check.row}: {OUTCOMES[check.outcome]}{phase}"
     assert check.quantity is not None
     bounds = f"outside {span(check.low, check.high)}" if check.outside else span(check.low, check.high)
     what = f"{label(check.quantity)} of {check.row}"

@@ -77,7 +77,7 @@ def _size_obstacles(check: Check, pair: tuple[Result, Result], about: About) -> 
 
 
 def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
-    """Yield why losses of this run do not count. Those of random weights do, and say so."""
+    """Yield why losses of this run do not count. Those of random weights do where two are compared, and say so."""
     if not _quantities(check) & set(LOSSES):
         return
     for result in pair:
@@ -85,6 +85,8 @@ def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
             yield "the loss of a tiny model is not that of the real one"
         if result.spec.length != "as-taught":
             yield "the loss is stated for the full length of the training"
+        if not check.relative and (result.spec.weights == "random" or result.spec.data == "synthetic"):
+            yield "the loss is stated for pretrained weights and the lab's data"
 
 
 def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:

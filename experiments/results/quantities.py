@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from statistics import fmean, median
 
+from experiments.results.load import CPU_WAIT_INTERVAL, CPU_WAIT_SHARE, OTHER_UTILIZATION, PROCESSES, STEADY_UTILIZATION
 from experiments.results.memory_parts import Point
 from experiments.results.schema import Device, Measured, Result
 from experiments.suites.cards import cards
@@ -76,15 +77,21 @@ def _samples_per_step(measured: Measured) -> float | None:
     return measured.spec.settings.global_batch_size if isinstance(measured, Result) else None
 
 
+def _telemetry(key: str) -> Read:
+    return lambda measured: measured.telemetry.get(key) if isinstance(measured, Result) else None
+
+
 def _gpu_processes(measured: Measured) -> float | None:
-    """Return the processes on all GPUs of a row: the most that one of them has, on each."""
-    if not isinstance(measured, Result) or "gpu_processes_max" not in measured.telemetry:
+    """Return the processes on all GPUs of a row; where only the most of one GPU were recorded, as many on each."""
+    if not isinstance(measured, Result):
         return None
-    return measured.telemetry["gpu_processes_max"] * measured.device.count
+    on_one = measured.telemetry.get("gpu_processes_max")
+    return measured.telemetry.get(f"{PROCESSES}_max", on_one and on_one * measured.device.count)
 
 
-def _gpu_util_peak(measured: Measured) -> float | None:
-    return measured.telemetry.get("gpu_util_percent_max") if isinstance(measured, Result) else None
+def _cpu_waits_per_step(measured: Measured) -> float | None:
+    interval_s = _telemetry(CPU_WAIT_INTERVAL)(measured)
+    return measured.speed.step_s / interval_s if measured.speed and interval_s else None
 
 
 def _final_loss(measured: Measured) -> float | None:
@@ -126,13 +133,25 @@ QUANTITIES: dict[Quantity, Read] = {
     "communication_share": _speed("communication_share"),
     "gpu_idle_share": _speed("gpu_idle_share"),
     "gpu_processes": _gpu_processes,
-    "gpu_util_peak_percent": _gpu_util_peak,
+    "gpu_util_peak_percent": _telemetry("gpu_util_percent_max"),
+    "gpu_util_percent": _telemetry(STEADY_UTILIZATION),
+    "other_gpu_util_percent": _telemetry(f"{OTHER_UTILIZATION}_max"),
+    "cpu_wait_share": _telemetry(CPU_WAIT_SHARE),
+    "cpu_waits_per_step": _cpu_waits_per_step,
     "final_loss": _final_loss,
+    "last_loss": lambda measured: measured.losses[-1] if measured.losses else None,
 }
 SECONDS: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
 TIMES: tuple[Quantity, ...] = (*SECONDS, "communication_share", "gpu_idle_share")
-LOSSES: tuple[Quantity, ...] = ("final_loss",)
-LOADS: tuple[Quantity, ...] = ("gpu_processes", "gpu_util_peak_percent")
+LOSSES: tuple[Quantity, ...] = ("final_loss", "last_loss")
+LOADS: tuple[Quantity, ...] = (
+    "gpu_processes",
+    "gpu_util_peak_percent",
+    "gpu_util_percent",
+    "other_gpu_util_percent",
+    "cpu_wait_share",
+    "cpu_waits_per_step",
+)
 """What nvtop shows: read from telemetry, which is the row's own."""
 COUNTS: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
 OF_THE_ROW: tuple[Quantity, ...] = (*TIMES, *LOSSES, *LOADS, *COUNTS)

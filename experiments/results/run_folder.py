@@ -11,6 +11,7 @@ results/<run-id>/
     <suite>/<row>/telemetry.csv   GPU and host metrics over time
     verdict.json report.html junit.xml SHA256SUMS
     results.jsonl                 instead of rows' folders where a run is stored in compact form: one result a line
+    telemetry/<row>.csv           the rows' telemetry.csv in compact form
 """
 
 from collections.abc import Iterable
@@ -20,8 +21,18 @@ from typing import Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
+from experiments.results.load import load_of, read_samples
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
-from experiments.results.schema import RESULT_FILE, RESULTS_FILE, Record, Result, read_result, read_results
+from experiments.results.schema import (
+    RESULT_FILE,
+    RESULTS_FILE,
+    TELEMETRY_FILE,
+    TELEMETRY_FOLDER,
+    Record,
+    Result,
+    read_result,
+    read_results,
+)
 from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite, read_suite, suite_file, suite_named, suite_names
@@ -145,9 +156,22 @@ class RunFolder:
             ) from None
 
     def results(self) -> dict[str, Result]:
-        """Return the results of finished rows by row id, in the order of run.rows."""
+        """Return the results of finished rows by row id, in the order of run.rows.
+
+        What their version of the program did not yet read from telemetry.csv is added.
+        """
         run = self.read_run()
         paths = {row: self.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows}
         packed = read_results(self.path / RESULTS_FILE) if (self.path / RESULTS_FILE).exists() else {}
         found = packed | {row: read_result(path) for row, path in paths.items() if path.exists()}
-        return {row: found[row] for row in run.rows if row in found}
+        return {row: self._with_load(found[row]) for row in run.rows if row in found}
+
+    def _with_load(self, result: Result) -> Result:
+        path = self.telemetry(result.spec.row)
+        load = load_of(read_samples(path), result.speed) if path else {}
+        return result.model_copy(update={"telemetry": load | result.telemetry}) if load else result
+
+    def telemetry(self, row: str) -> Path | None:
+        """Return the telemetry of a row, of its folder or in compact form; None if it has none."""
+        places = (self.row_named(row) / TELEMETRY_FILE, self.path / TELEMETRY_FOLDER / f"{row}.csv")
+        return next((path for path in places if path.is_file()), None)

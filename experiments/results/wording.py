@@ -82,7 +82,12 @@ LABELS: "dict[Quantity, tuple[str, str]]" = {
     "gpu_idle_share": ("share of a step in which the GPU waits", ""),
     "gpu_processes": ("number of processes on the GPUs", ""),
     "gpu_util_peak_percent": ("highest GPU utilization, mean over the GPUs", "%"),
+    "gpu_util_percent": ("GPU utilization while training, median of the least used GPU", "%"),
+    "other_gpu_util_percent": ("highest utilization of the other GPUs", "%"),
+    "cpu_wait_share": ("share of the training in which GPUs wait for the CPU", ""),
+    "cpu_waits_per_step": ("number of waits for the CPU in a step", ""),
     "final_loss": ("loss of the last epoch", ""),
+    "last_loss": ("loss of the last batch", ""),
 }
 
 

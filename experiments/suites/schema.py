@@ -18,6 +18,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.yaml_schema import StrictModel, checked
 
 ExpectedOutcome = Literal["fits", "oom"]
+FailurePhase = Literal["load", "forward", "backward", "optimizer step"]
 ID = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Quantity = Literal[
@@ -44,7 +45,12 @@ Quantity = Literal[
     "gpu_idle_share",
     "gpu_processes",
     "gpu_util_peak_percent",
+    "gpu_util_percent",
+    "other_gpu_util_percent",
+    "cpu_wait_share",
+    "cpu_waits_per_step",
     "final_loss",
+    "last_loss",
 ]
 
 
@@ -110,6 +116,7 @@ class Check(StrictModel):
     outside: bool = Field(default=False, description="the value must not lie within [low, high]")
     miniature: Bounds | None = Field(default=None, description="bounds for tiny models, where they differ")
     outcome: ExpectedOutcome | None = Field(default=None, description="outcome that passes, in place of a quantity")
+    phase: FailurePhase | None = Field(default=None, description="phase in which the memory runs out; None: any")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -117,6 +124,8 @@ class Check(StrictModel):
             raise ValueError("a check states either quantity or outcome")
         if self.quantity is not None and self.low is None and self.high is None:
             raise ValueError(f"a check of {self.quantity} needs low, high or both")
+        if self.phase and self.outcome != "oom":
+            raise ValueError("phase is allowed with outcome: oom only")
         if self.outside and None in (self.low, self.high):
             raise ValueError("a check with outside needs low and high")
         return self

@@ -87,7 +87,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
         started_at=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
         elapsed_s=elapsed_s,
         times=times_of(row.moments, began, elapsed_s) if row.moments else None,
-        telemetry=telemetry.summary(),
+        telemetry=telemetry.summary(row.speed),
     )
     _remove_intermediate_files(out)
     write_atomically(out / RESULT_FILE, result.model_dump_json(indent=1))

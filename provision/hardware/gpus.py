@@ -1,7 +1,7 @@
 """The GPUs of this machine, of any vendor: NVIDIA's if NVML can be loaded, otherwise AMD's."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -64,6 +64,18 @@ def handles() -> list[GpuHandle]:
     if names is None:
         names = [str(index) for index in range(number)]
     return [vendor.gpu_named(name) for name in names] if number else []
+
+
+def load_of_others() -> Callable[[Collection[int]], float | None]:
+    """Return a function of a row's process ids: the highest load, in percent, of the GPUs that are not visible.
+
+    GPUs that other programs use are left out. None without another GPU, and with AMD's, whose processes are unknown.
+    """
+    if not nvidia.start():
+        return lambda pids: None
+    own = [gpu for gpu in handles() if isinstance(gpu, nvidia.NvidiaGpu)]
+    others = nvidia.others(own)
+    return lambda pids: nvidia.load_without_strangers(others, pids)
 
 
 def driver_version() -> str | None:

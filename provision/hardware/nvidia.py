@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +23,26 @@ class NvidiaGpu:
         """Memory in use by all processes, GiB."""
         return float(pynvml.nvmlDeviceGetMemoryInfo(self.handle).used / GIB)
 
+    @property
+    def index(self) -> int:
+        """Number of the GPU, in the order of the bus."""
+        return int(pynvml.nvmlDeviceGetIndex(self.handle))
+
+    def pids(self) -> set[int]:
+        """Return the processes that compute on it."""
+        return {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)}
+
+    def utilization(self) -> float:
+        """Return its load in percent."""
+        return float(pynvml.nvmlDeviceGetUtilizationRates(self.handle).gpu)
+
     def sample(self) -> dict[str, float]:
         """Return load (percent), memory (GiB), power (W), clock (MHz), temperature (C) and number of processes.
 
         Values that the GPU does not report are left out.
         """
         readings: dict[str, Callable[[], float]] = {
-            "gpu_util_percent": lambda: pynvml.nvmlDeviceGetUtilizationRates(self.handle).gpu,
+            "gpu_util_percent": self.utilization,
             "gpu_memory_gib": lambda: self.used_gib,
             "gpu_power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(self.handle) / 1000,
             "gpu_sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(self.handle, pynvml.NVML_CLOCK_SM),
@@ -67,6 +80,20 @@ def gpu_named(name: str) -> NvidiaGpu:
     if name.isdigit():
         return NvidiaGpu(pynvml.nvmlDeviceGetHandleByIndex(int(name)))
     return NvidiaGpu(pynvml.nvmlDeviceGetHandleByUUID(name))
+
+
+def others(gpus: Iterable[NvidiaGpu]) -> list[NvidiaGpu]:
+    """Return the GPUs of this machine that are not in ``gpus``."""
+    own = {gpu.index for gpu in gpus}
+    return [gpu_named(str(index)) for index in range(count()) if index not in own]
+
+
+def load_without_strangers(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
+    """Return the highest load, in percent, of the GPUs that no process but ``pids`` computes on; None without any."""
+    try:
+        return max((gpu.utilization() for gpu in gpus if gpu.pids() <= set(pids)), default=None)
+    except pynvml.NVMLError:
+        return None
 
 
 def installed() -> tuple[Gpu, ...]:

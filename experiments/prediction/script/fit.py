@@ -3,9 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Column, Table
 from rich.text import Text
 
 from experiments.errors import InputError
@@ -13,6 +11,7 @@ from experiments.prediction.batches import LARGEST_BATCH, Batches
 from experiments.prediction.script.record import CardAnswer, ScriptPrediction
 from experiments.prediction.script.view import STYLES
 from experiments.results.predictions import DOUBT
+from experiments.system.tables import Column, Table
 
 FIRST_BATCH = 8
 """The batch that is tried first if the command does not name one."""
@@ -101,16 +100,13 @@ def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
 def fit_view(fit: ScriptFit, flag: str) -> Group:
     """Return the answer for the terminal, with every batch that was traced."""
     table = Table(
-        *(Column(name, justify="right") for name in ("batch", "peak", "needed", "margin")),
-        Column("outcome", no_wrap=True),
+        *(Column(name, number=True) for name in ("batch", "peak", "needed", "margin")),
+        "outcome",
         title="GiB on one GPU, traced batches",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
     for batch, one in sorted(fit.known.items()):
         sizes = (f"{one.prediction.peak_gib:.2f}", f"{one.card.needed_gib:.2f}", f"{one.margin_gib:+.2f}")
-        table.add_row(str(batch), *sizes, Text(one.card.outcome, STYLES[one.card.outcome]))
+        table.add(str(batch), *sizes, Text(one.card.outcome, STYLES[one.card.outcome]))
     notes = dict.fromkeys(note for one in fit.known.values() for note in one.prediction.notes)
     return Group(Text(_in_words(fit, flag), "bold"), table, *(Text(f"note: {note}", "yellow") for note in notes))
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 
-from experiments.results.schema import Phase
+from experiments.results.load import OTHER_UTILIZATION, PROCESSES, load_of
+from experiments.results.schema import Phase, Speed
 from experiments.system.files import GIB
 from provision.hardware import gpus
 
@@ -27,8 +28,7 @@ GPU_FIELDS: dict[str, Callable[[Iterable[float]], float]] = {
     "gpu_processes": max,
 }
 PER_GPU_FIELDS = ("util_percent", "memory_gib")
-FIELDS = ("t_s", "phase", *GPU_FIELDS, "host_cpu_percent", "host_memory_gib", "process_memory_gib")
-TRAINING_UTILIZATION = "training_gpu_util_percent_mean"
+FIELDS = ("t_s", "phase", *GPU_FIELDS, PROCESSES, "host_cpu_percent", "host_memory_gib", "process_memory_gib")
 
 
 class TelemetrySampler:
@@ -37,12 +37,14 @@ class TelemetrySampler:
     t_s: seconds since the start; process_memory_gib: resident memory of the trainer's processes; phase: the training's
     phase, set by the owner. GPU columns are empty without a GPU. With several GPUs, utilization and clocks are means,
     power is the sum, and all other values are maxima; utilization and memory also have a column for each GPU.
+    other_gpu_util_percent: the highest load of the machine's GPUs that neither the row nor another program uses.
     """
 
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]]) -> None:
         self.phase: Phase = "load"
         self._path, self._pids = path, pids
         self._gpus = gpus.handles()
+        self._load_of_others = gpus.load_of_others()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
         self._samples: list[dict[str, Any]] = []
@@ -61,13 +63,12 @@ class TelemetrySampler:
     def fields(self) -> list[str]:
         """Columns of the file."""
         gpus = range(len(self._gpus)) if len(self._gpus) > 1 else ()
-        return [*FIELDS, *(f"gpu{number}_{field}" for number in gpus for field in PER_GPU_FIELDS)]
+        return [*FIELDS, OTHER_UTILIZATION, *(f"gpu{number}_{field}" for number in gpus for field in PER_GPU_FIELDS)]
 
-    def summary(self) -> dict[str, float]:
-        """Return mean and maximum of each column, and the share of one CPU core that the sampling used.
+    def summary(self, speed: Speed | None = None) -> dict[str, float]:
+        """Return mean and maximum of each column, the share of one CPU core that the sampling used, and the load.
 
-        training_gpu_util_percent_mean excludes the samples before the end of the first micro-step, and those after the
-        last one in which a GPU worked: the training has ended then.
+        The load is that of the training, as results/load.py describes it; ``speed`` says how long the row trained.
         """
         summary: dict[str, float] = {}
         for field in self.fields[2:]:
@@ -75,11 +76,9 @@ class TelemetrySampler:
             if values:
                 summary[f"{field}_mean"] = fmean(values)
                 summary[f"{field}_max"] = max(values)
-        if training := training_utilization(self._samples):
-            summary[TRAINING_UTILIZATION] = fmean(training)
         if self._samples:
             summary["sampling_core_share"] = self._sampling_s / (time.monotonic() - self._started)
-        return summary
+        return summary | load_of(self._samples, speed)
 
     def _sample_until_stopped(self) -> None:
         with self._path.open("w", newline="") as lines:
@@ -96,21 +95,26 @@ class TelemetrySampler:
                     return
 
     def _sample(self) -> dict[str, Any]:
+        pids = tuple(self._pids())
+        samples = [gpu.sample() for gpu in self._gpus]
+        other = self._load_of_others(pids)
         return {
             "t_s": time.monotonic() - self._started,
             "phase": self.phase,
             "host_cpu_percent": psutil.cpu_percent(),
             "host_memory_gib": psutil.virtual_memory().used / GIB,
-            "process_memory_gib": sum(map(resident_gib, self._pids())),
-            **combine_gpus([gpu.sample() for gpu in self._gpus]),
+            "process_memory_gib": sum(map(resident_gib, pids)),
+            **combine_gpus(samples),
+            **total_processes(samples),
+            **({} if other is None else {OTHER_UTILIZATION: other}),
         }
 
 
-def training_utilization(samples: Iterable[dict[str, Any]]) -> list[float]:
-    """Return the GPU utilization of each sample from the first micro-step to the last time that a GPU worked."""
-    values = [one["gpu_util_percent"] for one in samples if one["phase"] != "load" and "gpu_util_percent" in one]
-    busy = [number for number, value in enumerate(values, 1) if value]
-    return values[: busy[-1]] if busy else values
+def total_processes(samples: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the column of the processes on all GPUs; empty if a GPU does not report its processes."""
+    if not samples or any("gpu_processes" not in sample for sample in samples):
+        return {}
+    return {PROCESSES: sum(sample["gpu_processes"] for sample in samples)}
 
 
 def combine_gpus(samples: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -19,7 +19,8 @@ def files(folder: Path) -> dict[str, str]:
 def test_packing_keeps_each_result_and_leaves_the_rest(tmp_path: Path) -> None:
     folder = h200_run(tmp_path / "run")
     pack(folder.path, tmp_path / "packed")
-    assert set(files(tmp_path / "packed")) == {"run.json", "results.jsonl"}
+    telemetry = {f"telemetry/{row}.csv" for row in folder.results()}
+    assert set(files(tmp_path / "packed")) == {"run.json", "results.jsonl", *telemetry}
     assert RunFolder(tmp_path / "packed").results() == folder.results()
     lines = (tmp_path / "packed" / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["spec"]["row"] for line in lines] == list(folder.results())

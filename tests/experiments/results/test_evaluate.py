@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from experiments.results import evaluate as evaluating
 from experiments.results.evaluate import evaluate
 from experiments.results.quantities import QUANTITIES
+from experiments.results.schema import Failure
 from experiments.results.verdicts import Evaluation
 from experiments.results.wording import LABELS, number, span
 from experiments.suites.settings import Settings
@@ -364,6 +365,32 @@ class TestClaim:
         assert claim_of(checks, made).status == status
 
     @pytest.mark.parametrize(
+        ("on_all_gpus", "steady", "others", "status"),
+        [
+            (4, 97.0, 0.0, "pass"),
+            (5, 97.0, 0.0, "fail"),  # a second process
+            (3, 97.0, 0.0, "fail"),  # a GPU without one
+            (4, 0.0, 0.0, "fail"),  # an idle GPU
+            (4, 97.0, 12.0, "fail"),  # load on another GPU
+        ],
+    )
+    def test_four_gpus_have_four_processes_and_the_others_idle(self, on_all_gpus, steady, others, status):
+        load = {
+            "gpu_processes_max": 1.0,
+            "gpu_processes_of_all_gpus_max": on_all_gpus,
+            "steady_gpu_util_percent": steady,
+            "other_gpu_util_percent_max": others,
+        }
+        device = STAND_IN.model_copy(update={"count": 4})
+        made = result("a", device=device).model_copy(update={"telemetry": load})
+        checks = [
+            {"row": "a", "quantity": "gpu_processes", "low": 4, "high": 4},
+            {"row": "a", "quantity": "gpu_util_percent", "low": 90},
+            {"row": "a", "quantity": "other_gpu_util_percent", "high": 0.0},
+        ]
+        assert claim_of(checks, made).status == status
+
+    @pytest.mark.parametrize(
         ("made", "reason"),
         [
             (result("a", device=CPU), "no GPU"),
@@ -378,6 +405,22 @@ class TestClaim:
 
 class TestOutOfMemory:
     """A row that ran out of memory needed more than it reached."""
+
+    @pytest.mark.parametrize(
+        ("outcome", "phase", "status"),
+        [
+            ("oom", "optimizer step", "pass"),
+            ("oom", "forward", "fail"),
+            ("oom", None, "fail"),
+            ("fits", None, "fail"),
+        ],
+    )
+    def test_the_memory_runs_out_in_the_stated_phase(self, outcome, phase, status):
+        failure = phase and Failure(phase=phase, step=0, kind="OutOfMemoryError", message="")
+        made = result("a", outcome, device=STAND_IN).model_copy(update={"failure": failure})
+        verdict = claim_of({"row": "a", "outcome": "oom", "phase": "optimizer step"}, made)
+        assert verdict.status == status
+        assert verdict.expected == "a: out of GPU memory in the optimizer step phase"
 
     @pytest.mark.parametrize(
         ("ended", "bounds", "status"),

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
+from experiments.results.load import TRAINING_UTILIZATION, training_utilization
 from experiments.training.measure import telemetry
 from experiments.training.measure.telemetry import (
     FIELDS,
     GPU_FIELDS,
-    TRAINING_UTILIZATION,
     TelemetrySampler,
     combine_gpus,
-    training_utilization,
+    total_processes,
 )
 from provision.hardware import gpus
 from provision.hardware.nvidia import NvidiaGpu
@@ -41,6 +41,7 @@ def fake_nvml(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: f"GPU {index}")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetIndex", lambda handle: int(handle.split()[1]))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: f"GPU of {uuid}")
     for name, read in READINGS.items():
         monkeypatch.setattr(pynvml, name, read)
@@ -104,6 +105,51 @@ def test_several_gpus_have_combined_and_separate_columns():
     assert combine_gpus([]) == {}
 
 
+@pytest.mark.parametrize(
+    ("on_each", "columns"),
+    [
+        ([1.0, 1.0], {"gpu_processes_of_all_gpus": 2.0}),
+        ([1.0, 0.0], {"gpu_processes_of_all_gpus": 1.0}),  # no process on the second
+        ([2.0, 1.0], {"gpu_processes_of_all_gpus": 3.0}),  # a second process on the first
+        ([1.0, None], {}),
+        ([], {}),
+    ],
+)
+def test_processes_are_counted_over_all_gpus(on_each, columns):
+    samples = [{} if count is None else {"gpu_processes": count} for count in on_each]
+    assert total_processes(samples) == columns
+
+
+@pytest.mark.parametrize(
+    ("on_the_others", "load"),
+    [
+        ({1: [], 2: []}, 9),  # both without a process, one of them under load
+        ({1: [7], 2: []}, 9),
+        ({1: [], 2: [8]}, 0),  # another program's
+        ({1: [], 2: [7, 8]}, 0),
+        ({1: [], 2: [7]}, 9),  # the row's own, where it has no business
+        ({1: [8], 2: [8]}, None),
+    ],
+)
+def test_the_load_of_other_gpus_leaves_out_those_of_other_programs(fake_nvml, on_the_others, load):
+    processes = {f"GPU {index}": [SimpleNamespace(pid=pid) for pid in pids] for index, pids in on_the_others.items()}
+    fake_nvml.setenv("CUDA_VISIBLE_DEVICES", "0")
+    fake_nvml.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
+    fake_nvml.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", processes.__getitem__)
+    utilization = {"GPU 1": 0, "GPU 2": 9}
+    fake_nvml.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda one: SimpleNamespace(gpu=utilization[one]))
+    assert gpus.load_of_others()([7]) == load
+
+
+def test_the_load_of_other_gpus_is_unknown_where_nothing_reports_it(fake_nvml):
+    assert gpus.load_of_others()([]) is None  # all GPUs are the row's
+    fake_nvml.setenv("CUDA_VISIBLE_DEVICES", "0")
+    fake_nvml.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", not_supported)
+    assert gpus.load_of_others()([]) is None
+    fake_nvml.setattr(pynvml, "nvmlInit", not_supported)
+    assert gpus.load_of_others()([]) is None
+
+
 def sampled(path, pid, monkeypatch):
     """Return the rows of the file and the summary of at least five samples."""
     monkeypatch.setattr(telemetry, "SAMPLE_INTERVAL_S", 0.01)
@@ -119,7 +165,7 @@ def test_samples_are_written_and_summarized(tmp_path, monkeypatch, fake_nvml):
     rows, summary = sampled(tmp_path / "telemetry.csv", os.getpid(), monkeypatch)
     assert len(rows) >= 5
     each = [f"gpu{number}_{field}" for number in (0, 1) for field in ("util_percent", "memory_gib")]
-    assert list(rows[0]) == [*FIELDS, *each]
+    assert list(rows[0]) == [*FIELDS, "other_gpu_util_percent", *each]
     times = [float(row["t_s"]) for row in rows]
     assert times == sorted(times)
     for field in (*FIELDS[2:], *each):
@@ -127,6 +173,7 @@ def test_samples_are_written_and_summarized(tmp_path, monkeypatch, fake_nvml):
         assert summary[f"{field}_mean"] == pytest.approx(sum(values) / len(values), abs=1e-3)
         assert summary[f"{field}_max"] == pytest.approx(max(values), abs=1e-3)
     assert summary["gpu_power_w_max"] == 825.0
+    assert summary["gpu_processes_of_all_gpus_max"] == 4.0
     assert summary["process_memory_gib_max"] > 0.01
     assert 0 < summary["sampling_core_share"] < 1
 

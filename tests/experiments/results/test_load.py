@@ -1,0 +1,115 @@
+"""What nvtop shows, read from samples: each fault that a person would see there is planted once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.results.load import CPU_WAIT_SHARE, STEADY_UTILIZATION, load_of, read_samples, training_samples
+from experiments.results.quantities import value_of
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import Result
+from experiments.suites.suite import Quantity
+from tests.support.evidence import EVIDENCE
+
+FOUR = EVIDENCE / "multi_gpu_litgpt-a100_80gb-full-verdict"
+Edit = Callable[[list[dict[str, float | str]]], list[dict[str, float | str]]]
+
+
+def stored(row: str) -> tuple[Result, list[dict[str, float | str]]]:
+    return RunFolder(FOUR).results()[row], read_samples(FOUR / "telemetry" / f"{row}.csv")
+
+
+def value_with(row: str, quantity: Quantity, edit: Edit) -> float | None:
+    """Return a quantity of a stored row from its samples after ``edit``."""
+    result, samples = stored(row)
+    load = load_of(edit(samples), result.speed)
+    return value_of(quantity, result.model_copy(update={"telemetry": load}))
+
+
+def unchanged(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
+    return samples
+
+
+def idle_gpu_2(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
+    return [sample | {"gpu2_util_percent": 0.0} for sample in samples]
+
+
+def half_idle(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
+    return [sample | {"gpu_util_percent": 50.0} for sample in samples]
+
+
+def working_while_the_cpu_works(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
+    return [sample | {"gpu_util_percent": 45.0} for sample in samples]
+
+
+def idle_cpu(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
+    return [sample | {"host_cpu_percent": 6.0} for sample in samples]
+
+
+def every_other_sample_waits(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
+    load = {"gpu_util_percent": 0.0, "host_cpu_percent": 90.0}, {"gpu_util_percent": 45.0, "host_cpu_percent": 6.0}
+    return [sample | load[number % 2] for number, sample in enumerate(samples)]
+
+
+@pytest.mark.parametrize(
+    ("row", "quantity", "edit", "low", "high"),
+    [
+        ("7b-1gpu", "gpu_util_percent", unchanged, 90, 100),
+        ("7b-1gpu", "gpu_util_percent", half_idle, 50, 50),
+        ("7b-4gpu-ddp", "gpu_util_percent", unchanged, 80, 100),
+        ("7b-4gpu-fsdp", "gpu_util_percent", unchanged, 80, 100),
+        ("7b-4gpu-fsdp", "gpu_util_percent", idle_gpu_2, 0, 0),
+        ("7b-4gpu-ddp", "gpu_util_percent", idle_gpu_2, 0, 0),
+        ("13b-4gpu-zero3-offload", "cpu_wait_share", unchanged, 0.1, 0.5),
+        ("13b-4gpu-zero3-offload", "cpu_wait_share", working_while_the_cpu_works, 0, 0),
+        ("13b-4gpu-zero3-offload", "cpu_wait_share", idle_cpu, 0, 0),
+        ("13b-4gpu-zero3-offload", "cpu_waits_per_step", unchanged, 0.8, 1.2),
+        ("13b-4gpu-zero3-offload", "cpu_waits_per_step", every_other_sample_waits, 10, 20),
+        ("7b-4gpu-fsdp", "cpu_wait_share", unchanged, 0, 0),
+    ],
+)
+def test_stored_telemetry_shows_what_nvtop_does(
+    row: str, quantity: Quantity, edit: Edit, low: float, high: float
+) -> None:
+    value = value_with(row, quantity, edit)
+    assert value is not None
+    assert low <= value <= high
+
+
+def test_idle_seconds_before_and_after_the_training_do_not_count() -> None:
+    result, samples = stored("7b-1gpu")
+    assert result.speed is not None
+    training = training_samples(samples, result.speed)
+    assert [sample["gpu_util_percent"] for sample in training] == [83.0, 94.0, 86.0, 92.0, 100.0]
+    assert training_samples(samples, None) == training
+
+
+def test_the_load_of_other_gpus_is_that_during_the_training() -> None:
+    result, samples = stored("7b-1gpu")
+    loaded = [sample | {"other_gpu_util_percent": 0.0 if sample["phase"] != "load" else 70.0} for sample in samples]
+    assert load_of(loaded, result.speed)["other_gpu_util_percent_max"] == 0.0
+    loaded[-6] |= {"other_gpu_util_percent": 3.0}
+    assert load_of(loaded, result.speed)["other_gpu_util_percent_max"] == 3.0
+
+
+def test_a_result_is_completed_from_its_telemetry_and_never_changed(tmp_path: Path) -> None:
+    result, samples = stored("7b-1gpu")
+    assert result.telemetry[STEADY_UTILIZATION] == 92.0
+    assert '"steady_gpu_util_percent"' not in (FOUR / "results.jsonl").read_text()
+    recorded = result.telemetry["training_gpu_util_percent_mean"]
+    assert load_of(samples, result.speed)["training_gpu_util_percent_mean"] != recorded
+
+
+@pytest.mark.parametrize("text", ["", "t_s,phase\n", "t_s,phase,gpu_util_percent\n1.0,load,\nx,forward,9\n"])
+def test_without_samples_of_a_training_nothing_is_known(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "telemetry.csv"
+    assert load_of(read_samples(path), None) == {}
+    path.write_text(text)
+    assert load_of(read_samples(path), None) == {}
+
+
+def test_without_the_load_of_the_host_no_wait_is_known() -> None:
+    result, samples = stored("13b-4gpu-zero3-offload")
+    bare = [{key: value for key, value in sample.items() if key != "host_cpu_percent"} for sample in samples]
+    assert CPU_WAIT_SHARE not in load_of(bare, result.speed)
