@@ -36,21 +36,21 @@ def test_the_template_is_printed_and_checked(testbed):
 
 
 def test_mistakes_are_lines_with_file_and_number_and_the_exit_code_is_2(testbed, tmp_path):
-    text = TEMPLATE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimiser: sgd")
+    text = TEMPLATE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
     (tmp_path / "my_lab.yaml").write_text(text)
     code, out, err = testbed("check", "my_lab.yaml")
     assert (code, out) == (2, "")
     missing, unknown = err.splitlines()
     assert missing == "my_lab.yaml:28: row 'full' on a100_80gb and 5 more: key 'workers' is missing"
-    line = text.partition("optimiser")[0].count("\n") + 1
-    assert unknown.startswith(f"my_lab.yaml:{line}: row 'sgd' on a100_80gb and 1 more: unknown key 'optimiser'")
+    line = text.partition("optimizr")[0].count("\n") + 1
+    assert unknown.startswith(f"my_lab.yaml:{line}: row 'sgd' on a100_80gb and 1 more: unknown key 'optimizr'")
     assert unknown.endswith("; did you mean optimizer?")
     code, out, _ = testbed("check", "my_lab.yaml", "--json")
     (found,) = json.loads(out)
     assert code == 2
     assert {one["says"].partition(";")[0] for one in found["mistakes"]} == {
         "key 'workers' is missing",
-        "unknown key 'optimiser'",
+        "unknown key 'optimizr'",
     }
 
 

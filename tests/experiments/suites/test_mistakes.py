@@ -39,7 +39,7 @@ def test_the_template_has_no_mistakes(mistakes):
         ("[a100_80gb,", "[a100_80g,", "cards: [a100_80g,", "unknown card 'a100_80g'; allowed: ", "a100_80gb"),
         ("model: gpt2", "model: gpt3", "model: gpt3", "on a100_80gb: unknown model 'gpt3'; allowed: ", "gpt2"),
         ("{optimizer: sgd}", "{optimizer: sgdd}", "settings: {optimizer: sgdd}", "optimizer = 'sgdd': allowed", "sgd"),
-        ("{optimizer: sgd}", "{optimiser: sgd}", "settings: {optimiser", "unknown key 'optimiser'", "optimizer"),
+        ("{optimizer: sgd}", "{optimizr: sgd}", "settings: {optimizr", "unknown key 'optimizr'", "optimizer"),
         ("batch_size: 8", "batch_size: none", "batch_size: none", "batch_size = 'none': a whole number above 0", ""),
         ("  workers: 0\n", "", "common:", "row 'full' on a100_80gb: key 'workers' is missing", ""),
         ("row: sgd,", "row: sgdd,", "- {row: sgdd", "claim 'sgd-has-no-state': unknown row 'sgdd'", "sgd"),
@@ -67,7 +67,7 @@ def test_all_mistakes_are_found_at_once(mistakes):
             ("batch_size: 8", "batch_size: 0"),
             ("lr: 1.0e-4", "lr: big"),
             ("  workers: 0\n", ""),
-            ("{optimizer: sgd}", "{optimiser: sgd}"),
+            ("{optimizer: sgd}", "{optimizr: sgd}"),
             ("row: sgd,", "row: sdg,"),
             ("y: peak_gib", "y: peak_gb"),
         )
@@ -78,7 +78,7 @@ def test_all_mistakes_are_found_at_once(mistakes):
         "batch_size = 0",
         "lr = 'big'",
         "'workers'",
-        "optimiser",
+        "optimizr",
         "peak_gb",
     ):
         assert word in texts
