@@ -20,8 +20,9 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Memory, Progress
 from experiments.runners.progress import RowState, table, view_on
 from experiments.suites.suite import suite_named
+from provision import clock
 from provision.checks import Check
-from provision.leasing import account, reconciler
+from provision.leasing import account
 from provision.sites import base
 from tests.support.fake_site import HOUR, NOW, FakeClock, FakeSite, hosts_of
 from tests.support.predictions import Predictor, stated
@@ -80,7 +81,7 @@ def machine(monkeypatch, tmp_path):
     site = LeasedSite(hosts_of(2, gpu_model="NVIDIA A100 80GB PCIe", gpu_memory_gib=80.0, su_per_hour=8.0))
     monkeypatch.setattr(base, "connect_to", lambda *_: site)
     monkeypatch.setattr(account, "connect_to", lambda *_: site)
-    monkeypatch.setattr(reconciler, "Clock", FakeClock)
+    monkeypatch.setattr(clock, "Clock", FakeClock)
     monkeypatch.setattr(service, "predict", Predictor(stated))
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "journal"))
     monkeypatch.setenv("TZ", "Europe/Helsinki")
