@@ -53,9 +53,10 @@ def report(
         bool, typer.Option("--zip", help="Also write an archive of the report and all files that it links to.")
     ] = False,
 ) -> None:
-    """Write the report of a run again; for a folder of several runs also index.html over all of them.
+    """Write the report of a run again, and the index of several.
 
-    Statements whose status has changed since are shown.
+    For a folder of several runs, index.html over all of them is written, too. Statements whose status has changed since
+    are shown.
     """
     from experiments.cli.tables.verdicts import changes_table
     from experiments.report import reevaluate, write_archive, write_index, write_report

@@ -160,16 +160,18 @@ def _check(check: Check, evidence: Evidence, about: About) -> CheckResult:
         return CheckResult("not evaluated", "", f"{', '.join(missing)} has not run")
     if check.outcome:
         status, reason = _outcome_status(check.row, check.outcome, evidence)
-        if status == "pass" and not _in_phase(check, evidence.results[check.row]):
-            status, reason = "fail", evidence.results[check.row].reason
+        if status == "pass" and check.phase:
+            status, reason = _phase_status(check.phase, evidence.results[check.row])
         value = f"{check.row}: {_outcome_in_words(evidence.results[check.row])}"
         return CheckResult("not evaluated" if status == "error" else status, value, reason)
     return _check_quantity(check, evidence, about)
 
 
-def _in_phase(check: Check, result: Result) -> bool:
-    """Return whether the memory ran out in the phase that the check states, if it states one."""
-    return check.phase is None or (result.failure is not None and result.failure.phase == check.phase)
+def _phase_status(phase: str, result: Result) -> tuple[Status, str]:
+    """Return whether the memory ran out in ``phase``, and the reason if it did not or is not known to."""
+    if result.failure is None:
+        return "not evaluated", f"the phase in which {result.spec.row} ran out of memory is not known"
+    return ("pass", "") if result.failure.phase == phase else ("fail", result.reason)
 
 
 def _check_quantity(check: Check, evidence: Evidence, about: About) -> CheckResult:

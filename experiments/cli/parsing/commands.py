@@ -23,7 +23,7 @@ COMMANDS = {
     "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
     "logs": Entry(EXPERIMENTS, "remote", "Print a row's log, also from the machine where the row runs."),
     "evaluate": Entry(RESULTS, "results", "Evaluate stored results with today's suites; check their files."),
-    "report": Entry(RESULTS, "results", "Write the report of a run again."),
+    "report": Entry(RESULTS, "results", "Write the report of a run again, and the index of several."),
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
     "predict": Entry(PREDICTION, "predict", "Predict GPU memory of rows, models and scripts, without a GPU."),

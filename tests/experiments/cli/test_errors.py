@@ -81,13 +81,13 @@ def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
     [
         (
             "predict --precision bf16",
-            "--precision bf16: allowed: 32-true, bf16-true, bf16-mixed; did you mean bf16-true or bf16-mixed?",
+            "--precision bf16: allowed: 32-true, bf16-true, 16-true, bf16-mixed, 16-mixed; did you mean bf16-true or bf16-mixed?",
         ),
         ("predict --batch abc --model x --card all", "--batch abc: allowed: whole numbers from 1, such as 4 or 1,2,4"),
         ("predict --max-gib nan", "--max-gib nan: allowed: numbers"),
         ("run --siz tiny", "unknown option --siz; did you mean --size?; see testbed run --help"),
         ("run --rerun=yes", "--rerun takes no value; see testbed run --help"),
-        ("run", "run: SUITE or --group is required, not both; `testbed list` shows the suites"),
+        ("run", "run: one of SUITE, --group and --suite-file is required; `testbed list` shows the suites"),
         ("lists", "did you mean list?"),
         ("--cloud x", "missing command; see testbed --help"),
         ("logs", "ROW is required; see testbed logs --help"),
