@@ -9,6 +9,7 @@ from rich.text import Text
 from experiments.prediction.tables import PARTS_LEGEND, STYLES, gib, noted, part_of, prediction_as_data
 from experiments.results.memory_parts import COLUMNS
 from experiments.results.predictions import Prediction
+from experiments.results.wording import count_in_words
 from experiments.system.tables import Column, Table
 
 
@@ -54,11 +55,6 @@ def question_view(predictions: Sequence[Prediction]) -> Group:
     ordered = sorted(predictions, key=lambda one: (one.usable_gib, one.spec.settings.batch_size))
     found = [_parts_table(ordered), Text(f"{PARTS_LEGEND}.", "dim")] if one_card else _smallest_in_words(ordered)
     return Group(Text(question_in_words(ordered[0]), "bold"), _answers_table(ordered), *found, *noted(ordered))
-
-
-def count_in_words(parameters: int) -> str:
-    """Format a number of parameters: 6.74 B, 350.1 M."""
-    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
 
 
 def _smallest_in_words(predictions: Sequence[Prediction]) -> list[Text]:

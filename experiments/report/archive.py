@@ -5,8 +5,16 @@ import zipfile
 from pathlib import Path
 
 from experiments.report.content import FILES
-from experiments.report.write import CHECKSUMS_FILE
-from experiments.results.run_folder import RUN_FILE, RunFolder, row_path
+from experiments.results.run_folder import (
+    CHECKSUMS_FILE,
+    JUNIT_FILE,
+    PAGE_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    VERDICT_FILE,
+    RunFolder,
+    row_path,
+)
 
 FIRST_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -18,7 +26,7 @@ def write_archive(folder: RunFolder) -> Path:
     the same files give the same archive. Weights, checkpoints and other files of rows are left out.
     """
     run = folder.read_run()
-    names = ["report.html", "report.json", "verdict.json", "junit.xml", RUN_FILE]
+    names = [PAGE_FILE, REPORT_FILE, VERDICT_FILE, JUNIT_FILE, RUN_FILE]
     names += [f"{row_path(run.suite, row)}/{name}" for row in run.rows for name in sorted(FILES.values())]
     paths = {name: folder.path / name for name in names}
     contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file() and not path.is_symlink()}

@@ -108,7 +108,7 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
     return Comparison(
         a=run_a,
         b=run_b,
-        names=_names(a, b),
+        names=_names((a, run_a), (b, run_b)),
         unlike=unlike,
         differences=tuple(_differing(_facts(run_a, results_a), _facts(run_b, results_b))),
         rows=tuple(rows),
@@ -116,10 +116,12 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
     )
 
 
-def _names(a: RunFolder, b: RunFolder) -> tuple[str, str]:
-    runs = (a.read_run(), b.read_run())
-    first, second = (f"{run.run_id}, {run.started_at[:16].replace('T', ' ')}" for run in runs)
-    return (first, second) if first != second else (f"{first} ({a.path})", f"{second} ({b.path})")
+def _names(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
+    first, second = (f"{run.run_id}, {run.started_at[:16].replace('T', ' ')}" for _, run in runs)
+    if first != second:
+        return first, second
+    (a, _), (b, _) = runs
+    return f"{first} ({a.path})", f"{second} ({b.path})"
 
 
 def _row(row: str, a: Result | None, b: Result | None, alike: bool) -> RowComparison:

@@ -30,10 +30,11 @@ from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import cards
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
+from experiments.system.logs import tail
 
 REPORT_SCHEMA_VERSION: Literal[4] = 4
 NOTEBOOK_PAGE = "notebook.html"
-LOG_LINES, LINE_CHARACTERS, LOG_BYTES = 10, 300, 1 << 16
+LINE_CHARACTERS, LOG_BYTES = 300, 1 << 16
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 FILES = {
     "notebook": NOTEBOOK_PAGE,
@@ -198,8 +199,8 @@ def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
         return result.failure.log if result and result.failure else ()
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - LOG_BYTES))
-        lines = CONTROL.sub("", log.read().decode(errors="replace")).splitlines()
-    return tuple(line.rstrip()[:LINE_CHARACTERS] for line in lines if line.strip())[-LOG_LINES:]
+        text = CONTROL.sub("", log.read().decode(errors="replace"))
+    return tuple(line[:LINE_CHARACTERS] for line in tail(text))
 
 
 def _scaled(stated: Settings, ran: Settings) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from experiments.results.run_folder import Run
+from experiments.results.run_folder import VERDICT_FILE, Run
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation, Status
 from experiments.results.wording import number
@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
 def previous(folder: Path, run: Run) -> Previous | None:
     """Return the newest evaluated run of the same suite, card, size, length and weights that is older than ``run``."""
     found = []
-    for path in folder.resolve().parent.glob("*/verdict.json"):
+    for path in folder.resolve().parent.glob(f"*/{VERDICT_FILE}"):
         try:
             one = Evaluation.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):

@@ -13,18 +13,21 @@ from experiments.report.identity import previous
 from experiments.report.junit import junit
 from experiments.report.pages.notebook import write_notebook_page
 from experiments.report.pages.run import page
-from experiments.results.run_folder import RUN_FILE, RunFolder, row_path
+from experiments.results.run_folder import (
+    CHECKSUMS_FILE,
+    JUNIT_FILE,
+    PAGE_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    VERDICT_FILE,
+    RunFolder,
+    row_path,
+)
 from experiments.results.schema import NOTEBOOK_FILE, Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.verdicts import VERDICT_SCHEMA_VERSION, Evaluation
 from experiments.suites.yaml_schema import in_words
 from experiments.system.files import file_sha256, write_atomically
-
-VERDICT_FILE = "verdict.json"
-REPORT_FILE = "report.json"
-PAGE_FILE = "report.html"
-JUNIT_FILE = "junit.xml"
-CHECKSUMS_FILE = "SHA256SUMS"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
-from experiments.results.load import load_of, read_samples
+from experiments.results.load import STEADY_UTILIZATION, load_of, read_samples
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
 from experiments.results.schema import (
     RESULT_FILE,
@@ -41,6 +41,11 @@ from experiments.system.files import write_atomically
 
 RUN_FILE = "run.json"
 SUITE_FILE = "suite.yaml"
+VERDICT_FILE = "verdict.json"
+REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
+JUNIT_FILE = "junit.xml"
+CHECKSUMS_FILE = "SHA256SUMS"
 PREDICTIONS_FILE = "predictions.json"
 RUN_SCHEMA_VERSION: Literal[1] = 1
 
@@ -167,6 +172,8 @@ class RunFolder:
         return {row: self._with_load(found[row]) for row in run.rows if row in found}
 
     def _with_load(self, result: Result) -> Result:
+        if result.device.kind != "cuda" or STEADY_UTILIZATION in result.telemetry:
+            return result
         path = self.telemetry(result.spec.row)
         load = load_of(read_samples(path), result.speed) if path else {}
         return result.model_copy(update={"telemetry": load | result.telemetry}) if load else result

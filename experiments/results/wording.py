@@ -101,6 +101,11 @@ def unit(quantity: str) -> str:
     return LABELS[quantity][1]  # type: ignore[index]
 
 
+def count_in_words(parameters: int) -> str:
+    """Format a number of parameters: 6.74 B, 350.1 M."""
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
+
+
 def clock(seconds: float) -> str:
     """Format seconds: 0:07, 12:30, 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)

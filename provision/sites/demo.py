@@ -5,6 +5,8 @@ file has by how much. When the last lease is released, the demonstration begins 
 """
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -95,9 +97,8 @@ class DemoClock(Clock):
     def sleep(self, seconds: float) -> None:
         waited = min(seconds, LONGEST_WAIT_S)
         super().sleep(waited)
-        state = self._store.read()
-        state.ahead += timedelta(seconds=seconds * SPEED - waited)
-        self._store.write(state)
+        with self._store.changed() as state:
+            state.ahead += timedelta(seconds=seconds * SPEED - waited)
 
 
 class _Store:
@@ -111,7 +112,14 @@ class _Store:
             return _FORMAT.validate_json(self._file.read_bytes())
         return _State(datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
 
-    def write(self, state: _State) -> None:
+    @contextmanager
+    def changed(self) -> Iterator[_State]:
+        """Yield the state; write it when the body ends."""
+        state = self.read()
+        yield state
+        self._write(state)
+
+    def _write(self, state: _State) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if state.leases or state.servers or state.keys or state.addresses:
             self._file.write_bytes(_FORMAT.dump_json(state))
@@ -171,27 +179,27 @@ class Demo:
         return [self._today(lease) for lease in self._store.read().leases]
 
     def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
-        state, hosts = self._store.read(), tuple(host.id for host in slot.hosts)
-        id = self._id(state, "lease")
-        resources = tuple(f"{id}-{host}" for host in hosts)
-        lease = Lease(id, name, "PENDING", slot.start, slot.end, resources, hosts, tag, created=id, owner=USER.user_id)
-        state.leases.append(lease)
-        self._store.write(state)
+        hosts = tuple(host.id for host in slot.hosts)
+        with self._store.changed() as state:
+            id = self._id(state, "lease")
+            resources = tuple(f"{id}-{host}" for host in hosts)
+            lease = Lease(
+                id, name, "PENDING", slot.start, slot.end, resources, hosts, tag, created=id, owner=USER.user_id
+            )
+            state.leases.append(lease)
         return self._today(lease)
 
     def extend_lease(self, lease: Lease, slot: TimeSlot) -> Lease:
         for booking in self.bookings():
             if booking.host_id in lease.hosts and lease.end <= booking.start < slot.end:
                 raise ExtensionRejected(f"lease {lease.name}: its node is booked from {booking.start:%H:%M} UTC")
-        state = self._store.read()
-        state.leases = [replace(one, end=slot.end) if one.id == lease.id else one for one in state.leases]
-        self._store.write(state)
+        with self._store.changed() as state:
+            state.leases = [replace(one, end=slot.end) if one.id == lease.id else one for one in state.leases]
         return replace(lease, end=slot.end)
 
     def delete_lease(self, lease: Lease) -> None:
-        state = self._store.read()
-        state.leases = [one for one in state.leases if one.id != lease.id]
-        self._store.write(state)
+        with self._store.changed() as state:
+            state.leases = [one for one in state.leases if one.id != lease.id]
 
     def image_id(self) -> str:
         return "CC-Ubuntu24.04-demo"
@@ -205,53 +213,46 @@ class Demo:
         return [replace(server, status=ready[now >= since + BOOT_TIME]) for since, server in made]
 
     def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
-        state = self._store.read()
-        server = Server(self._id(state, "server"), name, "BUILD", tag, image_id=source, owner=USER.user_id)
-        state.servers[server.id] = (self._clock.now(), server)
-        self._store.write(state)
+        with self._store.changed() as state:
+            server = Server(self._id(state, "server"), name, "BUILD", tag, image_id=source, owner=USER.user_id)
+            state.servers[server.id] = (self._clock.now(), server)
         return server
 
     def delete_server(self, server: Server) -> None:
-        state = self._store.read()
-        state.servers.pop(server.id, None)
-        self._store.write(state)
+        with self._store.changed() as state:
+            state.servers.pop(server.id, None)
 
     def keys(self) -> list[TaggedResource]:
         return self._store.read().keys
 
     def upload_key(self, tag: str, public_key: str) -> TaggedResource:
-        state = self._store.read()
-        state.keys.append(TaggedResource(tag, "key", tag, USER.user_id))
-        self._store.write(state)
+        with self._store.changed() as state:
+            state.keys.append(TaggedResource(tag, "key", tag, USER.user_id))
         return state.keys[-1]
 
     def delete_key(self, key: TaggedResource) -> None:
-        state = self._store.read()
-        state.keys = [one for one in state.keys if one.id != key.id]
-        self._store.write(state)
+        with self._store.changed() as state:
+            state.keys = [one for one in state.keys if one.id != key.id]
 
     def addresses(self) -> list[Address]:
         return self._store.read().addresses
 
     def allocate_address(self, tag: str) -> Address:
-        state = self._store.read()
-        taken = {address.ip for address in state.addresses}
-        ip = next(ip for number in count(1) if (ip := f"192.0.2.{number}") not in taken)
-        state.addresses.append(Address(self._id(state, "address"), ip, tag=tag, owner=USER.user_id))
-        self._store.write(state)
+        with self._store.changed() as state:
+            taken = {address.ip for address in state.addresses}
+            ip = next(ip for number in count(1) if (ip := f"192.0.2.{number}") not in taken)
+            state.addresses.append(Address(self._id(state, "address"), ip, tag=tag, owner=USER.user_id))
         return state.addresses[-1]
 
     def attach_address(self, address: Address, server: Server) -> Address:
         attached = replace(address, server=server.id)
-        state = self._store.read()
-        state.addresses = [attached if one.id == address.id else one for one in state.addresses]
-        self._store.write(state)
+        with self._store.changed() as state:
+            state.addresses = [attached if one.id == address.id else one for one in state.addresses]
         return attached
 
     def release_address(self, address: Address) -> None:
-        state = self._store.read()
-        state.addresses = [one for one in state.addresses if one.id != address.id]
-        self._store.write(state)
+        with self._store.changed() as state:
+            state.addresses = [one for one in state.addresses if one.id != address.id]
 
     def try_login(self, login: Login) -> None:
         """Pretend that the machine answers."""

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction
 from experiments.results.memory_parts import AT_PEAK
+from experiments.results.wording import count_in_words
 from experiments.system.tables import Column, Table
 
 STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
@@ -62,9 +63,9 @@ def view(predictions: Sequence[ScriptPrediction]) -> Group:
 
 
 def _lines(one: ScriptPrediction) -> list[str]:
-    model = f"{one.model}, {_count(one.parameters)} parameters" if one.model else "no model was found"
+    model = f"{one.model}, {count_in_words(one.parameters)} parameters" if one.model else "no model was found"
     if one.trainable_parameters != one.parameters:
-        model += f" ({_count(one.trainable_parameters)} trained)"
+        model += f" ({count_in_words(one.trainable_parameters)} trained)"
     optimizers = ", ".join(one.optimizers) or "no optimizer took a step"
     rank = f"rank {one.rank} of {one.ranks}: " if one.ranks > 1 else ""
     shares = ", ".join(
@@ -119,7 +120,3 @@ def _lines_table(shares: Sequence[LineShare]) -> Table:
         if one.size_gib >= SMALLEST_GIB:
             table.add(f"{one.size_gib:.2f}", one.category, one.line or "elsewhere")
     return table
-
-
-def _count(parameters: int) -> str:
-    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"

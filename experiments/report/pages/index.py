@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from experiments.report.identity import day
 from experiments.report.pages.environment import rendered
 from experiments.report.words import STATUSES
-from experiments.results.run_folder import RUN_FILE, Run
+from experiments.results.run_folder import PAGE_FILE, RUN_FILE, VERDICT_FILE, Run
 from experiments.results.verdicts import Evaluation, Status
 
 INDEX_FILE = "index.html"
@@ -33,7 +33,7 @@ def write_index(folder: Path) -> Path:
     found = [one for path in paths if not path.parent.is_symlink() if (one := _listed(path.parent, folder))]
     found.sort(key=lambda one: (one.run.started_at, one.run.run_id), reverse=True)
     target = folder / INDEX_FILE
-    partial = folder / f".{INDEX_FILE}.{os.getpid()}"
+    partial = folder / f".{INDEX_FILE}.{os.getpid()}"  # several runs may end at once
     partial.write_text(rendered("index.html", runs=found, statuses=STATUSES))
     partial.replace(target)
     return target
@@ -44,14 +44,14 @@ def _listed(run_folder: Path, folder: Path) -> Listed | None:
         run = Run.model_validate_json((run_folder / RUN_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
-    page = run_folder / "report.html"
+    page = run_folder / PAGE_FILE
     link = page.relative_to(folder).as_posix() if page.is_file() else ""
     return Listed(run, day(run.started_at), link, _counts(run_folder))
 
 
 def _counts(run_folder: Path) -> dict[Status, int] | None:
     try:
-        evaluation = Evaluation.model_validate_json((run_folder / "verdict.json").read_bytes())
+        evaluation = Evaluation.model_validate_json((run_folder / VERDICT_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
     return {status: evaluation.count(status) for status in STATUSES}

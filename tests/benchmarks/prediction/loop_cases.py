@@ -8,9 +8,6 @@ place: before its third optimizer step.
 """
 
 import json
-import os
-import runpy
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +15,8 @@ from typing import NamedTuple
 
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
+from tests.benchmarks.prediction.unchanged import SCRIPTS, STEPS, Errors, measure_one
 
-SCRIPTS = Path(__file__).parent / "scripts"
-STEPS = 2
 MODELS = {
     "llama": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 16, "num_key_value_heads": 4},
     "mistral": {"hidden_size": 2048, "intermediate_size": 7168, "num_hidden_layers": 12, "num_attention_heads": 16},
@@ -95,40 +91,6 @@ CASES = (
 )
 
 
-class NoTags:
-    """In place of the phantom device's tags, on a real GPU."""
-
-    event = 0
-    phases = (("", ""),)
-
-    def begin(self, phase: str) -> None: ...
-    def tag(self, kind: str, tensors: object) -> None: ...
-
-
-def measure_one(words: list[str]) -> None:
-    """Run a program in this process until its third optimizer step, and print its memory."""
-    import torch
-
-    from experiments.prediction.script.traced.watch import Watcher
-
-    def enough() -> None:
-        torch.cuda.synchronize()
-        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        found = {"peak_gib": peak / 2**30, "reserved_gib": reserved / 2**30}
-        print(json.dumps({"rank": int(os.environ.get("RANK", "0")), **found}), flush=True)
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        os._exit(0)
-
-    Watcher(NoTags(), STEPS, enough).install()  # type: ignore[arg-type]
-    if words[0] == "-m":
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
-        runpy.run_path(words[0], run_name="__main__")
-
-
 def measure(file: Path, gpus: int, word: str = "") -> None:
     """Measure each case for ``gpus`` GPUs that contains ``word``; append one line for each rank."""
     import torch
@@ -154,20 +116,16 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
         "| case | rank | peak measured | predicted | error | reserved measured | predicted | error |",
         "|---|" + "---|" * 7,
     ]
-    errors: list[tuple[float, float]] = []
+    errors = Errors()
     for case in CASES:
         found = {one["rank"]: one for one in measured if one["case"] == case.name and "rank" in one}
         for one in predicted(case, card) if found else []:
             own = found[one.rank]
             pairs = [(own["peak_gib"], one.peak_gib), (own["reserved_gib"], one.reserved_gib)]
-            errors.append(tuple(guess / truth - 1 for truth, guess in pairs))  # type: ignore[arg-type]
-            cells = [f"{a:.3f} | {b:.3f} | {error:+.2%}" for (a, b), error in zip(pairs, errors[-1], strict=True)]
-            lines.append(f"| {case.name} | {one.rank} | {' | '.join(cells)} |")
+            lines.append(f"| {case.name} | {one.rank} | {errors.cells(pairs)} |")
             print(lines[-1], flush=True)
-    for name, own in zip(("peak", "reserved"), zip(*errors, strict=True), strict=True):
-        sizes = [abs(error) for error in own]
-        lines.append(f"\n{name}: median {statistics.median(sizes):.2%}, worst {max(sizes):.2%} of {len(sizes)}")
-        print(lines[-1])
+    lines += errors.summary()
+    print(*errors.summary(), sep="\n")
     table.write_text("\n".join(lines) + "\n")
 
 

@@ -8,14 +8,12 @@ at the same place: before its third optimizer step.
 """
 
 import json
-import os
-import runpy
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parent / "scripts"
+from tests.benchmarks.prediction.unchanged import SCRIPTS, STEPS, Errors, measure_one
+
 MODELS = ("gpt2", "llama", "qwen2", "gemma2", "bloom", "mixtral", "opt", "neox", "t5", "bert", "vit")
 CASES = (
     *(f"loop.py --model {name}" for name in MODELS),
@@ -38,34 +36,6 @@ CASES = (
     "accelerated.py",
     "small_gpt.py",
 )
-STEPS = 2
-
-
-class NoTags:
-    """In place of the phantom device's tags, on a real GPU."""
-
-    event = 0
-    phases = (("", ""),)
-
-    def begin(self, phase: str) -> None: ...
-    def tag(self, kind: str, tensors: object) -> None: ...
-
-
-def measure_one(words: list[str]) -> None:
-    """Run a script in this process until its third optimizer step, and print its memory."""
-    import torch
-
-    from experiments.prediction.script.traced.watch import Watcher
-
-    def enough() -> None:
-        torch.cuda.synchronize()
-        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        print(json.dumps({"peak_gib": peak / 2**30, "reserved_gib": reserved / 2**30}), flush=True)
-        os._exit(0)
-
-    Watcher(NoTags(), STEPS, enough).install()  # type: ignore[arg-type]
-    sys.argv, sys.path[0] = words, str(SCRIPTS)
-    runpy.run_path(str(SCRIPTS / words[0]), run_name="__main__")
 
 
 def measure(file: Path, word: str = "") -> None:
@@ -75,7 +45,8 @@ def measure(file: Path, word: str = "") -> None:
     device = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     with file.open("a") as out:
         for case in (case for case in CASES if word in case):
-            command = [sys.executable, "-m", __spec__.name, "one", *case.split()]
+            script, *words = case.split()
+            command = [sys.executable, "-m", __spec__.name, "one", str(SCRIPTS / script), *words]
             ran = subprocess.run(command, capture_output=True, text=True, check=False)
             line = (ran.stdout.strip().splitlines() or [""])[-1]
             found = json.loads(line) if line.startswith("{") else {"error": ran.stderr.strip().splitlines()[-1:]}
@@ -93,7 +64,7 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
         "| case | peak measured | predicted | error | reserved measured | predicted | error |",
         "|---|" + "---|" * 6,
     ]
-    errors: list[tuple[float, float]] = []
+    errors = Errors()
     for line in file.read_text().splitlines():
         case = json.loads(line)
         if "error" in case:
@@ -102,14 +73,10 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
         command = ["python", str(SCRIPTS / script), *words]
         (one,) = trace_script(command, [card], lambda _: None, ScriptOptions(steps=STEPS))
         pairs = [(case["peak_gib"], one.peak_gib), (case["reserved_gib"], one.reserved_gib)]
-        errors.append(tuple(predicted / measured - 1 for measured, predicted in pairs))  # type: ignore[arg-type]
-        cells = [f"{a:.3f} | {b:.3f} | {error:+.2%}" for (a, b), error in zip(pairs, errors[-1], strict=True)]
-        lines.append(f"| `{case['case']}` | {' | '.join(cells)} |")
+        lines.append(f"| `{case['case']}` | {errors.cells(pairs)} |")
         print(lines[-1], flush=True)
-    for name, own in zip(("peak", "reserved"), zip(*errors, strict=True), strict=True):
-        sizes = [abs(error) for error in own]
-        lines.append(f"\n{name}: median {statistics.median(sizes):.2%}, worst {max(sizes):.2%} of {len(sizes)} cases")
-        print(lines[-1])
+    lines += errors.summary()
+    print(*errors.summary(), sep="\n")
     table.write_text("\n".join(lines) + "\n")
 
 

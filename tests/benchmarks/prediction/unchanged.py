@@ -1,0 +1,69 @@
+"""Run an unchanged program on a GPU until a prediction of it would stop; compare the memory of both."""
+
+import json
+import os
+import runpy
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parent / "scripts"
+STEPS = 2
+
+
+class NoTags:
+    """In place of the phantom device's tags, on a real GPU."""
+
+    event = 0
+    phases = (("", ""),)
+
+    def begin(self, phase: str) -> None: ...
+    def tag(self, kind: str, tensors: object) -> None: ...
+
+
+def measure_one(words: list[str]) -> None:
+    """Run a file or a module (`-m MODULE`) in this process until its third optimizer step, and print its memory."""
+    import torch
+
+    from experiments.prediction.script.traced.watch import Watcher
+
+    def enough() -> None:
+        torch.cuda.synchronize()
+        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        found = {"peak_gib": peak / 2**30, "reserved_gib": reserved / 2**30}
+        print(json.dumps({"rank": int(os.environ.get("RANK", "0")), **found}), flush=True)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        os._exit(0)
+
+    Watcher(NoTags(), STEPS, enough).install()  # type: ignore[arg-type]
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
+        runpy.run_path(words[0], run_name="__main__")
+
+
+class Errors:
+    """Errors of predictions against measurements, as cells and lines of a table."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[float, ...]] = []
+
+    def cells(self, pairs: Sequence[tuple[float, float]]) -> str:
+        """Return the cells of one case. pairs: measured and predicted peak, and reserved memory, GiB."""
+        self._found.append(tuple(predicted / measured - 1 for measured, predicted in pairs))
+        cells = [f"{a:.3f} | {b:.3f} | {error:+.2%}" for (a, b), error in zip(pairs, self._found[-1], strict=True)]
+        return " | ".join(cells)
+
+    def summary(self) -> list[str]:
+        """Return the median and the worst error of the peaks, and of the reserved memory."""
+        lines = []
+        for name, own in zip(("peak", "reserved"), zip(*self._found, strict=True), strict=True):
+            sizes = [abs(error) for error in own]
+            lines.append(
+                f"\n{name}: median {statistics.median(sizes):.2%}, worst {max(sizes):.2%} of {len(sizes)} cases"
+            )
+        return lines
