@@ -70,20 +70,22 @@ PARTITION = "PartitionName=gpu Nodes=ALL Default=YES DefaultTime=10:00 MaxTime=6
 class Cluster:
     """The cluster, its files in ``state``; ``gpus`` is how many GPUs of ``kind`` each node has.
 
-    A node that is silent for ``lost_s`` is lost; Slurm forgets jobs ``kept_s`` after their end.
+    A node that is silent for ``lost_s`` is lost; Slurm forgets jobs ``kept_s`` after their end. The names of nodes
+    differ from those of other clusters on this machine: killing a node kills the processes that carry its name.
     """
 
     def __init__(
         self, state: Path, gpus: Sequence[int] = (4,), kind: str = "v100", lost_s: int = 30, kept_s: int = 300
     ) -> None:
         self.state = state.resolve()
-        self.nodes = [f"node{number}" for number in range(len(gpus))]
+        mark = secrets.token_hex(3)
+        self.nodes = [f"bed-{mark}-node{number}" for number in range(len(gpus))]
         self.kind, self.gpus = kind, tuple(gpus)
         self.conf = self.state / "slurm.conf"
         self._timing = {"lost_s": lost_s, "kept_s": kept_s}
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {**os.environ, "SLURM_CONF": str(self.conf)}
-        self.user = f"testbed{secrets.token_hex(3)}" if os.getuid() == 0 else getpass.getuser()
+        self.user = f"testbed{mark}" if os.getuid() == 0 else getpass.getuser()
 
     @property
     def home(self) -> Path:

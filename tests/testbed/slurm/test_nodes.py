@@ -91,7 +91,7 @@ def test_real_rows_train_on_two_nodes_by_torchrun_and_by_accelerate(bed):
 
 
 def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(bed):
-    watching = threading.Thread(target=lambda: wait_for(lambda: bed.hosts() == {"node0", "node1"}, 120))
+    watching = threading.Thread(target=lambda: wait_for(lambda: bed.hosts() == set(bed.cluster.nodes), 120))
     watching.start()
     result = bed.fake_ranks("killed")
     watching.join()
@@ -111,14 +111,16 @@ def test_a_hang_meets_the_time_limit_and_leaves_the_stacks_of_both_nodes(bed):
 
 
 def test_a_second_node_that_dies_is_an_error_that_names_it(bed):
+    second = bed.cluster.nodes[1]
+
     def die() -> None:
         wait_for(lambda: bed.progress() == 2, 120)
-        bed.cluster.kill_node("node1")
+        bed.cluster.kill_node(second)
 
     dying = threading.Thread(target=die)
     dying.start()
     result = bed.fake_ranks("hang")
     dying.join()
-    bed.cluster.start_node("node1")
+    bed.cluster.start_node(second)
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "node lost", 1)
-    assert result.reason.endswith("node 1 (node1) lost its connection")
+    assert result.reason.endswith(f"node 1 ({second}) lost its connection")
