@@ -7,19 +7,30 @@ import typer
 
 from experiments.cli.output import console, print_json
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, RunPath
+from experiments.cli.parsing.options import Json, RunPath, RunPaths
 from experiments.errors import InputError
 
 app = Commands()
 
 
 @app.command()
-def evaluate(folder: RunPath, as_json: Json = False) -> None:
-    """Evaluate stored results with the current suites; write nothing."""
-    from experiments.cli.tables import changes_table, verdict_table
-    from experiments.report import reevaluate
+def evaluate(folders: RunPaths, as_json: Json = False) -> None:
+    """Evaluate stored results with the current suites; write nothing.
 
-    evaluated = reevaluate(folder)
+    Several folders are runs of one suite on one card, and are evaluated together: statements that compare rows of
+    several runs have a verdict then.
+    """
+    from experiments.cli.tables import changes_table, verdict_table
+    from experiments.report import reevaluate, reevaluate_together
+
+    if len(folders) > 1:
+        together = reevaluate_together(folders)
+        if as_json:
+            print_json(together.model_dump(mode="json"))
+        else:
+            console().print(verdict_table(together))
+        raise typer.Exit(together.exit_code)
+    evaluated = reevaluate(folders[0])
     if as_json:
         print_json([one.model_dump(mode="json") for one in evaluated])
     else:

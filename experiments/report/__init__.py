@@ -2,7 +2,7 @@
 
 from experiments.report.compare import Comparison, compare, comparison_table
 from experiments.report.content import Report
-from experiments.report.write import Reevaluation, WrittenReport, reevaluate, write_report
+from experiments.report.write import Reevaluation, WrittenReport, reevaluate, reevaluate_together, write_report
 
 __all__ = [
     "Comparison",
@@ -12,5 +12,6 @@ __all__ = [
     "compare",
     "comparison_table",
     "reevaluate",
+    "reevaluate_together",
     "write_report",
 ]

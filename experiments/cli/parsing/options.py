@@ -29,6 +29,9 @@ ActiveName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of 
 Watch = Annotated[bool, typer.Option("--watch", help="Wait until a time slot is free, then lease it.")]
 Group = Annotated[Groups | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several, or both.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")]
+RunPaths = Annotated[
+    list[Path], typer.Argument(metavar="RUN_FOLDER...", help="results/RUN_ID, or a folder of several runs.")
+]
 
 
 class Without:
