@@ -3,6 +3,8 @@ results ?= results
 run     ?= $(results)/latest
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-testbed
 
+STATE   := $(or $(TESTBED_LEDGER),$(or $(XDG_STATE_HOME),$(HOME)/.local/state)/llm-testbed)
+
 PINS    := containers/current.txt
 PYTHON  := $(or $(shell command -v python3.11),$(shell command -v python3),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)
@@ -10,7 +12,7 @@ LOCKS    = $(PINS:containers/%=containers/locks/%)
 ENV     := $(CACHE)/env-$(shell cat $(LOCKS) | sha256sum | cut -c1-12)-py$(VERSION)
 BIN     := $(ENV)/bin
 FULL_EVIDENCE := ecb175d
-TESTBED := PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
+TESTBED := @PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m experiments
 TARGET  := site profile account
 NAMES   := card size length weights input versions gpus_per_node data data_sha256 run_id host_memory_gib
 option   = $(foreach name,$(1),$(if $($(name)),--$(subst _,-,$(name)) $($(name))))
@@ -23,7 +25,7 @@ GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(orig
 UNKNOWN := $(filter-out $(ALLOWED),$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED))))
 
-.PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare list logs top notebook python env testbed-env clean-results clean
+.PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare cards models list logs top notebook python env testbed-env clean-results clean uninstall
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: lock wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
@@ -52,10 +54,14 @@ report: env ## write the report of a run again (run=FOLDER)
 compare: env ## compare two runs (a=FOLDER b=FOLDER)
 	$(TESTBED) compare $(a) $(b)
 
+cards models: env ## list the GPU models, or the language models, that predictions and labs know
+	$(TESTBED) $@
+
 list: env ## list the suites, or the rows of one (suite=NAME)
 	$(TESTBED) list $(suite)
 
 logs: env ## print a row's log, also from another machine (row= run=FOLDER args=-f)
+	$(if $(row),,$(error row= is required: the id of a row, which `make list suite=NAME` shows))
 	$(TESTBED) logs $(row) $(run) $(args)
 
 top: env ## show GPUs and rows of the leased nodes, or of a cluster (site= profile= args=--once)
@@ -162,6 +168,11 @@ testbed-env: python # the OpenStack services of the tests and their databases, c
 
 clean-results: ## remove every run
 	rm -rf $(results)
+
+uninstall: ## show what this project has written outside of the checkout; with args=--yes remove the caches, never the journal
+	@du -sh "$(CACHE)" "$(STATE)" "$(results)" .venv 2> /dev/null || true
+	@echo "$(CACHE): environments, downloads, predictions; $(STATE): the journal of leases; $(results): runs"
+	@$(if $(filter --yes,$(args)),rm -rf "$(CACHE)" $(if $(shell test -L .venv && echo link),.venv),echo "make uninstall args=--yes removes $(CACHE) and .venv; the journal and the runs are yours to remove")
 
 clean: ## remove files that checks and tests create
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from docs.sentence_tables import HEADS, TEXT, sentence_rows  # noqa: E402
 from experiments.cli.app import main  # noqa: E402
 from experiments.cli.parsing.commands import COMMANDS, load  # noqa: E402
-from experiments.cli.parsing.examples import EXAMPLES  # noqa: E402
+from experiments.cli.parsing.examples import examples  # noqa: E402
 from experiments.cli.parsing.help import records  # noqa: E402
 from experiments.runners.slurm.profile import Profile  # noqa: E402
 from experiments.suites.cards import Card, cards  # noqa: E402
@@ -99,8 +99,8 @@ def command_page(name: str, command: Any) -> str:
         if found := records(command, context, kind):
             rows = [(_code(names), meaning) for names, meaning in found]
             parts += [f"## {kind.title()}s", _table((kind, "meaning"), rows)]
-    examples = "\n".join(EXAMPLES[name])
-    return "\n\n".join([*parts, "## Examples", f"```text\n{examples}\n```"])
+    lines = "\n".join(examples()[name])
+    return "\n\n".join([*parts, "## Examples", f"```text\n{lines}\n```"])
 
 
 def _printed(*arguments: str) -> str:

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SIMILAR = 0.75
+"""Least likeness, from 0 to 1, of a name that is suggested."""
+
 
 class InputError(ValueError):
     """A user error: the message is one line that names the wrong value, its location and the allowed values.
@@ -24,7 +27,7 @@ def unknown(what: str, value: object, allowed: Iterable[object], where: str = ""
 
 
 def nearest(name: str, allowed: Iterable[object]) -> str:
-    """Return the most similar of the allowed names, "" if none is similar."""
+    """Return the allowed names that begin with ``name``, else the most similar one; "" if none is similar."""
     names = [str(one) for one in allowed]
     longer = [one for one in names if name and one.startswith(name)]
-    return next(iter(longer or get_close_matches(name, names, 1)), "")
+    return " or ".join(longer or get_close_matches(name, names, 1, SIMILAR))

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet
 from experiments.inputs.download import DownloadCallback
 from experiments.prediction.service import predict_rows
-from experiments.report import write_report
+from experiments.report import write_index, write_report
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.verdicts import Evaluation
@@ -165,7 +166,9 @@ def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOpt
     known = {name: [row.id for row in suite_named(name).rows] for name in names}
     for row in options.rows:
         if not any(row in rows for rows in known.values()):
-            raise InputError(f"--row {row}: is in none of the suites {', '.join(names)}")
+            near = ", ".join(get_close_matches(row, [row for rows in known.values() for row in rows]))
+            remedy = f"similar: {near}" if near else "`testbed list SUITE` shows the rows"
+            raise InputError(f"--row {row}: is in none of the suites {', '.join(names)}; {remedy}")
     requested = {name: tuple(row for row in options.rows if row in known[name]) for name in names}
     return [replace(options, suite=name, rows=requested[name]) for name in names if requested[name] or not options.rows]
 
@@ -200,6 +203,7 @@ def report_run(prepared: PreparedRun) -> FinishedRun:
 
 def _report(folder: RunFolder) -> FinishedRun:
     report = write_report(folder)
+    write_index(folder.path.parent)
     return FinishedRun(folder.path, report.page, report.evaluation)
 
 

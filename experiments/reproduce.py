@@ -27,11 +27,12 @@ from provision.leasing import release as releasing
 from provision.leasing.account import require_credential_for
 from provision.leasing.cost import costing, costs_reported, used_in_words
 from provision.leasing.doctor import examine
+from provision.leasing.journal import Machine
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose
 from provision.models import Gpu, Node
-from provision.sites.base import Testbed
+from provision.sites.base import PretendedServers, Testbed
 
 STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
 """The stages in order. Stage run also evaluates and reports each suite."""
@@ -125,7 +126,7 @@ def _on_lease(
         with stages.stage("lease"):
             machines = leasing.lease(site, reconciler, lease_request, watch=reproduction.watch).machines
         with stages.stage("configure"):
-            configure(machines, reproduction.setup, view.says)
+            _configure(site, machines, reproduction.setup, view)
         with stages.stage("run"):
             return _run(runs, view)
     except UNTOUCHED:
@@ -138,6 +139,13 @@ def _on_lease(
         elif active := reconciler.journal.active_lease(lease_request.name):
             view.says(costing(reconciler, active))
         view.says(stages.summary())
+
+
+def _configure(site: Testbed, machines: Sequence[Machine], setup: Setup, view: View) -> None:
+    if isinstance(site, PretendedServers):
+        view.says("demonstration: no node is configured; the rows run as tiny models on this machine")
+    else:
+        configure(machines, setup, view.says)
 
 
 def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:

@@ -9,3 +9,5 @@ TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.k
 """Modules of the sites, by name."""
 REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
 """Prefixes of region names."""
+DEMO, DEMO_PREFIX = "demo", "DEMO@"
+"""The demonstration, which leases nothing; see provision/sites/demo.py."""

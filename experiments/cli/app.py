@@ -83,5 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(problem: object, code: int) -> int:
-    print(f"testbed: {problem}", file=sys.stderr)
+    from experiments.cli.output import say
+
+    say(f"testbed: {' '.join(str(problem).splitlines())}", stderr=True)
     return code

@@ -7,7 +7,7 @@ from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from experiments.system.tables import Table
 
 app = Commands()
 NUMBERS = ("memory", "usable", "parameters")
@@ -30,7 +30,7 @@ def cards_command(as_json: Json = False) -> None:
     table = _table("card", "GPU", "memory", "usable", "compute", "16-bit types")
     for card in found:
         sizes = (f"{card['memory_gib']:.2f}", f"{card['usable_gib']:.2f}")
-        table.add_row(card["card"], card["name"], *sizes, card["compute_capability"], " ".join(card["types_16_bit"]))
+        table.add(card["card"], card["name"], *sizes, card["compute_capability"], " ".join(card["types_16_bit"]))
     console().print(table, "Memory in GiB; usable: what one process can allocate. compute: compute capability.")
 
 
@@ -44,17 +44,15 @@ def models_command(as_json: Json = False) -> None:
     table = _table("model", "parameters", "family", "kind")
     for model in found:
         size = f"{model['parameters'] / 1e9:.2f} B" if model["parameters"] else ""
-        table.add_row(model["model"], size, model["family"], model["kind"])
+        table.add(model["model"], size, model["family"], model["kind"])
     console().print(table, "--model also takes the path of a config.json, or a name on the hub (org/name).")
 
 
 def _table(*heads: str) -> "Table":
     """Return a table without rows; numbers are aligned to the right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Column, Table
+    from experiments.system.tables import Column, Table
 
-    columns = (Column(head, justify="right" if head in NUMBERS else "left", overflow="fold") for head in heads)
-    return Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    return Table(*(Column(head, number=head in NUMBERS) for head in heads))
 
 
 def cards_as_data() -> list[dict[str, Any]]:

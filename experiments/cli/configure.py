@@ -1,6 +1,5 @@
 """`testbed configure`: install driver, Docker, the GPU toolkit, Slurm and the image on leased machines."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from experiments.cli.lease_options import active_lease_named, new_reconciler
-from experiments.cli.output import print_json
+from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import ActiveName, Json
 from experiments.errors import InputError
@@ -84,16 +83,16 @@ def _progress(verbose: bool) -> Callable[[str], None]:
         text = line if verbose else line.partition(":")[0]
         if text not in printed:
             printed.add(text)
-            print(text, file=sys.stderr, flush=True)
+            say(text, stderr=True)
 
     return show
 
 
 def _show(done: "ConfiguredNode", check: bool) -> None:
     changed = f"{len(done.changed)} tasks {'would change' if check else 'changed'} something"
-    print("\n".join([*(done.changed if check else ()), changed]))
+    say("\n".join([*(done.changed if check else ()), changed]))
     for server, facts in done.facts.items():
         gpus = ", ".join(gpu["name"] for gpu in facts.get("gpus", [])) or "no GPU"
         images = ", ".join(f"{name} {digest[:19]}" for name, digest in facts.get("images", {}).items()) or "no image"
-        print(f"{server}: {gpus}; {images}")
-    print(f"log: {done.log}")
+        say(f"{server}: {gpus}; {images}")
+    say(f"log: {done.log}")

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.lease_options import LeaseOptions, active_lease_named, confirm, new_reconciler
-from experiments.cli.output import console, print_json, show_checks, show_plan
+from experiments.cli.lease_options import (
+    LeaseOptions,
+    active_lease_named,
+    confirm,
+    key_for,
+    new_reconciler,
+    reconciler_of,
+)
+from experiments.cli.output import console, print_json, say, show_checks, show_plan
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import (
     DEFAULT_KEY,
@@ -26,14 +33,11 @@ from experiments.cli.parsing.options import (
     expand_options,
 )
 from experiments.errors import InputError
-from provision.choices import TESTBEDS
+from provision.choices import DEMO, TESTBEDS
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from provision.leasing.lease import Leased
     from provision.leasing.reconciler import Reconciler
-    from provision.leasing.release import State
     from provision.models import TimeSlot
     from provision.sites.base import Testbed
 
@@ -53,18 +57,18 @@ def slots(
     as_json: Json = False,
 ) -> None:
     """Find the earliest time slots in which nodes are free."""
-    from provision.availability.calendar import slot_table
+    from experiments.cli.tables.leases import slots_table
     from provision.leasing import reserve
 
     requirements = options.requirements()
-    sites, reconciler = _sites(site), new_reconciler()
+    sites, reconciler = _sites(site), new_reconciler(site)
     found = reserve.choose_among(sites, reconciler, requirements, options.at_once, limit)
     if as_json:
         print_json(found)
         return
     for one in sites if days else ():
         _show_calendar(one, reconciler, options, found, days)
-    console().print(slot_table(found, options.time_zone))
+    console().print(slots_table(found, options.time_zone))
 
 
 @app.command()
@@ -99,8 +103,9 @@ def lease(
 
     if run and not wait:
         raise InputError("--run: not with --no-wait, which leaves the nodes unbooted")
+    key = key_for(site, key)
     options.check(name, key)
-    sites, reconciler = _sites(site), new_reconciler()
+    sites, reconciler = _sites(site), new_reconciler(site)
     lease_request = options.request(sites[0], name, key)
     requirements, at_once = lease_request.requirements, lease_request.at_once
     active = reconciler.journal.active_lease(lease_request.name)
@@ -128,13 +133,23 @@ def lease(
 
 
 @app.command()
-def status(name: ActiveName = None, as_json: Json = False) -> None:
-    """Show active leases: their start, their end, their cost so far."""
+def status(
+    name: ActiveName = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="YYYY-MM-DD", help="Instead: all leases of the journal since that day, with their sum."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show active leases: time left, nodes, cost so far and in all."""
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
 
-    reconciler = new_reconciler()
+    reconciler = reconciler_of(name)
+    if since:
+        _show_past(reconciler, name, since, as_json)
+        return
     chosen = [active_lease_named(reconciler, name)] if name else list(reconciler.journal.active_leases().values())
     states, problems = [], []
     for active_lease in chosen:
@@ -147,7 +162,9 @@ def status(name: ActiveName = None, as_json: Json = False) -> None:
     if as_json:
         print_json(states)
     elif states:
-        console().print(_states_table(states))
+        from experiments.cli.tables.leases import states_table
+
+        console().print(states_table(states, reconciler.clock.now()))
     elif not chosen:
         print("no active lease")
     for line in map(str, problems):
@@ -169,7 +186,7 @@ def extend(
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
 
-    longer, reconciler = parse_length(by), new_reconciler()
+    longer, reconciler = parse_length(by), reconciler_of(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_lease(reconciler, active_lease)
     if dry_run:
@@ -184,7 +201,7 @@ def extend(
     if as_json:
         print_json(extended)
     else:
-        print(f"{extended.name} ends {time_in_words(extended.end, local_zone())}")
+        say(f"{extended.name} ends {time_in_words(extended.end, local_zone())}")
 
 
 @app.command()
@@ -195,7 +212,7 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
     from provision.leasing.cost import costs_reported
     from provision.leasing.resources import listed
 
-    reconciler = new_reconciler()
+    reconciler = reconciler_of(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_lease(reconciler, active_lease)
     resources = listed(connected, active_lease)
@@ -208,26 +225,29 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
     if as_json:
         print_json({"released": resources})
     else:
-        print(f"{active_lease.name} is released; no resource is left at {active_lease.site}")
+        say(f"{active_lease.name} is released; no resource is left at {active_lease.site}")
 
 
 @app.command()
 def doctor(
     site: Annotated[
-        str | None, typer.Option(help=f"Check this site: {', '.join(TESTBEDS)}, a region, or slurm.")
+        str | None, typer.Option(help=f"Check this site: {', '.join((*TESTBEDS, DEMO))}, a region, or slurm.")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="With --site slurm: name or YAML file of a profile.")] = None,
     account: Annotated[str | None, typer.Option(help="With --site slurm: the project that is charged.")] = None,
     key: Key = DEFAULT_KEY,
     as_json: Json = False,
 ) -> None:
-    """Check what this machine can run; with --site, what a lease or a cluster needs. Failed checks name their fix."""
+    """Check this machine, a site or a cluster; failures name their fix.
+
+    Without --site: what this machine can run. With --site: what a lease or a cluster needs.
+    """
     from experiments.run_options import RunOptions
     from experiments.runners.preflight import preflight
     from provision.checks import abilities
 
     options = RunOptions(profile=profile, account=account)
-    checks = preflight(options, site, key.expanduser(), new_reconciler())
+    checks = preflight(options, site, key_for(site or "", key), new_reconciler(site or ""))
     if as_json:
         print_json(checks)
     else:
@@ -255,33 +275,39 @@ def _show_calendar(
         console().print(calendar(hosts, bookings, here, (now, now + timedelta(days=days)), options.time_zone))
 
 
-def _states_table(states: "Sequence[State]") -> "Table":
-    from rich.table import Table
+def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
+    """Print what leases have cost since that day, local time, and their sum."""
+    from dataclasses import asdict
 
     from provision.availability.times import local_zone, time_in_words
+    from provision.leasing.past import past_leases, sum_in_words
 
-    table = Table("name", "site", "since", "lease", "until", "servers", "addresses", "cost until now (SU)")
-    for state in states:
-        lease = state.lease
-        table.add_row(
-            state.active_lease.name,
-            state.active_lease.site,
-            time_in_words(datetime.fromisoformat(state.active_lease.since), local_zone()),
-            lease.status if lease else "gone",
-            time_in_words(lease.end, local_zone()) if lease else "",
-            ", ".join(f"{server.name} {server.status}" for server in state.servers),
-            ", ".join(state.ips),
-            "?" if state.used_su is None else f"{state.used_su:.1f}",
-        )
-    return table
+    every = past_leases(reconciler.journal.entries(), reconciler.clock.now())
+    begin = _day(since).replace(tzinfo=local_zone())
+    leases = [one for one in every if one.start >= begin and name in (None, one.name)]
+    if as_json:
+        print_json([asdict(one) | {"used_su": one.used_su} for one in leases])
+        return
+    for one in leases:
+        start, end = (time_in_words(moment, local_zone()) for moment in (one.start, one.end))
+        cost = "unknown" if one.used_su is None else f"{one.used_su:.1f} service units"
+        print(f"{one.name} at {one.site}, {start} to {end}: {cost}")
+    print(sum_in_words(leases))
+
+
+def _day(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d")
+    except ValueError:
+        raise InputError(f"--since {text}: allowed: a day such as 2026-09-01") from None
 
 
 def _show_leased(leased: "Leased") -> None:
     from provision.availability.times import local_zone, time_in_words
 
-    print(f"{leased.lease.name} is {leased.lease.status} until {time_in_words(leased.lease.end, local_zone())}")
+    say(f"{leased.lease.name} is {leased.lease.status} until {time_in_words(leased.lease.end, local_zone())}")
     for machine in leased.machines:
-        print(f"{machine.server}: {machine.login.command}")
+        say(f"{machine.server}: {machine.login.command}")
 
 
 def _run(command: str, leased: "Leased") -> int:

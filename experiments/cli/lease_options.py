@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 import typer
 
+from experiments.cli.output import say
 from experiments.errors import InputError
 from experiments.suites.choices import Groups
 from experiments.system.options import option
@@ -43,7 +44,7 @@ class LeaseOptions:
     gpu: str = option("", "Words of the GPU's model, such as A100.")
     gpu_memory: float = option(0.0, "Minimum memory of each GPU, in GiB.", minimum=0)
     gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
-    interconnect: str = option("", "nvlink or pcie.")
+    interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")
     count: int = option(1, "Number of nodes.", minimum=1)
     hours: str | None = option(None, "Length of the lease: 3, 2h50m.")
     start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
@@ -74,7 +75,7 @@ class LeaseOptions:
             gpu_model=self.gpu or ("" if named else DEFAULT_GPU),
             gpu_memory_gib=self.gpu_memory or (0 if named or self.gpu else DEFAULT_GPU_MEMORY_GIB),
             gpus=(1 if named else gpus) if self.gpus is None else self.gpus,
-            interconnect=self.interconnect,
+            interconnect=self.interconnect or "",
             count=self.count,
             start=parse_time(self.start) if self.start and not self.at_once else None,
             hours=parse_hours(self.within, time_zone) if self.within else None,
@@ -111,12 +112,48 @@ def _lease_for(group: Groups) -> tuple[int, int]:
     return ceil(sum(lease.hours * lease.gpus for lease in leases) / gpus), gpus
 
 
-def new_reconciler() -> "Reconciler":
-    """Return a reconciler on the user's journal that reports its progress on stderr."""
+def new_reconciler(site: str = "") -> "Reconciler":
+    """Return a reconciler on the user's journal that reports its progress on stderr.
+
+    For the demonstration it is on a journal of its own, with a clock that does not wait, and says so.
+    """
+    from provision.clock import Clock
     from provision.leasing import reconciler
     from provision.leasing.journal import Journal
+    from provision.sites.base import is_demo
 
-    return reconciler.Reconciler(Journal(), reconciler.Clock(), _progress())
+    if not is_demo(site):
+        return reconciler.Reconciler(Journal(), Clock(), _progress())
+    from provision.folders import demo_folder
+    from provision.sites.demo import DemoClock
+
+    show = _progress()
+    show("demonstration: a canned calendar; nothing is leased, booted or charged")
+    clock = DemoClock(demo_folder())
+    return reconciler.Reconciler(Journal(demo_folder(), clock.now), clock, lambda line: show(f"demonstration: {line}"))
+
+
+def reconciler_of(name: str | None) -> "Reconciler":
+    """Return the reconciler whose journal has the active lease: that of the demonstration if it alone has it."""
+    from provision.choices import DEMO
+    from provision.folders import demo_folder
+    from provision.leasing.journal import Journal
+
+    own, pretended = Journal().active_leases(), Journal(demo_folder()).active_leases()
+    if name is None:
+        return new_reconciler(DEMO if pretended and not own else "")
+    return new_reconciler(DEMO if name in pretended and name not in own else "")
+
+
+def key_for(site: str, key: Path) -> Path:
+    """Return the SSH key to use at the site: the demonstration has one of its own."""
+    from provision.sites.base import is_demo
+
+    if not is_demo(site):
+        return key.expanduser()
+    from provision.sites.demo import demo_key
+
+    return demo_key()
 
 
 def _progress() -> Callable[[str], None]:
@@ -127,7 +164,7 @@ def _progress() -> Callable[[str], None]:
         nonlocal last
         if line != last:
             with suppress(OSError):
-                print(line, file=sys.stderr, flush=True)
+                say(line, stderr=True)
         last = line
 
     return show

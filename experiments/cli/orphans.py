@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.lease_options import confirm, new_reconciler
-from experiments.cli.output import print_json
+from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import DryRun, Json, Site, Yes
 from experiments.errors import InputError
@@ -37,7 +37,7 @@ def orphans_command(
 
     if tags and not clean:
         raise InputError(f"TAG {tags[0]!r}: allowed with --clean only")
-    connected, reconciler = connect_to(site), new_reconciler()
+    connected, reconciler = connect_to(site), new_reconciler(site)
     found = leaked_resources(connected, reconciler)
     chosen = selected(found, tags or []) if clean else []
     if chosen and not dry_run:
@@ -48,7 +48,7 @@ def orphans_command(
         data = {one.active_lease.tag: {"there": one.resources, "opened_here": one.opened_here} for one in found}
         print_json({"orphans": data, "would delete" if dry_run else "deleted": names})
     else:
-        print("\n".join([*map(_line, found), _outcome(names, dry_run)]) if found else "no leaked resources")
+        say("\n".join([*map(_line, found), _outcome(names, dry_run)]) if found else "no leaked resources")
 
 
 def _line(leaked: "LeakedResources") -> str:

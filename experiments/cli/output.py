@@ -1,6 +1,7 @@
 """Output of commands: JSON, plans, progress, and consoles. Large libraries are imported only when they are needed."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,35 +28,37 @@ def show_plan(lines: Sequence[str], as_json: bool) -> None:
     if as_json:
         print_json({"would": list(lines)})
     else:
-        print("\n".join(lines) or "no operation is needed")
+        say("\n".join(lines) or "no operation is needed")
 
 
 def show_checks(checks: "Sequence[Check]", *more: str) -> None:
     """Print checks, colored on a terminal, their summary, and more lines."""
     from rich.text import Text
 
+    from experiments.system.tables import print_lines
     from provision.checks import summary
 
     output = console()
     for check in checks:
         label, rest = check.line[:4], check.line[4:]
-        output.print(Text(label, CHECK_STYLES[check.status]).append(rest, "default"), soft_wrap=True)
-    output.print(Text("\n".join([summary(checks), *more]), "bold"), soft_wrap=True)
+        line = Text(label, CHECK_STYLES[check.status]).append(rest, "default")
+        output.print(line, soft_wrap=not output.is_terminal)
+    print_lines(output, "\n".join([summary(checks), *more]), "bold")
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """Return a console on stdout or stderr."""
+    """Return a console on stdout or stderr; its width without a terminal is COLUMNS, else PIPE_WIDTH."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    output = Console(stderr=stderr)
+    return output if output.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=PIPE_WIDTH)
 
 
-def wide_console() -> "Console":
-    """Return a console on stdout that is wide enough for a table of predictions if stdout is not a terminal."""
-    from rich.console import Console
+def say(text: str, *, stderr: bool = False) -> None:
+    """Print plain lines, wrapped at words on a terminal."""
+    from experiments.system.tables import print_lines
 
-    output = Console()
-    return output if output.is_terminal else Console(width=PIPE_WIDTH)
+    print_lines(console(stderr=stderr), text)
 
 
 @contextmanager

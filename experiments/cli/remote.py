@@ -16,7 +16,7 @@ from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, Site
 from experiments.errors import InputError, unknown
 from experiments.system.files import CODE
-from provision.choices import TESTBEDS, ImageVariant
+from provision.choices import DEMO, TESTBEDS, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def logs(
     if row not in stored.rows:
         raise unknown("row", row, stored.rows, f"run {run}")
     path = row_path(stored.suite, row)
-    if (run / path / RESULT_FILE).exists() or stored.site == "local":
+    if (run / path / RESULT_FILE).exists() or stored.site in ("local", DEMO):
         _print_log(LocalShell(), str((run / path).resolve()), follow)
         return
     with closing(monitor_target(stored.site, stored.profile)) as monitored:

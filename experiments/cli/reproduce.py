@@ -4,10 +4,21 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.lease_options import LeaseOptions, confirm, new_reconciler
+from experiments.cli.lease_options import LeaseOptions, confirm, key_for, new_reconciler
 from experiments.cli.output import console, show_plan
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import DEFAULT_KEY, DryRun, Key, Name, Site, Watch, Without, Yes, expand_options
+from experiments.cli.parsing.options import (
+    DEFAULT_KEY,
+    DryRun,
+    Key,
+    Name,
+    Site,
+    SuiteFile,
+    Watch,
+    Without,
+    Yes,
+    expand_options,
+)
 from experiments.run_options import RunOptions
 from experiments.system.packages import require
 
@@ -21,6 +32,7 @@ def reproduce_command(
     lease: LeaseOptions,
     options: Annotated[RunOptions, Without("site", "profile", "account")],
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs of --for.")] = None,
+    suite_file: SuiteFile = None,
     site: Site = "chameleon",
     name: Name = None,
     key: Key = DEFAULT_KEY,
@@ -36,34 +48,38 @@ def reproduce_command(
     """
     from dataclasses import replace
 
-    from experiments.cli.tables import show_runs
+    from experiments.cli.tables.verdicts import show_runs
     from experiments.pipeline import options_per_suite
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on
-    from experiments.suites.suite import suites_of
+    from experiments.suites.suite import own_suites, suites_of
     from experiments.system.signals import stop_as_interrupt
     from provision.availability.times import parse_length
     from provision.configure.playbook import Setup
-    from provision.sites.base import connect_to
+    from provision.sites.base import connect_to, is_demo
 
     require("ansible_runner")
-    names = suites or [suite.suite for suite in suites_of(lease.for_)]
+    names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of(lease.for_)])
+    key = key_for(site, key)
     lease.check(name, key)
-    connected = connect_to(site)
+    max_length = parse_length(max_hours) if max_hours else None
+    connected, reconciler = connect_to(site), new_reconciler(site)
+    if is_demo(site):
+        options = replace(options, size="tiny")
     reproduction = Reproduction(
         suites=tuple(options_per_suite(names, replace(options, site=site, command=context.obj))),
         lease_request=lease.request(connected, name, key),
         site=connected,
         setup=Setup(options.image_variant),
-        max_length=parse_length(max_hours) if max_hours else None,
+        max_length=max_length,
         keep=keep,
         watch=watch,
     )
     if dry_run:
-        show_plan(plan(reproduction, new_reconciler()), as_json=False)
+        show_plan(plan(reproduction, reconciler), as_json=False)
         return
     output = console()
     stop_as_interrupt()
-    runs = reproduce(reproduction, new_reconciler(), view_on(output), lambda slot: confirm(yes, f"lease {slot}"))
+    runs = reproduce(reproduction, reconciler, view_on(output), lambda slot: confirm(yes, f"lease {slot}"))
     finished = show_runs(runs, output)
     raise typer.Exit(max(one.evaluation.exit_code for one in finished))

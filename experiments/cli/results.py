@@ -5,78 +5,119 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.output import console, print_json
+from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, RunPath, RunPaths
-from experiments.errors import InputError
+from experiments.cli.parsing.options import Json, RunPath, RunPaths, SuiteFile
+from experiments.errors import InputError, unknown
 
 app = Commands()
 
 
 @app.command()
-def evaluate(folders: RunPaths, as_json: Json = False) -> None:
-    """Evaluate stored results with the current suites; write nothing.
+def evaluate(
+    folders: RunPaths,
+    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    every: Annotated[
+        bool, typer.Option("--all", help="Show each statement of each run, also if not evaluated.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write one line for each run to this CSV file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate stored results with today's suites; check their files.
 
-    Several folders are runs of one suite on one card, and are evaluated together: statements that compare rows of
-    several runs have a verdict then.
+    A folder of several runs, such as those of a class, gives one line for each. Several folders are runs of one suite on
+    one card, evaluated together: statements that compare rows of several runs have a verdict then. Nothing is written. Exit code 1: a
+    statement fails, or a file has changed since SHA256SUMS was written; 2: a run cannot be read.
     """
-    from experiments.cli.tables import changes_table, verdict_table
+    from experiments.cli.tables.evaluations import print_evaluations, write_csv
     from experiments.report import reevaluate, reevaluate_together
 
-    if len(folders) > 1:
-        together = reevaluate_together(folders)
-        if as_json:
-            print_json(together.model_dump(mode="json"))
-        else:
-            console().print(verdict_table(together))
-        raise typer.Exit(together.exit_code)
-    evaluated = reevaluate(folders[0])
+    problems: list[InputError] = []
+    folder = folders[0]
+    evaluated = (reevaluate_together(folders),) if len(folders) > 1 else reevaluate(folder, problems.append)
+    if csv:
+        write_csv(csv, evaluated, folder)
     if as_json:
         print_json([one.model_dump(mode="json") for one in evaluated])
     else:
-        for one in evaluated:
-            console().print(verdict_table(one.evaluation))
-            if one.changes:
-                console().print(changes_table(one.changes))
-    raise typer.Exit(max(one.evaluation.exit_code for one in evaluated))
+        print_evaluations(evaluated, folder, every, console())
+    for problem in problems:
+        say(f"testbed: {problem}", stderr=True)
+    codes = [one.evaluation.exit_code or int(bool(one.files_changed)) for one in evaluated]
+    raise typer.Exit(max([*codes, 2 if problems else 0]))
 
 
 @app.command()
-def report(folder: RunPath) -> None:
-    """Write the report of a run again."""
-    from experiments.report import write_report
-    from experiments.results.run_folder import RunFolder
+def report(
+    folder: RunPath,
+    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    as_zip: Annotated[
+        bool, typer.Option("--zip", help="Also write an archive of the report and all files that it links to.")
+    ] = False,
+) -> None:
+    """Write the report of a run again, and the index of several.
 
-    print(write_report(RunFolder(folder)).page)
+    For a folder of several runs, index.html over all of them is written, too. Statements whose status has changed since
+    are shown.
+    """
+    from experiments.cli.tables.verdicts import changes_table
+    from experiments.report import reevaluate, write_archive, write_index, write_report
+    from experiments.results.run_folder import RUN_FILE, RunFolder
+
+    single = (folder / RUN_FILE).is_file()
+    found = [folder] if single else sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
+    for run in [RunFolder(path) for path in found if single or not path.is_symlink()] or [RunFolder(folder)]:
+        run.read_run()
+        changes = [change for one in reevaluate(run.path) for change in one.changes]
+        print(write_report(run).page)
+        if as_zip:
+            print(write_archive(run))
+        if changes:
+            console(stderr=True).print(changes_table(changes))
+    if not single:
+        print(write_index(folder))
 
 
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of the same suite.")],
+    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    fail_on_change: Annotated[
+        bool, typer.Option("--fail-on-change", help="Exit with code 1 if the status of a statement differs.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs of one suite."""
+    """Compare two runs of one suite.
+
+    Shown are the statements whose status differs, the rows, and the options, settings and versions that differ; what
+    got worse is first.
+    """
+    from experiments.cli.tables.comparison import comparison_tables
     from experiments.report import compare as compare_runs
-    from experiments.report import comparison_table
     from experiments.results.run_folder import RunFolder
 
     comparison = compare_runs(RunFolder(a), RunFolder(b))
     if as_json:
         print_json(comparison.model_dump(mode="json"))
     else:
-        console().print(comparison_table(comparison))
+        console().print(comparison_tables(comparison))
+    raise typer.Exit(int(fail_on_change and bool(comparison.verdicts)))
 
 
 @app.command("list")
 def list_(
     suite: Annotated[str | None, typer.Argument(help="Show the rows and settings of this suite.")] = None,
     card: Annotated[str | None, typer.Option(help="Show settings for this card; default: the suite's first.")] = None,
+    suite_file: SuiteFile = None,
     as_json: Json = False,
 ) -> None:
     """List the suites, or the rows of one."""
-    from experiments.cli.suite_tables import rows_as_data, rows_table, suites_as_data, suites_table
+    from experiments.cli.tables.suites import rows_as_data, rows_table, suites_as_data, suites_table
+    from experiments.suites.suite import own_suites
 
+    if suite is None and suite_file and len(own := own_suites()) == 1:
+        (suite,) = own
     if suite is None and card:
         raise InputError("--card: allowed with a suite only")
     if as_json:
@@ -86,16 +127,19 @@ def list_(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schemas of the files of a run.
+def schema(
+    name: Annotated[str | None, typer.Argument(help="Only this one: suite, result, run, verdict, predictions.")] = None,
+) -> None:
+    """Print the JSON schemas of suites and of the files of a run.
 
-    These are result.json, run.json, verdict.json and predictions.json.
+    An editor completes the keys of your own suite with: testbed schema suite > suite.schema.json
     """
     from pydantic import BaseModel
 
     from experiments.results.run_folder import Predictions, Run
     from experiments.results.schema import Result
     from experiments.results.verdicts import Evaluation
+    from experiments.suites.schema import suite_json_schema
 
     models: dict[str, type[BaseModel]] = {
         "result": Result,
@@ -103,4 +147,7 @@ def schema() -> None:
         "verdict": Evaluation,
         "predictions": Predictions,
     }
-    print_json({name: model.model_json_schema() for name, model in models.items()})
+    schemas = {"suite": suite_json_schema()} | {key: model.model_json_schema() for key, model in models.items()}
+    if name is not None and name not in schemas:
+        raise unknown("schema", name, schemas)
+    print_json(schemas if name is None else schemas[name])

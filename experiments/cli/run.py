@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.output import console, download_on, print_json
+from experiments.cli.output import console, download_on, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Group, Json, expand_options
+from experiments.cli.parsing.options import Group, Json, SuiteFile, expand_options
 from experiments.errors import InputError
 from experiments.run_options import RunOptions
 
@@ -22,25 +22,27 @@ def run(
         list[str] | None, typer.Argument(metavar="SUITE", help="Names of suites; `testbed list` shows them.")
     ] = None,
     group: Group = None,
+    suite_file: SuiteFile = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the jobs that the same command submitted.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run missing and changed rows of suites; evaluate, report them."""
     from dataclasses import replace
 
-    from experiments.cli.tables import run_as_data, show_runs
+    from experiments.cli.tables.verdicts import run_as_data, show_runs
     from experiments.pipeline import cancel_suites, options_per_suite, run_suites
     from experiments.runners.progress import view_on
-    from experiments.suites.suite import suites_of
+    from experiments.suites.suite import own_suites, suites_of
 
+    suites = suites or (own_suites() if suite_file and not group else None)
     if bool(suites) == bool(group):
-        raise InputError("run: SUITE or --group is required, not both; `testbed list` shows the suites")
+        raise InputError("run: one of SUITE, --group and --suite-file is required; `testbed list` shows the suites")
     names = suites or [suite.suite for suite in suites_of(group or "both")]
     several = options_per_suite(names, replace(options, command=context.obj))
     output = console(stderr=as_json)
     if cancel:
         cancelled = cancel_suites(several, view_on(output))
-        output.print(f"cancelled: {', '.join(cancelled) or 'nothing'}", soft_wrap=True, highlight=False)
+        say(f"cancelled: {', '.join(cancelled) or 'nothing'}", stderr=as_json)
         return
     finished = show_runs(run_suites(several, view_on(output), download_on(output)), output)
     if as_json:

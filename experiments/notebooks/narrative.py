@@ -1,74 +1,113 @@
 """Functions for the labs' notebooks: show and compare the rows of a suite; run rows that have no result."""
 
+import ast
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import yaml
 from IPython.display import Markdown, display
 
+from experiments.errors import unknown
 from experiments.notebooks import row as one_row
 from experiments.notebooks import tables
-from experiments.notebooks.sizing import FRAME_PX, parts_at, stacked_bars
+from experiments.notebooks.sizing import parts_at, stacked_bars
 from experiments.prediction.as_result import as_result, evaluate_run, in_words
 from experiments.results.evaluate import claim_rows
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
 from experiments.results.schema import Result
 from experiments.results.wording import OUTCOMES
-from experiments.suites.suite import Claim, suite_named
+from experiments.suites.suite import Claim, Row, suite_named
 from experiments.system.files import CODE
 
 COMMAND = (sys.executable, "-u", "-m", "experiments")
 AUTO = "auto"
-BAR_PX = 26
+PINNED = ("card", "size", "length", "weights", "input", "run_id")
+EVIDENCE = CODE / "experiments" / "evidence"
+ENGINES = CODE / "experiments" / "training" / "engines"
 
 
 class Lab:
-    """Shows rows of a suite from the runs under ``results``. A row without a result is run first.
+    """Shows rows of a suite from one run: a stored one, or one of your own.
 
-    ``choices``: options of `testbed run` by name: card, size, length, weights, input. Only results with the same
-    options are shown; 'auto', or an option left out, matches any. Raises InputError for an unknown suite.
+    run: the name of a run that is kept with this project, or under ``results``; nothing is run. "": your own newest run
+    under ``results`` with the same choices; rows without a result are run, into the same run.
+    choices: options of `testbed run` by name: card, size, length, weights, input; 'auto' or no value matches any.
+
+    Raises InputError for an unknown suite or run.
     """
 
-    def __init__(self, name: str, *, results: str = "results", **choices: str) -> None:
+    def __init__(self, name: str, *, run: str = "", results: str = "results", **choices: str) -> None:
         self._suite = suite_named(name)
-        self._place = Path(results).resolve()
+        self._place = Path(results).expanduser().resolve()
         self.choices = choices
+        self._kept = bool(run)
+        self._folder = _folder_named(run, self._place) if run else None
+
+    def introduce(self) -> None:
+        """Tell the run that all cells show, with its machine, date and command."""
+        folder = self._folder or self._of_most([row.id for row in self._suite.rows])
+        if folder is None:
+            text = f"No run of your own under `{self._place}` yet: the cells run the rows."
+        else:
+            made, number = folder.read_run(), len(folder.results())
+            rest = "Nothing is run." if self._kept else "Rows without a result are run."
+            text = (
+                f"**All results are of one run, `{made.run_id}`**: {number} rows for {made.card}, size {made.size},"
+                f" on {made.host}, {made.started_at[:10]}. {rest}\n\n    {made.command}"
+            )
+        display(Markdown(text))
 
     def show(self, row: str) -> None:
-        """Show one row by its id; run it first if it has no stored result."""
-        self._suite.row(row)
-        folder = self._newest([row])
-        if folder is None:
-            code = run(self._suite.suite, row, self._place, self.choices)
-            folder = self._newest([row])
-            if folder is None:
+        """Show one row by its id: its recipe and its result. Your own run makes a result that it lacks."""
+        told = self._suite.row(row)
+        folder = self._pinned([row])
+        if not (folder and row in folder.results()) and not self._kept:
+            code = run(self._suite.suite, row, self._place, self._options(folder))
+            folder = self._pinned([row])
+            if folder is None or row not in folder.results():
                 raise RuntimeError(f"{row} has no result; the command above ended with exit code {code}")
-        display(Markdown(row_in_markdown(folder, row)))
+        engine = self._suite.settings(told, (told.cards or self._suite.cards)[0]).engine
+        if folder is None or row not in folder.results():
+            display(Markdown(f"### {told.title}: not in this run\n\n{recipe(told, engine)}"))
+        else:
+            display(Markdown(f"{row_in_markdown(folder, row)}\n\n{recipe(told, engine)}"))
 
     def compare(self, *rows: str) -> None:
         """Show rows side by side: settings, memory, speed, and the claims that compare them.
 
-        Does not run rows. All results are from one run: the run with the most of these rows, or the newest of several
-        such runs.
+        Does not run rows.
         """
         titles = {row: self._suite.row(row).title for row in rows}
-        folder = self._newest(rows)
+        folder = self._pinned(rows)
         results = {row: result for row, result in folder.results().items() if row in rows} if folder else {}
         named = {titles[row]: results[row] for row in rows if row in results}
         if differing := self._settings(titles, results):
             display(Markdown(f"**What differs**\n\n{differing}"))
-        if not folder:
+        if not folder or not results:
             display(Markdown(f"None of these has a result yet: {', '.join(rows)}."))
         else:
             if parts := bars(results):
-                display(stacked_bars(parts).update_layout(height=len(parts) * BAR_PX + FRAME_PX))
+                display(stacked_bars(parts))
             display(Markdown("\n\n".join(side_by_side(folder, named, titles))))
         if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
             display(Markdown(f"**Statements of the lab**\n\n{self._evaluated(claims, folder)}"))
 
-    def _newest(self, rows: Collection[str]) -> RunFolder | None:
+    def _pinned(self, rows: Collection[str]) -> RunFolder | None:
+        """Return the run that all cells show; the first cell that finds one with its ``rows`` decides."""
+        self._folder = self._folder or self._of_most(rows)
+        return self._folder
+
+    def _options(self, folder: RunFolder | None) -> dict[str, str]:
+        """Return the options with which `testbed run` continues the run in ``folder``, or begins one."""
+        if folder is None:
+            return self.choices
+        made = folder.read_run()
+        return self.choices | {name: str(getattr(made, name)) for name in PINNED}
+
+    def _of_most(self, rows: Collection[str]) -> RunFolder | None:
         """Return the run with these options and the most of ``rows``, the newest of several; None if there is none."""
         folders = [RunFolder(path.parent) for path in self._place.glob(f"*/{RUN_FILE}")]
         runs = {folder: made for folder in folders if self._suits(made := folder.read_run())}
@@ -100,6 +139,26 @@ class Lab:
         )
 
 
+def _folder_named(name: str, place: Path) -> RunFolder:
+    """Return the run of that name, kept with this project or under ``place``. Raises InputError if there is none."""
+    for path in (EVIDENCE / name, place / name):
+        if (path / RUN_FILE).is_file():
+            return RunFolder(path)
+    raise unknown("run", name, sorted(path.parent.name for path in EVIDENCE.glob(f"*/{RUN_FILE}")))
+
+
+def recipe(row: Row, engine: str) -> str:
+    """Return a row as its suite states it, and the function that trains it, as Markdown to unfold."""
+    stated = yaml.safe_dump(row.model_dump(mode="json", exclude_unset=True), sort_keys=False, width=100)
+    source = (ENGINES / f"{engine}.py").read_text()
+    functions = [one for one in ast.parse(source).body if isinstance(one, ast.FunctionDef) and one.name == "train"]
+    code = "\n\n".join(ast.get_source_segment(source, one) or "" for one in functions)
+    return (
+        "<details><summary>Settings and code of this row</summary>\n\n"
+        f"```yaml\n{stated}```\n\nThe engine `{engine}`:\n\n```python\n{code}\n```\n\n</details>"
+    )
+
+
 def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
     """Run one row with the command line, print its output while it runs, and return the exit code."""
     options = [part for key, value in choices.items() for part in (f"--{key.replace('_', '-')}", value)]
@@ -113,12 +172,19 @@ def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
 
 def row_in_markdown(folder: RunFolder, row: str) -> str:
     """Return a row's result in Markdown: outcome, device, memory, speed, prediction, and its own statements."""
-    made, results = folder.read_run(), folder.results()
-    suite, result = suite_named(made.suite), results[row]
+    results = folder.results()
+    suite, result = folder.suite(), results[row]
+    title, foreseen = suite.row(row).title, predicted(folder, [row])
+    full_size = [f"Predicted at full size on {one.spec.card}: {in_words(one)}" for one in foreseen]
+    measured = one_row.measured(result)
+    if result.spec.size == "tiny" and foreseen:
+        outcome = f"{OUTCOMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOMES[result.outcome]}"
+        told = [*full_size, "**In miniature**", *measured]
+    else:
+        outcome, told = OUTCOMES[result.outcome], [*measured, *full_size]
     blocks = [
-        f"### {suite.row(row).title}: {OUTCOMES[result.outcome]}",
-        *one_row.measured(result),
-        *(f"Predicted at full size on {one.spec.card}: {in_words(one)}" for one in predicted(folder, [row])),
+        f"### {title}: {outcome}",
+        *told,
         tables.verdicts(one for one in evaluate_run(suite, folder).best.verdicts if one.rows == (row,)),
     ]
     return "\n\n".join(block for block in blocks if block)

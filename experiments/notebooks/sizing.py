@@ -1,21 +1,18 @@
 """Functions for sizing.ipynb: predict custom trainings and draw where their memory goes."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
-import plotly.graph_objects as go
-from IPython.display import Markdown, display
+from IPython.display import SVG, Markdown, display
 
+from experiments.charts import Bar, Mark, bar_chart
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.service import traced
 from experiments.results.memory_parts import AT_A_POINT, AT_PEAK
 from experiments.results.predictions import Prediction
 from experiments.results.schema import Snapshot
 
-COLORS = dict(
-    zip((part.name for part in AT_PEAK), ("#3f6fb5", "#2a9d8f", "#8d6cab", "#e0a030", "#8b8f98"), strict=True)
-)
-RESERVED = {"symbol": "line-ns-open", "size": 22, "color": "#22252a"}
-BAR_PX, FRAME_PX = 44, 120
+NAMES = tuple(part.name for part in AT_PEAK)
 
 Bars = dict[str, dict[str, float]]
 
@@ -28,8 +25,7 @@ def peaks(questions: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
     labels, specs = list(questions), [question.spec for question in questions.values()]
     found = dict(zip(labels, traced(specs, print), strict=True))
     parts = {label: _parts(prediction) for label, prediction in found.items()}
-    reserved = [prediction.reserved_gib for prediction in found.values()]
-    display(stacked_bars(parts).add_scatter(x=reserved, y=labels, name="reserved", mode="markers", marker=RESERVED))
+    display(stacked_bars(parts, {label: prediction.reserved_gib for label, prediction in found.items()}))
     display(Markdown(peaks_table(found)))
     return found
 
@@ -41,41 +37,32 @@ def through_a_step(question: CustomTraining) -> Prediction:
     return found
 
 
-def stacked_bars(bars: Bars) -> go.Figure:
-    """Return stacked bars, the first on top: parts in GiB by the names of COLORS."""
-    labels = list(bars)
-    figure = go.Figure(
-        [
-            go.Bar(
-                y=labels,
-                x=[bars[label].get(name, 0.0) for label in labels],
-                name=name,
-                orientation="h",
-                marker_color=color,
-                hovertemplate="%{x:.3g} GiB",
-            )
-            for name, color in COLORS.items()
-        ]
-    )
-    return figure.update_layout(
-        barmode="stack",
-        height=len(bars) * BAR_PX + FRAME_PX,
-        margin={"t": 10, "b": 40},
-        xaxis_title="GiB",
-        yaxis={"autorange": "reversed"},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-        template="simple_white",
-    )
+def stacked_bars(bars: Bars, reserved: Mapping[str, float] = MappingProxyType({})) -> SVG:
+    """Return stacked bars, the first on top: parts in GiB by the names of NAMES, and a line at the reserved memory.
+
+    The chart is in MiB if no bar reaches one GiB.
+    """
+    small = all(sum(parts.values()) < 1 for parts in bars.values())
+    scale, unit = (1024, "MiB") if small else (1, "GiB")
+    drawn = [
+        Bar(
+            label,
+            {name: scale * parts[name] for name in NAMES if name in parts},
+            [Mark("reserved", scale * reserved[label])] if label in reserved else [],
+        )
+        for label, parts in bars.items()
+    ]
+    return SVG(bar_chart(drawn, unit, f"Parts of the memory in {unit}: {', '.join(bars)}").standalone())
 
 
 def parts_at(shot: Snapshot) -> dict[str, float]:
-    """Return the parts of the memory at one point, GiB by the names of COLORS."""
+    """Return the parts of the memory at one point, GiB by the names of NAMES."""
     return {part.name: getattr(shot, part.field) for part in AT_A_POINT}
 
 
 def peaks_table(predictions: Mapping[str, Prediction]) -> str:
     """Return a Markdown table of each peak: its parts, its total, reserved memory, and the step where it occurs."""
-    head = ["", *COLORS, "peak", "reserved", "peak in"]
+    head = ["", *NAMES, "peak", "reserved", "peak in"]
     rows = [
         [label, *map(_gib, _parts(one).values()), _gib(one.peak_gib), _gib(one.reserved_gib), one.peak_phase]
         for label, one in predictions.items()

@@ -2,14 +2,40 @@
 # ruff: noqa: RUF009 (the fields are declared by a function that returns dataclasses.field)
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from experiments.suites.choices import Optimizer, Precision, Strategy
+from experiments.suites.choices import Strategy
 from experiments.system.options import option
 
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
+Loop = Literal["trainer", "plain", "lightning", "litgpt"]
+LoopPrecision = Literal["32-true", "bf16-true", "16-true", "bf16-mixed", "16-mixed"]
+LoopOptimizer = Literal[
+    "adamw",
+    "adamw_fused",
+    "adamw_foreach",
+    "adamw_loop",
+    "sgd",
+    "sgd_momentum",
+    "adam_8bit",
+    "adamw_8bit",
+    "paged_adamw",
+    "paged_adamw_8bit",
+    "adafactor",
+    "lion",
+    "lion_8bit",
+    "deepspeed_cpu",
+]
+Attention = Literal["sdpa", "eager"]
+Quantized = Literal["4bit", "8bit"]
+LOOPS: dict[Loop, str] = {
+    "trainer": "transformers' Trainer",
+    "plain": "a plain PyTorch loop",
+    "lightning": "Lightning's Trainer",
+    "litgpt": "LitGPT's model in a Fabric loop",
+}
 MODEL_HELP = "a name of models.yaml, the path of a config.json, or an id on the hub (org/name)"
 
 
@@ -23,14 +49,26 @@ class CustomTraining:
     seq: int = option(512, "Tokens per text.")
     accumulate: int = option(1, "Micro-steps per optimizer step.")
     devices: int = option(1, "Number of GPUs.")
-    precision: Precision = option("32-true", "Precision of weights and arithmetic.")
-    optim: Optimizer | None = option(None, "Optimizer; default: adamw, with DeepSpeed deepspeed_cpu.")
+    precision: LoopPrecision = option("32-true", "Precision of weights and arithmetic.")
+    optim: LoopOptimizer | None = option(
+        None, "Optimizer; default: adamw (trainer: fused, other loops: foreach), with DeepSpeed deepspeed_cpu."
+    )
     strategy: Strategy = option("auto", "How GPUs share the work; auto: DDP on several GPUs.")
     activation_checkpointing: bool = option(
         False, "Recompute activations in the backward pass.", flag="--activation-checkpointing"
     )
     lora_r: int | None = option(None, "Rank of LoRA adapters; default: all weights are trained.")
     lora_targets: str | None = option(None, "Layers with adapters, comma-separated, or all-linear.")
+    loop: Loop = option("trainer", "Training loop; trainer: transformers' Trainer.")
+    model_class: str | None = option(
+        None, "Class of transformers to build; default: the one that the config.json names.", metavar="CLASS"
+    )
+    target_seq: int | None = option(None, "Tokens per target of an encoder-decoder; default: as --seq.")
+    attention: Attention | None = option(None, "Attention implementation; default: the model's own.")
+    quantization: Quantized | None = option(None, "Weights in 4 or 8 bit (bitsandbytes); needs --lora-r.")
+    lora_dropout: float | None = option(
+        None, "Dropout of the adapters; default: 0.05, and 0 for experts that share a tensor."
+    )
 
     @property
     def spec(self) -> "RowSpec":

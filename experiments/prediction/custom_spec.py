@@ -3,13 +3,13 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from experiments.errors import InputError
 from experiments.prediction.custom import MODEL_HELP, CustomTraining
 from experiments.prediction.predict import CUSTOM, peak_spec
 from experiments.suites.cards import card_named
-from experiments.suites.choices import Optimizer, Strategy
+from experiments.suites.choices import Optimizer, Precision, Strategy
 from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
@@ -17,7 +17,7 @@ from experiments.suites.yaml_schema import checked
 
 OPTIMIZER_STEPS = 2
 LORA_DROPOUT = 0.05
-ALL_LINEAR = "all-linear"
+ALL_LINEAR: Literal["all-linear"] = "all-linear"
 LORA_TARGETS: dict[str, tuple[str, ...]] = {"opt": ("q_proj", "v_proj"), "t5": ("q", "v")}
 LANGUAGE_MODELS = {"blip2-opt": "opt", "blip2-t5": "t5"}
 HUB_TIMEOUT_S = 5
@@ -30,18 +30,47 @@ def row_spec(training: CustomTraining) -> RowSpec:
     Raises InputError for contradicting options, and for a model that cannot be read.
     """
     card_named(training.card, "--card")
-    for name in ("batch", "seq", "accumulate", "devices", "lora_r"):
-        _reject_below_1(name, getattr(training, name))
     own, name = _found(training.model)
     base_model = own or models()[name]
-    _reject_longer(training.seq, base_model, name)
+    reject_impossible(training, base_model, name)
+    _reject_options_of_programs(training)
     return peak_spec(CUSTOM, name, training.card, _settings(training, name, base_model), model=own)
+
+
+def found_model(model: str) -> tuple[Model, str]:
+    """Return the model and its name. Raises InputError if it cannot be read."""
+    own, name = _found(model)
+    return own or models()[name], name
+
+
+def reject_impossible(training: CustomTraining, base_model: Model, name: str) -> None:
+    """Raise InputError for numbers below 1, texts that are too long, and targets of adapters without adapters."""
+    for field in ("batch", "seq", "accumulate", "devices", "lora_r", "target_seq"):
+        _reject_below_1(field, getattr(training, field))
+    _reject_longer(training.seq, base_model, name)
+    if training.lora_r is None and training.lora_targets is not None:
+        raise InputError(f"--lora-targets {training.lora_targets}: needs --lora-r, the rank of the adapters")
+
+
+def _reject_options_of_programs(training: CustomTraining) -> None:
+    """Raise InputError for an option that rows do not have."""
+    for field in ("model_class", "target_seq", "attention", "quantization", "lora_dropout"):
+        if (value := getattr(training, field)) is not None:
+            flag = f"--{field.replace('_', '-')} {value}"
+            raise InputError(f"{flag}: allowed with --loop trainer, plain; not with {training.loop}")
+    for flag, value, allowed in (
+        ("--precision", training.precision, get_args(Precision)),
+        ("--optim", training.optim, (None, *get_args(Optimizer))),
+    ):
+        if value not in allowed:
+            names = ", ".join(filter(None, allowed))
+            raise InputError(f"{flag} {value}: allowed with --loop {training.loop}: {names}")
 
 
 def _settings(training: CustomTraining, name: str, base_model: Model) -> Settings:
     strategy: Strategy = "ddp" if training.strategy == "auto" and training.devices > 1 else training.strategy
     values = {
-        "engine": "lightning",
+        "engine": "litgpt" if training.loop == "litgpt" else "lightning",
         "model": name,
         "dataset": "constant",
         "batch_size": training.batch,
@@ -71,24 +100,27 @@ def _optimizer(training: CustomTraining) -> Optimizer:
     if training.optim == "deepspeed_cpu" and not offloads:
         allowed = "deepspeed_stage_2_offload, deepspeed_stage_3_offload"
         raise InputError(f"--optim deepspeed_cpu: needs --strategy, one of {allowed}")
-    return training.optim
+    return cast(Optimizer, training.optim)
 
 
 def _lora(training: CustomTraining, base_model: Model) -> Lora | None:
     if training.lora_r is None:
-        if training.lora_targets is not None:
-            raise InputError(f"--lora-targets {training.lora_targets}: needs --lora-r, the rank of the adapters")
         return None
     return lora(training.lora_r, base_model, training.lora_targets)
 
 
 def lora(r: int, base_model: Model, targets: str | None = None) -> Lora:
     """Return adapters of rank ``r`` and scale 2r on ``targets`` (comma-separated; None: the model's usual layers)."""
+    return Lora(r=r, alpha=2 * r, dropout=LORA_DROPOUT, targets=lora_targets(base_model, targets))
+
+
+def lora_targets(base_model: Model, targets: str | None) -> tuple[str, ...] | Literal["all-linear"]:
+    """Return the layers that have adapters. Raises InputError for a list without a name."""
     names = tuple(name.strip() for name in (targets or "").split(",") if name.strip())
     if targets is not None and not names:
         raise InputError(f"--lora-targets {targets!r}: names of linear layers are needed, or all-linear")
     names = names or LORA_TARGETS.get(_language_model(base_model), (ALL_LINEAR,))
-    return Lora(r=r, alpha=2 * r, dropout=LORA_DROPOUT, targets="all-linear" if names == (ALL_LINEAR,) else names)
+    return ALL_LINEAR if names == (ALL_LINEAR,) else names
 
 
 def _language_model(base_model: Model) -> str:

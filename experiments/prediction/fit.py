@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from experiments.errors import InputError
+from experiments.prediction.batches import Batches
 from experiments.prediction.custom_spec import OPTIMIZER_STEPS, lora
 from experiments.results.predictions import DOUBT, Prediction
 from experiments.results.schema import Record
@@ -13,9 +14,6 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.yaml_schema import checked
 
-LARGEST_BATCH = 4096
-GROWTH = 8
-CHORDS = 8
 LORA_R = 16
 FSDP_GPUS = (2, 4, 8)
 
@@ -62,7 +60,9 @@ def fit(spec: RowSpec, predict: Predict) -> Fit:
     arithmetic (precision), the time (checkpointing), the optimizer (8 bit, SGD), the trained weights (LoRA), and
     finally slow host memory and more GPUs.
     """
-    batches = _Batches(spec, predict)
+    batches = Batches(
+        spec.settings.batch_size, lambda sizes: predict([changed(spec, batch_size=size) for size in sizes])
+    )
     asked = batches.prediction(spec.settings.batch_size)
     largest = batches.last(DOUBT * asked.usable_gib)
     likely = batches.last(0.0)
@@ -140,40 +140,3 @@ def _one(spec: RowSpec, predict: Predict) -> Prediction | str:
         return predict([spec])[0]
     except InputError as problem:
         return str(problem)
-
-
-class _Batches:
-    """Search over the batch size of one row. The margin falls approximately linearly with the batch size."""
-
-    def __init__(self, spec: RowSpec, predict: Predict) -> None:
-        self._spec, self._predict = spec, predict
-        batch = spec.settings.batch_size
-        first = (batch, batch // 2 or 2)
-        self._known = dict(zip(first, predict([spec, self._row(first[1])]), strict=True))
-
-    def prediction(self, batch: int) -> Prediction:
-        if batch not in self._known:
-            self._known[batch] = self._predict([self._row(batch)])[0]
-        return self._known[batch]
-
-    def last(self, least_gib: float) -> int:
-        """Return the largest batch that leaves at least ``least_gib`` of the card free; 0 if none does."""
-        while True:
-            margins = {batch: one.margin_gib - least_gib for batch, one in self._known.items()}
-            low = max((batch for batch, margin in margins.items() if margin >= 0), default=0)
-            high = min((batch for batch, margin in margins.items() if margin < 0), default=LARGEST_BATCH + 1)
-            if high <= low + 1:
-                return low
-            self.prediction(self._between(margins, low, high))
-
-    def _between(self, margins: dict[int, float], low: int, high: int) -> int:
-        """Return the zero of a line through the two margins nearest to 0, limited to ``low`` and ``high``."""
-        (near, margin), (far, other) = sorted(margins.items(), key=lambda item: abs(item[1]))[:2]
-        slope = (other - margin) / (far - near)
-        guess = int(near - margin / slope) if slope < 0 else GROWTH * max(low, 1)
-        if len(margins) > CHORDS:
-            guess = (low + high) // 2
-        return min(max(guess, low + 1), high - 1, GROWTH * max(margins))
-
-    def _row(self, batch: int) -> RowSpec:
-        return changed(self._spec, batch_size=batch)

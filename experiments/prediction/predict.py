@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,8 +23,8 @@ from experiments.suites.models import Model
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Row, Suite
-from experiments.system.files import write_atomically
-from experiments.system.signals import die_with_parent
+from experiments.system.files import CODE, write_atomically
+from experiments.system.processes import own_group
 
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")
@@ -40,7 +39,8 @@ Failed = Callable[[RowSpec, Problem], None]
 
 def traced_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
     """Return the row of a suite as the tracer runs it."""
-    return peak_spec(suite.suite, row.id, card, suite.settings(row, card), suite.version, input)
+    settings = suite.settings(row, card)
+    return peak_spec(suite.suite, row.id, card, settings, suite.version, input, suite.own_model(settings))
 
 
 def peak_spec(
@@ -168,25 +168,13 @@ def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[
 
 @contextmanager
 def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> "Iterator[subprocess.Popen[str]]":
-    """Start the tracer with its jobs; kill it with all its forks if the body ends early."""
-    tracer = subprocess.Popen(
-        [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        start_new_session=True,
-        preexec_fn=die_with_parent,
-    )
-    try:
+    """Start the tracer with its jobs; it ends with all its forks if the body ends early."""
+    command = [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)]
+    with own_group(command, cwd=CODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as tracer:
         assert tracer.stdin is not None
         tracer.stdin.write("".join(json.dumps(job) + "\n" for job in jobs))
         tracer.stdin.close()
         yield tracer
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(tracer.pid, signal.SIGKILL)
-        tracer.wait()
 
 
 def _read(out: Path, spec: RowSpec) -> Prediction | Problem:

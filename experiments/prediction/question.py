@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Column, Table
 from rich.text import Text
 
 from experiments.prediction.tables import PARTS_LEGEND, STYLES, gib, noted, part_of, prediction_as_data
 from experiments.results.memory_parts import COLUMNS
 from experiments.results.predictions import Prediction
+from experiments.system.tables import Column, Table
 
 
 def question_in_words(prediction: Prediction) -> str:
@@ -73,26 +72,22 @@ def _smallest_in_words(predictions: Sequence[Prediction]) -> list[Text]:
 
 def _answers_table(predictions: Iterable[Prediction]) -> Table:
     heads = ("batch", "needed", "usable", "margin")
-    columns = (Column(head, justify="right") for head in heads)
-    table = Table("card", *columns, "outcome", box=SIMPLE_HEAD, title="GiB on one GPU", title_justify="left")
-    table.pad_edge = False
+    columns = (Column(head, number=True) for head in heads)
+    table = Table("card", *columns, "outcome", title="GiB on one GPU")
     for one in predictions:
         sizes = (gib(one.needed_gib), gib(one.usable_gib), f"{one.margin_gib:+.2f}")
         outcome = Text(one.predicted_outcome, STYLES[one.predicted_outcome])
-        table.add_row(one.spec.card, str(one.spec.settings.batch_size), *sizes, outcome)
+        table.add(one.spec.card, str(one.spec.settings.batch_size), *sizes, outcome)
     return table
 
 
 def _parts_table(predictions: Iterable[Prediction]) -> Table:
     heads = ("batch", *(part.short for part in COLUMNS), "peak", "reserved")
     table = Table(
-        *(Column(head, justify="right") for head in heads),
-        Column("peak in", overflow="fold"),
-        box=SIMPLE_HEAD,
-        pad_edge=False,
+        *(Column(head, number=True) for head in heads),
+        Column("peak in", optional=1),
     )
-    table.padding = (0, 1, 0, 0)
     for one in predictions:
         sizes = (*(part_of(one, part) for part in COLUMNS), gib(one.peak_gib), gib(one.reserved_gib))
-        table.add_row(str(one.spec.settings.batch_size), *sizes, f"{one.peak_phase}, step {one.peak_step}")
+        table.add(str(one.spec.settings.batch_size), *sizes, f"{one.peak_phase}, step {one.peak_step}")
     return table

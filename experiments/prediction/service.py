@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from experiments.errors import InputError, unknown
 from experiments.prediction.as_result import warning
 from experiments.prediction.predict import Failed, place_of, predict, traced_spec
+from experiments.prediction.tables import beside_stated, prediction_tables
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.wording import clock
@@ -61,6 +62,8 @@ def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
         return
     if predictions:
         folder.write_predictions(predictions)
+    if predictions and run.size == "tiny":
+        view.predicts(prediction_tables(predictions), {one.spec.row: beside_stated(one) for one in predictions})
     for prediction in predictions:
         if line := warning(prediction, suite.row(prediction.spec.row).expect.outcome):
             view.warns(line)
@@ -80,7 +83,9 @@ class Progress:
             return
         self._traced += 1
         each_s = (time.monotonic() - self._begun) / self._traced
-        left = f", about {clock(each_s * (self._total - self._done))} left" if self._done < self._total else ""
+        left = (
+            f", about {clock(max(1.0, each_s * (self._total - self._done)))} left" if self._done < self._total else ""
+        )
         found = f"{prediction.predicted_outcome}, peak {prediction.peak_gib:.2f} GiB"
         what = f"{place_of(spec)}, batch {spec.settings.batch_size}, on {spec.card}"
         self._say(f"predicted {what}: {found} ({self._done} of {self._total}{left})")

@@ -4,17 +4,18 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Column, Table
 from rich.text import Text
 
-from experiments.prediction.fit import LARGEST_BATCH, Fit
+from experiments.prediction.batches import LARGEST_BATCH
+from experiments.prediction.fit import Fit
 from experiments.prediction.predict import CUSTOM
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, COLUMNS, OPTIMIZER_CPU, PARAMETERS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB, Prediction
+from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import cards
 from experiments.suites.suite import ExpectedOutcome, suite_named
+from experiments.system.tables import Column, Table
 
 STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
 SHOWN_GIB = 0.005
@@ -89,30 +90,28 @@ def prediction_tables(predictions: Sequence[Prediction]) -> Group:
 
 
 def _table(title: str, predictions: Iterable[Prediction]) -> Table:
-    numbers = (*(part.short for part in COLUMNS), "peak", "reserved")
     table = Table(
-        Column("row", overflow="fold"),
-        *(Column(name, justify="right", no_wrap=True) for name in numbers),
-        Column("peak in", overflow="fold"),
-        Column("outcome", no_wrap=True),
-        Column("margin", justify="right", no_wrap=True),
-        Column("stated", overflow="fold"),
-        Column(f"{RULE_OF_THUMB} x", justify="right", no_wrap=True),
+        "row",
+        Column("peak", number=True),
+        Column("margin", number=True),
+        "outcome",
+        "stated",
+        Column("reserved", number=True, optional=1),
+        Column("peak in", optional=2),
+        *(Column(part.short, number=True, optional=3) for part in COLUMNS),
+        Column(f"{RULE_OF_THUMB} x", number=True, optional=4),
         title=title,
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
     )
     for one in predictions:
-        table.add_row(
+        table.add(
             one.spec.row,
-            *(part_of(one, part) for part in COLUMNS),
-            *(gib(one.peak_gib), gib(one.reserved_gib)),
-            f"{one.peak_phase}, step {one.peak_step}",
-            Text(one.predicted_outcome, STYLES[one.predicted_outcome]),
+            gib(one.peak_gib),
             f"{one.margin_gib:+.2f}",
+            Text(one.predicted_outcome, STYLES[one.predicted_outcome]),
             _stated(one),
+            gib(one.reserved_gib),
+            f"{one.peak_phase}, step {one.peak_step}",
+            *(part_of(one, part) for part in COLUMNS),
             gib(one.rule_of_thumb_gib),
         )
     return table
@@ -123,6 +122,16 @@ def part_of(prediction: Prediction, part: MemoryPart) -> str:
     if part != OPTIMIZER_CPU:
         return gib(getattr(prediction.at_peak, part.field))
     return gib(prediction.optimizer_cpu_gib) if prediction.optimizer_cpu_gib >= SHOWN_GIB else ""
+
+
+def beside_stated(prediction: Prediction) -> str:
+    """Return the predicted outcome and how it compares with the lab: 'out of GPU memory, as stated'."""
+    expected, likely = expected_of(prediction), prediction.likely_outcome
+    doubt = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
+    words = f"{doubt}{OUTCOMES[likely]}"
+    if expected is None:
+        return words
+    return f"{words}, as stated" if expected == likely else f"{words}, but stated: {OUTCOMES[expected]}"
 
 
 def _stated(prediction: Prediction) -> Text:
@@ -182,23 +191,20 @@ def _largest_in_words(fit: Fit) -> str:
 def _changes_table(fit: Fit) -> Table:
     table = Table(
         "change",
-        Column("peak", justify="right", no_wrap=True),
-        Column("margin", justify="right", no_wrap=True),
+        Column("peak", number=True),
+        Column("margin", number=True),
         "outcome",
-        "cost",
+        Column("cost", prose=True),
         title="single changes, cheapest first, GiB on one GPU",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
     for one in fit.changes:
         if one.prediction is None:
-            table.add_row(one.change, "", "", "not possible", one.reason)
+            table.add(one.change, "", "", "not possible", one.reason)
             continue
         outcome, host = one.prediction.predicted_outcome, one.prediction.optimizer_cpu_gib
         cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SHOWN_GIB else one.cost
         figures = (gib(one.prediction.peak_gib), f"{one.prediction.margin_gib:+.2f}")
-        table.add_row(one.change, *figures, Text(outcome, STYLES[outcome]), cost)
+        table.add(one.change, *figures, Text(outcome, STYLES[outcome]), cost)
     return table
 
 

@@ -1,7 +1,9 @@
 """Reports of a run: verdict.json, report.json, junit.xml, report.html and SHA256SUMS in the run's folder."""
 
-from experiments.report.compare import Comparison, compare, comparison_table
+from experiments.report.archive import write_archive
+from experiments.report.compare import Comparison, compare
 from experiments.report.content import Report
+from experiments.report.pages.index import write_index
 from experiments.report.write import Reevaluation, WrittenReport, reevaluate, reevaluate_together, write_report
 
 __all__ = [
@@ -10,8 +12,9 @@ __all__ = [
     "Report",
     "WrittenReport",
     "compare",
-    "comparison_table",
     "reevaluate",
     "reevaluate_together",
+    "write_archive",
+    "write_index",
     "write_report",
 ]

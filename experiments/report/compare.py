@@ -1,12 +1,9 @@
-"""Compare two runs of one suite: results of each row, and the options that differ."""
+"""Compare two runs of one suite: results of each row, options and settings that differ. What got worse is first."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from pydantic import Field
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
@@ -15,13 +12,19 @@ from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Outcome, Record, Result
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
-from experiments.results.wording import OUTCOMES, number
 from experiments.run_options import SHOWN
-from experiments.suites.suite import Quantity, suite_named
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import Quantity
 
-COMPARISON_SCHEMA_VERSION: Literal[2] = 2
+COMPARISON_SCHEMA_VERSION: Literal[3] = 3
 ORIGIN = ("recipe_version", "git_commit", "host")
 """Fields of run.json that no option sets."""
+UNLIKE = ("size", "card")
+"""Options that a reader must know to be the same, or not, before any value."""
+OPTIONS = frozenset(Run.model_fields)
+BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
+CHANGED_SHARE = 0.02
+"""A value that differs by less is taken for the same."""
 
 
 class Change(Record):
@@ -29,7 +32,17 @@ class Change(Record):
 
     a: float | None
     b: float | None
-    ratio: float | None = Field(description="b over a; None if either is missing or a is 0")
+    ratio: float | None = Field(
+        description="b over a; None if either is missing, a is 0, or the sizes of the runs differ"
+    )
+
+
+class Difference(Record):
+    """An option, setting, device or version that differs between the runs; empty if a run has none."""
+
+    what: str
+    a: str
+    b: str
 
 
 class RowComparison(Record):
@@ -41,28 +54,44 @@ class RowComparison(Record):
     ran_on_a: str
     ran_on_b: str
     same_experiment: bool | None = Field(description="the fingerprints are equal; None if a result is missing")
+    settings: tuple[Difference, ...] = Field(description="the row's settings that differ")
     peak_gib: Change
     reserved_gib: Change
     samples_per_s: Change
 
+    @property
+    def badness(self) -> float:
+        """Return how much worse the row is in the second run: a worse outcome above all, then the largest ratio.
 
-class Difference(Record):
-    """An option, device or version that differs between the runs; empty if a run has none."""
-
-    what: str
-    a: str
-    b: str
+        Negative if it is better, 0 if nothing is known to differ.
+        """
+        if self.outcome_a is None or self.outcome_b is None:
+            return 0.0
+        worse = BEST_FIRST.index(self.outcome_b) - BEST_FIRST.index(self.outcome_a)
+        if worse:
+            return 100.0 * worse
+        speed, memory = self.samples_per_s.ratio, self.peak_gib.ratio
+        ratios = [1 / speed if speed else 1.0, memory or 1.0]
+        ratio = max(ratios, key=lambda ratio: abs(ratio - 1))
+        return ratio - 1 if abs(ratio - 1) >= CHANGED_SHARE else 0.0
 
 
 class Comparison(Record):
     """Two runs of one suite side by side; both are evaluated with the current suites."""
 
-    schema_version: Literal[2] = COMPARISON_SCHEMA_VERSION
+    schema_version: Literal[3] = COMPARISON_SCHEMA_VERSION
     a: Run
     b: Run
+    names: tuple[str, str] = Field(description="what tells the runs apart: name and date, with the folder if needed")
+    unlike: tuple[Difference, ...] = Field(description="size and card, if they differ: values then compare with care")
     differences: tuple[Difference, ...]
     rows: tuple[RowComparison, ...]
-    verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs")
+    verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, what got worse first")
+
+    @property
+    def rows_worse_first(self) -> list[RowComparison]:
+        """Return the rows in the order of how much worse they are in the second run; those in one run only last."""
+        return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.badness))
 
 
 def compare(a: RunFolder, b: RunFolder) -> Comparison:
@@ -71,21 +100,29 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
     if run_a.suite != run_b.suite:
         raise InputError(f"{b.path}: suite = {run_b.suite!r}: only runs of one suite compare; allowed: {run_a.suite!r}")
     results_a, results_b = a.results(), b.results()
-    suite = suite_named(run_a.suite)
-    rows = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
+    suite = a.suite()
+    unlike = tuple(_differing(_values(run_a, UNLIKE), _values(run_b, UNLIKE)))
+    ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
+    rows = [_row(row, results_a.get(row), results_b.get(row), run_a.size == run_b.size) for row in ids]
+    changes = verdict_changes(evaluate_run(suite, a).best.verdicts, evaluate_run(suite, b).best.verdicts)
     return Comparison(
         a=run_a,
         b=run_b,
-        differences=_differences(run_a, run_b, results_a, results_b),
-        rows=tuple(_row(row, results_a.get(row), results_b.get(row)) for row in rows),
-        verdicts=verdict_changes(
-            evaluate_run(suite, a).best.verdicts,
-            evaluate_run(suite, b).best.verdicts,
-        ),
+        names=_names(a, b),
+        unlike=unlike,
+        differences=tuple(_differing(_facts(run_a, results_a), _facts(run_b, results_b))),
+        rows=tuple(rows),
+        verdicts=tuple(sorted(changes, key=lambda change: -change.worse)),
     )
 
 
-def _row(row: str, a: Result | None, b: Result | None) -> RowComparison:
+def _names(a: RunFolder, b: RunFolder) -> tuple[str, str]:
+    runs = (a.read_run(), b.read_run())
+    first, second = (f"{run.run_id}, {run.started_at[:16].replace('T', ' ')}" for run in runs)
+    return (first, second) if first != second else (f"{first} ({a.path})", f"{second} ({b.path})")
+
+
+def _row(row: str, a: Result | None, b: Result | None, alike: bool) -> RowComparison:
     return RowComparison(
         row=row,
         outcome_a=a.outcome if a else None,
@@ -93,32 +130,39 @@ def _row(row: str, a: Result | None, b: Result | None) -> RowComparison:
         ran_on_a=ran_on(a) if a else "",
         ran_on_b=ran_on(b) if b else "",
         same_experiment=a.fingerprint == b.fingerprint if a and b else None,
-        peak_gib=_measured("peak_gib", a, b),
-        reserved_gib=_measured("reserved_gib", a, b),
-        samples_per_s=_measured("samples_per_s", a, b),
+        settings=tuple(_differing(_settings(a.spec), _settings(b.spec))) if a and b else (),
+        peak_gib=_measured("peak_gib", a, b, alike),
+        reserved_gib=_measured("reserved_gib", a, b, alike),
+        samples_per_s=_measured("samples_per_s", a, b, alike),
     )
 
 
-def _measured(quantity: Quantity, a: Result | None, b: Result | None) -> Change:
+def _settings(spec: RowSpec) -> dict[str, str]:
+    """Return all that a row was run with, except the run's options, which the comparison has once."""
+    plain: dict[str, Any] = spec.model_dump(mode="json", exclude=set(OPTIONS))
+    settings = plain.pop("settings")
+    return {name: str(value) for name, value in {**plain, **settings}.items()}
+
+
+def _measured(quantity: Quantity, a: Result | None, b: Result | None, alike: bool) -> Change:
     value_a, value_b = (value_of(quantity, result) if result else None for result in (a, b))
-    ratio = value_b / value_a if value_a and value_b is not None else None
+    ratio = value_b / value_a if alike and value_a and value_b is not None else None
     return Change(a=value_a, b=value_b, ratio=ratio)
 
 
-def _differences(
-    a: Run, b: Run, results_a: Mapping[str, Result], results_b: Mapping[str, Result]
-) -> tuple[Difference, ...]:
-    facts_a, facts_b = _facts(a, results_a), _facts(b, results_b)
-    return tuple(
-        Difference(what=what, a=facts_a.get(what, ""), b=facts_b.get(what, ""))
-        for what in dict.fromkeys([*facts_a, *facts_b])
-        if facts_a.get(what, "") != facts_b.get(what, "")
-    )
+def _values(run: Run, names: tuple[str, ...]) -> dict[str, str]:
+    return {name: str(getattr(run, name) or "") for name in names}
+
+
+def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Difference]:
+    for what in dict.fromkeys([*a, *b]):
+        if a.get(what, "") != b.get(what, ""):
+            yield Difference(what=what, a=a.get(what, ""), b=b.get(what, ""))
 
 
 def _facts(run: Run, results: Mapping[str, Result]) -> dict[str, str]:
     """Return the run's options and the machines and versions of its rows, by name."""
-    facts = {choice.replace("_", " "): str(getattr(run, choice) or "") for choice in (*SHOWN, *ORIGIN)}
+    facts = {name.replace("_", " "): value for name, value in _values(run, (*SHOWN, *ORIGIN)).items()}
     seen: dict[str, set[str]] = {}
     for result in results.values():
         seen.setdefault("device", set()).add(ran_on(result))
@@ -127,63 +171,3 @@ def _facts(run: Run, results: Mapping[str, Result]) -> dict[str, str]:
         for library, version in result.versions.items():
             seen.setdefault(library, set()).add(version)
     return facts | {what: ", ".join(sorted(filter(None, values))) for what, values in seen.items()}
-
-
-def comparison_table(comparison: Comparison) -> Group:
-    """Return the comparison for the terminal: options that differ, rows, and verdicts that changed."""
-    parts = [_choices_table(comparison), Text(), _rows_table(comparison), Text(), _verdicts_table(comparison)]
-    return Group(*parts)
-
-
-def _choices_table(comparison: Comparison) -> Table | Text:
-    if not comparison.differences:
-        return Text("Both runs made the same choices, with the same versions.")
-    table = _table("What differed", "choice", comparison.a.run_id, comparison.b.run_id)
-    for difference in comparison.differences:
-        table.add_row(*(Text(text or "–") for text in (difference.what, difference.a, difference.b)))
-    return table
-
-
-def _rows_table(comparison: Comparison) -> Table:
-    table = Table(title=Text(f"{comparison.a.run_id} → {comparison.b.run_id}"))
-    table.add_column("row", overflow="fold")
-    table.add_column("outcome")
-    for name in ("peak GiB", "reserved GiB", "samples/s"):
-        table.add_column(name, justify="right")
-    table.add_column("same settings")
-    for row in comparison.rows:
-        same = {True: "yes", False: "no", None: "–"}[row.same_experiment]
-        changes = (row.peak_gib, row.reserved_gib, row.samples_per_s)
-        table.add_row(row.row, _outcomes(row), *map(_change, changes), same)
-    stand_ins = {words for row in comparison.rows for words in (row.ran_on_a, row.ran_on_b) if "emulating" in words}
-    table.caption = Text("; ".join(sorted(stand_ins))) if stand_ins else None
-    return table
-
-
-def _outcomes(row: RowComparison) -> Text:
-    a, b = (OUTCOMES[outcome] if outcome else "not run" for outcome in (row.outcome_a, row.outcome_b))
-    return Text(a) if a == b else Text(f"{a} → {b}", style="bold")
-
-
-def _change(change: Change) -> Text:
-    if change.a is None and change.b is None:
-        return Text("–")
-    a, b = ("–" if value is None else number(value) for value in (change.a, change.b))
-    return Text(f"{a} → {b}" + (f" (x {change.ratio:.2f})" if change.ratio is not None else ""))
-
-
-def _verdicts_table(comparison: Comparison) -> Table | Text:
-    if not comparison.verdicts:
-        return Text("Every statement has the same verdict in both runs.")
-    table = _table("Verdicts that changed", "statement", comparison.a.run_id, comparison.b.run_id, "reason")
-    for change in comparison.verdicts:
-        cells = (change.says, change.a or "not in the run", change.b or "not in the run", change.reason)
-        table.add_row(*map(Text, cells))
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(Text(column))
-    return table

@@ -32,9 +32,16 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
 
 REPORT_SCHEMA_VERSION: Literal[4] = 4
+NOTEBOOK_PAGE = "notebook.html"
 LOG_LINES, LINE_CHARACTERS, LOG_BYTES = 10, 300, 1 << 16
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-FILES = {"notebook": NOTEBOOK_FILE, "log": LOG_FILE, "result": RESULT_FILE, "telemetry": TELEMETRY_FILE}
+FILES = {
+    "notebook": NOTEBOOK_PAGE,
+    "ipynb": NOTEBOOK_FILE,
+    "log": LOG_FILE,
+    "result": RESULT_FILE,
+    "telemetry": TELEMETRY_FILE,
+}
 
 
 class Statement(Verdict):
@@ -171,7 +178,7 @@ def _row(
         ranks=rank_reports(result) if result else (),
         reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
-        log_tail=_log_tail(folder.path / row_path(run.suite, row_id) / LOG_FILE) if _broke(result) else (),
+        log_tail=_log_tail(folder.path / row_path(run.suite, row_id) / LOG_FILE, result) if _broke(result) else (),
         files=_files(folder, run, row_id),
         telemetry=read_telemetry(folder.telemetry(row_id)),
         result=result,
@@ -182,10 +189,13 @@ def _broke(result: Result | None) -> bool:
     return result is not None and result.outcome in ERRORS
 
 
-def _log_tail(path: Path) -> tuple[str, ...]:
-    """Return the last lines of a log that have text, without terminal codes, each cut to LINE_CHARACTERS."""
+def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
+    """Return the last lines of a log that have text, without terminal codes, each cut to LINE_CHARACTERS.
+
+    Without the log, they are those that the result keeps.
+    """
     if not path.is_file():
-        return ()
+        return result.failure.log if result and result.failure else ()
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - LOG_BYTES))
         lines = CONTROL.sub("", log.read().decode(errors="replace")).splitlines()

@@ -1,6 +1,6 @@
 """Write the verdicts and reports of a run into its folder; evaluate stored runs again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,13 @@ from experiments.prediction.as_result import evaluate_run, evaluate_together
 from experiments.report.content import report_of
 from experiments.report.identity import previous
 from experiments.report.junit import junit
-from experiments.report.page import page
-from experiments.results.run_folder import RUN_FILE, RunFolder
-from experiments.results.schema import Record
+from experiments.report.pages.notebook import write_notebook_page
+from experiments.report.pages.run import page
+from experiments.results.run_folder import RUN_FILE, RunFolder, row_path
+from experiments.results.schema import NOTEBOOK_FILE, Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.verdicts import VERDICT_SCHEMA_VERSION, Evaluation
-from experiments.suites.suite import suite_named
+from experiments.suites.yaml_schema import in_words
 from experiments.system.files import file_sha256, write_atomically
 
 VERDICT_FILE = "verdict.json"
@@ -35,20 +36,29 @@ class WrittenReport:
 
 
 class Reevaluation(Record):
-    """A stored run, evaluated with the current suites. changes: against its verdict.json, if it has one."""
+    """A stored run, evaluated with the current suites.
+
+    changes: against its verdict.json, if it has one. files_changed: files that differ from its SHA256SUMS or are
+    missing; None without that file.
+    """
 
     folder: Path
     evaluation: Evaluation
     changes: tuple[VerdictChange, ...] = ()
+    files_changed: tuple[str, ...] | None = None
 
 
 def write_report(folder: RunFolder) -> WrittenReport:
-    """Write verdict.json, report.json, junit.xml, report.html and SHA256SUMS into ``folder``.
+    """Write verdict.json, report.json, junit.xml, report.html, rows' notebook.html and SHA256SUMS into ``folder``.
 
     Rows without a result are reported as not run. Raises InputError if ``folder`` is not the folder of a run, if its
     suite or one of its rows is unknown, or if a result cannot be read.
     """
-    suite = suite_named(folder.read_run().suite)
+    run = folder.read_run()
+    suite = folder.suite()
+    for row in run.rows:
+        if (notebook := folder.path / row_path(run.suite, row) / NOTEBOOK_FILE).is_file():
+            write_notebook_page(notebook)
     graded = evaluate_run(suite, folder)
     evaluation = graded.best
     report = report_of(folder, suite, graded, folder.results(), previous(folder.path, evaluation.run))
@@ -60,18 +70,27 @@ def write_report(folder: RunFolder) -> WrittenReport:
     return WrittenReport(folder.path / PAGE_FILE, evaluation)
 
 
-def reevaluate(root: Path) -> tuple[Reevaluation, ...]:
+def reevaluate(root: Path, unreadable: Callable[[InputError], None] | None = None) -> tuple[Reevaluation, ...]:
     """Evaluate every run at or under ``root`` with the current suites; write nothing.
 
-    Raises InputError if there is no run under ``root``, and what ``write_report`` raises for one of them.
+    ``unreadable`` is called for each of several runs that cannot be read. Raises InputError if there is no run under
+    ``root``, and what ``write_report`` raises for the only one, or for any without ``unreadable``.
     """
     paths = sorted(path.parent for path in root.rglob(RUN_FILE))
     if not paths:
         raise InputError(f"{root}: no run's folder here (none has a {RUN_FILE})")
-    return tuple(_reevaluated(RunFolder(path)) for path in paths)
+    found = []
+    for path in paths:
+        try:
+            found.append(_reevaluated(RunFolder(path)))
+        except InputError as problem:
+            if unreadable is None or len(paths) == 1:
+                raise
+            unreadable(problem)
+    return tuple(found)
 
 
-def reevaluate_together(folders: Sequence[Path]) -> Evaluation:
+def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
     """Evaluate several runs of one suite on one card as one run with the rows of all; write nothing.
 
     So statements that compare rows of several runs have a verdict. Raises InputError if suite or card differ, and what
@@ -86,16 +105,24 @@ def reevaluate_together(folders: Sequence[Path]) -> Evaluation:
                 f"{folder.path}: a run of {run.suite} on {run.card};"
                 f" allowed together with {runs[0].path}: {first.suite} on {first.card}"
             )
-    return evaluate_together(suite_named(first.suite), runs).best
+    changed = [files_changed(folder) for folder in folders]
+    return Reevaluation(
+        folder=folders[0],
+        evaluation=evaluate_together(runs[0].suite(), runs).best,
+        files_changed=None
+        if None in changed
+        else tuple(dict.fromkeys(name for names in changed for name in names or ())),
+    )
 
 
 def _reevaluated(folder: RunFolder) -> Reevaluation:
-    evaluation = evaluate_run(suite_named(folder.read_run().suite), folder).best
+    evaluation = evaluate_run(folder.suite(), folder).best
     stored = _stored_evaluation(folder.path / VERDICT_FILE)
     return Reevaluation(
         folder=folder.path,
         evaluation=evaluation,
         changes=verdict_changes(stored.verdicts, evaluation.verdicts) if stored else (),
+        files_changed=files_changed(folder.path),
     )
 
 
@@ -105,7 +132,7 @@ def _stored_evaluation(path: Path) -> Evaluation | None:
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        problem = error.errors()[0]["msg"]
+        problem = in_words(error.errors()[0])
         raise InputError(f"{path}: not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})") from None
 
 
@@ -113,3 +140,24 @@ def checksums(folder: Path) -> str:
     """Return the SHA-256 of every file under ``folder`` except SHA256SUMS, in the format of ``sha256sum -c``."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_FILE)
     return "".join(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)
+
+
+def files_changed(folder: Path) -> tuple[str, ...] | None:
+    """Return the files of SHA256SUMS under ``folder`` that are missing or have other content; None without the file.
+
+    Raises InputError if a line is not one of ``sha256sum``, or names a file outside of ``folder``.
+    """
+    path = folder / CHECKSUMS_FILE
+    if not path.is_file():
+        return None
+    stated = {}
+    for line in path.read_text(errors="replace").splitlines():
+        checksum, _, name = line.partition("  ")
+        if not name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path}: {line!r}: not a line of sha256sum for a file in this folder")
+        stated[name] = checksum
+    return tuple(name for name, checksum in stated.items() if _sha256(folder / name) != checksum)
+
+
+def _sha256(path: Path) -> str:
+    return file_sha256(path) if path.is_file() else ""

@@ -9,7 +9,7 @@ from experiments.results.quantities import LOSSES, OF_THE_ROW, is_lower_bound, v
 from experiments.results.run_folder import Run
 from experiments.results.schema import ERRORS, Result
 from experiments.results.verdicts import GRADES, Evaluation, Grade, Status, Verdict
-from experiments.results.wording import OUTCOMES, label, number, span, unit
+from experiments.results.wording import OUTCOMES, label, number, span, unit, unit_of_size
 from experiments.suites.suite import Check, Claim, Quantity, ReferenceValue, Row, Suite
 
 
@@ -160,16 +160,18 @@ def _check(check: Check, evidence: Evidence, about: About) -> CheckResult:
         return CheckResult("not evaluated", "", f"{', '.join(missing)} has not run")
     if check.outcome:
         status, reason = _outcome_status(check.row, check.outcome, evidence)
-        if status == "pass" and not _in_phase(check, evidence.results[check.row]):
-            status, reason = "fail", evidence.results[check.row].reason
+        if status == "pass" and check.phase:
+            status, reason = _phase_status(check.phase, evidence.results[check.row])
         value = f"{check.row}: {_outcome_in_words(evidence.results[check.row])}"
         return CheckResult("not evaluated" if status == "error" else status, value, reason)
     return _check_quantity(check, evidence, about)
 
 
-def _in_phase(check: Check, result: Result) -> bool:
-    """Return whether the memory ran out in the phase that the check states, if it states one."""
-    return check.phase is None or (result.failure is not None and result.failure.phase == check.phase)
+def _phase_status(phase: str, result: Result) -> tuple[Status, str]:
+    """Return whether the memory ran out in ``phase``, and the reason if it did not or is not known to."""
+    if result.failure is None:
+        return "not evaluated", f"the phase in which {result.spec.row} ran out of memory is not known"
+    return ("pass", "") if result.failure.phase == phase else ("fail", result.reason)
 
 
 def _check_quantity(check: Check, evidence: Evidence, about: About) -> CheckResult:
@@ -251,13 +253,26 @@ def _ratio(value: float, over: float) -> float:
 def _in_words(check: Check, values: list[float], over: float | None, compared: list[float]) -> str:
     assert check.quantity is not None
     if over is None:
-        range_ = " to ".join(dict.fromkeys(map(number, (min(values), max(values)))))
+        (low, high), name = _suited(unit(check.quantity), min(values), max(values))
+        range_ = " to ".join(dict.fromkeys(map(number, (low, high))))
         ranks = f" over {len(values)} ranks" if len(values) > 1 else ""
-        return f"{check.row}: {range_} {unit(check.quantity)}".rstrip() + ranks
+        return f"{check.row}: {range_} {name}".rstrip() + ranks
     base = check.over_quantity or check.quantity
-    own, its = unit(check.quantity), unit(base)
-    pair = f"{number(max(values))} {own if own != its else ''}".rstrip() + f" vs. {number(over)} {its}".rstrip()
+    if unit(check.quantity) == unit(base):
+        (value, over), its = _suited(unit(base), max(values), over)
+        own = ""
+    else:
+        ((value,), own), ((over,), its) = _suited(unit(check.quantity), max(values)), _suited(unit(base), over)
+    pair = f"{number(value)} {own}".rstrip() + f" vs. {number(over)} {its}".rstrip()
     return f"{number(compared[0])} times {check.over_row or label(base)} ({pair})"
+
+
+def _suited(name: str, *values: float) -> tuple[tuple[float, ...], str]:
+    """Return values of one unit and its name; GiB become the unit that suits the largest of them."""
+    if name != "GiB":
+        return values, name
+    suited, per_gib = unit_of_size(max(map(abs, values)))
+    return tuple(value * per_gib for value in values), suited
 
 
 def _origin_of_losses(check: Check, result: Result) -> str:

@@ -28,7 +28,8 @@ LIBRARIES = (
 def code_sha256() -> str:
     """Return the SHA-256 of the training code, over names and contents of its files, hexadecimal."""
     digest = hashlib.sha256()
-    for path in sorted([PACKAGE / "suites" / "attention_kernels.py", *(PACKAGE / "training").rglob("*.py")]):
+    of_suites = [PACKAGE / "suites" / name for name in ("attention_kernels.py", "miniature.py")]
+    for path in sorted([*of_suites, *(PACKAGE / "training").rglob("*.py")]):
         digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

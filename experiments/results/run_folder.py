@@ -2,9 +2,11 @@
 
 results/<run-id>/
     run.json                      options, and the machine that the run was made on
+    suite.yaml                    copy of the suite, if it is not one of this package
     predictions.json              predicted memory of its rows at full size
     <suite>/<row>/result.json     one result per row, written last: a row without it has not finished
     <suite>/<row>/notebook.ipynb  the executed notebook
+    <suite>/<row>/notebook.html   the same as a page without scripts
     <suite>/<row>/log.txt         output of the row, with the traceback of a failure
     <suite>/<row>/telemetry.csv   GPU and host metrics over time
     verdict.json report.html junit.xml SHA256SUMS
@@ -33,10 +35,12 @@ from experiments.results.schema import (
 )
 from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import Suite
+from experiments.suites.suite import Suite, read_suite, suite_file, suite_named, suite_names
+from experiments.suites.yaml_schema import in_words
 from experiments.system.files import write_atomically
 
 RUN_FILE = "run.json"
+SUITE_FILE = "suite.yaml"
 PREDICTIONS_FILE = "predictions.json"
 RUN_SCHEMA_VERSION: Literal[1] = 1
 
@@ -82,7 +86,7 @@ class Run(Record):
         """Return one row as the trainer reads it."""
         shared = {name: getattr(self, name) for name in RowSpec.model_fields.keys() & Run.model_fields.keys()}
         settings = suite.settings(suite.row(row_id), self.card, self.gpus_per_node)
-        return RowSpec(row=row_id, settings=settings, **shared)
+        return RowSpec(row=row_id, settings=settings, model=suite.own_model(settings), **shared)
 
 
 class Predictions(Record):
@@ -113,12 +117,25 @@ class RunFolder:
         except OSError:
             raise InputError(f"{self.path}: not a run's folder (it has no {RUN_FILE})") from None
         except ValidationError as error:
-            problem = error.errors()[0]
-            raise InputError(f"{path}: not a run of schema version {RUN_SCHEMA_VERSION} ({problem['msg']})") from None
+            problem = in_words(error.errors()[0])
+            raise InputError(f"{path}: not a run of schema version {RUN_SCHEMA_VERSION} ({problem})") from None
 
     def write_run(self, run: Run) -> None:
+        """Write run.json, and a copy of a suite that is not one of this package."""
         self.path.mkdir(parents=True, exist_ok=True)
+        if file := suite_file(run.suite):
+            write_atomically(self.path / SUITE_FILE, file.read_text())
         write_atomically(self.path / RUN_FILE, run.model_dump_json(indent=2))
+
+    def suite(self) -> Suite:
+        """Return the run's suite: the one of its name as it is now, else the copy in this folder.
+
+        Raises InputError if there is neither.
+        """
+        name = self.read_run().suite
+        if name in suite_names() or not (self.path / SUITE_FILE).is_file():
+            return suite_named(name)
+        return read_suite(self.path / SUITE_FILE, name)
 
     def write_predictions(self, predictions: Iterable[Prediction]) -> None:
         stored = Predictions(predictions=tuple(predictions))
@@ -132,7 +149,7 @@ class RunFolder:
         try:
             return Predictions.model_validate_json(path.read_bytes()).predictions
         except ValidationError as error:
-            problem = error.errors()[0]["msg"]
+            problem = in_words(error.errors()[0])
             remedy = "remove the file, or run again"
             raise InputError(
                 f"{path}: not predictions of schema version {PREDICTION_VERSION} ({problem}); {remedy}"

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from experiments.errors import InputError
 from experiments.results.memory_parts import Point
 from experiments.suites.row_spec import RowSpec
+from experiments.suites.yaml_schema import in_words
 
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "result.json"
@@ -164,7 +165,9 @@ class Failure(Record):
     rank: int = Field(default=0, description="rank that failed first")
     requested_gib: float | None = Field(default=None, description="the allocation that failed, if known")
     kind: str = Field(description="class of the exception, or the signal")
-    message: str = Field(description="message of the exception")
+    message: str = Field(description="message of the exception, or the line of the log that tells most")
+    where: str = Field(default="", description="innermost frame of this project's code, and the last library call")
+    log: tuple[str, ...] = Field(default=(), description="last lines of the log, if the row ended with an error")
 
 
 class Measured(Record):
@@ -243,7 +246,7 @@ def _validated(text: bytes, where: str) -> Result:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {problem['msg']})"
+        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {in_words(problem)})"
         raise InputError(f"{where}: {why}") from None
 
 

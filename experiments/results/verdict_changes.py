@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from experiments.results.schema import Record
 from experiments.results.verdicts import Status, Verdict
 
+SEVERITY: dict[Status | None, int] = {"pass": 0, "not evaluated": 1, None: 1, "fail": 2, "error": 3}
+
 
 class VerdictChange(Record):
     """A statement whose status differs. None: the statement is not about that run."""
@@ -15,6 +17,11 @@ class VerdictChange(Record):
     a: Status | None
     b: Status | None
     reason: str
+
+    @property
+    def worse(self) -> int:
+        """Return how much worse the second status is: positive if it is worse, negative if it is better."""
+        return SEVERITY[self.b] - SEVERITY[self.a]
 
 
 def verdict_changes(a: Iterable[Verdict], b: Iterable[Verdict]) -> tuple[VerdictChange, ...]:

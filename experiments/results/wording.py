@@ -27,6 +27,21 @@ GRADES: "dict[Grade, str]" = {
 }
 
 
+SIZES = (("GiB", 1), ("MiB", 2**10), ("KiB", 2**20))
+"""Units of memory, and the number of each in a GiB."""
+
+
+def size(gib: float) -> str:
+    """Format GiB with four significant digits, in MiB or KiB if it is below half of one: '38.51 GiB', '5.76 MiB'."""
+    unit, per_gib = unit_of_size(gib)
+    return f"{gib * per_gib:.4g} {unit}"
+
+
+def unit_of_size(gib: float) -> tuple[str, int]:
+    """Return the unit that suits a size in GiB, and the number of these units in a GiB; GiB for 0."""
+    return next((one for one in SIZES if abs(gib) * one[1] >= 0.5), SIZES[-1 if gib else 0])
+
+
 def span(low: float | None, high: float | None) -> str:
     """Format bounds: 'at least 2', 'at most 0.7', '13.3 to 14.7'."""
     if low is None:

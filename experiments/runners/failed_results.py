@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from experiments.results.logs import place_in, tail, telling_line
 from experiments.results.provenance import code_sha256, git_commit, image, versions
 from experiments.results.schema import (
     LOG_FILE,
@@ -33,7 +34,7 @@ def write_broken(
 ) -> Result:
     """Write and return the result of a row whose processes ended without one.
 
-    The result has the progress of the row and the last line that it printed. device: used if the row has not reported
+    The result has the progress of the row and what its log says. device: used if the row has not reported
     its device.
     """
     progress = read_progress(row_folder)
@@ -41,7 +42,9 @@ def write_broken(
         phase=progress.phase if progress else "load",
         step=progress.step if progress else None,
         kind="the row's processes ended" if outcome == "error" else "time limit",
-        message=last_printed_line(row_folder),
+        message=telling_line_of(row_folder),
+        where=place_in(_printed(row_folder)),
+        log=tail(_printed(row_folder)),
     )
     return _write(
         row_folder,
@@ -55,14 +58,15 @@ def write_broken(
     )
 
 
-def last_printed_line(row_folder: Path) -> str:
-    """Return the last line that the row or its notebook printed, 'no output' if there is none."""
-    for name in (LOG_FILE, NOTEBOOK_LOG):
-        path = row_folder / name
-        lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-        if printed := [line.strip() for line in lines if line.strip()]:
-            return printed[-1]
-    return "no output"
+def telling_line_of(row_folder: Path) -> str:
+    """Return the line that tells most of what the row, or else its notebook, printed; 'no output' if there is none."""
+    return telling_line(_printed(row_folder), "no output")
+
+
+def _printed(row_folder: Path) -> str:
+    paths = [row_folder / name for name in (LOG_FILE, NOTEBOOK_LOG)]
+    printed = (path.read_text(errors="replace") for path in paths if path.exists())
+    return next((text for text in printed if text.strip()), "")
 
 
 def _write(row_folder: Path, spec: RowSpec, elapsed_s: float = 0.0, **measured: Any) -> Result:

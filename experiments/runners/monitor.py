@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 from rich.console import Group
-from rich.table import Table
 
 from experiments.results.schema import PROGRESS_FILE, Progress
-from experiments.results.wording import clock
+from experiments.results.wording import clock, size
 from experiments.runners.local.row_process import ROW_VARIABLE
+from experiments.runners.progress import steps_of
 from experiments.runners.slurm import queue
 from experiments.runners.targets import MonitorTarget
+from experiments.system.tables import Column, Table
 from provision.errors import NotReached
 from provision.hardware import nvidia_smi
 from provision.ssh.shell import Shell
@@ -116,15 +117,18 @@ def gpus_in(text: str, node: str) -> list[MonitoredGpu]:
 
 def monitor_table(observation: Observation) -> Group:
     """Return an observation as tables."""
-    gpus = Table("node", "GPU", "busy", "memory GiB", "temperature", "rows", box=None, padding=(0, 2, 0, 0))
+    gpus = Table(
+        "GPU", Column("busy", number=True), "memory GiB", Column("temperature", number=True, optional=1), "rows"
+    )
     for gpu in observation.gpus:
         memory = f"{_text(gpu.used_gib, '.1f')} of {_text(gpu.total_gib, '.1f')}"
         busy, temperature = _text(gpu.utilization, ".0f", " %"), _text(gpu.celsius, ".0f", " °C")
-        gpus.add_row(gpu.node, f"{gpu.index} {gpu.name}", busy, memory, temperature, ", ".join(gpu.users))
-    rows = Table("row", "state", "phase", "micro-steps", "peak GiB", "left", box=None, padding=(0, 2, 0, 0))
+        gpus.add(f"{gpu.node} {gpu.index} {gpu.name}", busy, memory, temperature, "\n".join(gpu.users))
+    numbers = (Column(name, number=True) for name in ("micro-steps", "peak", "left"))
+    rows = Table("row", Column("state", prose=True), "phase", *numbers)
     for row in observation.rows:
         state = f"{row.state.lower()} ({row.reason})" if row.reason else row.state.lower()
-        rows.add_row(row.name, state, *_position(row.progress))
+        rows.add(row.name, state, *_position(row.progress))
     return Group(gpus, "", rows if observation.rows else "no rows", *observation.unreachable)
 
 
@@ -149,9 +153,9 @@ def _progress(target: MonitorTarget, names: list[str]) -> Mapping[str, Progress]
 def _position(progress: Progress | None) -> tuple[str, str, str, str]:
     if progress is None:
         return "", "", "", ""
-    steps = f"{progress.micro_steps} of {progress.planned_micro_steps}"
+    steps = steps_of(progress)
     left = clock(progress.left_s) if progress.left_s is not None else ""
-    return progress.phase, steps, _text(progress.memory.peak_gib, ".4g"), left
+    return progress.phase, steps, "" if progress.memory.peak_gib is None else size(progress.memory.peak_gib), left
 
 
 def _text(value: float | None, form: str, unit: str = "") -> str:

@@ -1,19 +1,19 @@
 """Progress of a run: a live table on a terminal; elsewhere one line when a row starts and one when it ends."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 
 from experiments.results.schema import Progress, Result
-from experiments.results.wording import OUTCOMES, clock
+from experiments.results.wording import OUTCOMES, clock, size
 from experiments.runners.plan import Planned
 from experiments.suites.row_spec import RowSpec
+from experiments.system.tables import Column, Table, print_lines
 
 if TYPE_CHECKING:
     from experiments.runners.slurm.download import TransferProgress
@@ -25,12 +25,15 @@ STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
 
 @dataclass(frozen=True)
 class RowState:
-    """A running row: its time so far, its progress report, and ``waits``: the reason why it has not started yet."""
+    """A row that has not ended: its time so far, its progress report, and ``instead``: what it does outside of these.
+
+    For example 'queued (Resources)' before it starts, 'ending' after its last step; otherwise empty.
+    """
 
     spec: RowSpec
     elapsed_s: float
     progress: Progress | None
-    waits: str = ""
+    instead: str = ""
 
 
 class View:
@@ -38,10 +41,16 @@ class View:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._at_full_size: Mapping[str, str] = {}
 
     def live(self) -> AbstractContextManager[object]:
         """Return the context that the runner enters while rows run."""
         return nullcontext()
+
+    def predicts(self, table: RenderableType, at_full_size: Mapping[str, str]) -> None:
+        """Print predictions; ``at_full_size``: what is predicted of each row, shown when its miniature ends."""
+        self._console.print(table)
+        self._at_full_size = at_full_size
 
     def keeps(self, row: Planned) -> None:
         """Print that the row keeps its result."""
@@ -52,13 +61,20 @@ class View:
         self._print(f"{spec.row}: starts ({why})")
 
     def ends(self, spec: RowSpec, result: Result) -> None:
-        """Print the outcome of the row, with its peak memory, its time, and the reason unless it fits."""
+        """Print the outcome of the row, with its peak memory, its time, and the reason unless it fits.
+
+        A miniature that ran says nothing of the card: what is predicted at full size stands beside it.
+        """
+        miniature = spec.size == "tiny" and result.outcome == "fits"
         peak = result.memory.peak_gib
-        measured = [f"peak {peak:.4g} GiB"] if peak is not None else []
+        measured = [f"peak {size(peak)}"] if peak is not None else []
         measured += [f"{result.elapsed_s:.0f} s"] if result.elapsed_s else []
+        words = ", ".join(["ran (miniature)" if miniature else OUTCOMES[result.outcome], *measured])
         reason = f": {result.reason}" if result.outcome != "fits" else ""
-        words = ", ".join([OUTCOMES[result.outcome], *measured])
-        self._print(f"{spec.row}: {words}{reason}", STYLES.get(result.outcome, "red"))
+        predicted = self._at_full_size.get(spec.row) if miniature else None
+        beside = f"; at full size on {spec.card}: {predicted}" if predicted else ""
+        style = "" if miniature else STYLES.get(result.outcome, "red")
+        self._print(f"{spec.row}: {words}{reason}{beside}", style)
 
     def says(self, text: str) -> None:
         """Print a message."""
@@ -75,7 +91,7 @@ class View:
         """Show the progress of the download of the row's files."""
 
     def _print(self, line: str, style: str = "") -> None:
-        self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+        print_lines(self._console, line, style)
 
 
 class Screen(View):
@@ -106,14 +122,26 @@ def view_on(console: Console) -> View:
 
 
 def table(states: Sequence[RowState], done: int, total: int, left_s: float | None) -> Table:
-    """Return the running rows as a table, titled with the number of rows that are done."""
-    left = f", about {clock(left_s)} left" if left_s is not None else ""
-    rows = Table(title=f"{done} of {total} rows done{left}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("row", "phase", "micro-steps", "GiB now", "peak GiB", "time", "left"):
-        rows.add_column(name, justify="left" if name in ("row", "phase") else "right", no_wrap=True)
+    """Return the rows that have not ended as a table, titled with the number of rows that are done and that wait."""
+    waiting = total - done - len(states)
+    wait = f"; {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""
+    left = f", about {clock(max(1.0, left_s))} left" if left_s is not None else ""
+    rows = Table(
+        "row",
+        Column("phase", prose=True),
+        *(Column(name, number=True, optional=1) for name in ("micro-steps", "now", "peak")),
+        *(Column(name, number=True) for name in ("time", "left")),
+        title=f"{done} of {total} rows done{left}{wait}",
+    )
     for state in states:
-        rows.add_row(state.spec.row, *_position(state), clock(state.elapsed_s), _left(state.progress))
+        rows.add(state.spec.row, *_position(state), clock(state.elapsed_s), _left(state.progress))
     return rows
+
+
+def steps_of(progress: Progress) -> str:
+    """Return the micro-steps so far, of those that are planned; empty before they are known."""
+    planned = progress.planned_micro_steps
+    return f"{progress.micro_steps} of {planned}" if planned else ""
 
 
 def download_progress(spec: RowSpec, transfer: "TransferProgress") -> str:
@@ -126,14 +154,13 @@ def download_progress(spec: RowSpec, transfer: "TransferProgress") -> str:
 
 def _position(state: RowState) -> tuple[str, str, str, str]:
     progress = state.progress
-    if progress is None or state.waits:
-        return state.waits or "starting", "", "", ""
-    steps = f"{progress.micro_steps} of {progress.planned_micro_steps}"
-    return progress.phase, steps, _gib(progress.allocated_gib), _gib(progress.memory.peak_gib)
+    if progress is None or state.instead:
+        return state.instead or "starting", "", "", ""
+    return progress.phase, steps_of(progress), _size(progress.allocated_gib), _size(progress.memory.peak_gib)
 
 
-def _gib(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _size(gib: float | None) -> str:
+    return "" if gib is None else size(gib)
 
 
 def _left(progress: Progress | None) -> str:

@@ -25,12 +25,13 @@ from experiments.suites.suite import Suite
 from experiments.system.files import cache_folder
 from experiments.system.packages import require
 from provision.availability.times import local_zone, time_in_words
-from provision.choices import REGIONS, TESTBEDS, ImageVariant
+from provision.choices import DEMO, REGIONS, TESTBEDS, ImageVariant
+from provision.clock import Clock
 from provision.errors import UnknownSite
 from provision.hardware import local
 from provision.hardware.remote import node_over
 from provision.leasing.journal import ActiveLease, Journal
-from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import ends_at, is_leased
 from provision.models import Node
 from provision.ssh.login import Login, SshConfigHost
@@ -180,7 +181,7 @@ def target_named(
         raise InputError(f"--versions {image_variant}: allowed on leased machines only (--site {', '.join(TESTBEDS)})")
     if site == SLURM:
         return _cluster(profile, account)
-    if site != LOCAL:
+    if site not in (LOCAL, DEMO):
         raise UnknownSite(f"unknown site {site!r}; allowed: {', '.join((LOCAL, SLURM, *TESTBEDS))}")
     return LocalTarget(local.this_machine())
 

@@ -1,19 +1,23 @@
 """Read the YAML files of labs and catalog into checked data, with errors that state file, value and fix."""
 
+import re
+from collections.abc import Collection, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from experiments.errors import InputError
+from experiments.errors import InputError, nearest
+from experiments.suites.document import read_document
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 T = TypeVar("T", bound=BaseModel)
 LABS = Path(__file__).parent / "labs"
 CATALOG = Path(__file__).parent / "catalog"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""LibYAML's loader where PyYAML was built with it: seven times as fast."""
+QUOTED = re.compile("'([^']*)'")
 
 
 class StrictModel(BaseModel):
@@ -24,20 +28,8 @@ class StrictModel(BaseModel):
 
 @cache
 def read_yaml(path: Path) -> Any:
-    """Return the YAML document in ``path``. Raises InputError if it is missing or not YAML."""
-    try:
-        return _parse(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-
-
-def _parse(text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=LOADER)
-    except yaml.YAMLError:
-        return yaml.safe_load(text)  # raises the same error with the line that it begins in
+    """Return the YAML document in ``path``. Raises InputError if it is missing, too large or not YAML."""
+    return read_document(path).data
 
 
 def checked(model: type[T], data: Any, where: str) -> T:
@@ -50,16 +42,54 @@ def checked(model: type[T], data: Any, where: str) -> T:
 
 def plain(error: ValidationError, model: type[BaseModel]) -> str:
     """Return an unknown key, else the first problem of a pydantic error, in one line: key, value, allowed values."""
-    problems = error.errors()
-    problem = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    key = ".".join(str(part) for part in problem["loc"])
+    return problems(error, model)[0].text
+
+
+class Problem(NamedTuple):
+    """One problem of a value. place: keys from the top. near: an allowed name that is like the wrong one, or ""."""
+
+    place: tuple[int | str, ...]
+    text: str
+    near: str = ""
+
+
+def problems(error: ValidationError, model: type[BaseModel], lists: Collection[str] = ()) -> list[Problem]:
+    """Return all problems of a pydantic error, unknown keys first.
+
+    ``lists``: keys of lists whose entries the caller names, so that a text begins inside of the entry.
+    """
+    found = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    found = [problem for problem in found if not _follows(problem, found)]
+    named = [len(problem["loc"]) > 1 and problem["loc"][0] in lists for problem in found]
+    return [_problem(problem, model, 2 if inside else 0) for problem, inside in zip(found, named, strict=True)]
+
+
+def _follows(problem: Any, others: Iterable[Any]) -> bool:
+    """Return whether a list is too short only because its entries are wrong."""
+    place = problem["loc"]
+    return problem["type"] == "too_short" and any(
+        other["loc"][: len(place)] == place and other is not problem for other in others
+    )
+
+
+def _problem(problem: Any, model: type[BaseModel], skip: int) -> Problem:
+    place = problem["loc"]
+    key = ".".join(str(part) for part in place[skip:])
     if problem["type"] == "extra_forbidden":
-        owner = _owner(model, problem["loc"][:-1])
-        return f"unknown key {key!r}; allowed: {', '.join(sorted(owner.model_fields))}"
+        allowed = sorted(_owner(model, place[:-1]).model_fields)
+        text = f"unknown key {key!r}; allowed: {', '.join(allowed)}"
+        return Problem(place, text, nearest(str(place[-1]), allowed))
     if problem["type"] == "missing":
-        return f"key {key!r} is missing"
+        return Problem(place, f"key {key!r} is missing")
+    message = in_words(problem)
+    near = nearest(str(problem["input"]), QUOTED.findall(message)) if problem["type"] == "literal_error" else ""
+    return Problem(place, f"{key} = {problem['input']!r}: {message}" if key else message, near)
+
+
+def in_words(problem: "ErrorDetails") -> str:
+    """Return what a pydantic error says, in the words of this program's own errors."""
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{key} = {problem['input']!r}: {message}" if key else message
+    return re.sub(r"^Input should be (.*?)(, unable to .*)?$", r"allowed: \1", message)
 
 
 def _owner(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:

@@ -1,13 +1,35 @@
-"""Tagged processes: found and killed together.
+"""Processes that end together: those of one group, and those with one tag.
 
 Tagged processes have inherited the same environment variable, the tag. A program finds them by the tag, even if they
 have changed their session or if another program started them.
 """
 
+import os
+import signal
+import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import psutil
+
+from experiments.system.signals import die_with_parent
+
+
+@contextmanager
+def own_group(command: Sequence[str], **options: Any) -> "Iterator[subprocess.Popen[Any]]":
+    """Start a process with its own group, with Popen's ``options``; kill the whole group when the body ends.
+
+    The process also ends with this one.
+    """
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent, **options)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def tagged_processes(variable: str, value: str | None = None) -> list[psutil.Process]:

@@ -65,7 +65,8 @@ def reason_of(outcome: Outcome, failure: Failure | None, memory: Memory, qualifi
     place = "while loading" if failure.phase == "load" else f"in the {failure.phase} of step {failure.step}"
     where = f"{qualifier}{place}"
     if outcome == "error":
-        return f"{failure.kind} {where}: {failure.message}"
+        called = f" ({failure.where})" if failure.where else ""
+        return f"{failure.kind} {where}: {failure.message}{called}"
     request = "" if failure.requested_gib is None else f", {failure.requested_gib:.3g} GiB more requested"
     peak = "" if memory.peak_gib is None else f" (peak so far {memory.peak_gib:.3g} GiB)"
     return f"out of {'GPU' if outcome == 'oom' else 'host'} memory {where}{request}{peak}"

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 from experiments.errors import InputError
+from experiments.results.logs import message_of, place_of
 from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Failure, Measured, Outcome
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
@@ -23,7 +24,7 @@ from experiments.system.signals import exit_with_parent
 from experiments.training.device import open_device, process_gpus
 from experiments.training.distributed.local_node import PID_FILE
 from experiments.training.distributed.ranks import LAUNCHER_PID
-from experiments.training.failures import first_line, outcome_of, reason_of, requested_gib
+from experiments.training.failures import outcome_of, reason_of, requested_gib
 from experiments.training.measure.meters import CudaMeter, Meter, StorageMeter
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.step_profile import StepProfile
@@ -87,7 +88,8 @@ def failure_of(error: Exception, probe: Probe) -> Failure:
         micro_step=probe.micro_step,
         requested_gib=requested_gib(str(error)),
         kind=type(error).__name__,
-        message=first_line(error),
+        message=message_of(error),
+        where=place_of(error),
     )
 
 

@@ -20,8 +20,10 @@ import psutil
 from pydantic import ValidationError
 
 from experiments.errors import InputError
+from experiments.results.logs import killed_by, place_in, tail, telling_line
 from experiments.results.provenance import code_sha256, git_commit, image, versions
 from experiments.results.schema import (
+    ERRORS,
     LOG_FILE,
     MEASURED_FILE,
     PROGRESS_FILE,
@@ -46,10 +48,11 @@ from experiments.system.files import GIB, write_atomically
 from experiments.training.distributed.local_node import prefer_oom_kill
 from experiments.training.distributed.merge import NODE_LOST, merge_ranks, root_failure, slowest_progress
 from experiments.training.distributed.ranks import CODES_FILE, Ranks
-from experiments.training.failures import last_line, outcome_of_text, reason_of, requested_gib
+from experiments.training.failures import outcome_of_text, reason_of, requested_gib
 from experiments.training.measure.telemetry import TelemetrySampler
 
 LOG_TAIL_BYTES = 20_000
+SILENT = "the trainer printed nothing"
 PEER_FAILURE_GRACE_S = 3.0
 
 
@@ -69,7 +72,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
             limit = _wait(ranks, out, spec.settings.time_limit_s, telemetry)
         ranks.end()
     measurements = _measurements(ranks, limit, oom_killed=_oom_kills() > kills_before)
-    row = merge_ranks(measurements) if ranks.count > 1 else measurements[0]
+    row = _with_log(merge_ranks(measurements) if ranks.count > 1 else measurements[0], ranks)
     elapsed_s = time.monotonic() - start
     result = Result(
         **row.model_dump(),
@@ -89,6 +92,14 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
     _remove_intermediate_files(out)
     write_atomically(out / RESULT_FILE, result.model_dump_json(indent=1))
     return result
+
+
+def _with_log(row: Measured, ranks: Ranks) -> Measured:
+    """Return the row with the last lines that the rank which failed has printed, if the row ended with an error."""
+    if row.failure is None or row.outcome not in ERRORS:
+        return row
+    log = tail(_log_tail(ranks.log(row.failure.rank)))
+    return row.model_copy(update={"failure": row.failure.model_copy(update={"log": log})})
 
 
 def _remove_intermediate_files(out: Path, *names: str) -> None:
@@ -165,7 +176,7 @@ def _measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list[Measure
     codes = ranks.codes()
     for rank, code in codes.items():
         if code == 2 and not limit:
-            raise InputError(_last_line(_log_tail(ranks.log(rank))))
+            raise InputError((tail(_log_tail(ranks.log(rank))) or (SILENT,))[-1])
     measurements = sorted(
         (
             _reported(ranks, rank, bool(limit)) or _inferred(ranks, rank, codes, limit, oom_killed)
@@ -203,7 +214,8 @@ def _inferred(ranks: Ranks, rank: int, codes: dict[int, int], limit: str, oom_ki
         rank=rank,
         requested_gib=requested_gib(text),
         kind="timeout" if limit else NODE_LOST if lost else f"signal {-code}" if code < 0 else f"exit code {code}",
-        message=_last_line(text),
+        message=killed_by(-code) if code < 0 and not limit and outcome == "error" else telling_line(text, SILENT),
+        where=place_in(text),
     )
     return Measured(
         rank=rank,
@@ -227,7 +239,8 @@ def _as_stopped(measured: Measured, failed: Measured) -> Measured:
 
 def _reason(outcome: Outcome, failure: Failure, memory: Memory, limit: str) -> str:
     if outcome == "timeout":
-        return f"{limit}, last seen in the {failure.phase} phase; stacks are in the log"
+        at = f" at {failure.where}" if failure.where else ""
+        return f"{limit}, last seen in the {failure.phase} phase{at}; stacks are in the log"
     return reason_of(outcome, failure, memory, qualifier="last seen ")
 
 
@@ -243,10 +256,6 @@ def _log_tail(path: Path) -> str:
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
         return log.read().decode(errors="replace")
-
-
-def _last_line(text: str) -> str:
-    return last_line(text, default="the trainer printed nothing")
 
 
 def _oom_kills() -> int:

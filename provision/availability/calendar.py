@@ -7,9 +7,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from zoneinfo import ZoneInfo
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Column, Table
 from rich.text import Text
 
 from provision.availability.matching import hardware
@@ -61,12 +59,12 @@ def calendar(
 
     The header has times in UTC and in ``zone``.
     """
-    axis, clocks = _axis(*window), _clocks(zone)
+    axis, zones = _axis(*window), clocks(zone)
     booked = defaultdict(list)
     for booking in bookings:
         booked[booking.host_id].append(booking)
-    margin = max(len(name) for name in [clock.key for clock in clocks] + [f"  {host.name}" for host in hosts]) + 2
-    lines = [Text(clock.key.ljust(margin) + _ticks(axis, clock), "dim") for clock in clocks]
+    margin = max(len(name) for name in [one.key for one in zones] + [f"  {host.name}" for host in hosts]) + 2
+    lines = [Text(clock.key.ljust(margin) + _ticks(axis, clock), "dim") for clock in zones]
     for kind, group in groupby(sorted(hosts, key=lambda host: (hardware(host), host.name)), key=hardware):
         lines.append(Text(kind, "bold"))
         for host in group:
@@ -75,25 +73,12 @@ def calendar(
     return Group(*lines, _legend(axis))
 
 
-def slot_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
-    """Return a table of time slots: time in UTC and in ``zone``, nodes, type, service units."""
-    clocks = _clocks(zone)
-    cost = Column("service units", justify="right")
-    table = Table(*(clock.key for clock in clocks), "nodes", "type", cost, box=SIMPLE_HEAD, pad_edge=False)
-    for slot in slots:
-        times = [_span(slot, clock) for clock in clocks]
-        names = ", ".join(host.name for host in slot.hosts)
-        kind = f"{slot.hosts[0].node_type} at {slot.hosts[0].site}"
-        table.add_row(*map(Text, (*times, names, kind, "unknown" if slot.cost_su is None else f"{slot.cost_su:.1f}")))
-    return table
-
-
-def _clocks(zone: ZoneInfo) -> list[ZoneInfo]:
+def clocks(zone: ZoneInfo) -> list[ZoneInfo]:
     """Return UTC and ``zone``, or UTC alone if they are the same."""
     return [UTC_ZONE] if zone.key.endswith("UTC") else [UTC_ZONE, zone]
 
 
-def _span(slot: TimeSlot, zone: ZoneInfo) -> str:
+def span(slot: TimeSlot, zone: ZoneInfo) -> str:
     """Return start and end in a zone, with the end's date if it differs."""
     start, end = slot.start.astimezone(zone), slot.end.astimezone(zone)
     date = "" if start.date() == end.date() else f"{end:%Y-%m-%d} "

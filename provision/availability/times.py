@@ -42,9 +42,9 @@ def parse_time(text: str) -> datetime:
         parsed = _parse_iso(moment.rstrip())
         zone = zone_named(name) if parsed else None
     if parsed is None or (parsed.tzinfo and zone):
-        raise BadTime(f"time {text!r} is malformed; allowed: 2026-11-23T14:00Z, '2026-11-23 16:00 Europe/Helsinki'")
+        raise BadTime(f"time {text!r} is malformed; allowed: {_examples()}")
     if parsed.tzinfo is None and zone is None:
-        raise BadTime(f"time {text!r} has no zone; allowed: 2026-11-23T14:00Z, '2026-11-23 16:00 Europe/Helsinki'")
+        raise BadTime(f"time {text!r} has no zone; allowed: {_examples()}")
     return _in_utc(parsed if zone is None else parsed.replace(tzinfo=zone), text)
 
 
@@ -107,6 +107,15 @@ def _offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:
     return moment.astimezone(zone).utcoffset()
 
 
+def _examples() -> str:
+    return f"{_tomorrow()}T14:00Z, '{_tomorrow()} 16:00 Europe/Helsinki'"
+
+
+def _tomorrow() -> str:
+    """Return a date for the examples in messages."""
+    return f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
+
+
 def _parse_iso(text: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text)
@@ -119,11 +128,11 @@ def _in_utc(moment: datetime, text: str) -> datetime:
         raise BadTime(f"time {text!r}: allowed: the years {YEARS[0]} to {YEARS[-1]}")
     if moment.utcoffset() != moment.replace(fold=1).utcoffset():
         raise BadTime(
-            f"time {text!r}: a clock change repeats or skips it; allowed: an offset or UTC, as 2026-11-23T14:00Z"
+            f"time {text!r}: a clock change repeats or skips it; allowed: an offset or UTC, as {_tomorrow()}T14:00Z"
         )
     utc = moment.astimezone(UTC)
     if utc.second or utc.microsecond:
-        raise BadTime(f"time {text!r}: allowed: whole minutes, as 2026-11-23T14:00Z")
+        raise BadTime(f"time {text!r}: allowed: whole minutes, as {_tomorrow()}T14:00Z")
     return utc
 
 

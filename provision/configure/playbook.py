@@ -21,7 +21,8 @@ import yaml
 from provision.choices import ImageVariant
 from provision.configure.build_context import commit, data_folder, pack
 from provision.errors import ConfigureFailed, NotReached
-from provision.leasing.journal import Machine, default_folder
+from provision.folders import default_folder
+from provision.leasing.journal import Machine
 from provision.ssh.login import Login
 from provision.ssh.ssh_shell import SshShell
 

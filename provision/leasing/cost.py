@@ -10,7 +10,7 @@ from provision.errors import SiteError
 from provision.leasing.journal import ActiveLease, Entry, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import find_lease
-from provision.models import Lease
+from provision.models import Host, Lease
 from provision.sites.base import Testbed
 
 HOUR = timedelta(hours=1)
@@ -73,13 +73,22 @@ def _end(data: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(data["end"])
 
 
-def used_su(reconciler: Reconciler, site: Testbed, lease: Lease) -> float | None:
-    """Return the service units so far; None if hosts or prices are unknown. A site forgets the hosts of past leases."""
-    price = {host.id: host.su_per_hour for host in reconciler.query(site.hosts)}
-    prices = [price.get(host) for host in lease.hosts or reconciler.journal.hosts(lease.id)]
-    known = [one for one in prices if one is not None]
-    hours = max(min(reconciler.clock.now(), lease.end) - lease.start, timedelta()) / HOUR
-    return sum(known) * hours if prices and len(known) == len(prices) else None
+def leased_hosts(reconciler: Reconciler, site: Testbed, lease: Lease) -> tuple[Host | None, ...]:
+    """Return the hosts of a lease, None for one that its site does not list. A site forgets those of past leases."""
+    known = {host.id: host for host in reconciler.query(site.hosts)}
+    return tuple(map(known.get, lease.hosts or reconciler.journal.hosts(lease.id)))
+
+
+def cost_su(hosts: Sequence[Host | None], length: timedelta) -> float | None:
+    """Return the service units of hosts for that time; None if hosts or prices are unknown."""
+    prices = [host.su_per_hour if host else None for host in hosts]
+    known = [price for price in prices if price is not None]
+    return sum(known) * (length / HOUR) if prices and len(known) == len(prices) else None
+
+
+def used_time(reconciler: Reconciler, lease: Lease) -> timedelta:
+    """Return the time of a lease that has passed."""
+    return max(min(reconciler.clock.now(), lease.end) - lease.start, timedelta())
 
 
 def used_in_words(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> str:
@@ -87,7 +96,7 @@ def used_in_words(site: Testbed, reconciler: Reconciler, active_lease: ActiveLea
     used = None
     with suppress(SiteError):
         lease = find_lease(site, active_lease)
-        used = used_su(reconciler, site, lease) if lease else None
+        used = cost_su(leased_hosts(reconciler, site, lease), used_time(reconciler, lease)) if lease else None
     return "unknown" if used is None else f"{used:.1f} service units"
 
 

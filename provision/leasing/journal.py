@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from provision.errors import BadJournal
+from provision.folders import default_folder
 from provision.models import Identity
 from provision.ssh.login import Login
 
@@ -224,13 +225,6 @@ def _account_data(account: Identity | None) -> dict[str, Any]:
 
 def _account_in(data: dict[str, Any]) -> Identity | None:
     return Identity(**data["account"]) if "account" in data else None
-
-
-def default_folder() -> Path:
-    """Return the journal's folder; see the module's docstring."""
-    if folder := os.environ.get("TESTBED_LEDGER"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "llm-testbed"
 
 
 def _after(active_lease: ActiveLease, entry: Entry) -> ActiveLease:

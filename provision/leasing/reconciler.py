@@ -4,13 +4,12 @@ A query is repeated while a service is unreachable. After an operation with an u
 before the operation is tried again.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from provision.clock import Clock
 from provision.errors import SiteError, Unreachable
 from provision.leasing.journal import ActiveLease, Journal, Operation
 
@@ -23,22 +22,6 @@ LONGEST_REQUESTED_PAUSE_S = 600
 """The longest pause that an answer may ask for."""
 T = TypeVar("T")
 Report = Callable[[str], None]
-
-
-class Clock:
-    """The time; tests replace it by one that moves without waiting."""
-
-    def now(self) -> datetime:
-        """Return the current time in UTC."""
-        return datetime.now(UTC)
-
-    def passed_s(self) -> float:
-        """Return the seconds since an arbitrary moment."""
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(seconds)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from provision.errors import (
     SiteError,
 )
 from provision.leasing.account import connect_to_lease, verify_account
-from provision.leasing.cost import costing, used_su
+from provision.leasing.cost import cost_su, costing, leased_hosts, used_time
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import OVER, find_lease, lease_data, text
 from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, listed, remaining
-from provision.models import Lease, Server, TimeSlot
+from provision.models import Host, Lease, Server, TimeSlot
 from provision.sites.base import Testbed
 from provision.ssh.login import forget
 
@@ -32,13 +32,19 @@ LONGEST_EXTENSION = timedelta(days=7)
 
 @dataclass(frozen=True)
 class State:
-    """An active lease as its site reports it now; lease: None if it is gone. used_su: cost so far."""
+    """An active lease as its site reports it now.
+
+    lease: None if it is gone. hosts: the nodes, as far as the site lists them. used_su: cost so far, total_su: until
+    its end; None if a price is unknown.
+    """
 
     active_lease: ActiveLease
     lease: Lease | None
     servers: tuple[Server, ...]
     ips: tuple[str, ...]
+    hosts: tuple[Host, ...]
     used_su: float | None
+    total_su: float | None
 
 
 def get_active_lease(reconciler: Reconciler, name: str) -> ActiveLease:
@@ -56,8 +62,11 @@ def state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> S
     servers = tuple(one for one in reconciler.query(site.servers) if one.tag == active_lease.tag)
     ids = {server.id for server in servers}
     ips = tuple(one.ip for one in reconciler.query(site.addresses) if one.server in ids)
-    cost = used_su(reconciler, site, lease) if lease else None
-    return State(active_lease, lease, servers, ips, cost)
+    if lease is None:
+        return State(active_lease, None, servers, ips, (), None, None)
+    hosts = leased_hosts(reconciler, site, lease)
+    used, total = (cost_su(hosts, time) for time in (used_time(reconciler, lease), lease.end - lease.start))
+    return State(active_lease, lease, servers, ips, tuple(filter(None, hosts)), used, total)
 
 
 def ends_at(reconciler: Reconciler, active_lease: ActiveLease) -> datetime | None:

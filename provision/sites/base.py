@@ -9,7 +9,7 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
-from provision.choices import REGIONS, TESTBEDS
+from provision.choices import DEMO, DEMO_PREFIX, REGIONS, TESTBEDS
 from provision.errors import UnknownSite
 from provision.models import (
     Address,
@@ -23,6 +23,7 @@ from provision.models import (
     TimeSlot,
     Volume,
 )
+from provision.ssh.login import Login
 
 
 class Account(Protocol):
@@ -196,6 +197,20 @@ class BootVolumes(Protocol):
         ...
 
 
+@runtime_checkable
+class PretendedServers(Protocol):
+    """A site whose servers exist in words only: nothing is logged in to, configured or run there."""
+
+    def try_login(self, login: Login) -> None:
+        """Take the place of a login to a server."""
+        ...
+
+
+def is_demo(name: str) -> bool:
+    """Return whether the name is that of the demonstration or of its region."""
+    return name == DEMO or name.startswith(DEMO_PREFIX)
+
+
 def connect_to_all() -> list[Testbed]:
     """Connect to the region of every configured account. Raises NoCredentials if there is none."""
     regions = import_module("provision.sites.accounts").regions()
@@ -209,7 +224,9 @@ def connect_to(name: str, entry: str = "") -> Testbed:
     entry: the account to prefer if several could be meant. Raises UnknownSite, and NoCredentials without an account or
     with several of them.
     """
+    if is_demo(name):
+        return import_module("provision.sites.demo").connect()
     kind = next((kind for kind, prefix in REGIONS.items() if name.startswith(prefix)), name)
     if kind not in TESTBEDS:
-        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join(TESTBEDS)}, or a region such as CHI@UC")
+        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join((*TESTBEDS, DEMO))}, or a region such as CHI@UC")
     return import_module(TESTBEDS[kind]).connect(name if kind != name else REGIONS[kind], entry)

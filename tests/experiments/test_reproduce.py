@@ -15,11 +15,12 @@ from experiments.run_options import RunOptions
 from experiments.runners.progress import View
 from experiments.system import signals
 from provision.checks import Check
+from provision.clock import Clock
 from provision.configure.playbook import Setup
 from provision.errors import ConfigureFailed, ForeignLease, LeaseMismatch
 from provision.leasing.journal import Journal
 from provision.leasing.lease import Leased
-from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest
 from provision.models import Credential, Host, Lease, Requirements
 from provision.sites import base as sites

@@ -5,7 +5,6 @@ import re
 import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import MISSING, fields, replace
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -112,7 +111,7 @@ def test_a_run_with_another_choice_does_not_continue_a_folder(tmp_path, name):
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_comparisons_show_a_choice_that_differs(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(import_module(compare.__module__), "suite_named", lambda name: results.suite())
+    monkeypatch.setattr(RunFolder, "suite", lambda folder: results.suite())
     a, b = folders = [RunFolder(tmp_path / side) for side in "ab"]
     for folder, one in zip(folders, two_runs(name), strict=True):
         folder.write_run(one)

@@ -19,7 +19,7 @@ from tests.support.installed import Environment, build_wheel, install, link_depe
 
 pytestmark = pytest.mark.xdist_group("package")
 ROW = "single_gpu_blip2/baseline"
-DATA = ("*.yaml", "*.ipynb", "*.cpp", "*.h", "*.html", "*.css", "*.js")
+DATA = ("*.yaml", "*.toml", "*.ipynb", "*.cpp", "*.h", "*.html", "*.css", "*.js")
 
 
 @pytest.fixture(scope="module")

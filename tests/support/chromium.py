@@ -6,9 +6,12 @@ The messages of the Chrome DevTools Protocol are JSON, ended by a zero byte.
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe", "about:blank")
 WATCH = """window.problems = [];
@@ -18,6 +21,15 @@ UNTIL = """new Promise((done) => {{
   const look = setInterval(() => {{ if ({condition}) {{ clearInterval(look); done(true); }} }}, 50);
   setTimeout(() => {{ clearInterval(look); done(false); }}, {timeout_ms});
 }})"""
+
+
+def program() -> str:
+    """Return the path of Chromium; skips the test without it, and fails it in CI."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found:
+        missing = pytest.fail if os.environ.get("CI") else pytest.skip
+        missing("no Chromium on the PATH (apt-get install chromium)")
+    return str(found)
 
 
 class Page:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from provision.leasing.reconciler import Clock
+from provision.clock import Clock
 from provision.models import Address, Booking, Credential, Host, Identity, Lease, Server, TaggedResource
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

@@ -13,6 +13,11 @@ PROGRESS = """{"phase": "backward", "step": 3, "micro_steps": 7, "planned_micro_
 "memory": {"peak_gib": 1.5}, "left_s": 2.0}"""
 
 
+COMPILER = """c++ -c cpu_adam.cpp -o cpu_adam.o
+c++: fatal error: Killed signal terminated program cc1plus
+compilation terminated."""
+
+
 def stuck() -> None:
     time.sleep(600)
 
@@ -42,6 +47,9 @@ def main() -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if behavior == "oom":
         print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has", flush=True)
+        return 1
+    if behavior == "compiler":
+        print(COMPILER, flush=True)
         return 1
     if behavior == "error":
         print("RuntimeError: shapes differ", flush=True)

@@ -18,13 +18,14 @@ EXPERIMENTS, RESULTS, PREDICTION, MACHINES = "Experiments", "Results", "Predicti
 
 COMMANDS = {
     "list": Entry(EXPERIMENTS, "results", "List the suites, or the rows of one."),
+    "check": Entry(EXPERIMENTS, "check", "Check the files of your own suites: tell all mistakes at once."),
     "run": Entry(EXPERIMENTS, "run", "Run missing and changed rows of suites; evaluate, report them."),
     "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
     "logs": Entry(EXPERIMENTS, "remote", "Print a row's log, also from the machine where the row runs."),
-    "evaluate": Entry(RESULTS, "results", "Evaluate stored results with the current suites; write nothing."),
-    "report": Entry(RESULTS, "results", "Write the report of a run again."),
+    "evaluate": Entry(RESULTS, "results", "Evaluate stored results with today's suites; check their files."),
+    "report": Entry(RESULTS, "results", "Write the report of a run again, and the index of several."),
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
-    "schema": Entry(RESULTS, "results", "Print the JSON schemas of the files of a run."),
+    "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
     "predict": Entry(PREDICTION, "predict", "Predict GPU memory of rows, models and scripts, without a GPU."),
     "fit": Entry(PREDICTION, "predict", "Find the largest batch that fits, and changes that save memory."),
     "cards": Entry(PREDICTION, "catalog", "List the GPU models that predictions and labs know."),
@@ -32,12 +33,12 @@ COMMANDS = {
     "slots": Entry(MACHINES, "lease", "Find the earliest time slots in which nodes are free."),
     "lease": Entry(MACHINES, "lease", "Lease the earliest time slot; boot its nodes; print their logins."),
     "configure": Entry(MACHINES, "configure", "Install driver, Docker, Slurm and image on the nodes of a lease."),
-    "status": Entry(MACHINES, "lease", "Show active leases: their start, their end, their cost so far."),
+    "status": Entry(MACHINES, "lease", "Show active leases: time left, nodes, cost so far and in all."),
     "top": Entry(MACHINES, "remote", "Show the GPUs of all nodes and the rows on them, until Ctrl-C."),
     "notebook": Entry(MACHINES, "remote", "Serve Jupyter from the leased machine through a tunnel."),
     "extend": Entry(MACHINES, "lease", "Extend a lease, within the site's rules."),
     "release": Entry(MACHINES, "lease", "Release servers, addresses and lease; verify that none is left."),
-    "doctor": Entry(MACHINES, "lease", "Run the preflight checks of a lease; each failure names its fix."),
+    "doctor": Entry(MACHINES, "lease", "Check this machine, a site or a cluster; failures name their fix."),
     "orphans": Entry(MACHINES, "orphans", "List your tagged resources that no active lease covers."),
 }
 

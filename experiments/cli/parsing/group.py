@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from experiments.cli.parsing.commands import COMMANDS, load
-from experiments.cli.parsing.examples import EXAMPLES
+from experiments.cli.parsing.examples import examples
 from experiments.cli.parsing.help import records, usage_pieces
 from experiments.cli.parsing.usage import in_own_words
 from experiments.cli.parsing.values import PlainValue
@@ -37,7 +37,7 @@ class Command(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - a method of TyperCommand
         """Write the examples, each on its own line."""
         with formatter.section("Examples"):
-            formatter.write("".join(f"  {line}\n" for line in EXAMPLES[str(self.name)]))
+            formatter.write("".join(f"  {line}\n" for line in examples()[str(self.name)]))
 
 
 class Commands(typer.Typer):

@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.cli.parsing.values import choices_of, kind_of, name_of
 
+WIDEST_CHOICES = 50
 METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}
 
 
@@ -19,13 +20,22 @@ def records(command: Any, context: Any, kind: str) -> list[tuple[str, str]]:
     params = [param for param in command.get_params(context) if param.param_type_name == kind]
     for param in params:
         if kind == "option" and param.metavar is None:
-            param.metavar = "|".join(choices_of(param)) or METAVARS.get(kind_of(param), "TEXT")
+            _describe(param)
     shown = [(param, param.get_help_record(context)) for param in params]
     return [
         (record[0] if kind == "option" else name_of(param), record[1].replace("x>=", "from "))
         for param, record in shown
         if record
     ]
+
+
+def _describe(param: Any) -> None:
+    """Give an option its metavar: its values; if they are long, they stand in its help."""
+    choices = choices_of(param)
+    param.metavar = "|".join(choices) or METAVARS.get(kind_of(param), "TEXT")
+    if len(param.metavar) > WIDEST_CHOICES:
+        param.metavar = "NAME"
+        param.help = f"{param.help} Allowed: {', '.join(choices)}."
 
 
 def _usage(param: Any) -> str:

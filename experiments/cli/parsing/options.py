@@ -1,6 +1,7 @@
 """Options that commands share, and command-line options made from the fields of a dataclass."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import Field, is_dataclass
 from functools import wraps
@@ -11,22 +12,44 @@ import typer
 
 from experiments.suites.choices import Groups
 from experiments.system.options import Option, options_of
-from provision.choices import TESTBEDS
+from provision.choices import DEMO, TESTBEDS
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the planned operations; change nothing.")]
 Key = Annotated[Path, typer.Option(help="Your private SSH key.")]
 DEFAULT_KEY = Path("~/.ssh/id_ed25519")
-Site = Annotated[str, typer.Option(help=f"Site: {', '.join(TESTBEDS)}, or a region such as CHI@TACC.")]
+Site = Annotated[str, typer.Option(help=f"Site: {', '.join((*TESTBEDS, DEMO))}, or a region such as CHI@TACC.")]
 SiteOrAny = Annotated[
-    str, typer.Option(help=f"Site: {', '.join(TESTBEDS)}, a region, or any: all sites with an account.")
+    str, typer.Option(help=f"Site: {', '.join((*TESTBEDS, DEMO))}, a region, or any: all sites with an account.")
 ]
 Name = Annotated[
     str | None, typer.Option(help="Name of the lease; default: llm_USER, llm_single_USER or llm_multi_USER.")
 ]
 ActiveName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: the only one.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Wait until a time slot is free, then lease it.")]
+
+
+def _use_suites(place: Path | None) -> Path | None:
+    """Let the suites at ``place`` be found by name, by this process and those that it starts."""
+    if place is not None:
+        from experiments.suites.suite import OWN_SUITES, own_suites
+
+        os.environ[OWN_SUITES] = str(place.expanduser().absolute())
+        own_suites()
+    return place
+
+
+SuiteFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--suite-file",
+        metavar="PATH",
+        callback=_use_suites,
+        is_eager=True,
+        help="Your own suite: its file, or a folder of such files; without SUITE: all suites there.",
+    ),
+]
 Group = Annotated[Groups | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several, or both.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")]
 RunPaths = Annotated[

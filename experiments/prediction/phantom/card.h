@@ -14,6 +14,7 @@ struct CardFacts {
   bool flash = true;             // flash attention kernels
   bool bfloat_efficient = true;  // memory-efficient attention in bfloat16
   int64_t workspace_bytes = 0;   // size of the workspace of one cuBLAS handle
+  int64_t multiprocessors = 1;   // what a large reduction is divided among
 };
 
 CardFacts card;

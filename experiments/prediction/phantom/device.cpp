@@ -132,8 +132,8 @@ void replace_writes_on_host() {
 
 extern "C" {
 
-// Set the properties of the card: its attention kernels and the size of a cuBLAS workspace in bytes.
-void phantom_install(int64_t flash, int64_t bfloat_efficient, int64_t workspace_bytes) {
+// Set the properties of the card: its attention kernels, the size of a cuBLAS workspace in bytes, its multiprocessors.
+void phantom_install(int64_t flash, int64_t bfloat_efficient, int64_t workspace_bytes, int64_t multiprocessors) {
   static bool registered = false;
   if (!registered) {
     c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new phantom::Guard());
@@ -144,6 +144,7 @@ void phantom_install(int64_t flash, int64_t bfloat_efficient, int64_t workspace_
   phantom::card.flash = flash;
   phantom::card.bfloat_efficient = bfloat_efficient;
   phantom::card.workspace_bytes = workspace_bytes;
+  phantom::card.multiprocessors = multiprocessors;
 }
 
 // Return allocated bytes, reserved bytes, their peaks since the last reset, and the number of events.
@@ -283,6 +284,9 @@ void phantom_watch_host() {
   if (!phantom::host_watched.exchange(true)) replace_writes_on_host();
   c10::SetCPUAllocator(&phantom::host_allocator, 255);
 }
+
+// Call this function before each allocation of 1 MiB and more; null: no function.
+void phantom_before_large(void (*call)()) { phantom::before_large = call; }
 
 int64_t phantom_host_peak() { return phantom::host_peak; }
 

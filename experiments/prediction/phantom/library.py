@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,8 @@ from experiments.results.provenance import versions
 from experiments.suites.attention_kernels import Kernels
 
 SOURCES = Path(__file__).parent
+CALL = ctypes.CFUNCTYPE(None)
+NO_CALL = CALL()
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,16 @@ class Phantom:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self._before_large = NO_CALL
 
     def install(self, kernels: Kernels) -> None:
-        """Use these attention kernels."""
-        self._library.phantom_install(kernels.flash, kernels.bfloat_efficient, ctypes.c_int64(kernels.workspace_bytes))
+        """Use the kernels of a card."""
+        self._library.phantom_install(
+            ctypes.c_int64(kernels.flash),
+            ctypes.c_int64(kernels.bfloat_efficient),
+            ctypes.c_int64(kernels.workspace_bytes),
+            ctypes.c_int64(kernels.multiprocessors),
+        )
 
     def stats(self) -> tuple[int, int, int, int, int]:
         """Return bytes allocated and reserved, both peaks since the last reset, and the number of events."""
@@ -105,6 +113,11 @@ class Phantom:
     def resize(self, storage: int, size: int) -> None:
         """Set the size in bytes of the storage at this C++ address."""
         self._library.phantom_resize(ctypes.c_void_p(storage), ctypes.c_int64(size))
+
+    def before_large(self, call: Callable[[], None] | None) -> None:
+        """Call this function before each allocation of 1 MiB and more, in the thread that allocates."""
+        self._before_large = CALL(call) if call else NO_CALL
+        self._library.phantom_before_large(self._before_large)
 
     def watch_host(self) -> None:
         """Count tensor bytes on the host from now on; tensors of 16 MiB and more get addresses without memory."""

@@ -4,8 +4,10 @@
 
 #include <ATen/ATen.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 
 #include "allocator.h"
@@ -60,6 +62,7 @@ struct Block {
   int64_t address;
   void* host;         // memory for values, or null
   bool known = true;  // false if they depend on floating-point values, which are not computed
+  std::optional<double> constant = std::nullopt;  // the value of all its floating-point numbers, if it is known
 };
 
 void release(void* context) {
@@ -73,8 +76,13 @@ void release(void* context) {
   delete block;
 }
 
+// Called before each large allocation, without the log's lock: it may wait for Python's.
+std::atomic<void (*)()> before_large{nullptr};
+constexpr size_t kLarge = size_t{1} << 20;
+
 c10::DataPtr allocate_block(size_t bytes, bool with_values) {
   if (bytes == 0) return {nullptr, nullptr, &release, kDevice};
+  if (auto* const call = bytes >= kLarge ? before_large.load() : nullptr) call();
   Log& the = log();
   std::lock_guard<std::mutex> lock(the.mutex);
   auto* block = new Block{++the.allocations, the.allocator.allocate(bytes, current_stream), nullptr};
@@ -119,7 +127,10 @@ bool readable(const Tensor& tensor) {
 
 // Mark the values of a tensor as unknown, because they depend on floating-point values, which are not computed.
 void forget_values(const Tensor& tensor) {
-  if (Block* block = is_here(tensor) ? block_of(tensor) : nullptr) block->known = false;
+  if (Block* block = is_here(tensor) ? block_of(tensor) : nullptr) {
+    block->known = false;
+    block->constant.reset();
+  }
 }
 
 }  // namespace phantom

@@ -9,10 +9,17 @@
 
 namespace phantom {
 
+std::optional<double> constant_of(const Tensor& tensor) {
+  const Block* block = is_here(tensor) ? block_of(tensor) : nullptr;
+  return block ? block->constant : std::nullopt;
+}
+
 Tensor& copy_(Tensor& self, const Tensor& source, bool) {
   TORCH_CHECK(at::is_expandable_to(source.sizes(), self.sizes()), "copy_: sizes ", source.sizes(), " and ", self.sizes());
   if (readable(self) && readable(source)) {
     on_host(self).copy_(on_host(source));
+  } else if (const auto value = constant_of(source); value && is_here(self) && readable(self)) {
+    on_host(self).fill_(*value);
   } else if (is_here(self)) {
     forget_values(self);
   } else if (!is_here(self) && self.nbytes() <= static_cast<size_t>(kMiB)) {

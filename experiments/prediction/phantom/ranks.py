@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.fsdp._init_utils as fsdp
 from torch._C import _distributed_c10d as c10d
 from torch.futures import Future
 
@@ -87,4 +88,5 @@ def replace_ranks(devices: int, nodes: int, rank: int = 0) -> None:
     dist.init_process_group = init_process_group
     dist.distributed_c10d.init_process_group = init_process_group
     setattr(dist.Logger, "set_runtime_stats_and_log", lambda _: None)  # noqa: B010 - it asks for CUDA's clocks
+    setattr(fsdp, "_get_compute_device", lambda *_: torch.device("cuda", 0))  # noqa: B010 - the only one, on any rank
     torch.cuda.device_count = lambda: devices

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "card.h"
+#include "scratch.h"
 #include "tensors.h"
 
 namespace phantom {
@@ -54,6 +55,17 @@ void positions_for_masks(torch::jit::Stack* stack, size_t first) {
   }
 }
 
+// Keep the value of a whole tensor that is filled with one, such as a mask of ones; forget it at any other write.
+void keep_constant(const Tensor& tensor, const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
+  Block* block = is_here(tensor) ? block_of(tensor) : nullptr;
+  if (!block) return;
+  block->constant.reset();
+  const bool whole = tensor.nbytes() == tensor.storage().nbytes() && tensor.is_non_overlapping_and_dense();
+  if (!whole) return;
+  if (schema.name() == "aten::zero_") block->constant = 0.0;
+  if (schema.name() == "aten::fill_" && arguments[1].isScalar()) block->constant = arguments[1].toScalar().toDouble();
+}
+
 // An operation that only writes values that are not computed, in place or into given outputs, has no effect. It returns
 // the tensors that it would write.
 std::optional<std::vector<IValue>> nothing_to_write(
@@ -69,11 +81,23 @@ std::optional<std::vector<IValue>> nothing_to_write(
       nothing = nothing && is_here(tensor) && !readable(tensor) && (in_place || tensor.numel());
     });
   }
+  if (nothing)
+    for (const IValue& one : written) each_tensor(one, [&](const Tensor& tensor) { keep_constant(tensor, schema, arguments); });
   if (written.empty() || !nothing || schema.returns().size() > written.size()) return std::nullopt;
   for (const auto& returned : schema.returns())
     if (!returned.alias_info() || !returned.alias_info()->isWrite()) return std::nullopt;
   written.resize(schema.returns().size());
   return written;
+}
+
+// Return a view of the tensor's storage with the type and shape of `made`, which differ for complex numbers.
+Tensor view_like(const Tensor& tensor, const Tensor& made) {
+  if (tensor.scalar_type() == made.scalar_type())
+    return at::native::as_strided_tensorimpl(tensor, made.sizes(), made.strides(), made.storage_offset());
+  Tensor view = at::detail::make_tensor<c10::TensorImpl>(
+      c10::TensorImpl::VIEW, c10::Storage(tensor.storage()), tensor.key_set(), made.dtype());
+  view.unsafeGetTensorImpl()->set_sizes_and_strides(made.sizes(), made.strides(), made.storage_offset());
+  return view;
 }
 
 void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
@@ -87,6 +111,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   if (const auto written = nothing_to_write(schema, arguments)) {
     stack->erase(stack->begin() + first, stack->end());
     stack->insert(stack->end(), written->begin(), written->end());
+    use_scratch(schema, arguments);
     return;
   }
 
@@ -135,7 +160,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       for (const auto& [tensor, other] : pairs) {
         if (other.is_same(made)) return tensor;
         if (alias && !alias->isWrite() && is_here(tensor) && made.storage().is_alias_of(other.storage()))
-          return at::native::as_strided_tensorimpl(tensor, made.sizes(), made.strides(), made.storage_offset());
+          return view_like(tensor, made);
       }
       if (on_values) return from_host(made);
       const Tensor result = empty_strided_here(made.sizes(), made.strides(), made.scalar_type());
@@ -143,6 +168,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       return result;
     });
   }
+  if (!on_values) use_scratch(schema, arguments);
 }
 
 }  // namespace phantom

@@ -48,6 +48,14 @@ class ModuleShare(Record):
     size_gib: float = Field(description="bytes / 1024**3")
 
 
+class LineShare(Record):
+    """Memory at the peak that one line of the script allocated, itself or by what it called."""
+
+    line: str = Field(description="FILE:LINE, relative to the script's folder; empty: before its first line")
+    category: str = Field(description="kind of memory, such as params or activations")
+    size_gib: float = Field(description="bytes / 1024**3")
+
+
 class ScriptPrediction(Record):
     """Memory of one rank of a training script, with the kernels of some cards. Memory in GiB (bytes / 1024**3)."""
 
@@ -70,6 +78,7 @@ class ScriptPrediction(Record):
     timeline_gib: tuple[float, ...] = Field(description="maximum allocated memory in each of equal parts of the log")
     phases: tuple[PhaseBegin, ...] = Field(description="phases in the timeline")
     modules: tuple[ModuleShare, ...] = Field(description="allocations that exist at the peak, largest first")
+    lines: tuple[LineShare, ...] = Field(description="the same allocations by line of the script, largest first")
     notes: tuple[str, ...] = Field(description="what the prediction does not model")
     versions: dict[str, str] = Field(description="versions of the packages that were used")
     elapsed_s: float = Field(description="time that the trace took, imports of the script included")

@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from experiments.suites.attention_kernels import kernels_of
 from experiments.suites.cards import card_named
 from experiments.system.files import CODE, cache_folder
 from experiments.system.packages import require
-from experiments.system.signals import die_with_parent
+from experiments.system.processes import own_group
 
 MODULE = "experiments.prediction.script.traced.process"
 
@@ -38,11 +37,13 @@ def trace_script(
     card_names: Sequence[str],
     say: Callable[[str], None],
     options: ScriptOptions,
+    name: str = "",
 ) -> list[ScriptPrediction]:
     """Return what is predicted of the command ``words``: one prediction for each group of cards, and each rank.
 
     Cards whose kernels take the same memory are answered by one trace. The script runs in this working directory and
-    with this environment; what it writes and where it connects to is up to it. Its output goes to stderr.
+    with this environment; what it writes and where it connects to is up to it. Its output goes to stderr. Progress
+    shows ``name``, or the first words of the command.
 
     Raises InputError for a command that cannot be run, and ScriptFailed if the script fails.
     """
@@ -52,7 +53,7 @@ def trace_script(
     job |= {"words": list(words), "cache": str(cache_folder())}
     found = []
     for group in alike(card_names):
-        say(f"tracing {' '.join(words[:4])} for {', '.join(group)}")
+        say(f"tracing {name or ' '.join(words[:4])} for {', '.join(group)}")
         first = _traced({**job, "cards": group, "rank": 0})
         found.append(first)
         for rank in range(1, first.ranks if options.all_ranks else 1):
@@ -73,7 +74,12 @@ def alike(card_names: Sequence[str]) -> list[list[str]]:
 def _traced(job: dict[str, object]) -> ScriptPrediction:
     with tempfile.TemporaryDirectory(prefix="testbed-script-") as folder:
         out = Path(folder) / "prediction.json"
-        with _process(json.dumps(job), out) as process:
+        with own_group(
+            [sys.executable, "-m", MODULE, json.dumps(job), str(out)],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            env={**os.environ, "PYTHONPATH": _path()},
+        ) as process:
             code = process.wait()
         if not out.exists():
             raise ScriptFailed(code or 1)
@@ -81,25 +87,6 @@ def _traced(job: dict[str, object]) -> ScriptPrediction:
     if (answer := json.loads(text)).keys() == {"error"}:
         raise InputError(answer["error"])
     return ScriptPrediction.model_validate(answer)
-
-
-@contextmanager
-def _process(job: str, out: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    """Start the process of a trace; kill it with all its children at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", MODULE, job, str(out)],
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr.fileno(),
-        env={**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONPATH": _path()},
-        start_new_session=True,
-        preexec_fn=die_with_parent,
-    )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _path() -> str:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Column, Table
 from rich.text import Text
 
-from experiments.prediction.script.record import ModuleShare, ScriptPrediction
+from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction
 from experiments.results.memory_parts import AT_PEAK
+from experiments.system.tables import Column, Table
 
 STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
 ENDED = {
@@ -18,6 +17,7 @@ ENDED = {
     "time limit": "stopped at its time limit after",
 }
 MODULES = 10
+SMALLEST_GIB = 0.005
 
 
 def as_data(predictions: Sequence[ScriptPrediction]) -> dict[str, Any]:
@@ -50,6 +50,8 @@ def view(predictions: Sequence[ScriptPrediction]) -> Group:
     worst = max(predictions, key=lambda one: one.reserved_gib)
     parts: list[Any] = [Text(line) for line in _lines(worst)]
     parts += [_cards_table(predictions), _modules_table(worst.modules)]
+    if any(one.line for one in worst.lines):
+        parts.append(_lines_table(worst.lines))
     if len({card.card for one in predictions for card in one.cards}) > 1:
         smallest = smallest_card(predictions)
         parts.append(
@@ -81,15 +83,12 @@ def _lines(one: ScriptPrediction) -> list[str]:
 def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
     several = len({one.rank for one in predictions}) > 1
     table = Table(
-        Column("card", no_wrap=True),
+        "card",
         *(["rank"] if several else []),
-        *(Column(name, justify="right", no_wrap=True) for name in ("peak", "needed", "usable", "margin")),
-        Column("outcome", no_wrap=True),
-        "out of memory in",
+        *(Column(name, number=True) for name in ("peak", "needed", "usable", "margin")),
+        "outcome",
+        Column("out of memory in", prose=True),
         title="GiB on one GPU, smallest card first",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
     answers = [(one, card) for one in predictions for card in one.cards]
     for one, card in sorted(answers, key=lambda answer: (answer[1].usable_gib, answer[0].rank)):
@@ -97,23 +96,28 @@ def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
         sizes = (f"{size:.2f}" for size in (one.peak_gib, card.needed_gib, card.usable_gib))
         rank = [str(one.rank)] if several else []
         outcome = Text(card.outcome, STYLES[card.outcome])
-        table.add_row(card.card, *rank, *sizes, f"{card.margin_gib:+.2f}", outcome, failed)
+        table.add(card.card, *rank, *sizes, f"{card.margin_gib:+.2f}", outcome, failed)
     return table
 
 
 def _modules_table(shares: Sequence[ModuleShare]) -> Table:
     table = Table(
-        Column("GiB", justify="right", no_wrap=True),
+        Column("GiB", number=True),
         "what",
         "allocated in",
-        Column("module", overflow="fold"),
+        Column("module", prose=True),
         title="largest at the peak",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
     )
     for one in shares[:MODULES]:
-        table.add_row(f"{one.size_gib:.2f}", one.category, one.phase, one.module or "outside of modules")
+        table.add(f"{one.size_gib:.2f}", one.category, one.phase, one.module or "outside of modules")
+    return table
+
+
+def _lines_table(shares: Sequence[LineShare]) -> Table:
+    table = Table(Column("GiB", number=True), "what", Column("line"), title="allocated by line of the script")
+    for one in shares[:MODULES]:
+        if one.size_gib >= SMALLEST_GIB:
+            table.add(f"{one.size_gib:.2f}", one.category, one.line or "elsewhere")
     return table
 
 

@@ -23,7 +23,7 @@ from experiments.results.schema import (
     read_progress,
     read_result,
 )
-from experiments.runners.failed_results import device_of, last_printed_line, write_broken
+from experiments.runners.failed_results import device_of, telling_line_of, write_broken
 from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.resources import Allocation, ResourcePool, most_memory_first
 from experiments.runners.local.torch_extensions import compile_extensions, drop_stale_locks, extensions_folder
@@ -201,7 +201,7 @@ class LocalRunner:
             reason = (
                 f"did not end within {elapsed_s:.0f} s; the time limit is {row.spec.settings.time_limit_s} s"
                 if timed_out
-                else f"ended without a result: {last_printed_line(row.folder)}"
+                else f"ended without a result: {telling_line_of(row.folder)}"
             )
         except InputError as error:
             reason = str(error)
@@ -209,19 +209,35 @@ class LocalRunner:
         return write_broken(row.folder, row.spec, device, outcome, reason, elapsed_s)
 
     def _show(self, total: int, waiting: int) -> None:
-        states = [RowState(row.spec, row.elapsed_s, read_progress(row.folder)) for row in self._running]
+        states = [_state(row) for row in self._running]
         for row, state in zip(self._running, states, strict=True):
             if state.progress:
                 row.limit_from_s = min(row.limit_from_s, state.elapsed_s)
         self._view.shows(states, total - waiting - len(states), total, self._left_s(states, waiting))
 
     def _left_s(self, states: Sequence[RowState], waiting: int) -> float | None:
-        """Return the time until all rows have ended, by the mean time of ended rows; None before the first."""
+        """Return the time until all rows have ended, by the mean time of ended rows and the rows' own estimates.
+
+        None before a row has ended, and while one that gives no estimate runs for longer than the mean.
+        """
         if not self._times_s:
             return None
         mean_s = sum(self._times_s) / len(self._times_s)
-        running_s = sum(max(0.0, mean_s - state.elapsed_s) for state in states)
-        return (waiting * mean_s + running_s) / max(1, self._pool.size)
+        running_s = [_own_left_s(state, mean_s) for state in states]
+        if any(left_s <= 0 for left_s in running_s):
+            return None
+        return max((waiting * mean_s + sum(running_s)) / max(1, self._pool.size), *running_s, 0.0)
+
+
+def _state(row: RunningRow) -> RowState:
+    ending = (row.folder / RESULT_FILE).exists()
+    return RowState(row.spec, row.elapsed_s, read_progress(row.folder), "ending" if ending else "")
+
+
+def _own_left_s(state: RowState, mean_s: float) -> float:
+    """Return the row's own estimate of its remaining time; without one, what is left of the mean time of a row."""
+    own_s = state.progress.left_s if state.progress else None
+    return mean_s - state.elapsed_s if own_s is None else own_s
 
 
 def clear_row_folder(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from experiments.errors import InputError
+from experiments.results.logs import telling_line
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import (
     LOG_FILE,
@@ -76,10 +77,10 @@ class TrackedRow:
     @property
     def state(self) -> RowState:
         """Return the state of the row for the view."""
-        waits = ""
+        instead = ""
         if self.job and self.waiting:
-            waits = f"queued ({': '.join(filter(None, (self.job.reason, self.downloads)))})"
-        return RowState(self.spec, self.elapsed_s, self.progress, waits)
+            instead = f"queued ({': '.join(filter(None, (self.job.reason, self.downloads)))})"
+        return RowState(self.spec, self.elapsed_s, self.progress, instead)
 
 
 class JobTracker:
@@ -223,8 +224,8 @@ class JobTracker:
         """Return why the job has written no result: Slurm's state, and the last output line or Slurm's reason."""
         reason = f"job ended as {row.job.state}" if row.job else "job is no longer known to Slurm"
         if not row.started or row.exit_code not in (None, 0):
-            output = self._shell.run(f"tail -n 1 {self._remote}/{row.job_spec.folder}/{OUT}", check=False).out.strip()
-            return f"{reason}: {output}" if output else reason
+            output = self._shell.run(f"tail -n 50 {self._remote}/{row.job_spec.folder}/{OUT}", check=False).out
+            return f"{reason}: {telling_line(output, '')}" if output.strip() else reason
         return f"{reason} ({row.job.reason})" if row.job and row.job.reason != "None" else reason
 
     def _write_broken(self, row: TrackedRow, local: Path, outcome: Outcome, reason: str) -> Result:

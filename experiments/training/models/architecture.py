@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from experiments.errors import InputError
 from experiments.suites.choices import Size
+from experiments.suites.miniature import miniature
 from experiments.suites.models import Model
 from experiments.training.failures import first_line
 
@@ -96,7 +97,7 @@ LANGUAGE_MODELS = {"blip2-opt": OPTConfig, "blip2-t5": T5Config, "llama": LlamaC
 def build_config(base_model: Model, size: Size) -> PretrainedConfig:
     """Return the configuration of a model, or of its tiny version with the same, but fewer and narrower, layers.
 
-    Raises InputError for a configuration that transformers rejects, and for the tiny version of a custom model.
+    Raises InputError for a configuration that transformers rejects, and for one that has no tiny version.
     """
     if base_model.family == "transformers":
         return _custom_config(base_model, size)
@@ -131,10 +132,9 @@ def has_untied_head(base_model: Model) -> bool:
 
 
 def _custom_config(base_model: Model, size: Size) -> PretrainedConfig:
-    if size == "tiny":
-        raise InputError("size = 'tiny': only the models of models.yaml have a tiny version; allowed: full")
+    architecture = base_model.architecture if size == "full" else miniature(base_model.architecture)
     try:
-        return AutoConfig.for_model(**base_model.architecture)
+        return AutoConfig.for_model(**architecture)
     except (StrictDataclassError, TypeError, ValueError) as error:
         reason = first_line(error).partition(". Should contain one of ")[0]
         problem = f"transformers rejects this configuration ({reason})"

@@ -122,6 +122,10 @@ def _random_like(parameter: nn.Parameter, name: str, dtype: torch.dtype, device:
         options = {key: value for key, value in parameter.__dict__.items() if key != "bnb_quantized"}
         quantized: nn.Parameter = type(parameter)(values, requires_grad=False, **options).to(device)  # type: ignore[assignment]
         return quantized
+    if type(parameter).__name__ == "Int8Params":
+        wide = torch.empty(parameter.shape, dtype=torch.float16, device="cpu")
+        integers: nn.Parameter = type(parameter)(wide, requires_grad=False, has_fp16_weights=False).to(device)  # type: ignore[call-arg,assignment]
+        return integers
     values = torch.empty(parameter.shape, dtype=dtype, device=device)
     if values.dim() > 1:
         values.normal_(std=INIT_STD)

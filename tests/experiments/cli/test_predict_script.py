@@ -37,6 +37,7 @@ def prediction(needed_gib: float) -> ScriptPrediction:
         timeline_gib=(1.0, 10.0, 2.0),
         phases=(),
         modules=(),
+        lines=(),
         notes=("torch.compile was called",),
         versions={},
         elapsed_s=1.0,

@@ -1,8 +1,10 @@
 """Functions that the notebooks of the labs call, with invented results."""
 
+import re
 import sys
 
 import pytest
+from IPython.display import SVG
 
 from experiments.errors import InputError
 from experiments.notebooks import narrative
@@ -27,6 +29,10 @@ def made(place, row, run_id="one", outcome="fits", asked=(), **choices):
     return folder
 
 
+def labels(chart):
+    return re.findall(r'<tspan class="name">(.*?)</tspan>', chart)
+
+
 @pytest.fixture
 def shown(monkeypatch):
     """The output of the cells: blocks of Markdown, and figures by the labels of their bars."""
@@ -34,7 +40,7 @@ def shown(monkeypatch):
     monkeypatch.setattr(
         narrative,
         "display",
-        lambda block: blocks.append(list(block.data[0].y) if hasattr(block, "layout") else block.data),
+        lambda block: blocks.append(labels(block.data) if isinstance(block, SVG) else block.data),
     )
     return blocks
 
@@ -181,3 +187,50 @@ def test_rows_that_were_rejected_are_compared_without_a_figure(tmp_path, shown):
     assert not any(isinstance(block, list) for block in shown)
     assert "| Baseline | rejected |" in shown[1]
     assert "Speed" not in shown[1]
+
+
+EVIDENCE = "single_gpu_blip2-a100_80gb-full-verdict"
+
+
+@pytest.mark.usefixtures("no_command")
+def test_a_named_run_is_introduced_and_nothing_else_is_shown_or_run(tmp_path, shown):
+    made(tmp_path, "baseline", started_at="2030-01-01T00:00:00+00:00")
+    lab = Lab(NAME, results=str(tmp_path), run=EVIDENCE)
+    lab.introduce()
+    lab.show("baseline")
+    assert f"of one run, `{EVIDENCE}`**: 15 rows for a100_80gb, size full" in shown[0]
+    assert shown[1].startswith("### Baseline: out of GPU memory")
+    slurm = Lab("slurm_hf_trainer", run="slurm_hf_trainer-a100_40gb-full-verdict")
+    slurm.show("neo-8gpu-ddp")
+    assert shown[2].startswith("### Four GPUs of each of two nodes, DDP: not in this run")
+    with pytest.raises(InputError, match=f"unknown run 'nope'; allowed: .*{EVIDENCE}"):
+        Lab(NAME, run="nope")
+
+
+@pytest.mark.usefixtures("no_command")
+def test_the_first_run_that_is_found_is_kept_for_all_cells(tmp_path, shown):
+    made(tmp_path, "baseline", "one", started_at="2026-11-20T00:00:00+00:00")
+    lab = Lab(NAME, results=str(tmp_path))
+    lab.show("baseline")
+    made(tmp_path, "xxl", "two", started_at="2026-11-21T00:00:00+00:00")
+    with pytest.raises(RuntimeError, match="xxl has no result"):
+        lab.show("xxl")
+
+
+@pytest.mark.usefixtures("no_command")
+def test_a_row_has_its_recipe_and_the_code_that_trains_it_beside_it(tmp_path, shown):
+    made(tmp_path, "xxl-sgd")
+    Lab(NAME, results=str(tmp_path)).show("xxl-sgd")
+    assert "```yaml\nid: xxl-sgd\n" in shown[0]
+    assert "  optimizer: sgd\n" in shown[0]
+    assert "trainer.fit(ModelTuner(probe, model)" in shown[0]
+
+
+@pytest.mark.usefixtures("no_command")
+def test_in_miniature_the_prediction_at_full_size_comes_first(tmp_path, shown):
+    folder = kept(tmp_path, NAME, CARD, "reduced-batch", size="tiny")
+    spec = folder.results()["reduced-batch"].spec.model_copy(update={"size": "full"})
+    folder.write_predictions([prediction(spec, 90.0)])
+    Lab(NAME, results=str(tmp_path)).show("reduced-batch")
+    assert shown[0].startswith("### Reduced batch size: out of GPU memory at full size; miniature: fits")
+    assert shown[0].index("Predicted at full size") < shown[0].index("**In miniature**") < shown[0].index("| MiB |")

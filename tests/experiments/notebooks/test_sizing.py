@@ -1,6 +1,9 @@
 """The notebook on sizing: its cells run with fake predictions, and the functions that they call."""
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -37,6 +40,18 @@ def shown(monkeypatch):
     return displayed
 
 
+def labels(chart):
+    return re.findall(r'<tspan class="name">(.*?)</tspan>', chart.data)
+
+
+def parts(chart):
+    """The sizes that are drawn, from the first bar to the last, by name."""
+    sizes = {}
+    for name, size in re.findall(r"<title>([a-z ]+) ([\d.]+) GiB</title>", chart.data):
+        sizes.setdefault(name, []).append(float(size))
+    return sizes
+
+
 def question(**changes):
     return CustomTraining("tiny-llama-1.1b", "a100_80gb", **changes)
 
@@ -48,6 +63,18 @@ def test_the_notebook_runs_headless_from_top_to_bottom(notebook, monkeypatch):
     printed = [out.text for cell in notebook.cells for out in cell.get("outputs", ()) if out.output_type == "stream"]
     assert any("60.00 GiB for the model and 1.00 GiB for each text" in text for text in printed)
     assert any("rule of five 70.0 GiB, predicted 64.0 GiB" in text for text in printed)
+
+
+def test_predictions_find_the_code_from_any_folder_without_pythonpath(tmp_path):
+    program = (
+        f"import sys; sys.path.append({str(ROOT)!r})\n"
+        "from pathlib import Path\n"
+        "from experiments.prediction import predict\n"
+        "with predict._tracer(Path('cache'), 1, [], sys.stderr.fileno()) as tracer: sys.exit(tracer.wait())\n"
+    )
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=bare, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_the_notebook_is_kept_without_outputs_and_explains_each_cell(notebook):
@@ -69,25 +96,24 @@ def test_its_questions_are_numbered_through(notebook):
 def test_peaks_are_drawn_with_the_reserve_and_told_by_label(shown):
     found = sizing.peaks({"one": question(), "four": question(batch=4)})
     assert [one.peak_gib for one in found.values()] == [61.0, 64.0]
-    figure, table = shown
-    bars = {trace.name: list(trace.x) for trace in figure.data}
+    chart, table = shown
+    bars = parts(chart)
     assert bars["activations"] == [5.0, 8.0]
     assert bars["reserved"] == [62.0, 65.0]
-    assert list(figure.data[0].y) == ["one", "four"]
+    assert labels(chart) == ["one", "four"]
     assert "| four | 14.00 | 14.00 | 28.00 | 8.00 | 0.00 | 64.00 | 65.00 | backward |" in table.data
 
 
 def test_a_step_is_drawn_point_by_point(shown):
     found = sizing.through_a_step(question(batch=2))
-    (figure,) = shown
+    (chart,) = shown
     assert found.peak_gib == 62.0
-    assert list(figure.data[0].y) == [f"step 1, {shot.point}" for shot in found.memory.snapshots]
-    parts = {trace.name: list(trace.x) for trace in figure.data}
-    assert parts["gradients"] == [0.0, 0.0, 14.0, 14.0]
-    assert parts["optimizer"] == [0.0, 0.0, 0.0, 28.0]
+    assert labels(chart) == [f"step 1, {shot.point}" for shot in found.memory.snapshots]
+    assert parts(chart)["gradients"] == [14.0, 14.0]
+    assert parts(chart)["optimizer"] == [28.0]
 
 
 def test_the_parts_of_a_bar_add_up_to_the_peak():
     one = prediction(question().spec, needed_gib=71.5)
-    figure = sizing.stacked_bars({"one": sizing._parts(one)})
-    assert sum(trace.x[0] for trace in figure.data) == pytest.approx(one.peak_gib)
+    chart = sizing.stacked_bars({"one": sizing._parts(one)})
+    assert sum(size for (size,) in parts(chart).values()) == pytest.approx(one.peak_gib)

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from experiments.cli.tables import verdict_table
+from experiments.cli.tables.verdicts import verdict_table
 from experiments.prediction.as_result import as_result, in_words, predicted_evaluation, warning
 from experiments.prediction.predict import traced_spec
 from experiments.prediction.tables import prediction_as_data

@@ -18,7 +18,7 @@ from tests.support.predictions import Predictor, stated
 from tests.support.views import Watched
 
 CARD = "a100_80gb"
-LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb")
+LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb", "--loop", "lightning")
 
 
 @pytest.fixture
@@ -81,7 +81,17 @@ def test_a_question_is_one_object(testbed):
 
 
 def test_several_cards_and_batches_are_answered_in_one_call(testbed):
-    asked = ("predict", "--model", "tiny-llama-1.1b", "--card", "v100_32gb,a100_80gb", "--batch", "1,16,64")
+    asked = (
+        "predict",
+        "--model",
+        "tiny-llama-1.1b",
+        "--loop",
+        "lightning",
+        "--card",
+        "v100_32gb,a100_80gb",
+        "--batch",
+        "1,16,64",
+    )
     found = json.loads(testbed(*asked, "--json", needs=needs_two_for_each)[1])
     answers = {(one["card"], one["settings"]["batch_size"]): one["verdict"] for one in found["predictions"]}
     assert answers == {
@@ -100,7 +110,7 @@ def test_several_cards_and_batches_are_answered_in_one_call(testbed):
 
 
 def test_all_cards_are_every_card_of_the_catalog(testbed):
-    asked = ("predict", "--model", "tiny-llama-1.1b", "--card", "all", "--json")
+    asked = ("predict", "--model", "tiny-llama-1.1b", "--loop", "lightning", "--card", "all", "--json")
     out = json.loads(testbed(*asked, needs=needs_two_for_each)[1])
     assert {one["card"] for one in out["predictions"]} == {*cards()}
     assert out["smallest_card"] == {"1": "v100_32gb"}
@@ -118,7 +128,7 @@ def test_the_title_repeats_the_question(testbed):
     [("v100_32gb", "bf16-true", True), ("v100_32gb", "32-true", False), ("a100_40gb", "bf16-mixed", False)],
 )
 def test_bf16_on_a_card_without_it_is_said(testbed, card, precision, emulated):
-    asked = ("predict", "--model", "tiny-llama-1.1b", "--card", card, "--precision", precision)
+    asked = ("predict", "--model", "tiny-llama-1.1b", "--loop", "lightning", "--card", card, "--precision", precision)
     needs = {"needs": needs_two_for_each, "params_gib": 2.0}
     assert json.loads(testbed(*asked, "--json", **needs)[1])["bf16_emulated"] is emulated
     assert (f"note: {card} has no bf16 arithmetic" in testbed(*asked, **needs)[1]) is emulated
@@ -132,7 +142,17 @@ def test_rows_are_predicted_on_several_cards(testbed):
 def test_the_answer_fits_a_narrow_terminal(testbed, monkeypatch):
     monkeypatch.setattr(output, "PIPE_WIDTH", 80)
     for cards_asked in ("all", "v100_32gb"):
-        asked = ("predict", "--model", "tiny-llama-1.1b", "--card", cards_asked, "--batch", "1,2")
+        asked = (
+            "predict",
+            "--model",
+            "tiny-llama-1.1b",
+            "--loop",
+            "lightning",
+            "--card",
+            cards_asked,
+            "--batch",
+            "1,2",
+        )
         out = testbed(*asked, needs=needs_two_for_each, params_gib=2.0)[1]
         assert "…" not in out
         assert "14.00" in out

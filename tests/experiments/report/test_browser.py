@@ -1,8 +1,6 @@
 """The page in a real browser: charts drawn, no scrolling sideways, the theme followed, nothing asked of a network."""
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 
 from experiments.report import write_report
 from experiments.results.run_folder import RunFolder
-from tests.support.chromium import Page
+from tests.support.chromium import Page, program
 from tests.support.reports import h200_run, ranks_run, tiny_run, with_predictions
 
 READY = "document.readyState === 'complete' && document.querySelector('[data-figure=memory] svg')"
@@ -25,11 +23,7 @@ BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not found:
-        missing = pytest.fail if os.environ.get("CI") else pytest.skip
-        missing("no Chromium on the PATH (apt-get install chromium)")
-    with Page(str(found), tmp_path / "chromium") as tab:
+    with Page(program(), tmp_path / "chromium") as tab:
         yield tab
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiments.cli.tables.comparison import comparison_tables
 from experiments.errors import InputError
-from experiments.report import Comparison, compare, comparison_table
+from experiments.report import Comparison, compare
 from experiments.results.run_folder import RunFolder
 from tests.support.reports import (
     A100,
@@ -51,7 +52,7 @@ def comparison(tmp_path: Path, a100: RunFolder) -> Comparison:
 
 def text_of(comparison: Comparison) -> str:
     console = Console(width=200, record=True, file=StringIO())
-    console.print(comparison_table(comparison))
+    console.print(comparison_tables(comparison))
     return console.export_text()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.report import Report, write_report
-from experiments.report.figures import figures
+from experiments.report.pages.figures import figures
 from experiments.report.ranks import base_row
 from experiments.report.words import ran_on, setting_sentence
 from experiments.suites.suite import suite_named

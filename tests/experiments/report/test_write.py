@@ -10,8 +10,8 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.report import Report, reevaluate, write_report
-from experiments.report.figures import figures
 from experiments.report.junit import junit
+from experiments.report.pages.figures import figures
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result, Times
 from experiments.results.verdicts import Evaluation
@@ -79,7 +79,7 @@ def test_every_result_says_that_it_comes_from_a_stand_in(written: Path) -> None:
 def test_links_stay_inside_the_folder_and_lead_somewhere(written: Path) -> None:
     page = Page(written / "report.html")
     files = [link for link in page.values("href") if not link.startswith(("#", "data:"))]
-    assert f"{SUITE}/xxl-activation-checkpointing/notebook.ipynb" in files
+    assert f"{SUITE}/xxl-activation-checkpointing/notebook.html" in files
     assert f"{SUITE}/xxl-activation-checkpointing/log.txt" in files
     assert [link for link in files if not (written / link).is_file()] == []
     anchors = {link[1:] for link in page.values("href") if link.startswith("#")}
@@ -94,7 +94,7 @@ def test_a_failed_statement_links_to_its_rows_notebooks_and_logs(written: Path) 
     for one in failed:
         article = re.search(rf'id="statement-{one.id.replace("/", "-")}".*?</article>', source, re.S)
         for row in one.rows:
-            for target in (f"#row-{row}", f"{SUITE}/{row}/notebook.ipynb", f"{SUITE}/{row}/log.txt"):
+            for target in (f"#row-{row}", f"{SUITE}/{row}/notebook.html", f"{SUITE}/{row}/log.txt"):
                 assert f'href="{target}"' in article[0]
 
 

@@ -38,8 +38,8 @@ def test_a_missing_result_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": 2}, r"\(schema_version: Input should be 1\)"),
-        ({"outcome": "good"}, r"\(outcome: Input should be 'fits'.*\)"),
+        ({"schema_version": 2}, r"\(schema_version: allowed: 1\)"),
+        ({"outcome": "good"}, r"\(outcome: allowed: 'fits'.*\)"),
         ({"more": 1}, r"\(more: Extra inputs are not permitted\)"),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_a_run_of_another_schema_is_refused(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(json.loads(run().model_dump_json()) | {"schema_version": 2}))
-    with pytest.raises(InputError, match=r"run\.json: not a run of schema version 1 \(Input should be 1\)$"):
+    with pytest.raises(InputError, match=r"run\.json: not a run of schema version 1 \(allowed: 1\)$"):
         RunFolder(tmp_path).read_run()
 
 

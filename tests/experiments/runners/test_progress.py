@@ -30,13 +30,35 @@ def drawn(thing) -> str:
 def test_a_running_row_shows_its_position():
     text = drawn(table([RowState(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
     assert "3 of 15 rows done, about 10:00 left" in text
-    assert text.splitlines()[-1].split() == ["a", "forward", "9", "of", "24", "31.26", "38.5", "0:12", "1:15"]
+    assert text.splitlines()[-1].split() == [
+        *("a", "forward", "9", "of", "24", "31.26", "GiB", "38.5", "GiB", "0:12", "1:15")
+    ]
 
 
 def test_a_row_without_a_progress_report_is_starting():
     text = drawn(table([RowState(spec("a"), 1.0, None)], 0, 1, None))
     assert "left" not in text.splitlines()[0]
     assert text.splitlines()[-1].split() == ["a", "starting", "0:01"]
+
+
+def test_a_row_that_has_ended_is_not_starting():
+    text = drawn(table([RowState(spec("a"), 9.0, None, "ending")], 0, 1, None))
+    assert text.splitlines()[-1].split() == ["a", "ending", "0:09"]
+
+
+def test_steps_are_not_counted_before_they_are_planned():
+    loading = PROGRESS.model_copy(update={"phase": "load", "micro_steps": 0, "planned_micro_steps": 0})
+    assert " 0 of 0" not in drawn(table([RowState(spec("a"), 9.0, loading)], 0, 1, None))
+
+
+def test_beside_a_miniature_stands_what_is_predicted_at_full_size():
+    console = Console(file=StringIO(), width=200)
+    view, row = View(console), spec("b").model_copy(update={"size": "tiny"})
+    view.predicts("", {"b": "out of GPU memory, as stated"})
+    view.ends(row, results.result("b", memory={"peak_gib": 0.005629}))
+    assert console.file.getvalue().strip() == (
+        f"b: ran (miniature), peak 5.764 MiB; at full size on {row.card}: out of GPU memory, as stated"
+    )
 
 
 def test_a_terminal_gets_the_table_and_a_file_gets_lines():

@@ -55,4 +55,5 @@ def test_a_card_without_bfloat16_in_hardware_has_no_peak_for_it():
 def test_an_unknown_card_is_refused_with_those_there_are():
     with pytest.raises(InputError) as refused:
         card_named("a100", "lab.yaml")
-    assert str(refused.value) == f"lab.yaml: unknown card 'a100'; allowed: {', '.join(cards())}"
+    allowed = f"lab.yaml: unknown card 'a100'; allowed: {', '.join(cards())}"
+    assert str(refused.value) == f"{allowed}; did you mean a100_80gb or a100_40gb?"

@@ -157,7 +157,7 @@ BAD = {
         {"accumulate": 2},
         "lab.yaml: row 'small' on a100_80gb: batch_size or global_batch_size is needed",
     ),
-    "claims that are no list": (("claims",), 3, "lab.yaml: claims = 3: Input should be a valid tuple"),
+    "claims that are no list": (("claims",), 3, "lab.yaml: claims = 3: allowed: a valid tuple"),
     "global batch that accumulation cannot divide": (
         ("rows", 0, "settings"),
         {"global_batch_size": 10, "accumulate": 4},
@@ -183,19 +183,19 @@ BAD = {
     "optimizer": (
         ("rows", 0, "settings", "optimizer"),
         "adam",
-        "lab.yaml: row 'small' on a100_80gb: optimizer = 'adam': Input should be "
+        "lab.yaml: row 'small' on a100_80gb: optimizer = 'adam': allowed: "
         + " or ".join(", ".join(map(repr, get_args(Optimizer))).rsplit(", ", 1)),
     ),
     "strategy": (
         ("rows", 0, "settings", "strategy"),
         "dp",
-        "lab.yaml: row 'small' on a100_80gb: strategy = 'dp': Input should be "
+        "lab.yaml: row 'small' on a100_80gb: strategy = 'dp': allowed: "
         + " or ".join(", ".join(map(repr, get_args(Strategy))).rsplit(", ", 1)),
     ),
     "card of the suite": (
         ("cards", 1),
         "h100",
-        f"lab.yaml: unknown card 'h100'; allowed: {', '.join(cards())}",
+        f"lab.yaml: unknown card 'h100'; allowed: {', '.join(cards())}; did you mean h100_94gb?",
     ),
     "card of a row": (
         ("rows", 0, "cards"),
@@ -220,7 +220,7 @@ BAD = {
     "quantity of a claim": (
         ("claims", 0, "checks", 0, "quantity"),
         "peak_gb",
-        "lab.yaml: claim 'more': checks.0.quantity = 'peak_gb': Input should be "
+        "lab.yaml: claim 'more': checks.0.quantity = 'peak_gb': allowed: "
         + " or ".join(", ".join(map(repr, get_args(Quantity))).rsplit(", ", 1)),
     ),
     "check without bounds": (
@@ -298,7 +298,10 @@ def test_an_unknown_suite_row_or_card_is_refused_with_those_there_are():
     rows = ", ".join(row.id for row in suite.rows)
     for ask, message in (
         (lambda: suite_named("lab"), f"unknown suite 'lab'; allowed: {', '.join(suite_names())}"),
-        (lambda: suite.row("base"), f"suite single_gpu_blip2: unknown row 'base'; allowed: {rows}"),
+        (
+            lambda: suite.row("base"),
+            f"suite single_gpu_blip2: unknown row 'base'; allowed: {rows}; did you mean baseline?",
+        ),
         (
             lambda: suite.rows_for("v100_32gb"),
             "suite single_gpu_blip2: unknown card 'v100_32gb'; allowed: a100_80gb, h100_94gb",

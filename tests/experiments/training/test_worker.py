@@ -92,7 +92,11 @@ def test_a_killed_trainer_is_an_error_that_names_the_signal(fake, tmp_path):
     result = ran(fake, tmp_path, "killed")
     assert (result.outcome, result.failure.kind) == ("error", "signal 9")
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
-    assert result.reason.startswith("signal 9 last seen in the backward of step 3: ")
+    assert result.reason == (
+        "signal 9 last seen in the backward of step 3: "
+        "killed by SIGKILL, usually because the host ran out of memory, or by somebody"
+    )
+    assert result.failure.log[0].startswith("arguments: -u -m experiments.training.rank ")
     assert not (tmp_path / "progress.json").exists()
 
 
@@ -110,6 +114,15 @@ def test_out_of_memory_is_read_from_the_output_of_a_dead_trainer(fake, tmp_path)
     assert result.reason == (
         "out of GPU memory last seen in the backward of step 3, 0.5 GiB more requested (peak so far 1.5 GiB)"
     )
+
+
+def test_a_compiler_that_was_killed_is_named_with_the_line_of_the_log(fake, tmp_path):
+    result = ran(fake, tmp_path, "compiler")
+    assert result.reason == (
+        "exit code 1 last seen while loading: c++: fatal error: Killed signal terminated program cc1plus "
+        "(the compiler was killed, usually because the host ran out of memory)"
+    )
+    assert result.failure.log[-1] == "compilation terminated."
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from rich.console import Console
 
-from provision.availability.calendar import calendar, slot_table
+from provision.availability.calendar import calendar
 from provision.models import TimeSlot
-from tests.support.calendars import HOUR, MONDAY, a100, at, booked, gigaio
+from tests.support.calendars import MONDAY, a100, at, booked, gigaio
 
 NODE = a100("p3-01")
 HELSINKI, UTC_ZONE = ZoneInfo("Europe/Helsinki"), ZoneInfo("UTC")
@@ -82,16 +82,3 @@ def test_nodes_stand_in_the_order_of_names_under_what_they_have():
         "gpu_a100_pcie at CHI@UC with 4 x NVIDIA A100 80 GiB PCIe",
         "  p3-01",
     ]
-
-
-def test_a_slot_is_shown_in_both_zones_with_its_nodes_and_cost():
-    slots = [
-        TimeSlot((NODE, a100("p3-02")), at(20, 50), at(23, 50), 96.0),
-        TimeSlot((NODE,), at(1), at(1) + HOUR, None),
-    ]
-    table = [line.split("   ") for line in lines(slot_table(slots, HELSINKI)) if line.strip()]
-    header, first, second = ([cell.strip() for cell in row if cell.strip()] for row in (table[0], *table[2:]))
-    assert header == ["UTC", "Europe/Helsinki", "nodes", "type", "service units"]
-    assert first[:2] == ["2026-11-23 20:50 to 23:50", "2026-11-23 22:50 to 2026-11-24 01:50"]
-    assert first[2:] == ["p3-01, p3-02", "gpu_a100_pcie at CHI@UC", "96.0"]
-    assert second[-1] == "unknown"

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 from keystoneauth1 import exceptions as keystone_errors
 
+from provision.clock import Clock
 from provision.errors import NoCredentials, RequestRejected, Unreachable
 from provision.leasing import doctor
 from provision.leasing.journal import Journal
-from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.reconciler import Reconciler
 from provision.models import Address, Credential
 from provision.sites.bare_metal import BareMetal
 from provision.sites.faults import classified

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from provision.errors import BadJournal
-from provision.leasing.journal import Journal, Machine, Operation, default_folder
+from provision.folders import default_folder
+from provision.leasing.journal import Journal, Machine, Operation
 from provision.ssh.login import Login
 
 

@@ -11,16 +11,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.cli.tables import show_runs
+from experiments.cli.tables.verdicts import show_runs
 from experiments.pipeline import options_per_suite
 from experiments.reproduce import Reproduction, reproduce
 from experiments.run_options import RunOptions
 from experiments.runners.progress import view_on
+from provision.clock import Clock
 from provision.configure.build_context import PROJECT
 from provision.configure.playbook import Setup
 from provision.errors import ProvisionError
 from provision.leasing.journal import Journal
-from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest
 from provision.models import Requirements
 from provision.sites.base import connect_to

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import app
+from provision.clock import Clock
 from provision.leasing import boot
-from provision.leasing import reconciler as reconciling
 from provision.leasing.journal import Journal
-from provision.leasing.reconciler import Clock, Reconciler
+from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest
 from provision.models import Requirements
 from provision.sites.base import Testbed, connect_to
@@ -106,7 +106,7 @@ def testbed(
     site: Testbed, key: KeyPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Run a command line in this process; return exit code, stdout and stderr."""
-    monkeypatch.setattr(reconciling, "Clock", FakeClock)
+    monkeypatch.setattr("provision.clock.Clock", FakeClock)
     monkeypatch.setattr("sys.stdin", io.StringIO())
 
     def run(*arguments: str) -> tuple[int, str, str]:

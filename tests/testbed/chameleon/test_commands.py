@@ -12,7 +12,6 @@ from experiments.cli import app
 from experiments.cli import lease as machines_cli
 from experiments.system.signals import STOPPING
 from provision.leasing import boot
-from provision.leasing import reconciler as reconciling
 from provision.sites.base import connect_to
 from tests.testbed.chameleon.conftest import REGIONS, FakeClock, left_at
 
@@ -102,7 +101,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
             super().sleep(seconds)
 
     before = {number: signal.getsignal(number) for number in STOPPING}
-    monkeypatch.setattr(reconciling, "Clock", Impatient)
+    monkeypatch.setattr("provision.clock.Clock", Impatient)
     box.behave(P3_GPU_001={"seconds": 3})
     code, _, err = testbed("lease", *lease_flags, "--run", "true")
     for number, handler in before.items():

@@ -2,40 +2,57 @@
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from experiments.prediction.peak import CATEGORIES, UNLIMITED, Tags, failure, needed, shares
-from experiments.prediction.phantom.library import Phantom, Replay
-from experiments.prediction.script.record import CardAnswer, Ended, ModuleShare, PhaseBegin, ScriptPrediction
+from experiments.prediction.phantom.library import Living, Phantom
+from experiments.prediction.script.record import (
+    CardAnswer,
+    Ended,
+    LineShare,
+    ModuleShare,
+    PhaseBegin,
+    ScriptPrediction,
+)
 from experiments.prediction.script.traced import imports
+from experiments.prediction.script.traced.lines import Lines
 from experiments.prediction.script.traced.watch import Watcher
 from experiments.results.provenance import versions
 from experiments.results.schema import Phase
 from experiments.suites.cards import card_named
 from experiments.system.files import GIB
 
-if TYPE_CHECKING:
-    from experiments.prediction.script.traced.process import Traced
-
 POINTS = 400
 SHOWN = 60
-"""Maximum length of the list of modules."""
+"""Maximum length of the lists of modules and lines."""
 
 
-def prediction(traced: "Traced", watcher: Watcher, ended: Ended) -> ScriptPrediction:
+class Traced(NamedTuple):
+    """A running trace: the cards to answer for, the rank of how many, and when it began (perf_counter)."""
+
+    phantom: Phantom
+    cards: Sequence[str]
+    rank: int
+    ranks: int
+    begun: float
+
+
+def prediction(traced: Traced, watcher: Watcher, lines: Lines, ended: Ended) -> ScriptPrediction:
     """Return what is predicted of the rank that ran in this process."""
     phantom, tags, model = traced.phantom, watcher.tags, watcher.model
     events, free = tags.event, traced.phantom.replay(UNLIMITED)
     at_peak = shares(phantom, tags, free)
     phase, step, _ = tags.moment(free.highest_at)
     least = needed(phantom, free)
+    living = phantom.living(free.highest_at)
     counted = list(model.parameters()) if model else []
     return ScriptPrediction(
-        rank=traced.job.rank,
+        rank=traced.rank,
         ranks=traced.ranks,
-        model=type(model).__name__ if model else "",
+        model=_class_name(model) if model else "",
         parameters=sum(one.numel() for one in counted),
         trainable_parameters=sum(one.numel() for one in counted if one.requires_grad),
         optimizers=tuple(watcher.optimizers),
@@ -47,14 +64,25 @@ def prediction(traced: "Traced", watcher: Watcher, ended: Ended) -> ScriptPredic
         peak_phase=phase,
         peak_step=step,
         host_gib=phantom.host_peak() / GIB,
-        cards=tuple(_answer(name, phantom, tags, least) for name in traced.job.cards),
+        cards=tuple(_answer(name, phantom, tags, least) for name in traced.cards),
         timeline_gib=tuple(size / GIB for size in phantom.timeline(POINTS)),
         phases=tuple(PhaseBegin(at=begun / max(1, events), phase=phase) for begun, phase in tags.phases),
-        modules=_modules(phantom, watcher, free),
+        modules=_modules(living, watcher),
+        lines=_lines(living, lines),
         notes=tuple(imports.notes()),
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.begun,
     )
+
+
+def _class_name(model: torch.nn.Module) -> str:
+    """Return the class of the model inside wrappers for several ranks, and below adapters."""
+    while isinstance(inner := getattr(model, "module", None), torch.nn.Module):
+        model = inner
+    base: Any = getattr(model, "get_base_model", None)
+    if base is not None:
+        return f"{type(base()).__name__} with adapters"
+    return type(model).__name__
 
 
 def _answer(name: str, phantom: Phantom, tags: Tags, least: int) -> CardAnswer:
@@ -70,13 +98,24 @@ def _answer(name: str, phantom: Phantom, tags: Tags, least: int) -> CardAnswer:
     )
 
 
-def _modules(phantom: Phantom, watcher: Watcher, free: Replay) -> tuple[ModuleShare, ...]:
+def _modules(living: Sequence[Living], watcher: Watcher) -> tuple[ModuleShare, ...]:
     """Return what is alive at the peak by the module, phase and category that it was allocated for, largest first."""
     sizes: Counter[tuple[str, Phase, str]] = Counter()
-    for one in phantom.living(free.highest_at):
+    for one in living:
         phase, *_ = watcher.tags.moment(one.born)
-        sizes[watcher.module_at(one.born), phase, CATEGORIES[one.category]] += one.size
+        sizes[watcher.modules.at(one.born), phase, CATEGORIES[one.category]] += one.size
     return tuple(
         ModuleShare(module=module, phase=phase, category=category, size_gib=size / GIB)
         for (module, phase, category), size in sizes.most_common(SHOWN)
+    )
+
+
+def _lines(living: Sequence[Living], lines: Lines) -> tuple[LineShare, ...]:
+    """Return the same by the line of the script that allocated it."""
+    sizes: Counter[tuple[str, str]] = Counter()
+    for one in living:
+        sizes[lines.marks.at(one.born), CATEGORIES[one.category]] += one.size
+    return tuple(
+        LineShare(line=line, category=category, size_gib=size / GIB)
+        for (line, category), size in sizes.most_common(SHOWN)
     )

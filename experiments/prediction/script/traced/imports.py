@@ -3,7 +3,9 @@
 import importlib.util
 import sys
 from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 NOT_MODELED = {
@@ -18,19 +20,43 @@ NOT_MODELED = {
 _compiled: list[bool] = []
 
 
-class AtImport:
-    """A finder that calls a function in place of a library's own import; the function imports it."""
+class Prepared(Loader):
+    """Loads a library by a function that imports it; importing it once more would leave its modules apart."""
+
+    def __init__(self, prepare: Callable[[], None]) -> None:
+        self._prepare = prepare
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Import the library; return it."""
+        self._prepare()
+        return sys.modules[spec.name]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing: the library has run."""
+
+
+class AtImport(MetaPathFinder):
+    """A finder for one library, which a function imports at its first import."""
 
     def __init__(self, library: str, prepare: Callable[[], None]) -> None:
         self._library, self._prepare = library, prepare
 
     def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
-        """Prepare the library when it is looked for, and leave finding it to others."""
-        if name == self._library and self in sys.meta_path:
-            sys.meta_path.remove(self)
-            if importlib.util.find_spec(name):
-                self._prepare()
-        return None
+        """Return how the library is loaded; None for other libraries, and while the function imports it."""
+        if name != self._library or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        found = importlib.util.find_spec(name)
+        sys.meta_path.insert(0, self)
+        if found is None:
+            return None
+        spec = ModuleSpec(name, Prepared(self._import), origin=found.origin, is_package=True)
+        spec.submodule_search_locations = found.submodule_search_locations
+        return spec
+
+    def _import(self) -> None:
+        sys.meta_path.remove(self)
+        self._prepare()
 
 
 def prepare_imports() -> None:

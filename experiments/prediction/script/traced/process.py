@@ -16,28 +16,18 @@ import time
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel
 
 from experiments.errors import InputError
-from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.script.command import Launch, Program, parsed
 from experiments.prediction.script.record import Ended
-from experiments.suites.attention_kernels import kernels_of
-from experiments.suites.cards import card_named
+from experiments.prediction.script.traced.device import phantom_device
+from experiments.prediction.script.traced.lines import Lines
 from experiments.system.files import write_atomically
 from experiments.system.signals import die_with_parent
 
-QUIET = {
-    "TORCHDYNAMO_DISABLE": "1",
-    "WANDB_MODE": "disabled",
-    "MLFLOW_TRACKING_URI": "file:///dev/null",
-    "COMET_MODE": "disabled",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-}
-"""Compilation, trackers and telemetry are off."""
 ENDED: dict[Ended, str] = {"stopped": "took its steps", "ended": "ended", "time limit": "was stopped at its time limit"}
 
 
@@ -51,15 +41,6 @@ class Job(BaseModel):
     limit_s: float
     fake_weights: bool = False
     cache: Path
-
-
-class Traced(NamedTuple):
-    """The running trace."""
-
-    job: Job
-    phantom: Phantom
-    ranks: int
-    begun: float
 
 
 def main() -> int:
@@ -78,6 +59,9 @@ def main() -> int:
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
             return end.code if isinstance(end.code, int) else 1
+    except InputError as error:
+        _write_error(out, str(error))
+        return 2
     except BaseException as error:
         traceback.print_exception(_own_part(error))
         return 1
@@ -89,24 +73,13 @@ def _prepare(job: Job, out: Path) -> tuple[Program, Any]:
     """Put the phantom device in place; return the program, and a function that writes the answer and ends."""
     begun = time.perf_counter()
     command = parsed(job.words)
-    phantom = load(job.cache)
-    os.environ.update(QUIET)
-    import torch
-
+    phantom = phantom_device(job.cards[0], job.cache)
     from experiments.prediction.peak import Tags
-    from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.prediction.phantom.ranks import replace_ranks
-    from experiments.prediction.script.traced import imports, launchers, missing
-    from experiments.prediction.script.traced.answer import prediction
+    from experiments.prediction.script.traced import launchers, missing
+    from experiments.prediction.script.traced.answer import Traced, prediction
     from experiments.prediction.script.traced.watch import Watcher
 
-    card = card_named(job.cards[0])
-    torch.set_num_threads(1)
-    replace_cuda(phantom, card)
-    phantom.install(kernels_of(card))
-    phantom.watch_host()
-    imports.prepare_imports()
-    imports.note_compile()
     if job.fake_weights:
         missing.make_missing_weights()
     program, ranks = launchers.launched(command) if isinstance(command, Launch) else (command, launchers.Ranks(1, 1))
@@ -114,9 +87,9 @@ def _prepare(job: Job, out: Path) -> tuple[Program, Any]:
         replace_ranks(*ranks, job.rank)
 
     def finish(ended: Ended) -> None:
-        traced = Traced(job, phantom, ranks.world, begun)
+        traced = Traced(phantom, job.cards, job.rank, ranks.world, begun)
         if watcher.tags.event:
-            write_atomically(out, prediction(traced, watcher, ended).model_dump_json())
+            write_atomically(out, prediction(traced, watcher, lines, ended).model_dump_json())
         else:
             _write_error(out, f"the script {ENDED[ended]} and allocated nothing on the GPU")
         sys.stdout.flush()
@@ -125,9 +98,16 @@ def _prepare(job: Job, out: Path) -> tuple[Program, Any]:
 
     watcher = Watcher(Tags(phantom), job.steps, lambda: finish("stopped"))
     watcher.install()
+    lines = Lines(phantom, _folder(program))
     signal.signal(signal.SIGALRM, lambda *_: finish("time limit"))
     signal.setitimer(signal.ITIMER_REAL, job.limit_s)
+    lines.follow()
     return program, finish
+
+
+def _folder(program: Program) -> Path:
+    """Return the folder of the script's own code."""
+    return Path.cwd() if program.kind == "module" else Path(program.target).resolve().parent
 
 
 def _run(program: Program) -> None:
@@ -137,7 +117,7 @@ def _run(program: Program) -> None:
         sys.path[0] = os.getcwd()
         runpy.run_module(program.target, run_name="__main__", alter_sys=True)
         return
-    sys.path[0] = str(Path(program.target).resolve().parent)
+    sys.path[0] = str(_folder(program))
     if program.kind == "file":
         runpy.run_path(program.target, run_name="__main__")
     else:

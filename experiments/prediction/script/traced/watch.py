@@ -5,7 +5,6 @@ An optimizer's step counts when there was a backward pass since its last one, so
 parameter or per shard counts once.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
 
 from experiments.prediction.peak import Tags
+from experiments.prediction.script.traced.lines import Marks
 from experiments.results.memory_parts import GRADIENTS, OPTIMIZER, PARAMETERS
 
 
@@ -28,9 +28,10 @@ class Watcher:
         self.tags = tags
         self.model: torch.nn.Module | None = None
         self.optimizers: dict[str, None] = {}
-        self.entered: list[tuple[int, str]] = [(0, "")]
+        self.modules = Marks()
         self._steps, self._enough = steps, enough
         self._names: dict[int, str] = {}
+        self._sizes: dict[int, int] = {}
         self._active: list[str] = []
         self._backwards = self._in_backward = 0
         self._taken: dict[int, int] = {}
@@ -49,30 +50,31 @@ class Watcher:
         optimizers.register_optimizer_step_post_hook(self._stepped)
         torch.autograd.backward = self._watched_backward(torch.autograd.backward)
 
-    def module_at(self, event: int) -> str:
-        """Return the module whose forward pass an event belongs to; empty outside."""
-        place = bisect_right(self.entered, event, key=lambda begun: begun[0]) - 1
-        return self.entered[place][1]
-
     def _enters(self, module: torch.nn.Module, _: Any) -> None:
         if not self._active and not self._in_backward:
             self._begins_forward(module)
         self._active.append(self._names.get(id(module), type(module).__name__))
-        self.entered.append((self.tags.event, self._active[-1]))
+        self.modules.begin(self.tags.event, self._active[-1])
 
     def _leaves(self, *_: Any) -> None:
         if self._active:
             self._active.pop()
-        self.entered.append((self.tags.event, self._active[-1] if self._active else ""))
+        self.modules.begin(self.tags.event, self._active[-1] if self._active else "")
 
     def _begins_forward(self, module: torch.nn.Module) -> None:
         if id(module) not in self._names:
             self._names |= {id(part): f"{name or type(module).__name__}" for name, part in module.named_modules()}
             self.tags.tag(PARAMETERS.key, module.parameters())
-        if self.model is None or module.training > self.model.training or _size(module) > _size(self.model):
+        if id(module) not in self._sizes:
+            self._sizes[id(module)] = sum(one.numel() for one in module.parameters())
+        if self.model is None or self._rank(module) > self._rank(self.model):
             self.model = module
         if self.tags.phases[-1][1] != "forward":
             self.tags.begin("forward")
+
+    def _rank(self, module: torch.nn.Module) -> tuple[bool, int]:
+        """Return what makes a module the training's model: it trains, and has the most parameters."""
+        return module.training, self._sizes[id(module)]
 
     def _watched_backward(self, backward: Callable[..., None]) -> Callable[..., None]:
         def watched(*arguments: Any, **named: Any) -> None:
@@ -121,10 +123,6 @@ class Watcher:
         if self._stepped_after.get(key) != self._backwards:
             self._stepped_after[key] = self._backwards
             self._taken[key] = self._taken.get(key, 0) + 1
-
-
-def _size(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

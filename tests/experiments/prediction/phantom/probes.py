@@ -104,7 +104,9 @@ def workspaces(phantom: Any) -> Any:
 
     from experiments.suites.attention_kernels import Kernels
 
-    phantom.install(Kernels(flash=True, bfloat_efficient=True, cudnn=True, workspace_bytes=32 * MIB))
+    phantom.install(
+        Kernels(flash=True, bfloat_efficient=True, cudnn=True, workspace_bytes=32 * MIB, multiprocessors=132)
+    )
     left, right = (torch.empty(128, 128, device="cuda", requires_grad=True) for _ in range(2))
     found = [phantom.stats()[0]]
 
@@ -298,7 +300,7 @@ def main(cache: Path) -> None:
     from experiments.suites.attention_kernels import Kernels
 
     phantom = load(cache)
-    phantom.install(Kernels(flash=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0))
+    phantom.install(Kernels(flash=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0, multiprocessors=132))
 
     from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.suites.cards import card_named

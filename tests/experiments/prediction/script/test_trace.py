@@ -230,3 +230,62 @@ while True:
 def test_python_of_this_test_is_the_python_of_the_script(traced, capfd):
     traced(START + "print(sys.executable, file=sys.stderr)")
     assert sys.executable in capfd.readouterr().err
+
+
+def test_memory_at_the_peak_is_told_apart_by_line_also_for_the_backward_pass(traced):
+    one = traced(
+        LOOP.replace(
+            "model(batch).square().mean().backward()", "loss = model(batch).square().mean()\n    loss.backward()"
+        )
+    )
+    lines = LOOP.splitlines()
+    source = {number: line.strip() for number, line in enumerate(lines, 1)}
+    params = next(share for share in one.lines if share.category == "params")
+    file, number = params.line.split(":")
+    assert file == "train.py"
+    assert source[int(number)].startswith("model = ")
+    assert sum(share.size_gib for share in one.lines) == pytest.approx(one.peak_gib, abs=0.001)
+
+
+def test_bitsandbytes_that_a_script_imports_itself_is_whole(traced):
+    one = traced(
+        START
+        + """
+import bitsandbytes as bnb
+assert bnb.nn.Linear4bit
+optimizer = bnb.optim.Adam8bit(model.parameters())
+while True:
+    model(batch).square().mean().backward()
+    optimizer.step()
+"""
+    )
+    assert one.optimizers == ("Adam8bit",)
+    assert one.at_peak.optimizer_gib == pytest.approx(4 * MIB / GIB, rel=0.05)
+
+
+def test_complex_views_and_masks_of_ones_are_as_on_a_gpu(traced):
+    traced(
+        START
+        + """
+pairs = torch.zeros(4, 8, 2, device="cuda")
+turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(pairs))
+assert turned.shape == pairs.shape
+mask = torch.ones(2, 4, device="cuda")
+assert mask.to(torch.bool).all()
+mask.mul_(0)
+assert not mask.to(torch.bool).all()
+"""
+    )
+
+
+def test_a_sum_over_many_rows_takes_scratch_memory(traced):
+    source = """
+import torch
+rows = torch.zeros(4096, 768, device="cuda")
+before = torch.cuda.memory_allocated()
+torch.cuda.reset_peak_memory_stats()
+rows.sum(0)
+scratch = torch.cuda.max_memory_allocated() - before
+assert scratch == 24 * 2**20 + 3072, scratch  # as measured on an H100
+"""
+    traced(source, cards=["h100_94gb"])

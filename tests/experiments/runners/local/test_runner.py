@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from experiments.results.schema import CHECKPOINTS_FOLDER, NOTEBOOK_FILE, RESULT_FILE
+from experiments.results.schema import CHECKPOINTS_FOLDER, EARLIER_FOLDER, NOTEBOOK_FILE, RESULT_FILE
 from experiments.runners.local import gpu_memory, row_process, runner
 from experiments.runners.local.runner import LocalRunner, NoFreeGpu, clear_row_folder
 from provision.hardware import gpus
@@ -216,4 +216,5 @@ def test_only_an_interrupted_row_keeps_its_checkpoints(tmp_path):
     (tmp_path / "log.txt").touch()
     assert [path.name for path in clear_row_folder(tmp_path).iterdir()] == [CHECKPOINTS_FOLDER]
     (tmp_path / RESULT_FILE).touch()
-    assert list(clear_row_folder(tmp_path).iterdir()) == []
+    assert [path.name for path in clear_row_folder(tmp_path).iterdir()] == [EARLIER_FOLDER], "the result is not lost"
+    assert len(list((tmp_path / EARLIER_FOLDER).iterdir())) == 1

@@ -254,10 +254,8 @@ def test_an_invalid_architecture_is_rejected_in_one_line(architecture, words):
     assert "\n" not in str(rejected.value)
 
 
-def test_a_custom_model_has_neither_a_tiny_version_nor_published_weights():
+def test_a_custom_model_has_no_published_weights():
     given = custom(CUSTOM["GemmaForCausalLM"])
-    with pytest.raises(InputError, match=r"^size = 'tiny': only the models of models\.yaml have a tiny version"):
-        build_model(given.model_copy(update={"size": "tiny"}), CPU)
     with pytest.raises(InputError, match=r"^weights = 'pretrained': this model has no known published weights"):
         build_model(given.model_copy(update={"weights": "pretrained"}), CPU)
 

@@ -1,0 +1,92 @@
+"""`testbed check`: all mistakes of a suite's file."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments.cli.output import print_json
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json
+from experiments.errors import InputError
+
+if TYPE_CHECKING:
+    from experiments.suites.mistakes import Mistake
+    from experiments.suites.suite import Suite
+
+app = Commands()
+BAD_INPUT = 2
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Files of your own suites.")] = None,
+    template: Annotated[bool, typer.Option("--template", help="Print a suite to begin with.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check the files of your own suites: tell all mistakes at once.
+
+    Each mistake has its line, its value and what is allowed. A suite without mistakes is summarized. Begin with
+    testbed check --template > my_lab.yaml
+    """
+    from experiments.suites.document import read_document
+    from experiments.suites.mistakes import suite_and_mistakes
+    from experiments.suites.suite import TEMPLATE
+
+    if template == bool(files):
+        raise InputError("check: needs the file of a suite, or --template")
+    if template:
+        print(TEMPLATE.read_text(), end="")
+        return
+    checked = {path: suite_and_mistakes(read_document(path), path.stem) for path in files or ()}
+    if as_json:
+        print_json([_as_data(path, suite, mistakes) for path, (suite, mistakes) in checked.items()])
+    for path, (suite, mistakes) in {} if as_json else checked.items():
+        for line in _lines(path, mistakes):
+            print(line, file=sys.stderr)
+        if suite:
+            print(_summary(path, suite))
+    if any(mistakes for _, mistakes in checked.values()):
+        raise typer.Exit(BAD_INPUT)
+
+
+def _lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
+    """Return one line for each mistake in the order of the file; rows that share a mistake stand in one line."""
+    places: dict[tuple[int, str, str], list[str]] = {}
+    for one in sorted(mistakes):
+        places.setdefault((one.line, one.says, one.near), []).append(one.where)
+    found = []
+    for (line, says, near), wheres in places.items():
+        first, *others = [where for where in wheres if where] or [""]
+        more = f" and {len(others)} more" if others else ""
+        hint = f"; did you mean {near}?" if near else ""
+        found.append(f"{path}:{line}: {first}{more}{': ' if first else ''}{says}{hint}")
+    return found
+
+
+def _summary(path: Path, suite: "Suite") -> str:
+    from experiments.suites.sentences import statement_ids
+
+    rows, statements = [row.id for row in suite.rows], statement_ids(suite)
+    return "\n".join(
+        (
+            f"{path}: suite {suite.suite}, version {suite.version}: no mistakes",
+            f"  cards: {', '.join(suite.cards)}",
+            f"  {len(rows)} rows: {', '.join(rows)}",
+            f"  {len(statements)} statements: {', '.join(statements) or 'none; rows are reported and not evaluated'}",
+            f"  next: testbed run --suite-file {path} --size tiny",
+        )
+    )
+
+
+def _as_data(path: Path, suite: "Suite | None", mistakes: "list[Mistake]") -> dict[str, object]:
+    from experiments.suites.sentences import statement_ids
+
+    return {
+        "file": str(path),
+        "suite": suite.suite if suite else None,
+        "rows": [row.id for row in suite.rows] if suite else [],
+        "statements": statement_ids(suite) if suite else [],
+        "mistakes": [one._asdict() for one in sorted(mistakes)],
+    }

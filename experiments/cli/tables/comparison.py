@@ -1,0 +1,125 @@
+"""Two runs side by side, for the terminal."""
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from experiments.report.compare import Change, Comparison, RowComparison
+from experiments.results.verdict_changes import VerdictChange
+from experiments.results.wording import OUTCOMES, number, unit_of_size
+from experiments.system.tables import Column, Table
+
+WORSE, BETTER = "red", "green"
+
+
+def comparison_tables(comparison: Comparison) -> Group:
+    """Return what tells the runs apart, the statements whose status differs, the rows, and the options that differ."""
+    heads = _heads(comparison)
+    parts: list[RenderableType] = [
+        *(Text(f"{letter}  {name}") for letter, name in zip("AB", comparison.names, strict=True)),
+        *_warnings(comparison),
+        Text(),
+        _verdicts(comparison, heads),
+        Text(),
+        _rows(comparison),
+        *_emulated(comparison),
+        Text(),
+        _differences(comparison, heads),
+    ]
+    return Group(*parts)
+
+
+def _heads(comparison: Comparison) -> tuple[str, str]:
+    first, second = (
+        f"{letter} ({run.started_at[:10]})" for letter, run in zip("AB", (comparison.a, comparison.b), strict=True)
+    )
+    return first, second
+
+
+def _warnings(comparison: Comparison) -> list[Text]:
+    lines = [f"{one.what} differs: {one.a} and {one.b}" for one in comparison.unlike]
+    if comparison.a.size != comparison.b.size:
+        lines.append("a miniature does not compare with full size: no ratios")
+    return [Text(f"warning: {line}", "yellow") for line in lines]
+
+
+def _verdicts(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
+    if not comparison.verdicts:
+        return Text("Every statement has the same status in both runs.")
+    both = [change for change in comparison.verdicts if change.a and change.b]
+    columns = (Column("statement", prose=True), *heads, Column("reason", prose=True))
+    table = Table(*columns, title=f"{len(both)} changed statuses, worse first")
+    for change in both:
+        table.add(change.says, change.a or "", Text(change.b or "", _style(change)), change.reason)
+    alone = [f"{_count(comparison, only)} in {run} only" for run, only in zip("AB", ("b", "a"), strict=True)]
+    others = Text(f"other statements: {', '.join(alone)} (--json shows them)", "dim")
+    return Group(*([table] if both else []), *([others] if len(both) < len(comparison.verdicts) else []))
+
+
+def _count(comparison: Comparison, missing: str) -> int:
+    return sum(getattr(change, missing) is None for change in comparison.verdicts)
+
+
+def _style(change: VerdictChange) -> str:
+    return WORSE if change.worse > 0 else BETTER if change.worse < 0 else ""
+
+
+def _rows(comparison: Comparison) -> Table:
+    table = Table(
+        "row",
+        Column("outcome", prose=True),
+        Column("peak", prose=True),
+        Column("samples/s", prose=True),
+        Column("reserved", prose=True, optional=1),
+        Column("other settings", prose=True),
+        title="rows, A → B, worse first",
+    )
+    for row in comparison.rows_worse_first:
+        style = WORSE if row.badness > 0 else BETTER if row.badness < 0 else ""
+        table.add(
+            Text(row.row, style),
+            _outcomes(row),
+            _sizes(row.peak_gib),
+            _change(row.samples_per_s),
+            _sizes(row.reserved_gib),
+            _settings(row),
+        )
+    return table
+
+
+def _outcomes(row: RowComparison) -> Text:
+    a, b = (OUTCOMES[outcome] if outcome else "not run" for outcome in (row.outcome_a, row.outcome_b))
+    return Text(a) if a == b else Text(f"{a} → {b}", "bold")
+
+
+def _settings(row: RowComparison) -> str:
+    return ", ".join(f"{one.what} {one.a or 'none'} → {one.b or 'none'}" for one in row.settings)
+
+
+def _sizes(change: Change) -> str:
+    """Return a change of memory in the unit that suits the larger size."""
+    unit, per_gib = unit_of_size(max(change.a or 0.0, change.b or 0.0))
+    return _change(change, per_gib, f" {unit}")
+
+
+def _change(change: Change, scale: float = 1.0, unit: str = "") -> str:
+    if change.a is None and change.b is None:
+        return ""
+    a, b = ("–" if value is None else number(value * scale) for value in (change.a, change.b))
+    same = a == b and change.ratio is not None
+    return (
+        f"{a}{unit}" if same else f"{a} → {b}{unit}" + (f" (x {change.ratio:.2f})" if change.ratio is not None else "")
+    )
+
+
+def _emulated(comparison: Comparison) -> list[Text]:
+    words = {words for row in comparison.rows for words in (row.ran_on_a, row.ran_on_b) if "emulating" in words}
+    return [Text(line, "dim") for line in sorted(words)]
+
+
+def _differences(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
+    if not comparison.differences:
+        return Text("Both runs made the same choices, with the same versions.")
+    table = Table("option or version", *(Column(head, prose=True) for head in heads), title="what else differs")
+    for difference in comparison.differences:
+        table.add(difference.what, *(text or "–" for text in (difference.a, difference.b)))
+    return table

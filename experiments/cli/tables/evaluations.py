@@ -1,0 +1,74 @@
+"""Evaluations of stored runs: of one with all its statements, of several with one line for each; CSV of all."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from experiments.cli.tables.verdicts import changes_table, status_count, verdict_table
+from experiments.report import Reevaluation
+from experiments.report.words import STATUSES
+from experiments.system.tables import Column, Table, print_lines
+
+CSV_COLUMNS = ("folder", "run_id", "suite", "card", "size", "started_at", *STATUSES, "files_changed")
+
+
+def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, every: bool, console: Console) -> None:
+    """Print each run with its statements; of several runs only one line each, unless ``every``."""
+    for one in evaluated if every or len(evaluated) == 1 else ():
+        console.print(verdict_table(one.evaluation, every))
+        if one.changes:
+            console.print(changes_table(one.changes))
+        _warn_of_files(one, console)
+    if len(evaluated) > 1:
+        console.print(_summary(evaluated, root))
+
+
+def _warn_of_files(one: Reevaluation, console: Console) -> None:
+    if one.files_changed:
+        print_lines(console, f"changed since the run, by SHA256SUMS: {', '.join(one.files_changed)}", "bold red")
+
+
+def _summary(evaluated: Sequence[Reevaluation], root: Path) -> Table:
+    """Return one line for each run, those with failures and changed files first."""
+    counts = (Column(status, number=True) for status in STATUSES)
+    table = Table(
+        "folder", Column("suite", optional=1), *counts, Column("files", prose=True), title=f"{len(evaluated)} runs"
+    )
+    for one in sorted(evaluated, key=_badness, reverse=True):
+        statuses = (status_count(status, one.evaluation.count(status)) for status in STATUSES)
+        table.add(_name(one, root), one.evaluation.run.suite, *statuses, _files(one))
+    return table
+
+
+def _badness(one: Reevaluation) -> tuple[int, int, int]:
+    return len(one.files_changed or ()), one.evaluation.count("error"), one.evaluation.count("fail")
+
+
+def _name(one: Reevaluation, root: Path) -> str:
+    return one.folder.relative_to(root).as_posix()
+
+
+def _files(one: Reevaluation) -> Text:
+    if one.files_changed is None:
+        return Text("no SHA256SUMS", "dim")
+    if not one.files_changed:
+        return Text("unchanged")
+    return Text(f"{len(one.files_changed)} changed: {', '.join(one.files_changed)}", "bold red")
+
+
+def write_csv(path: Path, evaluated: Sequence[Reevaluation], root: Path) -> None:
+    """Write one line for each run: its folder, options, numbers of statements by status, and changed files.
+
+    files_changed is empty if none has changed, and 'unknown' without SHA256SUMS. Raises OSError.
+    """
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(CSV_COLUMNS)
+        for one in evaluated:
+            run = one.evaluation.run
+            files = "unknown" if one.files_changed is None else " ".join(one.files_changed)
+            options = (run.run_id, run.suite, run.card, run.size, run.started_at)
+            writer.writerow([_name(one, root), *options, *map(one.evaluation.count, STATUSES), files])

@@ -1,0 +1,59 @@
+"""Time slots and leases as tables for a terminal."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from experiments.system.tables import Column, Table
+from provision.availability.calendar import clocks, span
+from provision.availability.times import length_in_words, local_zone, time_in_words
+from provision.leasing.release import State
+from provision.models import Host, Lease, TimeSlot
+
+
+def slots_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
+    """Return a table of time slots: time in UTC and in ``zone``, nodes, type, service units."""
+    zones = clocks(zone)
+    nodes, cost = Column("nodes", prose=True), Column("service units", number=True)
+    table = Table(*(one.key for one in zones), nodes, "type", cost)
+    for slot in slots:
+        names = ", ".join(host.name for host in slot.hosts)
+        price = "unknown" if slot.cost_su is None else f"{slot.cost_su:.1f}"
+        table.add(*(span(slot, one) for one in zones), names, _type(slot.hosts[0]), price)
+    return table
+
+
+def states_table(states: Sequence[State], now: datetime) -> Table:
+    """Return a table of active leases: when they start and end, the time left, nodes, and cost so far and in all."""
+    nodes, servers = Column("nodes", prose=True), Column("servers", prose=True)
+    table = Table("lease", "status", "start", "end", "time", nodes, "cost", servers, Column("addresses", prose=True))
+    for state in states:
+        lease = state.lease
+        table.add(
+            state.active_lease.name,
+            lease.status if lease else "gone",
+            *((time_in_words(time, local_zone()) for time in (lease.start, lease.end)) if lease else ("", "")),
+            _left(lease, now) if lease else "",
+            ", ".join(f"{host.name} {_type(host)}" for host in state.hosts),
+            _cost(state),
+            ", ".join(f"{server.name} {server.status}" for server in state.servers),
+            ", ".join(state.ips),
+        )
+    return table
+
+
+def _type(host: Host) -> str:
+    return f"{host.node_type} at {host.site}"
+
+
+def _left(lease: Lease, now: datetime) -> str:
+    if now < lease.start:
+        return f"starts in {length_in_words(lease.start - now)}"
+    return f"{length_in_words(lease.end - now)} left" if now < lease.end else "over"
+
+
+def _cost(state: State) -> str:
+    if state.lease is None:
+        return ""
+    used, total = ("?" if su is None else f"{su:.1f}" for su in (state.used_su, state.total_su))
+    return f"{used} of {total} SU"

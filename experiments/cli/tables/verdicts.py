@@ -1,0 +1,144 @@
+"""Runs and their verdicts as tables for a terminal, and as data."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.text import Text
+
+from experiments.report.words import STATUSES, headline
+from experiments.results.verdict_changes import VerdictChange
+from experiments.results.verdicts import Evaluation, Status, Verdict
+from experiments.system.tables import Column, Table, print_lines
+
+if TYPE_CHECKING:
+    from experiments.pipeline import FinishedRun
+
+PROBLEMS = ("error", "fail")
+REASONS = 6
+"""Reasons why statements were not evaluated that are shown."""
+STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": "dim"}
+
+
+def verdict_table(evaluation: Evaluation, every: bool = False) -> Group:
+    """Return the headline, and the verdicts with their reasons, the most severe status first.
+
+    Reasons why statements were not evaluated are counted; ``every``: each of these statements is a line.
+    """
+    table = Table("verdict", Column("statement", prose=True), "grade", Column("value or reason", prose=True))
+    shown = [verdict for verdict in evaluation.verdicts if every or verdict.status != "not evaluated"]
+    for verdict in sorted(shown, key=lambda verdict: STATUSES.index(verdict.status)):
+        table.add(Text(verdict.status, STYLES[verdict.status]), verdict.says, verdict.grade or "", _basis(verdict))
+    name = Text(evaluation.run.run_id, "bold")
+    folded = [_folded(evaluation)] if len(shown) < len(evaluation.verdicts) else []
+    return Group(name, *([table] if shown else []), *contradictions(evaluation), *folded, _headline(evaluation))
+
+
+def _headline(evaluation: Evaluation) -> Text:
+    failed = evaluation.exit_code or evaluation.contradictions
+    return Text(headline(evaluation), "bold red" if failed else "bold")
+
+
+def _folded(evaluation: Evaluation) -> Table:
+    """Return why statements were not evaluated, with the number of statements for each reason."""
+    reasons = Counter(verdict.reason for verdict in evaluation.verdicts if verdict.status == "not evaluated")
+    table = Table(Column(str(reasons.total()), number=True), Column("not evaluated (--all shows each)", prose=True))
+    common = reasons.most_common(REASONS)
+    for reason, count in common:
+        table.add(str(count), Text(reason, "dim"))
+    if others := reasons.total() - sum(count for _, count in common):
+        table.add(str(others), Text("for other reasons", "dim"))
+    return table
+
+
+def contradictions(evaluation: Evaluation) -> list[Text]:
+    """Return a line for each prediction that contradicts a measurement, with both values."""
+    return [
+        Text.assemble(
+            ("prediction contradicts measurement", "yellow"),
+            f": {one.says} {one.predicted.status}, predicted: {one.predicted.value};"
+            f" {one.measured.status}, {one.measured.grade}: {one.measured.value}",
+        )
+        for one in evaluation.contradictions
+    ]
+
+
+def counts_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Return a table with the number of statements by status, for each suite and in total."""
+    table = Table("suite", *(Column(status, number=True) for status in STATUSES))
+    counts = {one.run.suite: [one.count(status) for status in STATUSES] for one in evaluations}
+    for name, own in (*counts.items(), ("all", [sum(column) for column in zip(*counts.values(), strict=True)])):
+        table.add(name, *map(status_count, STATUSES, own))
+    return table
+
+
+def status_count(status: Status, count: int) -> Text:
+    """Return a number of statements in the color of their status."""
+    return Text(str(count), STYLES[status] if count else "dim")
+
+
+def problems(evaluations: Sequence[Evaluation]) -> Text:
+    """Return a line for each statement that is an error or failed, with suite and reason; errors first."""
+    found = [(one.run.suite, verdict) for one in evaluations for verdict in one.verdicts if verdict.status in PROBLEMS]
+    lines = [
+        Text.assemble(
+            f"{suite}: ",
+            (verdict.status, STYLES[verdict.status]),
+            f"{_graded(verdict)}: {verdict.says} ({_basis(verdict)})",
+        )
+        for suite, verdict in sorted(found, key=lambda item: PROBLEMS.index(item[1].status))
+    ]
+    return Text("\n").join(lines)
+
+
+def _graded(verdict: Verdict) -> str:
+    return f", {verdict.grade}" if verdict.grade else ""
+
+
+def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[FinishedRun]":
+    """Print verdicts and report of each run when it is finished, and a summary of several; return the runs.
+
+    The summary begins with what failed.
+    """
+    finished = []
+    for done in runs:
+        console.print(verdict_table(done.evaluation))
+        _show_report(done, console)
+        finished.append(done)
+    evaluations = [done.evaluation for done in finished]
+    if len(finished) > 1:
+        if found := problems(evaluations):
+            console.print(found)
+        console.print(counts_table(evaluations))
+        for done in finished:
+            _show_report(done, console)
+    return finished
+
+
+def _show_report(done: "FinishedRun", console: Console) -> None:
+    print_lines(console, f"report: {done.report}")
+
+
+def run_as_data(finished: "FinishedRun") -> dict[str, Any]:
+    """Return a finished run with its verdicts for --json."""
+    return {
+        "folder": str(finished.folder),
+        "report": str(finished.report),
+        "exit_code": finished.evaluation.exit_code,
+        **finished.evaluation.model_dump(mode="json"),
+    }
+
+
+def changes_table(changes: Sequence[VerdictChange]) -> Table:
+    """Return a table of the statements whose status has changed since the run."""
+    columns = (Column("statement", prose=True), "was", "is", Column("why", prose=True))
+    table = Table(*columns, title="changed statuses")
+    for change in changes:
+        table.add(change.says, change.a or "not stated", change.b or "not stated", change.reason)
+    return table
+
+
+def _basis(verdict: Verdict) -> str:
+    """Return the reason of a verdict, or the value of a statement that passed."""
+    return verdict.value if verdict.status == "pass" else verdict.reason or verdict.value

@@ -1,0 +1,1 @@
+"""Small training programs, one for each usual loop; they are traced, or measured, as any script is."""

@@ -1,0 +1,160 @@
+"""Build the model of a training program: its class, precision, quantization and adapters."""
+
+import inspect
+from typing import Any
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+from transformers.quantizers import AutoHfQuantizer
+
+from experiments.errors import InputError
+from experiments.prediction.loops.job import LoopJob, LoopLora
+from experiments.training.models.architecture import build_config, has_untied_head
+from experiments.training.models.weights import fill_randomly
+
+DTYPES = {
+    "32-true": torch.float32,
+    "bf16-true": torch.bfloat16,
+    "16-true": torch.float16,
+    "bf16-mixed": torch.float32,
+    "16-mixed": torch.float32,
+}
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+TASKS = (
+    "SEQ_TO_SEQ_CAUSAL_LM",
+    "SPEECH_SEQ_2_SEQ",
+    "IMAGE_TEXT_TO_TEXT",
+    "MASKED_LM",
+    "CAUSAL_LM",
+    "IMAGE_CLASSIFICATION",
+    "CTC",
+    "AUDIO_CLASSIFICATION",
+    "SEQUENCE_CLASSIFICATION",
+    "ZERO_SHOT_IMAGE_CLASSIFICATION",
+)
+"""Tasks in the order in which a class is looked for, if the configuration does not name one."""
+LORA_DROPOUT = 0.05
+
+
+def build(job: LoopJob) -> Any:
+    """Return the model with random weights, on the host; a quantized one is on the GPU.
+
+    Raises InputError for an unknown class, and for settings that the class does not have.
+    """
+    config = build_config(job.model, "full")
+    config.use_cache = False
+    kind = class_of(config, job)
+    dtype = DTYPES[job.precision]
+    options = {"attn_implementation": job.attention} if job.attention else {}
+    try:
+        if job.quantization:
+            model = _quantized(kind, config, dtype, job)
+        else:
+            model = kind._from_config(config, dtype=dtype, **options)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{kind.__name__}: {str(error).splitlines()[0]}") from None
+    if has_untied_head(job.model):
+        _untie(model)
+    if job.checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise InputError(f"--activation-checkpointing: {kind.__name__} does not support it")
+        model.gradient_checkpointing_enable()
+    return _with_adapters(model, job, job.lora) if job.lora else model
+
+
+def class_of(config: PretrainedConfig, job: LoopJob) -> Any:
+    """Return the class to build: the one asked for, the configuration's own, or the first for a task."""
+    named = job.model_class or next(iter(config.architectures or ()), None)
+    if found := getattr(transformers, named or "", None):
+        if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+            raise InputError(f"--model-class {named}: not a model of transformers")
+        if not isinstance(config, found.config_class):  # type: ignore[arg-type]
+            raise InputError(f"--model-class {named}: not for model_type {config.model_type}")
+        return found
+    if job.model_class:
+        raise InputError(
+            f"--model-class {named}: transformers has no such class; allowed: {', '.join(classes(config))}"
+        )
+    possible = classes(config)
+    if not possible:
+        raise InputError(f"model_type = {config.model_type!r}: transformers has no class for a training of it")
+    return getattr(transformers, possible[0])
+
+
+def classes(config: PretrainedConfig) -> list[str]:
+    """Return the names of the configuration's classes, the usual one first."""
+    names: list[str] = []
+    for task in TASKS:
+        mapping: Any = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING", {})
+        if type(config) in mapping:
+            found = mapping[type(config)]
+            names += [one.__name__ for one in (found if isinstance(found, tuple) else (found,))]
+    return list(dict.fromkeys(names))
+
+
+def _quantized(kind: Any, config: PretrainedConfig, dtype: torch.dtype, job: LoopJob) -> Any:
+    """Return the model with bitsandbytes' layers, on the GPU, as from_pretrained loads it."""
+    compute = AUTOCAST.get(job.precision, dtype)
+    how = (
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+        if job.quantization == "4bit"
+        else BitsAndBytesConfig(load_in_8bit=True)
+    )
+    if job.attention:
+        config._attn_implementation = job.attention
+    with init_empty_weights(include_buffers=False):
+        model = kind(config)
+    model.tie_weights()
+    quantizer = AutoHfQuantizer.from_config(how)
+    quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=model._keep_in_fp32_modules or [])
+    fill_randomly(model, dtype, {"": torch.device("cuda")})
+    quantizer.postprocess_model(model)
+    model.hf_quantizer, model.is_quantized = quantizer, True
+    return model.to("cuda") if job.quantization == "4bit" else _to_gpu(model)
+
+
+def _to_gpu(model: torch.nn.Module) -> torch.nn.Module:
+    """Move the buffers: a model in 8 bit refuses `to`, and its parameters are on the GPU already."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to("cuda"))
+    return model
+
+
+def _untie(model: Any) -> None:
+    head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is inputs.weight:
+        head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
+
+
+def _with_adapters(model: Any, job: LoopJob, lora: LoopLora) -> Any:
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if job.quantization:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=job.checkpointing)
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+
+    def adapted(dropout: float) -> Any:
+        config = LoraConfig(r=lora.r, lora_alpha=2 * lora.r, lora_dropout=dropout, target_modules=targets)
+        return get_peft_model(model, config)
+
+    if lora.dropout is None and _has_experts(model):
+        return adapted(0.0)
+    try:
+        return adapted(LORA_DROPOUT if lora.dropout is None else lora.dropout)
+    except ValueError as error:
+        raise InputError(f"--lora-targets {lora.targets}, --lora-dropout {lora.dropout}: {error}") from None
+
+
+def _has_experts(model: torch.nn.Module) -> bool:
+    """Return True if experts share one tensor, whose adapters have no dropout."""
+    return any(type(part).__name__.endswith("Experts") for part in model.modules())
+
+
+def inputs_of(model: Any) -> list[str]:
+    """Return the names of the model's inputs."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return list(inspect.signature(base.forward).parameters)

@@ -1,0 +1,49 @@
+"""A training loop in plain PyTorch.
+
+    python -m experiments.prediction.loops.plain JOB
+
+JOB: the JSON of a LoopJob. torchrun starts several ranks.
+"""
+
+import os
+import sys
+from contextlib import nullcontext
+
+import torch
+import torch.distributed as dist
+
+from experiments.prediction.loops.build import AUTOCAST, build
+from experiments.prediction.loops.job import LoopJob
+from experiments.prediction.loops.optimizers import optimizer_of
+from experiments.prediction.loops.samples import sample
+
+STEPS = 10
+
+
+def train(job: LoopJob) -> None:
+    """Train for some steps on batches of samples of one length; gradients are freed after each optimizer step."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    model = build(job)
+    model = (model if job.quantization else model.to("cuda")).train()
+    one = sample(model, job)
+    if ranks > 1:
+        dist.init_process_group("nccl")
+        model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()])
+    kind, options = optimizer_of(job.optimizer, "adamw_foreach")
+    optimizer = kind([parameter for parameter in model.parameters() if parameter.requires_grad], **options)
+    autocast = AUTOCAST.get(job.precision)
+    scaler = torch.amp.GradScaler(enabled=autocast is torch.float16)
+    for _ in range(STEPS):
+        for _ in range(job.accumulate):
+            batch = {name: torch.stack([value] * job.batch).to("cuda") for name, value in one.items()}
+            with torch.autocast("cuda", dtype=autocast) if autocast else nullcontext():
+                loss = model(**batch).loss / job.accumulate
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+
+if __name__ == "__main__":
+    train(LoopJob.model_validate_json(sys.argv[1]))

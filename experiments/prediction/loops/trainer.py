@@ -1,0 +1,48 @@
+"""A training with transformers' Trainer.
+
+    python -m experiments.prediction.loops.trainer JOB
+
+JOB: the JSON of a LoopJob. torchrun starts several ranks.
+"""
+
+import sys
+import tempfile
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+
+from experiments.prediction.loops.build import build
+from experiments.prediction.loops.job import LoopJob
+from experiments.prediction.loops.optimizers import optimizer_of
+from experiments.prediction.loops.samples import sample
+
+STEPS = 10
+FSDP = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1, "use_orig_params": True}}
+
+
+def train(job: LoopJob) -> None:
+    """Train for some steps on samples of one length, with the Trainer's defaults but without logs and checkpoints."""
+    more: dict[str, Any] = FSDP if job.fsdp else {}
+    arguments = TrainingArguments(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=job.batch,
+        gradient_accumulation_steps=job.accumulate,
+        max_steps=STEPS,
+        bf16=job.precision == "bf16-mixed",
+        fp16=job.precision == "16-mixed",
+        gradient_checkpointing=job.checkpointing,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **more,
+    )
+    model = build(job)
+    data: Any = [sample(model, job)] * (job.batch * job.accumulate * arguments.world_size * STEPS)
+    kind = optimizer_of(job.optimizer, "adamw_fused")
+    Trainer(model, arguments, train_dataset=data, optimizer_cls_and_kwargs=kind).train()
+
+
+if __name__ == "__main__":
+    train(LoopJob.model_validate_json(sys.argv[1]))

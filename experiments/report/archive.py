@@ -1,0 +1,35 @@
+"""An archive of a run's report, with all files that it links to."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+from experiments.report.content import FILES
+from experiments.report.write import CHECKSUMS_FILE
+from experiments.results.run_folder import RUN_FILE, RunFolder, row_path
+
+FIRST_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def write_archive(folder: RunFolder) -> Path:
+    """Write <run's folder>.zip next to the run's folder and return its path; the report must have been written.
+
+    The archive has the report's files and those of the rows that it links to, in a fixed order and with a fixed date:
+    the same files give the same archive. Weights, checkpoints and other files of rows are left out.
+    """
+    run = folder.read_run()
+    names = ["report.html", "report.json", "verdict.json", "junit.xml", RUN_FILE]
+    names += [f"{row_path(run.suite, row)}/{name}" for row in run.rows for name in sorted(FILES.values())]
+    paths = {name: folder.path / name for name in names}
+    contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file() and not path.is_symlink()}
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+    place = folder.path.resolve()
+    target = place.with_name(f"{place.name}.zip")
+    partial = place.with_name(f"{place.name}.zip.part")
+    with zipfile.ZipFile(partial, "w") as archive:
+        for name, content in {**contents, CHECKSUMS_FILE: sums.encode()}.items():
+            entry = zipfile.ZipInfo(f"{place.name}/{name}", FIRST_DATE)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    partial.replace(target)
+    return target

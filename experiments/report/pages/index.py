@@ -1,0 +1,57 @@
+"""index.html of a folder of runs: one line a run, the newest first."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from experiments.report.identity import day
+from experiments.report.pages.environment import rendered
+from experiments.report.words import STATUSES
+from experiments.results.run_folder import RUN_FILE, Run
+from experiments.results.verdicts import Evaluation, Status
+
+INDEX_FILE = "index.html"
+
+
+class Listed(NamedTuple):
+    """One run of the index. counts: None if it has not been evaluated. link: empty without a page."""
+
+    run: Run
+    date: str
+    link: str
+    counts: dict[Status, int] | None
+
+
+def write_index(folder: Path) -> Path:
+    """Write index.html over all runs in ``folder`` and its folders, and return its path.
+
+    Reads run.json and verdict.json only. A run that cannot be read is left out.
+    """
+    paths = [path for pattern in (f"*/{RUN_FILE}", f"*/*/{RUN_FILE}") for path in folder.glob(pattern)]
+    found = [one for path in paths if not path.parent.is_symlink() if (one := _listed(path.parent, folder))]
+    found.sort(key=lambda one: (one.run.started_at, one.run.run_id), reverse=True)
+    target = folder / INDEX_FILE
+    partial = folder / f".{INDEX_FILE}.{os.getpid()}"
+    partial.write_text(rendered("index.html", runs=found, statuses=STATUSES))
+    partial.replace(target)
+    return target
+
+
+def _listed(run_folder: Path, folder: Path) -> Listed | None:
+    try:
+        run = Run.model_validate_json((run_folder / RUN_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    page = run_folder / "report.html"
+    link = page.relative_to(folder).as_posix() if page.is_file() else ""
+    return Listed(run, day(run.started_at), link, _counts(run_folder))
+
+
+def _counts(run_folder: Path) -> dict[Status, int] | None:
+    try:
+        evaluation = Evaluation.model_validate_json((run_folder / "verdict.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return {status: evaluation.count(status) for status in STATUSES}

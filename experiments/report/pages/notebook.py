@@ -1,0 +1,91 @@
+"""notebook.html: an executed notebook as a page without scripts.
+
+Outputs are untrusted: text is escaped, Markdown cannot contain HTML, pictures are images; HTML and scripts are left
+out.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markdown_it import MarkdownIt
+
+from experiments.report.content import NOTEBOOK_PAGE
+from experiments.report.pages.environment import rendered
+from experiments.system.files import write_atomically
+
+PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
+TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
+class Part(NamedTuple):
+    """A cell or an output. kind: 'code', 'text', 'error', 'markdown' (content is safe HTML), 'picture' (a data URL)."""
+
+    kind: str
+    content: str
+
+
+def write_notebook_page(notebook: Path) -> None:
+    """Write notebook.html next to ``notebook``; a file that is no notebook gives a page that says so."""
+    try:
+        cells = json.loads(notebook.read_text(errors="replace"))["cells"]
+        parts = [part for cell in cells for part in _cell(cell)]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        parts = [Part("error", f"{notebook.name} cannot be read as a notebook.")]
+    title = f"{notebook.parent.name}: executed notebook"
+    write_atomically(notebook.with_name(NOTEBOOK_PAGE), rendered("notebook.html", title=title, parts=parts))
+
+
+def _cell(cell: dict[str, Any]) -> Iterator[Part]:
+    source = _text(cell["source"])
+    if cell["cell_type"] == "markdown":
+        yield Part("markdown", MARKDOWN.render(source))
+    elif source.strip():
+        yield Part("code", source)
+    for output in cell.get("outputs", ()):
+        yield from _output(output)
+
+
+def _output(output: dict[str, Any]) -> Iterator[Part]:
+    kind = output["output_type"]
+    if kind == "stream":
+        yield Part("text", _plain(output["text"]))
+    elif kind == "error":
+        yield Part("error", _plain("\n".join(output["traceback"])))
+    else:
+        yield from _shown(output["data"])
+
+
+def _shown(data: dict[str, Any]) -> Iterator[Part]:
+    """Return the best representation that is safe: a picture, Markdown or text."""
+    for kind in PICTURES:
+        if kind in data:
+            yield Part("picture", f"data:{kind};base64,{_base64(_text(data[kind]), kind)}")
+            return
+    if "text/markdown" in data:
+        yield Part("markdown", MARKDOWN.render(_text(data["text/markdown"])))
+    elif "text/plain" in data:
+        yield Part("text", _plain(data["text/plain"]))
+
+
+def _base64(content: str, kind: str) -> str:
+    if kind == "image/svg+xml":
+        return base64.b64encode(content.encode()).decode()
+    try:
+        return base64.b64encode(base64.b64decode(content)).decode()
+    except binascii.Error:
+        return ""
+
+
+def _plain(text: Any) -> str:
+    return TERMINAL_CODES.sub("", _text(text))
+
+
+def _text(text: Any) -> str:
+    """Return a multi-line string of a notebook: a string, or a list of lines."""
+    return text if isinstance(text, str) else "".join(text)

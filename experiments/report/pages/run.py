@@ -1,0 +1,29 @@
+"""report.html: one self-contained file, rendered from a Report."""
+
+from collections.abc import Iterable
+
+from experiments.report.content import Report, RowReport
+from experiments.report.pages.environment import rendered
+from experiments.report.pages.figures import figures
+from experiments.report.words import STATUSES
+from experiments.results.memory_parts import BUFFERS, COLUMNS
+from experiments.results.wording import GRADES
+
+
+def page(report: Report) -> str:
+    """Return the report as one HTML file that needs no network: styles, charts and a small script are inside."""
+    return rendered(
+        "report.html",
+        report=report,
+        rows=_worst_first(report.rows),
+        figures=figures(report),
+        grades=GRADES,
+        memory_columns=COLUMNS,
+        snapshot_parts=[part for part in COLUMNS if part != BUFFERS],
+    )
+
+
+def _worst_first(rows: Iterable[RowReport]) -> list[RowReport]:
+    """Return the rows in the order of STATUSES; those of one status in the suite's order, those without one last."""
+    order = [*STATUSES, None]
+    return sorted(rows, key=lambda row: order.index(row.status))

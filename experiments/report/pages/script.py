@@ -1,0 +1,50 @@
+"""A page on the predicted memory of a training script: cards, memory over time, and what the peak is made of."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.charts import Band, Bar, Chart, Line, Panel, bar_chart, line_chart
+from experiments.errors import InputError
+from experiments.prediction.script.record import ScriptPrediction
+from experiments.report.pages.environment import rendered
+from experiments.results.memory_parts import AT_PEAK
+
+HEIGHT_PX = 260
+
+
+def write_page(path: Path, command: Sequence[str], predictions: Sequence[ScriptPrediction]) -> None:
+    """Write the page to ``path``: one file that needs no network and no JavaScript. Raises InputError if it cannot."""
+    worst = max(predictions, key=lambda one: one.reserved_gib)
+    answers = sorted(
+        ((one, card) for one in predictions for card in one.cards), key=lambda both: (both[1].usable_gib, both[0].rank)
+    )
+    text = rendered(
+        "script.html",
+        command=shlex.join(command),
+        worst=worst,
+        answers=answers,
+        parts=[(part.name, getattr(worst.at_peak, part.field)) for part in AT_PEAK],
+        timeline=_chart(worst),
+        peak=_parts(worst),
+    )
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise InputError(f"--page {path}: cannot be written ({error.strerror})") from None
+
+
+def _chart(one: ScriptPrediction) -> Chart:
+    """Return memory over time: a share of the log from 0 to 1, with a background for each phase."""
+    sizes = one.timeline_gib
+    begins = [*(phase.at for phase in one.phases), 1.0]
+    bands = [Band(phase.phase, phase.at, end) for phase, end in zip(one.phases, begins[1:], strict=True)]
+    panel = Panel("allocated memory", "GiB", [Line("", (*sizes, sizes[-1]))])
+    at = [place / len(sizes) for place in range(len(sizes) + 1)]
+    return line_chart([panel], at, "", f"Allocated memory over time, at most {one.peak_gib:.2f} GiB", bands, HEIGHT_PX)
+
+
+def _parts(one: ScriptPrediction) -> Chart:
+    sizes = {part.name: getattr(one.at_peak, part.field) for part in AT_PEAK}
+    bar = Bar("peak", sizes, value=f"{one.peak_gib:.2f} GiB", note=f"in {one.peak_phase}, step {one.peak_step}")
+    return bar_chart([bar], "GiB", "The parts of the peak; the same numbers are in the table below")

@@ -1,0 +1,138 @@
+"""The one style of tables for the terminal, and of plain lines: nothing that one reads or types is ever cut.
+
+A table that is too wide leaves out its optional columns; if that is not enough, each row becomes a block of lines.
+"""
+
+import textwrap
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Column as RichColumn
+from rich.table import Table as RichTable
+from rich.text import Text
+
+GAP = 2
+"""Spaces between two columns."""
+PROSE = 20
+"""Characters that a column of prose gets at least, if it has as many."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name in the header, and what may happen to it where the table is too wide.
+
+    number: aligned to the right. prose: may be wrapped at words. optional: may be left out, the highest value first; 0:
+    always shown.
+    """
+
+    name: str
+    number: bool = False
+    prose: bool = False
+    optional: int = 0
+
+
+class Table:
+    """A table whose form follows the width of the terminal. The first column names the row.
+
+    Columns without any content are not shown.
+    """
+
+    def __init__(self, *columns: Column | str, title: str | Text = "") -> None:
+        self._columns = [Column(one) if isinstance(one, str) else one for one in columns]
+        self._title = Text(title) if isinstance(title, str) else title
+        self._rows: list[list[Text]] = []
+
+    def add(self, *cells: str | Text) -> None:
+        """Add a row; text is shown as it is, without markup."""
+        self._rows.append([Text(cell) if isinstance(cell, str) else cell for cell in cells])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._title:
+            yield Text.assemble(self._title, style="bold")
+        filled = [i for i, _ in enumerate(self._columns) if i == 0 or any(row[i] for row in self._rows)]
+        shown = self._fitting(filled, options.max_width)
+        if shown is None:
+            yield from self._blocks(filled)
+            return
+        yield self._grid(shown, options.max_width)
+        if hidden := [self._columns[i].name for i in filled if i not in shown]:
+            yield Text(f"not shown at this width: {', '.join(hidden)}", "dim")
+
+    def _fitting(self, filled: list[int], width: int) -> list[int] | None:
+        """Return the columns that fit the width: all but as many optional ones as necessary; None if none are left."""
+        for limit in sorted({self._columns[i].optional for i in filled}, reverse=True):
+            shown = [i for i in filled if self._columns[i].optional <= limit]
+            if sum(map(self._least, shown)) + GAP * (len(shown) - 1) <= width:
+                return shown
+        return None
+
+    def _cells(self, column: int) -> list[Text]:
+        return [Text(self._columns[column].name), *(row[column] for row in self._rows)]
+
+    def _natural(self, column: int) -> int:
+        return max(line.cell_len for cell in self._cells(column) for line in cell.split())
+
+    def _least(self, column: int) -> int:
+        """Return the width that a column needs: all of it, or for prose enough for the longest word."""
+        natural = self._natural(column)
+        if not self._columns[column].prose:
+            return natural
+        words = (Text(word).cell_len for cell in self._cells(column) for word in cell.plain.split())
+        return max(min(natural, PROSE), max(words, default=0))
+
+    def _grid(self, shown: list[int], width: int) -> RichTable:
+        columns = [
+            RichColumn(
+                Text(self._columns[i].name),
+                justify="right" if self._columns[i].number else "left",
+                width=size,
+                no_wrap=not self._columns[i].prose,
+                overflow="fold",
+            )
+            for i, size in zip(shown, self._widths(shown, width), strict=True)
+        ]
+        grid = RichTable(*columns, box=SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False)
+        for row in self._rows:
+            grid.add_row(*(row[i] for i in shown))
+        return grid
+
+    def _widths(self, shown: list[int], width: int) -> list[int]:
+        """Return the width of each column: its least, and of the rest what prose needs."""
+        sizes = [self._least(i) for i in shown]
+        rest = width - sum(sizes) - GAP * (len(shown) - 1)
+        short = [self._natural(i) - size for i, size in zip(shown, sizes, strict=True)]
+        for order, place in enumerate(sorted(range(len(shown)), key=lambda place: short[place])):
+            more = min(short[place], rest // (len(shown) - order))
+            sizes[place] += more
+            rest -= more
+        return sizes
+
+    def _blocks(self, filled: list[int]) -> RenderResult:
+        """Yield each row as lines: the first cell, then its numbers in one line, then the other cells, with names."""
+        numbers = [i for i in filled[1:] if self._columns[i].number]
+        others = [i for i in filled[1:] if i not in numbers]
+        margin = max((Text(self._columns[i].name).cell_len for i in others), default=0)
+        for row in self._rows:
+            yield Text.assemble(row[0], style="bold", overflow="fold")
+            named = [Text.assemble((self._columns[i].name, "dim"), " ", row[i]) for i in numbers if row[i]]
+            block = RichTable.grid(
+                RichColumn(width=margin, style="dim"), RichColumn(overflow="fold"), padding=(0, GAP, 0, 0)
+            )
+            for i in others:
+                if row[i]:
+                    block.add_row(self._columns[i].name, row[i])
+            parts: list[RenderableType] = [*([Text(", ").join(named)] if named else []), block]
+            yield from (Padding(part, (0, 0, 0, GAP)) for part in parts)
+
+
+def print_lines(console: Console, text: str, style: str = "") -> None:
+    """Print plain lines: wrapped at words on a terminal, whole elsewhere. No word, such as a path, is broken."""
+    lines = [_wrapped(line, console.width) if console.is_terminal else line for line in text.split("\n")]
+    console.print(Text("\n".join(lines), style), soft_wrap=True)
+
+
+def _wrapped(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + GAP)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

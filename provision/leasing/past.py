@@ -1,0 +1,63 @@
+"""What leases have cost, over a semester or longer, as the journal has it. Nothing is asked at a site."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from provision.leasing.journal import Entry, Operation
+
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class PastLease:
+    """A lease that was made: from its start until it was deleted, ended or, if it still runs, until now.
+
+    su_per_hour: of all its hosts, None if the site reports no price.
+    """
+
+    id: str
+    name: str
+    site: str
+    start: datetime
+    end: datetime
+    su_per_hour: float | None
+
+    @property
+    def used_su(self) -> float | None:
+        """The service units that it has cost; None if the price is unknown."""
+        hours = max(self.end - self.start, timedelta()) / HOUR
+        return None if self.su_per_hour is None else self.su_per_hour * hours
+
+
+def past_leases(entries: Sequence[Entry], now: datetime) -> list[PastLease]:
+    """Return every lease that the journal's entries record as made, in the order of their start."""
+    prices: dict[str, float | None] = {}
+    leases: dict[str, PastLease] = {}
+    for entry in entries:
+        data, id = entry.data, str(entry.data.get("id", ""))
+        if (entry.event, entry.operation) == ("intent", Operation.CREATE_LEASE):
+            prices[entry.tag] = _price(data)
+        elif entry.event == "done" and entry.operation in (Operation.CREATE_LEASE, Operation.EXTEND_LEASE):
+            start, end = (datetime.fromisoformat(data[key]) for key in ("start", "end"))
+            leases[id] = PastLease(id, entry.name, entry.site, start, end, prices.get(entry.tag))
+        elif (entry.event, entry.operation) == ("done", Operation.DELETE_LEASE) and id in leases:
+            deleted = datetime.fromisoformat(entry.at)
+            leases[id] = replace(leases[id], end=min(leases[id].end, deleted))
+    return sorted((replace(one, end=min(one.end, now)) for one in leases.values()), key=lambda one: one.start)
+
+
+def sum_in_words(leases: Iterable[PastLease]) -> str:
+    """Return the sum of the service units, and how many leases have no known price."""
+    costs = [lease.used_su for lease in leases]
+    unknown = costs.count(None)
+    more = f", and {unknown} of unknown price" if unknown else ""
+    return f"{len(costs)} lease(s): {sum(cost for cost in costs if cost is not None):.1f} service units{more}"
+
+
+def _price(slot: dict[str, object]) -> float | None:
+    """Return the service units an hour of the time slot that was asked for."""
+    cost, start, end = (slot.get(key) for key in ("cost_su", "start", "end"))
+    if not isinstance(cost, int | float):
+        return None
+    return cost / ((datetime.fromisoformat(str(end)) - datetime.fromisoformat(str(start))) / HOUR)

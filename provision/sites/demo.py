@@ -1,0 +1,280 @@
+"""The site ``demo``: a canned calendar and pretended leases, to see the commands without an account.
+
+Nothing is reserved, booted or charged. Its resources are in a file. Its clock hardly waits: it moves ahead, and the
+file has by how much. When the last lease is released, the demonstration begins again.
+"""
+
+import subprocess
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from provision.clock import Clock
+from provision.errors import ExtensionRejected
+from provision.folders import demo_folder
+from provision.models import (
+    Address,
+    Booking,
+    Credential,
+    Host,
+    Identity,
+    Lease,
+    Server,
+    TaggedResource,
+    TimeSlot,
+)
+from provision.ssh.login import Login
+
+REGION = "DEMO@nowhere"
+USER = Identity("you", "demo-user", "DEMO", "demo-project", "https://demo.invalid/v3", REGION)
+LONGEST_WAIT_S = 0.2
+"""Real time of any wait of the demonstration's clock."""
+SPEED = 60
+"""How much longer the clock moves ahead than it is asked to wait."""
+BOOT_TIME = timedelta(minutes=9)
+HOUR = timedelta(hours=1)
+
+
+def _host(number: int, model: str, memory_gib: float, interconnect: str, su_per_hour: float) -> Host:
+    """Return a canned node with four GPUs."""
+    short = model.rpartition(" ")[2].lower()
+    return Host(
+        id=str(number),
+        name=f"demo-{short}-{number}",
+        site=REGION,
+        node_type=f"gpu_{short}_{interconnect.lower()}",
+        gpu_model=model,
+        gpus=4,
+        gpu_memory_gib=memory_gib,
+        interconnect=interconnect,
+        su_per_hour=su_per_hour,
+    )
+
+
+CALENDAR: dict[Host, tuple[tuple[int, int], ...]] = {
+    _host(1, "NVIDIA A100", 80, "PCIe", 16): ((-5, 2), (14, 38)),
+    _host(2, "NVIDIA A100", 80, "PCIe", 16): ((-2, 9), (26, 50)),
+    _host(3, "NVIDIA A100", 80, "NVLink", 16): ((-9, 20),),
+    _host(4, "NVIDIA V100", 32, "NVLink", 8): ((6, 18),),
+    _host(5, "NVIDIA V100", 32, "PCIe", 8): ((-3, 4), (30, 40)),
+}
+"""The hosts, and the hours in which somebody has booked each, counted from the demonstration's begin."""
+
+
+@dataclass
+class _State:
+    """What exists at the site, and how far its clock is ahead."""
+
+    begun: datetime
+    ahead: timedelta = timedelta()
+    leases: list[Lease] = field(default_factory=list)
+    servers: dict[str, tuple[datetime, Server]] = field(default_factory=dict)
+    keys: list[TaggedResource] = field(default_factory=list)
+    addresses: list[Address] = field(default_factory=list)
+    made: int = 0
+
+
+_FORMAT = TypeAdapter(_State)
+
+
+class DemoClock(Clock):
+    """The demonstration's clock, which moves ahead where others wait."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = _Store(folder)
+
+    def now(self) -> datetime:
+        return super().now() + self._store.read().ahead
+
+    def passed_s(self) -> float:
+        return super().passed_s() + self._store.read().ahead.total_seconds()
+
+    def sleep(self, seconds: float) -> None:
+        waited = min(seconds, LONGEST_WAIT_S)
+        super().sleep(waited)
+        state = self._store.read()
+        state.ahead += timedelta(seconds=seconds * SPEED - waited)
+        self._store.write(state)
+
+
+class _Store:
+    """The file of the demonstration's state."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "site.json"
+
+    def read(self) -> _State:
+        if self._file.exists():
+            return _FORMAT.validate_json(self._file.read_bytes())
+        return _State(datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
+
+    def write(self, state: _State) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if state.leases or state.servers or state.keys or state.addresses:
+            self._file.write_bytes(_FORMAT.dump_json(state))
+        else:
+            self._file.unlink(missing_ok=True)
+
+
+class Demo:
+    """A bare-metal site that exists in a file only."""
+
+    name = REGION
+    boot_limit_s = 40.0 * 60
+
+    def __init__(self, folder: Path) -> None:
+        self._store, self._clock = _Store(folder), DemoClock(folder)
+
+    def user(self) -> str:
+        return USER.user
+
+    def user_id(self) -> str:
+        return USER.user_id
+
+    def identity(self) -> Identity:
+        return USER
+
+    def credential(self) -> Credential:
+        return Credential()
+
+    def skew(self) -> timedelta:
+        return timedelta()
+
+    def quota(self) -> str:
+        return f"{len(self.servers())} of 10 servers are used"
+
+    def service_units(self) -> str:
+        return "20000 of 20000 left, all of them pretended"
+
+    def addresses_left(self) -> int | None:
+        return 10 - len(self.addresses())
+
+    def public_keys(self) -> list[tuple[str, str]]:
+        return []
+
+    def hosts(self) -> list[Host]:
+        return list(CALENDAR)
+
+    def bookings(self) -> list[Booking]:
+        state = self._store.read()
+        others = [
+            Booking(host.id, state.begun + begin * HOUR, state.begun + end * HOUR)
+            for host, hours in CALENDAR.items()
+            for begin, end in hours
+        ]
+        return others + [Booking(host, lease.start, lease.end) for lease in state.leases for host in lease.hosts]
+
+    def leases(self) -> list[Lease]:
+        return [self._today(lease) for lease in self._store.read().leases]
+
+    def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
+        state, hosts = self._store.read(), tuple(host.id for host in slot.hosts)
+        id = self._id(state, "lease")
+        resources = tuple(f"{id}-{host}" for host in hosts)
+        lease = Lease(id, name, "PENDING", slot.start, slot.end, resources, hosts, tag, created=id, owner=USER.user_id)
+        state.leases.append(lease)
+        self._store.write(state)
+        return self._today(lease)
+
+    def extend_lease(self, lease: Lease, slot: TimeSlot) -> Lease:
+        for booking in self.bookings():
+            if booking.host_id in lease.hosts and lease.end <= booking.start < slot.end:
+                raise ExtensionRejected(f"lease {lease.name}: its node is booked from {booking.start:%H:%M} UTC")
+        state = self._store.read()
+        state.leases = [replace(one, end=slot.end) if one.id == lease.id else one for one in state.leases]
+        self._store.write(state)
+        return replace(lease, end=slot.end)
+
+    def delete_lease(self, lease: Lease) -> None:
+        state = self._store.read()
+        state.leases = [one for one in state.leases if one.id != lease.id]
+        self._store.write(state)
+
+    def image_id(self) -> str:
+        return "CC-Ubuntu24.04-demo"
+
+    def boot_requirements(self) -> str:
+        return "no network is used"
+
+    def servers(self) -> list[Server]:
+        ready = {True: "ACTIVE", False: "BUILD"}
+        now, made = self._clock.now(), self._store.read().servers.values()
+        return [replace(server, status=ready[now >= since + BOOT_TIME]) for since, server in made]
+
+    def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
+        state = self._store.read()
+        server = Server(self._id(state, "server"), name, "BUILD", tag, image_id=source, owner=USER.user_id)
+        state.servers[server.id] = (self._clock.now(), server)
+        self._store.write(state)
+        return server
+
+    def delete_server(self, server: Server) -> None:
+        state = self._store.read()
+        state.servers.pop(server.id, None)
+        self._store.write(state)
+
+    def keys(self) -> list[TaggedResource]:
+        return self._store.read().keys
+
+    def upload_key(self, tag: str, public_key: str) -> TaggedResource:
+        state = self._store.read()
+        state.keys.append(TaggedResource(tag, "key", tag, USER.user_id))
+        self._store.write(state)
+        return state.keys[-1]
+
+    def delete_key(self, key: TaggedResource) -> None:
+        state = self._store.read()
+        state.keys = [one for one in state.keys if one.id != key.id]
+        self._store.write(state)
+
+    def addresses(self) -> list[Address]:
+        return self._store.read().addresses
+
+    def allocate_address(self, tag: str) -> Address:
+        state = self._store.read()
+        taken = {address.ip for address in state.addresses}
+        ip = next(ip for number in count(1) if (ip := f"192.0.2.{number}") not in taken)
+        state.addresses.append(Address(self._id(state, "address"), ip, tag=tag, owner=USER.user_id))
+        self._store.write(state)
+        return state.addresses[-1]
+
+    def attach_address(self, address: Address, server: Server) -> Address:
+        attached = replace(address, server=server.id)
+        state = self._store.read()
+        state.addresses = [attached if one.id == address.id else one for one in state.addresses]
+        self._store.write(state)
+        return attached
+
+    def release_address(self, address: Address) -> None:
+        state = self._store.read()
+        state.addresses = [one for one in state.addresses if one.id != address.id]
+        self._store.write(state)
+
+    def try_login(self, login: Login) -> None:
+        """Pretend that the machine answers."""
+
+    def _today(self, lease: Lease) -> Lease:
+        now = self._clock.now()
+        status = "PENDING" if now < lease.start else "ACTIVE" if now < lease.end else "TERMINATED"
+        return replace(lease, status=status)
+
+    def _id(self, state: _State, kind: str) -> str:
+        state.made += 1
+        return f"demo-{kind}-{state.made:03}"
+
+
+def connect() -> Demo:
+    """Return the demonstration's site."""
+    return Demo(demo_folder())
+
+
+def demo_key() -> Path:
+    """Return the private SSH key of the demonstration; create it if it is missing."""
+    file = demo_folder() / "id_ed25519"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f", str(file)], check=True)
+    return file

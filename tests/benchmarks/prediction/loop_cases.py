@@ -1,0 +1,189 @@
+"""The training programs of `testbed predict --model --loop` and trainings on two GPUs: measured, and predicted.
+
+    python -m tests.benchmarks.prediction.loop_cases measure FILE GPUS [WORD]   on GPUs without a memory limit
+    python -m tests.benchmarks.prediction.loop_cases compare FILE TABLE         without a GPU
+
+GPUS: 1 or 2: the cases for so many GPUs. WORD: only the cases that contain it. Both runs of a program stop at the same
+place: before its third optimizer step.
+"""
+
+import json
+import os
+import runpy
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.prediction.script.options import ScriptOptions
+from experiments.prediction.script.record import ScriptPrediction
+
+SCRIPTS = Path(__file__).parent / "scripts"
+STEPS = 2
+MODELS = {
+    "llama": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 16, "num_key_value_heads": 4},
+    "mistral": {"hidden_size": 2048, "intermediate_size": 7168, "num_hidden_layers": 12, "num_attention_heads": 16},
+    "qwen2": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    "mixtral": {
+        "hidden_size": 1024,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+    },
+    "gemma2": {
+        "hidden_size": 1152,
+        "intermediate_size": 4608,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+    },
+    "bloom": {"hidden_size": 1024, "n_layer": 24, "n_head": 16},
+    "t5": {"d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12, "decoder_start_token_id": 0},
+    "bart": {},
+    "bert": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "vit": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+}
+"""Grouped queries (llama, mistral, qwen2), tied heads, experts, soft-capped logits, ALiBi, two encoder-decoders, an
+encoder and a vision model: keys of their config.json."""
+PLAIN = {"precision": "bf16-mixed", "optimizer": "adamw"}
+TRAINER = {"precision": "bf16-mixed", "checkpointing": True}
+OWN: dict[str, dict[str, object]] = {
+    "plain mistral": {"lora": {"r": 16, "targets": "all-linear"}, "precision": "bf16-true"},
+    "trainer mistral": {"lora": {"r": 16, "targets": "all-linear"}, "precision": "bf16-true"},
+    "plain llama": {"precision": "bf16-true", "optimizer": "sgd_momentum"},
+    "trainer llama": {"optimizer": "adafactor"},
+    "plain bloom": {"precision": "32-true"},
+    "trainer gemma2": {"precision": "bf16-mixed", "accumulate": 2},
+    "plain bert": {"precision": "32-true", "attention": "eager"},
+    "trainer vit": {"batch": 64},
+}
+"""Settings of single cases, in place of the loop's."""
+
+
+class Case(NamedTuple):
+    """A program and its arguments, as they follow `python`; gpus: with torchrun if several."""
+
+    name: str
+    words: tuple[str, ...]
+    gpus: int = 1
+
+
+def program(loop: str, model: str, **more: object) -> tuple[str, ...]:
+    """Return the arguments of python that train the model in the loop."""
+    own = OWN.get(f"{loop} {model}", PLAIN if loop == "plain" else TRAINER)
+    architecture = {"model_type": model, **MODELS[model]}
+    job = {"model": {"family": "transformers", "architecture": architecture}, "batch": 8, "seq": 512, **own, **more}
+    return "-m", f"experiments.prediction.loops.{loop}", json.dumps(job)
+
+
+CASES = (
+    *(Case(f"{loop} {model}", program(loop, model)) for model in MODELS for loop in ("plain", "trainer")),
+    Case("plain llama, DDP", program("plain", "llama"), 2),
+    Case("trainer qwen2, DDP", program("trainer", "qwen2"), 2),
+    Case("trainer llama, FSDP", program("trainer", "llama", fsdp=True, optimizer="adamw"), 2),
+    Case("accelerated.py, DDP", (str(SCRIPTS / "accelerated.py"),), 2),
+)
+
+
+class NoTags:
+    """In place of the phantom device's tags, on a real GPU."""
+
+    event = 0
+    phases = (("", ""),)
+
+    def begin(self, phase: str) -> None: ...
+    def tag(self, kind: str, tensors: object) -> None: ...
+
+
+def measure_one(words: list[str]) -> None:
+    """Run a program in this process until its third optimizer step, and print its memory."""
+    import torch
+
+    from experiments.prediction.script.traced.watch import Watcher
+
+    def enough() -> None:
+        torch.cuda.synchronize()
+        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        found = {"peak_gib": peak / 2**30, "reserved_gib": reserved / 2**30}
+        print(json.dumps({"rank": int(os.environ.get("RANK", "0")), **found}), flush=True)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        os._exit(0)
+
+    Watcher(NoTags(), STEPS, enough).install()  # type: ignore[arg-type]
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def measure(file: Path, gpus: int, word: str = "") -> None:
+    """Measure each case for ``gpus`` GPUs that contains ``word``; append one line for each rank."""
+    import torch
+
+    device = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    with file.open("a") as out:
+        for case in (case for case in CASES if case.gpus == gpus and word in case.name):
+            module = ("-m", __spec__.name, "one", *case.words)
+            start = [sys.executable] if gpus == 1 else ["torchrun", "--nproc-per-node", str(gpus)]
+            ran = subprocess.run([*start, *module], capture_output=True, text=True, check=False, timeout=300)
+            lines = [line for line in ran.stdout.splitlines() if line.startswith('{"rank"')]
+            found = [json.loads(line) for line in lines] or [{"error": ran.stderr.strip().splitlines()[-5:]}]
+            print(case.name, found, flush=True)
+            for one in found:
+                out.write(json.dumps({"case": case.name, **device, **one}) + "\n")
+            out.flush()
+
+
+def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
+    """Predict every measured case; write a table of both with the errors, and print their medians."""
+    measured = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [
+        "| case | rank | peak measured | predicted | error | reserved measured | predicted | error |",
+        "|---|" + "---|" * 7,
+    ]
+    errors: list[tuple[float, float]] = []
+    for case in CASES:
+        found = {one["rank"]: one for one in measured if one["case"] == case.name and "rank" in one}
+        for one in predicted(case, card) if found else []:
+            own = found[one.rank]
+            pairs = [(own["peak_gib"], one.peak_gib), (own["reserved_gib"], one.reserved_gib)]
+            errors.append(tuple(guess / truth - 1 for truth, guess in pairs))  # type: ignore[arg-type]
+            cells = [f"{a:.3f} | {b:.3f} | {error:+.2%}" for (a, b), error in zip(pairs, errors[-1], strict=True)]
+            lines.append(f"| {case.name} | {one.rank} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    for name, own in zip(("peak", "reserved"), zip(*errors, strict=True), strict=True):
+        sizes = [abs(error) for error in own]
+        lines.append(f"\n{name}: median {statistics.median(sizes):.2%}, worst {max(sizes):.2%} of {len(sizes)}")
+        print(lines[-1])
+    table.write_text("\n".join(lines) + "\n")
+
+
+def predicted(case: Case, card: str) -> list[ScriptPrediction]:
+    """Return the prediction of each rank of a case."""
+    from experiments.prediction.script.trace import trace_script
+
+    start = ["python"] if case.gpus == 1 else ["torchrun", "--nproc-per-node", str(case.gpus)]
+    return trace_script([*start, *case.words], [card], lambda _: None, ScriptOptions(steps=STEPS, all_ranks=True))
+
+
+if __name__ == "__main__":
+    what, *given = sys.argv[1:]
+    if what == "one":
+        measure_one(given)
+    elif what == "measure":
+        measure(Path(given[0]), int(given[1]), *given[2:])
+    else:
+        compare(Path(given[0]), Path(given[1]))

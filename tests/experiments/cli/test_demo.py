@@ -1,0 +1,82 @@
+"""The site demo by its commands: an account, an SSH key and a node are not needed, and real leases stay apart."""
+
+import inspect
+
+import pytest
+
+from experiments.cli.app import main
+from provision.leasing.journal import Journal
+from provision.sites import base, demo
+
+BANNER = "demonstration: a canned calendar; nothing is leased, booted or charged\n"
+
+
+@pytest.fixture
+def testbed(tmp_path, monkeypatch, capsys):
+    """Run a command with an empty home; return its exit code, stdout and stderr."""
+    monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "clouds.yaml"))
+    monkeypatch.setattr(demo, "LONGEST_WAIT_S", 0.0)
+
+    def run(*arguments):
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_the_demonstration_has_every_method_of_a_site(tmp_path):
+    site = demo.Demo(tmp_path)
+    methods = [name for name, _ in inspect.getmembers(base.Testbed, inspect.isfunction) if not name.startswith("_")]
+    assert len(methods) > 20
+    assert [name for name in methods if not callable(getattr(site, name, None))] == []
+    assert isinstance(site, base.PretendedServers)
+
+
+def test_a_lease_is_pretended_from_the_calendar_to_its_release(testbed, tmp_path):
+    code, out, err = testbed("slots", "--site", "demo", "--calendar", "2")
+    assert (code, "DEMO@nowhere" in out, err) == (0, True, BANNER)
+    code, out, err = testbed("lease", "--site", "demo", "--yes")
+    assert (code, "llm_you is ACTIVE until" in out, "cc@192.0.2.1" in out) == (0, True, True)
+    assert all(line.startswith("demonstration: ") for line in err.splitlines())
+    for command in (("status",), ("extend", "--yes"), ("release", "--yes")):
+        code, out, err = testbed(*command)
+        assert (code, "llm_you" in out, err.startswith(BANNER)) == (0, True, True)
+    assert testbed("status") == (0, "no active lease\n", "")
+    assert demo.Demo(tmp_path / "state" / "demo").leases() == []
+    assert Journal(tmp_path / "state").entries() == []
+
+
+def test_a_lease_that_starts_later_is_pending(testbed):
+    code, out, _ = testbed("lease", "--site", "demo", "--no-wait", "--yes")
+    assert (code, "llm_you is PENDING until" in out) == (0, True)
+
+
+def test_real_leases_come_first_and_the_demonstration_keeps_its_own(testbed, tmp_path):
+    assert testbed("lease", "--site", "demo", "--no-wait", "--yes")[0] == 0
+    Journal(tmp_path / "state").open("llm_cc", "CHI@UC")
+    err = testbed("status")[2]
+    assert "credentials: no account" in err
+    assert "demonstration" not in err
+    assert BANNER in testbed("release", "llm_you", "--yes")[2]
+
+
+def test_every_check_passes_and_reproduce_shows_its_plan(testbed):
+    code, out, err = testbed("doctor", "--site", "demo")
+    assert (code, out.splitlines()[-1], err) == (0, "none of 14 failed", BANNER)
+    code, out, err = testbed("reproduce", "--site", "demo", "--dry-run")
+    assert (code, err) == (0, BANNER)
+    assert "slurm on llm_you: run 15 row(s) of single_gpu_blip2" in out
+
+
+def test_status_since_a_day_sums_what_past_leases_have_cost(testbed):
+    assert testbed("status", "--since", "2020-01-01") == (0, "0 lease(s): 0.0 service units\n", "")
+    assert testbed("lease", "--site", "demo", "--yes")[0] == 0
+    code, out, _ = testbed("status", "--since", "2020-01-01")
+    assert (code, out.splitlines()[0].startswith("llm_you at DEMO@nowhere, 20")) == (0, True)
+    assert out.splitlines()[1].startswith("1 lease(s): ")
+    code, _, err = testbed("status", "--since", "autumn")
+    assert (code, err.splitlines()[-1]) == (2, "testbed: --since autumn: allowed: a day such as 2026-09-01")
+    assert testbed("status", "--since", "2999-01-01")[1] == "0 lease(s): 0.0 service units\n"

@@ -1,0 +1,122 @@
+"""Nonsense for every option of every command: exit code 2 and one line with the value and what is allowed."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.cli.parsing.commands import COMMANDS, load
+from experiments.cli.parsing.values import allowed_by, choices_of, kind_of, name_of
+from experiments.errors import nearest
+
+PYDANTIC = ("Value error,", "Input should be", "validation error", "Invalid value")
+TIME = "T14:00Z"
+
+
+def _options():
+    for name in COMMANDS:
+        for param in load(name).params:
+            if param.param_type_name == "option" and not param.is_flag:
+                yield name, param
+
+
+OPTIONS = list(_options())
+CHOICES = [(name, param) for name, param in OPTIONS if choices_of(param)]
+TYPED = [(name, param) for name, param in OPTIONS if choices_of(param) or kind_of(param) in (int, float)]
+BOUNDED = [(name, param) for name, param in OPTIONS if param.min is not None]
+
+
+def _id(value: object) -> str:
+    return value if isinstance(value, str) else name_of(value)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that is refused; the line that it prints."""
+
+    def run(*arguments: str) -> str:
+        code = main([*arguments])
+        out, err = capsys.readouterr()
+        assert (code, out) == (2, ""), err
+        assert err.startswith("testbed: ")
+        assert err.count("\n") == 1
+        assert not [words for words in PYDANTIC if words in err]
+        return err.removeprefix("testbed: ").rstrip()
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "param"), TYPED, ids=_id)
+def test_nonsense_is_named_with_what_is_allowed(refused, name, param):
+    said = refused(name, name_of(param), "no-such-thing")
+    assert said.startswith(f"{name_of(param)} no-such-thing: allowed: {allowed_by(param)}")
+
+
+@pytest.mark.parametrize(("name", "param"), CHOICES, ids=_id)
+def test_a_misspelled_choice_is_corrected(refused, name, param):
+    value = choices_of(param)[-1]
+    assert refused(name, name_of(param), f"{value}x").endswith(f"; did you mean {value}?")
+
+
+@pytest.mark.parametrize(("name", "param"), BOUNDED, ids=_id)
+def test_a_number_below_the_least_is_refused_with_it(refused, name, param):
+    assert refused(name, name_of(param), f"{param.min - 1:g}").endswith(f" from {param.min:g}")
+
+
+@pytest.mark.parametrize(("name", "param"), OPTIONS, ids=_id)
+def test_an_option_without_its_value_is_named(refused, name, param):
+    assert refused(name, name_of(param)).startswith(f"{name_of(param)} needs a value")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
+    assert refused(name, "--no-such-option").startswith("unknown option --no-such-option")
+    if not any(param.nargs == -1 for param in load(name).params):
+        words = [f"word-{number}" for number in range(4)]
+        assert "word-3" in refused(name, *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            "predict --precision bf16",
+            "--precision bf16: allowed: 32-true, bf16-true, 16-true, bf16-mixed, 16-mixed; did you mean bf16-true or bf16-mixed?",
+        ),
+        ("predict --batch abc --model x --card all", "--batch abc: allowed: whole numbers from 1, such as 4 or 1,2,4"),
+        ("predict --max-gib nan", "--max-gib nan: allowed: numbers"),
+        ("run --siz tiny", "unknown option --siz; did you mean --size?; see testbed run --help"),
+        ("run --rerun=yes", "--rerun takes no value; see testbed run --help"),
+        ("run", "run: one of SUITE, --group and --suite-file is required; `testbed list` shows the suites"),
+        ("lists", "did you mean list?"),
+        ("--cloud x", "missing command; see testbed --help"),
+        ("logs", "ROW is required; see testbed logs --help"),
+        ("list single_gpu_blip", "did you mean single_gpu_blip2?"),
+        ("run single_gpu_blip2 slurm_hf_trainer --row xxll", "; similar: xxl"),
+        ("run single_gpu_blip2 slurm_hf_trainer --row q", "; `testbed list SUITE` shows the rows"),
+        ("slots --hours soon", "length 'soon' is malformed; allowed: 3 or 3h (hours), 2h50m, 45m, 7d"),
+        ("slots --within noon", "hours 'noon' are not a daily window; allowed: 9-17"),
+        ("slots --zone Helsinki", "unknown time zone 'Helsinki'; nearest: Europe/Helsinki"),
+        ("slots --start 2099-01-01", "time '2099-01-01' has no zone; allowed: 20"),
+        ("slots --site nowhere", "unknown site 'nowhere'; allowed: chameleon, kvm"),
+        ("extend --by soon", "length 'soon' is malformed; allowed: 3 or 3h"),
+        ("slots --count 2.5", "--count 2.5: allowed: whole numbers from 1"),
+    ],
+)
+def test_a_mistake_is_said_in_own_words(refused, arguments, says):
+    assert says in refused(*arguments.split())
+
+
+def test_a_value_of_several_lines_is_said_in_one(refused):
+    assert refused("predict", "--precision", "bf16\n-true").startswith("--precision bf16 -true: allowed: ")
+
+
+def test_the_example_of_a_time_is_in_the_future(refused):
+    example = refused("slots", "--start", "tomorrow").split("allowed: ")[1].split(TIME)[0]
+    assert datetime.fromisoformat(f"{example}{TIME}") > datetime.now(UTC)
+
+
+def test_the_nearest_name_is_found_by_its_start_or_its_likeness():
+    assert nearest("bf16", ["32-true", "bf16-true"]) == "bf16-true"
+    assert nearest("adamm", ["sgd", "adamw"]) == "adamw"
+    assert nearest("", ["sgd"]) == nearest("quite different", ["sgd"]) == ""

@@ -1,0 +1,124 @@
+"""A suite of one's own on the command line: checked, listed, run, and evaluated later without its file."""
+
+import json
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.suites.suite import OWN_SUITES, TEMPLATE, suite_named
+from tests.support.pipelines import FakeRunner
+
+
+@pytest.fixture
+def testbed(capsys, machine, tmp_path, monkeypatch):
+    """Runs the command line in a folder with the template as my_lab.yaml; exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_lab.yaml").write_text(TEMPLATE.read_text())
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setenv(OWN_SUITES, "")
+        suite_named.cache_clear()
+        code = main(arguments)
+        return code, *capsys.readouterr()
+
+    yield run
+    suite_named.cache_clear()
+
+
+def test_the_template_is_printed_and_checked(testbed):
+    code, printed, _ = testbed("check", "--template")
+    assert (code, printed) == (0, TEMPLATE.read_text())
+    code, printed, _ = testbed("check", "my_lab.yaml")
+    assert code == 0
+    assert "my_lab.yaml: suite my_lab, version 1: no mistakes" in printed
+    assert "3 rows: full, sgd, lora" in printed
+    assert "claim/adapters-need-little-state" in printed
+
+
+def test_mistakes_are_lines_with_file_and_number_and_the_exit_code_is_2(testbed, tmp_path):
+    text = TEMPLATE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
+    (tmp_path / "my_lab.yaml").write_text(text)
+    code, out, err = testbed("check", "my_lab.yaml")
+    assert (code, out) == (2, "")
+    missing, unknown = err.splitlines()
+    assert missing == "my_lab.yaml:28: row 'full' on a100_80gb and 5 more: key 'workers' is missing"
+    line = text.partition("optimizr")[0].count("\n") + 1
+    assert unknown.startswith(f"my_lab.yaml:{line}: row 'sgd' on a100_80gb and 1 more: unknown key 'optimizr'")
+    assert unknown.endswith("; did you mean optimizer?")
+    code, out, _ = testbed("check", "my_lab.yaml", "--json")
+    (found,) = json.loads(out)
+    assert code == 2
+    assert {one["says"].partition(";")[0] for one in found["mistakes"]} == {
+        "key 'workers' is missing",
+        "unknown key 'optimizr'",
+    }
+
+
+@pytest.mark.parametrize("arguments", [(), ("my_lab.yaml", "--template")])
+def test_check_needs_a_file_or_the_template(testbed, arguments):
+    code, _, err = testbed("check", *arguments)
+    assert (code, err) == (2, "testbed: check: needs the file of a suite, or --template\n")
+
+
+def test_a_suite_s_file_is_listed_run_and_evaluated_after_it_is_gone(testbed, tmp_path):
+    code, listed, _ = testbed("list", "--suite-file", "my_lab.yaml", "--json")
+    assert [row["row"] for row in json.loads(listed)] == ["full", "sgd", "lora"]
+    code, _, err = testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
+    assert code in (0, 1), err
+    assert FakeRunner.ran == ["full", "sgd", "lora"]
+    (tmp_path / "my_lab.yaml").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "results" / "latest").resolve().rename(tmp_path / "elsewhere" / "run")
+    for command in ("evaluate", "report"):
+        code, _, err = testbed(command, str(moved))
+        assert code in (0, 1), err
+        assert "Traceback" not in err
+    assert "SGD keeps no optimizer state" in (moved / "report.html").read_text()
+
+
+def test_the_file_of_today_is_used_in_place_of_the_copy(testbed, tmp_path):
+    testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
+    path = tmp_path / "my_lab.yaml"
+    path.write_text(path.read_text().replace("SGD keeps no", "SGD does without"))
+    results = str((tmp_path / "results" / "latest").resolve())
+    assert "SGD does without" not in testbed("evaluate", results, "--json")[1]
+    assert "SGD does without" in testbed("evaluate", results, "--suite-file", "my_lab.yaml", "--json")[1]
+
+
+def test_a_copy_that_is_broken_is_one_line(testbed, tmp_path):
+    testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
+    folder = (tmp_path / "results" / "latest").resolve()
+    (folder / "suite.yaml").write_text("[" * 100_000)
+    code, _, err = testbed("evaluate", str(folder))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "suite.yaml: too much YAML" in err
+
+
+@pytest.mark.parametrize("command", ["list", "predict", "run", "fit", "reproduce"])
+def test_a_bad_place_is_one_line(testbed, command):
+    code, _, err = testbed(command, "--suite-file", "nowhere.yaml")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "nowhere.yaml: no suite there; allowed: " in err
+
+
+def test_the_schema_of_a_suite_has_the_keys_of_settings_where_they_stand(testbed):
+    schema = json.loads(testbed("schema", "suite")[1])
+    assert schema["properties"]["common"]["$ref"] == "#/$defs/Settings"
+    row = schema["$defs"]["Row"]["properties"]
+    assert row["settings"]["$ref"] == row["per_card"]["additionalProperties"]["$ref"] == "#/$defs/Settings"
+    assert "batch_size" in schema["$defs"]["Settings"]["properties"]
+    assert schema["$defs"]["Settings"]["required"] == []
+    assert all(one.get("description") for one in schema["properties"].values())
+    assert testbed("schema", "suit")[2].startswith("testbed: unknown schema 'suit'; allowed: suite, ")
+
+
+def test_the_template_and_the_labs_are_valid_by_the_schema(testbed):
+    jsonschema = pytest.importorskip("jsonschema")
+    from experiments.suites.suite import LABS
+    from experiments.suites.yaml_schema import read_yaml
+
+    schema = json.loads(testbed("schema", "suite")[1])
+    for path in (TEMPLATE, *LABS.glob("*.yaml")):
+        jsonschema.validate(read_yaml(path), schema)

@@ -1,0 +1,50 @@
+"""The largest batch of a script: its command with other batches, and the search."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.prediction.script.fit import batch_in, fit_as_data, fit_batches, with_batch
+from experiments.prediction.script.record import CardAnswer
+
+FLAG = "--batch"
+
+
+@pytest.mark.parametrize(
+    ("words", "batch", "changed"),
+    [
+        (["python", "x.py", "--batch", "4", "-v"], 4, ["python", "x.py", "--batch", "9", "-v"]),
+        (["python", "x.py", "--batch=4"], 4, ["python", "x.py", "--batch=9"]),
+        (["python", "x.py", "--batches=4"], None, ["python", "x.py", "--batches=4", "--batch", "9"]),
+    ],
+)
+def test_the_batch_is_read_and_changed_where_the_command_has_it(words, batch, changed):
+    assert batch_in(words, FLAG) == batch
+    assert with_batch(words, FLAG, 9) == changed
+
+
+@pytest.mark.parametrize("value", ["0", "x", "", "4097"])
+def test_a_batch_that_is_no_number_is_a_mistake(value):
+    with pytest.raises(InputError, match=f"--batch {value}: a batch from 1 to 4096 is needed"):
+        batch_in(["python", "x.py", f"--batch={value}"], FLAG)
+
+
+def test_the_largest_batch_is_found_with_few_traces_of_the_rank_that_needs_most():
+    traced = []
+
+    def trace(batch):
+        traced.append(batch)
+        needs = (5.0 + batch, 6.0 + batch)
+        return [SimpleNamespace(cards=(answer(need),), peak_gib=need) for need in needs]
+
+    found = fit_batches(8, trace)
+    assert (found.largest, found.likely) == (92, 94)
+    assert len(traced) == len(set(traced)) <= 8
+    data = fit_as_data(found)
+    assert (data["largest_batch"], data["card"]) == (92, "big")
+    assert {one["batch"]: one["outcome"] for one in data["batches"]}[94] == "borderline"
+
+
+def answer(need):
+    return CardAnswer(card="big", usable_gib=100.0, needed_gib=need, reserved_gib=need, retries=0, failure=None)

@@ -1,0 +1,35 @@
+"""Predictions inside a program: the example of the documentation, and mistakes."""
+
+import re
+import subprocess
+import sys
+
+from experiments.system.files import CODE
+
+PAGE = CODE / "docs" / "how-to" / "predict-a-script.md"
+
+
+def run(program, tmp_path, library_cache):
+    (tmp_path / "program.py").write_text(program)
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(CODE), "TESTBED_CACHE": str(library_cache)}
+    command = [sys.executable, "program.py"]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_example_of_the_documentation_is_left_after_two_steps_and_says_what_it_needs(tmp_path, library_cache):
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    ran = run(f"{example}\nprint(step, {{one.line for one in gpu.prediction.lines}})", tmp_path, library_cache)
+    assert ran.returncode == 0, ran.stderr
+    outcome, parts, lines = ran.stdout.splitlines()
+    assert outcome.startswith("fits: peak 15.02 GiB, reserved ")
+    assert "'optimizer': 6.00" in parts
+    assert lines.startswith("2 ")
+    assert "program.py:6" in lines  # the model
+
+
+def test_a_block_after_torch_or_without_memory_is_a_mistake(tmp_path, library_cache):
+    start = "from experiments.prediction.script.inside import phantom\n"
+    ran = run(f"import torch\n{start}with phantom('v100_32gb'): pass", tmp_path, library_cache)
+    assert "InputError: phantom(): PyTorch is already imported" in ran.stderr
+    ran = run(f"{start}with phantom('v100_32gb'): pass", tmp_path, library_cache)
+    assert "InputError: phantom(): the block allocated nothing on the GPU" in ran.stderr

@@ -1,0 +1,118 @@
+"""All pages in a real browser: accessible, below 500 kB, whole without JavaScript, and nothing from a network."""
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from experiments.charts import Band, Line, Panel, line_chart
+from experiments.report import write_index, write_report
+from experiments.report.pages.script import write_page
+from tests.experiments.cli.test_predict_script import prediction
+from tests.support.chromium import Page, program
+from tests.support.reports import SUITE, h200_run, ranks_run, tiny_run, with_predictions
+
+LIMIT_BYTES = 500_000
+AXE = """axe.run(document, {resultTypes: ["violations"]}).then((found) =>
+  found.violations.map((one) => one.id + ": " + one.nodes.slice(0, 3).map((node) => node.target).join(" ")))"""
+PAGES = ("h200", "tiny", "ranks", "index", "notebook", "script")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("results")
+    runs = {
+        "h200": with_predictions(h200_run(root / "h200")),
+        "tiny": with_predictions(tiny_run(root / "tiny")),
+        "ranks": ranks_run(root / "ranks"),
+    }
+    chart = line_chart([Panel("busy", "%", [Line("GPU", [0, 1])])], [0, 1], "s", "load", [Band("load", 0, 1)])
+    outputs = [
+        new_output("stream", text="\x1b[31mout</pre><script>alert(1)</script>"),
+        new_output(
+            "display_data", data={"image/svg+xml": chart.standalone(), "text/html": "<script>alert(2)</script>"}
+        ),
+        new_output(
+            "display_data", data={"text/markdown": "| a |\n|---|\n| <script>alert(3)</script> [x](javascript:x) |"}
+        ),
+    ]
+    notebook = root / "h200" / SUITE / "baseline" / "notebook.ipynb"
+    notebook.write_text(json.dumps(new_notebook(cells=[new_code_cell("run()", outputs=outputs)])))
+    found = {name: write_report(folder).page for name, folder in runs.items()}
+    write_page(root / "script.html", ["python", "train.py"], [prediction(40.0)])
+    return {
+        **found,
+        "index": write_index(root),
+        "notebook": notebook.with_name("notebook.html"),
+        "script": root / "script.html",
+    }
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with Page(program(), tmp_path_factory.mktemp("chromium")) as tab:
+        yield tab
+
+
+def axe() -> str:
+    package = importlib.util.find_spec("axe_core_python")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).with_name("axe.min.js").read_text()
+
+
+def opened(browser: Page, page: Path, width: int, scheme: str) -> None:
+    browser.look(width, scheme)
+    browser.call("Page.navigate", url=page.as_uri())
+    browser.until("document.readyState === 'complete' && document.querySelector('main')")
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (768, "dark"), (390, "light"), (390, "dark")])
+def test_a_page_has_no_violation_of_accessibility_and_fits_its_window(browser, pages, name, width, scheme):
+    script = axe()
+    opened(browser, pages[name], width, scheme)
+    browser.evaluate("[...document.querySelectorAll('details.row')].slice(0, 1).forEach((one) => (one.open = true))")
+    browser.evaluate(script + "; true")
+    assert browser.evaluate(AXE) == []
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("problems") == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_small_and_asks_nothing_of_a_network(browser, pages, name):
+    before = len(browser.requests)
+    opened(browser, pages[name], 1440, "light")
+    assert pages[name].stat().st_size < LIMIT_BYTES
+    assert [url for url in browser.requests[before:] if not url.startswith(("file:", "data:"))] == []
+    policy = browser.evaluate("document.querySelector('[http-equiv=Content-Security-Policy]').content")
+    assert policy.startswith("default-src 'none'")
+    assert ("script-src" in policy) == (name in ("h200", "tiny", "ranks"))
+
+
+@pytest.mark.parametrize("name", ["h200", "ranks", "script"])
+def test_charts_are_drawn_without_javascript(browser, pages, name, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(re.sub(r"<script>.*?</script>", "", pages[name].read_text(), flags=re.S))
+    opened(browser, page, 1440, "light")
+    assert browser.evaluate("document.querySelector('.tip')") is None
+    charts = "[...document.querySelectorAll('.chart > svg')].filter((one) => one.checkVisibility())"
+    assert browser.evaluate(f"{charts}.length") >= 1
+    assert browser.evaluate(f"{charts}.every((one) => one.getBBox().width > 500)")
+
+
+def test_a_notebook_shows_its_outputs_and_runs_nothing_of_them(browser, pages):
+    opened(browser, pages["notebook"], 1440, "light")
+    source = pages["notebook"].read_text()
+    assert "<script" not in source
+    assert "javascript:" not in source.replace("(javascript:x)", "")
+    assert browser.evaluate("document.querySelectorAll('img').length") == 1
+    assert browser.evaluate("document.images[0].naturalWidth") > 500
+    text = browser.evaluate("document.body.innerText")
+    assert "out</pre><script>alert(1)</script>" in text
+    assert "alert(2)" not in source
+    assert browser.evaluate("document.querySelectorAll('table td').length") == 1

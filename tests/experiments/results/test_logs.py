@@ -1,0 +1,101 @@
+"""What is read from logs, tracebacks and signals; the logs are those of real programs."""
+
+import faulthandler
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from experiments.results.logs import killed_by, message_of, place_in, place_of, tail, telling_line
+
+OURS = "/code/experiments/training/engines/own.py"
+COMPILER = """[1/3] c++ -MMD -MF cpu_adam.o.d -c cpu_adam.cpp -o cpu_adam.o
+FAILED: cpu_adam.o
+c++ -MMD -MF cpu_adam.o.d -c cpu_adam.cpp -o cpu_adam.o
+c++: fatal error: Killed signal terminated program cc1plus
+compilation terminated.
+ninja: build stopped: subcommand failed.
+"""
+DUMP = """Loading
+Thread 0x00007f01 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 331 in wait
+  File "/usr/lib/python3.11/threading.py", line 1002 in _bootstrap
+
+Current thread 0x00007f02 (most recent call first):
+  File "/env/lib/python3.11/site-packages/torch/utils/cpp_extension.py", line 2506 in _run_ninja_build
+  File "/env/lib/python3.11/site-packages/deepspeed/ops/op_builder/builder.py", line 560 in jit_load
+  File "/code/experiments/training/engines/strategies.py", line 88 in optimizer
+  File "/code/experiments/training/rank.py", line 121 in <module>
+  File "<frozen runpy>", line 88 in _run_code
+  File "<frozen runpy>", line 198 in _run_module_as_main
+"""
+
+
+def own(source):
+    """Return the function ``called`` of a module that seems to be one of this project."""
+    names: dict = {}
+    exec(compile(source, OURS, "exec"), names)
+    return names["called"]
+
+
+def test_the_place_of_an_error_is_our_own_code_and_the_library_that_it_called():
+    with pytest.raises(ValueError, match="Expecting") as caught:
+        own("import json\ndef called(text):\n    json.loads(text)\n")("{")
+    assert place_of(caught.value).startswith("experiments/training/engines/own.py:3 in called, which called json/")
+    with pytest.raises(ZeroDivisionError) as caught:
+        own("def called():\n    1 / 0\n")()
+    assert place_of(caught.value) == "experiments/training/engines/own.py:2 in called"
+
+
+def test_the_place_of_a_hang_is_that_of_the_thread_with_our_own_code():
+    assert place_in(DUMP) == (
+        "experiments/training/engines/strategies.py:88 in optimizer, "
+        "which called torch/utils/cpp_extension.py:2506 in _run_ninja_build"
+    )
+    assert place_in("no stack") == ""
+
+
+def test_a_real_dump_of_stacks_is_read(tmp_path):
+    waiting, over = threading.Event(), threading.Event()
+    called = own("def called(a, b):\n    a.set()\n    b.wait()\n")
+    thread = threading.Thread(target=called, args=(waiting, over))
+    thread.start()
+    waiting.wait()
+    with (tmp_path / "dump").open("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        over.set()
+        file.seek(0)
+        assert "experiments/training/engines/own.py:3 in called, which called threading.py:" in place_in(file.read())
+    thread.join()
+
+
+def test_the_telling_line_is_neither_a_frame_nor_what_follows_the_error():
+    assert telling_line(DUMP, "nothing") == "Loading"
+    told = telling_line(COMPILER.replace("ninja: build stopped: subcommand failed.\n", ""), "")
+    assert told.startswith("c++: fatal error: Killed signal terminated program cc1plus (the compiler was killed")
+    assert telling_line("", "nothing") == "nothing"
+
+
+def test_a_traceback_tells_by_its_last_line():
+    ran = subprocess.run([sys.executable, "-c", "import json; json.loads('{')"], capture_output=True, text=True)
+    assert telling_line(ran.stderr + "bye\n", "").startswith("json.decoder.JSONDecodeError: Expecting property name")
+
+
+def test_a_message_of_many_lines_has_the_line_of_the_compiler():
+    message = message_of(RuntimeError(f"Error building extension 'cpu_adam': {COMPILER}"))
+    assert message.startswith("Error building extension 'cpu_adam': ")
+    assert "c++: fatal error: Killed signal terminated program cc1plus" in message
+    assert "\n" not in message
+    assert message_of(ValueError()) == "ValueError"
+
+
+def test_a_signal_is_named_with_its_usual_meaning():
+    assert killed_by(signal.SIGKILL) == "killed by SIGKILL, usually because the host ran out of memory, or by somebody"
+    assert killed_by(signal.SIGUSR2) == "killed by SIGUSR2"
+    assert killed_by(99) == "killed by signal 99"
+
+
+def test_ten_lines_of_a_log_are_kept():
+    assert tail("\n".join(f"line {number}\n" for number in range(30))) == tuple(f"line {n}" for n in range(20, 30))

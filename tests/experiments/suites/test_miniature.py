@@ -1,0 +1,63 @@
+"""The tiny versions of models, from the keys of their config.json."""
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.suites.miniature import HEADS, INNER, LAYERS, NARROW, VOCABULARY, WIDTH, miniature
+from tests.support.architectures import PUBLISHED
+
+
+def stated(architecture, names):
+    return [architecture[name] for name in names if name in architecture]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_miniature_is_shallow_and_narrow_and_states_the_same_keys(name):
+    full, tiny = PUBLISHED[name], miniature(PUBLISHED[name])
+    assert tiny.keys() == full.keys()
+    assert tiny["model_type"] == full["model_type"]
+    assert set(stated(tiny, LAYERS)) == {2}
+    assert set(stated(tiny, WIDTH)) == {NARROW}
+    assert all(NARROW % heads == 0 for heads in stated(tiny, HEADS))
+    assert max(stated(tiny, ("intermediate_size", "ffn_dim", "d_ff")), default=0) <= INNER
+    assert tiny["vocab_size"] == VOCABULARY
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_special_tokens_are_in_the_vocabulary(name):
+    tokens = [value for key, value in miniature(PUBLISHED[name]).items() if key.endswith("_token_id")]
+    ids = [one for value in tokens for one in (value if isinstance(value, list) else [value])]
+    assert all(one < VOCABULARY for one in ids)
+
+
+@pytest.mark.parametrize(("of_all", "kept"), [(32, 4), (8, 2), (1, 1)])
+def test_heads_share_keys_and_values_as_in_the_model(of_all, kept):
+    full = PUBLISHED["mistral-7b"] | {"num_key_value_heads": of_all}
+    assert (miniature(full)["num_attention_heads"], miniature(full)["num_key_value_heads"]) == (4, kept)
+
+
+def test_lists_with_an_entry_for_each_layer_follow_the_layers():
+    full = PUBLISHED["qwen2-0.5b"] | {"layer_types": ["full_attention"] * 24, "other": [1, 2, 3]}
+    tiny = miniature(full)
+    assert tiny["layer_types"] == ["full_attention"] * 2
+    assert tiny["other"] == [1, 2, 3]
+
+
+def test_a_model_that_is_small_keeps_its_width_and_heads():
+    small = {"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 6}
+    assert miniature(small) == small | {"num_hidden_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ("n_layer", "its layers, .*n_layer"),
+        ("n_embd", "its width, .*n_embd"),
+        ("n_head", "its attention heads, .*n_head"),
+    ],
+)
+def test_an_architecture_without_layers_width_or_heads_is_refused(missing, says):
+    architecture = {key: value for key, value in PUBLISHED["gpt2"].items() if key != missing}
+    with pytest.raises(InputError, match=f"^the architecture does not state {says}") as refused:
+        miniature(architecture)
+    assert "\n" not in str(refused.value)

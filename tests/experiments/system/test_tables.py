@@ -1,0 +1,85 @@
+"""Tables and plain lines at any width."""
+
+from io import StringIO
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from experiments.system.tables import Column, Table, print_lines
+
+WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_/.äλ", min_size=1, max_size=36)
+PROSE = st.lists(WORD, max_size=12).map(" ".join)
+COLUMN = st.builds(Column, WORD, number=st.booleans(), prose=st.booleans(), optional=st.sampled_from([0, 0, 1, 2]))
+
+
+@st.composite
+def tables(draw):
+    columns = [Column("row"), *draw(st.lists(COLUMN, max_size=9))]
+    cell = {True: PROSE, False: st.one_of(st.just(""), WORD)}
+    rows = st.tuples(WORD, *(cell[column.prose] for column in columns[1:]))
+    return columns, draw(st.lists(rows, min_size=1, max_size=4))
+
+
+def drawn(table: Table, width: int) -> list[str]:
+    console = Console(file=StringIO(), width=width)
+    console.print(table)
+    return console.file.getvalue().splitlines()
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables(), st.sampled_from([80, 120, 160]))
+def test_no_word_of_a_table_is_cut(made, width):
+    columns, rows = made
+    table = Table(*columns)
+    for row in rows:
+        table.add(*row)
+    lines = drawn(table, width)
+    assert max(map(len, lines)) <= width
+    assert not any("…" in line for line in lines)
+    left_out = any(line.startswith("not shown at this width: ") for line in lines)
+    text = " ".join(lines)
+    for row in rows:
+        for column, cell in zip(columns, row, strict=True):
+            if not (column.optional and left_out):
+                assert all(word in text for word in cell.split())
+
+
+@settings(max_examples=40, deadline=None)
+@given(tables())
+def test_what_is_never_left_out_is_shown_at_80_columns(made):
+    columns, rows = made
+    table = Table(*columns)
+    for row in rows:
+        table.add(*row)
+    text = " ".join(drawn(table, 80))
+    kept = [(row[0], *(c for k, c in zip(columns, row, strict=True) if not k.optional)) for row in rows]
+    assert all(word in text for row in kept for cell in row for word in cell.split())
+
+
+def test_a_table_that_is_too_wide_becomes_blocks_with_its_numbers_in_one_line():
+    table = Table("row", Column("peak", number=True), Column("margin", number=True), "a", "b")
+    table.add("xxl", "61.82", "+15.85", "a" * 36, "b" * 36)
+    assert [line.rstrip() for line in drawn(table, 60)] == [
+        "xxl",
+        "  peak 61.82, margin +15.85",
+        f"  a  {'a' * 36}",
+        f"  b  {'b' * 36}",
+    ]
+
+
+def test_optional_columns_are_left_out_first_and_named():
+    table = Table("row", Column("x", optional=1), Column("y", optional=2), "z")
+    table.add("a", "x" * 20, "y" * 20, "z" * 20)
+    assert "not shown at this width: y" in drawn(table, 60)
+    assert "not shown at this width: x, y" in drawn(table, 40)
+
+
+def test_lines_are_wrapped_at_words_on_a_terminal_only():
+    for terminal in (True, False):
+        console = Console(file=StringIO(), width=30, force_terminal=terminal, color_system=None)
+        path = "/a/long/path/that/is/never/broken/into/two"
+        print_lines(console, f"the report of the run is at {path}")
+        lines = console.file.getvalue().splitlines()
+        assert path in [line.strip() for line in lines] or not terminal
+        assert (len(lines) == 1) is not terminal

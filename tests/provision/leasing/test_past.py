@@ -1,0 +1,64 @@
+"""What past leases have cost, from the journal: of those that were deleted, extended, ended, or have no price."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from provision.leasing.journal import Journal, Operation
+from provision.leasing.past import past_leases, sum_in_words
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+class Made:
+    """A journal whose entries are dated by ``at``."""
+
+    def __init__(self, folder):
+        self.at = NOW
+        self.journal = Journal(folder, lambda: self.at)
+
+    def lease(self, id, name="llm_cc", hours=3, cost_su=48.0):
+        active_lease = self.journal.open(name, "CHI@UC")
+        slot = {"start": self.at.isoformat(), "end": (self.at + hours * HOUR).isoformat()}
+        self.journal.write("intent", active_lease, Operation.CREATE_LEASE, cost_su=cost_su, **slot)
+        self.journal.write("done", active_lease, Operation.CREATE_LEASE, id=id, **slot)
+        return active_lease, slot
+
+    def costs(self, now):
+        return {one.id: one.used_su for one in past_leases(self.journal.entries(), now)}
+
+
+@pytest.fixture
+def made(tmp_path):
+    return Made(tmp_path)
+
+
+def test_a_lease_costs_until_it_is_deleted_or_ends_or_until_now(made):
+    active_lease, _ = made.lease("1")
+    assert made.costs(NOW + HOUR) == {"1": 16}
+    assert made.costs(NOW + 9 * HOUR) == {"1": 48}
+    made.at += 2 * HOUR
+    made.journal.write("done", active_lease, Operation.DELETE_LEASE, id="1")
+    made.journal.write("closed", active_lease)
+    assert made.costs(NOW + 9 * HOUR) == {"1": 32}
+
+
+def test_a_lease_that_has_not_begun_costs_nothing(made):
+    made.lease("1")
+    assert made.costs(NOW - HOUR) == {"1": 0}
+
+
+def test_an_extension_costs_at_the_same_price(made):
+    active_lease, slot = made.lease("1")
+    longer = {**slot, "end": (NOW + 5 * HOUR).isoformat()}
+    made.journal.write("done", active_lease, Operation.EXTEND_LEASE, id="1", **longer)
+    assert made.costs(NOW + 9 * HOUR) == {"1": 80}
+
+
+def test_several_leases_are_summed_and_those_without_price_counted(made):
+    made.lease("1")
+    made.lease("2", "other", cost_su=None)
+    made.lease("3", "third", hours=1, cost_su=16.0)
+    leases = past_leases(made.journal.entries(), NOW + 9 * HOUR)
+    assert sum_in_words(leases) == "3 lease(s): 64.0 service units, and 1 of unknown price"

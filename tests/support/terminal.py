@@ -1,0 +1,70 @@
+"""What a function prints on a real pseudo-terminal of a given width, as the lines that a person sees."""
+
+import os
+import pty
+import re
+import sys
+import termios
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+PARTS = re.compile(r"\x1b\[(?P<arguments>[0-9;?]*)(?P<command>[A-Za-z])|(?P<control>[\r\n])|(?P<text>[^\x1b\r\n]+)")
+ROWS = 50
+
+
+def printed(run: Callable[[], object], width: int, environment: Mapping[str, str] | None = None) -> str:
+    """Return the bytes that ``run`` writes in a forked process whose terminal has ``width`` columns, as text."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (ROWS, width))
+    child = os.fork()
+    if not child:
+        _run_on(slave, run, environment or {})
+    os.close(slave)
+    written = bytearray()
+    with suppress(OSError):  # EIO: the terminal is closed
+        while chunk := os.read(master, 1 << 16):
+            written += chunk
+    os.close(master)
+    os.waitpid(child, 0)
+    return written.decode()
+
+
+def _run_on(slave: int, run: Callable[[], object], environment: Mapping[str, str]) -> None:
+    """Run with the terminal as standard input, output and error; end the process."""
+    os.login_tty(slave)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "CI"):
+        os.environ.pop(name, None)
+    os.environ |= {"TERM": "xterm-256color", **environment}
+    try:
+        run()
+    except BaseException as problem:
+        print(f"{type(problem).__name__}: {problem}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def screen(text: str, width: int) -> str:
+    """Return what a terminal of ``width`` columns shows after ``text``, without spaces at the ends of lines."""
+    lines: list[list[str]] = [[]]
+    row = column = 0
+    for part in PARTS.finditer(text):
+        if part["control"] == "\r":
+            column = 0
+        elif part["control"] == "\n":
+            row += 1
+            lines += [[]] if row == len(lines) else []
+        elif part["command"] == "A":
+            row -= int(part["arguments"] or 1)
+        elif part["command"] == "K":
+            lines[row] = [] if part["arguments"] == "2" else lines[row][:column]
+        for character in part["text"] or "":
+            if column == width:
+                row, column = row + 1, 0
+                lines += [[]] if row == len(lines) else []
+            line = lines[row]
+            line += " " * (column + 1 - len(line))
+            line[column] = character
+            column += 1
+    return "\n".join("".join(line).rstrip() for line in lines).rstrip() + "\n"
