@@ -37,7 +37,9 @@ def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> Graded:
 
     A row that several runs have is that of the first one. Raises what ``evaluate_run`` raises.
     """
-    runs, results, predictions = [], {}, {}
+    runs: list[Run] = []
+    results: dict[str, Result] = {}
+    predictions: dict[str, Prediction] = {}
     for folder in reversed(folders):
         runs.append(folder.read_run())
         results |= folder.results()

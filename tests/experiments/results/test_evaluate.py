@@ -411,7 +411,7 @@ class TestOutOfMemory:
         [
             ("oom", "optimizer step", "pass"),
             ("oom", "forward", "fail"),
-            ("oom", None, "fail"),
+            ("oom", None, "not evaluated"),
             ("fits", None, "fail"),
         ],
     )
