@@ -23,7 +23,7 @@ def prediction(spec: RowSpec, needed_gib: float = 70.0, **changes: Any) -> Predi
     fits = needed_gib <= usable
     rest = needed_gib - 4 * params
     shares = Shares(params_gib=params, grads_gib=params, optimizer_gib=2 * params, buffers_gib=0, activations_gib=rest)
-    failure = Failure(phase="backward", step=1, requested_gib=1.5, kind="OutOfMemoryError", message="1.50 GiB more")
+    failure = Failure(phase="optimizer step", step=1, requested_gib=1.5, kind="OutOfMemoryError", message="1.50 GiB more")
     fields: dict[str, Any] = {
         "spec": spec,
         "parameters": spec.base_model.parameters,
