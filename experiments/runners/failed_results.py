@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from experiments.results.logs import place_in, tail, telling_line
 from experiments.results.provenance import code_sha256, git_commit, image, versions
 from experiments.results.schema import (
     LOG_FILE,
@@ -21,6 +20,7 @@ from experiments.runners.local.row_process import NOTEBOOK_LOG
 from experiments.suites.cards import card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
+from experiments.system.logs import place_in, tail, telling_line
 from provision.models import Gpu, Node
 
 

@@ -16,10 +16,10 @@ from contextlib import closing
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.results.logs import message_of, place_of
 from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Failure, Measured, Outcome
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
+from experiments.system.logs import message_of, place_of
 from experiments.system.signals import exit_with_parent
 from experiments.training.device import open_device, process_gpus
 from experiments.training.distributed.local_node import PID_FILE

@@ -20,7 +20,6 @@ import psutil
 from pydantic import ValidationError
 
 from experiments.errors import InputError
-from experiments.results.logs import killed_by, place_in, tail, telling_line
 from experiments.results.provenance import code_sha256, git_commit, image, versions
 from experiments.results.schema import (
     ERRORS,
@@ -45,6 +44,7 @@ from experiments.results.schema import (
 )
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
+from experiments.system.logs import killed_by, place_in, tail, telling_line
 from experiments.training.distributed.local_node import prefer_oom_kill
 from experiments.training.distributed.merge import NODE_LOST, merge_ranks, root_failure, slowest_progress
 from experiments.training.distributed.ranks import CODES_FILE, Ranks
@@ -214,7 +214,9 @@ def _inferred(ranks: Ranks, rank: int, codes: dict[int, int], limit: str, oom_ki
         rank=rank,
         requested_gib=requested_gib(text),
         kind="timeout" if limit else NODE_LOST if lost else f"signal {-code}" if code < 0 else f"exit code {code}",
-        message=killed_by(-code) if code < 0 and not limit and outcome == "error" else telling_line(text, SILENT),
+        message=killed_by(-code)
+        if code < 0 and not (limit or lost) and outcome == "error"
+        else telling_line(text, SILENT),
         where=place_in(text),
     )
     return Measured(

@@ -8,7 +8,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from experiments.errors import InputError
-from experiments.results.logs import telling_line
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import (
     LOG_FILE,
@@ -31,6 +30,7 @@ from experiments.runners.slurm.staging import Staging
 from experiments.runners.slurm.submission import SUBMISSION_FILE
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
+from experiments.system.logs import telling_line
 from provision.errors import NotReached
 
 GROWING = (LOG_FILE, TELEMETRY_FILE)

@@ -81,7 +81,8 @@ def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
     [
         (
             "predict --precision bf16",
-            "--precision bf16: allowed: 32-true, bf16-true, 16-true, bf16-mixed, 16-mixed; did you mean bf16-true or bf16-mixed?",
+            "--precision bf16: allowed: 32-true, bf16-true, 16-true, bf16-mixed, 16-mixed;"
+            " did you mean bf16-true or bf16-mixed?",
         ),
         ("predict --batch abc --model x --card all", "--batch abc: allowed: whole numbers from 1, such as 4 or 1,2,4"),
         ("predict --max-gib nan", "--max-gib nan: allowed: numbers"),

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from experiments.errors import InputError
+from experiments.results.load import OTHER_UTILIZATION
 from experiments.results.provenance import code_sha256
 from experiments.results.schema import Measured, Memory, Moments, Progress, Times, read_result
 from experiments.suites.row_spec import RowSpec
@@ -276,7 +277,7 @@ def test_a_real_row_is_run_and_its_result_is_complete(finished):
 def test_a_real_row_has_telemetry(finished):
     with (finished[0] / "telemetry.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    assert tuple(rows[0]) == FIELDS
+    assert tuple(rows[0]) == (*FIELDS, OTHER_UTILIZATION)
     assert len(rows) >= 4
     assert max(float(row["process_memory_gib"]) for row in rows if row["process_memory_gib"]) > 0.2
     telemetry = read_result(finished[0] / "result.json").telemetry

@@ -105,7 +105,7 @@ def test_no_process_of_a_row_is_left_not_even_detached_ones(made):
 
 def test_one_line_for_each_start_and_end(made):
     assert sum("starts (no result yet)" in line for line in made.view.lines) == 6
-    assert "f: fits, peak 1 GiB, 2 s" in made.view.lines
+    assert "f: ran (miniature), peak 1 GiB, 2 s" in made.view.lines
     assert "a: out of GPU memory, peak 1 GiB, 2 s: fake worker: oom" in made.view.lines
 
 

@@ -90,7 +90,7 @@ def test_a_failure_of_one_rank_is_the_outcome_of_the_row_and_ends_all(
     assert (result.outcome, result.failure.kind, result.failure.rank) == (outcome, kind, 1)
     assert result.reason.startswith(reason)
     assert (result.failure.phase, result.failure.step, result.speed) == ("backward", 1, None)
-    assert result.ranks[1].failure == result.failure
+    assert result.ranks[1].failure == result.failure.model_copy(update={"log": ()})
     assert result.ranks[0].outcome != "fits"
     assert result.memory.peak_gib > 0
     assert {path.name for path in tmp_path.iterdir()} == NAMES
@@ -101,7 +101,8 @@ def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
     assert result.outcome == "timeout"
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
     assert re.match(
-        r"rank \d: reached its time limit of 25 s, last seen in the backward phase; stacks are in the", result.reason
+        r"rank \d: reached its time limit of 25 s, last seen in the backward phase at .*; stacks are in the",
+        result.reason,
     )
     first, second = (tmp_path / LOG_FILE).read_text().split("==== rank 1 ====")
     assert "in all_reduce" in first

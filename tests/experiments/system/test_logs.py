@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from experiments.results.logs import killed_by, message_of, place_in, place_of, tail, telling_line
+from experiments.system.logs import killed_by, message_of, place_in, place_of, tail, telling_line
 
 OURS = "/code/experiments/training/engines/own.py"
 COMPILER = """[1/3] c++ -MMD -MF cpu_adam.o.d -c cpu_adam.cpp -o cpu_adam.o
