@@ -26,8 +26,10 @@ def evaluate(
     """Evaluate stored results with today's suites; check their files.
 
     A folder of several runs, such as those of a class, gives one line for each. Several folders are runs of one
-    suite on one card, evaluated together: statements that compare rows of several runs have a verdict then. Nothing is
-    written. Exit code 1: a statement fails, or a file has changed since SHA256SUMS was written; 2: a run cannot be read.
+    suite on one card, evaluated together: statements that compare rows of several runs have a verdict then.
+
+    Nothing is written. Exit code 1: a statement fails, or a file has changed since SHA256SUMS was written; 2: a run
+    cannot be read.
     """
     from experiments.cli.tables.evaluations import print_evaluations, write_csv
     from experiments.report import reevaluate, reevaluate_together

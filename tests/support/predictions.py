@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.results.predictions import Prediction, Shares
-from experiments.results.schema import Failure, Memory
+from experiments.results.schema import Failure, Memory, Phase
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_named
@@ -23,7 +23,8 @@ def prediction(spec: RowSpec, needed_gib: float = 70.0, **changes: Any) -> Predi
     fits = needed_gib <= usable
     rest = needed_gib - 4 * params
     shares = Shares(params_gib=params, grads_gib=params, optimizer_gib=2 * params, buffers_gib=0, activations_gib=rest)
-    failure = Failure(phase="optimizer step", step=1, requested_gib=1.5, kind="OutOfMemoryError", message="1.50 GiB more")
+    phase: Phase = "optimizer step" if spec.row.startswith("xxl") else "backward"
+    failure = Failure(phase=phase, step=1, requested_gib=1.5, kind="OutOfMemoryError", message="1.50 GiB more")
     fields: dict[str, Any] = {
         "spec": spec,
         "parameters": spec.base_model.parameters,

@@ -71,7 +71,7 @@ def test_an_extension_against_the_rules_is_rejected_before_the_request(testbed, 
         assert code == machines_cli.FAILED
         assert f"lease llm_cc can be extended from {opens:%Y-%m-%d %H:%M} UTC" in err
     assert [lease.end for lease in site.leases()] == [start + timedelta(hours=3)]
-    assert "since" in testbed("status")[1]
+    assert "start" in testbed("status")[1]
 
 
 def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags, monkeypatch, tmp_path):
