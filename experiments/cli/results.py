@@ -7,7 +7,7 @@ import typer
 
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, RunPath, SuiteFile
+from experiments.cli.parsing.options import Json, RunPath, RunPaths, SuiteFile
 from experiments.errors import InputError, unknown
 
 app = Commands()
@@ -15,7 +15,7 @@ app = Commands()
 
 @app.command()
 def evaluate(
-    folder: RunPath,
+    folders: RunPaths,
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
     every: Annotated[
         bool, typer.Option("--all", help="Show each statement of each run, also if not evaluated.")
@@ -25,14 +25,18 @@ def evaluate(
 ) -> None:
     """Evaluate stored results with today's suites; check their files.
 
-    A folder of several runs, such as those of a class, gives one line for each. Nothing is written. Exit code 1: a
-    statement fails, or a file has changed since SHA256SUMS was written; 2: a run cannot be read.
+    A folder of several runs, such as those of a class, gives one line for each. Several folders are runs of one
+    suite on one card, evaluated together: statements that compare rows of several runs have a verdict then.
+
+    Nothing is written. Exit code 1: a statement fails, or a file has changed since SHA256SUMS was written; 2: a run
+    cannot be read.
     """
     from experiments.cli.tables.evaluations import print_evaluations, write_csv
-    from experiments.report import reevaluate
+    from experiments.report import reevaluate, reevaluate_together
 
     problems: list[InputError] = []
-    evaluated = reevaluate(folder, problems.append)
+    folder = folders[0]
+    evaluated = (reevaluate_together(folders),) if len(folders) > 1 else reevaluate(folder, problems.append)
     if csv:
         write_csv(csv, evaluated, folder)
     if as_json:

@@ -1,6 +1,6 @@
 """Predictions as results, so that statements can be evaluated from them too."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from experiments.results.best_grade import best_of
@@ -29,8 +29,28 @@ def evaluate_run(suite: Suite, folder: RunFolder) -> Graded:
     Raises InputError if ``folder`` is not the folder of a run, if one of its rows is unknown, or if a result or the
     predictions cannot be read.
     """
-    run, predictions = folder.read_run(), folder.predictions()
-    measured = evaluate(suite, run, folder.results())
+    return _graded(suite, folder.read_run(), folder.results(), folder.predictions())
+
+
+def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> Graded:
+    """Evaluate several runs of ``suite`` on one card as one run with the rows of all.
+
+    A row that several runs have is that of the first one. Raises what ``evaluate_run`` raises.
+    """
+    runs: list[Run] = []
+    results: dict[str, Result] = {}
+    predictions: dict[str, Prediction] = {}
+    for folder in reversed(folders):
+        runs.append(folder.read_run())
+        results |= folder.results()
+        predictions |= {prediction.spec.row: prediction for prediction in folder.predictions()}
+    asked = {row for run in runs for row in run.rows}
+    rows = tuple(row.id for row in suite.rows if row.id in asked)
+    return _graded(suite, runs[-1].model_copy(update={"rows": rows}), results, tuple(predictions.values()))
+
+
+def _graded(suite: Suite, run: Run, results: dict[str, Result], predictions: tuple[Prediction, ...]) -> Graded:
+    measured = evaluate(suite, run, results)
     if not predictions:
         return Graded(measured, None, measured)
     predicted = predicted_evaluation(suite, run, predictions)

@@ -4,7 +4,7 @@ from experiments.report.archive import write_archive
 from experiments.report.compare import Comparison, compare
 from experiments.report.content import Report
 from experiments.report.pages.index import write_index
-from experiments.report.write import Reevaluation, WrittenReport, reevaluate, write_report
+from experiments.report.write import Reevaluation, WrittenReport, reevaluate, reevaluate_together, write_report
 
 __all__ = [
     "Comparison",
@@ -13,6 +13,7 @@ __all__ = [
     "WrittenReport",
     "compare",
     "reevaluate",
+    "reevaluate_together",
     "write_archive",
     "write_index",
     "write_report",

@@ -1,13 +1,13 @@
 """Write the verdicts and reports of a run into its folder; evaluate stored runs again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from experiments.errors import InputError
-from experiments.prediction.as_result import evaluate_run
+from experiments.prediction.as_result import evaluate_run, evaluate_together
 from experiments.report.content import report_of
 from experiments.report.identity import previous
 from experiments.report.junit import junit
@@ -91,6 +91,31 @@ def reevaluate(root: Path, unreadable: Callable[[InputError], None] | None = Non
                 raise
             unreadable(problem)
     return tuple(found)
+
+
+def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
+    """Evaluate several runs of one suite on one card as one run with the rows of all; write nothing.
+
+    So statements that compare rows of several runs have a verdict. Raises InputError if suite or card differ, and what
+    ``write_report`` raises for one of the runs.
+    """
+    runs = [RunFolder(folder) for folder in folders]
+    first = runs[0].read_run()
+    for folder in runs[1:]:
+        run = folder.read_run()
+        if (run.suite, run.card) != (first.suite, first.card):
+            raise InputError(
+                f"{folder.path}: a run of {run.suite} on {run.card};"
+                f" allowed together with {runs[0].path}: {first.suite} on {first.card}"
+            )
+    changed = [files_changed(folder) for folder in folders]
+    return Reevaluation(
+        folder=folders[0],
+        evaluation=evaluate_together(runs[0].suite(), runs).best,
+        files_changed=None
+        if None in changed
+        else tuple(dict.fromkeys(name for names in changed for name in names or ())),
+    )
 
 
 def _reevaluated(folder: RunFolder) -> Reevaluation:

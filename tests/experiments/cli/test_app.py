@@ -31,6 +31,7 @@ from experiments.system.packages import EXTRAS
 from provision.hardware import local
 from tests.support import fake_worker
 from tests.support import rows as house
+from tests.support.evidence import EVIDENCE
 from tests.support.pipelines import SLURM, SUITE, FakeRunner
 from tests.support.views import Watched
 
@@ -227,6 +228,28 @@ def test_evaluating_as_json_gives_the_verdicts(testbed, made):
     assert code == 0
     assert evaluated["evaluation"]["run"]["rows"] == ["reduced-batch", "xxl"]
     assert evaluated["changes"] == []
+
+
+def test_runs_are_evaluated_together(testbed):
+    one, two = (EVIDENCE / f"slurm_hf_trainer-a100_40gb-full-verdict{end}" for end in ("", "-2gpus"))
+    statuses = []
+    for folders in ((one,), (two,), (one, two), (two, one)):
+        code, out, _ = testbed("evaluate", *folders, "--json")
+        (evaluated,) = json.loads(out)
+        statuses.append({verdict["id"]: verdict["status"] for verdict in evaluated["evaluation"]["verdicts"]})
+        assert code == 0
+    assert statuses[0]["claim/ddp-copies-the-model"] == statuses[1]["claim/ddp-copies-the-model"] == "not evaluated"
+    assert statuses[2]["claim/ddp-copies-the-model"] == "pass"
+    assert statuses[2] == statuses[3]
+    assert statuses[2].keys() == statuses[0].keys() | statuses[1].keys()
+
+
+def test_runs_of_different_cards_are_not_evaluated_together(testbed):
+    folders = [EVIDENCE / f"slurm_hf_trainer-{end}" for end in ("a100_40gb-full-verdict", "v100_32gb-without-gpu")]
+    code, _, err = testbed("evaluate", *folders)
+    assert code == 2
+    assert "v100_32gb" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_what_is_no_run_cannot_be_evaluated_reported_or_compared(testbed, tmp_path):
