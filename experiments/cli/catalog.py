@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli.output import console, print_json
+from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 app = Commands()
 NUMBERS = ("memory", "usable", "parameters")
+PROSE = ("GPU", "kind")
 KINDS = {
     "blip2-opt": "captions images, decoder OPT",
     "blip2-t5": "captions images, decoder T5",
@@ -31,7 +32,8 @@ def cards_command(as_json: Json = False) -> None:
     for card in found:
         sizes = (f"{card['memory_gib']:.2f}", f"{card['usable_gib']:.2f}")
         table.add(card["card"], card["name"], *sizes, card["compute_capability"], " ".join(card["types_16_bit"]))
-    console().print(table, "Memory in GiB; usable: what one process can allocate. compute: compute capability.")
+    console().print(table)
+    say("Memory in GiB; usable: what one process can allocate. compute: compute capability.")
 
 
 @app.command("models")
@@ -45,14 +47,15 @@ def models_command(as_json: Json = False) -> None:
     for model in found:
         size = f"{model['parameters'] / 1e9:.2f} B" if model["parameters"] else ""
         table.add(model["model"], size, model["family"], model["kind"])
-    console().print(table, "--model also takes the path of a config.json, or a name on the hub (org/name).")
+    console().print(table)
+    say("--model also takes the path of a config.json, or a name on the hub (org/name).")
 
 
 def _table(*heads: str) -> "Table":
-    """Return a table without rows; numbers are aligned to the right."""
+    """Return a table without rows; numbers are aligned to the right, names of GPUs and kinds wrapped."""
     from experiments.system.tables import Column, Table
 
-    return Table(*(Column(head, number=head in NUMBERS) for head in heads))
+    return Table(*(Column(head, number=head in NUMBERS, prose=head in PROSE) for head in heads))
 
 
 def cards_as_data() -> list[dict[str, Any]]:

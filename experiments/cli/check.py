@@ -1,12 +1,11 @@
 """`testbed check`: all mistakes of a suite's file."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.output import print_json
+from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
 from experiments.errors import InputError
@@ -43,10 +42,10 @@ def check(
     if as_json:
         print_json([_as_data(path, suite, mistakes) for path, (suite, mistakes) in checked.items()])
     for path, (suite, mistakes) in {} if as_json else checked.items():
-        for line in _lines(path, mistakes):
-            print(line, file=sys.stderr)
+        if mistakes:
+            say("\n".join(_lines(path, mistakes)), stderr=True)
         if suite:
-            print(_summary(path, suite))
+            say(_summary(path, suite))
     if any(mistakes for _, mistakes in checked.values()):
         raise typer.Exit(BAD_INPUT)
 

@@ -186,10 +186,9 @@ def _fit_rows(
         data = [fit_as_data(one) for one in fits]
         print_json(data[0] if custom and len(data) == 1 else data)
     else:
-        for one in fits:
-            if custom:
-                say(question_in_words(one.asked))
-            console().print(fit_view(one))
+        if custom:
+            say(question_in_words(fits[0].asked))
+        console().print(*map(fit_view, fits), sep="\n")
 
 
 def _fit_script(
@@ -300,7 +299,7 @@ def _specs(
 
 
 def _batches(text: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(map(int, text.split(","))))
-    except ValueError:
-        raise InputError(f"--batch {text}: allowed: whole numbers from 1, such as 4 or 1,2,4") from None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
+        raise InputError(f"--batch {text}: allowed: whole numbers from 1, such as 4 or 1,2,4")
+    return list(dict.fromkeys(map(int, words)))

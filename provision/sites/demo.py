@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -110,7 +110,7 @@ class _Store:
     def read(self) -> _State:
         if self._file.exists():
             return _FORMAT.validate_json(self._file.read_bytes())
-        return _State(datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
+        return _State(Clock().now().replace(minute=0, second=0, microsecond=0))
 
     @contextmanager
     def changed(self) -> Iterator[_State]:

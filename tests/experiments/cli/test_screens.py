@@ -4,7 +4,7 @@ TESTBED_RENEW=1 python -m pytest tests/experiments/cli/test_screens.py writes th
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,17 @@ from experiments.prediction import service
 from experiments.report import write_report
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Memory, Progress
+from experiments.runners import monitor, targets
+from experiments.runners.monitor import MonitoredGpu, MonitoredRow, Observation
 from experiments.runners.progress import RowState, table, view_on
-from experiments.suites.suite import suite_named
+from experiments.runners.targets import MonitorTarget
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import TEMPLATE, suite_named
 from provision import clock
 from provision.checks import Check
 from provision.leasing import account
-from provision.sites import base
+from provision.sites import base, demo
+from provision.ssh.shell import LocalShell
 from tests.support.fake_site import HOUR, NOW, FakeClock, FakeSite, hosts_of
 from tests.support.predictions import Predictor, stated
 from tests.support.reports import SUITE, h200_run, make_results, make_run, tiny_run, with_predictions, write_run
@@ -42,14 +47,80 @@ COMMAND_LINES = {
     "evaluate-class": "evaluate CLASS",
     "compare": "compare H200 CHANGED",
     "compare-unlike": "compare TINY H200",
+    "compare-like": "compare H200 H200",
+    "evaluate-together": "evaluate H200 CHANGED",
+    "cards": "cards",
+    "models": "models",
+    "predict-cards": "predict --model open-llama-7b --loop lightning --card all --batch 1,4",
+    "predict-batches": "predict --model open-llama-7b --loop lightning --card a100_80gb --batch 1,4",
+    "fit": "fit single_gpu_blip2/xxl --card a100_80gb",
+    "fit-model": "fit --model open-llama-7b --card all --batch 4 --loop lightning",
+    "check": "check my_lab.yaml",
+    "check-mistakes": "check mistakes.yaml",
+    "list-own": "list --suite-file my_lab.yaml",
+    "report": "report H200",
+    "logs": "logs xxl-sgd TINY",
+    "top": "top --once",
     "status": "status",
     "slots": "slots --start 2026-11-22T10:00Z --limit 2",
     "lease-dry-run": "lease --key KEY --name another --start 2026-11-23T10:00Z --dry-run",
-    "error": "run single_gpu_blip2 --row nosuch",
     "help": "--help",
     **{f"help-{name}": f"{name} --help" for name in COMMANDS},
 }
 HELP = [name for name in COMMAND_LINES if name.startswith("help")]
+DEMO = (
+    "doctor --site demo",
+    "slots --site demo --hours 3 --limit 3 --calendar 2",
+    "lease --site demo --dry-run",
+    "reproduce --site demo --dry-run",
+    "lease --site demo --yes",
+    "status",
+    "extend --by 1h --yes",
+    "orphans --site demo",
+    "release --dry-run",
+    "release --yes",
+    "status --since 2026-11-01",
+)
+MISTAKES = (
+    "run single_gpu_blip2 --row nosuch",
+    "run single_gpu_blip --size tiny",
+    "predict --precision bf16",
+    "predict --model open-llama-7b --card a100",
+    "fit --model open-llama-7b --loop lightning --card a100_80gb --batch 0",
+    "evaluate nowhere",
+    "compare H200 my_lab.yaml",
+    "check nowhere.yaml",
+    "schema results",
+    "logs nosuch TINY",
+    "slots --hours soon",
+)
+NOT_SCREENS = {"schema": "JSON", "run": "_run", "notebook": "one line", "configure": "the lines of Ansible"}
+"""Commands whose output is no screen of COMMAND_LINES, DEMO and MISTAKES, with what it is."""
+
+
+AT = Progress(
+    phase="optimizer step",
+    step=2,
+    micro_steps=9,
+    planned_micro_steps=24,
+    allocated_gib=0.031,
+    memory=Memory(peak_gib=38.5),
+    left_s=75.0,
+)
+RUN_ID = "multi_gpu_openllama-a100_80gb-full-verdict-current-random"
+OBSERVED = Observation(
+    gpus=tuple(
+        MonitoredGpu(
+            "llm_cc-node-1", gpu, "NVIDIA A100-SXM4-80GB", 97.0, 71.3, 80.0, 61.0, ("multi_gpu_openllama/fsdp",)
+        )
+        for gpu in range(2)
+    ),
+    rows=(
+        MonitoredRow(f"{RUN_ID}/multi_gpu_openllama/fsdp", "RUNNING", "", AT),
+        MonitoredRow(f"{RUN_ID}/multi_gpu_openllama/deepspeed-offload", "PENDING", "Resources"),
+    ),
+    unreachable=("llm_cc-node-2: not reached",),
+)
 
 
 class LeasedSite(FakeSite):
@@ -76,6 +147,14 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
+def places(folders, machine):
+    """The same runs by paths that are the same each time; the current folder is the machine's."""
+    (machine / "class").symlink_to(folders["CLASS"])
+    (machine / "changed").symlink_to(folders["CHANGED"])
+    return {"H200": "class/alice", "TINY": "class/bob", "CHANGED": "changed", "CLASS": "class"}
+
+
+@pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A site of two nodes, and predictions as stated; the folder of its journal and key."""
     site = LeasedSite(hosts_of(2, gpu_model="NVIDIA A100 80GB PCIe", gpu_memory_gib=80.0, su_per_hour=8.0))
@@ -85,7 +164,12 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(service, "predict", Predictor(stated))
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "journal"))
     monkeypatch.setenv("TZ", "Europe/Helsinki")
+    monkeypatch.setattr(targets, "monitor_target", lambda *_: MonitorTarget(LocalShell(), str(tmp_path)))
+    monkeypatch.setattr(monitor, "observe", lambda _: OBSERVED)
     new_key(tmp_path / "key")
+    (tmp_path / "my_lab.yaml").write_text(TEMPLATE.read_text())
+    wrong = TEMPLATE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
+    (tmp_path / "mistakes.yaml").write_text(wrong.replace("batch_size: 8", "batch_size: -8"))
     return tmp_path
 
 
@@ -101,18 +185,63 @@ def _shown(run: Callable[[], object], width: int) -> str:
     return screen(printed(run, width), width)
 
 
+def _session(lines: Iterable[str], width: int, places: Mapping[str, str]) -> str:
+    """Return the screen after several command lines, each shown as typed, with its exit code unless that is 0."""
+    shown = []
+    for line in lines:
+        words = [places.get(word, word) for word in line.split()]
+        text = _shown(lambda words=words: print(f"exit code {main(words)}"), width)
+        shown += [f"$ testbed {line}", text.removesuffix("exit code 0\n")]
+    return "\n".join(shown)
+
+
+def needed(spec: RowSpec) -> float:
+    """Return a needed memory that grows with model and batch, and that each change of a training lowers."""
+    own = spec.settings
+    state = {"adamw": 3.0, "adam_8bit": 1.5, "sgd": 1.0, "deepspeed_cpu": 0.5}[own.optimizer]
+    weights = spec.base_model.parameters * (2 if own.precision.endswith("-true") and "16" in own.precision else 4)
+    trained = 0.1 if own.lora else 1.0 + state
+    sample = 0.5 if own.activation_checkpointing else 2.0
+    return weights / 2**30 * (1 + trained) / own.devices + sample * own.batch_size
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", [name for name in COMMAND_LINES if name not in HELP])
-def test_a_command_shows_the_stored_screen(name, width, folders, machine, monkeypatch):
+def test_a_command_shows_the_stored_screen(name, width, places, machine, monkeypatch):
     tmp_path = machine
     monkeypatch.chdir(tmp_path)
-    words = [str({**folders, "KEY": "key"}.get(word, word)) for word in COMMAND_LINES[name].split()]
+    words = [{**places, "KEY": "key"}.get(word, word) for word in COMMAND_LINES[name].split()]
+    if name.startswith(("fit", "predict-")):
+        monkeypatch.setattr(service, "predict", Predictor(needed, params_gib=5.0))
     if name == "status":
         for lease, start in (("llm_a", "2026-11-21T13:00Z"), ("llm_b", "2026-11-22T12:00Z")):
             flags = ["--key", str(tmp_path / "key"), "--hours", "3", "--no-wait", "--yes"]
             assert main(["lease", "--name", lease, "--start", start, *flags]) == 0
         monkeypatch.setattr(FakeClock, "now", lambda _: NOW + 2.5 * HOUR)
     _check(name, width, _shown(lambda: main(words), width))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_demonstration_shows_the_stored_screen(width, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clock.Clock, "now", lambda _: NOW)
+    monkeypatch.setattr(demo, "LONGEST_WAIT_S", 0.0)
+    monkeypatch.setenv("TESTBED_LEDGER", "journal")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TZ", "Europe/Helsinki")
+    _check("demo", width, _session(DEMO, width, {}))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_mistakes_show_the_stored_screen(width, places, machine, monkeypatch):
+    monkeypatch.chdir(machine)
+    _check("mistakes", width, _session(MISTAKES, width, places))
+
+
+def test_every_command_has_a_screen():
+    lines = (*COMMAND_LINES.values(), *DEMO, *MISTAKES)
+    shown = {line.split()[0] for line in lines if not line.endswith("--help")}
+    assert [name for name in COMMANDS if name not in shown and name not in NOT_SCREENS] == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -148,18 +277,9 @@ def test_a_run_shows_the_stored_screen(width, machine, tmp_path, monkeypatch):
 def test_running_rows_show_the_stored_screen(width):
     run = make_run()
     specs = [run.spec(suite_named(SUITE), row) for row in ("xxl-activation-checkpointing", "xxl-sgd", "xxl-lora")]
-    at = Progress(
-        phase="optimizer step",
-        step=2,
-        micro_steps=9,
-        planned_micro_steps=24,
-        allocated_gib=0.031,
-        memory=Memory(peak_gib=38.5),
-        left_s=75.0,
-    )
     waits = "queued (Resources: downloading facebook/opt-6.7b, 3.1 of 12.4 GB)"
     states = [
-        RowState(specs[0], 3723.0, at),
+        RowState(specs[0], 3723.0, AT),
         RowState(specs[1], 9.0, None, "ending"),
         RowState(specs[2], 0.0, None, waits),
     ]
