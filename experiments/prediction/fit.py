@@ -1,7 +1,7 @@
-"""Find what fits a card: the largest batch of a row, and single changes that make the row fit."""
+"""Find what fits a card: the largest batch of a row, and changes that make the row fit."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
@@ -18,6 +18,8 @@ LORA_R = 16
 FSDP_GPUS = (2, 4, 8)
 
 Predict = Callable[[Sequence[RowSpec]], list[Prediction]]
+C = TypeVar("C")
+A = TypeVar("A")
 
 
 class Change(NamedTuple):
@@ -51,10 +53,16 @@ class Fit(Record):
     largest: Prediction | None
     likely: Prediction | None
     changes: tuple[Attempt, ...] = Field(description="cheapest first; empty for a row that fits unchanged")
+    pairs: tuple[Attempt, ...] = Field(
+        default=(),
+        description="pairs of changes that fit, if no single one does: those with the cheapest dearer change",
+    )
 
 
 def fit(spec: RowSpec, predict: Predict) -> Fit:
-    """Return the largest batch of ``spec`` and, if it does not fit, the single changes that help, cheapest first.
+    """Return the largest batch of ``spec`` and, if it does not fit, the changes that help, cheapest first.
+
+    Pairs of changes are tried if no single change fits.
 
     The order of cost is: changes that do not affect the result of the training (accumulation), then changes of the
     arithmetic (precision), the time (checkpointing), the optimizer (8 bit, SGD), the trained weights (LoRA), and
@@ -67,12 +75,36 @@ def fit(spec: RowSpec, predict: Predict) -> Fit:
     largest = batches.last(DOUBT * asked.usable_gib)
     likely = batches.last(0.0)
     offered = [] if asked.predicted_outcome == "fits" else [*_smaller_batch(spec, largest), *changes(spec)]
+    singles = _attempts(spec, offered, predict)
+    pairs = (
+        [] if any(map(fits, singles)) else cheapest_pairs(offered, _both, lambda both: _fitting(spec, both, predict))
+    )
     return Fit(
         asked=asked,
         largest=batches.prediction(largest) if largest else None,
         likely=batches.prediction(likely) if likely else None,
-        changes=_attempts(spec, offered, predict),
+        changes=singles,
+        pairs=tuple(pairs),
     )
+
+
+def fits(attempt: Attempt) -> bool:
+    """Return whether the row certainly fits with the change."""
+    return attempt.prediction is not None and attempt.prediction.predicted_outcome == "fits"
+
+
+def cheapest_pairs(
+    offered: Sequence[C], both: Callable[[C, C], C | None], fitting: Callable[[Sequence[C]], list[A]]
+) -> list[A]:
+    """Return the pairs of changes that fit, of those whose dearer change is as cheap as possible; maybe none.
+
+    offered: cheapest first. both: two changes as one, None if they exclude each other. fitting: those that fit.
+    """
+    for place, dearer in enumerate(offered):
+        pairs = [pair for cheaper in offered[:place] if (pair := both(cheaper, dearer)) is not None]
+        if pairs and (found := fitting(pairs)):
+            return found
+    return []
 
 
 def changed(spec: RowSpec, **settings: Any) -> RowSpec:
@@ -119,6 +151,18 @@ def _smaller_batch(spec: RowSpec, largest: int) -> Iterator[Change]:
     if batch < spec.settings.batch_size:
         name = f"batch {batch}, accumulated {accumulate} times"
         yield Change(name, "some more time", {"batch_size": batch, "accumulate": accumulate})
+
+
+def _both(cheaper: Change, dearer: Change) -> Change | None:
+    """Return two changes as one; None if they set the same settings."""
+    if cheaper.settings.keys() & dearer.settings.keys():
+        return None
+    name, cost = (f"{a}; {b}" for a, b in zip(cheaper[:2], dearer[:2], strict=True))
+    return Change(name, cost, cheaper.settings | dearer.settings)
+
+
+def _fitting(spec: RowSpec, offered: Sequence[Change], predict: Predict) -> list[Attempt]:
+    return [one for one in _attempts(spec, offered, predict) if fits(one)]
 
 
 def _attempts(spec: RowSpec, offered: Sequence[Change], predict: Predict) -> tuple[Attempt, ...]:

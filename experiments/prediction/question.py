@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.prediction.tables import PARTS_LEGEND, STYLES, gib, noted, part_of, prediction_as_data
+from experiments.prediction.answers import answer, answers_table, gib
+from experiments.prediction.tables import PARTS_LEGEND, noted, part_of, prediction_as_data
 from experiments.results.memory_parts import COLUMNS
 from experiments.results.predictions import Prediction
 from experiments.results.wording import count_in_words
@@ -67,13 +68,10 @@ def _smallest_in_words(predictions: Sequence[Prediction]) -> list[Text]:
 
 
 def _answers_table(predictions: Iterable[Prediction]) -> Table:
-    heads = ("batch", "needed", "usable", "margin")
-    columns = (Column(head, number=True) for head in heads)
-    table = Table("card", *columns, "outcome", title="GiB on one GPU")
+    table = answers_table("card", Column("batch", number=True), title="GiB on one GPU")
     for one in predictions:
-        sizes = (gib(one.needed_gib), gib(one.usable_gib), f"{one.margin_gib:+.2f}")
-        outcome = Text(one.predicted_outcome, STYLES[one.predicted_outcome])
-        table.add(one.spec.card, str(one.spec.settings.batch_size), *sizes, outcome)
+        cells = answer(one.predicted_outcome, needed=one.needed_gib, usable=one.usable_gib, margin=one.margin_gib)
+        table.add(one.spec.card, str(one.spec.settings.batch_size), *cells)
     return table
 
 

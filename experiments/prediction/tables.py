@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from experiments.prediction.answers import STYLES, answer, answers_table, gib
 from experiments.prediction.batches import LARGEST_BATCH
-from experiments.prediction.fit import Fit
+from experiments.prediction.fit import Attempt, Fit, fits
 from experiments.prediction.predict import CUSTOM
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, COLUMNS, OPTIMIZER_CPU, PARAMETERS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB, Prediction
@@ -17,8 +18,9 @@ from experiments.suites.cards import cards
 from experiments.suites.suite import ExpectedOutcome, suite_named
 from experiments.system.tables import Column, Table
 
-STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
 SHOWN_GIB = 0.005
+SINGLE = "single changes, cheapest first, GiB on one GPU"
+PAIRS = "no single change fits; the cheapest pairs that fit, GiB on one GPU"
 NOT_SHOWN = {
     "prediction_version",
     "spec",
@@ -151,22 +153,25 @@ def fit_as_data(fit: Fit) -> dict[str, Any]:
         "largest_batch": _batch(fit.largest),
         "largest_batch_peak_gib": fit.largest.peak_gib if fit.largest else None,
         "largest_batch_borderline": _batch(fit.likely),
-        "changes": [
-            {"change": one.change, "cost": one.cost, "reason": one.reason, **_change_as_data(one.prediction)}
-            for one in fit.changes
-        ],
+        "changes": [*map(_attempt_as_data, fit.changes)],
+        "pairs": [*map(_attempt_as_data, fit.pairs)],
     }
 
 
-def _change_as_data(prediction: Prediction | None) -> dict[str, Any]:
-    if prediction is None:
-        return {"verdict": None}
+def _attempt_as_data(attempt: Attempt) -> dict[str, Any]:
+    data = {"change": attempt.change, "cost": attempt.cost, "reason": attempt.reason}
+    if attempt.prediction is None:
+        return {**data, "verdict": None}
     names = ("peak_gib", "reserved_gib", "needed_gib", "margin_gib", "optimizer_cpu_gib")
-    return {"verdict": prediction.predicted_outcome, **{name: getattr(prediction, name) for name in names}}
+    sizes = {name: getattr(attempt.prediction, name) for name in names}
+    return {**data, "verdict": attempt.prediction.predicted_outcome, **sizes}
 
 
 def fit_view(fit: Fit) -> Group:
-    """Return a fit for the terminal: the requested row, the largest batch, and the changes that help or do not."""
+    """Return a fit for the terminal: the requested row, the largest batch, and the changes that help or do not.
+
+    Pairs of changes follow if no single one fits.
+    """
     asked = fit.asked
     spec = asked.spec
     lines = [
@@ -174,7 +179,13 @@ def fit_view(fit: Fit) -> Group:
         f"needs {asked.needed_gib:.2f} of {asked.usable_gib:.2f} GiB ({asked.margin_gib:+.2f})",
         _largest_in_words(fit),
     ]
-    return Group(*(Text(line) for line in lines), *([_changes_table(fit)] if fit.changes else []))
+    tables = [
+        *([_attempts_table(SINGLE, fit.changes)] if fit.changes else []),
+        *([_attempts_table(PAIRS, fit.pairs)] if fit.pairs else []),
+    ]
+    if fit.changes and not any(map(fits, (*fit.changes, *fit.pairs))):
+        lines.append("no change and no pair of changes fits")
+    return Group(*(Text(line) for line in lines), *tables)
 
 
 def _largest_in_words(fit: Fit) -> str:
@@ -188,30 +199,19 @@ def _largest_in_words(fit: Fit) -> str:
     return f"{words} (larger batches were not tried)" if _batch(fit.likely) == LARGEST_BATCH else words
 
 
-def _changes_table(fit: Fit) -> Table:
-    table = Table(
-        "change",
-        Column("peak", number=True),
-        Column("margin", number=True),
-        "outcome",
-        Column("cost", prose=True),
-        title="single changes, cheapest first, GiB on one GPU",
-    )
-    for one in fit.changes:
-        if one.prediction is None:
-            table.add(one.change, "", "", "not possible", one.reason)
+def _attempts_table(title: str, attempts: Iterable[Attempt]) -> Table:
+    table = answers_table(Column("change", prose=title == PAIRS), title=title, note="cost")
+    for one in attempts:
+        found = one.prediction
+        if found is None:
+            table.add(one.change, *answer("not possible", one.reason))
             continue
-        outcome, host = one.prediction.predicted_outcome, one.prediction.optimizer_cpu_gib
+        host = found.optimizer_cpu_gib
         cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SHOWN_GIB else one.cost
-        figures = (gib(one.prediction.peak_gib), f"{one.prediction.margin_gib:+.2f}")
-        table.add(one.change, *figures, Text(outcome, STYLES[outcome]), cost)
+        sizes = answer(found.predicted_outcome, cost, peak=found.peak_gib, margin=found.margin_gib)
+        table.add(one.change, *sizes)
     return table
 
 
 def _batch(prediction: Prediction | None) -> int:
     return prediction.spec.settings.batch_size if prediction else 0
-
-
-def gib(value: float) -> str:
-    """Format a size in GiB."""
-    return f"{value:.2f}"

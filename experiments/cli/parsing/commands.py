@@ -27,7 +27,7 @@ COMMANDS = {
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
     "predict": Entry(PREDICTION, "predict", "Predict GPU memory of rows, models and scripts, without a GPU."),
-    "fit": Entry(PREDICTION, "predict", "Find the largest batch that fits, and changes that save memory."),
+    "fit": Entry(PREDICTION, "fit", "Find the largest batch that fits, and changes that save memory."),
     "cards": Entry(PREDICTION, "catalog", "List the GPU models that predictions and labs know."),
     "models": Entry(PREDICTION, "catalog", "List the language models that rows and --model know."),
     "slots": Entry(MACHINES, "lease", "Find the earliest time slots in which nodes are free."),

@@ -7,11 +7,11 @@ from rich.console import Group
 from rich.text import Text
 
 from experiments.errors import InputError
+from experiments.prediction.answers import answer, answers_table
 from experiments.prediction.batches import LARGEST_BATCH, Batches
 from experiments.prediction.script.record import CardAnswer, ScriptPrediction
-from experiments.prediction.script.view import STYLES
 from experiments.results.predictions import DOUBT
-from experiments.system.tables import Column, Table
+from experiments.system.tables import Column
 
 FIRST_BATCH = 8
 """The batch that is tried first if the command does not name one."""
@@ -28,6 +28,11 @@ class OneBatch(NamedTuple):
     def margin_gib(self) -> float:
         """Return the memory of the card that stays free; negative if memory is missing."""
         return self.card.margin_gib
+
+    def cells(self) -> tuple[str | Text, ...]:
+        """Return the cells of a table of answers."""
+        peak, needed = self.prediction.peak_gib, self.card.needed_gib
+        return answer(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
 
 
 class ScriptFit(NamedTuple):
@@ -99,14 +104,9 @@ def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
 
 def fit_view(fit: ScriptFit, flag: str) -> Group:
     """Return the answer for the terminal, with every batch that was traced."""
-    table = Table(
-        *(Column(name, number=True) for name in ("batch", "peak", "needed", "margin")),
-        "outcome",
-        title="GiB on one GPU, traced batches",
-    )
+    table = answers_table(Column("batch", number=True), title="GiB on one GPU, traced batches")
     for batch, one in sorted(fit.known.items()):
-        sizes = (f"{one.prediction.peak_gib:.2f}", f"{one.card.needed_gib:.2f}", f"{one.margin_gib:+.2f}")
-        table.add(str(batch), *sizes, Text(one.card.outcome, STYLES[one.card.outcome]))
+        table.add(str(batch), *one.cells())
     notes = dict.fromkeys(note for one in fit.known.values() for note in one.prediction.notes)
     return Group(Text(_in_words(fit, flag), "bold"), table, *(Text(f"note: {note}", "yellow") for note in notes))
 

@@ -6,12 +6,12 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from experiments.prediction.answers import answer, answers_table
 from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction
 from experiments.results.memory_parts import AT_PEAK
 from experiments.results.wording import count_in_words
 from experiments.system.tables import Column, Table
 
-STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
 ENDED = {
     "stopped": "stopped after",
     "ended": "ended by itself after",
@@ -83,21 +83,19 @@ def _lines(one: ScriptPrediction) -> list[str]:
 
 def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
     several = len({one.rank for one in predictions}) > 1
-    table = Table(
-        "card",
-        *(["rank"] if several else []),
-        *(Column(name, number=True) for name in ("peak", "needed", "usable", "margin")),
-        "outcome",
-        Column("out of memory in", prose=True),
-        title="GiB on one GPU, smallest card first",
-    )
+    table = answers_table("card", "rank", title="GiB on one GPU, smallest card first", note="out of memory in")
     answers = [(one, card) for one in predictions for card in one.cards]
     for one, card in sorted(answers, key=lambda answer: (answer[1].usable_gib, answer[0].rank)):
         failed = f"{card.failure.phase}, step {card.failure.step}" if card.failure else ""
-        sizes = (f"{size:.2f}" for size in (one.peak_gib, card.needed_gib, card.usable_gib))
-        rank = [str(one.rank)] if several else []
-        outcome = Text(card.outcome, STYLES[card.outcome])
-        table.add(card.card, *rank, *sizes, f"{card.margin_gib:+.2f}", outcome, failed)
+        cells = answer(
+            card.outcome,
+            failed,
+            peak=one.peak_gib,
+            needed=card.needed_gib,
+            usable=card.usable_gib,
+            margin=card.margin_gib,
+        )
+        table.add(card.card, str(one.rank) if several else "", *cells)
     return table
 
 

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.cli.app import main
+from experiments.cli.fit import fit
 from experiments.cli.lease import lease, slots
 from experiments.cli.lease_options import LeaseOptions
-from experiments.cli.predict import fit, predict
+from experiments.cli.predict import predict
 from experiments.cli.reproduce import reproduce_command
 from experiments.cli.run import run
 from experiments.pipeline import run_suite

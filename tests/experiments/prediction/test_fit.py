@@ -112,3 +112,26 @@ def test_a_recipes_row_keeps_its_other_settings_and_whole_optimizer_steps(batch)
     assert abs(other.train_samples - 512) <= max(2 * batch, 8 * batch - 512)
     kept = {"batch_size", "global_batch_size", "train_samples"}
     assert other.model_dump(exclude=kept) == row.settings.model_dump(exclude=kept)
+
+
+def needs_two(spec: RowSpec) -> float:
+    """Too much with any single change; enough with SGD and either 16-bit weights or checkpointing."""
+    settings = spec.settings
+    helps = [settings.precision == "bf16-true", settings.activation_checkpointing]
+    return 60.0 if settings.optimizer == "sgd" and any(helps) and settings.devices == 1 else 100.0
+
+
+def test_pairs_are_offered_if_no_single_change_fits_those_with_the_cheapest_dearer_change():
+    predict = Predictor(needs_two)
+    found = fit(question(3), predict)
+    assert not any(one.prediction.predicted_outcome == "fits" for one in found.changes)
+    assert [one.change for one in found.pairs] == ["precision bf16-true; SGD", "activation checkpointing; SGD"]
+    assert found.pairs[0].cost == "weights in 16 bit; no moments: the training converges differently"
+    both = found.pairs[1].prediction.spec.settings
+    assert (both.optimizer, both.activation_checkpointing, both.precision) == ("sgd", True, "32-true")
+    assert not any(spec.settings.lora and spec.settings.optimizer == "sgd" for spec in predict.asked)
+
+
+def test_pairs_are_not_tried_where_one_change_is_enough_and_are_none_where_nothing_helps():
+    assert fit(question(32), Predictor(linear)).pairs == ()
+    assert fit(question(3), Predictor(lambda spec: 100.0)).pairs == ()

@@ -1,0 +1,128 @@
+"""`testbed fit`: the largest batch that fits a card, and changes that save memory."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from experiments.cli.output import console, print_json, progress, say
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, SuiteFile, Without, expand_options
+from experiments.cli.parsing.trainings import (
+    Batches,
+    Cards,
+    Training,
+    Words,
+    batches_in,
+    command_after_dashes,
+    exit_code_of_script,
+    in_program,
+    options_given,
+    reject_options_of_models,
+    reject_options_of_scripts,
+    specs_of,
+)
+from experiments.errors import InputError
+from experiments.prediction.custom import CustomTraining
+from experiments.prediction.script.options import ScriptOptions
+
+app = Commands()
+BatchFlag = Annotated[
+    str | None, typer.Option(metavar="FLAG", help="Script: its own option for the batch, such as --batch-size.")
+]
+
+
+@app.command()
+@expand_options
+def fit(
+    context: typer.Context,
+    training: Training,
+    script: Annotated[ScriptOptions, Without("max_gib", "page")],
+    rows: Words = None,
+    card: Cards = "",
+    batch: Batches = "1",
+    batch_flag: BatchFlag = None,
+    suite_file: SuiteFile = None,  # noqa: ARG001 - specs_of reads it from the context
+    as_json: Json = False,
+) -> None:
+    """Find the largest batch that fits, and changes that save memory.
+
+    For a training script: testbed fit --card a100_80gb --batch-flag --batch -- python train.py
+    """
+    if command := command_after_dashes(context):
+        _fit_script(context, card, command, batch_flag, script, as_json)
+        return
+    reject_options_of_scripts(context)
+    if len(rows or ()) > 1:
+        raise InputError(f"fit {' '.join(rows or ())}: one SUITE/ROW is allowed; a script's command follows --")
+    row = rows[0] if rows else None
+    if in_program(context, row, training):
+        _fit_programs(training, card, batches_in(batch), as_json)
+    else:
+        _fit_rows(context, row, training, card, batch, as_json)
+
+
+def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
+    from experiments.prediction.loop import assumed
+    from experiments.prediction.loop_fit import attempts, attempts_as_data, attempts_table, fit_program
+    from experiments.prediction.script.fit import fit_as_data, fit_view
+    from experiments.suites.cards import cards_named
+
+    data = []
+    for one in (replace(training, card=name, batch=size) for name in cards_named(card) for size in batches):
+        with progress() as show, exit_code_of_script():
+            found = fit_program(one, show)
+            tried = attempts(one, found, show)
+        changes = attempts_as_data(tried)
+        data.append({"assumed": assumed(one), "loop": one.loop, **fit_as_data(found), "changes": changes})
+        if not as_json:
+            console().print(assumed(one), fit_view(found, "--batch"), attempts_table(tried), sep="\n")
+    if as_json:
+        print_json(data[0] if len(data) == 1 else data)
+
+
+def _fit_rows(
+    context: typer.Context, rows: str | None, training: CustomTraining, card: str, batch: str, as_json: bool
+) -> None:
+    from experiments.prediction.fit import fit as fit_row
+    from experiments.prediction.question import question_in_words
+    from experiments.prediction.service import traced
+    from experiments.prediction.tables import fit_as_data, fit_view
+
+    custom = "model" in options_given(context)
+    if not custom and "/" not in (rows or ""):
+        raise InputError("fit: SUITE/ROW or --model is required")
+    specs = specs_of(context, rows, training, card, batch)
+    with progress() as show:
+        fits = [fit_row(spec, lambda specs: traced(specs, show)) for spec in specs]
+    if as_json:
+        data = [fit_as_data(one) for one in fits]
+        print_json(data[0] if custom and len(data) == 1 else data)
+    else:
+        if custom:
+            say(question_in_words(fits[0].asked))
+        console().print(*map(fit_view, fits), sep="\n")
+
+
+def _fit_script(
+    context: typer.Context, card: str, command: list[str], flag: str | None, script: ScriptOptions, as_json: bool
+) -> None:
+    from experiments.prediction.script.fit import FIRST_BATCH, batch_in, fit_as_data, fit_batches, fit_view, with_batch
+    from experiments.prediction.script.trace import trace_script
+    from experiments.suites.cards import card_named, cards
+
+    reject_options_of_models(context)
+    if flag is None:
+        raise InputError("fit -- COMMAND: needs --batch-flag, the script's option for its batch, such as --batch-size")
+    if not card:
+        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}")
+    if card == "all":
+        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}")
+    card_named(card, "--card")
+    first = batch_in(command, flag) or FIRST_BATCH
+    with progress() as show, exit_code_of_script():
+        found = fit_batches(first, lambda batch: trace_script(with_batch(command, flag, batch), [card], show, script))
+    if as_json:
+        print_json(fit_as_data(found))
+    else:
+        console().print(fit_view(found, flag))

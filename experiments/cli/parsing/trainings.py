@@ -1,0 +1,113 @@
+"""What `testbed predict` and `fit` share: their arguments, and what of a command line they are about."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments.cli.output import say
+from experiments.cli.parsing.options import Without
+from experiments.errors import InputError
+from experiments.prediction.custom import CustomTraining
+from experiments.prediction.script.options import ScriptOptions
+from experiments.system.options import options_of
+
+if TYPE_CHECKING:
+    from experiments.suites.row_spec import RowSpec
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SUITE[/ROW] | -- COMMAND", help="Rows of a suite, or a training script's command line."),
+]
+Training = Annotated[CustomTraining, Without("card", "batch")]
+Cards = Annotated[
+    str, typer.Option(metavar="CARD,...", help="GPU models, or all; default for rows: all GPU models of the row.")
+]
+Batches = Annotated[str, typer.Option(metavar="N,...", help="Samples per GPU and micro-step; several are compared.")]
+
+
+def in_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
+    """Return whether a custom training is a small program to trace, rather than a row; check what both need."""
+    from experiments.prediction.loop import OF_ROWS
+
+    given = options_given(context)
+    if "model" not in given:
+        return False
+    if rows is not None:
+        raise InputError(f"--model {training.model}: allowed without {rows!r} only")
+    if "card" not in given:
+        from experiments.suites.cards import cards
+
+        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, or all")
+    return training.loop not in OF_ROWS
+
+
+@contextmanager
+def exit_code_of_script() -> Iterator[None]:
+    """End with the exit code of a script that fails."""
+    from experiments.prediction.script.trace import ScriptFailed
+
+    try:
+        yield
+    except ScriptFailed as failed:
+        say(f"testbed: {failed}", stderr=True)
+        raise typer.Exit(failed.code if failed.code > 0 else 128 - failed.code) from None
+
+
+def reject_options_of_scripts(context: typer.Context) -> None:
+    """Raise InputError if an option of scripts is set."""
+    if own := options_given(context, ScriptOptions):
+        raise InputError(f"--{_flag(min(own))}: needs a script's command after --")
+
+
+def reject_options_of_models(context: typer.Context) -> None:
+    """Raise InputError if an option of models other than the card is set."""
+    if other := options_given(context, CustomTraining) - {"card"}:
+        raise InputError(f"--{_flag(min(other))}: not with a script, which has its own settings")
+
+
+def command_after_dashes(context: typer.Context) -> list[str]:
+    """Return the words after `--`; context.obj is the whole command line."""
+    words = shlex.split(context.obj)
+    return words[words.index("--") + 1 :] if "--" in words else []
+
+
+def _flag(name: str) -> str:
+    """Return the option's name as it is typed, without the dashes in front."""
+    declared = {field.name: option for cls in (CustomTraining, ScriptOptions) for field, option in options_of(cls)}
+    return declared[name].name_of(name).replace("_", "-")
+
+
+def options_given(context: typer.Context, cls: type = CustomTraining) -> set[str]:
+    """Return the options of a dataclass that are set on the command line."""
+    sources = {field.name: context.get_parameter_source(field.name) for field, _ in options_of(cls)}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def specs_of(
+    context: typer.Context, rows: str | None, training: CustomTraining, card: str, batch: str
+) -> "list[RowSpec]":
+    """Return the rows to predict: rows of suites, or a row for each card and batch of a custom training."""
+    from experiments.prediction.service import rows_asked
+    from experiments.suites.cards import cards_named
+    from experiments.suites.suite import own_suites
+
+    if "model" not in (given := options_given(context)):
+        if own := given - {"card"}:
+            raise InputError(f"--{min(own).replace('_', '-')}: needs --model; a row has its own settings")
+        chosen = cards_named(card) if card not in ("", "all") else [None]
+        asked = own_suites() if rows is None and context.params["suite_file"] else [rows]
+        return [spec for target in asked for one in chosen for spec in rows_asked(target, one)]
+    batches = batches_in(batch)
+    return [replace(training, card=name, batch=size).spec for name in cards_named(card) for size in batches]
+
+
+def batches_in(text: str) -> list[int]:
+    """Return the batches of --batch, each once. Raises InputError."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
+        raise InputError(f"--batch {text}: allowed: whole numbers from 1, such as 4 or 1,2,4")
+    return list(dict.fromkeys(map(int, words)))

@@ -1,0 +1,48 @@
+"""Changes of a custom training in a traced program. Fake: the trace."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.prediction import loop_fit
+from experiments.prediction.custom import CustomTraining
+from experiments.prediction.script.record import CardAnswer
+
+TRAINING = CustomTraining("tiny-llama-1.1b", "a100_80gb", batch=4)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """The changes that are tried with a fake trace, which needs what ``needs`` returns for the program's job."""
+
+    def run(needs) -> list[loop_fit.Attempt]:
+        def trace(words, cards, say, options, name):
+            need = needs(json.loads(words[-1]))
+            answer = CardAnswer(
+                card=cards[0], usable_gib=78.6, needed_gib=need, reserved_gib=need, retries=0, failure=None
+            )
+            return [SimpleNamespace(cards=(answer,), peak_gib=need)]
+
+        monkeypatch.setattr(loop_fit, "trace_script", trace)
+        say = [].append
+        return loop_fit.attempts(TRAINING, loop_fit.fit_program(TRAINING, say), say)
+
+    return run
+
+
+def test_a_training_that_fits_needs_no_change(tried):
+    assert tried(lambda job: 10.0 + job["batch"]) == []
+
+
+def test_a_single_change_that_fits_is_enough(tried):
+    found = tried(lambda job: 50.0 if job.get("checkpointing") else 100.0)
+    assert [one.change for one in found if one.fits] == ["activation checkpointing"]
+    assert not any(";" in one.change for one in found)
+
+
+def test_pairs_follow_if_no_single_change_fits(tried):
+    found = tried(lambda job: 50.0 if job.get("checkpointing") and job.get("optimizer") == "sgd" else 100.0)
+    assert [one.change for one in found if one.fits] == ["activation checkpointing; SGD"]
+    assert found[-1].fits
+    assert len([one.change for one in found]) == len({one.change for one in found})
