@@ -9,6 +9,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from errno import ENAMETOOLONG
 from typing import Annotated
 
 import typer
@@ -74,12 +75,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(package, BAD_INPUT)
         traceback.print_exc()
         return BROKE
+    except OSError as problem:
+        if problem.errno == ENAMETOOLONG or _is_named(problem.filename, arguments):
+            return _fail(f"{problem.filename}: cannot be used ({problem.strerror})", BAD_INPUT)
+        traceback.print_exc()
+        return BROKE
     except (Interrupted, KeyboardInterrupt):
         return _fail("interrupted; finished rows are stored; run the same command again to resume", INTERRUPTED)
     except Exception:
         traceback.print_exc()
         return BROKE
     return code or 0
+
+
+def _is_named(file: object, arguments: Sequence[str]) -> bool:
+    """Return whether the user chose this file: it, or a folder above it, stands on the command line, or it is relative.
+
+    Relative files are those in the current folder, such as the default results/.
+    """
+    if not isinstance(file, str):
+        return False
+    named = [os.path.abspath(word.rpartition("=")[2]) for word in arguments]
+    return not os.path.isabs(file) or any(os.path.commonpath((path, file)) == path for path in named)
 
 
 def _fail(problem: object, code: int) -> int:

@@ -28,10 +28,8 @@ def allowed_by(param: Any) -> str:
     """Return the values that a parameter allows, in words."""
     if choices := choices_of(param):
         return ", ".join(choices)
-    numbers = {int: "whole numbers", float: "numbers"}.get(kind_of(param))
-    if numbers is None:
-        return ""
-    return numbers if param.min is None else f"{numbers} from {param.min:g}"
+    allowed = {int: "whole numbers", float: "numbers", Path: "a path"}.get(kind_of(param), "")
+    return allowed if param.min is None else f"{allowed} from {param.min:g}"
 
 
 def choices_of(param: Any) -> tuple[str, ...]:
@@ -61,7 +59,8 @@ def _read(value: Any, param: Any) -> Any:
 
 def _wrong(value: Any, param: Any, near: str = "") -> InputError:
     meant = f"; did you mean {near}?" if near else ""
-    return InputError(f"{name_of(param)} {value}: allowed: {allowed_by(param)}{meant}")
+    given = value or "''"
+    return InputError(f"{name_of(param)} {given}: allowed: {allowed_by(param)}{meant}")
 
 
 def _number(text: str) -> float:
@@ -71,4 +70,10 @@ def _number(text: str) -> float:
     return number
 
 
-READERS: dict[Any, Callable[[str], Any]] = {int: int, float: _number, Path: Path}
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError
+    return Path(text)
+
+
+READERS: dict[Any, Callable[[str], Any]] = {int: int, float: _number, Path: _path}

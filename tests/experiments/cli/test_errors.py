@@ -1,14 +1,43 @@
 """Nonsense for every option of every command: exit code 2 and one line with the value and what is allowed."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+from experiments.cli import catalog
 from experiments.cli.app import main
 from experiments.cli.parsing.commands import COMMANDS, load
 from experiments.cli.parsing.values import allowed_by, choices_of, kind_of, name_of
 from experiments.errors import nearest
+from tests.support.evidence import EVIDENCE
 
+RUN = str(EVIDENCE / "slurm_hf_trainer-a100_40gb-full-verdict")
+READ = (
+    "list --suite-file @",
+    "check @",
+    "run --suite-file @ --size tiny",
+    "run single_gpu_blip2 --site slurm --profile @",
+    "logs baseline @",
+    "evaluate @",
+    "report @",
+    "compare @ RUN",
+    "compare RUN @",
+    "predict --suite-file @",
+    "predict --model @ --card a100_80gb --loop lightning",
+    "predict --model @ --card a100_80gb --loop plain",
+    "predict -- python @",
+    "fit --model @ --card a100_80gb --loop lightning",
+    "lease --key @ --dry-run",
+    "configure --image-source load --archive @",
+    "configure --ca-bundle @",
+    "configure --base-archive @",
+    "top --profile @ --once",
+    "doctor --site slurm --profile @",
+)
+"""Commands that read the file or folder @."""
+WRITTEN = ("evaluate RUN --csv @", "run single_gpu_blip2 --size tiny --row xxl-sgd --results @")
+BAD_FILES = ("missing.yaml", "folder", "broken.yaml", "binary.yaml", "file/below", "a" * 300)
 PYDANTIC = ("Value error,", "Input should be", "validation error", "Invalid value")
 TIME = "T14:00Z"
 
@@ -44,6 +73,19 @@ def refused(capsys):
         return err.removeprefix("testbed: ").rstrip()
 
     return run
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch, machine):
+    """The current folder has files and folders that are no good for any command."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TESTBED_SUITES", "")
+    monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "journal"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "binary.yaml").write_bytes(bytes(range(128, 256)))
 
 
 @pytest.mark.parametrize(("name", "param"), TYPED, ids=_id)
@@ -106,6 +148,34 @@ def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
 )
 def test_a_mistake_is_said_in_own_words(refused, arguments, says):
     assert says in refused(*arguments.split())
+
+
+@pytest.mark.parametrize("bad", BAD_FILES, ids=lambda bad: bad[:12])
+@pytest.mark.parametrize("line", READ)
+def test_a_file_that_cannot_be_read_is_named_in_one_line(refused, places, line, bad):
+    said = refused(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
+    exists = line.startswith("configure") and bad.endswith(".yaml")
+    assert bad in said or (exists and said.startswith("no active lease"))
+
+
+@pytest.mark.parametrize("bad", ["file/below", "a" * 300], ids=lambda bad: bad[:12])
+@pytest.mark.parametrize("line", WRITTEN)
+def test_a_place_that_cannot_be_written_is_named_in_one_line(refused, places, line, bad):
+    assert bad in refused(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
+
+
+@pytest.mark.parametrize(("name", "param"), [one for one in OPTIONS if kind_of(one[1]) is Path], ids=_id)
+def test_an_empty_path_is_refused(refused, name, param):
+    assert refused(name, name_of(param), "").startswith(f"{name_of(param)} '': allowed: a path")
+
+
+def test_an_error_of_a_file_that_nobody_named_is_a_bug_with_its_traceback(monkeypatch, capsys):
+    def broken():
+        raise FileNotFoundError(2, "No such file or directory", "/somewhere/else")
+
+    monkeypatch.setattr(catalog, "cards_as_data", broken)
+    assert main(["cards"]) == 3
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_value_of_several_lines_is_said_in_one(refused):
