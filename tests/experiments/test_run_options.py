@@ -92,6 +92,22 @@ def test_make_refuses_what_no_option_is_made_of(words, message):
     assert re.search(message, ran.stderr)
 
 
+def test_make_ends_with_2_and_prints_the_code_of_the_command(tmp_path):
+    """Fake: an environment whose python ends with 3."""
+
+    def make(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", f"CACHE={tmp_path}", *words]
+        return subprocess.run(command, cwd=CODE, capture_output=True, text=True, check=False)
+
+    python = Path(re.search("environment: (.*),", make("help").stdout)[1]) / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nexit 3\n")
+    python.chmod(0o755)
+    ran = make("status", "--old-file=env")
+    assert ran.returncode == 2
+    assert re.search(r": status\] Error 3$", ran.stderr, re.MULTILINE)
+
+
 def two_runs(name: str) -> tuple[Run, Run]:
     """Two runs that differ in that choice alone."""
     one, value = results.run("a"), "h100_94gb" if name == "card" else other_value(name)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from experiments.cli.tables.leases import slots_table, states_table
 from provision.leasing.release import State
-from provision.models import Lease, TimeSlot
+from provision.models import Lease, Server, TimeSlot
 from tests.support.calendars import HOUR, a100, at
 
 NODE = a100("p3-01")
@@ -55,3 +55,10 @@ def test_a_lease_shows_how_much_of_its_time_is_left(hour, words, width, monkeypa
 def test_a_lease_that_is_gone_says_so():
     gone = replace(STATE, lease=None, hosts=(), used_su=None, total_su=None)
     assert lines(states_table([gone], at(13)))[2].split() == ["llm_cc", "gone"]
+
+
+def test_a_lease_shows_its_time_and_cost_before_all_else(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    state = replace(STATE, servers=(Server("s", "node-llm-cc", "ACTIVE", "t"),), ips=("192.0.2.1",))
+    header = lines(states_table([state], at(13)), 300)[0].split()
+    assert header == ["lease", "status", "start", "end", "time", "nodes", "cost", "servers", "addresses"]
