@@ -299,6 +299,11 @@ def test_checks_show_the_stored_screen(width):
     _check("doctor", width, _shown(lambda: show_checks(checks), width))
 
 
+@pytest.mark.parametrize("path", sorted(SCREENS.glob("*.txt")), ids=lambda path: path.stem)
+def test_nothing_on_a_stored_screen_is_cut(path):
+    assert "…" not in path.read_text()
+
+
 def test_colors_are_for_terminals_that_want_them(folders, machine):
     line = ["evaluate", str(folders["H200"])]
     assert "\x1b[31m" in printed(lambda: main(line), 80)
