@@ -52,8 +52,10 @@ def trace_script(
     job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights")}
     job |= {"words": list(words), "cache": str(cache_folder())}
     found = []
-    for group in alike(card_names):
-        say(f"tracing {name or ' '.join(words[:4])} for {', '.join(group)}")
+    groups = alike(card_names)
+    for number, group in enumerate(groups, 1):
+        place = f" ({number} of {len(groups)})" if len(groups) > 1 else ""
+        say(f"tracing {name or ' '.join(words[:4])} for {', '.join(group)}{place}")
         first = _traced({**job, "cards": group, "rank": 0})
         found.append(first)
         for rank in range(1, first.ranks if options.all_ranks else 1):
