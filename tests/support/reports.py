@@ -288,7 +288,7 @@ def h200_run(path: Path, **changes: Any) -> RunFolder:
 
 def worse_run(path: Path) -> RunFolder:
     """Write a later run of h200_run with a newer torch and driver: one row fails, another takes twice the time."""
-    run = make_run(run_id="later", started_at="2026-08-01T09:00:00Z", git_commit="feed" * 10)
+    run = make_run(run_id="worse", started_at="2026-08-01T09:00:00Z", git_commit="feed" * 10)
     device = H200.model_copy(update={"driver": "580.1"})
     results = make_results(run, device)
     results["reduced-batch"] = results["reduced-batch"].model_copy(update={"speed": make_speed(8.8)})

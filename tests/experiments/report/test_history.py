@@ -27,6 +27,7 @@ def test_a_failed_statement_says_what_held_in_the_newest_run_before(tmp_path: Pa
     write_report(h200_run(tmp_path / "oldest", run_id="oldest", started_at="2026-06-01T09:00:00Z"))
     write_report(h200_run(tmp_path / "older"))
     write_report(h200_run(tmp_path / "other-length", length="as-taught", started_at="2026-07-20T09:00:00Z"))
+    write_report(h200_run(tmp_path / "later", run_id="later", started_at="2026-09-01T09:00:00Z"))
     page = write_report(worse_run(tmp_path / "now")).page
     before = report_of(page).previous
     assert before is not None
