@@ -97,12 +97,20 @@ def notebook(
     into: Annotated[
         Path, typer.Option(help="Folder that notebooks are downloaded to; with --site local, served from.")
     ] = Path("notebooks"),
+    shown: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN", help="Only write the notebook with the outputs of this stored run."),
+    ] = None,
 ) -> None:
     """Serve Jupyter from the leased machine through a tunnel.
 
     It runs on the first machine of the lease until Ctrl-C; then the notebooks are downloaded. With --site local, it
-    runs on this machine. It listens on the loopback interface only, and needs the token in the printed address.
+    runs on this machine. It listens on the loopback interface only, and needs the token in the printed address. With
+    --from, a copy of the suite's notebook is written with the outputs of one stored run, and nothing is served.
     """
+    if shown:
+        _write_with_outputs(narrative, shown, into)
+        return
     if site == "local":
         _serve_here(into, narrative)
         return
@@ -118,6 +126,16 @@ def notebook(
             print(f"open in a browser, or as a local runtime of Colab: {address}\npress Ctrl-C to stop", flush=True)
             signal.pause()
         print(f"{download_folder(monitored.shell, FOLDER, into)} files downloaded to {into}")
+
+
+def _write_with_outputs(narrative: str | None, run: str, folder: Path) -> None:
+    from experiments.notebooks.refresh import refresh
+
+    if narrative is None:
+        raise InputError(f"--from {run}: allowed with --narrative SUITE only")
+    name = f"{narrative}.ipynb"
+    refresh(_known_notebook(name), run, folder / name)
+    print(folder / name)
 
 
 def _serve_here(folder: Path, narrative: str | None) -> None:
