@@ -22,11 +22,11 @@ def refresh(notebook: Path, run: str, target: Path) -> None:
     suite = folder_named(run, EVIDENCE).read_run().suite
     if suite != notebook.stem:
         raise InputError(f"--from {run}: a run of {suite}; allowed for {notebook.name}: a run of {notebook.stem}")
-    document = nbformat.read(notebook, as_version=4)
+    document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     setup = next(cell for cell in document.cells if cell.cell_type == "code")
     setup.source, found = RUNS.subn(rf'\1 = "{run}"  # kept with the project', setup.source)
     assert found
     place = {"metadata": {"path": str(notebook.parent)}}
     NotebookClient(document, timeout=CELL_TIMEOUT_S, record_timing=False, resources=place).execute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(document, target)
+    nbformat.write(document, target)  # type: ignore[no-untyped-call]

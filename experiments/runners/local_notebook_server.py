@@ -15,6 +15,7 @@ from urllib.request import urlopen
 from experiments.errors import InputError
 from experiments.runners.notebook_server import POLL_S, PORTS, START_TIMEOUT_S
 from experiments.system.files import CODE
+from experiments.system.signals import die_with_parent
 
 
 @contextmanager
@@ -39,7 +40,9 @@ def served_here(folder: Path, opened: str | None = None) -> Iterator[tuple[str, 
     if os.geteuid() == 0:
         command.append("--allow-root")
     environment = {**os.environ, "JUPYTER_TOKEN": token, "PYTHONPATH": paths}
-    jupyter = subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL)
+    jupyter = subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+    )
     try:
         _wait_until_ready(jupyter, port)
         yield f"http://localhost:{port}/{f'lab/tree/{opened}' if opened else 'lab'}?token={token}", jupyter
