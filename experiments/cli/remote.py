@@ -129,6 +129,9 @@ def notebook(
 
 
 def _write_with_outputs(narrative: str | None, run: str, folder: Path) -> None:
+    from experiments.system.packages import require
+
+    require("papermill", "ipykernel")
     from experiments.notebooks.refresh import refresh
 
     if narrative is None:
