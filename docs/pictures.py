@@ -75,7 +75,7 @@ def take_report() -> None:
         subprocess.run([sys.executable, "-m", "experiments", "report", str(run)], env=environment, check=True)
         page = (run / "report.html").read_text()
         memory = page.replace("</head>", f"<style>{ONLY_MEMORY}</style></head>")
-        parts = [_shot(folder, text, height) for text, height in ((page, 780), (memory, 1040))]
+        parts = [_shot(folder, text, height) for text, height in ((page, 665), (memory, 1040))]
     picture = Image.new("RGB", (REPORT_WIDTH, sum(part.height for part in parts)))
     picture.paste(parts[0], (0, 0))
     picture.paste(parts[1], (0, parts[0].height))

@@ -1,6 +1,7 @@
 """`testbed logs | top | notebook`: monitor rows on other machines, and run notebooks there."""
 
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ import typer
 
 from experiments.cli.output import console, print_json
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, Site
+from experiments.cli.parsing.options import Json
 from experiments.errors import InputError, unknown
 from experiments.system.files import CODE
 from provision.choices import DEMO, TESTBEDS, ImageVariant
@@ -85,17 +86,34 @@ def top(
 
 @app.command()
 def notebook(
-    site: Site = "chameleon",
+    site: Annotated[
+        str,
+        typer.Option(help=f"Site: local (this machine), {', '.join((*TESTBEDS, DEMO))}, or a region such as CHI@TACC."),
+    ] = "chameleon",
     narrative: Annotated[str | None, typer.Option(metavar="SUITE", help="Open the notebook of this suite.")] = None,
     image_variant: Annotated[
         ImageVariant, typer.Option("--versions", help="Library versions of the image in which Jupyter runs.")
     ] = "current",
-    into: Annotated[Path, typer.Option(help="Folder that notebooks are downloaded to.")] = Path("notebooks"),
+    into: Annotated[
+        Path, typer.Option(help="Folder that notebooks are downloaded to; with --site local, served from.")
+    ] = Path("notebooks"),
+    shown: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN", help="Only write the notebook with the outputs of this stored run."),
+    ] = None,
 ) -> None:
     """Serve Jupyter from the leased machine through a tunnel.
 
-    It runs on the first machine of the lease until Ctrl-C; then the notebooks are downloaded.
+    It runs on the first machine of the lease until Ctrl-C; then the notebooks are downloaded. With --site local, it
+    runs on this machine. It listens on the loopback interface only, and needs the token in the printed address. With
+    --from, a copy of the suite's notebook is written with the outputs of one stored run, and nothing is served.
     """
+    if shown:
+        _write_with_outputs(narrative, shown, into)
+        return
+    if site == "local":
+        _serve_here(into, narrative)
+        return
     from experiments.runners.notebook_server import FOLDER, served
     from experiments.runners.slurm.download import download_folder
     from experiments.runners.targets import monitor_target
@@ -110,15 +128,45 @@ def notebook(
         print(f"{download_folder(monitored.shell, FOLDER, into)} files downloaded to {into}")
 
 
-def _upload_notebook(shell: "Shell", name: str, remote: str) -> None:
-    """Upload a lab's notebook, unless the machine already has it, because it may have been edited."""
+def _write_with_outputs(narrative: str | None, run: str, folder: Path) -> None:
+    from experiments.system.packages import require
+
+    require("papermill", "ipykernel")
+    from experiments.notebooks.refresh import refresh
+
+    if narrative is None:
+        raise InputError(f"--from {run}: allowed with --narrative SUITE only")
+    name = f"{narrative}.ipynb"
+    refresh(_known_notebook(name), run, folder / name)
+    print(folder / name)
+
+
+def _serve_here(folder: Path, narrative: str | None) -> None:
+    from experiments.runners.local_notebook_server import served_here
+
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = f"{narrative}.ipynb" if narrative else None
+    if opened and not (folder / opened).exists():
+        shutil.copy(_known_notebook(opened), folder)
+    with suppress(KeyboardInterrupt), served_here(folder, opened) as (address, jupyter):
+        print(f"open in a browser: {address}\npress Ctrl-C to stop", flush=True)
+        jupyter.wait()
+
+
+def _known_notebook(name: str) -> Path:
     known = {file.name: file for file in NOTEBOOKS.glob("*.ipynb")}
     if name not in known:
         raise unknown(
             "notebook", name.removesuffix(".ipynb"), sorted(file.stem for file in known.values()), "--narrative"
         )
+    return known[name]
+
+
+def _upload_notebook(shell: "Shell", name: str, remote: str) -> None:
+    """Upload a lab's notebook, unless the machine already has it, because it may have been edited."""
+    notebook = _known_notebook(name)
     if shell.run(f"test -e {shlex.quote(remote)}", check=False, repeatable=True).code:
-        shell.put(known[name], remote)
+        shell.put(notebook, remote)
 
 
 def _live(view: "Callable[[], RenderableType]") -> None:

@@ -63,19 +63,18 @@ def report(
     are shown.
     """
     from experiments.cli.tables.verdicts import changes_table
-    from experiments.report import reevaluate, write_archive, write_index, write_report
+    from experiments.report import write_archive, write_index, write_report
     from experiments.results.run_folder import RUN_FILE, RunFolder
 
     single = (folder / RUN_FILE).is_file()
     found = [folder] if single else sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
     for run in [RunFolder(path) for path in found if single or not path.is_symlink()] or [RunFolder(folder)]:
-        run.read_run()
-        changes = [change for one in reevaluate(run.path) for change in one.changes]
-        print(write_report(run).page)
+        written = write_report(run)
+        print(written.page)
         if as_zip:
             print(write_archive(run))
-        if changes:
-            console(stderr=True).print(changes_table(changes))
+        if written.changes:
+            console(stderr=True).print(changes_table(written.changes))
     if not single:
         print(write_index(folder))
 
@@ -88,6 +87,9 @@ def compare(
     fail_on_change: Annotated[
         bool, typer.Option("--fail-on-change", help="Exit with code 1 if the status of a statement differs.")
     ] = False,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page that needs no network.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare two runs of one suite.
@@ -97,9 +99,13 @@ def compare(
     """
     from experiments.cli.tables.comparison import comparison_tables
     from experiments.report import compare as compare_runs
+    from experiments.report import write_comparison
     from experiments.results.run_folder import RunFolder
 
     comparison = compare_runs(RunFolder(a), RunFolder(b))
+    if page:
+        write_comparison(page, comparison)
+        say(f"page: {page}", stderr=True)
     if as_json:
         print_json(comparison.model_dump(mode="json"))
     else:

@@ -44,7 +44,7 @@ class Lab:
         self._place = Path(results).expanduser().resolve()
         self.choices = choices
         self._kept = bool(run)
-        self._folder = _folder_named(run, self._place) if run else None
+        self._folder = folder_named(run, self._place) if run else None
 
     def introduce(self) -> None:
         """Tell the run that all cells show, with its machine, date and command."""
@@ -139,7 +139,7 @@ class Lab:
         )
 
 
-def _folder_named(name: str, place: Path) -> RunFolder:
+def folder_named(name: str, place: Path) -> RunFolder:
     """Return the run of that name, kept with this project or under ``place``. Raises InputError if there is none."""
     for path in (EVIDENCE / name, place / name):
         if (path / RUN_FILE).is_file():

@@ -3,6 +3,7 @@
 from experiments.report.archive import write_archive
 from experiments.report.compare import Comparison, compare
 from experiments.report.content import Report
+from experiments.report.pages.comparison import write_comparison
 from experiments.report.pages.index import write_index
 from experiments.report.write import Reevaluation, WrittenReport, reevaluate, reevaluate_together, write_report
 
@@ -15,6 +16,7 @@ __all__ = [
     "reevaluate",
     "reevaluate_together",
     "write_archive",
+    "write_comparison",
     "write_index",
     "write_report",
 ]

@@ -85,6 +85,7 @@ class Comparison(Record):
     names: tuple[str, str] = Field(description="what tells the runs apart: name and date, with the folder if needed")
     unlike: tuple[Difference, ...] = Field(description="size and card, if they differ: values then compare with care")
     differences: tuple[Difference, ...]
+    packages: tuple[str, ...] = Field(default=(), description="names of the libraries of either run")
     rows: tuple[RowComparison, ...]
     verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, what got worse first")
 
@@ -111,6 +112,7 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
         names=_names((a, run_a), (b, run_b)),
         unlike=unlike,
         differences=tuple(_differing(_facts(run_a, results_a), _facts(run_b, results_b))),
+        packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),
         verdicts=tuple(sorted(changes, key=lambda change: -change.worse)),
     )

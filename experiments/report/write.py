@@ -1,6 +1,7 @@
 """Write the verdicts and reports of a run into its folder; evaluate stored runs again."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +33,11 @@ from experiments.system.files import file_sha256, write_atomically
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """The files of a report: the path of report.html, and the evaluation that it shows."""
+    """The files of a report: the path of report.html, the evaluation that it shows, and changes since verdict.json."""
 
     page: Path
     evaluation: Evaluation
+    changes: tuple[VerdictChange, ...]
 
 
 class Reevaluation(Record):
@@ -54,11 +56,14 @@ class Reevaluation(Record):
 def write_report(folder: RunFolder) -> WrittenReport:
     """Write verdict.json, report.json, junit.xml, report.html, rows' notebook.html and SHA256SUMS into ``folder``.
 
-    Rows without a result are reported as not run. Raises InputError if ``folder`` is not the folder of a run, if its
-    suite or one of its rows is unknown, or if a result cannot be read.
+    Rows without a result are reported as not run. An unreadable verdict.json is replaced. Raises InputError if
+    ``folder`` is not the folder of a run, if its suite or one of its rows is unknown, or if a result cannot be read.
     """
     run = folder.read_run()
     suite = folder.suite()
+    stored = None
+    with suppress(InputError):
+        stored = _stored_evaluation(folder.path / VERDICT_FILE)
     for row in run.rows:
         if (notebook := folder.path / row_path(run.suite, row) / NOTEBOOK_FILE).is_file():
             write_notebook_page(notebook)
@@ -70,7 +75,7 @@ def write_report(folder: RunFolder) -> WrittenReport:
     write_atomically(folder.path / JUNIT_FILE, junit(report))
     write_atomically(folder.path / PAGE_FILE, page(report))
     write_atomically(folder.path / CHECKSUMS_FILE, checksums(folder.path))
-    return WrittenReport(folder.path / PAGE_FILE, evaluation)
+    return WrittenReport(folder.path / PAGE_FILE, evaluation, _changes(stored, evaluation))
 
 
 def reevaluate(root: Path, unreadable: Callable[[InputError], None] | None = None) -> tuple[Reevaluation, ...]:
@@ -124,9 +129,13 @@ def _reevaluated(folder: RunFolder) -> Reevaluation:
     return Reevaluation(
         folder=folder.path,
         evaluation=evaluation,
-        changes=verdict_changes(stored.verdicts, evaluation.verdicts) if stored else (),
+        changes=_changes(stored, evaluation),
         files_changed=files_changed(folder.path),
     )
+
+
+def _changes(stored: Evaluation | None, evaluation: Evaluation) -> tuple[VerdictChange, ...]:
+    return verdict_changes(stored.verdicts, evaluation.verdicts) if stored else ()
 
 
 def _stored_evaluation(path: Path) -> Evaluation | None:

@@ -286,6 +286,19 @@ def h200_run(path: Path, **changes: Any) -> RunFolder:
     return write_run(path, run, make_results(run))
 
 
+def worse_run(path: Path) -> RunFolder:
+    """Write a later run of h200_run with a newer torch and driver: one row fails, another takes twice the time."""
+    run = make_run(run_id="worse", started_at="2026-08-01T09:00:00Z", git_commit="feed" * 10)
+    device = H200.model_copy(update={"driver": "580.1"})
+    results = make_results(run, device)
+    results["reduced-batch"] = results["reduced-batch"].model_copy(update={"speed": make_speed(8.8)})
+    results["xxl-sgd"] = make_result(run, "xxl-sgd", "oom", device, memory=make_memory(78.2, 78.5, 23, 23, 0, 30))
+    changed = {
+        row: one.model_copy(update={"versions": one.versions | {"torch": "2.12.0"}}) for row, one in results.items()
+    }
+    return write_run(path, run, changed)
+
+
 def tiny_run(path: Path) -> RunFolder:
     """Write a run with tiny models on a CPU; every row has a result."""
     run = make_run(run_id="tiny", size="tiny")

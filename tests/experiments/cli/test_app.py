@@ -1,5 +1,6 @@
 """The command line: output and exit codes."""
 
+import hashlib
 import inspect
 import json
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ from experiments.cli.reproduce import reproduce_command
 from experiments.cli.run import run
 from experiments.pipeline import run_suite
 from experiments.prediction.script.options import ScriptOptions
+from experiments.report import write
 from experiments.run_options import RunOptions
 from experiments.suites import suite
 from experiments.suites.models import models
@@ -271,6 +274,42 @@ def test_two_runs_compare(testbed, made):
     assert code == 0
     assert [row["row"] for row in json.loads(out)["rows"]] == ["reduced-batch", "xxl"]
     assert "Every statement has the same status in both runs." in testbed("compare", made, made)[1]
+
+
+def test_a_comparison_can_be_written_as_a_page(testbed, made, tmp_path):
+    page = tmp_path / "changes.html"
+    code, _, err = testbed("compare", made, made, "--page", page)
+    assert (code, err) == (0, f"page: {page}\n")
+    assert "Nothing got worse or better." in page.read_text()
+    code, _, err = testbed("compare", made, made, "--page", tmp_path)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+
+
+def test_a_report_evaluates_its_run_once_and_shows_what_changed(testbed, made, monkeypatch):
+    verdicts = made / "verdict.json"
+    verdicts.write_text(verdicts.read_text().replace('"status": "not evaluated"', '"status": "fail"', 1))
+    counted = []
+    once = write.evaluate_run
+    monkeypatch.setattr(write, "evaluate_run", lambda *given: counted.append(given) or once(*given))
+    code, out, err = testbed("report", made)
+    assert (code, out, len(counted)) == (0, f"{made}/report.html\n", 1)
+    assert "not evaluated" in err
+
+
+def test_a_report_can_be_sent_as_an_archive(testbed, made):
+    code, out, _ = testbed("report", made, "--zip")
+    archive = made.resolve().with_name(f"{made.resolve().name}.zip")
+    assert (code, out.splitlines()) == (0, [f"{made}/report.html", str(archive)])
+    with zipfile.ZipFile(archive) as entries:
+        names = {name.partition("/")[2] for name in entries.namelist()}
+        sums = entries.read(f"{made.resolve().name}/SHA256SUMS").decode().splitlines()
+        for line in sums:
+            checksum, _, name = line.partition("  ")
+            assert hashlib.sha256(entries.read(f"{made.resolve().name}/{name}")).hexdigest() == checksum
+    links = re.findall(r'href="([^"#:]+)"', (made / "report.html").read_text())
+    assert {"report.html", "verdict.json", "junit.xml", *links} <= names
+    assert {line.partition("  ")[2] for line in sums} == names - {"SHA256SUMS"}
 
 
 def test_suites_and_rows_are_listed(testbed):

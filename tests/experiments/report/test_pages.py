@@ -10,16 +10,16 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from experiments.charts import Band, Line, Panel, line_chart
-from experiments.report import write_index, write_report
+from experiments.report import compare, write_comparison, write_index, write_report
 from experiments.report.pages.script import write_page
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.chromium import Page, program
-from tests.support.reports import SUITE, h200_run, ranks_run, tiny_run, with_predictions
+from tests.support.reports import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
 
 LIMIT_BYTES = 500_000
 AXE = """axe.run(document, {resultTypes: ["violations"]}).then((found) =>
   found.violations.map((one) => one.id + ": " + one.nodes.slice(0, 3).map((node) => node.target).join(" ")))"""
-PAGES = ("h200", "tiny", "ranks", "index", "notebook", "script")
+PAGES = ("h200", "tiny", "ranks", "index", "notebook", "script", "comparison")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     notebook.write_text(json.dumps(new_notebook(cells=[new_code_cell("run()", outputs=outputs)])))
     found = {name: write_report(folder).page for name, folder in runs.items()}
     write_page(root / "script.html", ["python", "train.py"], [prediction(40.0)])
+    write_comparison(root / "comparison.html", compare(runs["h200"], worse_run(root / "worse")))
     return {
         **found,
+        "comparison": root / "comparison.html",
         "index": write_index(root),
         "notebook": notebook.with_name("notebook.html"),
         "script": root / "script.html",
@@ -94,7 +96,7 @@ def test_a_page_is_small_and_asks_nothing_of_a_network(browser, pages, name):
     assert ("script-src" in policy) == (name in ("h200", "tiny", "ranks"))
 
 
-@pytest.mark.parametrize("name", ["h200", "ranks", "script"])
+@pytest.mark.parametrize("name", ["h200", "ranks", "script", "comparison"])
 def test_charts_are_drawn_without_javascript(browser, pages, name, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(re.sub(r"<script>.*?</script>", "", pages[name].read_text(), flags=re.S))

@@ -1,0 +1,32 @@
+"""A lab's notebook with the outputs of one stored run."""
+
+import re
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from experiments.errors import InputError
+from experiments.notebooks.narrative import EVIDENCE, folder_named
+
+RUNS = re.compile(r'^(RUN\w*) = "[^"]*".*$', re.MULTILINE)
+CELL_TIMEOUT_S = 120
+
+
+def refresh(notebook: Path, run: str, target: Path) -> None:
+    """Execute ``notebook`` with every cell showing ``run``, and write it with its outputs to ``target``.
+
+    run: the name of a run that is kept with this project. Rows that the run lacks are shown without a result; nothing
+    is run. Raises InputError for an unknown run, and for one of another suite than the notebook's.
+    """
+    suite = folder_named(run, EVIDENCE).read_run().suite
+    if suite != notebook.stem:
+        raise InputError(f"--from {run}: a run of {suite}; allowed for {notebook.name}: a run of {notebook.stem}")
+    document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    setup = next(cell for cell in document.cells if cell.cell_type == "code")
+    setup.source, found = RUNS.subn(rf'\1 = "{run}"  # kept with the project', setup.source)
+    assert found
+    place = {"metadata": {"path": str(notebook.parent)}}
+    NotebookClient(document, timeout=CELL_TIMEOUT_S, record_timing=False, resources=place).execute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(document, target)  # type: ignore[no-untyped-call]

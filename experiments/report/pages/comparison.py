@@ -1,0 +1,121 @@
+"""A page on two runs of one suite: what differed, which verdicts changed, and each row before and after."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.charts import Bar, Chart, Mark, Tone, bar_chart
+from experiments.errors import InputError
+from experiments.report.compare import CHANGED_SHARE, Change, Comparison, Difference, RowComparison
+from experiments.report.pages.environment import rendered
+from experiments.report.words import percent
+from experiments.results.wording import number, unit_of_size
+
+MACHINE = ("card", "device", "driver", "host", "site")
+CODE = ("recipe version", "git commit", "training code")
+MISSING = "–"
+
+
+class Shown(NamedTuple):
+    """A measured value before and after, as text. tone: 'bad' if it got worse, 'good' if better, else ''."""
+
+    name: str
+    before: str
+    after: str
+    unit: str
+    change: str
+    tone: str
+
+
+def write_comparison(path: Path, comparison: Comparison) -> None:
+    """Write the page to ``path``: one file that needs no network and no JavaScript. Raises InputError if it cannot."""
+    rows = comparison.rows_worse_first
+    text = rendered(
+        "comparison.html",
+        comparison=comparison,
+        headline=headline(comparison),
+        differences=differences(comparison),
+        rows=[(row, figures(row)) for row in rows],
+        memory=_chart(rows, lambda row: row.peak_gib, "GiB", "Peak memory", more_is_worse=True),
+        speed=_chart(rows, lambda row: row.samples_per_s, "samples/s", "Throughput", more_is_worse=False),
+    )
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise InputError(f"--page {path}: cannot be written ({error.strerror})") from None
+
+
+def headline(comparison: Comparison) -> str:
+    """Return how many statements and rows got worse or better in the second run, as one sentence."""
+    both = [change.worse for change in comparison.verdicts if change.a and change.b]
+    rows = [row.badness for row in comparison.rows]
+    worse, better = (sum(sign * one > 0 for one in both) for sign in (1, -1))
+    slower, faster = (sum(sign * one > 0 for one in rows) for sign in (1, -1))
+    if not any((worse, better, slower, faster)):
+        return "Nothing got worse or better."
+    return f"Statements: {worse} worse, {better} better. Rows: {slower} worse, {faster} better."
+
+
+def differences(comparison: Comparison) -> dict[str, list[Difference]]:
+    """Return what differs between the runs and in the settings of rows, by kind; kinds without a difference too."""
+    found: dict[str, list[Difference]] = {"Settings": [], "Packages": [], "Card, driver and machine": [], "Code": []}
+    packages = {*comparison.packages}
+    for one in comparison.differences:
+        kind = "Settings"
+        if one.what in MACHINE:
+            kind = "Card, driver and machine"
+        elif one.what in CODE:
+            kind = "Code"
+        elif one.what in packages:
+            kind = "Packages"
+        found[kind].append(one)
+    found["Settings"] += [
+        one.model_copy(update={"what": f"{row.row}: {one.what}"}) for row in comparison.rows for one in row.settings
+    ]
+    return found
+
+
+def figures(row: RowComparison) -> list[Shown]:
+    """Return the row's measured values, without those that neither run has."""
+    return [*_sizes("peak memory", row.peak_gib), *_sizes("reserved memory", row.reserved_gib), *_speed(row)]
+
+
+def _sizes(name: str, change: Change) -> Iterator[Shown]:
+    unit, per_gib = unit_of_size(max(change.a or 0.0, change.b or 0.0))
+    yield from _shown(name, change, unit, per_gib, more_is_worse=True)
+
+
+def _speed(row: RowComparison) -> Iterator[Shown]:
+    yield from _shown("throughput", row.samples_per_s, "samples/s", 1, more_is_worse=False)
+
+
+def _shown(name: str, change: Change, unit: str, scale: float, more_is_worse: bool) -> Iterator[Shown]:
+    if change.a is None and change.b is None:
+        return
+    before, after = (MISSING if value is None else number(value * scale) for value in (change.a, change.b))
+    share = MISSING if change.ratio is None else percent(change.ratio - 1)
+    yield Shown(name, before, after, unit, share, _tone(change, more_is_worse))
+
+
+def _tone(change: Change, more_is_worse: bool) -> str:
+    if change.ratio is None or abs(change.ratio - 1) < CHANGED_SHARE:
+        return ""
+    return "bad" if (change.ratio > 1) == more_is_worse else "good"
+
+
+def _chart(
+    rows: list[RowComparison], of: Callable[[RowComparison], Change], unit: str, name: str, more_is_worse: bool
+) -> Chart | None:
+    """Draw the rows that have the value in both runs, with their ratio; None if there is none."""
+    bars = []
+    for row in rows:
+        change = of(row)
+        if change.a is None or change.b is None or change.ratio is None:
+            continue
+        tone: Tone = "bad" if _tone(change, more_is_worse) == "bad" else "quiet"
+        value = f"{number(change.a)} → {number(change.b)} {unit}"
+        bars.append(
+            Bar(row.row, {"after": change.b}, [Mark("before", change.a)], value, percent(change.ratio - 1), tone)
+        )
+    alt = f"{name} of each row before and after; the same numbers are in the table of rows"
+    return bar_chart(bars, unit, alt) if bars else None

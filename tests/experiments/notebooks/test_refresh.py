@@ -1,0 +1,49 @@
+"""A notebook with the outputs of one stored run."""
+
+import nbformat
+import pytest
+
+from experiments.cli.app import main
+from experiments.notebooks.refresh import refresh
+from experiments.suites.suite import suite_named
+from experiments.system.files import CODE
+
+RUN = "multi_gpu_litgpt-v100_32gb-full-verdict"
+NOTEBOOKS = CODE / "experiments" / "notebooks"
+
+
+def test_all_outputs_are_of_the_named_run_from_any_folder_without_pythonpath(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / "shown" / "multi_gpu_litgpt.ipynb"
+    refresh(NOTEBOOKS / "multi_gpu_litgpt.ipynb", RUN, target)
+    code = [cell for cell in nbformat.read(target, as_version=4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in code for output in cell.outputs]
+    assert {output.output_type for output in outputs} == {"display_data"}
+    assert all(cell.outputs for cell in code[1:])
+    assert any("image/svg+xml" in output.data for output in outputs)
+    text = "\n".join(output.data.get("text/markdown", "") for output in outputs)
+    assert text.count(f"one run, `{RUN}`") == 2
+    other = next(row for row in suite_named("multi_gpu_litgpt").rows if row.cards == ("a100_80gb",))
+    assert f"### {other.title}: not in this run" in text
+    original = nbformat.read(NOTEBOOKS / "multi_gpu_litgpt.ipynb", as_version=4)
+    assert not any(cell.outputs for cell in original.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize(
+    ("narrative", "run", "named"),
+    [
+        ("single_gpu_blip2", RUN, ("a run of multi_gpu_litgpt", "a run of single_gpu_blip2")),
+        ("single_gpu_blip2", "nope", ("nope", "single_gpu_blip2-a100_80gb-full-verdict")),
+        ("nope", RUN, ("nope", "sizing")),
+    ],
+)
+def test_runs_that_a_notebook_does_not_show_are_refused(narrative, run, named, capsys):
+    assert main(["notebook", "--narrative", narrative, "--from", run]) == 2
+    error = capsys.readouterr().err
+    assert all(" ".join(words.split()) in " ".join(error.split()) for words in named)
+
+
+def test_outputs_need_a_notebook(capsys):
+    assert main(["notebook", "--from", RUN]) == 2
+    assert "--narrative" in capsys.readouterr().err
