@@ -2,8 +2,8 @@
 
 uv installs the lists: exact versions, each file checked by its hash. PyTorch is installed after them, since its file
 depends on the machine: without an NVIDIA GPU the build for CPUs, which is some gigabytes smaller (UV_TORCH_BACKEND
-chooses another one). A folder of local files (UV_FIND_LINKS or PIP_FIND_LINKS) is searched before the index. uv does not
-compile Python files; those that each start of testbed imports are compiled last.
+chooses another one). A folder of local files (UV_FIND_LINKS or PIP_FIND_LINKS) is searched before the index. uv does
+not compile Python files; those that each start of testbed imports are compiled last.
 
 The environment is complete when FOLDER/.made exists. An incomplete one is created again; downloads are kept in uv's
 cache. This file needs only Python's standard library.
