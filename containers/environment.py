@@ -2,7 +2,8 @@
 
 uv installs the lists: exact versions, each file checked by its hash. PyTorch is installed after them, since its file
 depends on the machine: without an NVIDIA GPU the build for CPUs, which is some gigabytes smaller (UV_TORCH_BACKEND
-chooses another one). A folder of local files (UV_FIND_LINKS or PIP_FIND_LINKS) is searched before the index.
+chooses another one). A folder of local files (UV_FIND_LINKS or PIP_FIND_LINKS) is searched before the index. uv does
+not compile Python files; those that each start of testbed imports are compiled last.
 
 The environment is complete when FOLDER/.made exists. An incomplete one is created again; downloads are kept in uv's
 cache. This file needs only Python's standard library.
@@ -18,6 +19,8 @@ from pathlib import Path
 LOCKS = Path(__file__).with_name("locks")
 UV = LOCKS / "uv.txt"
 LINES_OF_ERROR = 15
+PACKAGES = "{folder}/lib/python{version.major}.{version.minor}/site-packages"
+IMPORTED_AT_START = ("annotated_types", "pydantic", "pydantic_core", "rich", "typer", "typing_inspection", "yaml")
 
 
 def main(folder: Path, locks: Sequence[Path]) -> None:
@@ -35,6 +38,9 @@ def main(folder: Path, locks: Sequence[Path]) -> None:
     ]
     if torch:
         steps.append(("PyTorch", [*uv, *(line.removeprefix("# ") for line in torch)]))
+    if any(line.startswith("typer==") for lock in locks for line in lock.read_text().splitlines()):
+        packages = (f"{PACKAGES.format(folder=folder, version=sys.version_info)}/{name}" for name in IMPORTED_AT_START)
+        steps.append(("bytecode", [python, "-m", "compileall", "-q", *packages]))
     for number, (name, command) in enumerate(steps, start=1):
         _run(f"{number} of {len(steps)}: {name}", command)
     (folder / ".made").touch()
