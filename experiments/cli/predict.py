@@ -29,7 +29,7 @@ BatchFlag = Annotated[
 ]
 Training = Annotated[CustomTraining, Without("card", "batch")]
 Cards = Annotated[
-    str, typer.Option(metavar="CARD,...", help="GPU models, or all; default for rows: all GPU models of the row.")
+    str, typer.Option(metavar="CARD,...", help="GPU models or sizes (24GiB), or all; default for rows: all of the row.")
 ]
 Batches = Annotated[str, typer.Option(metavar="N,...", help="Samples per GPU and micro-step; several are compared.")]
 
@@ -125,9 +125,9 @@ def _in_program(context: typer.Context, rows: str | None, training: CustomTraini
     if rows is not None:
         raise InputError(f"--model {training.model}: allowed without {rows!r} only")
     if "card" not in given:
-        from experiments.suites.cards import cards
+        from experiments.suites.cards import SIZES, cards
 
-        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, or all")
+        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, {SIZES}, or all")
     return training.loop not in OF_ROWS
 
 
@@ -197,16 +197,16 @@ def _fit_script(
 ) -> None:
     from experiments.prediction.script.fit import FIRST_BATCH, batch_in, fit_as_data, fit_batches, fit_view, with_batch
     from experiments.prediction.script.trace import trace_script
-    from experiments.suites.cards import card_named, cards
+    from experiments.suites.cards import SIZES, card_to_predict, cards
 
     _reject_options_of_models(context)
     if flag is None:
         raise InputError("fit -- COMMAND: needs --batch-flag, the script's option for its batch, such as --batch-size")
     if not card:
-        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}")
+        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {SIZES}")
     if card == "all":
-        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}")
-    card_named(card, "--card")
+        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {SIZES}")
+    card_to_predict(card, "--card")
     first = batch_in(command, flag) or FIRST_BATCH
     with progress() as show, _exit_code_of_script():
         found = fit_batches(first, lambda batch: trace_script(with_batch(command, flag, batch), [card], show, script))

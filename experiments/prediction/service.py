@@ -28,7 +28,11 @@ def rows_asked(target: str | None, card: str | None) -> list[RowSpec]:
     if card is not None:
         card_named(card, "--card")
     if target is None:
-        return [spec for name in suite_names() for spec in _on_cards(suite_named(name), card, None)]
+        found = [spec for name in suite_names() for spec in _on_cards(suite_named(name), card, None)]
+        if not found:
+            of_suites = dict.fromkeys(own for name in suite_names() for own in suite_named(name).cards)
+            raise unknown("card of a suite", card, of_suites, "--card")
+        return found
     name, _, row = target.partition("/")
     suite = suite_named(name)
     if card is not None:
