@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from experiments.system.tables import Table
 
 app = Commands()
+Part = Annotated[str, typer.Argument(metavar="[NAME]", help="Only cards whose name has this part, such as a100.")]
 NUMBERS = ("memory", "usable", "parameters")
 OPTIONAL = {"GPU": 1}
 """Columns that a narrow terminal leaves out."""
@@ -25,10 +26,7 @@ KINDS = {
 
 
 @app.command("cards")
-def cards_command(
-    part: Annotated[str, typer.Argument(metavar="[NAME]", help="Only cards whose name has this part, such as a100.")] = "",
-    as_json: Json = False,
-) -> None:
+def cards_command(part: Part = "", as_json: Json = False) -> None:
     """List the GPU models that predictions and labs know.
 
     --card also takes the memory of another GPU, such as 24GiB.

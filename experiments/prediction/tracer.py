@@ -2,9 +2,9 @@
 
     python -m experiments.prediction.tracer --cache FOLDER --workers N < JOBS
 
-Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE}. The list of the cards' predictions, or
-{"error": LINE, "mistake": BOOL}, is written to ``out``, and the job's number is printed. The row is traced on its own
-card; the other cards must have the same kernels. Rows run in forks of this process, at most N at a time:
+Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE}. The list of the cards' predictions,
+or {"error": LINE, "mistake": BOOL}, is written to ``out``, and the job's number is printed. The row is traced on its
+own card; the other cards must have the same kernels. Rows run in forks of this process, at most N at a time:
 libraries are loaded once, and rows do not share state.
 """
 

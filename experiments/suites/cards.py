@@ -160,8 +160,8 @@ def _note(name: str, card: Card) -> str:
     if name not in cards():
         return f"{card.memory_gib:.2f} GiB; kernels and data types are assumed, as of {LIKE}"
     if card.build == "CUDA 12.6":
-        return f"too old for the course's image, which has PyTorch for CUDA {IMAGE_CUDA}; needs its build for CUDA 12.6"
-    return "needs PyTorch for ROCm; the course's image is for NVIDIA" if card.build == "ROCm" else ""
+        return f"too old for the course's image, PyTorch for CUDA {IMAGE_CUDA}; only PyTorch for CUDA 12.6 runs on it"
+    return "only PyTorch for ROCm runs on it; the course's image is for NVIDIA" if card.build == "ROCm" else ""
 
 
 def same_chip(a: str | None, b: str | None) -> bool:

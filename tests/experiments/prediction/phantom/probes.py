@@ -302,9 +302,7 @@ def main(cache: Path) -> None:
 
     phantom = load(cache)
     phantom.install(
-        Kernels(
-            flash=True, efficient=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0, multiprocessors=132
-        )
+        Kernels(flash=True, efficient=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0, multiprocessors=132)
     )
 
     from experiments.prediction.phantom.cuda import replace_cuda
