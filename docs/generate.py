@@ -207,8 +207,8 @@ def catalog_pages() -> dict[str, str]:
     ]
     usable = (
         "Usable is what one process can allocate: the card's memory less its CUDA context. PyTorch for: the build of "
-        f"PyTorch 2.11 to 2.13 that runs on the card; the course's image has PyTorch for CUDA {IMAGE_CUDA}. Another GPU is "
-        "named by its memory, such as `--card 24GiB`. Sources: `experiments/suites/catalog/cards.yaml`."
+        f"PyTorch 2.11 to 2.13 that runs on the card; the course's image has PyTorch for CUDA {IMAGE_CUDA}. Other GPUs "
+        "are named by memory, such as `--card 24GiB`. Sources: `experiments/suites/catalog/cards.yaml`."
     )
     return {
         "reference/catalog/cards.md": f"# Cards\n\n{usable}\n\n{_table(card_heads, card_rows)}",

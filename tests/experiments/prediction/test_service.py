@@ -207,6 +207,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(testbed, command, arguments, says
     assert err.count("\n") == 1
 
 
+def test_a_card_that_no_suite_has_is_a_mistake_without_a_suite_too(testbed):
+    for card in ("h200_141gb", "24GiB"):
+        code, out, err = testbed("predict", "--card", card)
+        assert (code, out) == (2, "")
+        assert f"--card: unknown card of a suite '{card}'; allowed: a100_80gb, " in err
+
+
 def test_parameters_that_alone_are_too_much_for_the_card_are_a_mistake_in_a_question(testbed):
     code, out, err = testbed("predict", *LLAMA, "--json", needs=lambda spec: 170.0, params_gib=40.0)
     assert (code, out) == (2, "")
