@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from experiments.system.tables import Table
 
 app = Commands()
-Part = Annotated[str, typer.Argument(metavar="[NAME]", help="Only cards whose name has this part, such as a100.")]
+Part = Annotated[str, typer.Argument(metavar="NAME", help="Only cards whose name has this part, such as a100.")]
 NUMBERS = ("memory", "usable", "parameters")
 OPTIONAL = {"GPU": 1}
 """Columns that a narrow terminal leaves out."""
