@@ -31,7 +31,7 @@ from experiments.cli.parsing.commands import COMMANDS, load  # noqa: E402
 from experiments.cli.parsing.examples import examples  # noqa: E402
 from experiments.cli.parsing.help import records  # noqa: E402
 from experiments.runners.slurm.profile import Profile  # noqa: E402
-from experiments.suites.cards import Card, cards  # noqa: E402
+from experiments.suites.cards import IMAGE_CUDA, Card, cards  # noqa: E402
 from experiments.suites.models import Model, models  # noqa: E402
 from experiments.suites.settings import Settings  # noqa: E402
 from experiments.suites.suite import Suite, suite_named, suite_names  # noqa: E402
@@ -182,19 +182,34 @@ def catalog_pages() -> dict[str, str]:
         (
             f"`{name}`",
             card.name,
-            f"{card.memory_gib:.2f}",
+            f"{card.memory_gib:.2f}{' (assumed)' if card.memory_is_assumed else ''}",
             f"{card.usable_gib:.2f}",
+            card.compute_capability,
+            card.build,
             ", ".join(f"{kind} {rate:g}" for kind, rate in card.peak_tflops.items()),
             f"{card.bandwidth_gb_s:g}",
         )
-        for name, card in cards().items()
+        for name, card in sorted(cards().items(), key=lambda item: item[1].memory_gib)
     ]
-    card_heads = ("name", "GPU", "memory, GiB", "usable, GiB", "peak, TFLOP/s", "bandwidth, GB/s")
+    card_heads = (
+        "name",
+        "GPU",
+        "memory, GiB",
+        "usable, GiB",
+        "compute capability",
+        "PyTorch for",
+        "peak, TFLOP/s",
+        "bandwidth, GB/s",
+    )
     model_rows = [
         (f"`{name}`", model.family, f"{model.parameters / 1e9:.2f}e9" if model.parameters else "", model.hub)
         for name, model in models().items()
     ]
-    usable = "Usable is what one process can allocate: the card's memory less its CUDA context."
+    usable = (
+        "Usable is what one process can allocate: the card's memory less its CUDA context. PyTorch for: the build of "
+        f"PyTorch 2.11 to 2.13 that runs on the card; the course's image has PyTorch for CUDA {IMAGE_CUDA}. Other GPUs "
+        "are named by memory, such as `--card 24GiB`. Sources: `experiments/suites/catalog/cards.yaml`."
+    )
     return {
         "reference/catalog/cards.md": f"# Cards\n\n{usable}\n\n{_table(card_heads, card_rows)}",
         "reference/catalog/models.md": "# Models\n\n"

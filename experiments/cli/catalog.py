@@ -1,6 +1,8 @@
 """`testbed cards | models`: the GPU models and language models of the catalog."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
@@ -10,8 +12,11 @@ if TYPE_CHECKING:
     from experiments.system.tables import Table
 
 app = Commands()
+Part = Annotated[str, typer.Argument(metavar="NAME", help="Only cards whose name has this part, such as a100.")]
 NUMBERS = ("memory", "usable", "parameters")
 PROSE = ("GPU", "kind")
+OPTIONAL = {"GPU": 1}
+"""Columns that a narrow terminal leaves out."""
 KINDS = {
     "blip2-opt": "captions images, decoder OPT",
     "blip2-t5": "captions images, decoder T5",
@@ -22,18 +27,22 @@ KINDS = {
 
 
 @app.command("cards")
-def cards_command(as_json: Json = False) -> None:
-    """List the GPU models that predictions and labs know."""
-    found = cards_as_data()
+def cards_command(part: Part = "", as_json: Json = False) -> None:
+    """List the GPU models that predictions and labs know.
+
+    --card also takes the memory of another GPU, such as 24GiB.
+    """
+    found = cards_as_data(part)
     if as_json:
         print_json(found)
         return
-    table = _table("card", "GPU", "memory", "usable", "compute", "16-bit types")
+    table = _table("card", "GPU", "memory", "usable", "compute", "16-bit types", "PyTorch for")
     for card in found:
-        sizes = (f"{card['memory_gib']:.2f}", f"{card['usable_gib']:.2f}")
-        table.add(card["card"], card["name"], *sizes, card["compute_capability"], " ".join(card["types_16_bit"]))
+        sizes = (f"{card['memory_gib']:.2f}{'*' if card['memory_is_assumed'] else ' '}", f"{card['usable_gib']:.2f}")
+        types = " ".join(card["types_16_bit"]) or "none"
+        table.add(card["card"], card["name"], *sizes, card["compute_capability"], types, card["pytorch_build"])
     console().print(table)
-    say("Memory in GiB; usable: what one process can allocate. compute: compute capability.")
+    say("\n".join(_legend()))
 
 
 @app.command("models")
@@ -51,29 +60,52 @@ def models_command(as_json: Json = False) -> None:
     say("--model also takes the path of a config.json, or a name on the hub (org/name).")
 
 
+def _legend() -> list[str]:
+    from experiments.suites.cards import IMAGE_CUDA, LIKE
+
+    return [
+        "Memory in GiB; usable: what one process can allocate; *: assumed, not reported by PyTorch. compute: compute "
+        "capability; types that it lacks run slowly, if at all.",
+        f"The course's image has PyTorch for CUDA {IMAGE_CUDA}; none: too old for PyTorch 2.11 and newer. --card also "
+        f"takes a size, such as 24GiB: a GPU with the kernels of {LIKE}.",
+    ]
+
+
 def _table(*heads: str) -> "Table":
     """Return a table without rows; numbers are aligned to the right, names of GPUs and kinds wrapped."""
     from experiments.system.tables import Column, Table
 
-    return Table(*(Column(head, number=head in NUMBERS, prose=head in PROSE) for head in heads))
+    return Table(
+        *(Column(head, number=head in NUMBERS, prose=head in PROSE, optional=OPTIONAL.get(head, 0)) for head in heads)
+    )
 
 
-def cards_as_data() -> list[dict[str, Any]]:
-    """Return the cards, smallest memory first. Sizes in GiB (bytes / 1024**3), rates in TFLOP/s and GB/s."""
+def cards_as_data(part: str = "") -> list[dict[str, Any]]:
+    """Return the cards whose name has ``part``, smallest memory first.
+
+    Sizes in GiB (bytes / 1024**3), rates in TFLOP/s and GB/s. Raises InputError if there is none.
+    """
+    from experiments.errors import unknown
     from experiments.suites.cards import cards
 
+    known = cards()
+    found = {name: card for name, card in known.items() if part.lower() in f"{name} {card.name}".lower()}
+    if not found:
+        raise unknown("card", part, known)
     return [
         {
             "card": name,
             "name": card.name,
             "memory_gib": card.memory_gib,
             "usable_gib": round(card.usable_gib, 2),
+            "memory_is_assumed": card.memory_is_assumed,
             "compute_capability": card.compute_capability,
-            "types_16_bit": [kind for kind in ("bf16", "fp16") if kind in card.peak_tflops],
+            "types_16_bit": card.types_16_bit,
+            "pytorch_build": card.build,
             "peak_tflops": card.peak_tflops,
             "bandwidth_gb_s": card.bandwidth_gb_s,
         }
-        for name, card in sorted(cards().items(), key=lambda item: item[1].memory_gib)
+        for name, card in sorted(found.items(), key=lambda item: item[1].memory_gib)
     ]
 
 

@@ -109,16 +109,16 @@ def _fit_script(
 ) -> None:
     from experiments.prediction.script.fit import FIRST_BATCH, batch_in, fit_as_data, fit_batches, fit_view, with_batch
     from experiments.prediction.script.trace import trace_script
-    from experiments.suites.cards import card_named, cards
+    from experiments.suites.cards import SIZES, card_to_predict, cards
 
     reject_options_of_models(context)
     if flag is None:
         raise InputError("fit -- COMMAND: needs --batch-flag, the script's option for its batch, such as --batch-size")
     if not card:
-        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}")
+        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {SIZES}")
     if card == "all":
-        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}")
-    card_named(card, "--card")
+        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {SIZES}")
+    card_to_predict(card, "--card")
     first = batch_in(command, flag) or FIRST_BATCH
     with progress() as show, exit_code_of_script():
         found = fit_batches(first, lambda batch: trace_script(with_batch(command, flag, batch), [card], show, script))

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 from experiments.errors import InputError
 from experiments.prediction.custom import MODEL_HELP, CustomTraining
 from experiments.prediction.predict import CUSTOM, peak_spec
-from experiments.suites.cards import card_named
+from experiments.suites.cards import card_to_predict
 from experiments.suites.choices import Optimizer, Precision, Strategy
 from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
@@ -29,7 +29,7 @@ def row_spec(training: CustomTraining) -> RowSpec:
 
     Raises InputError for contradicting options, and for a model that cannot be read.
     """
-    card_named(training.card, "--card")
+    card_to_predict(training.card, "--card")
     own, name = _found(training.model)
     base_model = own or models()[name]
     reject_impossible(training, base_model, name)

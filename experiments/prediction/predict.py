@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache as once
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from experiments.errors import InputError
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
+from experiments.suites.attention_kernels import alike
 from experiments.suites.cards import card_named
 from experiments.suites.choices import Input
 from experiments.suites.models import Model
@@ -82,16 +84,18 @@ def predict(
 ) -> list[Prediction]:
     """Return predictions in the order of ``specs``; call ``watch`` for each, with whether it was cached.
 
-    Predictions are cached under ``cache``; the key contains everything that they depend on: row, card, code, libraries.
-    At most ``workers`` rows (None: the number of CPUs) are traced at a time, each with less than 6 GiB of memory. If a
-    row cannot be traced, ``failed`` is called with the reason and the row is omitted. Without ``failed``, the first
-    such row raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
+    Predictions are cached under ``cache``; the key contains everything that they depend on: row, card, code,
+    libraries. Rows that differ by card only, with the same kernels, are traced once. At most ``workers`` rows (None:
+    the number of CPUs) are traced at a time, each with less than 6 GiB of memory. If a row cannot be traced,
+    ``failed`` is called with the reason and the row is omitted. Without ``failed``, the first such row raises
+    InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
     """
     folder = cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Prediction] = {}
     missing: dict[str, RowSpec] = {}
-    keys = [_key(spec) for spec in specs]
+    first = {id(spec): group[0] for group in _groups(specs) for spec in group}
+    keys = [_key(spec, first[id(spec)]) for spec in specs]
     for key, spec in zip(keys, specs, strict=True):
         if key in found or key in missing:
             continue
@@ -112,8 +116,22 @@ def predict(
     return [found[key] for key in keys if key in found]
 
 
-def _key(spec: RowSpec) -> str:
-    parts = [spec.fingerprint, card_named(spec.card).model_dump_json(), code_sha256(), _own_code(), *_libraries()]
+def _groups(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
+    """Return the rows in groups that one trace answers, for its first row's card."""
+    rows: dict[str, list[RowSpec]] = {}
+    for spec in specs:
+        rows.setdefault(spec.model_copy(update={"card": ""}).fingerprint, []).append(spec)
+    return [
+        [spec for name in group for spec in same if spec.card == name]
+        for same in rows.values()
+        for group in alike(list(dict.fromkeys(spec.card for spec in same)))
+    ]
+
+
+def _key(spec: RowSpec, traced: RowSpec) -> str:
+    """Return the key of a row that is traced on the card of ``traced``, which may have more multiprocessors."""
+    card, shared = card_named(spec.card).model_dump_json(), str(card_named(traced.card).multiprocessors)
+    parts = [spec.fingerprint, card, shared, code_sha256(), _own_code(), *_libraries()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -150,16 +168,19 @@ def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[
     if not missing:
         return
     with tempfile.TemporaryDirectory(prefix="testbed-trace-") as place:
-        folder, keys = Path(place), list(missing)
+        folder, groups = Path(place), _groups(missing.values())
+        keys = {id(spec): key for key, spec in missing.items()}
         jobs = []
-        for number, key in enumerate(keys):
-            (folder / f"{number}.spec.json").write_text(missing[key].model_dump_json())
-            jobs.append({"spec": f"{folder}/{number}.spec.json", "out": f"{folder}/{number}.json"})
+        for number, group in enumerate(groups):
+            (folder / f"{number}.spec.json").write_text(group[0].model_dump_json())
+            cards = [spec.card for spec in group]
+            jobs.append({"spec": f"{folder}/{number}.spec.json", "cards": cards, "out": f"{folder}/{number}.json"})
         with (folder / "log.txt").open("w+") as log, _tracer(cache, workers, jobs, log.fileno()) as tracer:
             assert tracer.stdout is not None
             for line in tracer.stdout:
                 number = int(line)
-                yield keys[number], _read(folder / f"{number}.json", missing[keys[number]])
+                found = _read(folder / f"{number}.json", groups[number])
+                yield from zip((keys[id(spec)] for spec in groups[number]), found, strict=True)
             if code := tracer.wait():
                 log.seek(0)
                 said = (log.read().strip().splitlines() or ["the tracer ended without output"])[-1]
@@ -167,7 +188,7 @@ def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[
 
 
 @contextmanager
-def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> "Iterator[subprocess.Popen[str]]":
+def _tracer(cache: Path, workers: int, jobs: list[dict[str, Any]], log: int) -> "Iterator[subprocess.Popen[str]]":
     """Start the tracer with its jobs; it ends with all its forks if the body ends early."""
     command = [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)]
     with own_group(command, cwd=CODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as tracer:
@@ -177,16 +198,18 @@ def _tracer(cache: Path, workers: int, jobs: list[dict[str, str]], log: int) -> 
         yield tracer
 
 
-def _read(out: Path, spec: RowSpec) -> Prediction | Problem:
-    """Return the tracer's prediction of a row."""
-    where = f"{place_of(spec)} on {spec.card}"
+def _read(out: Path, group: Sequence[RowSpec]) -> Sequence[Prediction | Problem]:
+    """Return the tracer's predictions of rows that were traced together, or for each why it cannot be traced."""
     try:
         text = out.read_text()
     except FileNotFoundError:
-        return RuntimeError(f"{where}: the tracer was killed, probably because the host ran out of memory")
+        killed = "the tracer was killed, probably because the host ran out of memory"
+        return [RuntimeError(f"{place_of(spec)} on {spec.card}: {killed}") for spec in group]
     said = json.loads(text)
-    if "error" not in said:
-        return Prediction.model_validate_json(text)
-    if said["mistake"]:
-        return InputError(f"{where}: {said['error']}")
-    return RuntimeError(f"{where}: cannot be traced ({said['error']})")
+    if isinstance(said, list):
+        return [Prediction.model_validate_json(json.dumps(one)) for one in said]
+    return [_problem(f"{place_of(spec)} on {spec.card}", **said) for spec in group]
+
+
+def _problem(where: str, error: str, mistake: bool) -> Problem:
+    return InputError(f"{where}: {error}") if mistake else RuntimeError(f"{where}: cannot be traced ({error})")

@@ -13,7 +13,7 @@ from experiments.results.wording import clock
 from experiments.runners.progress import View
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import Suite, suite_named, suite_names
+from experiments.suites.suite import Suite, cards_of_suites, suite_named, suite_names
 from experiments.system.files import cache_folder
 from experiments.system.packages import require
 
@@ -28,7 +28,10 @@ def rows_asked(target: str | None, card: str | None) -> list[RowSpec]:
     if card is not None:
         card_named(card, "--card")
     if target is None:
-        return [spec for name in suite_names() for spec in _on_cards(suite_named(name), card, None)]
+        found = [spec for name in suite_names() for spec in _on_cards(suite_named(name), card, None)]
+        if not found:
+            raise unknown("card of a suite", card, cards_of_suites(), "--card")
+        return found
     name, _, row = target.partition("/")
     suite = suite_named(name)
     if card is not None:

@@ -14,7 +14,7 @@ from experiments.prediction.predict import CUSTOM
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, COLUMNS, OPTIMIZER_CPU, PARAMETERS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB, Prediction
 from experiments.results.wording import OUTCOMES
-from experiments.suites.cards import cards
+from experiments.suites.cards import card_named, notes_on
 from experiments.suites.suite import ExpectedOutcome, suite_named
 from experiments.system.tables import Column, Table
 
@@ -69,19 +69,19 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def noted(predictions: Iterable[Prediction]) -> list[Text]:
+def noted(predictions: Sequence[Prediction]) -> list[Text]:
     """Return what a reader has to know beside the numbers, each once."""
-    emulating = dict.fromkeys(one.spec.card for one in predictions if emulates_bf16(one))
-    return [
-        Text(f"note: {card} has no bf16 arithmetic: PyTorch emulates it, slowly; memory is as predicted", "yellow")
-        for card in emulating
-    ]
+    emulating = [*dict.fromkeys(one.spec.card for one in predictions if emulates_bf16(one))]
+    has = "has" if len(emulating) == 1 else "have"
+    slow = f"{', '.join(emulating)} {has} no bf16 arithmetic: PyTorch emulates it, slowly; memory is as predicted"
+    lines = [*([slow] if emulating else []), *notes_on(one.spec.card for one in predictions)]
+    return [Text(f"note: {line}", "yellow") for line in lines]
 
 
 def emulates_bf16(prediction: Prediction) -> bool:
     """Return whether the card lacks the bfloat16 arithmetic that the training uses."""
     spec = prediction.spec
-    return spec.settings.precision.startswith("bf16") and "bf16" not in cards()[spec.card].peak_tflops
+    return spec.settings.precision.startswith("bf16") and "bf16" not in card_named(spec.card).peak_tflops
 
 
 def prediction_tables(predictions: Sequence[Prediction]) -> Group:
@@ -185,7 +185,7 @@ def fit_view(fit: Fit) -> Group:
     ]
     if fit.changes and not any(map(fits, (*fit.changes, *fit.pairs))):
         lines.append("no change and no pair of changes fits")
-    return Group(*(Text(line) for line in lines), *tables)
+    return Group(*(Text(line) for line in lines), *tables, *noted([asked]))
 
 
 def _largest_in_words(fit: Fit) -> str:

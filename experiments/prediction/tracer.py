@@ -2,8 +2,9 @@
 
     python -m experiments.prediction.tracer --cache FOLDER --workers N < JOBS
 
-Each line on standard input is a job, {"spec": FILE, "out": FILE}. The prediction, or {"error": LINE, "mistake": BOOL},
-is written to ``out``, and the job's number is printed. Rows run in forks of this process, at most N at a time:
+Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE}. The list of the cards' predictions,
+or {"error": LINE, "mistake": BOOL}, is written to ``out``, and the job's number is printed. The row is traced on its
+own card; the other cards must have the same kernels. Rows run in forks of this process, at most N at a time:
 libraries are loaded once, and rows do not share state.
 """
 
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ def prepare(phantom: Phantom) -> None:
     from experiments.training.engines import lightning  # noqa: F401
 
 
-def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
-    """Train the row on the phantom device, in this process, and predict its memory on its card.
+def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Prediction]:
+    """Train the row on the phantom device, in this process, and predict its memory on each of the cards.
 
     Raises InputError for a user error, RuntimeError if the training fails.
     """
@@ -109,7 +110,9 @@ def trace(spec: RowSpec, phantom: Phantom) -> Prediction:
         measured = rank.run_rank(traced, Path(out), meter, device)
     if measured.failure:
         raise RuntimeError(measured.reason)
-    return _prediction(spec, measured, phantom, meter, time.perf_counter() - begun)
+    elapsed_s = time.perf_counter() - begun
+    specs = [spec.model_copy(update={"card": name}) for name in card_names]
+    return [_prediction(one, measured, phantom, meter, elapsed_s) for one in specs]
 
 
 def _prediction(
@@ -141,13 +144,14 @@ def _prediction(
     )
 
 
-def _job(spec: Path, out: Path, phantom: Phantom) -> None:
+def _job(spec: Path, card_names: Sequence[str], out: Path, phantom: Phantom) -> None:
     """Trace one row in its own process."""
     die_with_parent()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
     try:
-        found = trace(RowSpec.model_validate_json(spec.read_bytes()), phantom).model_dump_json()
+        predictions = trace(RowSpec.model_validate_json(spec.read_bytes()), card_names, phantom)
+        found = json.dumps([one.model_dump(mode="json") for one in predictions])
     except InputError as error:
         found = json.dumps({"error": str(error), "mistake": True})
     except Exception as error:
@@ -178,7 +182,7 @@ def main() -> int:
             number, job = waiting.pop(0)
             process = os.fork()
             if process == 0:
-                _job(Path(job["spec"]), Path(job["out"]), phantom)
+                _job(Path(job["spec"]), job["cards"], Path(job["out"]), phantom)
                 os._exit(0)
             running[process] = number
         ended, _ = os.wait()

@@ -93,7 +93,7 @@ def device_of(node: Node, gpus: Sequence[Gpu]) -> Device:
         name=gpu.name if gpu else node.processor,
         count=max(1, len(gpus)),
         memory_gib=gpu.memory_gib if gpu else None,
-        card=card_of_device(gpu.name) if gpu else None,
+        card=card_of_device(gpu.name, gpu.memory_gib) if gpu else None,
         host_cpus=node.cpus,
         host_memory_gib=node.host_memory_gib,
     )

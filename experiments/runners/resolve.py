@@ -63,7 +63,7 @@ def _card(suite: Suite, requested: str, node: Node) -> str:
     if not node.gpus:
         return suite.cards[0]
     gpu = node.gpus[0]
-    own = card_of_device(gpu.name)
+    own = card_of_device(gpu.name, gpu.memory_gib)
     if own in suite.cards:
         return own
     return next((card for card in suite.cards if not too_small(gpu, card)), suite.cards[0])

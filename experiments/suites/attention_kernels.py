@@ -1,25 +1,29 @@
 """The kernels that PyTorch chooses on a card, where the choice affects memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-from experiments.suites.cards import Card
+from experiments.suites.cards import Card, card_named
 
 KIB = 1024
 MIB = 1024 * KIB
-MULTIPROCESSORS = {"6.0": 56, "7.0": 80, "8.0": 108, "9.0": 132}
-"""Of the data-center GPUs of a compute capability, as NVIDIA's architecture papers state them."""
+AOTRITON = ("gfx90a", "gfx942")
+"""AMD's architectures for which PyTorch has kernels of attention (pytorch/pytorch#141958: gfx908 has none)."""
 
 
 @dataclass(frozen=True)
 class Kernels:
     """Which attention kernels PyTorch can use on a card, and the size of the cuBLAS workspace.
 
-    flash: flash attention. bfloat_efficient: memory-efficient attention for bfloat16; for other data types it is always
-    available. cudnn: attention of cuDNN, which PyTorch prefers to the other two. workspace_bytes: memory that a cuBLAS
-    handle allocates at its first matrix product and keeps. multiprocessors: they share large reductions.
+    flash: flash attention. efficient: memory-efficient attention for all data types but bfloat16. bfloat_efficient:
+    memory-efficient attention for bfloat16. cudnn: attention of cuDNN, which PyTorch prefers to the others.
+    workspace_bytes: memory that a cuBLAS handle allocates at its first matrix product and keeps. multiprocessors: they
+    share large reductions.
     """
 
     flash: bool
+    efficient: bool
     bfloat_efficient: bool
     cudnn: bool
     workspace_bytes: int
@@ -29,19 +33,37 @@ class Kernels:
 def kernels_of(card: Card) -> Kernels:
     """Return the kernels that PyTorch chooses for the card's compute capability.
 
-    The rules are from PyTorch's sources:
-    aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (flash attention from 8.0, memory-efficient attention from 5.0,
-    in bfloat16 from 8.0, cuDNN's preferred from 9.0; on AMD's gfx90a all but cuDNN's through AOTriton) and
-    aten/src/ATen/cuda/CublasHandlePool.cpp (workspaces of 32 MiB on 9.x, else 8 MiB and 128 KiB; hipBLASLt: 32 MiB).
+    The rules are from PyTorch's sources of 2.12 and 2.13. aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: flash
+    attention from 8.0, memory-efficient attention from 5.0, in bfloat16 from 8.0, cuDNN's preferred on 9.x and 10.x; on
+    AMD's gfx90a and gfx942 all but cuDNN's. aten/src/ATen/cuda/CublasHandlePool.cpp: workspaces of 32 MiB on 9.x, 10.x
+    and 12.x (pytorch/pytorch#175344), else 8 MiB and 128 KiB; on AMD 128 MiB on gfx94x, else 32 MiB.
+
+    Not modeled: on 8.6, 8.9 and 12.x flash attention cannot train heads of 193 to 224 values.
     """
     if card.compute_capability.startswith("gfx"):
-        return Kernels(flash=True, bfloat_efficient=True, cudnn=False, workspace_bytes=32 * MIB, multiprocessors=104)
+        fused = card.compute_capability in AOTRITON
+        workspace = 128 * MIB if card.compute_capability.startswith("gfx94") else 32 * MIB
+        return Kernels(fused, fused, fused, False, workspace, card.multiprocessors)
     major = int(card.compute_capability.split(".")[0])
-    workspace = 32 * MIB if major == 9 else 8 * MIB + 128 * KIB
     return Kernels(
         flash=major >= 8,
+        efficient=major >= 5,
         bfloat_efficient=major >= 8,
-        cudnn=major >= 9,
-        workspace_bytes=workspace,
-        multiprocessors=MULTIPROCESSORS.get(card.compute_capability, 84),
+        cudnn=major in (9, 10),
+        workspace_bytes=32 * MIB if major in (9, 10, 12) else 8 * MIB + 128 * KIB,
+        multiprocessors=card.multiprocessors,
     )
+
+
+def alike(card_names: Sequence[str]) -> list[list[str]]:
+    """Return the cards in groups with the same kernels, the card with the most multiprocessors first in each.
+
+    A trace for the first card answers for its group: the others need at most as much scratch memory for reductions.
+    """
+
+    def kind(name: str) -> tuple[bool, bool, bool, bool, int]:
+        of = kernels_of(card_named(name))
+        return of.flash, of.efficient, of.bfloat_efficient, of.cudnn, of.workspace_bytes
+
+    ordered = sorted(card_names, key=lambda name: (kind(name), -card_named(name).multiprocessors))
+    return [list(group) for _, group in groupby(ordered, key=kind)]

@@ -65,6 +65,11 @@ def suite_file(name: str) -> Path | None:
     return _own_files().get(name)
 
 
+def cards_of_suites() -> list[str]:
+    """Return the cards that the labs were written for."""
+    return list(dict.fromkeys(card for name in suite_names() for card in suite_named(name).cards))
+
+
 def suites_of(group: Groups) -> list[Suite]:
     """Return the suites of a group, or of both: labs of one GPU first, then by name."""
     suites = [suite_named(name) for name in suite_names()]

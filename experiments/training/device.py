@@ -36,7 +36,7 @@ def open_device(spec: RowSpec) -> Device:
         name=properties.name,
         count=spec.settings.devices,
         memory_gib=total,
-        card=card_of_device(properties.name),
+        card=card_of_device(properties.name, total),
         cap_gib=_emulate(spec, total),
         driver=gpus.driver_version(),
         cuda=f"ROCm {torch.version.hip}" if torch.version.hip else torch.version.cuda,
@@ -83,7 +83,8 @@ def _emulate(spec: RowSpec, total_gib: float) -> float | None:
 def _match_attention_kernels(kernels: Kernels, precision: Precision) -> None:
     """Disable the attention kernels that the card lacks; they need less memory than those it has."""
     torch.backends.cuda.enable_flash_sdp(kernels.flash)
-    torch.backends.cuda.enable_mem_efficient_sdp(kernels.bfloat_efficient or precision == "32-true")
+    efficient = kernels.efficient if precision == "32-true" else kernels.bfloat_efficient
+    torch.backends.cuda.enable_mem_efficient_sdp(efficient)
     torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn)
 
 

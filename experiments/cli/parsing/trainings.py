@@ -24,7 +24,7 @@ Words = Annotated[
 ]
 Training = Annotated[CustomTraining, Without("card", "batch")]
 Cards = Annotated[
-    str, typer.Option(metavar="CARD,...", help="GPU models, or all; default for rows: all GPU models of the row.")
+    str, typer.Option(metavar="CARD,...", help="GPU models or sizes (24GiB), or all; default for rows: all of the row.")
 ]
 Batches = Annotated[str, typer.Option(metavar="N,...", help="Samples per GPU and micro-step; several are compared.")]
 
@@ -39,9 +39,9 @@ def in_program(context: typer.Context, rows: str | None, training: CustomTrainin
     if rows is not None:
         raise InputError(f"--model {training.model}: allowed without {rows!r} only")
     if "card" not in given:
-        from experiments.suites.cards import cards
+        from experiments.suites.cards import SIZES, cards
 
-        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, or all")
+        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, {SIZES}, or all")
     return training.loop not in OF_ROWS
 
 

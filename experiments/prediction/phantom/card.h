@@ -12,6 +12,7 @@ namespace phantom {
 
 struct CardFacts {
   bool flash = true;             // flash attention kernels
+  bool efficient = true;         // memory-efficient attention in other data types than bfloat16
   bool bfloat_efficient = true;  // memory-efficient attention in bfloat16
   int64_t workspace_bytes = 0;   // size of the workspace of one cuBLAS handle
   int64_t multiprocessors = 1;   // what a large reduction is divided among
@@ -20,8 +21,8 @@ struct CardFacts {
 CardFacts card;
 
 // Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient or plain
-// (SDPBackend 1, 2, 0), with the conditions that can occur in training. cuDNN's attention, which is preferred on 9.0,
-// accepts the same inputs as flash attention and is treated like it.
+// (SDPBackend 1, 2, 0), with the conditions that can occur in training. cuDNN's attention, which is preferred on 9.x and
+// 10.x, accepts the same inputs as flash attention and is treated like it.
 int64_t choose_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double,
     bool causal, std::optional<double>, bool grouped) {
@@ -37,7 +38,7 @@ int64_t choose_attention(
   if (card.flash && context.userEnabledFlashSDP() && (half || bfloat) && !has_mask && query.size(3) <= 256 &&
       query.size(3) == value.size(3) && (same_heads || grouped) && (square || !causal))
     return 1;
-  const bool efficient_type = bfloat ? card.bfloat_efficient : half || type == at::kFloat;
+  const bool efficient_type = bfloat ? card.bfloat_efficient : card.efficient && (half || type == at::kFloat);
   const int64_t aligned = 16 / static_cast<int64_t>(query.element_size());
   return efficient_type && context.userEnabledMemEfficientSDP() && same_heads && query.size(3) % aligned == 0 &&
           value.size(3) % aligned == 0

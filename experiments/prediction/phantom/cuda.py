@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from experiments.prediction.phantom.library import Phantom
-from experiments.suites.attention_kernels import kernels_of
 from experiments.suites.cards import Card
 from experiments.system.files import GIB
 
@@ -94,7 +93,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         major=capability[0],
         minor=capability[1],
         total_memory=round(card.memory_gib * GIB),
-        multi_processor_count=kernels_of(card).multiprocessors,
+        multi_processor_count=card.multiprocessors,
         gcnArchName=card.compute_capability,
         warp_size=32,
     )

@@ -133,7 +133,8 @@ void replace_writes_on_host() {
 extern "C" {
 
 // Set the properties of the card: its attention kernels, the size of a cuBLAS workspace in bytes, its multiprocessors.
-void phantom_install(int64_t flash, int64_t bfloat_efficient, int64_t workspace_bytes, int64_t multiprocessors) {
+void phantom_install(
+    int64_t flash, int64_t efficient, int64_t bfloat_efficient, int64_t workspace_bytes, int64_t multiprocessors) {
   static bool registered = false;
   if (!registered) {
     c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new phantom::Guard());
@@ -142,6 +143,7 @@ void phantom_install(int64_t flash, int64_t bfloat_efficient, int64_t workspace_
   }
   registered = true;
   phantom::card.flash = flash;
+  phantom::card.efficient = efficient;
   phantom::card.bfloat_efficient = bfloat_efficient;
   phantom::card.workspace_bytes = workspace_bytes;
   phantom::card.multiprocessors = multiprocessors;

@@ -11,6 +11,7 @@ from experiments.prediction.answers import answer, answers_table
 from experiments.prediction.batches import LARGEST_BATCH, Batches
 from experiments.prediction.script.record import CardAnswer, ScriptPrediction
 from experiments.results.predictions import DOUBT
+from experiments.suites.cards import notes_on
 from experiments.system.tables import Column
 
 FIRST_BATCH = 8
@@ -108,6 +109,7 @@ def fit_view(fit: ScriptFit, flag: str) -> Group:
     for batch, one in sorted(fit.known.items()):
         table.add(str(batch), *one.cells())
     notes = dict.fromkeys(note for one in fit.known.values() for note in one.prediction.notes)
+    notes |= dict.fromkeys(notes_on(one.card.card for one in fit.known.values()))
     return Group(Text(_in_words(fit, flag), "bold"), table, *(Text(f"note: {note}", "yellow") for note in notes))
 
 

@@ -10,7 +10,7 @@ from experiments.errors import InputError
 from experiments.prediction.script.record import Ended, ScriptPrediction
 from experiments.results.memory_parts import AT_PEAK
 from experiments.results.predictions import PredictedOutcome
-from experiments.suites.cards import card_named
+from experiments.suites.cards import card_to_predict
 from experiments.system.files import cache_folder
 
 
@@ -66,7 +66,7 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
     Raises InputError for an unknown card, if the block allocates nothing on the GPU, if torch is already imported, and
     for a second block: PyTorch looks for GPUs once in each process.
     """
-    card_named(card, "phantom()")
+    card_to_predict(card, "phantom()")
     if "torch" in sys.modules:
         raise InputError("phantom(): PyTorch is already imported; begin the block before, once in each process")
     begun = time.perf_counter()

@@ -7,19 +7,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.prediction.script.command import parsed
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from experiments.suites.attention_kernels import kernels_of
-from experiments.suites.cards import card_named
+from experiments.suites.attention_kernels import alike
 from experiments.system.files import CODE, cache_folder
 from experiments.system.packages import require
 from experiments.system.processes import own_group
 
+SHOWN = 3
 MODULE = "experiments.prediction.script.traced.process"
 
 
@@ -55,7 +54,7 @@ def trace_script(
     groups = alike(card_names)
     for number, group in enumerate(groups, 1):
         place = f" ({number} of {len(groups)})" if len(groups) > 1 else ""
-        say(f"tracing {name or ' '.join(words[:4])} for {', '.join(group)}{place}")
+        say(f"tracing {name or ' '.join(words[:4])} for {_named(group)}{place}")
         first = _traced({**job, "cards": group, "rank": 0})
         found.append(first)
         for rank in range(1, first.ranks if options.all_ranks else 1):
@@ -64,13 +63,9 @@ def trace_script(
     return found
 
 
-def alike(card_names: Sequence[str]) -> list[list[str]]:
-    """Return the cards in groups with the same kernels."""
-
-    def kind(name: str) -> str:
-        return str(kernels_of(card_named(name)))
-
-    return [list(group) for _, group in groupby(sorted(card_names, key=kind), key=kind)]
+def _named(group: Sequence[str]) -> str:
+    """Return the cards in words, at most three by name."""
+    return ", ".join(group) if len(group) <= SHOWN else f"{', '.join(group[:SHOWN])} and {len(group) - SHOWN} more"
 
 
 def _traced(job: dict[str, object]) -> ScriptPrediction:

@@ -10,6 +10,7 @@ from experiments.prediction.answers import answer, answers_table
 from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction
 from experiments.results.memory_parts import AT_PEAK
 from experiments.results.wording import count_in_words
+from experiments.suites.cards import notes_on
 from experiments.system.tables import Column, Table
 
 ENDED = {
@@ -59,6 +60,7 @@ def view(predictions: Sequence[ScriptPrediction]) -> Group:
             Text(f"smallest card that fits: {smallest}" if smallest else "it fits none of these cards", "bold")
         )
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
+    notes |= dict.fromkeys(notes_on(card.card for one in predictions for card in one.cards))
     return Group(*parts, *(Text(f"note: {note}", "yellow") for note in notes))
 
 

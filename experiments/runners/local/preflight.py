@@ -13,8 +13,7 @@ import psutil
 
 from experiments.results.provenance import versions
 from experiments.runners.admission import HOST_GIB, ROW_GIB, SPARE_GIB, missing_build_tool, too_small
-from experiments.suites.cards import cards
-from experiments.suites.suite import suites_of
+from experiments.suites.suite import cards_of_suites, suites_of
 from experiments.system.files import GIB, cache_folder
 from experiments.system.packages import EXTRAS
 from provision.checks import Check, result_of
@@ -113,7 +112,7 @@ def _gpu() -> Check:
         if not gpus:
             return ""
         names = ", ".join(f"{gpu.name} ({gpu.memory_gib:.0f} GiB)" for gpu in gpus)
-        if not (runs := [card for card in cards() if not too_small(gpus[0], card)]):
+        if not (runs := [card for card in cards_of_suites() if not too_small(gpus[0], card)]):
             raise CheckFailed(f"{names}: too small for the cards of the labs; rows run as tiny models")
         return f"{names}, driver {driver_version()}, runs rows for {', '.join(runs)}"
 

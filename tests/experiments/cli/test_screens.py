@@ -41,6 +41,7 @@ WIDTHS = (80, 120, 160)
 COMMAND_LINES = {
     "list": "list",
     "list-suite": f"list {SUITE}",
+    "cards": "cards",
     "predict": f"predict {SUITE} --card a100_80gb",
     "evaluate": "evaluate H200",
     "evaluate-miniature": "evaluate TINY",

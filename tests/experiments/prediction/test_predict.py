@@ -1,7 +1,11 @@
 """Predictions: cached by all that they depend on, traced in parallel, with failures of single rows."""
 
+import json
 import time
+from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -11,6 +15,7 @@ from experiments.prediction import predict as predicting
 from experiments.prediction.predict import predict
 from experiments.results.predictions import Prediction
 from experiments.suites.cards import card_named
+from experiments.suites.row_spec import RowSpec
 from tests.experiments.prediction.miniatures import ROWS
 from tests.support.predictions import prediction
 from tests.support.trainings import spec
@@ -165,3 +170,26 @@ def test_whoever_leaves_early_leaves_no_tracer_behind(library_cache):
     assert len(seen) > len(before)
     _, alive = psutil.wait_procs(seen, SOON_S)
     assert set(alive) <= set(before)
+
+
+def test_cards_with_the_same_kernels_are_answered_by_one_trace(monkeypatch, tmp_path):
+    jobs = []
+
+    @contextmanager
+    def fake_tracer(cache, workers, given, log):
+        jobs.extend(given)
+        for job in given:
+            row = RowSpec.model_validate_json(Path(job["spec"]).read_bytes())
+            found = [prediction(row.model_copy(update={"card": card})) for card in job["cards"]]
+            Path(job["out"]).write_text(json.dumps([one.model_dump(mode="json") for one in found]))
+        yield SimpleNamespace(stdout=[f"{number}\n" for number in range(len(given))], wait=lambda: 0)
+
+    monkeypatch.setattr(predicting, "_tracer", fake_tracer)
+    asked = [A.model_copy(update={"card": name}) for name in ("h100_94gb", "a40_48gb", "a100_80gb", "h200_141gb")]
+    assert [one.spec.card for one in predict(asked, tmp_path)] == [one.card for one in asked]
+    assert [job["cards"] for job in jobs] == [["a100_80gb", "a40_48gb"], ["h100_94gb", "h200_141gb"]]
+    jobs.clear()
+    predict([asked[2], asked[0]], tmp_path)
+    assert jobs == [], "the traced card of a group is predicted as alone"
+    predict([asked[1]], tmp_path)
+    assert [job["cards"] for job in jobs] == [["a40_48gb"]], "alone it has fewer multiprocessors"

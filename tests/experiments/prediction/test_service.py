@@ -11,7 +11,7 @@ from experiments.pipeline import run_suite
 from experiments.prediction import service
 from experiments.results.run_folder import RunFolder
 from experiments.run_options import RunOptions
-from experiments.suites.cards import cards
+from experiments.suites.cards import cards_named
 from experiments.suites.suite import suite_named, suite_names
 from tests.support.pipelines import SUITE
 from tests.support.predictions import Predictor, stated
@@ -19,6 +19,7 @@ from tests.support.views import Watched
 
 CARD = "a100_80gb"
 LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb", "--loop", "lightning")
+SIZED = ("--model", "tiny-llama-1.1b", "--loop", "lightning")
 
 
 @pytest.fixture
@@ -109,11 +110,19 @@ def test_several_cards_and_batches_are_answered_in_one_call(testbed):
     assert "batch 64: it fits none of these cards" in out
 
 
-def test_all_cards_are_every_card_of_the_catalog(testbed):
+def test_all_cards_are_every_card_of_the_catalog_that_pytorch_runs_on(testbed):
     asked = ("predict", "--model", "tiny-llama-1.1b", "--loop", "lightning", "--card", "all", "--json")
     out = json.loads(testbed(*asked, needs=needs_two_for_each)[1])
-    assert {one["card"] for one in out["predictions"]} == {*cards()}
-    assert out["smallest_card"] == {"1": "v100_32gb"}
+    assert {one["card"] for one in out["predictions"]} == {*cards_named("all")}
+    assert out["smallest_card"] == {"1": "t4_16gb"}
+
+
+def test_a_size_is_answered_and_its_assumptions_are_said(testbed):
+    out = testbed("predict", *SIZED, "--card", "24GiB,a100_80gb", needs=needs_two_for_each)[1]
+    assert "note: 24GiB: 24.00 GiB; kernels and data types are assumed, as of a100_80gb" in " ".join(out.split())
+    assert "batch 1: smallest card that fits: 24GiB" in out
+    out = testbed("fit", *SIZED, "--card", "24GiB", needs=needs_two_for_each)[1]
+    assert "kernels and data types are assumed, as of a100_80gb" in " ".join(out.split())
 
 
 def test_the_title_repeats_the_question(testbed):
@@ -177,6 +186,9 @@ def test_a_table_shows_what_each_row_takes_and_where_it_differs(testbed, monkeyp
         (["nope/xxl"], "unknown suite 'nope'; allowed: "),
         ([f"{SUITE}/nope"], f"suite {SUITE}: unknown row 'nope'; allowed: baseline, "),
         ([f"{SUITE}/xxl", "--card", "nope"], "--card: unknown card 'nope'; allowed: a100_80gb, "),
+        ([f"{SUITE}/xxl", "--card", "24GiB"], f"suite {SUITE}: unknown card '24GiB'; allowed: a100_80gb, h100"),
+        ([*SIZED, "--card", "24Gi"], "--card: unknown card '24Gi'; allowed: a100_80gb, "),
+        ([*SIZED, "--card", "k80_12gb"], "--card k80_12gb: too old for PyTorch: compute capability 3.7; "),
         ([f"{SUITE}/xxl", "--card", "v100_32gb"], f"suite {SUITE}: unknown card 'v100_32gb'; allowed: a100_80gb, h100"),
         (["multi_gpu_litgpt/3b-1gpu", "--card", CARD], "unknown row '3b-1gpu'; allowed: 7b-1gpu, "),
         ([f"{SUITE}/xxl", "--batch", "8"], "--batch: needs --model; a row has its own settings"),
@@ -193,6 +205,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(testbed, command, arguments, says
     assert (code, out) == (2, "")
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_a_card_that_no_suite_has_is_a_mistake_without_a_suite_too(testbed):
+    for card in ("h200_141gb", "24GiB"):
+        code, out, err = testbed("predict", "--card", card)
+        assert (code, out) == (2, "")
+        assert f"--card: unknown card of a suite '{card}'; allowed: a100_80gb, " in err
 
 
 def test_parameters_that_alone_are_too_much_for_the_card_are_a_mistake_in_a_question(testbed):

@@ -71,7 +71,9 @@ def traced(cache: Path) -> dict[str, int]:
         phantom.tag([tensor.untyped_storage().data_ptr() for tensor in tensors], CATEGORIES.index(category))
 
     # Without multiprocessors no scratch memory of sums, which the processor does not need either.
-    phantom.install(Kernels(flash=False, bfloat_efficient=False, cudnn=False, workspace_bytes=0, multiprocessors=0))
+    phantom.install(
+        Kernels(flash=False, efficient=True, bfloat_efficient=False, cudnn=False, workspace_bytes=0, multiprocessors=0)
+    )
     replace_cuda(phantom, card_named("h200_141gb"))
     train(build("cuda"), "cuda", tag)
     alive = phantom.alive(phantom.replay(2**62).highest_at, len(CATEGORIES))

@@ -195,7 +195,13 @@ BAD = {
     "card of the suite": (
         ("cards", 1),
         "h100",
-        f"lab.yaml: unknown card 'h100'; allowed: {', '.join(cards())}; did you mean h100_94gb?",
+        f"lab.yaml: unknown card 'h100'; allowed: {', '.join(cards())}; did you mean "
+        "h100_94gb or h100_80gb or h100_pcie_80gb or h100_1g_12gb?",
+    ),
+    "size as a card of the suite": (
+        ("cards", 1),
+        "24GiB",
+        f"lab.yaml: unknown card '24GiB'; allowed: {', '.join(cards())}",
     ),
     "card of a row": (
         ("rows", 0, "cards"),

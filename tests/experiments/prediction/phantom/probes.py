@@ -102,11 +102,10 @@ def resized(phantom: Any) -> Any:
 def workspaces(phantom: Any) -> Any:
     import torch
 
-    from experiments.suites.attention_kernels import Kernels
+    from experiments.suites.attention_kernels import kernels_of
+    from experiments.suites.cards import card_named
 
-    phantom.install(
-        Kernels(flash=True, bfloat_efficient=True, cudnn=True, workspace_bytes=32 * MIB, multiprocessors=132)
-    )
+    phantom.install(kernels_of(card_named("h200_141gb")))
     left, right = (torch.empty(128, 128, device="cuda", requires_grad=True) for _ in range(2))
     found = [phantom.stats()[0]]
 
@@ -255,10 +254,12 @@ def attention(phantom: Any) -> Any:
 
     whole = torch.empty(2, 1, 16, 16, dtype=torch.bfloat16, device="cuda")
     turned = torch.empty(2, 1, 16, 16, dtype=torch.bfloat16, device="cuda").transpose(2, 3)
-    v100, half, mi250x = "v100_32gb", torch.float16, "mi250x_gcd_64gb"
+    v100, half, mi250x, mi100 = "v100_32gb", torch.float16, "mi250x_gcd_64gb", "mi100_32gb"
     return {
         "bfloat": chosen(),
         "bfloat on AMD": chosen(mi250x),
+        "half on AMD without kernels": chosen(mi100, half),
+        "32 bit on AMD without kernels": chosen(mi100, torch.float32),
         "32 bit": chosen(type=torch.float32),
         "64 bit": chosen(type=torch.float64),
         "mask": chosen(mask=whole),
@@ -300,7 +301,9 @@ def main(cache: Path) -> None:
     from experiments.suites.attention_kernels import Kernels
 
     phantom = load(cache)
-    phantom.install(Kernels(flash=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0, multiprocessors=132))
+    phantom.install(
+        Kernels(flash=True, efficient=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0, multiprocessors=132)
+    )
 
     from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.suites.cards import card_named

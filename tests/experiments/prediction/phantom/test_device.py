@@ -183,6 +183,8 @@ def test_an_operation_keeps_what_its_cuda_kernel_keeps_for_backward(found, opera
         ("grouped heads, mask", None),
         ("unaligned heads", None),
         ("bfloat without its kernels", None),
+        ("half on AMD without kernels", None),
+        ("32 bit on AMD without kernels", None),
     ],
 )
 def test_attention_takes_the_kernel_that_the_card_has_for_it(found, call, kernel):

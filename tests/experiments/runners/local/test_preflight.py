@@ -85,6 +85,9 @@ def test_a_gpu_is_shown_with_the_cards_whose_rows_it_runs(check, monkeypatch):
     monkeypatch.setattr(preflight, "versions", dict)
     gpu = check("GPU")
     assert (gpu.status, "driver 580.1" in gpu.text, "a100_80gb" in gpu.text) == ("ok", True, True)
+    assert "h100_80gb" not in gpu.text, "no lab has rows for it"
+    machine_with(monkeypatch, made.T4)
+    assert "too small for the cards of the labs" in check("GPU").text
     monkeypatch.setattr(preflight, "versions", lambda: {"torch": "2.13.0+cpu"})
     assert "PyTorch is built for CPUs only" in check("GPU").text
 

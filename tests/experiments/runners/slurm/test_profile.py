@@ -5,14 +5,14 @@ import pytest
 from experiments.errors import InputError
 from experiments.runners.admission import too_small
 from experiments.runners.slurm.profile import CLUSTERS, Profile, profile_named
-from experiments.suites.cards import cards
+from experiments.suites.suite import cards_of_suites
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in CLUSTERS.glob("*.yaml")))
 def test_every_known_cluster_is_read_and_its_gpus_are_or_emulate_a_card(name):
     profile = profile_named(name)
     assert profile.name == name
-    assert not all(too_small(profile.node.gpus[0], card) for card in cards())
+    assert not all(too_small(profile.node.gpus[0], card) for card in cards_of_suites())
 
 
 def test_an_unknown_profile_or_key_is_rejected_with_what_is_allowed(tmp_path):

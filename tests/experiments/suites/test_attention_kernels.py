@@ -1,0 +1,55 @@
+"""Kernels by generation, as PyTorch's sources state them: sdp_utils.cpp and CublasHandlePool.cpp."""
+
+import pytest
+
+from experiments.suites.attention_kernels import KIB, MIB, alike, kernels_of
+from experiments.suites.cards import card_named, cards, cards_named
+
+SMALL = 8 * MIB + 128 * KIB
+GENERATIONS = {
+    "3.7": (False, False, False, False, SMALL),
+    "5.2": (False, True, False, False, SMALL),
+    "6.0": (False, True, False, False, SMALL),
+    "6.1": (False, True, False, False, SMALL),
+    "7.0": (False, True, False, False, SMALL),
+    "7.5": (False, True, False, False, SMALL),
+    "8.0": (True, True, True, False, SMALL),
+    "8.6": (True, True, True, False, SMALL),
+    "8.9": (True, True, True, False, SMALL),
+    "9.0": (True, True, True, True, 32 * MIB),
+    "10.0": (True, True, True, True, 32 * MIB),
+    "12.0": (True, True, True, False, 32 * MIB),
+    "gfx908": (False, False, False, False, 32 * MIB),
+    "gfx90a": (True, True, True, False, 32 * MIB),
+    "gfx942": (True, True, True, False, 128 * MIB),
+}
+"""flash, memory-efficient, the same in bfloat16, cuDNN's; workspace."""
+TRACES = 6
+"""Kinds of kernels among all cards: before 8.0, 8.x, 9.x and 10.x, 12.x and gfx90a, gfx942, gfx908."""
+
+
+@pytest.mark.parametrize(("generation", "expected"), GENERATIONS.items())
+def test_each_generation_has_its_kernels(generation, expected):
+    card = card_named("a100_80gb").model_copy(update={"compute_capability": generation, "multiprocessors": 7})
+    of = kernels_of(card)
+    assert (of.flash, of.efficient, of.bfloat_efficient, of.cudnn, of.workspace_bytes) == expected
+    assert of.multiprocessors == 7
+
+
+def test_every_card_is_of_a_generation_that_is_tested():
+    assert {card.compute_capability for card in cards().values()} <= {*GENERATIONS}
+
+
+def test_few_traces_answer_for_all_cards():
+    groups = alike(cards_named("all"))
+    assert len(groups) == TRACES
+    assert sorted(name for group in groups for name in group) == sorted(cards_named("all"))
+
+
+def test_the_card_that_is_traced_has_the_most_multiprocessors():
+    for first, *others in alike(cards_named("all")):
+        assert all(card_named(first).multiprocessors >= card_named(name).multiprocessors for name in others)
+
+
+def test_a_size_is_traced_with_the_cards_that_it_is_like():
+    assert alike(["24GiB", "h100_94gb", "a100_80gb"]) == [["24GiB", "a100_80gb"], ["h100_94gb"]]
