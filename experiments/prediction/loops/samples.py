@@ -11,6 +11,8 @@ from experiments.prediction.loops.job import LoopJob
 SOUND_SECONDS, SOUND_RATE = 10, 16_000
 FRAMES, SPOKEN_WORDS = 1000, 32
 FIRST_WORD, LAST_WORD = 5, 1000
+WITH_IMAGE = ("blip", "blip-2", "git")
+"""Models of texts and images that need an image; others are trained on texts alone."""
 Sample = dict[str, torch.Tensor]
 
 
@@ -36,7 +38,7 @@ def _inputs(config: Any, names: list[str], job: LoopJob) -> Sample:
         found["input_ids"] = _text(job.seq, config)
     if "pixel_values" in names and "input_ids" not in names:
         found["pixel_values"] = _image(config)
-    if "pixel_values" in names and ("return_loss" in names or config.model_type == "blip-2"):
+    if "pixel_values" in names and ("return_loss" in names or config.model_type in WITH_IMAGE):
         found["pixel_values"] = _image(config.vision_config)
     if config.model_type == "blip-2":
         if config.image_token_index is None:
@@ -58,7 +60,7 @@ def _spectrum(config: Any) -> torch.Tensor:
 
 
 def _sound(config: Any) -> torch.Tensor:
-    if hasattr(config, "num_mel_bins"):
+    if hasattr(config, "max_length"):
         return torch.randn(config.max_length, config.num_mel_bins)
     return torch.randn(SOUND_SECONDS * SOUND_RATE)
 

@@ -17,6 +17,10 @@ reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced scatter _reduce_
 """.split()  # noqa: SIM905 - one line a word reads worse
 
 
+NO_BACKWARD = -1
+"""What PyTorch calls the time outside of backward passes."""
+
+
 class LoneGroup(c10d.ProcessGroup):
     """A process group with one process in it, whose collectives change nothing.
 
@@ -26,12 +30,28 @@ class LoneGroup(c10d.ProcessGroup):
     def __init__(self, rank: int, size: int) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._rank, self._size = rank, size
+        self._shelf: list[Any] = []
+        self._shelved_in = NO_BACKWARD
 
     def size(self) -> int:
         return self._size
 
     def getBackendName(self) -> str:
         return "lone"
+
+    def shelve(self, tensors: list[Any]) -> None:
+        """Keep the tensors of an asynchronous reduction in a backward pass until a collective outside of that pass.
+
+        NCCL's group keeps them until its watchdog has seen that the reduction is done, and frees them at the next
+        collective (ProcessGroupNCCL::shelvesToUnstash_). DDP's first buckets, which it replaces before the second
+        backward pass, so exist together with the new ones.
+        """
+        now = torch._C._current_graph_task_id()
+        if now != self._shelved_in:
+            self._shelf.clear()
+        self._shelved_in = now
+        if now != NO_BACKWARD:
+            self._shelf += tensors
 
     def allgather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
         for row, given in zip(outputs, inputs, strict=True):
@@ -55,13 +75,20 @@ class LoneGroup(c10d.ProcessGroup):
 
 
 def _over(group: LoneGroup, *given: Any, **_: Any) -> Any:
+    group.shelve([])
     done: Future[Any] = Future(devices=[torch.device("cuda", 0)])
     done.set_result(given[0] if given else None)
     return _create_work(done)
 
 
+def _allreduce(group: LoneGroup, tensors: Any, options: Any = None) -> Any:
+    group.shelve(tensors if options is not None and options.asyncOp else [])
+    return _over(group, tensors)
+
+
 for _name in COLLECTIVES:
     setattr(LoneGroup, _name, _over)
+setattr(LoneGroup, "allreduce", _allreduce)  # noqa: B010 - as the others
 
 
 def replace_ranks(devices: int, nodes: int, rank: int = 0) -> None:

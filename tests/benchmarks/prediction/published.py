@@ -28,7 +28,7 @@ LARGE = 0.10
 
 
 class Case(BaseModel):
-    """A published figure. figure_gib: GiB; metric: PyTorch's peak that it is; command: words after `testbed predict`."""
+    """A published figure in GiB. metric: the peak of PyTorch that it is. command: words after `testbed predict`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     id: str
@@ -122,10 +122,7 @@ def table(known: Sequence[Case], answers: dict[str, Answer]) -> str:
 
 def _row(case: Case, answer: Answer) -> str:
     size = error(case, answer)
-    if size is None:
-        numbers = f"{answer.problem} |"
-    else:
-        numbers = f"{case.figure_gib * (1 + size):.2f} | {size:+.1%}"
+    numbers = f"{answer.problem} |" if size is None else f"{case.figure_gib * (1 + size):.2f} | {size:+.1%}"
     return (
         f"| {case.id} | {case.setting} | {case.metric} | {case.figure_gib:.2f} | {numbers} | {answer.model} "
         f"| {answer.loop} |"

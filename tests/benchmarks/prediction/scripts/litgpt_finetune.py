@@ -22,7 +22,9 @@ options = parser.parse_args()
 fabric = Fabric(accelerator="cuda", devices=1, precision=options.precision)
 if options.rank:
     adapters = {f"lora_{name}": name in options.layers for name in LAYERS}
-    config = litgpt.lora.Config.from_name(options.name, lora_r=options.rank, lora_alpha=16, lora_dropout=0.05, **adapters)
+    config = litgpt.lora.Config.from_name(
+        options.name, lora_r=options.rank, lora_alpha=16, lora_dropout=0.05, **adapters
+    )
 else:
     config = litgpt.model.Config.from_name(options.name)
 with fabric.init_module(empty_init=True):
