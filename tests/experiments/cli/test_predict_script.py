@@ -38,6 +38,7 @@ def prediction(needed_gib: float) -> ScriptPrediction:
         phases=(),
         modules=(),
         lines=(),
+        blocks=(),
         notes=("torch.compile was called",),
         versions={},
         elapsed_s=1.0,
