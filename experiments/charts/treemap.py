@@ -6,17 +6,18 @@ from typing import NamedTuple
 from experiments.charts.chart import WIDTH_PX, Chart, number, percent, rendered, series_class
 
 HEIGHT_PX = 420
-TEXT_PX = {"width": 70, "height": 18}
-"""The smallest tile that has a text, at WIDTH_PX."""
-SECOND_LINE_PX = 34
-WIDE_PX = 200
+LINE_PX = 15
+TEXT_PX = 70
+"""Width of the smallest tile that has a text."""
+WIDE_PX = 120
 """Narrower tiles lose their text on a narrow screen."""
 
 
 class Tile(NamedTuple):
-    """One rectangle: its text, a second line of text, and its size (positive)."""
+    """One rectangle: its size (positive) and name, and a note below them. short: the name where it is written."""
 
-    label: str
+    name: str
+    short: str
     note: str
     size: float
 
@@ -86,14 +87,14 @@ def _row(areas: Sequence[float], box: Box) -> tuple[list[Box], Box]:
 
 def _drawn(group: str, tile: Tile, box: Box, unit: str) -> dict[str, object]:
     size = f"{number(tile.size)} {unit}"
+    lines = [size, tile.short, tile.note][: int(box.height / LINE_PX)] if box.width >= TEXT_PX else []
     return {
         "x": percent(box.x, WIDTH_PX),
         "width": percent(box.width, WIDTH_PX),
         "y": round(box.y, 1),
         "height": round(box.height, 1),
         "class": series_class(group),
-        "tip": ", ".join(filter(None, (group, tile.label, tile.note, size))),
-        "label": f"{size} {tile.label}" if box.width >= TEXT_PX["width"] and box.height >= TEXT_PX["height"] else "",
-        "note": tile.note if box.height >= SECOND_LINE_PX else "",
+        "tip": ", ".join(filter(None, (group, tile.name, tile.note, size))),
+        "lines": [(LINE_PX * (place + 1) - 1, line) for place, line in enumerate(lines)],
         "narrow": box.width < WIDE_PX,
     }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from experiments.errors import InputError
 from experiments.prediction.script.command import parsed
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
+from experiments.prediction.script.sandbox import Place, in_words, sandbox
 from experiments.suites.attention_kernels import kernels_of
 from experiments.suites.cards import card_named
 from experiments.system.files import CODE, cache_folder
@@ -42,23 +44,25 @@ def trace_script(
     """Return what is predicted of the command ``words``: one prediction for each group of cards, and each rank.
 
     Cards whose kernels take the same memory are answered by one trace. The script runs in this working directory and
-    with this environment; what it writes and where it connects to is up to it. Its output goes to stderr. Progress
-    shows ``name``, or the first words of the command.
+    with this environment; what it writes and where it connects to is up to it, unless options.sandbox is set. Its
+    output goes to stderr. Progress shows ``name``, or the first words of the command and where it runs.
 
     Raises InputError for a command that cannot be run, and ScriptFailed if the script fails.
     """
     require("torch")
     parsed(words)
-    job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights")}
-    job |= {"words": list(words), "cache": str(cache_folder())}
-    found = []
-    for group in alike(card_names):
-        say(f"tracing {name or ' '.join(words[:4])} for {', '.join(group)}")
-        first = _traced({**job, "cards": group, "rank": 0})
-        found.append(first)
-        for rank in range(1, first.ranks if options.all_ranks else 1):
-            say(f"tracing rank {rank} of {first.ranks}")
-            found.append(_traced({**job, "cards": group, "rank": rank}))
+    what = name or f"{' '.join(words[:4])}, {in_words(options.sandbox)},"
+    with sandbox() if options.sandbox else nullcontext(Place(Path.cwd(), {})) as place:
+        job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights")}
+        job |= {"words": place.words(words), "cache": str(cache_folder())}
+        found = []
+        for group in alike(card_names):
+            say(f"tracing {what} for {', '.join(group)}")
+            first = _traced({**job, "cards": group, "rank": 0}, place)
+            found.append(first)
+            for rank in range(1, first.ranks if options.all_ranks else 1):
+                say(f"tracing rank {rank} of {first.ranks}")
+                found.append(_traced({**job, "cards": group, "rank": rank}, place))
     return found
 
 
@@ -71,14 +75,15 @@ def alike(card_names: Sequence[str]) -> list[list[str]]:
     return [list(group) for _, group in groupby(sorted(card_names, key=kind), key=kind)]
 
 
-def _traced(job: dict[str, object]) -> ScriptPrediction:
+def _traced(job: dict[str, object], place: Place) -> ScriptPrediction:
     with tempfile.TemporaryDirectory(prefix="testbed-script-") as folder:
         out = Path(folder) / "prediction.json"
         with own_group(
-            [sys.executable, "-m", MODULE, json.dumps(job), str(out)],
+            [*place.start, sys.executable, "-m", MODULE, json.dumps(job), str(out)],
+            cwd=place.folder,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            env={**os.environ, "PYTHONPATH": _path()},
+            env={**os.environ, **place.environment, "PYTHONPATH": _path()},
         ) as process:
             code = process.wait()
         if not out.exists():

@@ -53,6 +53,11 @@ def _parts(one: ScriptPrediction) -> Chart:
     return bar_chart([bar], "GiB", "The parts of the peak; the same numbers are in the table below")
 
 
+def _end(module: str) -> str:
+    """Return the last two parts of a module's name."""
+    return ".".join(module.split(".")[-2:])
+
+
 def _blocks(one: ScriptPrediction) -> Chart:
     """Return the memory of the peak by part, module and line; those below SMALLEST of it are one tile of their part."""
     names = {part.key: part.name for part in AT_PEAK}
@@ -63,7 +68,8 @@ def _blocks(one: ScriptPrediction) -> Chart:
         if block.size_gib < SMALLEST * one.peak_gib:
             small[name] += block.size_gib
         else:
-            groups[name].append(Tile(block.module or "outside of modules", block.line, block.size_gib))
+            module = block.module or "outside of modules"
+            groups[name].append(Tile(module, _end(module), block.line, block.size_gib))
     for name, size in small.items():
-        groups[name].append(Tile("smaller ones", "", size))
+        groups[name].append(Tile("smaller ones", "smaller ones", "", size))
     return treemap(groups, "GiB", f"What lives at the peak, {one.peak_gib:.2f} GiB, by part, module and line")
