@@ -64,8 +64,7 @@ def predicted(case: Case) -> Answer:
     options, dashes, script = case.command.partition("-- ")
     words = [*shlex.split(options), "--card", case.card, "--json"]
     if dashes:
-        python, name, *rest = shlex.split(script)
-        words += ["--", python, str(SCRIPTS / name), *rest]
+        words += ["--", *(str(SCRIPTS / word) if word.endswith(".py") else word for word in shlex.split(script))]
     ran = subprocess.run(
         [sys.executable, "-m", "experiments", "predict", *words],
         cwd=FOLDER / "configs",
