@@ -11,8 +11,8 @@ from torch.futures import Future
 
 _create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
 COLLECTIVES = """
-all_gather_single_coalesced all_to_all_single allgather_coalesced allgather_into_tensor_coalesced allreduce
-allreduce_coalesced alltoall alltoall_base barrier broadcast gather reduce reduce_scatter reduce_scatter_single
+all_gather_single_coalesced all_to_all_single allgather_coalesced allgather_into_tensor_coalesced
+allreduce_coalesced alltoall alltoall_base barrier gather reduce reduce_scatter reduce_scatter_single
 reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced scatter _reduce_scatter_base
 """.split()  # noqa: SIM905 - one line a word reads worse
 
@@ -43,8 +43,8 @@ class LoneGroup(c10d.ProcessGroup):
         """Keep the tensors of an asynchronous reduction in a backward pass until a collective outside of that pass.
 
         NCCL's group keeps them until its watchdog has seen that the reduction is done, and frees them at the next
-        collective (ProcessGroupNCCL::shelvesToUnstash_). DDP's first buckets, which it replaces before the second
-        backward pass, so exist together with the new ones.
+        collective (ProcessGroupNCCL::shelvesToUnstash_). DDP replaces its first buckets before the second forward
+        pass, so that they exist together with the new ones. The broadcasts of DDP itself come before the watchdog.
         """
         now = torch._C._current_graph_task_id()
         if now != self._shelved_in:
@@ -74,21 +74,26 @@ class LoneGroup(c10d.ProcessGroup):
         return self.pg_name
 
 
-def _over(group: LoneGroup, *given: Any, **_: Any) -> Any:
-    group.shelve([])
+def _done(group: LoneGroup, *given: Any, **_: Any) -> Any:
     done: Future[Any] = Future(devices=[torch.device("cuda", 0)])
     done.set_result(given[0] if given else None)
     return _create_work(done)
 
 
+def _over(group: LoneGroup, *given: Any, **_: Any) -> Any:
+    group.shelve([])
+    return _done(group, *given)
+
+
 def _allreduce(group: LoneGroup, tensors: Any, options: Any = None) -> Any:
     group.shelve(tensors if options is not None and options.asyncOp else [])
-    return _over(group, tensors)
+    return _done(group, tensors)
 
 
 for _name in COLLECTIVES:
     setattr(LoneGroup, _name, _over)
-setattr(LoneGroup, "allreduce", _allreduce)  # noqa: B010 - as the others
+for _name, _own in (("allreduce", _allreduce), ("broadcast", _done)):
+    setattr(LoneGroup, _name, _own)
 
 
 def replace_ranks(devices: int, nodes: int, rank: int = 0) -> None:
