@@ -7,6 +7,7 @@ In a notebook: ``display(SVG(chart.standalone()))``.
 from experiments.charts.bars import Bar, Limit, Mark, Tone, bar_chart
 from experiments.charts.chart import SCRIPT, STYLE, Chart
 from experiments.charts.lines import Band, Line, Panel, line_chart
+from experiments.charts.treemap import Tile, treemap
 
 __all__ = [
     "SCRIPT",
@@ -18,7 +19,9 @@ __all__ = [
     "Line",
     "Mark",
     "Panel",
+    "Tile",
     "Tone",
     "bar_chart",
     "line_chart",
+    "treemap",
 ]

@@ -37,6 +37,8 @@ TASKS = (
 )
 """Tasks in the order in which a class is looked for, if the configuration does not name one."""
 LORA_DROPOUT = 0.05
+FIRST_TOKEN = 0
+"""Begins the decoder's text if a configuration does not say what does."""
 
 
 def build(job: LoopJob) -> Any:
@@ -46,6 +48,8 @@ def build(job: LoopJob) -> Any:
     """
     config = build_config(job.model, "full")
     config.use_cache = False
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = FIRST_TOKEN
     kind = class_of(config, job)
     dtype = DTYPES[job.precision]
     options = {"attn_implementation": job.attention} if job.attention else {}

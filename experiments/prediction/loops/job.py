@@ -1,11 +1,16 @@
 """What a training program of this folder trains, as its only argument."""
 
+import sys
+import traceback
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from experiments.errors import InputError
 from experiments.prediction.custom import Attention, LoopOptimizer, LoopPrecision, Quantized
 from experiments.suites.models import Model
+from experiments.training.failures import first_line
 
 
 class LoopLora(BaseModel):
@@ -34,3 +39,22 @@ class LoopJob(BaseModel):
     checkpointing: bool = False
     lora: LoopLora | None = None
     fsdp: bool = False
+
+
+def run(train: Callable[[LoopJob], None]) -> None:
+    """Train what the program's argument says.
+
+    Raises InputError, after the traceback, if a library cannot train the model with these settings.
+    """
+    job = LoopJob.model_validate_json(sys.argv[1])
+    try:
+        train(job)
+    except InputError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        name = job.model.architecture.get("model_type", job.model.family)
+        raise InputError(
+            f"{name}: its libraries cannot train it with these settings ({type(error).__name__}: {first_line(error)}); "
+            "the traceback is above"
+        ) from None

@@ -6,14 +6,13 @@ JOB: the JSON of a LoopJob. torchrun starts several ranks.
 """
 
 import os
-import sys
 from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
 
 from experiments.prediction.loops.build import AUTOCAST, build
-from experiments.prediction.loops.job import LoopJob
+from experiments.prediction.loops.job import LoopJob, run
 from experiments.prediction.loops.optimizers import optimizer_of
 from experiments.prediction.loops.samples import sample
 
@@ -46,4 +45,4 @@ def train(job: LoopJob) -> None:
 
 
 if __name__ == "__main__":
-    train(LoopJob.model_validate_json(sys.argv[1]))
+    run(train)

@@ -9,7 +9,10 @@ from experiments.prediction.loops.build import inputs_of
 from experiments.prediction.loops.job import LoopJob
 
 SOUND_SECONDS, SOUND_RATE = 10, 16_000
+FRAMES, SPOKEN_WORDS = 1000, 32
 FIRST_WORD, LAST_WORD = 5, 1000
+WITH_IMAGE = ("blip", "blip-2", "git")
+"""Models of texts and images that need an image; others are trained on texts alone."""
 Sample = dict[str, torch.Tensor]
 
 
@@ -32,20 +35,34 @@ def sample(model: Any, job: LoopJob) -> Sample:
 def _inputs(config: Any, names: list[str], job: LoopJob) -> Sample:
     found: Sample = {}
     if "input_ids" in names:
-        found["input_ids"] = _text(job.seq)
+        found["input_ids"] = _text(job.seq, config)
     if "pixel_values" in names and "input_ids" not in names:
         found["pixel_values"] = _image(config)
-    if "pixel_values" in names and ("return_loss" in names or config.model_type == "blip-2"):
+    if "pixel_values" in names and ("return_loss" in names or config.model_type in WITH_IMAGE):
         found["pixel_values"] = _image(config.vision_config)
     if config.model_type == "blip-2":
+        if config.image_token_index is None:
+            config.image_token_index = config.get_text_config().vocab_size - 1
         pictures = torch.full((config.num_query_tokens,), config.image_token_index)
         found["input_ids"] = torch.cat([pictures, found["input_ids"]])
     if "input_features" in names:
-        frames = 2 * getattr(config, "max_source_positions", 1500)
-        found["input_features"] = torch.randn(config.num_mel_bins, frames)
+        found["input_features"] = _spectrum(config)
     if "input_values" in names:
-        found["input_values"] = torch.randn(SOUND_SECONDS * SOUND_RATE)
+        found["input_values"] = _sound(config)
     return found
+
+
+def _spectrum(config: Any) -> torch.Tensor:
+    """Return the features of a sound: bands and frames for Whisper, frames and bands for others."""
+    if not hasattr(config, "num_mel_bins"):
+        return torch.randn(FRAMES, config.input_feat_per_channel)
+    return torch.randn(config.num_mel_bins, 2 * config.max_source_positions)
+
+
+def _sound(config: Any) -> torch.Tensor:
+    if hasattr(config, "max_length"):
+        return torch.randn(config.max_length, config.num_mel_bins)
+    return torch.randn(SOUND_SECONDS * SOUND_RATE)
 
 
 def _image(config: Any) -> torch.Tensor:
@@ -58,9 +75,11 @@ def _labels(config: Any, kind: str, found: Sample, job: LoopJob) -> torch.Tensor
     if "Classification" in kind and "Token" not in kind:
         return torch.tensor(1)
     if config.is_encoder_decoder or kind.endswith("ForCTC"):
-        return _text(job.target_seq or (job.seq if "input_ids" in found else 32))
+        return _text(job.target_seq or (job.seq if "input_ids" in found else SPOKEN_WORDS), config)
     return found["input_ids"].clone() if "input_ids" in found else torch.tensor(1)
 
 
-def _text(length: int) -> torch.Tensor:
-    return torch.randint(FIRST_WORD, LAST_WORD, (length,))
+def _text(length: int, config: Any) -> torch.Tensor:
+    """Return words of the model's vocabulary; the first few of it are often special tokens."""
+    vocabulary = getattr(config.get_text_config(), "vocab_size", LAST_WORD)
+    return torch.randint(FIRST_WORD, min(LAST_WORD, vocabulary), (length,))

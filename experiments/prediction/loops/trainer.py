@@ -5,14 +5,13 @@
 JOB: the JSON of a LoopJob. torchrun starts several ranks.
 """
 
-import sys
 import tempfile
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
 from experiments.prediction.loops.build import build
-from experiments.prediction.loops.job import LoopJob
+from experiments.prediction.loops.job import LoopJob, run
 from experiments.prediction.loops.optimizers import optimizer_of
 from experiments.prediction.loops.samples import sample
 
@@ -45,4 +44,4 @@ def train(job: LoopJob) -> None:
 
 
 if __name__ == "__main__":
-    train(LoopJob.model_validate_json(sys.argv[1]))
+    run(train)

@@ -58,8 +58,8 @@ struct Hooks final : at::CUDAHooksInterface {
   c10::DeviceIndex getCurrentDevice() const override { return 0; }
   c10::DeviceIndex current_device() const override { return 0; }
   int getNumGPUs() const override { return 1; }
-  bool isPinnedPtr(const void*) const override { return false; }
-  c10::Allocator* getPinnedMemoryAllocator() const override { return &host_allocator; }
+  bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
   void deviceSynchronize(c10::DeviceIndex) const override {}
 };
 
@@ -112,6 +112,14 @@ void add_operations() {
   library.impl("native_dropout", TORCH_FN(phantom::native_dropout));
   library.impl("native_dropout_backward", TORCH_FN(phantom::native_dropout_backward));
   library.impl("relu", TORCH_FN(phantom::relu));
+  for (const std::string name : {"_use_cudnn_ctc_loss", "_use_miopen_ctc_loss"}) {
+    library.impl(name.c_str(), TORCH_FN(phantom::no_library_ctc));
+    library.impl((name + ".Tensor").c_str(), TORCH_FN(phantom::no_library_ctc_of_tensors));
+  }
+  library.impl("_ctc_loss", TORCH_FN(phantom::ctc_loss));
+  library.impl("_ctc_loss.Tensor", TORCH_FN(phantom::ctc_loss_of_tensors));
+  library.impl("_ctc_loss_backward", TORCH_FN(phantom::ctc_loss_backward<c10::IntArrayRef>));
+  library.impl("_ctc_loss_backward.Tensor", TORCH_FN(phantom::ctc_loss_backward<const at::Tensor&>));
   for (const char* whole : {"convolution", "convolution_backward"})
     library.impl(whole, torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }

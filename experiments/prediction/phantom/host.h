@@ -12,6 +12,8 @@
 #include <sys/mman.h>
 
 #include <atomic>
+#include <mutex>
+#include <unordered_set>
 
 #include "log.h"
 
@@ -23,20 +25,34 @@ constexpr size_t kLargeOnHost = 16 * kMiB;
 std::atomic<bool> host_watched{false};
 std::atomic<int64_t> host_bytes{0}, host_peak{0};
 
+std::mutex pinned_mutex;
+std::unordered_set<const void*> pinned;
+
 struct HostBlock {
   void* data;
   size_t bytes;
+  bool is_pinned;
 };
+
+bool is_pinned(const void* data) {
+  std::lock_guard<std::mutex> lock(pinned_mutex);
+  return pinned.count(data) > 0;
+}
 
 void release_on_host(void* context) {
   auto* block = static_cast<HostBlock*>(context);
   host_bytes -= static_cast<int64_t>(block->bytes);
+  if (block->is_pinned) {
+    std::lock_guard<std::mutex> lock(pinned_mutex);
+    pinned.erase(block->data);
+  }
   if (block->bytes >= kLargeOnHost) munmap(block->data, block->bytes);
   else c10::free_cpu(block->data);
   delete block;
 }
 
 struct HostAllocator final : c10::Allocator {
+  explicit HostAllocator(bool pins) : pins(pins) {}
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, nullptr, &release_on_host, Device(DeviceType::CPU)};
     void* data = bytes < kLargeOnHost
@@ -45,15 +61,21 @@ struct HostAllocator final : c10::Allocator {
     TORCH_CHECK(data != MAP_FAILED, "no address space for ", bytes, " bytes on the host");
     const int64_t now = host_bytes += static_cast<int64_t>(bytes);
     if (now > host_peak) host_peak = now;
-    return {data, new HostBlock{data, bytes}, &release_on_host, Device(DeviceType::CPU)};
+    if (pins) {
+      std::lock_guard<std::mutex> lock(pinned_mutex);
+      pinned.insert(data);
+    }
+    return {data, new HostBlock{data, bytes, pins}, &release_on_host, Device(DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void* to, const void* from, std::size_t bytes) const override {
     if (bytes < kLargeOnHost) default_copy_data(to, from, bytes);
   }
+
+  const bool pins;
 };
 
-HostAllocator host_allocator;
+HostAllocator host_allocator(false), pinned_allocator(true);
 
 bool large_on_host(const Tensor& tensor) {
   return host_watched && tensor.device().is_cpu() && tensor.storage().nbytes() >= kLargeOnHost;

@@ -104,6 +104,36 @@ std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double, std::opti
 
 Tensor native_dropout_backward(const Tensor& gradient, const Tensor&, double) { return at::empty_like(gradient); }
 
+// Connectionist temporal classification without cuDNN (LossCTC.cu). The backward pass has scratch memory of one table.
+
+bool no_library_ctc(const Tensor&, const Tensor&, c10::IntArrayRef, c10::IntArrayRef, int64_t) { return false; }
+
+bool no_library_ctc_of_tensors(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) { return false; }
+
+std::tuple<Tensor, Tensor> ctc_loss(
+    const Tensor& log_probs, const Tensor&, c10::IntArrayRef, c10::IntArrayRef targets, int64_t, bool) {
+  const int64_t batch = log_probs.dim() == 3 ? log_probs.size(1) : 1;
+  const int64_t longest = targets.empty() ? 0 : *std::max_element(targets.begin(), targets.end());
+  const auto options = log_probs.options();
+  return {at::empty({batch}, options), at::empty({batch, log_probs.size(0), 2 * longest + 1}, options)};
+}
+
+std::tuple<Tensor, Tensor> ctc_loss_of_tensors(
+    const Tensor& log_probs, const Tensor& targets, const Tensor& times, const Tensor& lengths, int64_t blank,
+    bool zero_infinity) {
+  const Tensor known = on_host(lengths).to(at::kLong).contiguous();
+  return ctc_loss(log_probs, targets, {}, {known.const_data_ptr<int64_t>(), static_cast<size_t>(known.numel())}, blank,
+                  zero_infinity);
+}
+
+template <typename Lengths>
+Tensor ctc_loss_backward(
+    const Tensor&, const Tensor& log_probs, const Tensor&, Lengths, Lengths, const Tensor&, const Tensor& log_alpha,
+    int64_t, bool) {
+  const Tensor log_beta = like(log_alpha);
+  return like(log_probs);
+}
+
 Tensor relu(const Tensor& input) { return at::empty_like(input); }
 
 }  // namespace phantom

@@ -11,10 +11,14 @@ from torch.futures import Future
 
 _create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
 COLLECTIVES = """
-all_gather_single_coalesced all_to_all_single allgather_coalesced allgather_into_tensor_coalesced allreduce
-allreduce_coalesced alltoall alltoall_base barrier broadcast gather reduce reduce_scatter reduce_scatter_single
+all_gather_single_coalesced all_to_all_single allgather_coalesced allgather_into_tensor_coalesced
+allreduce_coalesced alltoall alltoall_base barrier gather reduce reduce_scatter reduce_scatter_single
 reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced scatter _reduce_scatter_base
 """.split()  # noqa: SIM905 - one line a word reads worse
+
+
+NO_BACKWARD = -1
+"""What PyTorch calls the time outside of backward passes."""
 
 
 class LoneGroup(c10d.ProcessGroup):
@@ -26,12 +30,28 @@ class LoneGroup(c10d.ProcessGroup):
     def __init__(self, rank: int, size: int) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._rank, self._size = rank, size
+        self._shelf: list[Any] = []
+        self._shelved_in = NO_BACKWARD
 
     def size(self) -> int:
         return self._size
 
     def getBackendName(self) -> str:
         return "lone"
+
+    def shelve(self, tensors: list[Any]) -> None:
+        """Keep the tensors of an asynchronous reduction in a backward pass until a collective outside of that pass.
+
+        NCCL's group keeps them until its watchdog has seen that the reduction is done, and frees them at the next
+        collective (ProcessGroupNCCL::shelvesToUnstash_). DDP replaces its first buckets before the second forward
+        pass, so that they exist together with the new ones. The broadcasts of DDP itself come before the watchdog.
+        """
+        now = torch._C._current_graph_task_id()
+        if now != self._shelved_in:
+            self._shelf.clear()
+        self._shelved_in = now
+        if now != NO_BACKWARD:
+            self._shelf += tensors
 
     def allgather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
         for row, given in zip(outputs, inputs, strict=True):
@@ -54,14 +74,26 @@ class LoneGroup(c10d.ProcessGroup):
         return self.pg_name
 
 
-def _over(group: LoneGroup, *given: Any, **_: Any) -> Any:
+def _done(group: LoneGroup, *given: Any, **_: Any) -> Any:
     done: Future[Any] = Future(devices=[torch.device("cuda", 0)])
     done.set_result(given[0] if given else None)
     return _create_work(done)
 
 
+def _over(group: LoneGroup, *given: Any, **_: Any) -> Any:
+    group.shelve([])
+    return _done(group, *given)
+
+
+def _allreduce(group: LoneGroup, tensors: Any, options: Any = None) -> Any:
+    group.shelve(tensors if options is not None and options.asyncOp else [])
+    return _done(group, tensors)
+
+
 for _name in COLLECTIVES:
     setattr(LoneGroup, _name, _over)
+for _name, _own in (("allreduce", _allreduce), ("broadcast", _done)):
+    setattr(LoneGroup, _name, _own)
 
 
 def replace_ranks(devices: int, nodes: int, rank: int = 0) -> None:

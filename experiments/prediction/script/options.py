@@ -17,5 +17,8 @@ class ScriptOptions:
     fake_weights: bool = option(
         False, "Script: make models whose weights are missing from their configuration.", flag="--fake-weights"
     )
+    sandbox: bool = option(
+        False, "Script: run it on a copy of this folder, with a temporary HOME and TMPDIR and without network."
+    )
     max_gib: float | None = option(None, "Script: exit with code 1 if it needs more GiB.")
     page: Path | None = option(None, "Script: write a page with the memory over time to this file.")

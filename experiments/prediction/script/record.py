@@ -56,6 +56,15 @@ class LineShare(Record):
     size_gib: float = Field(description="bytes / 1024**3")
 
 
+class PeakBlock(Record):
+    """Memory at the peak of one category that one module and one line of the script allocated."""
+
+    category: str = Field(description="kind of memory, such as params or activations")
+    module: str = Field(description="name of the module, numbers as *: repeated layers together; empty: outside of all")
+    line: str = Field(description="FILE:LINE, relative to the script's folder; empty: before its first line")
+    size_gib: float = Field(description="bytes / 1024**3")
+
+
 class ScriptPrediction(Record):
     """Memory of one rank of a training script, with the kernels of some cards. Memory in GiB (bytes / 1024**3)."""
 
@@ -79,6 +88,7 @@ class ScriptPrediction(Record):
     phases: tuple[PhaseBegin, ...] = Field(description="phases in the timeline")
     modules: tuple[ModuleShare, ...] = Field(description="allocations that exist at the peak, largest first")
     lines: tuple[LineShare, ...] = Field(description="the same allocations by line of the script, largest first")
+    blocks: tuple[PeakBlock, ...] = Field(description="the whole peak by category, module and line, largest first")
     notes: tuple[str, ...] = Field(description="what the prediction does not model")
     versions: dict[str, str] = Field(description="versions of the packages that were used")
     elapsed_s: float = Field(description="time that the trace took, imports of the script included")

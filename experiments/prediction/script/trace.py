@@ -7,12 +7,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.prediction.script.command import parsed
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
+from experiments.prediction.script.sandbox import Place, in_words, sandbox
 from experiments.suites.attention_kernels import alike
 from experiments.system.files import CODE, cache_folder
 from experiments.system.packages import require
@@ -41,25 +43,27 @@ def trace_script(
     """Return what is predicted of the command ``words``: one prediction for each group of cards, and each rank.
 
     Cards whose kernels take the same memory are answered by one trace. The script runs in this working directory and
-    with this environment; what it writes and where it connects to is up to it. Its output goes to stderr. Progress
-    shows ``name``, or the first words of the command.
+    with this environment; what it writes and where it connects to is up to it, unless options.sandbox is set. Its
+    output goes to stderr. Progress shows ``name``, or the first words of the command and where it runs.
 
     Raises InputError for a command that cannot be run, and ScriptFailed if the script fails.
     """
     require("torch")
     parsed(words)
-    job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights")}
-    job |= {"words": list(words), "cache": str(cache_folder())}
-    found = []
+    what = name or f"{' '.join(words[:4])}, {in_words(options.sandbox)},"
     groups = alike(card_names)
-    for number, group in enumerate(groups, 1):
-        place = f" ({number} of {len(groups)})" if len(groups) > 1 else ""
-        say(f"tracing {name or ' '.join(words[:4])} for {_named(group)}{place}")
-        first = _traced({**job, "cards": group, "rank": 0})
-        found.append(first)
-        for rank in range(1, first.ranks if options.all_ranks else 1):
-            say(f"tracing rank {rank} of {first.ranks}")
-            found.append(_traced({**job, "cards": group, "rank": rank}))
+    with sandbox() if options.sandbox else nullcontext(Place(Path.cwd(), {})) as place:
+        job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights")}
+        job |= {"words": place.words(words), "cache": str(cache_folder())}
+        found = []
+        for number, group in enumerate(groups, 1):
+            progress = f" ({number} of {len(groups)})" if len(groups) > 1 else ""
+            say(f"tracing {what} for {_named(group)}{progress}")
+            first = _traced({**job, "cards": group, "rank": 0}, place)
+            found.append(first)
+            for rank in range(1, first.ranks if options.all_ranks else 1):
+                say(f"tracing rank {rank} of {first.ranks}")
+                found.append(_traced({**job, "cards": group, "rank": rank}, place))
     return found
 
 
@@ -68,14 +72,15 @@ def _named(group: Sequence[str]) -> str:
     return ", ".join(group) if len(group) <= SHOWN else f"{', '.join(group[:SHOWN])} and {len(group) - SHOWN} more"
 
 
-def _traced(job: dict[str, object]) -> ScriptPrediction:
+def _traced(job: dict[str, object], place: Place) -> ScriptPrediction:
     with tempfile.TemporaryDirectory(prefix="testbed-script-") as folder:
         out = Path(folder) / "prediction.json"
         with own_group(
-            [sys.executable, "-m", MODULE, json.dumps(job), str(out)],
+            [*place.start, sys.executable, "-m", MODULE, json.dumps(job), str(out)],
+            cwd=place.folder,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            env={**os.environ, "PYTHONPATH": _path()},
+            env={**os.environ, **place.environment, "PYTHONPATH": _path()},
         ) as process:
             code = process.wait()
         if not out.exists():

@@ -4,13 +4,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.charts import Band, Bar, Chart, Line, Panel, bar_chart, line_chart
+from experiments.charts import Band, Bar, Chart, Line, Panel, Tile, bar_chart, line_chart, treemap
 from experiments.errors import InputError
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.report.pages.environment import rendered
-from experiments.results.memory_parts import AT_PEAK
+from experiments.results.memory_parts import ACTIVATIONS, AT_PEAK
 
-HEIGHT_PX = 260
+HEIGHT_PX = 360
+SMALLEST = 0.002
+"""Share of the peak of the smallest block with a tile of its own."""
 
 
 def write_page(path: Path, command: Sequence[str], predictions: Sequence[ScriptPrediction]) -> None:
@@ -27,6 +29,7 @@ def write_page(path: Path, command: Sequence[str], predictions: Sequence[ScriptP
         parts=[(part.name, getattr(worst.at_peak, part.field)) for part in AT_PEAK],
         timeline=_chart(worst),
         peak=_parts(worst),
+        blocks=_blocks(worst),
     )
     try:
         path.write_text(text)
@@ -48,3 +51,25 @@ def _parts(one: ScriptPrediction) -> Chart:
     sizes = {part.name: getattr(one.at_peak, part.field) for part in AT_PEAK}
     bar = Bar("peak", sizes, value=f"{one.peak_gib:.2f} GiB", note=f"in {one.peak_phase}, step {one.peak_step}")
     return bar_chart([bar], "GiB", "The parts of the peak; the same numbers are in the table below")
+
+
+def _end(module: str) -> str:
+    """Return the last two parts of a module's name."""
+    return ".".join(module.split(".")[-2:])
+
+
+def _blocks(one: ScriptPrediction) -> Chart:
+    """Return the memory of the peak by part, module and line; those below SMALLEST of it are one tile of their part."""
+    names = {part.key: part.name for part in AT_PEAK}
+    groups: dict[str, list[Tile]] = {part.name: [] for part in AT_PEAK}
+    small = dict.fromkeys(groups, 0.0)
+    for block in one.blocks:
+        name = names.get(block.category, ACTIVATIONS.name)
+        if block.size_gib < SMALLEST * one.peak_gib:
+            small[name] += block.size_gib
+        else:
+            module = block.module or "outside of modules"
+            groups[name].append(Tile(module, _end(module), block.line, block.size_gib))
+    for name, size in small.items():
+        groups[name].append(Tile("smaller ones", "smaller ones", "", size))
+    return treemap(groups, "GiB", f"What lives at the peak, {one.peak_gib:.2f} GiB, by part, module and line")

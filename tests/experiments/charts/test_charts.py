@@ -5,9 +5,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from experiments.charts import Band, Bar, Limit, Line, Mark, Panel, bar_chart, line_chart
+from experiments.charts import Band, Bar, Limit, Line, Mark, Panel, Tile, bar_chart, line_chart, treemap
 from experiments.charts.chart import ticks
 from experiments.charts.lines import path
+from experiments.charts.treemap import Box, squarified
 
 EVIL = "</svg><script>alert(1)</script> & <b>"
 BARS = [
@@ -57,7 +58,8 @@ def test_a_line_has_its_values_without_level_parts_and_missing_values():
 def test_every_chart_is_a_document_of_its_own_and_text_is_escaped():
     panel = Panel(EVIL, "%", [Line("GPU", [0.0, None, 90.0])])
     lines = line_chart([panel, panel], [0, 1, 2], "seconds", EVIL, [Band(EVIL, 0, 1)])
-    for chart in (bar_chart(BARS, "GiB", EVIL, Limit(40, EVIL)), lines):
+    tiles = treemap({"parameters": [Tile(EVIL, EVIL, EVIL, 1.0)]}, "GiB", EVIL)
+    for chart in (bar_chart(BARS, "GiB", EVIL, Limit(40, EVIL)), lines, tiles):
         root = ET.fromstring(chart.standalone())
         assert root.get("aria-label") == EVIL
         assert "<script" not in chart.standalone() + chart.html
@@ -67,3 +69,29 @@ def test_every_chart_is_a_document_of_its_own_and_text_is_escaped():
 @pytest.mark.parametrize("values", [[None, None], [0.0, 0.0]])
 def test_a_panel_without_a_value_above_zero_is_drawn(values):
     assert "<path" in line_chart([Panel("busy", "", [Line("GPU", values)])], [0, 0], "s", "load").content
+
+
+def test_areas_of_a_treemap_are_the_sizes_and_fill_it_without_overlap():
+    sizes = [6, 6, 4, 3, 2, 2, 1]
+    boxes = squarified(sizes, Box(10, 20, 6, 4))
+    assert [box.width * box.height for box in boxes] == pytest.approx(sizes)
+    assert max(max(box.width / box.height, box.height / box.width) for box in boxes) < 3
+    corners = [(box.x, box.y, box.x + box.width, box.y + box.height) for box in boxes]
+    assert (min(c[0] for c in corners), min(c[1] for c in corners)) == (10, 20)
+    assert (max(c[2] for c in corners), max(c[3] for c in corners)) == pytest.approx((16, 24))
+    for place, (left, top, right, bottom) in enumerate(corners):
+        for other in corners[:place]:
+            beside = left >= other[2] - 1e-9 or right <= other[0] + 1e-9
+            assert beside or top >= other[3] - 1e-9 or bottom <= other[1] + 1e-9
+
+
+def test_a_treemap_has_each_group_in_one_piece_and_no_group_without_size():
+    groups = {
+        "gradients": [],
+        "parameters": [Tile("a.b.c", "b.c", "x.py:1", 3.0)],
+        "optimizer": [Tile("o", "o", "", 1.0)],
+    }
+    chart = treemap(groups, "GiB", "memory")
+    assert list(chart.legend) == ["parameters", "optimizer"]
+    assert re.findall(r'width="([\d.]+)%"', chart.content)[0] == "75"
+    assert "<title>parameters, a.b.c, x.py:1, 3 GiB</title>" in chart.content

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.prediction.script import trace
-from experiments.prediction.script.record import CardAnswer, ScriptPrediction
+from experiments.prediction.script.record import CardAnswer, PeakBlock, ScriptPrediction
 from experiments.results.predictions import Shares
 
 
@@ -38,6 +38,12 @@ def prediction(needed_gib: float) -> ScriptPrediction:
         phases=(),
         modules=(),
         lines=(),
+        blocks=(
+            PeakBlock(category="activations", module="layers.*.mlp", line="train.py:7", size_gib=6.0),
+            PeakBlock(category="optimizer", module="", line="train.py:8", size_gib=2.0),
+            PeakBlock(category="params", module="", line="train.py:3", size_gib=1.0),
+            PeakBlock(category="grads", module="", line="train.py:9", size_gib=1.0),
+        ),
         notes=("torch.compile was called",),
         versions={},
         elapsed_s=1.0,

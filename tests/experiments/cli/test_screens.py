@@ -51,7 +51,6 @@ COMMAND_LINES = {
     "compare-unlike": "compare TINY H200",
     "compare-like": "compare H200 H200",
     "evaluate-together": "evaluate H200 CHANGED",
-    "cards": "cards",
     "models": "models",
     "predict-cards": "predict --model open-llama-7b --loop lightning --card all --batch 1,4",
     "predict-batches": "predict --model open-llama-7b --loop lightning --card a100_80gb --batch 1,4",

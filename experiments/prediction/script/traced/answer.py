@@ -1,5 +1,6 @@
 """The prediction of a traced script, from the phantom device's log and what the watcher found."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from experiments.prediction.script.record import (
     Ended,
     LineShare,
     ModuleShare,
+    PeakBlock,
     PhaseBegin,
     ScriptPrediction,
 )
@@ -26,6 +28,8 @@ from experiments.suites.cards import card_named
 from experiments.system.files import GIB
 
 POINTS = 400
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+"""A layer's place in the name of a module."""
 SHOWN = 60
 """Maximum length of the lists of modules and lines."""
 
@@ -69,6 +73,7 @@ def prediction(traced: Traced, watcher: Watcher, lines: Lines, ended: Ended) -> 
         phases=tuple(PhaseBegin(at=begun / max(1, events), phase=phase) for begun, phase in tags.phases),
         modules=_modules(living, watcher),
         lines=_lines(living, lines),
+        blocks=_blocks(living, watcher, lines),
         notes=tuple(imports.notes()),
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.begun,
@@ -118,4 +123,16 @@ def _lines(living: Sequence[Living], lines: Lines) -> tuple[LineShare, ...]:
     return tuple(
         LineShare(line=line, category=category, size_gib=size / GIB)
         for (line, category), size in sizes.most_common(SHOWN)
+    )
+
+
+def _blocks(living: Sequence[Living], watcher: Watcher, lines: Lines) -> tuple[PeakBlock, ...]:
+    """Return the same by category, kind of module and line."""
+    sizes: Counter[tuple[str, str, str]] = Counter()
+    for one in living:
+        module = NUMBER.sub("*", watcher.modules.at(one.born))
+        sizes[CATEGORIES[one.category], module, lines.marks.at(one.born)] += one.size
+    return tuple(
+        PeakBlock(category=category, module=module, line=line, size_gib=size / GIB)
+        for (category, module, line), size in sizes.most_common()
     )

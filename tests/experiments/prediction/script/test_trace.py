@@ -70,6 +70,7 @@ def test_a_loop_is_stopped_after_its_steps_and_its_memory_is_told_apart(traced, 
     assert [begun.phase for begun in one.phases] == ["load", *step, *step, "forward", "backward"]
     assert max(one.timeline_gib) == pytest.approx(one.peak_gib, abs=0.001)
     assert sum(share.size_gib for share in one.modules) == pytest.approx(one.peak_gib, abs=0.001)
+    assert sum(block.size_gib for block in one.blocks) == pytest.approx(one.peak_gib, abs=0.001)
     assert ("1", "forward", "activations") in {(share.module, share.phase, share.category) for share in one.modules}
 
 
@@ -175,6 +176,66 @@ while True:
     assert [(one.rank, one.ranks) for one in (first, second)] == [(0, 2), (1, 2)]
     assert second.peak_gib - first.peak_gib > 4 * MIB / GIB
     assert first.at_peak.params_gib == 4 * MIB / GIB
+
+
+DDP = """
+import sys, torch
+import torch.distributed as dist
+from torch import nn
+dist.init_process_group("nccl")
+model = nn.Sequential(nn.Linear(1024, 1024, bias=False), nn.ReLU(), nn.Linear(1024, 1024, bias=False)).cuda()
+model = nn.parallel.DistributedDataParallel(model, find_unused_parameters="unused" in sys.argv)
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+while True:
+    if "between" in sys.argv:
+        dist.barrier()
+    model(torch.zeros(8192, 1024, device="cuda")).square().exp().sin().square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+"""Weights of 8 MiB; the peak is at the begin of the backward pass. DDP replaces its buckets before the second one."""
+
+
+def test_replaced_buckets_of_ddp_live_until_the_next_collective(trace):
+    torchrun = ("torchrun", "--nproc-per-node", "2")
+    (kept,), (freed,) = (trace(DDP, *words, before=torchrun) for words in ((), ("between",)))
+    assert kept.peak_gib - freed.peak_gib == pytest.approx(8 * MIB / GIB, abs=0.5 * MIB / GIB)
+
+
+def test_ddp_that_looks_for_unused_parameters_is_traced(trace):
+    (one,) = trace(DDP, "unused", before=("torchrun", "--nproc-per-node", "2"))
+    assert one.steps == 2
+
+
+def test_graphs_that_a_script_retains_are_found_at_their_line_and_grow_with_its_steps(traced):
+    source = LOOP.replace("for step", "kept = []\nfor step").replace(
+        "    model(batch).square().mean().backward()",
+        "    kept.append(model(batch).square().mean())\n    kept[-1].backward(retain_graph=True)",
+    )
+    two, four = traced(source), traced(source, steps=4)
+    graph = 2 * 32 * MIB / GIB
+    assert four.peak_gib - two.peak_gib == pytest.approx(2 * graph, rel=0.01)
+    assert two.peak_gib - traced(LOOP).peak_gib > graph
+    line = next(number for number, text in enumerate(source.splitlines(), 1) if "kept.append" in text)
+    assert sum(one.size_gib for one in four.lines if one.line == f"train.py:{line}") > 4 * graph
+
+
+def test_ctc_loss_has_the_table_of_its_paths_and_another_in_the_backward_pass(traced):
+    one = traced("""
+        import torch
+        from torch import nn
+        torch.manual_seed(0)
+        model = nn.Linear(64, 32).cuda()
+        optimizer = torch.optim.SGD(model.parameters())
+        labels = torch.randint(1, 32, (16, 256)).cuda()
+        times, lengths = torch.full((16,), 1024).cuda(), torch.full((16,), 256).cuda()
+        for _ in range(9):
+            scores = model(torch.zeros(1024, 16, 64, device="cuda")).log_softmax(-1)
+            torch.nn.functional.ctc_loss(scores, labels, times, lengths).backward()
+            optimizer.step()
+    """)
+    table, scores = 16 * 1024 * (2 * 256 + 1) * 4 / GIB, 16 * 1024 * 32 * 4 / GIB
+    assert 2 * table < one.at_peak.activations_gib < 2 * table + 6 * scores
 
 
 def test_cards_with_the_same_kernels_are_answered_by_one_trace(trace):

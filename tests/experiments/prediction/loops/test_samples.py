@@ -1,0 +1,66 @@
+"""Samples for models of all kinds: each is trained for a step on the CPU with the sample that is made for it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from experiments.errors import InputError
+from experiments.prediction.loops import job as jobs
+from experiments.prediction.loops.build import build
+from experiments.prediction.loops.job import LoopJob
+from experiments.prediction.loops.samples import sample
+
+TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
+PAIR = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 60}
+PAIR |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+SOUND = {
+    **TEXT,
+    "vocab_size": 32,
+    "conv_dim": [8] * 7,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}
+EXPERTS = {"num_key_value_heads": 1, "num_local_experts": 2, "head_dim": 8}
+MODELS = {
+    "wav2vec2": SOUND,
+    "hubert": SOUND,
+    "speech_to_text": {**PAIR, "max_source_positions": 1000, "num_conv_layers": 1, "conv_kernel_sizes": [5]},
+    "audio-spectrogram-transformer": {**TEXT, "max_length": 64},
+    "whisper": {**PAIR, "decoder_start_token_id": 1, "max_source_positions": 50, "pad_token_id": 0},
+    "t5": {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 40},
+    "bert": TEXT,
+    "mixtral": {**TEXT, **EXPERTS},
+    "gemma2": {**TEXT, "num_key_value_heads": 1, "head_dim": 8},
+    "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 40},
+    "vit": {**TEXT, "image_size": 32, "patch_size": 16},
+    "blip": {
+        "text_config": {**TEXT, "encoder_hidden_size": 16},
+        "vision_config": {**TEXT, "image_size": 32, "patch_size": 16},
+    },
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_any_kind_is_trained_on_its_sample(name):
+    model = build(job(name)).train()
+    one = sample(model, job(name))
+    loss = model(**{key: torch.stack([value] * 2) for key, value in one.items()}).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert any(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_what_a_library_cannot_train_is_one_line_after_its_traceback(monkeypatch, capsys):
+    def train(_):
+        raise RuntimeError("a leaf Variable\nis used")
+
+    monkeypatch.setattr(jobs, "sys", SimpleNamespace(argv=["", job("bert").model_dump_json()]))
+    with pytest.raises(InputError, match=r"bert: its libraries cannot train it .*\(RuntimeError: a leaf Variable\)"):
+        jobs.run(train)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def job(name: str) -> LoopJob:
+    model = {"family": "transformers", "architecture": {"model_type": name, **MODELS[name]}}
+    return LoopJob.model_validate({"model": model, "seq": 12, "target_seq": 6})

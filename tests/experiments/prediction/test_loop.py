@@ -1,0 +1,92 @@
+"""Custom trainings in a loop: the mistakes, and the largest batch with the changes that save memory."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.errors import InputError
+from experiments.prediction import loop_fit
+from experiments.prediction.custom import CustomTraining
+from experiments.prediction.fit import LORA_R
+from experiments.prediction.loop_fit import attempts, fit_program
+from experiments.prediction.script import trace
+from experiments.prediction.script.record import CardAnswer
+
+MODEL = ("--model", "tiny-llama-1.1b", "--card", "a100_80gb")
+ROW = "single_gpu_blip2/xxl-sgd"
+
+
+@pytest.fixture
+def nothing_is_traced(monkeypatch):
+    monkeypatch.setattr(trace, "trace_script", lambda *_: pytest.fail("traced"))
+
+
+@pytest.mark.usefixtures("nothing_is_traced")
+@pytest.mark.parametrize("command", ["predict", "fit"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*MODEL, "--loop", "keras"), "--loop keras: allowed: trainer, plain, lightning, litgpt"),
+        ((ROW, "--loop", "plain"), "--loop: needs --model; a row has its own settings"),
+        ((ROW, *MODEL, "--loop", "plain"), f"--model tiny-llama-1.1b: allowed without '{ROW}' only"),
+        (("--loop", "plain", "--", "python", "x.py"), "--loop: not with a script, which has its own settings"),
+        (("--model", "tiny-llama-1.1b", "--loop", "plain"), "--model tiny-llama-1.1b: needs --card, one of a100_80gb"),
+        ((*MODEL, "--loop", "plain", "--strategy", "fsdp"), "--strategy fsdp: allowed with --loop trainer, lightning"),
+        ((*MODEL, "--loop", "plain", "--strategy", "deepspeed_stage_2_offload"), "allowed with --loop lightning only"),
+        ((*MODEL, "--quantization", "4bit"), "--quantization 4bit: needs --lora-r; quantized weights are not trained"),
+        ((*MODEL, "--loop", "lightning", "--attention", "eager"), "allowed with --loop trainer, plain; not with lig"),
+        ((*MODEL, "--loop", "lightning", "--optim", "lion"), "--optim lion: allowed with --loop lightning: "),
+        ((*MODEL, "--loop", "plain", "--batch", "two"), "--batch two: allowed: whole numbers from 1"),
+        ((*MODEL, "--target-seq", "0"), "--target-seq 0: a whole number above 0 is needed"),
+        ((*MODEL, "--loop", "plain", "--max-gib", "4"), "--max-gib"),
+        ((*MODEL, "--sandbox"), "--sandbox: needs a script's command after --"),
+    ],
+)
+def test_a_mistake_with_a_loop_is_one_line(command, arguments, message, capsys):
+    assert main([command, *arguments]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert message in said
+    assert "Traceback" not in said
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The jobs that are traced: a batch needs 10 GiB each, half of it in bf16; adapters cannot be traced."""
+    jobs: list[dict] = []
+
+    def trace_script(words, cards, say, options, name):
+        jobs.append(json.loads(words[-1]))
+        if "lora" in jobs[-1]:
+            raise trace.ScriptFailed(1)
+        if words[0] == "torchrun":
+            raise InputError("no FSDP here")
+        need = jobs[-1].get("batch", 1) * (5.0 if jobs[-1].get("precision") == "bf16-true" else 10.0)
+        card = CardAnswer(card=cards[0], usable_gib=78.6, needed_gib=need, reserved_gib=need, retries=0, failure=None)
+        return [SimpleNamespace(cards=(card,), peak_gib=need, notes=())]
+
+    monkeypatch.setattr(loop_fit, "trace_script", trace_script)
+    return jobs
+
+
+@pytest.mark.parametrize("loop", ["trainer", "plain"])
+def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_if_it_does_not_fit(traced, loop):
+    training = CustomTraining(model="tiny-llama-1.1b", card="a100_80gb", batch=12, loop=loop)
+    found = fit_program(training, lambda _: None)
+    assert (found.largest, found.likely) == (7, 7)
+    tried = {one.change: one for one in attempts(training, found, lambda _: None)}
+    assert tried["precision bf16-true"].found.card.outcome == "fits"
+    assert tried["precision bf16-mixed"].found.card.outcome == "oom"
+    assert "the script itself failed" in tried[f"LoRA, rank {LORA_R}"].reason
+    assert ("FSDP over 2 GPUs" in tried) == (loop == "trainer")
+    assert attempts(CustomTraining(model=training.model, card=training.card, batch=7), found, lambda _: None) == []
+
+
+def test_fit_of_a_model_prints_the_batches_and_the_changes_of_its_loop(traced, capsys):
+    assert main(["fit", *MODEL, "--batch", "12", "--loop", "plain", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["loop"], data["largest_batch"], data["batches"][-1]["batch"]) == ("plain", 7, 12)
+    assert "loop: a plain PyTorch loop" in data["assumed"]
+    outcomes = {one["change"]: one["outcome"] for one in data["changes"]}
+    assert (outcomes["precision bf16-true"], outcomes["SGD"]) == ("fits", "oom")
