@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": Entry(RESULTS, "results", "Evaluate stored results with today's suites; check their files."),
     "report": Entry(RESULTS, "results", "Write the report of a run again, and the index of several."),
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
+    "history": Entry(RESULTS, "semester.history", "Record runs; show what changed between them, by which versions."),
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
     "predict": Entry(PREDICTION, "predict", "Predict GPU memory of rows, models and scripts, without a GPU."),
     "fit": Entry(PREDICTION, "predict", "Find the largest batch that fits, and changes that save memory."),
