@@ -1,8 +1,8 @@
 """What changed in a run against those before it: facts, verdicts, and figures that moved beyond their noise.
 
 A figure changed where ruptures finds the start of a new segment: KernelCPD with the linear kernel, whose cost is the
-squared distance to the segment's mean, in units of the noise. Its penalty is that of the modified Bayesian information
-criterion, 3 log n (Zhang and Siegmund 2007), with n the number of all values that are tested, so that long histories
+squared distance to the segment's mean, in units of the noise. Its penalty is that of the Bayesian information criterion
+for a change of the mean, 2 log n (Yao 1988), with n the number of all values that are tested, so that long histories
 with many figures raise no more false alarms than short ones.
 """
 
@@ -77,7 +77,8 @@ def changes(series: Series) -> list[RunChanges]:
 
 def _flipped(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[list[Changed], list[Changed]]:
     """Return the statements that flipped: those with other bounds or about ``rows``, which changed, and all others."""
-    flipped, borderline = [], []
+    flipped: list[Changed] = []
+    borderline: list[Changed] = []
     for id_, now in run.verdicts.items():
         then = before.verdicts.get(id_)
         if then and then.status != now.status:
@@ -105,8 +106,8 @@ def _moved(key: Key, series: Series, place: int) -> Changed:
     row, quantity = key
     earlier = [value for value in series.values(key)[:place] if value is not None]
     before, now = earlier[-1], series.runs[place].figures[key].value
-    words = [f"{number(value)} {unit(quantity)}".strip() for value in (before, now)]
-    return Changed(row, label(quantity), *words, now / before if before else None)
+    then, words = (f"{number(value)} {unit(quantity)}".strip() for value in (before, now))
+    return Changed(row, label(quantity), then, words, now / before if before else None)
 
 
 def _starts(series: Series) -> dict[Key, set[int]]:
@@ -136,7 +137,7 @@ def segments(values: Sequence[float], noise: float, tested: int) -> list[int]:
 
     signal = numpy.array([value / noise for value in values]).reshape(-1, 1)
     search = ruptures.KernelCPD(kernel="linear", min_size=1).fit(signal)
-    return [int(end) for end in search.predict(pen=3 * log(tested))[:-1]]
+    return [int(end) for end in search.predict(pen=2 * log(tested))[:-1]]
 
 
 def _noise(key: Key, series: Series, values: Sequence[float], shared: float) -> float:

@@ -120,7 +120,7 @@ def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
 
 def _reevaluated(folder: RunFolder) -> Reevaluation:
     evaluation = evaluate_run(folder.suite(), folder).best
-    stored = _stored_evaluation(folder.path / VERDICT_FILE)
+    stored = stored_evaluation(folder.path / VERDICT_FILE)
     return Reevaluation(
         folder=folder.path,
         evaluation=evaluation,
@@ -129,7 +129,8 @@ def _reevaluated(folder: RunFolder) -> Reevaluation:
     )
 
 
-def _stored_evaluation(path: Path) -> Evaluation | None:
+def stored_evaluation(path: Path) -> Evaluation | None:
+    """Return the verdicts in ``path``, None without the file. Raises InputError for another schema version."""
     if not path.is_file():
         return None
     try:

@@ -26,6 +26,8 @@ COMMANDS = {
     "report": Entry(RESULTS, "results", "Write the report of a run again, and the index of several."),
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
     "history": Entry(RESULTS, "semester.history", "Record runs; show what changed between them, by which versions."),
+    "bundle": Entry(RESULTS, "semester.bundle", "Write one archive of a run to hand in, with checksums."),
+    "grade": Entry(RESULTS, "semester.bundle", "Check archives that students hand in; give reasons and points."),
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
     "predict": Entry(PREDICTION, "predict", "Predict GPU memory of rows, models and scripts, without a GPU."),
     "fit": Entry(PREDICTION, "predict", "Find the largest batch that fits, and changes that save memory."),

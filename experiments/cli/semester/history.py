@@ -19,7 +19,7 @@ RECORD = "record"
 def history(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[record RUN_FOLDER... | SUITE[/ROW]]", help="Record runs, or show a suite or a row."),
+        typer.Argument(metavar="SUITE[/ROW] | record RUN_FOLDER", help="Record runs, or show a suite or a row."),
     ] = None,
     database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = DATABASE,
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it

@@ -17,7 +17,7 @@ from experiments.system.tables import Column, Table
 BLOCKS = "▁▂▃▄▅▆▇█"
 SHOWN = ("peak_gib", "reserved_gib", "step_s", "samples_per_s", "last_loss")
 CSV_COLUMNS = ("suite", "card", "size", "length", "run_id", "started_at", "commit", "row", "quantity", "value")
-MARKS: dict[str, str] = dict(ICONS)
+MARKS: dict[str, str] = {str(status): icon for status, icon in ICONS.items()}
 STYLES = {"pass": "green", "fail": "red", "error": "red"}
 
 

@@ -80,7 +80,7 @@ def test_changes_verdicts_and_figures_are_shown(testbed, tmp_path):
         testbed("history", "record", again(tmp_path, week, worse if week == 3 else None).path)
     code, out, _ = testbed("history", "single_gpu_blip2/xxl-sgd", "--fail-on-change")
     assert code == 1
-    assert "xxl-sgd: peak memory 77.5 GiB → 79.1 GiB (+2 %)" in out
+    assert "xxl-sgd: peak memory 77.5 GiB → 79 GiB (+2 %)" in out
     assert "what else differs: torch 2.11.0 → 2.12.0" in out
     assert "▁▁▁█" in out
     code, out, _ = testbed("history", "--json")
