@@ -62,7 +62,7 @@ SuiteFile = Annotated[
 Group = Annotated[Groups | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several, or both.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")]
 RunPaths = Annotated[
-    list[Path], typer.Argument(metavar="RUN_FOLDER...", help="results/RUN_ID, or a folder of several runs.")
+    list[Path], typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")
 ]
 
 

@@ -32,7 +32,7 @@ def bundle(
 
 @app.command()
 def grade(
-    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Archives of `testbed bundle`.")],
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Archives of `testbed bundle`.")],
     row: Annotated[list[str] | None, typer.Option(help="A requested row; default: the rows of the run.")] = None,
     card: Annotated[str | None, typer.Option(help="The requested GPU model.")] = None,
     predictions: Annotated[
