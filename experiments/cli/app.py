@@ -16,6 +16,7 @@ import typer
 
 from experiments.cli.parsing.group import Group
 from experiments.errors import InputError, Interrupted
+from experiments.notify.send import without_addresses
 from experiments.system.packages import missing
 from provision.errors import ProvisionError, SiteError
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins reads every installed package
     try:
-        command_line = shlex.join(["testbed", *arguments])
+        command_line = shlex.join(["testbed", *without_addresses(arguments)])
         code = app(args=list(arguments) or ["--help"], obj=command_line, prog_name="testbed", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(bool(end.code))

@@ -27,6 +27,7 @@ from experiments.cli.parsing.options import (
     Json,
     Key,
     Name,
+    Notify,
     SiteOrAny,
     Watch,
     Yes,
@@ -139,13 +140,25 @@ def status(
         str | None,
         typer.Option(metavar="YYYY-MM-DD", help="Instead: all leases of the journal since that day, with their sum."),
     ] = None,
+    notify: Notify = None,
+    within: Annotated[str, typer.Option(help="With --notify: a message for leases that begin or end so soon.")] = "1h",
+    above: Annotated[
+        float | None, typer.Option(metavar="SU", help="With --notify: a message for leases that cost more so far.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show active leases: time left, nodes, cost so far and in all."""
+    """Show active leases: time left, nodes, cost so far and in all.
+
+    With --notify, as from cron, messages are sent for leases that begin or end soon, or cost more than a bound.
+    """
+    from experiments.cli.semester.notices import notify_of_leases
+    from experiments.notify.send import Notifier
+    from provision.availability.times import parse_length
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
 
+    soon, notifier = parse_length(within), Notifier(notify or ())
     reconciler = reconciler_of(name)
     if since:
         _show_past(reconciler, name, since, as_json)
@@ -159,6 +172,8 @@ def status(
             problems.append(problem)
     if len(problems) == len(chosen) == 1:
         raise problems[0]
+    if notifier.wanted:
+        notify_of_leases(states, notifier, reconciler.clock.now(), soon, above)
     if as_json:
         print_json(states)
     elif states:

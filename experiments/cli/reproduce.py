@@ -12,6 +12,7 @@ from experiments.cli.parsing.options import (
     DryRun,
     Key,
     Name,
+    Notify,
     Site,
     SuiteFile,
     Watch,
@@ -41,6 +42,7 @@ def reproduce_command(
     keep: Annotated[bool, typer.Option("--keep", help="Do not release the lease at the end.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
+    notify: Notify = None,
 ) -> None:
     """Lease, configure, run, evaluate, report, release: all in one.
 
@@ -48,7 +50,9 @@ def reproduce_command(
     """
     from dataclasses import replace
 
+    from experiments.cli.semester.notices import notifying
     from experiments.cli.tables.verdicts import show_runs
+    from experiments.notify.send import Notifier
     from experiments.pipeline import options_per_suite
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on
@@ -59,6 +63,7 @@ def reproduce_command(
     from provision.sites.base import connect_to, is_demo
 
     require("ansible_runner")
+    notifier = Notifier(notify or ())
     names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of(lease.for_)])
     key = key_for(site, key)
     lease.check(name, key)
@@ -81,5 +86,5 @@ def reproduce_command(
     output = console()
     stop_as_interrupt()
     runs = reproduce(reproduction, reconciler, view_on(output), lambda slot: confirm(yes, f"lease {slot}"))
-    finished = show_runs(runs, output)
+    finished = show_runs(notifying(runs, notifier), output)
     raise typer.Exit(max(one.evaluation.exit_code for one in finished))

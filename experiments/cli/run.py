@@ -6,7 +6,7 @@ import typer
 
 from experiments.cli.output import console, download_on, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Group, Json, SuiteFile, expand_options
+from experiments.cli.parsing.options import Group, Json, Notify, SuiteFile, expand_options
 from experiments.errors import InputError
 from experiments.run_options import RunOptions
 
@@ -24,12 +24,15 @@ def run(
     group: Group = None,
     suite_file: SuiteFile = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the jobs that the same command submitted.")] = False,
+    notify: Notify = None,
     as_json: Json = False,
 ) -> None:
     """Run missing and changed rows of suites; evaluate, report them."""
     from dataclasses import replace
 
+    from experiments.cli.semester.notices import notifying
     from experiments.cli.tables.verdicts import run_as_data, show_runs
+    from experiments.notify.send import Notifier
     from experiments.pipeline import cancel_suites, options_per_suite, run_suites
     from experiments.runners.progress import view_on
     from experiments.suites.suite import own_suites, suites_of
@@ -44,7 +47,9 @@ def run(
         cancelled = cancel_suites(several, view_on(output))
         say(f"cancelled: {', '.join(cancelled) or 'nothing'}", stderr=as_json)
         return
-    finished = show_runs(run_suites(several, view_on(output), download_on(output)), output)
+    notifier = Notifier(notify or ())
+    runs = run_suites(several, view_on(output), download_on(output))
+    finished = show_runs(notifying(runs, notifier), output)
     if as_json:
         print_json([run_as_data(one) for one in finished])
     raise typer.Exit(max(one.evaluation.exit_code for one in finished))

@@ -63,7 +63,7 @@ def write_report(folder: RunFolder) -> WrittenReport:
     suite = folder.suite()
     stored = None
     with suppress(InputError):
-        stored = _stored_evaluation(folder.path / VERDICT_FILE)
+        stored = stored_evaluation(folder.path / VERDICT_FILE)
     for row in run.rows:
         if (notebook := folder.path / row_path(run.suite, row) / NOTEBOOK_FILE).is_file():
             write_notebook_page(notebook)
@@ -125,7 +125,7 @@ def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
 
 def _reevaluated(folder: RunFolder) -> Reevaluation:
     evaluation = evaluate_run(folder.suite(), folder).best
-    stored = _stored_evaluation(folder.path / VERDICT_FILE)
+    stored = stored_evaluation(folder.path / VERDICT_FILE)
     return Reevaluation(
         folder=folder.path,
         evaluation=evaluation,
@@ -138,7 +138,8 @@ def _changes(stored: Evaluation | None, evaluation: Evaluation) -> tuple[Verdict
     return verdict_changes(stored.verdicts, evaluation.verdicts) if stored else ()
 
 
-def _stored_evaluation(path: Path) -> Evaluation | None:
+def stored_evaluation(path: Path) -> Evaluation | None:
+    """Return the verdicts in ``path``, None without the file. Raises InputError for another schema version."""
     if not path.is_file():
         return None
     try:

@@ -6,6 +6,8 @@ from experiments.errors import InputError
 
 EXTRAS = {
     "chameleon": ("ansible_runner", "blazarclient", "chi", "keystoneauth1", "openstack", "requests"),
+    "history": ("ruptures",),
+    "notify": ("apprise",),
     "train": (
         "accelerate",
         "bitsandbytes",

@@ -39,6 +39,8 @@ def _describe(param: Any) -> None:
 
 
 def _usage(param: Any) -> str:
-    several = " ..." if param.nargs == -1 and "|" not in name_of(param) else ""
-    words = f"{name_of(param)}{several}"
-    return words if param.required else f"[{words}]"
+    name = name_of(param)
+    several = param.nargs == -1 and "|" not in name
+    if param.required:
+        return f"{name} [{name} ...]" if several else name
+    return f"[{name} ...]" if several else f"[{name}]"

@@ -29,6 +29,15 @@ Name = Annotated[
 ActiveName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: the only one.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Wait until a time slot is free, then lease it.")]
 
+Notify = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--notify",
+        metavar="URL",
+        help="Send messages to this address of apprise, such as mailto://…; also TESTBED_NOTIFY.",
+    ),
+]
+
 
 def _use_suites(place: Path | None) -> Path | None:
     """Let the suites at ``place`` be found by name, by this process and those that it starts."""

@@ -5,21 +5,26 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from experiments.charts import Band, Line, Panel, line_chart
+from experiments.history.database import history, record
+from experiments.history.page import write_page as write_history_page
+from experiments.history.series import read_series
 from experiments.report import compare, write_comparison, write_index, write_report
 from experiments.report.pages.script import write_page
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.chromium import Page, program
 from tests.support.reports import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
+from tests.support.terms import again
 
 LIMIT_BYTES = 500_000
 AXE = """axe.run(document, {resultTypes: ["violations"]}).then((found) =>
   found.violations.map((one) => one.id + ": " + one.nodes.slice(0, 3).map((node) => node.target).join(" ")))"""
-PAGES = ("h200", "tiny", "ranks", "index", "notebook", "script", "comparison")
+PAGES = ("h200", "tiny", "ranks", "index", "notebook", "script", "comparison", "history")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,21 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "index": write_index(root),
         "notebook": notebook.with_name("notebook.html"),
         "script": root / "script.html",
+        "history": history_page(root / "term"),
     }
+
+
+def history_page(folder: Path) -> Path:
+    with history(folder / "history.db", create=True) as database:
+        for week in range(4):
+            record(database, again(folder, week, other_settings if week == 3 else None))
+        several = read_series(database)
+    return write_history_page(folder / "history.html", several)
+
+
+def other_settings(result: dict[str, Any]) -> None:
+    result["spec"]["settings"]["seed"] += 1
+    result["versions"]["torch"] = "2.12.0"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,126 @@
+"""The archive of a run that a student hands in. Reading it trusts nothing: archives are hostile."""
+
+import hashlib
+import json
+import re
+import stat
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from experiments.errors import InputError
+from experiments.results.run_folder import (
+    CHECKSUMS_FILE,
+    PREDICTIONS_FILE,
+    RUN_FILE,
+    SUITE_FILE,
+    VERDICT_FILE,
+    RunFolder,
+)
+from experiments.results.schema import RESULTS_FILE, TELEMETRY_FOLDER
+
+FILES = (RUN_FILE, SUITE_FILE, PREDICTIONS_FILE, VERDICT_FILE, RESULTS_FILE)
+TELEMETRY = re.compile(rf"{TELEMETRY_FOLDER}/[\w.-]+\.csv")
+FIRST_DATE = (1980, 1, 1, 0, 0, 0)
+LARGEST_BYTES = 64 << 20
+"""Of all files of a bundle together; the largest stored run has below 2 MiB."""
+MOST_FILES = 1000
+SECRET = re.compile(r"(--notify[= ]\S+)|(\w+://)[^\s/@]+@")
+SECRETS_OF = ("command", "reason", "message", "where", "log")
+
+
+class BadBundle(InputError):
+    """An archive that is not a bundle, or that is not safe to read."""
+
+
+def write_bundle(folder: RunFolder, target: Path | None = None) -> Path:
+    """Write the results of a run to one archive and return its path, by default <run's folder>.bundle.zip.
+
+    It has run.json, each row's result and telemetry, predictions, verdicts and their checksums; no weights, logs or
+    notebooks. Passwords in URLs, addresses of notifications and the home folder are taken out of the texts. The same
+    run gives the same archive. Raises InputError if the folder is not that of a run, or has no result.
+    """
+    run, results = folder.read_run(), folder.results()
+    if not results:
+        raise InputError(f"{folder.path}: no row has a result; `testbed run {run.suite}` runs them")
+    contents = {name: (folder.path / name).read_bytes() for name in FILES if (folder.path / name).is_file()}
+    contents[RUN_FILE] = _without_secrets(run.model_dump_json())
+    lines = [_without_secrets(result.model_dump_json()) for result in results.values()]
+    contents[RESULTS_FILE] = b"".join(line + b"\n" for line in lines)
+    for row in results:
+        if path := folder.telemetry(row):
+            contents[f"{TELEMETRY_FOLDER}/{row}.csv"] = path.read_bytes()
+    place = folder.path.resolve()
+    return rewrite(target or place.with_name(f"{place.name}.bundle.zip"), contents)
+
+
+def rewrite(target: Path, contents: dict[str, bytes]) -> Path:
+    """Write the files of a bundle and their checksums to ``target`` and return it."""
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+    partial = target.with_name(f"{target.name}.part")
+    with zipfile.ZipFile(partial, "w") as archive:
+        for name, content in {**contents, CHECKSUMS_FILE: sums.encode()}.items():
+            entry = zipfile.ZipInfo(name, FIRST_DATE)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    partial.replace(target)
+    return target
+
+
+def _without_secrets(text: str) -> bytes:
+    return json.dumps(_clean(json.loads(text)), ensure_ascii=False).encode()
+
+
+def _clean(value: object, key: str = "") -> object:
+    if isinstance(value, dict):
+        return {name: _clean(one, name) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_clean(one, key) for one in value]
+    if isinstance(value, str) and key in SECRETS_OF:
+        return SECRET.sub(lambda found: f"{found[2] or '--notify '}***", value).replace(str(Path.home()), "~")
+    return value
+
+
+def read_bundle(path: Path) -> dict[str, bytes]:
+    """Return the files of a bundle by name. Nothing is written.
+
+    Raises BadBundle for a file that is not an archive, a name that a bundle does not have (absolute, with '..', twice),
+    a link, an encrypted file, more than LARGEST_BYTES, and content that differs from its checksum.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > LARGEST_BYTES:
+                raise BadBundle(f"{path}: larger than a bundle; allowed: {MOST_FILES} files, {LARGEST_BYTES >> 20} MiB")
+            contents: dict[str, bytes] = {}
+            for entry in entries:
+                _check_entry(path, entry, contents)
+                with archive.open(entry) as file:
+                    contents[entry.filename] = file.read(entry.file_size)
+    except OSError as error:
+        raise BadBundle(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        raise BadBundle(f"{path}: not a bundle ({error})") from None
+    _check_sums(path, contents)
+    return contents
+
+
+def _check_entry(path: Path, entry: zipfile.ZipInfo, seen: dict[str, bytes]) -> None:
+    name = entry.filename
+    mode = entry.external_attr >> 16
+    if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
+        raise BadBundle(f"{path}: {name!r} is not a plain file")
+    if entry.flag_bits & 1:
+        raise BadBundle(f"{path}: {name!r} is encrypted")
+    known = name in (*FILES, CHECKSUMS_FILE) or TELEMETRY.fullmatch(name)
+    if not known or ".." in PurePosixPath(name).parts or name in seen:
+        raise BadBundle(f"{path}: {name!r} is not a file of a bundle, or is in it twice")
+
+
+def _check_sums(path: Path, contents: dict[str, bytes]) -> None:
+    if missing := [name for name in (RUN_FILE, RESULTS_FILE, CHECKSUMS_FILE) if name not in contents]:
+        raise BadBundle(f"{path}: not a bundle ({missing[0]} is missing)")
+    lines = contents[CHECKSUMS_FILE].decode(errors="replace").splitlines()
+    stated = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
+    actual = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items() if name != CHECKSUMS_FILE}
+    if changed := [name for name in {**stated, **actual} if stated.get(name) != actual.get(name)]:
+        raise BadBundle(f"{path}: {', '.join(changed)} differs from its checksum in {CHECKSUMS_FILE}")

@@ -1,0 +1,27 @@
+"""The check of a bundle as results.json of Gradescope: points with their reasons."""
+
+from typing import Any
+
+from experiments.bundle.check import Checked
+
+
+def gradescope(checked: Checked) -> dict[str, Any]:
+    """Return the score and the tests of one bundle. A refused bundle has no points; each accepted row has one."""
+    reasons = "\n".join(checked.problems) or "right rows and settings; figures agree; not copied"
+    genuine = _test("The bundle is accepted", 0, reasons, checked.accepted)
+    rows = [
+        _test(row, 1, missing or "has a result", checked.accepted and not missing)
+        for row, missing in checked.rows.items()
+    ]
+    statements = checked.evaluation.verdicts if checked.evaluation else ()
+    lines = [f"{one.status}: {one.says} {one.value}".strip() for one in statements if one.status != "not evaluated"]
+    return {
+        "score": sum(test["score"] for test in rows),
+        "output": "\n".join(lines) or reasons,
+        "tests": [genuine, *rows],
+    }
+
+
+def _test(name: str, most: int, output: str, passed: bool) -> dict[str, Any]:
+    status = "passed" if passed else "failed"
+    return {"name": name, "score": most if passed else 0, "max_score": most, "output": output, "status": status}

@@ -1,0 +1,80 @@
+"""`testbed bundle`, `testbed grade`: one archive of a run to hand in, and the check of such archives."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli.output import print_json, say
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json
+from experiments.errors import InputError
+
+app = Commands()
+
+
+@app.command()
+def bundle(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID")],
+    output: Annotated[Path | None, typer.Option(help="The archive; default: RUN_FOLDER.bundle.zip.")] = None,
+) -> None:
+    """Write one archive of a run to hand in, with checksums.
+
+    It has results and telemetry, and testbed grade checks it offline. Passwords in URLs and the home folder are taken
+    out; weights, logs and notebooks are left out.
+    """
+    from experiments.bundle.archive import write_bundle
+    from experiments.results.run_folder import RunFolder
+
+    print(write_bundle(RunFolder(folder), output))
+
+
+@app.command()
+def grade(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Archives of `testbed bundle`.")],
+    row: Annotated[list[str] | None, typer.Option(help="A requested row; default: the rows of the run.")] = None,
+    card: Annotated[str | None, typer.Option(help="The requested GPU model.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="RUN_FOLDER", help="Your own run, whose predictions the figures must meet.")
+    ] = None,
+    known: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN_FOLDER", help="Runs that students may have; copies are refused.")
+    ] = None,
+    gradescope: Annotated[Path | None, typer.Option(help="Write Gradescope's results.json of the one bundle.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check archives that students hand in; give reasons and points.
+
+    A bundle is refused, with reasons, if a row is missing in the lab or has other settings, if figures contradict each
+    other, the telemetry or a prediction, or if a measurement is copied from another bundle. Exit code 1: one is
+    refused.
+    """
+    from experiments.bundle.check import check_bundle, copies, marks_of
+    from experiments.bundle.gradescope import gradescope as as_gradescope
+    from experiments.history.database import run_folders
+    from experiments.results.run_folder import RunFolder
+    from experiments.suites.cards import card_named
+    from experiments.system.files import write_atomically
+
+    if gradescope and len(bundles) > 1:
+        raise InputError(f"--gradescope {gradescope}: allowed with one BUNDLE")
+    if card:
+        card_named(card, "--card")
+    trusted = RunFolder(predictions).predictions() if predictions else ()
+    if predictions and not trusted:
+        raise InputError(f"--predictions {predictions}: has no predictions.json; `testbed run` writes it")
+    first = [check_bundle(path, trusted, row or (), card) for path in bundles]
+    checked = copies(first, marks_of(run_folders(known)) if known else {})
+    answers = {str(one.path): as_gradescope(one) for one in checked}
+    if gradescope:
+        write_atomically(gradescope, json.dumps(answers[str(bundles[0])], indent=2))
+    if as_json:
+        print_json(answers)
+    for one in () if as_json else checked:
+        points = answers[str(one.path)]["score"]
+        say(f"{one.path}: {'accepted' if one.accepted else 'refused'}, {points} of {len(one.rows)} points")
+        missing = [f"{name}: {why}" for name, why in one.rows.items() if why]
+        for line in (*one.problems, *missing):
+            say(f"  {line}")
+    raise typer.Exit(int(not all(one.accepted for one in checked)))

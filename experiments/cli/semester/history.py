@@ -1,0 +1,79 @@
+"""`testbed history`: record runs in a database; show verdicts, figures and changes over time."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli.output import console, print_json, say
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, SuiteFile
+from experiments.errors import InputError
+
+app = Commands()
+DATABASE = Path("results/history.db")
+RECORD = "record"
+
+
+@app.command()
+def history(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SUITE[/ROW] | record RUN_FOLDER", help="Record runs, or show a suite or a row."),
+    ] = None,
+    database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = DATABASE,
+    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    page: Annotated[Path | None, typer.Option(help="Also write a page with verdicts and trends to this file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write every figure of every run to this CSV file.")] = None,
+    fail_on_change: Annotated[
+        bool, typer.Option("--fail-on-change", help="Exit with code 1 if the newest run of a series changed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Record runs; show what changed between them, by which versions.
+
+    testbed history record RUN_FOLDER... adds runs to the database; one that it has already is not added again. Without
+    record, the verdicts and figures over time are shown, and every run in which a verdict flipped, a setting changed or
+    a figure moved beyond its noise, with all versions, devices and data that differ.
+    """
+    if words and words[0] == RECORD:
+        _record(words[1:], database, as_json)
+        return
+    if len(words or []) > 1:
+        raise InputError(f"{' '.join(words or [])}: allowed: one SUITE or SUITE/ROW, or record and folders")
+    from experiments.cli.tables.history import changes_as_data, history_tables, write_csv
+    from experiments.history.changes import changes
+    from experiments.history.database import history as opened
+    from experiments.history.page import write_page
+    from experiments.history.series import read_series
+
+    suite, _, row = words[0].partition("/") if words else ("", "", "")
+    with opened(database) as connection:
+        several = read_series(connection, suite or None, row or None)
+    if csv:
+        write_csv(csv, several)
+    if page:
+        say(str(write_page(page, several)), stderr=True)
+    found = [(series, changes(series)) for series in several]
+    if as_json:
+        print_json([changes_as_data(series, changed) for series, changed in found])
+    else:
+        console().print(history_tables(found))
+    newest = [changed and changed[-1].run is series.runs[-1] for series, changed in found]
+    raise typer.Exit(int(fail_on_change and any(newest)))
+
+
+def _record(folders: list[str], database: Path, as_json: bool) -> None:
+    from experiments.history.database import history as opened
+    from experiments.history.database import record, run_folders
+
+    if not folders:
+        raise InputError("history record: needs the folder of a run, or a folder of several")
+    runs = run_folders([Path(folder) for folder in folders])
+    with opened(database, create=True) as connection:
+        recorded = {str(run.path): record(connection, run) for run in runs}
+    if as_json:
+        print_json(recorded)
+        return
+    for path, new in recorded.items():
+        say(f"{path}: {'recorded' if new else 'recorded before'}")

@@ -1,0 +1,99 @@
+"""The database of the history: record runs, read series of figures. The tables are described in schema.sql."""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.errors import InputError
+from experiments.history.facts import cause_facts, figures, outcome_facts
+from experiments.prediction.as_result import evaluate_run
+from experiments.results.run_folder import RUN_FILE, Run, RunFolder
+from experiments.results.schema import Result
+from experiments.results.verdicts import Evaluation
+
+SCHEMA = Path(__file__).with_name("schema.sql")
+CAUSE = "cause: "
+"""Prefix of the facts that explain a change, and are not a change of the experiment itself."""
+
+
+@contextmanager
+def history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open the database; changes are written at the end. Raises InputError if it is missing or not a history."""
+    if not create and not path.is_file():
+        raise InputError(f"--database {path}: does not exist; `testbed history record RUN_FOLDER` creates it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path)
+    connection.row_factory = sqlite3.Row
+    try:
+        connection.executescript(f"PRAGMA foreign_keys = ON; {SCHEMA.read_text()}")
+        with connection:
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"--database {path}: not a history ({error})") from None
+    finally:
+        connection.close()
+
+
+def record(database: sqlite3.Connection, folder: RunFolder) -> bool:
+    """Record a run; return whether the database did not have it as it is now.
+
+    A run without any result is recorded with its verdicts. Raises InputError if the folder is not that of a run, or
+    if one of its files cannot be read.
+    """
+    run, results = folder.read_run(), folder.results()
+    evaluation = evaluate_run(folder.suite(), folder).best
+    digest = _digest(run, results, evaluation)
+    if database.execute("SELECT 1 FROM runs WHERE digest = ?", [digest]).fetchone():
+        return False
+    started_at = max([run.started_at, *(result.started_at for result in results.values())])
+    database.execute(
+        "DELETE FROM runs WHERE run_id = ? AND started_at = ? AND host = ?", [run.run_id, started_at, run.host]
+    )
+    columns = (run.run_id, started_at, run.suite, run.card, run.size, run.length, run.gpus_per_node, run.host)
+    cursor = database.execute(
+        "INSERT INTO runs (run_id, started_at, suite, card, size, length, gpus_per_node, host, git_commit, digest)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [*columns, run.git_commit, digest],
+    )
+    _insert_rows(database, cursor.lastrowid or 0, run, results)
+    _insert_verdicts(database, cursor.lastrowid or 0, evaluation)
+    return True
+
+
+def _digest(run: Run, results: dict[str, Result], evaluation: Evaluation) -> str:
+    texts = [run.model_dump_json(), *(result.model_dump_json() for result in results.values())]
+    statuses = [f"{verdict.id} {verdict.status}" for verdict in evaluation.verdicts]
+    return hashlib.sha256("\n".join([*texts, *statuses]).encode()).hexdigest()
+
+
+def _insert_rows(database: sqlite3.Connection, number: int, run: Run, results: dict[str, Result]) -> None:
+    for row, result in results.items():
+        measured = figures(result)
+        database.executemany(
+            "INSERT INTO figures VALUES (?, ?, ?, ?, ?)",
+            [(number, row, quantity, *figure) for quantity, figure in measured.items()],
+        )
+        causes = {CAUSE + name: value for name, value in cause_facts(run, result).items()}
+        database.executemany(
+            "INSERT INTO facts VALUES (?, ?, ?, ?)",
+            [(number, row, name, value) for name, value in (outcome_facts(result) | causes).items()],
+        )
+
+
+def _insert_verdicts(database: sqlite3.Connection, number: int, evaluation: Evaluation) -> None:
+    for one in evaluation.verdicts:
+        columns = (one.id, one.says, " ".join(one.rows), one.expected, one.status, one.grade, one.value, one.reason)
+        database.execute("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [number, *columns])
+
+
+def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
+    """Return the runs at or under ``paths``. Raises InputError for a path without any."""
+    found = []
+    for path in paths:
+        folders = sorted(one.parent for one in path.rglob(RUN_FILE) if not one.parent.is_symlink())
+        if not folders:
+            raise InputError(f"{path}: no run's folder here (none has a {RUN_FILE})")
+        found += [RunFolder(folder) for folder in folders]
+    return found

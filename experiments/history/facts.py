@@ -1,0 +1,88 @@
+"""The figures and facts of one row's result, as the history stores them."""
+
+from math import isfinite, sqrt
+from typing import Any, NamedTuple
+
+from experiments.results.quantities import SECONDS, value_of
+from experiments.results.run_folder import Run
+from experiments.results.schema import Result
+from experiments.suites.suite import Quantity
+
+QUANTITIES: tuple[Quantity, ...] = (
+    "peak_gib",
+    "reserved_gib",
+    "allocated_after_forward_gib",
+    "params_gib",
+    "grads_gib",
+    "optimizer_gib",
+    "optimizer_cpu_gib",
+    "activations_gib",
+    "parameters_e9",
+    "trainable_parameters_e9",
+    "samples_per_step",
+    "step_s",
+    "samples_per_s",
+    "final_loss",
+    "last_loss",
+)
+IQR_OF_A_NORMAL = 1.349
+"""Interquartile range of a normal distribution, in standard deviations."""
+MEDIAN_EFFICIENCY = 1.2533
+"""Standard error of a median over that of a mean, of a normal distribution: the root of pi/2."""
+
+
+class Figure(NamedTuple):
+    """A value of a row, and its standard error over the steps of the run; None if it is not known."""
+
+    value: float
+    spread: float | None
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Return the figures of a row by quantity; a value that is not a number is left out."""
+    values = {quantity: value_of(quantity, result) for quantity in QUANTITIES}
+    return {
+        quantity: Figure(value, _standard_error(quantity, value, result))
+        for quantity, value in values.items()
+        if value is not None and isfinite(value)
+    }
+
+
+def _standard_error(quantity: Quantity, value: float, result: Result) -> float | None:
+    if quantity not in SECONDS or result.speed is None or not result.speed.measured_micro_steps:
+        return None
+    deviation = result.speed.spread / IQR_OF_A_NORMAL
+    return value * deviation * MEDIAN_EFFICIENCY / sqrt(result.speed.measured_micro_steps)
+
+
+def outcome_facts(result: Result) -> dict[str, str]:
+    """Return the facts of a row that must not change between runs: outcome, limit of the memory, longest text."""
+    failure = result.failure
+    return {
+        "outcome": result.outcome,
+        "failed in": f"{failure.phase} ({failure.kind})" if failure else "",
+        "memory limit": f"{result.device.cap_gib:.2f} GiB" if result.device.cap_gib else "none",
+        "longest text": str(result.max_tokens or ""),
+        **{name: str(value) for name, value in result.spec.settings.model_dump(mode="json").items()},
+    }
+
+
+def cause_facts(run: Run, result: Result) -> dict[str, str]:
+    """Return what may be the cause of a change: versions, code, device, node and data of a row."""
+    device = result.device
+    found: dict[str, Any] = {
+        "suite version": run.recipe_version,
+        "commit": result.git_commit,
+        "training code": result.code,
+        "image": result.image,
+        "device": f"{device.count} x {device.name}",
+        "driver": device.driver,
+        "CUDA": device.cuda,
+        "node": run.host,
+        "data": run.data,
+        "data SHA-256": run.data_sha256,
+        "data version": result.data_commit,
+        "weights version": result.weights_commit,
+        **result.versions,
+    }
+    return {name: str(value or "") for name, value in found.items()}

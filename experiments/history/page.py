@@ -1,0 +1,54 @@
+"""A page of the history that needs no network: what changed, the verdicts of each run, trends of figures."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from experiments.charts import Chart, Line, Panel, line_chart
+from experiments.history.changes import changes
+from experiments.history.series import RecordedRun, Series
+from experiments.report.pages.environment import rendered
+from experiments.results.wording import label, unit
+from experiments.system.files import write_atomically
+
+TRENDS = ("peak_gib", "reserved_gib", "step_s", "last_loss")
+DAY_S = 86400
+
+
+def write_page(path: Path, several: Sequence[Series]) -> Path:
+    """Write the page of ``several`` series to ``path`` and return it."""
+    shown = [(series, changes(series)[::-1], _grid(series), _trends(series)) for series in several]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, rendered("history.html", shown=shown))
+    return path
+
+
+def _grid(series: Series) -> list[tuple[str, list[str]]]:
+    """Return each statement that a run evaluated, and its status in each run; empty where a run does not have it."""
+    says = {id_: one.says for run in series.runs for id_, one in run.verdicts.items()}
+    statuses = [(text, [_status(run, id_) for run in series.runs]) for id_, text in says.items()]
+    return [(text, found) for text, found in statuses if set(found) - {"", "not evaluated"}]
+
+
+def _status(run: RecordedRun, id_: str) -> str:
+    return run.verdicts[id_].status if id_ in run.verdicts else ""
+
+
+def _trends(series: Series) -> list[tuple[str, Chart]]:
+    """Return the chart of each row: a panel for each figure over the days since the first run."""
+    rows = dict.fromkeys(row for row, _ in series.keys)
+    return [(row, chart) for row in rows if (chart := _trend(series, row))]
+
+
+def _trend(series: Series, row: str) -> Chart | None:
+    figures = {name: series.values((row, name)) for name in TRENDS}
+    panels = [
+        Panel(label(name), unit(name), [Line("", values)])
+        for name, values in figures.items()
+        if any(value is not None for value in values)
+    ]
+    if len(series.runs) < 2 or not panels:
+        return None
+    at = [datetime.fromisoformat(run.started_at).timestamp() / DAY_S for run in series.runs]
+    names = ", ".join(panel.title for panel in panels)
+    return line_chart(panels, [one - at[0] for one in at], "days since the first run", f"{names} of {row} over time")

@@ -1,0 +1,105 @@
+"""Runs that compare with each other, oldest first, with the figures, facts and verdicts of each."""
+
+import sqlite3
+from collections import defaultdict
+from typing import NamedTuple
+
+from experiments.errors import InputError, unknown
+from experiments.history.database import CAUSE
+from experiments.history.facts import Figure
+
+Key = tuple[str, str]
+"""A row and the name of its figure or fact."""
+
+
+class Status(NamedTuple):
+    """A statement in one run: its sentence, its rows, the values for which it passes, and whether it does."""
+
+    says: str
+    rows: tuple[str, ...]
+    expected: str
+    status: str
+
+
+class RecordedRun(NamedTuple):
+    """A run in the history. figures, facts and causes: by row and name. verdicts: by statement."""
+
+    run_id: str
+    started_at: str
+    commit: str
+    figures: dict[Key, Figure]
+    facts: dict[Key, str]
+    causes: dict[Key, str]
+    verdicts: dict[str, Status]
+
+    @property
+    def name(self) -> str:
+        """Return what tells the run from others: its start and its id."""
+        return f"{self.started_at[:16].replace('T', ' ')} {self.run_id}"
+
+
+class Series(NamedTuple):
+    """All runs of a suite with the same card, size, length and limit of GPUs, oldest first."""
+
+    suite: str
+    card: str
+    size: str
+    length: str
+    gpus_per_node: int | None
+    runs: list[RecordedRun]
+
+    @property
+    def title(self) -> str:
+        """Return the suite and what its runs have in common."""
+        limit = f", {self.gpus_per_node} GPUs per node" if self.gpus_per_node else ""
+        return f"{self.suite} on {self.card}, size {self.size}, length {self.length}{limit}"
+
+    def values(self, key: Key) -> list[float | None]:
+        """Return a figure in each run, None where a run does not have it."""
+        return [run.figures[key].value if key in run.figures else None for run in self.runs]
+
+    @property
+    def keys(self) -> list[Key]:
+        """Return the figures of any run, in their order."""
+        return list(dict.fromkeys(key for run in self.runs for key in run.figures))
+
+
+def read_series(database: sqlite3.Connection, suite: str | None = None, row: str | None = None) -> list[Series]:
+    """Return the series of all suites, or of one, or of one of its rows.
+
+    Raises InputError for a suite or a row that the history does not have.
+    """
+    known = [one["suite"] for one in database.execute("SELECT DISTINCT suite FROM runs ORDER BY suite")]
+    if suite is not None and suite not in known:
+        raise unknown("suite of the history", suite, known)
+    groups: dict[tuple[str, str, str, str, int | None], list[RecordedRun]] = defaultdict(list)
+    query = "SELECT * FROM runs WHERE ? IS NULL OR suite = ? ORDER BY started_at, run"
+    for one in database.execute(query, [suite, suite]).fetchall():
+        key = (one["suite"], one["card"], one["size"], one["length"], one["gpus_per_node"])
+        groups[key].append(_read_run(database, one, row))
+    found = [Series(*key, runs) for key, runs in groups.items()]
+    if row is not None:
+        found = [series for series in found if any(run.facts for run in series.runs)]
+        if not found:
+            raise InputError(f"{suite}/{row}: the history has no result of this row")
+    return found
+
+
+def _read_run(database: sqlite3.Connection, one: sqlite3.Row, row: str | None) -> RecordedRun:
+    chosen = [one["run"], row, row]
+    where = "WHERE run = ? AND (? IS NULL OR row = ?)"
+    figures = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", chosen)
+    facts = database.execute(f"SELECT row, name, value FROM facts {where}", chosen).fetchall()
+    verdicts = database.execute(
+        "SELECT statement, says, rows, expected, status FROM verdicts WHERE run = ?", chosen[:1]
+    )
+    statuses = {id_: Status(says, tuple(rows.split()), *rest) for id_, says, rows, *rest in verdicts}
+    return RecordedRun(
+        run_id=one["run_id"],
+        started_at=one["started_at"],
+        commit=one["git_commit"] or "",
+        figures={(where_, name): Figure(value, spread) for where_, name, value, spread in figures},
+        facts={(where_, name): value for where_, name, value in facts if not name.startswith(CAUSE)},
+        causes={(where_, name.removeprefix(CAUSE)): value for where_, name, value in facts if name.startswith(CAUSE)},
+        verdicts={id_: one for id_, one in statuses.items() if row is None or row in one.rows},
+    )

@@ -1,0 +1,51 @@
+"""What messages say: a finished run with its verdict and what flipped; leases that begin or end soon, or cost much."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from experiments.results.verdicts import Evaluation, Status
+from provision.availability.times import length_in_words
+from provision.leasing.release import State
+
+
+class Message(NamedTuple):
+    """A message: its subject and its text."""
+
+    title: str
+    text: str
+
+
+def run_message(evaluation: Evaluation, before: Mapping[str, Status] | None) -> Message:
+    """Return the message of a finished run. before: status of each statement in the previous run; None without one."""
+    counts = {status: evaluation.count(status) for status in ("pass", "fail", "error", "not evaluated")}
+    known = f" ({evaluation.known_failures} known)" if evaluation.known_failures else ""
+    title = f"testbed: {evaluation.run.run_id} finished: {counts['pass']} pass, {counts['fail']} fail{known}"
+    lines = [f"{number} statements: {status}" for status, number in counts.items() if number]
+    flipped = [
+        f"flipped: {one.says} {before[one.id]} → {one.status}"
+        for one in evaluation.verdicts
+        if before and one.id in before and before[one.id] != one.status
+    ]
+    failed = [
+        f"{one.status}: {one.says} {one.reason}" for one in evaluation.verdicts if one.status in ("fail", "error")
+    ]
+    title += f", {len(flipped)} flipped" if flipped else ""
+    return Message(title, "\n".join([*lines, *flipped, *failed]))
+
+
+def lease_messages(
+    states: Iterable[State], now: datetime, within: timedelta, above_su: float | None
+) -> Iterator[Message]:
+    """Yield a message for each lease that begins or ends ``within`` that time, or has cost more than a bound."""
+    for state in states:
+        lease, name = state.lease, state.active_lease.name
+        if lease is None:
+            continue
+        for verb, time in (("begins", lease.start), ("ends", lease.end)):
+            if now < time <= now + within:
+                text = f"{verb} {time.isoformat(timespec='minutes')}; testbed status {name}"
+                yield Message(f"testbed: lease {name} {verb} in {length_in_words(time - now)}", f"lease {name} {text}")
+        if above_su is not None and state.used_su is not None and state.used_su > above_su:
+            text = f"testbed release {name} ends it"
+            yield Message(f"testbed: lease {name} cost {state.used_su:.1f} of {above_su:g} service units", text)

@@ -1,0 +1,174 @@
+"""Genuine bundles are accepted, forged ones refused with the reason, hostile archives not read."""
+
+import json
+import zipfile
+from collections import Counter
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from experiments.bundle import archive
+from experiments.bundle.archive import BadBundle, read_bundle, write_bundle
+from experiments.bundle.check import check_bundle, copies
+from experiments.cli.app import main
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import RESULTS_FILE
+from tests.support.evidence import EVIDENCE, RUNS
+from tests.support.forgeries import FORGERIES, Forger, hostile
+
+LAB = "single_gpu_litgpt-a100_80gb"
+GENUINE = [run for run in RUNS if (run / RESULTS_FILE).read_text()]
+FORGED = 100
+REFUSED = 95
+
+
+def predictions_for(run: Path):
+    stored = EVIDENCE / f"{run.name.partition('-full-')[0]}-without-gpu"
+    return RunFolder(stored).predictions() if stored.is_dir() else ()
+
+
+@pytest.fixture(scope="module")
+def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a stored run with telemetry of each row."""
+    return write_bundle(RunFolder(EVIDENCE / f"{LAB}-full-verdict"), tmp_path_factory.mktemp("genuine") / "alice.zip")
+
+
+@pytest.mark.parametrize("run", GENUINE, ids=lambda run: run.name)
+def test_a_genuine_run_is_accepted(run, tmp_path):
+    checked = check_bundle(write_bundle(RunFolder(run), tmp_path / "run.zip"), predictions_for(run))
+    assert checked.problems == ()
+    assert checked.evaluation is not None
+
+
+def test_genuine_runs_are_no_copies_of_each_other(tmp_path):
+    bundles = [write_bundle(RunFolder(run), tmp_path / f"{run.name}.zip") for run in GENUINE]
+    assert [one.problems for one in copies([check_bundle(path) for path in bundles], {})] == [()] * len(GENUINE)
+
+
+def test_of_100_forged_bundles_at_least_95_are_refused(genuine, tmp_path):
+    predictions = predictions_for(EVIDENCE / f"{LAB}-full-verdict")
+    trained = [row for row, result in Forger(genuine).results.items() if result["speed"]]
+    alice = check_bundle(genuine, predictions)
+    passed = Counter()
+    for number, (forge, row) in zip(range(FORGED), cycle_of(trained), strict=False):
+        forger = Forger(genuine)
+        forge(forger, row)
+        forged = check_bundle(forger.write(tmp_path / f"{number}.zip"), predictions)
+        _, checked = copies([alice, forged], {}) if forge.__name__ == "copied" else (alice, forged)
+        if checked.accepted:
+            passed[f"{forge.__name__} {row}"] += 1
+        elif "copied" not in checked.problems[0]:
+            assert any(row in problem for problem in checked.problems), checked.problems
+    assert FORGED - passed.total() >= REFUSED, passed
+
+
+def cycle_of(rows):
+    """Yield each way of forging with each row in turn."""
+    return zip(cycle(FORGERIES), (row for row in cycle(rows)), strict=False)
+
+
+def test_an_edited_file_differs_from_its_checksum(genuine, tmp_path):
+    contents = read_bundle(genuine)
+    with zipfile.ZipFile(tmp_path / "edited.zip", "w") as edited:
+        for name, content in contents.items():
+            edited.writestr(name, content.replace(b"oom", b"OOM"))
+    with pytest.raises(BadBundle, match=r"results\.jsonl.* differs from its checksum"):
+        read_bundle(tmp_path / "edited.zip")
+
+
+def test_a_requested_row_that_is_missing_gives_no_point(genuine, tmp_path, capsys):
+    code = main(
+        ["grade", str(genuine), "--row", "13b-lora", "--row", "nothing", "--gradescope", str(tmp_path / "r.json")]
+    )
+    answer = json.loads((tmp_path / "r.json").read_text())
+    assert code == 0
+    assert answer["score"] == 1
+    assert [(test["name"], test["score"], test["output"]) for test in answer["tests"][1:]] == [
+        ("13b-lora", 1, "has a result"),
+        ("nothing", 0, "no result"),
+    ]
+    assert "alice.zip: accepted, 1 of 2 points" in capsys.readouterr().out
+
+
+def test_a_run_of_another_card_is_refused(genuine):
+    assert check_bundle(genuine, card="h100_94gb").problems == ("the run is of a100_80gb, requested: h100_94gb",)
+
+
+def test_a_copy_of_a_known_run_is_refused(genuine, capsys):
+    assert main(["grade", str(genuine), "--known", str(EVIDENCE)]) == 1
+    assert "copied, value for value as in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("/etc/passwd", 0o100644),
+        ("../run.json", 0o100644),
+        ("telemetry/../run.json", 0o100644),
+        ("telemetry/../../x.csv", 0o100644),
+        ("telemetry/...csv/x", 0o100644),
+        ("..\\run.json", 0o100644),
+        ("run.json", 0o120777),
+        ("run.json", 0o040755),
+        ("run.json", 0o010644),
+        ("other.txt", 0o100644),
+    ],
+)
+def test_a_hostile_archive_is_refused_and_nothing_is_written(name, mode, tmp_path):
+    path = hostile(tmp_path / "hostile.zip", name, mode=mode)
+    assert not check_bundle(path).accepted
+    with pytest.raises(BadBundle, match="is not a"):
+        read_bundle(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["hostile.zip"]
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "LARGEST_BYTES", 1000)
+    with pytest.raises(BadBundle, match="larger than a bundle"):
+        read_bundle(hostile(tmp_path / "bomb.zip", "run.json", bytes(5000)))
+
+
+def test_an_archive_that_hides_its_size_is_refused(tmp_path):
+    path = hostile(tmp_path / "bomb.zip", "run.json", bytes(5000))
+    data = path.read_bytes()
+    path.write_bytes(data.replace((5000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    with pytest.raises(BadBundle):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"not an archive", b"PK\x03\x04" + bytes(100)])
+def test_a_file_that_is_no_archive_is_refused(content, tmp_path):
+    (tmp_path / "text.zip").write_bytes(content)
+    with pytest.raises(BadBundle, match="not a bundle"):
+        read_bundle(tmp_path / "text.zip")
+
+
+def test_a_result_that_is_no_json_is_refused_with_the_reason(genuine, tmp_path):
+    forger = Forger(genuine)
+    forger.contents["run.json"] = b"{"
+    (problem,) = check_bundle(archive.rewrite(tmp_path / "broken.zip", forger.contents)).problems
+    assert "run.json: not a run of schema version 1" in problem
+
+
+def test_a_bundle_has_no_secret_and_is_the_same_each_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/alice")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    source = EVIDENCE / f"{LAB}-full-verdict"
+    run = json.loads((source / "run.json").read_text())
+    run["command"] = (
+        "testbed run --notify mailto://alice:pass1@mail.edu --data https://u:pass2@hub/x /home/alice/results"
+    )
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / RESULTS_FILE).write_bytes((source / RESULTS_FILE).read_bytes())
+    first, second = (write_bundle(RunFolder(folder), tmp_path / name).read_bytes() for name in ("a.zip", "b.zip"))
+    assert first == second
+    text = b"".join(read_bundle(tmp_path / "a.zip").values())
+    assert not [secret for secret in (b"pass1", b"pass2", b"/home/alice") if secret in text]
+    assert b"https://***" in text
+
+
+def test_a_run_without_results_is_not_bundled(capsys):
+    assert main(["bundle", str(EVIDENCE / f"{LAB}-without-gpu")]) == 2
+    assert "no row has a result" in capsys.readouterr().err

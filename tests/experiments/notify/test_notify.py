@@ -1,0 +1,150 @@
+"""Messages arrive at a real SMTP server and at a webhook; no address is in any output or file."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes, policy
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from aiosmtpd.controller import Controller
+
+from experiments.cli.app import main
+from experiments.notify.messages import lease_messages, run_message
+from experiments.notify.send import Notifier, without_addresses
+from experiments.report import write_report
+from experiments.runners import targets
+from tests.support.pipelines import SUITE, FakeRunner
+from tests.support.reports import h200_run
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+class Mailbox:
+    """Stores each message of an SMTP server."""
+
+    def __init__(self) -> None:
+        self.messages = []
+
+    async def handle_DATA(self, server, session, envelope):  # noqa: N802 - a method of aiosmtpd
+        self.messages.append(message_from_bytes(envelope.content, policy=policy.default))
+        return "250 stored"
+
+
+@pytest.fixture
+def mail() -> Iterator[tuple[str, Mailbox]]:
+    """The address of a mail server on this machine, and what it received."""
+    mailbox = Mailbox()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = Controller(mailbox, hostname="127.0.0.1", port=port)
+    server.start()
+    yield f"mailto://127.0.0.1:{port}?from=testbed@course.edu&to=prof@course.edu&mode=insecure", mailbox
+    server.stop()
+
+
+@pytest.fixture
+def webhook() -> Iterator[tuple[str, list[dict]]]:
+    """The address of a webhook on this machine, with a password, and what it received."""
+    received: list[dict] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Be quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"json://user:pass-word@127.0.0.1:{server.server_port}/hook", received
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_message_arrives_by_mail_and_webhook(mail, webhook):
+    (mail_url, mailbox), (hook_url, received) = mail, webhook
+    assert Notifier([mail_url, hook_url]).send("a title", "a text") == ""
+    (message,) = mailbox.messages
+    assert (message["Subject"], message["To"]) == ("a title", "prof@course.edu")
+    assert "a text" in message.get_body(("plain", "html")).get_content()
+    assert [(one["title"], one["message"]) for one in received] == [("a title", "a text")]
+
+
+def test_the_setting_of_the_user_is_added(webhook, monkeypatch):
+    url, received = webhook
+    monkeypatch.setenv("TESTBED_NOTIFY", f"{url} {url}")
+    assert Notifier([]).send("title", "text") == ""
+    assert len(received) == 2
+
+
+def test_an_address_that_is_not_reached_is_counted_without_its_secret(webhook, capfd):
+    url, _ = webhook
+    dead = "json://user:pass-word@127.0.0.1:9/hook"
+    assert Notifier([url, dead]).send("title", "text") == "notification: 1 of 2 addresses not reached"
+    assert "pass-word" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("address", ["nothing://user:pass-word@host", "pass-word", ""])
+def test_an_unknown_address_is_rejected_before_anything_runs(address, capfd, tmp_path):
+    assert main(["run", SUITE, "--notify", address, "--results", str(tmp_path / "results")]) == 2
+    out, err = capfd.readouterr()
+    assert "--notify: address 1" in err
+    assert "pass-word" not in out + err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_finished_run_sends_its_verdict_and_stores_no_address(webhook, monkeypatch, tmp_path, capfd):
+    url, received = webhook
+    monkeypatch.setattr(targets, "LocalRunner", FakeRunner)
+    words = ["--row", "xxl-sgd", "--no-predict", "--size", "tiny", "--results", str(tmp_path)]
+    main(["run", SUITE, *words, "--notify", url])
+    (message,) = received
+    assert f"{SUITE}-" in message["title"]
+    assert "finished: " in message["title"]
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"pass-word" not in stored
+    assert b"--notify ***" in stored or b"--notify '***'" in stored
+    assert "pass-word" not in "".join(capfd.readouterr())
+
+
+def test_a_message_names_what_flipped_and_what_fails(tmp_path: Path):
+    evaluation = write_report(h200_run(tmp_path / "run")).evaluation
+    failing = next(one for one in evaluation.verdicts if one.status == "fail")
+    message = run_message(evaluation, {failing.id: "pass"})
+    assert message.title.endswith(", 1 flipped")
+    assert f"flipped: {failing.says} pass → fail" in message.text.splitlines()
+    assert f"fail: {failing.says} {failing.reason}" in message.text.splitlines()
+
+
+def state(begins: timedelta, ends: timedelta, used_su: float | None = None):
+    lease = SimpleNamespace(start=NOW + begins, end=NOW + ends)
+    return SimpleNamespace(lease=lease, active_lease=SimpleNamespace(name="lab"), used_su=used_su)
+
+
+@pytest.mark.parametrize(
+    ("one", "above", "titles"),
+    [
+        (state(-HOUR, HOUR / 2), None, ["testbed: lease lab ends in 30m"]),
+        (state(HOUR / 2, 4 * HOUR), None, ["testbed: lease lab begins in 30m"]),
+        (state(-HOUR, 4 * HOUR), 10.0, []),
+        (state(-HOUR, 4 * HOUR, 12.5), 10.0, ["testbed: lease lab cost 12.5 of 10 service units"]),
+        (state(-HOUR, 4 * HOUR, 9.5), 10.0, []),
+        (state(-2 * HOUR, -HOUR), None, []),
+    ],
+    ids=["ends", "begins", "unknown cost", "too dear", "cheap", "over"],
+)
+def test_a_lease_that_begins_or_ends_soon_or_costs_much_is_told(one, above, titles):
+    assert [message.title for message in lease_messages([one], NOW, HOUR, above)] == titles
+
+
+def test_no_address_is_in_a_command_line_that_is_stored():
+    words = ["run", "--notify", "a://b", "--row", "x", "--notify=c://d"]
+    assert without_addresses(words) == ["run", "--notify", "***", "--row", "x", "--notify=***"]
