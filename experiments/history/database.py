@@ -92,7 +92,8 @@ def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
     """Return the runs at or under ``paths``. Raises InputError for a path without any."""
     found = []
     for path in paths:
-        folders = sorted(one.parent for one in path.rglob(RUN_FILE) if not one.parent.is_symlink())
+        folders = sorted(one.parent for one in path.rglob(RUN_FILE))
+        folders = [folder for folder in folders if folder == path or not folder.is_symlink()]
         if not folders:
             raise InputError(f"{path}: no run's folder here (none has a {RUN_FILE})")
         found += [RunFolder(folder) for folder in folders]

@@ -30,6 +30,7 @@ from provision.checks import Check
 from provision.leasing import account
 from provision.sites import base, demo
 from provision.ssh.shell import LocalShell
+from tests.support.evidence import EVIDENCE
 from tests.support.fake_site import HOUR, NOW, FakeClock, FakeSite, hosts_of
 from tests.support.predictions import Predictor, stated
 from tests.support.reports import SUITE, h200_run, make_results, make_run, tiny_run, with_predictions, write_run
@@ -96,8 +97,17 @@ MISTAKES = (
     "logs nosuch TINY",
     "slots --hours soon",
 )
+SEMESTER = (
+    "history record H200 CHANGED",
+    "history",
+    f"history {SUITE}/xxl-sgd",
+    "bundle EVIDENCE --output alice.zip",
+    "grade alice.zip",
+    "bundle H200 --output bob.zip",
+    "grade bob.zip",
+)
 NOT_SCREENS = {"schema": "JSON", "run": "_run", "notebook": "one line", "configure": "the lines of Ansible"}
-"""Commands whose output is no screen of COMMAND_LINES, DEMO and MISTAKES, with what it is."""
+"""Commands whose output is no screen of COMMAND_LINES, DEMO, MISTAKES and SEMESTER, with what it is."""
 
 
 AT = Progress(
@@ -153,7 +163,14 @@ def places(folders, machine):
     """The same runs by paths that are the same each time; the current folder is the machine's."""
     (machine / "class").symlink_to(folders["CLASS"])
     (machine / "changed").symlink_to(folders["CHANGED"])
-    return {"H200": "class/alice", "TINY": "class/bob", "CHANGED": "changed", "CLASS": "class"}
+    (machine / "evidence").symlink_to(EVIDENCE / "single_gpu_litgpt-a100_80gb-full-verdict")
+    return {
+        "H200": "class/alice",
+        "TINY": "class/bob",
+        "CHANGED": "changed",
+        "CLASS": "class",
+        "EVIDENCE": "evidence",
+    }
 
 
 @pytest.fixture
@@ -241,8 +258,14 @@ def test_mistakes_show_the_stored_screen(width, places, machine, monkeypatch):
     _check("mistakes", width, _session(MISTAKES, width, places))
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_history_and_grading_show_the_stored_screen(width, places, machine, monkeypatch):
+    monkeypatch.chdir(machine)
+    _check("semester", width, _session(SEMESTER, width, places))
+
+
 def test_every_command_has_a_screen():
-    lines = (*COMMAND_LINES.values(), *DEMO, *MISTAKES)
+    lines = (*COMMAND_LINES.values(), *DEMO, *MISTAKES, *SEMESTER)
     shown = {line.split()[0] for line in lines if not line.endswith("--help")}
     assert [name for name in COMMANDS if name not in shown and name not in NOT_SCREENS] == []
 

@@ -42,6 +42,12 @@ def test_all_stored_evidence_is_recorded_once(testbed, tmp_path):
     assert count(tmp_path / "results/history.db") == once
 
 
+def test_the_latest_run_is_recorded_by_its_link(testbed, tmp_path):
+    (tmp_path / "latest").symlink_to(RUN)
+    assert testbed("history", "record", "latest")[0] == 0
+    assert count(tmp_path / "results/history.db")["runs"] == 1
+
+
 def test_a_run_that_went_on_replaces_itself(testbed, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(RUN, run)
