@@ -45,6 +45,7 @@ class LeaseOptions:
     gpu_memory: float = option(0.0, "Minimum memory of each GPU, in GiB.", minimum=0)
     gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
     interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")
+    image: str | None = option(None, "Disk image of the nodes; default: the one with NVIDIA's driver.")
     count: int = option(1, "Number of nodes.", minimum=1)
     hours: str | None = option(None, "Length of the lease: 3, 2h50m.")
     start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
@@ -83,14 +84,19 @@ class LeaseOptions:
 
     def request(self, site: "Testbed", name: str | None, key: Path) -> "LeaseRequest":
         """Return the lease request at ``site``; name: of the lease, None for the default. Raises BadName, BadKey."""
-        from provision.leasing.request import LeaseRequest
+        from provision.leasing.request import LeaseRequest, default_image
         from provision.ssh.login import key_pair
 
         requirements, pair = self.requirements(), key_pair(key.expanduser())
         user = re.sub(r"[^A-Za-z0-9_.-]", "_", site.user().partition("@")[0])
         words = [word for word in ("" if self.for_ == "both" else self.for_, user) if word]
         return LeaseRequest(
-            name or "_".join(("llm", *words)), "-".join(("node", "llm", *words)), requirements, pair, self.at_once
+            name or "_".join(("llm", *words)),
+            "-".join(("node", "llm", *words)),
+            requirements,
+            pair,
+            self.at_once,
+            self.image or default_image(self.node_type),
         )
 
     def check(self, name: str | None, key: Path) -> None:
