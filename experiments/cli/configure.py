@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from experiments.cli.lease_options import active_lease_named, new_reconciler
+from experiments.cli.lease_options import active_lease_named, check_file, new_reconciler
 from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import ActiveName, Json
+from experiments.cli.parsing.options import ActiveName, Json, RegistryLogin
 from experiments.errors import InputError
 from experiments.system.packages import require
 from provision.choices import ImageVariant
@@ -42,10 +42,7 @@ def configure_command(
         typer.Option(help="With build: package index; default: PyPI.", envvar="TESTBED_PIP_INDEX", show_envvar=True),
     ] = "",
     ca_bundle: Annotated[Path | None, typer.Option(help="With build: certificates of the index.")] = None,
-    registry_login: Annotated[
-        Path | None,
-        typer.Option(help="With build or pull: logins of registries, such as ~/.docker/config.json."),
-    ] = None,
+    registry_login: RegistryLogin = None,
     check: Annotated[bool, typer.Option("--check", help="Print what would change; change nothing.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print each task.")] = False,
     as_json: Json = False,
@@ -59,10 +56,9 @@ def configure_command(
     require("ansible_runner")
     _require("--reference", "pull", image_source, bool(reference))
     _require("--archive", "load", image_source, archive is not None)
-    files = {"--archive": archive, "--base-archive": base_archive, "--ca-bundle": ca_bundle}
-    for option, file in (files | {"--registry-login": registry_login}).items():
-        if file and not file.is_file():
-            raise InputError(f"{option} {file}: no such file")
+    check_file("--registry-login", registry_login)
+    for option, file in (("--archive", archive), ("--base-archive", base_archive), ("--ca-bundle", ca_bundle)):
+        check_file(option, file)
     reconciler = new_reconciler()
     active_lease = active_lease_named(reconciler, name)
     if not active_lease.machines:

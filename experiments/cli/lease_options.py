@@ -45,7 +45,6 @@ class LeaseOptions:
     gpu_memory: float = option(0.0, "Minimum memory of each GPU, in GiB.", minimum=0)
     gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
     interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")
-    image: str | None = option(None, "Disk image of the nodes; default: the one with NVIDIA's driver.")
     count: int = option(1, "Number of nodes.", minimum=1)
     hours: str | None = option(None, "Length of the lease: 3, 2h50m.")
     start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
@@ -82,8 +81,11 @@ class LeaseOptions:
             hours=parse_hours(self.within, time_zone) if self.within else None,
         )
 
-    def request(self, site: "Testbed", name: str | None, key: Path) -> "LeaseRequest":
-        """Return the lease request at ``site``; name: of the lease, None for the default. Raises BadName, BadKey."""
+    def request(self, site: "Testbed", name: str | None, key: Path, image: str | None = None) -> "LeaseRequest":
+        """Return the lease request at ``site``; name of the lease and disk image: None for the default.
+
+        Raises BadName, BadKey.
+        """
         from provision.leasing.request import LeaseRequest, default_image
         from provision.ssh.login import key_pair
 
@@ -96,7 +98,7 @@ class LeaseOptions:
             requirements,
             pair,
             self.at_once,
-            self.image or default_image(self.node_type),
+            image or default_image(self.node_type),
         )
 
     def check(self, name: str | None, key: Path) -> None:
@@ -149,6 +151,12 @@ def reconciler_of(name: str | None) -> "Reconciler":
     if name is None:
         return new_reconciler(DEMO if pretended and not own else "")
     return new_reconciler(DEMO if name in pretended and name not in own else "")
+
+
+def check_file(option: str, file: Path | None) -> None:
+    """Raise InputError if the file of an option is given and does not exist."""
+    if file and not file.expanduser().is_file():
+        raise InputError(f"{option} {file}: no such file")
 
 
 def key_for(site: str, key: Path) -> Path:

@@ -211,7 +211,12 @@ def _variables(setup: Setup, scratch: Path) -> dict[str, Any]:
         "images_wheels": setup.wheels,
         "container_toolkit_cdi_spec": setup.cdi_spec,
     }
-    return {name: str(value) for name, value in variables.items() if value} | dict(setup.extra)
+    return {name: _text(value) for name, value in variables.items() if value} | dict(setup.extra)
+
+
+def _text(value: str | Path) -> str:
+    """Return a variable's text; Ansible looks relative paths up in the playbook's folder, not in this process's."""
+    return str(value.expanduser().absolute()) if isinstance(value, Path) else value
 
 
 def _facts(login: Login) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class FakeSite:
         }
 
     def __getattr__(self, name):
-        def answer():
+        def answer(*_):
             if isinstance(self.answers[name], Exception):
                 raise self.answers[name]
             return self.answers[name]
@@ -260,7 +260,7 @@ def test_a_used_up_quota_is_rejected():
 def test_a_missing_image_is_rejected():
     sdk = SimpleNamespace(image=SimpleNamespace(images=lambda name: []))
     with pytest.raises(
-        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA at CHI@UC does not exist; ask the site's help desk"
+        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA at CHI@UC does not exist; choose another by --image"
     ):
         cloud(sdk=sdk).image_id(IMAGE)
 

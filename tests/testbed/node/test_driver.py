@@ -17,7 +17,7 @@ from tests.testbed.node.node import Node
 ROLE = {"roles": ["nvidia_driver"]}
 ARCHIVE = "var/lib/pretended"
 WORKS_AFTER_REBOOT = (
-    f"echo fine > {gpus.STATE}/mode; rm {gpus.STATE}/driver; cp /proc/sys/kernel/random/boot_id {gpus.STATE}/since"
+    f"cd {gpus.STATE}; echo fine > mode; echo {gpus.DRIVER} > driver; cp /proc/sys/kernel/random/boot_id since"
 )
 
 

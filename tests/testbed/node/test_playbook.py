@@ -245,12 +245,8 @@ def test_a_build_leaves_the_password_of_the_index_nowhere(
 def found_on(node: Node, secret: str) -> bool:
     """Return whether a file on the node has the secret."""
     folders = ("/var/lib/llm-testbed", "/etc", "/home", "/root", "/tmp")
-    try:
-        node.run("grep", "--recursive", "--files-with-matches", secret, *folders)
-    except RuntimeError as ended:
-        assert "ended with 1" in str(ended)
-        return False
-    return True
+    search = f"grep --recursive --files-with-matches --no-messages {secret} {' '.join(folders)} || true"
+    return node.run("sh", "-c", search) != ""
 
 
 def test_ansible_lint_passes() -> None:
