@@ -5,6 +5,11 @@ from typing import Literal
 ImageVariant = Literal["current", "as-taught"]
 """The list of package versions from which an image is built (containers/*.txt)."""
 
+IMAGE = "CC-Ubuntu24.04-CUDA"
+"""The disk image of nodes by default: Chameleon's with NVIDIA's driver."""
+VGPU_IMAGE = "CC-Ubuntu24.04-CUDA-VGPU"
+"""Chameleon's image with the driver of virtual GPUs, for flavors such as g1.h100.vgpu.1g.12gb."""
+
 TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
 """Modules of the sites, by name."""
 REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}

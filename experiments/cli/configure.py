@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from experiments.cli.lease_options import active_lease_named, new_reconciler
+from experiments.cli.lease_options import active_lease_named, check_file, new_reconciler
 from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import ActiveName, Json
+from experiments.cli.parsing.options import ActiveName, Json, RegistryLogin
 from experiments.errors import InputError
 from experiments.system.packages import require
 from provision.choices import ImageVariant
@@ -42,6 +42,7 @@ def configure_command(
         typer.Option(help="With build: package index; default: PyPI.", envvar="TESTBED_PIP_INDEX", show_envvar=True),
     ] = "",
     ca_bundle: Annotated[Path | None, typer.Option(help="With build: certificates of the index.")] = None,
+    registry_login: RegistryLogin = None,
     check: Annotated[bool, typer.Option("--check", help="Print what would change; change nothing.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print each task.")] = False,
     as_json: Json = False,
@@ -55,14 +56,15 @@ def configure_command(
     require("ansible_runner")
     _require("--reference", "pull", image_source, bool(reference))
     _require("--archive", "load", image_source, archive is not None)
+    check_file("--registry-login", registry_login)
     for option, file in (("--archive", archive), ("--base-archive", base_archive), ("--ca-bundle", ca_bundle)):
-        if file and not file.is_file():
-            raise InputError(f"{option} {file}: no such file")
+        check_file(option, file)
     reconciler = new_reconciler()
     active_lease = active_lease_named(reconciler, name)
     if not active_lease.machines:
         raise NotReached(f"{active_lease.name}: no machine has answered yet; `testbed lease` waits for them")
-    setup = Setup(image_variant, image_source, reference, archive, base_image, base_archive, pip_index, ca_bundle)
+    options = (reference, archive, base_image, base_archive, pip_index, ca_bundle, registry_login)
+    setup = Setup(image_variant, image_source, *options)
     done = configure(active_lease.machines, setup, _progress(verbose), check, reconciler.journal.folder / "configure")
     if as_json:
         print_json(done)
@@ -76,11 +78,11 @@ def _require(option: str, source: Source, chosen: Source, given: bool) -> None:
 
 
 def _progress(verbose: bool) -> Callable[[str], None]:
-    """Return a function that prints each task, or only each role if ``verbose`` is False."""
+    """Return a function that prints warnings and each task, or only each role if ``verbose`` is False."""
     printed: set[str] = set()
 
     def show(line: str) -> None:
-        text = line if verbose else line.partition(":")[0]
+        text = line if verbose or line.startswith("warning:") else line.partition(":")[0]
         if text not in printed:
             printed.add(text)
             say(text, stderr=True)

@@ -24,6 +24,7 @@ from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     ActiveName,
     DryRun,
+    Image,
     Json,
     Key,
     Name,
@@ -79,6 +80,7 @@ def lease(
     site: SiteOrAny = "chameleon",
     name: Name = None,
     key: Key = DEFAULT_KEY,
+    image: Image = None,
     watch: Watch = False,
     wait: Annotated[bool, typer.Option(help="Wait for the lease's start and boot its nodes.")] = True,
     run: Annotated[
@@ -107,7 +109,7 @@ def lease(
     key = key_for(site, key)
     options.check(name, key)
     sites, reconciler = _sites(site), new_reconciler(site)
-    lease_request = options.request(sites[0], name, key)
+    lease_request = options.request(sites[0], name, key, image)
     requirements, at_once = lease_request.requirements, lease_request.at_once
     active = reconciler.journal.active_lease(lease_request.name)
     if active and site == ANY:

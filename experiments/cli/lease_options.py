@@ -81,16 +81,24 @@ class LeaseOptions:
             hours=parse_hours(self.within, time_zone) if self.within else None,
         )
 
-    def request(self, site: "Testbed", name: str | None, key: Path) -> "LeaseRequest":
-        """Return the lease request at ``site``; name: of the lease, None for the default. Raises BadName, BadKey."""
-        from provision.leasing.request import LeaseRequest
+    def request(self, site: "Testbed", name: str | None, key: Path, image: str | None = None) -> "LeaseRequest":
+        """Return the lease request at ``site``; name of the lease and disk image: None for the default.
+
+        Raises BadName, BadKey.
+        """
+        from provision.leasing.request import LeaseRequest, default_image
         from provision.ssh.login import key_pair
 
         requirements, pair = self.requirements(), key_pair(key.expanduser())
         user = re.sub(r"[^A-Za-z0-9_.-]", "_", site.user().partition("@")[0])
         words = [word for word in ("" if self.for_ == "both" else self.for_, user) if word]
         return LeaseRequest(
-            name or "_".join(("llm", *words)), "-".join(("node", "llm", *words)), requirements, pair, self.at_once
+            name or "_".join(("llm", *words)),
+            "-".join(("node", "llm", *words)),
+            requirements,
+            pair,
+            self.at_once,
+            image or default_image(self.node_type),
         )
 
     def check(self, name: str | None, key: Path) -> None:
@@ -143,6 +151,12 @@ def reconciler_of(name: str | None) -> "Reconciler":
     if name is None:
         return new_reconciler(DEMO if pretended and not own else "")
     return new_reconciler(DEMO if name in pretended and name not in own else "")
+
+
+def check_file(option: str, file: Path | None) -> None:
+    """Raise InputError if the file of an option is given and does not exist."""
+    if file and not file.expanduser().is_file():
+        raise InputError(f"{option} {file}: no such file")
 
 
 def key_for(site: str, key: Path) -> Path:

@@ -4,15 +4,17 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.lease_options import LeaseOptions, confirm, key_for, new_reconciler
+from experiments.cli.lease_options import LeaseOptions, check_file, confirm, key_for, new_reconciler
 from experiments.cli.output import console, show_plan
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     DryRun,
+    Image,
     Key,
     Name,
     Notify,
+    RegistryLogin,
     Site,
     SuiteFile,
     Watch,
@@ -37,6 +39,8 @@ def reproduce_command(
     site: Site = "chameleon",
     name: Name = None,
     key: Key = DEFAULT_KEY,
+    image: Image = None,
+    registry_login: RegistryLogin = None,
     max_hours: Annotated[str | None, typer.Option(help="Budget: reject a longer lease.")] = None,
     watch: Watch = False,
     keep: Annotated[bool, typer.Option("--keep", help="Do not release the lease at the end.")] = False,
@@ -65,6 +69,7 @@ def reproduce_command(
     require("ansible_runner")
     notifier = Notifier(notify or ())
     names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of(lease.for_)])
+    check_file("--registry-login", registry_login)
     key = key_for(site, key)
     lease.check(name, key)
     max_length = parse_length(max_hours) if max_hours else None
@@ -73,9 +78,9 @@ def reproduce_command(
         options = replace(options, size="tiny")
     reproduction = Reproduction(
         suites=tuple(options_per_suite(names, replace(options, site=site, command=context.obj))),
-        lease_request=lease.request(connected, name, key),
+        lease_request=lease.request(connected, name, key, image),
         site=connected,
-        setup=Setup(options.image_variant),
+        setup=Setup(options.image_variant, registry_login=registry_login),
         max_length=max_length,
         keep=keep,
         watch=watch,

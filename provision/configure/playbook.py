@@ -38,6 +38,9 @@ FIXES = {
     "masked": "allow the service to start (sudo systemctl unmask NAME)",
     "unable to start service": "log in and run `systemctl status` and `journalctl -xe`",
     "dpkg frontend lock": "another program is installing packages; wait until it has finished",
+    "toomanyrequests": "log in to the registry (--registry-login FILE), or wait until its limit resets",
+    "unauthorized": "log in to the registry (--registry-login FILE)",
+    "pull access denied": "check the image's name, or log in to the registry (--registry-login FILE)",
 }
 """Fixes by a symptom in a task's output."""
 Report = Callable[[str], None]
@@ -49,6 +52,7 @@ class Setup:
 
     source: ``build`` the image on the machine, ``pull`` the ``reference``, or ``load`` the ``archive``. A build
     installs from ``pip_index`` (may contain a password), trusting ``ca_bundle``, or from the archive ``wheels``.
+    registry_login: logins of registries for a build or pull, as `docker login` writes them.
     base_image: replaces the variant's own base image, loaded from ``base_archive`` if no registry has it. cdi_spec:
     describes fake GPUs. extra: variables of the roles (see their defaults/main.yml).
     """
@@ -61,6 +65,7 @@ class Setup:
     base_archive: Path | None = None
     pip_index: str = ""
     ca_bundle: Path | None = None
+    registry_login: Path | None = None
     wheels: Path | None = None
     cdi_spec: Path | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -124,6 +129,8 @@ class _Events:
                 self._report(f"{self._progress(data)}{where}")
             case "runner_on_ok" if data["res"].get("changed"):
                 self.changed.append(where)
+            case "runner_on_ok" if data.get("task_action") == "ansible.builtin.debug":
+                self._report(f"warning: {data['host']}: {data['res']['msg']}")
             case "runner_on_failed" | "runner_item_on_failed" if not data.get("ignore_errors"):
                 self._failure = self._failure or ConfigureFailed(f"{data['host']}: {where}: {_output_of(data['res'])}")
             case "runner_on_unreachable":
@@ -200,10 +207,16 @@ def _variables(setup: Setup, scratch: Path) -> dict[str, Any]:
         "images_base_archive": setup.base_archive,
         "images_pip_index": setup.pip_index,
         "images_ca_bundle": setup.ca_bundle,
+        "images_registry_login": setup.registry_login,
         "images_wheels": setup.wheels,
         "container_toolkit_cdi_spec": setup.cdi_spec,
     }
-    return {name: str(value) for name, value in variables.items() if value} | dict(setup.extra)
+    return {name: _text(value) for name, value in variables.items() if value} | dict(setup.extra)
+
+
+def _text(value: str | Path) -> str:
+    """Return a variable's text; Ansible looks relative paths up in the playbook's folder, not in this process's."""
+    return str(value.expanduser().absolute()) if isinstance(value, Path) else value
 
 
 def _facts(login: Login) -> dict[str, Any]:

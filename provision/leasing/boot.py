@@ -26,7 +26,7 @@ ADDRESS_ATTEMPTS = 3
 def bring_up(task: LeaseTask, lease: Lease) -> tuple[str, tuple[Machine, ...]]:
     """Boot the request's machines and connect to them; return the image's UUID and the machines."""
     _prepare(task)
-    image_id = task.reconciler.query(task.site.image_id)
+    image_id = task.reconciler.query(lambda: task.site.image_id(task.lease_request.image))
     servers = _booted(task, lease, image_id)
     return image_id, tuple(_connected(task, server) for server in servers)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from provision.availability.times import local_zone, time_in_words
 from provision.checks import Check, not_checked, result_of
+from provision.choices import IMAGE
 from provision.errors import CheckFailed
 from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
@@ -117,7 +118,7 @@ def _clock(site: Testbed) -> str:
 AT_THE_SITE: dict[str, Callable[[Testbed, Path, Reconciler], str]] = {
     "credential": lambda site, key, reconciler: _credential(site, reconciler),
     "reservations": lambda site, key, reconciler: f"{len(site.hosts())} reservable nodes at {site.name}",
-    "image": lambda site, key, reconciler: f"image {site.image_id()}",
+    "image": lambda site, key, reconciler: f"image {IMAGE} ({site.image_id(IMAGE)})",
     "boot": lambda site, key, reconciler: site.boot_requirements(),
     "quota": lambda site, key, reconciler: site.quota(),
     "floating IPs": lambda site, key, reconciler: _addresses(site),

@@ -29,13 +29,14 @@ def plan(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> 
         return [f"lease {lease_request.name} is active: resume it"]
     slot = choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0]
     servers = ", ".join(lease_request.server_names)
+    image_id = reconciler.query(lambda: site.image_id(lease_request.image))
     group = "neutron: create a security group that admits SSH"
     return [
         f"blazar: create lease {lease_request.name} of {slot_in_words(slot)}",
         f"nova: upload the public key of {lease_request.key.file}",
         *([group] if isinstance(site, SecurityGroups) else []),
         *([f"cinder: create a volume for {servers}"] if isinstance(site, BootVolumes) else []),
-        f"nova: create server {servers} with image {reconciler.query(site.image_id)}",
+        f"nova: create server {servers} with image {lease_request.image} ({image_id})",
         f"neutron: allocate a floating IP and attach it to {servers}",
         f"ssh: log in to {servers}",
     ]
@@ -68,8 +69,8 @@ def lease(
 def _check_before_cost(task: LeaseTask) -> None:
     """Raise the site's error if a server could not boot there: a lease would be paid for nothing."""
     try:
-        for question in (task.site.image_id, task.site.boot_requirements):
-            task.reconciler.query(question)
+        task.reconciler.query(lambda: task.site.image_id(task.lease_request.image))
+        task.reconciler.query(task.site.boot_requirements)
     except ProvisionError:
         task.reconciler.journal.write("closed", task.opened)
         raise

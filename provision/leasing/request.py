@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from provision.availability.times import local_zone, time_in_words
+from provision.choices import IMAGE, VGPU_IMAGE
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.models import Address, Host, Lease, Requirements, Server, TimeSlot
@@ -19,13 +20,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LeaseRequest:
-    """A request for a lease: names, requirements and SSH key. at_once: start at the moment of the reservation."""
+    """A request for a lease: names, requirements, SSH key and disk image.
+
+    at_once: start at the moment of the reservation.
+    """
 
     name: str
     server_name: str
     requirements: Requirements
     key: KeyPair
     at_once: bool = False
+    image: str = IMAGE
 
     @property
     def server_names(self) -> list[str]:
@@ -67,6 +72,11 @@ class LeaseTask:
         """Return the lease's server with this name."""
         servers = (server for server in self.site.servers() if server.tag == self.opened.tag)
         return next((server for server in servers if server.name == name), None)
+
+
+def default_image(node_type: str | None) -> str:
+    """Return the disk image for nodes of that type or flavor."""
+    return VGPU_IMAGE if "vgpu" in (node_type or "") else IMAGE
 
 
 def find_lease(site: Testbed, active_lease: ActiveLease) -> Lease | None:

@@ -103,8 +103,8 @@ class Servers(Protocol):
     boot_limit_s: float
     """Maximum time for booting a server."""
 
-    def image_id(self) -> str:
-        """Return the UUID of the disk image that servers boot from; the image of that name changes over time.
+    def image_id(self, name: str) -> str:
+        """Return the UUID of the disk image of that name, which changes over time.
 
         Raises RequestRejected if there is none, if it is not active, or if several could be meant.
         """

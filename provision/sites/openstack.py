@@ -52,7 +52,6 @@ T = TypeVar("T")
 logging.getLogger("stevedore").setLevel(logging.CRITICAL)
 """Hide the library's warnings about optional login plugins that are not installed."""
 
-IMAGE = "CC-Ubuntu24.04-CUDA"
 PUBLIC_NETWORK = "public"
 TOKENS = ("token", "v3token")
 """Login plugins whose credential is a token, which ends."""
@@ -186,10 +185,10 @@ class Cloud(ABC):
         per_host = self.read("blazar", listed, lambda host: (str(host["resource_id"]), host["reservations"]))
         return [(host_id, booked) for host_id, reservations in per_host for booked in reservations]
 
-    def image_id(self) -> str:
+    def image_id(self, name: str) -> str:
         """Return the UUID of the active image of that name; the public one, if the project has others."""
         with classified("glance"):
-            found = list(self.sdk.image.images(name=IMAGE))
+            found = list(self.sdk.image.images(name=name))
         active = [image for image in found if image.status == "active"]
         public = [image for image in active if image.visibility == "public"]
         chosen = public if len(active) > 1 and public else active
@@ -197,9 +196,9 @@ class Cloud(ABC):
             return str(chosen[0].id)
         listed = ", ".join(f"{image.id} ({image.visibility}, {image.status})" for image in found)
         if chosen:
-            raise RequestRejected(f"{len(chosen)} images {IMAGE} at {self.name}: {listed}; delete or rename yours")
+            raise RequestRejected(f"{len(chosen)} images {name} at {self.name}: {listed}; delete or rename yours")
         state = f"is not active: {listed}" if found else "does not exist"
-        raise RequestRejected(f"image {IMAGE} at {self.name} {state}; ask the site's help desk for it")
+        raise RequestRejected(f"image {name} at {self.name} {state}; choose another by --image, or ask the help desk")
 
     def boot_requirements(self) -> str:
         """Return the networks that servers need, and the flavor."""

@@ -72,7 +72,7 @@ class FakeSite:
     def bookings(self):
         return [Booking(host, lease.start, lease.end) for lease in self.held for host in lease.hosts]
 
-    def image_id(self):
+    def image_id(self, name):
         return "image"
 
     def boot_requirements(self):

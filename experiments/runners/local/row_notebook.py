@@ -12,6 +12,8 @@ from experiments.system.files import CODE
 from experiments.system.signals import exit_with_parent
 
 ROW_NOTEBOOK = CODE / "experiments" / "notebooks" / "row.ipynb"
+KERNEL_START_S = 600
+"""How long a kernel may take to start: on a shared file system its imports take minutes."""
 
 
 def execute(row_folder: Path, worker: str) -> int:
@@ -34,6 +36,7 @@ def execute(row_folder: Path, worker: str) -> int:
             parameters,
             progress_bar=False,
             kernel_name="python3",
+            start_timeout=KERNEL_START_S,
             kernel_manager_class=WarmKernelManager,
             cwd=str(row_folder),
         )

@@ -32,11 +32,13 @@ from experiments.system import packages
 from experiments.system.files import CODE
 from experiments.system.options import options_of
 from experiments.system.packages import EXTRAS
+from provision.choices import IMAGE, VGPU_IMAGE
 from provision.hardware import local
 from tests.support import fake_worker
 from tests.support import rows as house
 from tests.support.evidence import EVIDENCE
 from tests.support.pipelines import SLURM, SUITE, FakeRunner
+from tests.support.sshd import new_key
 from tests.support.views import Watched
 
 
@@ -408,6 +410,20 @@ def test_a_group_runs_its_labs(testbed, tmp_path):
 def test_a_lease_is_as_long_and_as_large_as_its_labs_need(group, expected):
     requirements = LeaseOptions(for_=group).requirements()
     assert (requirements.length / timedelta(hours=1), requirements.gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("node_type", "image", "booted"),
+    [
+        ("gpu_a100_pcie", None, IMAGE),
+        ("g1.h100.vgpu.1g.12gb", None, VGPU_IMAGE),
+        ("g1.h100.vgpu.1g.12gb", "my-image", "my-image"),
+    ],
+)
+def test_the_disk_image_follows_the_flavor_or_the_option(node_type, image, booted, tmp_path):
+    site = SimpleNamespace(user=lambda: "cc")
+    key = new_key(tmp_path / "key")
+    assert LeaseOptions(node_type=node_type).request(site, None, key, image).image == booted
 
 
 @pytest.mark.parametrize("arguments", [("--batch", "1"), ("--lora-r", "4"), ("--activation-checkpointing",)])

@@ -1,7 +1,10 @@
 """Ansible runs whatever this computer's locale and TMPDIR are. Real Ansible, at a machine that does not answer."""
 
+from pathlib import Path
+
 import pytest
 
+from provision.configure import playbook
 from provision.configure.playbook import Setup, configure
 from provision.errors import NotReached
 from provision.leasing.journal import Machine
@@ -20,3 +23,21 @@ def test_a_locale_and_a_temporary_folder_of_any_kind_are_fine(tmp_path, monkeypa
     machine = Machine("node", Login("127.0.0.1", "node", key, tmp_path / "known_hosts", port=free_port()))
     with pytest.raises(NotReached, match="refused"):
         configure([machine], Setup(), lambda line: None, logs=tmp_path / "logs")
+
+
+def test_files_may_be_named_from_this_folder_or_from_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    login = Path("~/.docker/config.json")
+    setup = Setup(source="load", archive=Path("image.tar"), registry_login=login)
+    variables = playbook._variables(setup, tmp_path)
+    assert variables["images_archive"] == str(tmp_path / "image.tar")
+    assert variables["images_registry_login"] == "/home/somebody/.docker/config.json"
+
+
+def test_a_warning_of_a_role_is_reported():
+    reported = []
+    events = playbook._Events(reported.append, lambda text: None)
+    data = {"host": "node", "role": "precheck", "task_action": "ansible.builtin.debug", "res": {"msg": "slow mirror"}}
+    events.event({"event": "runner_on_ok", "event_data": data})
+    assert reported == ["warning: node: slow mirror"]

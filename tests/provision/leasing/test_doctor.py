@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from keystoneauth1 import exceptions as keystone_errors
 
+from provision.choices import IMAGE
 from provision.clock import Clock
 from provision.errors import NoCredentials, RequestRejected, Unreachable
 from provision.leasing import doctor
@@ -44,7 +45,7 @@ class FakeSite:
         }
 
     def __getattr__(self, name):
-        def answer():
+        def answer(*_):
             if isinstance(self.answers[name], Exception):
                 raise self.answers[name]
             return self.answers[name]
@@ -259,9 +260,9 @@ def test_a_used_up_quota_is_rejected():
 def test_a_missing_image_is_rejected():
     sdk = SimpleNamespace(image=SimpleNamespace(images=lambda name: []))
     with pytest.raises(
-        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA at CHI@UC does not exist; ask the site's help desk"
+        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA at CHI@UC does not exist; choose another by --image"
     ):
-        cloud(sdk=sdk).image_id()
+        cloud(sdk=sdk).image_id(IMAGE)
 
 
 def images(*described):
@@ -275,11 +276,11 @@ PUBLIC, MINE = ("1", "public", "active"), ("2", "private", "active")
 
 @pytest.mark.parametrize("found", [(PUBLIC,), (MINE, PUBLIC), (PUBLIC, ("3", "public", "deactivated"))])
 def test_the_public_image_is_the_one_that_is_meant(found):
-    assert images(*found).image_id() == "1"
+    assert images(*found).image_id(IMAGE) == "1"
 
 
 def test_an_own_image_is_used_where_there_is_no_other():
-    assert images(MINE).image_id() == "2"
+    assert images(MINE).image_id(IMAGE) == "2"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_an_own_image_is_used_where_there_is_no_other():
 )
 def test_an_image_that_cannot_be_told_or_booted_is_rejected(found, says):
     with pytest.raises(RequestRejected, match=says):
-        images(*found).image_id()
+        images(*found).image_id(IMAGE)
 
 
 @pytest.mark.parametrize("missing", ["sharednet1", "public", "baremetal"])

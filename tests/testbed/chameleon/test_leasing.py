@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from provision.choices import IMAGE
 from provision.errors import ExtensionRejected, ForeignLease, LeaseMismatch, NoSuchHost, NotEnoughHosts
 from provision.leasing import release
 from provision.leasing.lease import lease
@@ -18,7 +19,7 @@ def test_a_request_becomes_a_reachable_machine_and_release_leaves_nothing(site, 
     leased = lease(site, reconciler, lease_request())
     assert leased.lease.status == "ACTIVE"
     assert leased.lease.name == "llm_cc"
-    assert leased.image_id == site.image_id()
+    assert leased.image_id == site.image_id(IMAGE)
     (machine,) = leased.machines
     said = subprocess.run([*machine.login.arguments(), "echo", "here"], capture_output=True, text=True)
     assert said.stdout == "here\n"

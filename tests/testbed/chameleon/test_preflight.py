@@ -2,10 +2,11 @@
 
 import pytest
 
+from provision.choices import IMAGE
 from provision.errors import NotReleased, RequestRejected
-from provision.leasing import release
+from provision.leasing import doctor, release
 from provision.leasing.lease import lease
-from provision.sites import openstack as sites
+from provision.sites import openstack
 from tests.testbed.chameleon.conftest import left_at
 
 MORE = {"disk_format": "raw", "container_format": "bare", "data": b"\0" * 1024, "validate_checksum": False}
@@ -26,18 +27,18 @@ def private_images(site):
 
 
 def test_of_two_images_of_a_name_the_public_one_is_booted(site, private_images):
-    public = site.image_id()
-    private_images(sites.IMAGE)
-    assert site.image_id() == public
+    public = site.image_id(IMAGE)
+    private_images(IMAGE)
+    assert site.image_id(IMAGE) == public
 
 
 def test_images_that_cannot_be_told_apart_and_those_not_active_cost_nothing(
     testbed, site, key, private_images, monkeypatch
 ):
-    monkeypatch.setattr(sites, "IMAGE", "my-image")
-    flags = ("--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes")
+    monkeypatch.setattr(doctor, "IMAGE", "my-image")
+    flags = ("--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes", "--image", "my-image")
     first = private_images("my-image")
-    assert site.image_id() == first.id
+    assert site.image_id("my-image") == first.id
     second = private_images("my-image")
     code, _, err = testbed("lease", *flags)
     assert (code, "2 images my-image" in err, first.id in err, second.id in err) == (3, True, True, True)
@@ -51,7 +52,7 @@ def test_images_that_cannot_be_told_apart_and_those_not_active_cost_nothing(
 
 
 def test_a_network_that_the_site_lacks_is_told_before_anything_costs(site, reconciler, lease_request, monkeypatch):
-    monkeypatch.setattr(sites.context, "DEFAULT_NETWORK", "sharednet9")
+    monkeypatch.setattr(openstack.context, "DEFAULT_NETWORK", "sharednet9")
     with pytest.raises(RequestRejected, match="network sharednet9 does not exist at CHI@UC"):
         lease(site, reconciler, lease_request())
     assert left_at(site) == []

@@ -1,5 +1,7 @@
 """The root file system of a node: Ubuntu from its repository, created once and cached.
 
+It has firewalld as it comes, as Chameleon's images do: only SSH is admitted.
+
 Needs root, mmdebstrap and gpg. Debian has no keyring of Ubuntu: it is downloaded from the repository, and only the key
 with the pinned fingerprint is used.
 """
@@ -19,7 +21,7 @@ SUITE = "noble"
 ARCHIVE_KEY = "F6ECB3762474EDA9D21B7022871920D1991BC93C"
 PACKAGES = (
     *("apt", "ubuntu-keyring", "systemd-sysv", "dbus", "udev", "kmod", "procps", "sudo", "ca-certificates"),
-    *("openssh-server", "iproute2", "iptables", "python3", "python3-apt", "rsync"),
+    *("openssh-server", "iproute2", "iptables", "python3", "python3-apt", "rsync", "firewalld"),
 )
 QUIET_APT = 'Acquire::Languages "none";\nAcquire::Check-Date "false";\nAcquire::Check-Valid-Until "false";\n'
 IDLE = ("systemd-networkd-wait-online", "apt-daily.timer", "apt-daily-upgrade.timer", "fstrim.timer", "motd-news.timer")

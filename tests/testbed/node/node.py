@@ -26,8 +26,13 @@ from tests.testbed.openstack.environment import cache
 UP_S = 90
 STOP_S = 15
 REBOOTED = 133
-IN_A_BOX = {"precheck_disk_gib": 12, "precheck_memory_gib": 4, "slurm_cgroup_plugin": "cgroup/v1"}
-"""Variables of the roles for such a node: its images are small, and its cgroups are this machine's."""
+IN_A_BOX = {
+    "precheck_disk_gib": 12,
+    "precheck_memory_gib": 4,
+    "slurm_cgroup_plugin": "cgroup/v1",
+    "download_pause_s": 0.1,
+}
+"""Variables of the roles for such a node: small images, this machine's cgroups, no pause before a second download."""
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 CGROUPS = Path("/sys/fs/cgroup")
 APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")

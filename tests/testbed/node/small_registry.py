@@ -1,5 +1,6 @@
 """A fake registry with one image, over HTTP: as much as `docker pull` needs."""
 
+import base64
 import contextlib
 import gzip
 import hashlib
@@ -16,11 +17,14 @@ LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 
 @contextlib.contextmanager
-def registry(address: str, archive: Path, name: str) -> Iterator[str]:
+def registry(address: str, archive: Path, name: str, login: str = "", busy: int = 0) -> Iterator[str]:
     """Serve the image of ``archive`` (an output of `docker save` with one layer) at ``address``; yield its reference.
 
-    name: repository:tag.
+    name: repository:tag. login: USER:PASSWORD that every request needs. busy: how many requests are refused at first,
+    as by Docker Hub's limit.
     """
+    authorization = f"Basic {base64.b64encode(login.encode()).decode()}" if login else None
+    refusals = iter(range(busy))
     repository, tag = name.split(":")
     manifest, blobs = _contents(archive)
     served = {f"/v2/{repository}/blobs/{digest}": ("application/octet-stream", data) for digest, data in blobs.items()}
@@ -32,7 +36,14 @@ def registry(address: str, archive: Path, name: str) -> Iterator[str]:
 
         def do_GET(self) -> None:
             kind, data = served.get(self.path, ("", b""))
-            self.send_response(200 if kind else 404)
+            status = 200 if kind else 404
+            if authorization and self.headers["Authorization"] != authorization:
+                status, kind, data = 401, *_refused("UNAUTHORIZED", "authentication required")
+            elif "manifests" in self.path and next(refusals, None) is not None:
+                status, kind, data = 429, *_refused("TOOMANYREQUESTS", "You have reached your pull rate limit")
+            self.send_response(status)
+            if status == 401:
+                self.send_header("WWW-Authenticate", 'Basic realm="fake"')
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("Docker-Content-Digest", _digest(data))
@@ -51,6 +62,10 @@ def registry(address: str, archive: Path, name: str) -> Iterator[str]:
             yield f"{address}:{server.server_port}/{name}"
         finally:
             server.shutdown()
+
+
+def _refused(code: str, message: str) -> tuple[str, bytes]:
+    return "application/json", json.dumps({"errors": [{"code": code, "message": message}]}).encode()
 
 
 def _contents(archive: Path) -> tuple[bytes, dict[str, bytes]]:

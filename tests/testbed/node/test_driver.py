@@ -16,11 +16,18 @@ from tests.testbed.node.node import Node
 
 ROLE = {"roles": ["nvidia_driver"]}
 ARCHIVE = "var/lib/pretended"
-WORKS_AFTER_REBOOT = f"echo fine > {gpus.STATE}/mode; cp /proc/sys/kernel/random/boot_id {gpus.STATE}/since"
+WORKS_AFTER_REBOOT = (
+    f"cd {gpus.STATE}; echo fine > mode; echo {gpus.DRIVER} > driver; cp /proc/sys/kernel/random/boot_id since"
+)
 
 
-def wanting(package: str, wanted: str = "true") -> dict[str, object]:
-    return {**ROLE, "extra": {"nvidia_driver_wanted": wanted, "nvidia_driver_packages": [package]}}
+BASE = "pytorch/pytorch:2.13.0-cuda{}-cudnn9-devel"
+OLD_DRIVER = "560.35.03"
+
+
+def wanting(package: str, wanted: str = "true", cuda: str = "13.0") -> dict[str, object]:
+    base = {"images_base": BASE.format(cuda)}
+    return {**ROLE, "extra": {"nvidia_driver_wanted": wanted, "nvidia_driver_packages": [package], **base}}
 
 
 def offer(root: Path, package: str, operation: str) -> str:
@@ -54,12 +61,12 @@ def machine(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login])
 
 
 @pytest.fixture
-def having(machine: Node) -> Callable[[gpus.Mode], str]:
+def having(machine: Node) -> "Having":
     """Bring the machine's driver into a state; return the id of the current boot."""
 
-    def operation(mode: gpus.Mode) -> str:
+    def operation(mode: gpus.Mode, driver: str = gpus.DRIVER) -> str:
         machine.run("apt-get", "purge", "--yes", "good-driver", "bad-driver")
-        gpus.pretend(machine.root, mode=mode)
+        gpus.pretend(machine.root, mode=mode, driver=driver)
         return boot(machine)
 
     return operation
@@ -69,7 +76,7 @@ def boot(node: Node) -> str:
     return node.run("cat", "/proc/sys/kernel/random/boot_id")
 
 
-Having = Callable[[gpus.Mode], str]
+Having = Callable[..., str]
 
 
 def test_a_working_driver_is_not_touched(machine: Node, set_up: SetUp, having: Having) -> None:
@@ -89,6 +96,24 @@ def test_a_driver_that_does_not_work_is_installed_and_booted_into(
     assert boot(machine) != before
     assert machine.run("nvidia-smi", "-L").count("A100") == 2
     assert set_up([machine], **wanting("good-driver")).changed == ()
+
+
+def test_a_driver_that_works_but_is_too_old_for_the_image_is_replaced(
+    machine: Node, set_up: SetUp, having: Having
+) -> None:
+    before = having("fine", OLD_DRIVER)
+    assert set_up([machine], **wanting("good-driver", cuda="12.4")).changed == ()
+    assert "Install the driver" in " ".join(set_up([machine], **wanting("good-driver")).changed)
+    assert boot(machine) != before
+    assert set_up([machine], **wanting("good-driver")).changed == ()
+
+
+def test_a_driver_that_stays_too_old_is_named_with_what_the_image_needs(
+    machine: Node, set_up: SetUp, having: Having
+) -> None:
+    having("fine", OLD_DRIVER)
+    with pytest.raises(ConfigureFailed, match=rf"the driver is {OLD_DRIVER}; .*cuda13.0.* needs 580.*--base-image"):
+        set_up([machine], **wanting("bad-driver", "false"))
 
 
 def test_a_driver_newer_than_the_loaded_one_needs_only_a_reboot(machine: Node, set_up: SetUp, having: Having) -> None:

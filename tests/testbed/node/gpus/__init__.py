@@ -13,17 +13,19 @@ SMI = Path(__file__).with_name("nvidia-smi")
 ON_NODE = "/usr/bin/nvidia-smi"
 STATE = "/etc/pretend-gpus"
 A100 = "NVIDIA A100-SXM4-80GB"
+DRIVER = "580.95.05"
 Mode = Literal["fine", "broken", "mismatched", "missing"]
 
 
-def pretend(root: Path, cards: Sequence[str] = (A100, A100), mode: Mode = "fine") -> None:
-    """Add fake GPUs with these names to a root file system; mode ``missing``: without nvidia-smi."""
+def pretend(root: Path, cards: Sequence[str] = (A100, A100), mode: Mode = "fine", driver: str = DRIVER) -> None:
+    """Add fake GPUs with these names and driver to a root file system; mode ``missing``: without nvidia-smi."""
     state = root / STATE.lstrip("/")
     shutil.rmtree(state, ignore_errors=True)
     (state / "cards").mkdir(parents=True)
     for index, name in enumerate(cards):
         (state / "cards" / str(index)).write_text(f"{name}\n")
     (state / "mode").write_text(mode)
+    (state / "driver").write_text(driver)
     smi = root / ON_NODE.lstrip("/")
     smi.unlink(missing_ok=True)
     if mode != "missing":
