@@ -12,7 +12,7 @@ import typer
 
 from experiments.suites.choices import Groups
 from experiments.system.options import Option, options_of
-from provision.choices import DEMO, IMAGE, TESTBEDS, VGPU_IMAGE
+from provision.choices import DEMO, TESTBEDS
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]
@@ -28,7 +28,8 @@ Name = Annotated[
 ]
 ActiveName = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the lease; default: the only one.")]
 Image = Annotated[
-    str | None, typer.Option(help=f"Disk image of the nodes; default: {IMAGE}, or {VGPU_IMAGE} for flavors with vgpu.")
+    str | None,
+    typer.Option(metavar="NAME", help="Disk image of the nodes; default: Chameleon's with the driver of their GPUs."),
 ]
 RegistryLogin = Annotated[
     Path | None, typer.Option(help="File with logins of container registries, such as ~/.docker/config.json.")
