@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from experiments.errors import InputError
+from experiments.report.archive import write_zip
 from experiments.results.run_folder import (
     CHECKSUMS_FILE,
     PREDICTIONS_FILE,
@@ -20,7 +21,6 @@ from experiments.results.schema import RESULTS_FILE, TELEMETRY_FOLDER
 
 FILES = (RUN_FILE, SUITE_FILE, PREDICTIONS_FILE, VERDICT_FILE, RESULTS_FILE)
 TELEMETRY = re.compile(rf"{TELEMETRY_FOLDER}/[\w.-]+\.csv")
-FIRST_DATE = (1980, 1, 1, 0, 0, 0)
 LARGEST_BYTES = 64 << 20
 """Of all files of a bundle together; the largest stored run has below 2 MiB."""
 MOST_FILES = 1000
@@ -50,20 +50,7 @@ def write_bundle(folder: RunFolder, target: Path | None = None) -> Path:
         if path := folder.telemetry(row):
             contents[f"{TELEMETRY_FOLDER}/{row}.csv"] = path.read_bytes()
     place = folder.path.resolve()
-    return rewrite(target or place.with_name(f"{place.name}.bundle.zip"), contents)
-
-
-def rewrite(target: Path, contents: dict[str, bytes]) -> Path:
-    """Write the files of a bundle and their checksums to ``target`` and return it."""
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
-    partial = target.with_name(f"{target.name}.part")
-    with zipfile.ZipFile(partial, "w") as archive:
-        for name, content in {**contents, CHECKSUMS_FILE: sums.encode()}.items():
-            entry = zipfile.ZipInfo(name, FIRST_DATE)
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
-    partial.replace(target)
-    return target
+    return write_zip(target or place.with_name(f"{place.name}.bundle.zip"), contents)
 
 
 def _without_secrets(text: str) -> bytes:

@@ -66,7 +66,7 @@ def _checked(
     suite = suite_named(run.suite)
     results = folder.results()
     problems = [] if card in (None, run.card) else [f"the run is of {run.card}, requested: {card}"]
-    problems += _of_rows(folder, suite, results)
+    problems += _of_rows(run, suite, results, folder)
     trusted = {one.spec.row: one for one in predictions if (one.spec.suite, one.spec.card) == (run.suite, run.card)}
     for row, result in results.items():
         found = [*_of_result(run, suite, result, folder), *_against(trusted.get(row), run, result)]
@@ -86,12 +86,11 @@ def _checked(
     )
 
 
-def _of_rows(folder: RunFolder, suite: Suite, results: Mapping[str, Result]) -> Iterator[str]:
-    stated = folder.read_run().rows
+def _of_rows(run: Run, suite: Suite, results: Mapping[str, Result], folder: RunFolder) -> Iterator[str]:
     lines = len((folder.path / RESULTS_FILE).read_bytes().splitlines())
     if lines != len(results):
         yield f"{lines} results of {len(results)} of the run's rows"
-    for row in {*stated} - {row.id for row in suite.rows}:
+    for row in {*run.rows} - {row.id for row in suite.rows}:
         yield f"{row}: not a row of {suite.suite}"
 
 

@@ -56,9 +56,10 @@ def configure_command(
     require("ansible_runner")
     _require("--reference", "pull", image_source, bool(reference))
     _require("--archive", "load", image_source, archive is not None)
+    check_file("--archive", archive)
+    check_file("--base-archive", base_archive)
+    check_file("--ca-bundle", ca_bundle)
     check_file("--registry-login", registry_login)
-    for option, file in (("--archive", archive), ("--base-archive", base_archive), ("--ca-bundle", ca_bundle)):
-        check_file(option, file)
     reconciler = new_reconciler()
     active_lease = active_lease_named(reconciler, name)
     if not active_lease.machines:

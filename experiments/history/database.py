@@ -2,14 +2,14 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.history.facts import cause_facts, figures, outcome_facts
 from experiments.prediction.as_result import evaluate_run
-from experiments.results.run_folder import RUN_FILE, Run, RunFolder
+from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Result
 from experiments.results.verdicts import Evaluation
 
@@ -86,15 +86,3 @@ def _insert_verdicts(database: sqlite3.Connection, number: int, evaluation: Eval
     for one in evaluation.verdicts:
         columns = (one.id, one.says, " ".join(one.rows), one.expected, one.status, one.grade, one.value, one.reason)
         database.execute("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [number, *columns])
-
-
-def run_folders(paths: Sequence[Path]) -> list[RunFolder]:
-    """Return the runs at or under ``paths``. Raises InputError for a path without any."""
-    found = []
-    for path in paths:
-        folders = sorted(one.parent for one in path.rglob(RUN_FILE))
-        folders = [folder for folder in folders if folder == path or not folder.is_symlink()]
-        if not folders:
-            raise InputError(f"{path}: no run's folder here (none has a {RUN_FILE})")
-        found += [RunFolder(folder) for folder in folders]
-    return found

@@ -5,33 +5,21 @@ from datetime import datetime
 from pathlib import Path
 
 from experiments.charts import Chart, Line, Panel, line_chart
-from experiments.history.changes import changes
-from experiments.history.series import RecordedRun, Series
-from experiments.report.pages.environment import rendered
+from experiments.history.changes import RunChanges
+from experiments.history.series import Series
+from experiments.report.pages.environment import rendered, save
 from experiments.results.wording import label, unit
-from experiments.system.files import write_atomically
 
 TRENDS = ("peak_gib", "reserved_gib", "step_s", "last_loss")
 DAY_S = 86400
 
 
-def write_page(path: Path, several: Sequence[Series]) -> Path:
-    """Write the page of ``several`` series to ``path`` and return it."""
-    shown = [(series, changes(series)[::-1], _grid(series), _trends(series)) for series in several]
+def write_page(path: Path, found: Sequence[tuple[Series, list[RunChanges]]]) -> Path:
+    """Write the page of several series with their changes, oldest first, to ``path`` and return it."""
+    shown = [(series, changed[::-1], series.grid, _trends(series)) for series, changed in found]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, rendered("history.html", shown=shown))
+    save(path, rendered("history.html", shown=shown))
     return path
-
-
-def _grid(series: Series) -> list[tuple[str, list[str]]]:
-    """Return each statement that a run evaluated, and its status in each run; empty where a run does not have it."""
-    says = {id_: one.says for run in series.runs for id_, one in run.verdicts.items()}
-    statuses = [(text, [_status(run, id_) for run in series.runs]) for id_, text in says.items()]
-    return [(text, found) for text, found in statuses if set(found) - {"", "not evaluated"}]
-
-
-def _status(run: RecordedRun, id_: str) -> str:
-    return run.verdicts[id_].status if id_ in run.verdicts else ""
 
 
 def _trends(series: Series) -> list[tuple[str, Chart]]:

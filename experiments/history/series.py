@@ -37,6 +37,10 @@ class RecordedRun(NamedTuple):
         """Return what tells the run from others: its start and its id."""
         return f"{self.started_at[:16].replace('T', ' ')} {self.run_id}"
 
+    def status(self, id_: str) -> str:
+        """Return the status of a statement; empty if the run lacks it."""
+        return self.verdicts[id_].status if id_ in self.verdicts else ""
+
 
 class Series(NamedTuple):
     """All runs of a suite with the same card, size, length and limit of GPUs, oldest first."""
@@ -62,6 +66,13 @@ class Series(NamedTuple):
     def keys(self) -> list[Key]:
         """Return the figures of any run, in their order."""
         return list(dict.fromkeys(key for run in self.runs for key in run.figures))
+
+    @property
+    def grid(self) -> list[tuple[str, list[str]]]:
+        """Return each statement that a run evaluated, and its status in each run; empty where a run lacks it."""
+        says = {id_: one.says for run in self.runs for id_, one in run.verdicts.items()}
+        statuses = [(text, [run.status(id_) for run in self.runs]) for id_, text in says.items()]
+        return [(text, found) for text, found in statuses if set(found) - {"", "not evaluated"}]
 
 
 def read_series(database: sqlite3.Connection, suite: str | None = None, row: str | None = None) -> list[Series]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.report.content import FILES
@@ -30,13 +31,20 @@ def write_archive(folder: RunFolder) -> Path:
     names += [f"{row_path(run.suite, row)}/{name}" for row in run.rows for name in sorted(FILES.values())]
     paths = {name: folder.path / name for name in names}
     contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file() and not path.is_symlink()}
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
     place = folder.path.resolve()
-    target = place.with_name(f"{place.name}.zip")
-    partial = place.with_name(f"{place.name}.zip.part")
+    return write_zip(place.with_name(f"{place.name}.zip"), contents, f"{place.name}/")
+
+
+def write_zip(target: Path, contents: Mapping[str, bytes], folder: str = "") -> Path:
+    """Write files by name, and SHA256SUMS of them, into ``folder`` of the archive ``target``; return its path.
+
+    folder: a name with a slash at its end, or empty. The same files give the same archive.
+    """
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+    partial = target.with_name(f"{target.name}.part")
     with zipfile.ZipFile(partial, "w") as archive:
         for name, content in {**contents, CHECKSUMS_FILE: sums.encode()}.items():
-            entry = zipfile.ZipInfo(f"{place.name}/{name}", FIRST_DATE)
+            entry = zipfile.ZipInfo(f"{folder}{name}", FIRST_DATE)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
     partial.replace(target)

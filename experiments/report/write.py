@@ -19,10 +19,10 @@ from experiments.results.run_folder import (
     JUNIT_FILE,
     PAGE_FILE,
     REPORT_FILE,
-    RUN_FILE,
     VERDICT_FILE,
     RunFolder,
     row_path,
+    run_folders,
 )
 from experiments.results.schema import NOTEBOOK_FILE, Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
@@ -84,15 +84,13 @@ def reevaluate(root: Path, unreadable: Callable[[InputError], None] | None = Non
     ``unreadable`` is called for each of several runs that cannot be read. Raises InputError if there is no run under
     ``root``, and what ``write_report`` raises for the only one, or for any without ``unreadable``.
     """
-    paths = sorted(path.parent for path in root.rglob(RUN_FILE))
-    if not paths:
-        raise InputError(f"{root}: no run's folder here (none has a {RUN_FILE})")
+    runs = run_folders(root)
     found = []
-    for path in paths:
+    for run in runs:
         try:
-            found.append(_reevaluated(RunFolder(path)))
+            found.append(_reevaluated(run))
         except InputError as problem:
-            if unreadable is None or len(paths) == 1:
+            if unreadable is None or len(runs) == 1:
                 raise
             unreadable(problem)
     return tuple(found)

@@ -182,3 +182,14 @@ class RunFolder:
         """Return the telemetry of a row, of its folder or in compact form; None if it has none."""
         places = (self.row_named(row) / TELEMETRY_FILE, self.path / TELEMETRY_FOLDER / f"{row}.csv")
         return next((path for path in places if path.is_file()), None)
+
+
+def run_folders(root: Path) -> list[RunFolder]:
+    """Return the runs at or under ``root``, which may be a link such as latest; links under it are not followed.
+
+    Raises InputError if there is none.
+    """
+    paths = sorted(path.parent for path in root.rglob(RUN_FILE))
+    if not paths:
+        raise InputError(f"{root}: no run's folder here (none has a {RUN_FILE})")
+    return [RunFolder(path) for path in paths]

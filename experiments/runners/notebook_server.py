@@ -7,7 +7,7 @@ read, and passed on as an environment variable; the file is removed once Jupyter
 import secrets
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -34,26 +34,19 @@ def served(shell: Shell, opened: str | None = None, image_variant: ImageVariant 
     with the last line of Jupyter's log if Jupyter does not start.
     """
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
-    path = f"lab/tree/{opened}" if opened else "lab"
     try:
         shell.run(_start(image_of(image_variant), port), input=f"JUPYTER_TOKEN={token}\n".encode())
         with shell.forward(port) as local:
             _wait_until_ready(shell, local)
-            yield f"http://localhost:{local}/{path}?token={token}"
+            yield address(local, opened, token)
     finally:
         shell.run(f"docker rm --force {CONTAINER}", check=False, repeatable=True)
 
 
 def _start(image: str, port: int) -> str:
     """Return the command that starts Jupyter; its input is an environment file with the token."""
-    options = {
-        "ip": "127.0.0.1",
-        "port": str(port),
-        "ServerApp.port_retries": "0",
-        "ServerApp.allow_origin": COLAB,
-        "ServerApp.allow_credentials": "True",
-    }
-    jupyter = shlex.join(["jupyter", "lab", "--no-browser", *(f"--{name}={value}" for name, value in options.items())])
+    colab = [f"--ServerApp.allow_origin={COLAB}", "--ServerApp.allow_credentials=True"]
+    jupyter = shlex.join(["jupyter", "lab", *server_options(port), *colab])
     return "\n".join(
         [
             "set -e",
@@ -71,16 +64,33 @@ def _start(image: str, port: int) -> str:
     )
 
 
-def _wait_until_ready(shell: Shell, local: int) -> None:
+def server_options(port: int) -> list[str]:
+    """Return the options of a Jupyter that is reached from its own machine alone."""
+    return ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
+
+
+def address(port: int, opened: str | None, token: str) -> str:
+    """Return the URL of Jupyter at a local port, which opens a notebook if one is named."""
+    return f"http://localhost:{port}/{f'lab/tree/{opened}' if opened else 'lab'}?token={token}"
+
+
+def answers(port: int, running: Callable[[], bool]) -> bool:
+    """Wait until Jupyter answers at a local port; return False if it stops or needs more than START_TIMEOUT_S."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
-            urlopen(f"http://127.0.0.1:{local}/api", timeout=POLL_S).close()
-            return
+            urlopen(f"http://127.0.0.1:{port}/api", timeout=POLL_S).close()
+            return True
         except (URLError, OSError):
-            running = f"docker container inspect --format '{{{{.State.Running}}}}' {CONTAINER}"
-            if shell.run(running, check=False).out.strip() != "true":
-                break
+            if not running():
+                return False
             time.sleep(POLL_S)
+    return False
+
+
+def _wait_until_ready(shell: Shell, local: int) -> None:
+    state = f"docker container inspect --format '{{{{.State.Running}}}}' {CONTAINER}"
+    if answers(local, lambda: shell.run(state, check=False).out.strip() == "true"):
+        return
     log = shell.run(f"docker logs --tail 1 {CONTAINER} 2>&1", check=False).out.strip()
     raise CommandFailed(f"{shell.where}: Jupyter does not start: {log or 'it printed nothing'}", 1)

@@ -1,7 +1,7 @@
 """The kernels that PyTorch chooses on a card, where the choice affects memory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import groupby
 
 from experiments.suites.cards import Card, card_named
@@ -61,9 +61,8 @@ def alike(card_names: Sequence[str]) -> list[list[str]]:
     A trace for the first card answers for its group: the others need at most as much scratch memory for reductions.
     """
 
-    def kind(name: str) -> tuple[bool, bool, bool, bool, int]:
-        of = kernels_of(card_named(name))
-        return of.flash, of.efficient, of.bfloat_efficient, of.cudnn, of.workspace_bytes
+    def kind(name: str) -> tuple[int, ...]:
+        return astuple(replace(kernels_of(card_named(name)), multiprocessors=0))
 
     ordered = sorted(card_names, key=lambda name: (kind(name), -card_named(name).multiprocessors))
     return [list(group) for _, group in groupby(ordered, key=kind)]

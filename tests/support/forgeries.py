@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.bundle.archive import read_bundle, rewrite
+from experiments.bundle.archive import read_bundle
+from experiments.report.archive import write_zip
 from experiments.suites.row_spec import RowSpec
 
 Result = dict[str, Any]
@@ -31,7 +32,7 @@ class Forger:
     def write(self, target: Path) -> Path:
         self.contents["run.json"] = json.dumps(self.run).encode()
         self.contents["results.jsonl"] = b"".join(json.dumps(one).encode() + b"\n" for one in self.results.values())
-        return rewrite(target, self.contents)
+        return write_zip(target, self.contents)
 
     def telemetry(self, row: str) -> bytes | None:
         return self.contents.get(f"telemetry/{row}.csv")

@@ -52,8 +52,7 @@ def grade(
     """
     from experiments.bundle.check import check_bundle, copies, marks_of
     from experiments.bundle.gradescope import gradescope as as_gradescope
-    from experiments.history.database import run_folders
-    from experiments.results.run_folder import RunFolder
+    from experiments.results.run_folder import RunFolder, run_folders
     from experiments.suites.cards import card_named
     from experiments.system.files import write_atomically
 
@@ -65,7 +64,7 @@ def grade(
     if predictions and not trusted:
         raise InputError(f"--predictions {predictions}: has no predictions.json; `testbed run` writes it")
     first = [check_bundle(path, trusted, row or (), card) for path in bundles]
-    checked = copies(first, marks_of(run_folders(known)) if known else {})
+    checked = copies(first, marks_of([run for folder in known or () for run in run_folders(folder)]))
     answers = {str(one.path): as_gradescope(one) for one in checked}
     if gradescope:
         write_atomically(gradescope, json.dumps(answers[str(bundles[0])], indent=2))

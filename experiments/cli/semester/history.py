@@ -50,11 +50,11 @@ def history(
     suite, _, row = words[0].partition("/") if words else ("", "", "")
     with opened(database) as connection:
         several = read_series(connection, suite or None, row or None)
+    found = [(series, changes(series)) for series in several]
     if csv:
         write_csv(csv, several)
     if page:
-        say(str(write_page(page, several)), stderr=True)
-    found = [(series, changes(series)) for series in several]
+        say(str(write_page(page, found)), stderr=True)
     if as_json:
         print_json([changes_as_data(series, changed) for series, changed in found])
     else:
@@ -65,11 +65,12 @@ def history(
 
 def _record(folders: list[str], database: Path, as_json: bool) -> None:
     from experiments.history.database import history as opened
-    from experiments.history.database import record, run_folders
+    from experiments.history.database import record
+    from experiments.results.run_folder import run_folders
 
     if not folders:
         raise InputError("history record: needs the folder of a run, or a folder of several")
-    runs = run_folders([Path(folder) for folder in folders])
+    runs = [run for folder in folders for run in run_folders(Path(folder))]
     with opened(database, create=True) as connection:
         recorded = {str(run.path): record(connection, run) for run in runs}
     if as_json:

@@ -47,11 +47,9 @@ def _changes(changed: Sequence[RunChanges]) -> list[Text]:
 
 def _verdicts(series: Series) -> Table:
     table = Table(Column("statement", prose=True), "verdicts, newest last")
-    for id_, says in {id_: one.says for run in series.runs for id_, one in run.verdicts.items()}.items():
-        statuses = [run.verdicts[id_].status if id_ in run.verdicts else "" for run in series.runs]
-        if set(statuses) - {"", "not evaluated"}:
-            marks = [Text(MARKS.get(status, " "), STYLES.get(status, "dim")) for status in statuses]
-            table.add(says, Text.assemble(*marks))
+    for says, statuses in series.grid:
+        marks = [Text(MARKS.get(status, " "), STYLES.get(status, "dim")) for status in statuses]
+        table.add(says, Text.assemble(*marks))
     return table
 
 
@@ -98,9 +96,7 @@ def write_csv(path: Path, several: Sequence[Series]) -> None:
     """Write one line for each figure of each run."""
     with path.open("w", newline="") as file:
         lines = csv.writer(file)
-        lines.writerow(
-            ("suite", "card", "size", "length", "run_id", "started_at", "commit", "row", "quantity", "value")
-        )
+        lines.writerow(CSV_COLUMNS)
         for series in several:
             for run in series.runs:
                 head = (*series[:4], run.run_id, run.started_at, run.commit)

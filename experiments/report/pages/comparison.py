@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.charts import Bar, Chart, Mark, Tone, bar_chart
-from experiments.errors import InputError
 from experiments.report.compare import CHANGED_SHARE, Change, Comparison, Difference, RowComparison
-from experiments.report.pages.environment import rendered
+from experiments.report.pages.environment import rendered, save
 from experiments.report.words import percent
 from experiments.results.wording import number, unit_of_size
 
@@ -39,10 +38,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
         memory=_chart(rows, lambda row: row.peak_gib, "GiB", "Peak memory", more_is_worse=True),
         speed=_chart(rows, lambda row: row.samples_per_s, "samples/s", "Throughput", more_is_worse=False),
     )
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise InputError(f"--page {path}: cannot be written ({error.strerror})") from None
+    save(path, text)
 
 
 def headline(comparison: Comparison) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.charts import SCRIPT, STYLE
+from experiments.errors import InputError
 from experiments.report.words import ICONS, gib, lower_first, percent, share, stages
 from experiments.results.wording import OUTCOMES, label, number, unit
 
@@ -24,3 +25,11 @@ TEMPLATES.globals |= {"icons": ICONS, "outcomes": OUTCOMES, "chart_style": STYLE
 def rendered(template: str, **values: Any) -> str:
     """Return a page from its template, in which all values are escaped."""
     return TEMPLATES.get_template(template).render(**values)
+
+
+def save(path: Path, page: str) -> None:
+    """Write a page to the place that --page names. Raises InputError if it cannot be written."""
+    try:
+        path.write_text(page)
+    except OSError as error:
+        raise InputError(f"--page {path}: cannot be written ({error.strerror})") from None

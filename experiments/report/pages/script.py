@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.charts import Band, Bar, Chart, Line, Panel, Tile, bar_chart, line_chart, treemap
-from experiments.errors import InputError
 from experiments.prediction.script.record import ScriptPrediction
-from experiments.report.pages.environment import rendered
+from experiments.report.pages.environment import rendered, save
 from experiments.results.memory_parts import ACTIVATIONS, AT_PEAK
 
 HEIGHT_PX = 360
@@ -31,10 +30,7 @@ def write_page(path: Path, command: Sequence[str], predictions: Sequence[ScriptP
         peak=_parts(worst),
         blocks=_blocks(worst),
     )
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise InputError(f"--page {path}: cannot be written ({error.strerror})") from None
+    save(path, text)
 
 
 def _chart(one: ScriptPrediction) -> Chart:

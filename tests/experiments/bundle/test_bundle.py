@@ -12,6 +12,7 @@ from experiments.bundle import archive
 from experiments.bundle.archive import BadBundle, read_bundle, write_bundle
 from experiments.bundle.check import check_bundle, copies
 from experiments.cli.app import main
+from experiments.report.archive import write_zip
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULTS_FILE
 from tests.support.evidence import EVIDENCE, RUNS
@@ -147,7 +148,7 @@ def test_a_file_that_is_no_archive_is_refused(content, tmp_path):
 def test_a_result_that_is_no_json_is_refused_with_the_reason(genuine, tmp_path):
     forger = Forger(genuine)
     forger.contents["run.json"] = b"{"
-    (problem,) = check_bundle(archive.rewrite(tmp_path / "broken.zip", forger.contents)).problems
+    (problem,) = check_bundle(write_zip(tmp_path / "broken.zip", forger.contents)).problems
     assert "run.json: not a run of schema version 1" in problem
 
 

@@ -11,6 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from experiments.charts import Band, Line, Panel, line_chart
+from experiments.history.changes import changes
 from experiments.history.database import history, record
 from experiments.history.page import write_page as write_history_page
 from experiments.history.series import read_series
@@ -65,7 +66,7 @@ def history_page(folder: Path) -> Path:
         for week in range(4):
             record(database, again(folder, week, other_settings if week == 3 else None))
         several = read_series(database)
-    return write_history_page(folder / "history.html", several)
+    return write_history_page(folder / "history.html", [(series, changes(series)) for series in several])
 
 
 def other_settings(result: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.errors import InputError
-from experiments.runners import local_notebook_server
+from experiments.runners import local_notebook_server, notebook_server
 from experiments.runners.local_notebook_server import served_here
 from experiments.system.files import CODE
 
@@ -46,7 +46,7 @@ def jupyterlab(tmp_path, monkeypatch):
     (package / "__main__.py").write_text(FAKE_JUPYTERLAB)
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.setattr(local_notebook_server, "POLL_S", 0.05)
+    monkeypatch.setattr(notebook_server, "POLL_S", 0.05)
     return package
 
 
