@@ -40,6 +40,7 @@ FIXES = {
     "dpkg frontend lock": "another program is installing packages; wait until it has finished",
     "toomanyrequests": "log in to the registry (--registry-login FILE), or wait until its limit resets",
     "unauthorized": "log in to the registry (--registry-login FILE)",
+    "no basic auth credentials": "log in to the registry (--registry-login FILE)",
     "pull access denied": "check the image's name, or log in to the registry (--registry-login FILE)",
 }
 """Fixes by a symptom in a task's output."""
