@@ -71,7 +71,7 @@ def test_only_a_fault_of_the_host_costs_a_node(reconciler, lease_request, words,
 @pytest.mark.parametrize("question", ["image_id", "boot_requirements"])
 def test_what_a_boot_lacks_is_told_before_anything_costs(reconciler, lease_request, question, monkeypatch):
     site = FakeSite()
-    monkeypatch.setattr(site, question, lambda: (_ for _ in ()).throw(RequestRejected("2 images")))
+    monkeypatch.setattr(site, question, lambda *_: (_ for _ in ()).throw(RequestRejected("2 images")))
     with pytest.raises(RequestRejected, match="2 images"):
         lease(site, reconciler, lease_request())
     assert site.left() == []
