@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from experiments.prediction.as_result import Graded
+from experiments.prediction.as_result import RunEvaluations
 from experiments.report.identity import Fact, Previous, identity
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
@@ -118,7 +118,11 @@ class Report(Record):
 
 
 def report_of(
-    folder: RunFolder, suite: Suite, graded: Graded, results: Mapping[str, Result], before: Previous | None = None
+    folder: RunFolder,
+    suite: Suite,
+    graded: RunEvaluations,
+    results: Mapping[str, Result],
+    before: Previous | None = None,
 ) -> Report:
     """Return the report of the run in ``folder``."""
     evaluation = graded.best

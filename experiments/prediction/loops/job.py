@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from experiments.errors import InputError
-from experiments.prediction.custom import Attention, LoopOptimizer, LoopPrecision, Quantized
+from experiments.prediction.custom import Attention, LoopOptimizer, LoopPrecision, QuantizedBits
 from experiments.suites.models import Model
 from experiments.training.failures import first_line
 
@@ -35,7 +35,7 @@ class LoopJob(BaseModel):
     precision: LoopPrecision = "32-true"
     optimizer: LoopOptimizer = "adamw"
     attention: Attention | None = None
-    quantization: Quantized | None = None
+    quantization: QuantizedBits | None = None
     checkpointing: bool = False
     lora: LoopLora | None = None
     fsdp: bool = False

@@ -7,8 +7,8 @@ from rich.console import Group
 from rich.text import Text
 
 from experiments.errors import InputError
-from experiments.prediction.answers import answer, answers_table
-from experiments.prediction.batches import LARGEST_BATCH, Batches
+from experiments.prediction.answers import answer_cells, answers_table
+from experiments.prediction.batches import LARGEST_BATCH, BatchSearch
 from experiments.prediction.script.record import CardAnswer, ScriptPrediction
 from experiments.results.predictions import DOUBT
 from experiments.suites.cards import notes_on
@@ -33,7 +33,7 @@ class OneBatch(NamedTuple):
     def cells(self) -> tuple[str | Text, ...]:
         """Return the cells of a table of answers."""
         peak, needed = self.prediction.peak_gib, self.card.needed_gib
-        return answer(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
+        return answer_cells(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
 
 
 class ScriptFit(NamedTuple):
@@ -41,7 +41,7 @@ class ScriptFit(NamedTuple):
 
     largest: int
     likely: int
-    known: dict[int, OneBatch]
+    predictions: dict[int, OneBatch]
 
 
 def batch_in(words: Sequence[str], flag: str) -> int | None:
@@ -79,15 +79,15 @@ def fit_batches(first: int, trace: Trace) -> ScriptFit:
     def highest(batch: int) -> OneBatch:
         return max((OneBatch(one, one.cards[0]) for one in trace(batch)), key=lambda one: one.card.needed_gib)
 
-    batches = Batches(first, lambda sizes: [highest(batch) for batch in sizes])
-    usable = batches.known[first].card.usable_gib
-    return ScriptFit(batches.last(DOUBT * usable), batches.last(0.0), batches.known)
+    batches = BatchSearch(first, lambda sizes: [highest(batch) for batch in sizes])
+    usable = batches.predictions[first].card.usable_gib
+    return ScriptFit(batches.largest_batch(DOUBT * usable), batches.largest_batch(0.0), batches.predictions)
 
 
 def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
     """Return the answer as plain data."""
     return {
-        "card": next(iter(fit.known.values())).card.card,
+        "card": next(iter(fit.predictions.values())).card.card,
         "largest_batch": fit.largest or None,
         "largest_batch_borderline": fit.likely or None,
         "batches": [
@@ -98,7 +98,7 @@ def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
                 "margin_gib": one.margin_gib,
                 "outcome": one.card.outcome,
             }
-            for batch, one in sorted(fit.known.items())
+            for batch, one in sorted(fit.predictions.items())
         ],
     }
 
@@ -106,15 +106,15 @@ def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
 def fit_view(fit: ScriptFit, flag: str) -> Group:
     """Return the answer for the terminal, with every batch that was traced."""
     table = answers_table(Column("batch", number=True), title="GiB on one GPU, traced batches")
-    for batch, one in sorted(fit.known.items()):
+    for batch, one in sorted(fit.predictions.items()):
         table.add(str(batch), *one.cells())
-    notes = dict.fromkeys(note for one in fit.known.values() for note in one.prediction.notes)
-    notes |= dict.fromkeys(notes_on(one.card.card for one in fit.known.values()))
+    notes = dict.fromkeys(note for one in fit.predictions.values() for note in one.prediction.notes)
+    notes |= dict.fromkeys(notes_on(one.card.card for one in fit.predictions.values()))
     return Group(Text(_in_words(fit, flag), "bold"), table, *(Text(f"note: {note}", "yellow") for note in notes))
 
 
 def _in_words(fit: ScriptFit, flag: str) -> str:
-    card = next(iter(fit.known.values())).card
+    card = next(iter(fit.predictions.values())).card
     where = f"{card.card}, {card.usable_gib:.2f} GiB usable"
     if not fit.likely:
         return f"{where}: not even {flag} 1 fits"

@@ -73,7 +73,7 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
     from experiments.prediction.script.traced.device import phantom_device
 
     device = phantom_device(card, cache_folder())
-    from experiments.prediction.peak import Tags
+    from experiments.prediction.peak import MemoryTags
     from experiments.prediction.script.traced.answer import Traced, prediction
     from experiments.prediction.script.traced.lines import Lines
     from experiments.prediction.script.traced.watch import Watcher
@@ -81,7 +81,7 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
     def enough() -> None:
         raise EnoughSteps
 
-    watcher = Watcher(Tags(device), sys.maxsize if steps is None else steps, enough)
+    watcher = Watcher(MemoryTags(device), sys.maxsize if steps is None else steps, enough)
     lines = Lines(device, _folder())
     watcher.install()
     lines.follow()
@@ -93,7 +93,7 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
         ended = "stopped"
     finally:
         lines.end()
-    if not watcher.tags.event:
+    if not watcher.tags.event_count:
         raise InputError("phantom(): the block allocated nothing on the GPU")
     gpu._found = prediction(Traced(device, (card,), 0, 1, begun), watcher, lines, ended)
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.prediction.answers import answer, answers_table
+from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction
 from experiments.results.memory_parts import AT_PEAK
 from experiments.results.wording import count_in_words
@@ -56,9 +56,7 @@ def view(predictions: Sequence[ScriptPrediction]) -> Group:
         parts.append(_lines_table(worst.lines))
     if len({card.card for one in predictions for card in one.cards}) > 1:
         smallest = smallest_card(predictions)
-        parts.append(
-            Text(f"smallest card that fits: {smallest}" if smallest else "it fits none of these cards", "bold")
-        )
+        parts.append(Text(f"smallest card that fits: {smallest}" if smallest else "fits none of these cards", "bold"))
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
     notes |= dict.fromkeys(notes_on(card.card for one in predictions for card in one.cards))
     return Group(*parts, *(Text(f"note: {note}", "yellow") for note in notes))
@@ -89,7 +87,7 @@ def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
     answers = [(one, card) for one in predictions for card in one.cards]
     for one, card in sorted(answers, key=lambda answer: (answer[1].usable_gib, answer[0].rank)):
         failed = f"{card.failure.phase}, step {card.failure.step}" if card.failure else ""
-        cells = answer(
+        cells = answer_cells(
             card.outcome,
             failed,
             peak=one.peak_gib,

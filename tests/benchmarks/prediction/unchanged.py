@@ -13,13 +13,13 @@ STEPS = 2
 
 
 class NoTags:
-    """In place of the phantom device's tags, on a real GPU."""
+    """Replace the tags of the phantom device on a real GPU."""
 
-    event = 0
+    event_count = 0
     phases = (("", ""),)
 
-    def begin(self, phase: str) -> None: ...
-    def tag(self, kind: str, tensors: object) -> None: ...
+    def begin_phase(self, phase: str) -> None: ...
+    def tag_tensors(self, kind: str, tensors: object) -> None: ...
 
 
 def measure_one(words: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from experiments.prediction.peak import CATEGORIES, UNLIMITED, Tags, failure, needed, shares
+from experiments.prediction.peak import CATEGORIES, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
 from experiments.prediction.phantom.library import Living, Phantom
 from experiments.prediction.script.record import (
     CardAnswer,
@@ -47,10 +47,10 @@ class Traced(NamedTuple):
 def prediction(traced: Traced, watcher: Watcher, lines: Lines, ended: Ended) -> ScriptPrediction:
     """Return what is predicted of the rank that ran in this process."""
     phantom, tags, model = traced.phantom, watcher.tags, watcher.model
-    events, free = tags.event, traced.phantom.replay(UNLIMITED)
-    at_peak = shares(phantom, tags, free)
-    phase, step, _ = tags.moment(free.highest_at)
-    least = needed(phantom, free)
+    events, free = tags.event_count, traced.phantom.replay(UNLIMITED)
+    at_peak = peak_shares(phantom, tags, free)
+    phase, step, _ = tags.position_at(free.highest_at)
+    least = needed_bytes(phantom, free)
     living = phantom.living(free.highest_at)
     counted = list(model.parameters()) if model else []
     return ScriptPrediction(
@@ -90,7 +90,7 @@ def _class_name(model: torch.nn.Module) -> str:
     return type(model).__name__
 
 
-def _answer(name: str, phantom: Phantom, tags: Tags, least: int) -> CardAnswer:
+def _answer(name: str, phantom: Phantom, tags: MemoryTags, least: int) -> CardAnswer:
     usable = round(card_named(name).usable_gib * GIB)
     limited = phantom.replay(usable)
     return CardAnswer(
@@ -99,7 +99,7 @@ def _answer(name: str, phantom: Phantom, tags: Tags, least: int) -> CardAnswer:
         needed_gib=least / GIB,
         reserved_gib=limited.peak_reserved / GIB,
         retries=limited.retries,
-        failure=failure(limited, tags),
+        failure=failure_in_replay(limited, tags),
     )
 
 
@@ -107,7 +107,7 @@ def _modules(living: Sequence[Living], watcher: Watcher) -> tuple[ModuleShare, .
     """Return what is alive at the peak by the module, phase and category that it was allocated for, largest first."""
     sizes: Counter[tuple[str, Phase, str]] = Counter()
     for one in living:
-        phase, *_ = watcher.tags.moment(one.born)
+        phase, *_ = watcher.tags.position_at(one.born)
         sizes[watcher.modules.at(one.born), phase, CATEGORIES[one.category]] += one.size
     return tuple(
         ModuleShare(module=module, phase=phase, category=category, size_gib=size / GIB)

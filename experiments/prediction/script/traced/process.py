@@ -74,7 +74,7 @@ def _prepare(job: Job, out: Path) -> tuple[Program, Any]:
     begun = time.perf_counter()
     command = parsed(job.words)
     phantom = phantom_device(job.cards[0], job.cache)
-    from experiments.prediction.peak import Tags
+    from experiments.prediction.peak import MemoryTags
     from experiments.prediction.phantom.ranks import replace_ranks
     from experiments.prediction.script.traced import launchers, missing
     from experiments.prediction.script.traced.answer import Traced, prediction
@@ -88,7 +88,7 @@ def _prepare(job: Job, out: Path) -> tuple[Program, Any]:
 
     def finish(ended: Ended) -> None:
         traced = Traced(phantom, job.cards, job.rank, ranks.world, begun)
-        if watcher.tags.event:
+        if watcher.tags.event_count:
             write_atomically(out, prediction(traced, watcher, lines, ended).model_dump_json())
         else:
             _write_error(out, f"the script {ENDED[ended]} and allocated nothing on the GPU")
@@ -96,7 +96,7 @@ def _prepare(job: Job, out: Path) -> tuple[Program, Any]:
         sys.stderr.flush()
         os._exit(0)
 
-    watcher = Watcher(Tags(phantom), job.steps, lambda: finish("stopped"))
+    watcher = Watcher(MemoryTags(phantom), job.steps, lambda: finish("stopped"))
     watcher.install()
     lines = Lines(phantom, _folder(program))
     signal.signal(signal.SIGALRM, lambda *_: finish("time limit"))

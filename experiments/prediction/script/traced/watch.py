@@ -12,7 +12,7 @@ import torch
 from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
 
-from experiments.prediction.peak import Tags
+from experiments.prediction.peak import MemoryTags
 from experiments.prediction.script.traced.lines import Marks
 from experiments.results.memory_parts import GRADIENTS, OPTIMIZER, PARAMETERS
 
@@ -24,7 +24,7 @@ class Watcher:
     between steps, and has gone through another forward and backward pass with it.
     """
 
-    def __init__(self, tags: Tags, steps: int, enough: Callable[[], None]) -> None:
+    def __init__(self, tags: MemoryTags, steps: int, enough: Callable[[], None]) -> None:
         self.tags = tags
         self.model: torch.nn.Module | None = None
         self.optimizers: dict[str, None] = {}
@@ -54,23 +54,23 @@ class Watcher:
         if not self._active and not self._in_backward:
             self._begins_forward(module)
         self._active.append(self._names.get(id(module), type(module).__name__))
-        self.modules.begin(self.tags.event, self._active[-1])
+        self.modules.begin(self.tags.event_count, self._active[-1])
 
     def _leaves(self, *_: Any) -> None:
         if self._active:
             self._active.pop()
-        self.modules.begin(self.tags.event, self._active[-1] if self._active else "")
+        self.modules.begin(self.tags.event_count, self._active[-1] if self._active else "")
 
     def _begins_forward(self, module: torch.nn.Module) -> None:
         if id(module) not in self._names:
             self._names |= {id(part): f"{name or type(module).__name__}" for name, part in module.named_modules()}
-            self.tags.tag(PARAMETERS.key, module.parameters())
+            self.tags.tag_tensors(PARAMETERS.key, module.parameters())
         if id(module) not in self._sizes:
             self._sizes[id(module)] = sum(one.numel() for one in module.parameters())
         if self.model is None or self._rank(module) > self._rank(self.model):
             self.model = module
         if self.tags.phases[-1][1] != "forward":
-            self.tags.begin("forward")
+            self.tags.begin_phase("forward")
 
     def _rank(self, module: torch.nn.Module) -> tuple[bool, int]:
         """Return what makes a module the training's model: it trains, and has the most parameters."""
@@ -80,7 +80,7 @@ class Watcher:
         def watched(*arguments: Any, **named: Any) -> None:
             if not self._in_backward:
                 self._backwards += 1
-                self.tags.begin("backward")
+                self.tags.begin_phase("backward")
             self._in_backward += 1
             try:
                 backward(*arguments, **named)
@@ -111,15 +111,15 @@ class Watcher:
         if self._stepped_after.get(key) != self._backwards and self._taken.get(key, 0) >= self._steps:
             self._enough()
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
-        self.tags.tag(PARAMETERS.key, parameters)
-        self.tags.tag(GRADIENTS.key, (one.grad for one in parameters if one.grad is not None))
+        self.tags.tag_tensors(PARAMETERS.key, parameters)
+        self.tags.tag_tensors(GRADIENTS.key, (one.grad for one in parameters if one.grad is not None))
         if self.tags.phases[-1][1] != "optimizer step":
-            self.tags.begin("optimizer step")
+            self.tags.begin_phase("optimizer step")
 
     def _stepped(self, optimizer: Any, *_: Any) -> None:
         key = id(optimizer)
         self.optimizers[type(optimizer).__name__] = None
-        self.tags.tag(OPTIMIZER.key, _tensors(list(optimizer.state.values())))
+        self.tags.tag_tensors(OPTIMIZER.key, _tensors(list(optimizer.state.values())))
         if self._stepped_after.get(key) != self._backwards:
             self._stepped_after[key] = self._backwards
             self._taken[key] = self._taken.get(key, 0) + 1
