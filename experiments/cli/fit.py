@@ -107,7 +107,7 @@ def _fit_rows(
 def _fit_script(
     context: typer.Context, card: str, command: list[str], flag: str | None, script: ScriptOptions, as_json: bool
 ) -> None:
-    from experiments.prediction.script.fit import FIRST_BATCH, batch_in, fit_as_data, fit_batches, fit_view, with_batch
+    from experiments.prediction.script.fit import FIRST_BATCH, fit_as_data, fit_batches, fit_view, read_batch, set_batch
     from experiments.prediction.script.trace import trace_script
     from experiments.suites.cards import SIZES, card_to_predict, cards
 
@@ -119,9 +119,9 @@ def _fit_script(
     if card == "all":
         raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {SIZES}")
     card_to_predict(card, "--card")
-    first = batch_in(command, flag) or FIRST_BATCH
+    first = read_batch(command, flag) or FIRST_BATCH
     with progress() as show, exit_code_of_script():
-        found = fit_batches(first, lambda batch: trace_script(with_batch(command, flag, batch), [card], show, script))
+        found = fit_batches(first, lambda batch: trace_script(set_batch(command, flag, batch), [card], show, script))
     if as_json:
         print_json(fit_as_data(found))
     else:

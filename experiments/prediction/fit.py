@@ -149,7 +149,7 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
 
 
 def _smaller_batch_change(spec: RowSpec, largest: int) -> Iterator[Change]:
-    """Yield gradient accumulation with the batch halved until it fits, or as often as possible; nothing for odd sizes."""
+    """Yield gradient accumulation with the batch halved until it fits, or as often as possible."""
     batch, accumulate = spec.settings.batch_size, spec.settings.accumulate
     while batch % 2 == 0 and (batch > largest or batch == spec.settings.batch_size):
         batch, accumulate = batch // 2, accumulate * 2

@@ -9,7 +9,7 @@ from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import cheapest_pairs
 from experiments.prediction.loop import program_command, single_changes
-from experiments.prediction.script.fit import OneBatch, ScriptFit, fit_batches
+from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_batches
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.trace import ScriptFailed, trace_script
@@ -27,7 +27,7 @@ class Attempt(NamedTuple):
     """
 
     change: str
-    batch_prediction: OneBatch | None
+    batch_prediction: BatchPrediction | None
     reason: str = ""
 
     @property
@@ -72,7 +72,7 @@ def _try_change(change: NamedChange, print_line: PrintLine) -> Attempt:
         (one,) = _trace(training, name, print_line)
     except (InputError, ScriptFailed) as problem:
         return Attempt(name, None, str(problem))
-    return Attempt(name, OneBatch(one, one.cards[0]))
+    return Attempt(name, BatchPrediction(one, one.cards[0]))
 
 
 def _trace(training: CustomTraining, what: str, print_line: PrintLine) -> list[ScriptPrediction]:

@@ -56,8 +56,8 @@ class MemoryTags:
 
 def peak_shares(phantom: Phantom, tags: MemoryTags, unlimited: Replay) -> Shares:
     """Return the parts of the peak in GiB. Bytes that the allocator adds by rounding count as activations."""
-    phantom.tag_alive(tags.last_tagged_event, BUFFERS)
-    by_name = dict(zip(CATEGORIES, phantom.alive(unlimited.highest_at, len(CATEGORIES)), strict=True))
+    phantom.tag_untagged(tags.last_tagged_event, BUFFERS)
+    by_name = dict(zip(CATEGORIES, phantom.bytes_by_category(unlimited.peak_event, len(CATEGORIES)), strict=True))
     tagged = {part.field: by_name[part.key] for part in TAGGED_PARTS}
     activations = unlimited.peak_allocated - sum(tagged.values())
     return Shares(**{field: size / GIB for field, size in tagged.items()}, activations_gib=activations / GIB)
@@ -68,7 +68,7 @@ def needed_bytes(phantom: Phantom, unlimited: Replay) -> int:
     low, high = unlimited.peak_allocated - 1, unlimited.peak_reserved
     while high - low > high // 500:
         middle = (low + high) // 2
-        if phantom.replay(middle).failed_at is None:
+        if phantom.replay(middle).failed_event is None:
             high = middle
         else:
             low = middle
@@ -77,9 +77,9 @@ def needed_bytes(phantom: Phantom, unlimited: Replay) -> int:
 
 def failure_in_replay(limited: Replay, tags: MemoryTags) -> Failure | None:
     """Return where the training ran out of memory in the replay ``limited``; None if it completed."""
-    if limited.failed_at is None:
+    if limited.failed_event is None:
         return None
-    phase, step, micro_step = tags.position_at(limited.failed_at)
+    phase, step, micro_step = tags.position_at(limited.failed_event)
     return Failure(
         phase=phase,
         step=step,

@@ -92,14 +92,14 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Pr
 
     from experiments.prediction.phantom.cpu_adam import skip_cpu_adam
     from experiments.prediction.phantom.cuda import replace_cuda
-    from experiments.prediction.phantom.ranks import replace_ranks
+    from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.training import rank
 
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
-    replace_ranks(spec.settings.devices, spec.settings.nodes)
+    simulate_ranks(spec.settings.devices, spec.settings.nodes)
     if "offload" in spec.settings.strategy:
-        phantom.watch_host()
+        phantom.count_host_memory()
         skip_cpu_adam()
     meter = PhantomMeter(phantom)
     device = Device(
@@ -120,7 +120,7 @@ def _build_prediction(
 ) -> Prediction:
     usable = round(card_named(spec.card).usable_gib * GIB)
     free, limited = phantom.replay(UNLIMITED), phantom.replay(usable)
-    phase, step, _ = meter.tags.position_at(free.highest_at)
+    phase, step, _ = meter.tags.position_at(free.peak_event)
     return Prediction(
         spec=spec,
         parameters=measured.parameters or 0,

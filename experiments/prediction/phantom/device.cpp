@@ -90,7 +90,7 @@ void replace_kernels() {
   }
 }
 
-// Register the operations with their own implementation. They are registered last, because a later kernel replaces an
+// Register operations that have an implementation of their own. They are registered last, because a later kernel replaces an
 // earlier one.
 void add_operations() {
   static torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
@@ -113,18 +113,19 @@ void add_operations() {
   library.impl("native_dropout_backward", TORCH_FN(phantom::native_dropout_backward));
   library.impl("relu", TORCH_FN(phantom::relu));
   for (const std::string name : {"_use_cudnn_ctc_loss", "_use_miopen_ctc_loss"}) {
-    library.impl(name.c_str(), TORCH_FN(phantom::no_library_ctc));
-    library.impl((name + ".Tensor").c_str(), TORCH_FN(phantom::no_library_ctc_of_tensors));
+    library.impl(name.c_str(), TORCH_FN(phantom::never_use_library_ctc));
+    library.impl((name + ".Tensor").c_str(), TORCH_FN(phantom::never_use_library_ctc_tensors));
   }
   library.impl("_ctc_loss", TORCH_FN(phantom::ctc_loss));
-  library.impl("_ctc_loss.Tensor", TORCH_FN(phantom::ctc_loss_of_tensors));
+  library.impl("_ctc_loss.Tensor", TORCH_FN(phantom::ctc_loss_tensors));
   library.impl("_ctc_loss_backward", TORCH_FN(phantom::ctc_loss_backward<c10::IntArrayRef>));
   library.impl("_ctc_loss_backward.Tensor", TORCH_FN(phantom::ctc_loss_backward<const at::Tensor&>));
   for (const char* whole : {"convolution", "convolution_backward"})
     library.impl(whole, torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 
-// What writes to large tensors on the host does nothing. PyTorch's warning that kernels are replaced is not shown.
+// Replace operations that write to large tensors on the host with ones that do nothing. Hide PyTorch's warning that
+// kernels are replaced.
 void replace_writes_on_host() {
   struct Silent : c10::WarningHandler {
     void process(const c10::Warning&) override {}
@@ -190,8 +191,8 @@ bool phantom_tag(const void* pointer, int64_t category) {
   return found != the.by_pointer.end();
 }
 
-// Replay the log on a card with `capacity` bytes. out: peaks of allocated and reserved bytes, number of retries, event
-// and allocated bytes at the maximum, the event that did not fit (-1: none) and the bytes that it requested.
+// Replay the log on a card with `capacity` bytes. out: peak of allocated bytes, peak of reserved bytes, number of
+// retries, event with the most allocated bytes, event that did not fit (-1: none), bytes that this event requested.
 void phantom_replay(int64_t capacity, int64_t* out) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
@@ -225,20 +226,20 @@ void phantom_replay(int64_t capacity, int64_t* out) {
   std::copy(std::begin(values), std::end(values), out);
 }
 
-// Return the allocated bytes right after event `index`, by category 0 .. count-1; category 0 is untagged.
-void phantom_alive(int64_t index, int64_t count, int64_t* out) {
+// Write the allocated bytes right after event `index` by category, 0 to count-1. Category 0 is untagged.
+void phantom_bytes_by_category(int64_t index, int64_t count, int64_t* out) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
   std::fill(out, out + count, 0);
-  for (const auto& [id, bytes] : phantom::alive_after(the, index)) {
+  for (const auto& [id, bytes] : phantom::bytes_alive_after(the, index)) {
     const auto tag = the.tags.find(id);
     out[tag == the.tags.end() ? 0 : tag->second] += bytes;
   }
 }
 
-// What is alive right after event `index`: the event that allocated it, its bytes, its category. Returns the number of
-// allocations; writes the first `capacity` of them, three values each.
-int64_t phantom_living(int64_t index, int64_t capacity, int64_t* out) {
+// Return the number of allocations that are alive right after event `index`. Write the first `capacity` of them, three
+// values each: the event that allocated it, its bytes, its category.
+int64_t phantom_live_allocations(int64_t index, int64_t capacity, int64_t* out) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
   std::unordered_map<int64_t, int64_t> born;
@@ -257,7 +258,7 @@ int64_t phantom_living(int64_t index, int64_t capacity, int64_t* out) {
   return static_cast<int64_t>(born.size());
 }
 
-// The most bytes alive in each of `points` equal parts of the log.
+// Write the maximum of allocated bytes in each of `points` equal parts of the log.
 void phantom_timeline(int64_t points, int64_t* out) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
@@ -275,10 +276,10 @@ void phantom_timeline(int64_t points, int64_t* out) {
 }
 
 // Set the category of all untagged storages that exist right after event `index`.
-void phantom_tag_alive(int64_t index, int64_t category) {
+void phantom_tag_untagged(int64_t index, int64_t category) {
   auto& the = phantom::log();
   std::lock_guard<std::mutex> lock(the.mutex);
-  for (const auto& [id, bytes] : phantom::alive_after(the, index)) the.tags.try_emplace(id, category);
+  for (const auto& [id, bytes] : phantom::bytes_alive_after(the, index)) the.tags.try_emplace(id, category);
 }
 
 // Change the size of a storage (a StorageImpl), like storage.resize_ on a GPU.
@@ -289,14 +290,14 @@ void phantom_resize(void* storage, int64_t bytes) {
   impl->set_nbytes(bytes);
 }
 
-// From now on, count the host memory of tensors, and give large tensors no memory.
-void phantom_watch_host() {
-  if (!phantom::host_watched.exchange(true)) replace_writes_on_host();
+// From now on, count the host memory of tensors, and give large tensors addresses without memory.
+void phantom_count_host_memory() {
+  if (!phantom::host_memory_counted.exchange(true)) replace_writes_on_host();
   c10::SetCPUAllocator(&phantom::host_allocator, 255);
 }
 
-// Call this function before each allocation of 1 MiB and more; null: no function.
-void phantom_before_large(void (*call)()) { phantom::before_large = call; }
+// Call a function before each allocation of 1 MiB or more; null: none.
+void phantom_on_large_allocation(void (*call)()) { phantom::on_large_allocation = call; }
 
 int64_t phantom_host_peak() { return phantom::host_peak; }
 

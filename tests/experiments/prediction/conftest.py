@@ -7,7 +7,7 @@ from shutil import which
 
 import pytest
 
-from experiments.prediction.phantom.library import compiled
+from experiments.prediction.phantom.library import compiled_library
 from experiments.prediction.predict import TraceError, predict
 from experiments.results.predictions import Prediction
 from experiments.system.files import cache_folder
@@ -25,7 +25,7 @@ class Traced:
 
 def cache_with_library(folder: Path) -> Path:
     """A cache without predictions that has the compiled library."""
-    library = compiled(cache_folder(), Path(find_spec("torch").origin).parent)
+    library = compiled_library(cache_folder(), Path(find_spec("torch").origin).parent)
     (folder / library.name).symlink_to(library)
     return folder
 
