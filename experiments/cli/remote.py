@@ -129,9 +129,9 @@ def notebook(
 
 
 def _write_with_outputs(narrative: str | None, run: str, folder: Path) -> None:
-    from experiments.system.packages import require
+    from experiments.system.packages import require_packages
 
-    require("papermill", "ipykernel")
+    require_packages("papermill", "ipykernel")
     from experiments.notebooks.refresh import refresh
 
     if narrative is None:

@@ -26,7 +26,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Row, Suite
 from experiments.system.files import CODE, write_atomically
-from experiments.system.processes import own_group
+from experiments.system.processes import process_group
 
 PREDICTION_FOLDER = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")
@@ -193,7 +193,9 @@ def _trace_rows(
 def _run_tracer(cache: Path, workers: int, jobs: list[dict[str, Any]], log: int) -> "Iterator[subprocess.Popen[str]]":
     """Start the tracer with its jobs; kill it and its forks when the body ends."""
     command = [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)]
-    with own_group(command, cwd=CODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as tracer:
+    with process_group(
+        command, cwd=CODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+    ) as tracer:
         assert tracer.stdin is not None
         tracer.stdin.write("".join(json.dumps(job) + "\n" for job in jobs))
         tracer.stdin.close()

@@ -15,7 +15,7 @@ from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite, cards_of_suites, suite_named, suite_names
 from experiments.system.files import cache_folder
-from experiments.system.packages import require
+from experiments.system.packages import require_packages
 
 PrintLine = Callable[[str], None]
 
@@ -49,7 +49,7 @@ def trace_rows(
 
     ``on_failure`` is called for rows that cannot be traced. Raises what ``predict`` raises.
     """
-    require("torch")
+    require_packages("torch")
     return predict(
         specs, cache_folder(), TraceProgress(len({spec.fingerprint for spec in specs}), print_line), on_failure
     )

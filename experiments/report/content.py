@@ -30,7 +30,7 @@ from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import cards
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
-from experiments.system.logs import tail
+from experiments.system.logs import last_lines
 
 REPORT_SCHEMA_VERSION: Literal[4] = 4
 NOTEBOOK_PAGE = "notebook.html"
@@ -204,7 +204,7 @@ def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - LOG_BYTES))
         text = CONTROL.sub("", log.read().decode(errors="replace"))
-    return tuple(line[:LINE_CHARACTERS] for line in tail(text))
+    return tuple(line[:LINE_CHARACTERS] for line in last_lines(text))
 
 
 def _scaled(stated: Settings, ran: Settings) -> str:

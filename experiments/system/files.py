@@ -1,4 +1,4 @@
-"""Folders of the program, checksums, and atomic writes."""
+"""Folders of this program, checksums of files, and atomic writes."""
 
 import hashlib
 import os
@@ -10,13 +10,13 @@ CODE = Path(__file__).resolve().parents[2]
 
 
 def cache_folder() -> Path:
-    """Return TESTBED_CACHE, else llm-testbed in the user's cache folder; it need not exist."""
+    """Return the cache folder: TESTBED_CACHE, else llm-testbed in the user's cache folder. It may not exist yet."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("TESTBED_CACHE") or home / "llm-testbed")
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file as a hexadecimal string."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -40,7 +40,7 @@ def open_device(spec: RowSpec) -> Device:
         cap_gib=_emulate(spec, total),
         driver=gpus.driver_version(),
         cuda=f"ROCm {torch.version.hip}" if torch.version.hip else torch.version.cuda,
-        compute_capability=_architecture(properties),
+        compute_capability=_gpu_architecture(properties),
         topology=gpus.topology(),
         **host,
     )
@@ -52,7 +52,7 @@ def process_gpus(settings: Settings) -> range:
     return range(rank, rank + 1) if settings.ranks > 1 else range(settings.devices)
 
 
-def cap_gib(card: Card, total_gib: float) -> float | None:
+def memory_cap_gib(card: Card, total_gib: float) -> float | None:
     """Return the allocator limit in GiB that makes a device of ``total_gib`` emulate ``card``; None if not needed.
 
     Raises InputError if the device is smaller than the card.
@@ -73,7 +73,7 @@ def _emulate(spec: RowSpec, total_gib: float) -> float | None:
         return None
     card = card_named(spec.card)
     _match_attention_kernels(kernels_of(card), spec.settings.precision)
-    cap = cap_gib(card, total_gib)
+    cap = memory_cap_gib(card, total_gib)
     if cap is not None:
         for gpu in process_gpus(spec.settings):
             torch.cuda.set_per_process_memory_fraction(cap / total_gib, gpu)
@@ -88,7 +88,7 @@ def _match_attention_kernels(kernels: Kernels, precision: Precision) -> None:
     torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn)
 
 
-def _architecture(properties: Any) -> str:
+def _gpu_architecture(properties: Any) -> str:
     """Return the architecture as cards.yaml names it: 8.0, or gfx90a."""
     if torch.version.hip:
         return str(properties.gcnArchName).partition(":")[0]

@@ -5,18 +5,18 @@ import re
 from experiments.results.schema import Failure, Memory, Outcome
 from experiments.system.files import GIB
 
-UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-GPU_MESSAGES = re.compile(
+BYTES_BY_UNIT = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+GPU_OOM_MESSAGE = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
     r"|CU(BLAS|SPARSE|SOLVER|DNN)_STATUS_ALLOC_FAILED|Error out of memory at line|HIP out of memory"
     r"|Failed to CUDA calloc",
     re.IGNORECASE,
 )
-HOST_MESSAGES = re.compile(
+HOST_OOM_MESSAGE = re.compile(
     r"DefaultCPUAllocator: can't allocate memory|DefaultCPUAllocator: not enough memory|Cannot allocate memory"
     r"|DataLoader worker \(pid[^)]*\) is killed by signal: Killed",
 )
-REQUEST = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)")
+REQUESTED_SIZE = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)")
 
 
 def outcome_of(error: BaseException) -> Outcome:
@@ -33,15 +33,15 @@ def outcome_of(error: BaseException) -> Outcome:
 
 def outcome_of_text(text: str) -> Outcome:
     """Return the outcome that a printed message of the kernel or a library indicates; 'error' if unknown."""
-    if GPU_MESSAGES.search(text):
+    if GPU_OOM_MESSAGE.search(text):
         return "oom"
-    return "host_oom" if HOST_MESSAGES.search(text) else "error"
+    return "host_oom" if HOST_OOM_MESSAGE.search(text) else "error"
 
 
 def requested_gib(text: str) -> float | None:
     """Return the allocation size in GiB that an out-of-memory message names; None if it names none."""
-    match = REQUEST.search(text)
-    return float(match[1]) * UNITS[match[2]] / GIB if match else None
+    match = REQUESTED_SIZE.search(text)
+    return float(match[1]) * BYTES_BY_UNIT[match[2]] / GIB if match else None
 
 
 def first_line(error: BaseException) -> str:
@@ -55,7 +55,7 @@ def last_line(text: str, default: str) -> str:
     return (text.strip().splitlines() or [default])[-1]
 
 
-def reason_of(outcome: Outcome, failure: Failure | None, memory: Memory, qualifier: str = "") -> str:
+def describe_outcome(outcome: Outcome, failure: Failure | None, memory: Memory, qualifier: str = "") -> str:
     """Return the row's outcome as one line of plain text.
 
     ``qualifier`` precedes the place of the failure, for example "last seen " for a process that was killed.

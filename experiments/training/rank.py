@@ -19,12 +19,12 @@ from experiments.errors import InputError
 from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Failure, Measured, Outcome
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
-from experiments.system.logs import message_of, place_of
+from experiments.system.logs import error_message, location_of_error
 from experiments.system.signals import exit_with_parent
 from experiments.training.device import open_device, process_gpus
 from experiments.training.distributed.local_node import PID_FILE
-from experiments.training.distributed.ranks import LAUNCHER_PID
-from experiments.training.failures import outcome_of, reason_of, requested_gib
+from experiments.training.distributed.ranks import LAUNCHER_PID_VARIABLE
+from experiments.training.failures import describe_outcome, outcome_of, requested_gib
 from experiments.training.measure.meters import CudaMeter, Meter, StorageMeter
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.step_profile import StepProfile
@@ -57,7 +57,7 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
     return Measured(
         rank=int(os.environ.get("RANK", 0)),
         outcome=outcome,
-        reason=reason_of(outcome, failure, memory),
+        reason=describe_outcome(outcome, failure, memory),
         failure=failure,
         device=device,
         memory=memory,
@@ -88,8 +88,8 @@ def failure_of(error: Exception, probe: Probe) -> Failure:
         micro_step=probe.micro_step,
         requested_gib=requested_gib(str(error)),
         kind=type(error).__name__,
-        message=message_of(error),
-        where=place_of(error),
+        message=error_message(error),
+        where=location_of_error(error),
     )
 
 
@@ -112,7 +112,7 @@ def _join_launcher(out: Path) -> Path:
 
     The process dies with its launcher, writes its process id into the folder, and prints into a log there.
     """
-    exit_with_parent(int(os.environ[LAUNCHER_PID]))
+    exit_with_parent(int(os.environ[LAUNCHER_PID_VARIABLE]))
     folder = out / RANK_FOLDER.format(os.environ["RANK"])
     (folder / PID_FILE).write_text(str(os.getpid()))
     with (folder / LOG_FILE).open("wb") as log:

@@ -31,7 +31,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
 from experiments.training.device import open_device
-from experiments.training.distributed.ranks import ADDRESS, free_port
+from experiments.training.distributed.ranks import LOCAL_ADDRESS, free_port
 from experiments.training.measure.schedule import schedule_of
 from experiments.training.measure.step_timer import StepTimer
 from experiments.training.models.litgpt import build_litgpt
@@ -107,7 +107,7 @@ def plain_s(spec: RowSpec) -> float:
     """Return the seconds of a micro-step of the plain script."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / SPEC_FILE).write_text(spec.model_dump_json())
-        ranks = ["--nproc-per-node", str(spec.settings.devices), "--master-addr", ADDRESS]
+        ranks = ["--nproc-per-node", str(spec.settings.devices), "--master-addr", LOCAL_ADDRESS]
         torchrun = [sys.executable, "-m", "torch.distributed.run", *ranks, "--master-port", str(free_port())]
         command = [*torchrun, "--module", "tests.benchmarks.taught_speed", "--as-rank", folder]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)

@@ -19,11 +19,11 @@ from experiments.runners.plan import continued
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_names, suites_of
 from experiments.system.files import CODE
-from experiments.system.options import options_of
+from experiments.system.options import fields_with_options
 from tests.support import results
 from tests.support.reports import tiny_run
 
-OPTIONS = {field.name: option for field, option in options_of(RunOptions)}
+OPTIONS = {field.name: option for field, option in fields_with_options(RunOptions)}
 NO_OPTION = {"suite", "command"}
 ORIGIN = {"schema_version", "recipe_version", "started_at", "git_commit", "host"}
 

@@ -13,7 +13,7 @@ from experiments.cli.parsing.options import Without
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
-from experiments.system.options import options_of
+from experiments.system.options import fields_with_options
 
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
@@ -77,13 +77,15 @@ def command_after_dashes(context: typer.Context) -> list[str]:
 
 def _flag(name: str) -> str:
     """Return the option's name as it is typed, without the dashes in front."""
-    declared = {field.name: option for cls in (CustomTraining, ScriptOptions) for field, option in options_of(cls)}
+    declared = {
+        field.name: option for cls in (CustomTraining, ScriptOptions) for field, option in fields_with_options(cls)
+    }
     return declared[name].name_of(name).replace("_", "-")
 
 
 def options_given(context: typer.Context, cls: type = CustomTraining) -> set[str]:
     """Return the options of a dataclass that are set on the command line."""
-    sources = {field.name: context.get_parameter_source(field.name) for field, _ in options_of(cls)}
+    sources = {field.name: context.get_parameter_source(field.name) for field, _ in fields_with_options(cls)}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 

@@ -12,7 +12,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from experiments.errors import InputError
 from experiments.prediction.loops.job import LoopJob, LoopLora
-from experiments.training.models.architecture import build_config, has_untied_head
+from experiments.training.models.architecture import build_config, has_untied_output_head
 from experiments.training.models.weights import fill_randomly
 
 DTYPES = {
@@ -60,7 +60,7 @@ def build_model(job: LoopJob) -> Any:
             model = kind._from_config(config, dtype=dtype, **options)
     except (ValueError, ImportError) as error:
         raise InputError(f"{kind.__name__}: {str(error).splitlines()[0]}") from None
-    if has_untied_head(job.model):
+    if has_untied_output_head(job.model):
         _untie(model)
     if job.checkpointing:
         if not model.supports_gradient_checkpointing:

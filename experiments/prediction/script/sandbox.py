@@ -49,7 +49,7 @@ class ExecutionPlace(NamedTuple):
 def sandbox() -> Iterator[ExecutionPlace]:
     """Yield a place with a copy of the working folder, which is removed at the end.
 
-    Raises InputError for a working folder of more than LARGEST_GIB.
+    Raises InputError for a working folder of more than MAX_FOLDER_GIB GiB.
     """
     source = Path.cwd()
     _reject_large(source)

@@ -17,8 +17,8 @@ from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.sandbox import ExecutionPlace, describe_place, sandbox
 from experiments.suites.attention_kernels import alike
 from experiments.system.files import CODE, cache_folder
-from experiments.system.packages import require
-from experiments.system.processes import own_group
+from experiments.system.packages import require_packages
+from experiments.system.processes import process_group
 
 MAX_SHOWN_CARDS = 3
 TRACING_MODULE = "experiments.prediction.script.traced.process"
@@ -48,7 +48,7 @@ def trace_script(
 
     Raises InputError for a command that cannot run, and ScriptFailed if the script fails.
     """
-    require("torch")
+    require_packages("torch")
     parse_command(command)
     what = name or f"{' '.join(command[:4])}, {describe_place(options.sandbox)},"
     groups = alike(card_names)
@@ -79,7 +79,7 @@ def _card_list(group: Sequence[str]) -> str:
 def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> ScriptPrediction:
     with tempfile.TemporaryDirectory(prefix="testbed-script-") as folder:
         out = Path(folder) / "prediction.json"
-        with own_group(
+        with process_group(
             [*place.command_prefix, sys.executable, "-m", TRACING_MODULE, json.dumps(job), str(out)],
             cwd=place.folder,
             stdin=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from experiments.runners.local.row_process import NOTEBOOK_MODULE, environment_of_modules
 from experiments.suites.row_spec import RowSpec
-from experiments.system.environment import with_room
+from experiments.system.environment import pad_environment
 from experiments.system.warm_start import WARM_VARIABLE, is_ready
 
 COLD_VARIABLE = "TESTBED_COLD_START"
@@ -56,7 +56,7 @@ class WarmProcess:
         with (self._folder / LOG_FILE).open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", MODULE, address, *modules],
-                env=with_room(environment_of_modules() | WITHOUT_THREADS),
+                env=pad_environment(environment_of_modules() | WITHOUT_THREADS),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

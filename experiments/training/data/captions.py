@@ -21,8 +21,8 @@ from experiments.training.data.collate import CaptionCollator
 from experiments.training.data.sampler import SeededBatchSampler
 from experiments.training.failures import first_line
 
-CAPTION_WORDS = (8, 31)
-WORDS = """
+CAPTION_WORD_COUNTS = (8, 31)
+VOCABULARY = """
 a the of with and on in from fresh grilled roasted fried baked steamed sliced creamy spicy sweet sour
 crisp plate bowl board table cup pan rice noodles bread pasta soup salad cheese tomato basil garlic
 onion pepper lemon butter chicken beef fish shrimp tofu egg beans corn potato carrot mushroom spinach
@@ -45,7 +45,7 @@ class SyntheticCaptionDataset(Dataset[Any]):
 
     def __init__(self, count: int, image_size: int, seed: int) -> None:
         draw = random.Random(seed)
-        self.texts = [" ".join(draw.choices(WORDS, k=draw.randint(*CAPTION_WORDS))) for _ in range(count)]
+        self.texts = [" ".join(draw.choices(VOCABULARY, k=draw.randint(*CAPTION_WORD_COUNTS))) for _ in range(count)]
         self._image_size, self._seed = image_size, seed
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class FolderCaptionDataset(Dataset[Any]):
     """
 
     def __init__(self, folder: Path, count: int) -> None:
-        records = _metadata(folder)
+        records = _read_metadata(folder)
         if len(records) < count:
             raise InputError(f"{folder}: has {len(records)} captioned images, the row trains on {count}")
         self._files = [folder / name for name, _ in records[:count]]
@@ -123,7 +123,7 @@ def _parquet_files(folder: Path) -> list[Path]:
     return [path for path in files if "train" in path.name] or files
 
 
-def _metadata(folder: Path) -> list[tuple[str, str]]:
+def _read_metadata(folder: Path) -> list[tuple[str, str]]:
     try:
         if (path := folder / "metadata.jsonl").exists():
             records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]

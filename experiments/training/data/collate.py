@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from experiments.suites.row_spec import RowSpec
-from experiments.training.data.hub import TOKENIZER, fetch
+from experiments.training.data.hub import TOKENIZER_FILES, fetch_files
 from experiments.training.transformers_compat import pil_image_processor
 
-SPECIAL = {"opt": ("<s>", "<pad>", "</s>", "<unk>"), "t5": ("<pad>", "</s>", "<unk>")}
+SPECIAL_TOKENS = {"opt": ("<s>", "<pad>", "</s>", "<unk>"), "t5": ("<pad>", "</s>", "<unk>")}
 IGNORED_LABEL = -100
 
 Batch = dict[str, torch.Tensor]
@@ -24,7 +24,7 @@ def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> Pre
     Used for models with random weights, for which tokens have no meaning. A caption has one token per word and one
     special token.
     """
-    special = SPECIAL[model_type]
+    special = SPECIAL_TOKENS[model_type]
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.train_from_iterator(
@@ -88,7 +88,7 @@ def build_caption_collator(spec: RowSpec, config: Any, texts: list[str]) -> Capt
     """Return the collate function of a row with captioned images, for a model with the configuration ``config``."""
     size = config.vision_config.image_size
     tokenizer = (
-        AutoTokenizer.from_pretrained(fetch(spec.base_model.hub, TOKENIZER, "the tokenizer").folder)
+        AutoTokenizer.from_pretrained(fetch_files(spec.base_model.hub, TOKENIZER_FILES, "the tokenizer").folder)
         if spec.weights == "pretrained"
         else caption_tokenizer(texts, config.text_config.model_type, config.text_config.vocab_size)
     )

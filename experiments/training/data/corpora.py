@@ -16,11 +16,11 @@ from experiments.errors import InputError
 from experiments.inputs.formats import text_format
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.training.data.hub import TOKENIZER, SourceFiles, fetch
+from experiments.training.data.hub import TOKENIZER_FILES, SourceFiles, fetch_files
 from experiments.training.failures import first_line
 
-HUB = {"alpaca2k": Alpaca2k.repo_id, "imdb": "stanfordnlp/imdb"}
-COLUMNS = {"alpaca2k": ("instruction", "output"), "imdb": ("text",)}
+HUB_IDS = {"alpaca2k": Alpaca2k.repo_id, "imdb": "stanfordnlp/imdb"}
+REQUIRED_COLUMNS = {"alpaca2k": ("instruction", "output"), "imdb": ("text",)}
 SPLIT_SEED = 42  # the same values as in litgpt's Alpaca2k and in the guide
 
 
@@ -36,14 +36,18 @@ def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
     with TemporaryDirectory() as scratch:
         if spec.size == "tiny":
             byte_tokenizer().save_pretrained(scratch)
-        folder = Path(scratch) if spec.size == "tiny" else fetch(spec.base_model.hub, TOKENIZER, "the tokenizer").folder
+        folder = (
+            Path(scratch)
+            if spec.size == "tiny"
+            else fetch_files(spec.base_model.hub, TOKENIZER_FILES, "the tokenizer").folder
+        )
         texts = tokenize(records, spec.settings, folder)
     return texts, source.commit
 
 
 def fetch_texts(dataset: str, **options: Any) -> SourceFiles:
     """Download the files of a data set. Raises InputError if that fails."""
-    return fetch(HUB[dataset], None, "the texts", "dataset", **options)
+    return fetch_files(HUB_IDS[dataset], None, "the texts", "dataset", **options)
 
 
 def read_records(dataset: str, folder: Path) -> datasets.Dataset:
@@ -59,9 +63,9 @@ def read_records(dataset: str, folder: Path) -> datasets.Dataset:
         raise InputError(f"{source}: cannot be read as {dataset} ({first_line(error)})") from None
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
     records = splits["train"] if "train" in splits else next(iter(splits.values()))
-    for column in COLUMNS[dataset]:
+    for column in REQUIRED_COLUMNS[dataset]:
         if column not in records.column_names:
-            actual, required = ", ".join(records.column_names), " and ".join(COLUMNS[dataset])
+            actual, required = ", ".join(records.column_names), " and ".join(REQUIRED_COLUMNS[dataset])
             raise InputError(f"{source}: {dataset} needs the columns {required}, the records have {actual}")
         if not all(isinstance(value, str) for value in records[column]):
             raise InputError(f"{source}: {column!r} of each record of {dataset} must be a text")

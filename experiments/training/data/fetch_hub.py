@@ -14,7 +14,14 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.inputs.requirements import Artifact, ProgressPrinter, run_fetch
-from experiments.training.data.hub import TOKENIZER, SourceFiles, cached_commit, fetch, fetch_weights, verified
+from experiments.training.data.hub import (
+    TOKENIZER_FILES,
+    SourceFiles,
+    cached_commit,
+    fetch_files,
+    fetch_weights,
+    verify_checksums,
+)
 
 
 class PrintedProgress(tqdm):  # type: ignore[misc]
@@ -29,22 +36,26 @@ class PrintedProgress(tqdm):  # type: ignore[misc]
             self._print(self.n, self.total)
 
 
-def fetch_need(need: Artifact) -> list[Path]:
+def fetch_artifact(need: Artifact) -> list[Path]:
     """Download the artifact and return its files. Raises InputError if that fails.
 
     If the cache already has files of the model or data set, the same version is downloaded.
     """
     if need.kind == "texts":
-        from experiments.training.data.corpora import HUB, fetch_texts, read_records
+        from experiments.training.data.corpora import HUB_IDS, fetch_texts, read_records
 
-        hub = HUB[need.name]
+        hub = HUB_IDS[need.name]
         texts = fetch_texts(need.name, revision=cached_commit(hub, "dataset"), tqdm_class=PrintedProgress)
-        read_records(need.name, verified(texts, hub, "the texts", "dataset").folder)
+        read_records(need.name, verify_checksums(texts, hub, "the texts", "dataset").folder)
         return _files(texts)
     options: dict[str, Any] = {"revision": cached_commit(need.name), "tqdm_class": PrintedProgress}
     if need.kind == "tokenizer":
-        return _files(verified(fetch(need.name, TOKENIZER, "the tokenizer", **options), need.name, "the tokenizer"))
-    weights = verified(fetch_weights(need.name, **options), need.name, "the weights")
+        return _files(
+            verify_checksums(
+                fetch_files(need.name, TOKENIZER_FILES, "the tokenizer", **options), need.name, "the tokenizer"
+            )
+        )
+    weights = verify_checksums(fetch_weights(need.name, **options), need.name, "the weights")
     if need.litgpt is None:
         return _files(weights)
     from experiments.training.data.litgpt_checkpoint import convert_checkpoint
@@ -57,4 +68,4 @@ def _files(source: SourceFiles) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_fetch(sys.argv[1], fetch_need))
+    sys.exit(run_fetch(sys.argv[1], fetch_artifact))

@@ -13,12 +13,12 @@ from experiments.errors import InputError
 from experiments.training.failures import first_line
 from experiments.training.transformers_compat import checksum_mismatches
 
-TOKENIZER = (
+TOKENIZER_FILES = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"),
     *("config.json", "generation_config.json"),
 )
-CONFIGURATION = ("config.json", "generation_config.json")
-WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
+CONFIGURATION_FILES = ("config.json", "generation_config.json")
+WEIGHT_PATTERNS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class SourceFiles:
     commit: str | None = None
 
 
-def fetch(hub: str, patterns: Sequence[str] | None, what: str, kind: str = "model", **options: Any) -> SourceFiles:
+def fetch_files(
+    hub: str, patterns: Sequence[str] | None, what: str, kind: str = "model", **options: Any
+) -> SourceFiles:
     """Download the files that match ``patterns`` (None: all) of the repository ``hub``; a local folder is used as is.
 
     ``kind`` is the type of the repository, ``options`` are passed to snapshot_download. Raises InputError, in which
@@ -50,8 +52,8 @@ def fetch(hub: str, patterns: Sequence[str] | None, what: str, kind: str = "mode
 def fetch_weights(hub: str, **options: Any) -> SourceFiles:
     """Download a model's configuration and weights: the safetensors files, or PyTorch's if there are none."""
     try:
-        for pattern in WEIGHTS:
-            source = fetch(hub, (*CONFIGURATION, pattern), "the weights", **options)
+        for pattern in WEIGHT_PATTERNS:
+            source = fetch_files(hub, (*CONFIGURATION_FILES, pattern), "the weights", **options)
             if source.commit is None or any(source.folder.glob(pattern)):
                 break
     except InputError as problem:
@@ -71,19 +73,19 @@ def cached_commit(hub: str, kind: str = "model") -> str | None:
     return next((revision.commit_hash for revision in revisions if "main" in revision.refs), None)
 
 
-def verified(source: SourceFiles, hub: str, what: str, kind: str = "model") -> SourceFiles:
+def verify_checksums(source: SourceFiles, hub: str, what: str, kind: str = "model") -> SourceFiles:
     """Return ``source`` after comparing its files with the hub's checksums; mismatches are downloaded once more.
 
     Raises InputError if a file still does not match.
     """
-    if paths := _mismatches(source, hub, what, kind):
-        fetch(hub, paths, what, kind, revision=source.commit, force_download=True)
-        if paths := _mismatches(source, hub, what, kind):
+    if paths := _find_mismatches(source, hub, what, kind):
+        fetch_files(hub, paths, what, kind, revision=source.commit, force_download=True)
+        if paths := _find_mismatches(source, hub, what, kind):
             raise InputError(f"{what} of {hub!r}: {paths[0]} does not match the hub's checksum after two downloads")
     return source
 
 
-def _mismatches(source: SourceFiles, hub: str, what: str, kind: str) -> list[str]:
+def _find_mismatches(source: SourceFiles, hub: str, what: str, kind: str) -> list[str]:
     try:
         return checksum_mismatches(hub, kind, source.commit)
     except (OSError, ValueError, httpx.HTTPError) as error:

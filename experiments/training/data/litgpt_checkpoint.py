@@ -13,7 +13,7 @@ from experiments.system.files import cache_folder
 from experiments.training.data.hub import SourceFiles, fetch_weights
 from experiments.training.failures import first_line
 
-WEIGHTS = "lit_model.pth"
+WEIGHTS_FILE = "lit_model.pth"
 
 
 def litgpt_checkpoint(base_model: Model) -> SourceFiles:

@@ -115,14 +115,14 @@ def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
         allowed = ", ".join(("constant", *SYNTHETIC_LENGTHS))
         raise InputError(f"dataset = {settings.dataset!r}: no texts for a language model; allowed: {allowed}")
     if spec.data == "synthetic" or settings.dataset == "constant":
-        lengths = _lengths(spec)
-        return SyntheticTexts(lengths[: _training_texts(settings, len(lengths))], vocabulary, settings.seed)
+        lengths = _random_lengths(spec)
+        return SyntheticTexts(lengths[: _training_text_count(settings, len(lengths))], vocabulary, settings.seed)
     from experiments.training.data.corpora import read_texts
 
     texts, commit = read_texts(spec)
     if (highest := max((int(text.max()) for text in texts if len(text)), default=0)) >= vocabulary:
         raise InputError(f"model {settings.model!r}: has {vocabulary} tokens, its tokenizer uses id {highest}")
-    texts = [text[: _longest(spec)] for text in texts[: _training_texts(settings, len(texts))]]
+    texts = [text[: _max_tokens(spec)] for text in texts[: _training_text_count(settings, len(texts))]]
     return TokenizedTexts(texts, commit)
 
 
@@ -143,7 +143,7 @@ def batches_per_epoch(spec: RowSpec, texts: TextDataset) -> int:
     return len(texts) // (spec.settings.batch_size * spec.settings.world_size)
 
 
-def _training_texts(settings: Settings, available: int) -> int:
+def _training_text_count(settings: Settings, available: int) -> int:
     """Return how many of the ``available`` texts are used for training, in complete optimizer steps."""
     if available < (settings.train_samples or 1):
         raise InputError(
@@ -158,18 +158,18 @@ def _training_texts(settings: Settings, available: int) -> int:
     return steps * settings.global_batch_size
 
 
-def _longest(spec: RowSpec) -> int:
+def _max_tokens(spec: RowSpec) -> int:
     """Return the maximum number of tokens of a text."""
     return TINY_TOKENS if spec.size == "tiny" else spec.settings.max_length
 
 
-def _lengths(spec: RowSpec) -> list[int]:
+def _random_lengths(spec: RowSpec) -> list[int]:
     """Return the length in tokens of each random training text, over all ranks."""
     settings = spec.settings
     if settings.dataset == "constant":
         steps = settings.max_steps if settings.max_steps > 0 else CONSTANT_STEPS
         return [settings.max_length] * (settings.train_samples or steps * settings.global_batch_size)
     drawn = SYNTHETIC_LENGTHS[settings.dataset].draw(settings.max_length, settings.seed)
-    lengths = [min(length, _longest(spec)) for length in drawn]
+    lengths = [min(length, _max_tokens(spec)) for length in drawn]
     share = settings.validation < 1
     return lengths[: len(lengths) - ceil(len(lengths) * settings.validation if share else settings.validation)]

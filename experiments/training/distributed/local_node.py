@@ -73,7 +73,7 @@ class LocalNodeRanks:
         self._scratch = tempfile.mkdtemp(prefix="testbed-")
         self._tag = f"{os.getpid()}-{time.monotonic_ns()}"
         variables = {RANKS_TAG: self._tag, "TMPDIR": self._scratch}
-        self._process = warm_start.start(
+        self._process = warm_start.start_process(
             command, {**os.environ, **variables, **environment}, log, patient=True, preexec=prefer_oom_kill
         )
 

@@ -7,7 +7,7 @@ from experiments.results.schema import Measured, Outcome, Progress, Speed
 
 SEVERITY: tuple[Outcome, ...] = ("timeout", "oom", "host_oom", "error")
 SIGNALS_TO_PEERS = ("signal 6", "signal 15")
-NODE_LOST = "node lost"
+LOST_NODE_KIND = "node lost"
 
 
 def merge_ranks(ranks: Sequence[Measured]) -> Measured:
@@ -56,5 +56,5 @@ def slowest_progress(progresses: Sequence[Progress]) -> Progress:
 def _severity(measured: Measured) -> tuple[int, bool]:
     assert measured.failure is not None
     kind = measured.failure.kind
-    killed = kind == NODE_LOST or (kind.startswith("signal ") and kind not in SIGNALS_TO_PEERS)
+    killed = kind == LOST_NODE_KIND or (kind.startswith("signal ") and kind not in SIGNALS_TO_PEERS)
     return SEVERITY.index(measured.outcome), not killed

@@ -21,7 +21,14 @@ from experiments.results.rendezvous import RENDEZVOUS
 from experiments.results.schema import RANK_FOLDER, SPEC_FILE
 from experiments.training.distributed.local_node import LocalNodeRanks, prefer_oom_kill
 from experiments.training.distributed.ranks import CODES_FILE, start_node
-from experiments.training.distributed.remote_node import END, FAILED, STACKS, NodeAssignment, NodeExit, pack_files
+from experiments.training.distributed.remote_node import (
+    DUMP_STACKS_MESSAGE,
+    END_MESSAGE,
+    FAILED_MESSAGE,
+    NodeAssignment,
+    NodeExit,
+    pack_files,
+)
 
 POLL_INTERVAL_S = 0.1
 
@@ -68,12 +75,12 @@ def _monitor(ranks: LocalNodeRanks, connection: Connection) -> None:
     while ranks.code() is None:
         if not failed and ranks.failed():
             failed = True
-            connection.send_bytes(FAILED)
+            connection.send_bytes(FAILED_MESSAGE)
         if connection.poll(POLL_INTERVAL_S):
             message = connection.recv_bytes()
-            if message == END:
+            if message == END_MESSAGE:
                 return
-            if message == STACKS:
+            if message == DUMP_STACKS_MESSAGE:
                 ranks.dump_stacks()
 
 

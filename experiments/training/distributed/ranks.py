@@ -25,10 +25,10 @@ from experiments.training.distributed.remote_node import NodeAssignment, RemoteN
 
 RANK_MODULE = "experiments.training.rank"
 LAUNCHER_MODULE = "experiments.training.distributed.launcher"
-LAUNCHER_PID = "TESTBED_LAUNCHER"
+LAUNCHER_PID_VARIABLE = "TESTBED_LAUNCHER"
 CODES_FILE = "codes-{}.json"
-ADDRESS = "127.0.0.1"
-PORTS = (20_000, 32_000)
+LOCAL_ADDRESS = "127.0.0.1"
+PORT_RANGE = (20_000, 32_000)
 STACK_DUMP_WAIT_S = 1.0
 
 
@@ -121,7 +121,7 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
         spec=spec,
         rank_module=RANK_MODULE,
         launcher_module=LAUNCHER_MODULE,
-        address=os.environ[rendezvous.ADDRESS] if folder else ADDRESS,
+        address=os.environ[rendezvous.ADDRESS] if folder else LOCAL_ADDRESS,
         port=str(free_port()),
         out=str(out.resolve()),
     )
@@ -181,7 +181,7 @@ def free_port() -> int:
     ports.
     """
     while True:
-        port = random.SystemRandom().randrange(*PORTS)
+        port = random.SystemRandom().randrange(*PORT_RANGE)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("", port))
             return port

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.training.data.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
+from experiments.training.data.litgpt_checkpoint import WEIGHTS_FILE, litgpt_checkpoint
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, pad_texts
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import Schedule, schedule_of
@@ -150,7 +150,7 @@ def _load_weights(spec: RowSpec, probe: Probe, fabric: L.Fabric, module: torch.n
     """Replace the random weights by the published ones, except adapters and the norm of a stable embedding."""
     checkpoint = litgpt_checkpoint(spec.base_model)
     probe.weights_commit = checkpoint.commit
-    load_checkpoint(fabric, module, checkpoint.folder / WEIGHTS, strict=not spec.settings.lora)
+    load_checkpoint(fabric, module, checkpoint.folder / WEIGHTS_FILE, strict=not spec.settings.lora)
 
 
 def _stabilize_embedding(module: Any) -> None:

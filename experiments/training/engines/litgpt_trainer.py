@@ -9,7 +9,7 @@ from litgpt.utils import chunked_cross_entropy
 from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
 from experiments.training.data.collate import Batch
-from experiments.training.data.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
+from experiments.training.data.litgpt_checkpoint import WEIGHTS_FILE, litgpt_checkpoint
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
 from experiments.training.engines.trainer import build_trainer
 from experiments.training.measure.probe import Probe
@@ -46,7 +46,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     if spec.weights == "pretrained":
         checkpoint = litgpt_checkpoint(spec.base_model)
         probe.weights_commit = checkpoint.commit
-        weights = torch.load(checkpoint.folder / WEIGHTS, mmap=True, weights_only=True)
+        weights = torch.load(checkpoint.folder / WEIGHTS_FILE, mmap=True, weights_only=True)
         model.load_state_dict(weights, strict=not spec.settings.lora)
     texts = open_texts(spec, model.config.vocab_size)
     probe.data_commit = texts.commit

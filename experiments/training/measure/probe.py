@@ -18,7 +18,7 @@ from experiments.system.files import GIB, write_atomically
 from experiments.training.measure.flops import FlopCount
 from experiments.training.measure.meters import Meter
 from experiments.training.measure.schedule import Schedule, Timing
-from experiments.training.measure.snapshots import MemoryRecorder, has_snapshots
+from experiments.training.measure.snapshots import MemoryRecorder, takes_snapshots
 from experiments.training.measure.step_profile import StepProfile
 from experiments.training.measure.step_timer import StepTimer
 
@@ -210,7 +210,7 @@ class Probe:
         write_atomically(self._out / PROGRESS_FILE, progress.model_dump_json())
 
     def _take_snapshot(self, point: Point) -> None:
-        if has_snapshots(self.step) or self._timed_micro_steps is not None:
+        if takes_snapshots(self.step) or self._timed_micro_steps is not None:
             self._recorder.take_snapshot(self.step, self.micro_step, point)
 
 

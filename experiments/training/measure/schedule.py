@@ -85,9 +85,9 @@ class Timing:
         return median(self.stepping_s) + (accumulate - 1) * median(self.plain_s)
 
     @property
-    def spread(self) -> float:
+    def relative_spread(self) -> float:
         """The interquartile range divided by the median: the larger value of the two kinds of micro-steps."""
-        return max(spread(self.stepping_s), spread(self.plain_s))
+        return max(relative_spread(self.stepping_s), relative_spread(self.plain_s))
 
 
 def schedule_of(spec: RowSpec, batches_per_epoch: int) -> Schedule:
@@ -111,7 +111,7 @@ def full_micro_steps(settings: Settings, batches_per_epoch: int) -> int:
     return micro_steps
 
 
-def spread(times_s: list[float]) -> float:
+def relative_spread(times_s: list[float]) -> float:
     """Return the interquartile range divided by the median; 0 for fewer than two values."""
     if len(times_s) < 2:
         return 0.0

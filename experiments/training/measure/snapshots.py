@@ -16,8 +16,8 @@ from experiments.training.measure.meters import (
     storage_bytes,
 )
 
-FIRST_STEPS = 2
-EVERY_STEPS = 50
+FIRST_SNAPSHOT_STEPS = 2
+SNAPSHOT_INTERVAL_STEPS = 50
 
 
 class MemoryRecorder:
@@ -92,6 +92,6 @@ class MemoryRecorder:
         return None if self._reserved is None else self._reserved / GIB
 
 
-def has_snapshots(step: int) -> bool:
+def takes_snapshots(step: int) -> bool:
     """Return True if snapshots are taken in an optimizer step: the first two and every 50th, counted from 0."""
-    return step < FIRST_STEPS or step % EVERY_STEPS == 0
+    return step < FIRST_SNAPSHOT_STEPS or step % SNAPSHOT_INTERVAL_STEPS == 0

@@ -14,7 +14,7 @@ from experiments.suites.choices import Size
 from experiments.suites.models import Model
 from experiments.suites.settings import Quantization
 from experiments.training.data.hub import fetch_weights
-from experiments.training.models.architecture import build_config, has_untied_head, model_class
+from experiments.training.models.architecture import build_config, has_untied_output_head, model_class
 
 INIT_STD = 0.02
 
@@ -40,7 +40,7 @@ def meta_model(base_model: Model, size: Size) -> PreTrainedModel:
     with init_empty_weights(include_buffers=False):
         model = model_class(config)(config)
     model.tie_weights()
-    if has_untied_head(base_model):
+    if has_untied_output_head(base_model):
         head = model.get_output_embeddings()
         head.weight = nn.Parameter(torch.empty_like(head.weight, device="meta"))
     return model

@@ -30,7 +30,7 @@ from experiments.suites.models import models
 from experiments.suites.yaml_schema import read_yaml
 from experiments.system import packages
 from experiments.system.files import CODE
-from experiments.system.options import options_of
+from experiments.system.options import fields_with_options
 from experiments.system.packages import EXTRAS
 from provision.choices import IMAGE, VGPU_IMAGE
 from provision.hardware import local
@@ -435,7 +435,7 @@ def test_options_of_a_custom_training_need_a_model_even_with_their_default(testb
 def test_options_are_shared_by_commands_and_declared_once():
     """Predict without a script, and fit, have the same options; lease and reproduce have all of slots."""
     taken = {one.__name__: set(inspect.signature(one).parameters) for one in (predict, fit, slots, lease, run)}
-    of_a_script = {field.name for field, _ in options_of(ScriptOptions)}
+    of_a_script = {field.name for field, _ in fields_with_options(ScriptOptions)}
     assert taken["predict"] - of_a_script - {"words"} == taken["fit"] - of_a_script - {"rows", "batch_flag"}
-    of_a_lease = {field.name for field, _ in options_of(LeaseOptions)}
+    of_a_lease = {field.name for field, _ in fields_with_options(LeaseOptions)}
     assert of_a_lease <= taken["slots"] & taken["lease"] & set(inspect.signature(reproduce_command).parameters)

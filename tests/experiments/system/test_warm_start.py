@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from experiments.system import warm_start
-from experiments.system.environment import ROOM_BYTES
-from experiments.system.processes import kill_tagged, tagged_processes
+from experiments.system.environment import PADDING_BYTES
+from experiments.system.processes import find_tagged, kill_tagged
 from tests.support.waiting import wait_for
 from tests.support.warm_processes import CHILD, warm_process
 
@@ -34,7 +34,7 @@ def started(warm, tmp_path, monkeypatch):
         if cold:
             del variables[warm_start.WARM_VARIABLE]
         with (tmp_path / "output.txt").open("wb") as output:
-            return warm_start.start([CHILD, "child.json", *action], variables, output.fileno())
+            return warm_start.start_process([CHILD, "child.json", *action], variables, output.fileno())
 
     return start
 
@@ -53,7 +53,7 @@ def test_a_warm_process_is_what_a_cold_one_is(warm, started, tmp_path):
     cold = found(tmp_path)
     (tmp_path / "child.json").unlink()
     process = started()
-    assert isinstance(process, warm_start.WarmStarted)
+    assert isinstance(process, warm_start.WarmStartedProcess)
     assert process.wait() == 0
     child = found(tmp_path)
     own = ("pid", "shown", "environment")
@@ -84,7 +84,7 @@ def test_a_hanging_process_is_found_by_its_tag_and_killed(started, tmp_path):
     process = started("hang")
     pid = found(tmp_path)["pid"]
     assert process.poll() is None
-    assert [one.pid for one in tagged_processes(TAG, str(tmp_path))] == [pid]
+    assert [one.pid for one in find_tagged(TAG, str(tmp_path))] == [pid]
     assert kill_tagged(TAG, str(tmp_path), 10) == []
     assert process.wait() == -signal.SIGKILL
 
@@ -113,7 +113,7 @@ def test_processes_end_with_the_warm_process_and_the_next_start_cold(warm, start
 
 
 def test_an_environment_without_room_is_started_cold(warm, started):
-    process = started("7", environment=warm[1] | {"LARGE": "x" * (ROOM_BYTES + 20_000)})
+    process = started("7", environment=warm[1] | {"LARGE": "x" * (PADDING_BYTES + 20_000)})
     assert isinstance(process, subprocess.Popen)
     assert process.wait() == 7
 

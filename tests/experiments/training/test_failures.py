@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from experiments.results.schema import Failure, Memory
-from experiments.training.failures import first_line, outcome_of, outcome_of_text, reason_of, requested_gib
+from experiments.training.failures import describe_outcome, first_line, outcome_of, outcome_of_text, requested_gib
 
 GPU = (
     "CUDA out of memory. Tried to allocate 194.00 MiB. GPU 0 has a total capacity of 79.15 GiB",
@@ -97,4 +97,4 @@ def failure(phase="backward", step=1, requested=None):
     ],
 )
 def test_the_reason_is_one_line(outcome, failed, memory, reason):
-    assert reason_of(outcome, failed, memory) == reason
+    assert describe_outcome(outcome, failed, memory) == reason

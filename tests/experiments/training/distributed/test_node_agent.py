@@ -15,7 +15,7 @@ import pytest
 
 from experiments.results import rendezvous
 from experiments.results.schema import LOG_FILE
-from experiments.system.processes import tagged_processes
+from experiments.system.processes import find_tagged
 from experiments.training.distributed import ranks
 from experiments.training.distributed.ranks import interface_to
 from experiments.training.worker import run_row
@@ -71,7 +71,7 @@ def row(monkeypatch, tmp_path):
         threading.Thread(target=meanwhile, args=(second,), daemon=True).start()
         result = run_row(spec(**SETTINGS | settings), tmp_path / "row", "the command")
         run.code = second.end()
-        assert tagged_processes("TESTBED_TEST", str(tmp_path)) == []
+        assert find_tagged("TESTBED_TEST", str(tmp_path)) == []
         assert {path.name for path in (tmp_path / "row").iterdir()} == NAMES
         return result
 

@@ -14,11 +14,11 @@ from experiments.training import rank
 from experiments.training.engines import litgpt
 from experiments.training.measure.meters import StorageMeter
 from experiments.training.measure.probe import Probe
-from experiments.training.models.litgpt import TARGETS, TINY
+from experiments.training.models.litgpt import LORA_TARGETS, TINY_SETTINGS
 from tests.support.trainings import LORA, NF4, in_bytes, shots
 from tests.support.trainings import spec as any_spec
 
-ADAPTED = LORA | {"targets": list(TARGETS)}
+ADAPTED = LORA | {"targets": list(LORA_TARGETS)}
 ROWS = {
     "plain": {},
     "accumulated": {"accumulate": 2, "train_samples": 16},
@@ -80,7 +80,7 @@ def test_a_row_trains_to_its_end(trained, name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_first_loss_is_that_of_random_guessing(trained, name):
-    assert trained[name].losses[0] == pytest.approx(math.log(TINY["vocab_size"]), rel=0.1)
+    assert trained[name].losses[0] == pytest.approx(math.log(TINY_SETTINGS["vocab_size"]), rel=0.1)
 
 
 def test_every_point_of_a_step_is_reported_to_the_probe_in_order(monkeypatch, tmp_path):

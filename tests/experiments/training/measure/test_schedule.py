@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.training.measure.schedule import Timing, full_micro_steps, schedule_of, spread
+from experiments.training.measure.schedule import Timing, full_micro_steps, relative_spread, schedule_of
 from tests.support.trainings import spec
 
 counts = st.integers(1, 40)
@@ -120,7 +120,7 @@ def test_step_time_is_plain_micro_steps_and_one_with_the_optimizer(stepping, pla
 
 @pytest.mark.parametrize(("times", "value"), [([], 0), ([7.0], 0), ([2.0] * 5, 0), ([1.0, 2.0, 3.0, 4.0, 5.0], 2 / 3)])
 def test_spread_is_the_interquartile_range_over_the_median(times, value):
-    assert spread(times) == pytest.approx(value)
+    assert relative_spread(times) == pytest.approx(value)
 
 
 def test_spread_is_that_of_the_more_scattered_kind_of_micro_step():
