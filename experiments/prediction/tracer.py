@@ -56,7 +56,7 @@ class PhantomMeter:
         self.tags.begin_phase(phase)
         self._phantom.reset_peaks()
 
-    def watch(self, kind: str, tensors: Iterable[Any]) -> None:
+    def track(self, kind: str, tensors: Iterable[Any]) -> None:
         self.tags.tag_tensors(kind, tensors)
 
     def __enter__(self) -> "PhantomMeter":

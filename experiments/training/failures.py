@@ -20,7 +20,7 @@ REQUESTED_SIZE = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """Return 'oom' (GPU memory), 'host_oom' (host memory), or the outcome of the error's cause, else 'error'."""
+    """Return 'oom' if GPU memory ran out, 'host_oom' for host memory, else the outcome of the error's cause or 'error'."""
     import torch  # imported here: the worker only classifies text, and starts seconds faster without torch
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -32,14 +32,14 @@ def outcome_of(error: BaseException) -> Outcome:
 
 
 def outcome_of_text(text: str) -> Outcome:
-    """Return the outcome that a printed message of the kernel or a library indicates; 'error' if unknown."""
+    """Return the outcome that a message of the kernel or a library indicates; 'error' if it is unknown."""
     if GPU_OOM_MESSAGE.search(text):
         return "oom"
     return "host_oom" if HOST_OOM_MESSAGE.search(text) else "error"
 
 
 def requested_gib(text: str) -> float | None:
-    """Return the allocation size in GiB that an out-of-memory message names; None if it names none."""
+    """Return the requested size in GiB from an out-of-memory message; None if the message has no size."""
     match = REQUESTED_SIZE.search(text)
     return float(match[1]) * BYTES_BY_UNIT[match[2]] / GIB if match else None
 
@@ -56,9 +56,9 @@ def last_line(text: str, default: str) -> str:
 
 
 def describe_outcome(outcome: Outcome, failure: Failure | None, memory: Memory, qualifier: str = "") -> str:
-    """Return the row's outcome as one line of plain text.
+    """Describe the row's outcome in one line.
 
-    ``qualifier`` precedes the place of the failure, for example "last seen " for a process that was killed.
+    ``qualifier`` is put before the location of the failure, such as "last seen " for a process that was killed.
     """
     if failure is None:
         return f"fits, {memory.peak_gib:.3g} GiB at the peak"

@@ -33,8 +33,8 @@ from experiments.training.measure.step_profile import StepProfile
 def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
     """Train the row on this process's device and return the measurements, which include a failure of the training.
 
-    Imports only the module under engines/ that has the name of the row's engine. By default, ``device`` and ``meter``
-    are those of this machine. Raises InputError for a user error: data, weights, a device smaller than the card.
+    Imports only the engine of the row. By default, ``device`` and ``meter`` are those of this machine. Raises
+    InputError for a user error in data or weights, or if the device has less memory than the card.
     """
     start = time.perf_counter()
     device = device or open_device(spec)
@@ -80,7 +80,7 @@ def gpu_may_wait(spec: RowSpec) -> bool:
 
 
 def failure_of(error: Exception, probe: Probe) -> Failure:
-    """Return a record of ``error`` with the current position of the training."""
+    """Return a record of ``error`` with the phase and step of the training."""
     return Failure(
         phase=probe.phase,
         step=probe.step,
@@ -110,7 +110,7 @@ def main(spec_path: str, out: str) -> int:
 def _join_launcher(out: Path) -> Path:
     """Set up this process as one rank of several and return its folder.
 
-    The process dies with its launcher, writes its process id into the folder, and prints into a log there.
+    The process dies with its launcher, and writes its process id and its log into the folder.
     """
     exit_with_parent(int(os.environ[LAUNCHER_PID_VARIABLE]))
     folder = out / RANK_FOLDER.format(os.environ["RANK"])

@@ -3,7 +3,8 @@
     python -m experiments.training.worker --spec SPEC.json --out ROW_FOLDER
 
 While the row runs, the worker writes log.txt, telemetry.csv and progress.json; at the end it writes result.json
-atomically. Exit code 0 if result.json was written, whatever the outcome; 2 with one line on stderr for a user error.
+atomically. The exit code is 0 if result.json was written, for every outcome. It is 2 for a user error, with one line on
+stderr.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
 
 
 def _add_log_lines(row: Measured, ranks: Ranks) -> Measured:
-    """Return the row with the last lines that the rank which failed has printed, if the row ended with an error."""
+    """Return the row with the last log lines of the failed rank, if the row ended with an error."""
     if row.failure is None or row.outcome not in ERRORS:
         return row
     log = last_lines(_read_log_end(ranks.log(row.failure.rank)))
@@ -103,7 +104,7 @@ def _add_log_lines(row: Measured, ranks: Ranks) -> Measured:
 
 
 def _remove_intermediate_files(out: Path, *names: str) -> None:
-    """Remove the files that trainers write for the worker, and ``names``."""
+    """Remove the files that trainers write for the worker, and the files ``names``."""
     for name in (*names, MEASURED_FILE, PROGRESS_FILE):
         (out / name).unlink(missing_ok=True)
     for path in out.glob(CODES_FILE.format("*")):
@@ -113,7 +114,7 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
 
 
 def stage_times(moments: Moments, began: float, elapsed_s: float) -> Times:
-    """Return the times of a row's stages; ``began``, in seconds since 1970, is when the row did, ``elapsed_s`` ago."""
+    """Return the durations of a row's stages. ``began`` is the row's start in seconds since 1970."""
     return Times(
         start_s=moments.started_at - began,
         build_s=moments.began_at - moments.started_at,
@@ -123,10 +124,10 @@ def stage_times(moments: Moments, began: float, elapsed_s: float) -> Times:
 
 
 def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> str:
-    """Wait until the ranks end, printing their progress; return the limit that they reached in words, '' if none.
+    """Wait until the ranks end, and print their progress; return the time limit that they exceeded in words, else ''.
 
-    The time limit begins when a rank has started, imports included. At the limit the ranks dump their stacks into
-    their logs. After one rank has failed, the others get a few seconds to report their own failures.
+    The time limit begins when a rank has started and completed its imports. At the limit the ranks write their stacks
+    into their logs. After one rank has failed, the others get a few seconds to report their own failures.
     """
     deadline, limit = time.monotonic() + START_LIMIT_S, f"did not start within {START_LIMIT_S:.0f} s"
     failed = started = False
@@ -150,7 +151,7 @@ def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: Telemetr
 
 
 def _read_row_progress(ranks: Ranks, out: Path) -> Progress | None:
-    """Return the row's progress; that of several ranks is also written to the row's folder, where others read it."""
+    """Return the row's progress. With several ranks, also write it into the row's folder for other programs."""
     if ranks.count == 1:
         return read_progress(out)
     reported = [progress for rank in range(ranks.count) if (progress := read_progress(ranks.folder(rank)))]
@@ -169,7 +170,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list[Measured]:
-    """Return each rank's measurements, in the order in which the ranks ended; ``limit`` as _wait returns it.
+    """Return the measurements of all ranks, in the order in which they ended. ``limit``: result of _wait_for_ranks.
 
     Raises InputError if a rank rejected its input.
     """
@@ -192,7 +193,7 @@ def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list
 
 
 def _read_reported(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
-    """Return the measurements that a rank wrote, unless it failed after the time limit, while the ranks were ended."""
+    """Return the measurements that a rank wrote; None if it wrote none, or if it failed after the time limit."""
     measured = ranks.measured(rank)
     return None if timed_out and measured and measured.failure else measured
 
@@ -200,7 +201,7 @@ def _read_reported(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
 def _infer_measurements(ranks: Ranks, rank: int, codes: dict[int, int], limit: str, oom_killed: bool) -> Measured:
     """Return measurements for a rank that wrote none, derived from its exit code, log and progress.
 
-    A rank without an exit code was ended by this process.
+    A rank without an exit code was killed by this process.
     """
     code = codes.get(rank, -signal.SIGTERM)
     progress = read_progress(ranks.folder(rank))
@@ -230,7 +231,7 @@ def _infer_measurements(ranks: Ranks, rank: int, codes: dict[int, int], limit: s
 
 
 def _was_stopped(measured: Measured, failed: Measured) -> bool:
-    """Return True for a rank that its launcher or this process ended because another rank had failed."""
+    """Return True for a rank that its launcher or this process stopped because another rank had failed."""
     return measured is not failed and measured.failure is not None and measured.failure.kind == "signal 15"
 
 
@@ -247,7 +248,7 @@ def _describe_reason(outcome: Outcome, failure: Failure, memory: Memory, limit: 
 
 
 def unknown_device() -> Device:
-    """Return a placeholder for a trainer that ended before it reported its device."""
+    """Return a placeholder for the device of a trainer that ended before it reported its device."""
     memory_gib = psutil.virtual_memory().total / GIB
     return Device(kind="cpu", name="unknown", host_cpus=os.cpu_count() or 1, host_memory_gib=memory_gib)
 
@@ -276,7 +277,7 @@ def main() -> int:
     try:
         spec = RowSpec.model_validate_json(options.spec.read_bytes())
     except (OSError, ValidationError) as error:
-        print(f"{options.spec}: not the specification of a row ({str(error).splitlines()[0]})", file=sys.stderr)
+        print(f"{options.spec}: not a valid row specification ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     print(f"{spec.suite}/{spec.row} on {spec.card}, {spec.size}, {spec.length}", flush=True)
     try:

@@ -54,7 +54,7 @@ def train(spec, probe, out):
     rank_number = dist.get_rank()
     model = torch.nn.Linear(64, 64 * (rank_number + 1))
     optimizer = torch.optim.AdamW(model.parameters())
-    probe.watch(model, lambda: [optimizer])
+    probe.set_model(model, lambda: [optimizer])
     probe.start(schedule_of(spec, (spec.settings.train_samples or 0) // 4))
     probe._timer.intervals_s = times(probe, scatter=os.environ.get("SCATTER") == str(rank_number))
     ended = False

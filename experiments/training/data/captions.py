@@ -1,4 +1,4 @@
-"""Captioned images, synthetic or real, prepared for the model in the loader's workers."""
+"""Data sets of captioned images, synthetic or real, and their loader, whose workers prepare the images."""
 
 import csv
 import json
@@ -58,9 +58,9 @@ class SyntheticCaptionDataset(Dataset[Any]):
 
 
 class FolderCaptionDataset(Dataset[Any]):
-    """Images in a folder with metadata.jsonl or metadata.csv. Its records have file_name and text (or caption).
+    """Images in a folder with metadata.jsonl or metadata.csv, whose records have file_name and text (or caption).
 
-    Raises InputError, with the name of the file, if one is missing or cannot be read.
+    Raises InputError with the name of the file if a file is missing or cannot be read.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
@@ -160,9 +160,9 @@ def open_captions(spec: RowSpec, image_size: int) -> CaptionDataset:
 def loader_worker_context(spec: RowSpec) -> BaseContext | None:
     """Return the multiprocessing context of the loader's workers, or None to fork them from this process.
 
-    With an offloaded optimizer it is a fork server, which is started now. Forked workers would share the memory pages
-    of this process, and every page of the offloaded optimizer that a step changes would be copied (measured: 46 GiB
-    more after one backward pass of a 12e9-parameter model).
+    With an offloaded optimizer it is a fork server, which this function starts. Workers forked from this process would
+    share its memory pages. Then the kernel would copy every page of the optimizer that a step changes (measured: 46 GiB
+    more host memory after one backward pass of a 12e9-parameter model).
     """
     if "offload" not in spec.settings.strategy:
         return None
@@ -179,7 +179,7 @@ def build_caption_loader(
     longest_at: int | None,
     context: BaseContext | None = None,
 ) -> DataLoader[Any]:
-    """Return a loader of batches in the row's order; ``context`` starts its workers (at most two for a tiny model)."""
+    """Return a loader of batches in the row's order. ``context`` starts its workers, at most two for a tiny model."""
     workers = min(spec.settings.workers, 2) if spec.size == "tiny" else spec.settings.workers
     words = [len(text.split()) for text in captions.texts]
     return DataLoader(

@@ -19,9 +19,9 @@ Batch = dict[str, torch.Tensor]
 
 
 def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> PreTrainedTokenizerFast:
-    """Return a word tokenizer trained on the captions, with the special tokens at the language model's own ids.
+    """Return a word tokenizer trained on the captions, whose special tokens have the ids of the language model.
 
-    Used for models with random weights, for which tokens have no meaning. A caption has one token per word and one
+    It is for models with random weights, to which tokens have no meaning. A caption has one token per word and one
     special token.
     """
     special = SPECIAL_TOKENS[model_type]
@@ -39,7 +39,7 @@ def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> Pre
 
 @dataclass
 class ImagePlaceholders:
-    """Callable that prepends ``count`` image tokens to a batch's texts; without them BLIP-2 ignores the image.
+    """Callable that prepends ``count`` image tokens to the texts of a batch. Without them BLIP-2 ignores the image.
 
     For a decoder-only language model, ``count`` ignored positions are also prepended to the labels.
     """
@@ -62,9 +62,9 @@ class ImagePlaceholders:
 class CaptionCollator:
     """Collate function that turns captioned images into a batch, in the worker that loads them.
 
-    Shapes: pixel_values (batch, 3, size, size) of ``dtype``, the type that the model computes with, so that no
-    unneeded bytes are copied; input_ids, attention_mask, labels (batch, tokens) int64, padded to the longest caption.
-    Without placeholders, input and labels are only the caption's tokens.
+    Shapes: pixel_values (batch, 3, size, size) of ``dtype``, the type in which the model computes; input_ids,
+    attention_mask and labels (batch, tokens) int64, padded to the longest caption. Without placeholders, input and
+    labels consist only of the caption's tokens.
     """
 
     image_processor: Any

@@ -1,4 +1,4 @@
-"""Download the files of published models and data sets from the hub into its cache, or use a local folder."""
+"""Download files of published models and data sets from the hub into its cache, or use a local folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ WEIGHT_PATTERNS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """A folder with the files of a model or data set; commit: their version on the hub, None for a local folder."""
+    """A folder with the files of a model or data set. ``commit``: their version on the hub; None for a local folder."""
 
     folder: Path
     commit: str | None = None
@@ -32,10 +32,10 @@ class SourceFiles:
 def fetch_files(
     hub: str, patterns: Sequence[str] | None, what: str, kind: str = "model", **options: Any
 ) -> SourceFiles:
-    """Download the files that match ``patterns`` (None: all) of the repository ``hub``; a local folder is used as is.
+    """Download the files of the repository ``hub`` that match ``patterns`` (None: all). A local folder is not copied.
 
-    ``kind`` is the type of the repository, ``options`` are passed to snapshot_download. Raises InputError, in which
-    ``what`` names the files, if they cannot be downloaded.
+    ``kind`` is the type of the repository. ``options`` are passed to snapshot_download. Raises InputError if the files
+    cannot be downloaded; ``what`` is their name in the message.
     """
     if not hub:
         raise InputError(f"{what} of this model: no published version is known; allowed: a model of models.yaml")
@@ -62,7 +62,7 @@ def fetch_weights(hub: str, **options: Any) -> SourceFiles:
 
 
 def cached_commit(hub: str, kind: str = "model") -> str | None:
-    """Return the commit of the main branch in the cache; None if it has none."""
+    """Return the commit of the repository's main branch in the cache; None if it is not cached."""
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
@@ -74,7 +74,7 @@ def cached_commit(hub: str, kind: str = "model") -> str | None:
 
 
 def verify_checksums(source: SourceFiles, hub: str, what: str, kind: str = "model") -> SourceFiles:
-    """Return ``source`` after comparing its files with the hub's checksums; mismatches are downloaded once more.
+    """Compare the files of ``source`` with the hub's checksums, download mismatches once more, and return ``source``.
 
     Raises InputError if a file still does not match.
     """

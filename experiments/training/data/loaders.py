@@ -1,4 +1,4 @@
-"""Choose the data of a row: captioned images, texts, or texts with images."""
+"""Prepare the data of a row: captioned images, texts, or texts with images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from experiments.training.data.texts import Collate, batches_per_epoch, build_te
 
 @dataclass(frozen=True)
 class RowData:
-    """The data of a row. batches: batches per epoch on each rank; commit: the data set's version on the hub.
+    """The data of a row. batches: batches per epoch on each rank. commit: the data set's version on the hub.
 
-    build_loader returns the loader; its argument is the index of the batch that gets the longest samples (see
+    build_loader: returns the loader. Its argument is the index of the batch that gets the longest samples (see
     SeededBatchSampler).
     """
 

@@ -10,11 +10,11 @@ from experiments.errors import InputError
 
 
 class SeededBatchSampler(Sampler[list[int]]):
-    """Sampler of index lists of ``batch_size``, shuffled anew in every epoch from the seed; a remainder is dropped.
+    """Sampler of batches of ``batch_size`` indices, shuffled in every epoch. An incomplete batch is dropped.
 
-    lengths: the words or tokens of each sample. longest_at: the batch, counted from the first epoch on, that gets the
-    longest samples (None: no batch), so that a shortened run reaches the peak memory of the full training.
-    ranks: each rank takes every ranks-th sample. Raises InputError if there are fewer samples than one batch needs.
+    lengths: the number of words or tokens of each sample. longest_at: index of the batch, over all epochs, that gets
+    the longest samples (None: no batch), so that a shortened run reaches the peak memory of the full training. ranks:
+    number of ranks, which share the samples. Raises InputError if there are fewer samples than one batch needs.
     """
 
     def __init__(

@@ -2,9 +2,9 @@
 
     TESTBED_RENDEZVOUS="ADDRESS PORT KEY" python -m experiments.training.distributed.node_agent NUMBER NAME
 
-Writes into the row's folder if this machine has it too (a shared file system), else into a temporary folder. Ends its
-ranks at the worker's request, when the worker's connection is lost, and on SIGTERM. Exit code 0 if the worker has
-received the outcome.
+Writes into the row's folder if this machine can access it through a shared file system, else into a temporary folder.
+Ends its ranks if the worker requests it, if the connection to the worker is lost, and on SIGTERM. The exit code is 0 if
+the worker has received the outcome.
 """
 
 import json
@@ -34,11 +34,11 @@ POLL_INTERVAL_S = 0.1
 
 
 class Terminated(Exception):
-    """This process has received SIGTERM."""
+    """Signal that this process has received SIGTERM."""
 
 
 def serve(connection: Connection, node: int, scratch: Path) -> None:
-    """Run the assignment from the worker at the other end of ``connection``.
+    """Receive an assignment from the worker through ``connection``, run it, and send the outcome.
 
     Raises OSError if the connection is lost.
     """
@@ -70,7 +70,8 @@ def _row_folder(assignment: NodeAssignment, scratch: Path) -> Path:
 
 
 def _monitor(ranks: LocalNodeRanks, connection: Connection) -> None:
-    """Report a failure and obey the worker's messages, until the ranks have ended or should be ended."""
+    """Report a failure and follow the worker's messages, until the ranks have ended or the worker requests their
+    end."""
     failed = False
     while ranks.code() is None:
         if not failed and ranks.failed():

@@ -1,7 +1,7 @@
 """Start and monitor the ranks of a row: one process, or several under one launcher per node.
 
-All nodes are on this machine, unless the environment names a rendezvous folder (see remote_node); then this machine
-is the first node. The files of a single rank are in the row's folder, those of several in rank-0, rank-1 and so on.
+All nodes are on this machine, unless the environment names a rendezvous folder (see remote_node). Then this machine is
+the first node. The files of a single rank are in the row's folder; several ranks use the folders rank-0, rank-1, ...
 """
 
 import json
@@ -46,12 +46,12 @@ class Ranks:
         return self._out if self.count == 1 else self._out / RANK_FOLDER.format(rank)
 
     def log(self, rank: int) -> Path:
-        """Return the log of a rank; that of its launcher if the rank has not started."""
+        """Return the log of a rank, or of its launcher if the rank has not started."""
         path = self.folder(rank) / LOG_FILE
         return path if path.exists() else self._out / LOG_FILE
 
     def ended_at(self, rank: int) -> float:
-        """Return when a rank wrote its measurements, in seconds since 1970; infinite if it has not."""
+        """Return the time at which a rank wrote its measurements, in seconds since 1970; infinite if it wrote none."""
         path = self.folder(rank) / MEASURED_FILE
         return path.stat().st_mtime if path.exists() else inf
 
@@ -64,7 +64,7 @@ class Ranks:
         return all(node.code() is not None for node in self._nodes)
 
     def failed(self) -> bool:
-        """Return True if a rank or a launcher has failed; other ranks may still run and wait for it."""
+        """Return True if a rank or a launcher has failed. Other ranks may still wait for it."""
         return any(node.failed() for node in self._nodes)
 
     def measured(self, rank: int) -> Measured | None:
@@ -72,7 +72,7 @@ class Ranks:
         return read_measured(self.folder(rank))
 
     def lost(self, rank: int) -> str:
-        """Return why the node of a rank cannot report any more; empty if it can."""
+        """Return the reason why the node of a rank can no longer report; '' if it can."""
         return next(node.lost for node in self._nodes if rank in node.ranks)
 
     def codes(self) -> dict[int, int]:
@@ -90,7 +90,7 @@ class Ranks:
         return codes
 
     def dump_stacks(self) -> None:
-        """Make each rank print the stacks of its threads into its log, and wait for it."""
+        """Make each rank print the stacks of its threads into its log, and wait until it has done so."""
         for node in self._nodes:
             node.dump_stacks()
         time.sleep(STACK_DUMP_WAIT_S)
@@ -138,7 +138,7 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
 
 
 def start_node(assignment: NodeAssignment, node: int, out: Path, log: int) -> LocalNodeRanks:
-    """Start and return the ranks of a node that is the only one on this machine."""
+    """Start the ranks of a node, which is the only node on this machine; return them."""
     (environment,) = launcher_environments(os.environ, 1, assignment.spec.settings.devices)
     name = interface_to(assignment.address)
     interfaces = {key: os.environ.get(key, name) for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
@@ -151,9 +151,9 @@ def ranks_of(settings: Settings, node: int) -> range:
 
 
 def launcher_environments(base: Mapping[str, str], nodes: int, devices: int) -> list[dict[str, str]]:
-    """Return the additional environment variables of each node's launcher, with all nodes on this machine.
+    """Return the additional environment variables of each node's launcher, if all nodes are on this machine.
 
-    The nodes share the visible GPUs evenly, and all ranks the CPU threads.
+    The nodes share the visible GPUs evenly. All ranks share the CPU threads evenly.
     """
     all_gpus = ",".join(map(str, range(nodes * devices)))
     gpus = [gpu for gpu in base.get("CUDA_VISIBLE_DEVICES", all_gpus).split(",") if gpu]
@@ -177,8 +177,8 @@ def interface_to(address: str) -> str:
 def free_port() -> int:
     """Return a port without a listener, below the range that the kernel assigns to connections.
 
-    Uses the operating system's random numbers: training code seeds Python's, so parallel rows would choose the same
-    ports.
+    Uses random numbers of the operating system. Training code seeds Python's random numbers, so parallel rows would
+    choose the same ports.
     """
     while True:
         port = random.SystemRandom().randrange(*PORT_RANGE)

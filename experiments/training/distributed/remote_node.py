@@ -1,8 +1,8 @@
 """Ranks of a row on other machines, where node_agent starts them.
 
-The worker runs on the first node and writes its address and a key into a rendezvous file, which the launching system
-passes to the other nodes. Each agent connects, receives its assignment, reports a failed rank at once, and sends the
-files of its ranks at the end.
+The worker runs on the first node and writes its address and a key into a rendezvous file. The system that starts the
+row passes this file to the other nodes. Each agent connects, receives its assignment, reports a failed rank at once,
+and sends the files of its ranks at the end.
 """
 
 import io
@@ -29,7 +29,7 @@ TIMEOUT_SLACK_S = 5.0
 
 
 class NodeAssignment(Record):
-    """Assignment of a node: the modules of rank and launcher, and the address and port where all ranks connect.
+    """Assignment of a node: the modules of rank and launcher, and the address and port at which all ranks connect.
 
     out: the row's folder on the first node.
     """
@@ -129,7 +129,7 @@ class RemoteNodeRanks:
 
 
 def open_rendezvous(assignment: NodeAssignment, nodes: Sequence[RemoteNodeRanks], folder: Path) -> None:
-    """Accept the connections of ``nodes`` in a background thread; a file in ``folder`` has the address and the key."""
+    """Accept the connections of ``nodes`` in a background thread; write address and key into a file in ``folder``."""
     key = secrets.token_bytes(32)
     listener = Listener(("0.0.0.0", 0), backlog=len(nodes), authkey=key)
     Thread(target=_accept_nodes, args=(listener, assignment, nodes), daemon=True).start()
@@ -160,6 +160,6 @@ def _accept_nodes(listener: Listener, assignment: NodeAssignment, nodes: Sequenc
 
 
 def _last_agent_line(path: Path) -> str:
-    """Return the last line that the agents printed."""
+    """Return the last line in the log of the agents."""
     output = path.read_text(errors="replace") if path.exists() else ""
     return last_line(output, default="it printed nothing")

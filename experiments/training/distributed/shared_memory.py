@@ -11,7 +11,7 @@ SEGMENT_PATTERNS = ("nccl-*", "torch_*")
 
 
 def remove_shared_memory(since: float, folder: Path = SHARED_MEMORY) -> None:
-    """Remove this user's unmapped segments of NCCL and PyTorch created after ``since``, in seconds since 1970."""
+    """Remove this user's unmapped segments of NCCL and PyTorch that are newer than ``since``, in seconds since 1970."""
     segments = [path for pattern in SEGMENT_PATTERNS for path in folder.glob(pattern) if _is_own_segment(path, since)]
     if segments:
         mapped = _mapped_files()

@@ -122,7 +122,7 @@ class SamplingFinished(Exception):
 class StopAfterTokens(BaseStreamer):
     """Streamer that ends the generation after a number of tokens.
 
-    The streamer only counts tokens, whereas generate's own criterion would read tensor values from the device.
+    It only counts tokens. The stopping criteria of ``generate`` would read tensor values from the device instead.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -148,7 +148,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     model: Any = build_across_gpus(spec, probe.device) if several_gpus else build_model(spec, arguments.device)
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
     if spec.settings.task == "generate":
-        probe.watch(model, tuple)
+        probe.set_model(model, tuple)
         generate(spec, probe, model)
     else:
         fine_tune(spec, probe, model, arguments)
@@ -164,7 +164,7 @@ def fine_tune(spec: RowSpec, probe: Probe, model: Any, arguments: TrainingArgume
     schedule = schedule_of(spec, data.batches)
     loader: Any = data.build_loader(schedule.longest_at)
     trainer = ProbedTrainer(probe, loader, model=model, args=arguments)
-    probe.watch(model, lambda: [trainer.optimizer])
+    probe.set_model(model, lambda: [trainer.optimizer])
     checkpoints = Path(arguments.output_dir or "")
     checkpoint = last_checkpoint(spec, checkpoints)
     if checkpoint:

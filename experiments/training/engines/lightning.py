@@ -1,4 +1,4 @@
-"""The lightning engine: transformers' models in Lightning's Trainer, BLIP-2 on images and language models on texts."""
+"""The lightning engine: models of transformers in Lightning's Trainer, BLIP-2 on images, language models on texts."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     probe.data_commit = data.commit
     schedule = schedule_of(spec, data.batches)
     trainer = build_trainer(spec, probe, out)
-    probe.watch(model, lambda: trainer.strategy.optimizers)
+    probe.set_model(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
     trainer.fit(ModelTuner(probe, model), data.build_loader(schedule.longest_at))
     if spec.settings.save_model:

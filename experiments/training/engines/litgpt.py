@@ -56,7 +56,7 @@ class ProbedFabric(L.Fabric):
 
 
 class ProbedLoader:
-    """Loader for ``fit`` that reports to the probe: taking a batch begins a micro-step, and the next one ends it.
+    """Loader for ``fit`` that reports to the probe. Each batch begins a micro-step and ends the previous one.
 
     dataset: items with the lengths of the texts, in which ``fit`` searches for the longest.
     """
@@ -94,7 +94,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     if spec.weights == "pretrained":
         _load_weights(spec, probe, fabric, module)
     loader = build_text_loader(spec, texts, schedule.longest_at, collate)
-    probe.watch(module, lambda: [inner])
+    probe.set_model(module, lambda: [inner])
     probe.start(schedule)
     batches = ProbedLoader(probe, fabric.setup_dataloaders(loader), texts.lengths)
     with suppress(TrainingDone), TemporaryDirectory() as folder:
@@ -122,7 +122,9 @@ def _reject_unsupported(settings: Settings) -> None:
             " allowed: auto on one device"
         )
     if settings.quantization and settings.optimizer != "adamw":
-        raise InputError(f"optimizer = {settings.optimizer!r}: LitGPT uses another with 4-bit weights; allowed: adamw")
+        raise InputError(
+            f"optimizer = {settings.optimizer!r}: LitGPT uses its own optimizer for 4-bit weights; allowed: adamw"
+        )
 
 
 def _build_optimizer(settings: Settings, module: torch.nn.Module) -> torch.optim.Optimizer:
@@ -141,7 +143,7 @@ def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, sched
     """Return LitGPT's learning-rate schedule. Raises InputError for a warm-up that makes it divide by zero."""
     warmup, steps = settings.warmup_steps, schedule.total // settings.accumulate
     if warmup == 0 or warmup == steps <= schedule.maximum // settings.accumulate:
-        reason = f"LitGPT's schedule divides by it and by the rest of the {steps} steps"
+        reason = f"LitGPT's schedule divides by it and by the remaining ones of the {steps} steps"
         raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 and more, except {steps}")
     return full.get_lr_scheduler(optimizer, warmup_steps=warmup, max_steps=steps)
 
@@ -158,7 +160,7 @@ def _stabilize_embedding(module: Any) -> None:
 
     The optimizer already exists and does not train the new embedding, whose gradients are computed but never cleared.
     """
-    from bitsandbytes.nn import StableEmbedding  # opens GPUs when it is imported
+    from bitsandbytes.nn import StableEmbedding  # the import opens GPUs
 
     old = module.transformer.wte
     new = StableEmbedding(old.num_embeddings, old.embedding_dim)

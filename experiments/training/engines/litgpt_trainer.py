@@ -19,7 +19,7 @@ from experiments.training.models.optimizers import build_optimizer
 
 
 class LitgptTuner(L.LightningModule):
-    """LightningModule whose training step is the cross entropy of each next token, computed in chunks."""
+    """LightningModule whose training step returns the cross entropy of the next tokens, computed in chunks."""
 
     def __init__(self, probe: Probe, model: torch.nn.Module) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class LitgptTuner(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimizer for the parameters in the form into which the strategy has sharded them."""
+        """Return the optimizer for the parameters, which the strategy has already sharded."""
         return build_optimizer(self.probe.spec.settings, self.parameters())
 
 
@@ -51,6 +51,6 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     texts = open_texts(spec, model.config.vocab_size)
     probe.data_commit = texts.commit
     schedule = schedule_of(spec, batches_per_epoch(spec, texts))
-    probe.watch(model, lambda: trainer.strategy.optimizers)
+    probe.set_model(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
     trainer.fit(LitgptTuner(probe, model), build_text_loader(spec, texts, schedule.longest_at))

@@ -1,4 +1,4 @@
-"""Lightning's strategy objects for the strategies of rows."""
+"""Build Lightning's strategy object for the strategy of a row."""
 
 import os
 from typing import Any
@@ -24,7 +24,7 @@ ZERO_STAGES = {"deepspeed_stage_2_offload": 2, "deepspeed_stage_3_offload": 3}
 
 
 def build_strategy(settings: Settings, device: Device) -> Strategy:
-    """Return the row's strategy. Raises InputError for an unsupported one, or if too few ranks were started.
+    """Return the row's strategy. Raises InputError if it is unsupported, or if the number of started ranks is wrong.
 
     With several ranks, this process is one of them, started by torchrun (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR,
     MASTER_PORT). With fsdp, each layer of a transformers model is one FSDP unit; activation checkpointing applies to
@@ -54,7 +54,7 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
 
 
 def _cluster_environment(settings: Settings) -> ClusterEnvironment | None:
-    """Return the source of this process's rank; None for a row of one process.
+    """Return the object from which Lightning reads this process's rank; None for a row of one process.
 
     Raises InputError if the number of started ranks differs from the number that the row needs.
     """
@@ -69,7 +69,7 @@ def _cluster_environment(settings: Settings) -> ClusterEnvironment | None:
 
 
 class WithoutHostCopy(Strategy):
-    """Strategy that skips Lightning's final copy of model and optimizer to host memory, as the copy is never read."""
+    """Strategy without Lightning's final copy of model and optimizer to host memory, which nobody reads."""
 
     def teardown(self) -> None:
         self.precision_plugin.teardown()

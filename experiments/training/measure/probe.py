@@ -27,10 +27,10 @@ TERA = 1e12
 
 
 class Probe:
-    """Measurements of a training. The engine calls it at the points of a step; it never changes the training.
+    """Measurements of a training. The engine calls the methods at the points of a step. The training is not changed.
 
     phase, step and micro_step are the current position of the training. They are available after a failure, as are
-    memory and losses. ``profile``, if given, adds optimizer steps after the timed ones.
+    memory and losses. ``profile``, if not None, adds optimizer steps after the timed ones.
     """
 
     def __init__(
@@ -59,20 +59,20 @@ class Probe:
         """The current phase of the training."""
         return self._recorder.phase
 
-    def watch(self, model: torch.nn.Module, optimizers: Callable[[], Iterable[Any]]) -> None:
+    def set_model(self, model: torch.nn.Module, optimizers: Callable[[], Iterable[Any]]) -> None:
         """Set the built model, and a function that returns its optimizers once they exist."""
         parameters = list(model.parameters())
         self.parameters = sum(map(count_weights, parameters))
         self.trainable_parameters = sum(count_weights(weights) for weights in parameters if weights.requires_grad)
-        self._recorder.watch(parameters, optimizers)
+        self._recorder.set_model(parameters, optimizers)
 
     def begin_build(self) -> None:
-        """Begin to build model and data; everything before was imports and opening the device."""
+        """Begin to build model and data. The time before was spent on imports and on opening the device."""
         self._started_at = time.time()
         self.write_progress(now=True)
 
     def start(self, schedule: Schedule) -> None:
-        """Begin the training; all earlier work was loading."""
+        """Begin the training. All earlier work counts as loading."""
         self.schedule = schedule
         self._began_at = time.time()
         self._started = time.perf_counter()
@@ -81,7 +81,7 @@ class Probe:
     def before_forward(self, batch: dict[str, torch.Tensor]) -> None:
         """Begin a micro-step on ``batch``."""
         self.enter("forward")
-        self.meter.watch("batch", batch.values())
+        self.meter.track("batch", batch.values())
         self.max_tokens = max(self.max_tokens, batch["input_ids"].shape[1])
         self._take_snapshot("before forward")
         if self.micro_steps == 0:
@@ -120,7 +120,7 @@ class Probe:
         return self._may_end(stepped)
 
     def _may_end(self, stepped: bool) -> bool:
-        """Return True if the training may end now; if enough steps are left, the profile is completed first."""
+        """Return True if the training may end now. If enough steps are left, the profile is recorded first."""
         assert self.schedule is not None
         if self.profile is None:
             return self._all_ranks_may_end()
@@ -148,7 +148,7 @@ class Probe:
         self.write_progress()
 
     def moments(self) -> Moments:
-        """Return when the stages of this process began; it ends its training now."""
+        """Return the times at which the stages of this process began. The end of the training is now."""
         now = time.time()
         return Moments(started_at=self._started_at, began_at=self._began_at or now, ended_at=now)
 
@@ -165,7 +165,7 @@ class Probe:
         return tuple(torch.stack([loss.float() for loss in self._losses]).tolist()) if self._losses else ()
 
     def speed(self) -> Speed | None:
-        """Return times and rates of the micro-steps; None before the first has ended."""
+        """Return times and rates of the micro-steps; None before the first micro-step has ended."""
         if self.schedule is None or not self.micro_steps:
             return None
         settings = self.spec.settings
@@ -215,16 +215,16 @@ class Probe:
 
 
 def all_ranks_agree(vote: bool, device: Device) -> bool:
-    """Return True if every rank votes True; all ranks must end at the same step."""
+    """Return True if every rank votes True. All ranks must end at the same step."""
     votes = torch.tensor(vote, dtype=torch.int32, device=device.kind)
     torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MIN)
     return bool(votes.item())
 
 
 def peak_share(tflops_per_s: float | None, device: Device, settings: Settings) -> float | None:
-    """Return the share of the device's dense peak rate for the data type of the matrix products.
+    """Return ``tflops_per_s`` as a share of the device's dense peak rate for the data type of the matrix products.
 
-    None if the peak rate is unknown, or if quantization mixes data types.
+    Returns None if the peak rate is unknown, or if quantization mixes data types.
     """
     if tflops_per_s is None or device.card is None or settings.quantization:
         return None

@@ -1,4 +1,4 @@
-"""Profile the GPU during one training step: shares of the time in communication and in waiting."""
+"""Profile the GPU during one training step: the shares of time for communication and for waiting."""
 
 import re
 import time
@@ -51,10 +51,11 @@ class StepProfile:
 
 
 def time_shares(kernels: Sequence[tuple[str, float, float]], took_s: float) -> dict[str, float]:
-    """Return shares of ``took_s`` seconds, from each kernel's name, begin and end in seconds.
+    """Return shares of ``took_s`` seconds. ``kernels``: name, begin and end in seconds of each kernel.
 
-    communication_share: an NCCL kernel runs, including its waits for other ranks; exposed_communication_share: an NCCL
-    kernel runs and no other kernel; gpu_idle_share: no kernel runs.
+    communication_share: time with a running NCCL kernel, including its waits for other ranks.
+    exposed_communication_share: time with a running NCCL kernel and no other kernel. gpu_idle_share: time without a
+    running kernel.
     """
     communication = merge_intervals((begin, end) for name, begin, end in kernels if COMMUNICATION.search(name))
     computation = merge_intervals((begin, end) for name, begin, end in kernels if not COMMUNICATION.search(name))

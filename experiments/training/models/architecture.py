@@ -1,4 +1,4 @@
-"""transformers configurations of the models in models.yaml, of their tiny versions, and of custom models."""
+"""Build transformers configurations of the models in models.yaml, of their tiny versions, and of custom models."""
 
 from typing import Any
 
@@ -80,7 +80,7 @@ TINY_SETTINGS: dict[str, dict[str, Any]] = {
         "vocab_size": TINY_VOCABULARY,
     },
     "gpt-neo": {
-        "hidden_size": 256,  # wide enough for the rows' adapters to be small compared with the layers
+        "hidden_size": 256,  # wide enough that the rows' adapters are small compared with the layers
         "num_layers": 2,
         "num_heads": 4,
         "attention_types": [[["global", "local"], 1]],
@@ -95,9 +95,9 @@ LANGUAGE_MODELS = {"blip2-opt": OPTConfig, "blip2-t5": T5Config, "llama": LlamaC
 
 
 def build_config(base_model: Model, size: Size) -> PretrainedConfig:
-    """Return the configuration of a model, or of its tiny version with the same, but fewer and narrower, layers.
+    """Return the configuration of a model, or of its tiny version with fewer and narrower layers of the same kinds.
 
-    Raises InputError for a configuration that transformers rejects, and for one that has no tiny version.
+    Raises InputError if transformers rejects the configuration, or if it has no tiny version.
     """
     if base_model.family == "transformers":
         return _custom_config(base_model, size)
@@ -107,7 +107,7 @@ def build_config(base_model: Model, size: Size) -> PretrainedConfig:
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """Return the model class with a language head for a configuration. Raises InputError if there is none."""
+    """Return the class of models with a language head for a configuration. Raises InputError if none exists."""
     if isinstance(config, Blip2Config):
         return Blip2ForConditionalGeneration
     mapping: Any
@@ -124,8 +124,8 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 def has_untied_output_head(base_model: Model) -> bool:
     """Return True if the architecture states that the output head is separate from the input embedding.
 
-    For the T5 family, transformers ignores this and ties the two in a model built from the configuration, whereas the
-    published checkpoints have a separate head.
+    For the T5 family, transformers ignores this when it builds a model from the configuration, and ties head and
+    embedding. The published checkpoints have a separate head.
     """
     language = base_model.architecture.get("text_config", base_model.architecture)
     return language.get("tie_word_embeddings", base_model.architecture.get("tie_word_embeddings")) is False

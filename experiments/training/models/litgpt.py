@@ -13,7 +13,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
 
 LORA_TARGETS = ("query", "key", "value", "projection", "mlp", "head")
-# Wide enough for the rows' adapters to be small compared with the layers.
+# Wide enough that the rows' adapters are small compared with the layers.
 TINY_SETTINGS: dict[str, Any] = {"n_layer": 2, "n_embd": 256, "n_head": 8, "intermediate_size": 704, "vocab_size": 256}
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
@@ -48,9 +48,9 @@ def build_config(spec: RowSpec) -> Config:
 
 
 def build_precision(settings: Settings, device: torch.device) -> Precision:
-    """Return Lightning's plugin for the row's precision; for 4-bit weights it replaces every linear layer.
+    """Return Lightning's plugin for the row's precision. With 4-bit weights the plugin replaces every linear layer.
 
-    Source: litgpt.finetune.lora.setup of 0.5.13.
+    Source: litgpt.finetune.lora.setup in LitGPT 0.5.13.
     """
     quantization = settings.quantization
     if quantization:
@@ -84,7 +84,7 @@ def _reject_unsupported(spec: RowSpec) -> None:
         "quantization: LitGPT quantizes only with lora; allowed: with lora": (
             settings.quantization and not settings.lora
         ),
-        f"precision = {settings.precision!r}: LitGPT has no 4-bit weights with it; allowed: {', '.join(DTYPES)}": (
+        f"precision = {settings.precision!r}: not supported with 4-bit weights; allowed: {', '.join(DTYPES)}": (
             settings.quantization and settings.precision not in DTYPES
         ),
     }

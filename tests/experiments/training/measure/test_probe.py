@@ -36,7 +36,7 @@ class FakeMeter:
     def begin(self, phase):
         self.high = self.now
 
-    def watch(self, kind, tensors):
+    def track(self, kind, tensors):
         self.watched[kind] = self.watched.get(kind, []) + list(tensors)
 
     def hold(self, gib):
@@ -48,7 +48,7 @@ def probe_of(row, out, meter=None):
     probe = Probe(row, CPU, meter or FakeMeter(), out)
     model = nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters())
-    probe.watch(model, lambda: [optimizer])
+    probe.set_model(model, lambda: [optimizer])
     probe.start(schedule_of(row, row.settings.train_samples // row.settings.batch_size))
     return probe, model, optimizer
 
