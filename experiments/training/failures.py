@@ -20,7 +20,7 @@ REQUESTED_SIZE = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """Return 'oom' if GPU memory ran out, 'host_oom' for host memory, else the outcome of the error's cause or 'error'."""
+    """Return 'oom' if GPU memory ran out, 'host_oom' for host memory, else the outcome of the cause, or 'error'."""
     import torch  # imported here: the worker only classifies text, and starts seconds faster without torch
 
     if isinstance(error, torch.OutOfMemoryError):

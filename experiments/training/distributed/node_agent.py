@@ -70,8 +70,7 @@ def _row_folder(assignment: NodeAssignment, scratch: Path) -> Path:
 
 
 def _monitor(ranks: LocalNodeRanks, connection: Connection) -> None:
-    """Report a failure and follow the worker's messages, until the ranks have ended or the worker requests their
-    end."""
+    """Report a failure and follow the worker's messages, until the ranks end or the worker requests their end."""
     failed = False
     while ranks.code() is None:
         if not failed and ranks.failed():

@@ -66,7 +66,7 @@ class TelemetrySampler:
         return [*FIELDS, OTHER_UTILIZATION, *(f"gpu{number}_{field}" for number in gpus for field in PER_GPU_FIELDS)]
 
     def summary(self, speed: Speed | None = None) -> dict[str, float]:
-        """Return mean and maximum of each column, the share of a CPU core that the sampling used, and the training's load.
+        """Return mean and maximum of each column, the share of a CPU core used for sampling, and the training's load.
 
         The load is defined in results/load.py. ``speed`` has the duration of the training.
         """

@@ -205,7 +205,7 @@ def test_an_invalid_specification_is_rejected_in_one_line(monkeypatch, tmp_path,
         path.write_text(text)
     assert run_main(monkeypatch, "--spec", path, "--out", tmp_path / "row") == 2
     output = capsys.readouterr()
-    assert output.err.startswith(f"{path}: not the specification of a row (")
+    assert output.err.startswith(f"{path}: not a valid row specification (")
     assert output.err.count("\n") == 1
     assert not (tmp_path / "row").exists()
 
