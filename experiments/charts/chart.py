@@ -58,16 +58,16 @@ def format_percent(value: float, whole: float) -> str:
     return f"{100 * value / whole:.5g}%"
 
 
-def round_ticks(highest: float, at_most: int) -> list[float]:
-    """Return round numbers from 0 to ``highest`` (positive): 0 and at most ``at_most`` others."""
-    power = 10.0 ** (floor(log10(highest / at_most)))
-    step = next(power * times for times in (1, 2, 5, 10) if highest / (power * times) <= at_most)
+def round_ticks(highest: float, max_count: int) -> list[float]:
+    """Return round numbers from 0 to ``highest`` (positive): 0 and at most ``max_count`` others."""
+    power = 10.0 ** (floor(log10(highest / max_count)))
+    step = next(power * times for times in (1, 2, 5, 10) if highest / (power * times) <= max_count)
     return [format_number * step for format_number in range(floor(highest / step + 1e-9) + 1)]
 
 
-def axis_ticks(highest: float, at_most: int) -> list[dict[str, str]]:
+def axis_ticks(highest: float, max_count: int) -> list[dict[str, str]]:
     """Return position, label and alignment of each tick of a horizontal axis. No label extends beyond the chart."""
-    values = round_ticks(highest, at_most)
+    values = round_ticks(highest, max_count)
     anchors = ["start", *(["middle"] * (len(values) - 1))]
     if len(values) > 1 and values[-1] > EDGE_SHARE * highest:
         anchors[-1] = "end"

@@ -43,7 +43,7 @@ class Artifact(StrictModel):
         return f"the data {self.name.partition('?')[0]}" if self.kind == "data" else f"the {self.kind} of {self.name}"
 
 
-def artifacts_of(spec: RowSpec, data: Artifact | None = None) -> tuple[Artifact, ...]:
+def required_artifacts(spec: RowSpec, data: Artifact | None = None) -> tuple[Artifact, ...]:
     """Return the artifacts that the row reads: files of the hub, and ``data`` if the row reads the user's data."""
     settings, hub = spec.settings, spec.base_model.hub
     pretrained, real = spec.weights == "pretrained", spec.data != SYNTHETIC and settings.dataset != CONSTANT_DATASET

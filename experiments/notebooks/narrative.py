@@ -20,13 +20,13 @@ from experiments.results.run_folder import RUN_FILE, Run, RunFolder
 from experiments.results.schema import Result
 from experiments.results.wording import OUTCOMES
 from experiments.suites.suite import Claim, Row, suite_named
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
 COMMAND = (sys.executable, "-u", "-m", "experiments")
 AUTO = "auto"
 PINNED = ("card", "size", "length", "weights", "input", "run_id")
-EVIDENCE = CODE / "experiments" / "evidence"
-ENGINES = CODE / "experiments" / "training" / "engines"
+EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
+ENGINES = CODE_FOLDER / "experiments" / "training" / "engines"
 
 
 class Lab:
@@ -163,7 +163,9 @@ def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
     """Run one row with the command line, print its output while it runs, and return the exit code."""
     options = [part for key, value in choices.items() for part in (f"--{key.replace('_', '-')}", value)]
     command = [*COMMAND, "run", name, "--row", row, "--results", str(place), *options]
-    with subprocess.Popen(command, cwd=CODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=CODE_FOLDER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)

@@ -16,21 +16,21 @@ class HasMargin(Protocol):
         """Return the free memory of the card; negative if memory is missing."""
 
 
-P = TypeVar("P", bound=HasMargin)
+PredictionT = TypeVar("P", bound=HasMargin)
 
 
-class BatchSearch(Generic[P]):
+class BatchSearch(Generic[PredictionT]):
     """Search over the batch size. The free memory falls approximately linearly with the batch size.
 
     predictions: the predictions so far, by batch size.
     """
 
-    def __init__(self, batch: int, predict: Callable[[Sequence[int]], Sequence[P]]) -> None:
+    def __init__(self, batch: int, predict: Callable[[Sequence[int]], Sequence[PredictionT]]) -> None:
         self._predict = predict
         first_two = (batch, batch // 2 or 2)
         self.predictions = dict(zip(first_two, predict(first_two), strict=True))
 
-    def predict_batch(self, batch: int) -> P:
+    def predict_batch(self, batch: int) -> PredictionT:
         """Return the prediction of a batch size; predict it if it is new."""
         if batch not in self.predictions:
             (self.predictions[batch],) = self._predict([batch])

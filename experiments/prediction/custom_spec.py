@@ -145,33 +145,33 @@ def _reject_long_texts(seq: int, base_model: Model, name: str) -> None:
 
 def _resolve_model(model: str) -> tuple[Model | None, str]:
     """Return the custom model (None for a model of models.yaml) and its name."""
-    path, where = Path(model), f"--model {model}"
+    path, option_text = Path(model), f"--model {model}"
     if model in models():
         return None, model
     if model.endswith(".json") or path.is_file():
         name = path.parent.resolve().name if path.stem == "config" else path.stem
-        return _parse_config(_read_text(path, where), where), name
+        return _parse_config(_read_text(path, option_text), option_text), name
     if HUB_ID.fullmatch(model):
-        return _parse_config(_download_config(model), where), model
-    raise InputError(f"{where}: unknown; allowed: {MODEL_HELP}; models.yaml has {', '.join(models())}")
+        return _parse_config(_download_config(model), option_text), model
+    raise InputError(f"{option_text}: unknown; allowed: {MODEL_HELP}; models.yaml has {', '.join(models())}")
 
 
-def _read_text(path: Path, where: str) -> str:
+def _read_text(path: Path, option_text: str) -> str:
     try:
         return path.read_text()
     except UnicodeDecodeError:
-        raise InputError(f"{where}: not a JSON file: its content is not text") from None
+        raise InputError(f"{option_text}: not a JSON file: its content is not text") from None
     except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror}); allowed: {MODEL_HELP}") from None
+        raise InputError(f"{option_text}: cannot be read ({error.strerror}); allowed: {MODEL_HELP}") from None
 
 
-def _parse_config(text: str, where: str) -> Model:
+def _parse_config(text: str, option_text: str) -> Model:
     try:
         config: Any = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{where}: not a JSON file ({error})") from None
+        raise InputError(f"{option_text}: not a JSON file ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise InputError(f"{where}: not the config.json of a model: the key 'model_type' is missing")
+        raise InputError(f"{option_text}: not the config.json of a model: the key 'model_type' is missing")
     return Model(family="transformers", architecture=config)
 
 

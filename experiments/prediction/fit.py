@@ -18,8 +18,8 @@ DEFAULT_LORA_RANK = 16
 FSDP_GPU_COUNTS = (2, 4, 8)
 
 Predict = Callable[[Sequence[RowSpec]], list[Prediction]]
-C = TypeVar("C")
-A = TypeVar("A")
+ChangeT = TypeVar("C")
+AttemptT = TypeVar("A")
 
 
 class Change(NamedTuple):
@@ -98,8 +98,10 @@ def fits(attempt: Attempt) -> bool:
 
 
 def cheapest_pairs(
-    candidates: Sequence[C], combine: Callable[[C, C], C | None], keep_fitting: Callable[[Sequence[C]], list[A]]
-) -> list[A]:
+    candidates: Sequence[ChangeT],
+    combine: Callable[[ChangeT, ChangeT], ChangeT | None],
+    keep_fitting: Callable[[Sequence[ChangeT]], list[AttemptT]],
+) -> list[AttemptT]:
     """Return the pairs of changes that fit and whose more expensive change is as cheap as possible; empty if none fits.
 
     candidates: single changes, cheapest first. combine: returns two changes as one, or None if they exclude each other.
@@ -175,7 +177,7 @@ def _try_changes(spec: RowSpec, candidates: Sequence[Change], predict: Predict) 
     try:
         found: list[Prediction | str] = [*predict(specs)]
     except InputError:
-        found = [_predict_or_reason(one, predict) for one in specs]
+        found = [_predict_or_explain(one, predict) for one in specs]
     return tuple(
         Attempt(change=change.name, cost=change.cost, prediction=None, reason=one)
         if isinstance(one, str)
@@ -184,7 +186,7 @@ def _try_changes(spec: RowSpec, candidates: Sequence[Change], predict: Predict) 
     )
 
 
-def _predict_or_reason(spec: RowSpec, predict: Predict) -> Prediction | str:
+def _predict_or_explain(spec: RowSpec, predict: Predict) -> Prediction | str:
     try:
         return predict([spec])[0]
     except InputError as problem:

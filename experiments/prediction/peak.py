@@ -54,18 +54,20 @@ class MemoryTags:
         return before[-1], steps, max(0, before[since:].count("forward") - 1)
 
 
-def peak_shares(phantom: Phantom, tags: MemoryTags, unlimited: Replay) -> Shares:
+def peak_shares(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) -> Shares:
     """Return the parts of the peak in GiB. Bytes that the allocator adds by rounding count as activations."""
     phantom.tag_untagged(tags.last_tagged_event, BUFFERS)
-    by_name = dict(zip(CATEGORIES, phantom.bytes_by_category(unlimited.peak_event, len(CATEGORIES)), strict=True))
+    by_name = dict(
+        zip(CATEGORIES, phantom.bytes_by_category(unlimited_replay.peak_event, len(CATEGORIES)), strict=True)
+    )
     tagged = {part.field: by_name[part.key] for part in TAGGED_PARTS}
-    activations = unlimited.peak_allocated - sum(tagged.values())
+    activations = unlimited_replay.peak_allocated - sum(tagged.values())
     return Shares(**{field: size / GIB for field, size in tagged.items()}, activations_gib=activations / GIB)
 
 
-def needed_bytes(phantom: Phantom, unlimited: Replay) -> int:
+def needed_bytes(phantom: Phantom, unlimited_replay: Replay) -> int:
     """Return the smallest capacity in bytes with which the training completes, with an error of at most 0.2 %."""
-    low, high = unlimited.peak_allocated - 1, unlimited.peak_reserved
+    low, high = unlimited_replay.peak_allocated - 1, unlimited_replay.peak_reserved
     while high - low > high // 500:
         middle = (low + high) // 2
         if phantom.replay(middle).failed_event is None:
@@ -75,16 +77,16 @@ def needed_bytes(phantom: Phantom, unlimited: Replay) -> int:
     return high
 
 
-def failure_in_replay(limited: Replay, tags: MemoryTags) -> Failure | None:
-    """Return where the training ran out of memory in the replay ``limited``; None if it completed."""
-    if limited.failed_event is None:
+def failure_in_replay(limited_replay: Replay, tags: MemoryTags) -> Failure | None:
+    """Return where the training ran out of memory in the replay ``limited_replay``; None if it completed."""
+    if limited_replay.failed_event is None:
         return None
-    phase, step, micro_step = tags.position_at(limited.failed_event)
+    phase, step, micro_step = tags.position_at(limited_replay.failed_event)
     return Failure(
         phase=phase,
         step=step,
         micro_step=micro_step,
-        requested_gib=limited.requested / GIB,
+        requested_gib=limited_replay.requested / GIB,
         kind="OutOfMemoryError",
-        message=f"{limited.requested / GIB:.2f} GiB more does not fit",
+        message=f"{limited_replay.requested / GIB:.2f} GiB more does not fit",
     )

@@ -25,7 +25,7 @@ from experiments.suites.models import Model
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Row, Suite
-from experiments.system.files import CODE, write_atomically
+from experiments.system.files import CODE_FOLDER, write_atomically
 from experiments.system.processes import process_group
 
 PREDICTION_FOLDER = Path(__file__).parent
@@ -128,9 +128,9 @@ def _group_by_kernels(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
     ]
 
 
-def _cache_key(spec: RowSpec, traced: RowSpec) -> str:
-    """Return the cache key of a row that is traced on the card of ``traced``, which may have more multiprocessors."""
-    card, shared = card_named(spec.card).model_dump_json(), str(card_named(traced.card).multiprocessors)
+def _cache_key(spec: RowSpec, traced_spec: RowSpec) -> str:
+    """Return the cache key of a row; ``traced_spec`` has the card of the trace, which may have more multiprocessors."""
+    card, shared = card_named(spec.card).model_dump_json(), str(card_named(traced_spec.card).multiprocessors)
     parts = [spec.fingerprint, card, shared, code_sha256(), _prediction_code_sha256(), *_library_versions()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -194,7 +194,7 @@ def _run_tracer(cache: Path, workers: int, jobs: list[dict[str, Any]], log: int)
     """Start the tracer with its jobs; kill it and its forks when the body ends."""
     command = [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)]
     with process_group(
-        command, cwd=CODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        command, cwd=CODE_FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
     ) as tracer:
         assert tracer.stdin is not None
         tracer.stdin.write("".join(json.dumps(job) + "\n" for job in jobs))

@@ -80,22 +80,24 @@ class TraceProgress:
     """Callback that prints one line for each traced row, and nothing for cached rows."""
 
     def __init__(self, total: int, print_line: PrintLine) -> None:
-        self._total, self._say = total, print_line
-        self._done = self._traced = 0
-        self._begun = time.monotonic()
+        self._total, self._print_line = total, print_line
+        self._done_count = self._traced_count = 0
+        self._started = time.monotonic()
 
     def __call__(self, spec: RowSpec, prediction: Prediction, cached: bool) -> None:
-        self._done += 1
+        self._done_count += 1
         if cached:
             return
-        self._traced += 1
-        each_s = (time.monotonic() - self._begun) / self._traced
+        self._traced_count += 1
+        each_s = (time.monotonic() - self._started) / self._traced_count
         left = (
-            f", about {clock(max(1.0, each_s * (self._total - self._done)))} left" if self._done < self._total else ""
+            f", about {clock(max(1.0, each_s * (self._total - self._done_count)))} left"
+            if self._done_count < self._total
+            else ""
         )
         found = f"{prediction.predicted_outcome}, peak {prediction.peak_gib:.2f} GiB"
         what = f"{row_label(spec)}, batch {spec.settings.batch_size}, on {spec.card}"
-        self._say(f"predicted {what}: {found} ({self._done} of {self._total}{left})")
+        self._print_line(f"predicted {what}: {found} ({self._done_count} of {self._total}{left})")
 
 
 def reject_if_parameters_exceed_card(prediction: Prediction) -> None:

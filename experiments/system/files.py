@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 GIB = 1024**3
-CODE = Path(__file__).resolve().parents[2]
+CODE_FOLDER = Path(__file__).resolve().parents[2]
 """The folder with the packages experiments and provision."""
 
 

@@ -42,9 +42,9 @@ def find_tagged(variable: str, value: str | None = None) -> list[psutil.Process]
     return tagged
 
 
-def kill_tagged(variable: str, value: str, within_s: float) -> list[int]:
-    """Kill tagged processes until none is left; return the ids of those that still run after ``within_s`` seconds."""
-    deadline = time.monotonic() + within_s
+def kill_tagged(variable: str, value: str, timeout_s: float) -> list[int]:
+    """Kill tagged processes until none is left; return the ids of those that still run after ``timeout_s`` seconds."""
+    deadline = time.monotonic() + timeout_s
     while (alive := find_tagged(variable, value)) and time.monotonic() < deadline:
         for process in alive:
             with suppress(psutil.Error):

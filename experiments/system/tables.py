@@ -51,21 +51,21 @@ class Table:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._title:
             yield Text.assemble(self._title, style="bold")
-        filled = [i for i, _ in enumerate(self._columns) if i == 0 or any(row[i] for row in self._rows)]
-        shown = self._fitting_columns(filled, options.max_width)
-        if shown is None:
-            yield from self._blocks(filled)
+        filled_columns = [i for i, _ in enumerate(self._columns) if i == 0 or any(row[i] for row in self._rows)]
+        shown_columns = self._fitting_columns(filled_columns, options.max_width)
+        if shown_columns is None:
+            yield from self._blocks(filled_columns)
             return
-        yield self._grid(shown, options.max_width)
-        if hidden := [self._columns[i].name for i in filled if i not in shown]:
+        yield self._grid(shown_columns, options.max_width)
+        if hidden := [self._columns[i].name for i in filled_columns if i not in shown_columns]:
             yield Text(f"not shown at this width: {', '.join(hidden)}", "dim")
 
-    def _fitting_columns(self, filled: list[int], width: int) -> list[int] | None:
+    def _fitting_columns(self, filled_columns: list[int], width: int) -> list[int] | None:
         """Return the columns to show, without optional ones that do not fit; None if the others do not fit either."""
-        for limit in sorted({self._columns[i].optional for i in filled}, reverse=True):
-            shown = [i for i in filled if self._columns[i].optional <= limit]
-            if sum(map(self._minimum_width, shown)) + COLUMN_GAP * (len(shown) - 1) <= width:
-                return shown
+        for limit in sorted({self._columns[i].optional for i in filled_columns}, reverse=True):
+            shown_columns = [i for i in filled_columns if self._columns[i].optional <= limit]
+            if sum(map(self._minimum_width, shown_columns)) + COLUMN_GAP * (len(shown_columns) - 1) <= width:
+                return shown_columns
         return None
 
     def _cells(self, column: int) -> list[Text]:
@@ -82,7 +82,7 @@ class Table:
         words = (Text(word).cell_len for cell in self._cells(column) for word in cell.plain.split())
         return max(min(natural, MIN_PROSE_WIDTH), max(words, default=0))
 
-    def _grid(self, shown: list[int], width: int) -> RichTable:
+    def _grid(self, shown_columns: list[int], width: int) -> RichTable:
         columns = [
             RichColumn(
                 Text(self._columns[i].name),
@@ -91,28 +91,28 @@ class Table:
                 no_wrap=not self._columns[i].prose,
                 overflow="fold",
             )
-            for i, size in zip(shown, self._widths(shown, width), strict=True)
+            for i, size in zip(shown_columns, self._widths(shown_columns, width), strict=True)
         ]
         grid = RichTable(*columns, box=SIMPLE_HEAD, padding=(0, COLUMN_GAP - 1, 0, 0), pad_edge=False, show_edge=False)
         for row in self._rows:
-            grid.add_row(*(row[i] for i in shown))
+            grid.add_row(*(row[i] for i in shown_columns))
         return grid
 
-    def _widths(self, shown: list[int], width: int) -> list[int]:
+    def _widths(self, shown_columns: list[int], width: int) -> list[int]:
         """Return the width of each column: its minimum, plus a share of the remaining width for columns of prose."""
-        sizes = [self._minimum_width(i) for i in shown]
-        rest = width - sum(sizes) - COLUMN_GAP * (len(shown) - 1)
-        short = [self._natural_width(i) - size for i, size in zip(shown, sizes, strict=True)]
-        for order, place in enumerate(sorted(range(len(shown)), key=lambda place: short[place])):
-            more = min(short[place], rest // (len(shown) - order))
+        sizes = [self._minimum_width(i) for i in shown_columns]
+        rest = width - sum(sizes) - COLUMN_GAP * (len(shown_columns) - 1)
+        short = [self._natural_width(i) - size for i, size in zip(shown_columns, sizes, strict=True)]
+        for order, place in enumerate(sorted(range(len(shown_columns)), key=lambda place: short[place])):
+            more = min(short[place], rest // (len(shown_columns) - order))
             sizes[place] += more
             rest -= more
         return sizes
 
-    def _blocks(self, filled: list[int]) -> RenderResult:
+    def _blocks(self, filled_columns: list[int]) -> RenderResult:
         """Yield each row as a block: the first cell, one line with all numbers, and a line for each other cell."""
-        numbers = [i for i in filled[1:] if self._columns[i].number]
-        others = [i for i in filled[1:] if i not in numbers]
+        numbers = [i for i in filled_columns[1:] if self._columns[i].number]
+        others = [i for i in filled_columns[1:] if i not in numbers]
         margin = max((Text(self._columns[i].name).cell_len for i in others), default=0)
         for row in self._rows:
             yield Text.assemble(row[0], style="bold", overflow="fold")

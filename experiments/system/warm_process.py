@@ -96,13 +96,13 @@ class WarmProcess:
         while True:
             key = self._selector.select()[0][0]  # only the first: handling it may close the others
             if key.data is not None:
-                self._report(key.data)
+                self._report_exit(key.data)
             elif key.fileobj is self._listener:
                 self._selector.register(self._listener.accept()[0], selectors.EVENT_READ)
-            elif isinstance(connection := key.fileobj, socket.socket) and (request := self._read(connection)):
+            elif isinstance(connection := key.fileobj, socket.socket) and (request := self._handle_message(connection)):
                 return request
 
-    def _read(self, connection: socket.socket) -> StartRequest | None:
+    def _handle_message(self, connection: socket.socket) -> StartRequest | None:
         """Start the requested process, or kill the process whose connection is closed.
 
         Returns the request in the started process, else None.
@@ -115,9 +115,9 @@ class WarmProcess:
             self._close_connection(connection)
             return None
         request = StartRequest(**json.loads(message), outputs=(descriptors[0], descriptors[1]))
-        return request if self._start(request, connection) else None
+        return request if self._start_requested(request, connection) else None
 
-    def _start(self, request: StartRequest, connection: socket.socket) -> bool:
+    def _start_requested(self, request: StartRequest, connection: socket.socket) -> bool:
         """Start the process; return True in the started process."""
         if not fits_environment_memory(request.environment):
             self._close_connection(connection)
@@ -132,7 +132,7 @@ class WarmProcess:
         _send_number(connection, pid)
         return False
 
-    def _report(self, started: StartedProcess) -> None:
+    def _report_exit(self, started: StartedProcess) -> None:
         """Report the exit code of a process that has ended."""
         self._selector.unregister(started.pidfd)
         os.close(started.pidfd)
@@ -143,7 +143,7 @@ class WarmProcess:
     def _close_connection(self, connection: socket.socket) -> None:
         if started := self._started.get(connection):
             os.kill(started.pid, signal.SIGKILL)
-            self._report(started)
+            self._report_exit(started)
         with suppress(KeyError, ValueError):
             self._selector.unregister(connection)
         connection.close()

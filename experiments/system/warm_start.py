@@ -23,7 +23,7 @@ from typing import Protocol
 from experiments.system import signals
 from experiments.system.warm_process import MESSAGE_BYTES, READY_SUFFIX
 
-WARM_VARIABLE = "TESTBED_WARM"
+WARM_SOCKET_VARIABLE = "TESTBED_WARM"
 MODULE = "experiments.system.warm_start"
 POLL_INTERVAL_S = 0.05
 
@@ -72,16 +72,17 @@ def start_process(
     command: Sequence[str],
     environment: Mapping[str, str],
     output: int,
-    patient: bool = False,
+    wait_for_imports: bool = False,
     preexec: Callable[[], None] | None = None,
 ) -> Process:
     """Start `python -u -m COMMAND` in a new session, with its output written to the file descriptor ``output``.
 
-    The warm process that ``environment`` names starts it if its imports are complete; ``patient`` waits for them. A new
-    interpreter calls ``preexec`` first. A fork of the warm process gets the OOM score of this process instead.
+    The warm process that ``environment`` names starts it if its imports are complete. With ``wait_for_imports``, this
+    function waits for them. A new interpreter calls ``preexec`` first. A fork of the warm process gets the OOM score of
+    this process instead.
     """
     with suppress(WarmProcessUnavailable):
-        if patient or is_ready(environment):
+        if wait_for_imports or is_ready(environment):
             return start_in_warm_process(command, environment, (output, output))
     return subprocess.Popen(
         [sys.executable, "-u", "-m", *command],
@@ -106,7 +107,7 @@ def start_in_warm_process(
     }
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        connection.connect(environment[WARM_VARIABLE])
+        connection.connect(environment[WARM_SOCKET_VARIABLE])
         socket.send_fds(connection, [json.dumps(request).encode()], outputs)
         pid = int(_receive_message(connection))
     except (KeyError, OSError, ValueError) as error:
@@ -122,7 +123,7 @@ def module_prefix(environment: Mapping[str, str]) -> list[str]:
 
 def is_ready(environment: Mapping[str, str]) -> bool:
     """Return True if the imports of the warm process that ``environment`` names are complete."""
-    return os.path.exists(environment.get(WARM_VARIABLE, "") + READY_SUFFIX)
+    return os.path.exists(environment.get(WARM_SOCKET_VARIABLE, "") + READY_SUFFIX)
 
 
 def _receive_message(connection: socket.socket, flags: int = 0) -> bytes:

@@ -19,7 +19,7 @@ HOST_OOM_MESSAGE = re.compile(
 REQUESTED_SIZE = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)")
 
 
-def outcome_of(error: BaseException) -> Outcome:
+def classify_error(error: BaseException) -> Outcome:
     """Return 'oom' if GPU memory ran out, 'host_oom' for host memory, else the outcome of the cause, or 'error'."""
     import torch  # imported here: the worker only classifies text, and starts seconds faster without torch
 
@@ -27,11 +27,11 @@ def outcome_of(error: BaseException) -> Outcome:
         return "oom"
     if isinstance(error, MemoryError):
         return "host_oom"
-    outcome = outcome_of_text(str(error)) if isinstance(error, RuntimeError | OSError) else "error"
-    return outcome_of(error.__cause__) if outcome == "error" and error.__cause__ else outcome
+    outcome = classify_text(str(error)) if isinstance(error, RuntimeError | OSError) else "error"
+    return classify_error(error.__cause__) if outcome == "error" and error.__cause__ else outcome
 
 
-def outcome_of_text(text: str) -> Outcome:
+def classify_text(text: str) -> Outcome:
     """Return the outcome that a message of the kernel or a library indicates; 'error' if it is unknown."""
     if GPU_OOM_MESSAGE.search(text):
         return "oom"

@@ -24,7 +24,7 @@ from experiments.system.signals import exit_with_parent
 from experiments.training.device import open_device, process_gpus
 from experiments.training.distributed.local_node import PID_FILE
 from experiments.training.distributed.ranks import LAUNCHER_PID_VARIABLE
-from experiments.training.failures import describe_outcome, outcome_of, requested_gib
+from experiments.training.failures import classify_error, describe_outcome, requested_gib
 from experiments.training.measure.meters import CudaMeter, Meter, StorageMeter
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.step_profile import StepProfile
@@ -52,7 +52,7 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
         raise
     except Exception as error:
         traceback.print_exc()
-        outcome, failure = outcome_of(error), failure_of(error, probe)
+        outcome, failure = classify_error(error), build_failure(error, probe)
     memory = probe.memory()
     return Measured(
         rank=int(os.environ.get("RANK", 0)),
@@ -79,7 +79,7 @@ def gpu_may_wait(spec: RowSpec) -> bool:
     return spec.settings.ranks > 1 or "offload" in spec.settings.strategy
 
 
-def failure_of(error: Exception, probe: Probe) -> Failure:
+def build_failure(error: Exception, probe: Probe) -> Failure:
     """Return a record of ``error`` with the phase and step of the training."""
     return Failure(
         phase=probe.phase,

@@ -49,7 +49,7 @@ from experiments.system.logs import describe_signal, error_line, last_lines, loc
 from experiments.training.distributed.local_node import prefer_oom_kill
 from experiments.training.distributed.merge import LOST_NODE_KIND, merge_ranks, root_failure, slowest_progress
 from experiments.training.distributed.ranks import CODES_FILE, Ranks
-from experiments.training.failures import describe_outcome, outcome_of_text, requested_gib
+from experiments.training.failures import classify_text, describe_outcome, requested_gib
 from experiments.training.measure.telemetry import TelemetrySampler
 
 LOG_TAIL_BYTES = 20_000
@@ -206,9 +206,9 @@ def _infer_measurements(ranks: Ranks, rank: int, codes: dict[int, int], limit: s
     code = codes.get(rank, -signal.SIGTERM)
     progress = read_progress(ranks.folder(rank))
     memory = progress.memory if progress else Memory()
-    lost = ranks.lost(rank)
+    lost = ranks.lost_reason(rank)
     text = lost or _read_log_end(ranks.log(rank))
-    outcome: Outcome = "timeout" if limit else "host_oom" if oom_killed and code == -9 else outcome_of_text(text)
+    outcome: Outcome = "timeout" if limit else "host_oom" if oom_killed and code == -9 else classify_text(text)
     failure = Failure(
         phase=progress.phase if progress else "load",
         step=progress.step if progress else None,

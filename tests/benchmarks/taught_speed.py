@@ -32,7 +32,7 @@ from experiments.system.files import GIB, write_atomically
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
 from experiments.training.device import open_device
 from experiments.training.distributed.ranks import LOCAL_ADDRESS, free_port
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 from experiments.training.measure.step_timer import StepTimer
 from experiments.training.models.litgpt import build_litgpt
 from experiments.training.models.optimizers import build_optimizer
@@ -82,7 +82,7 @@ def run_as_rank(spec: RowSpec, out: Path) -> None:
     settings = spec.settings
     model = build_litgpt(spec, torch.device(device.kind))
     texts = open_texts(spec, model.config.vocab_size)
-    schedule = schedule_of(spec, batches_per_epoch(spec, texts))
+    schedule = build_schedule(spec, batches_per_epoch(spec, texts))
     watch = Stopwatch(device.kind == "cuda")
     strategy = DDPStrategy() if settings.strategy == "ddp" else FSDPStrategy(sharding_strategy="FULL_SHARD")
     trainer = L.Trainer(

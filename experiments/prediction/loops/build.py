@@ -141,14 +141,14 @@ def _add_adapters(model: Any, job: LoopJob, lora: LoopLora) -> Any:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=job.checkpointing)
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
 
-    def adapted(dropout: float) -> Any:
+    def add_with_dropout(dropout: float) -> Any:
         config = LoraConfig(r=lora.r, lora_alpha=2 * lora.r, lora_dropout=dropout, target_modules=targets)
         return get_peft_model(model, config)
 
     if lora.dropout is None and _has_experts(model):
-        return adapted(0.0)
+        return add_with_dropout(0.0)
     try:
-        return adapted(LORA_DROPOUT if lora.dropout is None else lora.dropout)
+        return add_with_dropout(LORA_DROPOUT if lora.dropout is None else lora.dropout)
     except ValueError as error:
         raise InputError(f"--lora-targets {lora.targets}, --lora-dropout {lora.dropout}: {error}") from None
 

@@ -19,42 +19,42 @@ Sample = dict[str, torch.Tensor]
 def make_sample(model: Any, job: LoopJob) -> Sample:
     """Return one sample without a batch dimension. Raises InputError for unknown inputs or a missing loss."""
     config, names = model.config, input_names(model)
-    found = _make_inputs(config, names, job)
+    inputs = _make_inputs(config, names, job)
     kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
-    if not found:
+    if not inputs:
         raise InputError(
             f"{kind}: unknown inputs ({', '.join(names[:4])}); write a "
             "training script and trace it with `testbed predict -- python FILE`"
         )
     if "labels" in names:
-        found["labels"] = _make_labels(config, kind, found, job)
+        inputs["labels"] = _make_labels(config, kind, inputs, job)
     elif {"start_positions", "end_positions"} <= set(names):
-        found |= {"start_positions": torch.tensor(1), "end_positions": torch.tensor(2)}
+        inputs |= {"start_positions": torch.tensor(1), "end_positions": torch.tensor(2)}
     elif "return_loss" not in names:
         raise InputError(
             f"{kind}: has no loss; use --model-class with a class that has one, such as a class ...ForCausalLM"
         )
-    return found
+    return inputs
 
 
 def _make_inputs(config: Any, names: list[str], job: LoopJob) -> Sample:
-    found: Sample = {}
+    inputs: Sample = {}
     if "input_ids" in names:
-        found["input_ids"] = _make_text(job.seq, config)
+        inputs["input_ids"] = _make_text(job.seq, config)
     if "pixel_values" in names and "input_ids" not in names:
-        found["pixel_values"] = _make_image(config)
+        inputs["pixel_values"] = _make_image(config)
     if "pixel_values" in names and ("return_loss" in names or config.model_type in IMAGE_MODEL_TYPES):
-        found["pixel_values"] = _make_image(config.vision_config)
+        inputs["pixel_values"] = _make_image(config.vision_config)
     if config.model_type == "blip-2":
         if config.image_token_index is None:
             config.image_token_index = config.get_text_config().vocab_size - 1
         pictures = torch.full((config.num_query_tokens,), config.image_token_index)
-        found["input_ids"] = torch.cat([pictures, found["input_ids"]])
+        inputs["input_ids"] = torch.cat([pictures, inputs["input_ids"]])
     if "input_features" in names:
-        found["input_features"] = _make_spectrum(config)
+        inputs["input_features"] = _make_spectrum(config)
     if "input_values" in names:
-        found["input_values"] = _make_sound(config)
-    return found
+        inputs["input_values"] = _make_sound(config)
+    return inputs
 
 
 def _make_spectrum(config: Any) -> torch.Tensor:
@@ -76,12 +76,12 @@ def _make_image(config: Any) -> torch.Tensor:
     return torch.randn(getattr(config, "num_channels", 3), height, width)
 
 
-def _make_labels(config: Any, kind: str, found: Sample, job: LoopJob) -> torch.Tensor:
+def _make_labels(config: Any, kind: str, inputs: Sample, job: LoopJob) -> torch.Tensor:
     if "Classification" in kind and "Token" not in kind:
         return torch.tensor(1)
     if config.is_encoder_decoder or kind.endswith("ForCTC"):
-        return _make_text(job.target_seq or (job.seq if "input_ids" in found else TRANSCRIPT_TOKENS), config)
-    return found["input_ids"].clone() if "input_ids" in found else torch.tensor(1)
+        return _make_text(job.target_seq or (job.seq if "input_ids" in inputs else TRANSCRIPT_TOKENS), config)
+    return inputs["input_ids"].clone() if "input_ids" in inputs else torch.tensor(1)
 
 
 def _make_text(length: int, config: Any) -> torch.Tensor:

@@ -64,11 +64,11 @@ class StreamContext:
 
     def __enter__(self) -> None:
         if self._stream is not None:
-            self._before = self._phantom.set_stream(self._stream.stream_id)
+            self._previous_stream = self._phantom.set_stream(self._stream.stream_id)
 
     def __exit__(self, *_: Any) -> None:
         if self._stream is not None:
-            self._phantom.set_stream(self._before)
+            self._phantom.set_stream(self._previous_stream)
 
 
 class DeviceContext:

@@ -51,7 +51,7 @@ class Phantom:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        self._before_large = NO_CALLBACK
+        self._large_allocation_callback = NO_CALLBACK
 
     def install(self, kernels: Kernels) -> None:
         """Use the kernels of a card."""
@@ -117,8 +117,8 @@ class Phantom:
 
     def on_large_allocation(self, callback: Callable[[], None] | None) -> None:
         """Call ``callback`` before each allocation of 1 MiB or more, in the allocating thread; None stops that."""
-        self._before_large = CALLBACK_TYPE(callback) if callback else NO_CALLBACK
-        self._library.phantom_on_large_allocation(self._before_large)
+        self._large_allocation_callback = CALLBACK_TYPE(callback) if callback else NO_CALLBACK
+        self._library.phantom_on_large_allocation(self._large_allocation_callback)
 
     def count_host_memory(self) -> None:
         """Count tensor bytes on the host from now on; tensors of 16 MiB and more get addresses without memory."""

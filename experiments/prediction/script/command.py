@@ -34,11 +34,11 @@ class LaunchCommand(NamedTuple):
     arguments: tuple[str, ...]
 
 
-def parse_command(words: Sequence[str]) -> Program | LaunchCommand:
+def parse_command(command: Sequence[str]) -> Program | LaunchCommand:
     """Return the program or the launcher of a command. Raises InputError for a command that is not Python."""
-    if not words:
+    if not command:
         raise InputError(f"no command after --; allowed: {ALLOWED_COMMANDS}")
-    name, *rest = words
+    name, *rest = command
     program = Path(name).name
     if PYTHON_NAME.fullmatch(program):
         return _parse_python(rest)
@@ -51,24 +51,24 @@ def parse_command(words: Sequence[str]) -> Program | LaunchCommand:
     return _parse_file(name, rest)
 
 
-def _parse_python(words: Sequence[str]) -> Program | LaunchCommand:
+def _parse_python(command: Sequence[str]) -> Program | LaunchCommand:
     """Return the program or launcher of `python WORDS`; options of python itself are ignored."""
     place = 0
-    while place < len(words) and words[place].startswith("-") and words[place] != "-m":
-        option = words[place]
+    while place < len(command) and command[place].startswith("-") and command[place] != "-m":
+        option = command[place]
         if option in ("-", "-c"):
             raise InputError(f"python {option}: not supported; allowed: {ALLOWED_COMMANDS}")
         place += 2 if option in ("-W", "-X") else 1
         if not option.startswith("--") and not set(option[1:]) <= PYTHON_FLAGS and option[1] not in "WX":
             raise InputError(f"python {option}: unknown option")
-    if place == len(words):
+    if place == len(command):
         raise InputError(f"python: a program is missing; allowed: {ALLOWED_COMMANDS}")
-    if words[place] != "-m":
-        return _parse_file(words[place], words[place + 1 :])
-    module = words[place + 1 : place + 2]
+    if command[place] != "-m":
+        return _parse_file(command[place], command[place + 1 :])
+    module = command[place + 1 : place + 2]
     if not module:
         raise InputError("python -m: the name of a module is missing")
-    rest = tuple(words[place + 2 :])
+    rest = tuple(command[place + 2 :])
     if module[0] in ("torch.distributed.run", "torch.distributed.launch"):
         return LaunchCommand("torchrun", rest)
     if module[0] == "accelerate.commands.launch":

@@ -28,7 +28,7 @@ class PhantomGpu:
         self._prediction: ScriptPrediction | None = None
 
     @property
-    def build_prediction(self) -> ScriptPrediction:
+    def prediction(self) -> ScriptPrediction:
         """Return the complete prediction. Raises InputError until the block has ended."""
         if self._prediction is None:
             raise InputError("phantom(): the prediction is available only after the block")
@@ -83,10 +83,10 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
     from experiments.prediction.script.traced.lines import LineTracker
     from experiments.prediction.script.traced.watch import TrainingWatcher
 
-    def enough() -> None:
+    def raise_enough_steps() -> None:
         raise EnoughSteps
 
-    watcher = TrainingWatcher(MemoryTags(device), sys.maxsize if steps is None else steps, enough)
+    watcher = TrainingWatcher(MemoryTags(device), sys.maxsize if steps is None else steps, raise_enough_steps)
     lines = LineTracker(device, _program_folder())
     watcher.install()
     lines.start()

@@ -39,10 +39,10 @@ class ExecutionPlace(NamedTuple):
     command_prefix: tuple[str, ...] = ()
     folder_mapping: tuple[str, str] = ("", "")
 
-    def translate_command(self, words: Sequence[str]) -> list[str]:
+    def translate_command(self, command: Sequence[str]) -> list[str]:
         """Return the command with absolute paths of the working folder replaced by paths of the copy."""
         source, copy = self.folder_mapping
-        return [copy + word[len(source) :] if source and word.startswith(f"{source}/") else word for word in words]
+        return [copy + word[len(source) :] if source and word.startswith(f"{source}/") else word for word in command]
 
 
 @contextmanager

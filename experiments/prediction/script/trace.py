@@ -16,7 +16,7 @@ from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.sandbox import ExecutionPlace, describe_place, sandbox
 from experiments.suites.attention_kernels import alike
-from experiments.system.files import CODE, cache_folder
+from experiments.system.files import CODE_FOLDER, cache_folder
 from experiments.system.packages import require_packages
 from experiments.system.processes import process_group
 
@@ -97,4 +97,4 @@ def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> ScriptPredicti
 
 def _python_path() -> str:
     """Return PYTHONPATH with this program's folder added, so that the process can import it from any directory."""
-    return os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(CODE)])
+    return os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(CODE_FOLDER)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from experiments.system import processes, warm_start
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
 NOTEBOOK_MODULE = "experiments.runners.local.row_notebook"
 ROW_VARIABLE = "TESTBED_ROW"
@@ -34,7 +34,7 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm
 
 def environment_of_modules() -> dict[str, str]:
     """Return this process's environment for programs that run modules of this checkout from any folder."""
-    paths = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(CODE_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 

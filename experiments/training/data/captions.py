@@ -176,7 +176,7 @@ def build_caption_loader(
     spec: RowSpec,
     captions: CaptionDataset,
     collator: CaptionCollator,
-    longest_at: int | None,
+    longest_batch_index: int | None,
     context: BaseContext | None = None,
 ) -> DataLoader[Any]:
     """Return a loader of batches in the row's order. ``context`` starts its workers, at most two for a tiny model."""
@@ -185,7 +185,7 @@ def build_caption_loader(
     return DataLoader(
         captions,  # type: ignore[arg-type]
         batch_sampler=SeededBatchSampler(
-            words, spec.settings.batch_size, spec.settings.seed, longest_at, spec.settings.world_size
+            words, spec.settings.batch_size, spec.settings.seed, longest_batch_index, spec.settings.world_size
         ),
         num_workers=workers,
         multiprocessing_context=context if workers else None,

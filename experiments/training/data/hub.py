@@ -30,22 +30,22 @@ class SourceFiles:
 
 
 def fetch_files(
-    hub: str, patterns: Sequence[str] | None, what: str, kind: str = "model", **options: Any
+    hub: str, patterns: Sequence[str] | None, description: str, kind: str = "model", **options: Any
 ) -> SourceFiles:
     """Download the files of the repository ``hub`` that match ``patterns`` (None: all). A local folder is not copied.
 
     ``kind`` is the type of the repository. ``options`` are passed to snapshot_download. Raises InputError if the files
-    cannot be downloaded; ``what`` is their name in the message.
+    cannot be downloaded; ``description`` is their name in the message.
     """
     if not hub:
-        raise InputError(f"{what} of this model: no published version is known; allowed: a model of models.yaml")
+        raise InputError(f"{description} of this model: no published version is known; allowed: a model of models.yaml")
     if Path(hub).is_dir():
         return SourceFiles(Path(hub))
     try:
         allow_patterns = list(patterns) if patterns is not None else None
         folder = Path(snapshot_download(hub, repo_type=kind, allow_patterns=allow_patterns, **options))
     except (OSError, ValueError, httpx.HTTPError) as error:
-        raise InputError(f"{what} of {hub!r} cannot be loaded ({first_line(error)})") from None
+        raise InputError(f"{description} of {hub!r} cannot be loaded ({first_line(error)})") from None
     return SourceFiles(folder, commit=folder.name)
 
 
@@ -73,20 +73,22 @@ def cached_commit(hub: str, kind: str = "model") -> str | None:
     return next((revision.commit_hash for revision in revisions if "main" in revision.refs), None)
 
 
-def verify_checksums(source: SourceFiles, hub: str, what: str, kind: str = "model") -> SourceFiles:
+def verify_checksums(source: SourceFiles, hub: str, description: str, kind: str = "model") -> SourceFiles:
     """Compare the files of ``source`` with the hub's checksums, download mismatches once more, and return ``source``.
 
     Raises InputError if a file still does not match.
     """
-    if paths := _find_mismatches(source, hub, what, kind):
-        fetch_files(hub, paths, what, kind, revision=source.commit, force_download=True)
-        if paths := _find_mismatches(source, hub, what, kind):
-            raise InputError(f"{what} of {hub!r}: {paths[0]} does not match the hub's checksum after two downloads")
+    if paths := _find_mismatches(source, hub, description, kind):
+        fetch_files(hub, paths, description, kind, revision=source.commit, force_download=True)
+        if paths := _find_mismatches(source, hub, description, kind):
+            raise InputError(
+                f"{description} of {hub!r}: {paths[0]} does not match the hub's checksum after two downloads"
+            )
     return source
 
 
-def _find_mismatches(source: SourceFiles, hub: str, what: str, kind: str) -> list[str]:
+def _find_mismatches(source: SourceFiles, hub: str, description: str, kind: str) -> list[str]:
     try:
         return checksum_mismatches(hub, kind, source.commit)
     except (OSError, ValueError, httpx.HTTPError) as error:
-        raise InputError(f"{what} of {hub!r} cannot be verified against the hub ({first_line(error)})") from None
+        raise InputError(f"{description} of {hub!r} cannot be verified against the hub ({first_line(error)})") from None

@@ -49,14 +49,17 @@ def prepare_data(spec: RowSpec, config: Any, context: BaseContext | None = None)
         captions = open_captions(spec, config.vision_config.image_size)
         collator = build_caption_collator(spec, config, captions.texts)
         batches = len(captions.texts) // (settings.batch_size * settings.world_size)
-        return RowData(batches, lambda longest_at: build_caption_loader(spec, captions, collator, longest_at, context))
+        return RowData(
+            batches,
+            lambda longest_batch_index: build_caption_loader(spec, captions, collator, longest_batch_index, context),
+        )
     texts = open_texts(spec, image_token(config) if multimodal else config.get_text_config().vocab_size)
     collate: Collate = pad_texts
     if multimodal:
         collate = TextsWithImages(config.vision_config.image_size, build_placeholders(spec, config))
     return RowData(
         batches_per_epoch(spec, texts),
-        lambda longest_at: build_text_loader(spec, texts, longest_at, collate),
+        lambda longest_batch_index: build_text_loader(spec, texts, longest_batch_index, collate),
         texts.commit,
     )
 

@@ -127,14 +127,16 @@ def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
 
 
 def build_text_loader(
-    spec: RowSpec, texts: TextDataset, longest_at: int | None, collate: Collate = pad_texts
+    spec: RowSpec, texts: TextDataset, longest_batch_index: int | None, collate: Collate = pad_texts
 ) -> DataLoader[Any]:
-    """Return a loader of this rank's share of ``texts`` in the row's order. For longest_at see SeededBatchSampler.
+    """Return a loader of this rank's share of ``texts``. For longest_batch_index see SeededBatchSampler.
 
     The loader has no workers, because the texts are random or already in memory.
     """
     settings = spec.settings
-    sampler = SeededBatchSampler(texts.lengths, settings.batch_size, settings.seed, longest_at, settings.world_size)
+    sampler = SeededBatchSampler(
+        texts.lengths, settings.batch_size, settings.seed, longest_batch_index, settings.world_size
+    )
     return DataLoader(texts, batch_sampler=sampler, collate_fn=collate)
 
 

@@ -24,10 +24,10 @@ KILL_TIMEOUT_S = 15.0
 
 
 class NodeRanks(Protocol):
-    """The ranks of one node of a row. ``lost`` is the reason why the node can no longer report; '' if it can."""
+    """The ranks of one node of a row. ``lost_reason`` is the reason why the node can no longer report; '' if it can."""
 
     ranks: Sequence[int]
-    lost: str
+    lost_reason: str
 
     def code(self) -> int | None:
         """Return the exit code of the launcher; None while it runs."""
@@ -55,7 +55,7 @@ class LocalNodeRanks:
     variables. launcher: False if the command itself is the only rank.
     """
 
-    lost = ""
+    lost_reason = ""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class LocalNodeRanks:
         self._tag = f"{os.getpid()}-{time.monotonic_ns()}"
         variables = {RANKS_TAG: self._tag, "TMPDIR": self._scratch}
         self._process = warm_start.start_process(
-            command, {**os.environ, **variables, **environment}, log, patient=True, preexec=prefer_oom_kill
+            command, {**os.environ, **variables, **environment}, log, wait_for_imports=True, preexec=prefer_oom_kill
         )
 
     def code(self) -> int | None:

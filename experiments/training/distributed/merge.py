@@ -6,7 +6,7 @@ from statistics import mean
 from experiments.results.schema import Measured, Outcome, Progress, Speed
 
 SEVERITY: tuple[Outcome, ...] = ("timeout", "oom", "host_oom", "error")
-SIGNALS_TO_PEERS = ("signal 6", "signal 15")
+PEER_SIGNALS = ("signal 6", "signal 15")
 LOST_NODE_KIND = "node lost"
 
 
@@ -56,5 +56,5 @@ def slowest_progress(progresses: Sequence[Progress]) -> Progress:
 def _severity(measured: Measured) -> tuple[int, bool]:
     assert measured.failure is not None
     kind = measured.failure.kind
-    killed = kind == LOST_NODE_KIND or (kind.startswith("signal ") and kind not in SIGNALS_TO_PEERS)
+    killed = kind == LOST_NODE_KIND or (kind.startswith("signal ") and kind not in PEER_SIGNALS)
     return SEVERITY.index(measured.outcome), not killed

@@ -71,9 +71,9 @@ class Ranks:
         """Return the measurements that a rank has written at its end; None if there are none."""
         return read_measured(self.folder(rank))
 
-    def lost(self, rank: int) -> str:
+    def lost_reason(self, rank: int) -> str:
         """Return the reason why the node of a rank can no longer report; '' if it can."""
-        return next(node.lost for node in self._nodes if rank in node.ranks)
+        return next(node.lost_reason for node in self._nodes if rank in node.ranks)
 
     def codes(self) -> dict[int, int]:
         """Return the exit codes of failed ranks, as reported by launchers; negative for a signal.
@@ -85,7 +85,7 @@ class Ranks:
             code, report = node.code() or 0, self._out / CODES_FILE.format(number)
             if report.exists():
                 codes |= {int(rank): rank_code for rank, rank_code in json.loads(report.read_text()).items()}
-            elif self.count == 1 or (code > 0 and not node.lost):
+            elif self.count == 1 or (code > 0 and not node.lost_reason):
                 codes |= dict.fromkeys(node.ranks, code)
         return codes
 
@@ -131,7 +131,8 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
             _start_launcher(assignment, node, out, log, environment) for node, environment in enumerate(environments)
         ]
     remote_nodes = [
-        RemoteNodeRanks(node, ranks_of(settings, node), out, log, Path(folder)) for node in range(1, settings.nodes)
+        RemoteNodeRanks(node, ranks_on_node(settings, node), out, log, Path(folder))
+        for node in range(1, settings.nodes)
     ]
     open_rendezvous(assignment, remote_nodes, Path(folder))
     return [start_node(assignment, 0, out, log), *remote_nodes]
@@ -140,12 +141,12 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
 def start_node(assignment: NodeAssignment, node: int, out: Path, log: int) -> LocalNodeRanks:
     """Start the ranks of a node, which is the only node on this machine; return them."""
     (environment,) = launcher_environments(os.environ, 1, assignment.spec.settings.devices)
-    name = interface_to(assignment.address)
+    name = find_interface(assignment.address)
     interfaces = {key: os.environ.get(key, name) for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
     return _start_launcher(assignment, node, out, log, {**environment, **interfaces})
 
 
-def ranks_of(settings: Settings, node: int) -> range:
+def ranks_on_node(settings: Settings, node: int) -> range:
     """Return the ranks of a node."""
     return range(node * settings.devices, (node + 1) * settings.devices)
 
@@ -165,7 +166,7 @@ def launcher_environments(base: Mapping[str, str], nodes: int, devices: int) -> 
     return [common | {"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
 
 
-def interface_to(address: str) -> str:
+def find_interface(address: str) -> str:
     """Return the network interface through which this machine reaches ``address``."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 1))
@@ -193,5 +194,5 @@ def _start_launcher(
     rendezvous_arguments = [str(node), assignment.address, assignment.port]
     rank_arguments = [assignment.rank_module, str(out / SPEC_FILE), str(out)]
     command = [assignment.launcher_module, *rendezvous_arguments, *rank_arguments]
-    folders = {rank: out / RANK_FOLDER.format(rank) for rank in ranks_of(assignment.spec.settings, node)}
+    folders = {rank: out / RANK_FOLDER.format(rank) for rank in ranks_on_node(assignment.spec.settings, node)}
     return LocalNodeRanks(command, folders, log, environment)

@@ -57,7 +57,7 @@ class RemoteNodeRanks:
 
     def __init__(self, node: int, ranks: Sequence[int], out: Path, log: int, folder: Path) -> None:
         self.node, self.ranks = node, ranks
-        self.lost = ""
+        self.lost_reason = ""
         self._out, self._log, self._folder = out, log, folder
         self._name = f"node {node}"
         self._connection: Connection | None = None
@@ -124,8 +124,8 @@ class RemoteNodeRanks:
             os.write(self._log, f"\n==== launcher of {self._name} ====\n{node_exit.output}".encode())
         self._code = node_exit.code
 
-    def _mark_lost(self, why: str) -> None:
-        self.lost, self._code = f"{self._name} {why}", 1
+    def _mark_lost(self, reason: str) -> None:
+        self.lost_reason, self._code = f"{self._name} {reason}", 1
 
 
 def open_rendezvous(assignment: NodeAssignment, nodes: Sequence[RemoteNodeRanks], folder: Path) -> None:

@@ -10,9 +10,11 @@ SHARED_MEMORY = Path("/dev/shm")
 SEGMENT_PATTERNS = ("nccl-*", "torch_*")
 
 
-def remove_shared_memory(since: float, folder: Path = SHARED_MEMORY) -> None:
-    """Remove this user's unmapped segments of NCCL and PyTorch that are newer than ``since``, in seconds since 1970."""
-    segments = [path for pattern in SEGMENT_PATTERNS for path in folder.glob(pattern) if _is_own_segment(path, since)]
+def remove_shared_memory(newer_than: float, folder: Path = SHARED_MEMORY) -> None:
+    """Remove this user's unmapped segments of NCCL and PyTorch newer than ``newer_than``, in seconds since 1970."""
+    segments = [
+        path for pattern in SEGMENT_PATTERNS for path in folder.glob(pattern) if _is_own_segment(path, newer_than)
+    ]
     if segments:
         mapped = _mapped_files()
         for path in segments:
@@ -20,10 +22,10 @@ def remove_shared_memory(since: float, folder: Path = SHARED_MEMORY) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _is_own_segment(path: Path, since: float) -> bool:
+def _is_own_segment(path: Path, newer_than: float) -> bool:
     with suppress(FileNotFoundError):
         status = path.stat()
-        return status.st_uid == os.getuid() and status.st_mtime >= since
+        return status.st_uid == os.getuid() and status.st_mtime >= newer_than
     return False
 
 

@@ -23,7 +23,7 @@ from experiments.training.engines.checkpoints import (
     save_arguments,
 )
 from experiments.training.measure.probe import Probe
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 from experiments.training.models.build import build_model
 from experiments.training.models.device_map import build_across_gpus
 from experiments.training.models.optimizers import build_optimizer
@@ -153,7 +153,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     else:
         fine_tune(spec, probe, model, arguments)
     if spec.settings.save_model:
-        probe.enter("save")
+        probe.enter_phase("save")
         model.save_pretrained(out / "model")
 
 
@@ -161,8 +161,8 @@ def fine_tune(spec: RowSpec, probe: Probe, model: Any, arguments: TrainingArgume
     """Train the model, resuming from the row's last checkpoint if a killed run left one."""
     data = prepare_data(spec, model.config)
     probe.data_commit = data.commit
-    schedule = schedule_of(spec, data.batches)
-    loader: Any = data.build_loader(schedule.longest_at)
+    schedule = build_schedule(spec, data.batches)
+    loader: Any = data.build_loader(schedule.longest_batch_index)
     trainer = ProbedTrainer(probe, loader, model=model, args=arguments)
     probe.set_model(model, lambda: [trainer.optimizer])
     checkpoints = Path(arguments.output_dir or "")

@@ -12,7 +12,7 @@ from experiments.training.data.collate import Batch
 from experiments.training.data.loaders import prepare_data
 from experiments.training.engines.trainer import build_trainer
 from experiments.training.measure.probe import Probe
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 from experiments.training.models.build import build_model
 from experiments.training.models.optimizers import build_optimizer
 
@@ -41,11 +41,11 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
     data = prepare_data(spec, model.config, context)
     probe.data_commit = data.commit
-    schedule = schedule_of(spec, data.batches)
+    schedule = build_schedule(spec, data.batches)
     trainer = build_trainer(spec, probe, out)
     probe.set_model(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(ModelTuner(probe, model), data.build_loader(schedule.longest_at))
+    trainer.fit(ModelTuner(probe, model), data.build_loader(schedule.longest_batch_index))
     if spec.settings.save_model:
-        probe.enter("save")
+        probe.enter_phase("save")
         model.save_pretrained(out / "model")

@@ -27,7 +27,7 @@ from experiments.suites.settings import Settings
 from experiments.training.data.litgpt_checkpoint import WEIGHTS_FILE, litgpt_checkpoint
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, pad_texts
 from experiments.training.measure.probe import Probe
-from experiments.training.measure.schedule import Schedule, schedule_of
+from experiments.training.measure.schedule import Schedule, build_schedule
 from experiments.training.models.litgpt import build_litgpt, build_precision
 from experiments.training.models.optimizers import build_optimizer
 
@@ -89,11 +89,11 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     optimizer: Any = fabric.setup_optimizers(inner)
     texts = open_texts(spec, module.config.vocab_size)
     probe.data_commit = texts.commit
-    schedule = schedule_of(spec, batches_per_epoch(spec, texts))
+    schedule = build_schedule(spec, batches_per_epoch(spec, texts))
     scheduler = _build_scheduler(settings, optimizer, schedule)
     if spec.weights == "pretrained":
         _load_weights(spec, probe, fabric, module)
-    loader = build_text_loader(spec, texts, schedule.longest_at, collate)
+    loader = build_text_loader(spec, texts, schedule.longest_batch_index, collate)
     probe.set_model(module, lambda: [inner])
     probe.start(schedule)
     batches = ProbedLoader(probe, fabric.setup_dataloaders(loader), texts.lengths)

@@ -13,7 +13,7 @@ from experiments.training.data.litgpt_checkpoint import WEIGHTS_FILE, litgpt_che
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
 from experiments.training.engines.trainer import build_trainer
 from experiments.training.measure.probe import Probe
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 from experiments.training.models.litgpt import build_litgpt
 from experiments.training.models.optimizers import build_optimizer
 
@@ -50,7 +50,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
         model.load_state_dict(weights, strict=not spec.settings.lora)
     texts = open_texts(spec, model.config.vocab_size)
     probe.data_commit = texts.commit
-    schedule = schedule_of(spec, batches_per_epoch(spec, texts))
+    schedule = build_schedule(spec, batches_per_epoch(spec, texts))
     probe.set_model(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(LitgptTuner(probe, model), build_text_loader(spec, texts, schedule.longest_at))
+    trainer.fit(LitgptTuner(probe, model), build_text_loader(spec, texts, schedule.longest_batch_index))

@@ -80,7 +80,7 @@ class Probe:
 
     def before_forward(self, batch: dict[str, torch.Tensor]) -> None:
         """Begin a micro-step on ``batch``."""
-        self.enter("forward")
+        self.enter_phase("forward")
         self.meter.track("batch", batch.values())
         self.max_tokens = max(self.max_tokens, batch["input_ids"].shape[1])
         self._take_snapshot("before forward")
@@ -94,7 +94,7 @@ class Probe:
 
     def before_backward(self) -> None:
         """Begin the backward pass."""
-        self.enter("backward")
+        self.enter_phase("backward")
 
     def after_backward(self) -> None:
         """End the backward pass."""
@@ -102,7 +102,7 @@ class Probe:
 
     def before_optimizer_step(self) -> None:
         """Begin the optimizer step."""
-        self.enter("optimizer step")
+        self.enter_phase("optimizer step")
 
     def after_batch(self) -> bool:
         """End a micro-step; return True if the training has run long enough."""
@@ -142,7 +142,7 @@ class Probe:
         may_end = self.schedule.may_end(self._timer.intervals_s())
         return all_ranks_agree(may_end, self.device) if self.spec.settings.ranks > 1 else may_end
 
-    def enter(self, phase: Phase) -> None:
+    def enter_phase(self, phase: Phase) -> None:
         """Begin ``phase``."""
         self._recorder.begin(phase)
         self.write_progress()
@@ -169,7 +169,7 @@ class Probe:
         if self.schedule is None or not self.micro_steps:
             return None
         settings = self.spec.settings
-        timing = Timing.of(self._timer.intervals_s()[: self._timed_micro_steps], settings.accumulate)
+        timing = Timing.from_times(self._timer.intervals_s()[: self._timed_micro_steps], settings.accumulate)
         step_s = timing.step_s(settings.accumulate)
         flop = self._flops.total / settings.batch_size if self._flops and self._flops.total else None
         rank_samples_per_s = settings.batch_size * settings.accumulate / step_s

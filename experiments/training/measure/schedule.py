@@ -32,7 +32,7 @@ class Schedule:
     done: int = 0
 
     @property
-    def longest_at(self) -> int | None:
+    def longest_batch_index(self) -> int | None:
         """The micro-step that gets the longest batch: the last of the second optimizer step; None at full length."""
         return None if self.minimum == self.total else min(2 * self.accumulate, self.total) - 1
 
@@ -49,7 +49,7 @@ class Schedule:
             return True
         if done < self.minimum or done % self.accumulate:
             return False
-        return Timing.of(times_s, self.accumulate).spread <= STEADY_SPREAD
+        return Timing.from_times(times_s, self.accumulate).spread <= STEADY_SPREAD
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Timing:
     plain_s: list[float]
 
     @classmethod
-    def of(cls, times_s: list[float], accumulate: int) -> "Timing":
+    def from_times(cls, times_s: list[float], accumulate: int) -> "Timing":
         """Return the timing of a run from the times of all its micro-steps."""
         warm_up = min(WARM_UP_STEPS, (len(times_s) - 1) // accumulate)
         skipped = max(0, warm_up) * accumulate
@@ -86,12 +86,12 @@ class Timing:
         return median(self.stepping_s) + (accumulate - 1) * median(self.plain_s)
 
     @property
-    def relative_spread(self) -> float:
+    def spread(self) -> float:
         """The interquartile range divided by the median: the larger of the values for the two kinds of micro-steps."""
         return max(relative_spread(self.stepping_s), relative_spread(self.plain_s))
 
 
-def schedule_of(spec: RowSpec, batches_per_epoch: int) -> Schedule:
+def build_schedule(spec: RowSpec, batches_per_epoch: int) -> Schedule:
     """Return the schedule of a row."""
     total = full_micro_steps(spec.settings, batches_per_epoch)
     accumulate = spec.settings.accumulate

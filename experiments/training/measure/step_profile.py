@@ -50,8 +50,8 @@ class StepProfile:
         return True
 
 
-def time_shares(kernels: Sequence[tuple[str, float, float]], took_s: float) -> dict[str, float]:
-    """Return shares of ``took_s`` seconds. ``kernels``: name, begin and end in seconds of each kernel.
+def time_shares(kernels: Sequence[tuple[str, float, float]], duration_s: float) -> dict[str, float]:
+    """Return shares of ``duration_s`` seconds. ``kernels``: name, begin and end in seconds of each kernel.
 
     communication_share: time with a running NCCL kernel, including its waits for other ranks.
     exposed_communication_share: time with a running NCCL kernel and no other kernel. gpu_idle_share: time without a
@@ -61,9 +61,9 @@ def time_shares(kernels: Sequence[tuple[str, float, float]], took_s: float) -> d
     computation = merge_intervals((begin, end) for name, begin, end in kernels if not COMMUNICATION.search(name))
     busy_s = total_length_s(merge_intervals([*communication, *computation]))
     return {
-        "communication_share": total_length_s(communication) / took_s,
-        "exposed_communication_share": (busy_s - total_length_s(computation)) / took_s,
-        "gpu_idle_share": max(0.0, 1 - busy_s / took_s),
+        "communication_share": total_length_s(communication) / duration_s,
+        "exposed_communication_share": (busy_s - total_length_s(computation)) / duration_s,
+        "gpu_idle_share": max(0.0, 1 - busy_s / duration_s),
     }
 
 

@@ -55,12 +55,12 @@ def fill_randomly(model: nn.Module, dtype: torch.dtype, device_map: Mapping[str,
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if id(parameter) not in created:
-                device = torch.device(device_of(f"{path}.{name}", device_map))
+                device = torch.device(find_device(f"{path}.{name}", device_map))
                 created[id(parameter)] = _random_like(parameter, name, dtype, device)
             module.register_parameter(name, created[id(parameter)])
 
 
-def device_of(name: str, device_map: Mapping[str, Any]) -> Any:
+def find_device(name: str, device_map: Mapping[str, Any]) -> Any:
     """Return the device of a parameter: the device of the smallest part in ``device_map`` that contains it."""
     while name and name not in device_map:
         name = name.rpartition(".")[0]

@@ -29,7 +29,7 @@ from experiments.suites import suite
 from experiments.suites.models import models
 from experiments.suites.yaml_schema import read_yaml
 from experiments.system import packages
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 from experiments.system.options import fields_with_options
 from experiments.system.packages import EXTRAS
 from provision.choices import IMAGE, VGPU_IMAGE
@@ -346,7 +346,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
         "import sys; from experiments.cli.app import main; main(['--help']);"
         "print([name for name in ('torch', 'pydantic', 'plotly', 'IPython') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE_FOLDER, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
 
 
@@ -356,12 +356,12 @@ def test_nothing_but_the_trainer_loads_torch():
         "experiments.notebooks.row, experiments.runners.slurm.job, experiments.training.worker"
     )
     code = f"import sys, {rooms}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE_FOLDER, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
 def test_the_version_is_printed(testbed):
-    with (CODE / "pyproject.toml").open("rb") as file:
+    with (CODE_FOLDER / "pyproject.toml").open("rb") as file:
         version = tomllib.load(file)["project"]["version"]
     assert testbed("--version") == (0, f"testbed {version}\n", "")
 
@@ -389,7 +389,7 @@ def test_rows_and_predictions_need_the_packages_of_training(testbed, monkeypatch
 
 
 def test_extras_have_the_packages_that_are_asked_for():
-    with (CODE / "pyproject.toml").open("rb") as file:
+    with (CODE_FOLDER / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
     distributions = {"blazarclient": "python-blazarclient", "chi": "python-chi", "openstack": "openstacksdk"}
     distributions |= {"PIL": "pillow", "ansible_runner": "ansible-runner"}

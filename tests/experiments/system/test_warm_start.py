@@ -32,7 +32,7 @@ def started(warm, tmp_path, monkeypatch):
     def start(*action, environment=None, cold=False):
         variables = {**(environment or warm[1]), "ONLY_HERE": "yes"}
         if cold:
-            del variables[warm_start.WARM_VARIABLE]
+            del variables[warm_start.WARM_SOCKET_VARIABLE]
         with (tmp_path / "output.txt").open("wb") as output:
             return warm_start.start_process([CHILD, "child.json", *action], variables, output.fileno())
 
@@ -129,7 +129,7 @@ def test_many_processes_leave_nothing_in_the_warm_process(warm, started):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("cold", [False, True])
 def test_the_command_passes_signals_on_and_ends_alike(warm, tmp_path, number, cold):
-    environment = {key: warm[1][key] for key in warm[1] if not cold or key != warm_start.WARM_VARIABLE}
+    environment = {key: warm[1][key] for key in warm[1] if not cold or key != warm_start.WARM_SOCKET_VARIABLE}
     command = [sys.executable, "-m", warm_start.MODULE, CHILD, "child.json", "hang"]
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
     pid = found(tmp_path)["pid"]

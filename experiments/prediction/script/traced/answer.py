@@ -50,8 +50,8 @@ def build_prediction(traced: Trace, watcher: TrainingWatcher, lines: LineTracker
     events, free = tags.event_count, traced.phantom.replay(UNLIMITED)
     at_peak = peak_shares(phantom, tags, free)
     phase, step, _ = tags.position_at(free.peak_event)
-    least = needed_bytes(phantom, free)
-    living = phantom.live_allocations(free.peak_event)
+    needed = needed_bytes(phantom, free)
+    allocations = phantom.live_allocations(free.peak_event)
     counted = list(model.parameters()) if model else []
     return ScriptPrediction(
         rank=traced.rank,
@@ -68,12 +68,12 @@ def build_prediction(traced: Trace, watcher: TrainingWatcher, lines: LineTracker
         peak_phase=phase,
         peak_step=step,
         host_gib=phantom.host_peak() / GIB,
-        cards=tuple(_card_answer(name, phantom, tags, least) for name in traced.cards),
+        cards=tuple(_card_answer(name, phantom, tags, needed) for name in traced.cards),
         timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
         phases=tuple(PhaseStart(at=begun / max(1, events), phase=phase) for begun, phase in tags.phases),
-        modules=_module_shares(living, watcher),
-        lines=_line_shares(living, lines),
-        blocks=_peak_blocks(living, watcher, lines),
+        modules=_module_shares(allocations, watcher),
+        lines=_line_shares(allocations, lines),
+        blocks=_peak_blocks(allocations, watcher, lines),
         notes=tuple(imports.modeling_notes()),
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.begun,
@@ -90,23 +90,23 @@ def _class_name(model: torch.nn.Module) -> str:
     return type(model).__name__
 
 
-def _card_answer(name: str, phantom: Phantom, tags: MemoryTags, least: int) -> CardAnswer:
+def _card_answer(name: str, phantom: Phantom, tags: MemoryTags, needed: int) -> CardAnswer:
     usable = round(card_named(name).usable_gib * GIB)
     limited = phantom.replay(usable)
     return CardAnswer(
         card=name,
         usable_gib=usable / GIB,
-        needed_gib=least / GIB,
+        needed_gib=needed / GIB,
         reserved_gib=limited.peak_reserved / GIB,
         retries=limited.retries,
         failure=failure_in_replay(limited, tags),
     )
 
 
-def _module_shares(living: Sequence[LiveAllocation], watcher: TrainingWatcher) -> tuple[ModuleShare, ...]:
+def _module_shares(allocations: Sequence[LiveAllocation], watcher: TrainingWatcher) -> tuple[ModuleShare, ...]:
     """Return the memory at the peak by module, phase and category, largest first."""
     sizes: Counter[tuple[str, Phase, str]] = Counter()
-    for one in living:
+    for one in allocations:
         phase, *_ = watcher.tags.position_at(one.allocated_at)
         sizes[watcher.module_spans.name_at(one.allocated_at), phase, CATEGORIES[one.category]] += one.size
     return tuple(
@@ -115,10 +115,10 @@ def _module_shares(living: Sequence[LiveAllocation], watcher: TrainingWatcher) -
     )
 
 
-def _line_shares(living: Sequence[LiveAllocation], lines: LineTracker) -> tuple[LineShare, ...]:
+def _line_shares(allocations: Sequence[LiveAllocation], lines: LineTracker) -> tuple[LineShare, ...]:
     """Return the memory at the peak by line of the script and category, largest first."""
     sizes: Counter[tuple[str, str]] = Counter()
-    for one in living:
+    for one in allocations:
         sizes[lines.spans.name_at(one.allocated_at), CATEGORIES[one.category]] += one.size
     return tuple(
         LineShare(line=line, category=category, size_gib=size / GIB)
@@ -127,11 +127,11 @@ def _line_shares(living: Sequence[LiveAllocation], lines: LineTracker) -> tuple[
 
 
 def _peak_blocks(
-    living: Sequence[LiveAllocation], watcher: TrainingWatcher, lines: LineTracker
+    allocations: Sequence[LiveAllocation], watcher: TrainingWatcher, lines: LineTracker
 ) -> tuple[PeakBlock, ...]:
     """Return the memory at the peak by category, kind of module and line, largest first."""
     sizes: Counter[tuple[str, str, str]] = Counter()
-    for one in living:
+    for one in allocations:
         module = LAYER_NUMBER.sub("*", watcher.module_spans.name_at(one.allocated_at))
         sizes[CATEGORIES[one.category], module, lines.spans.name_at(one.allocated_at)] += one.size
     return tuple(

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 from experiments.prediction.phantom.library import Phantom
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
 CELL_FILE = re.compile(r"<ipython-input-(?P<number>\d+)|ipykernel_")
 LIBRARY_FOLDERS = ("site-packages", "dist-packages")
-PREDICTION_CODE = CODE / "experiments" / "prediction"
+PREDICTION_CODE = CODE_FOLDER / "experiments" / "prediction"
 
 
 class NamedSpans:

@@ -39,7 +39,7 @@ class Bed:
                 "FAKE_JOURNAL": str(self.path / "journal"),
                 "CUDA_VISIBLE_DEVICES": "",
             },
-            cwd=row_process.CODE,
+            cwd=row_process.CODE_FOLDER,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -16,7 +16,7 @@ from experiments.runners.local.warm_kernel import WarmKernelManager
 from experiments.system.environment import pad_environment
 from experiments.system.processes import find_tagged
 from experiments.system.warm_process import READY_SUFFIX
-from experiments.system.warm_start import MODULE, WARM_VARIABLE
+from experiments.system.warm_start import MODULE, WARM_SOCKET_VARIABLE
 from tests.support import fake_worker
 from tests.support import rows as house
 from tests.support.views import Watched
@@ -101,7 +101,7 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
         "[time.sleep(0.05) for _ in iter(lambda: warm.served, True)];"
         "row = one.start(['tests.support.warm_child', 'child.json', 'hang'], environment, 1); time.sleep(600)"
     )
-    environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(row_process.CODE)}
+    environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(row_process.CODE_FOLDER)}
     runner = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=tmp_path)
     wait_for((tmp_path / "child.json").exists)
     assert len(find_tagged(TAG, str(tmp_path))) == 3
@@ -134,7 +134,7 @@ def test_only_what_rows_need_is_imported():
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_the_kernel_starts_as_the_notebook_did(tmp_path, monkeypatch, ready):
-    monkeypatch.setenv(WARM_VARIABLE, str(tmp_path / "socket"))
+    monkeypatch.setenv(WARM_SOCKET_VARIABLE, str(tmp_path / "socket"))
     if ready:
         (tmp_path / f"socket{READY_SUFFIX}").touch()
     command = WarmKernelManager(kernel_name="python3").format_kernel_cmd()

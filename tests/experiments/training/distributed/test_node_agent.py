@@ -17,7 +17,7 @@ from experiments.results import rendezvous
 from experiments.results.schema import LOG_FILE
 from experiments.system.processes import find_tagged
 from experiments.training.distributed import ranks
-from experiments.training.distributed.ranks import interface_to
+from experiments.training.distributed.ranks import find_interface
 from experiments.training.worker import run_row
 from tests.support.trainings import spec
 
@@ -119,4 +119,4 @@ def test_a_node_that_cannot_start_is_the_outcome_with_its_output(row):
 
 
 def test_the_interface_is_the_one_that_reaches_the_address():
-    assert interface_to("127.0.0.1") == "lo"
+    assert find_interface("127.0.0.1") == "lo"

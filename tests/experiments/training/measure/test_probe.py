@@ -8,7 +8,7 @@ from experiments.training.measure import probe as probing
 from experiments.training.measure.flops import FlopCount
 from experiments.training.measure.meters import StorageMeter, resident_peak_gib
 from experiments.training.measure.probe import Probe, count_weights, peak_share
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 from tests.support.results import CPU, GPU
 from tests.support.trainings import GIB, spec
 
@@ -49,7 +49,7 @@ def probe_of(row, out, meter=None):
     model = nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters())
     probe.set_model(model, lambda: [optimizer])
-    probe.start(schedule_of(row, row.settings.train_samples // row.settings.batch_size))
+    probe.start(build_schedule(row, row.settings.train_samples // row.settings.batch_size))
     return probe, model, optimizer
 
 
@@ -156,7 +156,7 @@ def test_the_peak_of_each_phase_is_recorded(tmp_path):
     meter = FakeMeter()
     probe = Probe(spec(), CPU, meter, tmp_path)
     for phase, most, left in (("forward", 5, 2), ("backward", 9, 3), ("optimizer step", 4, 1), ("forward", 3, 1)):
-        probe.enter(phase)
+        probe.enter_phase(phase)
         meter.hold(most)
         meter.hold(left)
     memory = probe.memory()
@@ -167,7 +167,7 @@ def test_the_peak_of_each_phase_is_recorded(tmp_path):
 def test_the_highest_reserved_memory_is_recorded(tmp_path):
     meter = FakeMeter(reserved=3 * GIB)
     probe = Probe(spec(), CPU, meter, tmp_path)
-    probe.enter("forward")
+    probe.enter_phase("forward")
     meter.reserved = GIB
     assert probe.memory().reserved_gib == 3
 
