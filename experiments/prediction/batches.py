@@ -16,7 +16,7 @@ class HasMargin(Protocol):
         """Return the free memory of the card; negative if memory is missing."""
 
 
-PredictionT = TypeVar("P", bound=HasMargin)
+PredictionT = TypeVar("PredictionT", bound=HasMargin)
 
 
 class BatchSearch(Generic[PredictionT]):
@@ -37,7 +37,7 @@ class BatchSearch(Generic[PredictionT]):
         return self.predictions[batch]
 
     def largest_batch(self, min_free_gib: float) -> int:
-        """Return the largest batch that leaves at least ``least_gib`` of the card free; 0 if none does."""
+        """Return the largest batch that leaves at least ``min_free_gib`` of memory free; 0 if no batch does."""
         while True:
             margins = {batch: prediction.margin_gib - min_free_gib for batch, prediction in self.predictions.items()}
             low = max((batch for batch, margin in margins.items() if margin >= 0), default=0)

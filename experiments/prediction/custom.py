@@ -43,7 +43,7 @@ MODEL_HELP = "a name of models.yaml, the path of a config.json, or an id on the 
 class CustomTraining:
     """Options of one custom training. ``batch``: samples per GPU and micro-step. ``seq``: tokens per text."""
 
-    model: str = option("", f"Custom training of this model: {MODEL_HELP}.", metavar="MODEL")
+    model: str = option("", f"Model of a custom training: {MODEL_HELP}.", metavar="MODEL")
     card: str = option("", "GPU model; default for rows of a suite: all GPU models of the row.", metavar="CARD")
     batch: int = option(1, "Samples per GPU and micro-step.")
     seq: int = option(512, "Tokens per text.")
@@ -61,13 +61,13 @@ class CustomTraining:
     lora_targets: str | None = option(None, "Layers with adapters, comma-separated, or all-linear.")
     loop: Loop = option("trainer", "Training loop; trainer: transformers' Trainer.")
     model_class: str | None = option(
-        None, "Class of transformers to build; default: the one that the config.json names.", metavar="CLASS"
+        None, "Model class of transformers; default: the class that config.json names.", metavar="CLASS"
     )
-    target_seq: int | None = option(None, "Tokens per target of an encoder-decoder; default: as --seq.")
+    target_seq: int | None = option(None, "Tokens per target text of an encoder-decoder model; default: as --seq.")
     attention: Attention | None = option(None, "Attention implementation; default: the model's own.")
     quantization: QuantizedBits | None = option(None, "Weights in 4 or 8 bit (bitsandbytes); needs --lora-r.")
     lora_dropout: float | None = option(
-        None, "Dropout of the adapters; default: 0.05, and 0 for experts that share a tensor."
+        None, "Dropout of the adapters; default: 0.05, or 0 if the experts of the model share a tensor."
     )
 
     @property

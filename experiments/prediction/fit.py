@@ -18,8 +18,8 @@ DEFAULT_LORA_RANK = 16
 FSDP_GPU_COUNTS = (2, 4, 8)
 
 Predict = Callable[[Sequence[RowSpec]], list[Prediction]]
-ChangeT = TypeVar("C")
-AttemptT = TypeVar("A")
+ChangeT = TypeVar("ChangeT")
+AttemptT = TypeVar("AttemptT")
 
 
 class Change(NamedTuple):

@@ -61,7 +61,7 @@ class StartedProcess:
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import the modules; print the traceback of each one that cannot be imported."""
+    """Import the modules; print a traceback for each module that cannot be imported."""
     for name in names:
         try:
             importlib.import_module(name)

@@ -94,7 +94,7 @@ def build_failure(error: Exception, probe: Probe) -> Failure:
 
 
 def main(spec_path: str, out: str) -> int:
-    """Run the process; return exit code 0 for a row that fits, 3 for one that failed, 2 for a user error."""
+    """Run the process; return exit code 0 if the row fits, 3 if it failed, 2 for a user error."""
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
     folder = _join_launcher(Path(out)) if spec.settings.ranks > 1 else Path(out)
     faulthandler.register(signal.SIGUSR1, all_threads=True)

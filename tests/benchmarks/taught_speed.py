@@ -98,7 +98,7 @@ def run_as_rank(spec: RowSpec, out: Path) -> None:
         logger=False,
         enable_checkpointing=False,
     )
-    trainer.fit(PlainTuner(spec, model), build_text_loader(spec, texts, schedule.longest_at))
+    trainer.fit(PlainTuner(spec, model), build_text_loader(spec, texts, schedule.longest_batch_index))
     if trainer.is_global_zero:
         write_atomically(out / FIGURE_FILE, json.dumps(median(watch.timer.intervals_s()[LEFT_OUT - 1 : -LEFT_OUT])))
 

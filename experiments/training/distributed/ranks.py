@@ -90,7 +90,7 @@ class Ranks:
         return codes
 
     def dump_stacks(self) -> None:
-        """Make each rank print the stacks of its threads into its log, and wait until it has done so."""
+        """Make each rank print the stacks of its threads into its log, and wait STACK_DUMP_WAIT_S for that."""
         for node in self._nodes:
             node.dump_stacks()
         time.sleep(STACK_DUMP_WAIT_S)

@@ -139,7 +139,7 @@ class StopAfterTokens(BaseStreamer):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row. Raises InputError for an unsupported strategy, and whatever the training raises.
+    """Run the row. Raises InputError for an unsupported strategy, and every error of the training.
 
     A model that only generates text is placed across the row's GPUs, all of them in this process.
     """

@@ -34,7 +34,7 @@ class ModelTuner(L.LightningModule):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row; raises whatever the training raises."""
+    """Run the row. Raises every error of the training."""
     L.seed_everything(spec.settings.seed, verbose=False)
     device, context = torch.device(probe.device.kind), loader_worker_context(spec)
     model: Any = build_model(spec, device)

@@ -74,7 +74,7 @@ class ProbedLoader:
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row. Raises InputError for unsupported settings, and whatever the training raises."""
+    """Run the row. Raises InputError for unsupported settings, and every error of the training."""
     settings = spec.settings
     _reject_unsupported(settings)
     device = torch.device(probe.device.kind)

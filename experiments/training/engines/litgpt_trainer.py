@@ -37,7 +37,7 @@ class LitgptTuner(L.LightningModule):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row. Raises InputError for quantization, and whatever the training raises."""
+    """Run the row. Raises InputError for quantization, and every error of the training."""
     if spec.settings.quantization:
         raise InputError("quantization is not supported by the litgpt_trainer engine; allowed: the engine litgpt")
     L.seed_everything(spec.settings.seed, verbose=False)

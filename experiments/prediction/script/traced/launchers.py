@@ -85,7 +85,7 @@ PARSERS: dict[Launcher, Callable[[Sequence[str]], tuple[Program, RankCounts]]] =
 
 
 def _parse_program(options: Any) -> Program:
-    """Return the program of torchrun's and accelerate's options, which have the same names."""
+    """Return the program in the parsed options of torchrun or accelerate, which have the same names."""
     if options.module:
         return Program("module", options.training_script, tuple(options.training_script_args))
     program = parse_command([options.training_script, *options.training_script_args])

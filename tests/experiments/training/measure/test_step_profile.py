@@ -15,7 +15,7 @@ def test_overlapping_intervals_count_once():
 
 def test_communication_is_exposed_if_nothing_else_runs():
     kernels = [("gemm", 0.0, 4.0), (NCCL, 3.0, 6.0), ("gemm", 5.0, 5.5), ("gemm", 8.0, 9.0)]
-    result = time_shares(kernels, took_s=10.0)
+    result = time_shares(kernels, duration_s=10.0)
     assert result["communication_share"] == pytest.approx(0.3)
     assert result["exposed_communication_share"] == pytest.approx(0.15)
     assert result["gpu_idle_share"] == pytest.approx(0.3)
@@ -23,4 +23,4 @@ def test_communication_is_exposed_if_nothing_else_runs():
 
 def test_a_gpu_without_kernels_is_idle_all_the_time():
     nothing = {"communication_share": 0.0, "exposed_communication_share": 0.0, "gpu_idle_share": 1.0}
-    assert time_shares([], took_s=2.0) == nothing
+    assert time_shares([], duration_s=2.0) == nothing
