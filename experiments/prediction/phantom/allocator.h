@@ -3,8 +3,8 @@
 //
 // The rules are those of c10/cuda/CUDACachingAllocator.cpp with default settings. Sizes are multiples of 512 bytes.
 // Requests of up to 1 MiB share segments of 2 MiB, requests of up to 10 MiB share segments of 20 MiB, and larger
-// requests get segments in multiples of 2 MiB. The smallest sufficient block in the stream's pool is used. The rest of a
-// block is split off (small pool: from 512 bytes, large pool: from 1 MiB). Adjacent free blocks are merged. If a
+// requests get segments in multiples of 2 MiB. The smallest sufficient block in the stream's pool is used. The rest of
+// a block is split off (small pool: from 512 bytes, large pool: from 1 MiB). Adjacent free blocks are merged. If a
 // segment cannot be allocated, all completely free segments are freed and the allocation is retried once.
 
 #pragma once

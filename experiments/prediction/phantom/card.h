@@ -21,8 +21,8 @@ struct CardProperties {
 CardProperties card;
 
 // Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient or plain
-// (SDPBackend 1, 2, 0), with the conditions that can occur in training. cuDNN's attention, which is preferred on 9.x and
-// 10.x, accepts the same inputs as flash attention and is treated the same way.
+// (SDPBackend 1, 2, 0), with the conditions that can occur in training. cuDNN's attention, which is preferred on 9.x
+// and 10.x, accepts the same inputs as flash attention and is treated the same way.
 int64_t choose_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double,
     bool causal, std::optional<double>, bool grouped) {

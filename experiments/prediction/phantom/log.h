@@ -41,14 +41,14 @@ struct Log {
 };
 
 Log& log() {
-  static Log* the = new Log;
-  return *the;
+  static Log* device_log = new Log;
+  return *device_log;
 }
 
-std::unordered_map<int64_t, int64_t> bytes_alive_after(const Log& the, int64_t index) {
+std::unordered_map<int64_t, int64_t> bytes_alive_after(const Log& device_log, int64_t index) {
   std::unordered_map<int64_t, int64_t> alive;
   for (int64_t place = 0; place <= index; ++place) {
-    const Event& event = the.events[place];
+    const Event& event = device_log.events[place];
     if (event.bytes < 0) alive.erase(event.id);
     else alive[event.id] = event.bytes;
   }
@@ -67,11 +67,11 @@ struct Block {
 
 void release(void* context) {
   auto* block = static_cast<Block*>(context);
-  Log& the = log();
-  std::lock_guard<std::mutex> lock(the.mutex);
-  the.allocator.release(block->address);
-  the.events.push_back({block->id, kRelease, 0});
-  the.by_pointer.erase(block->host ? block->host : reinterpret_cast<void*>(block->address));
+  Log& device_log = log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  device_log.allocator.release(block->address);
+  device_log.events.push_back({block->id, kRelease, 0});
+  device_log.by_pointer.erase(block->host ? block->host : reinterpret_cast<void*>(block->address));
   std::free(block->host);
   delete block;
 }
@@ -84,13 +84,13 @@ constexpr size_t kLarge = size_t{1} << 20;
 c10::DataPtr allocate_block(size_t bytes, bool with_values) {
   if (bytes == 0) return {nullptr, nullptr, &release, kDevice};
   if (auto* const call = bytes >= kLarge ? on_large_allocation.load() : nullptr) call();
-  Log& the = log();
-  std::lock_guard<std::mutex> lock(the.mutex);
-  auto* block = new Block{++the.allocations, the.allocator.allocate(bytes, current_stream), nullptr};
+  Log& device_log = log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  auto* block = new Block{++device_log.allocations, device_log.allocator.allocate(bytes, current_stream), nullptr};
   if (with_values && bytes <= kMaxHostBacked) block->host = std::calloc(bytes, 1);
-  the.events.push_back({block->id, static_cast<int64_t>(bytes), current_stream});
+  device_log.events.push_back({block->id, static_cast<int64_t>(bytes), current_stream});
   void* data = block->host ? block->host : reinterpret_cast<void*>(block->address);
-  the.by_pointer[data] = block->id;
+  device_log.by_pointer[data] = block->id;
   return {data, block, &release, kDevice};
 }
 

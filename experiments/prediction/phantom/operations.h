@@ -104,8 +104,8 @@ std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double, std::opti
 
 Tensor native_dropout_backward(const Tensor& gradient, const Tensor&, double) { return at::empty_like(gradient); }
 
-// CTC loss (connectionist temporal classification) without cuDNN (LossCTC.cu). The backward pass needs scratch memory of
-// the size of one table.
+// CTC loss (connectionist temporal classification) without cuDNN (LossCTC.cu). The backward pass needs scratch memory
+// of the size of one table.
 
 bool never_use_library_ctc(const Tensor&, const Tensor&, c10::IntArrayRef, c10::IntArrayRef, int64_t) { return false; }
 

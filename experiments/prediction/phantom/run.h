@@ -91,7 +91,8 @@ std::optional<std::vector<IValue>> skipped_write(
   return written;
 }
 
-// Return a view of the tensor's storage with the type and shape of `made`. The type differs for views of complex numbers.
+// Return a view of the tensor's storage with the type and shape of `made`. The type differs for views of complex
+// numbers.
 Tensor view_like(const Tensor& tensor, const Tensor& made) {
   if (tensor.scalar_type() == made.scalar_type())
     return at::native::as_strided_tensorimpl(tensor, made.sizes(), made.strides(), made.storage_offset());

@@ -14,8 +14,8 @@ int64_t power_of_two_up_to(int64_t value, int64_t most) {
   return power;
 }
 
-// Return the scratch bytes of a sum over the leading dimensions. The thread blocks combine their sums in global memory if
-// each thread has many values. Source: setReduceConfig in ATen/native/cuda/Reduce.cuh.
+// Return the scratch bytes of a sum over the leading dimensions. The thread blocks combine their sums in global memory
+// if each thread has many values. Source: setReduceConfig in ATen/native/cuda/Reduce.cuh.
 int64_t sum_scratch_bytes(const Tensor& input, c10::OptionalIntArrayRef reduced) {
   if (!input.is_contiguous() || !reduced || static_cast<int64_t>(reduced->size()) >= input.dim()) return 0;
   int64_t rows = 1;
@@ -37,9 +37,9 @@ int64_t sum_scratch_bytes(const Tensor& input, c10::OptionalIntArrayRef reduced)
   return blocks > 1 ? accumulated * outputs * blocks * width * vector : 0;
 }
 
-// Return the scratch bytes of the backward pass of memory-efficient attention, in which thread blocks add up the gradient
-// of the query: 64 x 64 values and a lock for each block. Source: mem_eff_attention/kernel_backward.h.
-// query: batch x heads x length x width.
+// Return the scratch bytes of the backward pass of memory-efficient attention, in which thread blocks add up the
+// gradient of the query: 64 x 64 values and a lock for each block. Source: mem_eff_attention/kernel_backward.h. query:
+// batch x heads x length x width.
 int64_t attention_backward_scratch_bytes(const Tensor& query) {
   const int64_t blocks = divide_rounding_up(query.size(2), 64) * divide_rounding_up(query.size(3), 64);
   return query.size(0) * query.size(1) * blocks * (64 * 64 * 4 + 16);
