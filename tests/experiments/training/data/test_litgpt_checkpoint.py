@@ -59,14 +59,14 @@ def base_model(published, tmp_path):
 def first_logits(monkeypatch):
     """The first logits of each model that the probe watches."""
     logits = []
-    watch = Probe.watch
+    watch = Probe.set_model
 
     def watch_logits(probe, model, optimizers):
         with torch.inference_mode():
             logits.append(model(torch.arange(20)[None]).float())
         watch(probe, model, optimizers)
 
-    monkeypatch.setattr(Probe, "watch", watch_logits)
+    monkeypatch.setattr(Probe, "set_model", watch_logits)
     return logits
 
 

@@ -43,14 +43,14 @@ class ProbeCalls:
         for name in ("before_forward", "after_forward", "before_backward", "after_backward", "before_optimizer_step"):
             self._follow(monkeypatch, name)
         self._follow(monkeypatch, "after_batch")
-        watch = Probe.watch
+        watch = Probe.set_model
 
         def watched(probe, model, optimizers):
             self.model = model
             model.register_forward_hook(lambda *_: self.forwards.append(torch.is_grad_enabled()))
             watch(probe, model, optimizers)
 
-        monkeypatch.setattr(Probe, "watch", watched)
+        monkeypatch.setattr(Probe, "set_model", watched)
 
     def _follow(self, monkeypatch, name):
         real = getattr(Probe, name)
