@@ -14,7 +14,7 @@ class StepTimer:
         self._times: list[Any] = []
 
     def record(self) -> None:
-        """Record the time at which the device reaches its current work."""
+        """Record the time at which the device finishes the work that was submitted so far."""
         if not self._cuda:
             self._times.append(time.perf_counter())
             return
