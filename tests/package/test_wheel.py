@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from provision.configure.build_context import PROJECT, pack
-from tests.support.installed import Environment, build_wheel, install, link_dependencies, project
+from tests.support.services.installed import Environment, build_wheel, install, link_dependencies, project
 
 pytestmark = pytest.mark.xdist_group("package")
 ROW = "single_gpu_blip2/baseline"

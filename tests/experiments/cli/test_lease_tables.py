@@ -11,7 +11,7 @@ from rich.console import Console
 from experiments.cli.tables.leases import slots_table, states_table
 from provision.leasing.release import State
 from provision.models import Lease, Server, TimeSlot
-from tests.support.calendars import HOUR, a100, at
+from tests.support.leasing.calendars import HOUR, a100, at
 
 NODE = a100("p3-01")
 HELSINKI = ZoneInfo("Europe/Helsinki")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from provision.availability.calendar import calendar
 from provision.models import TimeSlot
-from tests.support.calendars import MONDAY, a100, at, booked, gigaio
+from tests.support.leasing.calendars import MONDAY, a100, at, booked, gigaio
 
 NODE = a100("p3-01")
 HELSINKI, UTC_ZONE = ZoneInfo("Europe/Helsinki"), ZoneInfo("UTC")

@@ -8,7 +8,7 @@ import pytest
 from provision.availability.search import earliest
 from provision.errors import BadTime, NoSuchHost
 from provision.models import Host, Hours, Requirements
-from tests.support.calendars import HOUR, MINUTE, MONDAY, a100, at, booked, gigaio
+from tests.support.leasing.calendars import HOUR, MINUTE, MONDAY, a100, at, booked, gigaio
 
 ONE, TWO = a100("p3-01"), a100("p3-02")
 HELSINKI = ZoneInfo("Europe/Helsinki")

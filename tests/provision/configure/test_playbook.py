@@ -9,7 +9,7 @@ from provision.configure.playbook import Setup, configure
 from provision.errors import NotReached
 from provision.leasing.journal import Machine
 from provision.ssh.login import Login
-from tests.support.sshd import free_port, new_key
+from tests.support.services.sshd import free_port, new_key
 
 
 @pytest.mark.parametrize("locale", ["C", "de_DE.UTF-8"])

@@ -1,4 +1,4 @@
-"""AMD GPUs, read from the kernel's files; tests.support.fake_amd writes them."""
+"""AMD GPUs, read from the kernel's files; tests.support.services.fake_amd writes them."""
 
 import pynvml
 import pytest
@@ -7,7 +7,7 @@ from experiments.runners.local import gpu_memory
 from experiments.suites.cards import card_of_device
 from provision.hardware import amd, gpus, local
 from provision.models import Gpu
-from tests.support.fake_amd import MEMORY, amd_files
+from tests.support.services.fake_amd import MEMORY, amd_files
 
 FIRST, SECOND = "GPU-0000000000000001", "GPU-4b2c1a9f8d3e6f7a"
 

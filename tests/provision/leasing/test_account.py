@@ -12,7 +12,7 @@ from provision.leasing.account import connect_to_lease, require_credential_for
 from provision.leasing.lease import lease, plan
 from provision.leasing.release import extend, release, release_on_exit, state
 from provision.models import Credential, Requirements
-from tests.support.fake_site import HOUR, IDENTITY, NOW, FakeSite
+from tests.support.leasing.fake_site import HOUR, IDENTITY, NOW, FakeSite
 
 pytestmark = pytest.mark.usefixtures("reachable")
 PROJECT = replace(IDENTITY, project="CHI-000002", project_id="p2")

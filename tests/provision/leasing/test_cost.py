@@ -8,7 +8,7 @@ from provision.errors import BootFailed, NotReleased, RequestRejected, Unreachab
 from provision.leasing.cost import costing, costs_reported
 from provision.leasing.lease import lease
 from provision.leasing.release import extend, release, release_on_exit
-from tests.support.fake_site import HOUR, FakeSite, hosts_of
+from tests.support.leasing.fake_site import HOUR, FakeSite, hosts_of
 
 pytestmark = pytest.mark.usefixtures("reachable")
 LINE = (

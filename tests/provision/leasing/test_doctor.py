@@ -19,7 +19,7 @@ from provision.models import Address, Credential
 from provision.sites.bare_metal import BareMetal
 from provision.sites.faults import classified
 from provision.ssh.login import fingerprint, key_pair
-from tests.support.fake_site import IDENTITY
+from tests.support.leasing.fake_site import IDENTITY
 
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl cc@elsewhere"
 

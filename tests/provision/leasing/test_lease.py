@@ -7,7 +7,7 @@ from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
 from provision.leasing.release import release
 from provision.models import Address, Server
-from tests.support.fake_site import HOUR, FakeSite, hosts_of
+from tests.support.leasing.fake_site import HOUR, FakeSite, hosts_of
 
 pytestmark = pytest.mark.usefixtures("reachable")
 

@@ -12,7 +12,7 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import ends_at, extend, extension, is_leased, release, state
 from provision.leasing.request import lease_data
 from provision.models import Host, Lease, Volume
-from tests.support.fake_site import HOUR, IDENTITY, NOW, FakeClock
+from tests.support.leasing.fake_site import HOUR, IDENTITY, NOW, FakeClock
 
 NAME = "llm_cc"
 

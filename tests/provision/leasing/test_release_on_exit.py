@@ -6,7 +6,7 @@ from provision.errors import BootFailed, LeaseMismatch, NotReached, NotReleased
 from provision.leasing import boot
 from provision.leasing.lease import lease
 from provision.leasing.release import release_on_exit
-from tests.support.fake_site import FakeSite
+from tests.support.leasing.fake_site import FakeSite
 
 pytestmark = pytest.mark.usefixtures("reachable")
 

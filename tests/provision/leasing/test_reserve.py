@@ -8,7 +8,7 @@ import pytest
 from provision.errors import NoCredentials, NoSuchHost, NotEnoughHosts, RequestRejected, Unreachable
 from provision.leasing.reserve import choose_among, site_of_earliest
 from provision.models import Booking, Host, Requirements
-from tests.support.fake_site import HOUR, NOW
+from tests.support.leasing.fake_site import HOUR, NOW
 
 UNREACHABLE = Unreachable("blazar does not answer")
 

@@ -12,7 +12,7 @@ from openstack import exceptions as sdk_errors
 from provision.errors import NoCredentials, NotEnoughHosts, RequestRejected, Unreachable
 from provision.leasing.reconciler import ATTEMPTS, LONGEST_REQUESTED_PAUSE_S
 from provision.sites.faults import classified
-from tests.support.fake_site import NOW
+from tests.support.leasing.fake_site import NOW
 
 GONE = "Could not find Application Credential: 0a1b."
 

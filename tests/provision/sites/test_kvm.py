@@ -7,7 +7,7 @@ import pytest
 
 from provision.models import Host
 from provision.sites.kvm import Kvm, periods_over
-from tests.support.calendars import at
+from tests.support.leasing.calendars import at
 
 
 class FakeKvm(Kvm):

@@ -8,7 +8,7 @@ import pytest
 
 from provision.errors import BadHostKey, BadKey, LoginRejected, NotReached
 from provision.ssh.login import check_key, forget, key_pair, try_login
-from tests.support.sshd import PROGRAM, Sshd, new_key
+from tests.support.services.sshd import PROGRAM, Sshd, new_key
 
 
 @pytest.mark.parametrize("missing", ["id", "id.pub"])

@@ -11,7 +11,7 @@ from experiments.runners.local import preflight
 from experiments.system.files import GIB
 from provision.checks import abilities, summary
 from provision.models import Node
-from tests.support import rows as made
+from tests.support.runners import rows as made
 
 
 @pytest.fixture

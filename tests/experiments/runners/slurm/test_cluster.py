@@ -10,7 +10,7 @@ from experiments.runners import targets
 from experiments.runners.slurm.cluster import code_archive
 from experiments.runners.targets import leased_profile, monitor_target, target_named
 from provision.leasing.journal import Journal, Operation
-from tests.support import rows as made
+from tests.support.runners import rows as made
 
 
 @pytest.mark.parametrize(
