@@ -21,6 +21,7 @@ from provision.errors import (
 )
 from provision.ssh.shell import LocalShell
 from provision.ssh.ssh_shell import SshShell
+from tests.support.processes.waiting import wait_for
 from tests.support.services.sshd import PROGRAM, Sshd, new_key
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
@@ -170,15 +171,20 @@ def test_a_tunnel_leads_to_what_begins_to_listen_later(over):
     server.server_close()
 
 
-def later(operation, seconds: float = 0.7) -> None:
-    threading.Timer(seconds, operation).start()
+def drop_connections_after(file, sshd) -> None:
+    """Drop the connections to ``sshd`` as soon as ``file`` exists."""
+
+    def drop() -> None:
+        wait_for(file.exists)
+        sshd.drop_connections()
+
+    threading.Thread(target=drop, daemon=True).start()
 
 
 def test_a_command_whose_connection_drops_is_not_repeated(sshd, over, tmp_path):
-    over.run("true")
-    later(sshd.drop_connections)
+    drop_connections_after(tmp_path / "journal", sshd)
     with pytest.raises(ConnectionDropped, match="the connection dropped"):
-        over.run(f"echo once >> {tmp_path}/journal; sleep 2")
+        over.run(f"echo once >> {tmp_path}/journal; sleep 30")
     assert over.run(f"cat {tmp_path}/journal").out == "once\n"
 
 
@@ -190,10 +196,11 @@ def test_a_dropped_connection_is_not_taken_for_the_end_of_a_stream(sshd, over):
 
 
 def test_a_repeatable_command_is(sshd, over, tmp_path):
-    over.run("true")
-    later(sshd.drop_connections)
-    assert over.run(f"echo once >> {tmp_path}/journal; sleep 2; echo done", repeatable=True).out == "done\n"
-    assert (tmp_path / "journal").read_text() == "once\nonce\n"
+    journal = tmp_path / "journal"
+    drop_connections_after(journal, sshd)
+    command = f"[ -e {journal} ] && again=1; echo once >> {journal}; [ $again ] || sleep 30; echo done"
+    assert over.run(command, repeatable=True).out == "done\n"
+    assert journal.read_text() == "once\nonce\n"
 
 
 def test_a_connection_that_dropped_between_commands_is_reopened(sshd, over):
@@ -212,7 +219,7 @@ def test_a_file_whose_connection_drops_is_never_incomplete(sshd, tmp_path):
             time.sleep(0.01)
         sshd.stop()
 
-    later(stop_in_the_middle, 0)
+    threading.Thread(target=stop_in_the_middle, daemon=True).start()
     with pytest.raises(NotReached):
         SshShell(sshd.login(), connect_limit_s=0.1).put(bytes(400_000_000), str(target))
     sshd.start()
