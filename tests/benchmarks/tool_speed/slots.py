@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from experiments.results.provenance import git_commit
 from experiments.system.files import write_atomically
-from provision.availability.search import HORIZON, earliest
+from provision.availability.search import HORIZON, earliest_slots
 from provision.models import Booking, Host, Hours, Requirements
 
 NODES, TYPES, SITES, RESERVATIONS = 2_000, 20, ("CHI@UC", "CHI@TACC"), 100_000
@@ -60,7 +60,7 @@ def main() -> None:
         seconds = []
         for _ in range(options.runs):
             begin = process_time()
-            found = earliest(nodes, calendar, requirements, NOW)
+            found = earliest_slots(nodes, calendar, requirements, NOW)
             seconds.append(process_time() - begin)
         medians_s[name] = median(seconds)
         print(f"{name}: {len(found)} blocks in {medians_s[name]:.2f} s")

@@ -60,7 +60,7 @@ def forbidding(read, part):
 
 def test_visible_gpus_are_sampled_in_the_units_of_the_columns(dies):
     dies.setenv("CUDA_VISIBLE_DEVICES", "0")
-    (watched,) = gpus.handles()
+    (watched,) = gpus.visible_gpus()
     assert watched.sample() == {
         "gpu_util_percent": 93.0,
         "gpu_memory_gib": 2.0,
@@ -69,7 +69,7 @@ def test_visible_gpus_are_sampled_in_the_units_of_the_columns(dies):
         "gpu_temperature_c": 61.0,
     }
     dies.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert [one.sample().get("gpu_power_w") for one in gpus.handles()] == [None, 412.5]
+    assert [one.sample().get("gpu_power_w") for one in gpus.visible_gpus()] == [None, 412.5]
 
 
 def test_memory_in_use_after_a_row_is_found(dies):
@@ -87,4 +87,4 @@ def test_a_machine_without_amd_gpus_has_none(dies, tmp_path):
     dies.setattr(amd, "SYS", tmp_path / "nothing")
     assert gpus.installed() == ()
     assert gpus.driver_version() is None
-    assert gpus.handles() == []
+    assert gpus.visible_gpus() == []

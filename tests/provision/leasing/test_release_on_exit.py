@@ -67,7 +67,7 @@ def test_an_interrupted_release_reports_what_remains(reconciler, lease_request, 
     (key,) = site.uploaded
     assert said[-2:] == [
         f"llm_cc is not released; still at CHI@UC: key {key.id}; run: testbed release llm_cc",
-        "nothing of it costs",
+        "it costs nothing",
     ]
 
 

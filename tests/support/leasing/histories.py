@@ -13,7 +13,7 @@ from hypothesis import strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from provision.errors import OtherAccount, ProvisionError, RequestRejected, Unreachable
-from provision.leasing.cost import costing, costs_reported
+from provision.leasing.cost import report_cost_on_exit, running_cost
 from provision.leasing.journal import Journal
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import ATTEMPTS, Reconciler
@@ -114,7 +114,7 @@ class Leasing(RuleBasedStateMachine):
         self.said.clear()
         self.site.plan, reconciler = list(plan), self.reconciler()
         try:
-            with costs_reported(reconciler, NAME):
+            with report_cost_on_exit(reconciler, NAME):
                 act(reconciler)
             self.ended = "done"
         except ProvisionError as problem:
@@ -194,7 +194,7 @@ class Leasing(RuleBasedStateMachine):
                 active = self.active()
                 assert active, "a lease goes on, and its record is closed"
                 assert active.tag == one.tag
-                line = costing(self.reconciler(), active)
+                line = running_cost(self.reconciler(), active)
                 assert line, "a lease goes on, and the journal does not say that it costs"
 
     @invariant()
