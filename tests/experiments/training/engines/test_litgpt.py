@@ -14,9 +14,9 @@ from experiments.training import rank
 from experiments.training.engines import litgpt
 from experiments.training.measure.meters import StorageMeter
 from experiments.training.measure.probe import Probe
-from experiments.training.models.litgpt import LORA_TARGETS, TINY_SETTINGS
-from tests.support.trainings import LORA, NF4, in_bytes, shots
-from tests.support.trainings import spec as any_spec
+from experiments.training.models.litgpt import TARGETS, TINY
+from tests.support.training.tiny_rows import LORA, NF4, in_bytes, shots
+from tests.support.training.tiny_rows import spec as any_spec
 
 ADAPTED = LORA | {"targets": list(LORA_TARGETS)}
 ROWS = {
