@@ -12,14 +12,14 @@ from experiments.system.files import CODE_FOLDER
 
 PACKAGES = ("experiments", "provision")
 SOURCES = (*PACKAGES, "tests")
-FOLDERS = sorted({path.parent for folder in SOURCES for path in (CODE / folder).rglob("*.py")})
+FOLDERS = sorted({path.parent for folder in SOURCES for path in (CODE_FOLDER / folder).rglob("*.py")})
 
 
 def test_the_top_of_experiments_has_at_most_six_python_files():
     assert len(list((CODE_FOLDER / "experiments").glob("*.py"))) <= 6
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(CODE)))
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(CODE_FOLDER)))
 def test_a_folder_has_at_most_fourteen_modules(folder: Path):
     modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
     assert len(modules) <= 14, modules
@@ -27,8 +27,8 @@ def test_a_folder_has_at_most_fourteen_modules(folder: Path):
 
 def test_no_file_of_code_or_tests_is_longer_than_400_lines():
     endings = {".py", ".cpp", ".h", ".js", ".html", ".css"}
-    files = [path for folder in SOURCES for path in (CODE / folder).rglob("*") if path.suffix in endings]
-    lengths = {str(path.relative_to(CODE)): len(path.read_text().splitlines()) for path in files}
+    files = [path for folder in SOURCES for path in (CODE_FOLDER / folder).rglob("*") if path.suffix in endings]
+    lengths = {str(path.relative_to(CODE_FOLDER)): len(path.read_text().splitlines()) for path in files}
     assert {path: lines for path, lines in lengths.items() if lines > 400} == {}
 
 

@@ -18,8 +18,8 @@ from experiments.run_options import CHOICES, IDENTITY, RECORDED, SHOWN, RunOptio
 from experiments.runners.plan import continued
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_names, suites_of
-from experiments.system.files import CODE
-from experiments.system.options import options_of
+from experiments.system.files import CODE_FOLDER
+from experiments.system.options import fields_with_options
 from tests.support.results import in_memory
 from tests.support.results.handwritten import tiny_run
 

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from experiments.system import warm_start
-from experiments.system.environment import ROOM_BYTES
-from experiments.system.processes import kill_tagged, tagged_processes
+from experiments.system.environment import PADDING_BYTES
+from experiments.system.processes import find_tagged, kill_tagged
 from tests.support.processes.waiting import wait_for
 from tests.support.processes.warm_processes import CHILD, warm_process
 

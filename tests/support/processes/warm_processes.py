@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.runners.local.warm import WITHOUT_THREADS
-from experiments.system.environment import with_room
-from experiments.system.files import CODE
-from experiments.system.warm_start import WARM_VARIABLE, is_ready
+from experiments.system.environment import pad_environment
+from experiments.system.files import CODE_FOLDER
+from experiments.system.warm_start import WARM_SOCKET_VARIABLE, is_ready
 from tests.support.processes.waiting import wait_for
 
 CHILD = "tests.support.processes.warm_child"

@@ -13,7 +13,7 @@ from experiments.runners.plan import plan
 from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import SlurmRunner
 from experiments.suites.suite import suite_named
-from experiments.system.processes import tagged_processes
+from experiments.system.processes import find_tagged
 from tests.support.processes.waiting import wait_for
 from tests.support.results import in_memory
 from tests.support.runners.fake_view import Watched

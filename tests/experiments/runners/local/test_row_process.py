@@ -13,7 +13,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.local import row_process
-from experiments.system.lock import locked
+from experiments.system.lock import lock_folder
 from tests.support.processes.waiting import hear_interrupts, wait_for
 from tests.support.runners import fake_testbed
 

@@ -13,10 +13,10 @@ from experiments.runners.local import row_process, warm
 from experiments.runners.local.runner import LocalRunner
 from experiments.runners.local.warm import COLD_VARIABLE, WORKER, WarmProcess, modules_of
 from experiments.runners.local.warm_kernel import WarmKernelManager
-from experiments.system.environment import with_room
-from experiments.system.processes import tagged_processes
-from experiments.system.warm_process import READY
-from experiments.system.warm_start import MODULE, WARM_VARIABLE
+from experiments.system.environment import pad_environment
+from experiments.system.processes import find_tagged
+from experiments.system.warm_process import READY_SUFFIX
+from experiments.system.warm_start import MODULE, WARM_SOCKET_VARIABLE
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
 from tests.support.runners import rows as house

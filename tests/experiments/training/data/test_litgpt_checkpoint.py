@@ -17,7 +17,7 @@ from experiments.training import rank
 from experiments.training.data import litgpt_checkpoint
 from experiments.training.data.fetch_hub import fetch_artifact
 from experiments.training.measure.probe import Probe
-from experiments.training.models.litgpt import TARGETS
+from experiments.training.models.litgpt import LORA_TARGETS
 from tests.support.services.fake_hub import COMMIT
 from tests.support.training.tiny_rows import LLAMA, LORA, spec
 

@@ -14,7 +14,7 @@ from experiments.training import rank
 from experiments.training.engines import litgpt
 from experiments.training.measure.meters import StorageMeter
 from experiments.training.measure.probe import Probe
-from experiments.training.models.litgpt import TARGETS, TINY
+from experiments.training.models.litgpt import LORA_TARGETS, TINY_SETTINGS
 from tests.support.training.tiny_rows import LORA, NF4, in_bytes, shots
 from tests.support.training.tiny_rows import spec as any_spec
 

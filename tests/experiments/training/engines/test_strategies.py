@@ -10,7 +10,15 @@ from transformers.models.opt.modeling_opt import OPTDecoderLayer
 from transformers.models.t5.modeling_t5 import T5Block, T5Stack
 
 from experiments.errors import InputError
-from experiments.training.engines.strategies import CpuFsdp, CpuOffload, Ddp, Fsdp, Offload, OneDevice, build_strategy
+from experiments.training.engines.strategies import (
+    CpuDeepSpeedOffload,
+    CpuFsdp,
+    Ddp,
+    DeepSpeedOffload,
+    Fsdp,
+    SingleDevice,
+    build_strategy,
+)
 from tests.support.results.in_memory import CPU, GPU
 from tests.support.training.tiny_rows import spec
 

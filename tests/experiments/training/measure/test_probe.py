@@ -8,7 +8,7 @@ from experiments.training.measure import probe as probing
 from experiments.training.measure.flops import FlopCount
 from experiments.training.measure.meters import StorageMeter, resident_peak_gib
 from experiments.training.measure.probe import Probe, count_weights, peak_share
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 from tests.support.results.in_memory import CPU, GPU
 from tests.support.training.tiny_rows import GIB, spec
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.training.measure.schedule import Timing, full_micro_steps, schedule_of, spread
+from experiments.training.measure.schedule import Timing, build_schedule, full_micro_steps, relative_spread
 from tests.support.training.tiny_rows import spec
 
 counts = st.integers(1, 40)

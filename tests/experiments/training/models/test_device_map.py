@@ -6,7 +6,7 @@ import torch
 from experiments.errors import InputError
 from experiments.suites.models import models
 from experiments.training.models import device_map
-from experiments.training.models.weights import device_of, fill_randomly, load_pretrained, meta_model
+from experiments.training.models.weights import fill_randomly, find_device, load_pretrained, meta_model
 from tests.support.results.in_memory import GPU, STAND_IN
 from tests.support.training.tiny_rows import GIB, GPT_NEO, LLAMA, LORA, NF4, spec
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from experiments.errors import InputError
 from experiments.suites.models import models
-from experiments.training.models.litgpt import TARGETS, build_config, build_litgpt
+from experiments.training.models.litgpt import LORA_TARGETS, build_config, build_litgpt
 from tests.support.training.tiny_rows import LORA, NF4
 from tests.support.training.tiny_rows import spec as any_spec
 
