@@ -155,7 +155,7 @@ def prediction() -> str:
         Box(20, 20, 180, 84, "a row, or --model", ("settings, model,", "card"), "amber"),
         Box(260, 20, 200, 84, "the training code", ("Lightning, transformers,", "peft, DeepSpeed, ..."), "teal"),
         Box(520, 20, 200, 84, "phantom device", ("a CUDA device without", "hardware: shapes only"), "blue"),
-        Box(520, 160, 200, 84, "log of allocations", ("each block with its phase", "and the role of its tensor"), "gray"),
+        Box(520, 160, 200, 84, "log of allocations", ("each block, its phase", "and its kind of tensor"), "gray"),
         Box(260, 160, 200, 84, "allocator replay", ("with the card's limit,", "like PyTorch's allocator"), "blue"),
         Box(20, 160, 180, 84, "prediction", ("fits, borderline or oom;", "peak and its parts"), "teal"),
         Arrow([(200, 62), (260, 62)]),
