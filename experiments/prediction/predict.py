@@ -81,16 +81,17 @@ def predict(
     watch: Watch = lambda spec, prediction, cached: None,
     failed: Failed | None = None,
     workers: int | None = None,
+    store: Path | None = None,
 ) -> list[Prediction]:
     """Return predictions in the order of ``specs``; call ``watch`` for each, with whether it was cached.
 
-    Predictions are cached under ``cache``; the key contains everything that they depend on: row, card, code,
-    libraries. Rows that differ by card only, with the same kernels, are traced once. At most ``workers`` rows (None:
-    the number of CPUs) are traced at a time, each with less than 6 GiB of memory. If a row cannot be traced,
-    ``failed`` is called with the reason and the row is omitted. Without ``failed``, the first such row raises
-    InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
+    Predictions are cached under ``cache``, or in the folder ``store``; the key contains everything that they depend on:
+    row, card, code, libraries. Rows that differ by card only, with the same kernels, are traced once. At most
+    ``workers`` rows (None: the number of CPUs) are traced at a time, each with less than 6 GiB of memory. If a row
+    cannot be traced, ``failed`` is called with the reason and the row is omitted. Without ``failed``, the first such
+    row raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
     """
-    folder = cache / "predictions"
+    folder = store or cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Prediction] = {}
     missing: dict[str, RowSpec] = {}
