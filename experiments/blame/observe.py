@@ -70,10 +70,10 @@ def _run(question: Question, means: Means, environment: Environment) -> Observat
     words = ["-m", "experiments", "run", question.suite, *(word for row in question.rows for word in ("--row", row))]
     words += ["--card", question.card, "--size", SIZES[means], "--no-predict", "--results", str(folder)]
     try:
-        _output(environment, [*words, "--run-id", "step"], allowed=(0, 1, 3))
+        said = _output(environment, [*words, "--run-id", "step"], allowed=(0, 1, 3))
         run = RunFolder(folder / "step")
         if not (run.path / RUN_FILE).exists():
-            raise InputError(f"{environment.folder}: the rows did not run")
+            raise InputError(f"{environment.folder}: {_last_line(said)}")
         return of_results(run.results(), evaluate_run(run.suite(), run).best)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -87,6 +87,9 @@ def _output(environment: Environment, words: Sequence[str], allowed: tuple[int, 
     with own_group([str(environment.python), *words], cwd=CODE, env=variables, **pipes) as process:
         out, err = process.communicate()
     if process.returncode not in allowed:
-        said = (err.strip() or out.strip() or "no output").splitlines()[-1]
-        raise InputError(f"{environment.folder}: {said}")
-    return str(out)
+        raise InputError(f"{environment.folder}: {_last_line(err or out)}")
+    return str(out or err)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip() or "no output").splitlines()[-1]
