@@ -1,6 +1,7 @@
 """What a step shows of the rows: outcomes, figures, statements; and on which side of a difference it is."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from experiments.results.changes.changed import changed_figure
@@ -35,7 +36,7 @@ class Difference(NamedTuple):
         row, what = self.key
         if self.kind == "figure":
             return changed_figure(self.key, *(one.figures[row][what] for one in (self.good, self.bad))).sentence
-        reason = self.bad.reasons.get(row, "")
+        reason = self.bad.reasons.get(row) or self.good.reasons.get(row, "")
         return f"{row}: {what} {self.value(self.good)} → {self.value(self.bad)}{reason and f' ({reason})'}"
 
     def value(self, one: Observation) -> str:
@@ -54,8 +55,14 @@ class Difference(NamedTuple):
             if found is None or good is None or bad is None:
                 return None
             return "good" if abs(found - good) < abs(found - bad) else "bad"
-        sides = {self.value(self.bad): "bad", self.value(self.good): "good"}
-        return sides.get(self.value(one))  # type: ignore[return-value] # mypy widens the literals
+        if self._state(one) == self._state(self.good):
+            return "good"
+        return "bad" if self._state(one) == self._state(self.bad) else None
+
+    def _state(self, one: Observation) -> tuple[str, str]:
+        """Return the value, and for an outcome its reason without numbers: another error is not the same change."""
+        reason = one.reasons.get(self.key[0], "") if self.kind == "outcome" else ""
+        return self.value(one), re.sub(r"\d+", "", reason)
 
 
 def of_results(results: Mapping[str, Result], evaluation: Evaluation, errors: Mapping[str, str] = {}) -> Observation:
@@ -65,6 +72,13 @@ def of_results(results: Mapping[str, Result], evaluation: Evaluation, errors: Ma
         reasons={row: result.reason for row, result in results.items() if result.outcome != "fits"} | dict(errors),
         figures={row: _figures(result) for row, result in results.items()},
         statuses={one.id: one.status for one in evaluation.verdicts},
+    )
+
+
+def rejected(rows: Sequence[str], reason: str) -> Observation:
+    """Return the observation of rows that cannot run with this software."""
+    return Observation(
+        outcomes=dict.fromkeys(rows, "refused"), reasons=dict.fromkeys(rows, reason), figures={}, statuses={}
     )
 
 

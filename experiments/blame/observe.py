@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from pydantic import ValidationError
 
 from experiments.blame.environment import Environment, blame_folder
-from experiments.blame.observation import Observation, of_results
+from experiments.blame.observation import Observation, of_results, rejected
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.results.provenance import code_sha256
@@ -23,6 +23,10 @@ from experiments.system.processes import own_group
 
 Means = Literal["prediction", "miniature", "gpu"]
 SIZES = {"miniature": "tiny", "gpu": "full"}
+ONE_LINE = "9999"
+"""Width of a terminal on which no message is wrapped."""
+REJECTED = 2
+"""Exit code of a run whose rows this software cannot run."""
 
 
 class Question(NamedTuple):
@@ -59,8 +63,10 @@ def _place(question: Question, means: Means, environment: Environment) -> Path:
 
 def _predicted(question: Question, environment: Environment) -> Observation:
     asked = {"suite_name": question.suite, "rows": question.rows, "card": question.card}
-    out = _output(environment, ["-m", "experiments.blame.predicted", json.dumps(asked)])
-    return Observation.model_validate_json(out.strip().splitlines()[-1])
+    code, said = _output(environment, ["-m", "experiments.blame.predicted", json.dumps(asked)])
+    if code:
+        raise InputError(f"{environment.folder}: {said}")
+    return Observation.model_validate_json(said)
 
 
 def _run(question: Question, means: Means, environment: Environment) -> Observation:
@@ -70,26 +76,23 @@ def _run(question: Question, means: Means, environment: Environment) -> Observat
     words = ["-m", "experiments", "run", question.suite, *(word for row in question.rows for word in ("--row", row))]
     words += ["--card", question.card, "--size", SIZES[means], "--no-predict", "--results", str(folder)]
     try:
-        said = _output(environment, [*words, "--run-id", "step"], allowed=(0, 1, 3))
+        code, said = _output(environment, [*words, "--run-id", "step"])
         run = RunFolder(folder / "step")
+        if code == REJECTED:
+            return rejected(question.rows, said)
         if not (run.path / RUN_FILE).exists():
-            raise InputError(f"{environment.folder}: {_last_line(said)}")
+            raise InputError(f"{environment.folder}: {said}")
         return of_results(run.results(), evaluate_run(run.suite(), run).best)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _output(environment: Environment, words: Sequence[str], allowed: tuple[int, ...] = (0,)) -> str:
-    """Run Python in the environment; return its output. Its whole group ends with this process."""
+def _output(environment: Environment, words: Sequence[str]) -> tuple[int, str]:
+    """Run Python in the environment; return its exit code and last line. Its whole group ends with this process."""
     path = f"{environment.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(CODE)}
+    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(CODE), "COLUMNS": ONE_LINE}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with own_group([str(environment.python), *words], cwd=CODE, env=variables, **pipes) as process:
         out, err = process.communicate()
-    if process.returncode not in allowed:
-        raise InputError(f"{environment.folder}: {_last_line(err or out)}")
-    return str(out or err)
-
-
-def _last_line(text: str) -> str:
-    return (text.strip() or "no output").splitlines()[-1]
+    said = (err if process.returncode else out).strip() or out.strip() or err.strip() or "no output"
+    return process.returncode, said.splitlines()[-1]
