@@ -8,7 +8,7 @@ from experiments.blame import blame as module
 from experiments.blame.blame import blame
 from experiments.blame.environment import Environment
 from experiments.errors import InputError
-from tests.support.fake_index import pins, seen, values, wheel
+from tests.support.results.fake_index import pins, seen, values, wheel
 
 NAMES = [f"pack{number:02}" for number in range(14)]
 OLD, NEW = dict.fromkeys(NAMES, "1.0"), dict.fromkeys(NAMES, "2.0")

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.blame import observe as module
 from experiments.cli.app import main
-from tests.support.fake_index import seen, values, wheel
+from tests.support.results.fake_index import seen, values, wheel
 
 TARGET = "single_gpu_blip2/xxl-sgd"
 

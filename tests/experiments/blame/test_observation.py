@@ -1,7 +1,7 @@
 """What differs between two ends, and which end a step is like."""
 
 from experiments.blame.observation import difference, rejected
-from tests.support.fake_index import seen
+from tests.support.results.fake_index import seen
 
 
 def test_a_step_belongs_to_the_end_whose_figure_is_nearer():

@@ -8,8 +8,8 @@ import pytest
 from experiments.blame import pins as module
 from experiments.blame.pins import Pin, pins_of, read_pins
 from experiments.errors import InputError
-from tests.support.evidence import EVIDENCE
-from tests.support.fake_index import wheel
+from tests.support.results.evidence import EVIDENCE
+from tests.support.results.fake_index import wheel
 
 RUN = EVIDENCE / "single_gpu_blip2-h100_94gb-full-verdict"
 

@@ -10,7 +10,7 @@ from experiments.history.changes import RunChanges, changes
 from experiments.history.database import history, record
 from experiments.history.series import read_series
 from experiments.results.changes.noise import segments
-from tests.support.terms import again, slow_down
+from tests.support.results.terms import again, slow_down
 
 BEFORE = 6
 ROW = "xxl-sgd"

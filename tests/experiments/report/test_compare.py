@@ -14,7 +14,7 @@ from experiments.errors import InputError
 from experiments.report import Comparison, compare
 from experiments.results.changes.facts import figures_of
 from experiments.results.run_folder import RunFolder
-from tests.support.reports import (
+from tests.support.results.handwritten import (
     A100,
     STAND_IN,
     h200_run,
@@ -25,7 +25,7 @@ from tests.support.reports import (
     tiny_run,
     write_run,
 )
-from tests.support.terms import again
+from tests.support.results.terms import again
 
 
 @pytest.fixture
