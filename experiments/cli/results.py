@@ -7,7 +7,7 @@ import typer
 
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, RunPath, RunPaths, SuiteFile
+from experiments.cli.parsing.options import HISTORY, Json, RunPath, RunPaths, SuiteFile
 from experiments.errors import InputError, unknown
 
 app = Commands()
@@ -84,8 +84,11 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of the same suite.")],
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    database: Annotated[
+        Path, typer.Option(help="The database of the history, whose runs show the noise; need not exist.")
+    ] = HISTORY,
     fail_on_change: Annotated[
-        bool, typer.Option("--fail-on-change", help="Exit with code 1 if the status of a statement differs.")
+        bool, typer.Option("--fail-on-change", help="Exit with code 1 if a statement, an outcome or a value changed.")
     ] = False,
     page: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Also write a page that needs no network.")
@@ -94,15 +97,16 @@ def compare(
 ) -> None:
     """Compare two runs of one suite.
 
-    Shown are the statements whose status differs, the rows, and the options, settings and versions that differ; what
-    got worse is first.
+    Shown are the statements whose status differs, the rows, what changed beyond its noise, and the options, settings
+    and versions that differ; what got worse is first. The noise is that of the runs in the database of the history.
     """
     from experiments.cli.tables.comparison import comparison_tables
+    from experiments.history.series import recorded_figures
     from experiments.report import compare as compare_runs
     from experiments.report import write_comparison
     from experiments.results.run_folder import RunFolder
 
-    comparison = compare_runs(RunFolder(a), RunFolder(b))
+    comparison = compare_runs(RunFolder(a), RunFolder(b), recorded_figures(database, RunFolder(a)))
     if page:
         write_comparison(page, comparison)
         say(f"page: {page}", stderr=True)
@@ -110,7 +114,7 @@ def compare(
         print_json(comparison.model_dump(mode="json"))
     else:
         console().print(comparison_tables(comparison))
-    raise typer.Exit(int(fail_on_change and bool(comparison.verdicts)))
+    raise typer.Exit(int(fail_on_change and bool(comparison.verdicts or comparison.changed)))
 
 
 @app.command("list")

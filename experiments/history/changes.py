@@ -1,49 +1,11 @@
-"""What changed in a run against those before it: facts, verdicts, and figures that moved beyond their noise.
+"""What changed in a run against those before it: facts, verdicts, and figures that moved beyond their noise."""
 
-A figure changed where ruptures finds the start of a new segment: KernelCPD with the linear kernel, whose cost is the
-squared distance to the segment's mean, in units of the noise. Its penalty is that of the Bayesian information criterion
-for a change of the mean, 2 log n (Yao 1988), with n the number of all values that are tested, so that long histories
-with many figures raise no more false alarms than short ones.
-"""
-
-from collections.abc import Sequence
 from itertools import pairwise
-from math import inf, log, sqrt
-from statistics import median
 from typing import NamedTuple
 
-from experiments.history.series import Key, RecordedRun, Series
-from experiments.results.quantities import SECONDS
-from experiments.results.wording import label, number, unit
-from experiments.system.packages import require_packages
-
-MAD_OF_A_NORMAL = 0.6745
-"""Median absolute deviation of a normal distribution, in standard deviations."""
-ALLOCATOR_BLOCK_GIB = 2 / 1024
-"""PyTorch's allocator reserves memory in blocks of 2 MiB."""
-BF16_ROUNDING = 2**-8
-"""Relative rounding of a bfloat16, in which losses are computed."""
-FLOAT_ROUNDING = 2**-24
-"""Relative rounding of a 32-bit number."""
-LEAST_STEPS = 3
-"""Differences without which a median of them says nothing."""
-
-
-class Changed(NamedTuple):
-    """One thing that changed. row: empty for a verdict. ratio: of a figure, now over before."""
-
-    row: str
-    what: str
-    before: str
-    now: str
-    ratio: float | None = None
-
-    @property
-    def sentence(self) -> str:
-        """Return the change in a line: 'xxl-sgd: peak memory 61.9 GiB → 63.1 GiB (+2.0 %)'."""
-        place = f"{self.row}: " if self.row else ""
-        percent = f" ({100 * (self.ratio - 1):+.2g} %)" if self.ratio else ""
-        return f"{place}{self.what} {self.before or 'none'} → {self.now or 'none'}{percent}"
+from experiments.history.series import RecordedRun, Series
+from experiments.results.changes.changed import Changed, Key, changed_figure, differing
+from experiments.results.changes.noise import starts
 
 
 class RunChanges(NamedTuple):
@@ -64,11 +26,11 @@ def changes(series: Series) -> list[RunChanges]:
 
     A run with nothing but borderline statements is not among them.
     """
-    starts = _starts(series)
+    begin = starts([run.figures for run in series.runs])
     found = []
     for place, (before, run) in enumerate(pairwise(series.runs), 1):
-        moved = [_moved(key, series, place) for key, places in starts.items() if place in places]
-        changed = [*_differing(before.facts, run.facts), *moved]
+        moved = [_moved(key, series, place) for key, places in begin.items() if place in places]
+        changed = [*differing(before.facts, run.facts), *moved]
         flipped, borderline = _flipped(before, run, {one.row for one in changed})
         if flipped or changed:
             found.append(RunChanges(run, before, [*flipped, *changed], borderline, _causes(before, run)))
@@ -87,93 +49,11 @@ def _flipped(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[lis
     return flipped, borderline
 
 
-def _differing(before: dict[Key, str], now: dict[Key, str]) -> list[Changed]:
-    """Return the facts that differ, of rows that both runs have."""
-    rows = {row for row, _ in before} & {row for row, _ in now}
-    keys = [key for key in dict.fromkeys([*before, *now]) if key[0] in rows]
-    return [
-        Changed(*key, before.get(key, ""), now.get(key, "")) for key in keys if before.get(key, "") != now.get(key, "")
-    ]
-
-
 def _causes(before: RecordedRun, run: RecordedRun) -> list[Changed]:
     """Return the versions, devices and other causes that differ, each once for all rows."""
-    differing = _differing(before.causes, run.causes)
-    return list(dict.fromkeys(one._replace(row="") for one in differing))
+    return list(dict.fromkeys(one._replace(row="") for one in differing(before.causes, run.causes)))
 
 
 def _moved(key: Key, series: Series, place: int) -> Changed:
-    row, quantity = key
     earlier = [value for value in series.values(key)[:place] if value is not None]
-    before, now = earlier[-1], series.runs[place].figures[key].value
-    then, words = (f"{number(value)} {unit(quantity)}".strip() for value in (before, now))
-    return Changed(row, label(quantity), then, words, now / before if before else None)
-
-
-def _starts(series: Series) -> dict[Key, set[int]]:
-    """Return the places in the series at which each figure starts to have other values."""
-    keys = series.keys
-    shared = _shared_noise(series, keys)
-    tested = sum(len(run.figures) for run in series.runs)
-    found = {}
-    for key in keys:
-        places = [place for place, run in enumerate(series.runs) if key in run.figures]
-        values = [series.runs[place].figures[key].value for place in places]
-        noise = _noise(key, series, values, shared[key[1]])
-        found[key] = {places[start] for start in segments(values, noise, tested)}
-    return found
-
-
-def segments(values: Sequence[float], noise: float, tested: int) -> list[int]:
-    """Return where a new segment of ``values`` starts, the first excluded. ``noise``: standard deviation of one value.
-
-    tested: number of values, of this figure and all others, that are searched for changes.
-    """
-    if len(set(values)) < 2:
-        return []
-    require_packages("ruptures")
-    import numpy
-    import ruptures
-
-    signal = numpy.array([value / noise for value in values]).reshape(-1, 1)
-    search = ruptures.KernelCPD(kernel="linear", min_size=1).fit(signal)
-    return [int(end) for end in search.predict(pen=2 * log(tested))[:-1]]
-
-
-def _noise(key: Key, series: Series, values: Sequence[float], shared: float) -> float:
-    """Return the standard deviation of a figure: that of its runs, of their steps, or its rounding.
-
-    Infinite for a time whose deviation between runs is not known yet. The newest value may be the change that is looked
-    for, so it does not count.
-    """
-    size = abs(median(values))
-    between = max(_deviation([later - earlier for earlier, later in pairwise(values[:-1])]), shared * size)
-    if key[1] in SECONDS and not between:
-        return inf
-    within = median(run.figures[key].spread or 0.0 for run in series.runs if key in run.figures)
-    return max(between, within, _rounding(key[1], size))
-
-
-def _shared_noise(series: Series, keys: Sequence[Key]) -> dict[str, float]:
-    """Return the relative standard deviation of each quantity between runs, over all rows; 0 if it is not known."""
-    steps: dict[str, list[float]] = {}
-    for key in keys:
-        values = [value for value in series.values(key)[:-1] if value]
-        steps.setdefault(key[1], []).extend(later / earlier - 1 for earlier, later in pairwise(values))
-    return {name: _deviation(several) for name, several in steps.items()}
-
-
-def _deviation(steps: Sequence[float]) -> float:
-    """Return the standard deviation of one value from the differences of consecutive ones; 0 for less than three.
-
-    Of the differences, the median counts, so that a change among them does not widen it.
-    """
-    if len(steps) < LEAST_STEPS:
-        return 0.0
-    return median(map(abs, steps)) / MAD_OF_A_NORMAL / sqrt(2)
-
-
-def _rounding(quantity: str, value: float) -> float:
-    if quantity.endswith("_gib"):
-        return ALLOCATOR_BLOCK_GIB
-    return (value or 1.0) * (BF16_ROUNDING if quantity.endswith("_loss") else FLOAT_ROUNDING)
+    return changed_figure(key, earlier[-1], series.runs[place].figures[key].value)

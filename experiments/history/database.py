@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.history.facts import cause_facts, figures, outcome_facts
 from experiments.prediction.as_result import evaluate_run
+from experiments.results.changes.facts import cause_facts, figures, outcome_facts
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Result
 from experiments.results.verdicts import Evaluation

@@ -2,14 +2,14 @@
 
 import sqlite3
 from collections import defaultdict
+from pathlib import Path
 from typing import NamedTuple
 
 from experiments.errors import InputError, unknown
-from experiments.history.database import CAUSE
-from experiments.history.facts import Figure
-
-Key = tuple[str, str]
-"""A row and the name of its figure or fact."""
+from experiments.history.database import CAUSE, history
+from experiments.results.changes.changed import Key
+from experiments.results.changes.facts import Figure
+from experiments.results.run_folder import RunFolder
 
 
 class Status(NamedTuple):
@@ -94,6 +94,20 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
         if not found:
             raise InputError(f"{suite}/{row}: the history has no result of this row")
     return found
+
+
+def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
+    """Return the figures of all recorded runs that compare with the one in ``folder``; none without a database.
+
+    Raises InputError if the folder is not that of a run, or the file not a history.
+    """
+    if not path.is_file():
+        return []
+    run = folder.read_run()
+    with history(path) as database:
+        several = read_series(database)
+    alike = (run.suite, run.card, run.size, run.length, run.gpus_per_node)
+    return [one.figures for series in several if series[:5] == alike for one in series.runs]
 
 
 def _read_run(database: sqlite3.Connection, one: sqlite3.Row, row: str | None) -> RecordedRun:

@@ -81,16 +81,17 @@ def predict(
     on_prediction: OnPrediction = lambda spec, prediction, cached: None,
     on_failure: OnFailure | None = None,
     workers: int | None = None,
+    store: Path | None = None,
 ) -> list[Prediction]:
     """Return predictions in the order of ``specs``; call ``on_prediction`` for each, with True if it was cached.
 
-    Predictions are cached under ``cache``. The key contains everything that they depend on: row, card, code, libraries.
+    Predictions are cached under ``cache``, or in the folder ``store``. The key contains everything that they depend on: row, card, code, libraries.
     Rows that differ only in the card are traced once if the cards have the same kernels. At most ``workers`` rows
     (None: the number of CPUs) are traced at a time, each with less than 6 GiB of host memory. For a row that cannot be
     traced, ``on_failure`` is called with the reason and the row is omitted. Without ``on_failure``, the first such row
     raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
     """
-    folder = cache / "predictions"
+    folder = store or cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Prediction] = {}
     missing: dict[str, RowSpec] = {}

@@ -1,6 +1,6 @@
 """Compare two runs of one suite: results of each row, options and settings that differ. What got worse is first."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -8,23 +8,30 @@ from pydantic import Field
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.report.words import ran_on
+from experiments.results.changes.changed import Changed, Figures, Key, changed_figure, differing
+from experiments.results.changes.facts import cause_facts, figures_of, outcome_facts, step_deviations
+from experiments.results.changes.noise import starts
 from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Outcome, Record, Result
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.run_options import SHOWN
 from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
 
-COMPARISON_SCHEMA_VERSION: Literal[3] = 3
+COMPARISON_SCHEMA_VERSION: Literal[4] = 4
 ORIGIN = ("recipe_version", "git_commit", "host")
 """Fields of run.json that no option sets."""
 UNLIKE = ("size", "card")
 """Options that a reader must know to be the same, or not, before any value."""
+Results = Mapping[str, Result]
 OPTIONS = frozenset(Run.model_fields)
 BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
-CHANGED_SHARE = 0.02
-"""A value that differs by less is taken for the same."""
+FIGURES: tuple[Quantity, ...] = ("peak_gib", "reserved_gib", "samples_per_s")
+"""The figures that a comparison shows also where they did not change."""
+TOLD_ELSEWHERE = frozenset(("suite version", "commit", "node", "data", "data SHA-256", "device"))
+"""Causes of a change that the options and origins of the runs name."""
 
 
 class Change(Record):
@@ -35,6 +42,7 @@ class Change(Record):
     ratio: float | None = Field(
         description="b over a; None if either is missing, a is 0, or the sizes of the runs differ"
     )
+    changed: bool = Field(description="the value moved beyond its noise")
 
 
 class Difference(Record):
@@ -70,16 +78,15 @@ class RowComparison(Record):
         worse = BEST_FIRST.index(self.outcome_b) - BEST_FIRST.index(self.outcome_a)
         if worse:
             return 100.0 * worse
-        speed, memory = self.samples_per_s.ratio, self.peak_gib.ratio
+        speed, memory = (one.ratio if one.changed else None for one in (self.samples_per_s, self.peak_gib))
         ratios = [1 / speed if speed else 1.0, memory or 1.0]
-        ratio = max(ratios, key=lambda ratio: abs(ratio - 1))
-        return ratio - 1 if abs(ratio - 1) >= CHANGED_SHARE else 0.0
+        return max(ratios, key=lambda ratio: abs(ratio - 1)) - 1
 
 
 class Comparison(Record):
     """Two runs of one suite side by side; both are evaluated with the current suites."""
 
-    schema_version: Literal[3] = COMPARISON_SCHEMA_VERSION
+    schema_version: Literal[4] = COMPARISON_SCHEMA_VERSION
     a: Run
     b: Run
     names: tuple[str, str] = Field(description="what tells the runs apart: name and date, with the folder if needed")
@@ -87,6 +94,9 @@ class Comparison(Record):
     differences: tuple[Difference, ...]
     packages: tuple[str, ...] = Field(default=(), description="names of the libraries of either run")
     rows: tuple[RowComparison, ...]
+    changed: tuple[Difference, ...] = Field(
+        description="outcomes, facts and figures of rows that changed; none if the sizes of the runs differ"
+    )
     verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, what got worse first")
 
     @property
@@ -95,8 +105,11 @@ class Comparison(Record):
         return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.badness))
 
 
-def compare(a: RunFolder, b: RunFolder) -> Comparison:
-    """Compare the runs in ``a`` and ``b``. Raises InputError if one is not a run, or if their suites differ."""
+def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Comparison:
+    """Compare the runs in ``a`` and ``b``. recorded: figures of earlier runs like ``a``, which show the noise.
+
+    Raises InputError if one is not a run, or if their suites differ.
+    """
     run_a, run_b = a.read_run(), b.read_run()
     if run_a.suite != run_b.suite:
         raise InputError(f"{b.path}: suite = {run_b.suite!r}: only runs of one suite compare; allowed: {run_a.suite!r}")
@@ -104,7 +117,10 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
     suite = a.suite()
     unlike = tuple(_differing(_values(run_a, UNLIKE), _values(run_b, UNLIKE)))
     ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
-    rows = [_row(row, results_a.get(row), results_b.get(row), run_a.size == run_b.size) for row in ids]
+    alike = run_a.size == run_b.size
+    moved = _moved(results_a, results_b, recorded) if alike else {}
+    facts = _changed_facts(results_a, results_b) if alike else []
+    rows = [_row(row, results_a.get(row), results_b.get(row), moved, alike) for row in ids]
     changes = verdict_changes(evaluate_run(suite, a).best.verdicts, evaluate_run(suite, b).best.verdicts)
     return Comparison(
         a=run_a,
@@ -114,8 +130,30 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
         differences=tuple(_differing(_facts(run_a, results_a), _facts(run_b, results_b))),
         packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),
+        changed=tuple(_in_words(one) for one in [*facts, *moved.values()]),
         verdicts=tuple(sorted(changes, key=lambda change: -change.worse)),
     )
+
+
+def _moved(a: Results, b: Results, recorded: Sequence[Figures]) -> dict[Key, Changed]:
+    """Return the figures that moved beyond their noise, by row and quantity."""
+    before, now = (figures_of(results) for results in (a, b))
+    steps = {(row, name): deviation for row, one in a.items() for name, deviation in step_deviations(one).items()}
+    begin = starts([before, now], recorded, steps)
+    return {key: changed_figure(key, before[key].value, now[key].value) for key, places in begin.items() if places}
+
+
+def _changed_facts(a: Results, b: Results) -> list[Changed]:
+    """Return the facts that changed, without the settings of rows, which each row has."""
+    before, now = (
+        {(row, name): value for row, one in results.items() for name, value in outcome_facts(one).items()}
+        for results in (a, b)
+    )
+    return [one for one in differing(before, now) if one.what not in Settings.model_fields]
+
+
+def _in_words(one: Changed) -> Difference:
+    return Difference(what=f"{one.row}: {one.what}", a=one.before, b=one.now)
 
 
 def _names(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
@@ -126,7 +164,8 @@ def _names(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
     return f"{first} ({a.path})", f"{second} ({b.path})"
 
 
-def _row(row: str, a: Result | None, b: Result | None, alike: bool) -> RowComparison:
+def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, Changed], alike: bool) -> RowComparison:
+    peak, reserved, speed = (_measured(name, a, b, (row, name) in moved, alike) for name in FIGURES)
     return RowComparison(
         row=row,
         outcome_a=a.outcome if a else None,
@@ -135,9 +174,9 @@ def _row(row: str, a: Result | None, b: Result | None, alike: bool) -> RowCompar
         ran_on_b=ran_on(b) if b else "",
         same_experiment=a.fingerprint == b.fingerprint if a and b else None,
         settings=tuple(_differing(_settings(a.spec), _settings(b.spec))) if a and b else (),
-        peak_gib=_measured("peak_gib", a, b, alike),
-        reserved_gib=_measured("reserved_gib", a, b, alike),
-        samples_per_s=_measured("samples_per_s", a, b, alike),
+        peak_gib=peak,
+        reserved_gib=reserved,
+        samples_per_s=speed,
     )
 
 
@@ -148,10 +187,10 @@ def _settings(spec: RowSpec) -> dict[str, str]:
     return {name: str(value) for name, value in {**plain, **settings}.items()}
 
 
-def _measured(quantity: Quantity, a: Result | None, b: Result | None, alike: bool) -> Change:
+def _measured(quantity: Quantity, a: Result | None, b: Result | None, changed: bool, alike: bool) -> Change:
     value_a, value_b = (value_of(quantity, result) if result else None for result in (a, b))
     ratio = value_b / value_a if alike and value_a and value_b is not None else None
-    return Change(a=value_a, b=value_b, ratio=ratio)
+    return Change(a=value_a, b=value_b, ratio=ratio, changed=changed)
 
 
 def _values(run: Run, names: tuple[str, ...]) -> dict[str, str]:
@@ -164,14 +203,13 @@ def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Differenc
             yield Difference(what=what, a=a.get(what, ""), b=b.get(what, ""))
 
 
-def _facts(run: Run, results: Mapping[str, Result]) -> dict[str, str]:
+def _facts(run: Run, results: Results) -> dict[str, str]:
     """Return the run's options and the machines and versions of its rows, by name."""
     facts = {name.replace("_", " "): value for name, value in _values(run, (*SHOWN, *ORIGIN)).items()}
     seen: dict[str, set[str]] = {}
     for result in results.values():
         seen.setdefault("device", set()).add(ran_on(result))
-        seen.setdefault("driver", set()).add(result.device.driver or "")
-        seen.setdefault("training code", set()).add(result.code)
-        for library, version in result.versions.items():
-            seen.setdefault(library, set()).add(version)
+        for name, value in cause_facts(run, result).items():
+            if name not in TOLD_ELSEWHERE:
+                seen.setdefault(name, set()).add(value)
     return facts | {what: ", ".join(sorted(filter(None, values))) for what, values in seen.items()}

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from experiments.errors import InputError
 
 EXTRAS = {
+    "blame": ("packaging", "uv"),
     "chameleon": ("ansible_runner", "blazarclient", "chi", "keystoneauth1", "openstack", "requests"),
     "history": ("ruptures",),
     "notify": ("apprise",),

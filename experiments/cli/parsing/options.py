@@ -14,6 +14,9 @@ from experiments.suites.choices import Groups
 from experiments.system.options import Option, fields_with_options
 from provision.choices import DEMO, TESTBEDS
 
+HISTORY = Path("results/history.db")
+"""The database of the history, unless --database names another."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; required without a terminal.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the planned operations; change nothing.")]

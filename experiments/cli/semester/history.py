@@ -7,11 +7,10 @@ import typer
 
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, SuiteFile
+from experiments.cli.parsing.options import HISTORY, Json, SuiteFile
 from experiments.errors import InputError
 
 app = Commands()
-DATABASE = Path("results/history.db")
 RECORD = "record"
 
 
@@ -21,7 +20,7 @@ def history(
         list[str] | None,
         typer.Argument(metavar="SUITE[/ROW] | record RUN_FOLDER", help="Record runs, or show a suite or a row."),
     ] = None,
-    database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = DATABASE,
+    database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = HISTORY,
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
     page: Annotated[Path | None, typer.Option(help="Also write a page with verdicts and trends to this file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Also write every figure of every run to this CSV file.")] = None,

@@ -1,9 +1,11 @@
 """Two runs side by side, for the terminal."""
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from experiments.report.compare import Change, Comparison, RowComparison
+from experiments.report.compare import Change, Comparison, Difference, RowComparison
 from experiments.results.verdict_changes import VerdictChange
 from experiments.results.wording import OUTCOMES, number, unit_of_size
 from experiments.system.tables import Column, Table
@@ -23,6 +25,7 @@ def comparison_tables(comparison: Comparison) -> Group:
         _rows(comparison),
         *_emulated(comparison),
         Text(),
+        *([_changed(comparison, heads), Text()] if comparison.a.size == comparison.b.size else []),
         _differences(comparison, heads),
     ]
     return Group(*parts)
@@ -116,10 +119,20 @@ def _emulated(comparison: Comparison) -> list[Text]:
     return [Text(line, "dim") for line in sorted(words)]
 
 
+def _changed(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
+    if not comparison.changed:
+        return Text("No outcome and no value changed beyond its noise.")
+    return _side_by_side("row: value", comparison.changed, heads, "changed beyond noise")
+
+
+def _side_by_side(what: str, found: Sequence[Difference], heads: tuple[str, str], title: str) -> Table:
+    table = Table(Column(what, prose=True), *(Column(head, prose=True) for head in heads), title=title)
+    for one in found:
+        table.add(one.what, *(text or "–" for text in (one.a, one.b)))
+    return table
+
+
 def _differences(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.differences:
         return Text("Both runs made the same choices, with the same versions.")
-    table = Table("option or version", *(Column(head, prose=True) for head in heads), title="what else differs")
-    for difference in comparison.differences:
-        table.add(difference.what, *(text or "–" for text in (difference.a, difference.b)))
-    return table
+    return _side_by_side("option or version", comparison.differences, heads, "what else differs")

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.charts import Bar, Chart, Mark, NoteTone, bar_chart
-from experiments.report.compare import CHANGED_SHARE, Change, Comparison, Difference, RowComparison
+from experiments.report.compare import Change, Comparison, Difference, RowComparison
 from experiments.report.pages.environment import rendered, save
 from experiments.report.words import percent
 from experiments.results.wording import number, unit_of_size
 
-MACHINE = ("card", "device", "driver", "host", "site")
+MACHINE = ("card", "device", "driver", "CUDA", "image", "host", "site")
 CODE = ("recipe version", "git commit", "training code")
 MISSING = "–"
 
@@ -94,7 +94,7 @@ def _shown(name: str, change: Change, unit: str, scale: float, more_is_worse: bo
 
 
 def _tone(change: Change, more_is_worse: bool) -> str:
-    if change.ratio is None or abs(change.ratio - 1) < CHANGED_SHARE:
+    if change.ratio is None or not change.changed:
         return ""
     return "bad" if (change.ratio > 1) == more_is_worse else "good"
 

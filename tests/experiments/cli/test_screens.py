@@ -102,6 +102,8 @@ MISTAKES = (
     "compare H200 my_lab.yaml",
     "check nowhere.yaml",
     "schema results",
+    "blame single_gpu_blip2/xxl-sgd --good nowhere --bad current",
+    "blame single_gpu_blip2/xxl-sgd --good current --bad current",
     "logs nosuch TINY",
     "slots --hours soon",
 )

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from experiments.history.changes import RunChanges, changes, segments
+from experiments.history.changes import RunChanges, changes
 from experiments.history.database import history, record
 from experiments.history.series import read_series
+from experiments.results.changes.noise import segments
 from tests.support.results.terms import again, slow_down
 
 BEFORE = 6

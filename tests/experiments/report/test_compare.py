@@ -1,8 +1,10 @@
 """Two runs side by side."""
 
 import re
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.console import Console
 from experiments.cli.tables.comparison import comparison_tables
 from experiments.errors import InputError
 from experiments.report import Comparison, compare
+from experiments.results.changes.facts import figures_of
 from experiments.results.run_folder import RunFolder
 from tests.support.results.handwritten import (
     A100,
@@ -22,6 +25,7 @@ from tests.support.results.handwritten import (
     tiny_run,
     write_run,
 )
+from tests.support.results.terms import again
 
 
 @pytest.fixture
@@ -124,3 +128,38 @@ def test_runs_of_different_suites_do_not_compare(tmp_path: Path) -> None:
     other = write_run(tmp_path / "b", make_run().model_copy(update={"suite": "another", "rows": ()}), {})
     with pytest.raises(InputError, match=re.escape("suite = 'another'")):
         compare(tiny_run(tmp_path / "a"), other)
+
+
+def test_a_value_changed_if_the_history_says_so(tmp_path: Path) -> None:
+    def plant(result: dict[str, Any]) -> None:
+        if result["spec"]["row"] == "xxl-sgd":
+            result["memory"]["peak_gib"] *= 1.005
+
+    a, same, moved = again(tmp_path, 0), again(tmp_path, 1), again(tmp_path, 2, plant)
+    assert compare(a, same).changed == ()
+    (found,) = compare(a, moved).changed
+    assert found.what == "xxl-sgd: peak memory"
+    row = next(row for row in compare(a, moved).rows if row.row == "xxl-sgd")
+    assert row.peak_gib.changed
+    assert not row.samples_per_s.changed
+
+
+def test_recorded_runs_show_the_noise_of_a_value(tmp_path: Path) -> None:
+    def vary(times: float) -> Callable[[dict[str, Any]], None]:
+        return lambda result: result["memory"].update(peak_gib=result["memory"]["peak_gib"] * times)
+
+    runs = [again(tmp_path, week, vary(1 + 0.01 * (-1) ** week)) for week in range(6)]
+    recorded = [figures_of(run.results()) for run in runs]
+    peaks = "peak memory"
+    assert any(peaks in one.what for one in compare(runs[0], runs[1]).changed)
+    assert not any(peaks in one.what for one in compare(runs[0], runs[1], recorded).changed)
+
+
+def test_everything_that_may_be_the_cause_is_named(tmp_path: Path) -> None:
+    def other(result: dict[str, Any]) -> None:
+        result.update(image="sha256:new", code="feed", data_commit="v2", weights_commit="w2")
+        result["device"].update(driver="590.1", cuda="14.0")
+        result["versions"]["peft"] = "0.99"
+
+    found = {one.what for one in compare(again(tmp_path, 0), again(tmp_path, 1, other)).differences}
+    assert {"image", "training code", "data version", "weights version", "driver", "CUDA", "peft"} <= found

@@ -1,5 +1,6 @@
-"""The figures and facts of one row's result, as the history stores them."""
+"""The figures and facts of one row's result that runs are compared by."""
 
+from collections.abc import Mapping
 from math import isfinite, sqrt
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ IQR_OF_A_NORMAL = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 MEDIAN_EFFICIENCY = 1.2533
 """Standard error of a median over that of a mean, of a normal distribution: the root of pi/2."""
+LEAST_MEASURED = 3
+"""Steps without which their spread says nothing."""
 
 
 class Figure(NamedTuple):
@@ -46,6 +49,20 @@ def figures(result: Result) -> dict[str, Figure]:
         for quantity, value in values.items()
         if value is not None and isfinite(value)
     }
+
+
+def figures_of(results: Mapping[str, Result]) -> dict[tuple[str, str], Figure]:
+    """Return the figures of several rows, by row and quantity."""
+    return {(row, name): figure for row, result in results.items() for name, figure in figures(result).items()}
+
+
+def step_deviations(result: Result) -> dict[str, float]:
+    """Return the standard deviation of one step by quantity, in its unit; empty if too few steps were measured."""
+    speed = result.speed
+    if speed is None or speed.measured_micro_steps < LEAST_MEASURED:
+        return {}
+    values = {quantity: value_of(quantity, result) for quantity in SECONDS}
+    return {name: value * speed.spread / IQR_OF_A_NORMAL for name, value in values.items() if value is not None}
 
 
 def _standard_error(quantity: Quantity, value: float, result: Result) -> float | None:

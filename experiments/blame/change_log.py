@@ -1,0 +1,38 @@
+"""What the change log of an installed package says about a version."""
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import Distribution
+
+FILES = re.compile(r"(change-?log|changes|history|news|release-?notes)(\.\w+)?", re.IGNORECASE)
+LINK = re.compile(r"change|release|history|news", re.IGNORECASE)
+UNDERLINE = re.compile(r"[-=~^*#\s]*")
+
+
+def line_of_change_log(package: Distribution, version: str) -> str:
+    """Return the first line about ``version`` in the change log that the package ships; else the log's address.
+
+    Empty if the package names neither.
+    """
+    for text in _logs(package):
+        if line := _first_line(text, version):
+            return line
+    links = [link.partition(",") for link in package.metadata.get_all("Project-URL") or ()]
+    return next((address.strip() for name, _, address in links if LINK.search(name)), "")
+
+
+def _logs(package: Distribution) -> Iterator[str]:
+    for file in package.files or ():
+        if FILES.fullmatch(file.name):
+            yield str(file.read_text())
+    yield str(package.metadata.json.get("description", ""))
+
+
+def _first_line(text: str, version: str) -> str:
+    """Return the first line of text below the heading that has the version."""
+    heading = re.compile(rf"(?<![\w.])v?{re.escape(version)}(?![\w.]*\d)")
+    lines = iter(text.splitlines())
+    for line in lines:
+        if heading.search(line) and len(line.split()) < 8:
+            return next((one.strip(" -*\t") for one in lines if not UNDERLINE.fullmatch(one)), "")
+    return ""

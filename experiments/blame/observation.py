@@ -1,0 +1,108 @@
+"""What a step shows of the rows: outcomes, figures, statements; and on which side of a difference it is."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from experiments.results.changes.changed import changed_figure
+from experiments.results.changes.facts import Figure, figures
+from experiments.results.changes.noise import starts
+from experiments.results.quantities import SECONDS
+from experiments.results.schema import Record, Result
+from experiments.results.verdicts import Evaluation
+from experiments.results.wording import number, unit
+
+
+class Observation(Record):
+    """The rows in one environment."""
+
+    outcomes: dict[str, str]
+    reasons: dict[str, str]
+    figures: dict[str, dict[str, float]]
+    statuses: dict[str, str]
+
+
+class Difference(NamedTuple):
+    """What differs between the two ends. key: the statement, or row and quantity."""
+
+    kind: Literal["statement", "outcome", "figure"]
+    key: tuple[str, str]
+    good: Observation
+    bad: Observation
+
+    @property
+    def sentence(self) -> str:
+        """Return the difference in a line."""
+        row, what = self.key
+        if self.kind == "figure":
+            return changed_figure(self.key, *(one.figures[row][what] for one in (self.good, self.bad))).sentence
+        reason = self.bad.reasons.get(row) or self.good.reasons.get(row, "")
+        return f"{row}: {what} {self.value(self.good)} → {self.value(self.bad)}{reason and f' ({reason})'}"
+
+    def value(self, one: Observation) -> str:
+        """Return what ``one`` shows, in words."""
+        row, what = self.key
+        if self.kind == "figure":
+            found = one.figures.get(row, {}).get(what)
+            return one.reasons.get(row, "no value") if found is None else f"{number(found)} {unit(what)}".strip()
+        return one.statuses.get(row, "none") if self.kind == "statement" else one.outcomes.get(row, "none")
+
+    def side(self, one: Observation) -> Literal["good", "bad"] | None:
+        """Return which end ``one`` is like; a figure is like the end whose value is nearer."""
+        row, what = self.key
+        if self.kind == "figure":
+            good, bad, found = (end.figures.get(row, {}).get(what) for end in (self.good, self.bad, one))
+            if found is None or good is None or bad is None:
+                return None
+            return "good" if abs(found - good) < abs(found - bad) else "bad"
+        if self._state(one) == self._state(self.good):
+            return "good"
+        return "bad" if self._state(one) == self._state(self.bad) else None
+
+    def _state(self, one: Observation) -> tuple[str, str]:
+        """Return the value, and for an outcome its reason without numbers: another error is not the same change."""
+        reason = one.reasons.get(self.key[0], "") if self.kind == "outcome" else ""
+        return self.value(one), re.sub(r"\d+", "", reason)
+
+
+def of_results(results: Mapping[str, Result], evaluation: Evaluation, errors: Mapping[str, str] = {}) -> Observation:
+    """Return what results of rows show; ``errors``: messages of rows that have none. Times on a CPU are left out."""
+    return Observation(
+        outcomes={**{row: result.outcome for row, result in results.items()}, **dict.fromkeys(errors, "error")},
+        reasons={row: result.reason for row, result in results.items() if result.outcome != "fits"} | dict(errors),
+        figures={row: _figures(result) for row, result in results.items()},
+        statuses={one.id: one.status for one in evaluation.verdicts},
+    )
+
+
+def rejected(rows: Sequence[str], reason: str) -> Observation:
+    """Return the observation of rows that cannot run with this software."""
+    return Observation(
+        outcomes=dict.fromkeys(rows, "refused"), reasons=dict.fromkeys(rows, reason), figures={}, statuses={}
+    )
+
+
+def difference(good: Observation, bad: Observation, statement: str | None) -> Difference | None:
+    """Return what differs: the status of the statement, else an outcome, else the first figure that changed; else None.
+
+    For a statement about one value of a row, ROW/QUANTITY, it is that value.
+    """
+    if statement and good.statuses.get(statement) != bad.statuses.get(statement):
+        return Difference("statement", (statement, "status"), good, bad)
+    for row in good.outcomes.keys() & bad.outcomes.keys():
+        if good.outcomes[row] != bad.outcomes[row]:
+            return Difference("outcome", (row, "outcome"), good, bad)
+    before, now = ({(row, name): Figure(value, None) for row, name, value in _flat(one)} for one in (good, bad))
+    begin = starts([before, now])
+    changed = [key for key, places in begin.items() if places and (not statement or f"{key[0]}/{key[1]}" == statement)]
+    return Difference("figure", changed[0], good, bad) if changed else None
+
+
+def _flat(one: Observation) -> list[tuple[str, str, float]]:
+    return [(row, name, value) for row, found in one.figures.items() for name, value in found.items()]
+
+
+def _figures(result: Result) -> dict[str, float]:
+    measured = figures(result)
+    left_out = SECONDS if result.device.kind == "cpu" else ()
+    return {name: figure.value for name, figure in measured.items() if name not in left_out}

@@ -1,0 +1,98 @@
+"""Observe rows in an environment: by prediction, with tiny models, or at full size on a GPU. Observations are kept."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from experiments.blame.environment import Environment, blame_folder
+from experiments.blame.observation import Observation, of_results, rejected
+from experiments.errors import InputError
+from experiments.prediction.as_result import evaluate_run
+from experiments.results.provenance import code_sha256
+from experiments.results.run_folder import RUN_FILE, RunFolder
+from experiments.suites.suite import suite_file
+from experiments.system.files import CODE, write_atomically
+from experiments.system.processes import own_group
+
+Means = Literal["prediction", "miniature", "gpu"]
+SIZES = {"miniature": "tiny", "gpu": "full"}
+ONE_LINE = "9999"
+"""Width of a terminal on which no message is wrapped."""
+REJECTED = 2
+"""Exit code of a run whose rows this software cannot run."""
+
+
+class Question(NamedTuple):
+    """The rows that are observed, and the statement about them that is followed; None: anything of the rows."""
+
+    suite: str
+    rows: tuple[str, ...]
+    card: str
+    statement: str | None = None
+
+
+def observe(question: Question, means: Means, environment: Environment) -> Observation:
+    """Return what the rows show in ``environment``; from an earlier step if nothing has changed since.
+
+    Raises InputError if they cannot be observed there.
+    """
+    kept = _place(question, means, environment)
+    try:
+        return Observation.model_validate_json(kept.read_bytes())
+    except (OSError, ValidationError):
+        pass
+    found = _predicted(question, environment) if means == "prediction" else _run(question, means, environment)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, found.model_dump_json(indent=2))
+    return found
+
+
+def _place(question: Question, means: Means, environment: Environment) -> Path:
+    parts = [environment.name, means, question.suite, *question.rows, question.card, code_sha256()]
+    if file := suite_file(question.suite):
+        parts.append(file.read_text())
+    return blame_folder() / "steps" / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"
+
+
+def _predicted(question: Question, environment: Environment) -> Observation:
+    asked = {"suite_name": question.suite, "rows": question.rows, "card": question.card}
+    code, said = _output(environment, ["-m", "experiments.blame.predicted", json.dumps(asked)])
+    if code:
+        raise InputError(f"{environment.folder}: {said}")
+    return Observation.model_validate_json(said)
+
+
+def _run(question: Question, means: Means, environment: Environment) -> Observation:
+    """Run the rows in a folder that is removed afterwards."""
+    folder = blame_folder() / f"run-{environment.name}-{means}"
+    shutil.rmtree(folder, ignore_errors=True)
+    words = ["-m", "experiments", "run", question.suite, *(word for row in question.rows for word in ("--row", row))]
+    words += ["--card", question.card, "--size", SIZES[means], "--no-predict", "--results", str(folder)]
+    try:
+        code, said = _output(environment, [*words, "--run-id", "step"])
+        run = RunFolder(folder / "step")
+        if code == REJECTED:
+            return rejected(question.rows, said)
+        if not (run.path / RUN_FILE).exists():
+            raise InputError(f"{environment.folder}: {said}")
+        return of_results(run.results(), evaluate_run(run.suite(), run).best)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _output(environment: Environment, words: Sequence[str]) -> tuple[int, str]:
+    """Run Python in the environment; return its exit code and last line. Its whole group ends with this process."""
+    path = f"{environment.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(CODE), "COLUMNS": ONE_LINE}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with own_group([str(environment.python), *words], cwd=CODE, env=variables, **pipes) as process:
+        out, err = process.communicate()
+    said = (err if process.returncode else out).strip() or out.strip() or err.strip() or "no output"
+    return process.returncode, said.splitlines()[-1]

@@ -1,0 +1,89 @@
+"""The exact versions of an environment: of a list, of a lock with hashes, or of a recorded run."""
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.blame.uv import resolve
+from experiments.errors import InputError
+from experiments.results.run_folder import RUN_FILE, RunFolder
+from provision.configure.build_context import data_folder
+
+NAMED = {"current": ("current",), "as-taught": ("as-taught", "jupyter")}
+"""The environments of the project, and the locks that each consists of."""
+PIN = re.compile(r"(?:# )?([A-Za-z0-9][\w.-]*)==([^\s;\\]+)\s*(.*)")
+"""A pin with its options; a comment if the file of the package depends on the machine, as that of PyTorch does."""
+CONTINUED = re.compile(r"\\\s*\n\s*")
+OPTION = re.compile(r"--hash=\S+")
+
+
+class Pin(NamedTuple):
+    """An exact version, and the hashes of its files; no hashes: any file of the version."""
+
+    version: str
+    hashes: tuple[str, ...] = ()
+
+
+Pins = Mapping[str, Pin]
+"""Pins by the normalized name of the package."""
+
+
+def normalized(name: str) -> str:
+    """Return the name of a package as indexes spell it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins_of(word: str, flag: str) -> Pins:
+    """Return the pins that ``word`` means: current, as-taught, the folder of a run, or a file.
+
+    Raises InputError if it is none of them, and if uv cannot resolve what the versions of a run need.
+    """
+    if word in NAMED:
+        return _of_locks(NAMED[word])
+    path = Path(word)
+    if (path / RUN_FILE).is_file():
+        return _of_run(RunFolder(path), flag)
+    if not path.is_file():
+        raise InputError(
+            f"{flag} {word}: allowed: {', '.join(NAMED)}, the folder of a run, or a file of exact versions"
+        )
+    return read_pins(path.read_text(), f"{flag} {word}")
+
+
+def read_pins(text: str, where: str) -> Pins:
+    """Return the pins of a list or a lock. Raises InputError for a line that is no exact version."""
+    found = {}
+    for line in CONTINUED.sub(" ", text).splitlines():
+        if pin := PIN.fullmatch(line.strip()):
+            name, version, options = pin.groups()
+            found[normalized(name)] = Pin(version, tuple(OPTION.findall(options)))
+        elif line.strip() and not line.strip().startswith("#"):
+            raise InputError(f"{where}: {line.strip()!r} is no exact version; allowed: NAME==VERSION")
+    if not found:
+        raise InputError(f"{where}: has no exact version; allowed: lines NAME==VERSION")
+    return found
+
+
+def _of_locks(names: tuple[str, ...]) -> Pins:
+    locks = data_folder("containers") / "locks"
+    return {name: pin for lock in names for name, pin in read_pins((locks / f"{lock}.txt").read_text(), lock).items()}
+
+
+def _of_run(folder: RunFolder, flag: str) -> Pins:
+    """Return the pins of the run's image variant, with the versions that its results recorded and what these need."""
+    recorded = {
+        normalized(name): version.partition("+")[0]
+        for result in folder.results().values()
+        for name, version in result.versions.items()
+    }
+    pins = _of_locks(NAMED[folder.read_run().image_variant])
+    other = {name: version for name, version in recorded.items() if pins.get(name, Pin("")).version != version}
+    if not other:
+        return pins
+    try:
+        needed = read_pins(resolve(other, {name: pin.version for name, pin in pins.items()}), flag)
+    except subprocess.CalledProcessError as error:
+        raise InputError(f"{flag} {folder.path}: {' '.join(error.stderr.split())}") from None
+    return {**pins, **{name: pin for name, pin in needed.items() if pins.get(name, Pin("")).version != pin.version}}

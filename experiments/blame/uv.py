@@ -1,0 +1,61 @@
+"""uv: resolve versions, create environments. It takes pip's folder of files, too."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.system.packages import require
+
+
+def run_uv(*words: str | Path) -> str:
+    """Run uv; return its output. Raises CalledProcessError if it fails, MissingPackage if it is not installed."""
+    require("uv")
+    from uv import find_uv_bin
+
+    done = subprocess.run(
+        [find_uv_bin(), *map(str, words), "--quiet"], env=_environment(), check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def resolve(wanted: Mapping[str, str], preferred: Mapping[str, str]) -> str:
+    """Return the list of ``wanted`` versions and all that they need; the ``preferred`` versions where these fit.
+
+    Raises CalledProcessError if no versions go together.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        asked, found = Path(folder) / "asked.in", Path(folder) / "found.txt"
+        asked.write_text(lines(wanted))
+        found.write_text(lines({**preferred, **wanted}))
+        run_uv("pip", "compile", asked, "--output-file", found, "--no-header", "--no-annotate", *_python())
+        return found.read_text()
+
+
+def create(folder: Path, requirements: Path) -> None:
+    """Create an environment of exact versions, without their dependencies. Raises CalledProcessError."""
+    run_uv("venv", "--clear", "--python", sys.executable, folder)
+    run_uv("pip", "install", "--no-deps", "--python", folder, "--requirement", requirements)
+
+
+def lines(versions: Mapping[str, str]) -> str:
+    """Return a list of exact versions as text."""
+    return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
+
+
+def _python() -> Sequence[str]:
+    return "--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of uv. Without a folder of files it chooses the build of PyTorch for this machine."""
+    environment = dict(os.environ)
+    for name, of_pip in {"UV_FIND_LINKS": "PIP_FIND_LINKS", "SSL_CERT_FILE": "PIP_CERT"}.items():
+        if of_pip in environment:
+            environment.setdefault(name, environment[of_pip])
+    if "UV_FIND_LINKS" not in environment:
+        environment.setdefault("UV_TORCH_BACKEND", "auto")
+    environment.pop("VIRTUAL_ENV", None)
+    return environment

@@ -1,0 +1,94 @@
+"""`testbed blame`: the package whose new version changed a statement or a row."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from experiments.cli.output import print_json, say
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, SuiteFile
+from experiments.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from experiments.blame.blame import Blame
+    from experiments.blame.observe import Question
+
+app = Commands()
+ENVIRONMENTS = "as-taught, current, the folder of a run, or a file of exact versions"
+
+
+@app.command()
+def blame(
+    target: Annotated[
+        str, typer.Argument(metavar="SUITE/ROW_OR_STATEMENT", help="A row, or the id of a statement about rows.")
+    ],
+    good: Annotated[str, typer.Option(help=f"The environment before the change: {ENVIRONMENTS}.", metavar="WHERE")],
+    bad: Annotated[str, typer.Option(help="The environment after it: the same values.", metavar="WHERE")],
+    card: Annotated[str | None, typer.Option(help="GPU model of the rows; default: the suite's first.")] = None,
+    by: Annotated[
+        Literal["auto", "prediction", "miniature", "gpu"],
+        typer.Option(help="How rows are observed; auto: the first of these by which the environments differ."),
+    ] = "auto",
+    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    as_json: Json = False,
+) -> None:
+    """Find the package whose new version changed a statement or a row.
+
+    Both environments are created in the cache folder, and the rows are observed there. If they differ, the packages
+    that differ are bisected; packages that need each other's versions move together. Environments and observations are
+    kept: the same command resumes after Ctrl-C.
+    """
+    from experiments.blame.blame import blame as find
+    from experiments.blame.observe import observe
+    from experiments.blame.pins import pins_of
+    from experiments.system.packages import require
+
+    require("uv", "packaging")
+    question = _question(target, card)
+    ends = (pins_of(good, "--good"), pins_of(bad, "--bad"))
+    found = find(*ends, partial(observe, question), _means(by), question.statement, partial(say, stderr=True))
+    if as_json:
+        print_json({"target": target, "card": question.card, "good": good, "bad": bad, **found.model_dump(mode="json")})
+        return
+    for line in _lines(found):
+        say(line)
+
+
+def _question(target: str, card: str | None) -> "Question":
+    """Return the rows that the target means, and its statement. Raises InputError for unknown names."""
+    from experiments.blame.observe import Question
+    from experiments.results.evaluate import claim_rows
+    from experiments.suites.suite import suite_named
+
+    name, _, id_ = target.partition("/")
+    suite = suite_named(name)
+    card = card or suite.cards[0]
+    rows = [row.id for row in suite.rows_for(card)]
+    claims = {claim.id: claim_rows(claim) for claim in suite.claims}
+    row = id_.partition("/")[0]
+    if row in rows:
+        return Question(name, (row,), card, id_ if row != id_ else None)
+    if id_ not in claims:
+        raise unknown("row or statement", id_, [*rows, *claims], f"suite {name} on {card}")
+    return Question(name, tuple(one for one in rows if one in claims[id_]), card, id_)
+
+
+def _means(by: str) -> tuple[Literal["prediction", "miniature", "gpu"], ...]:
+    """Return how to observe, in order. Raises InputError for a GPU that this machine does not have."""
+    from provision.hardware import gpus
+
+    here = bool(gpus.driver_version())
+    if by == "gpu" and not here:
+        raise InputError("--by gpu: this machine has no GPU; allowed: prediction, miniature")
+    every: tuple[Literal["prediction", "miniature", "gpu"], ...] = ("prediction", "miniature", "gpu")
+    return tuple(one for one in every if by in ("auto", one) and (one != "gpu" or here))
+
+
+def _lines(found: "Blame") -> list[str]:
+    """Return the answer in lines."""
+    packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in found.culprits]
+    together = " together" if len(packages) > 1 else ""
+    verb = "changed it" if found.sure else "or some of them changed it: no environment between can be tested"
+    lines = [f"{found.differs}", f"{', '.join(packages)}{together} {verb} ({len(found.steps)} steps)"]
+    return lines + [f"change log of {one.package}: {one.change_log}" for one in found.culprits if one.change_log]

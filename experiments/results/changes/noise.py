@@ -1,0 +1,117 @@
+"""Figures that moved beyond their noise, in runs one after the other.
+
+A figure changed where ruptures finds the start of a new segment: KernelCPD with the linear kernel, whose cost is the
+squared distance to the segment's mean, in units of the noise. Its penalty is that of the Bayesian information criterion
+for a change of the mean, 2 log n (Yao 1988), with n the number of all values that are tested, so that long histories
+with many figures raise no more false alarms than short ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import inf, log, sqrt
+from statistics import median
+
+from experiments.results.changes.changed import Figures, Key
+from experiments.results.quantities import SECONDS
+from experiments.system.packages import require
+
+MAD_OF_A_NORMAL = 0.6745
+"""Median absolute deviation of a normal distribution, in standard deviations."""
+ALLOCATOR_BLOCK_GIB = 2 / 1024
+"""PyTorch's allocator reserves memory in blocks of 2 MiB."""
+BF16_ROUNDING = 2**-8
+"""Relative rounding of a bfloat16, in which losses are computed."""
+FLOAT_ROUNDING = 2**-24
+"""Relative rounding of a 32-bit number."""
+LEAST_STEPS = 3
+"""Differences without which a median of them says nothing."""
+
+
+def starts(
+    runs: Sequence[Figures], recorded: Sequence[Figures] = (), steps: Mapping[Key, float] | None = None
+) -> dict[Key, set[int]]:
+    """Return the places in ``runs``, oldest first, at which each figure starts to have other values.
+
+    The noise between runs is that of ``recorded``; without them, that of ``runs`` but the newest, which may be the
+    change that is looked for. If these are too few, the noise of a time is that between the rows of the newest two
+    runs, else that of a single step. steps: deviation of a step by row and quantity, in its unit.
+    """
+    keys = list(dict.fromkeys(key for run in runs for key in run))
+    noisy = recorded or runs[:-1]
+    shared = _between_rows(runs) | _between_runs(noisy)
+    tested = sum(len(run) for run in runs)
+    found = {}
+    for key in keys:
+        places = [place for place, run in enumerate(runs) if key in run]
+        values = [runs[place][key].value for place in places]
+        spread = median(runs[place][key].spread or 0.0 for place in places)
+        between = max(_own(key, noisy), shared.get(key[1], 0.0) * abs(median(values)))
+        if key[1] in SECONDS and not between and key[1] not in shared:
+            between = (steps or {}).get(key, inf)
+        noise = max(between, spread, _rounding(key[1], abs(median(values))))
+        found[key] = {places[start] for start in segments(values, noise, tested)}
+    return found
+
+
+def segments(values: Sequence[float], noise: float, tested: int) -> list[int]:
+    """Return where a new segment of ``values`` starts, the first excluded. ``noise``: standard deviation of one value.
+
+    tested: number of values, of this figure and all others, that are searched for changes.
+    """
+    if len(set(values)) < 2:
+        return []
+    require("ruptures")
+    import numpy
+    import ruptures
+
+    signal = numpy.array([value / noise for value in values]).reshape(-1, 1)
+    search = ruptures.KernelCPD(kernel="linear", min_size=1).fit(signal)
+    return [int(end) for end in search.predict(pen=2 * log(tested))[:-1]]
+
+
+def _own(key: Key, runs: Sequence[Figures]) -> float:
+    """Return the standard deviation of a figure between runs; 0 if it is not known."""
+    values = [run[key].value for run in runs if key in run]
+    return _deviation([later - earlier for earlier, later in pairwise(values)])
+
+
+def _between_runs(runs: Sequence[Figures]) -> dict[str, float]:
+    """Return the relative standard deviation of each quantity between runs, over all rows, where it is known."""
+    steps: dict[str, list[float]] = {}
+    for key in dict.fromkeys(key for run in runs for key in run):
+        values = [run[key].value for run in runs if key in run and run[key].value]
+        steps.setdefault(key[1], []).extend(later / earlier - 1 for earlier, later in pairwise(values))
+    return {name: _deviation(several) for name, several in steps.items() if len(several) >= LEAST_STEPS}
+
+
+def _between_rows(runs: Sequence[Figures]) -> dict[str, float]:
+    """Return the relative standard deviation of each time over the rows of the newest two runs, where it is known.
+
+    What all rows have in common is not noise.
+    """
+    ratios: dict[str, list[float]] = {}
+    for before, now in [*pairwise(runs)][-1:]:
+        for key in before.keys() & now.keys():
+            if key[1] in SECONDS:
+                ratios.setdefault(key[1], []).append(now[key].value / before[key].value)
+    return {
+        name: _deviation([ratio - median(several) for ratio in several])
+        for name, several in ratios.items()
+        if len(several) >= LEAST_STEPS
+    }
+
+
+def _deviation(steps: Sequence[float]) -> float:
+    """Return the standard deviation of one value from the differences of consecutive ones; 0 for less than three.
+
+    Of the differences, the median counts, so that a change among them does not widen it.
+    """
+    if len(steps) < LEAST_STEPS:
+        return 0.0
+    return median(map(abs, steps)) / MAD_OF_A_NORMAL / sqrt(2)
+
+
+def _rounding(quantity: str, value: float) -> float:
+    if quantity.endswith("_gib"):
+        return ALLOCATOR_BLOCK_GIB
+    return (value or 1.0) * (BF16_ROUNDING if quantity.endswith("_loss") else FLOAT_ROUNDING)

@@ -1,0 +1,152 @@
+"""The package that did it, in real environments of tiny packages from a fake index; each test plants one change."""
+
+import subprocess
+
+import pytest
+
+from experiments.blame import blame as module
+from experiments.blame.blame import blame
+from experiments.blame.environment import Environment
+from experiments.errors import InputError
+from tests.support.results.fake_index import pins, seen, values, wheel
+
+NAMES = [f"pack{number:02}" for number in range(14)]
+OLD, NEW = dict.fromkeys(NAMES, "1.0"), dict.fromkeys(NAMES, "2.0")
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder with two versions of each package that do not differ; no other index can be reached."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in NAMES:
+        for version in ("1.0", "2.0"):
+            wheel(folder, name, version)
+    monkeypatch.setenv("UV_FIND_LINKS", str(folder))
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    return folder
+
+
+class Observer:
+    """Observes the sum of all packages' values as the peak of a row; counts its observations."""
+
+    def __init__(self, observe=lambda values: seen(10 + sum(values.values()))):
+        self.count, self._observe = 0, observe
+
+    def __call__(self, means: str, environment: Environment):
+        self.count += 1
+        return self._observe(values(environment))
+
+
+def blamed(observe, good=OLD, bad=NEW, said=lambda line: None):
+    return blame(pins(good), pins(bad), observe, ["prediction"], None, said)
+
+
+def test_the_package_that_changed_a_figure_is_found_in_six_steps(index):
+    wheel(index, "pack09", "2.0", "1.5", log="# Changes\n\n## 2.0\n\n- Keeps a second copy of the weights.\n\n## 1.0\n")
+    lines: list[str] = []
+    found = blamed(Observer(), said=lines.append)
+    (culprit,) = found.culprits
+    assert (culprit.package, culprit.before, culprit.now) == ("pack09", "1.0", "2.0")
+    assert culprit.change_log == "Keeps a second copy of the weights."
+    assert (found.packages_moved, found.differs, found.sure) == (14, "row: peak memory 10 GiB → 11.5 GiB (+15 %)", True)
+    assert len(found.steps) <= 6
+    assert any("step 1, at most" in line for line in lines)
+
+
+def test_a_package_that_breaks_a_row_is_found(index):
+    wheel(index, "pack03", "2.0", "float('nan')")
+    observe = Observer(lambda values: seen(0, "error") if values["pack03"] != 0 else seen(10))
+    found = blamed(observe)
+    assert [one.package for one in found.culprits] == ["pack03"]
+    assert found.differs == "row: outcome fits → error"
+
+
+def test_two_packages_that_change_it_only_together_are_both_named(index):
+    for name in ("pack02", "pack11"):
+        wheel(index, name, "2.0", "1")
+    observe = Observer(lambda values: seen(10 + values["pack02"] * values["pack11"]))
+    found = blamed(observe)
+    assert [one.package for one in found.culprits] == ["pack02", "pack11"]
+
+
+def test_packages_that_need_each_other_move_together(index):
+    wheel(index, "pack04", "1.0", needs=["pack05<2"])
+    wheel(index, "pack04", "2.0", "1", needs=["pack05>=2"])
+    asked: list[dict[str, str]] = []
+
+    def observe(means, environment):
+        asked.append({name: environment.pins[name].version for name in ("pack04", "pack05")})
+        return seen(10 + sum(values(environment).values()))
+
+    found = blamed(observe)
+    assert [one.package for one in found.culprits] == ["pack04", "pack05"]
+    assert all(versions["pack04"] == versions["pack05"] for versions in asked)
+
+
+def test_a_package_that_only_takes_another_along_is_blamed_alone(index):
+    wheel(index, "pack04", "2.0", "1", needs=["pack05>=2"])
+    found = blamed(Observer())
+    assert [one.package for one in found.culprits] == ["pack04"]
+    assert all("pack05" in step.moved for step in found.steps if "pack04" in step.moved)
+
+
+def test_a_package_that_is_new_or_gone_is_found(index):
+    wheel(index, "extra", "1.0", "3")
+    found = blamed(Observer(), bad={**NEW, "extra": "1.0"})
+    assert [(one.package, one.before, one.now) for one in found.culprits] == [("extra", "", "1.0")]
+    found = blamed(Observer(), good={**OLD, "extra": "1.0"})
+    assert [(one.package, one.before, one.now) for one in found.culprits] == [("extra", "1.0", "")]
+
+
+def test_a_step_that_cannot_be_tested_is_left_out(index):
+    wheel(index, "pack09", "2.0", "1")
+
+    def observe(means, environment):
+        versions = {name: environment.pins[name].version for name in ("pack06", "pack07")}
+        if versions == {"pack06": "2.0", "pack07": "1.0"}:
+            raise InputError("cannot be imported")
+        return seen(10 + sum(values(environment).values()))
+
+    found = blamed(observe)
+    assert [one.package for one in found.culprits] == ["pack09"]
+    assert any("cannot be imported" in step.value for step in found.steps)
+
+
+def test_environments_are_created_once(index, monkeypatch):
+    wheel(index, "pack09", "2.0", "1")
+    blamed(Observer())
+    monkeypatch.setattr(subprocess, "run", None)
+    environment = module.created(pins(OLD))
+    assert environment.python.exists()
+
+
+def test_an_interrupted_environment_is_created_again(index):
+    folder = module.created(pins(OLD)).folder
+    (folder / ".made").unlink()
+    (folder / "bin" / "python").unlink()
+    assert module.created(pins(OLD)).python.exists()
+
+
+def test_ends_without_a_difference_are_an_error_with_the_reason(index):
+    with pytest.raises(InputError, match="prediction: nothing differs"):
+        blamed(Observer())
+    with pytest.raises(InputError, match="the same versions"):
+        blamed(Observer(), bad=OLD)
+    with pytest.raises(InputError, match="--bad: cannot be installed"):
+        blamed(Observer(), bad={**NEW, "pack00": "9.9"})
+
+
+def test_the_next_means_is_tried_where_one_shows_nothing(index):
+    wheel(index, "pack09", "2.0", "1")
+    observed: list[str] = []
+
+    def observe(means, environment):
+        observed.append(means)
+        return seen(10 + (sum(values(environment).values()) if means == "miniature" else 0))
+
+    found = blame(pins(OLD), pins(NEW), observe, ["prediction", "miniature"], None, lambda line: None)
+    assert found.means == "miniature"
+    assert observed[:4] == ["prediction", "prediction", "miniature", "miniature"]

@@ -1,0 +1,83 @@
+"""`testbed blame`, with predictions that are the values of tiny packages."""
+
+import json
+
+import pytest
+
+from experiments.blame import observe as module
+from experiments.cli.app import main
+from tests.support.results.fake_index import seen, values, wheel
+
+TARGET = "single_gpu_blip2/xxl-sgd"
+
+
+@pytest.fixture
+def ends(tmp_path, monkeypatch):
+    """Options with two environments of three packages, the second of which changes the figure."""
+    index = tmp_path / "index"
+    index.mkdir()
+    names = ("pack1", "pack2", "pack3")
+    for name in names:
+        wheel(index, name, "1.0")
+        wheel(index, name, "2.0", "2" if name == "pack2" else "0")
+    for version, file in (("1.0", "old.txt"), ("2.0", "new.txt")):
+        (tmp_path / file).write_text("".join(f"{name}=={version}\n" for name in names))
+    monkeypatch.setenv("UV_FIND_LINKS", str(index))
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    return ["--good", str(tmp_path / "old.txt"), "--bad", str(tmp_path / "new.txt")]
+
+
+@pytest.fixture
+def observed(monkeypatch):
+    """The environments in which rows were observed."""
+    names: list[str] = []
+
+    def predicted(question, environment):
+        names.append(environment.name)
+        return seen(10 + sum(values(environment).values()))
+
+    monkeypatch.setattr(module, "_predicted", predicted)
+    return names
+
+
+def test_the_answer_names_package_versions_and_steps(ends, observed, capsys):
+    assert main(["blame", TARGET, *ends]) == 0
+    out, err = capsys.readouterr()
+    assert "pack2 1.0 → 2.0 changed it" in out
+    assert "3 packages differ" in err
+    assert "like bad" in err
+
+
+def test_the_same_command_observes_nothing_again(ends, observed, capsys):
+    main(["blame", TARGET, *ends])
+    once = list(observed)
+    assert len(set(once)) == len(once)
+    assert main(["blame", TARGET, *ends, "--json"]) == 0
+    assert observed == once
+    out = capsys.readouterr().out
+    found = json.loads(out[out.index("{") :])
+    assert [one["package"] for one in found["culprits"]] == ["pack2"]
+
+
+def test_ctrl_c_keeps_what_was_observed(ends, observed, capsys, monkeypatch):
+    whole, stopped = module._predicted, iter([False, False, True])
+
+    def interrupted(*words):
+        if next(stopped):
+            raise KeyboardInterrupt
+        return whole(*words)
+
+    monkeypatch.setattr(module, "_predicted", interrupted)
+    assert main(["blame", TARGET, *ends]) == 130
+    monkeypatch.setattr(module, "_predicted", whole)
+    assert main(["blame", TARGET, *ends]) == 0
+    assert len(set(observed)) == len(observed)
+
+
+def test_a_gpu_that_is_missing_and_unknown_names_are_one_line(ends, capsys):
+    assert main(["blame", "single_gpu_blip2/nosuch", *ends]) == 2
+    assert "unknown row or statement 'nosuch'" in capsys.readouterr().err
+    assert main(["blame", TARGET, *ends, "--by", "gpu"]) == 2
+    assert "this machine has no GPU" in capsys.readouterr().err

@@ -1,0 +1,47 @@
+"""The bisection itself, on sets of packages without environments."""
+
+from itertools import combinations
+
+import pytest
+
+from experiments.blame.search import search
+from experiments.blame.units import Unit
+
+UNITS = [Unit(frozenset([name]), frozenset([name])) for name in "abcdefghijkl"]
+
+
+def run(units, needed, likely=0):
+    """Search for packages that are needed together; return them and the number of tests."""
+    tests: list[frozenset[str]] = []
+
+    def test(moved, left):
+        tests.append(moved)
+        return "bad" if needed <= moved else "good"
+
+    return search(units, likely, test).names, len(tests)
+
+
+@pytest.mark.parametrize("name", "abcdefghijkl")
+def test_each_single_package_is_found_in_five_tests(name):
+    found, tests = run(UNITS, {name})
+    assert found == {name}
+    assert tests <= 5
+
+
+def test_each_pair_is_found():
+    for pair in combinations("abcdefghijkl", 2):
+        assert run(UNITS, set(pair))[0] == set(pair)
+
+
+def test_three_packages_together_are_found():
+    assert run(UNITS, {"b", "g", "l"})[0] == {"b", "g", "l"}
+
+
+def test_likely_packages_are_tested_first():
+    many = [Unit(frozenset([str(number)]), frozenset([str(number)])) for number in range(100)]
+    assert run(many, {"3"}, likely=4)[1] <= 4
+
+
+def test_what_cannot_be_told_apart_is_named_as_such():
+    found = search(UNITS[:4], 0, lambda moved, left: None)
+    assert (found.names, found.sure) == (frozenset("abcd"), False)
