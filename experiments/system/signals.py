@@ -13,9 +13,9 @@ forked_by: int | None = None
 """The warm process that forked this one and ends it together with the process that asked for it; None without one."""
 
 
-def die_with_parent() -> None:
-    """Make the kernel kill this process when its parent ends (Linux, prctl(2))."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Make the kernel send this process a signal when its parent ends (Linux, prctl(2))."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def exit_with_parent(parent: int) -> None:

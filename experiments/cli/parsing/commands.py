@@ -26,6 +26,7 @@ COMMANDS = {
     "report": Entry(RESULTS, "results", "Write the report of a run again, and the index of several."),
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
     "history": Entry(RESULTS, "semester.history", "Record runs; show what changed between them, by which versions."),
+    "semester": Entry(RESULTS, "semester.semester", "Check all suites before a term: what flipped, what to mend."),
     "bundle": Entry(RESULTS, "semester.bundle", "Write one archive of a run to hand in, with checksums."),
     "grade": Entry(RESULTS, "semester.bundle", "Check archives that students hand in; give reasons and points."),
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
