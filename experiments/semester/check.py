@@ -161,7 +161,7 @@ def _with(check: Check, part: Part, done: Done, installed: dict[Versions, Instal
 
 def _left(parts: Sequence[Part], check: Check, earlier: Sequence[Check]) -> str:
     """Return how long the parts will take by the last check that had each of them, and by the mean of this one."""
-    ended = [one.took_s for one in check.done.values()]
+    ended = [one.took_s for name, one in check.done.items() if not name.endswith("environment")]
     mean = sum(ended) / len(ended) if ended else None
     known = {name: done.took_s for one in earlier for name, done in one.done.items()}
     times = [known.get(part.name, mean) for part in parts if part.name not in check.done]
