@@ -22,6 +22,8 @@ from experiments.system.lock import locked
 
 LATEST = "latest"
 LOG = "log.txt"
+PATIENCE_S = 30.0
+"""How long an interrupted part may take to end; a lease takes as long as its release."""
 Send = Callable[[str, str], None]
 """Sends a message: its title and its text."""
 Python = Callable[[Versions, Path], Path]
@@ -114,7 +116,8 @@ def _run(part: Part, request: Request, place: Path, installed: dict[Versions, In
     folder.mkdir(exist_ok=True)
     words = command(part, installed[part.versions].python, folder, request.suites, request.lease)
     watch = _watch(part, folder, tools)
-    code = run_logged(words, folder / LOG, _environment(), watch)
+    patience_s = None if part.kind == "lease" else PATIENCE_S
+    code = run_logged(words, folder / LOG, _environment(), watch, patience_s)
     if not list(folder.glob(f"*/{VERDICT_FILE}")):
         return f"exit code {code}: {last_line(folder / LOG)}"
     with history(database_of(request.folder, part.versions), create=True) as database:

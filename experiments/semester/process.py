@@ -28,12 +28,18 @@ class Silence:
 
 
 def run_logged(
-    command: Sequence[str], log: Path, environment: Mapping[str, str], look: Callable[[], None], look_s: float = LOOK_S
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    look: Callable[[], None],
+    patience_s: float | None = None,
+    look_s: float = LOOK_S,
 ) -> int:
     """Run a command with its output in ``log``; call ``look`` every ``look_s`` seconds; return its exit code.
 
     The command has a session of its own, so Ctrl-C does not reach it twice. If this process is interrupted or killed,
-    it gets SIGTERM, on which a lease is released; an interrupted call waits until it has ended.
+    it gets SIGTERM, on which a lease is released; an interrupted call waits until it has ended, and kills it after
+    ``patience_s`` seconds if they are given.
     """
     with log.open("a") as file:
         process = subprocess.Popen(
@@ -53,7 +59,11 @@ def run_logged(
                 look()
     except BaseException:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         raise
 
 

@@ -44,11 +44,12 @@ def main(torch: str, words: list[str]) -> int:
     )
     folder = RunFolder(results / f"{SUITE}-{card}")
     folder.write_run(run)
-    predictions = STORED.predictions()
-    failure = next(one.failure for one in predictions if one.failure)
     oom = _setting(settings / "OOM.txt")
     folder.write_predictions(
-        [one.model_copy(update={"failure": failure}) if one.spec.row == oom else one for one in predictions]
+        [
+            one.model_copy(update={"needed_gib": 2 * one.usable_gib}) if one.spec.row == oom else one
+            for one in STORED.predictions()
+        ]
     )
     write_report(folder)
     return 0

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from experiments.semester.process import Silence, last_line, run_logged
@@ -28,8 +29,21 @@ def test_an_interrupted_check_waits_until_its_part_has_released_its_lease(tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_logged(["sh", "-c", PART], log, os.environ, look, 0.05)
+        run_logged(["sh", "-c", PART], log, os.environ, look, look_s=0.05)
     assert log.read_text().splitlines() == ["started", "released"]
+
+
+def test_a_part_that_does_not_end_is_killed(tmp_path):
+    log = tmp_path / "log.txt"
+    stubborn = 'trap "" TERM; echo started $$; while :; do sleep 0.05; done'
+
+    def look() -> None:
+        if "started" in log.read_text():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_logged(["sh", "-c", stubborn], log, os.environ, look, 0.2, 0.05)
+    wait_for(lambda: not psutil.pid_exists(int(log.read_text().split()[1])))
 
 
 def test_a_killed_check_leaves_no_part_behind(tmp_path):

@@ -79,7 +79,7 @@ def test_a_list_that_does_not_resolve_is_told_in_uv_s_words(monkeypatch, tmp_pat
     """Uv itself: a package that is not in its empty index."""
     monkeypatch.setenv("UV_NO_INDEX", "1")
     monkeypatch.setenv("UV_NO_FIND_LINKS", "1")
-    with pytest.raises(NotInstalled, match="nosuch|no index|not found|No solution"):
+    with pytest.raises(NotInstalled, match="No solution found"):
         python_of("newest", tmp_path, TODAY)
 
 
