@@ -76,9 +76,11 @@ def test_a_check_that_goes_on_keeps_its_newest_versions(monkeypatch, tmp_path):
 
 
 def test_a_list_that_does_not_resolve_is_told_in_uv_s_words(monkeypatch, tmp_path):
-    """Uv itself: a package that is not in its empty index."""
-    monkeypatch.setenv("UV_NO_INDEX", "1")
-    with pytest.raises(NotInstalled, match="No solution found"):
+    """It is uv itself, without a network."""
+    (tmp_path / "current.txt").write_text("no-such-package==1.0\n")
+    monkeypatch.setattr(versions, "data_folder", lambda _: tmp_path)
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    with pytest.raises(NotInstalled, match="no-such-package"):
         python_of("newest", tmp_path, TODAY)
 
 
