@@ -26,9 +26,9 @@ from experiments.semester.parts import Part
 from experiments.semester.state import Check, Done
 from experiments.semester.written import write_page as write_semester_page
 from tests.experiments.cli.test_predict_script import prediction
-from tests.support.chromium import Page, program
-from tests.support.reports import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
-from tests.support.terms import again
+from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
+from tests.support.results.terms import again
+from tests.support.services.chromium import Page, program
 
 LIMIT_BYTES = 500_000
 AXE = """axe.run(document, {resultTypes: ["violations"]}).then((found) =>
