@@ -26,7 +26,7 @@ GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(orig
 UNKNOWN := $(filter-out $(ALLOWED),$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED))))
 
-.PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare cards models list logs top notebook python env testbed-env clean-results clean uninstall
+.PHONY: help run-single run-multi predict semester reproduce rehearse evaluate report compare cards models list logs top notebook python env testbed-env clean-results clean uninstall
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: lock wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
@@ -54,6 +54,9 @@ report: env ## write the report of a run again (run=FOLDER)
 
 compare: env ## compare two runs (a=FOLDER b=FOLDER)
 	$(TESTBED) compare $(a) $(b)
+
+semester: env ## check all suites with the versions as taught, current and newest (suite= results= args=--dry-run)
+	$(TESTBED) semester $(suite) --results $(results)/semester $(args)
 
 cards models: env ## list the GPU models, or the language models, that the project knows
 	$(TESTBED) $@

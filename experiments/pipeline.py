@@ -237,6 +237,8 @@ def _begin(planned: PlannedRun, view: View) -> PlannedRun:
     folder.write_run(planned.run)
     _point_latest_at(folder.path)
     _announce(prepared, view)
+    if prepared.options.predict_only:
+        return replace(planned, rows=())
     for row in planned.rows:
         if not row.run:
             view.keeps(row)
@@ -270,7 +272,7 @@ def _refuse(planned: PlannedRun, view: View) -> dict[str, str]:
 def _finish(planned: PlannedRun, view: View, worker: str, grace_s: float) -> FinishedRun:
     """Predict and run the rows, evaluate and report."""
     prepared, folder, target = planned.prepared, planned.prepared.folder, planned.prepared.target
-    if prepared.options.predict:
+    if prepared.options.predict or prepared.options.predict_only:
         predict_rows(prepared.suite, planned.run, folder, view)
     if planned.rows:
         options = RunnerOptions(worker, grace_s, prepared.host_memory_gib)

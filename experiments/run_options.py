@@ -109,6 +109,9 @@ class RunOptions:
         False, "Keep finished rows that other versions, another driver or GPU made.", flag="--keep-versions"
     )
     predict: bool = _not_recorded(True, "Predict the rows at full size first.")
+    predict_only: bool = _not_recorded(
+        False, "Predict the rows at full size and evaluate the predictions; run no row.", flag="--predict-only"
+    )
     command: str = field(default="", metadata={KEY: Choice()})
 
 

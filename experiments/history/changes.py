@@ -38,13 +38,17 @@ def changes(series: Series) -> list[RunChanges]:
 
 
 def _flipped(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[list[Changed], list[Changed]]:
-    """Return the statements that flipped: those with other bounds or about ``rows``, which changed, and all others."""
+    """Return the statements that flipped: those with other bounds or about ``rows``, which changed, and all others.
+
+    A prediction has no noise, so each statement that flipped from one prediction to another is among the first.
+    """
     flipped: list[Changed] = []
     borderline: list[Changed] = []
     for id_, now in run.verdicts.items():
         then = before.verdicts.get(id_)
         if then and then.status != now.status:
-            real = then.expected != now.expected or rows & set(now.rows)
+            predicted = then.grade == now.grade == "predicted"
+            real = predicted or then.expected != now.expected or rows & set(now.rows)
             (flipped if real else borderline).append(Changed("", now.says, then.status, now.status))
     return flipped, borderline
 

@@ -13,12 +13,16 @@ from experiments.results.run_folder import RunFolder
 
 
 class Status(NamedTuple):
-    """A statement in one run: its sentence, its rows, the values for which it passes, and whether it does."""
+    """A statement in one run: its sentence, its rows, the values for which it passes, and whether it does.
+
+    grade: of the evidence; None without a verdict.
+    """
 
     says: str
     rows: tuple[str, ...]
     expected: str
     status: str
+    grade: str | None
 
 
 class RecordedRun(NamedTuple):
@@ -116,7 +120,7 @@ def _read_run(database: sqlite3.Connection, one: sqlite3.Row, row: str | None) -
     figures = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", chosen)
     facts = database.execute(f"SELECT row, name, value FROM facts {where}", chosen).fetchall()
     verdicts = database.execute(
-        "SELECT statement, says, rows, expected, status FROM verdicts WHERE run = ?", chosen[:1]
+        "SELECT statement, says, rows, expected, status, grade FROM verdicts WHERE run = ?", chosen[:1]
     )
     statuses = {id_: Status(says, tuple(rows.split()), *rest) for id_, says, rows, *rest in verdicts}
     return RecordedRun(

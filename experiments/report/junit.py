@@ -21,20 +21,25 @@ def junit(report: Report) -> str:
         failures=str(report.counts["fail"] - known),
         errors=str(report.counts["error"]),
         skipped=str(report.counts["not evaluated"] + known),
-        timestamp=_text(report.run.started_at),
+        timestamp=without_controls(report.run.started_at),
         time=_seconds(sum(row.result.elapsed_s for row in report.rows if row.result)),
     )
     properties = ET.SubElement(suite, "properties")
-    ET.SubElement(properties, "property", name="headline", value=_text(report.headline))
+    ET.SubElement(properties, "property", name="headline", value=without_controls(report.headline))
     for name in ("run_id", *SHOWN, "git_commit"):
-        ET.SubElement(properties, "property", name=name, value=_text(str(getattr(report.run, name) or "")))
+        ET.SubElement(properties, "property", name=name, value=without_controls(str(getattr(report.run, name) or "")))
     for device in report.devices:
-        ET.SubElement(properties, "property", name="ran_on", value=_text(device.ran_on))
+        ET.SubElement(properties, "property", name="ran_on", value=without_controls(device.ran_on))
     elapsed = {row.row: row.result.elapsed_s for row in report.rows if row.result}
     for statement in report.statements:
         suite.append(_case(report.run.suite, statement, elapsed))
     root = ET.Element("testsuites")
     root.append(suite)
+    return as_xml(root)
+
+
+def as_xml(root: ET.Element) -> str:
+    """Return the text of an XML file."""
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
@@ -48,7 +53,7 @@ def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Ele
         properties = ET.SubElement(case, "properties")
         ET.SubElement(properties, "property", name="grade", value=statement.grade)
     if element := "skipped" if statement.known_failure else _ELEMENTS.get(statement.status):
-        ET.SubElement(case, element, message=_text(statement.reason or statement.value))
+        ET.SubElement(case, element, message=without_controls(statement.reason or statement.value))
     lines = (
         statement.says,
         f"expected: {statement.expected}",
@@ -56,7 +61,7 @@ def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Ele
         f"value: {statement.value}",
         f"ran on: {'; '.join(statement.ran_on)}",
     )
-    ET.SubElement(case, "system-out").text = _text("\n".join(lines))
+    ET.SubElement(case, "system-out").text = without_controls("\n".join(lines))
     return case
 
 
@@ -64,6 +69,6 @@ def _seconds(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _text(text: str) -> str:
+def without_controls(text: str) -> str:
     """Return ``text`` without the characters that XML does not allow, such as terminal colors."""
     return _NOT_XML.sub("", text)

@@ -13,9 +13,9 @@ warm_process_pid: int | None = None
 """Process id of the warm process that forked this process; None for a process that was started cold."""
 
 
-def die_with_parent() -> None:
-    """Make the kernel kill this process when its parent ends (Linux, prctl(2))."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Make the kernel send this process a signal when its parent ends (Linux, prctl(2))."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def exit_with_parent(parent: int) -> None:

@@ -1,4 +1,9 @@
-"""A fake machine with any GPUs, and rows that get their results at once."""
+"""A fake machine with any GPUs, rows that get their results at once, and a webhook."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -23,3 +28,24 @@ def machine(monkeypatch):
     monkeypatch.setattr(FakeRunner, "ran", [])
     be()
     return be
+
+
+@pytest.fixture
+def webhook() -> Iterator[tuple[str, list[dict]]]:
+    """The address of a webhook on this machine, with a password, and what it received."""
+    received: list[dict] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Be quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"json://user:pass-word@127.0.0.1:{server.server_port}/hook", received
+    server.shutdown()
+    server.server_close()

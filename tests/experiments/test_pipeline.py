@@ -93,6 +93,16 @@ def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
     assert (outcome.status, outcome.grade) == ("pass", "predicted"), "a prediction is of all ranks"
 
 
+def test_predictions_alone_are_evaluated_and_no_row_runs(machine, tmp_path):
+    options = RunOptions(SUITE, card="h100_94gb", predict_only=True, results=tmp_path)
+    done = run_suite(options, Watched())
+    assert FakeRunner.ran == []
+    assert RunFolder(done.folder).results() == {}
+    assert {verdict.grade for verdict in done.evaluation.verdicts if verdict.status == "pass"} == {"predicted"}
+    run_suite(replace(options, predict_only=False), Watched())
+    assert {*FakeRunner.ran} == {*RunFolder(done.folder).read_run().rows}
+
+
 def test_a_run_goes_on_with_as_many_gpus_alone(machine, tmp_path):
     options = RunOptions(SLURM, rows=("neo-4gpu-ddp",), run_id="mine", results=tmp_path)
     run_suite(options, Watched())

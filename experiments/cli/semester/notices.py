@@ -1,7 +1,10 @@
 """Messages of commands: of each finished run, and of leases."""
 
-from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import TYPE_CHECKING
 
 from experiments.cli.output import say
@@ -10,6 +13,9 @@ from experiments.notify.send import Notifier
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
     from provision.leasing.release import State
+
+SOON = timedelta(hours=1)
+ASK_EVERY_S = 300.0
 
 
 def notifying(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Iterator[FinishedRun]":
@@ -20,7 +26,7 @@ def notifying(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Iterator[Fi
     for done in runs:
         if notifier.wanted:
             before = previous(done.folder, done.evaluation.run)
-            _send(notifier, *run_message(done.evaluation, before.statuses if before else None))
+            send(notifier, *run_message(done.evaluation, before.statuses if before else None))
         yield done
 
 
@@ -31,9 +37,49 @@ def notify_of_leases(
     from experiments.notify.messages import lease_messages
 
     for message in lease_messages(states, now, within, above_su):
-        _send(notifier, *message)
+        send(notifier, *message)
 
 
-def _send(notifier: Notifier, title: str, text: str) -> None:
+class LeaseWatch:
+    """Sends each message about the active leases once; asks their sites every five minutes.
+
+    above_su: bound of the cost of a lease. A site that does not answer is asked again later.
+    """
+
+    def __init__(self, told: Callable[[str, str], None], above_su: float | None) -> None:
+        self._told, self._above_su = told, above_su
+        self._sent: set[str] = set()
+        self._asked_s = -inf
+
+    def __call__(self) -> None:
+        """Ask, unless it is too early."""
+        from experiments.notify.messages import lease_messages
+
+        if time.monotonic() - self._asked_s < ASK_EVERY_S:
+            return
+        self._asked_s = time.monotonic()
+        for message in lease_messages(_active(), datetime.now(UTC), SOON, self._above_su):
+            if message.text not in self._sent:
+                self._sent.add(message.text)
+                self._told(*message)
+
+
+def _active() -> "list[State]":
+    """Return the active leases as their sites report them, without those whose site does not answer."""
+    from experiments.cli.lease_options import reconciler_of
+    from provision.errors import ProvisionError
+    from provision.leasing import release
+    from provision.leasing.account import connect_to_lease
+
+    reconciler = reconciler_of(None)
+    states = []
+    for lease in reconciler.journal.active_leases().values():
+        with suppress(ProvisionError):
+            states.append(release.state(connect_to_lease(reconciler, lease), reconciler, lease))
+    return states
+
+
+def send(notifier: Notifier, title: str, text: str) -> None:
+    """Send a message; say which addresses were not reached."""
     if problem := notifier.send(title, text):
         say(problem, stderr=True)

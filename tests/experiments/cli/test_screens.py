@@ -70,6 +70,7 @@ COMMAND_LINES = {
     "check-mistakes": "check mistakes.yaml",
     "list-own": "list --suite-file my_lab.yaml",
     "report": "report H200",
+    "semester-dry-run": "semester --dry-run",
     "logs": "logs xxl-sgd TINY",
     "top": "top --once",
     "status": "status",

@@ -1,12 +1,9 @@
 """Messages arrive at a real SMTP server and at a webhook; no address is in any output or file."""
 
-import json
 import socket
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,27 +43,6 @@ def mail() -> Iterator[tuple[str, Mailbox]]:
     server.start()
     yield f"mailto://127.0.0.1:{port}?from=testbed@course.edu&to=prof@course.edu&mode=insecure", mailbox
     server.stop()
-
-
-@pytest.fixture
-def webhook() -> Iterator[tuple[str, list[dict]]]:
-    """The address of a webhook on this machine, with a password, and what it received."""
-    received: list[dict] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self):
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            """Be quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"json://user:pass-word@127.0.0.1:{server.server_port}/hook", received
-    server.shutdown()
-    server.server_close()
 
 
 def test_a_message_arrives_by_mail_and_webhook(mail, webhook):

@@ -3,7 +3,10 @@
 import importlib.util
 import json
 import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,11 @@ from experiments.history.page import write_page as write_history_page
 from experiments.history.series import read_series
 from experiments.report import compare, write_comparison, write_index, write_report
 from experiments.report.pages.script import write_page
+from experiments.results.run_folder import RunFolder
+from experiments.semester.outcome import Flip, outcome_of
+from experiments.semester.parts import Part
+from experiments.semester.state import Check, Done
+from experiments.semester.written import write_page as write_semester_page
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
 from tests.support.results.terms import again
@@ -25,7 +33,7 @@ from tests.support.services.chromium import Page, program
 LIMIT_BYTES = 500_000
 AXE = """axe.run(document, {resultTypes: ["violations"]}).then((found) =>
   found.violations.map((one) => one.id + ": " + one.nodes.slice(0, 3).map((node) => node.target).join(" ")))"""
-PAGES = ("h200", "tiny", "ranks", "index", "notebook", "script", "comparison", "history")
+PAGES = ("h200", "tiny", "ranks", "index", "notebook", "script", "comparison", "history", "semester")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +66,25 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "notebook": notebook.with_name("notebook.html"),
         "script": root / "script.html",
         "history": history_page(root / "term"),
+        "semester": semester_page(root / "semester", runs["tiny"]),
     }
+
+
+def semester_page(folder: Path, run: RunFolder) -> Path:
+    """The page of a check with runs, flips, problems and what to mend."""
+    parts = [Part("current", "miniatures", SUITE, "a100_80gb"), Part("newest", "environment")]
+    begun = datetime(2026, 11, 28, 3, tzinfo=UTC)
+    done = {parts[0].name: Done(took_s=600.0), parts[1].name: Done(took_s=9.0, problem="torch 9.9 is not found")}
+    versions = {"current": {"torch": "2.13.0", "transformers": "5.17.0"}}
+    names = tuple(part.name for part in parts)
+    sets = ("as-taught", "current", "newest")
+    check = Check(begun_at=begun, ended_at=begun, command="testbed semester", plan=names, sets=sets, done=done)
+    place = folder / "2026-11-28T030000"
+    shutil.copytree(run.path, place / parts[0].name / run.path.name)
+    found = outcome_of(place, check.model_copy(update={"installed": versions}), parts)
+    flip = Flip("current: a lab on a100_80gb", "xxl fits pass → fail", ("torch 2.12.0 → 2.13.0", "driver 580 → 590"))
+    before = check.model_copy(update={"begun_at": begun - timedelta(days=7)})
+    return write_semester_page(place, replace(found, before=before, flips=(flip,)))
 
 
 def history_page(folder: Path) -> Path:

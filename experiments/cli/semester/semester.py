@@ -1,0 +1,95 @@
+"""`testbed semester`: the check of all suites before a semester."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli.output import print_json, say, show_plan
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import DryRun, Json, Notify, SuiteFile
+from experiments.errors import InputError, unknown
+
+app = Commands()
+CHECKS = Path("results/semester")
+
+
+@app.command()
+def semester(
+    context: typer.Context,
+    suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Default: all suites.")] = None,
+    suite_file: SuiteFile = None,
+    versions: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SET", help="Only as-taught, current or newest; may be given several times."),
+    ] = None,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all checks and of their history.")] = CHECKS,
+    lease: Annotated[
+        str | None, typer.Option(metavar="NODE_TYPE", help="Also run real sizes, on leased nodes of this type.")
+    ] = None,
+    site: Annotated[str, typer.Option(help="With --lease: the site.")] = "chameleon",
+    hours: Annotated[float, typer.Option(min=0.5, help="With --lease: length of the lease of each set.")] = 3.0,
+    max_hours: Annotated[float | None, typer.Option(help="With --lease, required: budget for all leases.")] = None,
+    above: Annotated[
+        float | None, typer.Option(metavar="SU", help="With --lease: a message when a lease has cost more so far.")
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Append a summary in Markdown to this file, such as $GITHUB_STEP_SUMMARY.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    notify: Notify = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Check all suites before a term: what flipped, what to mend.
+
+    Each suite runs as tiny models, and is predicted at full size for its cards, with three sets of versions: as taught,
+    current, and the newest releases that resolve. An interrupted check goes on. Exit code 1: something flipped since
+    the last check.
+    """
+    from experiments.cli.semester.notices import LeaseWatch, send
+    from experiments.notify.send import Notifier
+    from experiments.semester.check import Request, Tools, run_check
+    from experiments.semester.outcome import outcome_of
+    from experiments.semester.parts import Lease
+    from experiments.semester.versions import SETS
+    from experiments.semester.written import as_data, markdown, message, write_page
+    from experiments.semester.written import junit as as_junit
+    from experiments.suites.suite import own_suites, suites_of
+    from experiments.system.files import write_atomically
+    from experiments.system.packages import require
+    from experiments.system.signals import stop_as_interrupt
+
+    require("ruptures")
+    if lease and max_hours is None:
+        raise InputError(f"--lease {lease}: needs --max-hours, the budget for all leases")
+    names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of("both")])
+    for one in versions or ():
+        if one not in SETS:
+            raise unknown("set of versions", one, SETS, "--versions")
+    chosen = tuple(one for one in SETS if one in (versions or SETS))
+    asked = Lease(site, lease, hours, max_hours) if lease and max_hours is not None else None
+    request = Request(results, chosen, tuple(names), asked, context.obj)
+    if dry_run:
+        show_plan([part.words for part in request.parts()], as_json)
+        return
+    notifier = Notifier(notify or ())
+    stop_as_interrupt()
+    told = partial(send, notifier)
+    tools = Tools(partial(say, stderr=as_json), told, LeaseWatch(told, above) if asked else Tools.on_lease)
+    place, check = run_check(request, tools)
+    outcome = outcome_of(place, check, request.parts())
+    page = write_page(place, outcome)
+    if summary:
+        with summary.open("a") as file:
+            file.write(markdown(outcome))
+    if junit:
+        write_atomically(junit, as_junit(outcome))
+    told(*message(outcome))
+    if as_json:
+        print_json({"page": page, "headline": outcome.headline, **as_data(outcome)})
+    else:
+        flips = [f"flipped: {flip.line}" for flip in outcome.flips]
+        say("\n".join([outcome.headline, *flips, *(f"to mend: {one}" for one in outcome.mend), f"page: {page}"]))
+    raise typer.Exit(int(bool(outcome.flips)))

@@ -1,0 +1,180 @@
+"""Run a check of a semester: its parts one after the other, each recorded in the history, with messages."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.history.database import history, record
+from experiments.notify.send import NOTIFY
+from experiments.results.run_folder import VERDICT_FILE, run_folders
+from experiments.results.wording import clock
+from experiments.semester.outcome import Flip, run_flips
+from experiments.semester.parts import Lease, Part, command, parts_of
+from experiments.semester.process import SILENT_S, Silence, last_change_s, last_line, run_logged
+from experiments.semester.state import Check, Done, checks_in, database_of, interrupted, write_check
+from experiments.semester.versions import NotInstalled, Versions, python_of, versions_in
+from experiments.system.files import CODE
+from experiments.system.lock import locked
+
+LATEST = "latest"
+LOG = "log.txt"
+PATIENCE_S = 30.0
+"""How long an interrupted part may take to end; a lease takes as long as its release."""
+Send = Callable[[str, str], None]
+"""Sends a message: its title and its text."""
+Python = Callable[[Versions, Path], Path]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a check is asked for. folder: of all checks and their history."""
+
+    folder: Path
+    sets: tuple[Versions, ...]
+    suites: tuple[str, ...]
+    lease: Lease | None
+    command: str
+
+    def parts(self) -> list[Part]:
+        return parts_of(self.sets, self.suites, self.lease)
+
+
+class Installed(NamedTuple):
+    """The Python of a set of versions, and the versions of the packages that decide a result."""
+
+    python: Path
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a check uses of the world. on_lease: called every few seconds while a lease is under way."""
+
+    say: Callable[[str], None]
+    send: Send
+    on_lease: Callable[[], None] = lambda: None
+    python: Python = lambda versions, folder: python_of(versions, folder, datetime.now(UTC).date())
+
+
+def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
+    """Run all parts that have not ended yet; return the folder and the state of the check.
+
+    An interrupted check with the same parts goes on. A part that fails is a finding; the others run. Raises InputError
+    if another check in the folder is under way, and names its process.
+    """
+    parts = request.parts()
+    with locked(request.folder):
+        place, check = _begun(request, tuple(part.name for part in parts))
+        earlier = [one for _, one in checks_in(request.folder) if one.begun_at < check.begun_at]
+        installed: dict[Versions, Installed] = {}
+        told: set[Flip] = set()
+        for number, part in enumerate(parts, 1):
+            if part.name in check.done and part.kind != "environment":
+                continue
+            left = _left(parts[number - 1 :], check, earlier)
+            tools.say(f"[{number}/{len(parts)}] {part.words}; {clock(check.seconds())} so far{left}")
+            begun = time.monotonic()
+            try:
+                problem = _run(part, request, place, installed, tools)
+            except NotInstalled as error:
+                problem = str(error)
+            took_s = time.monotonic() - begun + (check.done[part.name].took_s if part.name in check.done else 0)
+            tools.say(f"  {problem or 'done'} ({clock(took_s)})")
+            check = _with(check, part, Done(took_s=took_s, problem=problem), installed)
+            write_check(place, check)
+            if earlier:
+                told |= _tell_flips(part, request, check, told, tools)
+        check = check.model_copy(update={"ended_at": datetime.now(UTC)})
+        write_check(place, check)
+        _point(request.folder / LATEST, place)
+    return place, check
+
+
+def _begun(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
+    now = datetime.now(UTC)
+    if found := interrupted(request.folder, plan, now):
+        return found
+    check = Check(begun_at=now, command=request.command, plan=plan, sets=request.sets)
+    place = request.folder / f"{now:%Y-%m-%dT%H%M%S}"
+    write_check(place, check)
+    return place, check
+
+
+def _run(part: Part, request: Request, place: Path, installed: dict[Versions, Installed], tools: Tools) -> str:
+    """Run a part; return why it has no result, empty if it has one. Raises NotInstalled."""
+    if part.kind == "environment":
+        python = tools.python(part.versions, place)
+        installed[part.versions] = Installed(python, versions_in(python))
+        return ""
+    if part.versions not in installed:
+        return f"not run: the versions of {part.versions} are not installed"
+    folder = place / part.name
+    folder.mkdir(exist_ok=True)
+    words = command(part, installed[part.versions].python, folder, request.suites, request.lease)
+    watch = _watch(part, folder, tools)
+    patience_s = None if part.kind == "lease" else PATIENCE_S
+    code = run_logged(words, folder / LOG, _environment(), watch, patience_s)
+    if not list(folder.glob(f"*/{VERDICT_FILE}")):
+        return f"exit code {code}: {last_line(folder / LOG)}"
+    with history(database_of(request.folder, part.versions), create=True) as database:
+        for run in run_folders(folder):
+            record(database, run)
+    return f"exit code {code}: {last_line(folder / LOG)}" if part.kind == "lease" and code > 1 else ""
+
+
+def _tell_flips(part: Part, request: Request, check: Check, told: set[Flip], tools: Tools) -> set[Flip]:
+    """Send a message of what flipped in a part and was not told yet; return it."""
+    new = set(run_flips(request.folder, check, part.versions)) - told
+    if new:
+        lines = sorted(flip.line for flip in new)
+        tools.say("\n".join(f"  flipped: {line}" for line in lines))
+        tools.send(f"testbed: {len(new)} flipped in {part.words}", "\n".join(lines))
+    return new
+
+
+def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
+    """Return what is done every few seconds while a part runs: messages of its lease and of its silence."""
+    silence = Silence()
+
+    def look() -> None:
+        if part.kind == "lease":
+            tools.on_lease()
+        if silence.newly(last_change_s(folder), time.time()):
+            text = f"{part.words}: nothing has happened for {clock(SILENT_S)}; see {folder / LOG}"
+            tools.say(f"  {text}")
+            tools.send("testbed: nothing happens", text)
+
+    return look
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of parts: they send no messages themselves and use this code."""
+    kept = {name: value for name, value in os.environ.items() if name not in (NOTIFY, "VIRTUAL_ENV")}
+    return kept | {"PYTHONPATH": str(CODE)}
+
+
+def _with(check: Check, part: Part, done: Done, installed: dict[Versions, Installed]) -> Check:
+    versions = {name: one.versions for name, one in installed.items()}
+    return check.model_copy(update={"done": check.done | {part.name: done}, "installed": versions})
+
+
+def _left(parts: Sequence[Part], check: Check, earlier: Sequence[Check]) -> str:
+    """Return how long the parts will take by the last check that had each of them, and by the mean of this one."""
+    ended = [one.took_s for name, one in check.done.items() if not name.endswith("environment")]
+    mean = sum(ended) / len(ended) if ended else None
+    known = {name: done.took_s for one in earlier for name, done in one.done.items()}
+    times = [known.get(part.name, mean) for part in parts if part.name not in check.done]
+    if not times or None in times:
+        return ""
+    return f", about {clock(max(1.0, sum(filter(None, times))))} left"
+
+
+def _point(link: Path, place: Path) -> None:
+    fresh = link.with_name(f".{link.name}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(place.name)
+    fresh.replace(link)

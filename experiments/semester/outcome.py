@@ -1,0 +1,173 @@
+"""What a check found: which statements hold with which versions, what flipped since the last check, what to mend."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.history.changes import RunChanges, changes
+from experiments.history.database import history
+from experiments.history.series import read_series
+from experiments.results.run_folder import PAGE_FILE, VERDICT_FILE, Run
+from experiments.results.verdicts import Evaluation, Status, Verdict
+from experiments.semester.parts import Kind, Part
+from experiments.semester.state import Check, checks_in, database_of
+from experiments.semester.versions import Versions
+
+STATUSES: tuple[Status, ...] = ("pass", "fail", "error", "not evaluated")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The evaluated run of one part. link: its report, relative to the check's folder."""
+
+    versions: Versions
+    kind: Kind
+    run: Run
+    verdicts: tuple[Verdict, ...]
+    link: str
+
+    def count(self, status: Status) -> int:
+        return sum(one.status == status for one in self.verdicts)
+
+
+class Flip(NamedTuple):
+    """Something that is different from the last check, and the packages and other things that differ."""
+
+    where: str
+    what: str
+    causes: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """Return it in a line."""
+        return f"{self.where}: {self.what} ({'; '.join(self.causes) or 'nothing else differs'})"
+
+
+class Line(NamedTuple):
+    """A statement that fails, or has another status with other versions; its verdict by set of versions."""
+
+    suite: str
+    card: str
+    says: str
+    verdicts: Mapping[Versions, Verdict]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found. before: the last check; None if this is the first. mend: what to do, a sentence each."""
+
+    check: Check
+    before: Check | None
+    runs: tuple[Found, ...]
+    flips: tuple[Flip, ...]
+    lines: tuple[Line, ...]
+    mend: tuple[str, ...]
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Return the parts without a result, and why."""
+        return {name: one.problem for name, one in self.check.done.items() if one.problem}
+
+    def count(self, versions: Versions, status: Status) -> int:
+        """Return the number of statements with that status, over all runs of a set of versions."""
+        return sum(run.count(status) for run in self.runs if run.versions == versions)
+
+    @property
+    def headline(self) -> str:
+        """Return the outcome in a sentence."""
+        if self.before is None:
+            return "The first check; there is none to compare it with."
+        if not self.flips:
+            return f"Nothing flipped since {self.before.begun_at:%d %B %Y}."
+        return f"{len(self.flips)} flipped since {self.before.begun_at:%d %B %Y}."
+
+
+def outcome_of(place: Path, check: Check, parts: list[Part]) -> Outcome:
+    """Return what the check in the folder ``place`` found."""
+    earlier = [one for _, one in checks_in(place.parent) if one.begun_at < check.begun_at and one.ended_at]
+    before = earlier[-1] if earlier else None
+    runs = tuple(found for part in parts for found in _runs(place, part))
+    lines = tuple(_lines(runs))
+    of_runs = (flip for versions in check.sets for flip in run_flips(place.parent, check, versions))
+    flips = (*_part_flips(check, before), *of_runs) if before else ()
+    return Outcome(check, before, runs, flips, lines, tuple(_mend(check, lines)))
+
+
+def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
+    """Yield what changed in the newest runs with these versions, by their history."""
+    path = database_of(folder, versions)
+    if not path.is_file():
+        return
+    with history(path) as database:
+        several = read_series(database)
+    for series in several:
+        found = changes(series)
+        newest = series.runs[-1]
+        if found and found[-1].run is newest and newest.started_at >= check.begun_at.isoformat(timespec="seconds"):
+            yield from _changed(f"{versions}: {series.title}", found[-1])
+
+
+def differing(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the packages with other versions, such as 'torch 2.5.1 → 2.13.0'."""
+    names = dict.fromkeys([*then, *now])
+    return tuple(
+        f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}"
+        for name in names
+        if then.get(name) != now.get(name)
+    )
+
+
+def _runs(place: Path, part: Part) -> Iterator[Found]:
+    for path in sorted((place / part.name).glob(f"*/{VERDICT_FILE}")):
+        if path.parent.is_symlink():
+            continue
+        evaluation = Evaluation.model_validate_json(path.read_bytes())
+        link = path.with_name(PAGE_FILE).relative_to(place).as_posix()
+        yield Found(part.versions, part.kind, evaluation.run, evaluation.verdicts, link)
+
+
+def _lines(runs: tuple[Found, ...]) -> Iterator[Line]:
+    """Yield statements that fail with any versions, or whose evaluated status differs between them."""
+    for place in dict.fromkeys((one.run.suite, one.run.card, one.run.size) for one in runs):
+        same = [one for one in runs if (one.run.suite, one.run.card, one.run.size) == place]
+        says = {verdict.id: verdict.says for one in same for verdict in one.verdicts}
+        for id_, text in says.items():
+            verdicts = {one.versions: verdict for one in same for verdict in one.verdicts if verdict.id == id_}
+            evaluated = {one.status for one in verdicts.values()} - {"not evaluated"}
+            if evaluated - {"pass"}:
+                yield Line(place[0], place[1], text, verdicts)
+
+
+def _part_flips(check: Check, before: Check) -> Iterator[Flip]:
+    """Yield the parts that have a result and had none, or the other way round."""
+    for name, done in check.done.items():
+        then = before.done.get(name)
+        if then and bool(then.problem) != bool(done.problem):
+            what = f"has no result any more: {done.problem}" if done.problem else "has a result again"
+            yield Flip(name, what, _installed_changes(check, before, name))
+
+
+def _installed_changes(check: Check, before: Check, name: str) -> tuple[str, ...]:
+    versions = next(one for one in check.sets if name.startswith(one))
+    return differing(before.installed.get(versions, {}), check.installed.get(versions, {}))
+
+
+def _changed(where: str, found: RunChanges) -> Iterator[Flip]:
+    causes = tuple(one.sentence for one in found.causes)
+    for one in found.changed:
+        yield Flip(where, one.sentence, causes)
+
+
+def _mend(check: Check, lines: tuple[Line, ...]) -> Iterator[str]:
+    """Yield what to mend in the material: what fails with the versions of today, and what will with newer ones."""
+    for name, done in check.done.items():
+        if done.problem:
+            yield f"{name} has no result: {done.problem}"
+    for line in lines:
+        today, newest = (line.verdicts.get(name) for name in ("current", "newest"))
+        if today and today.status == "fail" and not today.known_failure:
+            yield f"{line.suite} on {line.card}: {line.says} {today.reason or today.value}"
+        elif today and today.status == "pass" and newest and newest.status in ("fail", "error"):
+            changed = ", ".join(differing(check.installed["current"], check.installed["newest"]))
+            yield f"{line.suite} on {line.card}, with the newest versions: {line.says} {newest.reason} ({changed})"

@@ -1,0 +1,81 @@
+"""The parts of a check: one command each, with the versions of one set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from experiments.errors import InputError
+from experiments.semester.versions import Versions
+from experiments.suites.suite import suite_named
+from provision.choices import ImageVariant
+
+Kind = Literal["environment", "miniatures", "predictions", "lease"]
+LEASED = get_args(ImageVariant)
+"""Sets of versions for which there is an image of leased machines."""
+
+
+class Part(NamedTuple):
+    """A part of a check. suite, card: empty for the environment and for a lease, which has all suites."""
+
+    versions: Versions
+    kind: Kind
+    suite: str = ""
+    card: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the part, which is that of its folder, too."""
+        return "-".join(filter(None, (self.versions, self.kind, self.suite, self.card)))
+
+    @property
+    def words(self) -> str:
+        """Return the part as its progress shows it."""
+        place = f" of {self.suite} on {self.card}" if self.suite else ""
+        return f"{self.versions}: {self.kind}{place}"
+
+
+class Lease(NamedTuple):
+    """The lease of a check: where, on which nodes, how long for each set of versions, how long in all (budget)."""
+
+    site: str
+    node_type: str
+    hours: float
+    max_hours: float
+
+
+def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | None) -> list[Part]:
+    """Return the parts: environments, miniatures and predictions for each card, times and real sizes on a lease.
+
+    Miniatures run for the first card of a suite; those of other cards are the same models. Predictions need the
+    versions of ``current`` or newer. Raises InputError if the leases would be longer than the budget.
+    """
+    parts = []
+    for versions in sets:
+        parts.append(Part(versions, "environment"))
+        for suite in map(suite_named, suites):
+            first, *others = suite.cards
+            parts.append(Part(versions, "miniatures", suite.suite, first))
+            if versions != "as-taught":
+                parts += [Part(versions, "predictions", suite.suite, card) for card in others]
+    leased = [Part(versions, "lease") for versions in sets if lease and versions in LEASED]
+    if lease and len(leased) * lease.hours > lease.max_hours:
+        raise InputError(
+            f"--max-hours {lease.max_hours:g}: {len(leased)} leases of {lease.hours:g} hours are longer;"
+            " allowed: shorter --hours, or fewer --versions"
+        )
+    return parts + leased
+
+
+def command(part: Part, python: Path, results: Path, suites: Sequence[str], lease: Lease | None) -> list[str]:
+    """Return the command line of a part; its runs are written to folders in ``results``."""
+    testbed = [str(python), "-m", "experiments"]
+    if part.kind == "lease":
+        assert lease
+        where = ["--site", lease.site, "--node-type", lease.node_type]
+        how_long = ["--hours", f"{lease.hours:g}", "--max-hours", f"{lease.hours:g}", "--yes"]
+        of = ["--versions", part.versions, "--results", str(results)]
+        return [*testbed, "reproduce", *suites, *where, *how_long, *of]
+    what = ["--predict-only"] if part.kind == "predictions" else []
+    without = ["--no-predict"] if part.versions == "as-taught" else []
+    run = ["run", part.suite, "--card", part.card, "--size", "tiny", "--results", str(results)]
+    return [*testbed, *run, *what, *without]

@@ -1,0 +1,73 @@
+"""The state of a check on disk, from which it goes on after an interruption."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from experiments.results.schema import Record
+from experiments.semester.versions import Versions
+from experiments.system.files import write_atomically
+
+STATE_FILE = "check.json"
+GOES_ON_FOR = timedelta(days=7)
+"""An interrupted check that is older does not go on: its versions are no longer the newest."""
+
+
+class Done(Record):
+    """A part that has ended."""
+
+    took_s: float = Field(description="duration in seconds")
+    problem: str = Field(default="", description="why the part has no result; empty if it has one")
+
+
+class Check(Record):
+    """A check of a semester (check.json)."""
+
+    schema_version: Literal[1] = Field(default=1, description="version of this schema")
+    begun_at: datetime = Field(description="start, UTC")
+    ended_at: datetime | None = Field(default=None, description="end, UTC; None while it runs or is interrupted")
+    command: str = Field(description="command line that started it")
+    plan: tuple[str, ...] = Field(description="names of its parts in their order")
+    sets: tuple[Versions, ...] = Field(description="sets of versions")
+    done: dict[str, Done] = Field(default={}, description="ended parts by name")
+    installed: dict[Versions, dict[str, str]] = Field(
+        default={}, description="version of each package that decides a result, by set of versions"
+    )
+
+    def seconds(self) -> float:
+        """Return the time that its parts took, without interruptions."""
+        return sum(one.took_s for one in self.done.values())
+
+
+def database_of(folder: Path, versions: Versions) -> Path:
+    """Return the history of one set of versions. Runs with other versions are no change of it."""
+    return folder / f"history-{versions}.db"
+
+
+def checks_in(folder: Path) -> list[tuple[Path, Check]]:
+    """Return the checks in ``folder`` with their folders, oldest first; one that cannot be read is left out."""
+    found = []
+    for path in folder.glob(f"*/{STATE_FILE}"):
+        try:
+            found.append((path.parent, Check.model_validate_json(path.read_bytes())))
+        except ValidationError:
+            continue
+    return sorted((one for one in found if not one[0].is_symlink()), key=lambda one: one[1].begun_at)
+
+
+def interrupted(folder: Path, plan: tuple[str, ...], now: datetime) -> tuple[Path, Check] | None:
+    """Return the newest check if it was interrupted, has the same parts and is not too old."""
+    checks = checks_in(folder)
+    if not checks:
+        return None
+    _, check = checks[-1]
+    goes_on = check.ended_at is None and check.plan == plan and now - check.begun_at < GOES_ON_FOR
+    return checks[-1] if goes_on else None
+
+
+def write_check(folder: Path, check: Check) -> None:
+    """Write the state."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / STATE_FILE, check.model_dump_json(indent=2))

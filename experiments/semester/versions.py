@@ -1,0 +1,102 @@
+"""The sets of versions that a check compares, and an environment for each, made from locked lists of packages."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, get_args
+
+from experiments.errors import InputError
+from experiments.runners.software import PIN, PRINT_VERSIONS, printed_software
+from experiments.system.files import cache_folder, write_atomically
+from provision.configure.build_context import data_folder
+
+Versions = Literal["as-taught", "current", "newest"]
+SETS: tuple[Versions, ...] = get_args(Versions)
+NEWEST_FILE = "newest.txt"
+APART = ("litgpt",)
+"""Packages that the lists install although they forbid versions of others there; each is resolved alone."""
+OF_TORCH = re.compile(r"nvidia-|cuda-|triton\b")
+"""Names of packages that PyTorch brings, depending on the machine."""
+BLOCK = re.compile(r"^(?=\S)", re.MULTILINE)
+LINES_OF_ERROR = 3
+
+
+class NotInstalled(InputError):
+    """A set of versions does not resolve, or cannot be installed; the message is the end of uv's."""
+
+
+def python_of(versions: Versions, folder: Path, today: date) -> Path:
+    """Return the Python of an environment with these versions, after it was made if it is missing.
+
+    current: this environment. newest: the list is resolved once a day, and kept in ``folder``, so that a check that
+    goes on has the same. Raises NotInstalled.
+    """
+    if versions == "current":
+        return Path(sys.executable)
+    if versions == "as-taught":
+        locks = [data_folder("containers") / "locks" / f"{name}.txt" for name in ("as-taught", "jupyter")]
+        return _installed("env", locks)
+    lock = folder / NEWEST_FILE
+    if not lock.exists():
+        write_atomically(lock, newest_lock(today).read_text())
+    return _installed("newest", [lock])
+
+
+def newest_lock(today: date) -> Path:
+    """Return the list of the newest releases that resolve, of the packages of the current list; cached for a day.
+
+    Raises NotInstalled.
+    """
+    path = cache_folder() / f"newest-{today.isoformat()}.txt"
+    if not path.exists():
+        names = [name for name, _ in PIN.findall((data_folder("containers") / "current.txt").read_text())]
+        together = _resolve([name for name in names if name not in APART])
+        text = lock_text(together + _resolve([name for name in names if name in APART], "--no-deps"))
+        for old in cache_folder().glob("newest-*.txt"):
+            old.unlink()
+        write_atomically(path, text)
+    return path
+
+
+def lock_text(resolved: str) -> str:
+    """Return uv's output as a list in the form of containers/locks: PyTorch in a comment, without what it brings."""
+    blocks = [block for block in BLOCK.split(resolved) if block.strip() and not OF_TORCH.match(block)]
+    torch = [f"# {block.split()[0]}\n" for block in blocks if block.startswith("torch==")]
+    return "".join([*torch, *(block for block in blocks if not block.startswith("torch=="))])
+
+
+def versions_in(python: Path) -> dict[str, str]:
+    """Return the versions of the packages that decide a result, in the environment of ``python``."""
+    return dict(printed_software(_output([str(python), "-c", PRINT_VERSIONS])).versions)
+
+
+def _resolve(names: Sequence[str], *options: str) -> str:
+    python = ".".join(map(str, sys.version_info[:2]))
+    shown = ("--quiet", "--no-header", "--no-annotate", "--generate-hashes", f"--python-version={python}")
+    return _output([sys.executable, "-m", "uv", "pip", "compile", *shown, *options, "-"], "\n".join(names))
+
+
+def _installed(prefix: str, locks: Sequence[Path]) -> Path:
+    """Return the Python of the environment of ``locks``, named as the Makefile does; remove older ones of newest."""
+    digest = sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:12]
+    folder = cache_folder() / f"{prefix}-{digest}-py{sys.version_info[0]}.{sys.version_info[1]}"
+    if prefix == "newest":
+        for old in cache_folder().glob("newest-*-py*"):
+            if old.is_dir() and old != folder:
+                shutil.rmtree(old)
+    script = data_folder("containers") / "environment.py"
+    _output(["flock", f"{folder}.lock", sys.executable, str(script), str(folder), *map(str, locks)])
+    return folder / "bin" / "python"
+
+
+def _output(command: Sequence[str], text: str = "") -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise NotInstalled(" ".join(lines[-LINES_OF_ERROR:]))
+    return done.stdout

@@ -1,0 +1,96 @@
+"""The outcome of a check as a page, as Markdown for the summary of a job, as JUnit, and as a message."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments.report.identity import day, duration
+from experiments.report.junit import as_xml, without_controls
+from experiments.report.pages.environment import rendered, save
+from experiments.semester.outcome import STATUSES, Found, Outcome
+
+PAGE = "semester.html"
+ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
+
+
+def write_page(place: Path, outcome: Outcome) -> Path:
+    """Write the page of a check to its folder and return its path: one file that needs no network and no JavaScript."""
+    check = outcome.check
+    text = rendered(
+        "semester.html",
+        outcome=outcome,
+        statuses=STATUSES,
+        day=day(check.begun_at.isoformat()),
+        took=duration(check.seconds()),
+        packages=list(dict.fromkeys(name for versions in check.installed.values() for name in versions)),
+        parts=[(name, duration(done.took_s), done.problem) for name, done in check.done.items()],
+    )
+    save(place / PAGE, text)
+    return place / PAGE
+
+
+def markdown(outcome: Outcome) -> str:
+    """Return the outcome as Markdown."""
+    counts = (
+        f"| {versions} | {' | '.join(str(outcome.count(versions, status)) for status in STATUSES)} |"
+        for versions in outcome.check.sets
+    )
+    lines = [
+        f"## {outcome.headline}",
+        "",
+        f"| versions | {' | '.join(STATUSES)} |",
+        f"|---|{'---:|' * len(STATUSES)}",
+        *counts,
+        *_section("Flipped", [f"- {flip.line}" for flip in outcome.flips]),
+        *_section("To mend in the material", [f"- {one}" for one in outcome.mend]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def message(outcome: Outcome) -> tuple[str, str]:
+    """Return title and text of the message of a finished check."""
+    counts = [
+        f"{versions}: " + ", ".join(f"{outcome.count(versions, status)} {status}" for status in STATUSES)
+        for versions in outcome.check.sets
+    ]
+    flips = [f"flipped: {flip.line}" for flip in outcome.flips]
+    return f"testbed: semester check finished. {outcome.headline}", "\n".join([*counts, *flips, *outcome.mend])
+
+
+def as_data(outcome: Outcome) -> dict[str, object]:
+    """Return the outcome as plain data."""
+    sets = {name: {status: outcome.count(name, status) for status in STATUSES} for name in outcome.check.sets}
+    flips = [flip._asdict() for flip in outcome.flips]
+    check = outcome.check.model_dump(mode="json")
+    return {"statements": sets, "flips": flips, "mend": outcome.mend, "check": check}
+
+
+def junit(outcome: Outcome) -> str:
+    """Return the outcome as JUnit XML: each statement of each run, each part, and each flip as a failure."""
+    root = ET.Element("testsuites")
+    for run in outcome.runs:
+        _suite(root, f"{run.versions} {run.kind} {run.run.suite} {run.run.card}", list(_cases(run)))
+    parts = outcome.check.done.items()
+    _suite(root, "parts", [(name, "error" if done.problem else "", done.problem) for name, done in parts])
+    _suite(root, "flips", [(f"{flip.where}: {flip.what}", "failure", "; ".join(flip.causes)) for flip in outcome.flips])
+    return as_xml(root)
+
+
+def _section(title: str, lines: list[str]) -> Iterator[str]:
+    if lines:
+        yield from ("", f"### {title}", "", *lines)
+
+
+def _cases(run: Found) -> Iterator[tuple[str, str, str]]:
+    for one in run.verdicts:
+        yield one.id, "skipped" if one.known_failure else ELEMENTS.get(one.status, ""), one.reason or one.value
+
+
+def _suite(root: ET.Element, name: str, cases: list[tuple[str, str, str]]) -> None:
+    suite = ET.SubElement(root, "testsuite", name=name, tests=str(len(cases)))
+    for plural, element in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(plural, str(sum(kind == element for _, kind, _ in cases)))
+    for id_, kind, reason in cases:
+        case = ET.SubElement(suite, "testcase", classname=name.replace(" ", "."), name=without_controls(id_))
+        if kind:
+            ET.SubElement(case, kind, message=without_controls(reason))

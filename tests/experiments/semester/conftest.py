@@ -1,0 +1,36 @@
+"""A folder of checks whose environments are fakes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.semester import check
+from tests.support import fake_environment
+
+
+@pytest.fixture
+def semester(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Run `testbed semester` with more words; its exit code, stdout and stderr. Fakes: the environments."""
+    monkeypatch.chdir(tmp_path)
+    versions = {"as-taught": "2.5.1", "current": "2.13.0", "newest": "2.15.0"}
+
+    def python_of(name: str, *_: object) -> Path:
+        return fake_environment.python(tmp_path, versions[name])
+
+    monkeypatch.setattr(check, "python_of", python_of)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(["semester", fake_environment.SUITE, *words])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def checks(tmp_path) -> Path:
+    """The folder of the checks."""
+    folder = tmp_path / "results" / "semester"
+    folder.mkdir(parents=True)
+    return folder

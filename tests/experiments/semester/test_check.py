@@ -1,0 +1,188 @@
+"""A check of a semester: what runs, what flipped and why, what goes on after an interruption, who may start."""
+
+import json
+import os
+import time
+import xml.etree.ElementTree as ET
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from experiments.semester import check
+from experiments.semester.parts import Lease, Part, command, parts_of
+from experiments.semester.state import STATE_FILE, Check, checks_in
+from experiments.semester.versions import SETS, NotInstalled
+from experiments.system.lock import locked
+from tests.support.fake_environment import SUITE
+
+CURRENT = ("--versions", "current")
+MINIATURES, PREDICTIONS = f"current-miniatures-{SUITE}-a100_80gb", f"current-predictions-{SUITE}-h100_94gb"
+
+
+def calls(checks: Path) -> list[str]:
+    return (checks / "CALLS.txt").read_text().split()
+
+
+def earlier(checks: Path) -> None:
+    """Make the newest check a week older, as far as its state tells."""
+    ((place, state),) = checks_in(checks)
+    older = state.model_copy(update={"begun_at": state.begun_at - timedelta(days=7)})
+    (place / STATE_FILE).write_text(older.model_dump_json())
+
+
+def test_a_first_check_has_nothing_to_compare_with(semester, checks):
+    code, out, err = semester("--summary", "summary.md", "--junit", "junit.xml")
+    assert (code, err) == (0, "")
+    assert "The first check" in out
+    names = [part.name for part in parts_of(SETS, [SUITE], None)]
+    assert calls(checks) == [name for name in names if "environment" not in name]
+    assert f"[{len(names)}/{len(names)}] newest: predictions of {SUITE} on h100_94gb" in out
+    assert (checks / "latest" / "semester.html").is_file()
+    summary = Path("summary.md").read_text()
+    assert "| versions | pass | fail | error | not evaluated |" in summary
+    suites = {suite.get("name"): suite for suite in ET.parse("junit.xml").getroot()}
+    assert len(suites["parts"]) == len(names)
+    assert int(suites[f"current miniatures {SUITE} a100_80gb"].get("tests")) > 50
+
+
+def test_an_unchanged_second_check_raises_no_alarm(semester, checks):
+    semester(*CURRENT)
+    earlier(checks)
+    code, out, _ = semester(*CURRENT)
+    assert (code, "Nothing flipped since" in out) == (0, True)
+
+
+def test_a_flip_is_named_with_its_statement_and_told(semester, checks, webhook):
+    address, received = webhook
+    semester(*CURRENT)
+    earlier(checks)
+    (checks / "OOM.txt").write_text("reduced-batch")
+    code, out, _ = semester(*CURRENT, "--summary", "summary.md", "--junit", "junit.xml", "--notify", address)
+    assert code == 1
+    assert "flipped: current: " in out
+    assert "pass → fail" in out
+    assert "### Flipped" in Path("summary.md").read_text()
+    flips = next(one for one in ET.parse("junit.xml").getroot() if one.get("name") == "flips")
+    assert int(flips.get("failures")) == len(flips) > 0
+    titles = [one["title"] for one in received]
+    assert "flipped in current: miniatures" in titles[0]
+    assert titles[-1].startswith("testbed: semester check finished.")
+    assert "pass-word" not in "".join(path.read_text() for path in checks.rglob("*.json"))
+
+
+def test_a_part_that_breaks_is_a_finding_and_the_others_run(semester, checks):
+    semester(*CURRENT)
+    earlier(checks)
+    (checks / "BROKEN.txt").write_text(MINIATURES)
+    code, out, _ = semester(*CURRENT)
+    assert code == 1
+    assert f"{MINIATURES}: has no result any more: exit code 3: testbed: the driver is missing" in out
+    assert calls(checks)[-2:] == [MINIATURES, PREDICTIONS]
+
+
+def test_versions_that_do_not_resolve_are_a_finding(semester, checks, monkeypatch):
+    known = check.python_of
+
+    def python_of(name, *more):
+        if name == "newest":
+            raise NotInstalled("a needs b<2 and c needs b>=2")
+        return known(name, *more)
+
+    monkeypatch.setattr(check, "python_of", python_of)
+    code, out, _ = semester("--versions", "newest", *CURRENT)
+    assert code == 0
+    assert "to mend: newest-environment has no result: a needs b<2 and c needs b>=2" in out
+    assert calls(checks) == [MINIATURES, PREDICTIONS]
+
+
+def test_an_interrupted_check_goes_on_where_it_was(semester, checks, monkeypatch):
+    run_logged = check.run_logged
+
+    def interrupted(words, *more):
+        if "--predict-only" in words:
+            raise KeyboardInterrupt
+        return run_logged(words, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(check, "run_logged", interrupted)
+        assert semester(*CURRENT)[0] == 130
+    assert calls(checks) == [MINIATURES]
+    assert semester(*CURRENT)[0] == 0
+    assert calls(checks) == [MINIATURES, PREDICTIONS]
+    assert len(checks_in(checks)) == 1
+
+
+@pytest.mark.parametrize(("age", "plan"), [(timedelta(days=8), None), (timedelta(days=1), ("other",))])
+def test_an_old_or_another_interrupted_check_does_not_go_on(semester, checks, age, plan):
+    semester(*CURRENT)
+    ((place, state),) = checks_in(checks)
+    changed = state.model_copy(update={"ended_at": None, "begun_at": state.begun_at - age, "plan": plan or state.plan})
+    (place / STATE_FILE).write_text(changed.model_dump_json())
+    semester(*CURRENT)
+    assert len(checks_in(checks)) == 2
+
+
+def test_a_second_start_names_the_process_that_holds_the_lock(semester, checks):
+    with locked(checks.relative_to(Path.cwd())):
+        code, _, err = semester(*CURRENT)
+    assert code == 2
+    assert "results/semester: in use by process" in err
+
+
+def test_json_has_the_flips_and_the_state(semester, checks):
+    code, out, _ = semester(*CURRENT, "--json")
+    found = json.loads(out)
+    assert (code, found["flips"]) == (0, [])
+    assert Check.model_validate(found["check"]).ended_at
+    assert found["statements"]["current"]["pass"] > 0
+
+
+def test_the_time_left_is_that_of_the_last_check(semester, checks):
+    semester(*CURRENT)
+    ((place, state),) = checks_in(checks)
+    slow = {name: one.model_copy(update={"took_s": 600.0}) for name, one in state.done.items()}
+    (place / STATE_FILE).write_text(state.model_copy(update={"done": slow}).model_dump_json())
+    earlier(checks)
+    assert "[1/3] current: environment; 0:00 so far, about 30:00 left" in semester(*CURRENT)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lease", "gpu_a100_pcie"], "--lease gpu_a100_pcie: needs --max-hours"),
+        (["--lease", "gpu_a100_pcie", "--max-hours", "5"], "--max-hours 5: 2 leases of 3 hours are longer"),
+        (["--versions", "newer"], "--versions: unknown set of versions 'newer'; allowed: as-taught, current, newest"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(semester, words, message):
+    code, out, err = semester(*words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_lease_is_made_by_reproduce_within_the_budget():
+    lease = Lease("chameleon", "gpu_a100_pcie", 3.0, 6.0)
+    leased = [part for part in parts_of(SETS, [SUITE], lease) if part.kind == "lease"]
+    assert leased == [Part("as-taught", "lease"), Part("current", "lease")]
+    words = command(leased[0], Path("python"), Path("runs"), [SUITE], lease)
+    assert words[3:5] == ["reproduce", SUITE]
+    assert " ".join(words).endswith(
+        "--node-type gpu_a100_pcie --hours 3 --max-hours 3 --yes --versions as-taught --results runs"
+    )
+
+
+def test_silence_is_told_once(tmp_path):
+    told = []
+    tools = check.Tools(lambda line: None, lambda title, text: told.append(text))
+    look = check._watch(Part("current", "miniatures", SUITE, "a100_80gb"), tmp_path, tools)
+    (tmp_path / "log.txt").write_text("a line")
+    look()
+    assert told == []
+    silent = time.time() - check.SILENT_S
+    os.utime(tmp_path / "log.txt", (silent, silent))
+    look()
+    look()
+    assert len(told) == 1
+    assert "nothing has happened for 10:00" in told[0]

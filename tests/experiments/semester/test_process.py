@@ -1,0 +1,71 @@
+"""The process of a part ends with the check, by a signal on which a lease is released."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from experiments.semester.process import Silence, last_line, run_logged
+from experiments.system.files import CODE
+from tests.support.waiting import wait_for
+
+PART = 'trap "echo released; exit 0" TERM; echo started; while :; do sleep 0.05; done'
+CHECK = f"""
+import sys
+from pathlib import Path
+from experiments.semester.process import run_logged
+run_logged(["sh", "-c", {PART!r}], Path(sys.argv[1]), {{"PATH": "/usr/bin:/bin"}}, lambda: None)
+"""
+
+
+def test_an_interrupted_check_waits_until_its_part_has_released_its_lease(tmp_path):
+    log = tmp_path / "log.txt"
+
+    def look() -> None:
+        if "started" in log.read_text():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_logged(["sh", "-c", PART], log, os.environ, look, look_s=0.05)
+    assert log.read_text().splitlines() == ["started", "released"]
+
+
+def test_a_part_that_does_not_end_is_killed(tmp_path):
+    log = tmp_path / "log.txt"
+    stubborn = 'trap "" TERM; echo started $$; while :; do sleep 0.05; done'
+
+    def look() -> None:
+        if "started" in log.read_text():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_logged(["sh", "-c", stubborn], log, os.environ, look, 0.2, 0.05)
+    wait_for(lambda: not psutil.pid_exists(int(log.read_text().split()[1])))
+
+
+def test_a_killed_check_leaves_no_part_behind(tmp_path):
+    log = tmp_path / "log.txt"
+    check = subprocess.Popen([sys.executable, "-c", CHECK, str(log)], env={**os.environ, "PYTHONPATH": str(CODE)})
+    wait_for(lambda: log.is_file() and "started" in log.read_text())
+    check.send_signal(signal.SIGKILL)
+    check.wait()
+    wait_for(lambda: "released" in log.read_text())
+
+
+def test_a_part_gets_no_terminal_and_its_exit_code_is_returned(tmp_path):
+    code = run_logged(["sh", "-c", "cat; echo done; exit 3"], tmp_path / "log.txt", os.environ, lambda: None)
+    assert (code, (tmp_path / "log.txt").read_text()) == (3, "done\n")
+
+
+def test_silence_is_new_once_until_something_happens():
+    silence = Silence(10)
+    assert [silence.newly(0, now) for now in (9, 10, 11)] == [False, True, False]
+    assert [silence.newly(last, 30) for last in (25, 20)] == [False, True]
+
+
+def test_the_last_line_of_a_log_has_a_letter(tmp_path):
+    (tmp_path / "log.txt").write_text("a reason\n\n---\n")
+    assert last_line(tmp_path / "log.txt") == "a reason"

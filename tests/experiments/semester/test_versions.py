@@ -1,0 +1,99 @@
+"""The sets of versions: what stands apart, how a resolved list is locked, what is said when it is not installed."""
+
+import sys
+from datetime import date
+from importlib.metadata import distributions
+
+import pytest
+from packaging.requirements import Requirement
+
+from experiments.semester import versions
+from experiments.semester.versions import APART, NotInstalled, lock_text, newest_lock, python_of, versions_in
+
+TODAY = date(2026, 11, 28)
+RESOLVED = """numpy==2.4.6 \\
+    --hash=sha256:aa
+nvidia-nccl-cu13==2.30.7 \\
+    --hash=sha256:bb
+torch==2.15.0 \\
+    --hash=sha256:cc \\
+    --hash=sha256:dd
+triton==3.9.0 \\
+    --hash=sha256:ee
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+def test_the_packages_that_stand_apart_forbid_versions_of_the_current_list():
+    """This environment has the current list, installed without the packages' own requirements."""
+    installed = {one.name.lower().replace("_", "-"): one for one in distributions() if one.name}
+    wrong = set()
+    for name, one in installed.items():
+        for requirement in map(Requirement, one.requires or ()):
+            other = installed.get(requirement.name.lower().replace("_", "-"))
+            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if applies and other and not requirement.specifier.contains(other.version, prereleases=True):
+                wrong.add(name)
+    assert wrong == {*APART}
+
+
+def test_a_resolved_list_has_pytorch_in_a_comment_and_nothing_that_it_brings():
+    assert lock_text(RESOLVED) == "# torch==2.15.0\nnumpy==2.4.6 \\\n    --hash=sha256:aa\n"
+
+
+def test_names_are_resolved_unpinned_once_a_day(monkeypatch, cache):
+    asked = []
+
+    def output(command, text=""):
+        asked.append((command, text.split()))
+        return RESOLVED
+
+    monkeypatch.setattr(versions, "_output", output)
+    (cache / "newest-2026-11-21.txt").write_text("of last week")
+    first = newest_lock(TODAY)
+    assert newest_lock(TODAY) == first
+    (together, names), (alone, apart) = asked
+    assert "--no-deps" in alone
+    assert "--no-deps" not in together
+    assert apart == [*APART]
+    assert {"torch", "transformers", "peft"} <= {*names}
+    assert not [name for name in names if "=" in name]
+    assert [path.name for path in cache.glob("newest-*")] == [first.name]
+
+
+def test_a_check_that_goes_on_keeps_its_newest_versions(monkeypatch, tmp_path):
+    monkeypatch.setattr(versions, "_installed", lambda prefix, locks: locks[0].read_text())
+    monkeypatch.setattr(versions, "_output", lambda *_: RESOLVED)
+    before = python_of("newest", tmp_path, TODAY)
+    monkeypatch.setattr(versions, "_output", lambda *_: RESOLVED.replace("2.4.6", "2.5.0"))
+    assert python_of("newest", tmp_path, date(2026, 11, 29)) == before
+
+
+def test_a_list_that_does_not_resolve_is_told_in_uv_s_words(monkeypatch, tmp_path):
+    """It is uv itself, without a network."""
+    (tmp_path / "current.txt").write_text("no-such-package==1.0\n")
+    monkeypatch.setattr(versions, "data_folder", lambda _: tmp_path)
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    with pytest.raises(NotInstalled, match="no-such-package"):
+        python_of("newest", tmp_path, TODAY)
+
+
+def test_an_environment_that_cannot_be_made_is_told(monkeypatch, tmp_path):
+    """Fake: the script that makes environments, which ends as that of containers/ does."""
+    (tmp_path / "environment.py").write_text("import sys; sys.exit('a hash differs\\n3 of 4: packages: exit code 1')")
+    (tmp_path / "newest.txt").write_text("numpy==2.4.6\n")
+    monkeypatch.setattr(versions, "data_folder", lambda _: tmp_path)
+    with pytest.raises(NotInstalled, match="a hash differs 3 of 4: packages: exit code 1"):
+        python_of("newest", tmp_path, TODAY)
+
+
+def test_current_is_this_environment(tmp_path):
+    python = python_of("current", tmp_path, TODAY)
+    assert str(python) == sys.executable
+    assert versions_in(python)["torch"]

@@ -1,0 +1,63 @@
+"""Fake of an environment with other versions: its Python predicts a suite by a stored run, and trains nothing.
+
+The folder of checks names its behavior: OOM.txt has a row that runs out of memory, BROKEN.txt a part that ends with an
+error. Each call adds its part to CALLS.txt.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from experiments.report import write_report
+from experiments.results.run_folder import RunFolder
+from experiments.system.files import CODE
+from tests.support.evidence import EVIDENCE
+
+SUITE = "single_gpu_blip2"
+STORED = RunFolder(EVIDENCE / f"{SUITE}-a100_80gb-without-gpu")
+
+
+def python(folder: Path, torch: str) -> Path:
+    """Return the Python of an environment with that version of PyTorch."""
+    made = folder / f"python-{torch}"
+    made.write_text(f'#!/bin/sh\nPYTHONPATH={CODE} exec {sys.executable} -m {__name__} {torch} "$@"\n')
+    made.chmod(0o755)
+    return made
+
+
+def main(torch: str, words: list[str]) -> int:
+    """Print the versions, or write a run."""
+    if words[0] == "-c":
+        print(json.dumps({"torch": torch}))
+        return 0
+    results = Path(words[words.index("--results") + 1])
+    settings = results.parents[1]
+    with (settings / "CALLS.txt").open("a") as calls:
+        print(results.name, file=calls)
+    if results.name == _setting(settings / "BROKEN.txt"):
+        print("testbed: the driver is missing")
+        return 3
+    card = words[words.index("--card") + 1]
+    run = STORED.read_run().model_copy(
+        update={"card": card, "size": "tiny", "started_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    )
+    folder = RunFolder(results / f"{SUITE}-{card}")
+    folder.write_run(run)
+    oom = _setting(settings / "OOM.txt")
+    folder.write_predictions(
+        [
+            one.model_copy(update={"needed_gib": 2 * one.usable_gib}) if one.spec.row == oom else one
+            for one in STORED.predictions()
+        ]
+    )
+    write_report(folder)
+    return 0
+
+
+def _setting(file: Path) -> str:
+    return file.read_text() if file.is_file() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
