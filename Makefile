@@ -25,7 +25,7 @@ GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(orig
 UNKNOWN := $(filter-out $(ALLOWED),$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED))))
 
-.PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare cards models list logs top notebook python env testbed-env clean-results clean uninstall
+.PHONY: help run-single run-multi predict reproduce rehearse evaluate report compare cards models list logs top notebook notebooks python env testbed-env clean-results clean uninstall
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: lock wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
@@ -69,6 +69,9 @@ top: env ## show GPUs and rows of the leased nodes, or of a cluster (site= profi
 
 notebook: env ## serve Jupyter from the leased machine through a tunnel (suite=NAME opens its notebook)
 	$(TESTBED) notebook $(if $(suite),--narrative $(suite)) $(args)
+
+notebooks: env ## write the outputs of the labs' notebooks anew, each from the stored runs that it names
+	$(TESTBED:experiments=experiments.notebooks.refresh)
 
 doctor: env ## check what this machine can run; what a lease or a cluster needs (site= profile= account=)
 	$(TESTBED) doctor $(call option,site profile account) $(args)

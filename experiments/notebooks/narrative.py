@@ -1,6 +1,7 @@
 """Functions for the labs' notebooks: show and compare the rows of a suite; run rows that have no result."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -24,6 +25,7 @@ from experiments.system.files import CODE
 
 COMMAND = (sys.executable, "-u", "-m", "experiments")
 AUTO = "auto"
+FOLDER_OPTION = r" --results \S+"
 PINNED = ("card", "size", "length", "weights", "input", "run_id")
 EVIDENCE = CODE / "experiments" / "evidence"
 ENGINES = CODE / "experiments" / "training" / "engines"
@@ -56,7 +58,7 @@ class Lab:
             rest = "Nothing is run." if self._kept else "Rows without a result are run."
             text = (
                 f"**All results are of one run, `{made.run_id}`**: {number} rows for {made.card}, size {made.size},"
-                f" on {made.host}, {made.started_at[:10]}. {rest}\n\n    {made.command}"
+                f" on {made.host}, {made.started_at[:10]}. {rest}\n\n    {re.sub(FOLDER_OPTION, '', made.command)}"
             )
         display(Markdown(text))
 
