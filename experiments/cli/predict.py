@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
 app = Commands()
+SMALLEST = "smallest"
 
 
 @app.command()
@@ -90,11 +91,12 @@ def _predict_programs(training: CustomTraining, card: str, batches: list[int], a
     from experiments.prediction.script.view import as_data, view
     from experiments.suites.cards import cards_named
 
-    names, data = cards_named(card), []
+    smallest = card == SMALLEST
+    names, data = cards_named("all" if smallest else card), []
     for one in (replace(training, card=names[0], batch=size) for size in batches):
         words = command(one)
         with progress() as show, exit_code_of_script():
-            found = trace_script(words, names, show, ScriptOptions(), f"{one.model}, batch {one.batch}")
+            found = trace_script(words, names, show, ScriptOptions(), f"{one.model}, batch {one.batch}", smallest)
         data.append({"assumed": assumed(one), "loop": one.loop, **as_data(found)})
         if not as_json:
             console().print(assumed(one), view(found), sep="\n")
@@ -110,8 +112,10 @@ def _predict_script(
     from experiments.suites.cards import cards_named
 
     reject_options_of_models(context)
+    smallest = card == SMALLEST
     with progress() as show, exit_code_of_script():
-        found = trace_script(command, cards_named(card or "all"), show, script)
+        names = cards_named("all" if smallest or not card else card)
+        found = trace_script(command, names, show, script, smallest=smallest)
     if as_json:
         print_json(as_data(found))
     else:
