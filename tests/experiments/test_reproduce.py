@@ -25,7 +25,7 @@ from provision.leasing.request import LeaseRequest
 from provision.models import Credential, Host, Lease, Requirements
 from provision.sites import base as sites
 from provision.ssh.login import KeyPair
-from tests.support.sshd import new_key
+from tests.support.services.sshd import new_key
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 HOST = Host("1", "P3-GPU-001", "CHI@UC", "gpu_a100_pcie", "NVIDIA A100 80GB PCIe", 4, 80, su_per_hour=16)
@@ -137,7 +137,9 @@ def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stub
 
 def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(
-        chain.leasing, "plan", lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"]
+        chain.leasing,
+        "planned_calls",
+        lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"],
     )
     lines = chain.plan(wanted(), reconciler)
     assert [line.partition(":")[0] for line in lines] == [
