@@ -26,7 +26,7 @@ GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(orig
 UNKNOWN := $(filter-out $(ALLOWED),$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED))))
 
-.PHONY: help run-single run-multi predict semester reproduce rehearse evaluate report compare cards models list logs top notebook python env testbed-env clean-results clean uninstall
+.PHONY: help run-single run-multi predict semester reproduce rehearse evaluate report compare cards models list logs top notebook notebooks python env testbed-env clean-results clean uninstall
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
 .PHONY: lock wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
@@ -73,6 +73,9 @@ top: env ## show the GPUs and rows of leased nodes or of a cluster (site= profil
 
 notebook: env ## run Jupyter on the leased node and open a tunnel to it (suite=NAME opens the notebook of the suite)
 	$(TESTBED) notebook $(if $(suite),--narrative $(suite)) $(args)
+
+notebooks: env ## write the outputs of the labs' notebooks again, from the stored runs that they name
+	$(TESTBED:experiments=experiments.notebooks.refresh)
 
 doctor: env ## check this machine, a site or a cluster (site= profile= account=)
 	$(TESTBED) doctor $(call option,site profile account) $(args)

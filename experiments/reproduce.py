@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from experiments.errors import InputError
+from experiments.history.durations import Expected, expected, in_words
 from experiments.pipeline import FinishedRun, PreparedRun, prepare, report_run, run_prepared, target_of
 from experiments.prediction.service import select_rows, trace_rows
 from experiments.results.run_folder import RUN_FILE
 from experiments.results.wording import clock
 from experiments.run_options import RunOptions
+from experiments.runners.plan import Planned
 from experiments.runners.progress import View
 from experiments.runners.targets import expected_target
 from provision.availability.matching import matching_hosts
@@ -152,13 +154,19 @@ def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
     """Return one line for each operation that reproduce would do; nothing is changed. Raises TooLong."""
     _check_budget(reproduction)
     name = reproduction.lease_request.name
-    left = [(run.suite.suite, len(run.rows_left())) for run in _prepared(reproduction, reconciler)]
+    left = [(run, rows) for run in _prepared(reproduction, reconciler) if (rows := run.rows_left())]
     return [
         *leasing.planned_calls(reproduction.site, reconciler, reproduction.lease_request),
         f"ansible: configure the machines of {name}, image {reproduction.setup.image_variant}",
-        *(f"slurm on {name}: run {rows} row(s) of {suite}, download the results" for suite, rows in left if rows),
+        *(f"slurm on {name}: run {len(rows)} row(s) of {run.suite.suite}, download the results" for run, rows in left),
+        *([in_words({run.suite.suite: _expected(run, rows) for run, rows in left})] if left else []),
         *([] if reproduction.keep else [f"release {name}: servers, volumes, addresses, key and lease"]),
     ]
+
+
+def _expected(run: PreparedRun, rows: Sequence[Planned]) -> Expected:
+    names = [row.spec.row for row in rows]
+    return expected(run.suite.suite, names, run.run.size, run.run.length, run.options.results)
 
 
 def _check_budget(reproduction: Reproduction) -> None:

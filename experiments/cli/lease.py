@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -71,6 +72,7 @@ def slots(
     for one in sites if days else ():
         _show_calendar(one, reconciler, options, found, days)
     console().print(slots_table(found, options.time_zone))
+    say(_expected_times(options))
 
 
 @app.command()
@@ -117,6 +119,8 @@ def lease(
     connected = reserve.site_with_earliest_slot(sites, reconciler, requirements, at_once, watch)
     if dry_run:
         show_plan(leasing.planned_calls(connected, reconciler, lease_request), as_json)
+        if not as_json:
+            say(_expected_times(options))
         return
     if run and not keep and not active:
         require_credential_for(connected, reconciler, requirements)
@@ -270,6 +274,15 @@ def doctor(
     else:
         show_checks(checks, *([] if site else [abilities_in_words(checks)]))
     raise typer.Exit(1 if any(check.status == "failed" for check in checks) else 0)
+
+
+def _expected_times(options: LeaseOptions) -> str:
+    """Return how long the labs that the lease is for are expected to take at full size, as one line."""
+    from experiments.history.durations import expected, in_words
+    from experiments.suites.suite import suites_of
+
+    rows = {one.suite: [row.id for row in one.rows] for one in suites_of(options.for_)}
+    return in_words({suite: expected(suite, ids, "full", "verdict", Path("results")) for suite, ids in rows.items()})
 
 
 def _sites(name: str) -> "list[Testbed]":

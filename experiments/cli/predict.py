@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
 app = Commands()
+SMALLEST = "smallest"
 
 
 @app.command()
@@ -92,11 +93,12 @@ def _predict_programs(training: CustomTraining, card: str, batches: list[int], a
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
     from experiments.suites.cards import cards_named
 
-    names, data = cards_named(card), []
+    smallest = card == SMALLEST
+    names, data = cards_named("all" if smallest else card), []
     for one in (replace(training, card=names[0], batch=size) for size in batches):
         words = program_command(one)
         with progress() as show, exit_code_of_script():
-            found = trace_script(words, names, show, ScriptOptions(), f"{one.model}, batch {one.batch}")
+            found = trace_script(words, names, show, ScriptOptions(), f"{one.model}, batch {one.batch}", smallest)
         data.append({"assumed": describe_training(one), "loop": one.loop, **script_predictions_as_data(found)})
         if not as_json:
             console().print(describe_training(one), script_predictions_view(found), sep="\n")
@@ -112,8 +114,10 @@ def _predict_script(
     from experiments.suites.cards import cards_named
 
     reject_options_of_models(context)
+    smallest = card == SMALLEST
     with progress() as show, exit_code_of_script():
-        found = trace_script(command, cards_named(card or "all"), show, script)
+        names = cards_named("all" if smallest or not card else card)
+        found = trace_script(command, names, show, script, smallest=smallest)
     if as_json:
         print_json(script_predictions_as_data(found))
     else:

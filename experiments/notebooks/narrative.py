@@ -1,6 +1,7 @@
 """Functions for the labs' notebooks: show and compare the rows of a suite; run rows that have no result."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -24,6 +25,11 @@ from experiments.system.files import CODE_FOLDER
 
 COMMAND = (sys.executable, "-u", "-m", "experiments")
 AUTO = "auto"
+TINY = (
+    " The text describes full size. Tiny models go through the same steps, with other sizes and times:"
+    " compare the text with what is predicted at full size."
+)
+FOLDER_OPTION = r" --results \S+"
 PINNED = ("card", "size", "length", "weights", "input", "run_id")
 EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
 ENGINES = CODE_FOLDER / "experiments" / "training" / "engines"
@@ -54,9 +60,10 @@ class Lab:
         else:
             made, number = folder.read_run(), len(folder.results())
             rest = "Nothing is run." if self._kept else "Rows without a result are run."
+            rest += TINY if made.size == "tiny" else ""
             text = (
                 f"**All results are of one run, `{made.run_id}`**: {number} rows for {made.card}, size {made.size},"
-                f" on {made.host}, {made.started_at[:10]}. {rest}\n\n    {made.command}"
+                f" on {made.host}, {made.started_at[:10]}. {rest}\n\n    {re.sub(FOLDER_OPTION, '', made.command)}"
             )
         display(Markdown(text))
 
@@ -70,10 +77,8 @@ class Lab:
             if folder is None or row not in folder.results():
                 raise RuntimeError(f"{row} has no result; the command above ended with exit code {code}")
         engine = self._suite.settings(told, (told.cards or self._suite.cards)[0]).engine
-        if folder is None or row not in folder.results():
-            display(Markdown(f"### {told.title}: not in this run\n\n{recipe(told, engine)}"))
-        else:
-            display(Markdown(f"{row_in_markdown(folder, row)}\n\n{recipe(told, engine)}"))
+        assert folder
+        display(Markdown(f"{row_in_markdown(folder, row)}\n\n{recipe(told, engine)}"))
 
     def compare(self, *rows: str) -> None:
         """Show rows side by side: settings, memory, speed, and the claims that compare them.
@@ -86,7 +91,9 @@ class Lab:
         named = {titles[row]: results[row] for row in rows if row in results}
         if differing := self._settings(titles, results):
             display(Markdown(f"**What differs**\n\n{differing}"))
-        if not folder or not results:
+        if folder and not results and predicted(folder, rows):
+            display(Markdown(f"**Memory predicted at full size**\n\n{predicted_memory(folder, titles)}"))
+        elif not folder or not results:
             display(Markdown(f"None of these has a result yet: {', '.join(rows)}."))
         else:
             if parts := bars(results):
@@ -174,12 +181,16 @@ def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
 
 def row_in_markdown(folder: RunFolder, row: str) -> str:
     """Return a row's result in Markdown: outcome, device, memory, speed, prediction, and its own statements."""
-    results = folder.results()
-    suite, result = folder.suite(), results[row]
+    suite, result = folder.suite(), folder.results().get(row)
     title, foreseen = suite.row(row).title, predicted(folder, [row])
     full_size = [f"Predicted at full size on {one.spec.card}: {describe_outcome(one)}" for one in foreseen]
-    measured = one_row.measured(result)
-    if result.spec.size == "tiny" and foreseen:
+    measured = one_row.measured(result) if result else []
+    if result is None:
+        outcome = (
+            f"{OUTCOMES[foreseen[0].predicted_outcome]}, predicted at full size" if foreseen else "not in this run"
+        )
+        told = full_size
+    elif result.spec.size == "tiny" and foreseen:
         outcome = f"{OUTCOMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOMES[result.outcome]}"
         told = [*full_size, "**In miniature**", *measured]
     else:
@@ -209,18 +220,24 @@ def bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
 def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mapping[str, str]) -> list[str]:
     """Return tables of rows by title, in blocks of Markdown: memory, predicted memory, speed, missing results."""
     first = next(iter(results.values()))
-    foreseen = {titles[one.spec.row]: convert_to_result(one) for one in predicted(folder, titles)}
+    foreseen = predicted_memory(folder, titles)
     blocks = [
         f"**Memory**, {one_row.device(first)}",
         tables.memory(results),
         f"**Memory predicted at full size** on {first.spec.card}" if foreseen else "",
-        tables.memory(foreseen) if foreseen else "",
+        foreseen,
         f"**Speed**\n\n{speeds}" if (speeds := tables.scaling(results)) else "",
         f"No result yet: {', '.join(lacking)}."
         if (lacking := [one for one in titles.values() if one not in results])
         else "",
     ]
     return [block for block in blocks if block]
+
+
+def predicted_memory(folder: RunFolder, titles: Mapping[str, str]) -> str:
+    """Return a table of the predicted memory of rows, by title; empty if nothing is predicted."""
+    found = {titles[one.spec.row]: as_result(one) for one in predicted(folder, titles)}
+    return tables.memory(found) if found else ""
 
 
 def predicted(folder: RunFolder, rows: Collection[str]) -> list[Prediction]:

@@ -1,14 +1,20 @@
-"""A lab's notebook with the outputs of one stored run."""
+"""Write the labs' notebooks with the outputs of stored runs.
+
+As a program, write the outputs of every lab's notebook of this folder anew, each with the runs that it names.
+"""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 
 from experiments.errors import InputError
 from experiments.notebooks.narrative import EVIDENCE, folder_named
+from experiments.suites.suite import suite_names
 
+NOTEBOOKS = Path(__file__).parent
 RUNS = re.compile(r'^(RUN\w*) = "[^"]*".*$', re.MULTILINE)
 CELL_TIMEOUT_S = 120
 
@@ -26,7 +32,27 @@ def refresh(notebook: Path, run: str, target: Path) -> None:
     setup = next(cell for cell in document.cells if cell.cell_type == "code")
     setup.source, found = RUNS.subn(rf'\1 = "{run}"  # kept with the project', setup.source)
     assert found
-    place = {"metadata": {"path": str(notebook.parent)}}
-    NotebookClient(document, timeout=CELL_TIMEOUT_S, record_timing=False, resources=place).execute()
+    execute(document)
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(document, target)  # type: ignore[no-untyped-call]
+
+
+def execute(document: Any) -> None:
+    """Execute a notebook's document in place. Its metadata, which would name this machine's Python, stays."""
+    metadata = document.metadata.copy()
+    place = {"metadata": {"path": str(NOTEBOOKS)}}
+    NotebookClient(document, timeout=CELL_TIMEOUT_S, record_timing=False, resources=place).execute()
+    document.metadata = metadata
+
+
+def main() -> None:
+    """Write the outputs of each lab's notebook anew."""
+    for path in (NOTEBOOKS / f"{suite}.ipynb" for suite in suite_names()):
+        document = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+        execute(document)
+        nbformat.write(document, path)  # type: ignore[no-untyped-call]
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -137,10 +137,18 @@ def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stub
 
 def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(
-        chain.leasing, "plan", lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"]
+        chain.leasing,
+        "planned_calls",
+        lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"],
     )
     lines = chain.plan(wanted(), reconciler)
-    assert [line.partition(":")[0] for line in lines] == ["blazar", "ansible", "slurm on llm_cc", "release llm_cc"]
+    assert [line.partition(":")[0] for line in lines] == [
+        "blazar",
+        "ansible",
+        "slurm on llm_cc",
+        "time, one row after another, as measured on NVIDIA H200",
+        "release llm_cc",
+    ]
     assert chain.plan(wanted(keep=True), reconciler) == lines[:-1]
     assert happened == []
     with pytest.raises(TooLong, match="--max-hours 1h"):

@@ -24,7 +24,11 @@ Words = Annotated[
 ]
 Training = Annotated[CustomTraining, Without("card", "batch")]
 Cards = Annotated[
-    str, typer.Option(metavar="CARD,...", help="GPU models or sizes (24GiB), or all; default for rows: all of the row.")
+    str,
+    typer.Option(
+        metavar="CARD,...",
+        help="GPU models or sizes (24GiB), all, or smallest that fits; default for rows: all of the row.",
+    ),
 ]
 Batches = Annotated[str, typer.Option(metavar="N,...", help="Samples per GPU and micro-step; several are compared.")]
 

@@ -27,13 +27,17 @@ def history(
     fail_on_change: Annotated[
         bool, typer.Option("--fail-on-change", help="Exit with code 1 if the newest run of a series changed.")
     ] = False,
+    details: Annotated[
+        bool, typer.Option("--all", help="Show every statement and figure over time, not one line for each row.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Record runs; show what changed between them, by which versions.
 
     testbed history record RUN_FOLDER... adds runs to the database; one that it has already is not added again. Without
-    record, the verdicts and figures over time are shown, and every run in which a verdict flipped, a setting changed or
-    a figure moved beyond its noise, with all versions, devices and data that differ.
+    record, every run is shown in which a verdict flipped, a setting changed or a figure moved beyond its noise, with
+    all versions, devices and data that differ. Then one line shows each row's memory and time, newest last. One row, or
+    --all, shows every statement and figure over time.
     """
     if words and words[0] == RECORD:
         _record(words[1:], database, as_json)
@@ -57,7 +61,7 @@ def history(
     if as_json:
         print_json([changes_as_data(series, changed) for series, changed in found])
     else:
-        console().print(history_tables(found))
+        console().print(history_tables(found, details or bool(row)))
     newest = [changed and changed[-1].run is series.runs[-1] for series, changed in found]
     raise typer.Exit(int(fail_on_change and any(newest)))
 

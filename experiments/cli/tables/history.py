@@ -1,74 +1,117 @@
 """The history of runs, for the terminal, as data, and as CSV."""
 
 import csv
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from experiments.history.changes import RunChanges
 from experiments.history.series import Series
 from experiments.report.words import ICONS
-from experiments.results.wording import label, number, unit
+from experiments.results.wording import label, number, size, unit
 from experiments.system.tables import Column, Table
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SHOWN = ("peak_gib", "reserved_gib", "step_s", "samples_per_s", "last_loss")
+STATUSES = ("error", "fail", "pass")
+RECENT = 12
+"""Runs whose values are drawn: the newest."""
 CSV_COLUMNS = ("suite", "card", "size", "length", "run_id", "started_at", "commit", "row", "quantity", "value")
 MARKS: dict[str, str] = {str(status): icon for status, icon in ICONS.items()}
 STYLES = {"pass": "green", "fail": "red", "error": "red"}
 
 
-def history_tables(found: Sequence[tuple[Series, list[RunChanges]]]) -> Group:
-    """Return the changes, the verdicts and the figures of each series."""
+def history_tables(found: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
+    """Return what changed in each series, then a line for each row; with ``details`` every statement and figure.
+
+    Series in which something changed come first.
+    """
     parts: list[RenderableType] = []
-    for series, changed in found:
+    for series, changed in sorted(found, key=lambda one: not one[1]):
         first, last = series.runs[0].started_at[:10], series.runs[-1].started_at[:10]
-        runs = "1 run" if len(series.runs) == 1 else f"{len(series.runs)} runs"
-        parts += [Text(f"{series.title}: {runs}, {first} to {last}", "bold"), *_changes(changed)]
-        parts += [_verdicts(series), _figures(series), Text()]
+        runs = f"1 run, {first}" if len(series.runs) == 1 else f"{len(series.runs)} runs, {first} to {last}"
+        parts += [Text(f"{series.title}: {runs}", "bold"), *_changes(series, changed), Text()]
+        parts += [_verdicts(series), Text(), _figures(series)] if details else [_rows(series), _counts(series)]
+        parts.append(Text())
     return Group(*parts)
 
 
-def _changes(changed: Sequence[RunChanges]) -> list[Text]:
+def _changes(series: Series, changed: Sequence[RunChanges]) -> list[RenderableType]:
     if not changed:
-        return [Text("nothing changed")]
-    lines = []
+        return [Text("nothing changed" if len(series.runs) > 1 else "no earlier run to compare with")]
+    lines: list[RenderableType] = []
     for one in reversed(changed):
         lines.append(Text(f"changed in {one.run.name}, commit {one.run.commit[:12] or 'unknown'}", "yellow"))
-        lines += [Text(f"  {change.sentence}") for change in one.changed]
-        lines += [Text(f"  flipped within noise: {flip.sentence}", "dim") for flip in one.borderline]
+        lines += [_indented(change.sentence) for change in one.changed]
+        lines += [_indented(f"flipped within noise: {flip.sentence}", "dim") for flip in one.borderline]
         causes = "; ".join(cause.sentence for cause in one.causes) or "no version, device, code or data"
-        lines.append(Text(f"  what else differs: {causes}", "dim"))
+        lines.append(_indented(f"what else differs: {causes}", "dim"))
     return lines
 
 
+def _indented(line: str, style: str = "") -> Padding:
+    return Padding(Text(line, style), (0, 0, 0, 2))
+
+
 def _verdicts(series: Series) -> Table:
-    table = Table(Column("statement", prose=True), "verdicts, newest last")
+    table = Table(Column("statement", prose=True), "newest last")
     for says, statuses in series.grid:
-        marks = [Text(MARKS.get(status, " "), STYLES.get(status, "dim")) for status in statuses]
+        marks = [Text(MARKS.get(status, " "), STYLES.get(status, "dim")) for status in statuses[-RECENT:]]
         table.add(says, Text.assemble(*marks))
     return table
 
 
-def _figures(series: Series) -> Table:
-    table = Table("row", "figure", "over time", Column("first", number=True), Column("last", number=True), "unit")
-    for key in series.keys:
-        known = [value for value in series.values(key) if value is not None]
-        if key[1] in SHOWN and known:
-            ends = (number(known[0]), number(known[-1]))
-            table.add(key[0], label(key[1]), sparkline(series.values(key)), *ends, unit(key[1]))
+def _counts(series: Series) -> Text:
+    counts = Counter(statuses[-1] for _, statuses in series.grid)
+    told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    return Text(f"statements in the newest run: {told or 'none'}; --all shows each, and every figure", "dim")
+
+
+def _rows(series: Series) -> Table:
+    """Return one line for each row: its newest peak and time of a step, and both over time."""
+    heads = (Column("peak", number=True), Column("step", number=True))
+    table = Table("row", heads[0], "newest last", heads[1], "newest last")
+    for row in dict.fromkeys(key[0] for key in series.keys):
+        peaks, steps = series.values((row, "peak_gib")), series.values((row, "step_s"))
+        if any(value is not None for value in (*peaks, *steps)):
+            table.add(
+                row, _text(peaks, size), sparkline(peaks), _text(steps, lambda s: f"{number(s)} s"), sparkline(steps)
+            )
     return table
 
 
+def _newest(values: Sequence[float | None]) -> float | None:
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def _figures(series: Series) -> Table:
+    table = Table("row", "figure", "newest last", Column("first", number=True), Column("last", number=True))
+    for key in series.keys:
+        values = series.values(key)
+        if key[1] in SHOWN and _newest(values) is not None:
+            figure = ", ".join(filter(None, (label(key[1]), unit(key[1]))))
+            table.add(key[0], figure, sparkline(values), _text(values[::-1], number), _text(values, number))
+    return table
+
+
+def _text(values: Sequence[float | None], form: Callable[[float], str]) -> str:
+    """Return the newest known value as text; empty if none is known."""
+    newest = _newest(values)
+    return "" if newest is None else form(newest)
+
+
 def sparkline(values: Sequence[float | None]) -> str:
-    """Return one character for each value, from the lowest to the highest; a space where there is none."""
-    known = [value for value in values if value is not None]
-    low, span = min(known), max(known) - min(known)
-    steps = [None if one is None else (one - low) / span if span else 0.0 for one in values]
-    return "".join(" " if step is None else BLOCKS[round(step * (len(BLOCKS) - 1))] for step in steps)
+    """Return one character for each recent value, from the lowest to the highest; a space where there is none."""
+    recent = values[-RECENT:]
+    known = [value for value in recent if value is not None]
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    steps = [None if one is None else (one - low) / span if span else 0.0 for one in recent]
+    return "".join(" " if step is None else BLOCKS[round(step * (len(BLOCKS) - 1))] for step in steps).rstrip()
 
 
 def changes_as_data(series: Series, changed: Sequence[RunChanges]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Schema of the prediction of a training script."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -96,3 +97,11 @@ class ScriptPrediction(Record):
     notes: tuple[str, ...] = Field(description="effects that the prediction does not model")
     versions: dict[str, str] = Field(description="versions of the packages that were used")
     elapsed_s: float = Field(description="time that the trace took, imports of the script included")
+
+
+def smallest_card(predictions: Sequence[ScriptPrediction]) -> str | None:
+    """Return the card with the least memory on which every traced rank fits; None if there is none."""
+    answers = [card for one in predictions for card in one.cards]
+    unfit = {card.card for card in answers if card.outcome != "fits"}
+    fitting = [card for card in answers if card.card not in unfit]
+    return min(fitting, key=lambda card: card.usable_gib).card if fitting else None

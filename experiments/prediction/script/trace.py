@@ -8,14 +8,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from math import inf
 from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.prediction.script.command import parse_command
 from experiments.prediction.script.options import ScriptOptions
-from experiments.prediction.script.record import ScriptPrediction
+from experiments.prediction.script.record import ScriptPrediction, smallest_card
 from experiments.prediction.script.sandbox import ExecutionPlace, describe_place, sandbox
 from experiments.suites.attention_kernels import alike
+from experiments.suites.cards import card_named
 from experiments.system.files import CODE_FOLDER, cache_folder
 from experiments.system.packages import require_packages
 from experiments.system.processes import process_group
@@ -39,10 +41,11 @@ def trace_script(
     print_line: Callable[[str], None],
     options: ScriptOptions,
     name: str = "",
+    smallest: bool = False,
 ) -> list[ScriptPrediction]:
     """Return predictions of the script that ``command`` runs: one for each traced rank and each group of cards.
 
-    Cards whose kernels need the same memory form a group, which needs one trace. The script runs in this working
+    smallest: trace only until the smallest card that fits is known. Cards whose kernels need the same memory form a group, which needs one trace. The script runs in this working
     directory with this environment, and can write and connect anywhere unless options.sandbox is set. Its output goes
     to stderr. Progress lines show ``name``, by default the first words of the command and the place where it runs.
 
@@ -51,13 +54,15 @@ def trace_script(
     require_packages("torch")
     parse_command(command)
     what = name or f"{' '.join(command[:4])}, {describe_place(options.sandbox)},"
-    groups = alike(card_names)
+    groups = sorted(alike(card_names), key=len, reverse=True)
     with sandbox() if options.sandbox else nullcontext(ExecutionPlace(Path.cwd(), {})) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights")}
         job |= {"words": place.translate_command(command), "cache": str(cache_folder())}
-        found = []
+        found: list[ScriptPrediction] = []
         for number, group in enumerate(groups, 1):
-            progress = f" ({number} of {len(groups)})" if len(groups) > 1 else ""
+            if smallest and found and not _can_contain_smallest(group, found):
+                continue
+            progress = f" ({number} of {len(groups)}{_smallest_so_far(found)})" if len(groups) > 1 else ""
             print_line(f"tracing {what} for {_card_list(group)}{progress}")
             first = _trace_rank({**job, "cards": group, "rank": 0}, place)
             found.append(first)
@@ -65,6 +70,23 @@ def trace_script(
                 print_line(f"tracing rank {rank} of {first.ranks}")
                 found.append(_trace_rank({**job, "cards": group, "rank": rank}, place))
     return found
+
+
+def _can_contain_smallest(group: Sequence[str], found: Sequence[ScriptPrediction]) -> bool:
+    """Return whether a card of ``group`` may fit and has less memory than the smallest card that fits so far.
+
+    Parameters, gradients and optimizer state take the same memory on every card. Kernels change only activations and
+    buffers.
+    """
+    best = smallest_card(found)
+    below_gib = card_named(best).usable_gib if best else inf
+    least_gib = max(one.at_peak.params_gib + one.at_peak.grads_gib + one.at_peak.optimizer_gib for one in found)
+    return any(least_gib <= card_named(name).usable_gib < below_gib for name in group)
+
+
+def _smallest_so_far(found: Sequence[ScriptPrediction]) -> str:
+    best = smallest_card(found)
+    return f", smallest that fits so far: {best}" if best else ""
 
 
 def _card_list(group: Sequence[str]) -> str:

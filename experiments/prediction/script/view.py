@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.text import Text
 
 from experiments.prediction.answers import answer_cells, answers_table
-from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction
+from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction, smallest_card
 from experiments.results.memory_parts import AT_PEAK
 from experiments.results.wording import count_in_words
 from experiments.suites.cards import notes_on
@@ -37,14 +37,6 @@ def script_predictions_as_data(predictions: Sequence[ScriptPrediction]) -> dict[
             for one in predictions
         ],
     }
-
-
-def smallest_card(predictions: Sequence[ScriptPrediction]) -> str | None:
-    """Return the smallest card on which every traced rank fits; None if none fits."""
-    answers = [card for one in predictions for card in one.cards]
-    unfit = {card.card for card in answers if card.outcome != "fits"}
-    fitting = [card for card in answers if card.card not in unfit]
-    return min(fitting, key=lambda card: card.usable_gib).card if fitting else None
 
 
 def script_predictions_view(predictions: Sequence[ScriptPrediction]) -> Group:

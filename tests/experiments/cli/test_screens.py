@@ -112,6 +112,7 @@ SEMESTER = (
     "history record H200 CHANGED",
     "history",
     f"history {SUITE}/xxl-sgd",
+    "history --all",
     "bundle EVIDENCE --output alice.zip",
     "grade alice.zip",
     "bundle H200 --output bob.zip",

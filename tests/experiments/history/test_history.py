@@ -94,6 +94,28 @@ def test_changes_verdicts_and_figures_are_shown(testbed, tmp_path):
     assert (code, [one["differs"][0]["what"] for one in series["changes"]]) == (0, ["torch"])
 
 
+def test_what_changed_comes_first_and_each_row_has_one_line(testbed, tmp_path):
+    def worse(result):
+        result["memory"]["peak_gib"] *= 1.02
+
+    steady = EVIDENCE / "multi_gpu_litgpt-v100_32gb-full-verdict"
+    testbed("history", "record", steady)
+    for week in range(4):
+        testbed("history", "record", again(tmp_path, week, worse if week == 3 else None).path)
+    _, out, _ = testbed("history")
+    lines = out.splitlines()
+    assert lines[0].startswith("single_gpu_blip2 on ")
+    assert lines[1].startswith("changed in")
+    assert out.index("no earlier run to compare with") > out.index("changed in")
+    (row,) = [line for line in lines if line.startswith("xxl-sgd ")]
+    assert "▁▁▁█" in row.split()
+    assert " pass; --all shows each" in out
+    assert "SGD keeps no optimizer state." not in out
+    _, everything, _ = testbed("history", "--all")
+    assert "SGD keeps no optimizer state." in everything
+    assert len([line for line in everything.splitlines() if line.startswith("xxl-sgd ")]) == 5
+
+
 def test_the_csv_has_a_line_for_each_figure(testbed, tmp_path):
     testbed("history", "record", RUN)
     assert testbed("history", "--csv", "figures.csv")[0] == 0
@@ -138,3 +160,5 @@ def test_a_file_that_is_not_a_database_is_named(testbed, tmp_path):
 def test_a_sparkline_has_a_character_for_each_value():
     assert sparkline([1.0, None, 2.0, 3.0]) == "▁ ▅█"
     assert sparkline([2.0, 2.0]) == "▁▁"
+    assert sparkline([]) == ""
+    assert sparkline([1.0] * 30 + [2.0]) == "▁" * 11 + "█"

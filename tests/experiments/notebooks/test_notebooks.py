@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from IPython.display import SVG
+from IPython.display import SVG, Markdown
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
@@ -26,6 +26,10 @@ sys.path.insert(0, {str(ROOT)!r})
 from experiments.notebooks import narrative
 narrative.COMMAND = (sys.executable, "-c", "raise SystemExit('ran')")
 """
+
+
+MIME = {Markdown: "text/markdown", SVG: "image/svg+xml"}
+LARGEST_BYTES = 300_000
 
 
 def notebook_of(name):
@@ -79,16 +83,37 @@ def shown(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NARRATED)
-def test_a_notebook_is_kept_without_outputs_and_explains_each_cell(name):
+def test_each_cell_of_a_notebook_is_explained(name):
     notebook = notebook_of(name)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
     code = code_of(notebook)
-    assert not any(cell.outputs or cell.execution_count for cell in code)
     before = [one for one, cell in zip(notebook.cells, notebook.cells[1:], strict=False) if cell in code]
     assert len(before) == len(code)
     assert all(one.cell_type == "markdown" for one in before)
     assert all("**Look at**" in one.source for one in before[1:])
+
+
+@pytest.mark.parametrize("name", NARRATED)
+def test_the_outputs_in_a_notebook_are_those_of_the_stored_runs_that_it_names(name, shown):
+    notebook, names = notebook_of(name), {}
+    for cell in code_of(notebook):
+        shown.clear()
+        exec(cell.source, names)
+        kept_outputs = [data for out in cell.outputs for kind, data in out.data.items() if kind in MIME.values()]
+        assert kept_outputs == [block.data for block in shown], f"`make notebooks` renews it: {cell.source}"
+    runs = [value for key, value in names.items() if key.startswith("RUN")]
+    assert all((narrative.EVIDENCE / run).is_dir() for run in runs)
+    assert len(runs) == len(labs(notebook))
+
+
+@pytest.mark.parametrize("name", NARRATED)
+def test_a_notebook_is_small_and_holds_no_path_of_a_machine(name):
+    text = (HOUSE / "notebooks" / f"{name}.ipynb").read_text()
+    assert len(text) < LARGEST_BYTES
+    assert re.findall(r"/(?:home|root|tmp|Users|mnt|work)/\S*", text) == []
+    assert "image/png" not in text
+    assert notebook_of(name).metadata.language_info == {"name": "python"}
 
 
 @pytest.mark.parametrize("name", NARRATED)

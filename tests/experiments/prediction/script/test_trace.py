@@ -7,10 +7,12 @@ import nbformat
 import pytest
 
 from experiments.errors import InputError
+from experiments.prediction.script import trace as tracing
 from experiments.prediction.script.options import ScriptOptions
-from experiments.prediction.script.record import ScriptPrediction
+from experiments.prediction.script.record import CardAnswer, ScriptPrediction, smallest_card
 from experiments.prediction.script.trace import ScriptFailed, alike, trace_script
-from experiments.suites.cards import cards_named
+from experiments.results.predictions import Shares
+from experiments.suites.cards import card_named, cards_named
 
 MIB = 2**20
 GIB = 2**30
@@ -352,3 +354,42 @@ scratch = torch.cuda.max_memory_allocated() - before
 assert scratch == 24 * 2**20 + 3072, scratch  # as measured on an H100
 """
     traced(source, cards=["h100_94gb"])
+
+
+GROUPS = {
+    "a100_80gb": 60.0,
+    "a10_24gb": 60.0,
+    "h100_80gb": 61.0,
+    "v100_16gb": 70.0,
+    "mi210_64gb": 60.0,
+    "b200_180gb": 61.0,
+}
+
+
+def test_the_smallest_card_is_found_without_tracing_cards_that_cannot_be_it(monkeypatch, tmp_path):
+    """Cards larger than one that fits, and ones with less memory than the parameters take, are not traced."""
+    (tmp_path / "train.py").touch()
+    monkeypatch.chdir(tmp_path)
+    traced = []
+
+    def fake_traced(job, place):
+        traced.extend(job["cards"])
+        answers = [
+            CardAnswer(
+                card=name, usable_gib=card_named(name).usable_gib, needed_gib=GROUPS[name], reserved_gib=60.0,
+                retries=0, failure=None,
+            )
+            for name in job["cards"]
+        ]  # fmt: skip
+        shares = Shares(params_gib=20.0, grads_gib=15.0, optimizer_gib=15.0, buffers_gib=0.0, activations_gib=5.0)
+        return ScriptPrediction.model_construct(cards=tuple(answers), ranks=1, at_peak=shares)
+
+    monkeypatch.setattr(tracing, "_traced", fake_traced)
+    said = []
+    found = trace_script(["python", "train.py"], list(GROUPS), said.append, ScriptOptions(), smallest=True)
+    assert set(traced) == set(GROUPS) - {"v100_16gb"}
+    assert smallest_card(found) == "mi210_64gb"
+    assert "smallest that fits so far: " in said[-1]
+    traced.clear()
+    trace_script(["python", "train.py"], list(GROUPS), said.append, ScriptOptions())
+    assert set(traced) == set(GROUPS)

@@ -1,0 +1,65 @@
+"""How long rows are expected to take, from stored results of the same rows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.errors import InputError
+from experiments.results.run_folder import RUN_FILE, RunFolder
+from experiments.results.schema import Result
+from experiments.suites.choices import Length, Size
+from experiments.system.files import CODE
+
+EVIDENCE = CODE / "experiments" / "evidence"
+
+
+class Expected(NamedTuple):
+    """The seconds that rows took, one after another, of ``rows`` rows; those without a measured time are left out."""
+
+    seconds: float
+    measured: int
+    rows: int
+    devices: tuple[str, ...]
+
+
+def in_words(times: Mapping[str, Expected]) -> str:
+    """Return the times of suites, in minutes, and the devices on which they were measured, as one line."""
+    devices = sorted({device for time in times.values() for device in time.devices})
+    if not devices:
+        return "time: none of these rows was measured at this size and length"
+    each = ", ".join(f"{suite} {_minutes(time)}" for suite, time in times.items())
+    return f"time, one row after another, as measured on {', '.join(devices)}: {each}"
+
+
+def _minutes(time: Expected) -> str:
+    missing = time.rows - time.measured
+    return f"{ceil(time.seconds / 60)} min" + (f" without {missing} row(s) never measured" if missing else "")
+
+
+def expected(suite: str, rows: Sequence[str], size: Size, length: Length, results: Path) -> Expected:
+    """Return how long ``rows`` took, start included: the longest of their results under ``results`` and those stored.
+
+    Only results of the same size and length count. A run that cannot be read is left out.
+    """
+    longest: dict[str, Result] = {}
+    for folder in _runs((EVIDENCE, results)):
+        for row, result in _results(folder, (suite, size, length)).items():
+            if row in rows and (row not in longest or longest[row].elapsed_s < result.elapsed_s):
+                longest[row] = result
+    devices = tuple(sorted({result.device.name for result in longest.values()}))
+    return Expected(sum(result.elapsed_s for result in longest.values()), len(longest), len(rows), devices)
+
+
+def _results(folder: RunFolder, wanted: tuple[str, Size, Length]) -> dict[str, Result]:
+    """Return the results of a run with the wanted suite, size and length; nothing of another or a broken run."""
+    with suppress(InputError):
+        made = folder.read_run()
+        if (made.suite, made.size, made.length) == wanted:
+            return folder.results()
+    return {}
+
+
+def _runs(places: Iterable[Path]) -> list[RunFolder]:
+    return [RunFolder(path.parent) for place in places for path in sorted(place.glob(f"*/{RUN_FILE}"))]

@@ -1,0 +1,45 @@
+"""How long rows are expected to take."""
+
+import pytest
+
+from experiments.history import durations
+from experiments.history.durations import expected, in_words
+from experiments.results.run_folder import RUN_FILE
+from tests.support.results.stored_runs import kept, write
+
+NAME, CARD = "single_gpu_blip2", "a100_80gb"
+
+
+@pytest.fixture
+def results(monkeypatch, tmp_path):
+    monkeypatch.setattr(durations, "EVIDENCE", tmp_path / "none")
+    for run_id, seconds in (("one", 200.0), ("two", 100.0)):
+        folder = kept(tmp_path, NAME, CARD, "baseline", "reduced-batch", run_id=run_id, length="verdict")
+        for result in folder.results().values():
+            write(folder, result.model_copy(update={"elapsed_s": seconds}))
+    kept(tmp_path, NAME, CARD, "xxl", run_id="tiny", size="tiny", length="verdict")
+    return tmp_path
+
+
+def test_the_longest_measured_time_of_each_row_counts(results):
+    found = expected(NAME, ["baseline", "reduced-batch"], "full", "verdict", results)
+    assert (found.seconds, found.measured, found.rows) == (400.0, 2, 2)
+    assert in_words({NAME: found}) == f"time, one row after another, as measured on {found.devices[0]}: {NAME} 7 min"
+
+
+def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results):
+    found = expected(NAME, ["baseline", "xxl"], "full", "verdict", results)
+    assert (found.seconds, found.measured) == (200.0, 1)
+    assert in_words({NAME: found}).endswith(f"{NAME} 4 min without 1 row(s) never measured")
+    assert "none of these rows was measured" in in_words({NAME: expected(NAME, ["xxl"], "full", "as-taught", results)})
+
+
+def test_a_run_that_cannot_be_read_is_left_out(results):
+    (results / "one" / RUN_FILE).write_text("{")
+    assert expected(NAME, ["baseline"], "full", "verdict", results).seconds == 100.0
+
+
+def test_the_stored_evidence_has_times_of_every_row_of_a_lab(tmp_path):
+    rows = ["baseline", "xxl-sgd", "xxl-cpu-offload"]
+    found = expected(NAME, rows, "full", "verdict", tmp_path)
+    assert (found.measured, found.devices) == (3, ("NVIDIA H200",))
