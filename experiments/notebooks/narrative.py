@@ -14,7 +14,7 @@ from experiments.errors import unknown
 from experiments.notebooks import row as one_row
 from experiments.notebooks import tables
 from experiments.notebooks.sizing import parts_at, stacked_bars
-from experiments.prediction.as_result import convert_to_result, describe_outcome, evaluate_run
+from experiments.prediction.as_result import describe_outcome, evaluate_run
 from experiments.results.evaluate import claim_rows
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
@@ -69,16 +69,16 @@ class Lab:
 
     def show(self, row: str) -> None:
         """Show one row by its id: its recipe and its result. Your own run makes a result that it lacks."""
-        told = self._suite.row(row)
+        stated = self._suite.row(row)
         folder = self._pinned([row])
         if not (folder and row in folder.results()) and not self._kept:
             code = run(self._suite.suite, row, self._place, self._options(folder))
             folder = self._pinned([row])
             if folder is None or row not in folder.results():
                 raise RuntimeError(f"{row} has no result; the command above ended with exit code {code}")
-        engine = self._suite.settings(told, (told.cards or self._suite.cards)[0]).engine
+        engine = self._suite.settings(stated, (stated.cards or self._suite.cards)[0]).engine
         assert folder
-        display(Markdown(f"{row_in_markdown(folder, row)}\n\n{recipe(told, engine)}"))
+        display(Markdown(f"{row_in_markdown(folder, row)}\n\n{recipe(stated, engine)}"))
 
     def compare(self, *rows: str) -> None:
         """Show rows side by side: settings, memory, speed, and the claims that compare them.
@@ -189,15 +189,15 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
         outcome = (
             f"{OUTCOMES[foreseen[0].predicted_outcome]}, predicted at full size" if foreseen else "not in this run"
         )
-        told = full_size
+        lines = full_size
     elif result.spec.size == "tiny" and foreseen:
         outcome = f"{OUTCOMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOMES[result.outcome]}"
-        told = [*full_size, "**In miniature**", *measured]
+        lines = [*full_size, "**In miniature**", *measured]
     else:
-        outcome, told = OUTCOMES[result.outcome], [*measured, *full_size]
+        outcome, lines = OUTCOMES[result.outcome], [*measured, *full_size]
     blocks = [
         f"### {title}: {outcome}",
-        *told,
+        *lines,
         tables.verdicts(one for one in evaluate_run(suite, folder).best.verdicts if one.rows == (row,)),
     ]
     return "\n\n".join(block for block in blocks if block)
@@ -236,7 +236,7 @@ def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mappi
 
 def predicted_memory(folder: RunFolder, titles: Mapping[str, str]) -> str:
     """Return a table of the predicted memory of rows, by title; empty if nothing is predicted."""
-    found = {titles[one.spec.row]: as_result(one) for one in predicted(folder, titles)}
+    found = {titles[one.spec.row]: convert_to_result(one) for one in predicted(folder, titles)}
     return tables.memory(found) if found else ""
 
 
