@@ -14,7 +14,7 @@ from experiments.errors import unknown
 from experiments.notebooks import row as one_row
 from experiments.notebooks import tables
 from experiments.notebooks.sizing import parts_at, stacked_bars
-from experiments.prediction.as_result import describe_outcome, evaluate_run
+from experiments.prediction.as_result import convert_to_result, describe_outcome, evaluate_run
 from experiments.results.evaluate import claim_rows
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
