@@ -1,13 +1,16 @@
-"""What a log, a traceback or a signal says about a failure. Pure functions."""
+"""What a log, a traceback or a signal says about a failure."""
 
 import re
 import signal
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+LOG_BYTES = 1 << 16
 KEPT_LINES = 10
 """Lines of a log that a result keeps."""
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 FRAME = re.compile(r'^\s*File "(?P<path>[^"]+)", line (?P<line>\d+),? in (?P<function>.+)$', re.MULTILINE)
 STACK = re.compile(r"^.*\(most recent call (?P<end>first|last)\):.*$", re.MULTILINE)
 OWN = re.compile(r"(?:^|(?<!/tests)/)((?:experiments|provision)/[\w/]+\.py)$")
@@ -88,6 +91,13 @@ def message_of(error: BaseException) -> str:
     first, *rest = str(error).strip().splitlines() or [type(error).__name__]
     told = telling_line("\n".join(rest), "") if any(map(TELLING.search, rest)) else ""
     return f"{first.strip()}: {told}" if told else first.strip()
+
+
+def end_of_log(path: Path) -> str:
+    """Return the end of a log, LOG_BYTES at most, without characters that would change a terminal or a page."""
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - LOG_BYTES))
+        return CONTROL.sub("", log.read().decode(errors="replace"))
 
 
 def tail(text: str) -> tuple[str, ...]:
