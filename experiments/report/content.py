@@ -1,6 +1,5 @@
 """The content of a report: report.json, from which the page is rendered."""
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -30,12 +29,11 @@ from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import cards
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
-from experiments.system.logs import last_lines
+from experiments.system.logs import end_of_log, last_lines
 
 REPORT_SCHEMA_VERSION: Literal[4] = 4
 NOTEBOOK_PAGE = "notebook.html"
-LINE_CHARACTERS, LOG_BYTES = 300, 1 << 16
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+LINE_CHARACTERS = 300
 FILES = {
     "notebook": NOTEBOOK_PAGE,
     "ipynb": NOTEBOOK_FILE,
@@ -201,10 +199,7 @@ def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
     """
     if not path.is_file():
         return result.failure.log if result and result.failure else ()
-    with path.open("rb") as log:
-        log.seek(max(0, path.stat().st_size - LOG_BYTES))
-        text = CONTROL.sub("", log.read().decode(errors="replace"))
-    return tuple(line[:LINE_CHARACTERS] for line in last_lines(text))
+    return tuple(line[:LINE_CHARACTERS] for line in last_lines(end_of_log(path)))
 
 
 def _scaled(stated: Settings, ran: Settings) -> str:

@@ -65,11 +65,11 @@ class View:
 
         A miniature that ran says nothing of the card: what is predicted at full size stands beside it.
         """
-        miniature = spec.size == "tiny" and result.outcome == "fits"
+        miniature = is_miniature_that_ran(result)
         peak = result.memory.peak_gib
         measured = [f"peak {size(peak)}"] if peak is not None else []
         measured += [f"{result.elapsed_s:.0f} s"] if result.elapsed_s else []
-        words = ", ".join(["ran (miniature)" if miniature else OUTCOMES[result.outcome], *measured])
+        words = ", ".join([outcome_in_words(result), *measured])
         reason = f": {result.reason}" if result.outcome != "fits" else ""
         predicted = self._at_full_size.get(spec.row) if miniature else None
         beside = f"; at full size on {spec.card}: {predicted}" if predicted else ""
@@ -114,6 +114,16 @@ class Screen(View):
         if time.monotonic() - self._shown > REFRESH_S:
             self._live.update(Group(self._table, download_progress(spec, transfer)), refresh=True)
             self._shown = time.monotonic()
+
+
+def is_miniature_that_ran(result: Result) -> bool:
+    """Return whether the row ran to its end in miniature, which does not show that it fits the card."""
+    return result.spec.size == "tiny" and result.outcome == "fits"
+
+
+def outcome_in_words(result: Result) -> str:
+    """Return the outcome of a row: 'out of GPU memory'; 'ran (miniature)' in place of 'fits' for a miniature."""
+    return "ran (miniature)" if is_miniature_that_ran(result) else OUTCOMES[result.outcome]
 
 
 def view_on(console: Console) -> View:

@@ -30,3 +30,15 @@ def lock_folder(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process has locked ``folder``."""
+    try:
+        with folder.with_name(f".{folder.name}.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,11 +1,14 @@
-"""Extract the cause and location of a failure from a log, a traceback or a signal. Pure functions."""
+"""Extract the cause and location of a failure from a log, a traceback or a signal."""
 
 import re
 import signal
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+LOG_BYTES = 1 << 16
+CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 MAX_LOG_LINES = 10
 """Maximum number of log lines in a result."""
 FRAME_LINE = re.compile(r'^\s*File "(?P<path>[^"]+)", line (?P<line>\d+),? in (?P<function>.+)$', re.MULTILINE)
@@ -91,6 +94,13 @@ def error_message(error: BaseException) -> str:
     first, *rest = str(error).strip().splitlines() or [type(error).__name__]
     detail = error_line("\n".join(rest), "") if any(map(ERROR_WORDS.search, rest)) else ""
     return f"{first.strip()}: {detail}" if detail else first.strip()
+
+
+def end_of_log(path: Path) -> str:
+    """Return the last LOG_BYTES of a log, without characters that would change a terminal or a page."""
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - LOG_BYTES))
+        return CONTROL_CHARACTERS.sub("", log.read().decode(errors="replace"))
 
 
 def last_lines(text: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ EXTRAS = {
     "chameleon": ("ansible_runner", "blazarclient", "chi", "keystoneauth1", "openstack", "requests"),
     "history": ("ruptures",),
     "notify": ("apprise",),
+    "watch": ("textual", "textual_serve"),
     "train": (
         "accelerate",
         "bitsandbytes",

@@ -21,6 +21,7 @@ COMMANDS = {
     "check": Entry(EXPERIMENTS, "check", "Check the files of your own suites: tell all mistakes at once."),
     "run": Entry(EXPERIMENTS, "run", "Run missing and changed rows of suites; evaluate, report them."),
     "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
+    "watch": Entry(EXPERIMENTS, "monitoring.watch", "Show a run live: rows, GPU load, logs, verdicts, cost."),
     "logs": Entry(EXPERIMENTS, "remote", "Print a row's log, also from the machine where the row runs."),
     "evaluate": Entry(RESULTS, "results", "Evaluate stored results with today's suites; check their files."),
     "report": Entry(RESULTS, "results", "Write the report of a run again, and the index of several."),

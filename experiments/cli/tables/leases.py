@@ -42,6 +42,12 @@ def states_table(states: Sequence[State], now: datetime) -> Table:
     return table
 
 
+def lease_line(state: State, now: datetime) -> str:
+    """Return an active lease in a line: its name, the time left, and the cost so far and in all."""
+    facts = (state.active_lease.name, _left(state.lease, now) if state.lease else "gone", _cost(state))
+    return "lease " + ", ".join(filter(None, facts))
+
+
 def _type(host: Host) -> str:
     return f"{host.node_type} at {host.site}"
 

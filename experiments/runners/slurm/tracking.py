@@ -193,6 +193,8 @@ class JobTracker:
             row.progress = Progress.model_validate_json(progress) if progress else row.progress
         except ValidationError:
             return
+        if row.progress and progress:
+            write_atomically(self.row_folder(row.spec) / PROGRESS_FILE, row.progress.model_dump_json())
 
     def _download_growing(self, rows: Iterable[TrackedRow]) -> None:
         folders = [(f"{self._remote}/{row.job_spec.row_folder}", self.row_folder(row.spec)) for row in rows]

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.semester.process import Silence, last_line, run_logged
 from experiments.system.files import CODE
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
 
 PART = 'trap "echo released; exit 0" TERM; echo started; while :; do sleep 0.05; done'
 CHECK = f"""

@@ -1,0 +1,81 @@
+"""`testbed watch`: a live, read-only view of a run."""
+
+import os
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli.output import print_json, say
+from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.options import Json, SuiteFile
+from experiments.errors import InputError
+from experiments.system.packages import require
+from provision.errors import ProvisionError
+
+app = Commands()
+SERVED = "TEXTUAL_DRIVER"
+"""Variable of the environment with which textual-serve starts the command, without a terminal."""
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of the run.")] = Path("results/latest"),
+    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    browser: Annotated[
+        bool, typer.Option("--browser", help="Serve the view to this machine's browsers; the address has a token.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="With --browser: port of the address.")] = 8642,
+    as_json: Json = False,
+) -> None:
+    """Show a run live: rows, GPU load, logs, verdicts, cost.
+
+    Nothing is changed or written; close the view whenever you like. Rows on leased nodes and clusters are shown as far
+    as the command that started them copies their files. With --json, the state is printed once.
+    """
+    from pydantic import TypeAdapter
+
+    from experiments.watch.state import RunNow, RunWatcher
+
+    watcher = RunWatcher(folder)
+    if as_json:
+        print_json(TypeAdapter(RunNow).dump_python(watcher.read(), mode="json"))
+        return
+    require("textual", "textual_serve")
+    if browser:
+        from experiments.watch.browser import WatchServer
+
+        server = WatchServer(watcher.folder.path, port)
+        say(f"open {server.address} (Ctrl-C ends)")
+        server.serve()
+        return
+    if not (sys.stdout.isatty() or SERVED in os.environ):
+        raise InputError("testbed watch: needs a terminal; allowed without one: --browser, --json")
+    from experiments.watch.screen import WatchApp
+
+    WatchApp(watcher, partial(_cost, watcher.folder.read_run().site)).run()
+
+
+def _cost(site: str) -> str:
+    """Return what the active leases at a site cost and when they end, in a line; empty for a site without leases."""
+    from experiments.cli.tables.leases import lease_line
+    from experiments.runners.targets import is_testbed
+    from provision.clock import Clock
+    from provision.leasing.account import connect_to_lease
+    from provision.leasing.journal import Journal
+    from provision.leasing.reconciler import Reconciler
+    from provision.leasing.release import state
+
+    if not is_testbed(site):
+        return ""
+    reconciler = Reconciler(Journal(), Clock(), lambda _: None)
+    lines = []
+    for lease in reconciler.journal.active_leases().values():
+        try:
+            lines.append(lease_line(state(connect_to_lease(reconciler, lease), reconciler, lease), datetime.now(UTC)))
+        except ProvisionError as problem:
+            lines.append(f"{lease.name}: {problem}")
+    return "; ".join(lines)

@@ -1,0 +1,180 @@
+"""The live view in a terminal: rows, the load of the selected row's GPU, its log, and verdicts as they come in."""
+
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+
+from rich.text import Text
+from textual import work
+from textual.app import App, ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.widgets import DataTable, Footer, Label, RichLog, Sparkline, Static
+
+from experiments.errors import InputError
+from experiments.results.verdicts import Grade, Status, Verdict
+from experiments.results.wording import clock, number, size
+from experiments.runners.progress import STYLES, is_miniature_that_ran, steps_of
+from experiments.watch.state import SERIES, Line, RowNow, RunNow, RunWatcher
+
+READ_EVERY_S = 1.0
+COST_EVERY_S = 60.0
+SAMPLES = 240
+"""Newest samples that a line shows: two minutes."""
+COLUMNS = ("row", "state", "micro-steps", "now", "peak", "time", "left", "predicted at full size")
+VERDICT_STYLES = {"pass": "green", "fail": "red", "error": "red"}
+
+
+class WatchApp(App[None]):
+    """Shows a run until it is closed. cost: returns what the lease has cost so far, '' without a lease; may be slow."""
+
+    TITLE = "testbed watch"
+    BINDINGS = [("q", "quit", "Quit")]  # noqa: RUF012 - as Textual declares it
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #headline { padding: 0 1; text-style: bold; }
+    #cost { padding: 0 1; }
+    #rows { height: 1fr; }
+    #below { height: 1fr; }
+    #load { width: 2fr; padding: 0 1; }
+    #load Sparkline { height: 2; }
+    #log { width: 3fr; border: round $secondary; }
+    #verdicts { height: 25%; border: round $secondary; }
+    """
+
+    def __init__(self, watcher: RunWatcher, cost: Callable[[], str]) -> None:
+        super().__init__()
+        self._watcher, self._ask_cost = watcher, cost
+        self._log_lines: Sequence[str] = ()
+        self._graded: dict[str, tuple[Status, Grade | None]] = {}
+
+    def compose(self) -> ComposeResult:
+        """Create the widgets."""
+        self._headline = Label("", id="headline", markup=False)
+        self._cost = Label("", id="cost", markup=False)
+        self._table: DataTable[Text] = DataTable(id="rows", cursor_type="row")
+        self._charts = [(Static("", markup=False), Sparkline([])) for _ in SERIES]
+        self._log = RichLog(id="log", wrap=True, min_width=0)
+        self._verdicts = RichLog(id="verdicts", wrap=True, min_width=0)
+        self._verdicts.border_title = "verdicts"
+        yield self._headline
+        yield self._cost
+        yield self._table
+        yield Horizontal(Vertical(*chain(*self._charts), id="load"), self._log, id="below")
+        yield self._verdicts
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Show the run, and do so again every READ_EVERY_S seconds."""
+        for name in COLUMNS:
+            self._table.add_column(name, key=name)
+        self.show()
+        self.set_interval(READ_EVERY_S, self.show)
+        self.show_cost()
+        self.set_interval(COST_EVERY_S, self.show_cost)
+
+    def show(self) -> None:
+        """Read the run and show it."""
+        try:
+            now = self._watcher.read()
+        except InputError as problem:
+            self._headline.update(str(problem))
+            return
+        self._headline.update(headline(now))
+        self._show_rows(now.rows)
+        self._show_verdicts(now.verdicts)
+        self._show_selected()
+
+    @work(thread=True, exclusive=True)
+    def show_cost(self) -> None:
+        """Ask for the cost of the lease and show it."""
+        self.call_from_thread(self._cost.update, self._ask_cost())
+
+    def on_data_table_row_highlighted(self) -> None:
+        """Show load and log of the row that was chosen."""
+        self._show_selected()
+
+    def _show_rows(self, rows: Sequence[RowNow]) -> None:
+        for row in rows:
+            if row.row not in self._table.rows:
+                self._table.add_row(*cells(row), key=row.row)
+                continue
+            for name, cell in zip(COLUMNS, cells(row), strict=True):
+                self._table.update_cell(row.row, name, cell, update_width=True)
+
+    def _show_selected(self) -> None:
+        if not self._table.row_count:
+            return
+        row = str(self._table.coordinate_to_cell_key(self._table.cursor_coordinate).row_key.value)
+        self._show_load(self._watcher.lines(row))
+        self._log.border_title = f"log of {row}"
+        lines = self._watcher.log(row)
+        if lines != self._log_lines:
+            self._log.clear()
+            for line in lines:
+                self._log.write(Text(line))
+            self._log_lines = lines
+
+    def _show_load(self, lines: Sequence[Line]) -> None:
+        for (name, chart), line in zip_longest(self._charts, lines):
+            name.display = chart.display = line is not None
+            if line:
+                name.update(f"{line.name}: {number(line.values[-1])} {line.unit}, highest {number(max(line.values))}")
+                chart.data = line.values[-SAMPLES:]
+
+    def _show_verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        graded = {one.id: (one.status, one.grade) for one in verdicts}
+        for verdict in verdicts:
+            if verdict.grade and self._graded.get(verdict.id) != graded[verdict.id]:
+                self._verdicts.write(verdict_line(verdict))
+        self._graded = graded
+
+
+def headline(now: RunNow) -> str:
+    """Return the run in a line: its name, how far it is, its verdicts so far, and whether it still goes on."""
+    parts = [now.run.run_id, f"{now.done} of {len(now.rows)} rows done"]
+    running = sum(row.running for row in now.rows)
+    if running and now.active:
+        parts.append(f"{running} running")
+    for status in ("pass", "fail", "error"):
+        if count := sum(verdict.status == status for verdict in now.verdicts):
+            parts.append(f"{count} {status}")
+    if now.gpu_hours:
+        parts.append(f"{number(now.gpu_hours)} GPU-hours")
+    if not now.active and now.done < len(now.rows):
+        parts.append("not running now: `testbed run` with the same options resumes it")
+    return " · ".join(parts)
+
+
+def cells(row: RowNow) -> tuple[Text, ...]:
+    """Return the cells of a row, one for each of COLUMNS."""
+    progress, result = row.progress, row.result
+    allocated = progress.allocated_gib if progress else None
+    memory = result.memory if result else progress.memory if progress else None
+    left_s = progress.left_s if progress else None
+    texts = (
+        "" if progress is None else steps_of(progress),
+        "" if allocated is None else size(allocated),
+        "" if memory is None or memory.peak_gib is None else size(memory.peak_gib),
+        "" if row.elapsed_s is None else clock(row.elapsed_s),
+        "" if left_s is None else clock(left_s),
+    )
+    return (
+        Text(row.row),
+        Text(row.state, style=_style(row)),
+        *(Text(text, justify="right") for text in texts),
+        Text(row.predicted),
+    )
+
+
+def _style(row: RowNow) -> str:
+    if row.result is None:
+        return "bold" if row.running else "dim"
+    return "" if is_miniature_that_ran(row.result) else STYLES.get(row.result.outcome, "red")
+
+
+def verdict_line(verdict: Verdict) -> Text:
+    """Return a verdict in a line, with the value that it rests on and the reason of a failure."""
+    grade = f" ({verdict.grade})" if verdict.grade else ""
+    found = f"; found: {verdict.value}" if verdict.value else ""
+    reason = f"; {verdict.reason}" if verdict.reason and verdict.status != "pass" else ""
+    status = Text(f"{verdict.status}{grade}", style=VERDICT_STYLES.get(verdict.status, ""))
+    return Text.assemble(status, f" {verdict.says}{found}{reason}")

@@ -1,0 +1,165 @@
+"""The state of a run at this moment, read from its folder, whether or not the command that started it still runs.
+
+While rows run on other machines, the command that started them copies their progress, telemetry and logs into the
+folder. So the folder is all that has to be read.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.prediction.as_result import evaluate_run, in_words
+from experiments.results.load import read_samples
+from experiments.results.run_folder import PREDICTIONS_FILE, Run, RunFolder
+from experiments.results.schema import (
+    LOG_FILE,
+    RESULT_FILE,
+    SPEC_FILE,
+    TELEMETRY_FILE,
+    Progress,
+    Result,
+    read_progress,
+)
+from experiments.results.verdicts import Verdict
+from experiments.runners.progress import outcome_in_words
+from experiments.system.lock import is_locked
+from experiments.system.logs import end_of_log
+
+SERIES = {
+    "GPU utilization": ("gpu_util_percent", "%"),
+    "GPU memory": ("gpu_memory_gib", "GiB"),
+    "CPU utilization": ("host_cpu_percent", "%"),
+    "memory of the row's processes": ("process_memory_gib", "GiB"),
+}
+"""Columns of telemetry.csv that are shown: name -> column and unit."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Values of one quantity over time, the newest last."""
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RowNow:
+    """A row at this moment.
+
+    state: 'waiting', 'starting', a phase of the training, or the outcome. predicted: the predicted outcome at full
+    size. elapsed_s: time since the row started, or the time that it took; None before its start.
+    """
+
+    row: str
+    title: str
+    state: str
+    predicted: str
+    progress: Progress | None = None
+    result: Result | None = None
+    elapsed_s: float | None = None
+    devices: int = 1
+
+    @property
+    def running(self) -> bool:
+        """Return whether the row has started and has no result."""
+        return self.elapsed_s is not None and self.result is None
+
+
+@dataclass(frozen=True)
+class RunNow:
+    """A run at this moment. active: whether the command that started it still runs."""
+
+    run: Run
+    rows: tuple[RowNow, ...]
+    verdicts: tuple[Verdict, ...]
+    active: bool
+
+    @property
+    def done(self) -> int:
+        """Return the number of rows with a result."""
+        return sum(row.result is not None for row in self.rows)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Return the hours for which the rows have held GPUs; 0 without a GPU."""
+        held_s = sum(row.devices * (row.elapsed_s or 0.0) for row in self.rows if _uses_gpu(row))
+        return held_s / 3600
+
+
+class RunWatcher:
+    """Reads the state of the run in ``path`` again and again.
+
+    Raises InputError if there is no run, or if its suite is unknown.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.folder = RunFolder(path.resolve())
+        self._suite = self.folder.suite()
+        self._evaluated: _Evaluated | None = None
+
+    def read(self) -> RunNow:
+        """Return the state of the run now. Raises InputError for files that cannot be read."""
+        run = self.folder.read_run()
+        evaluated = self._evaluate(run)
+        predicted = {one.spec.row: in_words(one) for one in self.folder.predictions()}
+        rows = tuple(self._row(row, evaluated.results.get(row), predicted.get(row, "")) for row in run.rows)
+        return RunNow(run, rows, evaluated.verdicts, is_locked(self.folder.path))
+
+    def lines(self, row: str) -> tuple[Line, ...]:
+        """Return the row's GPU and host load over time; nothing before its first sample."""
+        samples = read_samples(self.folder.row_named(row) / TELEMETRY_FILE)
+        return tuple(
+            Line(name, unit, values)
+            for name, (column, unit) in SERIES.items()
+            if (values := tuple(float(sample[column]) for sample in samples if column in sample))
+        )
+
+    def log(self, row: str) -> Sequence[str]:
+        """Return the last lines of the row's log, without control characters."""
+        path = self.folder.row_named(row) / LOG_FILE
+        return end_of_log(path).splitlines() if path.is_file() else ()
+
+    def _row(self, row: str, result: Result | None, predicted: str) -> RowNow:
+        folder, title = self.folder.row_named(row), self._suite.row(row).title
+        if result:
+            devices, state = result.device.count, outcome_in_words(result)
+            return RowNow(row, title, state, predicted, None, result, result.elapsed_s, devices)
+        started = _modified(folder / SPEC_FILE)
+        if started is None:
+            return RowNow(row, title, "waiting", predicted)
+        progress = read_progress(folder)
+        devices = progress.device.count if progress and progress.device else 1
+        state = progress.phase if progress else "starting"
+        return RowNow(row, title, state, predicted, progress, None, time.time() - started, devices)
+
+    def _evaluate(self, run: Run) -> "_Evaluated":
+        """Return results and verdicts; they are read again only if a file has changed."""
+        files = [self.folder.row_named(row) / RESULT_FILE for row in run.rows]
+        state = tuple(map(_modified, [*files, self.folder.path / PREDICTIONS_FILE]))
+        if self._evaluated is None or self._evaluated.state != state:
+            verdicts = evaluate_run(self._suite, self.folder).best.verdicts
+            self._evaluated = _Evaluated(state, self.folder.results(), verdicts)
+        return self._evaluated
+
+
+class _Evaluated(NamedTuple):
+    """Results and verdicts, and the times of the files that they were read from."""
+
+    state: tuple[float | None, ...]
+    results: dict[str, Result]
+    verdicts: tuple[Verdict, ...]
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _uses_gpu(row: RowNow) -> bool:
+    source = row.result or row.progress
+    return source is not None and source.device is not None and source.device.kind == "cuda"

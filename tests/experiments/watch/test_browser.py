@@ -1,0 +1,95 @@
+"""The live view in a browser: on the loopback interface, for whoever has the token."""
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from experiments.system.files import CODE
+from tests.support.results.handwritten import h200_run
+from tests.support.services.chromium import Page, program
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The address of a view that is served, with its token, and the process."""
+    folder = h200_run(tmp_path_factory.mktemp("watch") / "run")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "experiments", "watch", str(folder.path), "--browser", "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CODE), *sys.path])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        found = re.search(r"http://127\.0\.0\.1:\d+/\?token=[\w-]+", process.stdout.readline())
+        assert found
+        yield found[0]
+        process.terminate()
+
+
+async def answer(address, token="", tries=100):
+    """Return status and headers of a request, as soon as the server answers."""
+    url = urlsplit(address)
+    query = f"?{token}" if token else ""
+    async with aiohttp.ClientSession() as session:
+        for _ in range(tries):
+            with contextlib.suppress(aiohttp.ClientConnectionError):
+                got = await session.get(f"{url.scheme}://{url.netloc}{url.path}{query}", allow_redirects=False)
+                return got.status, got.headers
+            await asyncio.sleep(0.1)
+    raise AssertionError("no answer")
+
+
+@pytest.mark.parametrize("path", ["/", "/ws", "/static/js/textual.js"])
+@pytest.mark.parametrize("token", ["", "token=", "token=wrong"])
+def test_nothing_is_served_without_the_token(served, path, token):
+    url = urlsplit(served)
+    status, _ = asyncio.run(answer(url._replace(path=path).geturl(), token))
+    assert status == 403
+
+
+def test_the_token_gives_a_cookie_that_scripts_cannot_read(served):
+    status, headers = asyncio.run(answer(served, urlsplit(served).query))
+    assert (status, headers["Location"]) == (302, "/")
+    assert "HttpOnly" in headers["Set-Cookie"]
+    assert "SameSite=Strict" in headers["Set-Cookie"]
+
+
+def test_only_the_loopback_interface_answers(served):
+    port = urlsplit(served).port
+    others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)} - {"127.0.0.1"}
+    for other in (address for address in others if not address.startswith("127.")):
+        with pytest.raises(ConnectionRefusedError), socket.create_connection((other, port), timeout=2):
+            pass
+
+
+def test_the_view_itself_arrives(served):
+    async def received():
+        url = urlsplit(served)
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+            await answer(served, url.query)
+            await session.get(served)
+            text = ""
+            async with session.ws_connect(f"ws://{url.netloc}/ws?width=120&height=40") as socket_:
+                async for message in socket_:
+                    text += message.data.decode(errors="replace") if message.type == aiohttp.WSMsgType.BINARY else ""
+                    if "rows done" in text:
+                        return text
+        return text
+
+    assert "rows done" in asyncio.run(asyncio.wait_for(received(), 120))
+
+
+def test_the_page_draws_a_terminal_and_requests_nothing_elsewhere(served, tmp_path):
+    with Page(program(), tmp_path) as page:
+        asyncio.run(answer(served, urlsplit(served).query))
+        page.call("Page.navigate", url=served)
+        page.until("document.querySelector('.xterm-screen')")
+        assert page.evaluate("problems") == []
+        assert {urlsplit(url).netloc for url in page.requests if url.startswith("http")} == {urlsplit(served).netloc}

@@ -1,0 +1,108 @@
+"""The live view in a terminal."""
+
+import asyncio
+
+import pytest
+from textual.widgets import DataTable, Label, RichLog, Static
+
+from experiments.watch.screen import COLUMNS, WatchApp, cells, headline
+from experiments.watch.state import RunWatcher
+from tests.experiments.watch.conftest import RUNNING, WAITING
+
+COST = "lease llm, 2h left, 4.1 of 12.0 SU"
+
+
+def shown(folder, use):
+    """Return what ``use`` returns, called with the running app and its pilot."""
+
+    async def run():
+        app = WatchApp(RunWatcher(folder.path), lambda: COST)
+        async with app.run_test(size=(140, 45)) as pilot:
+            await app.workers.wait_for_complete()
+            await pilot.pause()
+            return await use(app, pilot)
+
+    return asyncio.run(run())
+
+
+def text_of(log):
+    return "\n".join(line.text for line in log.lines)
+
+
+def test_the_view_has_rows_cost_log_load_and_verdicts(folder):
+    async def use(app, pilot):
+        table = app.query_one(DataTable)
+        while table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value != RUNNING:
+            await pilot.press("down")
+        await pilot.pause()
+        load = [str(one.render()) for one in app.query("#load Static").results(Static)]
+        labels = [str(one.render()) for one in app.query(Label)]
+        return (
+            table.row_count,
+            labels,
+            load,
+            text_of(app.query_one("#log", RichLog)),
+            text_of(app.query_one("#verdicts", RichLog)),
+        )
+
+    rows, labels, load, log, verdicts = shown(folder, use)
+    assert rows == len(folder.read_run().rows)
+    assert COST in labels
+    assert any("rows done" in label for label in labels)
+    assert load[1] == "GPU memory: 76 GiB, highest 76"
+    assert log == "step 1\nstep 2"
+    assert "pass (emulated)" in verdicts
+    assert "not evaluated" not in verdicts
+
+
+def test_a_verdict_that_comes_in_is_added(folder):
+    path = folder.row_named("reduced-batch") / "result.json"
+    result = path.read_text()
+    path.unlink()
+
+    async def use(app, pilot):
+        before = text_of(app.query_one("#verdicts", RichLog))
+        path.write_text(result)
+        app.show()
+        await pilot.pause()
+        return text_of(app.query_one("#verdicts", RichLog)).removeprefix(before)
+
+    added = shown(folder, use)
+    assert "pass (emulated)" in added
+    assert "predicted" not in added
+
+
+def test_unreadable_files_are_named_and_the_view_goes_on(folder):
+    async def use(app, pilot):
+        run = (folder.path / "run.json").read_text()
+        (folder.path / "run.json").write_text("{")
+        app.show()
+        await pilot.pause()
+        broken = str(app.query_one("#headline", Label).render())
+        (folder.path / "run.json").write_text(run)
+        app.show()
+        await pilot.pause()
+        return broken, str(app.query_one("#headline", Label).render())
+
+    broken, mended = shown(folder, use)
+    assert "run.json: not a run of schema version" in broken
+    assert "rows done" in mended
+
+
+def test_the_headline_says_how_to_resume_a_run_that_stopped(folder):
+    assert "resumes it" in headline(RunWatcher(folder.path).read())
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "text"),
+    [
+        (RUNNING, "micro-steps", "3 of 10"),
+        (RUNNING, "now", "40 GiB"),
+        (RUNNING, "left", "1:30"),
+        (WAITING, "time", ""),
+        ("baseline", "state", "out of GPU memory"),
+    ],
+)
+def test_a_cell(folder, row, column, text):
+    (found,) = (one for one in RunWatcher(folder.path).read().rows if one.row == row)
+    assert cells(found)[COLUMNS.index(column)].plain == text

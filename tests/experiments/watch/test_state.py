@@ -1,0 +1,89 @@
+"""The state of a run, read from its folder."""
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.system.lock import locked
+from experiments.watch import state
+from experiments.watch.state import RunWatcher
+from tests.experiments.watch.conftest import RUNNING, STARTING, WAITING
+from tests.support.results.handwritten import telemetry_csv, tiny_run
+
+
+def rows_of(now):
+    return {row.row: row for row in now.rows}
+
+
+def test_each_row_has_the_state_of_its_files(folder):
+    now = RunWatcher(folder.path).read()
+    rows = rows_of(now)
+    assert rows["baseline"].state == "out of GPU memory"
+    assert rows["reduced-batch"].state == "fits"
+    assert (rows[RUNNING].state, rows[RUNNING].progress.micro_steps, rows[RUNNING].running) == ("backward", 3, True)
+    assert (rows[STARTING].state, rows[STARTING].running) == ("starting", True)
+    assert (rows[WAITING].state, rows[WAITING].running, rows[WAITING].elapsed_s) == ("waiting", False, None)
+    assert now.done == len(now.rows) - 4  # the three, and the row that h200_run leaves without a result
+    assert rows[WAITING].predicted.startswith("out of GPU memory: needs")
+
+
+def test_a_result_changes_the_verdicts_and_nothing_else_reads_them_again(folder, monkeypatch):
+    evaluations = []
+    real = state.evaluate_run
+    monkeypatch.setattr(state, "evaluate_run", lambda *given: evaluations.append(given) or real(*given))
+    watcher = RunWatcher(folder.path)
+    before = {one.id: one for one in watcher.read().verdicts}
+    watcher.read()
+    assert len(evaluations) == 1
+    (folder.row_named("reduced-batch") / "result.json").unlink()
+    after = {one.id: one for one in watcher.read().verdicts}
+    assert len(evaluations) == 2
+    assert before["reduced-batch/outcome"].grade == "emulated"
+    assert after["reduced-batch/outcome"].grade == "predicted"
+
+
+def test_a_run_is_active_while_a_command_has_its_lock(folder):
+    watcher = RunWatcher(folder.path)
+    with locked(folder.path):
+        assert watcher.read().active
+    assert not watcher.read().active
+
+
+def test_watching_does_not_stop_a_run_that_begins(folder):
+    watcher = RunWatcher(folder.path)
+    watcher.read()
+    with locked(folder.path):
+        watcher.read()
+    with locked(folder.path):
+        pass
+
+
+def test_gpu_hours_are_those_of_finished_and_running_rows(folder, tmp_path):
+    now = RunWatcher(folder.path).read()
+    expected_s = sum(row.elapsed_s for row in now.rows if row.result or row.row == RUNNING)
+    assert now.gpu_hours == pytest.approx(expected_s / 3600)
+    assert RunWatcher(tiny_run(tmp_path / "tiny").path).read().gpu_hours == 0
+
+
+def test_a_miniature_that_ran_is_not_called_fitting(tmp_path):
+    assert {row.state for row in RunWatcher(tiny_run(tmp_path / "tiny").path).read().rows} == {"ran (miniature)"}
+
+
+def test_the_load_is_that_of_the_gpu_or_of_the_host(folder):
+    watcher = RunWatcher(folder.path)
+    lines = {line.name: line for line in watcher.lines(RUNNING)}
+    assert lines["GPU memory"].values[-1] == 76.0
+    assert len(lines["GPU utilization"].values) == 60
+    assert watcher.lines(WAITING) == ()
+    (folder.row_named(RUNNING) / "telemetry.csv").write_text(telemetry_csv(0))
+    assert [line.name for line in watcher.lines(RUNNING)] == ["CPU utilization", "memory of the row's processes"]
+
+
+def test_a_log_cannot_change_the_terminal(folder):
+    watcher = RunWatcher(folder.path)
+    assert list(watcher.log(RUNNING)) == ["step 1", "step 2"]
+    assert list(watcher.log(WAITING)) == []
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(InputError, match="not a run's folder"):
+        RunWatcher(tmp_path)
