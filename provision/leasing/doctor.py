@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,18 @@ SHORTEST = timedelta(hours=3)
 SKEW = timedelta(minutes=2)
 
 
-def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
-    """Run all checks; those that need the site are not made if its account is unusable."""
+@dataclass(frozen=True)
+class _Planned:
+    """What a lease at the site would use: the private key's file, and the name of the disk image."""
+
+    site: Testbed
+    key: Path
+    image: str
+    reconciler: Reconciler
+
+
+def examine(site_name: str, key: Path, reconciler: Reconciler, image: str = IMAGE) -> list[Check]:
+    """Run all checks for nodes with this disk image; those that need the site are not made without its account."""
     local = [
         result_of("local tools", _tools),
         result_of("SSH key", lambda: _local_key(key)),
@@ -39,7 +50,8 @@ def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
     local.append(result_of("account", account))
     if not local[-1].passed:
         return local + not_checked(AT_THE_SITE, "account")
-    return local + [result_of(name, partial(ask, sites[0], key, reconciler)) for name, ask in AT_THE_SITE.items()]
+    planned = _Planned(sites[0], key, image, reconciler)
+    return local + [result_of(name, partial(check, planned)) for name, check in AT_THE_SITE.items()]
 
 
 def _tools() -> str:
@@ -115,15 +127,15 @@ def _clock(site: Testbed) -> str:
     return f"{skew.total_seconds():.0f} s off the site's"
 
 
-AT_THE_SITE: dict[str, Callable[[Testbed, Path, Reconciler], str]] = {
-    "credential": lambda site, key, reconciler: _credential(site, reconciler),
-    "reservations": lambda site, key, reconciler: f"{len(site.hosts())} reservable nodes at {site.name}",
-    "image": lambda site, key, reconciler: f"image {IMAGE} ({site.image_id(IMAGE)})",
-    "boot": lambda site, key, reconciler: site.boot_requirements(),
-    "quota": lambda site, key, reconciler: site.quota(),
-    "floating IPs": lambda site, key, reconciler: _addresses(site),
-    "SSH key at the site": _site_key,
-    "service units": lambda site, key, reconciler: site.service_units(),
-    "clock": lambda site, key, reconciler: _clock(site),
+AT_THE_SITE: dict[str, Callable[[_Planned], str]] = {
+    "credential": lambda planned: _credential(planned.site, planned.reconciler),
+    "reservations": lambda planned: f"{len(planned.site.hosts())} reservable nodes at {planned.site.name}",
+    "image": lambda planned: f"image {planned.image} ({planned.site.image_id(planned.image)})",
+    "boot": lambda planned: planned.site.boot_requirements(),
+    "quota": lambda planned: planned.site.quota(),
+    "floating IPs": lambda planned: _addresses(planned.site),
+    "SSH key at the site": lambda planned: _site_key(planned.site, planned.key, planned.reconciler),
+    "service units": lambda planned: planned.site.service_units(),
+    "clock": lambda planned: _clock(planned.site),
 }
 """The checks that need an account, by name."""

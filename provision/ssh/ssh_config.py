@@ -3,15 +3,21 @@
 ``ssh -G`` knows Match, Include and patterns, which other readers of the file do not.
 """
 
+import os
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from provision.errors import BadSshConfig
-from provision.ssh.login import last_line
+from provision.ssh.process import last_line
 
 PROXY = ("proxyjump", "proxycommand")
-SETTINGS = ("hostname", "user", "port", "identityfile", "userknownhostsfile", "hostkeyalias", *PROXY)
+IDENTITY = ("identityfile", "identityagent", "identitiesonly")
+SETTINGS = ("hostname", "user", "port", "userknownhostsfile", "hostkeyalias", *IDENTITY, *PROXY)
 """What is taken over for a host that has a name in the configuration."""
+AGENT_VARIABLE = "SSH_AUTH_SOCK"
+A_NODE = "192.0.2.1"
+"""An address from the range for documentation: a node whose own address is not known yet."""
 
 
 def resolved(name: str) -> str:
@@ -23,8 +29,23 @@ def resolved(name: str) -> str:
 
 
 def resolved_way(name: str, arguments: Sequence[str]) -> str:
-    """Return the same for a host whose ``arguments`` set everything except the jump hosts."""
-    return _block(name, arguments, PROXY)
+    """Return the same for a host whose ``arguments`` set everything except agent and jump hosts."""
+    return _block(name, arguments, (*IDENTITY, *PROXY))
+
+
+def agent_for_nodes() -> str:
+    """Return the socket of the agent for logins to leased nodes, '' for none."""
+    lines = _ask([A_NODE])
+    return agent_socket(next((line.partition(" ")[2] for line in lines if line.startswith("identityagent ")), None))
+
+
+def agent_socket(setting: str | None) -> str:
+    """Return the socket of the agent that a value of IdentityAgent names, '' for none. None: without the setting."""
+    if setting is None or setting == AGENT_VARIABLE:
+        return os.environ.get(AGENT_VARIABLE, "")
+    if setting.startswith("$"):
+        return os.environ.get(setting[1:].strip("{}"), "")
+    return "" if setting == "none" else str(Path(setting).expanduser())
 
 
 def _block(name: str, arguments: Sequence[str], settings: Sequence[str]) -> str:

@@ -23,16 +23,10 @@ from provision.errors import (
 from provision.ssh.login import SshConfigHost, try_login
 from provision.ssh.shell import LocalShell
 from provision.ssh.ssh_shell import SshShell
-from tests.support.sshd import PROGRAM, Sshd, new_key, ssh_at
+from tests.support.sshd import PROGRAM, Sshd, new_key
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory):
-    server = Sshd(tmp_path_factory.mktemp("sshd")).start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -179,15 +173,20 @@ def test_a_tunnel_leads_to_what_begins_to_listen_later(over):
     server.server_close()
 
 
-def later(operation, seconds: float = 0.7) -> None:
-    threading.Timer(seconds, operation).start()
+def once(happened, operation) -> None:
+    """Perform an operation as soon as something has happened."""
+
+    def perform() -> None:
+        wait_for(happened)
+        operation()
+
+    threading.Thread(target=perform, daemon=True).start()
 
 
 def test_a_command_whose_connection_drops_is_not_repeated(sshd, over, tmp_path):
-    over.run("true")
-    later(sshd.drop_connections)
+    once((tmp_path / "journal").exists, sshd.drop_connections)
     with pytest.raises(ConnectionDropped, match="the connection dropped"):
-        over.run(f"echo once >> {tmp_path}/journal; sleep 2")
+        over.run(f"echo once >> {tmp_path}/journal; sleep 30")
     assert over.run(f"cat {tmp_path}/journal").out == "once\n"
 
 
@@ -199,9 +198,10 @@ def test_a_dropped_connection_is_not_taken_for_the_end_of_a_stream(sshd, over):
 
 
 def test_a_repeatable_command_is(sshd, over, tmp_path):
-    over.run("true")
-    later(sshd.drop_connections)
-    assert over.run(f"echo once >> {tmp_path}/journal; sleep 2; echo done", repeatable=True).out == "done\n"
+    once((tmp_path / "journal").exists, sshd.drop_connections)
+    journal = tmp_path / "journal"
+    command = f"echo once >> {journal}; test $(wc -l < {journal}) = 2 || sleep 30; echo done"
+    assert over.run(command, repeatable=True).out == "done\n"
     assert (tmp_path / "journal").read_text() == "once\nonce\n"
 
 
@@ -216,12 +216,7 @@ def test_a_file_whose_connection_drops_is_never_incomplete(sshd, tmp_path):
     target = tmp_path / "file"
     part = tmp_path / "file.part"
 
-    def stop_in_the_middle() -> None:
-        while not (part.exists() and part.stat().st_size):
-            time.sleep(0.01)
-        sshd.stop()
-
-    later(stop_in_the_middle, 0)
+    once(lambda: part.exists() and part.stat().st_size, sshd.stop)
     with pytest.raises(NotReached):
         SshShell(sshd.login(), connect_limit_s=0.1).put(bytes(400_000_000), str(target))
     sshd.start()
@@ -266,41 +261,6 @@ def test_only_the_key_under_the_alias_counts(sshd):
 def test_an_unauthorized_key_is_rejected_at_once(sshd, tmp_path):
     with pytest.raises(LoginRejected, match="rejects the login as"):
         SshShell(replace(sshd.login(), key=new_key(tmp_path / "other"))).run("true")
-
-
-def test_a_locked_key_is_used_through_the_agent(sshd, tmp_path, monkeypatch):
-    locked = tmp_path / "key"
-    for suffix in ("", ".pub"):
-        (tmp_path / f"key{suffix}").write_bytes(sshd.key.with_name(f"key{suffix}").read_bytes())
-    locked.chmod(0o600)
-    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
-    try:
-        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
-        while not (tmp_path / "agent").exists():
-            time.sleep(0.02)
-        subprocess.run(["ssh-add", "-q", locked], check=True)
-        subprocess.run(["ssh-keygen", "-q", "-p", "-N", "locked", "-P", "", "-f", locked], check=True)
-        assert SshShell(replace(sshd.login(), key=locked)).run("echo in").out == "in\n"
-    finally:
-        agent.kill()
-        agent.wait()
-
-
-@pytest.fixture
-def home(sshd, tmp_path, monkeypatch):
-    """A home folder whose SSH configuration has the server as 'super', and behind a jump host as 'behind'."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    login = sshd.login(alias=f"[127.0.0.1]:{sshd.port}")
-    monkeypatch.setenv("PATH", f"{ssh_at(tmp_path)}:{os.environ['PATH']}")
-    known = login.known_hosts.read_text()
-    (tmp_path / ".ssh" / "known_hosts").write_text(known + known.replace(login.alias, "inner"))
-    host = f"  HostName 127.0.0.1\n  Port {sshd.port}\n  User {login.user}\n  IdentityFile {sshd.key}\n"
-    (tmp_path / ".ssh" / "config").write_text(
-        f"Host super\n{host}Host behind\n{host}  ProxyJump super\n  HostKeyAlias inner\n"
-        f"Host *\n  UserKnownHostsFile {tmp_path}/.ssh/known_hosts\n"
-    )
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", ["super", "behind"])
