@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from time import process_time
+from typing import ClassVar
 
 import pytest
 from hypothesis import Phase, seed, settings
@@ -22,13 +23,14 @@ from tests.provision.leasing.test_histories import SETTINGS
 from tests.support.leasing_faults import PLANTED, Fault, at_once
 from tests.support.leasing_histories import Leasing
 
+COMMAND = "python -m tests.benchmarks.leasing_histories"
 FOUND_WITHIN_S = 5 * 60
 
 
 class Counted(Leasing):
     """Counts histories, and how their commands ended."""
 
-    count: Counter[str] = Counter()
+    count: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     at_once(pytest.MonkeyPatch())
     facts: dict[str, object] = {
-        "command": f"python -m tests.benchmarks.leasing_histories --histories {options.histories} --seed {options.seed}",
+        "command": f"{COMMAND} --histories {options.histories} --seed {options.seed}",
         "git_commit": git_commit(),
         "planted": {},
     }
