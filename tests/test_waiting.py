@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from tests.support.waiting import wait_until_up
+from tests.support.processes.waiting import wait_until_up
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from provision.ssh.login import KeyPair, key_pair
-from tests.support.sshd import new_key
+from tests.support.services.sshd import new_key
 
 TEST_S = 300
 """The limit of a test. The start of services is not part of it: they are waited for as long as they live."""

@@ -10,7 +10,7 @@ from experiments.cli.app import main
 from experiments.cli.parsing.commands import COMMANDS, load
 from experiments.cli.parsing.values import allowed_by, choices_of, kind_of, name_of
 from experiments.errors import nearest
-from tests.support.evidence import EVIDENCE
+from tests.support.results.evidence import EVIDENCE
 
 RUN = str(EVIDENCE / "slurm_hf_trainer-a100_40gb-full-verdict")
 READ = (

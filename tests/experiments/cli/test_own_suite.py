@@ -6,7 +6,7 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.suites.suite import OWN_SUITES, TEMPLATE, suite_named
-from tests.support.pipelines import FakeRunner
+from tests.support.runners.fake_runner import FakeRunner
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.suites.miniature import HEADS, INNER, LAYERS, NARROW, VOCABULARY, WIDTH, miniature
-from tests.support.architectures import PUBLISHED
+from tests.support.training.architectures import PUBLISHED
 
 
 def stated(architecture, names):

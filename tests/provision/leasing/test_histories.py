@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.support.leasing_faults import PLANTED, at_once
-from tests.support.leasing_histories import Leasing
+from tests.support.leasing.faults import PLANTED, at_once
+from tests.support.leasing.histories import Leasing
 
 HISTORIES = int(os.environ.get("TESTBED_HISTORIES", "300"))
 SETTINGS = settings(

@@ -1,10 +1,10 @@
-"""A real sshd, and a home folder whose ssh configuration leads to it."""
+"""A real SSH server, and a home folder whose ssh configuration leads to it."""
 
 import os
 
 import pytest
 
-from tests.support.sshd import Sshd, ssh_at
+from tests.support.services.sshd import Sshd, ssh_at
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from provision.errors import LoginRejected
 from provision.ssh.login import SshConfigHost, check_key, key_pair
 from provision.ssh.ssh_shell import SshShell
-from tests.support.sshd import PROGRAM, new_key
+from tests.support.services.sshd import PROGRAM, new_key
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
 

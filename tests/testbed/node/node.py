@@ -19,7 +19,7 @@ from typing import IO, Self
 from experiments.system.signals import die_with_parent
 from provision.errors import NotReached
 from provision.ssh.login import USER, Login, try_login
-from tests.support.waiting import wait_until_up
+from tests.support.processes.waiting import wait_until_up
 from tests.testbed.node import gpus, network
 from tests.testbed.node.image import NodeImage, copied
 from tests.testbed.openstack.environment import cache

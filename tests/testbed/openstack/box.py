@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from experiments.system.signals import die_with_parent
-from tests.support.waiting import wait_until_up
+from tests.support.processes.waiting import wait_until_up
 from tests.testbed.openstack import hardware, settings
 from tests.testbed.openstack.environment import LOCK, cache, environment, locked
 from tests.testbed.openstack.gate import Gate

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.runners.local import row_process, torch_extensions
 from experiments.runners.local.torch_extensions import BUILT, compile_extensions, drop_stale_locks, extensions_folder
-from tests.support import rows
+from tests.support.runners import rows
 
 OFFLOADED = [rows.spec("a"), rows.spec("b", optimizer="deepspeed_cpu", strategy="deepspeed_stage_2_offload")]
 
