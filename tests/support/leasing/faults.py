@@ -55,11 +55,11 @@ def _deletes_all(reconciler, active_lease, kind, name=None, _delete=resources.de
 PLANTED: dict[str, Fault] = {
     "a lost answer is asked again": (reconciler.Reconciler, "find_or_create", _creates_without_looking),
     "any account may release": (release, "verify_account", lambda *_: None),
-    "what remains is not asked": (release, "remaining", lambda *_: []),
-    "a rejection ends the release": (release, "_refusals", _refuses_at_the_first),
+    "what remains is not asked": (release, "list_remaining", lambda *_: []),
+    "a rejection ends the release": (release, "_delete_kinds", _refuses_at_the_first),
     "addresses are forgotten": (release, "all_kinds", _kinds_without_addresses),
     "intents are not recorded": (journal.Journal, "write", _writes_no_intent),
     "an extension counts from now": (release, "extension", _extends_from_now),
     "others' resources are deleted": (release, "delete_tagged", _deletes_all),
-    "costs are not reported": (cost, "costing", lambda *_: ""),
+    "costs are not reported": (cost, "running_cost", lambda *_: ""),
 }
