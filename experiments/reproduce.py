@@ -176,7 +176,8 @@ def _check_budget(reproduction: Reproduction) -> None:
 
 
 def _check(reproduction: Reproduction, reconciler: Reconciler, view: View) -> None:
-    checks = examine(reproduction.site.name, reproduction.lease_request.key.file, reconciler)
+    lease_request = reproduction.lease_request
+    checks = examine(reproduction.site.name, lease_request.key.file, reconciler, lease_request.image)
     for check in checks:
         view.says(check.line)
     if failed := [f"{check.name}: {check.text}" for check in checks if check.status == "failed"]:

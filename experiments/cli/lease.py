@@ -257,6 +257,7 @@ def doctor(
     profile: Annotated[str | None, typer.Option(help="With --site slurm: name or YAML file of a profile.")] = None,
     account: Annotated[str | None, typer.Option(help="With --site slurm: the project that is charged.")] = None,
     key: Key = DEFAULT_KEY,
+    image: Image = None,
     as_json: Json = False,
 ) -> None:
     """Check this machine, a site or a cluster; failures name their fix.
@@ -268,7 +269,7 @@ def doctor(
     from provision.checks import abilities_in_words
 
     options = RunOptions(profile=profile, account=account)
-    checks = preflight(options, site, key_for(site or "", key), new_reconciler(site or ""))
+    checks = preflight(options, site, key_for(site or "", key), new_reconciler(site or ""), image)
     if as_json:
         print_json(checks)
     else:

@@ -9,21 +9,26 @@ from experiments.runners.slurm.preflight import check_cluster
 from experiments.runners.slurm.profile import profile_named
 from experiments.runners.targets import SLURM, shell_of
 from provision.checks import Check
+from provision.choices import IMAGE
 from provision.leasing.doctor import examine
 from provision.leasing.reconciler import Reconciler
 
 
-def preflight(options: RunOptions, site: str | None, key: Path, reconciler: Reconciler) -> list[Check]:
+def preflight(
+    options: RunOptions, site: str | None, key: Path, reconciler: Reconciler, image: str | None = None
+) -> list[Check]:
     """Return the checks of ``site``, or of this machine if it is None.
 
-    ``options`` has the results folder, and with site slurm profile and account. Raises InputError for a profile that
-    is missing or cannot be read.
+    ``options`` has the results folder, and with site slurm profile and account. ``image``: disk image of the nodes
+    that a site leases; None for the default. Raises InputError for a profile that is missing or cannot be read.
     """
+    if image and site in (None, SLURM):
+        raise InputError("--image: allowed with --site of a testbed only, which boots the nodes")
     if site == SLURM:
         return _cluster(options.profile, options.account)
     if options.profile or options.account:
         raise InputError(f"{'--profile' if options.profile else '--account'}: allowed with --site {SLURM} only")
-    return check_this_machine(options.results) if site is None else examine(site, key, reconciler)
+    return check_this_machine(options.results) if site is None else examine(site, key, reconciler, image or IMAGE)
 
 
 def _cluster(name: str | None, account: str | None) -> list[Check]:

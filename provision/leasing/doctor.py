@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,18 @@ SHORTEST_CREDENTIAL = 3 * HOUR
 MAX_CLOCK_SKEW = timedelta(minutes=2)
 
 
-def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
-    """Run all checks. If the account is unusable, skip the checks that need the site."""
+@dataclass(frozen=True)
+class _Planned:
+    """What a lease at the site would use: the private key's file, and the name of the disk image."""
+
+    site: Testbed
+    key: Path
+    image: str
+    reconciler: Reconciler
+
+
+def examine(site_name: str, key: Path, reconciler: Reconciler, image: str = IMAGE) -> list[Check]:
+    """Run all checks for nodes with this disk image. If the account is unusable, skip the checks that need the site."""
     local = [
         run_check("local tools", _check_tools),
         run_check("SSH key", lambda: _check_local_key(key)),
@@ -40,7 +51,8 @@ def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
     local.append(run_check("account", account))
     if not local[-1].passed:
         return local + skip_checks(SITE_CHECKS, "account")
-    return local + [run_check(name, partial(check, sites[0], key, reconciler)) for name, check in SITE_CHECKS.items()]
+    planned = _Planned(sites[0], key, image, reconciler)
+    return local + [run_check(name, partial(check, planned)) for name, check in SITE_CHECKS.items()]
 
 
 def _check_tools() -> str:
@@ -117,15 +129,15 @@ def _check_clock(site: Testbed) -> str:
     return f"{skew.total_seconds():.0f} s off the site's"
 
 
-SITE_CHECKS: dict[str, Callable[[Testbed, Path, Reconciler], str]] = {
-    "credential": lambda site, key, reconciler: _check_credential(site, reconciler),
-    "reservations": lambda site, key, reconciler: f"{len(site.hosts())} reservable nodes at {site.name}",
-    "image": lambda site, key, reconciler: f"image {IMAGE} ({site.image_id(IMAGE)})",
-    "boot": lambda site, key, reconciler: site.boot_requirements(),
-    "quota": lambda site, key, reconciler: site.quota(),
-    "floating IPs": lambda site, key, reconciler: _check_addresses(site),
-    "SSH key at the site": _check_site_key,
-    "service units": lambda site, key, reconciler: site.service_units(),
-    "clock": lambda site, key, reconciler: _check_clock(site),
+SITE_CHECKS: dict[str, Callable[[_Planned], str]] = {
+    "credential": lambda planned: _check_credential(planned.site, planned.reconciler),
+    "reservations": lambda planned: f"{len(planned.site.hosts())} reservable nodes at {planned.site.name}",
+    "image": lambda planned: f"image {planned.image} ({planned.site.image_id(planned.image)})",
+    "boot": lambda planned: planned.site.boot_requirements(),
+    "quota": lambda planned: planned.site.quota(),
+    "floating IPs": lambda planned: _check_addresses(planned.site),
+    "SSH key at the site": lambda planned: _check_site_key(planned.site, planned.key, planned.reconciler),
+    "service units": lambda planned: planned.site.service_units(),
+    "clock": lambda planned: _check_clock(planned.site),
 }
 """The checks that need an account, by name."""

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -24,6 +25,8 @@ from provision.ssh.login import Login
 VERSION = 1
 FIELDS = {"mark": "tag", "act": "operation"}
 """Keys on disk that differ from the names of the fields."""
+CHECKSUM_KEY = "sum"
+"""The key of an entry's checksum; lines of earlier versions have none."""
 Event = Literal["opened", "account", "intent", "done", "failed", "reached", "closed"]
 
 
@@ -100,6 +103,8 @@ class Journal:
     @contextmanager
     def exclusive(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Let one program at a time work on the lease of that name; call ``waiting`` if another one does."""
+        if "/" in name or name in ("", ".", ".."):
+            raise BadJournal(f"{self._file}: {name!r} is no name of a lease; correct the line that has it")
         with self._locked(self.folder / "locks" / name, waiting):
             yield
 
@@ -124,10 +129,11 @@ class Journal:
         )
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked(self.folder / "ledger.lock"), self._file.open("ab+") as file:
+            os.fchmod(file.fileno(), 0o600)
             incomplete = file.tell() and not self._file.read_bytes().endswith(b"\n")
-            file.write(
-                (b"\n" if incomplete else b"") + json.dumps(_fields_on_disk(entry), default=str).encode() + b"\n"
-            )
+            fields = _fields_on_disk(entry)
+            line = json.dumps({CHECKSUM_KEY: _checksum(fields), **fields}, default=str)
+            file.write((b"\n" if incomplete else b"") + line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -140,8 +146,13 @@ class Journal:
         self.write("account", active_lease, **_account_data(account))
 
     def entries(self) -> list[Entry]:
-        """Return all entries; a line that a killed program left incomplete is skipped."""
-        lines = self._file.read_text().split("\n") if self._file.exists() else []
+        """Return all entries; a line that a killed program left incomplete is skipped.
+
+        Raises BadJournal for a line that has changed since it was written.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BadJournal(f"{self.folder}: not a folder; set TESTBED_LEDGER to the folder of the journal")
+        lines = self._file.read_text(errors="replace").split("\n") if self._file.exists() else []
         return [entry for number, line in enumerate(lines, start=1) if line and (entry := self._entry(line, number))]
 
     def active_leases(self) -> dict[str, ActiveLease]:
@@ -189,17 +200,25 @@ class Journal:
         return self.active_leases().get(name)
 
     def _entry(self, line: str, number: int) -> Entry | None:
+        damaged = BadJournal(f"{self._file}: line {number} is damaged; restore the file, or correct the line")
         try:
             fields = json.loads(line)
-        except ValueError:
-            return None
+        except json.JSONDecodeError as problem:
+            if _is_incomplete(line, problem):
+                return None
+            raise damaged from None
+        if isinstance(fields, dict) and fields.get(CHECKSUM_KEY) not in (None, _checksum(fields)):
+            raise damaged
         version = fields.get("version") if isinstance(fields, dict) else None
         if version != VERSION:
             raise BadJournal(
                 f"{self._file}: line {number}: version {version!r}; allowed: {VERSION}; "
                 "move the file away, or use the version of the program that wrote it"
             )
-        return Entry(**{FIELDS.get(key, key): value for key, value in fields.items()})
+        try:
+            return Entry(**{FIELDS.get(key, key): value for key, value in fields.items() if key != CHECKSUM_KEY})
+        except TypeError:
+            raise damaged from None
 
     @contextmanager
     def _locked(self, file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -214,6 +233,18 @@ class Journal:
                 yield
             finally:
                 fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    """Return the checksum of an entry's fields other than the checksum."""
+    others = {name: value for name, value in fields.items() if name != CHECKSUM_KEY}
+    return f"{zlib.crc32(json.dumps(others, default=str).encode()):08x}"
+
+
+def _is_incomplete(line: str, problem: json.JSONDecodeError) -> bool:
+    """Return whether an invalid line is the beginning of a valid one, as a killed program leaves it."""
+    in_word = any(word.startswith(line[problem.pos :]) for word in ("null", "true", "false"))
+    return in_word or (problem.msg.startswith("Unterminated string") and not line.endswith("}"))
 
 
 def _fields_on_disk(entry: Entry) -> dict[str, Any]:

@@ -5,12 +5,15 @@ A pinned key belongs to the server, not to its address, which the site may later
 
 import base64
 import hashlib
+import os
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from provision.errors import BadHostKey, BadKey, LoginRejected, NotReached
+from provision.ssh.process import last_line
+from provision.ssh.ssh_config import AGENT_VARIABLE, agent_for_nodes
 
 USER = "cc"
 CONNECT_S = 15
@@ -118,13 +121,15 @@ def check_key(pair: KeyPair) -> None:
 
 def _keys_in_agent() -> list[str]:
     """Return the public keys in the agent, encoded, or [] without an agent."""
-    result = subprocess.run(["ssh-add", "-L"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    result = subprocess.run(
+        ["ssh-add", "-L"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, AGENT_VARIABLE: agent_for_nodes()},
+    )
     return [fields[1] for line in result.stdout.splitlines() if len(fields := line.split()) > 1]
-
-
-def last_line(text: str) -> str:
-    """Return the last line of a program's output that is not empty, or ''."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def fingerprint(public: str) -> str:

@@ -74,3 +74,8 @@ def feed_stdin(source: InputChunks, write: Callable[[bytes], object], end: Calla
     thread = Thread(target=feed, daemon=True)
     thread.start()
     return thread
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a program's output that is not empty, or ''."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -3,15 +3,21 @@
 ``ssh -G`` supports Match, Include and patterns; other parsers of the file do not.
 """
 
+import os
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from provision.errors import BadSshConfig
-from provision.ssh.login import last_line
+from provision.ssh.process import last_line
 
 PROXY_SETTINGS = ("proxyjump", "proxycommand")
-HOST_SETTINGS = ("hostname", "user", "port", "identityfile", "userknownhostsfile", "hostkeyalias", *PROXY_SETTINGS)
+KEY_SETTINGS = ("identityfile", "identityagent", "identitiesonly")
+HOST_SETTINGS = ("hostname", "user", "port", "userknownhostsfile", "hostkeyalias", *KEY_SETTINGS, *PROXY_SETTINGS)
 """Settings that are used for a host of the configuration."""
+AGENT_VARIABLE = "SSH_AUTH_SOCK"
+UNKNOWN_NODE = "192.0.2.1"
+"""An address from the range for documentation: a node whose own address is not known yet."""
 
 
 def resolve_host(name: str) -> str:
@@ -23,8 +29,23 @@ def resolve_host(name: str) -> str:
 
 
 def resolve_jump_hosts(name: str, arguments: Sequence[str]) -> str:
-    """Return the same text for a host whose ``arguments`` have all settings except the jump hosts."""
-    return _config_block(name, arguments, PROXY_SETTINGS)
+    """Return the same text for a host whose ``arguments`` have all settings except keys, agent and jump hosts."""
+    return _config_block(name, arguments, (*KEY_SETTINGS, *PROXY_SETTINGS))
+
+
+def agent_for_nodes() -> str:
+    """Return the socket of the agent for logins to leased nodes, '' for none."""
+    lines = _query_openssh([UNKNOWN_NODE])
+    return agent_socket(next((line.partition(" ")[2] for line in lines if line.startswith("identityagent ")), None))
+
+
+def agent_socket(setting: str | None) -> str:
+    """Return the socket of the agent that a value of IdentityAgent names, '' for none. None: without the setting."""
+    if setting is None or setting == AGENT_VARIABLE:
+        return os.environ.get(AGENT_VARIABLE, "")
+    if setting.startswith("$"):
+        return os.environ.get(setting[1:].strip("{}"), "")
+    return "" if setting == "none" else str(Path(setting).expanduser())
 
 
 def _config_block(name: str, arguments: Sequence[str], settings: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ from threading import Thread
 
 from fabric import Config, Connection
 from paramiko import (
-    Agent,
     AuthenticationException,
     BadHostKeyException,
     Channel,
@@ -24,6 +23,7 @@ from paramiko import (
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from provision.errors import BadHostKey, ConnectionDropped, LoginRejected, NotReached, SiteError, UnknownHost
+from provision.ssh.identities import Identities
 from provision.ssh.login import CONNECT_S, Login, SshConfigHost, changed_host_key_message
 from provision.ssh.process import CHUNK_BYTES, InputChunks, feed_stdin
 from provision.ssh.shell import TIMEOUT_SLACK_S, OutputSink, Shell, problem_in_words
@@ -185,14 +185,12 @@ def _new_connection(login: Login | SshConfigHost) -> Connection:
 
 def _pinned_connection(login: Login) -> Connection:
     """Return a connection that accepts only the key recorded under the login's alias."""
-    jump_hosts = resolve_jump_hosts(login.host, login.arguments()[1:])
     connection = Connection(
         login.host,
         login.user,
         login.port,
-        config=Config(lazy=True, ssh_config=SSHConfig.from_text(jump_hosts)),
+        config=_fabric_config(resolve_jump_hosts(login.host, login.arguments()[1:])),
         connect_timeout=CONNECT_S,
-        connect_kwargs={**_private_key(login.key), "look_for_keys": False, "allow_agent": False},
     )
     known = HostKeys(str(login.known_hosts)) if login.known_hosts.exists() else HostKeys()
     _pin_host_keys(connection, known, login.alias)
@@ -201,10 +199,15 @@ def _pinned_connection(login: Login) -> Connection:
 
 
 def _configured_connection(login: SshConfigHost) -> Connection:
-    config = Config(lazy=True, ssh_config=SSHConfig.from_text(resolve_host(login.name)))
-    connection = Connection(login.name, config=config, connect_timeout=CONNECT_S)
+    connection = Connection(login.name, config=_fabric_config(resolve_host(login.name)), connect_timeout=CONNECT_S)
     _pin_hops(connection)
     return connection
+
+
+def _fabric_config(ssh_config: str) -> Config:
+    """Return fabric's settings for every connection, also to jump hosts, with the text of an ssh configuration."""
+    identities = {"authentication": {"strategy_class": Identities}}
+    return Config(lazy=True, ssh_config=SSHConfig.from_text(ssh_config), overrides=identities)
 
 
 def _pin_hops(hop: Connection | str | None) -> None:
@@ -229,16 +232,6 @@ def _pin_host_keys(connection: Connection, known: HostKeys, alias: str) -> None:
 def _known_hosts_name(connection: Connection) -> str:
     """Return the machine's name in known_hosts."""
     return str(connection.host) if connection.port == 22 else f"[{connection.host}]:{connection.port}"
-
-
-def _private_key(file: Path) -> dict[str, object]:
-    """Return the private key: from the agent if it has it, else from the file."""
-    public = file.with_name(f"{file.name}.pub")
-    fields = public.read_text().split() if public.exists() else []
-    for key in Agent().get_keys():
-        if len(fields) > 1 and key.get_base64() == fields[1]:
-            return {"pkey": key}
-    return {"key_filename": str(file)}
 
 
 def _collect_stderr(channel: Channel, errors: bytearray) -> None:

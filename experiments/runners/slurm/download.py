@@ -40,6 +40,10 @@ class ChecksumMismatch(NotReached):
     """Every download of a file has a wrong checksum."""
 
 
+class BadListing(ChecksumMismatch):
+    """The remote folder's list of files has one that is not in the folder, or is no list."""
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """A file in the remote folder; ``path`` is relative to the folder."""
@@ -90,7 +94,7 @@ def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: S
     for folder, into in folders:
         tests = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
         listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {tests} \\) -printf '%s %P\\0'"
-        remote = _parse_listing(shell.run(listing, check=False, repeatable=True).out)
+        remote = _parse_listing(shell, folder, shell.run(listing, check=False, repeatable=True).out)
         if grown := {file.path for file in remote if _size(into / file.path) != file.size}:
             packed = io.BytesIO()
             shell.stream(_tar_command(folder), packed.write, source=_file_list(grown), timeout_s=TIMEOUT_S)
@@ -103,11 +107,16 @@ def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: S
 
 def _list(shell: Shell, folder: str) -> list[RemoteFile]:
     quoted = shlex.quote(folder)
-    return _parse_listing(shell.run(f"test -d {quoted} || exit 0; cd {quoted} && {LIST}", repeatable=True).out)
+    listing = shell.run(f"test -d {quoted} || exit 0; cd {quoted} && {LIST}", repeatable=True).out
+    return _parse_listing(shell, folder, listing)
 
 
-def _parse_listing(listing: str) -> list[RemoteFile]:
-    entries = (entry.partition(" ") for entry in listing.split("\0") if entry)
+def _parse_listing(shell: Shell, folder: str, listing: str) -> list[RemoteFile]:
+    """Return the files of a list. Raises BadListing for a path that would be written outside of the local folder."""
+    entries = [entry.partition(" ") for entry in listing.split("\0") if entry]
+    for size, _, path in entries:
+        if not (size.isdecimal() and path) or path.startswith("/") or ".." in path.split("/"):
+            raise BadListing(f"{shell.where}: {folder} lists {f'{size} {path}'[:100]!r}, which is no file in it")
     return [RemoteFile(path, int(size)) for size, _, path in entries]
 
 

@@ -96,6 +96,8 @@ def without_account(reconciler):
     file = reconciler.journal.folder / "ledger.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     lines[0]["data"] = {}
+    for line in lines:
+        del line["sum"]
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return reconciler.journal.active_lease("llm_cc")
 

@@ -95,6 +95,12 @@ def test_every_check_passes_at_a_healthy_site(site, key, reconciler, failed):
     ]
 
 
+def test_the_image_that_will_be_booted_is_the_one_that_is_checked(site, key, reconciler):
+    site.image_id = lambda name: {"my-image": "5678"}[name]
+    texts = {one.name: one.text for one in doctor.examine("chameleon", key, reconciler, "my-image")}
+    assert texts["image"] == "image my-image (5678)"
+
+
 def test_missing_tools_are_named_with_the_command_that_installs_them(failed, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     assert failed() == {

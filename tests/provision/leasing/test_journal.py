@@ -61,10 +61,60 @@ def test_a_line_that_a_killed_program_left_incomplete_is_skipped(journal):
     assert journal.active_lease("llm_cc").operations == {Operation.CREATE_LEASE: {"id": "1"}}
 
 
+@pytest.mark.parametrize("place", [0, 9, 30, 60, 100, -10, -3, -1])
+def test_a_line_that_changed_since_it_was_written_is_rejected_with_its_number(journal, place):
+    active_lease = journal.open("llm_cc", "CHI@UC")
+    journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
+    file = journal.folder / "ledger.jsonl"
+    first, _, rest = file.read_bytes().partition(b"\n")
+    changed = bytearray(first)
+    changed[place] ^= 1
+    file.write_bytes(bytes(changed) + b"\n" + rest)
+    with pytest.raises(BadJournal, match="line 1 is damaged"):
+        journal.active_leases()
+
+
+def test_a_line_of_an_earlier_version_has_no_checksum(journal):
+    journal.open("llm_cc", "CHI@UC")
+    file = journal.folder / "ledger.jsonl"
+    fields = json.loads(file.read_text())
+    del fields["sum"]
+    file.write_text(json.dumps(fields) + "\n")
+    assert journal.active_lease("llm_cc")
+
+
+def test_every_beginning_of_a_line_is_skipped_wherever_a_program_was_killed(journal):
+    journal.write("done", journal.open("llm_cc", "CHI@UC"), Operation.CREATE_LEASE, cost_su=None, hosts=["1"])
+    file = journal.folder / "ledger.jsonl"
+    text = file.read_text()
+    for end in range(text.index("\n") + 2, len(text) - 1):
+        file.write_text(text[:end])
+        assert journal.active_lease("llm_cc").operations == {}
+
+
+def test_only_its_user_can_read_the_journal(journal):
+    journal.folder.mkdir()
+    (journal.folder / "ledger.jsonl").touch(0o644)
+    journal.open("llm_cc", "CHI@UC")
+    assert (journal.folder / "ledger.jsonl").stat().st_mode & 0o077 == 0
+
+
+def test_a_file_in_place_of_the_journals_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadJournal, match=f"{tmp_path}/file: not a folder; set TESTBED_LEDGER"):
+        Journal(tmp_path / "file").active_leases()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/b", "..", ""])
+def test_a_lock_stays_in_its_folder(journal, name):
+    with pytest.raises(BadJournal, match="is no name of a lease"), journal.exclusive(name):
+        pass
+
+
 def test_a_journal_of_another_version_is_rejected_with_its_line(journal):
     journal.open("llm_cc", "CHI@UC")
     file = journal.folder / "ledger.jsonl"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 9}) + "\n")
+    file.write_text(json.dumps({"version": 9}) + "\n")
     with pytest.raises(BadJournal, match="line 1: version 9; allowed: 1"):
         journal.active_leases()
 

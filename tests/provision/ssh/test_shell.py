@@ -266,24 +266,6 @@ def test_an_unauthorized_key_is_rejected_at_once(sshd, tmp_path):
         SshShell(replace(sshd.login(), key=new_key(tmp_path / "other"))).run("true")
 
 
-def test_a_locked_key_is_used_through_the_agent(sshd, tmp_path, monkeypatch):
-    locked = tmp_path / "key"
-    for suffix in ("", ".pub"):
-        (tmp_path / f"key{suffix}").write_bytes(sshd.key.with_name(f"key{suffix}").read_bytes())
-    locked.chmod(0o600)
-    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
-    try:
-        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
-        while not (tmp_path / "agent").exists():
-            time.sleep(0.02)
-        subprocess.run(["ssh-add", "-q", locked], check=True)
-        subprocess.run(["ssh-keygen", "-q", "-p", "-N", "locked", "-P", "", "-f", locked], check=True)
-        assert SshShell(replace(sshd.login(), key=locked)).run("echo in").out == "in\n"
-    finally:
-        agent.kill()
-        agent.wait()
-
-
 @pytest.fixture
 def chatty(tmp_path):
     """Return a login whose shell prints, on both streams, before every command."""

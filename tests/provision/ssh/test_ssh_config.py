@@ -1,6 +1,5 @@
 """Hosts of the user's SSH configuration, with a jump host, on a real sshd."""
 
-import os
 import subprocess
 from dataclasses import replace
 
@@ -9,26 +8,9 @@ import pytest
 from provision.errors import BadHostKey, BadSshConfig
 from provision.ssh.login import SshConfigHost, try_login
 from provision.ssh.ssh_shell import SshShell
-from tests.support.services.sshd import PROGRAM, ssh_at
+from tests.support.services.sshd import PROGRAM
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
-
-
-@pytest.fixture
-def home(sshd, tmp_path, monkeypatch):
-    """A home folder whose SSH configuration has the server as 'super', and behind a jump host as 'behind'."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    login = sshd.login(alias=f"[127.0.0.1]:{sshd.port}")
-    monkeypatch.setenv("PATH", f"{ssh_at(tmp_path)}:{os.environ['PATH']}")
-    known = login.known_hosts.read_text()
-    (tmp_path / ".ssh" / "known_hosts").write_text(known + known.replace(login.alias, "inner"))
-    host = f"  HostName 127.0.0.1\n  Port {sshd.port}\n  User {login.user}\n  IdentityFile {sshd.key}\n"
-    (tmp_path / ".ssh" / "config").write_text(
-        f"Host super\n{host}Host behind\n{host}  ProxyJump super\n  HostKeyAlias inner\n"
-        f"Host *\n  UserKnownHostsFile {tmp_path}/.ssh/known_hosts\n"
-    )
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", ["super", "behind"])

@@ -1,7 +1,14 @@
 """Waiting for processes, and handling of signals."""
 
 import signal
+import subprocess
 import time
+from collections.abc import Callable
+from pathlib import Path
+
+LIVES_S = 30 * 60
+"""How long a service that lives may take until it answers: on a busy machine, minutes."""
+TAIL = 3000
 
 
 def hear_interrupts() -> None:
@@ -17,3 +24,16 @@ def wait_for(true, within_s: float = 150.0) -> None:
     while not true():
         assert time.monotonic() < until, "condition was not met in time"
         time.sleep(0.05)
+
+
+def wait_until_up(
+    name: str, process: subprocess.Popen[bytes], log: Path, answers: Callable[[], bool], limit_s: float = LIVES_S
+) -> None:
+    """Wait until a service answers. Raises RuntimeError with the end of its log as soon as its process has ended."""
+    until = time.monotonic() + limit_s
+    while not answers():
+        ended = process.poll() is not None
+        if ended or time.monotonic() > until:
+            state = f"ended with exit code {process.returncode}" if ended else f"does not answer after {limit_s:.0f} s"
+            raise RuntimeError(f"{name} {state}:\n{log.read_text(errors='replace')[-TAIL:]}")
+        time.sleep(0.1)

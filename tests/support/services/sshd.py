@@ -4,7 +4,6 @@ import getpass
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +12,10 @@ import psutil
 
 from experiments.system.signals import die_with_parent
 from provision.ssh.login import Login
+from tests.support.processes.waiting import wait_until_up
 
 PROGRAM = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin:/usr/local/sbin")
 ADDRESS = "127.0.0.1"
-UP_S = 20
 
 
 class Sshd:
@@ -95,13 +94,13 @@ class Sshd:
         self.start()
 
     def _wait(self) -> None:
-        ends = time.monotonic() + UP_S
-        while time.monotonic() < ends and self._process.poll() is None:
+        def answers() -> bool:
             with suppress(OSError):
                 socket.create_connection((self.addresses[0], self.port), timeout=1).close()
-                return
-            time.sleep(0.05)
-        raise RuntimeError(f"sshd is not up: {(self._folder / 'log').read_text()[-2000:]}")
+                return True
+            return False
+
+        wait_until_up("sshd", self._process, self._folder / "log", answers)
 
 
 def free_port() -> int:

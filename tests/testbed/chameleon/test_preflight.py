@@ -4,7 +4,7 @@ import pytest
 
 from provision.choices import IMAGE
 from provision.errors import NotReleased, RequestRejected
-from provision.leasing import doctor, release
+from provision.leasing import release
 from provision.leasing.lease import lease
 from provision.sites import openstack
 from tests.testbed.chameleon.conftest import left_at
@@ -32,17 +32,15 @@ def test_of_two_images_of_a_name_the_public_one_is_booted(site, private_images):
     assert site.image_id(IMAGE) == public
 
 
-def test_images_that_cannot_be_told_apart_and_those_not_active_cost_nothing(
-    testbed, site, key, private_images, monkeypatch
-):
-    monkeypatch.setattr(doctor, "IMAGE", "my-image")
-    flags = ("--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes", "--image", "my-image")
+def test_images_that_cannot_be_told_apart_and_those_not_active_cost_nothing(testbed, site, key, private_images):
+    image = ("--key", str(key.file), "--image", "my-image")
+    flags = ("--node-type", "gpu_a100_pcie", "--start", "now", "--yes", *image)
     first = private_images("my-image")
     assert site.image_id("my-image") == first.id
     second = private_images("my-image")
     code, _, err = testbed("lease", *flags)
     assert (code, "2 images my-image" in err, first.id in err, second.id in err) == (3, True, True, True)
-    assert "delete or rename yours" in testbed("doctor", "--site", "chameleon", "--key", str(key.file))[1]
+    assert "delete or rename yours" in testbed("doctor", "--site", "chameleon", *image)[1]
     site.sdk.image.delete_image(second.id)
     site.sdk.image.delete_image(first.id)
     code, _, err = testbed("lease", *flags)

@@ -19,6 +19,7 @@ from typing import IO, Self
 from experiments.system.signals import die_with_parent
 from provision.errors import NotReached
 from provision.ssh.login import USER, Login, try_login
+from tests.support.processes.waiting import wait_until_up
 from tests.testbed.node import gpus, network
 from tests.testbed.node.image import NodeImage, copied
 from tests.testbed.openstack.environment import cache
@@ -94,13 +95,15 @@ class Node:
 
     def wait(self, login: Login) -> None:
         """Wait until the node answers SSH. Raises RuntimeError with the console's last lines if it does not."""
-        ends = time.monotonic() + UP_S
-        while time.monotonic() < ends and self._process and self._process.poll() is None:
+
+        def answers() -> bool:
             with suppress(NotReached):
                 try_login(login)
-                return
-            time.sleep(0.2)
-        raise RuntimeError(f"{self.name} is not up: {(self._folder / 'console.log').read_text()[-2000:]}")
+                return True
+            return False
+
+        assert self._process
+        wait_until_up(self.name, self._process, self._folder / "console.log", answers)
 
     def reboot(self) -> None:
         """Reboot; return when the old boot has ended, before the new one answers."""

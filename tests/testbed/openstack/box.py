@@ -18,7 +18,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from experiments.system.signals import die_with_parent
+from tests.support.processes.waiting import wait_until_up
 from tests.testbed.openstack import hardware, settings
 from tests.testbed.openstack.environment import LOCK, cache, environment, locked
 from tests.testbed.openstack.gate import Gate
@@ -35,7 +35,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 SEEDED_PREFIX = "127.42"
 PREFIXES = [f"127.{second}" for second in range(43, 250)]
-UP_S = 240
 
 
 class Box:
@@ -124,18 +123,20 @@ class Box:
             )
 
     def _wait_for(self, service: str) -> None:
-        ends = time.monotonic() + UP_S
-        while time.monotonic() < ends and self._running[service].poll() is None:
-            try:
-                urllib.request.urlopen(f"http://{self.place.inner}:{PORTS[service]}/", timeout=2)
-                return
-            except urllib.error.HTTPError:
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise RuntimeError(
-            f"{service} is not up:\n{(self.place.folder / 'log' / f'{service}.out').read_text()[-3000:]}"
-        )
+        url = f"http://{self.place.inner}:{PORTS[service]}/"
+        log = self.place.folder / "log" / f"{service}.out"
+        wait_until_up(service, self._running[service], log, lambda: _answers(url))
+
+
+def _answers(url: str) -> bool:
+    """Return whether a service answers, with whatever status."""
+    try:
+        urllib.request.urlopen(url, timeout=2)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def open_box(folder: Path) -> Box:

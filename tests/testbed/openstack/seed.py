@@ -108,7 +108,7 @@ def _networks(neutron: object, place: Place) -> None:
 
 
 def _wait_for_hypervisors(nova: object, number: int) -> None:
-    for _ in range(150):
+    for _ in range(9000):
         if len(list(nova.hypervisors())) >= number:
             return
         time.sleep(0.2)

@@ -28,7 +28,7 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = "slurm-wlm munge openssh-server"
 HOUSE = Path(__file__).resolve().parents[3]
 CPUS, MEMORY_MIB = 8, 8192
-UP_S = 30.0
+UP_S = 600.0
 GONE_S = 15.0
 
 CONF = """\

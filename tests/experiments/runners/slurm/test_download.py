@@ -3,6 +3,7 @@
 import io
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,13 @@ import pytest
 from experiments.results.schema import CHECKPOINTS_FOLDER, PROGRESS_FILE, RESULT_FILE
 from experiments.runners.progress import download_progress
 from experiments.runners.slurm import download as module
-from experiments.runners.slurm.download import ChecksumMismatch, TransferProgress, download_folder, download_growing
+from experiments.runners.slurm.download import (
+    BadListing,
+    ChecksumMismatch,
+    TransferProgress,
+    download_folder,
+    download_growing,
+)
 from provision.errors import ConnectionDropped
 from provision.ssh.shell import LocalShell
 from tests.support.runners import rows
@@ -51,6 +58,30 @@ def remote(tmp_path):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Hostile(LocalShell):
+    """A machine whose list of files has one more."""
+
+    def __init__(self, entry: str) -> None:
+        self.entry = entry
+
+    def run(self, command, **options):
+        done = super().run(command, **options)
+        return replace(done, out=f"{done.out}{self.entry}\0") if "-printf" in command else done
+
+
+@pytest.mark.parametrize(
+    "entry", ["3 ../outside", "3 /tmp/outside", "3 rank-0/../../outside", "x log.txt", "3 ", "..."]
+)
+def test_a_list_with_a_file_outside_of_the_folder_downloads_nothing(remote, tmp_path, entry):
+    for download in (
+        lambda: download_folder(Hostile(entry), str(remote), tmp_path / "here"),
+        lambda: download_growing(Hostile(entry), [(str(remote), tmp_path / "here")], ["log.txt"]),
+    ):
+        with pytest.raises(BadListing, match=r"which is no file in it"):
+            download()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
 
 
 def test_all_files_are_downloaded_and_unchanged_ones_only_once(remote, tmp_path):

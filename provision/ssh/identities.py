@@ -1,0 +1,83 @@
+"""The keys that are offered at a login, in OpenSSH's order: configured keys in the agent, its others, then files."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from paramiko import AuthenticationException, PKey, SSHException, Transport, UnknownKeyType
+from paramiko.agent import AgentSSH
+from paramiko.auth_strategy import AuthSource, AuthStrategy, InMemoryPrivateKey
+
+from provision.ssh.ssh_config import agent_socket
+
+AGENT_S = 60.0
+"""How long the agent may take; it may ask the user for a confirmation."""
+
+
+class Identities(AuthStrategy):  # type: ignore[misc]
+    """Offers keys as ``ssh`` does with the host's IdentityFile, IdentityAgent and IdentitiesOnly.
+
+    A key file that is missing or needs a passphrase is passed over: the agent may have its key.
+    """
+
+    def __init__(self, ssh_config: dict[str, Any], username: str, **_: object) -> None:
+        super().__init__(ssh_config=ssh_config)
+        self._username = username
+
+    def get_sources(self) -> Iterator[AuthSource]:
+        """Yield the keys in the order in which they are offered."""
+        files = [Path(name).expanduser() for name in self.ssh_config.get("identityfile", [])]
+        listed = {_public_key(file) for file in files}
+        with _agent(agent_socket(self.ssh_config.get("identityagent"))) as agent:
+            keys = sorted(agent.get_keys(), key=lambda key: key.get_base64() not in listed)
+            if self.ssh_config.get("identitiesonly") == "yes":
+                keys = [key for key in keys if key.get_base64() in listed]
+            yield from (InMemoryPrivateKey(self._username, key) for key in keys)
+        loaded = map(_private_key, files)
+        yield from (InMemoryPrivateKey(self._username, key) for key in loaded if key)
+
+    def authenticate(self, transport: Transport) -> None:
+        """Offer one key after the other. Raises the last rejection, or what ended the connection."""
+        last: SSHException = AuthenticationException("no key to log in with, neither in the agent nor in a file")
+        for source in self.get_sources():
+            try:
+                source.authenticate(transport)
+            except SSHException as problem:
+                last = problem
+            if transport.is_authenticated():
+                return
+            if not transport.is_active():
+                break
+        raise last
+
+
+@contextmanager
+def _agent(path: str) -> Iterator[AgentSSH]:
+    """Yield the agent at a socket; it has no keys if none answers."""
+    agent = AgentSSH()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(AGENT_S)
+        with suppress(OSError, SSHException):
+            connection.connect(path)
+            agent._connect(connection)
+        yield agent
+
+
+def _public_key(file: Path) -> str:
+    """Return the encoded public key of a private or public key's file, or '' if it cannot be read."""
+    for public in (file.with_name(f"{file.name}.pub"), file):
+        with suppress(OSError, ValueError):
+            fields = public.read_text().split()
+            if len(fields) > 1 and not fields[0].startswith("-----"):
+                return fields[1]
+    key = _private_key(file)
+    return key.get_base64() if key else ""
+
+
+def _private_key(file: Path) -> PKey | None:
+    """Return the key in a file, or None if it is missing, no private key, or needs a passphrase."""
+    with suppress(OSError, SSHException, UnknownKeyType, ValueError, TypeError):
+        return PKey.from_path(file)
+    return None

@@ -1,0 +1,107 @@
+"""Which keys are offered: IdentityFile, IdentityAgent and IdentitiesOnly hold for commands and streams alike."""
+
+import os
+import subprocess
+import time
+from dataclasses import replace
+
+import pytest
+
+from provision.errors import LoginRejected
+from provision.ssh.login import SshConfigHost, check_key, key_pair
+from provision.ssh.ssh_shell import SshShell
+from tests.support.services.sshd import PROGRAM, new_key
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
+
+
+@pytest.fixture
+def agent(sshd, tmp_path):
+    """Return the socket of an agent that has the server's key; no file has it unlocked."""
+    path = tmp_path / "agent"
+    running = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
+    while not path.exists():
+        time.sleep(0.02)
+    subprocess.run(["ssh-add", "-q", sshd.key], check=True, env={**os.environ, "SSH_AUTH_SOCK": str(path)})
+    yield path
+    running.kill()
+    running.wait()
+
+
+@pytest.fixture
+def locked(sshd, tmp_path):
+    """Return the file of the server's key, with a passphrase."""
+    file = tmp_path / "key"
+    for suffix in ("", ".pub"):
+        (tmp_path / f"key{suffix}").write_bytes(sshd.key.with_name(f"key{suffix}").read_bytes())
+    file.chmod(0o600)
+    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "locked", "-P", "", "-f", file], check=True)
+    return file
+
+
+def test_a_locked_key_is_used_through_the_agent(sshd, agent, locked, monkeypatch):
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
+    assert SshShell(replace(sshd.login(), key=locked)).run("echo in").out == "in\n"
+
+
+def logs_in(login):
+    """Return whether the login works, by commands and by streams alike: the first uses fabric, the second ssh."""
+    shell = SshShell(login)
+    outcomes = set()
+    for way in (lambda: shell.run("true"), lambda: subprocess.run([*login.arguments(), "true"], check=True)):
+        try:
+            way()
+            outcomes.add(True)
+        except (LoginRejected, subprocess.CalledProcessError):
+            outcomes.add(False)
+    shell.close()
+    (same,) = outcomes
+    return same
+
+
+def configured(home, settings, key="/nowhere"):
+    """Put settings before all others, and another key in place of the server's."""
+    config = home / ".ssh" / "config"
+    lines = [line for line in config.read_text().split("\n") if "IdentityFile" not in line]
+    config.write_text(f"Match all\n  {settings}\n  IdentityFile {key}\n" + "\n".join(lines))
+
+
+@pytest.mark.parametrize("name", ["super", "behind"])
+@pytest.mark.parametrize("agent_setting", ["{agent}", "$AGENT"])
+def test_the_agent_of_the_configuration_is_used(home, agent, monkeypatch, name, agent_setting):
+    monkeypatch.setenv("AGENT", str(agent))
+    configured(home, f"IdentityAgent {agent_setting.format(agent=agent)}")
+    assert logs_in(SshConfigHost(name))
+
+
+def test_without_an_agent_in_the_configuration_the_one_of_the_session_is_used(home, agent, monkeypatch):
+    configured(home, "IdentityAgent none")
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
+    assert not logs_in(SshConfigHost("super"))
+    configured(home, "IdentityAgent SSH_AUTH_SOCK")
+    assert logs_in(SshConfigHost("super"))
+
+
+@pytest.mark.parametrize("only", ["IdentitiesOnly yes", "IdentitiesOnly no"])
+def test_keys_of_the_agent_that_are_not_configured_are_offered_unless_it_says_no(home, agent, only):
+    configured(home, f"IdentityAgent {agent}\n  {only}", key=new_key(home / "other"))
+    assert logs_in(SshConfigHost("super")) == (only == "IdentitiesOnly no")
+
+
+def test_a_configured_key_in_the_agent_may_be_a_public_file_alone(home, agent, sshd):
+    configured(home, f"IdentityAgent {agent}\n  IdentitiesOnly yes", key=sshd.key.with_name("key.pub"))
+    assert logs_in(SshConfigHost("super"))
+
+
+def test_a_leased_machines_locked_key_is_used_through_the_configured_agent(home, agent, locked, sshd):
+    login = replace(sshd.login(alias="leased"), key=locked)
+    assert not logs_in(login)
+    configured(home, f"IdentityAgent {agent}")
+    assert logs_in(login)
+    check_key(key_pair(locked))
+
+
+def test_an_agent_that_does_not_answer_is_passed_over(home, sshd):
+    (home / "agent").write_text("no socket")
+    configured(home, f"IdentityAgent {home}/agent", key=sshd.key)
+    assert logs_in(SshConfigHost("super"))

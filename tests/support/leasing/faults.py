@@ -1,0 +1,65 @@
+"""Faults to plant in the code of leasing, to show that random histories find them."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from provision.leasing import boot, cost, journal, reconciler, release, resources
+
+Fault = tuple[object, str, object]
+"""A module or class, the name of one of its attributes, and what is put in its place."""
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every server answer SSH, and the disk be fast."""
+    monkeypatch.setattr(boot, "try_login", lambda login: None)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+def _creates_without_looking(self, active_lease, operation, find, create, outcome, **intent):
+    """Stands for a find-or-create that does not look for what a lost answer may have made."""
+    resource = self._retrying()(lambda: self.perform(active_lease, operation, create, **intent))
+    self.journal.write("done", active_lease, operation, **outcome(resource))
+    return resource
+
+
+def _refuses_at_the_first(reconciler, active_lease, kinds):
+    """Stands for a release that ends at the first rejection."""
+    for kind in kinds:
+        resources.delete_tagged(reconciler, active_lease, kind)
+    return []
+
+
+def _kinds_without_addresses(site):
+    return [kind for kind in resources.all_kinds(site) if "address" not in kind.name]
+
+
+def _writes_no_intent(self, event, *arguments, _write=journal.Journal.write, **data):
+    if event != "intent":
+        _write(self, event, *arguments, **data)
+
+
+def _extends_from_now(site, reconciler, active_lease, by, _extension=release.extension):
+    lease, _ = _extension(site, reconciler, active_lease, by)
+    return lease, reconciler.clock.now() + by
+
+
+def _deletes_all(reconciler, active_lease, kind, name=None, _delete=resources.delete_tagged):
+    """Stands for a release that does not look at the tag."""
+    tag = active_lease.tag
+    everybodys = replace(kind, list=lambda: [replace(one, tag=tag, owner="") for one in kind.list()])
+    _delete(reconciler, active_lease, everybodys, name)
+
+
+PLANTED: dict[str, Fault] = {
+    "a lost answer is asked again": (reconciler.Reconciler, "find_or_create", _creates_without_looking),
+    "any account may release": (release, "verify_account", lambda *_: None),
+    "what remains is not asked": (release, "list_remaining", lambda *_: []),
+    "a rejection ends the release": (release, "_delete_kinds", _refuses_at_the_first),
+    "addresses are forgotten": (release, "all_kinds", _kinds_without_addresses),
+    "intents are not recorded": (journal.Journal, "write", _writes_no_intent),
+    "an extension counts from now": (release, "extension", _extends_from_now),
+    "others' resources are deleted": (release, "delete_tagged", _deletes_all),
+    "costs are not reported": (cost, "running_cost", lambda *_: ""),
+}

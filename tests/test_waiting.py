@@ -1,0 +1,36 @@
+"""A service is waited for as long as it lives, and no longer."""
+
+import subprocess
+
+import pytest
+
+from tests.support.processes.waiting import wait_until_up
+
+
+@pytest.fixture
+def service(tmp_path):
+    """Start a shell command as a service; its output is the log."""
+    started = []
+
+    def start(command):
+        with (tmp_path / "log").open("w") as log:
+            started.append(subprocess.Popen(["sh", "-c", command], stdout=log, stderr=log))
+        return started[0]
+
+    yield start
+    started[0].kill()
+    started[0].wait()
+
+
+def test_a_service_that_ends_is_named_with_its_log_at_once(service, tmp_path):
+    process = service("echo no such database; exit 3")
+    with pytest.raises(RuntimeError, match="keystone ended with exit code 3:\nno such database"):
+        wait_until_up("keystone", process, tmp_path / "log", lambda: False)
+
+
+def test_a_service_that_lives_is_waited_for_up_to_the_limit(service, tmp_path):
+    asked = []
+    process = service("echo slowly; sleep 60")
+    wait_until_up("keystone", process, tmp_path / "log", lambda: asked.append(1) or len(asked) > 3)
+    with pytest.raises(RuntimeError, match="keystone does not answer after 0 s:\n"):
+        wait_until_up("keystone", process, tmp_path / "log", lambda: False, limit_s=0)
