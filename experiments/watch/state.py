@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.prediction.as_result import evaluate_run, in_words
+from experiments.prediction.as_result import describe_outcome, evaluate_run
 from experiments.results.load import read_samples
 from experiments.results.run_folder import PREDICTIONS_FILE, Run, RunFolder
 from experiments.results.schema import (
@@ -104,7 +104,7 @@ class RunWatcher:
         """Return the state of the run now. Raises InputError for files that cannot be read."""
         run = self.folder.read_run()
         evaluated = self._evaluate(run)
-        predicted = {one.spec.row: in_words(one) for one in self.folder.predictions()}
+        predicted = {one.spec.row: describe_outcome(one) for one in self.folder.predictions()}
         rows = tuple(self._row(row, evaluated.results.get(row), predicted.get(row, "")) for row in run.rows)
         return RunNow(run, rows, evaluated.verdicts, is_locked(self.folder.path))
 

@@ -13,7 +13,7 @@ from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFile
 from experiments.errors import InputError
-from experiments.system.packages import require
+from experiments.system.packages import require_packages
 from provision.errors import ProvisionError
 
 app = Commands()
@@ -44,7 +44,7 @@ def watch(
     if as_json:
         print_json(TypeAdapter(RunNow).dump_python(watcher.read(), mode="json"))
         return
-    require("textual", "textual_serve")
+    require_packages("textual", "textual_serve")
     if browser:
         from experiments.watch.browser import WatchServer
 
