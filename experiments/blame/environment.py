@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from experiments.blame.pins import Pins, normalized
 from experiments.blame.uv import create
 from experiments.system.files import cache_folder
-from experiments.system.lock import locked
+from experiments.system.lock import lock_folder
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -58,7 +58,7 @@ def created(pins: Pins) -> Environment:
     digest = hashlib.sha256(f"{platform.python_version()}\n{text}".encode()).hexdigest()[:12]
     folder = blame_folder() / f"env-{digest}"
     if not (folder / MADE).exists():
-        with locked(folder):
+        with lock_folder(folder):
             requirements = folder.with_suffix(".txt")
             requirements.write_text(text)
             try:

@@ -18,8 +18,8 @@ from experiments.prediction.as_result import evaluate_run
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import RUN_FILE, RunFolder
 from experiments.suites.suite import suite_file
-from experiments.system.files import CODE, write_atomically
-from experiments.system.processes import own_group
+from experiments.system.files import CODE_FOLDER, write_atomically
+from experiments.system.processes import process_group
 
 Means = Literal["prediction", "miniature", "gpu"]
 SIZES = {"miniature": "tiny", "gpu": "full"}
@@ -90,9 +90,9 @@ def _run(question: Question, means: Means, environment: Environment) -> Observat
 def _output(environment: Environment, words: Sequence[str]) -> tuple[int, str]:
     """Run Python in the environment; return its exit code and last line. Its whole group ends with this process."""
     path = f"{environment.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(CODE), "COLUMNS": ONE_LINE}
+    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(CODE_FOLDER), "COLUMNS": ONE_LINE}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with own_group([str(environment.python), *words], cwd=CODE, env=variables, **pipes) as process:
+    with process_group([str(environment.python), *words], cwd=CODE_FOLDER, env=variables, **pipes) as process:
         out, err = process.communicate()
     said = (err if process.returncode else out).strip() or out.strip() or err.strip() or "no output"
     return process.returncode, said.splitlines()[-1]

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from experiments.blame.observation import of_results
-from experiments.prediction.as_result import as_result
-from experiments.prediction.predict import predict, traced_spec
+from experiments.prediction.as_result import convert_to_result
+from experiments.prediction.predict import predict, suite_row_spec
 from experiments.results.evaluate import evaluate
 from experiments.results.run_folder import Run
 from experiments.suites.row_spec import RowSpec
@@ -21,13 +21,13 @@ def main(suite_name: str, rows: list[str], card: str) -> None:
     """Predict the rows at full size and print what was found."""
     suite = suite_named(suite_name)
     errors: dict[str, str] = {}
-    specs = [traced_spec(suite, suite.row(row), card) for row in rows]
+    specs = [suite_row_spec(suite, suite.row(row), card) for row in rows]
 
     def failed(spec: RowSpec, problem: Exception) -> None:
         errors[spec.row] = str(problem)
 
     predictions = predict(specs, cache_folder(), failed=failed, store=Path(sys.prefix) / "predictions")
-    results = {one.spec.row: as_result(one) for one in predictions}
+    results = {one.spec.row: convert_to_result(one) for one in predictions}
     print(of_results(results, evaluate(suite, _run(specs), results), errors).model_dump_json())
 
 

@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.system.packages import require
+from experiments.system.packages import require_packages
 
 
 def run_uv(*words: str | Path) -> str:
     """Run uv; return its output. Raises CalledProcessError if it fails, MissingPackage if it is not installed."""
-    require("uv")
+    require_packages("uv")
     from uv import find_uv_bin
 
     done = subprocess.run(

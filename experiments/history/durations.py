@@ -10,9 +10,9 @@ from experiments.errors import InputError
 from experiments.results.run_folder import RUN_FILE, RunFolder
 from experiments.results.schema import Result
 from experiments.suites.choices import Length, Size
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
-EVIDENCE = CODE / "experiments" / "evidence"
+EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
 
 
 class Expected(NamedTuple):

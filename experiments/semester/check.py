@@ -17,8 +17,8 @@ from experiments.semester.parts import Lease, Part, command, parts_of
 from experiments.semester.process import SILENT_S, Silence, last_change_s, last_line, run_logged
 from experiments.semester.state import Check, Done, checks_in, database_of, interrupted, write_check
 from experiments.semester.versions import NotInstalled, Versions, python_of, versions_in
-from experiments.system.files import CODE
-from experiments.system.lock import locked
+from experiments.system.files import CODE_FOLDER
+from experiments.system.lock import lock_folder
 
 LATEST = "latest"
 LOG = "log.txt"
@@ -67,7 +67,7 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
     if another check in the folder is under way, and names its process.
     """
     parts = request.parts()
-    with locked(request.folder):
+    with lock_folder(request.folder):
         place, check = _begun(request, tuple(part.name for part in parts))
         earlier = [one for _, one in checks_in(request.folder) if one.begun_at < check.begun_at]
         installed: dict[Versions, Installed] = {}
@@ -154,7 +154,7 @@ def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
 def _environment() -> dict[str, str]:
     """Return the environment of parts: they send no messages themselves and use this code."""
     kept = {name: value for name, value in os.environ.items() if name not in (NOTIFY, "VIRTUAL_ENV")}
-    return kept | {"PYTHONPATH": str(CODE)}
+    return kept | {"PYTHONPATH": str(CODE_FOLDER)}
 
 
 def _with(check: Check, part: Part, done: Done, installed: dict[Versions, Installed]) -> Check:

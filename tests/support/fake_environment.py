@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.report import write_report
 from experiments.results.run_folder import RunFolder
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 from tests.support.evidence import EVIDENCE
 
 SUITE = "single_gpu_blip2"
@@ -21,7 +21,7 @@ STORED = RunFolder(EVIDENCE / f"{SUITE}-a100_80gb-without-gpu")
 def python(folder: Path, torch: str) -> Path:
     """Return the Python of an environment with that version of PyTorch."""
     made = folder / f"python-{torch}"
-    made.write_text(f'#!/bin/sh\nPYTHONPATH={CODE} exec {sys.executable} -m {__name__} {torch} "$@"\n')
+    made.write_text(f'#!/bin/sh\nPYTHONPATH={CODE_FOLDER} exec {sys.executable} -m {__name__} {torch} "$@"\n')
     made.chmod(0o755)
     return made
 

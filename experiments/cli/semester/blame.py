@@ -42,9 +42,9 @@ def blame(
     from experiments.blame.blame import blame as find
     from experiments.blame.observe import observe
     from experiments.blame.pins import pins_of
-    from experiments.system.packages import require
+    from experiments.system.packages import require_packages
 
-    require("uv", "packaging")
+    require_packages("uv", "packaging")
     question = _question(target, card)
     ends = (pins_of(good, "--good"), pins_of(bad, "--bad"))
     found = find(*ends, partial(observe, question), _means(by), question.statement, partial(say, stderr=True))

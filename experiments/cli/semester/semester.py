@@ -58,10 +58,10 @@ def semester(
     from experiments.semester.written import junit as as_junit
     from experiments.suites.suite import own_suites, suites_of
     from experiments.system.files import write_atomically
-    from experiments.system.packages import require
-    from experiments.system.signals import stop_as_interrupt
+    from experiments.system.packages import require_packages
+    from experiments.system.signals import interrupt_on_stop_signals
 
-    require("ruptures")
+    require_packages("ruptures")
     if lease and max_hours is None:
         raise InputError(f"--lease {lease}: needs --max-hours, the budget for all leases")
     names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of("both")])
@@ -75,7 +75,7 @@ def semester(
         show_plan([part.words for part in request.parts()], as_json)
         return
     notifier = Notifier(notify or ())
-    stop_as_interrupt()
+    interrupt_on_stop_signals()
     told = partial(send, notifier)
     tools = Tools(partial(say, stderr=as_json), told, LeaseWatch(told, above) if asked else Tools.on_lease)
     place, check = run_check(request, tools)

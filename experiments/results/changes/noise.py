@@ -13,7 +13,7 @@ from statistics import median
 
 from experiments.results.changes.changed import Figures, Key
 from experiments.results.quantities import SECONDS
-from experiments.system.packages import require
+from experiments.system.packages import require_packages
 
 MAD_OF_A_NORMAL = 0.6745
 """Median absolute deviation of a normal distribution, in standard deviations."""
@@ -60,7 +60,7 @@ def segments(values: Sequence[float], noise: float, tested: int) -> list[int]:
     """
     if len(set(values)) < 2:
         return []
-    require("ruptures")
+    require_packages("ruptures")
     import numpy
     import ruptures
 

@@ -13,7 +13,7 @@ from experiments.semester import check
 from experiments.semester.parts import Lease, Part, command, parts_of
 from experiments.semester.state import STATE_FILE, Check, checks_in
 from experiments.semester.versions import SETS, NotInstalled
-from experiments.system.lock import locked
+from experiments.system.lock import lock_folder
 from tests.support.fake_environment import SUITE
 
 CURRENT = ("--versions", "current")
@@ -124,7 +124,7 @@ def test_an_old_or_another_interrupted_check_does_not_go_on(semester, checks, ag
 
 
 def test_a_second_start_names_the_process_that_holds_the_lock(semester, checks):
-    with locked(checks.relative_to(Path.cwd())):
+    with lock_folder(checks.relative_to(Path.cwd())):
         code, _, err = semester(*CURRENT)
     assert code == 2
     assert "results/semester: in use by process" in err

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from experiments.semester.process import Silence, last_line, run_logged
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 from tests.support.processes.waiting import wait_for
 
 PART = 'trap "echo released; exit 0" TERM; echo started; while :; do sleep 0.05; done'
@@ -48,7 +48,7 @@ def test_a_part_that_does_not_end_is_killed(tmp_path):
 
 def test_a_killed_check_leaves_no_part_behind(tmp_path):
     log = tmp_path / "log.txt"
-    check = subprocess.Popen([sys.executable, "-c", CHECK, str(log)], env={**os.environ, "PYTHONPATH": str(CODE)})
+    check = subprocess.Popen([sys.executable, "-c", CHECK, str(log)], env={**os.environ, "PYTHONPATH": str(CODE_FOLDER)})
     wait_for(lambda: log.is_file() and "started" in log.read_text())
     check.send_signal(signal.SIGKILL)
     check.wait()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 from tests.support.needs import need
 
-SCHEDULES = CODE / "docs" / "schedules"
-WORKFLOW = CODE / ".github" / "workflows" / "semester.yml"
+SCHEDULES = CODE_FOLDER / "docs" / "schedules"
+WORKFLOW = CODE_FOLDER / ".github" / "workflows" / "semester.yml"
 UNITS = [SCHEDULES / f"testbed-semester.{kind}" for kind in ("service", "timer")]
 BARE = {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "LOGNAME": "course"}
 """What cron(8) and systemd give a command, beside HOME."""
@@ -25,7 +25,7 @@ def home(tmp_path) -> Path:
     """A home with a checkout, and with the environment of its Makefile."""
     checkout = tmp_path / "llm-testbed"
     checkout.mkdir()
-    for path in CODE.iterdir():
+    for path in CODE_FOLDER.iterdir():
         if path.name not in ("results", ".git", ".venv", "site"):
             (checkout / path.name).symlink_to(path)
     shown = subprocess.run(

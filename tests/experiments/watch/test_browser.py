@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 from tests.support.results.handwritten import h200_run
 from tests.support.services.chromium import Page, program
 
@@ -25,7 +25,7 @@ def served(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "experiments", "watch", str(folder.path), "--browser", "--port", str(port)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CODE), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CODE_FOLDER), *sys.path])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         found = re.search(r"http://127\.0\.0\.1:\d+/\?token=[\w-]+", process.stdout.readline())
         assert found

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.errors import InputError
-from experiments.system.lock import locked
+from experiments.system.lock import lock_folder
 from experiments.watch import state
 from experiments.watch.state import RunWatcher
 from tests.experiments.watch.conftest import RUNNING, STARTING, WAITING
@@ -43,7 +43,7 @@ def test_a_result_changes_the_verdicts_and_nothing_else_reads_them_again(folder,
 
 def test_a_run_is_active_while_a_command_has_its_lock(folder):
     watcher = RunWatcher(folder.path)
-    with locked(folder.path):
+    with lock_folder(folder.path):
         assert watcher.read().active
     assert not watcher.read().active
 
@@ -51,9 +51,9 @@ def test_a_run_is_active_while_a_command_has_its_lock(folder):
 def test_watching_does_not_stop_a_run_that_begins(folder):
     watcher = RunWatcher(folder.path)
     watcher.read()
-    with locked(folder.path):
+    with lock_folder(folder.path):
         watcher.read()
-    with locked(folder.path):
+    with lock_folder(folder.path):
         pass
 
 
