@@ -4,7 +4,7 @@ import signal
 import time
 
 
-def hear_interrupts() -> None:
+def enable_interrupts() -> None:
     """Handle Ctrl-C as in a terminal.
 
     Otherwise it is ignored: a shell's background processes and their children ignore it.

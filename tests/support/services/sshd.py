@@ -16,7 +16,7 @@ from provision.ssh.login import Login
 
 PROGRAM = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin:/usr/local/sbin")
 ADDRESS = "127.0.0.1"
-UP_S = 20
+START_LIMIT_S = 20
 
 
 class Sshd:
@@ -95,7 +95,7 @@ class Sshd:
         self.start()
 
     def _wait(self) -> None:
-        ends = time.monotonic() + UP_S
+        ends = time.monotonic() + START_LIMIT_S
         while time.monotonic() < ends and self._process.poll() is None:
             with suppress(OSError):
                 socket.create_connection((self.addresses[0], self.port), timeout=1).close()
@@ -117,7 +117,7 @@ def new_key(file: Path) -> Path:
     return file
 
 
-def ssh_at(home: Path) -> Path:
+def write_ssh_client(home: Path) -> Path:
     """Return a folder for PATH with an OpenSSH client that reads ``home``/.ssh/config; plain ssh ignores HOME."""
     (home / ".ssh").mkdir()
     (home / "bin").mkdir()
