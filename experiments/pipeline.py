@@ -26,7 +26,7 @@ from experiments.runners.progress import View
 from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
 from experiments.suites.suite import Suite, suite_named
-from experiments.system.lock import locked
+from experiments.system.lock import lock_folder
 
 
 def _ignore(done: int, total: int | None) -> None:
@@ -136,7 +136,7 @@ def run_prepared(
     """
     with ExitStack() as locks:
         for prepared in several:
-            locks.enter_context(locked(prepared.folder.path))
+            locks.enter_context(lock_folder(prepared.folder.path))
         planned = [_plan(prepared) for prepared in several]
         if any(row.run for run in planned for row in run.rows):
             several[0].target.reach()

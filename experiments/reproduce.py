@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from experiments.errors import InputError
 from experiments.pipeline import FinishedRun, PreparedRun, prepare, report_run, run_prepared, target_of
-from experiments.prediction.service import rows_asked, traced
+from experiments.prediction.service import select_rows, trace_rows
 from experiments.results.run_folder import RUN_FILE
 from experiments.results.wording import clock
 from experiments.run_options import RunOptions
@@ -202,8 +202,8 @@ def _predict(runs: Sequence[PreparedRun], view: View) -> None:
     """Predict the rows before anything is leased; show the number of rows by predicted outcome."""
     for run in runs:
         suite, card = run.suite.suite, run.run.card
-        specs = [spec for spec in rows_asked(suite, card) if spec.row in run.run.rows]
-        predictions = traced(specs, view.says, lambda spec, reason: view.says(f"not predicted: {reason}"))
+        specs = [spec for spec in select_rows(suite, card) if spec.row in run.run.rows]
+        predictions = trace_rows(specs, view.says, lambda spec, reason: view.says(f"not predicted: {reason}"))
         outcomes = [prediction.predicted_outcome for prediction in predictions]
         counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
         view.says(f"{suite} on {card}: predicted {counts or 'nothing'}")

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
 PACKAGES = ("experiments", "provision")
 SOURCES = (*PACKAGES, "tests")
-FOLDERS = sorted({path.parent for folder in SOURCES for path in (CODE / folder).rglob("*.py")})
+FOLDERS = sorted({path.parent for folder in SOURCES for path in (CODE_FOLDER / folder).rglob("*.py")})
 
 
 def test_the_top_of_experiments_has_at_most_six_python_files():
-    assert len(list((CODE / "experiments").glob("*.py"))) <= 6
+    assert len(list((CODE_FOLDER / "experiments").glob("*.py"))) <= 6
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(CODE)))
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(CODE_FOLDER)))
 def test_a_folder_has_at_most_fourteen_modules(folder: Path):
     modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
     assert len(modules) <= 14, modules
@@ -27,8 +27,8 @@ def test_a_folder_has_at_most_fourteen_modules(folder: Path):
 
 def test_no_file_of_code_or_tests_is_longer_than_400_lines():
     endings = {".py", ".cpp", ".h", ".js", ".html", ".css"}
-    files = [path for folder in SOURCES for path in (CODE / folder).rglob("*") if path.suffix in endings]
-    lengths = {str(path.relative_to(CODE)): len(path.read_text().splitlines()) for path in files}
+    files = [path for folder in SOURCES for path in (CODE_FOLDER / folder).rglob("*") if path.suffix in endings]
+    lengths = {str(path.relative_to(CODE_FOLDER)): len(path.read_text().splitlines()) for path in files}
     assert {path: lines for path, lines in lengths.items() if lines > 400} == {}
 
 
@@ -36,8 +36,10 @@ def test_no_file_of_code_or_tests_is_longer_than_400_lines():
 def lint_imports(tmp_path):
     """Check the import contracts on a copy of the code; the exit code."""
     for package in PACKAGES:
-        shutil.copytree(CODE / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "evidence"))
-    shutil.copy(CODE / "pyproject.toml", tmp_path)
+        shutil.copytree(
+            CODE_FOLDER / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "evidence")
+        )
+    shutil.copy(CODE_FOLDER / "pyproject.toml", tmp_path)
     linter = Path(sys.executable).with_name("lint-imports")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     return lambda: subprocess.run([linter, "--no-cache"], cwd=tmp_path, env=environment, capture_output=True).returncode
@@ -70,6 +72,6 @@ def test_an_import_that_points_upward_is_found(module, planted, lint_imports, tm
 def test_the_services_of_the_testbed_are_prepared_by_the_standard_library_alone():
     """`make testbed-env` runs beside `make env`, when nothing is installed yet."""
     command = [sys.executable, "-S", "-c", "import tests.testbed.openstack.box"]
-    environment = {**os.environ, "PYTHONPATH": str(CODE)}
-    done = subprocess.run(command, cwd=CODE, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(CODE_FOLDER)}
+    done = subprocess.run(command, cwd=CODE_FOLDER, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,10 +1,10 @@
-"""Charts as SVG that needs neither JavaScript nor a network, for pages and for notebooks.
+"""Draw charts as SVG for pages and notebooks. They need neither JavaScript nor a network.
 
 In a page: include ``STYLE`` once, and optionally ``SCRIPT`` for tooltips; ``chart.html`` is a figure with its legend.
 In a notebook: ``display(SVG(chart.standalone()))``.
 """
 
-from experiments.charts.bars import Bar, Limit, Mark, Tone, bar_chart
+from experiments.charts.bars import Bar, Limit, Mark, NoteTone, bar_chart
 from experiments.charts.chart import SCRIPT, STYLE, Chart
 from experiments.charts.lines import Band, Line, Panel, line_chart
 from experiments.charts.treemap import Tile, treemap
@@ -18,9 +18,9 @@ __all__ = [
     "Limit",
     "Line",
     "Mark",
+    "NoteTone",
     "Panel",
     "Tile",
-    "Tone",
     "bar_chart",
     "line_chart",
     "treemap",

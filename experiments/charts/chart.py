@@ -1,4 +1,4 @@
-"""What all charts have: SVG that fills the width of its place, a legend, and the choice of ticks."""
+"""The common parts of all charts: SVG that fills the available width, a legend, and ticks."""
 
 from dataclasses import dataclass
 from math import floor, log10
@@ -8,16 +8,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-FOLDER = Path(__file__).parent
-STYLE = Markup((FOLDER / "charts.css").read_text())
+CHARTS_FOLDER = Path(__file__).parent
+STYLE = Markup((CHARTS_FOLDER / "charts.css").read_text())
 """Style sheet of charts: colors as CSS variables, for light and dark."""
-SCRIPT = Markup((FOLDER / "charts.js").read_text())
+SCRIPT = Markup((CHARTS_FOLDER / "charts.js").read_text())
 """Optional script: tooltips, values under the pointer, and highlighting from the legend."""
 WIDTH_PX = 760
-EDGE = 0.96
-"""Share of the axis beyond which a tick's text ends at its tick."""
+EDGE_SHARE = 0.96
+"""Share of the axis; the label of a last tick beyond it ends at the tick, so that it stays inside the chart."""
 TEMPLATES = Environment(
-    loader=FileSystemLoader(FOLDER / "templates"),
+    loader=FileSystemLoader(CHARTS_FOLDER / "templates"),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -48,31 +48,31 @@ class Chart:
         return TEMPLATES.get_template("standalone.svg").render(chart=self, style=STYLE, width=width)
 
 
-def rendered(template: str, **values: Any) -> Markup:
-    """Return the content of a chart from its template."""
+def render_template(template: str, **values: Any) -> Markup:
+    """Return the SVG content of a chart, rendered from its template."""
     return Markup(TEMPLATES.get_template(template).render(**values))
 
 
-def percent(value: float, whole: float) -> str:
-    """Return the share in percent, as SVG has it: '12.5%'."""
+def format_percent(value: float, whole: float) -> str:
+    """Return ``value`` as a percentage of ``whole`` in the format of SVG: '12.5%'."""
     return f"{100 * value / whole:.5g}%"
 
 
-def ticks(highest: float, at_most: int) -> list[float]:
-    """Return round numbers from 0 to ``highest`` (positive), ``at_most`` of them besides 0."""
-    power = 10.0 ** (floor(log10(highest / at_most)))
-    step = next(power * times for times in (1, 2, 5, 10) if highest / (power * times) <= at_most)
-    return [number * step for number in range(floor(highest / step + 1e-9) + 1)]
+def round_ticks(highest: float, max_count: int) -> list[float]:
+    """Return round numbers from 0 to ``highest`` (positive): 0 and at most ``max_count`` others."""
+    power = 10.0 ** (floor(log10(highest / max_count)))
+    step = next(power * times for times in (1, 2, 5, 10) if highest / (power * times) <= max_count)
+    return [format_number * step for format_number in range(floor(highest / step + 1e-9) + 1)]
 
 
-def axis(highest: float, at_most: int) -> list[dict[str, str]]:
-    """Return place, text and alignment of each tick of a horizontal axis; none leaves the chart."""
-    values = ticks(highest, at_most)
+def axis_ticks(highest: float, max_count: int) -> list[dict[str, str]]:
+    """Return position, label and alignment of each tick of a horizontal axis. No label extends beyond the chart."""
+    values = round_ticks(highest, max_count)
     anchors = ["start", *(["middle"] * (len(values) - 1))]
-    if len(values) > 1 and values[-1] > EDGE * highest:
+    if len(values) > 1 and values[-1] > EDGE_SHARE * highest:
         anchors[-1] = "end"
     return [
-        {"x": percent(value, highest), "label": number(value), "anchor": anchor}
+        {"x": format_percent(value, highest), "label": format_number(value), "anchor": anchor}
         for value, anchor in zip(values, anchors, strict=True)
     ]
 
@@ -82,6 +82,6 @@ def series_class(name: str) -> str:
     return f"c-{name.split()[0]}"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Format a number: four significant digits, thousands with a comma."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -17,7 +17,7 @@ import typer
 from experiments.cli.parsing.group import Group
 from experiments.errors import InputError, Interrupted
 from experiments.notify.send import without_addresses
-from experiments.system.packages import missing
+from experiments.system.packages import missing_package_error
 from provision.errors import ProvisionError, SiteError
 
 INTERRUPTED = 130
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, ProvisionError) as problem:
         return _fail(problem, BAD_INPUT)
     except ModuleNotFoundError as problem:
-        if package := missing(problem.name):
+        if package := missing_package_error(problem.name):
             return _fail(package, BAD_INPUT)
         traceback.print_exc()
         return BROKE

@@ -11,7 +11,7 @@ from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import ActiveName, Json, RegistryLogin
 from experiments.errors import InputError
-from experiments.system.packages import require
+from experiments.system.packages import require_packages
 from provision.choices import ImageVariant
 from provision.errors import NotReached
 
@@ -53,7 +53,7 @@ def configure_command(
     """
     from provision.configure.playbook import Setup, configure
 
-    require("ansible_runner")
+    require_packages("ansible_runner")
     _require("--reference", "pull", image_source, bool(reference))
     _require("--archive", "load", image_source, archive is not None)
     check_file("--archive", archive)

@@ -63,8 +63,8 @@ def fit(
 
 
 def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
-    from experiments.prediction.loop import assumed
-    from experiments.prediction.loop_fit import attempts, attempts_as_data, attempts_table, fit_program
+    from experiments.prediction.loop import describe_training
+    from experiments.prediction.loop_fit import attempts_as_data, attempts_table, fit_program, try_changes
     from experiments.prediction.script.fit import fit_as_data, fit_view
     from experiments.suites.cards import cards_named
 
@@ -72,11 +72,11 @@ def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_js
     for one in (replace(training, card=name, batch=size) for name in cards_named(card) for size in batches):
         with progress() as show, exit_code_of_script():
             found = fit_program(one, show)
-            tried = attempts(one, found, show)
+            tried = try_changes(one, found, show)
         changes = attempts_as_data(tried)
-        data.append({"assumed": assumed(one), "loop": one.loop, **fit_as_data(found), "changes": changes})
+        data.append({"assumed": describe_training(one), "loop": one.loop, **fit_as_data(found), "changes": changes})
         if not as_json:
-            console().print(assumed(one), fit_view(found, "--batch"), attempts_table(tried), sep="\n")
+            console().print(describe_training(one), fit_view(found, "--batch"), attempts_table(tried), sep="\n")
     if as_json:
         print_json(data[0] if len(data) == 1 else data)
 
@@ -84,9 +84,9 @@ def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_js
 def _fit_rows(
     context: typer.Context, rows: str | None, training: CustomTraining, card: str, batch: str, as_json: bool
 ) -> None:
-    from experiments.prediction.fit import fit as fit_row
-    from experiments.prediction.question import question_in_words
-    from experiments.prediction.service import traced
+    from experiments.prediction.fit import fit_row
+    from experiments.prediction.question import describe_custom_training
+    from experiments.prediction.service import trace_rows
     from experiments.prediction.tables import fit_as_data, fit_view
 
     custom = "model" in options_given(context)
@@ -94,20 +94,20 @@ def _fit_rows(
         raise InputError("fit: SUITE/ROW or --model is required")
     specs = specs_of(context, rows, training, card, batch)
     with progress() as show:
-        fits = [fit_row(spec, lambda specs: traced(specs, show)) for spec in specs]
+        fits = [fit_row(spec, lambda specs: trace_rows(specs, show)) for spec in specs]
     if as_json:
         data = [fit_as_data(one) for one in fits]
         print_json(data[0] if custom and len(data) == 1 else data)
     else:
         if custom:
-            say(question_in_words(fits[0].asked))
+            say(describe_custom_training(fits[0].requested))
         console().print(*map(fit_view, fits), sep="\n")
 
 
 def _fit_script(
     context: typer.Context, card: str, command: list[str], flag: str | None, script: ScriptOptions, as_json: bool
 ) -> None:
-    from experiments.prediction.script.fit import FIRST_BATCH, batch_in, fit_as_data, fit_batches, fit_view, with_batch
+    from experiments.prediction.script.fit import FIRST_BATCH, fit_as_data, fit_batches, fit_view, read_batch, set_batch
     from experiments.prediction.script.trace import trace_script
     from experiments.suites.cards import SIZES, card_to_predict, cards
 
@@ -119,9 +119,9 @@ def _fit_script(
     if card == "all":
         raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {SIZES}")
     card_to_predict(card, "--card")
-    first = batch_in(command, flag) or FIRST_BATCH
+    first = read_batch(command, flag) or FIRST_BATCH
     with progress() as show, exit_code_of_script():
-        found = fit_batches(first, lambda batch: trace_script(with_batch(command, flag, batch), [card], show, script))
+        found = fit_batches(first, lambda batch: trace_script(set_batch(command, flag, batch), [card], show, script))
     if as_json:
         print_json(fit_as_data(found))
     else:

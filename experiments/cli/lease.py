@@ -95,7 +95,7 @@ def lease(
 
     Resumes where it was interrupted.
     """
-    from experiments.system.signals import stop_as_interrupt
+    from experiments.system.signals import interrupt_on_stop_signals
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
     from provision.leasing import reserve
@@ -123,7 +123,7 @@ def lease(
     if not active:
         slot = partial(reserve.choose_slots, connected, reconciler, requirements, at_once)
         confirm(yes, f"lease {lease_request.name}:", None if watch else lambda: slot_in_words(slot()[0]))
-    stop_as_interrupt()
+    interrupt_on_stop_signals()
     at_end = releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext()
     with report_cost_on_exit(reconciler, lease_request.name), at_end:
         leased = leasing.lease(connected, reconciler, lease_request, wait=wait, watch=watch)

@@ -64,20 +64,22 @@ def predict(
 
 
 def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> None:
-    from experiments.prediction.question import question_as_data, question_view
-    from experiments.prediction.service import reject_if_parameters_exceed, traced
+    from experiments.prediction.question import custom_predictions_as_data, custom_predictions_view
+    from experiments.prediction.service import reject_if_parameters_exceed_card, trace_rows
     from experiments.prediction.tables import prediction_as_data, prediction_tables
 
     failures: list[Exception] = []
     with progress() as show:
-        predictions = traced(specs, show, lambda spec, problem: failures.append(problem))
+        predictions = trace_rows(specs, show, lambda spec, problem: failures.append(problem))
     if custom and len(specs) == len(predictions) == 1:
-        reject_if_parameters_exceed(predictions[0])
+        reject_if_parameters_exceed_card(predictions[0])
     if as_json:
-        as_data = question_as_data if custom and predictions else lambda found: [*map(prediction_as_data, found)]
-        print_json(as_data(predictions))
+        script_predictions_as_data = (
+            custom_predictions_as_data if custom and predictions else lambda found: [*map(prediction_as_data, found)]
+        )
+        print_json(script_predictions_as_data(predictions))
     elif predictions:
-        console().print(question_view(predictions) if custom else prediction_tables(predictions))
+        console().print(custom_predictions_view(predictions) if custom else prediction_tables(predictions))
     for problem in failures:
         say(str(problem), stderr=True)
     if failures:
@@ -85,19 +87,19 @@ def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> No
 
 
 def _predict_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
-    from experiments.prediction.loop import assumed, command
+    from experiments.prediction.loop import describe_training, program_command
     from experiments.prediction.script.trace import trace_script
-    from experiments.prediction.script.view import as_data, view
+    from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
     from experiments.suites.cards import cards_named
 
     names, data = cards_named(card), []
     for one in (replace(training, card=names[0], batch=size) for size in batches):
-        words = command(one)
+        words = program_command(one)
         with progress() as show, exit_code_of_script():
             found = trace_script(words, names, show, ScriptOptions(), f"{one.model}, batch {one.batch}")
-        data.append({"assumed": assumed(one), "loop": one.loop, **as_data(found)})
+        data.append({"assumed": describe_training(one), "loop": one.loop, **script_predictions_as_data(found)})
         if not as_json:
-            console().print(assumed(one), view(found), sep="\n")
+            console().print(describe_training(one), script_predictions_view(found), sep="\n")
     if as_json:
         print_json(data[0] if len(data) == 1 else data)
 
@@ -106,16 +108,16 @@ def _predict_script(
     context: typer.Context, card: str, command: list[str], script: ScriptOptions, as_json: bool
 ) -> None:
     from experiments.prediction.script.trace import trace_script
-    from experiments.prediction.script.view import as_data, view
+    from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
     from experiments.suites.cards import cards_named
 
     reject_options_of_models(context)
     with progress() as show, exit_code_of_script():
         found = trace_script(command, cards_named(card or "all"), show, script)
     if as_json:
-        print_json(as_data(found))
+        print_json(script_predictions_as_data(found))
     else:
-        console().print(view(found))
+        console().print(script_predictions_view(found))
     if script.page:
         from experiments.report.pages.script import write_page
 

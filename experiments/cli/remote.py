@@ -16,7 +16,7 @@ from experiments.cli.output import console, print_json
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
 from experiments.errors import InputError, unknown
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 from provision.choices import DEMO, TESTBEDS, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from provision.ssh.shell import Shell
 
-NOTEBOOKS = CODE / "experiments" / "notebooks"
+NOTEBOOKS = CODE_FOLDER / "experiments" / "notebooks"
 FOLLOW_S = 1.0
 REFRESH_S = 3.0
 CHUNK_BYTES = 1 << 22
@@ -129,9 +129,9 @@ def notebook(
 
 
 def _write_with_outputs(narrative: str | None, run: str, folder: Path) -> None:
-    from experiments.system.packages import require
+    from experiments.system.packages import require_packages
 
-    require("papermill", "ipykernel")
+    require_packages("papermill", "ipykernel")
     from experiments.notebooks.refresh import refresh
 
     if narrative is None:

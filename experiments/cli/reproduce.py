@@ -23,7 +23,7 @@ from experiments.cli.parsing.options import (
     expand_options,
 )
 from experiments.run_options import RunOptions
-from experiments.system.packages import require
+from experiments.system.packages import require_packages
 
 app = Commands()
 
@@ -61,12 +61,12 @@ def reproduce_command(
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on
     from experiments.suites.suite import own_suites, suites_of
-    from experiments.system.signals import stop_as_interrupt
+    from experiments.system.signals import interrupt_on_stop_signals
     from provision.availability.times import parse_length
     from provision.configure.playbook import Setup
     from provision.sites.base import connect_to, is_demo
 
-    require("ansible_runner")
+    require_packages("ansible_runner")
     notifier = Notifier(notify or ())
     names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of(lease.for_)])
     check_file("--registry-login", registry_login)
@@ -89,7 +89,7 @@ def reproduce_command(
         show_plan(plan(reproduction, reconciler), as_json=False)
         return
     output = console()
-    stop_as_interrupt()
+    interrupt_on_stop_signals()
     runs = reproduce(reproduction, reconciler, view_on(output), lambda slot: confirm(yes, f"lease {slot}"))
     finished = show_runs(notifying(runs, notifier), output)
     raise typer.Exit(max(one.evaluation.exit_code for one in finished))

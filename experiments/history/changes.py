@@ -15,7 +15,7 @@ from typing import NamedTuple
 from experiments.history.series import Key, RecordedRun, Series
 from experiments.results.quantities import SECONDS
 from experiments.results.wording import label, number, unit
-from experiments.system.packages import require
+from experiments.system.packages import require_packages
 
 MAD_OF_A_NORMAL = 0.6745
 """Median absolute deviation of a normal distribution, in standard deviations."""
@@ -131,7 +131,7 @@ def segments(values: Sequence[float], noise: float, tested: int) -> list[int]:
     """
     if len(set(values)) < 2:
         return []
-    require("ruptures")
+    require_packages("ruptures")
     import numpy
     import ruptures
 

@@ -1,4 +1,4 @@
-"""Archives: known formats, and unpacking that cannot write outside the target folder."""
+"""Recognize and unpack archives. Unpacking cannot write outside the target folder."""
 
 import shutil
 import tarfile
@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.inputs.formats import data_folder_in
+from experiments.inputs.formats import find_data_folder
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".gz", ".tar", ".zip")
 
@@ -20,8 +20,8 @@ def archive_suffix(name: str) -> str:
     raise InputError(f"--data {name}: not a folder or an archive; allowed: {', '.join(ARCHIVE_SUFFIXES)}")
 
 
-def unpack(archive: Path, folder: Path, dataset: str) -> Path:
-    """Unpack ``archive`` into ``folder``, which appears only once it is complete; return the folder.
+def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
+    """Unpack ``archive`` into ``folder``, which appears only when it is complete; return the folder.
 
     Raises InputError for a file that is not an archive, has no data for ``dataset``, or would write outside the folder.
     """
@@ -33,7 +33,7 @@ def unpack(archive: Path, folder: Path, dataset: str) -> Path:
             _unzip(archive, partial)
         else:
             _untar(archive, partial)
-        data_folder_in(partial, dataset)
+        find_data_folder(partial, dataset)
         partial.chmod(0o755)
         partial.rename(folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
@@ -46,7 +46,7 @@ def unpack(archive: Path, folder: Path, dataset: str) -> Path:
 
 
 def _untar(archive: Path, folder: Path) -> None:
-    """Unpack only files, folders and links; extractall has such a filter only since Python 3.11.4."""
+    """Unpack only files, folders and links. The filter of extractall does the same, but only since Python 3.11.4."""
     with tarfile.open(archive) as packed:
         for member in packed:
             target = Path(member.name).parent / member.linkname if member.issym() else Path(member.linkname)

@@ -1,4 +1,4 @@
-"""The data of a run: synthetic, published, a folder, or an archive that is downloaded once, verified and unpacked."""
+"""Prepare the data of a run: synthetic, published, a folder, or an archive, which is downloaded once and verified."""
 
 import hashlib
 from collections.abc import Collection
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.inputs.archive import archive_suffix, unpack
-from experiments.inputs.download import DownloadCallback, check_sha256, checked_sha256, download, is_url
-from experiments.inputs.formats import data_folder_in
-from experiments.inputs.requirements import CAPTIONS, CONSTANT, Artifact
+from experiments.inputs.archive import archive_suffix, unpack_archive
+from experiments.inputs.download import DownloadCallback, check_sha256, download, file_checksum, is_url
+from experiments.inputs.formats import find_data_folder
+from experiments.inputs.requirements import CAPTIONS_DATASET, CONSTANT_DATASET, Artifact
 from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.system.files import file_sha256
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where the data is ('synthetic', 'hub' or a folder), and the SHA-256 of its archive or of its folder's files.
+    """The data of a run. data: 'synthetic', 'hub' or the path of a folder.
 
-    artifact: data that must be downloaded on the cluster first. user_path: the user's archive or folder that must be
-    uploaded for it.
+    sha256: checksum of the archive or of the folder's files. artifact: data that the cluster must download first.
+    user_path: the user's archive or folder that must be uploaded to the cluster.
     """
 
     data: str
@@ -28,7 +28,7 @@ class DataSet:
     user_path: Path | None = None
 
 
-def prepare(
+def prepare_dataset(
     source: str,
     sha256: str | None,
     cache: Path,
@@ -41,42 +41,42 @@ def prepare(
     real data set, or if the source is unreadable, has no data for them, differs from ``sha256``, or is a URL without
     a checksum.
     """
-    dataset = _checked_name(source, sha256, datasets)
+    dataset = _check_source(source, sha256, datasets)
     if source in (SYNTHETIC, HUB):
         return DataSet(source)
     if is_url(source):
-        assert sha256, "a URL has its checksum"
+        assert sha256, "a URL needs a checksum"
         unpacked = cache / "data" / sha256.lower()
         archive = None if unpacked.exists() else download(source, sha256.lower(), cache / "downloads", on_progress)
-        folder = unpacked if archive is None else unpack(archive, unpacked, dataset)
-        return DataSet(str(data_folder_in(folder, dataset)), sha256.lower())
+        folder = unpacked if archive is None else unpack_archive(archive, unpacked, dataset)
+        return DataSet(str(find_data_folder(folder, dataset)), sha256.lower())
     path = Path(source)
     if path.is_dir():
-        return _folder(path.resolve(), sha256, dataset)
+        return _open_folder(path.resolve(), sha256, dataset)
     if not path.is_file():
         raise InputError(f"--data {source}: no such folder or archive")
-    digest = checked_sha256(path, sha256)
+    digest = file_checksum(path, sha256)
     unpacked = cache / "data" / digest
-    folder = unpacked if unpacked.exists() else unpack(path, unpacked, dataset)
-    return DataSet(str(data_folder_in(folder, dataset)), digest)
+    folder = unpacked if unpacked.exists() else unpack_archive(path, unpacked, dataset)
+    return DataSet(str(find_data_folder(folder, dataset)), digest)
 
 
-def prepare_remote(source: str, sha256: str | None, cache: str, datasets: Collection[str]) -> DataSet:
-    """Return the data set of ``source`` on a cluster whose cache folder is ``cache``; see ``prepare``.
+def prepare_remote_dataset(source: str, sha256: str | None, cache: str, datasets: Collection[str]) -> DataSet:
+    """Return the data set of ``source`` on a cluster whose cache folder is ``cache``; see ``prepare_dataset``.
 
     Nothing is downloaded or uploaded yet.
     """
-    dataset = _checked_name(source, sha256, datasets)
+    dataset = _check_source(source, sha256, datasets)
     if source in (SYNTHETIC, HUB):
         return DataSet(source)
     user_path, digest = None, (sha256 or "").lower()
     if not is_url(source):
         user_path, path = Path(source), Path(source)
         if path.is_dir():
-            local = _folder(path.resolve(), sha256, dataset)
+            local = _open_folder(path.resolve(), sha256, dataset)
             user_path, digest = Path(local.data), local.sha256 or ""
         elif path.is_file():
-            digest = checked_sha256(path, sha256)
+            digest = file_checksum(path, sha256)
         else:
             raise InputError(f"--data {source}: no such folder or archive")
     suffix = ".tar" if user_path and user_path.is_dir() else archive_suffix(source.partition("?")[0])
@@ -86,30 +86,33 @@ def prepare_remote(source: str, sha256: str | None, cache: str, datasets: Collec
 
 
 def folder_sha256(folder: Path) -> str:
-    """Return the SHA-256 over the names and contents of a folder's files, hexadecimal."""
+    """Return the SHA-256 of the names and contents of all files in a folder, as a hexadecimal string."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
-def _checked_name(source: str, sha256: str | None, datasets: Collection[str]) -> str:
-    """Return the name of the data set in ``source``, '' for synthetic data. Raises InputError for invalid options."""
+def _check_source(source: str, sha256: str | None, datasets: Collection[str]) -> str:
+    """Return the name of the data set to read from ``source``; '' for synthetic data.
+
+    Raises InputError for invalid options.
+    """
     if source in (SYNTHETIC, HUB) and sha256:
         raise InputError(f"--data-sha256: data {source} has no checksum; allowed: with a folder or an archive")
     if source == SYNTHETIC:
         return ""
-    dataset = _only_real(datasets, source)
-    if source == HUB and dataset == CAPTIONS:
+    dataset = _single_real_dataset(datasets, source)
+    if source == HUB and dataset == CAPTIONS_DATASET:
         raise InputError(f"--data hub: {dataset} is not published on the hub; allowed: synthetic, a folder, an archive")
     if is_url(source) and not sha256:
         raise InputError(f"--data {source}: a URL needs --data-sha256")
     return dataset
 
 
-def _only_real(datasets: Collection[str], source: str) -> str:
-    """Return the only real data set among ``datasets``. Raises InputError if there is not exactly one."""
-    real = sorted({*datasets} - {CONSTANT})
+def _single_real_dataset(datasets: Collection[str], source: str) -> str:
+    """Return the only real data set among ``datasets``. Raises InputError if there are none or several."""
+    real = sorted({*datasets} - {CONSTANT_DATASET})
     if not real:
         raise InputError(f"--data {source}: these rows read synthetic texts only; allowed: synthetic")
     if len(real) > 1:
@@ -117,10 +120,10 @@ def _only_real(datasets: Collection[str], source: str) -> str:
     return real[0]
 
 
-def _folder(folder: Path, sha256: str | None, dataset: str) -> DataSet:
+def _open_folder(folder: Path, sha256: str | None, dataset: str) -> DataSet:
     try:
         next(folder.iterdir(), None)
-        data_folder = data_folder_in(folder, dataset)
+        data_folder = find_data_folder(folder, dataset)
         digest = folder_sha256(data_folder)
     except OSError as error:
         raise InputError(f"--data {folder}: cannot be read ({error.strerror})") from None

@@ -1,4 +1,4 @@
-"""Downloads of archives: resumed after an interruption, verified by SHA-256."""
+"""Download archives, resume interrupted downloads, and verify the SHA-256."""
 
 import fcntl
 import http.client
@@ -14,21 +14,21 @@ from experiments.inputs.archive import archive_suffix
 from experiments.system.files import file_sha256
 
 CHUNK_BYTES = 1 << 20
-TRIES = 4
+MAX_ATTEMPTS = 4
 TIMEOUT_S = 60.0
 DownloadCallback = Callable[[int, int | None], None]
-"""Called with the bytes that have been downloaded and their total, None if that is unknown."""
+"""Function of the number of downloaded bytes and the total number, which is None if unknown."""
 
 
 def is_url(source: str) -> bool:
-    """Return whether ``source`` is an HTTP or HTTPS URL."""
+    """Return True if ``source`` is an HTTP or HTTPS URL."""
     return re.match(r"https?://", source) is not None
 
 
 def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback) -> Path:
     """Download the archive at ``url`` into ``folder``, resuming an interrupted download; return its path.
 
-    Raises InputError if the download fails. After a checksum mismatch, the file is deleted.
+    Raises InputError if the download fails, or if the checksum differs; then the file is deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (sha256 + archive_suffix(url.partition("?")[0]))
@@ -37,10 +37,10 @@ def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback)
         return path if path.exists() else _download(url, sha256, path, on_progress)
 
 
-def checked_sha256(path: Path, expected: str | None, name: str | None = None) -> str:
-    """Return the SHA-256 of a file. Raises InputError if it is unreadable or differs from ``expected``.
+def file_checksum(path: Path, expected: str | None, name: str | None = None) -> str:
+    """Return the SHA-256 of a file. Raises InputError if the file is unreadable or the SHA-256 is not ``expected``.
 
-    name: what the message calls the file; its path by default.
+    name: name of the file in messages; by default its path.
     """
     try:
         actual = file_sha256(path)
@@ -51,16 +51,16 @@ def checked_sha256(path: Path, expected: str | None, name: str | None = None) ->
 
 
 def check_sha256(actual: str, expected: str | None, name: str) -> None:
-    """Raise InputError if a checksum differs from ``expected``; None accepts any."""
+    """Raise InputError if a checksum differs from ``expected``. None allows every checksum."""
     if expected and actual != expected.lower():
         raise InputError(f"--data {name}: its SHA-256 is {actual}, but --data-sha256 is {expected}")
 
 
 def _download(url: str, sha256: str, path: Path, on_progress: DownloadCallback) -> Path:
     partial = path.with_name(path.name + ".part")
-    for tries_left in reversed(range(TRIES)):
+    for tries_left in reversed(range(MAX_ATTEMPTS)):
         try:
-            _request(url, partial, on_progress)
+            _resume_download(url, partial, on_progress)
             break
         except urllib.error.HTTPError as error:
             raise InputError(f"--data {url}: the server answers {error.code} {error.reason}") from None
@@ -69,15 +69,15 @@ def _download(url: str, sha256: str, path: Path, on_progress: DownloadCallback) 
                 raise InputError(f"--data {url}: cannot be downloaded ({error})") from None
             time.sleep(0.5)
     try:
-        checked_sha256(partial, sha256, url)
+        file_checksum(partial, sha256, url)
     except InputError:
         partial.unlink()
         raise
     return partial.replace(path)
 
 
-def _request(url: str, partial: Path, on_progress: DownloadCallback) -> None:
-    """Append the rest of the file to ``partial``; start over if the server ignores the range."""
+def _resume_download(url: str, partial: Path, on_progress: DownloadCallback) -> None:
+    """Append the missing bytes of the file to ``partial``; download all if the server ignores the range."""
     done = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:

@@ -1,4 +1,4 @@
-"""Downloads the data of a run into the cache of a cluster, as a job that the rows wait for.
+"""Download the data of a run into the cache of a cluster, as a job that the rows wait for.
 
 python -m experiments.inputs.fetch_dataset ARTIFACT
 
@@ -12,34 +12,34 @@ from pathlib import Path
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from experiments.errors import InputError
-from experiments.inputs.archive import unpack
+from experiments.inputs.archive import unpack_archive
 from experiments.inputs.download import download, is_url
-from experiments.inputs.formats import data_folder_in
+from experiments.inputs.formats import find_data_folder
 from experiments.inputs.requirements import Artifact, ProgressPrinter, run_fetch
 from experiments.system.files import cache_folder
 
-TRIES = 2
+MAX_ATTEMPTS = 2
 
 
-def fetch(artifact: Artifact) -> list[Path]:
+def fetch_dataset(artifact: Artifact) -> list[Path]:
     """Download and unpack the data; return its path.
 
-    Raises InputError if that fails, for a checksum mismatch after a second download.
+    Raises InputError if that fails. After a checksum mismatch the data is downloaded a second time.
     """
     path = cache_folder() / "data" / f"{artifact.sha256}-{artifact.dataset}"
     unpacked = path.with_name(artifact.sha256)
     if not unpacked.exists():
         archive = _download(artifact) if is_url(artifact.name) else Path(artifact.name)
-        unpack(archive, unpacked, artifact.dataset)
+        unpack_archive(archive, unpacked, artifact.dataset)
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.symlink_to(data_folder_in(unpacked, artifact.dataset))
+    fresh.symlink_to(find_data_folder(unpacked, artifact.dataset))
     return [fresh.replace(path)]
 
 
 def _download(artifact: Artifact) -> Path:
-    tries = Retrying(stop=stop_after_attempt(TRIES), retry=retry_if_exception_type(InputError), reraise=True)
+    tries = Retrying(stop=stop_after_attempt(MAX_ATTEMPTS), retry=retry_if_exception_type(InputError), reraise=True)
     return tries(download, artifact.name, artifact.sha256, cache_folder() / "downloads", ProgressPrinter())
 
 
 if __name__ == "__main__":
-    sys.exit(run_fetch(sys.argv[1], fetch))
+    sys.exit(run_fetch(sys.argv[1], fetch_dataset))

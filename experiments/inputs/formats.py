@@ -1,18 +1,18 @@
-"""Formats of data folders: captioned images and texts, recognized without opening a file."""
+"""Recognize the formats of data folders with captioned images or texts, without opening files."""
 
 from pathlib import Path
 from typing import Literal
 
 from experiments.errors import InputError
-from experiments.inputs.requirements import CAPTIONS
+from experiments.inputs.requirements import CAPTIONS_DATASET
 
-METADATA = ("metadata.jsonl", "metadata.csv")
-SAVED = ("dataset_dict.json", "dataset_info.json")
-TABLES = {".json", ".jsonl", ".csv"}
-CAPTION_FORMATS = (
+METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+SAVED_FILES = ("dataset_dict.json", "dataset_info.json")
+TABLE_SUFFIXES = {".json", ".jsonl", ".csv"}
+CAPTION_FORMATS_HELP = (
     "metadata.jsonl or metadata.csv next to the images, Parquet files, or files saved by the library datasets"
 )
-TEXT_FORMATS = "JSON, JSONL, CSV or Parquet files of its records, or files saved by the library datasets"
+TEXT_FORMATS_HELP = "JSON, JSONL, CSV or Parquet files of its records, or files saved by the library datasets"
 
 CaptionFormat = Literal["metadata", "saved", "parquet"]
 TextFormat = Literal["saved", "tables"]
@@ -20,9 +20,9 @@ TextFormat = Literal["saved", "tables"]
 
 def caption_format(folder: Path) -> CaptionFormat | None:
     """Return the format of the captioned images in ``folder``; None if there are none."""
-    if any((folder / name).is_file() for name in METADATA):
+    if any((folder / name).is_file() for name in METADATA_FILES):
         return "metadata"
-    if any((folder / name).is_file() for name in SAVED):
+    if any((folder / name).is_file() for name in SAVED_FILES):
         return "saved"
     return "parquet" if next(folder.rglob("*.parquet"), None) else None
 
@@ -37,16 +37,20 @@ def text_format(folder: Path) -> TextFormat | None:
         return "saved"
     if captions == "metadata":
         return None
-    return "tables" if captions == "parquet" or any(path.suffix in TABLES for path in folder.iterdir()) else None
+    return (
+        "tables" if captions == "parquet" or any(path.suffix in TABLE_SUFFIXES for path in folder.iterdir()) else None
+    )
 
 
-def data_folder_in(folder: Path, dataset: str) -> Path:
+def find_data_folder(folder: Path, dataset: str) -> Path:
     """Return the folder with records of ``dataset``: ``folder``, or the only folder in it.
 
-    Raises InputError if neither has any.
+    Raises InputError if neither has records.
     """
     records, format_of, formats = (
-        ("captions", caption_format, CAPTION_FORMATS) if dataset == CAPTIONS else ("texts", text_format, TEXT_FORMATS)
+        ("captions", caption_format, CAPTION_FORMATS_HELP)
+        if dataset == CAPTIONS_DATASET
+        else ("texts", text_format, TEXT_FORMATS_HELP)
     )
     inside = list(folder.iterdir())
     for candidate in (folder, *(inside if len(inside) == 1 and inside[0].is_dir() else ())):

@@ -1,4 +1,4 @@
-"""Artifacts that rows read and that must be downloaded first: files of the hub, or an archive of data."""
+"""Artifacts that rows read and that are downloaded before the rows run: files of the hub, or an archive of data."""
 
 import hashlib
 import sys
@@ -14,18 +14,18 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.yaml_schema import StrictModel
 from experiments.system.files import GIB
 
-CAPTIONS, CONSTANT = "gourmetgram-captions", "constant"
-CONVERTING = ("litgpt", "litgpt_trainer")
+CAPTIONS_DATASET, CONSTANT_DATASET = "gourmetgram-captions", "constant"
+CONVERTING_ENGINES = ("litgpt", "litgpt_trainer")
 """Engines that convert the weights."""
 PROGRESS_INTERVAL_S = 2.0
 
 
 class Artifact(StrictModel):
-    """Something to download once for all rows that read it.
+    """Files that are downloaded once for all rows that read them.
 
-    name: model on the hub for weights and tokenizer, data set for texts, URL or path of the archive for data. litgpt:
-    LitGPT's name of the model that the weights are converted to. sha256: checksum of data, which is cached under it.
-    dataset: data set that the data is for.
+    name: the model on the hub for weights and tokenizers, the data set for texts, the URL or path of the archive for
+    data. litgpt: LitGPT's name of the model, if the weights are converted for LitGPT. sha256: checksum of data, which
+    is also its name in the cache. dataset: the data set to which the data belongs.
     """
 
     kind: Literal["weights", "tokenizer", "texts", "data"]
@@ -36,21 +36,21 @@ class Artifact(StrictModel):
 
     @property
     def key(self) -> str:
-        """Return the identity of the artifact, hexadecimal."""
+        """Return the id of the artifact, 16 hexadecimal digits."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         return f"the data {self.name.partition('?')[0]}" if self.kind == "data" else f"the {self.kind} of {self.name}"
 
 
-def artifacts_of(spec: RowSpec, data: Artifact | None = None) -> tuple[Artifact, ...]:
-    """Return the artifacts that the row reads from the hub, and ``data`` if the row reads the run's data."""
+def required_artifacts(spec: RowSpec, data: Artifact | None = None) -> tuple[Artifact, ...]:
+    """Return the artifacts that the row reads: files of the hub, and ``data`` if the row reads the user's data."""
     settings, hub = spec.settings, spec.base_model.hub
-    pretrained, real = spec.weights == "pretrained", spec.data != SYNTHETIC and settings.dataset != CONSTANT
-    captions = settings.dataset == CAPTIONS
+    pretrained, real = spec.weights == "pretrained", spec.data != SYNTHETIC and settings.dataset != CONSTANT_DATASET
+    captions = settings.dataset == CAPTIONS_DATASET
     artifacts = []
     if pretrained:
-        litgpt = spec.base_model.litgpt if settings.engine in CONVERTING else None
+        litgpt = spec.base_model.litgpt if settings.engine in CONVERTING_ENGINES else None
         artifacts.append(Artifact(kind="weights", name=hub, litgpt=litgpt))
     if (pretrained and captions) or (real and not captions and spec.size == "full"):
         artifacts.append(Artifact(kind="tokenizer", name=hub))
@@ -62,7 +62,7 @@ def artifacts_of(spec: RowSpec, data: Artifact | None = None) -> tuple[Artifact,
 
 
 class ProgressPrinter:
-    """Prints the progress of a download on stderr, at most every PROGRESS_INTERVAL_S."""
+    """Callback that prints the progress of a download on stderr, at most every PROGRESS_INTERVAL_S."""
 
     def __init__(self) -> None:
         self._printed_at = time.monotonic()
@@ -76,9 +76,9 @@ class ProgressPrinter:
 
 
 def run_fetch(artifact: str, fetch: Callable[[Artifact], Iterable[Path]]) -> int:
-    """Download an Artifact (JSON) by ``fetch`` and print the paths of its files; return the exit code.
+    """Download an artifact (JSON) with ``fetch`` and print the paths of its files; return the exit code.
 
-    The code is 1 if the download fails; the last line of stderr is then the reason.
+    If the download fails, the code is 1 and the last line of stderr is the reason.
     """
     with redirect_stdout(sys.stderr):
         try:

@@ -13,20 +13,20 @@ from experiments.errors import unknown
 from experiments.notebooks import row as one_row
 from experiments.notebooks import tables
 from experiments.notebooks.sizing import parts_at, stacked_bars
-from experiments.prediction.as_result import as_result, evaluate_run, in_words
+from experiments.prediction.as_result import convert_to_result, describe_outcome, evaluate_run
 from experiments.results.evaluate import claim_rows
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
 from experiments.results.schema import Result
 from experiments.results.wording import OUTCOMES
 from experiments.suites.suite import Claim, Row, suite_named
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
 COMMAND = (sys.executable, "-u", "-m", "experiments")
 AUTO = "auto"
 PINNED = ("card", "size", "length", "weights", "input", "run_id")
-EVIDENCE = CODE / "experiments" / "evidence"
-ENGINES = CODE / "experiments" / "training" / "engines"
+EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
+ENGINES = CODE_FOLDER / "experiments" / "training" / "engines"
 
 
 class Lab:
@@ -163,7 +163,9 @@ def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
     """Run one row with the command line, print its output while it runs, and return the exit code."""
     options = [part for key, value in choices.items() for part in (f"--{key.replace('_', '-')}", value)]
     command = [*COMMAND, "run", name, "--row", row, "--results", str(place), *options]
-    with subprocess.Popen(command, cwd=CODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=CODE_FOLDER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -175,7 +177,7 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
     results = folder.results()
     suite, result = folder.suite(), results[row]
     title, foreseen = suite.row(row).title, predicted(folder, [row])
-    full_size = [f"Predicted at full size on {one.spec.card}: {in_words(one)}" for one in foreseen]
+    full_size = [f"Predicted at full size on {one.spec.card}: {describe_outcome(one)}" for one in foreseen]
     measured = one_row.measured(result)
     if result.spec.size == "tiny" and foreseen:
         outcome = f"{OUTCOMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOMES[result.outcome]}"
@@ -207,7 +209,7 @@ def bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
 def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mapping[str, str]) -> list[str]:
     """Return tables of rows by title, in blocks of Markdown: memory, predicted memory, speed, missing results."""
     first = next(iter(results.values()))
-    foreseen = {titles[one.spec.row]: as_result(one) for one in predicted(folder, titles)}
+    foreseen = {titles[one.spec.row]: convert_to_result(one) for one in predicted(folder, titles)}
     blocks = [
         f"**Memory**, {one_row.device(first)}",
         tables.memory(results),

@@ -25,7 +25,7 @@ def run(spec: str, out: str, worker: str) -> None:
     Does not wait for processes that the worker leaves behind and that keep its output open.
     """
     output, write_end = os.pipe()
-    process = warm_start.start([worker, "--spec", spec, "--out", out], os.environ, write_end)
+    process = warm_start.start_process([worker, "--spec", spec, "--out", out], os.environ, write_end)
     os.close(write_end)
     printer = Thread(target=_print_lines, args=(os.fdopen(output),), daemon=True)
     printer.start()

@@ -7,7 +7,7 @@ from IPython.display import SVG, Markdown, display
 
 from experiments.charts import Bar, Mark, bar_chart
 from experiments.prediction.custom import CustomTraining
-from experiments.prediction.service import traced
+from experiments.prediction.service import trace_rows
 from experiments.results.memory_parts import AT_A_POINT, AT_PEAK
 from experiments.results.predictions import Prediction
 from experiments.results.schema import Snapshot
@@ -23,7 +23,7 @@ def peaks(questions: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
     Raises InputError for options that are invalid, and if nothing can be predicted on this machine.
     """
     labels, specs = list(questions), [question.spec for question in questions.values()]
-    found = dict(zip(labels, traced(specs, print), strict=True))
+    found = dict(zip(labels, trace_rows(specs, print), strict=True))
     parts = {label: _parts(prediction) for label, prediction in found.items()}
     display(stacked_bars(parts, {label: prediction.reserved_gib for label, prediction in found.items()}))
     display(Markdown(peaks_table(found)))
@@ -32,7 +32,7 @@ def peaks(questions: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
 
 def through_a_step(question: CustomTraining) -> Prediction:
     """Predict one training, draw its memory at the four points of each step, and return the prediction."""
-    (found,) = traced([question.spec], print)
+    (found,) = trace_rows([question.spec], print)
     display(stacked_bars({_point(shot): parts_at(shot) for shot in found.memory.snapshots}))
     return found
 

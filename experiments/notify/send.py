@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from experiments.errors import InputError
-from experiments.system.packages import require
+from experiments.system.packages import require_packages
 
 NOTIFY = "TESTBED_NOTIFY"
 OPTION = "--notify"
@@ -24,7 +24,7 @@ class Notifier:
         self._addresses = [*addresses, *os.environ.get(NOTIFY, "").split()]
         if not self._addresses:
             return
-        require("apprise")
+        require_packages("apprise")
         import apprise
 
         logging.getLogger("apprise").disabled = True

@@ -1,4 +1,4 @@
-"""Predictions as results, so that statements can be evaluated from them too."""
+"""Convert predictions into results, so that the lab's statements can be evaluated from predictions too."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -15,27 +15,27 @@ from experiments.suites.cards import card_named
 from experiments.suites.suite import ExpectedOutcome, Suite
 
 
-class Graded(NamedTuple):
-    """The evaluations of a run: of its results, of its predictions (None without any), and the best of both."""
+class RunEvaluations(NamedTuple):
+    """Evaluations of a run: of its results, of its predictions (None if there are none), and the best of both."""
 
     measured: Evaluation
     predicted: Evaluation | None
     best: Evaluation
 
 
-def evaluate_run(suite: Suite, folder: RunFolder) -> Graded:
+def evaluate_run(suite: Suite, folder: RunFolder) -> RunEvaluations:
     """Evaluate the stored results and predictions of a run of ``suite``.
 
     Raises InputError if ``folder`` is not the folder of a run, if one of its rows is unknown, or if a result or the
     predictions cannot be read.
     """
-    return _graded(suite, folder.read_run(), folder.results(), folder.predictions())
+    return _evaluate_all(suite, folder.read_run(), folder.results(), folder.predictions())
 
 
-def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> Graded:
+def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> RunEvaluations:
     """Evaluate several runs of ``suite`` on one card as one run with the rows of all.
 
-    A row that several runs have is that of the first one. Raises what ``evaluate_run`` raises.
+    If several runs have the same row, the row of the first run counts. Raises what ``evaluate_run`` raises.
     """
     runs: list[Run] = []
     results: dict[str, Result] = {}
@@ -44,26 +44,28 @@ def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> Graded:
         runs.append(folder.read_run())
         results |= folder.results()
         predictions |= {prediction.spec.row: prediction for prediction in folder.predictions()}
-    asked = {row for run in runs for row in run.rows}
-    rows = tuple(row.id for row in suite.rows if row.id in asked)
-    return _graded(suite, runs[-1].model_copy(update={"rows": rows}), results, tuple(predictions.values()))
+    requested = {row for run in runs for row in run.rows}
+    rows = tuple(row.id for row in suite.rows if row.id in requested)
+    return _evaluate_all(suite, runs[-1].model_copy(update={"rows": rows}), results, tuple(predictions.values()))
 
 
-def _graded(suite: Suite, run: Run, results: dict[str, Result], predictions: tuple[Prediction, ...]) -> Graded:
+def _evaluate_all(
+    suite: Suite, run: Run, results: dict[str, Result], predictions: tuple[Prediction, ...]
+) -> RunEvaluations:
     measured = evaluate(suite, run, results)
     if not predictions:
-        return Graded(measured, None, measured)
+        return RunEvaluations(measured, None, measured)
     predicted = predicted_evaluation(suite, run, predictions)
-    return Graded(measured, predicted, best_of(measured, predicted))
+    return RunEvaluations(measured, predicted, best_of(measured, predicted))
 
 
 def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Evaluation:
     """Evaluate the statements of ``suite`` about the rows of ``run`` at full size, from predictions only."""
-    results = {prediction.spec.row: as_result(prediction) for prediction in predictions}
+    results = {prediction.spec.row: convert_to_result(prediction) for prediction in predictions}
     return evaluate(suite, run.model_copy(update={"size": "full"}), results)
 
 
-def as_result(prediction: Prediction) -> Result:
+def convert_to_result(prediction: Prediction) -> Result:
     """Return the predicted result of the row on its card: memory and outcome, without times and losses.
 
     Reserved memory is predicted for the card's capacity. All other values are predicted for unlimited capacity, also
@@ -76,7 +78,7 @@ def as_result(prediction: Prediction) -> Result:
         fingerprint=spec.fingerprint,
         code=code_sha256(),
         outcome=prediction.likely_outcome,
-        reason=in_words(prediction),
+        reason=describe_outcome(prediction),
         failure=prediction.failure,
         device=Device(
             kind="cuda",
@@ -94,15 +96,15 @@ def as_result(prediction: Prediction) -> Result:
     )
 
 
-def in_words(prediction: Prediction) -> str:
-    """Return the predicted outcome in words: 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
+def describe_outcome(prediction: Prediction) -> str:
+    """Describe the predicted outcome, such as 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
     doubt = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
     needs = f"needs {prediction.needed_gib:.2f} GiB of {prediction.usable_gib:.2f} GiB usable"
     return f"{doubt}{OUTCOMES[prediction.likely_outcome]}: {needs}"
 
 
-def warning(prediction: Prediction, expected: ExpectedOutcome | None) -> str:
-    """Return one line if the prediction differs from the stated outcome; otherwise an empty string."""
+def mismatch_warning(prediction: Prediction, expected: ExpectedOutcome | None) -> str:
+    """Return a warning of one line if the prediction differs from the lab's expected outcome; otherwise ''."""
     if expected is None or expected == prediction.likely_outcome:
         return ""
-    return f"{prediction.spec.row}: stated: {OUTCOMES[expected]}; predicted: {in_words(prediction)}"
+    return f"{prediction.spec.row}: the lab states: {OUTCOMES[expected]}; predicted: {describe_outcome(prediction)}"

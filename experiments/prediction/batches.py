@@ -4,53 +4,56 @@ from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 LARGEST_BATCH = 4096
-GROWTH = 8
-CHORDS = 8
+MAX_GROWTH = 8
+MAX_INTERPOLATIONS = 8
 
 
 class HasMargin(Protocol):
-    """A prediction for one card."""
+    """A prediction of the free memory of one card."""
 
     @property
     def margin_gib(self) -> float:
-        """Return the memory of the card that stays free; negative if memory is missing."""
+        """Return the free memory of the card; negative if memory is missing."""
 
 
-P = TypeVar("P", bound=HasMargin)
+PredictionT = TypeVar("PredictionT", bound=HasMargin)
 
 
-class Batches(Generic[P]):
-    """Search over the batch size. The margin falls approximately linearly with the batch size.
+class BatchSearch(Generic[PredictionT]):
+    """Search over the batch size. The free memory falls approximately linearly with the batch size.
 
-    known: the predictions so far, by batch.
+    predictions: the predictions so far, by batch size.
     """
 
-    def __init__(self, batch: int, predict: Callable[[Sequence[int]], Sequence[P]]) -> None:
+    def __init__(self, batch: int, predict: Callable[[Sequence[int]], Sequence[PredictionT]]) -> None:
         self._predict = predict
-        first = (batch, batch // 2 or 2)
-        self.known = dict(zip(first, predict(first), strict=True))
+        first_two = (batch, batch // 2 or 2)
+        self.predictions = dict(zip(first_two, predict(first_two), strict=True))
 
-    def prediction(self, batch: int) -> P:
-        """Return the prediction of a batch, which is made if it is new."""
-        if batch not in self.known:
-            (self.known[batch],) = self._predict([batch])
-        return self.known[batch]
+    def predict_batch(self, batch: int) -> PredictionT:
+        """Return the prediction of a batch size; predict it if it is new."""
+        if batch not in self.predictions:
+            (self.predictions[batch],) = self._predict([batch])
+        return self.predictions[batch]
 
-    def last(self, least_gib: float) -> int:
-        """Return the largest batch that leaves at least ``least_gib`` of the card free; 0 if none does."""
+    def largest_batch(self, min_free_gib: float) -> int:
+        """Return the largest batch that leaves at least ``min_free_gib`` of memory free; 0 if no batch does."""
         while True:
-            margins = {batch: one.margin_gib - least_gib for batch, one in self.known.items()}
+            margins = {batch: prediction.margin_gib - min_free_gib for batch, prediction in self.predictions.items()}
             low = max((batch for batch, margin in margins.items() if margin >= 0), default=0)
             high = min((batch for batch, margin in margins.items() if margin < 0), default=LARGEST_BATCH + 1)
             if high <= low + 1:
                 return low
-            self.prediction(self._between(margins, low, high))
+            self.predict_batch(self._next_guess(margins, low, high))
 
-    def _between(self, margins: dict[int, float], low: int, high: int) -> int:
-        """Return the zero of a line through the two margins nearest to 0, limited to ``low`` and ``high``."""
+    def _next_guess(self, margins: dict[int, float], low: int, high: int) -> int:
+        """Return the next batch to predict, between ``low`` and ``high``.
+
+        It is where a line through the two margins nearest to 0 crosses 0. After MAX_INTERPOLATIONS it is the middle.
+        """
         (near, margin), (far, other) = sorted(margins.items(), key=lambda item: abs(item[1]))[:2]
         slope = (other - margin) / (far - near)
-        guess = int(near - margin / slope) if slope < 0 else GROWTH * max(low, 1)
-        if len(margins) > CHORDS:
+        guess = int(near - margin / slope) if slope < 0 else MAX_GROWTH * max(low, 1)
+        if len(margins) > MAX_INTERPOLATIONS:
             guess = (low + high) // 2
-        return min(max(guess, low + 1), high - 1, GROWTH * max(margins))
+        return min(max(guess, low + 1), high - 1, MAX_GROWTH * max(margins))

@@ -1,4 +1,4 @@
-"""A custom training: any model with any settings, as the options of `testbed predict` and `fit` describe it."""
+"""Custom trainings: any model with any settings, described by the options of `testbed predict` and `testbed fit`."""
 # ruff: noqa: RUF009 (the fields are declared by a function that returns dataclasses.field)
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ LoopOptimizer = Literal[
     "deepspeed_cpu",
 ]
 Attention = Literal["sdpa", "eager"]
-Quantized = Literal["4bit", "8bit"]
-LOOPS: dict[Loop, str] = {
+QuantizedBits = Literal["4bit", "8bit"]
+LOOP_DESCRIPTIONS: dict[Loop, str] = {
     "trainer": "transformers' Trainer",
     "plain": "a plain PyTorch loop",
     "lightning": "Lightning's Trainer",
@@ -41,9 +41,9 @@ MODEL_HELP = "a name of models.yaml, the path of a config.json, or an id on the 
 
 @dataclass(frozen=True)
 class CustomTraining:
-    """Options of one custom training. batch: samples per GPU and micro-step. seq: tokens per text."""
+    """Options of one custom training. ``batch``: samples per GPU and micro-step. ``seq``: tokens per text."""
 
-    model: str = option("", f"Custom training of this model: {MODEL_HELP}.", metavar="MODEL")
+    model: str = option("", f"Model of a custom training: {MODEL_HELP}.", metavar="MODEL")
     card: str = option("", "GPU model; default for rows of a suite: all GPU models of the row.", metavar="CARD")
     batch: int = option(1, "Samples per GPU and micro-step.")
     seq: int = option(512, "Tokens per text.")
@@ -61,21 +61,21 @@ class CustomTraining:
     lora_targets: str | None = option(None, "Layers with adapters, comma-separated, or all-linear.")
     loop: Loop = option("trainer", "Training loop; trainer: transformers' Trainer.")
     model_class: str | None = option(
-        None, "Class of transformers to build; default: the one that the config.json names.", metavar="CLASS"
+        None, "Model class of transformers; default: the class that config.json names.", metavar="CLASS"
     )
-    target_seq: int | None = option(None, "Tokens per target of an encoder-decoder; default: as --seq.")
+    target_seq: int | None = option(None, "Tokens per target text of an encoder-decoder model; default: as --seq.")
     attention: Attention | None = option(None, "Attention implementation; default: the model's own.")
-    quantization: Quantized | None = option(None, "Weights in 4 or 8 bit (bitsandbytes); needs --lora-r.")
+    quantization: QuantizedBits | None = option(None, "Weights in 4 or 8 bit (bitsandbytes); needs --lora-r.")
     lora_dropout: float | None = option(
-        None, "Dropout of the adapters; default: 0.05, and 0 for experts that share a tensor."
+        None, "Dropout of the adapters; default: 0.05, or 0 if the experts of the model share a tensor."
     )
 
     @property
     def spec(self) -> "RowSpec":
         """Return the row to predict: two optimizer steps on texts of one length.
 
-        Raises InputError for contradicting options, and for a model that cannot be read.
+        Raises InputError if options contradict each other, or if the model cannot be read.
         """
-        from experiments.prediction.custom_spec import row_spec
+        from experiments.prediction.custom_spec import build_row_spec
 
-        return row_spec(self)
+        return build_row_spec(self)

@@ -1,4 +1,4 @@
-"""The row of a custom training, and its model from models.yaml, a config.json or the hub."""
+"""Build the row of a custom training. Its model comes from models.yaml, a config.json or the hub."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 from experiments.errors import InputError
 from experiments.prediction.custom import MODEL_HELP, CustomTraining
-from experiments.prediction.predict import CUSTOM, peak_spec
+from experiments.prediction.predict import CUSTOM_SUITE, peak_spec
 from experiments.suites.cards import card_to_predict
 from experiments.suites.choices import Optimizer, Precision, Strategy
 from experiments.suites.models import Model, models
@@ -24,36 +24,36 @@ HUB_TIMEOUT_S = 5
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def row_spec(training: CustomTraining) -> RowSpec:
+def build_row_spec(training: CustomTraining) -> RowSpec:
     """Return the row of a custom training: two optimizer steps on texts of one length.
 
-    Raises InputError for contradicting options, and for a model that cannot be read.
+    Raises InputError if options contradict each other, or if the model cannot be read.
     """
     card_to_predict(training.card, "--card")
-    own, name = _found(training.model)
-    base_model = own or models()[name]
-    reject_impossible(training, base_model, name)
-    _reject_options_of_programs(training)
-    return peak_spec(CUSTOM, name, training.card, _settings(training, name, base_model), model=own)
+    custom_model, name = _resolve_model(training.model)
+    base_model = custom_model or models()[name]
+    reject_invalid_numbers(training, base_model, name)
+    _reject_options_without_setting(training)
+    return peak_spec(CUSTOM_SUITE, name, training.card, _build_settings(training, name, base_model), model=custom_model)
 
 
-def found_model(model: str) -> tuple[Model, str]:
-    """Return the model and its name. Raises InputError if it cannot be read."""
-    own, name = _found(model)
-    return own or models()[name], name
+def find_model(model: str) -> tuple[Model, str]:
+    """Return the model and its name. Raises InputError if the model cannot be read."""
+    custom_model, name = _resolve_model(model)
+    return custom_model or models()[name], name
 
 
-def reject_impossible(training: CustomTraining, base_model: Model, name: str) -> None:
-    """Raise InputError for numbers below 1, texts that are too long, and targets of adapters without adapters."""
+def reject_invalid_numbers(training: CustomTraining, base_model: Model, name: str) -> None:
+    """Raise InputError for a number below 1, texts longer than the model allows, or adapter targets without a rank."""
     for field in ("batch", "seq", "accumulate", "devices", "lora_r", "target_seq"):
         _reject_below_1(field, getattr(training, field))
-    _reject_longer(training.seq, base_model, name)
+    _reject_long_texts(training.seq, base_model, name)
     if training.lora_r is None and training.lora_targets is not None:
         raise InputError(f"--lora-targets {training.lora_targets}: needs --lora-r, the rank of the adapters")
 
 
-def _reject_options_of_programs(training: CustomTraining) -> None:
-    """Raise InputError for an option that rows do not have."""
+def _reject_options_without_setting(training: CustomTraining) -> None:
+    """Raise InputError for an option that the settings of a row do not have."""
     for field in ("model_class", "target_seq", "attention", "quantization", "lora_dropout"):
         if (value := getattr(training, field)) is not None:
             flag = f"--{field.replace('_', '-')} {value}"
@@ -67,7 +67,7 @@ def _reject_options_of_programs(training: CustomTraining) -> None:
             raise InputError(f"{flag} {value}: allowed with --loop {training.loop}: {names}")
 
 
-def _settings(training: CustomTraining, name: str, base_model: Model) -> Settings:
+def _build_settings(training: CustomTraining, name: str, base_model: Model) -> Settings:
     strategy: Strategy = "ddp" if training.strategy == "auto" and training.devices > 1 else training.strategy
     values = {
         "engine": "litgpt" if training.loop == "litgpt" else "lightning",
@@ -76,7 +76,7 @@ def _settings(training: CustomTraining, name: str, base_model: Model) -> Setting
         "batch_size": training.batch,
         "accumulate": training.accumulate,
         "precision": training.precision,
-        "optimizer": _optimizer(training),
+        "optimizer": _choose_optimizer(training),
         "lr": 1e-4,
         "max_epochs": 1,
         "max_length": training.seq,
@@ -84,41 +84,41 @@ def _settings(training: CustomTraining, name: str, base_model: Model) -> Setting
         "devices": training.devices,
         "strategy": strategy,
         "activation_checkpointing": training.activation_checkpointing,
-        "lora": _lora(training, base_model),
+        "lora": _build_optional_lora(training, base_model),
         "workers": 0,
         "time_limit_s": 900,
     }
     return checked(Settings, values, "custom training")
 
 
-def _optimizer(training: CustomTraining) -> Optimizer:
-    offloads = training.strategy.startswith("deepspeed")
+def _choose_optimizer(training: CustomTraining) -> Optimizer:
+    uses_offload = training.strategy.startswith("deepspeed")
     if training.optim is None:
-        return "deepspeed_cpu" if offloads else "adamw"
-    if offloads and training.optim != "deepspeed_cpu":
+        return "deepspeed_cpu" if uses_offload else "adamw"
+    if uses_offload and training.optim != "deepspeed_cpu":
         raise InputError(f"--optim {training.optim}: allowed with --strategy {training.strategy}: deepspeed_cpu")
-    if training.optim == "deepspeed_cpu" and not offloads:
+    if training.optim == "deepspeed_cpu" and not uses_offload:
         allowed = "deepspeed_stage_2_offload, deepspeed_stage_3_offload"
         raise InputError(f"--optim deepspeed_cpu: needs --strategy, one of {allowed}")
     return cast(Optimizer, training.optim)
 
 
-def _lora(training: CustomTraining, base_model: Model) -> Lora | None:
+def _build_optional_lora(training: CustomTraining, base_model: Model) -> Lora | None:
     if training.lora_r is None:
         return None
-    return lora(training.lora_r, base_model, training.lora_targets)
+    return build_lora(training.lora_r, base_model, training.lora_targets)
 
 
-def lora(r: int, base_model: Model, targets: str | None = None) -> Lora:
-    """Return adapters of rank ``r`` and scale 2r on ``targets`` (comma-separated; None: the model's usual layers)."""
+def build_lora(r: int, base_model: Model, targets: str | None = None) -> Lora:
+    """Return adapters of rank ``r`` with alpha = 2r on ``targets``, comma-separated; None: the model's usual layers."""
     return Lora(r=r, alpha=2 * r, dropout=LORA_DROPOUT, targets=lora_targets(base_model, targets))
 
 
 def lora_targets(base_model: Model, targets: str | None) -> tuple[str, ...] | Literal["all-linear"]:
-    """Return the layers that have adapters. Raises InputError for a list without a name."""
+    """Return the layers that get adapters. Raises InputError if ``targets`` names no layer."""
     names = tuple(name.strip() for name in (targets or "").split(",") if name.strip())
     if targets is not None and not names:
-        raise InputError(f"--lora-targets {targets!r}: names of linear layers are needed, or all-linear")
+        raise InputError(f"--lora-targets {targets!r}: no layer; allowed: names of linear layers, or all-linear")
     names = names or LORA_TARGETS.get(_language_model(base_model), (ALL_LINEAR,))
     return ALL_LINEAR if names == (ALL_LINEAR,) else names
 
@@ -133,8 +133,8 @@ def _reject_below_1(flag: str, value: int | None) -> None:
         raise InputError(f"--{flag.replace('_', '-')} {value}: a whole number above 0 is needed")
 
 
-def _reject_longer(seq: int, base_model: Model, name: str) -> None:
-    """Raise InputError if a text is longer than the model's positions. T5 has relative positions and no limit."""
+def _reject_long_texts(seq: int, base_model: Model, name: str) -> None:
+    """Raise InputError if a text has more tokens than the model has positions. T5 has no limit (relative positions)."""
     if _language_model(base_model) == "t5":
         return
     inner = base_model.architecture.get("text_config") or base_model.architecture
@@ -143,40 +143,43 @@ def _reject_longer(seq: int, base_model: Model, name: str) -> None:
         raise InputError(f"--seq {seq}: {name} has {positions} positions; allowed: 1 to {positions}")
 
 
-def _found(model: str) -> tuple[Model | None, str]:
-    """Return the model and its name; None for a model of models.yaml."""
-    path, where = Path(model), f"--model {model}"
+def _resolve_model(model: str) -> tuple[Model | None, str]:
+    """Return the custom model (None for a model of models.yaml) and its name."""
+    path, option_text = Path(model), f"--model {model}"
     if model in models():
         return None, model
     if model.endswith(".json") or path.is_file():
-        own = path.parent.resolve().name if path.stem == "config" else path.stem
-        return _of_config(_read(path, where), where), own
+        name = path.parent.resolve().name if path.stem == "config" else path.stem
+        return _parse_config(_read_text(path, option_text), option_text), name
     if HUB_ID.fullmatch(model):
-        return _of_config(_from_hub(model), where), model
-    raise InputError(f"{where}: unknown; allowed: {MODEL_HELP}; models.yaml has {', '.join(models())}")
+        return _parse_config(_download_config(model), option_text), model
+    raise InputError(f"{option_text}: unknown; allowed: {MODEL_HELP}; models.yaml has {', '.join(models())}")
 
 
-def _read(path: Path, where: str) -> str:
+def _read_text(path: Path, option_text: str) -> str:
     try:
         return path.read_text()
     except UnicodeDecodeError:
-        raise InputError(f"{where}: not JSON: the file is not text") from None
+        raise InputError(f"{option_text}: not a JSON file: its content is not text") from None
     except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror}); allowed: {MODEL_HELP}") from None
+        raise InputError(f"{option_text}: cannot be read ({error.strerror}); allowed: {MODEL_HELP}") from None
 
 
-def _of_config(text: str, where: str) -> Model:
+def _parse_config(text: str, option_text: str) -> Model:
     try:
         config: Any = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{where}: not JSON ({error})") from None
+        raise InputError(f"{option_text}: not a JSON file ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise InputError(f"{where}: not the config.json of a model: the key 'model_type' is missing")
+        raise InputError(f"{option_text}: not the config.json of a model: the key 'model_type' is missing")
     return Model(family="transformers", architecture=config)
 
 
-def _from_hub(name: str) -> str:
-    """Return the text of the model's config.json on the hub, with one request: hf_hub_download retries too long."""
+def _download_config(name: str) -> str:
+    """Return the text of the model's config.json on the hub.
+
+    Sends a single request, because hf_hub_download would retry for too long.
+    """
     try:
         import httpx
         from huggingface_hub import get_session, hf_hub_url
@@ -185,11 +188,11 @@ def _from_hub(name: str) -> str:
         raise InputError(f"--model {name}: huggingface_hub is not installed; pass the path of a config.json") from None
     try:
         url = hf_hub_url(name, "config.json")
-        answer = get_session().get(url, headers=build_hf_headers(), timeout=HUB_TIMEOUT_S, follow_redirects=True)
-        hf_raise_for_status(answer)
+        response = get_session().get(url, headers=build_hf_headers(), timeout=HUB_TIMEOUT_S, follow_redirects=True)
+        hf_raise_for_status(response)
     except (httpx.HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"--model {name}: cannot download its config.json from the hub ({reason}); pass the path of a config.json"
         ) from None
-    return str(answer.text)
+    return str(response.text)

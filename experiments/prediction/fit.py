@@ -6,24 +6,24 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import Field
 
 from experiments.errors import InputError
-from experiments.prediction.batches import Batches
-from experiments.prediction.custom_spec import OPTIMIZER_STEPS, lora
+from experiments.prediction.batches import BatchSearch
+from experiments.prediction.custom_spec import OPTIMIZER_STEPS, build_lora
 from experiments.results.predictions import DOUBT, Prediction
 from experiments.results.schema import Record
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.yaml_schema import checked
 
-LORA_R = 16
-FSDP_GPUS = (2, 4, 8)
+DEFAULT_LORA_RANK = 16
+FSDP_GPU_COUNTS = (2, 4, 8)
 
 Predict = Callable[[Sequence[RowSpec]], list[Prediction]]
-C = TypeVar("C")
-A = TypeVar("A")
+ChangeT = TypeVar("ChangeT")
+AttemptT = TypeVar("AttemptT")
 
 
 class Change(NamedTuple):
-    """One change of a row's settings, and its cost."""
+    """A change of a row's settings, and its cost."""
 
     name: str
     cost: str
@@ -33,7 +33,7 @@ class Change(NamedTuple):
 class Attempt(Record):
     """The prediction of a row with one change.
 
-    prediction: None if the row cannot be trained with the change; reason: why not.
+    ``prediction`` is None if the row cannot be trained with the change; ``reason`` says why.
     """
 
     change: str
@@ -43,46 +43,50 @@ class Attempt(Record):
 
 
 class Fit(Record):
-    """What fits on the row's card.
+    """The batches and changes of a row that fit its card.
 
-    largest: the row with the largest batch that fits. likely: the row with the largest batch that probably fits,
-    including borderline ones. Each is None if even a batch of 1 does not qualify. Batches above 4096 are not tried.
+    requested: the unchanged row. largest: the row with the largest batch that fits. likely: the row with the largest
+    batch that fits or is borderline. Both are None if even a batch of 1 is too large. Batches above 4096 are not tried.
     """
 
-    asked: Prediction
+    requested: Prediction
     largest: Prediction | None
     likely: Prediction | None
     changes: tuple[Attempt, ...] = Field(description="cheapest first; empty for a row that fits unchanged")
     pairs: tuple[Attempt, ...] = Field(
         default=(),
-        description="pairs of changes that fit, if no single one does: those with the cheapest dearer change",
+        description="if no single change fits: the pairs that fit and whose costlier change is as cheap as possible",
     )
 
 
-def fit(spec: RowSpec, predict: Predict) -> Fit:
-    """Return the largest batch of ``spec`` and, if it does not fit, the changes that help, cheapest first.
+def fit_row(spec: RowSpec, predict: Predict) -> Fit:
+    """Return the largest batch of ``spec`` that fits and, if ``spec`` does not fit, changes that save memory.
 
     Pairs of changes are tried if no single change fits.
 
-    The order of cost is: changes that do not affect the result of the training (accumulation), then changes of the
-    arithmetic (precision), the time (checkpointing), the optimizer (8 bit, SGD), the trained weights (LoRA), and
-    finally slow host memory and more GPUs.
+    Changes are ordered by cost. The cheapest do not affect the result of the training (accumulation). Then come changes
+    of the arithmetic (precision), the time (checkpointing), the optimizer (8 bit, SGD) and the trained weights (LoRA).
+    The most expensive use slow host memory or more GPUs.
     """
-    batches = Batches(
-        spec.settings.batch_size, lambda sizes: predict([changed(spec, batch_size=size) for size in sizes])
+    batches = BatchSearch(
+        spec.settings.batch_size, lambda sizes: predict([change_settings(spec, batch_size=size) for size in sizes])
     )
-    asked = batches.prediction(spec.settings.batch_size)
-    largest = batches.last(DOUBT * asked.usable_gib)
-    likely = batches.last(0.0)
-    offered = [] if asked.predicted_outcome == "fits" else [*_smaller_batch(spec, largest), *changes(spec)]
-    singles = _attempts(spec, offered, predict)
+    requested = batches.predict_batch(spec.settings.batch_size)
+    largest = batches.largest_batch(DOUBT * requested.usable_gib)
+    likely = batches.largest_batch(0.0)
+    candidates = (
+        [] if requested.predicted_outcome == "fits" else [*_smaller_batch_change(spec, largest), *single_changes(spec)]
+    )
+    singles = _try_changes(spec, candidates, predict)
     pairs = (
-        [] if any(map(fits, singles)) else cheapest_pairs(offered, _both, lambda both: _fitting(spec, both, predict))
+        []
+        if any(map(fits, singles))
+        else cheapest_pairs(candidates, _combine, lambda pairs: _keep_fitting(spec, pairs, predict))
     )
     return Fit(
-        asked=asked,
-        largest=batches.prediction(largest) if largest else None,
-        likely=batches.prediction(likely) if likely else None,
+        requested=requested,
+        largest=batches.predict_batch(largest) if largest else None,
+        likely=batches.predict_batch(likely) if likely else None,
         changes=singles,
         pairs=tuple(pairs),
     )
@@ -94,21 +98,24 @@ def fits(attempt: Attempt) -> bool:
 
 
 def cheapest_pairs(
-    offered: Sequence[C], both: Callable[[C, C], C | None], fitting: Callable[[Sequence[C]], list[A]]
-) -> list[A]:
-    """Return the pairs of changes that fit, of those whose dearer change is as cheap as possible; maybe none.
+    candidates: Sequence[ChangeT],
+    combine: Callable[[ChangeT, ChangeT], ChangeT | None],
+    keep_fitting: Callable[[Sequence[ChangeT]], list[AttemptT]],
+) -> list[AttemptT]:
+    """Return the pairs of changes that fit and whose more expensive change is as cheap as possible; empty if none fits.
 
-    offered: cheapest first. both: two changes as one, None if they exclude each other. fitting: those that fit.
+    candidates: single changes, cheapest first. combine: returns two changes as one, or None if they exclude each other.
+    keep_fitting: tries pairs and returns those that fit.
     """
-    for place, dearer in enumerate(offered):
-        pairs = [pair for cheaper in offered[:place] if (pair := both(cheaper, dearer)) is not None]
-        if pairs and (found := fitting(pairs)):
-            return found
+    for index, costlier in enumerate(candidates):
+        pairs = [pair for cheaper in candidates[:index] if (pair := combine(cheaper, costlier)) is not None]
+        if pairs and (fitting := keep_fitting(pairs)):
+            return fitting
     return []
 
 
-def changed(spec: RowSpec, **settings: Any) -> RowSpec:
-    """Return ``spec`` with other settings and the nearest number of samples for whole optimizer steps."""
+def change_settings(spec: RowSpec, **settings: Any) -> RowSpec:
+    """Return ``spec`` with other settings; the number of samples is rounded to whole optimizer steps."""
     values = {**spec.settings.model_dump(), "global_batch_size": None, **settings}
     if values["train_samples"] is not None:
         step = values["batch_size"] * values["accumulate"] * values["devices"] * values["nodes"]
@@ -116,35 +123,35 @@ def changed(spec: RowSpec, **settings: Any) -> RowSpec:
     return spec.model_copy(update={"settings": checked(Settings, values, f"{spec.suite}/{spec.row}")})
 
 
-def changes(spec: RowSpec) -> Iterator[Change]:
-    """Return the single changes that may save memory, except a smaller batch, cheapest first."""
-    now = spec.settings
-    if now.precision == "32-true":
+def single_changes(spec: RowSpec) -> Iterator[Change]:
+    """Yield single changes that may save memory, cheapest first. A smaller batch is not one of them."""
+    current = spec.settings
+    if current.precision == "32-true":
         yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})
-    if now.precision != "bf16-true":
+    if current.precision != "bf16-true":
         yield Change("precision bf16-true", "weights in 16 bit", {"precision": "bf16-true"})
-    if not now.activation_checkpointing:
+    if not current.activation_checkpointing:
         cost = "time: activations are computed twice"
         yield Change("activation checkpointing", cost, {"activation_checkpointing": True})
-    if now.optimizer == "adamw":
+    if current.optimizer == "adamw":
         yield Change("8-bit Adam", "moments in 8 bit", {"optimizer": "adam_8bit"})
-    if now.optimizer in ("adamw", "adam_8bit"):
+    if current.optimizer in ("adamw", "adam_8bit"):
         yield Change("SGD", "no moments: the training converges differently", {"optimizer": "sgd"})
-    if now.lora is None:
-        adapters = lora(LORA_R, spec.base_model).model_dump()
-        yield Change(f"LoRA, rank {LORA_R}", "only adapters are trained", {"lora": adapters})
-    if now.optimizer != "deepspeed_cpu" and now.devices == 1:
+    if current.lora is None:
+        adapters = build_lora(DEFAULT_LORA_RANK, spec.base_model).model_dump()
+        yield Change(f"LoRA, rank {DEFAULT_LORA_RANK}", "only adapters are trained", {"lora": adapters})
+    if current.optimizer != "deepspeed_cpu" and current.devices == 1:
         offload = {"optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
         yield Change("optimizer offload", "much more time, and host memory", offload)
-    if now.optimizer != "deepspeed_cpu":
-        for gpus in FSDP_GPUS:
-            if gpus > now.devices or (gpus == now.devices and now.strategy != "fsdp"):
+    if current.optimizer != "deepspeed_cpu":
+        for gpus in FSDP_GPU_COUNTS:
+            if gpus > current.devices or (gpus == current.devices and current.strategy != "fsdp"):
                 cost = f"{gpus} GPUs, each with this batch"
                 yield Change(f"FSDP over {gpus} GPUs", cost, {"devices": gpus, "strategy": "fsdp"})
 
 
-def _smaller_batch(spec: RowSpec, largest: int) -> Iterator[Change]:
-    """Return the row with gradient accumulation: its batch is halved until it fits, or as often as possible."""
+def _smaller_batch_change(spec: RowSpec, largest: int) -> Iterator[Change]:
+    """Yield gradient accumulation with the batch halved until it fits, or as often as possible."""
     batch, accumulate = spec.settings.batch_size, spec.settings.accumulate
     while batch % 2 == 0 and (batch > largest or batch == spec.settings.batch_size):
         batch, accumulate = batch // 2, accumulate * 2
@@ -153,33 +160,33 @@ def _smaller_batch(spec: RowSpec, largest: int) -> Iterator[Change]:
         yield Change(name, "some more time", {"batch_size": batch, "accumulate": accumulate})
 
 
-def _both(cheaper: Change, dearer: Change) -> Change | None:
+def _combine(cheaper: Change, costlier: Change) -> Change | None:
     """Return two changes as one; None if they set the same settings."""
-    if cheaper.settings.keys() & dearer.settings.keys():
+    if cheaper.settings.keys() & costlier.settings.keys():
         return None
-    name, cost = (f"{a}; {b}" for a, b in zip(cheaper[:2], dearer[:2], strict=True))
-    return Change(name, cost, cheaper.settings | dearer.settings)
+    name, cost = (f"{a}; {b}" for a, b in zip(cheaper[:2], costlier[:2], strict=True))
+    return Change(name, cost, cheaper.settings | costlier.settings)
 
 
-def _fitting(spec: RowSpec, offered: Sequence[Change], predict: Predict) -> list[Attempt]:
-    return [one for one in _attempts(spec, offered, predict) if fits(one)]
+def _keep_fitting(spec: RowSpec, candidates: Sequence[Change], predict: Predict) -> list[Attempt]:
+    return [attempt for attempt in _try_changes(spec, candidates, predict) if fits(attempt)]
 
 
-def _attempts(spec: RowSpec, offered: Sequence[Change], predict: Predict) -> tuple[Attempt, ...]:
-    specs = [changed(spec, **change.settings) for change in offered]
+def _try_changes(spec: RowSpec, candidates: Sequence[Change], predict: Predict) -> tuple[Attempt, ...]:
+    specs = [change_settings(spec, **change.settings) for change in candidates]
     try:
         found: list[Prediction | str] = [*predict(specs)]
     except InputError:
-        found = [_one(one, predict) for one in specs]
+        found = [_predict_or_explain(one, predict) for one in specs]
     return tuple(
         Attempt(change=change.name, cost=change.cost, prediction=None, reason=one)
         if isinstance(one, str)
         else Attempt(change=change.name, cost=change.cost, prediction=one)
-        for change, one in zip(offered, found, strict=True)
+        for change, one in zip(candidates, found, strict=True)
     )
 
 
-def _one(spec: RowSpec, predict: Predict) -> Prediction | str:
+def _predict_or_explain(spec: RowSpec, predict: Predict) -> Prediction | str:
     try:
         return predict([spec])[0]
     except InputError as problem:

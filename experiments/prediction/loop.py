@@ -1,35 +1,35 @@
-"""A custom training in the loop of transformers' Trainer or of plain PyTorch: a small program that is traced."""
+"""Custom trainings in the loop of transformers' Trainer or of plain PyTorch, as small programs that are traced."""
 
 from dataclasses import replace
 
 from experiments.errors import InputError
-from experiments.prediction.custom import LOOPS, CustomTraining
-from experiments.prediction.custom_spec import found_model, lora_targets, reject_impossible
-from experiments.prediction.fit import FSDP_GPUS, LORA_R
+from experiments.prediction.custom import LOOP_DESCRIPTIONS, CustomTraining
+from experiments.prediction.custom_spec import find_model, lora_targets, reject_invalid_numbers
+from experiments.prediction.fit import DEFAULT_LORA_RANK, FSDP_GPU_COUNTS
 from experiments.prediction.loops.job import LoopJob, LoopLora
 
-PROGRAMS = "experiments.prediction.loops"
-OF_ROWS = ("lightning", "litgpt")
-"""Loops whose trainings are rows, as those of the labs."""
+PROGRAMS_PACKAGE = "experiments.prediction.loops"
+ROW_LOOPS = ("lightning", "litgpt")
+"""Loops whose trainings run as rows, like those of the labs; the other loops run as programs."""
 
 
-def command(training: CustomTraining) -> list[str]:
-    """Return the command line of the program that trains this.
+def program_command(training: CustomTraining) -> list[str]:
+    """Return the command line of the program that runs the training.
 
-    Raises InputError for contradicting options, and for a model that cannot be read.
+    Raises InputError if options contradict each other, or if the model cannot be read.
     """
-    module = f"{PROGRAMS}.{training.loop}"
-    program = [module, job(training).model_dump_json(exclude_defaults=True)]
+    module = f"{PROGRAMS_PACKAGE}.{training.loop}"
+    program = [module, build_job(training).model_dump_json(exclude_defaults=True)]
     if training.devices > 1:
         return ["torchrun", "--nproc-per-node", str(training.devices), "-m", *program]
     return ["python", "-m", *program]
 
 
-def job(training: CustomTraining) -> LoopJob:
-    """Return what the program trains. Raises InputError as ``command`` does."""
-    model, name = found_model(training.model)
-    reject_impossible(training, model, name)
-    _reject_others(training)
+def build_job(training: CustomTraining) -> LoopJob:
+    """Return the job of the program. Raises InputError as ``program_command`` does."""
+    model, name = find_model(training.model)
+    reject_invalid_numbers(training, model, name)
+    _reject_unsupported(training)
     targets = lora_targets(model, training.lora_targets)
     adapters = LoopLora(r=training.lora_r, targets=targets, dropout=training.lora_dropout) if training.lora_r else None
     return LoopJob(
@@ -49,21 +49,21 @@ def job(training: CustomTraining) -> LoopJob:
     )
 
 
-def assumed(training: CustomTraining) -> str:
-    """Return in words which training is predicted."""
-    loop = LOOPS[training.loop]
+def describe_training(training: CustomTraining) -> str:
+    """Describe the training that is predicted: loop, batch, precision, optimizer and more, in one line."""
+    loop = LOOP_DESCRIPTIONS[training.loop]
     words = [f"{training.batch} x {training.accumulate} samples of {training.seq} tokens", training.precision]
     words.append(training.optim or "adamw")
     words += [f"{training.quantization} weights"] if training.quantization else []
     words += [f"LoRA rank {training.lora_r}"] if training.lora_r else []
     words += ["activation checkpointing"] if training.activation_checkpointing else []
     words += [f"{training.devices} GPUs, {training.strategy}"] if training.devices > 1 else []
-    others = ", ".join(name for name in LOOPS if name != training.loop)
+    others = ", ".join(name for name in LOOP_DESCRIPTIONS if name != training.loop)
     return f"loop: {loop} (others: --loop {others}); {', '.join(words)}"
 
 
-def changes(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
-    """Return the single changes that may save memory, cheapest first."""
+def single_changes(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
+    """Return single changes that may save memory, cheapest first, as (description, changed training)."""
     found = []
     if training.precision == "32-true":
         found.append(("precision bf16-mixed", replace(training, precision="bf16-mixed")))
@@ -76,20 +76,20 @@ def changes(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
     if training.optim not in ("sgd", "sgd_momentum"):
         found.append(("SGD", replace(training, optim="sgd")))
     if training.lora_r is None:
-        found.append((f"LoRA, rank {LORA_R}", replace(training, lora_r=LORA_R)))
+        found.append((f"LoRA, rank {DEFAULT_LORA_RANK}", replace(training, lora_r=DEFAULT_LORA_RANK)))
     if training.quantization is None:
-        quantized = replace(training, quantization="4bit", lora_r=training.lora_r or LORA_R)
+        quantized = replace(training, quantization="4bit", lora_r=training.lora_r or DEFAULT_LORA_RANK)
         found.append((f"4-bit weights and LoRA, rank {quantized.lora_r}", quantized))
     if training.loop == "trainer":
         found += [
             (f"FSDP over {gpus} GPUs", replace(training, devices=gpus, strategy="fsdp"))
-            for gpus in FSDP_GPUS
+            for gpus in FSDP_GPU_COUNTS
             if gpus > training.devices and training.quantization is None
         ]
     return found
 
 
-def _reject_others(training: CustomTraining) -> None:
+def _reject_unsupported(training: CustomTraining) -> None:
     if training.strategy.startswith("deepspeed") or training.optim == "deepspeed_cpu":
         raise InputError(f"--strategy {training.strategy}: allowed with --loop lightning only")
     if training.strategy == "fsdp" and training.loop == "plain":

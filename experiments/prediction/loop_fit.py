@@ -1,98 +1,108 @@
-"""The largest batch of a custom training in a traced program, and changes that make it fit."""
+"""Find the largest batch of a custom training that runs as a traced program, and changes that make it fit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from experiments.errors import InputError
-from experiments.prediction.answers import answer, answers_table
+from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import cheapest_pairs
-from experiments.prediction.loop import changes, command
-from experiments.prediction.script.fit import OneBatch, ScriptFit, fit_batches
+from experiments.prediction.loop import program_command, single_changes
+from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_batches
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.system.tables import Table
 
-Say = Callable[[str], None]
-Named = tuple[str, CustomTraining]
-"""A changed training, with the change in words."""
+PrintLine = Callable[[str], None]
+NamedChange = tuple[str, CustomTraining]
+"""The description of a change, and the changed training."""
 
 
 class Attempt(NamedTuple):
-    """The prediction of a training with one change; None if it cannot be trained so, with the reason."""
+    """The prediction of a training with one change.
+
+    ``batch_prediction`` is None if the training cannot run with the change; ``reason`` says why.
+    """
 
     change: str
-    found: OneBatch | None
+    batch_prediction: BatchPrediction | None
     reason: str = ""
 
     @property
     def fits(self) -> bool:
         """Return whether the training certainly fits with the change."""
-        return self.found is not None and self.found.card.outcome == "fits"
+        return self.batch_prediction is not None and self.batch_prediction.card.outcome == "fits"
 
 
-def fit_program(training: CustomTraining, say: Say) -> ScriptFit:
-    """Return the largest batch of the training that fits its card. Raises InputError and ScriptFailed as tracing."""
-    return fit_batches(training.batch, lambda batch: _traced(replace(training, batch=batch), f"batch {batch}", say))
+def fit_program(training: CustomTraining, print_line: PrintLine) -> ScriptFit:
+    """Return the largest batch of the training that fits its card. Raises InputError and ScriptFailed."""
+    return fit_batches(
+        training.batch, lambda batch: _trace(replace(training, batch=batch), f"batch {batch}", print_line)
+    )
 
 
-def attempts(training: CustomTraining, fit: ScriptFit, say: Say) -> list[Attempt]:
-    """Return the single changes with their predictions, cheapest first; none if the training fits unchanged.
+def try_changes(training: CustomTraining, fit: ScriptFit, print_line: PrintLine) -> list[Attempt]:
+    """Predict the training with each single change, cheapest first; return nothing if it fits unchanged.
 
-    If no single change fits, the cheapest pairs of changes that fit follow.
+    If no single change fits, the cheapest pairs of changes that fit are added.
     """
-    if fit.known[training.batch].card.outcome == "fits":
+    if fit.predictions[training.batch].card.outcome == "fits":
         return []
-    offered = changes(training)
-    singles = [_attempt(change, say) for change in offered]
+    candidates = single_changes(training)
+    singles = [_try_change(change, print_line) for change in candidates]
     if any(one.fits for one in singles):
         return singles
-    known = [changed for _, changed in offered]
+    changed_once = [changed for _, changed in candidates]
 
-    def both(cheaper: Named, dearer: Named) -> Named | None:
-        changed = dict(changes(cheaper[1])).get(dearer[0])
-        return None if changed is None or changed in known else (f"{cheaper[0]}; {dearer[0]}", changed)
+    def combine(cheaper: NamedChange, costlier: NamedChange) -> NamedChange | None:
+        changed = dict(single_changes(cheaper[1])).get(costlier[0])
+        return None if changed is None or changed in changed_once else (f"{cheaper[0]}; {costlier[0]}", changed)
 
-    def fitting(pairs: Sequence[Named]) -> list[Attempt]:
-        return [tried for pair in pairs if (tried := _attempt(pair, say)).fits]
+    def keep_fitting(pairs: Sequence[NamedChange]) -> list[Attempt]:
+        return [attempt for pair in pairs if (attempt := _try_change(pair, print_line)).fits]
 
-    return [*singles, *cheapest_pairs(offered, both, fitting)]
+    return [*singles, *cheapest_pairs(candidates, combine, keep_fitting)]
 
 
-def _attempt(change: Named, say: Say) -> Attempt:
+def _try_change(change: NamedChange, print_line: PrintLine) -> Attempt:
     name, training = change
     try:
-        (one,) = _traced(training, name, say)
+        (one,) = _trace(training, name, print_line)
     except (InputError, ScriptFailed) as problem:
         return Attempt(name, None, str(problem))
-    return Attempt(name, OneBatch(one, one.cards[0]))
+    return Attempt(name, BatchPrediction(one, one.cards[0]))
 
 
-def _traced(training: CustomTraining, what: str, say: Say) -> list[ScriptPrediction]:
-    return trace_script(command(training), [training.card], say, ScriptOptions(), f"{training.model}, {what}")
+def _trace(training: CustomTraining, what: str, print_line: PrintLine) -> list[ScriptPrediction]:
+    return trace_script(
+        program_command(training), [training.card], print_line, ScriptOptions(), f"{training.model}, {what}"
+    )
 
 
-def attempts_as_data(tried: Sequence[Attempt]) -> list[dict[str, Any]]:
-    """Return the changes as plain data."""
+def attempts_as_data(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+    """Return the attempts as JSON-compatible objects."""
     return [
         {
             "change": one.change,
-            "outcome": one.found.card.outcome if one.found else None,
-            "peak_gib": one.found.prediction.peak_gib if one.found else None,
-            "needed_gib": one.found.card.needed_gib if one.found else None,
+            "outcome": one.batch_prediction.card.outcome if one.batch_prediction else None,
+            "peak_gib": one.batch_prediction.prediction.peak_gib if one.batch_prediction else None,
+            "needed_gib": one.batch_prediction.card.needed_gib if one.batch_prediction else None,
             "reason": one.reason,
         }
-        for one in tried
+        for one in attempts
     ]
 
 
-def attempts_table(tried: Sequence[Attempt]) -> Table | str:
-    """Return the changes as a table; an empty line if there are none."""
-    if not tried:
+def attempts_table(attempts: Sequence[Attempt]) -> Table | str:
+    """Return the attempts as a table; '' if there are none."""
+    if not attempts:
         return ""
     table = answers_table("change", title="GiB on one GPU, same batch", note="reason")
-    for one in tried:
-        table.add(one.change, *(one.found.cells() if one.found else answer("not possible", one.reason)))
+    for one in attempts:
+        table.add(
+            one.change,
+            *(one.batch_prediction.cells() if one.batch_prediction else answer_cells("not possible", one.reason)),
+        )
     return table

@@ -1,4 +1,4 @@
-"""What the phantom device's log says about memory: the parts of the peak, its moment, and what a training needs."""
+"""Analyze the log of the phantom device: the parts of the memory peak, its step and phase, and the needed memory."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -11,42 +11,42 @@ from experiments.results.schema import Failure, Phase
 from experiments.system.files import GIB
 
 UNTAGGED, BATCH = memory_parts.ACTIVATIONS.key, "batch"
-KEPT = (memory_parts.PARAMETERS, memory_parts.GRADIENTS, memory_parts.OPTIMIZER, memory_parts.BUFFERS)
-CATEGORIES = (UNTAGGED, *(part.key for part in KEPT), BATCH)
+TAGGED_PARTS = (memory_parts.PARAMETERS, memory_parts.GRADIENTS, memory_parts.OPTIMIZER, memory_parts.BUFFERS)
+CATEGORIES = (UNTAGGED, *(part.key for part in TAGGED_PARTS), BATCH)
 BUFFERS = CATEGORIES.index(memory_parts.BUFFERS.key)
 UNLIMITED = 2**62
-"""Capacity in bytes that no training reaches."""
+"""Capacity in bytes that every training fits."""
 
 
-class Tags:
-    """The phases of a training as events of the log, and the categories of its tensors.
+class MemoryTags:
+    """Begins of the phases of a training in the log, and tags that give tensors a category.
 
-    last: the last event at which tensors were tagged, after the last optimizer step. Memory that is still
-    allocated then and is not a weight, gradient or optimizer state counts as a buffer.
+    last_tagged_event: the last event at which tensors were tagged, after the last optimizer step. Memory that is still
+    allocated at this event and is not a weight, gradient or optimizer state counts as a buffer.
     """
 
     def __init__(self, phantom: Phantom) -> None:
         self._phantom = phantom
         self.phases: list[tuple[int, Phase]] = [(0, "load")]
-        self.last = 0
+        self.last_tagged_event = 0
 
     @property
-    def event(self) -> int:
+    def event_count(self) -> int:
         """The number of events so far."""
         return self._phantom.stats()[4]
 
-    def begin(self, phase: Phase) -> None:
+    def begin_phase(self, phase: Phase) -> None:
         """Begin a phase with the next event."""
-        self.phases.append((self.event, phase))
+        self.phases.append((self.event_count, phase))
 
-    def tag(self, kind: str, tensors: Iterable[Any]) -> None:
-        """Set the category of these tensors' storages."""
+    def tag_tensors(self, kind: str, tensors: Iterable[Any]) -> None:
+        """Set the category of the storages of ``tensors`` to ``kind``, one of CATEGORIES."""
         pointers = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.device.type == "cuda"]
         self._phantom.tag(pointers, CATEGORIES.index(kind))
-        self.last = self.event - 1
+        self.last_tagged_event = self.event_count - 1
 
-    def moment(self, event: int) -> tuple[Phase, int, int]:
-        """Return phase, optimizer step and micro-step of an event, counted from 0."""
+    def position_at(self, event: int) -> tuple[Phase, int, int]:
+        """Return the phase, optimizer step and micro-step of an event; steps are counted from 0."""
         place = bisect_right(self.phases, event, key=lambda begun: begun[0]) - 1
         before = [phase for _, phase in self.phases[: place + 1]]
         steps = before[:-1].count("optimizer step")
@@ -54,37 +54,39 @@ class Tags:
         return before[-1], steps, max(0, before[since:].count("forward") - 1)
 
 
-def shares(phantom: Phantom, tags: Tags, free: Replay) -> Shares:
-    """Return the parts of the peak. The bytes that the allocator adds by rounding count as activations."""
-    phantom.tag_alive(tags.last, BUFFERS)
-    by_name = dict(zip(CATEGORIES, phantom.alive(free.highest_at, len(CATEGORIES)), strict=True))
-    kept = {part.field: by_name[part.key] for part in KEPT}
-    activations = free.peak_allocated - sum(kept.values())
-    return Shares(**{field: size / GIB for field, size in kept.items()}, activations_gib=activations / GIB)
+def peak_shares(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) -> Shares:
+    """Return the parts of the peak in GiB. Bytes that the allocator adds by rounding count as activations."""
+    phantom.tag_untagged(tags.last_tagged_event, BUFFERS)
+    by_name = dict(
+        zip(CATEGORIES, phantom.bytes_by_category(unlimited_replay.peak_event, len(CATEGORIES)), strict=True)
+    )
+    tagged = {part.field: by_name[part.key] for part in TAGGED_PARTS}
+    activations = unlimited_replay.peak_allocated - sum(tagged.values())
+    return Shares(**{field: size / GIB for field, size in tagged.items()}, activations_gib=activations / GIB)
 
 
-def needed(phantom: Phantom, free: Replay) -> int:
-    """Return the smallest capacity in bytes with which the training runs, to 0.2%."""
-    low, high = free.peak_allocated - 1, free.peak_reserved
+def needed_bytes(phantom: Phantom, unlimited_replay: Replay) -> int:
+    """Return the smallest capacity in bytes with which the training completes, with an error of at most 0.2 %."""
+    low, high = unlimited_replay.peak_allocated - 1, unlimited_replay.peak_reserved
     while high - low > high // 500:
         middle = (low + high) // 2
-        if phantom.replay(middle).failed_at is None:
+        if phantom.replay(middle).failed_event is None:
             high = middle
         else:
             low = middle
     return high
 
 
-def failure(limited: Replay, tags: Tags) -> Failure | None:
-    """Return where a training runs out of memory in that replay; None if it does not."""
-    if limited.failed_at is None:
+def failure_in_replay(limited_replay: Replay, tags: MemoryTags) -> Failure | None:
+    """Return where the training ran out of memory in the replay ``limited_replay``; None if it completed."""
+    if limited_replay.failed_event is None:
         return None
-    phase, step, micro_step = tags.moment(limited.failed_at)
+    phase, step, micro_step = tags.position_at(limited_replay.failed_event)
     return Failure(
         phase=phase,
         step=step,
         micro_step=micro_step,
-        requested_gib=limited.requested / GIB,
+        requested_gib=limited_replay.requested / GIB,
         kind="OutOfMemoryError",
-        message=f"{limited.requested / GIB:.2f} GiB more does not fit",
+        message=f"{limited_replay.requested / GIB:.2f} GiB more does not fit",
     )

@@ -1,5 +1,6 @@
-"""Predict rows: from the cache if nothing has changed, otherwise by parallel dry runs in separate processes."""
+"""Predict rows: read each prediction from the cache, or make it by a dry run in a separate process."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -9,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache as once
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,22 @@ from experiments.suites.models import Model
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Row, Suite
-from experiments.system.files import CODE, write_atomically
-from experiments.system.processes import own_group
+from experiments.system.files import CODE_FOLDER, write_atomically
+from experiments.system.processes import process_group
 
-HERE = Path(__file__).parent
+PREDICTION_FOLDER = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")
 
-CUSTOM = "question"
+CUSTOM_SUITE = "question"
 """Suite of the rows of custom trainings."""
 
-Watch = Callable[[RowSpec, Prediction, bool], None]
-Problem = InputError | RuntimeError
-Failed = Callable[[RowSpec, Problem], None]
+OnPrediction = Callable[[RowSpec, Prediction, bool], None]
+TraceError = InputError | RuntimeError
+OnFailure = Callable[[RowSpec, TraceError], None]
 
 
-def traced_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
-    """Return the row of a suite as the tracer runs it."""
+def suite_row_spec(suite: Suite, row: Row, card: str, input: Input = "as-taught") -> RowSpec:
+    """Return the specification with which the tracer runs a row of a suite."""
     settings = suite.settings(row, card)
     return peak_spec(suite.suite, row.id, card, settings, suite.version, input, suite.own_model(settings))
 
@@ -54,7 +54,7 @@ def peak_spec(
     input: Input = "as-taught",
     model: Model | None = None,
 ) -> RowSpec:
-    """Return the row at full size, for the two optimizer steps that reach the memory peak."""
+    """Return a row specification at full size, for the two optimizer steps that reach the memory peak."""
     return RowSpec(
         suite=suite,
         recipe_version=recipe_version,
@@ -70,54 +70,54 @@ def peak_spec(
     )
 
 
-def place_of(spec: RowSpec) -> str:
-    """Return the row's name in messages, with its suite if it has one."""
-    return spec.row if spec.suite == CUSTOM else f"{spec.suite}/{spec.row}"
+def row_label(spec: RowSpec) -> str:
+    """Return the name of the row in messages: SUITE/ROW, or only ROW for a custom training."""
+    return spec.row if spec.suite == CUSTOM_SUITE else f"{spec.suite}/{spec.row}"
 
 
 def predict(
     specs: Sequence[RowSpec],
     cache: Path,
-    watch: Watch = lambda spec, prediction, cached: None,
-    failed: Failed | None = None,
+    on_prediction: OnPrediction = lambda spec, prediction, cached: None,
+    on_failure: OnFailure | None = None,
     workers: int | None = None,
 ) -> list[Prediction]:
-    """Return predictions in the order of ``specs``; call ``watch`` for each, with whether it was cached.
+    """Return predictions in the order of ``specs``; call ``on_prediction`` for each, with True if it was cached.
 
-    Predictions are cached under ``cache``; the key contains everything that they depend on: row, card, code,
-    libraries. Rows that differ by card only, with the same kernels, are traced once. At most ``workers`` rows (None:
-    the number of CPUs) are traced at a time, each with less than 6 GiB of memory. If a row cannot be traced,
-    ``failed`` is called with the reason and the row is omitted. Without ``failed``, the first such row raises
-    InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
+    Predictions are cached under ``cache``. The key contains everything that they depend on: row, card, code, libraries.
+    Rows that differ only in the card are traced once if the cards have the same kernels. At most ``workers`` rows
+    (None: the number of CPUs) are traced at a time, each with less than 6 GiB of host memory. For a row that cannot be
+    traced, ``on_failure`` is called with the reason and the row is omitted. Without ``on_failure``, the first such row
+    raises InputError (user error) or RuntimeError. Raises InputError if no row can be traced on this machine.
     """
     folder = cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Prediction] = {}
     missing: dict[str, RowSpec] = {}
-    first = {id(spec): group[0] for group in _groups(specs) for spec in group}
-    keys = [_key(spec, first[id(spec)]) for spec in specs]
+    first = {id(spec): group[0] for group in _group_by_kernels(specs) for spec in group}
+    keys = [_cache_key(spec, first[id(spec)]) for spec in specs]
     for key, spec in zip(keys, specs, strict=True):
         if key in found or key in missing:
             continue
-        if kept := _kept(folder / f"{key}.json"):
-            found[key] = kept
-            watch(spec, kept, True)
+        if cached := _read_cached(folder / f"{key}.json"):
+            found[key] = cached
+            on_prediction(spec, cached, True)
         else:
             missing[key] = spec
-    for key, prediction in _traced(missing, cache, workers or os.cpu_count() or 1):
+    for key, prediction in _trace_rows(missing, cache, workers or os.cpu_count() or 1):
         if not isinstance(prediction, Prediction):
-            if failed is None:
+            if on_failure is None:
                 raise prediction
-            failed(missing[key], prediction)
+            on_failure(missing[key], prediction)
             continue
         write_atomically(folder / f"{key}.json", prediction.model_dump_json())
         found[key] = prediction
-        watch(missing[key], prediction, False)
+        on_prediction(missing[key], prediction, False)
     return [found[key] for key in keys if key in found]
 
 
-def _groups(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
-    """Return the rows in groups that one trace answers, for its first row's card."""
+def _group_by_kernels(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
+    """Return the rows in groups; one trace, on the card of the first row, predicts all rows of a group."""
     rows: dict[str, list[RowSpec]] = {}
     for spec in specs:
         rows.setdefault(spec.model_copy(update={"card": ""}).fingerprint, []).append(spec)
@@ -128,26 +128,26 @@ def _groups(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
     ]
 
 
-def _key(spec: RowSpec, traced: RowSpec) -> str:
-    """Return the key of a row that is traced on the card of ``traced``, which may have more multiprocessors."""
-    card, shared = card_named(spec.card).model_dump_json(), str(card_named(traced.card).multiprocessors)
-    parts = [spec.fingerprint, card, shared, code_sha256(), _own_code(), *_libraries()]
+def _cache_key(spec: RowSpec, traced_spec: RowSpec) -> str:
+    """Return the cache key of a row; ``traced_spec`` has the card of the trace, which may have more multiprocessors."""
+    card, shared = card_named(spec.card).model_dump_json(), str(card_named(traced_spec.card).multiprocessors)
+    parts = [spec.fingerprint, card, shared, code_sha256(), _prediction_code_sha256(), *_library_versions()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-@once
-def _own_code() -> str:
+@functools.cache
+def _prediction_code_sha256() -> str:
     files = [
-        HERE / "tracer.py",
-        HERE / "peak.py",
-        HERE.parent / "results" / "predictions.py",
-        *sorted((HERE / "phantom").glob("*.*")),
+        PREDICTION_FOLDER / "tracer.py",
+        PREDICTION_FOLDER / "peak.py",
+        PREDICTION_FOLDER.parent / "results" / "predictions.py",
+        *sorted((PREDICTION_FOLDER / "phantom").glob("*.*")),
     ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-@once
-def _libraries() -> tuple[str, ...]:
+@functools.cache
+def _library_versions() -> tuple[str, ...]:
     found = []
     for name in LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -155,61 +155,65 @@ def _libraries() -> tuple[str, ...]:
     return tuple(found)
 
 
-def _kept(path: Path) -> Prediction | None:
-    """Return the cached prediction; None if there is none or it cannot be read."""
+def _read_cached(path: Path) -> Prediction | None:
+    """Return the cached prediction; None if the file is missing or cannot be read."""
     try:
         return Prediction.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def _traced(missing: dict[str, RowSpec], cache: Path, workers: int) -> Iterator[tuple[str, Prediction | Problem]]:
-    """Yield each key with its prediction, or with the problem, as soon as the tracer writes it."""
+def _trace_rows(
+    missing: dict[str, RowSpec], cache: Path, workers: int
+) -> Iterator[tuple[str, Prediction | TraceError]]:
+    """Yield each key with its prediction or error, as soon as the tracer has written it."""
     if not missing:
         return
-    with tempfile.TemporaryDirectory(prefix="testbed-trace-") as place:
-        folder, groups = Path(place), _groups(missing.values())
+    with tempfile.TemporaryDirectory(prefix="testbed-trace-") as scratch:
+        folder, groups = Path(scratch), _group_by_kernels(missing.values())
         keys = {id(spec): key for key, spec in missing.items()}
         jobs = []
         for number, group in enumerate(groups):
             (folder / f"{number}.spec.json").write_text(group[0].model_dump_json())
             cards = [spec.card for spec in group]
             jobs.append({"spec": f"{folder}/{number}.spec.json", "cards": cards, "out": f"{folder}/{number}.json"})
-        with (folder / "log.txt").open("w+") as log, _tracer(cache, workers, jobs, log.fileno()) as tracer:
+        with (folder / "log.txt").open("w+") as log, _run_tracer(cache, workers, jobs, log.fileno()) as tracer:
             assert tracer.stdout is not None
             for line in tracer.stdout:
                 number = int(line)
-                found = _read(folder / f"{number}.json", groups[number])
+                found = _read_answers(folder / f"{number}.json", groups[number])
                 yield from zip((keys[id(spec)] for spec in groups[number]), found, strict=True)
             if code := tracer.wait():
                 log.seek(0)
-                said = (log.read().strip().splitlines() or ["the tracer ended without output"])[-1]
-                raise InputError(said) if code == 2 else RuntimeError(f"the tracer failed: {said}")
+                message = (log.read().strip().splitlines() or ["the tracer ended without output"])[-1]
+                raise InputError(message) if code == 2 else RuntimeError(f"the tracer failed: {message}")
 
 
 @contextmanager
-def _tracer(cache: Path, workers: int, jobs: list[dict[str, Any]], log: int) -> "Iterator[subprocess.Popen[str]]":
-    """Start the tracer with its jobs; it ends with all its forks if the body ends early."""
+def _run_tracer(cache: Path, workers: int, jobs: list[dict[str, Any]], log: int) -> "Iterator[subprocess.Popen[str]]":
+    """Start the tracer with its jobs; kill it and its forks when the body ends."""
     command = [sys.executable, "-m", "experiments.prediction.tracer", "--cache", str(cache), "--workers", str(workers)]
-    with own_group(command, cwd=CODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as tracer:
+    with process_group(
+        command, cwd=CODE_FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+    ) as tracer:
         assert tracer.stdin is not None
         tracer.stdin.write("".join(json.dumps(job) + "\n" for job in jobs))
         tracer.stdin.close()
         yield tracer
 
 
-def _read(out: Path, group: Sequence[RowSpec]) -> Sequence[Prediction | Problem]:
-    """Return the tracer's predictions of rows that were traced together, or for each why it cannot be traced."""
+def _read_answers(out: Path, group: Sequence[RowSpec]) -> Sequence[Prediction | TraceError]:
+    """Return the predictions of rows that were traced together, or an error for each row if tracing failed."""
     try:
         text = out.read_text()
     except FileNotFoundError:
         killed = "the tracer was killed, probably because the host ran out of memory"
-        return [RuntimeError(f"{place_of(spec)} on {spec.card}: {killed}") for spec in group]
-    said = json.loads(text)
-    if isinstance(said, list):
-        return [Prediction.model_validate_json(json.dumps(one)) for one in said]
-    return [_problem(f"{place_of(spec)} on {spec.card}", **said) for spec in group]
+        return [RuntimeError(f"{row_label(spec)} on {spec.card}: {killed}") for spec in group]
+    answer = json.loads(text)
+    if isinstance(answer, list):
+        return [Prediction.model_validate_json(json.dumps(prediction)) for prediction in answer]
+    return [_build_error(f"{row_label(spec)} on {spec.card}", **answer) for spec in group]
 
 
-def _problem(where: str, error: str, mistake: bool) -> Problem:
-    return InputError(f"{where}: {error}") if mistake else RuntimeError(f"{where}: cannot be traced ({error})")
+def _build_error(row: str, error: str, user_error: bool) -> TraceError:
+    return InputError(f"{row}: {error}") if user_error else RuntimeError(f"{row}: cannot be traced ({error})")

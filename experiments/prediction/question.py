@@ -1,4 +1,4 @@
-"""Predictions of a custom training: the question in words, the answer for each card and batch, the smallest card."""
+"""Show the predictions of a custom training: its settings, the outcome for each card and batch, the smallest card."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.prediction.answers import answer, answers_table, gib
-from experiments.prediction.tables import PARTS_LEGEND, noted, part_of, prediction_as_data
+from experiments.prediction.answers import answer_cells, answers_table, format_gib
+from experiments.prediction.tables import PARTS_LEGEND, format_part, note_lines, prediction_as_data
 from experiments.results.memory_parts import COLUMNS
 from experiments.results.predictions import Prediction
 from experiments.results.wording import count_in_words
 from experiments.system.tables import Column, Table
 
 
-def question_in_words(prediction: Prediction) -> str:
-    """Return model, length, precision, optimizer and all else that the question sets, except card and batch."""
+def describe_custom_training(prediction: Prediction) -> str:
+    """Describe the training in one line: model, tokens, precision, optimizer and other settings, without the batch."""
     settings = prediction.spec.settings
     parts = [
         f"{settings.model} ({count_in_words(prediction.parameters)} parameters)",
@@ -35,14 +35,14 @@ def question_in_words(prediction: Prediction) -> str:
     return ", ".join(parts)
 
 
-def question_as_data(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """Return the only prediction as one object; several with the smallest card that fits, by batch."""
+def custom_predictions_as_data(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return a single prediction as one object; several predictions with the smallest card that fits, by batch."""
     data = [prediction_as_data(one) for one in predictions]
     return data[0] if len(data) == 1 else {"smallest_card": smallest_cards(predictions), "predictions": data}
 
 
 def smallest_cards(predictions: Iterable[Prediction]) -> dict[int, str | None]:
-    """Return by batch the card with the least memory on which it fits; None if it fits none."""
+    """Return, by batch, the smallest card that the training fits; None if it fits no card."""
     found: dict[int, str | None] = {}
     for one in sorted(predictions, key=lambda one: one.usable_gib):
         batch, fits = one.spec.settings.batch_size, one.predicted_outcome == "fits"
@@ -50,18 +50,23 @@ def smallest_cards(predictions: Iterable[Prediction]) -> dict[int, str | None]:
     return dict(sorted(found.items()))
 
 
-def question_view(predictions: Sequence[Prediction]) -> Group:
-    """Return the question, a table of cards and batches, and the smallest card, or for one card the peak's parts."""
+def custom_predictions_view(predictions: Sequence[Prediction]) -> Group:
+    """Return the training's description and a table of cards and batches.
+
+    For one card, the parts of the peak are added, for several cards the smallest card that fits.
+    """
     one_card = len({one.spec.card for one in predictions}) == 1
     ordered = sorted(predictions, key=lambda one: (one.usable_gib, one.spec.settings.batch_size))
-    found = [_parts_table(ordered), Text(f"{PARTS_LEGEND}.", "dim")] if one_card else _smallest_in_words(ordered)
-    return Group(Text(question_in_words(ordered[0]), "bold"), _answers_table(ordered), *found, *noted(ordered))
+    found = [_parts_table(ordered), Text(f"{PARTS_LEGEND}.", "dim")] if one_card else _smallest_card_lines(ordered)
+    return Group(
+        Text(describe_custom_training(ordered[0]), "bold"), _answers_table(ordered), *found, *note_lines(ordered)
+    )
 
 
-def _smallest_in_words(predictions: Sequence[Prediction]) -> list[Text]:
+def _smallest_card_lines(predictions: Sequence[Prediction]) -> list[Text]:
     found = smallest_cards(predictions)
     lines = [
-        f"batch {batch}: smallest card that fits: {card}" if card else f"batch {batch}: it fits none of these cards"
+        f"batch {batch}: smallest card that fits: {card}" if card else f"batch {batch}: fits none of these cards"
         for batch, card in found.items()
     ]
     return [Text(line, "bold") for line in lines]
@@ -70,7 +75,7 @@ def _smallest_in_words(predictions: Sequence[Prediction]) -> list[Text]:
 def _answers_table(predictions: Iterable[Prediction]) -> Table:
     table = answers_table("card", Column("batch", number=True), title="GiB on one GPU")
     for one in predictions:
-        cells = answer(one.predicted_outcome, needed=one.needed_gib, usable=one.usable_gib, margin=one.margin_gib)
+        cells = answer_cells(one.predicted_outcome, needed=one.needed_gib, usable=one.usable_gib, margin=one.margin_gib)
         table.add(one.spec.card, str(one.spec.settings.batch_size), *cells)
     return table
 
@@ -82,6 +87,6 @@ def _parts_table(predictions: Iterable[Prediction]) -> Table:
         Column("peak in", optional=1),
     )
     for one in predictions:
-        sizes = (*(part_of(one, part) for part in COLUMNS), gib(one.peak_gib), gib(one.reserved_gib))
+        sizes = (*(format_part(one, part) for part in COLUMNS), format_gib(one.peak_gib), format_gib(one.reserved_gib))
         table.add(str(one.spec.settings.batch_size), *sizes, f"{one.peak_phase}, step {one.peak_step}")
     return table

@@ -1,4 +1,4 @@
-"""Predictions and fits, as tables for the terminal and as plain data."""
+"""Show predictions and fits as tables for the terminal, and return them as JSON-compatible objects."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.prediction.answers import STYLES, answer, answers_table, gib
+from experiments.prediction.answers import STYLES, answer_cells, answers_table, format_gib
 from experiments.prediction.batches import LARGEST_BATCH
 from experiments.prediction.fit import Attempt, Fit, fits
-from experiments.prediction.predict import CUSTOM
+from experiments.prediction.predict import CUSTOM_SUITE
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, COLUMNS, OPTIMIZER_CPU, PARAMETERS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB, Prediction
 from experiments.results.wording import OUTCOMES
@@ -18,10 +18,10 @@ from experiments.suites.cards import card_named, notes_on
 from experiments.suites.suite import ExpectedOutcome, suite_named
 from experiments.system.tables import Column, Table
 
-SHOWN_GIB = 0.005
-SINGLE = "single changes, cheapest first, GiB on one GPU"
-PAIRS = "no single change fits; the cheapest pairs that fit, GiB on one GPU"
-NOT_SHOWN = {
+SMALLEST_SHOWN_GIB = 0.005
+SINGLE_CHANGES_TITLE = "single changes, cheapest first, GiB on one GPU"
+PAIRS_TITLE = "no single change fits; the cheapest pairs that fit, GiB on one GPU"
+OMITTED_FIELDS = {
     "prediction_version",
     "spec",
     "parameters",
@@ -42,15 +42,15 @@ LEGEND = (
 )
 
 
-def expected_of(prediction: Prediction) -> ExpectedOutcome | None:
+def expected_outcome(prediction: Prediction) -> ExpectedOutcome | None:
     """Return the row's expected outcome; None if the suite states none, or for a custom training."""
     spec = prediction.spec
-    return None if spec.suite == CUSTOM else suite_named(spec.suite).row(spec.row).expect.outcome
+    return None if spec.suite == CUSTOM_SUITE else suite_named(spec.suite).row(spec.row).expect.outcome
 
 
 def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
     """Return a prediction as one flat object; sizes in GiB on one GPU."""
-    spec, expected = prediction.spec, expected_of(prediction)
+    spec, expected = prediction.spec, expected_outcome(prediction)
     return {
         "suite": spec.suite,
         "row": spec.row,
@@ -58,7 +58,7 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
         "model": spec.settings.model,
         "params": prediction.parameters,
         "trainable_params": prediction.trainable_parameters,
-        **prediction.model_dump(mode="json", exclude=NOT_SHOWN),
+        **prediction.model_dump(mode="json", exclude=OMITTED_FIELDS),
         "margin_gib": prediction.margin_gib,
         "verdict": prediction.predicted_outcome,
         "expected": expected,
@@ -69,11 +69,11 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def noted(predictions: Sequence[Prediction]) -> list[Text]:
-    """Return what a reader has to know beside the numbers, each once."""
+def note_lines(predictions: Sequence[Prediction]) -> list[Text]:
+    """Return notes about the cards, each note once: missing bf16 arithmetic, and notes of cards.yaml."""
     emulating = [*dict.fromkeys(one.spec.card for one in predictions if emulates_bf16(one))]
     has = "has" if len(emulating) == 1 else "have"
-    slow = f"{', '.join(emulating)} {has} no bf16 arithmetic: PyTorch emulates it, slowly; memory is as predicted"
+    slow = f"{', '.join(emulating)} {has} no bf16 arithmetic. PyTorch emulates it slowly; the memory is as predicted"
     lines = [*([slow] if emulating else []), *notes_on(one.spec.card for one in predictions)]
     return [Text(f"note: {line}", "yellow") for line in lines]
 
@@ -87,11 +87,11 @@ def emulates_bf16(prediction: Prediction) -> bool:
 def prediction_tables(predictions: Sequence[Prediction]) -> Group:
     """Return a table for each suite and card, and a legend of the columns."""
     places = groupby(predictions, key=lambda one: (one.spec.suite, one.spec.card, one.usable_gib))
-    tables = [_table(f"{suite}, {card}: {usable:.2f} GiB usable", own) for (suite, card, usable), own in places]
-    return Group(*tables, *noted(predictions), Text(LEGEND, "dim"))
+    tables = [_suite_table(f"{suite}, {card}: {usable:.2f} GiB usable", own) for (suite, card, usable), own in places]
+    return Group(*tables, *note_lines(predictions), Text(LEGEND, "dim"))
 
 
-def _table(title: str, predictions: Iterable[Prediction]) -> Table:
+def _suite_table(title: str, predictions: Iterable[Prediction]) -> Table:
     table = Table(
         "row",
         Column("peak", number=True),
@@ -107,37 +107,37 @@ def _table(title: str, predictions: Iterable[Prediction]) -> Table:
     for one in predictions:
         table.add(
             one.spec.row,
-            gib(one.peak_gib),
+            format_gib(one.peak_gib),
             f"{one.margin_gib:+.2f}",
             Text(one.predicted_outcome, STYLES[one.predicted_outcome]),
-            _stated(one),
-            gib(one.reserved_gib),
+            _lab_cell(one),
+            format_gib(one.reserved_gib),
             f"{one.peak_phase}, step {one.peak_step}",
-            *(part_of(one, part) for part in COLUMNS),
-            gib(one.rule_of_thumb_gib),
+            *(format_part(one, part) for part in COLUMNS),
+            format_gib(one.rule_of_thumb_gib),
         )
     return table
 
 
-def part_of(prediction: Prediction, part: MemoryPart) -> str:
-    """Format one part of the peak, GiB; nothing for host memory that is not used."""
+def format_part(prediction: Prediction, part: MemoryPart) -> str:
+    """Format one part of the peak in GiB; '' for host memory that is not used."""
     if part != OPTIMIZER_CPU:
-        return gib(getattr(prediction.at_peak, part.field))
-    return gib(prediction.optimizer_cpu_gib) if prediction.optimizer_cpu_gib >= SHOWN_GIB else ""
+        return format_gib(getattr(prediction.at_peak, part.field))
+    return format_gib(prediction.optimizer_cpu_gib) if prediction.optimizer_cpu_gib >= SMALLEST_SHOWN_GIB else ""
 
 
-def beside_stated(prediction: Prediction) -> str:
-    """Return the predicted outcome and how it compares with the lab: 'out of GPU memory, as stated'."""
-    expected, likely = expected_of(prediction), prediction.likely_outcome
+def compare_with_lab(prediction: Prediction) -> str:
+    """Describe the predicted outcome compared with the lab, such as 'out of GPU memory, as the lab states'."""
+    expected, likely = expected_outcome(prediction), prediction.likely_outcome
     doubt = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
     words = f"{doubt}{OUTCOMES[likely]}"
     if expected is None:
         return words
-    return f"{words}, as stated" if expected == likely else f"{words}, but stated: {OUTCOMES[expected]}"
+    return f"{words}, as the lab states" if expected == likely else f"{words}, but the lab states: {OUTCOMES[expected]}"
 
 
-def _stated(prediction: Prediction) -> Text:
-    expected = expected_of(prediction)
+def _lab_cell(prediction: Prediction) -> Text:
+    expected = expected_outcome(prediction)
     if expected is None:
         return Text("")
     if expected == prediction.likely_outcome:
@@ -146,13 +146,13 @@ def _stated(prediction: Prediction) -> Text:
 
 
 def fit_as_data(fit: Fit) -> dict[str, Any]:
-    """Return a fit as one flat object; a batch of 0 means that even a batch of 1 does not fit."""
+    """Return a fit as one flat object. A batch of 0 means that even a batch of 1 does not fit."""
     return {
-        **prediction_as_data(fit.asked),
-        "batch": fit.asked.spec.settings.batch_size,
-        "largest_batch": _batch(fit.largest),
+        **prediction_as_data(fit.requested),
+        "batch": fit.requested.spec.settings.batch_size,
+        "largest_batch": _batch_size(fit.largest),
         "largest_batch_peak_gib": fit.largest.peak_gib if fit.largest else None,
-        "largest_batch_borderline": _batch(fit.likely),
+        "largest_batch_borderline": _batch_size(fit.likely),
         "changes": [*map(_attempt_as_data, fit.changes)],
         "pairs": [*map(_attempt_as_data, fit.pairs)],
     }
@@ -168,50 +168,50 @@ def _attempt_as_data(attempt: Attempt) -> dict[str, Any]:
 
 
 def fit_view(fit: Fit) -> Group:
-    """Return a fit for the terminal: the requested row, the largest batch, and the changes that help or do not.
+    """Return a fit for the terminal: the requested row, the largest batch, and the tried changes.
 
-    Pairs of changes follow if no single one fits.
+    Pairs of changes follow if no single change fits.
     """
-    asked = fit.asked
-    spec = asked.spec
+    requested = fit.requested
+    spec = requested.spec
     lines = [
-        f"{spec.row} on {spec.card}, batch {spec.settings.batch_size}: {asked.predicted_outcome}, "
-        f"needs {asked.needed_gib:.2f} of {asked.usable_gib:.2f} GiB ({asked.margin_gib:+.2f})",
-        _largest_in_words(fit),
+        f"{spec.row} on {spec.card}, batch {spec.settings.batch_size}: {requested.predicted_outcome}, "
+        f"needs {requested.needed_gib:.2f} of {requested.usable_gib:.2f} GiB ({requested.margin_gib:+.2f})",
+        _describe_largest_batch(fit),
     ]
     tables = [
-        *([_attempts_table(SINGLE, fit.changes)] if fit.changes else []),
-        *([_attempts_table(PAIRS, fit.pairs)] if fit.pairs else []),
+        *([_attempts_table(SINGLE_CHANGES_TITLE, fit.changes)] if fit.changes else []),
+        *([_attempts_table(PAIRS_TITLE, fit.pairs)] if fit.pairs else []),
     ]
     if fit.changes and not any(map(fits, (*fit.changes, *fit.pairs))):
-        lines.append("no change and no pair of changes fits")
-    return Group(*(Text(line) for line in lines), *tables, *noted([asked]))
+        lines.append("no change and no pair of changes makes it fit")
+    return Group(*(Text(line) for line in lines), *tables, *note_lines([requested]))
 
 
-def _largest_in_words(fit: Fit) -> str:
+def _describe_largest_batch(fit: Fit) -> str:
     if fit.likely is None:
         return "not even a batch of 1 fits"
     if fit.largest is None:
-        return f"no batch certainly fits; borderline up to {_batch(fit.likely)}"
-    words = f"largest batch that fits: {_batch(fit.largest)}, peak {fit.largest.peak_gib:.2f} GiB"
-    if _batch(fit.likely) > _batch(fit.largest):
-        words += f"; borderline up to {_batch(fit.likely)}"
-    return f"{words} (larger batches were not tried)" if _batch(fit.likely) == LARGEST_BATCH else words
+        return f"no batch certainly fits; borderline up to {_batch_size(fit.likely)}"
+    words = f"largest batch that fits: {_batch_size(fit.largest)}, peak {fit.largest.peak_gib:.2f} GiB"
+    if _batch_size(fit.likely) > _batch_size(fit.largest):
+        words += f"; borderline up to {_batch_size(fit.likely)}"
+    return f"{words} (larger batches were not tried)" if _batch_size(fit.likely) == LARGEST_BATCH else words
 
 
 def _attempts_table(title: str, attempts: Iterable[Attempt]) -> Table:
-    table = answers_table(Column("change", prose=title == PAIRS), title=title, note="cost")
+    table = answers_table(Column("change", prose=title == PAIRS_TITLE), title=title, note="cost")
     for one in attempts:
         found = one.prediction
         if found is None:
-            table.add(one.change, *answer("not possible", one.reason))
+            table.add(one.change, *answer_cells("not possible", one.reason))
             continue
         host = found.optimizer_cpu_gib
-        cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SHOWN_GIB else one.cost
-        sizes = answer(found.predicted_outcome, cost, peak=found.peak_gib, margin=found.margin_gib)
+        cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SMALLEST_SHOWN_GIB else one.cost
+        sizes = answer_cells(found.predicted_outcome, cost, peak=found.peak_gib, margin=found.margin_gib)
         table.add(one.change, *sizes)
     return table
 
 
-def _batch(prediction: Prediction | None) -> int:
+def _batch_size(prediction: Prediction | None) -> int:
     return prediction.spec.settings.batch_size if prediction else 0

@@ -2,10 +2,10 @@
 
     python -m experiments.prediction.tracer --cache FOLDER --workers N < JOBS
 
-Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE}. The list of the cards' predictions,
-or {"error": LINE, "mistake": BOOL}, is written to ``out``, and the job's number is printed. The row is traced on its
-own card; the other cards must have the same kernels. Rows run in forks of this process, at most N at a time:
-libraries are loaded once, and rows do not share state.
+Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE}. The predictions for the cards,
+or {"error": LINE, "user_error": BOOL}, is written to ``out``. Then the job's number is printed.
+The row is traced on its own card; the other cards must have the same kernels. Rows run in forks of this process, at
+most N at a time, so that libraries are loaded once and rows do not share state.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import InputError
-from experiments.prediction.peak import UNLIMITED, Tags, failure, needed, shares
+from experiments.prediction.peak import UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import versions
@@ -37,11 +37,11 @@ MEMORY_LIMIT = 6 * GIB
 
 
 class PhantomMeter:
-    """The phantom device's counters, as a probe reads them."""
+    """Meter that reads the counters of the phantom device."""
 
     def __init__(self, phantom: Phantom) -> None:
         self._phantom = phantom
-        self.tags = Tags(phantom)
+        self.tags = MemoryTags(phantom)
 
     def allocated(self) -> int:
         return self._phantom.stats()[0]
@@ -53,11 +53,11 @@ class PhantomMeter:
         return self._phantom.stats()[3]
 
     def begin(self, phase: Phase) -> None:
-        self.tags.begin(phase)
+        self.tags.begin_phase(phase)
         self._phantom.reset_peaks()
 
-    def watch(self, kind: str, tensors: Iterable[Any]) -> None:
-        self.tags.tag(kind, tensors)
+    def track(self, kind: str, tensors: Iterable[Any]) -> None:
+        self.tags.tag_tensors(kind, tensors)
 
     def __enter__(self) -> "PhantomMeter":
         return self
@@ -66,8 +66,8 @@ class PhantomMeter:
         pass
 
 
-def prepare(phantom: Phantom) -> None:
-    """Import the libraries of all rows, as on a machine with a GPU."""
+def import_libraries(phantom: Phantom) -> None:
+    """Import the libraries of all rows; they behave as on a machine with a GPU."""
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     from experiments.prediction.phantom.cuda import replace_cuda
 
@@ -92,14 +92,14 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Pr
 
     from experiments.prediction.phantom.cpu_adam import skip_cpu_adam
     from experiments.prediction.phantom.cuda import replace_cuda
-    from experiments.prediction.phantom.ranks import replace_ranks
+    from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.training import rank
 
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
-    replace_ranks(spec.settings.devices, spec.settings.nodes)
+    simulate_ranks(spec.settings.devices, spec.settings.nodes)
     if "offload" in spec.settings.strategy:
-        phantom.watch_host()
+        phantom.count_host_memory()
         skip_cpu_adam()
     meter = PhantomMeter(phantom)
     device = Device(
@@ -112,31 +112,31 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Pr
         raise RuntimeError(measured.reason)
     elapsed_s = time.perf_counter() - begun
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
-    return [_prediction(one, measured, phantom, meter, elapsed_s) for one in specs]
+    return [_build_prediction(one, measured, phantom, meter, elapsed_s) for one in specs]
 
 
-def _prediction(
+def _build_prediction(
     spec: RowSpec, measured: Measured, phantom: Phantom, meter: PhantomMeter, elapsed_s: float
 ) -> Prediction:
     usable = round(card_named(spec.card).usable_gib * GIB)
     free, limited = phantom.replay(UNLIMITED), phantom.replay(usable)
-    phase, step, _ = meter.tags.moment(free.highest_at)
+    phase, step, _ = meter.tags.position_at(free.peak_event)
     return Prediction(
         spec=spec,
         parameters=measured.parameters or 0,
         trainable_parameters=measured.trainable_parameters or 0,
         peak_gib=free.peak_allocated / GIB,
         reserved_gib=free.peak_reserved / GIB,
-        at_peak=shares(phantom, meter.tags, free),
+        at_peak=peak_shares(phantom, meter.tags, free),
         peak_phase=phase,
         peak_step=step,
         optimizer_cpu_gib=max((shot.optimizer_cpu_gib for shot in measured.memory.snapshots), default=0.0),
         host_gib=phantom.host_peak() / GIB if "offload" in spec.settings.strategy else None,
-        needed_gib=needed(phantom, free) / GIB,
+        needed_gib=needed_bytes(phantom, free) / GIB,
         usable_gib=usable / GIB,
         limited_reserved_gib=limited.peak_reserved / GIB,
         retries=limited.retries,
-        failure=failure(limited, meter.tags),
+        failure=failure_in_replay(limited, meter.tags),
         memory=measured.memory,
         tflop_per_sample=measured.speed.tflop_per_sample if measured.speed else None,
         versions=versions(),
@@ -144,8 +144,8 @@ def _prediction(
     )
 
 
-def _job(spec: Path, card_names: Sequence[str], out: Path, phantom: Phantom) -> None:
-    """Trace one row in its own process."""
+def _run_job(spec: Path, card_names: Sequence[str], out: Path, phantom: Phantom) -> None:
+    """Trace one row in this forked process and write the predictions, or the error, to ``out``."""
     die_with_parent()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
@@ -153,10 +153,10 @@ def _job(spec: Path, card_names: Sequence[str], out: Path, phantom: Phantom) -> 
         predictions = trace(RowSpec.model_validate_json(spec.read_bytes()), card_names, phantom)
         found = json.dumps([one.model_dump(mode="json") for one in predictions])
     except InputError as error:
-        found = json.dumps({"error": str(error), "mistake": True})
+        found = json.dumps({"error": str(error), "user_error": True})
     except Exception as error:
         traceback.print_exc()
-        found = json.dumps({"error": f"{type(error).__name__}: {error}", "mistake": False})
+        found = json.dumps({"error": f"{type(error).__name__}: {error}", "user_error": False})
     write_atomically(out, found)
 
 
@@ -172,7 +172,7 @@ def main() -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    prepare(phantom)
+    import_libraries(phantom)
 
     gc.freeze()
     running: dict[int, int] = {}
@@ -182,7 +182,7 @@ def main() -> int:
             number, job = waiting.pop(0)
             process = os.fork()
             if process == 0:
-                _job(Path(job["spec"]), job["cards"], Path(job["out"]), phantom)
+                _run_job(Path(job["spec"]), job["cards"], Path(job["out"]), phantom)
                 os._exit(0)
             running[process] = number
         ended, _ = os.wait()

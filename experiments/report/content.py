@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from experiments.prediction.as_result import Graded
+from experiments.prediction.as_result import RunEvaluations
 from experiments.report.identity import Fact, Previous, identity
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
@@ -30,7 +30,7 @@ from experiments.results.wording import OUTCOMES
 from experiments.suites.cards import cards
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
-from experiments.system.logs import tail
+from experiments.system.logs import last_lines
 
 REPORT_SCHEMA_VERSION: Literal[4] = 4
 NOTEBOOK_PAGE = "notebook.html"
@@ -118,7 +118,11 @@ class Report(Record):
 
 
 def report_of(
-    folder: RunFolder, suite: Suite, graded: Graded, results: Mapping[str, Result], before: Previous | None = None
+    folder: RunFolder,
+    suite: Suite,
+    graded: RunEvaluations,
+    results: Mapping[str, Result],
+    before: Previous | None = None,
 ) -> Report:
     """Return the report of the run in ``folder``."""
     evaluation = graded.best
@@ -200,7 +204,7 @@ def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - LOG_BYTES))
         text = CONTROL.sub("", log.read().decode(errors="replace"))
-    return tuple(line[:LINE_CHARACTERS] for line in tail(text))
+    return tuple(line[:LINE_CHARACTERS] for line in last_lines(text))
 
 
 def _scaled(stated: Settings, ran: Settings) -> str:

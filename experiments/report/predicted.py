@@ -5,7 +5,7 @@ from statistics import median
 
 from pydantic import Field
 
-from experiments.prediction.as_result import Graded, in_words
+from experiments.prediction.as_result import RunEvaluations, describe_outcome
 from experiments.report.words import STATUSES, predicted_headline
 from experiments.results.evaluate import scaled_down
 from experiments.results.memory_parts import OPTIMIZER_CPU, MemoryPart
@@ -83,7 +83,7 @@ class PredictedReport(Record):
 
 
 def predicted_report(
-    suite: Suite, graded: Graded, predictions: Sequence[Prediction], results: Mapping[str, Result]
+    suite: Suite, graded: RunEvaluations, predictions: Sequence[Prediction], results: Mapping[str, Result]
 ) -> PredictedReport | None:
     """Compare a run's predictions with its verdicts and results; None if nothing was predicted."""
     predicted = graded.predicted
@@ -107,7 +107,7 @@ def _row(suite: Suite, prediction: Prediction, result: Result | None) -> Predict
     return PredictedRow(
         stated=OUTCOMES[expected] if expected else "",
         agrees=expected == prediction.likely_outcome if expected else None,
-        words=in_words(prediction),
+        words=describe_outcome(prediction),
         prediction=prediction,
         measured_peak_gib=peak,
         measured_reserved_gib=reserved,

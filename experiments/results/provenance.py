@@ -5,10 +5,10 @@ import os
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 from provision import reproducible
 
-PACKAGE = CODE / "experiments"
+PACKAGE = CODE_FOLDER / "experiments"
 LIBRARIES = (
     "torch",
     "lightning",
@@ -42,7 +42,7 @@ def git_commit() -> str | None:
     """
     if named := os.environ.get("TESTBED_COMMIT"):
         return named
-    return reproducible.commit(CODE) or None
+    return reproducible.commit(CODE_FOLDER) or None
 
 
 def image() -> str | None:

@@ -20,7 +20,7 @@ from experiments.runners.local.row_process import NOTEBOOK_LOG
 from experiments.suites.cards import card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
-from experiments.system.logs import place_in, tail, telling_line
+from experiments.system.logs import error_line, last_lines, location_in_log
 from provision.models import Gpu, Node
 
 
@@ -43,8 +43,8 @@ def write_broken(
         step=progress.step if progress else None,
         kind="the row's processes ended" if outcome == "error" else "time limit",
         message=telling_line_of(row_folder),
-        where=place_in(_printed(row_folder)),
-        log=tail(_printed(row_folder)),
+        where=location_in_log(_printed(row_folder)),
+        log=last_lines(_printed(row_folder)),
     )
     return _write(
         row_folder,
@@ -60,7 +60,7 @@ def write_broken(
 
 def telling_line_of(row_folder: Path) -> str:
     """Return the line that tells most of what the row, or else its notebook, printed; 'no output' if there is none."""
-    return telling_line(_printed(row_folder), "no output")
+    return error_line(_printed(row_folder), "no output")
 
 
 def _printed(row_folder: Path) -> str:

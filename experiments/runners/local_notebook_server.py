@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.runners.notebook_server import PORTS, address, answers, server_options
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 from experiments.system.signals import die_with_parent
 
 
@@ -25,7 +25,7 @@ def served_here(folder: Path, opened: str | None = None) -> Iterator[tuple[str, 
     if find_spec("jupyterlab") is None:
         raise InputError(f"--site local: JupyterLab is missing; install it: {sys.executable} -m pip install jupyterlab")
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
-    paths = os.pathsep.join(filter(None, (str(CODE), os.environ.get("PYTHONPATH"))))
+    paths = os.pathsep.join(filter(None, (str(CODE_FOLDER), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "jupyterlab", *server_options(port), "--ServerApp.log_level=ERROR"]
     if os.geteuid() == 0:
         command.append("--allow-root")

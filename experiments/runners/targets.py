@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.inputs.dataset import DataSet, prepare, prepare_remote
+from experiments.inputs.dataset import DataSet, prepare_dataset, prepare_remote_dataset
 from experiments.inputs.download import DownloadCallback
 from experiments.results.run_folder import RunFolder
 from experiments.runners.admission import check_disk, refusal
@@ -23,7 +23,7 @@ from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 from experiments.system.files import cache_folder
-from experiments.system.packages import require
+from experiments.system.packages import require_packages
 from provision.availability.times import local_zone, time_in_words
 from provision.choices import DEMO, REGIONS, TESTBEDS, ImageVariant
 from provision.clock import Clock
@@ -52,7 +52,7 @@ class LocalTarget(Target):
     def prepare_data(
         self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
     ) -> DataSet:
-        return prepare(source, sha256, cache_folder(), datasets, watch)
+        return prepare_dataset(source, sha256, cache_folder(), datasets, watch)
 
     def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
         check_disk(folder, specs)
@@ -61,7 +61,7 @@ class LocalTarget(Target):
         return refusal(spec, self.node, host_memory_gib)
 
     def reach(self) -> None:
-        require("torch", "papermill", "ipykernel")
+        require_packages("torch", "papermill", "ipykernel")
 
     def software(self) -> Software | None:
         return software_here(self.node)
@@ -92,7 +92,7 @@ class ExpectedTarget(Target):
         self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
     ) -> DataSet:
         cache = "" if source in (SYNTHETIC, HUB) else self.cache
-        data = prepare_remote(source, sha256, cache, datasets)
+        data = prepare_remote_dataset(source, sha256, cache, datasets)
         if data.user_path and not self.shared and self.max_nodes > 1:
             raise InputError(f"--data {source}: the nodes of {self.title} share no folder; allowed: a URL")
         return data

@@ -1,22 +1,22 @@
-"""Folders of the program, checksums, and atomic writes."""
+"""Folders of this program, checksums of files, and atomic writes."""
 
 import hashlib
 import os
 from pathlib import Path
 
 GIB = 1024**3
-CODE = Path(__file__).resolve().parents[2]
+CODE_FOLDER = Path(__file__).resolve().parents[2]
 """The folder with the packages experiments and provision."""
 
 
 def cache_folder() -> Path:
-    """Return TESTBED_CACHE, else llm-testbed in the user's cache folder; it need not exist."""
+    """Return the cache folder: TESTBED_CACHE, else llm-testbed in the user's cache folder. It may not exist yet."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("TESTBED_CACHE") or home / "llm-testbed")
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file as a hexadecimal string."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Locks of folders, which are released when their process ends for any reason."""
+"""Lock folders. The kernel releases a lock when its process ends, for any reason."""
 
 import fcntl
 import os
@@ -10,8 +10,8 @@ from experiments.errors import InputError
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` while the body runs, by the file .<its name>.lock next to it.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock ``folder`` while the body runs, with the file .NAME.lock next to it.
 
     Raises InputError if another process has locked it.
     """

@@ -1,4 +1,4 @@
-"""What a log, a traceback or a signal says about a failure. Pure functions."""
+"""Extract the cause and location of a failure from a log, a traceback or a signal. Pure functions."""
 
 import re
 import signal
@@ -6,16 +6,16 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
-KEPT_LINES = 10
-"""Lines of a log that a result keeps."""
-FRAME = re.compile(r'^\s*File "(?P<path>[^"]+)", line (?P<line>\d+),? in (?P<function>.+)$', re.MULTILINE)
-STACK = re.compile(r"^.*\(most recent call (?P<end>first|last)\):.*$", re.MULTILINE)
-OWN = re.compile(r"(?:^|(?<!/tests)/)((?:experiments|provision)/[\w/]+\.py)$")
-LIBRARY = re.compile(r".*(?:/(?:site|dist)-packages/|/lib/python3\.\d+/)(.+)$")
-TELLING = re.compile(
+MAX_LOG_LINES = 10
+"""Maximum number of log lines in a result."""
+FRAME_LINE = re.compile(r'^\s*File "(?P<path>[^"]+)", line (?P<line>\d+),? in (?P<function>.+)$', re.MULTILINE)
+STACK_HEAD = re.compile(r"^.*\(most recent call (?P<end>first|last)\):.*$", re.MULTILINE)
+PROJECT_PATH = re.compile(r"(?:^|(?<!/tests)/)((?:experiments|provision)/[\w/]+\.py)$")
+LIBRARY_PATH = re.compile(r".*(?:/(?:site|dist)-packages/|/lib/python3\.\d+/)(.+)$")
+ERROR_WORDS = re.compile(
     r"\w*(?:error|exception)\b|fatal|\bkilled\b|cannot|no such|not found|denied|no space", re.IGNORECASE
 )
-HINTS = {
+ERROR_HINTS = {
     r"Killed signal terminated program|\b(?:c\+\+|g\+\+|nvcc|cc1plus): .*\bKilled": (
         "the compiler was killed, usually because the host ran out of memory"
     ),
@@ -26,94 +26,99 @@ HINTS = {
     r"Bus error|unable to (?:open|mmap|write) .*shared memory": "shared memory (/dev/shm) is full",
     r"DeadKernelError|Kernel died": "the process of the row's notebook was killed",
 }
-SIGNALS = {
-    signal.SIGKILL: "usually because the host ran out of memory, or by somebody",
-    signal.SIGTERM: "from outside, such as by a shutdown or the end of a job",
+SIGNAL_CAUSES = {
+    signal.SIGKILL: "usually because the host ran out of memory, or by a user",
+    signal.SIGTERM: "by another program, such as at a shutdown or at the end of a job",
     signal.SIGSEGV: "a crash in compiled code, often of a library built for another GPU, driver or CPU",
     signal.SIGBUS: "usually because /dev/shm or the disk is full",
-    signal.SIGILL: "compiled code for another CPU",
-    signal.SIGABRT: "a library gave up",
+    signal.SIGILL: "code compiled for another CPU",
+    signal.SIGABRT: "a library aborted the process",
     signal.SIGFPE: "an arithmetic error in compiled code",
 }
 
 
-class Frame(NamedTuple):
-    """A call on a stack: file, line and function."""
+class StackFrame(NamedTuple):
+    """A frame of a stack: file, line and function."""
 
     path: str
     line: int
     function: str
 
     def __str__(self) -> str:
-        known = OWN.search(self.path) or LIBRARY.search(self.path)
+        known = PROJECT_PATH.search(self.path) or LIBRARY_PATH.search(self.path)
         return f"{known[1] if known else self.path.rpartition('/')[2]}:{self.line} in {self.function}"
 
 
-def killed_by(number: int) -> str:
-    """Return in words that a signal ended a process, and what that usually means."""
+def describe_signal(number: int) -> str:
+    """Describe a signal that ended a process, and its usual cause."""
     try:
         name = signal.Signals(number).name
     except ValueError:
         return f"killed by signal {number}"
-    meaning = SIGNALS.get(signal.Signals(number))
+    meaning = SIGNAL_CAUSES.get(signal.Signals(number))
     return f"killed by {name}" + (f", {meaning}" if meaning else "")
 
 
-def place_of(error: BaseException) -> str:
-    """Return where an error was raised: the innermost frame of this project's code, and the last library call."""
+def location_of_error(error: BaseException) -> str:
+    """Return the location of an error: the innermost frame of this project's code, and the innermost library frame."""
     stack = traceback.extract_tb(error.__traceback__)
-    return _place([Frame(frame.filename, frame.lineno or 0, frame.name) for frame in stack])
+    return _describe_location([StackFrame(frame.filename, frame.lineno or 0, frame.name) for frame in stack])
 
 
-def place_in(text: str) -> str:
-    """Return the same for the last stack with this project's code that a log shows; '' if it shows none."""
-    heads = list(STACK.finditer(text))
+def location_in_log(text: str) -> str:
+    """Return the location of the last stack in a log that contains this project's code; '' if there is none."""
+    heads = list(STACK_HEAD.finditer(text))
     ends = [*(head.start() for head in heads), len(text)][1:]
-    stacks = [_frames(text[head.end() : end], head["end"]) for head, end in zip(heads, ends, strict=True)]
-    own = [frames for frames in stacks if any(OWN.search(frame.path) for frame in frames)]
-    return _place((own or [[]])[-1])
+    stacks = [_parse_frames(text[head.end() : end], head["end"]) for head, end in zip(heads, ends, strict=True)]
+    own = [frames for frames in stacks if any(PROJECT_PATH.search(frame.path) for frame in frames)]
+    return _describe_location((own or [[]])[-1])
 
 
-def telling_line(text: str, default: str) -> str:
-    """Return the last line that tells of an error, else the last one, without the frames of stacks; with a hint."""
-    lines = _statements(text)
-    telling = [line for line in lines if TELLING.search(line)]
-    line = (telling or lines or [default])[-1]
-    hint = next((hint for pattern, hint in HINTS.items() if re.search(pattern, text)), "")
+def error_line(text: str, default: str) -> str:
+    """Return the last line of a log that mentions an error, else its last line, with a hint about the cause if known.
+
+    Lines of stacks are ignored. ``default`` is returned for a log without other lines.
+    """
+    lines = _lines_outside_stacks(text)
+    error_lines = [line for line in lines if ERROR_WORDS.search(line)]
+    line = (error_lines or lines or [default])[-1]
+    hint = next((hint for pattern, hint in ERROR_HINTS.items() if re.search(pattern, text)), "")
     return f"{line} ({hint})" if hint else line
 
 
-def message_of(error: BaseException) -> str:
-    """Return the first line of an error's message, and the telling line of the rest, such as a compiler's."""
+def error_message(error: BaseException) -> str:
+    """Return the first line of an error's message and, if other lines mention an error, the last of them."""
     first, *rest = str(error).strip().splitlines() or [type(error).__name__]
-    told = telling_line("\n".join(rest), "") if any(map(TELLING.search, rest)) else ""
-    return f"{first.strip()}: {told}" if told else first.strip()
+    detail = error_line("\n".join(rest), "") if any(map(ERROR_WORDS.search, rest)) else ""
+    return f"{first.strip()}: {detail}" if detail else first.strip()
 
 
-def tail(text: str) -> tuple[str, ...]:
-    """Return the last lines of a log, without blank ones."""
-    return tuple(line.rstrip() for line in text.splitlines() if line.strip())[-KEPT_LINES:]
+def last_lines(text: str) -> tuple[str, ...]:
+    """Return the last lines of a log, without blank lines; at most MAX_LOG_LINES."""
+    return tuple(line.rstrip() for line in text.splitlines() if line.strip())[-MAX_LOG_LINES:]
 
 
-def _frames(text: str, most_recent: str) -> list[Frame]:
-    """Return the frames of one stack, the innermost last."""
-    frames = [Frame(match["path"], int(match["line"]), match["function"].strip()) for match in FRAME.finditer(text)]
+def _parse_frames(text: str, most_recent: str) -> list[StackFrame]:
+    """Return the frames of one stack, the innermost frame last."""
+    frames = [
+        StackFrame(match["path"], int(match["line"]), match["function"].strip()) for match in FRAME_LINE.finditer(text)
+    ]
     return frames[::-1] if most_recent == "first" else frames
 
 
-def _place(frames: Sequence[Frame]) -> str:
+def _describe_location(frames: Sequence[StackFrame]) -> str:
     real = [frame for frame in frames if not frame.path.startswith("<")]
-    own = next((frame for frame in reversed(real) if OWN.search(frame.path)), None)
+    own = next((frame for frame in reversed(real) if PROJECT_PATH.search(frame.path)), None)
     if own is None or own is real[-1]:
         return str(real[-1]) if real else ""
     return f"{own}, which called {real[-1]}"
 
 
-def _statements(text: str) -> list[str]:
-    """Return the lines of a log, without stacks: their heads, frames, and the source lines and marks below them."""
+def _lines_outside_stacks(text: str) -> list[str]:
+    """Return the lines of a log without stacks, that is, without their heads, frames and source lines."""
     lines, in_stack = [], False
     for line in text.splitlines():
-        if STACK.match(line) or FRAME.match(line):
+        if STACK_HEAD.match(line) or FRAME_LINE.match(line):
             in_stack = True
         elif line.strip() and not (in_stack and line.startswith(" ")):
             in_stack = False

@@ -1,17 +1,17 @@
-"""Options declared once, as fields of a dataclass; experiments/cli/parsing/options.py offers them to commands."""
+"""Declare command-line options as fields of a dataclass; experiments/cli/parsing/options.py adds them to commands."""
 
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
-KEY = "option"
+OPTION_KEY = "option"
 
 
 @dataclass(frozen=True)
 class Option:
     """The command-line option of a field.
 
-    flag: the option's name if it differs from the field's name. minimum: smallest allowed number.
+    flag: the name of the option if it differs from the name of the field. minimum: the smallest allowed number.
     """
 
     help: str
@@ -20,7 +20,7 @@ class Option:
     minimum: float | None = None
 
     def name_of(self, field: str) -> str:
-        """Return the option's name without leading dashes and with underscores, as in the Makefile."""
+        """Return the name of the option as in the Makefile: without leading dashes, with underscores."""
         return (self.flag or field).lstrip("-").replace("-", "_")
 
 
@@ -33,14 +33,14 @@ def option(
     minimum: float | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Any:
-    """Return a dataclass field with an option; ``metadata`` is added to the field's own."""
+    """Return a dataclass field that declares an option; ``metadata`` is added to the metadata of the field."""
     declared = Option(help, flag, metavar, minimum)
-    return field(default=default, metadata={KEY: declared, **(metadata or {})})
+    return field(default=default, metadata={OPTION_KEY: declared, **(metadata or {})})
 
 
-def options_of(cls: type) -> Iterator[tuple[Field[Any], Option]]:
-    """Yield the fields of a dataclass that have an option, in their order."""
+def fields_with_options(cls: type) -> Iterator[tuple[Field[Any], Option]]:
+    """Yield the fields of a dataclass that have an option, each with its option, in their order."""
     for one in fields(cls):
-        if declared := one.metadata.get(KEY):
+        if declared := one.metadata.get(OPTION_KEY):
             assert one.default is not MISSING, f"{cls.__name__}.{one.name} needs a default"
             yield one, declared

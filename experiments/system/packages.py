@@ -1,4 +1,4 @@
-"""Optional packages, and the extras of llm-testbed that install them."""
+"""Check optional packages, and name the extras of llm-testbed that install them."""
 
 from importlib.util import find_spec
 
@@ -29,15 +29,15 @@ class MissingPackage(InputError):
     """An optional package is not installed; the message says how to install it."""
 
 
-def require(*modules: str) -> None:
-    """Raise MissingPackage for the first of ``modules`` that is not installed. Nothing is imported."""
+def require_packages(*modules: str) -> None:
+    """Raise MissingPackage for the first of ``modules`` that is not installed. Does not import them."""
     for module in modules:
         if find_spec(module) is None:
-            raise missing(module) or ModuleNotFoundError(name=module)
+            raise missing_package_error(module) or ModuleNotFoundError(name=module)
 
 
-def missing(module: str | None) -> MissingPackage | None:
-    """Return the error for a module that could not be imported, None if no extra installs it."""
+def missing_package_error(module: str | None) -> MissingPackage | None:
+    """Return the error for a module that could not be imported; None if no extra installs the module."""
     package = (module or "").partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if package in modules), None)
     if extra is None:

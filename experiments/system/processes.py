@@ -1,7 +1,7 @@
-"""Processes that end together: those of one group, and those with one tag.
+"""Start and kill processes together: those of one process group, or those with one tag.
 
-Tagged processes have inherited the same environment variable, the tag. A program finds them by the tag, even if they
-have changed their session or if another program started them.
+The tag is an environment variable that the processes have inherited. They are found by the tag even if they have
+changed their session, or if another program started them.
 """
 
 import os
@@ -18,10 +18,10 @@ from experiments.system.signals import die_with_parent
 
 
 @contextmanager
-def own_group(command: Sequence[str], **options: Any) -> "Iterator[subprocess.Popen[Any]]":
-    """Start a process with its own group, with Popen's ``options``; kill the whole group when the body ends.
+def process_group(command: Sequence[str], **options: Any) -> "Iterator[subprocess.Popen[Any]]":
+    """Start a process in a new process group, with options for Popen; kill the group when the body ends.
 
-    The process also ends with this one.
+    The process is also killed when this process ends.
     """
     process = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent, **options)
     try:
@@ -32,20 +32,20 @@ def own_group(command: Sequence[str], **options: Any) -> "Iterator[subprocess.Po
         process.wait()
 
 
-def tagged_processes(variable: str, value: str | None = None) -> list[psutil.Process]:
-    """Return the living processes whose environment has ``variable``, with that value if one is given."""
+def find_tagged(variable: str, value: str | None = None) -> list[psutil.Process]:
+    """Return the running processes whose environment has ``variable``, with the value ``value`` unless that is None."""
     tagged = []
     for process in psutil.process_iter():
-        tag = _tag(process, variable)
+        tag = _read_tag(process, variable)
         if tag is not None and value in (None, tag):
             tagged.append(process)
     return tagged
 
 
-def kill_tagged(variable: str, value: str, within_s: float) -> list[int]:
-    """Kill tagged processes until none is left; return the ids of those that are still alive after ``within_s``."""
-    deadline = time.monotonic() + within_s
-    while (alive := tagged_processes(variable, value)) and time.monotonic() < deadline:
+def kill_tagged(variable: str, value: str, timeout_s: float) -> list[int]:
+    """Kill tagged processes until none is left; return the ids of those that still run after ``timeout_s`` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while (alive := find_tagged(variable, value)) and time.monotonic() < deadline:
         for process in alive:
             with suppress(psutil.Error):
                 process.kill()
@@ -53,8 +53,8 @@ def kill_tagged(variable: str, value: str, within_s: float) -> list[int]:
     return [process.pid for process in alive]
 
 
-def _tag(process: psutil.Process, variable: str) -> str | None:
-    """Return the variable's value in a process, None for a zombie."""
+def _read_tag(process: psutil.Process, variable: str) -> str | None:
+    """Return the value of the variable in a process; None if it has none, or for a zombie."""
     try:
         return process.environ().get(variable) if process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""Handling of signals: the end of the parent process, and requests to stop. Uses only the standard library."""
+"""Handle signals: the end of the parent process, and requests to stop. Uses only the standard library."""
 
 import ctypes
 import os
@@ -7,10 +7,10 @@ import sys
 from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
-STOPPING = (signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
-forked_by: int | None = None
-"""The warm process that forked this one and ends it together with the process that asked for it; None without one."""
+warm_process_pid: int | None = None
+"""Process id of the warm process that forked this process; None for a process that was started cold."""
 
 
 def die_with_parent() -> None:
@@ -21,19 +21,19 @@ def die_with_parent() -> None:
 def exit_with_parent(parent: int) -> None:
     """End this process when its parent ends; exit at once if the parent, process ``parent``, has already ended.
 
-    A process that the warm process forked ends when the warm process ends, which watches ``parent``.
+    A process that was forked by the warm process ends with the warm process, which monitors ``parent``.
     """
     die_with_parent()
-    if os.getppid() != (forked_by or parent):
+    if os.getppid() != (warm_process_pid or parent):
         sys.exit("the process that started this one has ended")
 
 
-def stop_as_interrupt() -> None:
+def interrupt_on_stop_signals() -> None:
     """Handle SIGTERM and SIGHUP like Ctrl-C, so that leases are released on exit. Ignored signals stay ignored."""
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+            signal.signal(number, _raise_interrupt)
 
 
-def _stop(number: int, _frame: object) -> NoReturn:
+def _raise_interrupt(number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt(f"received {signal.Signals(number).name}")

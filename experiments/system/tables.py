@@ -1,6 +1,6 @@
-"""The one style of tables for the terminal, and of plain lines: nothing that one reads or types is ever cut.
+"""Print tables and lines in the terminal without cutting off any text.
 
-A table that is too wide leaves out its optional columns; if that is not enough, each row becomes a block of lines.
+A table that is too wide hides its optional columns. If that is not enough, each row becomes a block of lines.
 """
 
 import textwrap
@@ -13,18 +13,18 @@ from rich.table import Column as RichColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
-GAP = 2
+COLUMN_GAP = 2
 """Spaces between two columns."""
-PROSE = 20
-"""Characters that a column of prose gets at least, if it has as many."""
+MIN_PROSE_WIDTH = 20
+"""Minimum width of a column of prose in characters, if its text is that long."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name in the header, and what may happen to it where the table is too wide.
+    """A column of a table. ``name`` is its header.
 
-    number: aligned to the right. prose: may be wrapped at words. optional: may be left out, the highest value first; 0:
-    always shown.
+    number: align it to the right. prose: its text may be wrapped. optional: the order in which columns of a table that
+    is too wide are hidden, the highest value first; 0: never.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Column:
 
 
 class Table:
-    """A table whose form follows the width of the terminal. The first column names the row.
+    """A table that adapts to the width of the terminal. The first column names the row.
 
     Columns without any content are not shown.
     """
@@ -51,38 +51,38 @@ class Table:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._title:
             yield Text.assemble(self._title, style="bold")
-        filled = [i for i, _ in enumerate(self._columns) if i == 0 or any(row[i] for row in self._rows)]
-        shown = self._fitting(filled, options.max_width)
-        if shown is None:
-            yield from self._blocks(filled)
+        filled_columns = [i for i, _ in enumerate(self._columns) if i == 0 or any(row[i] for row in self._rows)]
+        shown_columns = self._fitting_columns(filled_columns, options.max_width)
+        if shown_columns is None:
+            yield from self._blocks(filled_columns)
             return
-        yield self._grid(shown, options.max_width)
-        if hidden := [self._columns[i].name for i in filled if i not in shown]:
+        yield self._grid(shown_columns, options.max_width)
+        if hidden := [self._columns[i].name for i in filled_columns if i not in shown_columns]:
             yield Text(f"not shown at this width: {', '.join(hidden)}", "dim")
 
-    def _fitting(self, filled: list[int], width: int) -> list[int] | None:
-        """Return the columns that fit the width: all but as many optional ones as necessary; None if none are left."""
-        for limit in sorted({self._columns[i].optional for i in filled}, reverse=True):
-            shown = [i for i in filled if self._columns[i].optional <= limit]
-            if sum(map(self._least, shown)) + GAP * (len(shown) - 1) <= width:
-                return shown
+    def _fitting_columns(self, filled_columns: list[int], width: int) -> list[int] | None:
+        """Return the columns to show, without optional ones that do not fit; None if the others do not fit either."""
+        for limit in sorted({self._columns[i].optional for i in filled_columns}, reverse=True):
+            shown_columns = [i for i in filled_columns if self._columns[i].optional <= limit]
+            if sum(map(self._minimum_width, shown_columns)) + COLUMN_GAP * (len(shown_columns) - 1) <= width:
+                return shown_columns
         return None
 
     def _cells(self, column: int) -> list[Text]:
         return [Text(self._columns[column].name), *(row[column] for row in self._rows)]
 
-    def _natural(self, column: int) -> int:
+    def _natural_width(self, column: int) -> int:
         return max(line.cell_len for cell in self._cells(column) for line in cell.split())
 
-    def _least(self, column: int) -> int:
-        """Return the width that a column needs: all of it, or for prose enough for the longest word."""
-        natural = self._natural(column)
+    def _minimum_width(self, column: int) -> int:
+        """Return the minimum width of a column: of its longest cell, or for prose of its longest word."""
+        natural = self._natural_width(column)
         if not self._columns[column].prose:
             return natural
         words = (Text(word).cell_len for cell in self._cells(column) for word in cell.plain.split())
-        return max(min(natural, PROSE), max(words, default=0))
+        return max(min(natural, MIN_PROSE_WIDTH), max(words, default=0))
 
-    def _grid(self, shown: list[int], width: int) -> RichTable:
+    def _grid(self, shown_columns: list[int], width: int) -> RichTable:
         columns = [
             RichColumn(
                 Text(self._columns[i].name),
@@ -91,48 +91,48 @@ class Table:
                 no_wrap=not self._columns[i].prose,
                 overflow="fold",
             )
-            for i, size in zip(shown, self._widths(shown, width), strict=True)
+            for i, size in zip(shown_columns, self._widths(shown_columns, width), strict=True)
         ]
-        grid = RichTable(*columns, box=SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False)
+        grid = RichTable(*columns, box=SIMPLE_HEAD, padding=(0, COLUMN_GAP - 1, 0, 0), pad_edge=False, show_edge=False)
         for row in self._rows:
-            grid.add_row(*(row[i] for i in shown))
+            grid.add_row(*(row[i] for i in shown_columns))
         return grid
 
-    def _widths(self, shown: list[int], width: int) -> list[int]:
-        """Return the width of each column: its least, and of the rest what prose needs."""
-        sizes = [self._least(i) for i in shown]
-        rest = width - sum(sizes) - GAP * (len(shown) - 1)
-        short = [self._natural(i) - size for i, size in zip(shown, sizes, strict=True)]
-        for order, place in enumerate(sorted(range(len(shown)), key=lambda place: short[place])):
-            more = min(short[place], rest // (len(shown) - order))
+    def _widths(self, shown_columns: list[int], width: int) -> list[int]:
+        """Return the width of each column: its minimum, plus a share of the remaining width for columns of prose."""
+        sizes = [self._minimum_width(i) for i in shown_columns]
+        rest = width - sum(sizes) - COLUMN_GAP * (len(shown_columns) - 1)
+        short = [self._natural_width(i) - size for i, size in zip(shown_columns, sizes, strict=True)]
+        for order, place in enumerate(sorted(range(len(shown_columns)), key=lambda place: short[place])):
+            more = min(short[place], rest // (len(shown_columns) - order))
             sizes[place] += more
             rest -= more
         return sizes
 
-    def _blocks(self, filled: list[int]) -> RenderResult:
-        """Yield each row as lines: the first cell, then its numbers in one line, then the other cells, with names."""
-        numbers = [i for i in filled[1:] if self._columns[i].number]
-        others = [i for i in filled[1:] if i not in numbers]
+    def _blocks(self, filled_columns: list[int]) -> RenderResult:
+        """Yield each row as a block: the first cell, one line with all numbers, and a line for each other cell."""
+        numbers = [i for i in filled_columns[1:] if self._columns[i].number]
+        others = [i for i in filled_columns[1:] if i not in numbers]
         margin = max((Text(self._columns[i].name).cell_len for i in others), default=0)
         for row in self._rows:
             yield Text.assemble(row[0], style="bold", overflow="fold")
             named = [Text.assemble((self._columns[i].name, "dim"), " ", row[i]) for i in numbers if row[i]]
             block = RichTable.grid(
-                RichColumn(width=margin, style="dim"), RichColumn(overflow="fold"), padding=(0, GAP, 0, 0)
+                RichColumn(width=margin, style="dim"), RichColumn(overflow="fold"), padding=(0, COLUMN_GAP, 0, 0)
             )
             for i in others:
                 if row[i]:
                     block.add_row(self._columns[i].name, row[i])
             parts: list[RenderableType] = [*([Text(", ").join(named)] if named else []), block]
-            yield from (Padding(part, (0, 0, 0, GAP)) for part in parts)
+            yield from (Padding(part, (0, 0, 0, COLUMN_GAP)) for part in parts)
 
 
 def print_lines(console: Console, text: str, style: str = "") -> None:
-    """Print plain lines: wrapped at words on a terminal, whole elsewhere. No word, such as a path, is broken."""
-    lines = [_wrapped(line, console.width) if console.is_terminal else line for line in text.split("\n")]
+    """Print lines of text, wrapped at words on a terminal, else unwrapped. Words, such as paths, are not split."""
+    lines = [_wrap_line(line, console.width) if console.is_terminal else line for line in text.split("\n")]
     console.print(Text("\n".join(lines), style), soft_wrap=True)
 
 
-def _wrapped(line: str, width: int) -> str:
-    indent = " " * (len(line) - len(line.lstrip()) + GAP)
+def _wrap_line(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + COLUMN_GAP)
     return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -1,14 +1,14 @@
-"""The warm process: it has imported modules, and forks processes that would otherwise import them anew (Linux only).
+"""Run the warm process, which imports modules once and then forks processes that need them (Linux only).
 
     python -u -m experiments.system.warm_process SOCKET MODULE...
 
-It imports each MODULE and then serves requests at SOCKET (see warm_start). Each started process is like one of
-`python -u -m`: a session, environment, folder and output of its own, no signal handlers. At its end it runs exit
-handlers, but does not free what was imported. It is killed when the process that asked for it closes the connection, or
-when the warm process ends.
+The warm process imports each MODULE and then serves requests at SOCKET (see warm_start). Each started process is like
+one that `python -u -m` starts: it has its own session, environment, folder and output, and no signal handlers. When it
+ends, it runs exit handlers but does not free the imported modules. It is killed when the requesting process closes the
+connection, or when the warm process ends.
 
-A module that cannot be imported is left out. The warm process ends if there is more than one thread after the imports,
-or if one of them has opened a GPU: neither survives a fork.
+A module that cannot be imported is skipped. After the imports, the warm process ends if it has more than one thread or
+has opened a GPU, because neither survives a fork.
 """
 
 import atexit
@@ -31,18 +31,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from experiments.system import signals
-from experiments.system.environment import fits, replace_environment
+from experiments.system.environment import fits_environment_memory, replace_environment
 
-READY = ".ready"
-"""Suffix of the file that tells that the imports are done."""
+READY_SUFFIX = ".ready"
+"""Suffix of the file that shows that the imports are complete."""
 GPU_FILES = ("/dev/nvidia-uvm", "/dev/kfd")
 MESSAGE_BYTES = 1 << 20
-OUTPUTS = (1, 2)
+OUTPUT_DESCRIPTORS = (1, 2)
 
 
 @dataclass(frozen=True)
-class Request:
-    """A process to start. command: a module and its arguments. oom_score_adj: see proc(5)."""
+class StartRequest:
+    """Request to start a process. command: a module and its arguments. oom_score_adj: see proc(5)."""
 
     command: list[str]
     environment: dict[str, str]
@@ -52,8 +52,8 @@ class Request:
 
 
 @dataclass
-class Started:
-    """A process that was started, and the connection to the process that asked for it."""
+class StartedProcess:
+    """A started process, and the connection to the process that requested it."""
 
     pid: int
     pidfd: int
@@ -61,7 +61,7 @@ class Started:
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import the modules; print the traceback of each one that cannot be imported."""
+    """Import the modules; print a traceback for each module that cannot be imported."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -69,8 +69,8 @@ def import_modules(names: Sequence[str]) -> None:
             traceback.print_exc()
 
 
-def obstacles() -> list[str]:
-    """Return why this process must not be forked: threads, and GPUs that are in use."""
+def find_fork_obstacles() -> list[str]:
+    """Return the reasons why this process must not be forked: additional threads, and open GPUs."""
     found = []
     names = sorted(Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task"))
     if threading.active_count() > 1 or len(names) > 1:
@@ -83,73 +83,73 @@ def obstacles() -> list[str]:
 
 
 class WarmProcess:
-    """Starts processes on request until its parent ends."""
+    """Server that starts processes on request until its parent ends."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
-        self._started: dict[socket.socket, Started] = {}
+        self._started: dict[socket.socket, StartedProcess] = {}
 
-    def serve(self) -> Request:
-        """Serve requests forever; return only in a started process, with its request."""
+    def serve(self) -> StartRequest:
+        """Serve requests forever. Returns only in a started process, with the request for it."""
         while True:
-            key = self._selector.select()[0][0]  # one at a time: it may close what the others are about
+            key = self._selector.select()[0][0]  # only the first: handling it may close the others
             if key.data is not None:
-                self._report(key.data)
+                self._report_exit(key.data)
             elif key.fileobj is self._listener:
                 self._selector.register(self._listener.accept()[0], selectors.EVENT_READ)
-            elif isinstance(connection := key.fileobj, socket.socket) and (request := self._read(connection)):
+            elif isinstance(connection := key.fileobj, socket.socket) and (request := self._handle_message(connection)):
                 return request
 
-    def _read(self, connection: socket.socket) -> Request | None:
-        """Start the process that is asked for, or kill the one whose connection is closed.
+    def _handle_message(self, connection: socket.socket) -> StartRequest | None:
+        """Start the requested process, or kill the process whose connection is closed.
 
-        Return the request in the started process, else None.
+        Returns the request in the started process, else None.
         """
         try:
-            message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, len(OUTPUTS))
+            message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, len(OUTPUT_DESCRIPTORS))
         except OSError:
             message, descriptors = b"", []
         if not message:
-            self._forget(connection)
+            self._close_connection(connection)
             return None
-        request = Request(**json.loads(message), outputs=(descriptors[0], descriptors[1]))
-        return request if self._start(request, connection) else None
+        request = StartRequest(**json.loads(message), outputs=(descriptors[0], descriptors[1]))
+        return request if self._start_requested(request, connection) else None
 
-    def _start(self, request: Request, connection: socket.socket) -> bool:
-        """Start the process; return whether this is it."""
-        if not fits(request.environment):
-            self._forget(connection)
+    def _start_requested(self, request: StartRequest, connection: socket.socket) -> bool:
+        """Start the process; return True in the started process."""
+        if not fits_environment_memory(request.environment):
+            self._close_connection(connection)
             return False
         if (pid := os.fork()) == 0:
             return True
         for descriptor in request.outputs:
             os.close(descriptor)
-        started = Started(pid, os.pidfd_open(pid), connection)
+        started = StartedProcess(pid, os.pidfd_open(pid), connection)
         self._started[connection] = started
         self._selector.register(started.pidfd, selectors.EVENT_READ, started)
-        _send(connection, pid)
+        _send_number(connection, pid)
         return False
 
-    def _report(self, started: Started) -> None:
+    def _report_exit(self, started: StartedProcess) -> None:
         """Report the exit code of a process that has ended."""
         self._selector.unregister(started.pidfd)
         os.close(started.pidfd)
         _, status = os.waitpid(started.pid, 0)
         del self._started[started.connection]
-        _send(started.connection, os.waitstatus_to_exitcode(status))
+        _send_number(started.connection, os.waitstatus_to_exitcode(status))
 
-    def _forget(self, connection: socket.socket) -> None:
+    def _close_connection(self, connection: socket.socket) -> None:
         if started := self._started.get(connection):
             os.kill(started.pid, signal.SIGKILL)
-            self._report(started)
+            self._report_exit(started)
         with suppress(KeyError, ValueError):
             self._selector.unregister(connection)
         connection.close()
 
     def close(self) -> None:
-        """Close what a started process must not keep open."""
+        """Close all files of the warm process in a started process."""
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, socket.socket):
                 key.fileobj.close()
@@ -158,14 +158,14 @@ class WarmProcess:
         self._selector.close()
 
 
-def become(request: Request, warm_pid: int) -> None:
-    """Make this forked process what it was asked to be, except for running the module."""
+def set_up_process(request: StartRequest, warm_pid: int) -> None:
+    """Set up this forked process for the request: session, output, folder, environment and arguments."""
     signals.die_with_parent()
-    signals.forked_by = warm_pid
+    signals.warm_process_pid = warm_pid
     if os.getppid() != warm_pid:
         os._exit(1)
     os.setsid()
-    for descriptor, output in zip(request.outputs, OUTPUTS, strict=True):
+    for descriptor, output in zip(request.outputs, OUTPUT_DESCRIPTORS, strict=True):
         os.dup2(descriptor, output)
         os.close(descriptor)
     Path("/proc/self/oom_score_adj").write_text(request.oom_score_adj)
@@ -181,7 +181,7 @@ def become(request: Request, warm_pid: int) -> None:
 
 
 def run_module(name: str) -> int:
-    """Run a module as `python -m` does; return the exit code."""
+    """Run a module like `python -m`; return the exit code."""
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
     try:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -197,7 +197,7 @@ def run_module(name: str) -> int:
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process as the interpreter does, without the seconds that it takes to free every module."""
+    """End this process like the interpreter, but without freeing every module, which takes seconds."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -206,24 +206,24 @@ def end_process(code: int) -> NoReturn:
 
 
 def main(address: str, modules: Sequence[str]) -> NoReturn:
-    """Run the process, and in a process that it has started the module of that."""
+    """Run the warm process; in a started process, run the requested module."""
     pid = os.getpid()
     signals.die_with_parent()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(address)
         listener.listen()
         import_modules(modules)
-        if found := obstacles():
+        if found := find_fork_obstacles():
             sys.exit(f"rows start cold: {'; '.join(found)}")
-        Path(address + READY).touch()
+        Path(address + READY_SUFFIX).touch()
         warm = WarmProcess(listener)
         request = warm.serve()
         warm.close()
-    become(request, pid)
+    set_up_process(request, pid)
     end_process(run_module(request.command[0]))
 
 
-def _send(connection: socket.socket, number: int) -> None:
+def _send_number(connection: socket.socket, number: int) -> None:
     with suppress(OSError):
         connection.send(str(number).encode())
 

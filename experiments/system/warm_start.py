@@ -1,9 +1,9 @@
-"""Start Python modules as processes: forked from the warm process if there is one, else by a new interpreter.
+"""Start Python modules as processes, by a fork of the warm process if there is one, else by a new interpreter.
 
     python -u -m experiments.system.warm_start MODULE ARGUMENTS...
 
-The warm process (see warm_process) is the one whose socket the variable TESTBED_WARM names. The command stands for the
-process that it starts: it passes signals on, and ends as that one does. It is for programs that start ranks themselves.
+The variable TESTBED_WARM has the socket of the warm process (see warm_process). The command is for programs that start
+ranks themselves. It represents the process that it starts: it forwards signals to it, and ends with its exit code.
 """
 
 import json
@@ -21,15 +21,15 @@ from types import FrameType
 from typing import Protocol
 
 from experiments.system import signals
-from experiments.system.warm_process import MESSAGE_BYTES, READY
+from experiments.system.warm_process import MESSAGE_BYTES, READY_SUFFIX
 
-WARM_VARIABLE = "TESTBED_WARM"
+WARM_SOCKET_VARIABLE = "TESTBED_WARM"
 MODULE = "experiments.system.warm_start"
-POLL_S = 0.05
+POLL_INTERVAL_S = 0.05
 
 
 class Process(Protocol):
-    """A started process, as subprocess.Popen."""
+    """A started process, with methods of subprocess.Popen."""
 
     @property
     def pid(self) -> int: ...
@@ -37,12 +37,12 @@ class Process(Protocol):
     def wait(self) -> int: ...
 
 
-class NoWarmProcess(Exception):
-    """There is no warm process, or it cannot start this one."""
+class WarmProcessUnavailable(Exception):
+    """The warm process does not exist, or cannot start the requested process."""
 
 
-class WarmStarted:
-    """A process that the warm process has started, which it kills when this object or process ends."""
+class WarmStartedProcess:
+    """A process that the warm process has started. It is killed when this object is deleted or this process ends."""
 
     def __init__(self, pid: int, connection: socket.socket) -> None:
         self.pid = pid
@@ -54,35 +54,36 @@ class WarmStarted:
         return self._receive(socket.MSG_DONTWAIT)
 
     def wait(self) -> int:
-        """Return the exit code when the process has ended."""
+        """Wait until the process has ended; return its exit code."""
         code = self._receive()
         assert code is not None
         return code
 
     def _receive(self, flags: int = 0) -> int | None:
-        """Return the exit code. A warm process that ends takes all its processes with it, by SIGKILL."""
+        """Return the exit code; None while the process runs. It is -SIGKILL if the warm process has ended."""
         with suppress(BlockingIOError):
             if self._code is None:
-                self._code = int(_message(self._connection, flags) or -signal.SIGKILL)
+                self._code = int(_receive_message(self._connection, flags) or -signal.SIGKILL)
                 self._connection.close()
         return self._code
 
 
-def start(
+def start_process(
     command: Sequence[str],
     environment: Mapping[str, str],
     output: int,
-    patient: bool = False,
+    wait_for_imports: bool = False,
     preexec: Callable[[], None] | None = None,
 ) -> Process:
-    """Start `python -u -m`, with the arguments ``command``, in a session of its own; ``output`` gets what it prints.
+    """Start `python -u -m COMMAND` in a new session, with its output written to the file descriptor ``output``.
 
-    The warm process that ``environment`` names starts it if that has done its imports; ``patient`` waits for them. A
-    new interpreter calls ``preexec`` first; a process of the warm process has this process's score for the OOM killer.
+    The warm process that ``environment`` names starts it if its imports are complete. With ``wait_for_imports``, this
+    function waits for them. A new interpreter calls ``preexec`` first. A fork of the warm process gets the OOM score of
+    this process instead.
     """
-    with suppress(NoWarmProcess):
-        if patient or is_ready(environment):
-            return start_warm(command, environment, (output, output))
+    with suppress(WarmProcessUnavailable):
+        if wait_for_imports or is_ready(environment):
+            return start_in_warm_process(command, environment, (output, output))
     return subprocess.Popen(
         [sys.executable, "-u", "-m", *command],
         env=dict(environment),
@@ -94,8 +95,10 @@ def start(
     )
 
 
-def start_warm(command: Sequence[str], environment: Mapping[str, str], outputs: tuple[int, int]) -> WarmStarted:
-    """Have the warm process start the module, as soon as it has done its imports. Raises NoWarmProcess."""
+def start_in_warm_process(
+    command: Sequence[str], environment: Mapping[str, str], outputs: tuple[int, int]
+) -> WarmStartedProcess:
+    """Start the module in the warm process, as soon as its imports are complete. Raises NoWarmProcess."""
     request = {
         "command": list(command),
         "environment": dict(environment),
@@ -104,26 +107,26 @@ def start_warm(command: Sequence[str], environment: Mapping[str, str], outputs: 
     }
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        connection.connect(environment[WARM_VARIABLE])
+        connection.connect(environment[WARM_SOCKET_VARIABLE])
         socket.send_fds(connection, [json.dumps(request).encode()], outputs)
-        pid = int(_message(connection))
+        pid = int(_receive_message(connection))
     except (KeyError, OSError, ValueError) as error:
         connection.close()
-        raise NoWarmProcess(str(error)) from None
-    return WarmStarted(pid, connection)
+        raise WarmProcessUnavailable(str(error)) from None
+    return WarmStartedProcess(pid, connection)
 
 
-def prefix(environment: Mapping[str, str]) -> list[str]:
-    """Return what precedes a module in a command that starts it: this module if there is a warm process."""
+def module_prefix(environment: Mapping[str, str]) -> list[str]:
+    """Return the words before a module in a command that starts it: this module if the warm process is ready."""
     return [MODULE] if is_ready(environment) else []
 
 
 def is_ready(environment: Mapping[str, str]) -> bool:
-    """Return whether the warm process of ``environment`` has done its imports."""
-    return os.path.exists(environment.get(WARM_VARIABLE, "") + READY)
+    """Return True if the imports of the warm process that ``environment`` names are complete."""
+    return os.path.exists(environment.get(WARM_SOCKET_VARIABLE, "") + READY_SUFFIX)
 
 
-def _message(connection: socket.socket, flags: int = 0) -> bytes:
+def _receive_message(connection: socket.socket, flags: int = 0) -> bytes:
     """Return the next message; empty if the warm process has ended or has closed the connection."""
     with suppress(ConnectionError):
         return connection.recv(MESSAGE_BYTES, flags)
@@ -131,30 +134,33 @@ def _message(connection: socket.socket, flags: int = 0) -> bytes:
 
 
 def main(command: Sequence[str]) -> int:
-    """Run the module as this process, or be another process that runs it: pass on signals, end with its exit code."""
+    """Start the module in the warm process, forward signals to it, and return its exit code.
+
+    Without a warm process, run the module in this process.
+    """
     signals.die_with_parent()
     try:
-        started = start_warm(command, os.environ, (1, 2))
-    except NoWarmProcess:
+        started = start_in_warm_process(command, os.environ, (1, 2))
+    except WarmProcessUnavailable:
         sys.argv = list(command)
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
         return 0
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def forward_signal(number: int, _frame: FrameType | None) -> None:
         with suppress(ProcessLookupError):
             os.kill(started.pid, number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, pass_on)
+        signal.signal(number, forward_signal)
     while (code := started.poll()) is None:
-        time.sleep(POLL_S)
+        time.sleep(POLL_INTERVAL_S)
     if code < 0:
-        _die_of(-code)
+        _end_by_signal(-code)
     return code
 
 
-def _die_of(number: int) -> None:
-    """End this process by a signal, without a core dump of its own."""
+def _end_by_signal(number: int) -> None:
+    """End this process by a signal, without a second core dump."""
     with suppress(OSError):
         signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

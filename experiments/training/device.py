@@ -1,4 +1,4 @@
-"""Open the device of a row, with the limits that make a larger GPU emulate a smaller card."""
+"""Open the device of a row, with limits that make a larger GPU emulate a smaller card."""
 
 import os
 from typing import Any
@@ -21,7 +21,7 @@ from provision.hardware.local import processor_name
 def open_device(spec: RowSpec) -> Device:
     """Return the device of this process, after capping its memory allocator to the row's card.
 
-    Must be called before anything is allocated. On a CPU each row gets one thread: rows run side by side, and times
+    Call this function before any allocation. On a CPU each row gets one thread, because rows run in parallel and times
     of tiny models are not evaluated. Raises InputError if the device has less memory than the card.
     """
     host: dict[str, Any] = {"host_cpus": os.cpu_count() or 1, "host_memory_gib": psutil.virtual_memory().total / GIB}
@@ -40,19 +40,19 @@ def open_device(spec: RowSpec) -> Device:
         cap_gib=_emulate(spec, total),
         driver=gpus.driver_version(),
         cuda=f"ROCm {torch.version.hip}" if torch.version.hip else torch.version.cuda,
-        compute_capability=_architecture(properties),
+        compute_capability=_gpu_architecture(properties),
         topology=gpus.topology(),
         **host,
     )
 
 
 def process_gpus(settings: Settings) -> range:
-    """Return the indices of this process's GPUs: one for a rank (torchrun's LOCAL_RANK), else all of the row."""
+    """Return the indices of this process's GPUs: one GPU for one of several ranks (LOCAL_RANK), else all of the row."""
     rank = int(os.environ.get("LOCAL_RANK", 0))
     return range(rank, rank + 1) if settings.ranks > 1 else range(settings.devices)
 
 
-def cap_gib(card: Card, total_gib: float) -> float | None:
+def memory_cap_gib(card: Card, total_gib: float) -> float | None:
     """Return the allocator limit in GiB that makes a device of ``total_gib`` emulate ``card``; None if not needed.
 
     Raises InputError if the device is smaller than the card.
@@ -60,20 +60,21 @@ def cap_gib(card: Card, total_gib: float) -> float | None:
     if card.has_size(total_gib):
         return None
     if not card.fits_into(total_gib):
-        raise InputError(f"the device has {total_gib:.1f} GiB, {card.name} needs {card.memory_gib:.1f}")
+        raise InputError(f"the device has {total_gib:.1f} GiB, {card.name} needs {card.memory_gib:.1f} GiB")
     return card.usable_gib
 
 
 def _emulate(spec: RowSpec, total_gib: float) -> float | None:
-    """Make the device like the row's card: memory and attention kernels; return the cap, None if none is needed.
+    """Make the device emulate the row's card: limit its memory and its attention kernels.
 
-    A device with as much memory as the card may still be another one, with other kernels.
+    Returns the memory limit in GiB; None if the device has as much memory as the card. Such a device may still be
+    another GPU model with other attention kernels.
     """
     if spec.size == "tiny":
         return None
     card = card_named(spec.card)
     _match_attention_kernels(kernels_of(card), spec.settings.precision)
-    cap = cap_gib(card, total_gib)
+    cap = memory_cap_gib(card, total_gib)
     if cap is not None:
         for gpu in process_gpus(spec.settings):
             torch.cuda.set_per_process_memory_fraction(cap / total_gib, gpu)
@@ -81,15 +82,15 @@ def _emulate(spec: RowSpec, total_gib: float) -> float | None:
 
 
 def _match_attention_kernels(kernels: Kernels, precision: Precision) -> None:
-    """Disable the attention kernels that the card lacks; they need less memory than those it has."""
+    """Disable the attention kernels that the card lacks, because they need less memory than the card's kernels."""
     torch.backends.cuda.enable_flash_sdp(kernels.flash)
     efficient = kernels.efficient if precision == "32-true" else kernels.bfloat_efficient
     torch.backends.cuda.enable_mem_efficient_sdp(efficient)
     torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn)
 
 
-def _architecture(properties: Any) -> str:
-    """Return the architecture as cards.yaml names it: 8.0, or gfx90a."""
+def _gpu_architecture(properties: Any) -> str:
+    """Return the compute capability or architecture as in cards.yaml, such as 8.0 or gfx90a."""
     if torch.version.hip:
         return str(properties.gcnArchName).partition(":")[0]
     return f"{properties.major}.{properties.minor}"

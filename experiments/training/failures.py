@@ -5,43 +5,43 @@ import re
 from experiments.results.schema import Failure, Memory, Outcome
 from experiments.system.files import GIB
 
-UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-GPU_MESSAGES = re.compile(
+BYTES_BY_UNIT = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+GPU_OOM_MESSAGE = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
     r"|CU(BLAS|SPARSE|SOLVER|DNN)_STATUS_ALLOC_FAILED|Error out of memory at line|HIP out of memory"
     r"|Failed to CUDA calloc",
     re.IGNORECASE,
 )
-HOST_MESSAGES = re.compile(
+HOST_OOM_MESSAGE = re.compile(
     r"DefaultCPUAllocator: can't allocate memory|DefaultCPUAllocator: not enough memory|Cannot allocate memory"
     r"|DataLoader worker \(pid[^)]*\) is killed by signal: Killed",
 )
-REQUEST = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)")
+REQUESTED_SIZE = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)")
 
 
-def outcome_of(error: BaseException) -> Outcome:
-    """Return 'oom' (GPU memory), 'host_oom' (host memory), or the outcome of the error's cause, else 'error'."""
+def classify_error(error: BaseException) -> Outcome:
+    """Return 'oom' if GPU memory ran out, 'host_oom' for host memory, else the outcome of the cause, or 'error'."""
     import torch  # imported here: the worker only classifies text, and starts seconds faster without torch
 
     if isinstance(error, torch.OutOfMemoryError):
         return "oom"
     if isinstance(error, MemoryError):
         return "host_oom"
-    outcome = outcome_of_text(str(error)) if isinstance(error, RuntimeError | OSError) else "error"
-    return outcome_of(error.__cause__) if outcome == "error" and error.__cause__ else outcome
+    outcome = classify_text(str(error)) if isinstance(error, RuntimeError | OSError) else "error"
+    return classify_error(error.__cause__) if outcome == "error" and error.__cause__ else outcome
 
 
-def outcome_of_text(text: str) -> Outcome:
-    """Return the outcome that a printed message of the kernel or a library indicates; 'error' if unknown."""
-    if GPU_MESSAGES.search(text):
+def classify_text(text: str) -> Outcome:
+    """Return the outcome that a message of the kernel or a library indicates; 'error' if it is unknown."""
+    if GPU_OOM_MESSAGE.search(text):
         return "oom"
-    return "host_oom" if HOST_MESSAGES.search(text) else "error"
+    return "host_oom" if HOST_OOM_MESSAGE.search(text) else "error"
 
 
 def requested_gib(text: str) -> float | None:
-    """Return the allocation size in GiB that an out-of-memory message names; None if it names none."""
-    match = REQUEST.search(text)
-    return float(match[1]) * UNITS[match[2]] / GIB if match else None
+    """Return the requested size in GiB from an out-of-memory message; None if the message has no size."""
+    match = REQUESTED_SIZE.search(text)
+    return float(match[1]) * BYTES_BY_UNIT[match[2]] / GIB if match else None
 
 
 def first_line(error: BaseException) -> str:
@@ -55,10 +55,10 @@ def last_line(text: str, default: str) -> str:
     return (text.strip().splitlines() or [default])[-1]
 
 
-def reason_of(outcome: Outcome, failure: Failure | None, memory: Memory, qualifier: str = "") -> str:
-    """Return the row's outcome as one line of plain text.
+def describe_outcome(outcome: Outcome, failure: Failure | None, memory: Memory, qualifier: str = "") -> str:
+    """Describe the row's outcome in one line.
 
-    ``qualifier`` precedes the place of the failure, for example "last seen " for a process that was killed.
+    ``qualifier`` is put before the location of the failure, such as "last seen " for a process that was killed.
     """
     if failure is None:
         return f"fits, {memory.peak_gib:.3g} GiB at the peak"

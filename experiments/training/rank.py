@@ -19,12 +19,12 @@ from experiments.errors import InputError
 from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Failure, Measured, Outcome
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
-from experiments.system.logs import message_of, place_of
+from experiments.system.logs import error_message, location_of_error
 from experiments.system.signals import exit_with_parent
 from experiments.training.device import open_device, process_gpus
 from experiments.training.distributed.local_node import PID_FILE
-from experiments.training.distributed.ranks import LAUNCHER_PID
-from experiments.training.failures import outcome_of, reason_of, requested_gib
+from experiments.training.distributed.ranks import LAUNCHER_PID_VARIABLE
+from experiments.training.failures import classify_error, describe_outcome, requested_gib
 from experiments.training.measure.meters import CudaMeter, Meter, StorageMeter
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.step_profile import StepProfile
@@ -33,8 +33,8 @@ from experiments.training.measure.step_profile import StepProfile
 def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
     """Train the row on this process's device and return the measurements, which include a failure of the training.
 
-    Imports only the module under engines/ that has the name of the row's engine. By default, ``device`` and ``meter``
-    are those of this machine. Raises InputError for a user error: data, weights, a device smaller than the card.
+    Imports only the engine of the row. By default, ``device`` and ``meter`` are those of this machine. Raises
+    InputError for a user error in data or weights, or if the device has less memory than the card.
     """
     start = time.perf_counter()
     device = device or open_device(spec)
@@ -52,12 +52,12 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
         raise
     except Exception as error:
         traceback.print_exc()
-        outcome, failure = outcome_of(error), failure_of(error, probe)
+        outcome, failure = classify_error(error), build_failure(error, probe)
     memory = probe.memory()
     return Measured(
         rank=int(os.environ.get("RANK", 0)),
         outcome=outcome,
-        reason=reason_of(outcome, failure, memory),
+        reason=describe_outcome(outcome, failure, memory),
         failure=failure,
         device=device,
         memory=memory,
@@ -79,8 +79,8 @@ def gpu_may_wait(spec: RowSpec) -> bool:
     return spec.settings.ranks > 1 or "offload" in spec.settings.strategy
 
 
-def failure_of(error: Exception, probe: Probe) -> Failure:
-    """Return a record of ``error`` with the current position of the training."""
+def build_failure(error: Exception, probe: Probe) -> Failure:
+    """Return a record of ``error`` with the phase and step of the training."""
     return Failure(
         phase=probe.phase,
         step=probe.step,
@@ -88,13 +88,13 @@ def failure_of(error: Exception, probe: Probe) -> Failure:
         micro_step=probe.micro_step,
         requested_gib=requested_gib(str(error)),
         kind=type(error).__name__,
-        message=message_of(error),
-        where=place_of(error),
+        message=error_message(error),
+        where=location_of_error(error),
     )
 
 
 def main(spec_path: str, out: str) -> int:
-    """Run the process; return exit code 0 for a row that fits, 3 for one that failed, 2 for a user error."""
+    """Run the process; return exit code 0 if the row fits, 3 if it failed, 2 for a user error."""
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
     folder = _join_launcher(Path(out)) if spec.settings.ranks > 1 else Path(out)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -110,9 +110,9 @@ def main(spec_path: str, out: str) -> int:
 def _join_launcher(out: Path) -> Path:
     """Set up this process as one rank of several and return its folder.
 
-    The process dies with its launcher, writes its process id into the folder, and prints into a log there.
+    The process dies with its launcher, and writes its process id and its log into the folder.
     """
-    exit_with_parent(int(os.environ[LAUNCHER_PID]))
+    exit_with_parent(int(os.environ[LAUNCHER_PID_VARIABLE]))
     folder = out / RANK_FOLDER.format(os.environ["RANK"])
     (folder / PID_FILE).write_text(str(os.getpid()))
     with (folder / LOG_FILE).open("wb") as log:

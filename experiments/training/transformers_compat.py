@@ -1,4 +1,4 @@
-"""Differences between Transformers 4 (the lab's versions) and Transformers 5; all other code runs with both."""
+"""Hide the differences between Transformers 4 (the labs' version) and Transformers 5 from all other code."""
 
 from typing import Any
 
@@ -20,7 +20,8 @@ def pil_image_processor() -> Any:
 def checkpointed_layers() -> set[type[nn.Module]]:
     """Return the layer classes that activation checkpointing applies to.
 
-    Transformers 5 has one common base class; before that each model has its own, here those of models.yaml.
+    Transformers 5 has one common base class. In Transformers 4 each model has its own class; those of models.yaml are
+    listed here.
     """
     if VERSION_5:
         from transformers.modeling_layers import GradientCheckpointingLayer

@@ -3,7 +3,8 @@
     python -m experiments.training.worker --spec SPEC.json --out ROW_FOLDER
 
 While the row runs, the worker writes log.txt, telemetry.csv and progress.json; at the end it writes result.json
-atomically. Exit code 0 if result.json was written, whatever the outcome; 2 with one line on stderr for a user error.
+atomically. The exit code is 0 if result.json was written, for every outcome. It is 2 for a user error, with one line on
+stderr.
 """
 
 import argparse
@@ -44,15 +45,15 @@ from experiments.results.schema import (
 )
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
-from experiments.system.logs import killed_by, place_in, tail, telling_line
+from experiments.system.logs import describe_signal, error_line, last_lines, location_in_log
 from experiments.training.distributed.local_node import prefer_oom_kill
-from experiments.training.distributed.merge import NODE_LOST, merge_ranks, root_failure, slowest_progress
+from experiments.training.distributed.merge import LOST_NODE_KIND, merge_ranks, root_failure, slowest_progress
 from experiments.training.distributed.ranks import CODES_FILE, Ranks
-from experiments.training.failures import outcome_of_text, reason_of, requested_gib
+from experiments.training.failures import classify_text, describe_outcome, requested_gib
 from experiments.training.measure.telemetry import TelemetrySampler
 
 LOG_TAIL_BYTES = 20_000
-SILENT = "the trainer printed nothing"
+NO_OUTPUT = "the trainer printed nothing"
 PEER_FAILURE_GRACE_S = 3.0
 
 
@@ -65,14 +66,14 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
     out.mkdir(parents=True, exist_ok=True)
     _remove_intermediate_files(out, RESULT_FILE)
     (out / SPEC_FILE).write_text(spec.model_dump_json(indent=2))
-    kills_before = _oom_kills()
+    kills_before = _count_oom_kills()
     with (out / LOG_FILE).open("wb") as log:
         ranks = Ranks(spec, out, log.fileno())
         with TelemetrySampler(out / TELEMETRY_FILE, lambda: ranks.pids().values()) as telemetry:
-            limit = _wait(ranks, out, spec.settings.time_limit_s, telemetry)
+            limit = _wait_for_ranks(ranks, out, spec.settings.time_limit_s, telemetry)
         ranks.end()
-    measurements = _measurements(ranks, limit, oom_killed=_oom_kills() > kills_before)
-    row = _with_log(merge_ranks(measurements) if ranks.count > 1 else measurements[0], ranks)
+    measurements = _collect_measurements(ranks, limit, oom_killed=_count_oom_kills() > kills_before)
+    row = _add_log_lines(merge_ranks(measurements) if ranks.count > 1 else measurements[0], ranks)
     elapsed_s = time.monotonic() - start
     result = Result(
         **row.model_dump(),
@@ -86,7 +87,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
         command=command,
         started_at=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
         elapsed_s=elapsed_s,
-        times=times_of(row.moments, began, elapsed_s) if row.moments else None,
+        times=stage_times(row.moments, began, elapsed_s) if row.moments else None,
         telemetry=telemetry.summary(row.speed),
     )
     _remove_intermediate_files(out)
@@ -94,16 +95,16 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
     return result
 
 
-def _with_log(row: Measured, ranks: Ranks) -> Measured:
-    """Return the row with the last lines that the rank which failed has printed, if the row ended with an error."""
+def _add_log_lines(row: Measured, ranks: Ranks) -> Measured:
+    """Return the row with the last log lines of the failed rank, if the row ended with an error."""
     if row.failure is None or row.outcome not in ERRORS:
         return row
-    log = tail(_log_tail(ranks.log(row.failure.rank)))
+    log = last_lines(_read_log_end(ranks.log(row.failure.rank)))
     return row.model_copy(update={"failure": row.failure.model_copy(update={"log": log})})
 
 
 def _remove_intermediate_files(out: Path, *names: str) -> None:
-    """Remove the files that trainers write for the worker, and ``names``."""
+    """Remove the files that trainers write for the worker, and the files ``names``."""
     for name in (*names, MEASURED_FILE, PROGRESS_FILE):
         (out / name).unlink(missing_ok=True)
     for path in out.glob(CODES_FILE.format("*")):
@@ -112,8 +113,8 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
         shutil.rmtree(path)
 
 
-def times_of(moments: Moments, began: float, elapsed_s: float) -> Times:
-    """Return the times of a row's stages; ``began``, in seconds since 1970, is when the row did, ``elapsed_s`` ago."""
+def stage_times(moments: Moments, began: float, elapsed_s: float) -> Times:
+    """Return the durations of a row's stages. ``began`` is the row's start in seconds since 1970."""
     return Times(
         start_s=moments.started_at - began,
         build_s=moments.began_at - moments.started_at,
@@ -122,11 +123,11 @@ def times_of(moments: Moments, began: float, elapsed_s: float) -> Times:
     )
 
 
-def _wait(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> str:
-    """Wait until the ranks end, printing their progress; return the limit that they reached in words, '' if none.
+def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> str:
+    """Wait until the ranks end, and print their progress; return the time limit that they exceeded in words, else ''.
 
-    The time limit begins when a rank has started, imports included. At the limit the ranks dump their stacks into
-    their logs. After one rank has failed, the others get a few seconds to report their own failures.
+    The time limit begins when a rank has started and completed its imports. At the limit the ranks write their stacks
+    into their logs. After one rank has failed, the others get a few seconds to report their own failures.
     """
     deadline, limit = time.monotonic() + START_LIMIT_S, f"did not start within {START_LIMIT_S:.0f} s"
     failed = started = False
@@ -137,7 +138,7 @@ def _wait(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) 
             return limit
         if not failed and ranks.failed():
             failed, deadline = True, time.monotonic() + PEER_FAILURE_GRACE_S
-        progress = _progress(ranks, out)
+        progress = _read_row_progress(ranks, out)
         if progress and not started and not failed:
             started, deadline = True, time.monotonic() + limit_s
             limit = f"reached its time limit of {limit_s:g} s"
@@ -149,8 +150,8 @@ def _wait(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) 
     return ""
 
 
-def _progress(ranks: Ranks, out: Path) -> Progress | None:
-    """Return the row's progress; that of several ranks is also written to the row's folder, where others read it."""
+def _read_row_progress(ranks: Ranks, out: Path) -> Progress | None:
+    """Return the row's progress. With several ranks, also write it into the row's folder for other programs."""
     if ranks.count == 1:
         return read_progress(out)
     reported = [progress for rank in range(ranks.count) if (progress := read_progress(ranks.folder(rank)))]
@@ -168,61 +169,61 @@ def progress_line(progress: Progress) -> str:
     return f"micro-step {progress.micro_steps} of {progress.planned_micro_steps}: {memory}{remaining}"
 
 
-def _measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list[Measured]:
-    """Return each rank's measurements, in the order in which the ranks ended; ``limit`` as _wait returns it.
+def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list[Measured]:
+    """Return the measurements of all ranks, in the order in which they ended. ``limit``: result of _wait_for_ranks.
 
     Raises InputError if a rank rejected its input.
     """
     codes = ranks.codes()
     for rank, code in codes.items():
         if code == 2 and not limit:
-            raise InputError((tail(_log_tail(ranks.log(rank))) or (SILENT,))[-1])
+            raise InputError((last_lines(_read_log_end(ranks.log(rank))) or (NO_OUTPUT,))[-1])
     measurements = sorted(
         (
-            _reported(ranks, rank, bool(limit)) or _inferred(ranks, rank, codes, limit, oom_killed)
+            _read_reported(ranks, rank, bool(limit)) or _infer_measurements(ranks, rank, codes, limit, oom_killed)
             for rank in range(ranks.count)
         ),
         key=lambda measured: ranks.ended_at(measured.rank),
     )
     failed = root_failure(measurements)
     return [
-        _as_stopped(measured, failed) if failed and _was_stopped(measured, failed) else measured
+        _mark_stopped(measured, failed) if failed and _was_stopped(measured, failed) else measured
         for measured in measurements
     ]
 
 
-def _reported(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
-    """Return the measurements that a rank wrote, unless it failed after the time limit, while the ranks were ended."""
+def _read_reported(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
+    """Return the measurements that a rank wrote; None if it wrote none, or if it failed after the time limit."""
     measured = ranks.measured(rank)
     return None if timed_out and measured and measured.failure else measured
 
 
-def _inferred(ranks: Ranks, rank: int, codes: dict[int, int], limit: str, oom_killed: bool) -> Measured:
+def _infer_measurements(ranks: Ranks, rank: int, codes: dict[int, int], limit: str, oom_killed: bool) -> Measured:
     """Return measurements for a rank that wrote none, derived from its exit code, log and progress.
 
-    A rank without an exit code was ended by this process.
+    A rank without an exit code was killed by this process.
     """
     code = codes.get(rank, -signal.SIGTERM)
     progress = read_progress(ranks.folder(rank))
     memory = progress.memory if progress else Memory()
-    lost = ranks.lost(rank)
-    text = lost or _log_tail(ranks.log(rank))
-    outcome: Outcome = "timeout" if limit else "host_oom" if oom_killed and code == -9 else outcome_of_text(text)
+    lost = ranks.lost_reason(rank)
+    text = lost or _read_log_end(ranks.log(rank))
+    outcome: Outcome = "timeout" if limit else "host_oom" if oom_killed and code == -9 else classify_text(text)
     failure = Failure(
         phase=progress.phase if progress else "load",
         step=progress.step if progress else None,
         rank=rank,
         requested_gib=requested_gib(text),
-        kind="timeout" if limit else NODE_LOST if lost else f"signal {-code}" if code < 0 else f"exit code {code}",
-        message=killed_by(-code)
+        kind="timeout" if limit else LOST_NODE_KIND if lost else f"signal {-code}" if code < 0 else f"exit code {code}",
+        message=describe_signal(-code)
         if code < 0 and not (limit or lost) and outcome == "error"
-        else telling_line(text, SILENT),
-        where=place_in(text),
+        else error_line(text, NO_OUTPUT),
+        where=location_in_log(text),
     )
     return Measured(
         rank=rank,
         outcome=outcome,
-        reason=_reason(outcome, failure, memory, limit),
+        reason=_describe_reason(outcome, failure, memory, limit),
         failure=failure,
         device=progress.device if progress and progress.device else unknown_device(),
         memory=memory,
@@ -230,29 +231,29 @@ def _inferred(ranks: Ranks, rank: int, codes: dict[int, int], limit: str, oom_ki
 
 
 def _was_stopped(measured: Measured, failed: Measured) -> bool:
-    """Return True for a rank that its launcher or this process ended because another rank had failed."""
+    """Return True for a rank that its launcher or this process stopped because another rank had failed."""
     return measured is not failed and measured.failure is not None and measured.failure.kind == "signal 15"
 
 
-def _as_stopped(measured: Measured, failed: Measured) -> Measured:
+def _mark_stopped(measured: Measured, failed: Measured) -> Measured:
     reason = f"stopped because rank {failed.rank} failed"
     return measured.model_copy(update={"outcome": failed.outcome, "reason": reason, "failure": None})
 
 
-def _reason(outcome: Outcome, failure: Failure, memory: Memory, limit: str) -> str:
+def _describe_reason(outcome: Outcome, failure: Failure, memory: Memory, limit: str) -> str:
     if outcome == "timeout":
         at = f" at {failure.where}" if failure.where else ""
         return f"{limit}, last seen in the {failure.phase} phase{at}; stacks are in the log"
-    return reason_of(outcome, failure, memory, qualifier="last seen ")
+    return describe_outcome(outcome, failure, memory, qualifier="last seen ")
 
 
 def unknown_device() -> Device:
-    """Return a placeholder for a trainer that ended before it reported its device."""
+    """Return a placeholder for the device of a trainer that ended before it reported its device."""
     memory_gib = psutil.virtual_memory().total / GIB
     return Device(kind="cpu", name="unknown", host_cpus=os.cpu_count() or 1, host_memory_gib=memory_gib)
 
 
-def _log_tail(path: Path) -> str:
+def _read_log_end(path: Path) -> str:
     if not path.exists():
         return ""
     with path.open("rb") as log:
@@ -260,7 +261,7 @@ def _log_tail(path: Path) -> str:
         return log.read().decode(errors="replace")
 
 
-def _oom_kills() -> int:
+def _count_oom_kills() -> int:
     """Return the number of processes that the kernel's OOM killer has killed since boot (/proc/vmstat)."""
     with open("/proc/vmstat") as lines:
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
@@ -276,7 +277,7 @@ def main() -> int:
     try:
         spec = RowSpec.model_validate_json(options.spec.read_bytes())
     except (OSError, ValidationError) as error:
-        print(f"{options.spec}: not the specification of a row ({str(error).splitlines()[0]})", file=sys.stderr)
+        print(f"{options.spec}: not a valid row specification ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     print(f"{spec.suite}/{spec.row} on {spec.card}, {spec.size}, {spec.length}", flush=True)
     try:

@@ -186,7 +186,7 @@ def test_the_variant_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch)
 
     site = SimpleNamespace(name="CHI@UC", user=lambda: "cc")
     monkeypatch.setattr(sites, "connect_to", lambda *_: site)
-    monkeypatch.setattr(signals, "stop_as_interrupt", lambda: None)
+    monkeypatch.setattr(signals, "interrupt_on_stop_signals", lambda: None)
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "ledger"))
     monkeypatch.setattr(chain, "reproduce", noted)
     new_key(tmp_path / "key")

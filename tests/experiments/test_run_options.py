@@ -18,12 +18,12 @@ from experiments.run_options import CHOICES, IDENTITY, RECORDED, SHOWN, RunOptio
 from experiments.runners.plan import continued
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_names, suites_of
-from experiments.system.files import CODE
-from experiments.system.options import options_of
+from experiments.system.files import CODE_FOLDER
+from experiments.system.options import fields_with_options
 from tests.support.results import in_memory
 from tests.support.results.handwritten import tiny_run
 
-OPTIONS = {field.name: option for field, option in options_of(RunOptions)}
+OPTIONS = {field.name: option for field, option in fields_with_options(RunOptions)}
 NO_OPTION = {"suite", "command"}
 ORIGIN = {"schema_version", "recipe_version", "started_at", "git_commit", "host"}
 
@@ -69,7 +69,7 @@ def test_commands_take_every_option(command):
 
 
 def test_the_makefile_has_every_option_with_a_value():
-    text = (CODE / "Makefile").read_text()
+    text = (CODE_FOLDER / "Makefile").read_text()
     variables = re.findall(r"^(?:TARGET|NAMES) +:= (.*)$", text, re.MULTILINE)
     expected = {
         option.name_of(name)
@@ -87,7 +87,9 @@ def test_the_makefile_has_every_option_with_a_value():
     ],
 )
 def test_make_refuses_what_no_option_is_made_of(words, message):
-    ran = subprocess.run(["make", "--dry-run", *words.split()], cwd=CODE, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        ["make", "--dry-run", *words.split()], cwd=CODE_FOLDER, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 2
     assert re.search(message, ran.stderr)
 
@@ -97,7 +99,7 @@ def test_make_ends_with_2_and_prints_the_code_of_the_command(tmp_path):
 
     def make(*words: str) -> subprocess.CompletedProcess[str]:
         command = ["make", f"CACHE={tmp_path}", *words]
-        return subprocess.run(command, cwd=CODE, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=CODE_FOLDER, capture_output=True, text=True, check=False)
 
     python = Path(re.search("environment: (.*),", make("help").stdout)[1]) / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -153,7 +155,7 @@ def test_today_s_runs_are_read(tmp_path):
 
 
 def test_labs_are_named_by_no_code():
-    code = [*CODE.glob("experiments/**/*.py"), *CODE.glob("provision/**/*.py"), CODE / "Makefile"]
+    code = [*CODE_FOLDER.glob("experiments/**/*.py"), *CODE_FOLDER.glob("provision/**/*.py"), CODE_FOLDER / "Makefile"]
     found = [(path.name, name) for path in code for name in suite_names() if name in path.read_text()]
     assert found == []
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from experiments.suites.choices import Groups
-from experiments.system.options import Option, options_of
+from experiments.system.options import Option, fields_with_options
 from provision.choices import DEMO, TESTBEDS
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
@@ -94,7 +94,7 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
         if cls is None:
             parameters.append(parameter)
             continue
-        own = [_parameter(field, option) for field, option in options_of(cls) if field.name not in without]
+        own = [_parameter(field, option) for field, option in fields_with_options(cls) if field.name not in without]
         groups[parameter.name] = (cls, [one.name for one in own])
         parameters += own
 

@@ -13,7 +13,7 @@ from experiments.cli.parsing.options import Without
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
-from experiments.system.options import options_of
+from experiments.system.options import fields_with_options
 
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
@@ -31,7 +31,7 @@ Batches = Annotated[str, typer.Option(metavar="N,...", help="Samples per GPU and
 
 def in_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
     """Return whether a custom training is a small program to trace, rather than a row; check what both need."""
-    from experiments.prediction.loop import OF_ROWS
+    from experiments.prediction.loop import ROW_LOOPS
 
     given = options_given(context)
     if "model" not in given:
@@ -42,7 +42,7 @@ def in_program(context: typer.Context, rows: str | None, training: CustomTrainin
         from experiments.suites.cards import SIZES, cards
 
         raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, {SIZES}, or all")
-    return training.loop not in OF_ROWS
+    return training.loop not in ROW_LOOPS
 
 
 @contextmanager
@@ -77,13 +77,15 @@ def command_after_dashes(context: typer.Context) -> list[str]:
 
 def _flag(name: str) -> str:
     """Return the option's name as it is typed, without the dashes in front."""
-    declared = {field.name: option for cls in (CustomTraining, ScriptOptions) for field, option in options_of(cls)}
+    declared = {
+        field.name: option for cls in (CustomTraining, ScriptOptions) for field, option in fields_with_options(cls)
+    }
     return declared[name].name_of(name).replace("_", "-")
 
 
 def options_given(context: typer.Context, cls: type = CustomTraining) -> set[str]:
     """Return the options of a dataclass that are set on the command line."""
-    sources = {field.name: context.get_parameter_source(field.name) for field, _ in options_of(cls)}
+    sources = {field.name: context.get_parameter_source(field.name) for field, _ in fields_with_options(cls)}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
@@ -91,7 +93,7 @@ def specs_of(
     context: typer.Context, rows: str | None, training: CustomTraining, card: str, batch: str
 ) -> "list[RowSpec]":
     """Return the rows to predict: rows of suites, or a row for each card and batch of a custom training."""
-    from experiments.prediction.service import rows_asked
+    from experiments.prediction.service import select_rows
     from experiments.suites.cards import cards_named
     from experiments.suites.suite import own_suites
 
@@ -100,7 +102,7 @@ def specs_of(
             raise InputError(f"--{min(own).replace('_', '-')}: needs --model; a row has its own settings")
         chosen = cards_named(card) if card not in ("", "all") else [None]
         asked = own_suites() if rows is None and context.params["suite_file"] else [rows]
-        return [spec for target in asked for one in chosen for spec in rows_asked(target, one)]
+        return [spec for target in asked for one in chosen for spec in select_rows(target, one)]
     batches = batches_in(batch)
     return [replace(training, card=name, batch=size).spec for name in cards_named(card) for size in batches]
 

@@ -1,1 +1,1 @@
-"""Small training programs, one for each usual loop; they are traced, or measured, as any script is."""
+"""Small training programs, one for each usual training loop. They are traced or measured like any other script."""

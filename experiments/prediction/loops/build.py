@@ -12,7 +12,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from experiments.errors import InputError
 from experiments.prediction.loops.job import LoopJob, LoopLora
-from experiments.training.models.architecture import build_config, has_untied_head
+from experiments.training.models.architecture import build_config, has_untied_output_head
 from experiments.training.models.weights import fill_randomly
 
 DTYPES = {
@@ -23,7 +23,7 @@ DTYPES = {
     "16-mixed": torch.float32,
 }
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-TASKS = (
+MODEL_TASKS = (
     "SEQ_TO_SEQ_CAUSAL_LM",
     "SPEECH_SEQ_2_SEQ",
     "IMAGE_TEXT_TO_TEXT",
@@ -35,63 +35,63 @@ TASKS = (
     "SEQUENCE_CLASSIFICATION",
     "ZERO_SHOT_IMAGE_CLASSIFICATION",
 )
-"""Tasks in the order in which a class is looked for, if the configuration does not name one."""
+"""Tasks in the order in which they are searched for a class if the configuration names none."""
 LORA_DROPOUT = 0.05
 FIRST_TOKEN = 0
-"""Begins the decoder's text if a configuration does not say what does."""
+"""Id of the token that begins the decoder's text if the configuration names none."""
 
 
-def build(job: LoopJob) -> Any:
-    """Return the model with random weights, on the host; a quantized one is on the GPU.
+def build_model(job: LoopJob) -> Any:
+    """Return the model with random weights, on the host, or on the GPU if it is quantized.
 
-    Raises InputError for an unknown class, and for settings that the class does not have.
+    Raises InputError for an unknown class, and for settings that the class does not support.
     """
     config = build_config(job.model, "full")
     config.use_cache = False
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = FIRST_TOKEN
-    kind = class_of(config, job)
+    kind = choose_class(config, job)
     dtype = DTYPES[job.precision]
     options = {"attn_implementation": job.attention} if job.attention else {}
     try:
         if job.quantization:
-            model = _quantized(kind, config, dtype, job)
+            model = _build_quantized(kind, config, dtype, job)
         else:
             model = kind._from_config(config, dtype=dtype, **options)
     except (ValueError, ImportError) as error:
         raise InputError(f"{kind.__name__}: {str(error).splitlines()[0]}") from None
-    if has_untied_head(job.model):
+    if has_untied_output_head(job.model):
         _untie(model)
     if job.checkpointing:
         if not model.supports_gradient_checkpointing:
             raise InputError(f"--activation-checkpointing: {kind.__name__} does not support it")
         model.gradient_checkpointing_enable()
-    return _with_adapters(model, job, job.lora) if job.lora else model
+    return _add_adapters(model, job, job.lora) if job.lora else model
 
 
-def class_of(config: PretrainedConfig, job: LoopJob) -> Any:
-    """Return the class to build: the one asked for, the configuration's own, or the first for a task."""
+def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
+    """Return the class to build: of --model-class, else of the configuration, else the first one for a task."""
     named = job.model_class or next(iter(config.architectures or ()), None)
     if found := getattr(transformers, named or "", None):
         if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
-            raise InputError(f"--model-class {named}: not a model of transformers")
+            raise InputError(f"--model-class {named}: not a model class of transformers")
         if not isinstance(config, found.config_class):  # type: ignore[arg-type]
-            raise InputError(f"--model-class {named}: not for model_type {config.model_type}")
+            raise InputError(f"--model-class {named}: does not support model_type {config.model_type}")
         return found
     if job.model_class:
         raise InputError(
-            f"--model-class {named}: transformers has no such class; allowed: {', '.join(classes(config))}"
+            f"--model-class {named}: transformers has no such class; allowed: {', '.join(class_names(config))}"
         )
-    possible = classes(config)
+    possible = class_names(config)
     if not possible:
-        raise InputError(f"model_type = {config.model_type!r}: transformers has no class for a training of it")
+        raise InputError(f"model_type = {config.model_type!r}: transformers has no class that trains it")
     return getattr(transformers, possible[0])
 
 
-def classes(config: PretrainedConfig) -> list[str]:
-    """Return the names of the configuration's classes, the usual one first."""
+def class_names(config: PretrainedConfig) -> list[str]:
+    """Return the names of all classes for the configuration, the most common task first."""
     names: list[str] = []
-    for task in TASKS:
+    for task in MODEL_TASKS:
         mapping: Any = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING", {})
         if type(config) in mapping:
             found = mapping[type(config)]
@@ -99,10 +99,10 @@ def classes(config: PretrainedConfig) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _quantized(kind: Any, config: PretrainedConfig, dtype: torch.dtype, job: LoopJob) -> Any:
-    """Return the model with bitsandbytes' layers, on the GPU, as from_pretrained loads it."""
+def _build_quantized(kind: Any, config: PretrainedConfig, dtype: torch.dtype, job: LoopJob) -> Any:
+    """Return the model with layers of bitsandbytes, on the GPU, like the one that from_pretrained loads."""
     compute = AUTOCAST.get(job.precision, dtype)
-    how = (
+    quantization = (
         BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
         if job.quantization == "4bit"
         else BitsAndBytesConfig(load_in_8bit=True)
@@ -112,16 +112,16 @@ def _quantized(kind: Any, config: PretrainedConfig, dtype: torch.dtype, job: Loo
     with init_empty_weights(include_buffers=False):
         model = kind(config)
     model.tie_weights()
-    quantizer = AutoHfQuantizer.from_config(how)
+    quantizer = AutoHfQuantizer.from_config(quantization)
     quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=model._keep_in_fp32_modules or [])
     fill_randomly(model, dtype, {"": torch.device("cuda")})
     quantizer.postprocess_model(model)
     model.hf_quantizer, model.is_quantized = quantizer, True
-    return model.to("cuda") if job.quantization == "4bit" else _to_gpu(model)
+    return model.to("cuda") if job.quantization == "4bit" else _move_buffers_to_gpu(model)
 
 
-def _to_gpu(model: torch.nn.Module) -> torch.nn.Module:
-    """Move the buffers: a model in 8 bit refuses `to`, and its parameters are on the GPU already."""
+def _move_buffers_to_gpu(model: torch.nn.Module) -> torch.nn.Module:
+    """Move the buffers to the GPU. An 8-bit model rejects `to`, and its parameters are already on the GPU."""
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to("cuda"))
@@ -134,31 +134,31 @@ def _untie(model: Any) -> None:
         head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
 
 
-def _with_adapters(model: Any, job: LoopJob, lora: LoopLora) -> Any:
+def _add_adapters(model: Any, job: LoopJob, lora: LoopLora) -> Any:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     if job.quantization:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=job.checkpointing)
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
 
-    def adapted(dropout: float) -> Any:
+    def add_with_dropout(dropout: float) -> Any:
         config = LoraConfig(r=lora.r, lora_alpha=2 * lora.r, lora_dropout=dropout, target_modules=targets)
         return get_peft_model(model, config)
 
     if lora.dropout is None and _has_experts(model):
-        return adapted(0.0)
+        return add_with_dropout(0.0)
     try:
-        return adapted(LORA_DROPOUT if lora.dropout is None else lora.dropout)
+        return add_with_dropout(LORA_DROPOUT if lora.dropout is None else lora.dropout)
     except ValueError as error:
         raise InputError(f"--lora-targets {lora.targets}, --lora-dropout {lora.dropout}: {error}") from None
 
 
 def _has_experts(model: torch.nn.Module) -> bool:
-    """Return True if experts share one tensor, whose adapters have no dropout."""
+    """Return True if experts share one tensor. Adapters of such a tensor support no dropout."""
     return any(type(part).__name__.endswith("Experts") for part in model.modules())
 
 
-def inputs_of(model: Any) -> list[str]:
+def input_names(model: Any) -> list[str]:
     """Return the names of the model's inputs."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return list(inspect.signature(base.forward).parameters)

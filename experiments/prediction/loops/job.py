@@ -1,4 +1,4 @@
-"""What a training program of this folder trains, as its only argument."""
+"""The job of a training program of this folder, which is its only argument."""
 
 import sys
 import traceback
@@ -8,13 +8,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from experiments.errors import InputError
-from experiments.prediction.custom import Attention, LoopOptimizer, LoopPrecision, Quantized
+from experiments.prediction.custom import Attention, LoopOptimizer, LoopPrecision, QuantizedBits
 from experiments.suites.models import Model
 from experiments.training.failures import first_line
 
 
 class LoopLora(BaseModel):
-    """Low-rank adapters. dropout: None: 0.05, or 0 where peft allows none."""
+    """Low-rank adapters. ``dropout`` None means 0.05, or 0 if peft supports no dropout for the layers."""
 
     model_config = ConfigDict(frozen=True)
     r: int
@@ -23,7 +23,10 @@ class LoopLora(BaseModel):
 
 
 class LoopJob(BaseModel):
-    """One training. batch: samples per GPU and micro-step; seq, target_seq: tokens per text and per target."""
+    """Settings of one training.
+
+    batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text.
+    """
 
     model_config = ConfigDict(frozen=True)
     model: Model
@@ -35,14 +38,14 @@ class LoopJob(BaseModel):
     precision: LoopPrecision = "32-true"
     optimizer: LoopOptimizer = "adamw"
     attention: Attention | None = None
-    quantization: Quantized | None = None
+    quantization: QuantizedBits | None = None
     checkpointing: bool = False
     lora: LoopLora | None = None
     fsdp: bool = False
 
 
-def run(train: Callable[[LoopJob], None]) -> None:
-    """Train what the program's argument says.
+def run_program(train: Callable[[LoopJob], None]) -> None:
+    """Run ``train`` with the job in the program's argument.
 
     Raises InputError, after the traceback, if a library cannot train the model with these settings.
     """
@@ -55,6 +58,6 @@ def run(train: Callable[[LoopJob], None]) -> None:
         traceback.print_exc()
         name = job.model.architecture.get("model_type", job.model.family)
         raise InputError(
-            f"{name}: its libraries cannot train it with these settings ({type(error).__name__}: {first_line(error)}); "
+            f"{name}: cannot be trained with these settings ({type(error).__name__}: {first_line(error)}); "
             "the traceback is above"
         ) from None

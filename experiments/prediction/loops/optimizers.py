@@ -1,4 +1,4 @@
-"""Optimizers by the names that `--optim` takes."""
+"""Find the optimizer class for a value of `--optim`."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from experiments.prediction.custom import LoopOptimizer
 LEARNING_RATE = 1e-5
 
 
-def optimizer_of(name: LoopOptimizer, default: LoopOptimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Return the class of an optimizer and its arguments; ``default``: what adamw means in this loop."""
+def find_optimizer(name: LoopOptimizer, default: LoopOptimizer) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Return the class of an optimizer and its arguments. ``default`` is this loop's version of adamw."""
     if name == "adamw":
         name = default
-    own: dict[str, tuple[Any, dict[str, Any]]] = {
+    torch_optimizers: dict[str, tuple[Any, dict[str, Any]]] = {
         "adamw_fused": (torch.optim.AdamW, {"fused": True}),
         "adamw_foreach": (torch.optim.AdamW, {"foreach": True}),
         "adamw_loop": (torch.optim.AdamW, {"foreach": False}),
         "sgd": (torch.optim.SGD, {}),
         "sgd_momentum": (torch.optim.SGD, {"momentum": 0.9}),
     }
-    kind, options = own.get(name) or _of_library(name)
+    kind, options = torch_optimizers.get(name) or _find_library_optimizer(name)
     return kind, {"lr": LEARNING_RATE, **options}
 
 
-def _of_library(name: str) -> tuple[Any, dict[str, Any]]:
+def _find_library_optimizer(name: str) -> tuple[Any, dict[str, Any]]:
     if name == "adafactor":
         from transformers.optimization import Adafactor
 

@@ -11,31 +11,31 @@ from contextlib import nullcontext
 import torch
 import torch.distributed as dist
 
-from experiments.prediction.loops.build import AUTOCAST, build
-from experiments.prediction.loops.job import LoopJob, run
-from experiments.prediction.loops.optimizers import optimizer_of
-from experiments.prediction.loops.samples import sample
+from experiments.prediction.loops.build import AUTOCAST, build_model
+from experiments.prediction.loops.job import LoopJob, run_program
+from experiments.prediction.loops.optimizers import find_optimizer
+from experiments.prediction.loops.samples import make_sample
 
 STEPS = 10
 
 
 def train(job: LoopJob) -> None:
-    """Train for some steps on batches of samples of one length; gradients are freed after each optimizer step."""
+    """Train for STEPS optimizer steps on samples of one length; gradients are freed after each optimizer step."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    model = build(job)
+    model = build_model(job)
     model = (model if job.quantization else model.to("cuda")).train()
-    one = sample(model, job)
+    example = make_sample(model, job)
     if ranks > 1:
         dist.init_process_group("nccl")
         model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()])
-    kind, options = optimizer_of(job.optimizer, "adamw_foreach")
+    kind, options = find_optimizer(job.optimizer, "adamw_foreach")
     optimizer = kind([parameter for parameter in model.parameters() if parameter.requires_grad], **options)
     autocast = AUTOCAST.get(job.precision)
     scaler = torch.amp.GradScaler(enabled=autocast is torch.float16)
     for _ in range(STEPS):
         for _ in range(job.accumulate):
-            batch = {name: torch.stack([value] * job.batch).to("cuda") for name, value in one.items()}
+            batch = {name: torch.stack([value] * job.batch).to("cuda") for name, value in example.items()}
             with torch.autocast("cuda", dtype=autocast) if autocast else nullcontext():
                 loss = model(**batch).loss / job.accumulate
             scaler.scale(loss).backward()
@@ -45,4 +45,4 @@ def train(job: LoopJob) -> None:
 
 
 if __name__ == "__main__":
-    run(train)
+    run_program(train)

@@ -1,4 +1,4 @@
-"""A training with transformers' Trainer.
+"""A training loop with transformers' Trainer.
 
     python -m experiments.prediction.loops.trainer JOB
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
-from experiments.prediction.loops.build import build
-from experiments.prediction.loops.job import LoopJob, run
-from experiments.prediction.loops.optimizers import optimizer_of
-from experiments.prediction.loops.samples import sample
+from experiments.prediction.loops.build import build_model
+from experiments.prediction.loops.job import LoopJob, run_program
+from experiments.prediction.loops.optimizers import find_optimizer
+from experiments.prediction.loops.samples import make_sample
 
 STEPS = 10
 FSDP = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1, "use_orig_params": True}}
 
 
 def train(job: LoopJob) -> None:
-    """Train for some steps on samples of one length, with the Trainer's defaults but without logs and checkpoints."""
-    more: dict[str, Any] = FSDP if job.fsdp else {}
+    """Train for STEPS optimizer steps on samples of one length, without logs and checkpoints."""
+    fsdp_options: dict[str, Any] = FSDP if job.fsdp else {}
     arguments = TrainingArguments(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=job.batch,
@@ -35,13 +35,13 @@ def train(job: LoopJob) -> None:
         logging_strategy="no",
         disable_tqdm=True,
         dataloader_pin_memory=False,
-        **more,
+        **fsdp_options,
     )
-    model = build(job)
-    data: Any = [sample(model, job)] * (job.batch * job.accumulate * arguments.world_size * STEPS)
-    kind = optimizer_of(job.optimizer, "adamw_fused")
-    Trainer(model, arguments, train_dataset=data, optimizer_cls_and_kwargs=kind).train()
+    model = build_model(job)
+    data: Any = [make_sample(model, job)] * (job.batch * job.accumulate * arguments.world_size * STEPS)
+    optimizer = find_optimizer(job.optimizer, "adamw_fused")
+    Trainer(model, arguments, train_dataset=data, optimizer_cls_and_kwargs=optimizer).train()
 
 
 if __name__ == "__main__":
-    run(train)
+    run_program(train)

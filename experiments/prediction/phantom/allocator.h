@@ -1,9 +1,10 @@
-// Model of PyTorch's caching allocator without memory: which blocks it would return, reserve, cache and free.
+// Model of PyTorch's caching allocator. It computes which blocks are returned, reserved, cached and freed, and uses no
+// memory.
 //
 // The rules are those of c10/cuda/CUDACachingAllocator.cpp with default settings. Sizes are multiples of 512 bytes.
 // Requests of up to 1 MiB share segments of 2 MiB, requests of up to 10 MiB share segments of 20 MiB, and larger
-// requests get segments in multiples of 2 MiB. The best-fitting block in the stream's pool is used. The remainder of a
-// block is split off (small pool: from 512 bytes, large pool: from 1 MiB). Adjacent free blocks are merged. If a
+// requests get segments in multiples of 2 MiB. The smallest sufficient block in the stream's pool is used. The rest of
+// a block is split off (small pool: from 512 bytes, large pool: from 1 MiB). Adjacent free blocks are merged. If a
 // segment cannot be allocated, all completely free segments are freed and the allocation is retried once.
 
 #pragma once
@@ -31,7 +32,7 @@ class CachingAllocator {
 
   // Return the address of a block of at least `bytes`. Throws OutOfMemory.
   int64_t allocate(int64_t bytes, int64_t stream) {
-    const int64_t size = rounded(bytes);
+    const int64_t size = round_up(bytes);
     const bool small = size <= kMiB;
     auto& pool = pools_[{stream, small}];
     auto found = pool.lower_bound({size, 0});
@@ -50,12 +51,12 @@ class CachingAllocator {
     block.used = false;
     allocated_ -= block.size;
     if (block.next && !blocks_.at(*block.next).used) {
-      forget(*block.next);
+      remove_from_pool(*block.next);
       merge(address, *block.next);
     }
     if (block.previous && !blocks_.at(*block.previous).used) {
       const int64_t previous = *block.previous;
-      forget(previous);
+      remove_from_pool(previous);
       merge(previous, address);
       address = previous;
     }
@@ -99,7 +100,7 @@ class CachingAllocator {
     std::optional<int64_t> previous, next;
   };
 
-  static int64_t rounded(int64_t bytes) { return bytes < 512 ? 512 : (bytes + 511) / 512 * 512; }
+  static int64_t round_up(int64_t bytes) { return bytes < 512 ? 512 : (bytes + 511) / 512 * 512; }
 
   static int64_t segment_size(int64_t size, bool small) {
     if (small) return 2 * kMiB;
@@ -144,7 +145,7 @@ class CachingAllocator {
     blocks_.erase(second);
   }
 
-  void forget(int64_t address) {
+  void remove_from_pool(int64_t address) {
     const Block& block = blocks_.at(address);
     pools_[{block.stream, block.small}].erase({block.size, address});
   }

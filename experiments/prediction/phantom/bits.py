@@ -1,4 +1,4 @@
-"""bitsandbytes on the phantom device: its own Python code for CUDA, with kernels that do nothing."""
+"""Import bitsandbytes for the phantom device: its Python code runs unchanged, and its kernels do nothing."""
 
 import ctypes
 from typing import Any
@@ -7,23 +7,23 @@ from unittest.mock import patch
 import torch
 
 
-class NoKernels:
-    """Replacement of bitsandbytes' compiled library: every function can be called and does nothing."""
+class EmptyLibrary:
+    """Replacement of the compiled library of bitsandbytes, whose functions do nothing."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
 
 def import_bitsandbytes() -> None:
-    """Import bitsandbytes as on a machine with a GPU. torch.cuda must be replaced already."""
-    setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)  # noqa: B010 - typed as there with CUDA alone
-    with patch.object(ctypes.cdll, "LoadLibrary", lambda _: NoKernels()):
+    """Import bitsandbytes like on a machine with a GPU. torch.cuda must be replaced first."""
+    setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)  # noqa: B010 - the stubs have it only with CUDA
+    with patch.object(ctypes.cdll, "LoadLibrary", lambda _: EmptyLibrary()):
         import bitsandbytes
-    bitsandbytes.functional.get_paged = _managed
+    bitsandbytes.functional.get_paged = _allocate_paged
 
 
-def _managed(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
-    """Return managed memory, which CUDA moves between host and device, outside PyTorch's allocator."""
-    made = torch.empty(shape, dtype=dtype, device="cpu")
-    made.is_paged, made.page_deviceid = True, 0  # type: ignore[attr-defined]
-    return made
+def _allocate_paged(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
+    """Return managed memory, which CUDA moves between host and device, and which PyTorch's allocator does not count."""
+    tensor = torch.empty(shape, dtype=dtype, device="cpu")
+    tensor.is_paged, tensor.page_deviceid = True, 0  # type: ignore[attr-defined]
+    return tensor

@@ -10,19 +10,19 @@
 
 namespace phantom {
 
-struct CardFacts {
+struct CardProperties {
   bool flash = true;             // flash attention kernels
   bool efficient = true;         // memory-efficient attention in other data types than bfloat16
   bool bfloat_efficient = true;  // memory-efficient attention in bfloat16
   int64_t workspace_bytes = 0;   // size of the workspace of one cuBLAS handle
-  int64_t multiprocessors = 1;   // what a large reduction is divided among
+  int64_t multiprocessors = 1;   // number of multiprocessors, over which a large reduction is divided
 };
 
-CardFacts card;
+CardProperties card;
 
 // Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient or plain
-// (SDPBackend 1, 2, 0), with the conditions that can occur in training. cuDNN's attention, which is preferred on 9.x and
-// 10.x, accepts the same inputs as flash attention and is treated like it.
+// (SDPBackend 1, 2, 0), with the conditions that can occur in training. cuDNN's attention, which is preferred on 9.x
+// and 10.x, accepts the same inputs as flash attention and is treated the same way.
 int64_t choose_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double,
     bool causal, std::optional<double>, bool grouped) {
@@ -47,7 +47,7 @@ int64_t choose_attention(
 }
 
 // cuBLAS allocates a workspace for each thread's handle and stream at the first matrix product, and never frees it.
-void use_workspace(const std::string& name) {
+void allocate_workspace(const std::string& name) {
   static const std::unordered_set<std::string> products{
       "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation", "aten::addmv_"};
   if (!card.workspace_bytes || !products.count(name)) return;

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 
 def skip_cpu_adam() -> None:
-    """Replace DeepSpeed's CPU Adam by an optimizer that allocates the same state and computes nothing."""
+    """Replace DeepSpeed's CPU Adam with an optimizer that allocates the same state but computes nothing."""
     from deepspeed.ops.op_builder import CPUAdamBuilder
 
     CPUAdamBuilder.load = lambda self: SimpleNamespace(

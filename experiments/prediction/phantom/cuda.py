@@ -1,4 +1,4 @@
-"""torch.cuda for the phantom device: functions of the module that are replaced until the process ends."""
+"""Replace functions of torch.cuda with those of the phantom device, until the process ends."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ _resize_on_host = torch.UntypedStorage.resize_
 
 
 class Stream:
-    """A stream that only names the owner of allocations."""
+    """A CUDA stream. Only its id matters, which selects a memory pool of the allocator."""
 
     _made = 0
 
@@ -56,22 +56,22 @@ class Event:
         return 1.0
 
 
-class OnStream:
-    """Context manager: allocate for a stream (torch.cuda.stream)."""
+class StreamContext:
+    """Context manager that allocates memory for a stream (torch.cuda.stream)."""
 
     def __init__(self, phantom: Phantom, stream: Stream | None) -> None:
         self._phantom, self._stream = phantom, stream
 
     def __enter__(self) -> None:
         if self._stream is not None:
-            self._before = self._phantom.set_stream(self._stream.stream_id)
+            self._previous_stream = self._phantom.set_stream(self._stream.stream_id)
 
     def __exit__(self, *_: Any) -> None:
         if self._stream is not None:
-            self._phantom.set_stream(self._before)
+            self._phantom.set_stream(self._previous_stream)
 
 
-class OnDevice:
+class DeviceContext:
     """Context manager for the only device (torch.cuda.device)."""
 
     def __init__(self, device: Any = None) -> None:
@@ -84,7 +84,7 @@ class OnDevice:
 def replace_cuda(phantom: Phantom, card: Card) -> None:
     """Make torch.cuda use the phantom device, with the name of ``card`` and unlimited capacity.
 
-    A training run that does not fit the card still runs to its end, so that the memory that it needs can be measured.
+    So a training that does not fit the card still runs to its end, and its needed memory can be measured.
     """
     major, _, minor = card.compute_capability.partition(".")
     capability = (int(major), int(minor)) if major.isdigit() else (9, 0)
@@ -99,25 +99,25 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
     )
     stats = phantom.stats
     state = torch.zeros(16, dtype=torch.uint8)
-    answers: dict[str, Any] = {
+    replacements: dict[str, Any] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
-        "init": _nothing(),
-        "_lazy_init": _nothing(),
+        "init": _no_operation(),
+        "_lazy_init": _no_operation(),
         "_is_in_bad_fork": lambda: False,
         "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
         "is_current_stream_capturing": lambda: False,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
-        "set_device": _nothing(),
-        "device": OnDevice,
+        "set_device": _no_operation(),
+        "device": DeviceContext,
         "get_device_name": lambda device=None: card.name,
         "get_device_capability": lambda device=None: capability,
         "get_device_properties": lambda device=None: properties,
-        "synchronize": _nothing(),
+        "synchronize": _no_operation(),
         "empty_cache": phantom.empty_cache,
-        "ipc_collect": _nothing(),
-        "set_per_process_memory_fraction": _nothing(),
+        "ipc_collect": _no_operation(),
+        "set_per_process_memory_fraction": _no_operation(),
         "memory_allocated": lambda device=None: stats()[0],
         "memory_reserved": lambda device=None: stats()[1],
         "max_memory_allocated": lambda device=None: stats()[2],
@@ -125,41 +125,41 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         "memory_stats": lambda device=None: {},
         "mem_get_info": lambda device=None: (properties.total_memory, properties.total_memory),
         "reset_peak_memory_stats": lambda device=None: phantom.reset_peaks(),
-        "reset_accumulated_memory_stats": _nothing(),
-        "manual_seed": _nothing(),
-        "manual_seed_all": _nothing(),
+        "reset_accumulated_memory_stats": _no_operation(),
+        "manual_seed": _no_operation(),
+        "manual_seed_all": _no_operation(),
         "get_rng_state": lambda device=None: state,
         "get_rng_state_all": lambda: [state],
-        "set_rng_state": _nothing(),
-        "set_rng_state_all": _nothing(),
+        "set_rng_state": _no_operation(),
+        "set_rng_state_all": _no_operation(),
         "Stream": Stream,
         "Event": Event,
-        "stream": lambda stream: OnStream(phantom, stream),
-        "current_stream": lambda device=None: Stream(stream_id=_current(phantom)),
+        "stream": lambda stream: StreamContext(phantom, stream),
+        "current_stream": lambda device=None: Stream(stream_id=_current_stream(phantom)),
         "default_stream": lambda device=None: Stream(stream_id=0),
         "set_stream": lambda stream: phantom.set_stream(stream.stream_id) and None,
     }
-    for name, answer in answers.items():
-        setattr(torch.cuda, name, answer)
-    no_marks = SimpleNamespace(rangePushA=lambda _: 0, rangePop=lambda: 0, markA=lambda _: None)
-    elsewhere: list[tuple[Any, str, Any]] = [
+    for name, replacement in replacements.items():
+        setattr(torch.cuda, name, replacement)
+    no_nvtx = SimpleNamespace(rangePushA=lambda _: 0, rangePop=lambda: 0, markA=lambda _: None)
+    other_replacements: list[tuple[Any, str, Any]] = [
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
-        (torch.cuda.nvtx, "_nvtx", no_marks),
+        (torch.cuda.nvtx, "_nvtx", no_nvtx),
         (torch.cuda.memory, "empty_cache", phantom.empty_cache),
-        (torch.Tensor, "record_stream", _nothing()),
-        (torch.UntypedStorage, "clone", _clone),
-        (torch.UntypedStorage, "resize_", _resizing(phantom)),
+        (torch.Tensor, "record_stream", _no_operation()),
+        (torch.UntypedStorage, "clone", _clone_storage),
+        (torch.UntypedStorage, "resize_", _make_resize(phantom)),
     ]
-    for owner, name, answer in elsewhere:
-        setattr(owner, name, answer)
+    for owner, name, replacement in other_replacements:
+        setattr(owner, name, replacement)
 
 
-def _clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+def _clone_storage(storage: torch.UntypedStorage) -> torch.UntypedStorage:
     copied = torch.empty(storage.nbytes(), dtype=torch.uint8, device=storage.device)
     return copied.untyped_storage().copy_(storage) if storage.device.type == "cpu" else copied.untyped_storage()
 
 
-def _resizing(phantom: Phantom) -> Any:
+def _make_resize(phantom: Phantom) -> Any:
     def resize(storage: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
         if storage.device.type != "cuda":
             return _resize_on_host(storage, size)
@@ -169,12 +169,12 @@ def _resizing(phantom: Phantom) -> Any:
     return resize
 
 
-def _current(phantom: Phantom) -> int:
+def _current_stream(phantom: Phantom) -> int:
     stream = phantom.set_stream(0)
     phantom.set_stream(stream)
     return stream
 
 
-def _nothing() -> Any:
-    """Return a new function that does nothing; torch compares functions by identity."""
+def _no_operation() -> Any:
+    """Return a new function that does nothing. Each use needs its own, because torch compares functions by identity."""
     return lambda *_, **__: None

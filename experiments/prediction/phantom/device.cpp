@@ -90,8 +90,8 @@ void replace_kernels() {
   }
 }
 
-// Register the operations with their own implementation. They are registered last, because a later kernel replaces an
-// earlier one.
+// Register operations that have an implementation of their own. They are registered last, because a later kernel
+// replaces an earlier one.
 void add_operations() {
   static torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
   library.impl("empty.memory_format", TORCH_FN(phantom::empty));
@@ -113,18 +113,19 @@ void add_operations() {
   library.impl("native_dropout_backward", TORCH_FN(phantom::native_dropout_backward));
   library.impl("relu", TORCH_FN(phantom::relu));
   for (const std::string name : {"_use_cudnn_ctc_loss", "_use_miopen_ctc_loss"}) {
-    library.impl(name.c_str(), TORCH_FN(phantom::no_library_ctc));
-    library.impl((name + ".Tensor").c_str(), TORCH_FN(phantom::no_library_ctc_of_tensors));
+    library.impl(name.c_str(), TORCH_FN(phantom::never_use_library_ctc));
+    library.impl((name + ".Tensor").c_str(), TORCH_FN(phantom::never_use_library_ctc_tensors));
   }
   library.impl("_ctc_loss", TORCH_FN(phantom::ctc_loss));
-  library.impl("_ctc_loss.Tensor", TORCH_FN(phantom::ctc_loss_of_tensors));
+  library.impl("_ctc_loss.Tensor", TORCH_FN(phantom::ctc_loss_tensors));
   library.impl("_ctc_loss_backward", TORCH_FN(phantom::ctc_loss_backward<c10::IntArrayRef>));
   library.impl("_ctc_loss_backward.Tensor", TORCH_FN(phantom::ctc_loss_backward<const at::Tensor&>));
   for (const char* whole : {"convolution", "convolution_backward"})
     library.impl(whole, torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 
-// What writes to large tensors on the host does nothing. PyTorch's warning that kernels are replaced is not shown.
+// Replace operations that write to large tensors on the host with ones that do nothing. Hide PyTorch's warning that
+// kernels are replaced.
 void replace_writes_on_host() {
   struct Silent : c10::WarningHandler {
     void process(const c10::Warning&) override {}
@@ -159,47 +160,47 @@ void phantom_install(
 
 // Return allocated bytes, reserved bytes, their peaks since the last reset, and the number of events.
 void phantom_stats(int64_t* out) {
-  auto& the = phantom::log();
-  std::lock_guard<std::mutex> lock(the.mutex);
-  const auto& allocator = the.allocator;
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  const auto& allocator = device_log.allocator;
   const int64_t values[] = {
       allocator.allocated(), allocator.reserved(), allocator.peak_allocated(), allocator.peak_reserved(),
-      static_cast<int64_t>(the.events.size())};
+      static_cast<int64_t>(device_log.events.size())};
   std::copy(std::begin(values), std::end(values), out);
 }
 
 void phantom_reset_peaks() {
-  auto& the = phantom::log();
-  std::lock_guard<std::mutex> lock(the.mutex);
-  the.allocator.reset_peaks();
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  device_log.allocator.reset_peaks();
 }
 
 void phantom_empty_cache() {
-  auto& the = phantom::log();
-  std::lock_guard<std::mutex> lock(the.mutex);
-  the.allocator.release_cached();
-  the.events.push_back({0, phantom::kEmptyCache, 0});
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  device_log.allocator.release_cached();
+  device_log.events.push_back({0, phantom::kEmptyCache, 0});
 }
 
 // Set the category of the storage at `pointer`. Returns false if there is no storage.
 bool phantom_tag(const void* pointer, int64_t category) {
-  auto& the = phantom::log();
-  std::lock_guard<std::mutex> lock(the.mutex);
-  const auto found = the.by_pointer.find(pointer);
-  if (found != the.by_pointer.end()) the.tags[found->second] = category;
-  return found != the.by_pointer.end();
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  const auto found = device_log.by_pointer.find(pointer);
+  if (found != device_log.by_pointer.end()) device_log.tags[found->second] = category;
+  return found != device_log.by_pointer.end();
 }
 
-// Replay the log on a card with `capacity` bytes. out: peaks of allocated and reserved bytes, number of retries, event
-// and allocated bytes at the maximum, the event that did not fit (-1: none) and the bytes that it requested.
+// Replay the log on a card with `capacity` bytes. out: peak of allocated bytes, peak of reserved bytes, number of
+// retries, event with the most allocated bytes, event that did not fit (-1: none), bytes that this event requested.
 void phantom_replay(int64_t capacity, int64_t* out) {
-  auto& the = phantom::log();
-  std::lock_guard<std::mutex> lock(the.mutex);
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
   phantom::CachingAllocator allocator(capacity);
   std::unordered_map<int64_t, int64_t> addresses;
   int64_t highest = -1, at = 0, failed = -1, requested = 0;
-  for (size_t index = 0; index < the.events.size() && failed < 0; ++index) {
-    const auto& event = the.events[index];
+  for (size_t index = 0; index < device_log.events.size() && failed < 0; ++index) {
+    const auto& event = device_log.events[index];
     if (event.bytes == phantom::kEmptyCache) {
       allocator.release_cached();
       continue;
@@ -225,48 +226,48 @@ void phantom_replay(int64_t capacity, int64_t* out) {
   std::copy(std::begin(values), std::end(values), out);
 }
 
-// Return the allocated bytes right after event `index`, by category 0 .. count-1; category 0 is untagged.
-void phantom_alive(int64_t index, int64_t count, int64_t* out) {
-  auto& the = phantom::log();
-  std::lock_guard<std::mutex> lock(the.mutex);
+// Write the allocated bytes right after event `index` by category, 0 to count-1. Category 0 is untagged.
+void phantom_bytes_by_category(int64_t index, int64_t count, int64_t* out) {
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
   std::fill(out, out + count, 0);
-  for (const auto& [id, bytes] : phantom::alive_after(the, index)) {
-    const auto tag = the.tags.find(id);
-    out[tag == the.tags.end() ? 0 : tag->second] += bytes;
+  for (const auto& [id, bytes] : phantom::bytes_alive_after(device_log, index)) {
+    const auto tag = device_log.tags.find(id);
+    out[tag == device_log.tags.end() ? 0 : tag->second] += bytes;
   }
 }
 
-// What is alive right after event `index`: the event that allocated it, its bytes, its category. Returns the number of
-// allocations; writes the first `capacity` of them, three values each.
-int64_t phantom_living(int64_t index, int64_t capacity, int64_t* out) {
-  auto& the = phantom::log();
-  std::lock_guard<std::mutex> lock(the.mutex);
+// Return the number of allocations that are alive right after event `index`. Write the first `capacity` of them, three
+// values each: the event that allocated it, its bytes, its category.
+int64_t phantom_live_allocations(int64_t index, int64_t capacity, int64_t* out) {
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
   std::unordered_map<int64_t, int64_t> born;
   for (int64_t place = 0; place <= index; ++place) {
-    const auto& event = the.events[place];
+    const auto& event = device_log.events[place];
     if (event.bytes < 0) born.erase(event.id);
     else born[event.id] = place;
   }
   int64_t written = 0;
   for (const auto& [id, place] : born) {
     if (written == capacity) break;
-    const auto tag = the.tags.find(id);
-    const int64_t values[] = {place, the.events[place].bytes, tag == the.tags.end() ? 0 : tag->second};
+    const auto tag = device_log.tags.find(id);
+    const int64_t values[] = {place, device_log.events[place].bytes, tag == device_log.tags.end() ? 0 : tag->second};
     std::copy(std::begin(values), std::end(values), out + 3 * written++);
   }
   return static_cast<int64_t>(born.size());
 }
 
-// The most bytes alive in each of `points` equal parts of the log.
+// Write the maximum of allocated bytes in each of `points` equal parts of the log.
 void phantom_timeline(int64_t points, int64_t* out) {
-  auto& the = phantom::log();
-  std::lock_guard<std::mutex> lock(the.mutex);
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
   std::fill(out, out + points, 0);
   std::unordered_map<int64_t, int64_t> sizes;
   int64_t now = 0;
-  const auto count = static_cast<int64_t>(the.events.size());
+  const auto count = static_cast<int64_t>(device_log.events.size());
   for (int64_t place = 0; place < count; ++place) {
-    const auto& event = the.events[place];
+    const auto& event = device_log.events[place];
     if (event.bytes >= 0) now += sizes[event.id] = event.bytes;
     else if (event.bytes == phantom::kRelease) now -= sizes[event.id];
     int64_t& highest = out[place * points / count];
@@ -275,10 +276,10 @@ void phantom_timeline(int64_t points, int64_t* out) {
 }
 
 // Set the category of all untagged storages that exist right after event `index`.
-void phantom_tag_alive(int64_t index, int64_t category) {
-  auto& the = phantom::log();
-  std::lock_guard<std::mutex> lock(the.mutex);
-  for (const auto& [id, bytes] : phantom::alive_after(the, index)) the.tags.try_emplace(id, category);
+void phantom_tag_untagged(int64_t index, int64_t category) {
+  auto& device_log = phantom::log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  for (const auto& [id, bytes] : phantom::bytes_alive_after(device_log, index)) device_log.tags.try_emplace(id, category);
 }
 
 // Change the size of a storage (a StorageImpl), like storage.resize_ on a GPU.
@@ -289,14 +290,14 @@ void phantom_resize(void* storage, int64_t bytes) {
   impl->set_nbytes(bytes);
 }
 
-// From now on, count the host memory of tensors, and give large tensors no memory.
-void phantom_watch_host() {
-  if (!phantom::host_watched.exchange(true)) replace_writes_on_host();
+// From now on, count the host memory of tensors, and give large tensors addresses without memory.
+void phantom_count_host_memory() {
+  if (!phantom::host_memory_counted.exchange(true)) replace_writes_on_host();
   c10::SetCPUAllocator(&phantom::host_allocator, 255);
 }
 
-// Call this function before each allocation of 1 MiB and more; null: no function.
-void phantom_before_large(void (*call)()) { phantom::before_large = call; }
+// Call a function before each allocation of 1 MiB or more; null: none.
+void phantom_on_large_allocation(void (*call)()) { phantom::on_large_allocation = call; }
 
 int64_t phantom_host_peak() { return phantom::host_peak; }
 

@@ -1,4 +1,4 @@
-// Host memory: all allocations are counted, and large tensors have addresses but no memory.
+// Simulated host memory: all allocations are counted, and large tensors have addresses but no memory.
 
 #pragma once
 
@@ -22,7 +22,7 @@ namespace phantom {
 // Large host tensors only reserve address space: they are never written to, and their sizes are counted.
 constexpr size_t kLargeOnHost = 16 * kMiB;
 
-std::atomic<bool> host_watched{false};
+std::atomic<bool> host_memory_counted{false};
 std::atomic<int64_t> host_bytes{0}, host_peak{0};
 
 std::mutex pinned_mutex;
@@ -78,7 +78,7 @@ struct HostAllocator final : c10::Allocator {
 HostAllocator host_allocator(false), pinned_allocator(true);
 
 bool large_on_host(const Tensor& tensor) {
-  return host_watched && tensor.device().is_cpu() && tensor.storage().nbytes() >= kLargeOnHost;
+  return host_memory_counted && tensor.device().is_cpu() && tensor.storage().nbytes() >= kLargeOnHost;
 }
 
 Tensor& copy_on_host(Tensor& self, const Tensor& source, bool non_blocking) {

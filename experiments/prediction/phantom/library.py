@@ -19,39 +19,39 @@ from experiments.results.provenance import versions
 from experiments.suites.attention_kernels import Kernels
 
 SOURCES = Path(__file__).parent
-CALL = ctypes.CFUNCTYPE(None)
-NO_CALL = CALL()
+CALLBACK_TYPE = ctypes.CFUNCTYPE(None)
+NO_CALLBACK = CALLBACK_TYPE()
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Result of replaying the log of a training with a given capacity. Sizes are in bytes; events are counted from 0.
+    """Result of a replay of the log with a given capacity. Sizes are in bytes; events are counted from 0.
 
-    highest_at: the event with the most memory allocated. failed_at: the allocation that did not fit, or None.
+    peak_event: the event with the most memory allocated. failed_event: the allocation that did not fit, or None.
     """
 
     peak_allocated: int
     peak_reserved: int
     retries: int
-    highest_at: int
-    failed_at: int | None
+    peak_event: int
+    failed_event: int | None
     requested: int
 
 
-class Living(NamedTuple):
-    """An allocation that is alive: the event that made it, its size in bytes and its category."""
+class LiveAllocation(NamedTuple):
+    """A live allocation: the event that allocated it, its size in bytes, and its category."""
 
-    born: int
+    allocated_at: int
     size: int
     category: int
 
 
 class Phantom:
-    """The loaded device: its counters, its log, and replays of the log with other capacities."""
+    """The loaded phantom device: its counters, its log, and replays of the log with other capacities."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        self._before_large = NO_CALL
+        self._large_allocation_callback = NO_CALLBACK
 
     def install(self, kernels: Kernels) -> None:
         """Use the kernels of a card."""
@@ -81,9 +81,9 @@ class Phantom:
         for pointer in pointers:
             self._library.phantom_tag(ctypes.c_void_p(pointer), ctypes.c_int64(category))
 
-    def tag_alive(self, event: int, category: int) -> None:
+    def tag_untagged(self, event: int, category: int) -> None:
         """Set the category of all untagged storages that exist right after an event."""
-        self._library.phantom_tag_alive(ctypes.c_int64(event), ctypes.c_int64(category))
+        self._library.phantom_tag_untagged(ctypes.c_int64(event), ctypes.c_int64(category))
 
     def replay(self, capacity: int) -> Replay:
         """Replay the log with an allocator of ``capacity`` bytes."""
@@ -92,21 +92,21 @@ class Phantom:
         allocated, reserved, retries, highest, failed, requested = out
         return Replay(allocated, reserved, retries, highest, failed if failed >= 0 else None, requested)
 
-    def alive(self, event: int, categories: int) -> list[int]:
+    def bytes_by_category(self, event: int, categories: int) -> list[int]:
         """Return the bytes that are allocated right after an event, by category."""
         out = (ctypes.c_int64 * categories)()
-        self._library.phantom_alive(ctypes.c_int64(event), ctypes.c_int64(categories), out)
+        self._library.phantom_bytes_by_category(ctypes.c_int64(event), ctypes.c_int64(categories), out)
         return list(out)
 
-    def living(self, event: int) -> list["Living"]:
-        """Return what is alive right after an event, in no particular order."""
-        count = self._library.phantom_living(ctypes.c_int64(event), ctypes.c_int64(0), None)
+    def live_allocations(self, event: int) -> list[LiveAllocation]:
+        """Return the allocations that are alive right after an event, in no particular order."""
+        count = self._library.phantom_live_allocations(ctypes.c_int64(event), ctypes.c_int64(0), None)
         out = (ctypes.c_int64 * (3 * count))()
-        self._library.phantom_living(ctypes.c_int64(event), ctypes.c_int64(count), out)
-        return [Living(*out[place : place + 3]) for place in range(0, 3 * count, 3)]
+        self._library.phantom_live_allocations(ctypes.c_int64(event), ctypes.c_int64(count), out)
+        return [LiveAllocation(*out[place : place + 3]) for place in range(0, 3 * count, 3)]
 
     def timeline(self, points: int) -> list[int]:
-        """Return the most bytes alive in each of ``points`` equal parts of the log."""
+        """Return the maximum of allocated bytes in each of ``points`` equal parts of the log."""
         out = (ctypes.c_int64 * points)()
         self._library.phantom_timeline(ctypes.c_int64(points), out)
         return list(out)
@@ -115,17 +115,17 @@ class Phantom:
         """Set the size in bytes of the storage at this C++ address."""
         self._library.phantom_resize(ctypes.c_void_p(storage), ctypes.c_int64(size))
 
-    def before_large(self, call: Callable[[], None] | None) -> None:
-        """Call this function before each allocation of 1 MiB and more, in the thread that allocates."""
-        self._before_large = CALL(call) if call else NO_CALL
-        self._library.phantom_before_large(self._before_large)
+    def on_large_allocation(self, callback: Callable[[], None] | None) -> None:
+        """Call ``callback`` before each allocation of 1 MiB or more, in the allocating thread; None stops that."""
+        self._large_allocation_callback = CALLBACK_TYPE(callback) if callback else NO_CALLBACK
+        self._library.phantom_on_large_allocation(self._large_allocation_callback)
 
-    def watch_host(self) -> None:
+    def count_host_memory(self) -> None:
         """Count tensor bytes on the host from now on; tensors of 16 MiB and more get addresses without memory."""
-        self._library.phantom_watch_host()
+        self._library.phantom_count_host_memory()
 
     def host_peak(self) -> int:
-        """Return the maximum of tensor bytes on the host since watch_host."""
+        """Return the maximum of tensor bytes on the host since count_host_memory."""
         return int(self._library.phantom_host_peak())
 
     def set_stream(self, stream: int) -> int:
@@ -136,30 +136,31 @@ class Phantom:
 def load(cache: Path) -> Phantom:
     """Return the device, compiled at first use and cached under ``cache``.
 
-    Must be called before torch is imported. Raises InputError without a C++ compiler, and with the labs' versions.
+    Call this function before torch is imported. Raises InputError without a C++ compiler, and with the labs' library
+    versions.
     """
     assert "torch" not in sys.modules, "the phantom device must exist before torch looks for one"
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
-        raise InputError("prediction traces the training with PyTorch, which is not installed (pip install .[train])")
-    if (there := versions().get("transformers", "")).startswith("4."):
+        raise InputError("predictions need PyTorch, which is not installed; install it with: pip install .[train]")
+    if (installed := versions().get("transformers", "")).startswith("4."):
         raise InputError(
-            f"predictions need Transformers 5, but {there} is installed; containers/current.txt has the versions"
+            f"predictions need Transformers 5, but {installed} is installed; containers/current.txt has the versions"
         )
     torch = Path(found.origin).parent
     for name in ("libtorch_cpu.so", "libtorch_cuda.so"):
         if (torch / "lib" / name).exists():
             ctypes.CDLL(str(torch / "lib" / name), mode=ctypes.RTLD_GLOBAL)
-    library = ctypes.CDLL(str(compiled(cache, torch)), mode=ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(compiled_library(cache, torch)), mode=ctypes.RTLD_GLOBAL)
     library.phantom_tag.restype = ctypes.c_bool
     library.phantom_set_stream.restype = ctypes.c_int64
     library.phantom_host_peak.restype = ctypes.c_int64
-    library.phantom_living.restype = ctypes.c_int64
+    library.phantom_live_allocations.restype = ctypes.c_int64
     return Phantom(library)
 
 
-def compiled(cache: Path, torch: Path) -> Path:
-    """Return the library for the installed torch; compile it if it is not cached. Other processes wait meanwhile."""
+def compiled_library(cache: Path, torch: Path) -> Path:
+    """Return the library for the installed torch; compile it if it is not cached. Concurrent callers wait."""
     sources = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp")])
     version = importlib.metadata.version("torch")
     digest = hashlib.sha256(b"".join([version.encode(), *(path.read_bytes() for path in sources)])).hexdigest()[:12]

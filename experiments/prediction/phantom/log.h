@@ -41,14 +41,14 @@ struct Log {
 };
 
 Log& log() {
-  static Log* the = new Log;
-  return *the;
+  static Log* device_log = new Log;
+  return *device_log;
 }
 
-std::unordered_map<int64_t, int64_t> alive_after(const Log& the, int64_t index) {
+std::unordered_map<int64_t, int64_t> bytes_alive_after(const Log& device_log, int64_t index) {
   std::unordered_map<int64_t, int64_t> alive;
   for (int64_t place = 0; place <= index; ++place) {
-    const Event& event = the.events[place];
+    const Event& event = device_log.events[place];
     if (event.bytes < 0) alive.erase(event.id);
     else alive[event.id] = event.bytes;
   }
@@ -61,35 +61,36 @@ struct Block {
   int64_t id;
   int64_t address;
   void* host;         // memory for values, or null
-  bool known = true;  // false if they depend on floating-point values, which are not computed
-  std::optional<double> constant = std::nullopt;  // the value of all its floating-point numbers, if it is known
+  bool known = true;  // false if the values depend on floating-point values, which are not computed
+  std::optional<double> constant = std::nullopt;  // the common value of all floating-point numbers in it, if known
 };
 
 void release(void* context) {
   auto* block = static_cast<Block*>(context);
-  Log& the = log();
-  std::lock_guard<std::mutex> lock(the.mutex);
-  the.allocator.release(block->address);
-  the.events.push_back({block->id, kRelease, 0});
-  the.by_pointer.erase(block->host ? block->host : reinterpret_cast<void*>(block->address));
+  Log& device_log = log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  device_log.allocator.release(block->address);
+  device_log.events.push_back({block->id, kRelease, 0});
+  device_log.by_pointer.erase(block->host ? block->host : reinterpret_cast<void*>(block->address));
   std::free(block->host);
   delete block;
 }
 
-// Called before each large allocation, without the log's lock: it may wait for Python's.
-std::atomic<void (*)()> before_large{nullptr};
+// Function that is called before each large allocation. The log is not locked during the call, because the function may
+// wait for Python's lock.
+std::atomic<void (*)()> on_large_allocation{nullptr};
 constexpr size_t kLarge = size_t{1} << 20;
 
 c10::DataPtr allocate_block(size_t bytes, bool with_values) {
   if (bytes == 0) return {nullptr, nullptr, &release, kDevice};
-  if (auto* const call = bytes >= kLarge ? before_large.load() : nullptr) call();
-  Log& the = log();
-  std::lock_guard<std::mutex> lock(the.mutex);
-  auto* block = new Block{++the.allocations, the.allocator.allocate(bytes, current_stream), nullptr};
+  if (auto* const call = bytes >= kLarge ? on_large_allocation.load() : nullptr) call();
+  Log& device_log = log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  auto* block = new Block{++device_log.allocations, device_log.allocator.allocate(bytes, current_stream), nullptr};
   if (with_values && bytes <= kMaxHostBacked) block->host = std::calloc(bytes, 1);
-  the.events.push_back({block->id, static_cast<int64_t>(bytes), current_stream});
+  device_log.events.push_back({block->id, static_cast<int64_t>(bytes), current_stream});
   void* data = block->host ? block->host : reinterpret_cast<void*>(block->address);
-  the.by_pointer[data] = block->id;
+  device_log.by_pointer[data] = block->id;
   return {data, block, &release, kDevice};
 }
 
@@ -101,33 +102,33 @@ struct Allocator final : c10::Allocator {
   const bool with_values_;
 };
 
-Allocator no_values(false), values(true);
+Allocator allocator_without_values(false), values(true);
 
 bool has_values(c10::ScalarType type) {
   return type == at::kBool || type == at::kLong || type == at::kInt || type == at::kShort;
 }
 
-c10::Allocator* allocator_of(c10::ScalarType type) { return has_values(type) ? &values : &no_values; }
+c10::Allocator* allocator_of(c10::ScalarType type) { return has_values(type) ? &values : &allocator_without_values; }
 
-bool is_here(const Tensor& tensor) { return tensor.defined() && tensor.device().type() == DeviceType::CUDA; }
+bool is_on_device(const Tensor& tensor) { return tensor.defined() && tensor.device().type() == DeviceType::CUDA; }
 
-Block* block_of(const Tensor& tensor) {
+Block* find_block(const Tensor& tensor) {
   const auto& pointer = tensor.storage().data_ptr();
   return pointer.get_deleter() == &release ? static_cast<Block*>(pointer.get_context()) : nullptr;
 }
 
 // Return whether the values of a tensor can be read: they are in host memory and known.
-bool readable(const Tensor& tensor) {
-  if (!is_here(tensor)) return true;
+bool has_readable_values(const Tensor& tensor) {
+  if (!is_on_device(tensor)) return true;
   if (!has_values(tensor.scalar_type())) return false;
   if (!tensor.storage().data_ptr().get()) return true;
-  const Block* block = block_of(tensor);
+  const Block* block = find_block(tensor);
   return block && block->host && block->known;
 }
 
 // Mark the values of a tensor as unknown, because they depend on floating-point values, which are not computed.
 void forget_values(const Tensor& tensor) {
-  if (Block* block = is_here(tensor) ? block_of(tensor) : nullptr) {
+  if (Block* block = is_on_device(tensor) ? find_block(tensor) : nullptr) {
     block->known = false;
     block->constant.reset();
   }

@@ -1,5 +1,5 @@
-// Operations with their own implementation: they read values, exchange storages, or have shapes that are easy to
-// compute.
+// Operations that have an implementation of their own, because they read values, exchange storages, or have shapes that
+// are easy to compute.
 
 #pragma once
 
@@ -9,41 +9,41 @@
 
 namespace phantom {
 
-std::optional<double> constant_of(const Tensor& tensor) {
-  const Block* block = is_here(tensor) ? block_of(tensor) : nullptr;
+std::optional<double> known_constant(const Tensor& tensor) {
+  const Block* block = is_on_device(tensor) ? find_block(tensor) : nullptr;
   return block ? block->constant : std::nullopt;
 }
 
 Tensor& copy_(Tensor& self, const Tensor& source, bool) {
   TORCH_CHECK(at::is_expandable_to(source.sizes(), self.sizes()), "copy_: sizes ", source.sizes(), " and ", self.sizes());
-  if (readable(self) && readable(source)) {
+  if (has_readable_values(self) && has_readable_values(source)) {
     on_host(self).copy_(on_host(source));
-  } else if (const auto value = constant_of(source); value && is_here(self) && readable(self)) {
+  } else if (const auto value = known_constant(source); value && is_on_device(self) && has_readable_values(self)) {
     on_host(self).fill_(*value);
-  } else if (is_here(self)) {
+  } else if (is_on_device(self)) {
     forget_values(self);
-  } else if (!is_here(self) && self.nbytes() <= static_cast<size_t>(kMiB)) {
+  } else if (!is_on_device(self) && self.nbytes() <= static_cast<size_t>(kMiB)) {
     self.zero_();
   }
   return self;
 }
 
 at::Scalar local_scalar(const Tensor& self) {
-  if (readable(self)) return on_host(self).item();
+  if (has_readable_values(self)) return on_host(self).item();
   return at::isFloatingType(self.scalar_type()) ? at::Scalar(0.0) : at::Scalar(0);
 }
 
 // The result has as many elements as the mask has true elements, or all elements if the mask's values are unknown.
 Tensor masked_select(const Tensor& self, const Tensor& mask) {
   const auto sizes = at::infer_size(self.sizes(), mask.sizes());
-  const Tensor chosen = (readable(mask) ? on_host(mask) : at::ones(mask.sizes(), at::kBool)).expand(sizes);
-  if (readable(self)) return from_host(on_host(self).masked_select(chosen));
-  return empty_strided_here({at::count_nonzero(chosen).item<int64_t>()}, {1}, self.scalar_type());
+  const Tensor chosen = (has_readable_values(mask) ? on_host(mask) : at::ones(mask.sizes(), at::kBool)).expand(sizes);
+  if (has_readable_values(self)) return from_host(on_host(self).masked_select(chosen));
+  return empty_strided_on_device({at::count_nonzero(chosen).item<int64_t>()}, {1}, self.scalar_type());
 }
 
 bool equal(const Tensor& self, const Tensor& other) {
   if (self.sizes() != other.sizes()) return false;
-  return !readable(self) || !readable(other) || at::equal(on_host(self), on_host(other));
+  return !has_readable_values(self) || !has_readable_values(other) || at::equal(on_host(self), on_host(other));
 }
 
 Tensor& set_storage(Tensor& self, c10::Storage source, int64_t offset, c10::IntArrayRef size, c10::IntArrayRef stride) {
@@ -69,17 +69,17 @@ Tensor& set_tensor(Tensor& self, const Tensor& source) {
 }
 
 const Tensor& resize_(const Tensor& self, c10::IntArrayRef size, std::optional<c10::MemoryFormat>) {
-  take_shape(self, at::empty(size, self.options().device(at::kMeta)));
+  copy_shape(self, at::empty(size, self.options().device(at::kMeta)));
   return self;
 }
 
 // Frequent operations whose shapes PyTorch computes in Python. They allocate the same results as their CUDA kernels
 // (layer_norm_kernel.cu, Dropout.cu), with statistics in 32 bit.
 
-Tensor like(const Tensor& tensor) { return at::empty_like(tensor, at::MemoryFormat::Contiguous); }
+Tensor empty_like_contiguous(const Tensor& tensor) { return at::empty_like(tensor, at::MemoryFormat::Contiguous); }
 
-Tensor like_if(bool wanted, const std::optional<Tensor>& tensor) {
-  return wanted && tensor && tensor->defined() ? like(*tensor) : Tensor();
+Tensor empty_like_if(bool wanted, const std::optional<Tensor>& tensor) {
+  return wanted && tensor && tensor->defined() ? empty_like_contiguous(*tensor) : Tensor();
 }
 
 std::tuple<Tensor, Tensor, Tensor> native_layer_norm(
@@ -89,13 +89,13 @@ std::tuple<Tensor, Tensor, Tensor> native_layer_norm(
   sizes.resize(input.dim(), 1);
   const auto wide = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const Tensor mean = at::empty(sizes, input.options().dtype(wide));
-  return {like(input), mean, like(mean)};
+  return {empty_like_contiguous(input), mean, empty_like_contiguous(mean)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> native_layer_norm_backward(
     const Tensor&, const Tensor& input, c10::IntArrayRef, const Tensor&, const Tensor&,
     const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, std::array<bool, 3> wanted) {
-  return {like_if(wanted[0], input), like_if(wanted[1], weight), like_if(wanted[2], bias)};
+  return {empty_like_if(wanted[0], input), empty_like_if(wanted[1], weight), empty_like_if(wanted[2], bias)};
 }
 
 std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double, std::optional<bool>) {
@@ -104,11 +104,12 @@ std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double, std::opti
 
 Tensor native_dropout_backward(const Tensor& gradient, const Tensor&, double) { return at::empty_like(gradient); }
 
-// Connectionist temporal classification without cuDNN (LossCTC.cu). The backward pass has scratch memory of one table.
+// CTC loss (connectionist temporal classification) without cuDNN (LossCTC.cu). The backward pass needs scratch memory
+// of the size of one table.
 
-bool no_library_ctc(const Tensor&, const Tensor&, c10::IntArrayRef, c10::IntArrayRef, int64_t) { return false; }
+bool never_use_library_ctc(const Tensor&, const Tensor&, c10::IntArrayRef, c10::IntArrayRef, int64_t) { return false; }
 
-bool no_library_ctc_of_tensors(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) { return false; }
+bool never_use_library_ctc_tensors(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) { return false; }
 
 std::tuple<Tensor, Tensor> ctc_loss(
     const Tensor& log_probs, const Tensor&, c10::IntArrayRef, c10::IntArrayRef targets, int64_t, bool) {
@@ -118,7 +119,7 @@ std::tuple<Tensor, Tensor> ctc_loss(
   return {at::empty({batch}, options), at::empty({batch, log_probs.size(0), 2 * longest + 1}, options)};
 }
 
-std::tuple<Tensor, Tensor> ctc_loss_of_tensors(
+std::tuple<Tensor, Tensor> ctc_loss_tensors(
     const Tensor& log_probs, const Tensor& targets, const Tensor& times, const Tensor& lengths, int64_t blank,
     bool zero_infinity) {
   const Tensor known = on_host(lengths).to(at::kLong).contiguous();
@@ -130,8 +131,8 @@ template <typename Lengths>
 Tensor ctc_loss_backward(
     const Tensor&, const Tensor& log_probs, const Tensor&, Lengths, Lengths, const Tensor&, const Tensor& log_alpha,
     int64_t, bool) {
-  const Tensor log_beta = like(log_alpha);
-  return like(log_probs);
+  const Tensor log_beta = empty_like_contiguous(log_alpha);
+  return empty_like_contiguous(log_probs);
 }
 
 Tensor relu(const Tensor& input) { return at::empty_like(input); }

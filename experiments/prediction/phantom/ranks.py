@@ -1,4 +1,4 @@
-"""Simulated ranks: this process is one rank of a world whose collectives complete at once."""
+"""Simulate several ranks: this process is one rank, and collective operations complete at once."""
 
 import os
 from typing import Any
@@ -10,28 +10,28 @@ from torch._C import _distributed_c10d as c10d
 from torch.futures import Future
 
 _create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
-COLLECTIVES = """
+NO_OP_COLLECTIVES = """
 all_gather_single_coalesced all_to_all_single allgather_coalesced allgather_into_tensor_coalesced
 allreduce_coalesced alltoall alltoall_base barrier gather reduce reduce_scatter reduce_scatter_single
 reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced scatter _reduce_scatter_base
-""".split()  # noqa: SIM905 - one line a word reads worse
+""".split()  # noqa: SIM905 - one word per line is harder to read
 
 
-NO_BACKWARD = -1
-"""What PyTorch calls the time outside of backward passes."""
+OUTSIDE_BACKWARD = -1
+"""PyTorch's id of the graph task outside of backward passes."""
 
 
-class LoneGroup(c10d.ProcessGroup):
-    """A process group with one process in it, whose collectives change nothing.
+class SimulatedGroup(c10d.ProcessGroup):
+    """A process group that consists of one process, whose collective operations change nothing.
 
-    A gather returns this rank's input for every rank, so that checks for agreement between ranks pass.
+    A gather returns this rank's input for every rank. So checks that all ranks agree pass.
     """
 
     def __init__(self, rank: int, size: int) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._rank, self._size = rank, size
         self._shelf: list[Any] = []
-        self._shelved_in = NO_BACKWARD
+        self._shelf_pass = OUTSIDE_BACKWARD
 
     def size(self) -> int:
         return self._size
@@ -40,28 +40,28 @@ class LoneGroup(c10d.ProcessGroup):
         return "lone"
 
     def shelve(self, tensors: list[Any]) -> None:
-        """Keep the tensors of an asynchronous reduction in a backward pass until a collective outside of that pass.
+        """Keep the tensors of an asynchronous reduction in a backward pass until a collective operation after the pass.
 
-        NCCL's group keeps them until its watchdog has seen that the reduction is done, and frees them at the next
-        collective (ProcessGroupNCCL::shelvesToUnstash_). DDP replaces its first buckets before the second forward
-        pass, so that they exist together with the new ones. The broadcasts of DDP itself come before the watchdog.
+        NCCL's group does the same: it frees them at the first collective operation after its watchdog has seen the end
+        of the reduction (ProcessGroupNCCL::shelvesToUnstash_). DDP replaces its first buckets before the second forward
+        pass, so the old and the new buckets exist together. DDP's own broadcasts run before the watchdog's check.
         """
         now = torch._C._current_graph_task_id()
-        if now != self._shelved_in:
+        if now != self._shelf_pass:
             self._shelf.clear()
-        self._shelved_in = now
-        if now != NO_BACKWARD:
+        self._shelf_pass = now
+        if now != OUTSIDE_BACKWARD:
             self._shelf += tensors
 
     def allgather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
         for row, given in zip(outputs, inputs, strict=True):
             for output in row:
                 output.copy_(given)
-        return _over(self, outputs)
+        return _clear_and_complete(self, outputs)
 
     def all_gather_single(self, output: Any, given: Any, options: Any = None) -> Any:
         output.view(self._size, -1).copy_(given.view(1, -1))
-        return _over(self, [output])
+        return _clear_and_complete(self, [output])
 
     _allgather_base = all_gather_single  # type: ignore[assignment]
 
@@ -74,30 +74,30 @@ class LoneGroup(c10d.ProcessGroup):
         return self.pg_name
 
 
-def _done(group: LoneGroup, *given: Any, **_: Any) -> Any:
+def _complete(group: SimulatedGroup, *given: Any, **_: Any) -> Any:
     done: Future[Any] = Future(devices=[torch.device("cuda", 0)])
     done.set_result(given[0] if given else None)
     return _create_work(done)
 
 
-def _over(group: LoneGroup, *given: Any, **_: Any) -> Any:
+def _clear_and_complete(group: SimulatedGroup, *given: Any, **_: Any) -> Any:
     group.shelve([])
-    return _done(group, *given)
+    return _complete(group, *given)
 
 
-def _allreduce(group: LoneGroup, tensors: Any, options: Any = None) -> Any:
+def _allreduce(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
     group.shelve(tensors if options is not None and options.asyncOp else [])
-    return _done(group, tensors)
+    return _complete(group, tensors)
 
 
-for _name in COLLECTIVES:
-    setattr(LoneGroup, _name, _over)
-for _name, _own in (("allreduce", _allreduce), ("broadcast", _done)):
-    setattr(LoneGroup, _name, _own)
+for _name in NO_OP_COLLECTIVES:
+    setattr(SimulatedGroup, _name, _clear_and_complete)
+for _name, _own in (("allreduce", _allreduce), ("broadcast", _complete)):
+    setattr(SimulatedGroup, _name, _own)
 
 
-def replace_ranks(devices: int, nodes: int, rank: int = 0) -> None:
-    """Set up this process as rank ``rank`` of ``devices`` x ``nodes`` ranks, as if torchrun had started it."""
+def simulate_ranks(devices: int, nodes: int, rank: int = 0) -> None:
+    """Set up this process as rank ``rank`` of ``devices`` * ``nodes`` ranks, as if torchrun had started it."""
     world = devices * nodes
     os.environ |= {
         "RANK": str(rank),
@@ -110,7 +110,7 @@ def replace_ranks(devices: int, nodes: int, rank: int = 0) -> None:
         "TORCHELASTIC_RUN_ID": "phantom",
     }
     dist.Backend.register_backend(
-        "lone", lambda store, rank, size, timeout: LoneGroup(rank, size), devices=["cpu", "cuda"]
+        "lone", lambda store, rank, size, timeout: SimulatedGroup(rank, size), devices=["cpu", "cuda"]
     )
     start = dist.init_process_group
 
@@ -119,6 +119,6 @@ def replace_ranks(devices: int, nodes: int, rank: int = 0) -> None:
 
     dist.init_process_group = init_process_group
     dist.distributed_c10d.init_process_group = init_process_group
-    setattr(dist.Logger, "set_runtime_stats_and_log", lambda _: None)  # noqa: B010 - it asks for CUDA's clocks
+    setattr(dist.Logger, "set_runtime_stats_and_log", lambda _: None)  # noqa: B010 - the original reads CUDA events
     setattr(fsdp, "_get_compute_device", lambda *_: torch.device("cuda", 0))  # noqa: B010 - the only one, on any rank
     torch.cuda.device_count = lambda: devices

@@ -10,7 +10,7 @@ namespace phantom {
 
 const c10::DispatchKeySet kKeys(c10::DispatchKey::CUDA);
 
-Tensor empty_strided_here(c10::IntArrayRef sizes, c10::IntArrayRef strides, c10::ScalarType type) {
+Tensor empty_strided_on_device(c10::IntArrayRef sizes, c10::IntArrayRef strides, c10::ScalarType type) {
   return at::detail::empty_strided_generic(sizes, strides, allocator_of(type), kKeys, type);
 }
 
@@ -28,12 +28,12 @@ Tensor empty(
 Tensor empty_strided(
     c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<c10::ScalarType> type, std::optional<c10::Layout>,
     std::optional<Device>, std::optional<bool>) {
-  return empty_strided_here(size, stride, type_or_default(type));
+  return empty_strided_on_device(size, stride, type_or_default(type));
 }
 
 // Return a host tensor that shares the values.
 Tensor on_host(const Tensor& tensor) {
-  if (!is_here(tensor)) return tensor;
+  if (!is_on_device(tensor)) return tensor;
   const auto options = at::TensorOptions().dtype(tensor.scalar_type()).device(at::kCPU);
   if (!tensor.storage().data_ptr().get()) return at::empty_strided(tensor.sizes(), tensor.strides(), options);
   char* data = static_cast<char*>(tensor.storage().data_ptr().get()) + tensor.storage_offset() * tensor.itemsize();
@@ -41,8 +41,8 @@ Tensor on_host(const Tensor& tensor) {
 }
 
 Tensor from_host(const Tensor& tensor) {
-  Tensor made = empty_strided_here(tensor.sizes(), tensor.strides(), tensor.scalar_type());
-  if (readable(made) && made.numel()) on_host(made).copy_(tensor);
+  Tensor made = empty_strided_on_device(tensor.sizes(), tensor.strides(), tensor.scalar_type());
+  if (has_readable_values(made) && made.numel()) on_host(made).copy_(tensor);
   return made;
 }
 
@@ -58,7 +58,7 @@ Tensor as_meta(const Tensor& tensor) {
   return made;
 }
 
-void take_shape(const Tensor& tensor, const Tensor& shape) {
+void copy_shape(const Tensor& tensor, const Tensor& shape) {
   auto* impl = tensor.unsafeGetTensorImpl();
   const size_t bytes = at::detail::computeStorageNbytes(
       shape.sizes(), shape.strides(), tensor.itemsize(), tensor.storage_offset());

@@ -1,4 +1,4 @@
-"""The command line of a training script: what Python would run, with which arguments, on how many GPUs."""
+"""Parse the command line of a training script: the program, its arguments, and the launcher of several ranks."""
 
 import re
 import shutil
@@ -8,76 +8,76 @@ from typing import Literal, NamedTuple
 
 from experiments.errors import InputError
 
-Kind = Literal["file", "module", "notebook"]
+ProgramKind = Literal["file", "module", "notebook"]
 Launcher = Literal["torchrun", "accelerate", "deepspeed"]
-PYTHON = re.compile(r"python(\d+(\.\d+)*)?")
+PYTHON_NAME = re.compile(r"python(\d+(\.\d+)*)?")
 SHEBANG = re.compile(rb"#!.*python|#!/bin/sh\n'''exec' .*python")
-WITHOUT_VALUE = set("BbdEhiIOPqsSuvVx?")
-"""Options of python that stand alone; -W and -X have a value."""
-ALLOWED = (
+PYTHON_FLAGS = set("BbdEhiIOPqsSuvVx?")
+"""Options of python without a value; -W and -X have one."""
+ALLOWED_COMMANDS = (
     "python FILE, python -m MODULE, a notebook, an installed Python command, torchrun, accelerate launch or deepspeed"
 )
 
 
 class Program(NamedTuple):
-    """What runs: a file, a module or a notebook, and its arguments without its own name."""
+    """A program: a file, module or notebook, and its arguments without the program's name."""
 
-    kind: Kind
+    kind: ProgramKind
     target: str
     arguments: tuple[str, ...]
 
 
-class Launch(NamedTuple):
-    """A launcher and its arguments, which end with the program's."""
+class LaunchCommand(NamedTuple):
+    """A launcher and its arguments, which end with the program and the program's arguments."""
 
     launcher: Launcher
     arguments: tuple[str, ...]
 
 
-def parsed(words: Sequence[str]) -> Program | Launch:
-    """Return what the command runs. Raises InputError for a command that is not Python."""
-    if not words:
-        raise InputError(f"no command after --; allowed: {ALLOWED}")
-    name, *rest = words
+def parse_command(command: Sequence[str]) -> Program | LaunchCommand:
+    """Return the program or the launcher of a command. Raises InputError for a command that is not Python."""
+    if not command:
+        raise InputError(f"no command after --; allowed: {ALLOWED_COMMANDS}")
+    name, *rest = command
     program = Path(name).name
-    if PYTHON.fullmatch(program):
-        return _of_python(rest)
+    if PYTHON_NAME.fullmatch(program):
+        return _parse_python(rest)
     if program == "torchrun":
-        return Launch("torchrun", tuple(rest))
+        return LaunchCommand("torchrun", tuple(rest))
     if program == "accelerate" and rest[:1] == ["launch"]:
-        return Launch("accelerate", tuple(rest[1:]))
+        return LaunchCommand("accelerate", tuple(rest[1:]))
     if program == "deepspeed":
-        return Launch("deepspeed", tuple(rest))
-    return _of_file(name, rest)
+        return LaunchCommand("deepspeed", tuple(rest))
+    return _parse_file(name, rest)
 
 
-def _of_python(words: Sequence[str]) -> Program | Launch:
-    """Return what `python WORDS` runs; python's own options are not used."""
+def _parse_python(command: Sequence[str]) -> Program | LaunchCommand:
+    """Return the program or launcher of `python WORDS`; options of python itself are ignored."""
     place = 0
-    while place < len(words) and words[place].startswith("-") and words[place] != "-m":
-        option = words[place]
+    while place < len(command) and command[place].startswith("-") and command[place] != "-m":
+        option = command[place]
         if option in ("-", "-c"):
-            raise InputError(f"python {option}: a program in a file or module is needed; allowed: {ALLOWED}")
+            raise InputError(f"python {option}: not supported; allowed: {ALLOWED_COMMANDS}")
         place += 2 if option in ("-W", "-X") else 1
-        if not option.startswith("--") and not set(option[1:]) <= WITHOUT_VALUE and option[1] not in "WX":
+        if not option.startswith("--") and not set(option[1:]) <= PYTHON_FLAGS and option[1] not in "WX":
             raise InputError(f"python {option}: unknown option")
-    if place == len(words):
-        raise InputError(f"python without a program; allowed: {ALLOWED}")
-    if words[place] != "-m":
-        return _of_file(words[place], words[place + 1 :])
-    module = words[place + 1 : place + 2]
+    if place == len(command):
+        raise InputError(f"python: a program is missing; allowed: {ALLOWED_COMMANDS}")
+    if command[place] != "-m":
+        return _parse_file(command[place], command[place + 1 :])
+    module = command[place + 1 : place + 2]
     if not module:
-        raise InputError("python -m: a module's name is needed")
-    rest = tuple(words[place + 2 :])
+        raise InputError("python -m: the name of a module is missing")
+    rest = tuple(command[place + 2 :])
     if module[0] in ("torch.distributed.run", "torch.distributed.launch"):
-        return Launch("torchrun", rest)
+        return LaunchCommand("torchrun", rest)
     if module[0] == "accelerate.commands.launch":
-        return Launch("accelerate", rest)
+        return LaunchCommand("accelerate", rest)
     return Program("module", module[0], rest)
 
 
-def _of_file(name: str, rest: Sequence[str]) -> Program:
-    """Return the program in a file; a name without a folder is looked for in PATH as well."""
+def _parse_file(name: str, rest: Sequence[str]) -> Program:
+    """Return the program in a file. A name without a folder is also searched in PATH."""
     path = Path(name)
     if not path.is_file():
         found = shutil.which(name)
@@ -89,5 +89,5 @@ def _of_file(name: str, rest: Sequence[str]) -> Program:
     with path.open("rb") as file:
         start = file.read(200)
     if path.suffix != ".py" and not SHEBANG.match(start):
-        raise InputError(f"{name}: not a Python program; allowed: {ALLOWED}")
+        raise InputError(f"{name}: not a Python program; allowed: {ALLOWED_COMMANDS}")
     return Program("file", str(path), tuple(rest))

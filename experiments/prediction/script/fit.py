@@ -1,4 +1,4 @@
-"""The largest batch with which a training script fits a card."""
+"""Find the largest batch with which a training script fits a card."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,8 +7,8 @@ from rich.console import Group
 from rich.text import Text
 
 from experiments.errors import InputError
-from experiments.prediction.answers import answer, answers_table
-from experiments.prediction.batches import LARGEST_BATCH, Batches
+from experiments.prediction.answers import answer_cells, answers_table
+from experiments.prediction.batches import LARGEST_BATCH, BatchSearch
 from experiments.prediction.script.record import CardAnswer, ScriptPrediction
 from experiments.results.predictions import DOUBT
 from experiments.suites.cards import notes_on
@@ -16,54 +16,58 @@ from experiments.system.tables import Column
 
 FIRST_BATCH = 8
 """The batch that is tried first if the command does not name one."""
-Trace = Callable[[int], list[ScriptPrediction]]
+TraceBatch = Callable[[int], list[ScriptPrediction]]
 
 
-class OneBatch(NamedTuple):
-    """The prediction of one batch: the rank that needs the most."""
+class BatchPrediction(NamedTuple):
+    """The prediction of one batch size, of the rank that needs the most memory."""
 
     prediction: ScriptPrediction
     card: CardAnswer
 
     @property
     def margin_gib(self) -> float:
-        """Return the memory of the card that stays free; negative if memory is missing."""
+        """Return the free memory of the card; negative if memory is missing."""
         return self.card.margin_gib
 
     def cells(self) -> tuple[str | Text, ...]:
-        """Return the cells of a table of answers."""
+        """Return the cells of a row in an answers table."""
         peak, needed = self.prediction.peak_gib, self.card.needed_gib
-        return answer(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
+        return answer_cells(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
 
 
 class ScriptFit(NamedTuple):
-    """The largest batch that fits, and the largest that probably fits; 0: not even 1 does. known: by batch."""
+    """The result of a search for the largest batch.
+
+    largest: the largest batch that fits. likely: the largest batch that fits or is borderline. Both are 0 if a batch of
+    1 is too large. predictions: all predictions, by batch.
+    """
 
     largest: int
     likely: int
-    known: dict[int, OneBatch]
+    predictions: dict[int, BatchPrediction]
 
 
-def batch_in(words: Sequence[str], flag: str) -> int | None:
-    """Return the batch that a command names, as `flag N` or `flag=N`; None if it does not have the flag.
+def read_batch(command: Sequence[str], flag: str) -> int | None:
+    """Return the batch in a command, written `flag N` or `flag=N`; None if the command does not have the flag.
 
-    Raises InputError if a number is missing.
+    Raises InputError if the value is not a number from 1 to LARGEST_BATCH.
     """
-    for place, word in enumerate(words):
+    for place, word in enumerate(command):
         name, equals, value = word.partition("=")
         if name != flag:
             continue
-        value = value if equals else "".join(words[place + 1 : place + 2])
+        value = value if equals else "".join(command[place + 1 : place + 2])
         if not value.isdigit() or not 1 <= int(value) <= LARGEST_BATCH:
-            raise InputError(f"{flag} {value}: a batch from 1 to {LARGEST_BATCH} is needed")
+            raise InputError(f"{flag} {value}: not a batch size; allowed: 1 to {LARGEST_BATCH}")
         return int(value)
     return None
 
 
-def with_batch(words: Sequence[str], flag: str, batch: int) -> list[str]:
-    """Return the command with that batch, where it names one, else at its end."""
-    changed = list(words)
-    for place, word in enumerate(words):
+def set_batch(command: Sequence[str], flag: str, batch: int) -> list[str]:
+    """Return the command with the value of ``flag`` set to ``batch``; the flag is appended if it is missing."""
+    changed = list(command)
+    for place, word in enumerate(command):
         if word == flag:
             changed[place + 1] = str(batch)
             return changed
@@ -73,21 +77,24 @@ def with_batch(words: Sequence[str], flag: str, batch: int) -> list[str]:
     return [*changed, flag, str(batch)]
 
 
-def fit_batches(first: int, trace: Trace) -> ScriptFit:
-    """Return the largest batch, found with few calls of ``trace``, which predicts one batch for one card."""
+def fit_batches(first: int, trace: TraceBatch) -> ScriptFit:
+    """Search for the largest batch, beginning with ``first``, with few calls of ``trace``.
 
-    def highest(batch: int) -> OneBatch:
-        return max((OneBatch(one, one.cards[0]) for one in trace(batch)), key=lambda one: one.card.needed_gib)
+    ``trace`` predicts one batch for one card and returns a prediction for each rank.
+    """
 
-    batches = Batches(first, lambda sizes: [highest(batch) for batch in sizes])
-    usable = batches.known[first].card.usable_gib
-    return ScriptFit(batches.last(DOUBT * usable), batches.last(0.0), batches.known)
+    def highest(batch: int) -> BatchPrediction:
+        return max((BatchPrediction(one, one.cards[0]) for one in trace(batch)), key=lambda one: one.card.needed_gib)
+
+    batches = BatchSearch(first, lambda sizes: [highest(batch) for batch in sizes])
+    usable = batches.predictions[first].card.usable_gib
+    return ScriptFit(batches.largest_batch(DOUBT * usable), batches.largest_batch(0.0), batches.predictions)
 
 
 def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
-    """Return the answer as plain data."""
+    """Return the result as a JSON-compatible object."""
     return {
-        "card": next(iter(fit.known.values())).card.card,
+        "card": next(iter(fit.predictions.values())).card.card,
         "largest_batch": fit.largest or None,
         "largest_batch_borderline": fit.likely or None,
         "batches": [
@@ -98,23 +105,25 @@ def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
                 "margin_gib": one.margin_gib,
                 "outcome": one.card.outcome,
             }
-            for batch, one in sorted(fit.known.items())
+            for batch, one in sorted(fit.predictions.items())
         ],
     }
 
 
 def fit_view(fit: ScriptFit, flag: str) -> Group:
-    """Return the answer for the terminal, with every batch that was traced."""
+    """Return the result for the terminal, with every batch that was traced."""
     table = answers_table(Column("batch", number=True), title="GiB on one GPU, traced batches")
-    for batch, one in sorted(fit.known.items()):
+    for batch, one in sorted(fit.predictions.items()):
         table.add(str(batch), *one.cells())
-    notes = dict.fromkeys(note for one in fit.known.values() for note in one.prediction.notes)
-    notes |= dict.fromkeys(notes_on(one.card.card for one in fit.known.values()))
-    return Group(Text(_in_words(fit, flag), "bold"), table, *(Text(f"note: {note}", "yellow") for note in notes))
+    notes = dict.fromkeys(note for one in fit.predictions.values() for note in one.prediction.notes)
+    notes |= dict.fromkeys(notes_on(one.card.card for one in fit.predictions.values()))
+    return Group(
+        Text(_describe_largest_batch(fit, flag), "bold"), table, *(Text(f"note: {note}", "yellow") for note in notes)
+    )
 
 
-def _in_words(fit: ScriptFit, flag: str) -> str:
-    card = next(iter(fit.known.values())).card
+def _describe_largest_batch(fit: ScriptFit, flag: str) -> str:
+    card = next(iter(fit.predictions.values())).card
     where = f"{card.card}, {card.usable_gib:.2f} GiB usable"
     if not fit.likely:
         return f"{where}: not even {flag} 1 fits"

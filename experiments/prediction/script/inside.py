@@ -1,4 +1,4 @@
-"""Predict the GPU memory of a part of a Python program, or of a notebook, in its own process."""
+"""Predict the GPU memory of a block of a Python program or notebook, in the process of the program."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.prediction.script.record import Ended, ScriptPrediction
+from experiments.prediction.script.record import ScriptPrediction, TraceEnd
 from experiments.results.memory_parts import AT_PEAK
 from experiments.results.predictions import PredictedOutcome
 from experiments.suites.cards import card_to_predict
@@ -15,21 +15,24 @@ from experiments.system.files import cache_folder
 
 
 class EnoughSteps(BaseException):
-    """Leaves the block of `with phantom(...)`; not an Exception, so that a training loop does not handle it."""
+    """Signal that ends the block of `with phantom(...)`.
+
+    It is a BaseException, so that a training loop that catches Exception does not catch it.
+    """
 
 
 class PhantomGpu:
-    """What the training in the block of `with phantom(...)` needs. Memory in GiB (bytes / 1024**3)."""
+    """The memory that the training in a block `with phantom(...)` needs, in GiB (bytes / 1024**3)."""
 
     def __init__(self) -> None:
-        self._found: ScriptPrediction | None = None
+        self._prediction: ScriptPrediction | None = None
 
     @property
     def prediction(self) -> ScriptPrediction:
-        """Return the whole prediction. Raises InputError inside the block."""
-        if self._found is None:
-            raise InputError("phantom(): the prediction exists after the block")
-        return self._found
+        """Return the complete prediction. Raises InputError until the block has ended."""
+        if self._prediction is None:
+            raise InputError("phantom(): the prediction is available only after the block")
+        return self._prediction
 
     @property
     def peak_gib(self) -> float:
@@ -59,46 +62,48 @@ class PhantomGpu:
 
 @contextmanager
 def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
-    """Run the block on a GPU that does not exist; yield an object that has the prediction after the block.
+    """Run the block on a simulated GPU; yield an object that has the prediction after the block.
 
-    The block is left before its training takes more than ``steps`` optimizer steps; None: it runs to its end.
+    The block ends before its training takes more than ``steps`` optimizer steps. With None it runs to its end.
 
     Raises InputError for an unknown card, if the block allocates nothing on the GPU, if torch is already imported, and
-    for a second block: PyTorch looks for GPUs once in each process.
+    for a second block, because PyTorch detects GPUs only once per process.
     """
     card_to_predict(card, "phantom()")
     if "torch" in sys.modules:
-        raise InputError("phantom(): PyTorch is already imported; begin the block before, once in each process")
+        raise InputError(
+            "phantom(): PyTorch is already imported; begin the block before the import, and use one block per process"
+        )
     begun = time.perf_counter()
     from experiments.prediction.script.traced.device import phantom_device
 
     device = phantom_device(card, cache_folder())
-    from experiments.prediction.peak import Tags
-    from experiments.prediction.script.traced.answer import Traced, prediction
-    from experiments.prediction.script.traced.lines import Lines
-    from experiments.prediction.script.traced.watch import Watcher
+    from experiments.prediction.peak import MemoryTags
+    from experiments.prediction.script.traced.answer import Trace, build_prediction
+    from experiments.prediction.script.traced.lines import LineTracker
+    from experiments.prediction.script.traced.watch import TrainingWatcher
 
-    def enough() -> None:
+    def raise_enough_steps() -> None:
         raise EnoughSteps
 
-    watcher = Watcher(Tags(device), sys.maxsize if steps is None else steps, enough)
-    lines = Lines(device, _folder())
+    watcher = TrainingWatcher(MemoryTags(device), sys.maxsize if steps is None else steps, raise_enough_steps)
+    lines = LineTracker(device, _program_folder())
     watcher.install()
-    lines.follow()
+    lines.start()
     gpu = PhantomGpu()
-    ended: Ended = "ended"
+    ended: TraceEnd = "ended"
     try:
         yield gpu
     except EnoughSteps:
         ended = "stopped"
     finally:
-        lines.end()
-    if not watcher.tags.event:
+        lines.stop()
+    if not watcher.tags.event_count:
         raise InputError("phantom(): the block allocated nothing on the GPU")
-    gpu._found = prediction(Traced(device, (card,), 0, 1, begun), watcher, lines, ended)
+    gpu._prediction = build_prediction(Trace(device, (card,), 0, 1, begun), watcher, lines, ended)
 
 
-def _folder() -> Path:
-    """Return the folder of the program, or the working directory of a notebook."""
+def _program_folder() -> Path:
+    """Return the folder of the running program; for a notebook the working directory."""
     file = getattr(sys.modules["__main__"], "__file__", None)
     return Path(file).resolve().parent if file else Path.cwd()

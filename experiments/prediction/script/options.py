@@ -1,4 +1,4 @@
-"""Options of a traced script, as `testbed predict -- COMMAND` has them."""
+"""Options of `testbed predict -- COMMAND`, which traces a script."""
 # ruff: noqa: RUF009 (the fields are declared by a function that returns dataclasses.field)
 
 from dataclasses import dataclass
@@ -9,16 +9,18 @@ from experiments.system.options import option
 
 @dataclass(frozen=True)
 class ScriptOptions:
-    """How far a script is traced and what is done with the answer. limit_s: seconds; max_gib: GiB on one GPU."""
+    """Options of a trace and of its output. ``limit_s``: seconds. ``max_gib``: GiB on one GPU."""
 
     steps: int = option(2, "Script: optimizer steps to trace; one more forward and backward pass follows.", minimum=1)
-    limit_s: float = option(600.0, "Script: seconds after which it is stopped where it is.", flag="--time-limit")
-    all_ranks: bool = option(False, "Script with a launcher: trace each rank, not the first alone.", flag="--all-ranks")
+    limit_s: float = option(600.0, "Script: seconds after which the trace stops.", flag="--time-limit")
+    all_ranks: bool = option(
+        False, "Script with a launcher: trace every rank instead of only the first.", flag="--all-ranks"
+    )
     fake_weights: bool = option(
-        False, "Script: make models whose weights are missing from their configuration.", flag="--fake-weights"
+        False, "Script: create models from their configuration if their weights are missing.", flag="--fake-weights"
     )
     sandbox: bool = option(
         False, "Script: run it on a copy of this folder, with a temporary HOME and TMPDIR and without network."
     )
-    max_gib: float | None = option(None, "Script: exit with code 1 if it needs more GiB.")
+    max_gib: float | None = option(None, "Script: exit with code 1 if the script needs more than this many GiB.")
     page: Path | None = option(None, "Script: write a page with the memory over time to this file.")

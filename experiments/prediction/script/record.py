@@ -1,4 +1,4 @@
-"""What is predicted of a training script."""
+"""Schema of the prediction of a training script."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from pydantic import Field
 from experiments.results.predictions import PredictedOutcome, Shares, outcome_with
 from experiments.results.schema import Failure, Phase, Record
 
-Ended = Literal["stopped", "ended", "time limit"]
+TraceEnd = Literal["stopped", "ended", "time limit"]
 VERSION: Literal[1] = 1
 
 
@@ -18,12 +18,12 @@ class CardAnswer(Record):
     usable_gib: float = Field(description="capacity of the card")
     needed_gib: float = Field(description="smallest capacity with which the training completes")
     reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")
-    retries: int = Field(description="times that the allocator freed its cache, with the card's capacity")
-    failure: Failure | None = Field(description="how it ends with the card's capacity; None: it completes")
+    retries: int = Field(description="number of times that the allocator freed its cache, with the card's capacity")
+    failure: Failure | None = Field(description="the failure with the card's capacity; None: the training completes")
 
     @property
     def margin_gib(self) -> float:
-        """Return the memory of the card that stays free; negative if memory is missing."""
+        """Return the free memory of the card; negative if memory is missing."""
         return self.usable_gib - self.needed_gib
 
     @property
@@ -32,10 +32,10 @@ class CardAnswer(Record):
         return outcome_with(self.margin_gib, self.usable_gib)
 
 
-class PhaseBegin(Record):
-    """A phase and where it begins in the timeline, from 0 to 1."""
+class PhaseStart(Record):
+    """A phase and its start in the timeline, from 0 to 1."""
 
-    at: float = Field(description="share of the log that lies before it")
+    at: float = Field(description="share of the log before the phase")
     phase: Phase = Field(description="phase that begins")
 
 
@@ -49,9 +49,11 @@ class ModuleShare(Record):
 
 
 class LineShare(Record):
-    """Memory at the peak that one line of the script allocated, itself or by what it called."""
+    """Memory at the peak that one line of the script allocated, directly or in a function that it called."""
 
-    line: str = Field(description="FILE:LINE, relative to the script's folder; empty: before its first line")
+    line: str = Field(
+        description="FILE:LINE, relative to the script's folder; empty: before the first line of the script"
+    )
     category: str = Field(description="kind of memory, such as params or activations")
     size_gib: float = Field(description="bytes / 1024**3")
 
@@ -60,23 +62,25 @@ class PeakBlock(Record):
     """Memory at the peak of one category that one module and one line of the script allocated."""
 
     category: str = Field(description="kind of memory, such as params or activations")
-    module: str = Field(description="name of the module, numbers as *: repeated layers together; empty: outside of all")
-    line: str = Field(description="FILE:LINE, relative to the script's folder; empty: before its first line")
+    module: str = Field(description="name of the module, with * for layer numbers; empty: outside of all modules")
+    line: str = Field(
+        description="FILE:LINE, relative to the script's folder; empty: before the first line of the script"
+    )
     size_gib: float = Field(description="bytes / 1024**3")
 
 
 class ScriptPrediction(Record):
-    """Memory of one rank of a training script, with the kernels of some cards. Memory in GiB (bytes / 1024**3)."""
+    """Memory of one rank of a training script, for cards with the same kernels. Memory in GiB (bytes / 1024**3)."""
 
     script_prediction_version: Literal[1] = Field(default=VERSION, description="version of this schema")
     rank: int = Field(description="rank that was traced")
     ranks: int = Field(description="ranks of the training")
-    model: str = Field(description="class of the model; empty: none was found")
+    model: str = Field(description="class of the model; empty: no model was found")
     parameters: int = Field(description="parameters of the model, shared tensors once")
     trainable_parameters: int = Field(description="parameters that have gradients")
     optimizers: tuple[str, ...] = Field(description="classes of the optimizers that took steps")
     steps: int = Field(description="optimizer steps that were traced")
-    ended: Ended = Field(description="stopped: after enough steps; ended: by itself")
+    ended: TraceEnd = Field(description="stopped: after enough steps; ended: the script ended")
     peak_gib: float = Field(description="maximum allocated memory, with unlimited capacity")
     reserved_gib: float = Field(description="maximum reserved memory, with unlimited capacity")
     at_peak: Shares = Field(description="the parts of the peak")
@@ -85,10 +89,10 @@ class ScriptPrediction(Record):
     host_gib: float = Field(description="maximum memory of tensors on the host")
     cards: tuple[CardAnswer, ...] = Field(description="the answer for each card")
     timeline_gib: tuple[float, ...] = Field(description="maximum allocated memory in each of equal parts of the log")
-    phases: tuple[PhaseBegin, ...] = Field(description="phases in the timeline")
+    phases: tuple[PhaseStart, ...] = Field(description="phases in the timeline")
     modules: tuple[ModuleShare, ...] = Field(description="allocations that exist at the peak, largest first")
     lines: tuple[LineShare, ...] = Field(description="the same allocations by line of the script, largest first")
     blocks: tuple[PeakBlock, ...] = Field(description="the whole peak by category, module and line, largest first")
-    notes: tuple[str, ...] = Field(description="what the prediction does not model")
+    notes: tuple[str, ...] = Field(description="effects that the prediction does not model")
     versions: dict[str, str] = Field(description="versions of the packages that were used")
     elapsed_s: float = Field(description="time that the trace took, imports of the script included")

@@ -1,6 +1,6 @@
-"""Run a script on a copy of the working folder, in a temporary home, without network and with its processes shut in.
+"""Run a script on a copy of the working folder, with a temporary home, without network, in namespaces of its own.
 
-What this is not: a script that opens an absolute path outside of the working folder reads and writes it.
+This does not protect other files: the script can still read and write absolute paths outside of the working folder.
 """
 
 import os
@@ -16,9 +16,9 @@ from typing import NamedTuple
 from experiments.errors import InputError
 from experiments.system.files import GIB
 
-LARGEST_GIB = 2.0
-"""Size of a working folder that is still copied."""
-HOMES = {
+MAX_FOLDER_GIB = 2.0
+"""Maximum size of a working folder that is copied."""
+TEMPORARY_FOLDERS = {
     "HOME": "home",
     "XDG_CACHE_HOME": "home/.cache",
     "XDG_CONFIG_HOME": "home/.config",
@@ -28,41 +28,44 @@ HOMES = {
 NAMESPACES = ("--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
-class Place(NamedTuple):
-    """Where a script runs: its working folder, variables, and the words before its command; moved: from -> to."""
+class ExecutionPlace(NamedTuple):
+    """The working folder and environment variables of a script.
+
+    command_prefix: words before the script's command. folder_mapping: the original working folder and its copy.
+    """
 
     folder: Path
     environment: dict[str, str]
-    start: tuple[str, ...] = ()
-    moved: tuple[str, str] = ("", "")
+    command_prefix: tuple[str, ...] = ()
+    folder_mapping: tuple[str, str] = ("", "")
 
-    def words(self, words: Sequence[str]) -> list[str]:
-        """Return the command with absolute paths in the working folder replaced by those in the copy."""
-        source, copy = self.moved
-        return [copy + word[len(source) :] if source and word.startswith(f"{source}/") else word for word in words]
+    def translate_command(self, command: Sequence[str]) -> list[str]:
+        """Return the command with absolute paths of the working folder replaced by paths of the copy."""
+        source, copy = self.folder_mapping
+        return [copy + word[len(source) :] if source and word.startswith(f"{source}/") else word for word in command]
 
 
 @contextmanager
-def sandbox() -> Iterator[Place]:
-    """Yield a place in a temporary folder, which is removed afterwards.
+def sandbox() -> Iterator[ExecutionPlace]:
+    """Yield a place with a copy of the working folder, which is removed at the end.
 
-    Raises InputError for a working folder of more than LARGEST_GIB.
+    Raises InputError for a working folder of more than MAX_FOLDER_GIB GiB.
     """
     source = Path.cwd()
     _reject_large(source)
     with tempfile.TemporaryDirectory(prefix="testbed-sandbox-", ignore_cleanup_errors=True) as name:
         root = Path(name)
         shutil.copytree(source, root / "work", symlinks=True)
-        variables = {variable: str(root / folder) for variable, folder in HOMES.items()}
+        variables = {variable: str(root / folder) for variable, folder in TEMPORARY_FOLDERS.items()}
         for folder in variables.values():
             Path(folder).mkdir(parents=True, exist_ok=True)
         work = str(root / "work")
-        yield Place(root / "work", {**variables, "PWD": work}, isolation(), (str(source), work))
+        yield ExecutionPlace(root / "work", {**variables, "PWD": work}, isolation_command(), (str(source), work))
 
 
 @cache
-def isolation() -> tuple[str, ...]:
-    """Return the command that starts a process without network and in namespaces of its own; empty: not allowed."""
+def isolation_command() -> tuple[str, ...]:
+    """Return the command that starts a process without network in its own namespaces; empty if that is not allowed."""
     who = () if os.geteuid() == 0 else ("--map-root-user",)
     command = ("unshare", *who, *NAMESPACES)
     try:
@@ -72,11 +75,13 @@ def isolation() -> tuple[str, ...]:
     return command if works else ()
 
 
-def in_words(shut_in: bool) -> str:
-    """Return in words where the script runs."""
-    if not shut_in:
+def describe_place(sandboxed: bool) -> str:
+    """Describe where the script runs."""
+    if not sandboxed:
         return "in this folder, with your files and network (--sandbox: in a copy)"
-    network = "without network" if isolation() else "with network, since unshare is not allowed here"
+    network = (
+        "without network" if isolation_command() else "with network, because unshare is not allowed on this machine"
+    )
     return f"in a copy of this folder, {network}"
 
 
@@ -84,8 +89,8 @@ def _reject_large(folder: Path) -> None:
     size = 0
     for root, _, files in os.walk(folder):
         size += sum(os.lstat(os.path.join(root, name)).st_size for name in files)
-        if size > LARGEST_GIB * GIB:
+        if size > MAX_FOLDER_GIB * GIB:
             raise InputError(
-                f"--sandbox: {folder} has more than {LARGEST_GIB:g} GiB, which is not copied; "
-                "go to the folder of the script alone"
+                f"--sandbox: {folder} has more than {MAX_FOLDER_GIB:g} GiB, the maximum for a copy; "
+                "change to a folder that has only the script"
             )

@@ -1,4 +1,4 @@
-"""Trace a training script in processes of its own, for the cards and ranks that are asked for."""
+"""Trace a training script in separate processes, for the requested cards and ranks."""
 
 import json
 import os
@@ -11,76 +11,80 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.prediction.script.command import parsed
+from experiments.prediction.script.command import parse_command
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from experiments.prediction.script.sandbox import Place, in_words, sandbox
+from experiments.prediction.script.sandbox import ExecutionPlace, describe_place, sandbox
 from experiments.suites.attention_kernels import alike
-from experiments.system.files import CODE, cache_folder
-from experiments.system.packages import require
-from experiments.system.processes import own_group
+from experiments.system.files import CODE_FOLDER, cache_folder
+from experiments.system.packages import require_packages
+from experiments.system.processes import process_group
 
-SHOWN = 3
-MODULE = "experiments.prediction.script.traced.process"
+MAX_SHOWN_CARDS = 3
+TRACING_MODULE = "experiments.prediction.script.traced.process"
 
 
 class ScriptFailed(Exception):
-    """The script ended with an exit code other than 0; it has printed why."""
+    """The script ended with an exit code other than 0, after it printed the reason."""
 
     def __init__(self, code: int) -> None:
         self.code = code
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        super().__init__(f"the script itself failed with {how}; what it printed is above")
+        super().__init__(f"the script itself failed with {how}; its output is above")
 
 
 def trace_script(
-    words: Sequence[str],
+    command: Sequence[str],
     card_names: Sequence[str],
-    say: Callable[[str], None],
+    print_line: Callable[[str], None],
     options: ScriptOptions,
     name: str = "",
 ) -> list[ScriptPrediction]:
-    """Return what is predicted of the command ``words``: one prediction for each group of cards, and each rank.
+    """Return predictions of the script that ``command`` runs: one for each traced rank and each group of cards.
 
-    Cards whose kernels take the same memory are answered by one trace. The script runs in this working directory and
-    with this environment; what it writes and where it connects to is up to it, unless options.sandbox is set. Its
-    output goes to stderr. Progress shows ``name``, or the first words of the command and where it runs.
+    Cards whose kernels need the same memory form a group, which needs one trace. The script runs in this working
+    directory with this environment, and can write and connect anywhere unless options.sandbox is set. Its output goes
+    to stderr. Progress lines show ``name``, by default the first words of the command and the place where it runs.
 
-    Raises InputError for a command that cannot be run, and ScriptFailed if the script fails.
+    Raises InputError for a command that cannot run, and ScriptFailed if the script fails.
     """
-    require("torch")
-    parsed(words)
-    what = name or f"{' '.join(words[:4])}, {in_words(options.sandbox)},"
+    require_packages("torch")
+    parse_command(command)
+    what = name or f"{' '.join(command[:4])}, {describe_place(options.sandbox)},"
     groups = alike(card_names)
-    with sandbox() if options.sandbox else nullcontext(Place(Path.cwd(), {})) as place:
+    with sandbox() if options.sandbox else nullcontext(ExecutionPlace(Path.cwd(), {})) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights")}
-        job |= {"words": place.words(words), "cache": str(cache_folder())}
+        job |= {"words": place.translate_command(command), "cache": str(cache_folder())}
         found = []
         for number, group in enumerate(groups, 1):
             progress = f" ({number} of {len(groups)})" if len(groups) > 1 else ""
-            say(f"tracing {what} for {_named(group)}{progress}")
-            first = _traced({**job, "cards": group, "rank": 0}, place)
+            print_line(f"tracing {what} for {_card_list(group)}{progress}")
+            first = _trace_rank({**job, "cards": group, "rank": 0}, place)
             found.append(first)
             for rank in range(1, first.ranks if options.all_ranks else 1):
-                say(f"tracing rank {rank} of {first.ranks}")
-                found.append(_traced({**job, "cards": group, "rank": rank}, place))
+                print_line(f"tracing rank {rank} of {first.ranks}")
+                found.append(_trace_rank({**job, "cards": group, "rank": rank}, place))
     return found
 
 
-def _named(group: Sequence[str]) -> str:
-    """Return the cards in words, at most three by name."""
-    return ", ".join(group) if len(group) <= SHOWN else f"{', '.join(group[:SHOWN])} and {len(group) - SHOWN} more"
+def _card_list(group: Sequence[str]) -> str:
+    """Return the names of at most three cards, and the number of the others."""
+    return (
+        ", ".join(group)
+        if len(group) <= MAX_SHOWN_CARDS
+        else f"{', '.join(group[:MAX_SHOWN_CARDS])} and {len(group) - MAX_SHOWN_CARDS} more"
+    )
 
 
-def _traced(job: dict[str, object], place: Place) -> ScriptPrediction:
+def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> ScriptPrediction:
     with tempfile.TemporaryDirectory(prefix="testbed-script-") as folder:
         out = Path(folder) / "prediction.json"
-        with own_group(
-            [*place.start, sys.executable, "-m", MODULE, json.dumps(job), str(out)],
+        with process_group(
+            [*place.command_prefix, sys.executable, "-m", TRACING_MODULE, json.dumps(job), str(out)],
             cwd=place.folder,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            env={**os.environ, **place.environment, "PYTHONPATH": _path()},
+            env={**os.environ, **place.environment, "PYTHONPATH": _python_path()},
         ) as process:
             code = process.wait()
         if not out.exists():
@@ -91,6 +95,6 @@ def _traced(job: dict[str, object], place: Place) -> ScriptPrediction:
     return ScriptPrediction.model_validate(answer)
 
 
-def _path() -> str:
-    """Return PYTHONPATH with the folder of this package, so that the process finds it from any working directory."""
-    return os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(CODE)])
+def _python_path() -> str:
+    """Return PYTHONPATH with this program's folder added, so that the process can import it from any directory."""
+    return os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(CODE_FOLDER)])

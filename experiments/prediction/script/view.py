@@ -1,4 +1,4 @@
-"""What is predicted of a training script, for the terminal and as plain data."""
+"""Show the predictions of a training script in the terminal, and return them as JSON-compatible objects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,23 +6,23 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.prediction.answers import answer, answers_table
+from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction
 from experiments.results.memory_parts import AT_PEAK
 from experiments.results.wording import count_in_words
 from experiments.suites.cards import notes_on
 from experiments.system.tables import Column, Table
 
-ENDED = {
+END_DESCRIPTIONS = {
     "stopped": "stopped after",
     "ended": "ended by itself after",
     "time limit": "stopped at its time limit after",
 }
-MODULES = 10
-SMALLEST_GIB = 0.005
+SHOWN_ROWS = 10
+SMALLEST_SHOWN_GIB = 0.005
 
 
-def as_data(predictions: Sequence[ScriptPrediction]) -> dict[str, Any]:
+def script_predictions_as_data(predictions: Sequence[ScriptPrediction]) -> dict[str, Any]:
     """Return the predictions as one object, with the smallest card that fits."""
     return {
         "smallest_card": smallest_card(predictions),
@@ -40,31 +40,29 @@ def as_data(predictions: Sequence[ScriptPrediction]) -> dict[str, Any]:
 
 
 def smallest_card(predictions: Sequence[ScriptPrediction]) -> str | None:
-    """Return the card with the least memory on which every traced rank fits; None if there is none."""
+    """Return the smallest card on which every traced rank fits; None if none fits."""
     answers = [card for one in predictions for card in one.cards]
     unfit = {card.card for card in answers if card.outcome != "fits"}
     fitting = [card for card in answers if card.card not in unfit]
     return min(fitting, key=lambda card: card.usable_gib).card if fitting else None
 
 
-def view(predictions: Sequence[ScriptPrediction]) -> Group:
-    """Return the answer: what was traced, each card, and what is largest at the highest peak."""
+def script_predictions_view(predictions: Sequence[ScriptPrediction]) -> Group:
+    """Return the view for the terminal: the traced training, each card, and the largest allocations at the peak."""
     worst = max(predictions, key=lambda one: one.reserved_gib)
-    parts: list[Any] = [Text(line) for line in _lines(worst)]
+    parts: list[Any] = [Text(line) for line in _summary_lines(worst)]
     parts += [_cards_table(predictions), _modules_table(worst.modules)]
     if any(one.line for one in worst.lines):
         parts.append(_lines_table(worst.lines))
     if len({card.card for one in predictions for card in one.cards}) > 1:
         smallest = smallest_card(predictions)
-        parts.append(
-            Text(f"smallest card that fits: {smallest}" if smallest else "it fits none of these cards", "bold")
-        )
+        parts.append(Text(f"smallest card that fits: {smallest}" if smallest else "fits none of these cards", "bold"))
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
     notes |= dict.fromkeys(notes_on(card.card for one in predictions for card in one.cards))
     return Group(*parts, *(Text(f"note: {note}", "yellow") for note in notes))
 
 
-def _lines(one: ScriptPrediction) -> list[str]:
+def _summary_lines(one: ScriptPrediction) -> list[str]:
     model = f"{one.model}, {count_in_words(one.parameters)} parameters" if one.model else "no model was found"
     if one.trainable_parameters != one.parameters:
         model += f" ({count_in_words(one.trainable_parameters)} trained)"
@@ -77,7 +75,7 @@ def _lines(one: ScriptPrediction) -> list[str]:
     )
     return [
         f"{rank}{model}; {optimizers}",
-        f"{ENDED[one.ended]} {one.steps} optimizer step(s), {one.elapsed_s:.0f} s",
+        f"{END_DESCRIPTIONS[one.ended]} {one.steps} optimizer step(s), {one.elapsed_s:.0f} s",
         f"peak {one.peak_gib:.2f} GiB in {one.peak_phase}, step {one.peak_step}: {shares}",
         f"reserved {one.reserved_gib:.2f} GiB; tensors in host memory {one.host_gib:.2f} GiB",
     ]
@@ -89,7 +87,7 @@ def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
     answers = [(one, card) for one in predictions for card in one.cards]
     for one, card in sorted(answers, key=lambda answer: (answer[1].usable_gib, answer[0].rank)):
         failed = f"{card.failure.phase}, step {card.failure.step}" if card.failure else ""
-        cells = answer(
+        cells = answer_cells(
             card.outcome,
             failed,
             peak=one.peak_gib,
@@ -109,14 +107,14 @@ def _modules_table(shares: Sequence[ModuleShare]) -> Table:
         Column("module", prose=True),
         title="largest at the peak",
     )
-    for one in shares[:MODULES]:
+    for one in shares[:SHOWN_ROWS]:
         table.add(f"{one.size_gib:.2f}", one.category, one.phase, one.module or "outside of modules")
     return table
 
 
 def _lines_table(shares: Sequence[LineShare]) -> Table:
     table = Table(Column("GiB", number=True), "what", Column("line"), title="allocated by line of the script")
-    for one in shares[:MODULES]:
-        if one.size_gib >= SMALLEST_GIB:
+    for one in shares[:SHOWN_ROWS]:
+        if one.size_gib >= SMALLEST_SHOWN_GIB:
             table.add(f"{one.size_gib:.2f}", one.category, one.line or "elsewhere")
     return table

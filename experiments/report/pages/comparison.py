@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.charts import Bar, Chart, Mark, Tone, bar_chart
+from experiments.charts import Bar, Chart, Mark, NoteTone, bar_chart
 from experiments.report.compare import CHANGED_SHARE, Change, Comparison, Difference, RowComparison
 from experiments.report.pages.environment import rendered, save
 from experiments.report.words import percent
@@ -108,7 +108,7 @@ def _chart(
         change = of(row)
         if change.a is None or change.b is None or change.ratio is None:
             continue
-        tone: Tone = "bad" if _tone(change, more_is_worse) == "bad" else "quiet"
+        tone: NoteTone = "bad" if _tone(change, more_is_worse) == "bad" else "quiet"
         value = f"{number(change.a)} → {number(change.b)} {unit}"
         bars.append(
             Bar(row.row, {"after": change.b}, [Mark("before", change.a)], value, percent(change.ratio - 1), tone)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from experiments.charts import Bar, Chart, Limit, Line, Mark, Panel, Tone, bar_chart, line_chart
+from experiments.charts import Bar, Chart, Limit, Line, Mark, NoteTone, Panel, bar_chart, line_chart
 from experiments.report.content import Report, RowReport
 from experiments.report.predicted import PredictedRow
 from experiments.report.telemetry import Telemetry
@@ -81,7 +81,7 @@ def _peak_bar(row: RowReport) -> Bar | None:
         note = row.measured
     elif highest and highest.optimizer_cpu_gib > highest.optimizer_gib:
         note = f"+ {gib(highest.optimizer_cpu_gib)} on the host"
-    tone: Tone = "quiet" if row.result.outcome == "fits" else "bad"
+    tone: NoteTone = "quiet" if row.result.outcome == "fits" else "bad"
     return Bar(row.row, parts, _reserved(memory.reserved_gib), gib(peak), note, tone)
 
 
@@ -95,7 +95,7 @@ def _predicted_bar(row: PredictedRow) -> Bar:
     notes = [] if prediction.predicted_outcome == "fits" else [row.words.partition(":")[0]]
     if row.optimizer_cpu_gib > prediction.at_peak.optimizer_gib:
         notes.append(f"+ {gib(row.optimizer_cpu_gib)} on the host")
-    tones: dict[str, Tone] = {"fits": "quiet", "oom": "bad", "borderline": "warn"}
+    tones: dict[str, NoteTone] = {"fits": "quiet", "oom": "bad", "borderline": "warn"}
     return Bar(row.row, parts, marks, gib(prediction.peak_gib), " ".join(notes), tones[prediction.predicted_outcome])
 
 

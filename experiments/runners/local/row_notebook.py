@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from experiments.results.schema import NOTEBOOK_FILE, SPEC_FILE
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 from experiments.system.signals import exit_with_parent
 
-ROW_NOTEBOOK = CODE / "experiments" / "notebooks" / "row.ipynb"
+ROW_NOTEBOOK = CODE_FOLDER / "experiments" / "notebooks" / "row.ipynb"
 KERNEL_START_S = 600
 """How long a kernel may take to start: on a shared file system its imports take minutes."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from experiments.system import processes, warm_start
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
 NOTEBOOK_MODULE = "experiments.runners.local.row_notebook"
 ROW_VARIABLE = "TESTBED_ROW"
@@ -27,23 +27,25 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
     with (row_folder / NOTEBOOK_LOG).open("wb") as log:
-        return warm_start.start([NOTEBOOK_MODULE, str(row_folder), worker, str(os.getpid())], variables, log.fileno())
+        return warm_start.start_process(
+            [NOTEBOOK_MODULE, str(row_folder), worker, str(os.getpid())], variables, log.fileno()
+        )
 
 
 def environment_of_modules() -> dict[str, str]:
     """Return this process's environment for programs that run modules of this checkout from any folder."""
-    paths = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(CODE_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def tagged_processes(row_folder: Path) -> list[psutil.Process]:
     """Return the living processes of the row."""
-    return processes.tagged_processes(ROW_VARIABLE, str(row_folder.resolve()))
+    return processes.find_tagged(ROW_VARIABLE, str(row_folder.resolve()))
 
 
 def rows_alive() -> bool:
     """Return whether a process of any row, of this runner or another, is alive on this machine."""
-    return bool(processes.tagged_processes(ROW_VARIABLE))
+    return bool(processes.find_tagged(ROW_VARIABLE))
 
 
 def end(row_folder: Path, within_s: float = 20.0) -> list[int]:

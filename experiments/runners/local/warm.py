@@ -14,8 +14,8 @@ from pathlib import Path
 
 from experiments.runners.local.row_process import NOTEBOOK_MODULE, environment_of_modules
 from experiments.suites.row_spec import RowSpec
-from experiments.system.environment import with_room
-from experiments.system.warm_start import WARM_VARIABLE, is_ready
+from experiments.system.environment import pad_environment
+from experiments.system.warm_start import WARM_SOCKET_VARIABLE, is_ready
 
 COLD_VARIABLE = "TESTBED_COLD_START"
 MODULE = "experiments.system.warm_process"
@@ -52,11 +52,11 @@ class WarmProcess:
     def __init__(self, modules: Sequence[str]) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="testbed-warm-"))
         address = str(self._folder / "socket")
-        self.environment = {WARM_VARIABLE: address}
+        self.environment = {WARM_SOCKET_VARIABLE: address}
         with (self._folder / LOG_FILE).open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", MODULE, address, *modules],
-                env=with_room(environment_of_modules() | WITHOUT_THREADS),
+                env=pad_environment(environment_of_modules() | WITHOUT_THREADS),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -14,4 +14,4 @@ class WarmKernelManager(AsyncKernelManager):
         """Return the command of the kernel, `python -m ipykernel_launcher ...`, with warm_start before the module."""
         command: list[str] = super().format_kernel_cmd(extra_arguments)
         module = command.index("-m") + 1
-        return [*command[:module], *warm_start.prefix(os.environ), *command[module:]]
+        return [*command[:module], *warm_start.module_prefix(os.environ), *command[module:]]

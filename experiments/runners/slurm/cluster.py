@@ -13,7 +13,7 @@ from experiments.runners.slurm.layout import Layout
 from experiments.runners.slurm.profile import Profile
 from experiments.runners.slurm.runtimes import RUNTIMES, Runtime
 from experiments.runners.software import PRINT_VERSIONS, Software, printed_software
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 from provision import reproducible
 from provision.errors import CommandFailed
 from provision.ssh.shell import Shell
@@ -115,6 +115,6 @@ class Cluster:
 
 def code_archive() -> bytes:
     """Return the project's code as a tar.gz archive, reproducible byte for byte."""
-    paths = (path for package in PACKAGES for path in reproducible.files_in(CODE / package, EXCLUDED))
-    files = {path.relative_to(CODE).as_posix(): path for path in paths if path.suffix in SUFFIXES}
+    paths = (path for package in PACKAGES for path in reproducible.files_in(CODE_FOLDER / package, EXCLUDED))
+    files = {path.relative_to(CODE_FOLDER).as_posix(): path for path in paths if path.suffix in SUFFIXES}
     return reproducible.archive_bytes(files)

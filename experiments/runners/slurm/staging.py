@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet
-from experiments.inputs.requirements import Artifact, artifacts_of
+from experiments.inputs.requirements import Artifact, required_artifacts
 from experiments.runners.progress import View
 from experiments.runners.slurm import job_script, queue
 from experiments.runners.slurm.cluster import Cluster
@@ -40,7 +40,7 @@ class Staging:
 
     def artifacts(self, spec: RowSpec) -> tuple[Artifact, ...]:
         """Return the artifacts that the row reads."""
-        return artifacts_of(spec, self._data)
+        return required_artifacts(spec, self._data)
 
     def begin(self, spec: RowSpec) -> tuple[str, ...]:
         """Start the downloads of the row's artifacts, unless they run already; return the ids of their jobs.

@@ -30,7 +30,7 @@ from experiments.runners.slurm.staging import Staging
 from experiments.runners.slurm.submission import SUBMISSION_FILE
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
-from experiments.system.logs import telling_line
+from experiments.system.logs import error_line
 from provision.errors import NotReached
 
 GROWING = (LOG_FILE, TELEMETRY_FILE)
@@ -225,7 +225,7 @@ class JobTracker:
         reason = f"job ended as {row.job.state}" if row.job else "job is no longer known to Slurm"
         if not row.started or row.exit_code not in (None, 0):
             output = self._shell.run(f"tail -n 50 {self._remote}/{row.job_spec.folder}/{OUT}", check=False).out
-            return f"{reason}: {telling_line(output, '')}" if output.strip() else reason
+            return f"{reason}: {error_line(output, '')}" if output.strip() else reason
         return f"{reason} ({row.job.reason})" if row.job and row.job.reason != "None" else reason
 
     def _write_broken(self, row: TrackedRow, local: Path, outcome: Outcome, reason: str) -> Result:

@@ -1,4 +1,4 @@
-"""Captioned images, synthetic or real, prepared for the model in the loader's workers."""
+"""Data sets of captioned images, synthetic or real, and their loader, whose workers prepare the images."""
 
 import csv
 import json
@@ -21,8 +21,8 @@ from experiments.training.data.collate import CaptionCollator
 from experiments.training.data.sampler import SeededBatchSampler
 from experiments.training.failures import first_line
 
-CAPTION_WORDS = (8, 31)
-WORDS = """
+CAPTION_WORD_COUNTS = (8, 31)
+VOCABULARY = """
 a the of with and on in from fresh grilled roasted fried baked steamed sliced creamy spicy sweet sour
 crisp plate bowl board table cup pan rice noodles bread pasta soup salad cheese tomato basil garlic
 onion pepper lemon butter chicken beef fish shrimp tofu egg beans corn potato carrot mushroom spinach
@@ -45,7 +45,7 @@ class SyntheticCaptionDataset(Dataset[Any]):
 
     def __init__(self, count: int, image_size: int, seed: int) -> None:
         draw = random.Random(seed)
-        self.texts = [" ".join(draw.choices(WORDS, k=draw.randint(*CAPTION_WORDS))) for _ in range(count)]
+        self.texts = [" ".join(draw.choices(VOCABULARY, k=draw.randint(*CAPTION_WORD_COUNTS))) for _ in range(count)]
         self._image_size, self._seed = image_size, seed
 
     def __len__(self) -> int:
@@ -58,13 +58,13 @@ class SyntheticCaptionDataset(Dataset[Any]):
 
 
 class FolderCaptionDataset(Dataset[Any]):
-    """Images in a folder with metadata.jsonl or metadata.csv. Its records have file_name and text (or caption).
+    """Images in a folder with metadata.jsonl or metadata.csv, whose records have file_name and text (or caption).
 
-    Raises InputError, with the name of the file, if one is missing or cannot be read.
+    Raises InputError with the name of the file if a file is missing or cannot be read.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
-        records = _metadata(folder)
+        records = _read_metadata(folder)
         if len(records) < count:
             raise InputError(f"{folder}: has {len(records)} captioned images, the row trains on {count}")
         self._files = [folder / name for name, _ in records[:count]]
@@ -123,7 +123,7 @@ def _parquet_files(folder: Path) -> list[Path]:
     return [path for path in files if "train" in path.name] or files
 
 
-def _metadata(folder: Path) -> list[tuple[str, str]]:
+def _read_metadata(folder: Path) -> list[tuple[str, str]]:
     try:
         if (path := folder / "metadata.jsonl").exists():
             records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
@@ -160,9 +160,9 @@ def open_captions(spec: RowSpec, image_size: int) -> CaptionDataset:
 def loader_worker_context(spec: RowSpec) -> BaseContext | None:
     """Return the multiprocessing context of the loader's workers, or None to fork them from this process.
 
-    With an offloaded optimizer it is a fork server, which is started now. Forked workers would share the memory pages
-    of this process, and every page of the offloaded optimizer that a step changes would be copied (measured: 46 GiB
-    more after one backward pass of a 12e9-parameter model).
+    With an offloaded optimizer it is a fork server, which this function starts. Workers forked from this process would
+    share its memory pages. Then the kernel would copy every page of the optimizer that a step changes (measured: 46 GiB
+    more host memory after one backward pass of a 12e9-parameter model).
     """
     if "offload" not in spec.settings.strategy:
         return None
@@ -176,16 +176,16 @@ def build_caption_loader(
     spec: RowSpec,
     captions: CaptionDataset,
     collator: CaptionCollator,
-    longest_at: int | None,
+    longest_batch_index: int | None,
     context: BaseContext | None = None,
 ) -> DataLoader[Any]:
-    """Return a loader of batches in the row's order; ``context`` starts its workers (at most two for a tiny model)."""
+    """Return a loader of batches in the row's order. ``context`` starts its workers, at most two for a tiny model."""
     workers = min(spec.settings.workers, 2) if spec.size == "tiny" else spec.settings.workers
     words = [len(text.split()) for text in captions.texts]
     return DataLoader(
         captions,  # type: ignore[arg-type]
         batch_sampler=SeededBatchSampler(
-            words, spec.settings.batch_size, spec.settings.seed, longest_at, spec.settings.world_size
+            words, spec.settings.batch_size, spec.settings.seed, longest_batch_index, spec.settings.world_size
         ),
         num_workers=workers,
         multiprocessing_context=context if workers else None,

@@ -9,22 +9,22 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from experiments.suites.row_spec import RowSpec
-from experiments.training.data.hub import TOKENIZER, fetch
+from experiments.training.data.hub import TOKENIZER_FILES, fetch_files
 from experiments.training.transformers_compat import pil_image_processor
 
-SPECIAL = {"opt": ("<s>", "<pad>", "</s>", "<unk>"), "t5": ("<pad>", "</s>", "<unk>")}
+SPECIAL_TOKENS = {"opt": ("<s>", "<pad>", "</s>", "<unk>"), "t5": ("<pad>", "</s>", "<unk>")}
 IGNORED_LABEL = -100
 
 Batch = dict[str, torch.Tensor]
 
 
 def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> PreTrainedTokenizerFast:
-    """Return a word tokenizer trained on the captions, with the special tokens at the language model's own ids.
+    """Return a word tokenizer trained on the captions, whose special tokens have the ids of the language model.
 
-    Used for models with random weights, for which tokens have no meaning. A caption has one token per word and one
+    It is for models with random weights, to which tokens have no meaning. A caption has one token per word and one
     special token.
     """
-    special = SPECIAL[model_type]
+    special = SPECIAL_TOKENS[model_type]
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.train_from_iterator(
@@ -39,7 +39,7 @@ def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> Pre
 
 @dataclass
 class ImagePlaceholders:
-    """Callable that prepends ``count`` image tokens to a batch's texts; without them BLIP-2 ignores the image.
+    """Callable that prepends ``count`` image tokens to the texts of a batch. Without them BLIP-2 ignores the image.
 
     For a decoder-only language model, ``count`` ignored positions are also prepended to the labels.
     """
@@ -62,9 +62,9 @@ class ImagePlaceholders:
 class CaptionCollator:
     """Collate function that turns captioned images into a batch, in the worker that loads them.
 
-    Shapes: pixel_values (batch, 3, size, size) of ``dtype``, the type that the model computes with, so that no
-    unneeded bytes are copied; input_ids, attention_mask, labels (batch, tokens) int64, padded to the longest caption.
-    Without placeholders, input and labels are only the caption's tokens.
+    Shapes: pixel_values (batch, 3, size, size) of ``dtype``, the type in which the model computes; input_ids,
+    attention_mask and labels (batch, tokens) int64, padded to the longest caption. Without placeholders, input and
+    labels consist only of the caption's tokens.
     """
 
     image_processor: Any
@@ -88,7 +88,7 @@ def build_caption_collator(spec: RowSpec, config: Any, texts: list[str]) -> Capt
     """Return the collate function of a row with captioned images, for a model with the configuration ``config``."""
     size = config.vision_config.image_size
     tokenizer = (
-        AutoTokenizer.from_pretrained(fetch(spec.base_model.hub, TOKENIZER, "the tokenizer").folder)
+        AutoTokenizer.from_pretrained(fetch_files(spec.base_model.hub, TOKENIZER_FILES, "the tokenizer").folder)
         if spec.weights == "pretrained"
         else caption_tokenizer(texts, config.text_config.model_type, config.text_config.vocab_size)
     )

@@ -1,4 +1,4 @@
-"""Real texts for language models: records of a published data set or a folder, tokenized for the row's model."""
+"""Read real texts for language models from a published data set or a folder, and tokenize them for the row's model."""
 
 from functools import partial
 from pathlib import Path
@@ -16,38 +16,42 @@ from experiments.errors import InputError
 from experiments.inputs.formats import text_format
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.training.data.hub import TOKENIZER, SourceFiles, fetch
+from experiments.training.data.hub import TOKENIZER_FILES, SourceFiles, fetch_files
 from experiments.training.failures import first_line
 
-HUB = {"alpaca2k": Alpaca2k.repo_id, "imdb": "stanfordnlp/imdb"}
-COLUMNS = {"alpaca2k": ("instruction", "output"), "imdb": ("text",)}
+HUB_IDS = {"alpaca2k": Alpaca2k.repo_id, "imdb": "stanfordnlp/imdb"}
+REQUIRED_COLUMNS = {"alpaca2k": ("instruction", "output"), "imdb": ("text",)}
 SPLIT_SEED = 42  # the same values as in litgpt's Alpaca2k and in the guide
 
 
 def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
     """Return the row's training texts, each (tokens,) int64, and the data set's commit on the hub (None if unknown).
 
-    alpaca2k is built by LitGPT: each record in its prompt style with the answer, cut to max_length. An imdb review
-    longer than max_length becomes several samples. At full size the tokenizer is that of the row's model; a tiny model
-    has 256 tokens, one for each byte. Raises InputError if texts or tokenizer cannot be loaded.
+    LitGPT builds the texts of alpaca2k: each record in its prompt style with the answer, cut to max_length. An imdb
+    review longer than max_length becomes several samples. At full size the tokenizer of the row's model is used. A tiny
+    model has 256 tokens, one for each byte. Raises InputError if texts or tokenizer cannot be loaded.
     """
     source = fetch_texts(spec.settings.dataset) if spec.data == "hub" else SourceFiles(Path(spec.data))
     records = read_records(spec.settings.dataset, source.folder)
     with TemporaryDirectory() as scratch:
         if spec.size == "tiny":
             byte_tokenizer().save_pretrained(scratch)
-        folder = Path(scratch) if spec.size == "tiny" else fetch(spec.base_model.hub, TOKENIZER, "the tokenizer").folder
+        folder = (
+            Path(scratch)
+            if spec.size == "tiny"
+            else fetch_files(spec.base_model.hub, TOKENIZER_FILES, "the tokenizer").folder
+        )
         texts = tokenize(records, spec.settings, folder)
     return texts, source.commit
 
 
 def fetch_texts(dataset: str, **options: Any) -> SourceFiles:
-    """Download the files of a data set. Raises InputError if that fails."""
-    return fetch(HUB[dataset], None, "the texts", "dataset", **options)
+    """Download the files of a data set. Raises InputError if the download fails."""
+    return fetch_files(HUB_IDS[dataset], None, "the texts", "dataset", **options)
 
 
 def read_records(dataset: str, folder: Path) -> datasets.Dataset:
-    """Return the records in a folder, or only those of the training split if there are splits.
+    """Return the records in a folder; if they have splits, only those of the training split.
 
     Raises InputError if they cannot be read or lack a column of the data set.
     """
@@ -59,17 +63,17 @@ def read_records(dataset: str, folder: Path) -> datasets.Dataset:
         raise InputError(f"{source}: cannot be read as {dataset} ({first_line(error)})") from None
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
     records = splits["train"] if "train" in splits else next(iter(splits.values()))
-    for column in COLUMNS[dataset]:
+    for column in REQUIRED_COLUMNS[dataset]:
         if column not in records.column_names:
-            actual, required = ", ".join(records.column_names), " and ".join(COLUMNS[dataset])
+            actual, required = ", ".join(records.column_names), " and ".join(REQUIRED_COLUMNS[dataset])
             raise InputError(f"{source}: {dataset} needs the columns {required}, the records have {actual}")
         if not all(isinstance(value, str) for value in records[column]):
-            raise InputError(f"{source}: {column!r} of each record of {dataset} must be a text")
+            raise InputError(f"{source}: {column!r} must be a text in every record of {dataset}")
     return records
 
 
 def tokenize(records: datasets.Dataset, settings: Settings, tokenizer: Path) -> list[torch.Tensor]:
-    """Return the training samples of a data set's records, by the tokenizer in the folder ``tokenizer``."""
+    """Return the training samples of a data set's records, tokenized by the tokenizer in the folder ``tokenizer``."""
     if settings.dataset == "alpaca2k":
         samples = SFTDataset(
             train_split(records, settings),
@@ -103,7 +107,7 @@ def train_split(samples: datasets.Dataset, settings: Settings) -> datasets.Datas
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token for each byte; the byte FF, which is in no text, marks the end of a text."""
+    """Return a tokenizer with one token for each byte; byte FF, which occurs in no text, marks the end of a text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

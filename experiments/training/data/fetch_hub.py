@@ -1,9 +1,9 @@
-"""Download weights, tokenizer or texts of rows from the hub into its cache, before the rows run.
+"""Download weights, tokenizer or texts of rows from the hub into the hub's cache, before the rows run.
 
     python -m experiments.training.data.fetch_hub ARTIFACT
 
-ARTIFACT is an Artifact as JSON. Prints the paths of the files (see inputs.requirements.run_fetch), after comparing them
-with the hub's checksums.
+ARTIFACT is an Artifact as JSON. Compares the files with the hub's checksums and prints their paths (see
+inputs.requirements.run_fetch).
 """
 
 import sys
@@ -14,11 +14,18 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.inputs.requirements import Artifact, ProgressPrinter, run_fetch
-from experiments.training.data.hub import TOKENIZER, SourceFiles, cached_commit, fetch, fetch_weights, verified
+from experiments.training.data.hub import (
+    TOKENIZER_FILES,
+    SourceFiles,
+    cached_commit,
+    fetch_files,
+    fetch_weights,
+    verify_checksums,
+)
 
 
 class PrintedProgress(tqdm):  # type: ignore[misc]
-    """Progress bar of the hub library that prints its count of bytes in lines."""
+    """Progress bar for the hub library that prints the number of bytes as lines of text."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._print = ProgressPrinter()
@@ -29,27 +36,31 @@ class PrintedProgress(tqdm):  # type: ignore[misc]
             self._print(self.n, self.total)
 
 
-def fetch_need(need: Artifact) -> list[Path]:
-    """Download the artifact and return its files. Raises InputError if that fails.
+def fetch_artifact(artifact: Artifact) -> list[Path]:
+    """Download the artifact and return its files. Raises InputError if the download fails.
 
-    If the cache already has files of the model or data set, the same version is downloaded.
+    If the cache already has files of the model or data set, their version is downloaded.
     """
-    if need.kind == "texts":
-        from experiments.training.data.corpora import HUB, fetch_texts, read_records
+    if artifact.kind == "texts":
+        from experiments.training.data.corpora import HUB_IDS, fetch_texts, read_records
 
-        hub = HUB[need.name]
-        texts = fetch_texts(need.name, revision=cached_commit(hub, "dataset"), tqdm_class=PrintedProgress)
-        read_records(need.name, verified(texts, hub, "the texts", "dataset").folder)
+        hub = HUB_IDS[artifact.name]
+        texts = fetch_texts(artifact.name, revision=cached_commit(hub, "dataset"), tqdm_class=PrintedProgress)
+        read_records(artifact.name, verify_checksums(texts, hub, "the texts", "dataset").folder)
         return _files(texts)
-    options: dict[str, Any] = {"revision": cached_commit(need.name), "tqdm_class": PrintedProgress}
-    if need.kind == "tokenizer":
-        return _files(verified(fetch(need.name, TOKENIZER, "the tokenizer", **options), need.name, "the tokenizer"))
-    weights = verified(fetch_weights(need.name, **options), need.name, "the weights")
-    if need.litgpt is None:
+    options: dict[str, Any] = {"revision": cached_commit(artifact.name), "tqdm_class": PrintedProgress}
+    if artifact.kind == "tokenizer":
+        return _files(
+            verify_checksums(
+                fetch_files(artifact.name, TOKENIZER_FILES, "the tokenizer", **options), artifact.name, "the tokenizer"
+            )
+        )
+    weights = verify_checksums(fetch_weights(artifact.name, **options), artifact.name, "the weights")
+    if artifact.litgpt is None:
         return _files(weights)
     from experiments.training.data.litgpt_checkpoint import convert_checkpoint
 
-    return [*_files(weights), convert_checkpoint(weights, need.litgpt).folder]
+    return [*_files(weights), convert_checkpoint(weights, artifact.litgpt).folder]
 
 
 def _files(source: SourceFiles) -> list[Path]:
@@ -57,4 +68,4 @@ def _files(source: SourceFiles) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_fetch(sys.argv[1], fetch_need))
+    sys.exit(run_fetch(sys.argv[1], fetch_artifact))

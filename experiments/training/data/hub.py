@@ -1,4 +1,4 @@
-"""Download the files of published models and data sets from the hub into its cache, or use a local folder."""
+"""Download files of published models and data sets from the hub into its cache, or use a local folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,45 +13,47 @@ from experiments.errors import InputError
 from experiments.training.failures import first_line
 from experiments.training.transformers_compat import checksum_mismatches
 
-TOKENIZER = (
+TOKENIZER_FILES = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"),
     *("config.json", "generation_config.json"),
 )
-CONFIGURATION = ("config.json", "generation_config.json")
-WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
+CONFIGURATION_FILES = ("config.json", "generation_config.json")
+WEIGHT_PATTERNS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """A folder with the files of a model or data set; commit: their version on the hub, None for a local folder."""
+    """A folder with the files of a model or data set. ``commit``: their version on the hub; None for a local folder."""
 
     folder: Path
     commit: str | None = None
 
 
-def fetch(hub: str, patterns: Sequence[str] | None, what: str, kind: str = "model", **options: Any) -> SourceFiles:
-    """Download the files that match ``patterns`` (None: all) of the repository ``hub``; a local folder is used as is.
+def fetch_files(
+    hub: str, patterns: Sequence[str] | None, description: str, kind: str = "model", **options: Any
+) -> SourceFiles:
+    """Download the files of the repository ``hub`` that match ``patterns`` (None: all). A local folder is not copied.
 
-    ``kind`` is the type of the repository, ``options`` are passed to snapshot_download. Raises InputError, in which
-    ``what`` names the files, if they cannot be downloaded.
+    ``kind`` is the type of the repository. ``options`` are passed to snapshot_download. Raises InputError if the files
+    cannot be downloaded; ``description`` is their name in the message.
     """
     if not hub:
-        raise InputError(f"{what} of this model: no published version is known; allowed: a model of models.yaml")
+        raise InputError(f"{description} of this model: no published version is known; allowed: a model of models.yaml")
     if Path(hub).is_dir():
         return SourceFiles(Path(hub))
     try:
         allow_patterns = list(patterns) if patterns is not None else None
         folder = Path(snapshot_download(hub, repo_type=kind, allow_patterns=allow_patterns, **options))
     except (OSError, ValueError, httpx.HTTPError) as error:
-        raise InputError(f"{what} of {hub!r} cannot be loaded ({first_line(error)})") from None
+        raise InputError(f"{description} of {hub!r} cannot be loaded ({first_line(error)})") from None
     return SourceFiles(folder, commit=folder.name)
 
 
 def fetch_weights(hub: str, **options: Any) -> SourceFiles:
     """Download a model's configuration and weights: the safetensors files, or PyTorch's if there are none."""
     try:
-        for pattern in WEIGHTS:
-            source = fetch(hub, (*CONFIGURATION, pattern), "the weights", **options)
+        for pattern in WEIGHT_PATTERNS:
+            source = fetch_files(hub, (*CONFIGURATION_FILES, pattern), "the weights", **options)
             if source.commit is None or any(source.folder.glob(pattern)):
                 break
     except InputError as problem:
@@ -60,7 +62,7 @@ def fetch_weights(hub: str, **options: Any) -> SourceFiles:
 
 
 def cached_commit(hub: str, kind: str = "model") -> str | None:
-    """Return the commit of the main branch in the cache; None if it has none."""
+    """Return the commit of the repository's main branch in the cache; None if it is not cached."""
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
@@ -71,20 +73,22 @@ def cached_commit(hub: str, kind: str = "model") -> str | None:
     return next((revision.commit_hash for revision in revisions if "main" in revision.refs), None)
 
 
-def verified(source: SourceFiles, hub: str, what: str, kind: str = "model") -> SourceFiles:
-    """Return ``source`` after comparing its files with the hub's checksums; mismatches are downloaded once more.
+def verify_checksums(source: SourceFiles, hub: str, description: str, kind: str = "model") -> SourceFiles:
+    """Compare the files of ``source`` with the hub's checksums, download mismatches once more, and return ``source``.
 
     Raises InputError if a file still does not match.
     """
-    if paths := _mismatches(source, hub, what, kind):
-        fetch(hub, paths, what, kind, revision=source.commit, force_download=True)
-        if paths := _mismatches(source, hub, what, kind):
-            raise InputError(f"{what} of {hub!r}: {paths[0]} does not match the hub's checksum after two downloads")
+    if paths := _find_mismatches(source, hub, description, kind):
+        fetch_files(hub, paths, description, kind, revision=source.commit, force_download=True)
+        if paths := _find_mismatches(source, hub, description, kind):
+            raise InputError(
+                f"{description} of {hub!r}: {paths[0]} does not match the hub's checksum after two downloads"
+            )
     return source
 
 
-def _mismatches(source: SourceFiles, hub: str, what: str, kind: str) -> list[str]:
+def _find_mismatches(source: SourceFiles, hub: str, description: str, kind: str) -> list[str]:
     try:
         return checksum_mismatches(hub, kind, source.commit)
     except (OSError, ValueError, httpx.HTTPError) as error:
-        raise InputError(f"{what} of {hub!r} cannot be verified against the hub ({first_line(error)})") from None
+        raise InputError(f"{description} of {hub!r} cannot be verified against the hub ({first_line(error)})") from None

@@ -1,4 +1,4 @@
-"""LitGPT checkpoints of published models: downloaded, converted by LitGPT once, and cached."""
+"""Download published models, convert them to LitGPT checkpoints once, and cache the checkpoints."""
 
 import fcntl
 import hashlib
@@ -13,13 +13,13 @@ from experiments.system.files import cache_folder
 from experiments.training.data.hub import SourceFiles, fetch_weights
 from experiments.training.failures import first_line
 
-WEIGHTS = "lit_model.pth"
+WEIGHTS_FILE = "lit_model.pth"
 
 
 def litgpt_checkpoint(base_model: Model) -> SourceFiles:
     """Return a folder with lit_model.pth and model_config.yaml of a model that LitGPT supports.
 
-    The folder appears only when it is complete; concurrent callers wait. Raises InputError if the weights cannot be
+    The folder appears only when it is complete, and concurrent callers wait. Raises InputError if the weights cannot be
     downloaded or converted.
     """
     return convert_checkpoint(fetch_weights(base_model.hub), base_model.litgpt)

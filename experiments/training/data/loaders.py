@@ -1,4 +1,4 @@
-"""Choose the data of a row: captioned images, texts, or texts with images."""
+"""Prepare the data of a row: captioned images, texts, or texts with images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from experiments.training.data.texts import Collate, batches_per_epoch, build_te
 
 @dataclass(frozen=True)
 class RowData:
-    """The data of a row. batches: batches per epoch on each rank; commit: the data set's version on the hub.
+    """The data of a row. batches: batches per epoch on each rank. commit: the data set's version on the hub.
 
-    build_loader returns the loader; its argument is the index of the batch that gets the longest samples (see
+    build_loader: returns the loader. Its argument is the index of the batch that gets the longest samples (see
     SeededBatchSampler).
     """
 
@@ -49,14 +49,17 @@ def prepare_data(spec: RowSpec, config: Any, context: BaseContext | None = None)
         captions = open_captions(spec, config.vision_config.image_size)
         collator = build_caption_collator(spec, config, captions.texts)
         batches = len(captions.texts) // (settings.batch_size * settings.world_size)
-        return RowData(batches, lambda longest_at: build_caption_loader(spec, captions, collator, longest_at, context))
+        return RowData(
+            batches,
+            lambda longest_batch_index: build_caption_loader(spec, captions, collator, longest_batch_index, context),
+        )
     texts = open_texts(spec, image_token(config) if multimodal else config.get_text_config().vocab_size)
     collate: Collate = pad_texts
     if multimodal:
         collate = TextsWithImages(config.vision_config.image_size, build_placeholders(spec, config))
     return RowData(
         batches_per_epoch(spec, texts),
-        lambda longest_at: build_text_loader(spec, texts, longest_at, collate),
+        lambda longest_batch_index: build_text_loader(spec, texts, longest_batch_index, collate),
         texts.commit,
     )
 

@@ -10,21 +10,22 @@ from experiments.errors import InputError
 
 
 class SeededBatchSampler(Sampler[list[int]]):
-    """Sampler of index lists of ``batch_size``, shuffled anew in every epoch from the seed; a remainder is dropped.
+    """Sampler of batches of ``batch_size`` indices, shuffled in every epoch. An incomplete batch is dropped.
 
-    lengths: the words or tokens of each sample. longest_at: the batch, counted from the first epoch on, that gets the
-    longest samples (None: no batch), so that a shortened run reaches the peak memory of the full training.
-    ranks: each rank takes every ranks-th sample. Raises InputError if there are fewer samples than one batch needs.
+    lengths: the number of words or tokens of each sample. longest_batch_index: index of the batch, over all epochs,
+    that gets the longest samples (None: no batch), so that a shortened run reaches the peak memory of the full
+    training. ranks: number of ranks, which share the samples. Raises InputError if there are fewer samples than one
+    batch needs.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, seed: int, longest_at: int | None, ranks: int = 1
+        self, lengths: Sequence[int], batch_size: int, seed: int, longest_batch_index: int | None, ranks: int = 1
     ) -> None:
         if batch_size * ranks > len(lengths):
             raise InputError(
                 f"batch_size = {batch_size}: the data set has only {len(lengths)} samples for {ranks} device(s)"
             )
-        self._lengths, self._batch_size, self._longest_at, self._ranks = lengths, batch_size, longest_at, ranks
+        self._lengths, self._batch_size, self._longest_at, self._ranks = lengths, batch_size, longest_batch_index, ranks
         self._shuffle = random.Random(seed)
         self._epoch = 0
 

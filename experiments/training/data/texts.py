@@ -1,4 +1,4 @@
-"""Texts for language models in batches of token ids: real texts, or random ones with the lengths of real texts."""
+"""Texts for language models as batches of token ids: real texts, or random texts with the lengths of real ones."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ Collate = Callable[[list[torch.Tensor]], Batch]
 
 @dataclass(frozen=True)
 class LengthDistribution:
-    """Distribution of the text lengths of a data set in tokens: ``fixed`` for each text plus a log-normal part.
+    """Distribution of the text lengths of a data set in tokens: a ``fixed`` number plus a log-normal random number.
 
-    chunked: a text that is too long for one sample becomes several; otherwise it is cut.
+    chunked: whether a text that is too long is split into several samples; otherwise it is cut.
     """
 
     texts: int
@@ -81,7 +81,7 @@ class SyntheticTexts(TextDataset):
 
 
 class TokenizedTexts(TextDataset):
-    """Texts already tokenized and in memory."""
+    """Tokenized texts in memory."""
 
     def __init__(self, texts: Sequence[torch.Tensor], commit: str | None) -> None:
         super().__init__([len(text) for text in texts], commit)
@@ -104,37 +104,39 @@ def pad_texts(texts: list[torch.Tensor]) -> Batch:
 
 
 def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
-    """Return the row's training texts of all ranks, with ids below ``vocabulary``, in whole optimizer steps.
+    """Return the row's training texts for all ranks and whole optimizer steps, with token ids below ``vocabulary``.
 
-    Texts of constant length are always random. For tiny models, all others are cut to ``TINY_TOKENS`` tokens: with
-    longer texts the activations would hide the effect of a row on parameters and optimizer state.
-    Raises InputError if the data set has no texts, too few, or token ids that the model lacks, or cannot be read.
+    Texts of constant length are always random. For tiny models, all other texts are cut to ``TINY_TOKENS`` tokens,
+    because activations of longer texts would hide the effect of a row on parameters and optimizer state. Raises
+    InputError if the data set cannot be read, has too few texts, or has token ids that the model lacks.
     """
     settings = spec.settings
     if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):
         allowed = ", ".join(("constant", *SYNTHETIC_LENGTHS))
         raise InputError(f"dataset = {settings.dataset!r}: no texts for a language model; allowed: {allowed}")
     if spec.data == "synthetic" or settings.dataset == "constant":
-        lengths = _lengths(spec)
-        return SyntheticTexts(lengths[: _training_texts(settings, len(lengths))], vocabulary, settings.seed)
+        lengths = _random_lengths(spec)
+        return SyntheticTexts(lengths[: _training_text_count(settings, len(lengths))], vocabulary, settings.seed)
     from experiments.training.data.corpora import read_texts
 
     texts, commit = read_texts(spec)
     if (highest := max((int(text.max()) for text in texts if len(text)), default=0)) >= vocabulary:
-        raise InputError(f"model {settings.model!r}: has {vocabulary} tokens, its tokenizer uses id {highest}")
-    texts = [text[: _longest(spec)] for text in texts[: _training_texts(settings, len(texts))]]
+        raise InputError(f"model {settings.model!r}: has {vocabulary} tokens, but its tokenizer uses the id {highest}")
+    texts = [text[: _max_tokens(spec)] for text in texts[: _training_text_count(settings, len(texts))]]
     return TokenizedTexts(texts, commit)
 
 
 def build_text_loader(
-    spec: RowSpec, texts: TextDataset, longest_at: int | None, collate: Collate = pad_texts
+    spec: RowSpec, texts: TextDataset, longest_batch_index: int | None, collate: Collate = pad_texts
 ) -> DataLoader[Any]:
-    """Return a loader of this rank's share of ``texts`` in the row's order; for longest_at see SeededBatchSampler.
+    """Return a loader of this rank's share of ``texts``. For longest_batch_index see SeededBatchSampler.
 
-    It needs no workers, because the texts are in memory or random.
+    The loader has no workers, because the texts are random or already in memory.
     """
     settings = spec.settings
-    sampler = SeededBatchSampler(texts.lengths, settings.batch_size, settings.seed, longest_at, settings.world_size)
+    sampler = SeededBatchSampler(
+        texts.lengths, settings.batch_size, settings.seed, longest_batch_index, settings.world_size
+    )
     return DataLoader(texts, batch_sampler=sampler, collate_fn=collate)
 
 
@@ -143,7 +145,7 @@ def batches_per_epoch(spec: RowSpec, texts: TextDataset) -> int:
     return len(texts) // (spec.settings.batch_size * spec.settings.world_size)
 
 
-def _training_texts(settings: Settings, available: int) -> int:
+def _training_text_count(settings: Settings, available: int) -> int:
     """Return how many of the ``available`` texts are used for training, in complete optimizer steps."""
     if available < (settings.train_samples or 1):
         raise InputError(
@@ -158,18 +160,18 @@ def _training_texts(settings: Settings, available: int) -> int:
     return steps * settings.global_batch_size
 
 
-def _longest(spec: RowSpec) -> int:
+def _max_tokens(spec: RowSpec) -> int:
     """Return the maximum number of tokens of a text."""
     return TINY_TOKENS if spec.size == "tiny" else spec.settings.max_length
 
 
-def _lengths(spec: RowSpec) -> list[int]:
+def _random_lengths(spec: RowSpec) -> list[int]:
     """Return the length in tokens of each random training text, over all ranks."""
     settings = spec.settings
     if settings.dataset == "constant":
         steps = settings.max_steps if settings.max_steps > 0 else CONSTANT_STEPS
         return [settings.max_length] * (settings.train_samples or steps * settings.global_batch_size)
     drawn = SYNTHETIC_LENGTHS[settings.dataset].draw(settings.max_length, settings.seed)
-    lengths = [min(length, _longest(spec)) for length in drawn]
+    lengths = [min(length, _max_tokens(spec)) for length in drawn]
     share = settings.validation < 1
     return lengths[: len(lengths) - ceil(len(lengths) * settings.validation if share else settings.validation)]

@@ -19,7 +19,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.system import warm_start
 from experiments.system.files import write_atomically
-from experiments.training.distributed.ranks import CODES_FILE, LAUNCHER_PID
+from experiments.training.distributed.ranks import CODES_FILE, LAUNCHER_PID_VARIABLE
 
 
 def torchrun_arguments(settings: Settings, node: str, address: str, port: str) -> list[str]:
@@ -41,9 +41,9 @@ def accelerate_arguments(settings: Settings, node: str, address: str, port: str)
 
 def main(node: str, address: str, port: str, rank_module: str, spec_path: str, out: str) -> int:
     """Run the process; return exit code 0 if all ranks of the node succeeded."""
-    os.environ[LAUNCHER_PID] = str(os.getpid())
+    os.environ[LAUNCHER_PID_VARIABLE] = str(os.getpid())
     settings = RowSpec.model_validate_json(Path(spec_path).read_bytes()).settings
-    rank_command = [*warm_start.prefix(os.environ), rank_module, spec_path, out]
+    rank_command = [*warm_start.module_prefix(os.environ), rank_module, spec_path, out]
     try:
         if settings.launcher == "accelerate":
             arguments = accelerate_arguments(settings, node, address, port)

@@ -1,4 +1,4 @@
-"""Ranks on this machine, which are started together, monitored, and ended together."""
+"""Start, monitor and end ranks on this machine."""
 
 import os
 import shutil
@@ -24,16 +24,16 @@ KILL_TIMEOUT_S = 15.0
 
 
 class NodeRanks(Protocol):
-    """The ranks of one node of a row. lost: why the node cannot report any more; empty otherwise."""
+    """The ranks of one node of a row. ``lost_reason`` is the reason why the node can no longer report; '' if it can."""
 
     ranks: Sequence[int]
-    lost: str
+    lost_reason: str
 
     def code(self) -> int | None:
         """Return the exit code of the launcher; None while it runs."""
 
     def failed(self) -> bool:
-        """Return True if a rank or the launcher has failed; other ranks may still run and wait for it."""
+        """Return True if a rank or the launcher has failed. Other ranks may still wait for it."""
 
     def pids(self) -> dict[int, int]:
         """Return the process id of each rank that has started on this machine, whether or not it still runs."""
@@ -49,13 +49,13 @@ class NodeRanks(Protocol):
 
 
 class LocalNodeRanks:
-    """Ranks on this machine, started by ``command``, a Python module and its arguments. See NodeRanks.
+    """Ranks on this machine, started by ``command``: a Python module and its arguments. See NodeRanks.
 
     folders: the folder of each rank. log: a file descriptor for the output of the command. environment: additional
     variables. launcher: False if the command itself is the only rank.
     """
 
-    lost = ""
+    lost_reason = ""
 
     def __init__(
         self,
@@ -73,8 +73,8 @@ class LocalNodeRanks:
         self._scratch = tempfile.mkdtemp(prefix="testbed-")
         self._tag = f"{os.getpid()}-{time.monotonic_ns()}"
         variables = {RANKS_TAG: self._tag, "TMPDIR": self._scratch}
-        self._process = warm_start.start(
-            command, {**os.environ, **variables, **environment}, log, patient=True, preexec=prefer_oom_kill
+        self._process = warm_start.start_process(
+            command, {**os.environ, **variables, **environment}, log, wait_for_imports=True, preexec=prefer_oom_kill
         )
 
     def code(self) -> int | None:
@@ -109,7 +109,7 @@ class LocalNodeRanks:
 
     def _rank_failed(self, rank: int, pid: int) -> bool:
         """Return True if a rank has reported a failure, or has ended without a report."""
-        ended = not _is_running(pid)  # checked before the report, which a rank writes before it ends
+        ended = not _is_running(pid)  # checked first, because a rank writes its report before it ends
         measured = read_measured(self._folders[rank])
         return ended if measured is None else measured.outcome != "fits"
 

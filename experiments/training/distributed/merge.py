@@ -6,16 +6,16 @@ from statistics import mean
 from experiments.results.schema import Measured, Outcome, Progress, Speed
 
 SEVERITY: tuple[Outcome, ...] = ("timeout", "oom", "host_oom", "error")
-SIGNALS_TO_PEERS = ("signal 6", "signal 15")
-NODE_LOST = "node lost"
+PEER_SIGNALS = ("signal 6", "signal 15")
+LOST_NODE_KIND = "node lost"
 
 
 def merge_ranks(ranks: Sequence[Measured]) -> Measured:
-    """Return the row's measurements from those of its ranks, which come in the order in which they ended.
+    """Return the row's measurements from those of its ranks. ``ranks`` has the order in which the ranks ended.
 
-    The row's failure is the failure of one rank; the other ranks fail as a consequence or are ended. Out of memory has
-    priority over a killed rank or a lost node, which have priority over any other failure. Memory is taken from the
-    rank with the highest peak, and speed from the slowest rank; losses are means over the ranks.
+    The row's failure is the failure of one rank. The other ranks fail as a consequence or are stopped. Out of memory
+    has priority over a killed rank or a lost node, which have priority over any other failure. Memory is taken from the
+    rank with the highest peak, speed from the slowest rank. Losses are means over the ranks.
     """
     first = min(ranks, key=lambda measured: measured.rank)
     fullest = max(ranks, key=lambda measured: measured.memory.peak_gib or 0.0)
@@ -36,7 +36,7 @@ def merge_ranks(ranks: Sequence[Measured]) -> Measured:
 
 
 def root_failure(ranks: Sequence[Measured]) -> Measured | None:
-    """Return the rank whose failure is the row's; None if no rank failed."""
+    """Return the rank whose failure is the failure of the row; None if no rank failed."""
     return min((measured for measured in ranks if measured.failure), key=_severity, default=None)
 
 
@@ -56,5 +56,5 @@ def slowest_progress(progresses: Sequence[Progress]) -> Progress:
 def _severity(measured: Measured) -> tuple[int, bool]:
     assert measured.failure is not None
     kind = measured.failure.kind
-    killed = kind == NODE_LOST or (kind.startswith("signal ") and kind not in SIGNALS_TO_PEERS)
+    killed = kind == LOST_NODE_KIND or (kind.startswith("signal ") and kind not in PEER_SIGNALS)
     return SEVERITY.index(measured.outcome), not killed

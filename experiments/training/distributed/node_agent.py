@@ -2,9 +2,9 @@
 
     TESTBED_RENDEZVOUS="ADDRESS PORT KEY" python -m experiments.training.distributed.node_agent NUMBER NAME
 
-Writes into the row's folder if this machine has it too (a shared file system), else into a temporary folder. Ends its
-ranks at the worker's request, when the worker's connection is lost, and on SIGTERM. Exit code 0 if the worker has
-received the outcome.
+Writes into the row's folder if this machine can access it through a shared file system, else into a temporary folder.
+Ends its ranks if the worker requests it, if the connection to the worker is lost, and on SIGTERM. The exit code is 0 if
+the worker has received the outcome.
 """
 
 import json
@@ -21,17 +21,24 @@ from experiments.results.rendezvous import RENDEZVOUS
 from experiments.results.schema import RANK_FOLDER, SPEC_FILE
 from experiments.training.distributed.local_node import LocalNodeRanks, prefer_oom_kill
 from experiments.training.distributed.ranks import CODES_FILE, start_node
-from experiments.training.distributed.remote_node import END, FAILED, STACKS, NodeAssignment, NodeExit, pack_files
+from experiments.training.distributed.remote_node import (
+    DUMP_STACKS_MESSAGE,
+    END_MESSAGE,
+    FAILED_MESSAGE,
+    NodeAssignment,
+    NodeExit,
+    pack_files,
+)
 
 POLL_INTERVAL_S = 0.1
 
 
 class Terminated(Exception):
-    """This process has received SIGTERM."""
+    """Signal that this process has received SIGTERM."""
 
 
 def serve(connection: Connection, node: int, scratch: Path) -> None:
-    """Run the assignment from the worker at the other end of ``connection``.
+    """Receive an assignment from the worker through ``connection``, run it, and send the outcome.
 
     Raises OSError if the connection is lost.
     """
@@ -63,17 +70,17 @@ def _row_folder(assignment: NodeAssignment, scratch: Path) -> Path:
 
 
 def _monitor(ranks: LocalNodeRanks, connection: Connection) -> None:
-    """Report a failure and obey the worker's messages, until the ranks have ended or should be ended."""
+    """Report a failure and follow the worker's messages, until the ranks end or the worker requests their end."""
     failed = False
     while ranks.code() is None:
         if not failed and ranks.failed():
             failed = True
-            connection.send_bytes(FAILED)
+            connection.send_bytes(FAILED_MESSAGE)
         if connection.poll(POLL_INTERVAL_S):
             message = connection.recv_bytes()
-            if message == END:
+            if message == END_MESSAGE:
                 return
-            if message == STACKS:
+            if message == DUMP_STACKS_MESSAGE:
                 ranks.dump_stacks()
 
 

@@ -1,7 +1,7 @@
 """Start and monitor the ranks of a row: one process, or several under one launcher per node.
 
-All nodes are on this machine, unless the environment names a rendezvous folder (see remote_node); then this machine
-is the first node. The files of a single rank are in the row's folder, those of several in rank-0, rank-1 and so on.
+All nodes are on this machine, unless the environment names a rendezvous folder (see remote_node). Then this machine is
+the first node. The files of a single rank are in the row's folder; several ranks use the folders rank-0, rank-1, ...
 """
 
 import json
@@ -25,10 +25,10 @@ from experiments.training.distributed.remote_node import NodeAssignment, RemoteN
 
 RANK_MODULE = "experiments.training.rank"
 LAUNCHER_MODULE = "experiments.training.distributed.launcher"
-LAUNCHER_PID = "TESTBED_LAUNCHER"
+LAUNCHER_PID_VARIABLE = "TESTBED_LAUNCHER"
 CODES_FILE = "codes-{}.json"
-ADDRESS = "127.0.0.1"
-PORTS = (20_000, 32_000)
+LOCAL_ADDRESS = "127.0.0.1"
+PORT_RANGE = (20_000, 32_000)
 STACK_DUMP_WAIT_S = 1.0
 
 
@@ -46,12 +46,12 @@ class Ranks:
         return self._out if self.count == 1 else self._out / RANK_FOLDER.format(rank)
 
     def log(self, rank: int) -> Path:
-        """Return the log of a rank; that of its launcher if the rank has not started."""
+        """Return the log of a rank, or of its launcher if the rank has not started."""
         path = self.folder(rank) / LOG_FILE
         return path if path.exists() else self._out / LOG_FILE
 
     def ended_at(self, rank: int) -> float:
-        """Return when a rank wrote its measurements, in seconds since 1970; infinite if it has not."""
+        """Return the time at which a rank wrote its measurements, in seconds since 1970; infinite if it wrote none."""
         path = self.folder(rank) / MEASURED_FILE
         return path.stat().st_mtime if path.exists() else inf
 
@@ -64,16 +64,16 @@ class Ranks:
         return all(node.code() is not None for node in self._nodes)
 
     def failed(self) -> bool:
-        """Return True if a rank or a launcher has failed; other ranks may still run and wait for it."""
+        """Return True if a rank or a launcher has failed. Other ranks may still wait for it."""
         return any(node.failed() for node in self._nodes)
 
     def measured(self, rank: int) -> Measured | None:
         """Return the measurements that a rank has written at its end; None if there are none."""
         return read_measured(self.folder(rank))
 
-    def lost(self, rank: int) -> str:
-        """Return why the node of a rank cannot report any more; empty if it can."""
-        return next(node.lost for node in self._nodes if rank in node.ranks)
+    def lost_reason(self, rank: int) -> str:
+        """Return the reason why the node of a rank can no longer report; '' if it can."""
+        return next(node.lost_reason for node in self._nodes if rank in node.ranks)
 
     def codes(self) -> dict[int, int]:
         """Return the exit codes of failed ranks, as reported by launchers; negative for a signal.
@@ -85,12 +85,12 @@ class Ranks:
             code, report = node.code() or 0, self._out / CODES_FILE.format(number)
             if report.exists():
                 codes |= {int(rank): rank_code for rank, rank_code in json.loads(report.read_text()).items()}
-            elif self.count == 1 or (code > 0 and not node.lost):
+            elif self.count == 1 or (code > 0 and not node.lost_reason):
                 codes |= dict.fromkeys(node.ranks, code)
         return codes
 
     def dump_stacks(self) -> None:
-        """Make each rank print the stacks of its threads into its log, and wait for it."""
+        """Make each rank print the stacks of its threads into its log, and wait STACK_DUMP_WAIT_S for that."""
         for node in self._nodes:
             node.dump_stacks()
         time.sleep(STACK_DUMP_WAIT_S)
@@ -121,7 +121,7 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
         spec=spec,
         rank_module=RANK_MODULE,
         launcher_module=LAUNCHER_MODULE,
-        address=os.environ[rendezvous.ADDRESS] if folder else ADDRESS,
+        address=os.environ[rendezvous.ADDRESS] if folder else LOCAL_ADDRESS,
         port=str(free_port()),
         out=str(out.resolve()),
     )
@@ -131,29 +131,30 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
             _start_launcher(assignment, node, out, log, environment) for node, environment in enumerate(environments)
         ]
     remote_nodes = [
-        RemoteNodeRanks(node, ranks_of(settings, node), out, log, Path(folder)) for node in range(1, settings.nodes)
+        RemoteNodeRanks(node, ranks_on_node(settings, node), out, log, Path(folder))
+        for node in range(1, settings.nodes)
     ]
     open_rendezvous(assignment, remote_nodes, Path(folder))
     return [start_node(assignment, 0, out, log), *remote_nodes]
 
 
 def start_node(assignment: NodeAssignment, node: int, out: Path, log: int) -> LocalNodeRanks:
-    """Start and return the ranks of a node that is the only one on this machine."""
+    """Start the ranks of a node, which is the only node on this machine; return them."""
     (environment,) = launcher_environments(os.environ, 1, assignment.spec.settings.devices)
-    name = interface_to(assignment.address)
+    name = find_interface(assignment.address)
     interfaces = {key: os.environ.get(key, name) for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
     return _start_launcher(assignment, node, out, log, {**environment, **interfaces})
 
 
-def ranks_of(settings: Settings, node: int) -> range:
+def ranks_on_node(settings: Settings, node: int) -> range:
     """Return the ranks of a node."""
     return range(node * settings.devices, (node + 1) * settings.devices)
 
 
 def launcher_environments(base: Mapping[str, str], nodes: int, devices: int) -> list[dict[str, str]]:
-    """Return the additional environment variables of each node's launcher, with all nodes on this machine.
+    """Return the additional environment variables of each node's launcher, if all nodes are on this machine.
 
-    The nodes share the visible GPUs evenly, and all ranks the CPU threads.
+    The nodes share the visible GPUs evenly. All ranks share the CPU threads evenly.
     """
     all_gpus = ",".join(map(str, range(nodes * devices)))
     gpus = [gpu for gpu in base.get("CUDA_VISIBLE_DEVICES", all_gpus).split(",") if gpu]
@@ -165,7 +166,7 @@ def launcher_environments(base: Mapping[str, str], nodes: int, devices: int) -> 
     return [common | {"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
 
 
-def interface_to(address: str) -> str:
+def find_interface(address: str) -> str:
     """Return the network interface through which this machine reaches ``address``."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 1))
@@ -177,11 +178,11 @@ def interface_to(address: str) -> str:
 def free_port() -> int:
     """Return a port without a listener, below the range that the kernel assigns to connections.
 
-    Uses the operating system's random numbers: training code seeds Python's, so parallel rows would choose the same
-    ports.
+    Uses random numbers of the operating system. Training code seeds Python's random numbers, so parallel rows would
+    choose the same ports.
     """
     while True:
-        port = random.SystemRandom().randrange(*PORTS)
+        port = random.SystemRandom().randrange(*PORT_RANGE)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("", port))
             return port
@@ -193,5 +194,5 @@ def _start_launcher(
     rendezvous_arguments = [str(node), assignment.address, assignment.port]
     rank_arguments = [assignment.rank_module, str(out / SPEC_FILE), str(out)]
     command = [assignment.launcher_module, *rendezvous_arguments, *rank_arguments]
-    folders = {rank: out / RANK_FOLDER.format(rank) for rank in ranks_of(assignment.spec.settings, node)}
+    folders = {rank: out / RANK_FOLDER.format(rank) for rank in ranks_on_node(assignment.spec.settings, node)}
     return LocalNodeRanks(command, folders, log, environment)

@@ -1,8 +1,8 @@
 """Ranks of a row on other machines, where node_agent starts them.
 
-The worker runs on the first node and writes its address and a key into a rendezvous file, which the launching system
-passes to the other nodes. Each agent connects, receives its assignment, reports a failed rank at once, and sends the
-files of its ranks at the end.
+The worker runs on the first node and writes its address and a key into a rendezvous file. The system that starts the
+row passes this file to the other nodes. Each agent connects, receives its assignment, reports a failed rank at once,
+and sends the files of its ranks at the end.
 """
 
 import io
@@ -24,12 +24,12 @@ from experiments.suites.row_spec import RowSpec
 from experiments.training.distributed.local_node import KILL_TIMEOUT_S
 from experiments.training.failures import last_line
 
-FAILED, STACKS, END = b"failed", b"stacks", b"end"
+FAILED_MESSAGE, DUMP_STACKS_MESSAGE, END_MESSAGE = b"failed", b"stacks", b"end"
 TIMEOUT_SLACK_S = 5.0
 
 
 class NodeAssignment(Record):
-    """Assignment of a node: the modules of rank and launcher, and the address and port where all ranks connect.
+    """Assignment of a node: the modules of rank and launcher, and the address and port at which all ranks connect.
 
     out: the row's folder on the first node.
     """
@@ -57,7 +57,7 @@ class RemoteNodeRanks:
 
     def __init__(self, node: int, ranks: Sequence[int], out: Path, log: int, folder: Path) -> None:
         self.node, self.ranks = node, ranks
-        self.lost = ""
+        self.lost_reason = ""
         self._out, self._log, self._folder = out, log, folder
         self._name = f"node {node}"
         self._connection: Connection | None = None
@@ -80,10 +80,10 @@ class RemoteNodeRanks:
         return {}
 
     def dump_stacks(self) -> None:
-        self._send(STACKS)
+        self._send(DUMP_STACKS_MESSAGE)
 
     def end(self) -> None:
-        self._send(END)
+        self._send(END_MESSAGE)
         deadline = time.monotonic() + KILL_TIMEOUT_S + TIMEOUT_SLACK_S
         while self.code() is None and self._connection and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -100,11 +100,11 @@ class RemoteNodeRanks:
     def _update_status(self) -> None:
         """Process the node's messages, and check whether it has ended without connecting."""
         if self._connection is None and (self._folder / EXIT_FILE).exists():
-            self._mark_lost(f"did not take part: {_agent_message(self._folder / LOG_FILE)}")
+            self._mark_lost(f"did not take part: {_last_agent_line(self._folder / LOG_FILE)}")
         try:
             while self._connection and self._code is None and self._connection.poll():
                 message = self._connection.recv_bytes()
-                if message == FAILED:
+                if message == FAILED_MESSAGE:
                     self._failed = True
                 else:
                     self._finish(NodeExit.model_validate_json(message), self._connection.recv_bytes())
@@ -124,15 +124,15 @@ class RemoteNodeRanks:
             os.write(self._log, f"\n==== launcher of {self._name} ====\n{node_exit.output}".encode())
         self._code = node_exit.code
 
-    def _mark_lost(self, why: str) -> None:
-        self.lost, self._code = f"{self._name} {why}", 1
+    def _mark_lost(self, reason: str) -> None:
+        self.lost_reason, self._code = f"{self._name} {reason}", 1
 
 
 def open_rendezvous(assignment: NodeAssignment, nodes: Sequence[RemoteNodeRanks], folder: Path) -> None:
-    """Accept the connections of ``nodes`` in a background thread; a file in ``folder`` has the address and the key."""
+    """Accept the connections of ``nodes`` in a background thread; write address and key into a file in ``folder``."""
     key = secrets.token_bytes(32)
     listener = Listener(("0.0.0.0", 0), backlog=len(nodes), authkey=key)
-    Thread(target=_accept, args=(listener, assignment, nodes), daemon=True).start()
+    Thread(target=_accept_nodes, args=(listener, assignment, nodes), daemon=True).start()
     partial = folder / f"{RENDEZVOUS_FILE}.part"
     partial.touch(mode=0o600)
     partial.write_text(f"{assignment.address} {listener.address[1]} {key.hex()}\n")
@@ -148,7 +148,7 @@ def pack_files(out: Path, patterns: Sequence[str]) -> bytes:
     return archive.getvalue()
 
 
-def _accept(listener: Listener, assignment: NodeAssignment, nodes: Sequence[RemoteNodeRanks]) -> None:
+def _accept_nodes(listener: Listener, assignment: NodeAssignment, nodes: Sequence[RemoteNodeRanks]) -> None:
     missing = {node.node: node for node in nodes}
     with listener:
         while missing:
@@ -159,7 +159,7 @@ def _accept(listener: Listener, assignment: NodeAssignment, nodes: Sequence[Remo
                 missing.pop(greeting["node"]).on_connect(connection, greeting["name"])
 
 
-def _agent_message(path: Path) -> str:
-    """Return the last line that the agents printed."""
+def _last_agent_line(path: Path) -> str:
+    """Return the last line in the log of the agents."""
     output = path.read_text(errors="replace") if path.exists() else ""
     return last_line(output, default="it printed nothing")

@@ -7,27 +7,29 @@ from pathlib import Path
 import psutil
 
 SHARED_MEMORY = Path("/dev/shm")
-SEGMENTS = ("nccl-*", "torch_*")
+SEGMENT_PATTERNS = ("nccl-*", "torch_*")
 
 
-def remove_shared_memory(since: float, folder: Path = SHARED_MEMORY) -> None:
-    """Remove this user's unmapped segments of NCCL and PyTorch created after ``since``, in seconds since 1970."""
-    segments = [path for pattern in SEGMENTS for path in folder.glob(pattern) if _is_ours(path, since)]
+def remove_shared_memory(newer_than: float, folder: Path = SHARED_MEMORY) -> None:
+    """Remove this user's unmapped segments of NCCL and PyTorch newer than ``newer_than``, in seconds since 1970."""
+    segments = [
+        path for pattern in SEGMENT_PATTERNS for path in folder.glob(pattern) if _is_own_segment(path, newer_than)
+    ]
     if segments:
-        mapped = _mapped()
+        mapped = _mapped_files()
         for path in segments:
             if str(path) not in mapped:
                 path.unlink(missing_ok=True)
 
 
-def _is_ours(path: Path, since: float) -> bool:
+def _is_own_segment(path: Path, newer_than: float) -> bool:
     with suppress(FileNotFoundError):
         status = path.stat()
-        return status.st_uid == os.getuid() and status.st_mtime >= since
+        return status.st_uid == os.getuid() and status.st_mtime >= newer_than
     return False
 
 
-def _mapped() -> set[str]:
+def _mapped_files() -> set[str]:
     """Return the paths of all files that are mapped by a process."""
     paths: set[str] = set()
     for process in psutil.process_iter():

@@ -23,7 +23,7 @@ from experiments.training.engines.checkpoints import (
     save_arguments,
 )
 from experiments.training.measure.probe import Probe
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 from experiments.training.models.build import build_model
 from experiments.training.models.device_map import build_across_gpus
 from experiments.training.models.optimizers import build_optimizer
@@ -122,7 +122,7 @@ class SamplingFinished(Exception):
 class StopAfterTokens(BaseStreamer):
     """Streamer that ends the generation after a number of tokens.
 
-    The streamer only counts tokens, whereas generate's own criterion would read tensor values from the device.
+    It only counts tokens. The stopping criteria of ``generate`` would read tensor values from the device instead.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -139,7 +139,7 @@ class StopAfterTokens(BaseStreamer):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row. Raises InputError for an unsupported strategy, and whatever the training raises.
+    """Run the row. Raises InputError for an unsupported strategy, and every error of the training.
 
     A model that only generates text is placed across the row's GPUs, all of them in this process.
     """
@@ -148,12 +148,12 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     model: Any = build_across_gpus(spec, probe.device) if several_gpus else build_model(spec, arguments.device)
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
     if spec.settings.task == "generate":
-        probe.watch(model, tuple)
+        probe.set_model(model, tuple)
         generate(spec, probe, model)
     else:
         fine_tune(spec, probe, model, arguments)
     if spec.settings.save_model:
-        probe.enter("save")
+        probe.enter_phase("save")
         model.save_pretrained(out / "model")
 
 
@@ -161,10 +161,10 @@ def fine_tune(spec: RowSpec, probe: Probe, model: Any, arguments: TrainingArgume
     """Train the model, resuming from the row's last checkpoint if a killed run left one."""
     data = prepare_data(spec, model.config)
     probe.data_commit = data.commit
-    schedule = schedule_of(spec, data.batches)
-    loader: Any = data.build_loader(schedule.longest_at)
+    schedule = build_schedule(spec, data.batches)
+    loader: Any = data.build_loader(schedule.longest_batch_index)
     trainer = ProbedTrainer(probe, loader, model=model, args=arguments)
-    probe.watch(model, lambda: [trainer.optimizer])
+    probe.set_model(model, lambda: [trainer.optimizer])
     checkpoints = Path(arguments.output_dir or "")
     checkpoint = last_checkpoint(spec, checkpoints)
     if checkpoint:

@@ -1,4 +1,4 @@
-"""The lightning engine: transformers' models in Lightning's Trainer, BLIP-2 on images and language models on texts."""
+"""The lightning engine: models of transformers in Lightning's Trainer, BLIP-2 on images, language models on texts."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from experiments.training.data.collate import Batch
 from experiments.training.data.loaders import prepare_data
 from experiments.training.engines.trainer import build_trainer
 from experiments.training.measure.probe import Probe
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 from experiments.training.models.build import build_model
 from experiments.training.models.optimizers import build_optimizer
 
@@ -34,18 +34,18 @@ class ModelTuner(L.LightningModule):
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row; raises whatever the training raises."""
+    """Run the row. Raises every error of the training."""
     L.seed_everything(spec.settings.seed, verbose=False)
     device, context = torch.device(probe.device.kind), loader_worker_context(spec)
     model: Any = build_model(spec, device)
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
     data = prepare_data(spec, model.config, context)
     probe.data_commit = data.commit
-    schedule = schedule_of(spec, data.batches)
+    schedule = build_schedule(spec, data.batches)
     trainer = build_trainer(spec, probe, out)
-    probe.watch(model, lambda: trainer.strategy.optimizers)
+    probe.set_model(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(ModelTuner(probe, model), data.build_loader(schedule.longest_at))
+    trainer.fit(ModelTuner(probe, model), data.build_loader(schedule.longest_batch_index))
     if spec.settings.save_model:
-        probe.enter("save")
+        probe.enter_phase("save")
         model.save_pretrained(out / "model")

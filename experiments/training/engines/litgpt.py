@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader
 from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.training.data.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
+from experiments.training.data.litgpt_checkpoint import WEIGHTS_FILE, litgpt_checkpoint
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, pad_texts
 from experiments.training.measure.probe import Probe
-from experiments.training.measure.schedule import Schedule, schedule_of
+from experiments.training.measure.schedule import Schedule, build_schedule
 from experiments.training.models.litgpt import build_litgpt, build_precision
 from experiments.training.models.optimizers import build_optimizer
 
@@ -56,7 +56,7 @@ class ProbedFabric(L.Fabric):
 
 
 class ProbedLoader:
-    """Loader for ``fit`` that reports to the probe: taking a batch begins a micro-step, and the next one ends it.
+    """Loader for ``fit`` that reports to the probe. Each batch begins a micro-step and ends the previous one.
 
     dataset: items with the lengths of the texts, in which ``fit`` searches for the longest.
     """
@@ -74,7 +74,7 @@ class ProbedLoader:
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row. Raises InputError for unsupported settings, and whatever the training raises."""
+    """Run the row. Raises InputError for unsupported settings, and every error of the training."""
     settings = spec.settings
     _reject_unsupported(settings)
     device = torch.device(probe.device.kind)
@@ -89,12 +89,12 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     optimizer: Any = fabric.setup_optimizers(inner)
     texts = open_texts(spec, module.config.vocab_size)
     probe.data_commit = texts.commit
-    schedule = schedule_of(spec, batches_per_epoch(spec, texts))
+    schedule = build_schedule(spec, batches_per_epoch(spec, texts))
     scheduler = _build_scheduler(settings, optimizer, schedule)
     if spec.weights == "pretrained":
         _load_weights(spec, probe, fabric, module)
-    loader = build_text_loader(spec, texts, schedule.longest_at, collate)
-    probe.watch(module, lambda: [inner])
+    loader = build_text_loader(spec, texts, schedule.longest_batch_index, collate)
+    probe.set_model(module, lambda: [inner])
     probe.start(schedule)
     batches = ProbedLoader(probe, fabric.setup_dataloaders(loader), texts.lengths)
     with suppress(TrainingDone), TemporaryDirectory() as folder:
@@ -122,7 +122,9 @@ def _reject_unsupported(settings: Settings) -> None:
             " allowed: auto on one device"
         )
     if settings.quantization and settings.optimizer != "adamw":
-        raise InputError(f"optimizer = {settings.optimizer!r}: LitGPT uses another with 4-bit weights; allowed: adamw")
+        raise InputError(
+            f"optimizer = {settings.optimizer!r}: LitGPT uses its own optimizer for 4-bit weights; allowed: adamw"
+        )
 
 
 def _build_optimizer(settings: Settings, module: torch.nn.Module) -> torch.optim.Optimizer:
@@ -141,7 +143,7 @@ def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, sched
     """Return LitGPT's learning-rate schedule. Raises InputError for a warm-up that makes it divide by zero."""
     warmup, steps = settings.warmup_steps, schedule.total // settings.accumulate
     if warmup == 0 or warmup == steps <= schedule.maximum // settings.accumulate:
-        reason = f"LitGPT's schedule divides by it and by the rest of the {steps} steps"
+        reason = f"LitGPT's schedule divides by it and by the remaining ones of the {steps} steps"
         raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 and more, except {steps}")
     return full.get_lr_scheduler(optimizer, warmup_steps=warmup, max_steps=steps)
 
@@ -150,7 +152,7 @@ def _load_weights(spec: RowSpec, probe: Probe, fabric: L.Fabric, module: torch.n
     """Replace the random weights by the published ones, except adapters and the norm of a stable embedding."""
     checkpoint = litgpt_checkpoint(spec.base_model)
     probe.weights_commit = checkpoint.commit
-    load_checkpoint(fabric, module, checkpoint.folder / WEIGHTS, strict=not spec.settings.lora)
+    load_checkpoint(fabric, module, checkpoint.folder / WEIGHTS_FILE, strict=not spec.settings.lora)
 
 
 def _stabilize_embedding(module: Any) -> None:
@@ -158,7 +160,7 @@ def _stabilize_embedding(module: Any) -> None:
 
     The optimizer already exists and does not train the new embedding, whose gradients are computed but never cleared.
     """
-    from bitsandbytes.nn import StableEmbedding  # opens GPUs when it is imported
+    from bitsandbytes.nn import StableEmbedding  # the import opens GPUs
 
     old = module.transformer.wte
     new = StableEmbedding(old.num_embeddings, old.embedding_dim)

@@ -9,17 +9,17 @@ from litgpt.utils import chunked_cross_entropy
 from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
 from experiments.training.data.collate import Batch
-from experiments.training.data.litgpt_checkpoint import WEIGHTS, litgpt_checkpoint
+from experiments.training.data.litgpt_checkpoint import WEIGHTS_FILE, litgpt_checkpoint
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
 from experiments.training.engines.trainer import build_trainer
 from experiments.training.measure.probe import Probe
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 from experiments.training.models.litgpt import build_litgpt
 from experiments.training.models.optimizers import build_optimizer
 
 
 class LitgptTuner(L.LightningModule):
-    """LightningModule whose training step is the cross entropy of each next token, computed in chunks."""
+    """LightningModule whose training step returns the cross entropy of the next tokens, computed in chunks."""
 
     def __init__(self, probe: Probe, model: torch.nn.Module) -> None:
         super().__init__()
@@ -32,12 +32,12 @@ class LitgptTuner(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimizer for the parameters in the form into which the strategy has sharded them."""
+        """Return the optimizer for the parameters, which the strategy has already sharded."""
         return build_optimizer(self.probe.spec.settings, self.parameters())
 
 
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
-    """Run the row. Raises InputError for quantization, and whatever the training raises."""
+    """Run the row. Raises InputError for quantization, and every error of the training."""
     if spec.settings.quantization:
         raise InputError("quantization is not supported by the litgpt_trainer engine; allowed: the engine litgpt")
     L.seed_everything(spec.settings.seed, verbose=False)
@@ -46,11 +46,11 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     if spec.weights == "pretrained":
         checkpoint = litgpt_checkpoint(spec.base_model)
         probe.weights_commit = checkpoint.commit
-        weights = torch.load(checkpoint.folder / WEIGHTS, mmap=True, weights_only=True)
+        weights = torch.load(checkpoint.folder / WEIGHTS_FILE, mmap=True, weights_only=True)
         model.load_state_dict(weights, strict=not spec.settings.lora)
     texts = open_texts(spec, model.config.vocab_size)
     probe.data_commit = texts.commit
-    schedule = schedule_of(spec, batches_per_epoch(spec, texts))
-    probe.watch(model, lambda: trainer.strategy.optimizers)
+    schedule = build_schedule(spec, batches_per_epoch(spec, texts))
+    probe.set_model(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(LitgptTuner(probe, model), build_text_loader(spec, texts, schedule.longest_at))
+    trainer.fit(LitgptTuner(probe, model), build_text_loader(spec, texts, schedule.longest_batch_index))

@@ -1,4 +1,4 @@
-"""Lightning's strategy objects for the strategies of rows."""
+"""Build Lightning's strategy object for the strategy of a row."""
 
 import os
 from typing import Any
@@ -24,7 +24,7 @@ ZERO_STAGES = {"deepspeed_stage_2_offload": 2, "deepspeed_stage_3_offload": 3}
 
 
 def build_strategy(settings: Settings, device: Device) -> Strategy:
-    """Return the row's strategy. Raises InputError for an unsupported one, or if too few ranks were started.
+    """Return the row's strategy. Raises InputError if it is unsupported, or if the number of started ranks is wrong.
 
     With several ranks, this process is one of them, started by torchrun (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR,
     MASTER_PORT). With fsdp, each layer of a transformers model is one FSDP unit; activation checkpointing applies to
@@ -32,7 +32,7 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
     """
     environment, several = _cluster_environment(settings), settings.world_size > 1
     if settings.strategy == "auto" and not several:
-        return OneDevice(torch.device(device.kind, 0))
+        return SingleDevice(torch.device(device.kind, 0))
     if settings.strategy == "ddp" and several:
         return Ddp(cluster_environment=environment, gradient_as_bucket_view=settings.gradient_as_bucket_view)
     if settings.strategy == "fsdp" and several:
@@ -40,7 +40,7 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
         fsdp_class = Fsdp if device.kind == "cuda" else CpuFsdp
         return fsdp_class(cluster_environment=environment, sharding_strategy="FULL_SHARD", auto_wrap_policy=policy)
     if settings.strategy in ZERO_STAGES:
-        offload_class = Offload if device.kind == "cuda" else CpuOffload
+        offload_class = DeepSpeedOffload if device.kind == "cuda" else CpuDeepSpeedOffload
         return offload_class(
             cluster_environment=environment,
             stage=ZERO_STAGES[settings.strategy],
@@ -54,7 +54,7 @@ def build_strategy(settings: Settings, device: Device) -> Strategy:
 
 
 def _cluster_environment(settings: Settings) -> ClusterEnvironment | None:
-    """Return the source of this process's rank; None for a row of one process.
+    """Return the object from which Lightning reads this process's rank; None for a row of one process.
 
     Raises InputError if the number of started ranks differs from the number that the row needs.
     """
@@ -68,8 +68,8 @@ def _cluster_environment(settings: Settings) -> ClusterEnvironment | None:
     return TorchElasticEnvironment()
 
 
-class WithoutHostCopy(Strategy):
-    """Strategy that skips Lightning's final copy of model and optimizer to host memory, as the copy is never read."""
+class NoHostCopyStrategy(Strategy):
+    """Strategy without Lightning's final copy of model and optimizer to host memory, which nobody reads."""
 
     def teardown(self) -> None:
         self.precision_plugin.teardown()
@@ -77,15 +77,15 @@ class WithoutHostCopy(Strategy):
             self.accelerator.teardown()
 
 
-class OneDevice(WithoutHostCopy, SingleDeviceStrategy):
+class SingleDevice(NoHostCopyStrategy, SingleDeviceStrategy):
     """Strategy for one device, without communication."""
 
 
-class Ddp(WithoutHostCopy, DDPStrategy):
+class Ddp(NoHostCopyStrategy, DDPStrategy):
     """Data parallelism: a copy of the model on each device, gradients averaged in buckets."""
 
 
-class Fsdp(WithoutHostCopy, FSDPStrategy):
+class Fsdp(NoHostCopyStrategy, FSDPStrategy):
     """Fully sharded data parallelism: parameters, gradients and optimizer state sharded over the devices."""
 
 
@@ -102,11 +102,11 @@ class CpuFsdp(Fsdp):
         )
 
 
-class Offload(WithoutHostCopy, DeepSpeedStrategy):
+class DeepSpeedOffload(NoHostCopyStrategy, DeepSpeedStrategy):
     """DeepSpeed's ZeRO with the optimizer offloaded to host memory."""
 
 
-class CpuOffload(Offload):
+class CpuDeepSpeedOffload(DeepSpeedOffload):
     """DeepSpeed's ZeRO with offload on a computer without a GPU.
 
     DeepSpeed supports this, but Lightning's checks reject it.

@@ -1,4 +1,4 @@
-"""Lightning's Trainer with the row's settings, reporting its steps to the probe."""
+"""Build Lightning's Trainer with the row's settings; it reports its steps to the probe."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from experiments.training.measure.probe import Probe
 
 
 class ProbeLightningCallback(L.Callback):
-    """Callback that reports the points of a step to the probe, and ends the training when these are enough."""
+    """Callback that reports the points of a step to the probe, and ends the training when the probe requests it."""
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe

@@ -1,4 +1,4 @@
-"""Meters of device memory: CUDA's counters on GPUs, live tensor storages on a CPU."""
+"""Meters of device memory: CUDA's counters on GPUs, existing tensor storages on a CPU."""
 
 import weakref
 from collections.abc import Iterable, Sequence
@@ -14,16 +14,16 @@ TensorKind = Literal["params", "grads", "optimizer", "batch"]
 
 
 class Meter(Protocol):
-    """Bytes on the device. peak and peak_reserved are the maxima since the beginning of the current phase.
+    """Meter of memory in bytes. ``peak`` and ``peak_reserved`` return maxima since the start of the current phase.
 
-    watch adds tensors whose creation the meter did not observe, and their kind.
+    ``track`` adds tensors whose creation the meter did not observe, with their kind.
     """
 
     def allocated(self) -> int: ...
     def peak(self) -> int: ...
     def peak_reserved(self) -> int | None: ...
     def begin(self, phase: Phase) -> None: ...
-    def watch(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None: ...
+    def track(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None: ...
     def __enter__(self) -> Any: ...
     def __exit__(self, *exc: Any) -> Any: ...
 
@@ -31,8 +31,8 @@ class Meter(Protocol):
 class CudaMeter:
     """Sum of the caching allocator's counters over a process's GPUs.
 
-    The GPUs may reach their peaks at different times: the sum is an upper bound of the memory that the process uses at
-    one time.
+    The GPUs may reach their peaks at different times. So the sum is an upper bound of the memory that the process uses
+    at any time.
     """
 
     def __init__(self, gpus: Sequence[int]) -> None:
@@ -51,7 +51,7 @@ class CudaMeter:
         for gpu in self._gpus:
             torch.cuda.reset_peak_memory_stats(gpu)
 
-    def watch(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None:
+    def track(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None:
         pass
 
     def __enter__(self) -> "CudaMeter":
@@ -64,9 +64,8 @@ class CudaMeter:
 class StorageMeter(TorchDispatchMode):
     """Dispatch mode that counts each tensor storage from its creation until its last reference is gone.
 
-    It measures the memory of tiny models on a CPU, which has no counters, by the same definition, except scratch memory
-    inside a kernel. ``capacity``, in bytes, simulates a GPU: an operation that exceeds it raises
-    torch.OutOfMemoryError.
+    It measures the memory of tiny models on a CPU, which has no counters. Scratch memory inside kernels is not counted.
+    ``capacity``, in bytes, simulates a GPU: an operation that exceeds it raises torch.OutOfMemoryError.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
@@ -87,7 +86,7 @@ class StorageMeter(TorchDispatchMode):
     def begin(self, phase: Phase) -> None:
         self._peak = self._allocated
 
-    def watch(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None:
+    def track(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None:
         """Count tensors that were created outside this mode: parameters, and batches from the loader."""
         if kind in ("params", "batch"):
             for tensor in tensors:
@@ -130,7 +129,7 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
 def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
     """Return the tensors of a parameter on a device.
 
-    Those are itself, with DeepSpeed's stage 3 this rank's partition, and of a 4-bit weight its scales.
+    These are the parameter itself, this rank's partition with DeepSpeed's stage 3, and the scales of a 4-bit weight.
     """
     scales = getattr(parameter, "quant_state", None)
     states = [state for state in (scales, getattr(scales, "state2", None)) if state is not None]
@@ -141,8 +140,8 @@ def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
 def optimizer_tensors(optimizer: Any) -> list[torch.Tensor]:
     """Return all state tensors of an optimizer.
 
-    DeepSpeed's ZeRO optimizer wraps the actual optimizer and has 32-bit copies of the parameters, which are included;
-    their attribute depends on the stage.
+    DeepSpeed's ZeRO optimizer wraps the actual optimizer and has 32-bit copies of the parameters, which are included.
+    The attribute with the copies depends on the stage.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     tensors = [value for state in inner.state.values() for value in state.values() if isinstance(value, torch.Tensor)]

@@ -18,7 +18,7 @@ from experiments.system.files import GIB, write_atomically
 from experiments.training.measure.flops import FlopCount
 from experiments.training.measure.meters import Meter
 from experiments.training.measure.schedule import Schedule, Timing
-from experiments.training.measure.snapshots import MemoryRecorder, has_snapshots
+from experiments.training.measure.snapshots import MemoryRecorder, takes_snapshots
 from experiments.training.measure.step_profile import StepProfile
 from experiments.training.measure.step_timer import StepTimer
 
@@ -27,10 +27,10 @@ TERA = 1e12
 
 
 class Probe:
-    """Measurements of a training. The engine calls it at the points of a step; it never changes the training.
+    """Measurements of a training. The engine calls the methods at the points of a step. The training is not changed.
 
     phase, step and micro_step are the current position of the training. They are available after a failure, as are
-    memory and losses. ``profile``, if given, adds optimizer steps after the timed ones.
+    memory and losses. ``profile``, if not None, adds optimizer steps after the timed ones.
     """
 
     def __init__(
@@ -59,20 +59,20 @@ class Probe:
         """The current phase of the training."""
         return self._recorder.phase
 
-    def watch(self, model: torch.nn.Module, optimizers: Callable[[], Iterable[Any]]) -> None:
+    def set_model(self, model: torch.nn.Module, optimizers: Callable[[], Iterable[Any]]) -> None:
         """Set the built model, and a function that returns its optimizers once they exist."""
         parameters = list(model.parameters())
         self.parameters = sum(map(count_weights, parameters))
         self.trainable_parameters = sum(count_weights(weights) for weights in parameters if weights.requires_grad)
-        self._recorder.watch(parameters, optimizers)
+        self._recorder.set_model(parameters, optimizers)
 
     def begin_build(self) -> None:
-        """Begin to build model and data; everything before was imports and opening the device."""
+        """Begin to build model and data. The time before was spent on imports and on opening the device."""
         self._started_at = time.time()
         self.write_progress(now=True)
 
     def start(self, schedule: Schedule) -> None:
-        """Begin the training; all earlier work was loading."""
+        """Begin the training. All earlier work counts as loading."""
         self.schedule = schedule
         self._began_at = time.time()
         self._started = time.perf_counter()
@@ -80,8 +80,8 @@ class Probe:
 
     def before_forward(self, batch: dict[str, torch.Tensor]) -> None:
         """Begin a micro-step on ``batch``."""
-        self.enter("forward")
-        self.meter.watch("batch", batch.values())
+        self.enter_phase("forward")
+        self.meter.track("batch", batch.values())
         self.max_tokens = max(self.max_tokens, batch["input_ids"].shape[1])
         self._take_snapshot("before forward")
         if self.micro_steps == 0:
@@ -94,7 +94,7 @@ class Probe:
 
     def before_backward(self) -> None:
         """Begin the backward pass."""
-        self.enter("backward")
+        self.enter_phase("backward")
 
     def after_backward(self) -> None:
         """End the backward pass."""
@@ -102,7 +102,7 @@ class Probe:
 
     def before_optimizer_step(self) -> None:
         """Begin the optimizer step."""
-        self.enter("optimizer step")
+        self.enter_phase("optimizer step")
 
     def after_batch(self) -> bool:
         """End a micro-step; return True if the training has run long enough."""
@@ -120,7 +120,7 @@ class Probe:
         return self._may_end(stepped)
 
     def _may_end(self, stepped: bool) -> bool:
-        """Return True if the training may end now; if enough steps are left, the profile is completed first."""
+        """Return True if the training may end now. If enough steps are left, the profile is recorded first."""
         assert self.schedule is not None
         if self.profile is None:
             return self._all_ranks_may_end()
@@ -142,13 +142,13 @@ class Probe:
         may_end = self.schedule.may_end(self._timer.intervals_s())
         return all_ranks_agree(may_end, self.device) if self.spec.settings.ranks > 1 else may_end
 
-    def enter(self, phase: Phase) -> None:
+    def enter_phase(self, phase: Phase) -> None:
         """Begin ``phase``."""
         self._recorder.begin(phase)
         self.write_progress()
 
     def moments(self) -> Moments:
-        """Return when the stages of this process began; it ends its training now."""
+        """Return the times at which the stages of this process began. The end of the training is now."""
         now = time.time()
         return Moments(started_at=self._started_at, began_at=self._began_at or now, ended_at=now)
 
@@ -165,11 +165,11 @@ class Probe:
         return tuple(torch.stack([loss.float() for loss in self._losses]).tolist()) if self._losses else ()
 
     def speed(self) -> Speed | None:
-        """Return times and rates of the micro-steps; None before the first has ended."""
+        """Return times and rates of the micro-steps; None before the first micro-step has ended."""
         if self.schedule is None or not self.micro_steps:
             return None
         settings = self.spec.settings
-        timing = Timing.of(self._timer.intervals_s()[: self._timed_micro_steps], settings.accumulate)
+        timing = Timing.from_times(self._timer.intervals_s()[: self._timed_micro_steps], settings.accumulate)
         step_s = timing.step_s(settings.accumulate)
         flop = self._flops.total / settings.batch_size if self._flops and self._flops.total else None
         rank_samples_per_s = settings.batch_size * settings.accumulate / step_s
@@ -210,21 +210,21 @@ class Probe:
         write_atomically(self._out / PROGRESS_FILE, progress.model_dump_json())
 
     def _take_snapshot(self, point: Point) -> None:
-        if has_snapshots(self.step) or self._timed_micro_steps is not None:
+        if takes_snapshots(self.step) or self._timed_micro_steps is not None:
             self._recorder.take_snapshot(self.step, self.micro_step, point)
 
 
 def all_ranks_agree(vote: bool, device: Device) -> bool:
-    """Return True if every rank votes True; all ranks must end at the same step."""
+    """Return True if every rank votes True. All ranks must end at the same step."""
     votes = torch.tensor(vote, dtype=torch.int32, device=device.kind)
     torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MIN)
     return bool(votes.item())
 
 
 def peak_share(tflops_per_s: float | None, device: Device, settings: Settings) -> float | None:
-    """Return the share of the device's dense peak rate for the data type of the matrix products.
+    """Return ``tflops_per_s`` as a share of the device's dense peak rate for the data type of the matrix products.
 
-    None if the peak rate is unknown, or if quantization mixes data types.
+    Returns None if the peak rate is unknown, or if quantization mixes data types.
     """
     if tflops_per_s is None or device.card is None or settings.quantization:
         return None

@@ -1,4 +1,4 @@
-"""The number of steps of a row: the lab's full length, or only enough for an evaluation or for the peak memory."""
+"""Compute the number of steps of a row: all steps of the lab, or only enough for an evaluation or the peak memory."""
 
 from dataclasses import dataclass, replace
 from math import ceil
@@ -15,13 +15,14 @@ STEADY_SPREAD = 0.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """Numbers of micro-steps. total: the full-length training; done: the part of it that an earlier run completed.
+    """Numbers of micro-steps of a run.
 
-    minimum and maximum: the bounds of this run. accumulate: micro-steps per optimizer step.
+    total: of the full-length training. done: those that an earlier run completed. minimum, maximum: bounds of this run.
+    accumulate: micro-steps per optimizer step.
 
-    The peak memory is reached in the second optimizer step, where gradients, optimizer state and activations first
-    coexist, and a run of length 'peak' ends there. A run of length 'verdict' continues with more optimizer steps, at
-    least four micro-steps in total, and up to twice the minimum if the times vary too much.
+    The peak memory is reached in the second optimizer step, in which gradients, optimizer state and activations first
+    exist together. A run of length 'peak' ends after this step. A run of length 'verdict' continues with optimizer
+    steps of at least four micro-steps in total, and with up to twice the minimum if the times vary too much.
     """
 
     total: int
@@ -31,7 +32,7 @@ class Schedule:
     done: int = 0
 
     @property
-    def longest_at(self) -> int | None:
+    def longest_batch_index(self) -> int | None:
         """The micro-step that gets the longest batch: the last of the second optimizer step; None at full length."""
         return None if self.minimum == self.total else min(2 * self.accumulate, self.total) - 1
 
@@ -48,14 +49,14 @@ class Schedule:
             return True
         if done < self.minimum or done % self.accumulate:
             return False
-        return Timing.of(times_s, self.accumulate).spread <= STEADY_SPREAD
+        return Timing.from_times(times_s, self.accumulate).spread <= STEADY_SPREAD
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of micro-steps, without those of the first two optimizer steps if there are more.
+    """Times of micro-steps in seconds. If there are more than two optimizer steps, the first two are left out.
 
-    stepping_s: times of micro-steps that end with an optimizer step; plain_s: times of the other micro-steps, which are
+    stepping_s: times of micro-steps that end with an optimizer step. plain_s: times of the other micro-steps, which are
     shorter.
     """
 
@@ -63,7 +64,7 @@ class Timing:
     plain_s: list[float]
 
     @classmethod
-    def of(cls, times_s: list[float], accumulate: int) -> "Timing":
+    def from_times(cls, times_s: list[float], accumulate: int) -> "Timing":
         """Return the timing of a run from the times of all its micro-steps."""
         warm_up = min(WARM_UP_STEPS, (len(times_s) - 1) // accumulate)
         skipped = max(0, warm_up) * accumulate
@@ -79,18 +80,18 @@ class Timing:
         return len(self.stepping_s) + len(self.plain_s)
 
     def step_s(self, accumulate: int) -> float:
-        """Return the seconds of one optimizer step, from the median of each kind; 0 without a micro-step."""
+        """Return the seconds of one optimizer step, from the medians of both kinds of micro-steps; 0 if none exist."""
         if not self.stepping_s or not self.plain_s:
             return accumulate * median(self.stepping_s or self.plain_s or [0.0])
         return median(self.stepping_s) + (accumulate - 1) * median(self.plain_s)
 
     @property
     def spread(self) -> float:
-        """The interquartile range divided by the median: the larger value of the two kinds of micro-steps."""
-        return max(spread(self.stepping_s), spread(self.plain_s))
+        """The interquartile range divided by the median: the larger of the values for the two kinds of micro-steps."""
+        return max(relative_spread(self.stepping_s), relative_spread(self.plain_s))
 
 
-def schedule_of(spec: RowSpec, batches_per_epoch: int) -> Schedule:
+def build_schedule(spec: RowSpec, batches_per_epoch: int) -> Schedule:
     """Return the schedule of a row."""
     total = full_micro_steps(spec.settings, batches_per_epoch)
     accumulate = spec.settings.accumulate
@@ -111,7 +112,7 @@ def full_micro_steps(settings: Settings, batches_per_epoch: int) -> int:
     return micro_steps
 
 
-def spread(times_s: list[float]) -> float:
+def relative_spread(times_s: list[float]) -> float:
     """Return the interquartile range divided by the median; 0 for fewer than two values."""
     if len(times_s) < 2:
         return 0.0

@@ -16,12 +16,12 @@ from experiments.training.measure.meters import (
     storage_bytes,
 )
 
-FIRST_STEPS = 2
-EVERY_STEPS = 50
+FIRST_SNAPSHOT_STEPS = 2
+SNAPSHOT_INTERVAL_STEPS = 50
 
 
 class MemoryRecorder:
-    """Recorder of a training's memory. phase: the current phase of the training."""
+    """Recorder of the memory of a training. ``phase`` is the current phase of the training."""
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
@@ -32,10 +32,10 @@ class MemoryRecorder:
         self._parameters: list[torch.nn.Parameter] = []
         self._optimizers: Callable[[], Iterable[Any]] = tuple
 
-    def watch(self, parameters: list[torch.nn.Parameter], optimizers: Callable[[], Iterable[Any]]) -> None:
+    def set_model(self, parameters: list[torch.nn.Parameter], optimizers: Callable[[], Iterable[Any]]) -> None:
         """Set the model's parameters and a function that returns the optimizers."""
         self._parameters, self._optimizers = parameters, optimizers
-        self.meter.watch("params", parameters)
+        self.meter.track("params", parameters)
 
     def begin(self, phase: Phase) -> None:
         """Record the peak of the previous phase, and begin ``phase``."""
@@ -51,9 +51,9 @@ class MemoryRecorder:
         weights = [tensor for parameter in self._parameters for tensor in parameter_tensors(parameter)]
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         state_on_device = [tensor for tensor in state if tensor.device.type == device]
-        self.meter.watch("params", weights)
-        self.meter.watch("grads", gradients)
-        self.meter.watch("optimizer", state_on_device)
+        self.meter.track("params", weights)
+        self.meter.track("grads", gradients)
+        self.meter.track("optimizer", state_on_device)
         params, grads, optimizer = map(storage_bytes, (weights, gradients, state_on_device))
         allocated = self.meter.allocated()
         self._snapshots.append(
@@ -92,6 +92,6 @@ class MemoryRecorder:
         return None if self._reserved is None else self._reserved / GIB
 
 
-def has_snapshots(step: int) -> bool:
-    """Return True if snapshots are taken in an optimizer step: the first two and every 50th, counted from 0."""
-    return step < FIRST_STEPS or step % EVERY_STEPS == 0
+def takes_snapshots(step: int) -> bool:
+    """Return True if snapshots are taken in an optimizer step, counted from 0: in the first two and every 50th."""
+    return step < FIRST_SNAPSHOT_STEPS or step % SNAPSHOT_INTERVAL_STEPS == 0

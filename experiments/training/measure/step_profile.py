@@ -1,4 +1,4 @@
-"""Profile the GPU during one training step: shares of the time in communication and in waiting."""
+"""Profile the GPU during one training step: the shares of time for communication and for waiting."""
 
 import re
 import time
@@ -46,27 +46,28 @@ class StepProfile:
             for event in self._profile.events()
             if event.device_type == torch.autograd.DeviceType.CUDA and not MEMORY_OPERATION.match(event.name)
         ]
-        self.shares = shares(kernels, now - self._started)
+        self.shares = time_shares(kernels, now - self._started)
         return True
 
 
-def shares(kernels: Sequence[tuple[str, float, float]], took_s: float) -> dict[str, float]:
-    """Return shares of ``took_s`` seconds, from each kernel's name, begin and end in seconds.
+def time_shares(kernels: Sequence[tuple[str, float, float]], duration_s: float) -> dict[str, float]:
+    """Return shares of ``duration_s`` seconds. ``kernels``: name, begin and end in seconds of each kernel.
 
-    communication_share: an NCCL kernel runs, including its waits for other ranks; exposed_communication_share: an NCCL
-    kernel runs and no other kernel; gpu_idle_share: no kernel runs.
+    communication_share: time with a running NCCL kernel, including its waits for other ranks.
+    exposed_communication_share: time with a running NCCL kernel and no other kernel. gpu_idle_share: time without a
+    running kernel.
     """
-    communication = union((begin, end) for name, begin, end in kernels if COMMUNICATION.search(name))
-    computation = union((begin, end) for name, begin, end in kernels if not COMMUNICATION.search(name))
-    busy_s = length(union([*communication, *computation]))
+    communication = merge_intervals((begin, end) for name, begin, end in kernels if COMMUNICATION.search(name))
+    computation = merge_intervals((begin, end) for name, begin, end in kernels if not COMMUNICATION.search(name))
+    busy_s = total_length_s(merge_intervals([*communication, *computation]))
     return {
-        "communication_share": length(communication) / took_s,
-        "exposed_communication_share": (busy_s - length(computation)) / took_s,
-        "gpu_idle_share": max(0.0, 1 - busy_s / took_s),
+        "communication_share": total_length_s(communication) / duration_s,
+        "exposed_communication_share": (busy_s - total_length_s(computation)) / duration_s,
+        "gpu_idle_share": max(0.0, 1 - busy_s / duration_s),
     }
 
 
-def union(intervals: Iterable[Interval]) -> list[Interval]:
+def merge_intervals(intervals: Iterable[Interval]) -> list[Interval]:
     """Return the union of the intervals as sorted intervals without overlap."""
     merged: list[Interval] = []
     for begin, end in sorted(intervals):
@@ -77,6 +78,6 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
     return merged
 
 
-def length(intervals: Iterable[Interval]) -> float:
+def total_length_s(intervals: Iterable[Interval]) -> float:
     """Return the total length of the intervals, in seconds."""
     return sum(end - begin for begin, end in intervals)

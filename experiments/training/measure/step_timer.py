@@ -7,14 +7,14 @@ import torch
 
 
 class StepTimer:
-    """Timer that does not wait for the device: it records CUDA events, or the wall clock on a CPU."""
+    """Timer that does not wait for the device. It records CUDA events, or the wall clock on a CPU."""
 
     def __init__(self, cuda: bool) -> None:
         self._cuda = cuda
         self._times: list[Any] = []
 
     def record(self) -> None:
-        """Record the current position in the device's work."""
+        """Record the time at which the device finishes the work that was submitted so far."""
         if not self._cuda:
             self._times.append(time.perf_counter())
             return

@@ -1,6 +1,6 @@
 """Sample the utilization of GPU and host while a row runs.
 
-The worker's process samples, so that the trainer is not slowed down.
+The process of the worker takes the samples, so that the trainer is not slowed down.
 """
 
 import csv
@@ -61,14 +61,14 @@ class TelemetrySampler:
 
     @property
     def fields(self) -> list[str]:
-        """Columns of the file."""
+        """The columns of the CSV file."""
         gpus = range(len(self._gpus)) if len(self._gpus) > 1 else ()
         return [*FIELDS, OTHER_UTILIZATION, *(f"gpu{number}_{field}" for number in gpus for field in PER_GPU_FIELDS)]
 
     def summary(self, speed: Speed | None = None) -> dict[str, float]:
-        """Return mean and maximum of each column, the share of one CPU core that the sampling used, and the load.
+        """Return mean and maximum of each column, the share of a CPU core used for sampling, and the training's load.
 
-        The load is that of the training, as results/load.py describes it; ``speed`` says how long the row trained.
+        The load is defined in results/load.py. ``speed`` has the duration of the training.
         """
         summary: dict[str, float] = {}
         for field in self.fields[2:]:
@@ -111,7 +111,7 @@ class TelemetrySampler:
 
 
 def total_processes(samples: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the column of the processes on all GPUs; empty if a GPU does not report its processes."""
+    """Return the number of processes on all GPUs as a column; empty if a GPU does not report its processes."""
     if not samples or any("gpu_processes" not in sample for sample in samples):
         return {}
     return {PROCESSES: sum(sample["gpu_processes"] for sample in samples)}

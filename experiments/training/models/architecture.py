@@ -1,4 +1,4 @@
-"""transformers configurations of the models in models.yaml, of their tiny versions, and of custom models."""
+"""Build transformers configurations of the models in models.yaml, of their tiny versions, and of custom models."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from experiments.suites.miniature import miniature
 from experiments.suites.models import Model
 from experiments.training.failures import first_line
 
-VISION: dict[Size, dict[str, Any]] = {
+VISION_SETTINGS: dict[Size, dict[str, Any]] = {
     "full": {
         "image_size": 224,
         "patch_size": 14,
@@ -42,7 +42,7 @@ VISION: dict[Size, dict[str, Any]] = {
         "num_attention_heads": 4,
     },
 }
-QFORMER: dict[Size, dict[str, Any]] = {
+QFORMER_SETTINGS: dict[Size, dict[str, Any]] = {
     "full": {},
     "tiny": {
         "hidden_size": 32,
@@ -54,7 +54,7 @@ QFORMER: dict[Size, dict[str, Any]] = {
 }
 QUERY_TOKENS = {"full": 32, "tiny": 4}
 TINY_VOCABULARY = 256
-TINY: dict[str, dict[str, Any]] = {
+TINY_SETTINGS: dict[str, dict[str, Any]] = {
     "blip2-opt": {
         "hidden_size": 32,
         "ffn_dim": 128,
@@ -80,7 +80,7 @@ TINY: dict[str, dict[str, Any]] = {
         "vocab_size": TINY_VOCABULARY,
     },
     "gpt-neo": {
-        "hidden_size": 256,  # wide enough for the rows' adapters to be small compared with the layers
+        "hidden_size": 256,  # wide enough that the rows' adapters are small compared with the layers
         "num_layers": 2,
         "num_heads": 4,
         "attention_types": [[["global", "local"], 1]],
@@ -95,19 +95,19 @@ LANGUAGE_MODELS = {"blip2-opt": OPTConfig, "blip2-t5": T5Config, "llama": LlamaC
 
 
 def build_config(base_model: Model, size: Size) -> PretrainedConfig:
-    """Return the configuration of a model, or of its tiny version with the same, but fewer and narrower, layers.
+    """Return the configuration of a model, or of its tiny version with fewer and narrower layers of the same kinds.
 
-    Raises InputError for a configuration that transformers rejects, and for one that has no tiny version.
+    Raises InputError if transformers rejects the configuration, or if it has no tiny version.
     """
     if base_model.family == "transformers":
         return _custom_config(base_model, size)
     family = base_model.family
-    language = LANGUAGE_MODELS[family](**base_model.architecture | (TINY[family] if size == "tiny" else {}))
+    language = LANGUAGE_MODELS[family](**base_model.architecture | (TINY_SETTINGS[family] if size == "tiny" else {}))
     return _blip2_config(language, family, size) if family in IMAGE_TOKENS else language
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """Return the model class with a language head for a configuration. Raises InputError if there is none."""
+    """Return the class of models with a language head for a configuration. Raises InputError if none exists."""
     if isinstance(config, Blip2Config):
         return Blip2ForConditionalGeneration
     mapping: Any
@@ -121,11 +121,11 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     )
 
 
-def has_untied_head(base_model: Model) -> bool:
+def has_untied_output_head(base_model: Model) -> bool:
     """Return True if the architecture states that the output head is separate from the input embedding.
 
-    For the T5 family, transformers ignores this and ties the two in a model built from the configuration, whereas the
-    published checkpoints have a separate head.
+    For the T5 family, transformers ignores this when it builds a model from the configuration, and ties head and
+    embedding. The published checkpoints have a separate head.
     """
     language = base_model.architecture.get("text_config", base_model.architecture)
     return language.get("tie_word_embeddings", base_model.architecture.get("tie_word_embeddings")) is False
@@ -143,8 +143,8 @@ def _custom_config(base_model: Model, size: Size) -> PretrainedConfig:
 
 def _blip2_config(language: PretrainedConfig, family: str, size: Size) -> Blip2Config:
     return Blip2Config(
-        vision_config=Blip2VisionConfig(**VISION[size]).to_dict(),
-        qformer_config=Blip2QFormerConfig(**QFORMER[size]).to_dict(),
+        vision_config=Blip2VisionConfig(**VISION_SETTINGS[size]).to_dict(),
+        qformer_config=Blip2QFormerConfig(**QFORMER_SETTINGS[size]).to_dict(),
         text_config=language.to_dict(),
         num_query_tokens=QUERY_TOKENS[size],
         image_token_index=IMAGE_TOKENS[family][size],

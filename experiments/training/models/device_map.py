@@ -37,13 +37,13 @@ def build_across_gpus(spec: RowSpec, device: Device) -> Any:
 
 
 def weight_budget(gpu: int, device: Device) -> int:
-    """Return the bytes of a GPU that weights may take: a share of its cap, or of its free memory if it has no cap."""
+    """Return the bytes of a GPU that weights may take: WEIGHT_SHARE of its memory cap, or else of its free memory."""
     free = torch.cuda.mem_get_info(gpu)[0] if device.cap_gib is None else device.cap_gib * GIB
     return int(WEIGHT_SHARE * free)
 
 
 def balanced_device_map(model: nn.Module, dtype: torch.dtype, budgets: Mapping[int, int]) -> dict[str, Any]:
-    """Return a balanced assignment of a model's parts to GPUs; ``budgets``: the bytes for weights by GPU.
+    """Return a balanced assignment of a model's parts to GPUs. ``budgets`` are the bytes for weights on each GPU.
 
     Raises torch.OutOfMemoryError if the weights do not fit.
     """
@@ -54,6 +54,6 @@ def balanced_device_map(model: nn.Module, dtype: torch.dtype, budgets: Mapping[i
     if unplaced:
         sizes = ", ".join(f"{size / GIB:.3g}" for size in budgets.values())
         raise torch.OutOfMemoryError(
-            f"the weights do not fit {sizes} GiB of {len(budgets)} GPUs; left: {', '.join(unplaced)}"
+            f"the weights do not fit {sizes} GiB of {len(budgets)} GPUs; not placed: {', '.join(unplaced)}"
         )
     return device_map

@@ -12,9 +12,9 @@ from experiments.suites.models import models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
 
-TARGETS = ("query", "key", "value", "projection", "mlp", "head")
-# Wide enough for the rows' adapters to be small compared with the layers.
-TINY: dict[str, Any] = {"n_layer": 2, "n_embd": 256, "n_head": 8, "intermediate_size": 704, "vocab_size": 256}
+LORA_TARGETS = ("query", "key", "value", "projection", "mlp", "head")
+# Wide enough that the rows' adapters are small compared with the layers.
+TINY_SETTINGS: dict[str, Any] = {"n_layer": 2, "n_embd": 256, "n_head": 8, "intermediate_size": 704, "vocab_size": 256}
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 
@@ -39,7 +39,7 @@ def build_config(spec: RowSpec) -> Config:
     if base_model.litgpt is None:
         raise unknown("model", settings.model, [name for name, model in models().items() if model.litgpt], "LitGPT")
     _reject_unsupported(spec)
-    changes = TINY if spec.size == "tiny" else {}
+    changes = TINY_SETTINGS if spec.size == "tiny" else {}
     adapters = _adapters(settings.lora) if settings.lora else {}
     try:
         return (lora.Config if adapters else Config).from_name(base_model.litgpt, **changes, **adapters)
@@ -48,9 +48,9 @@ def build_config(spec: RowSpec) -> Config:
 
 
 def build_precision(settings: Settings, device: torch.device) -> Precision:
-    """Return Lightning's plugin for the row's precision; for 4-bit weights it replaces every linear layer.
+    """Return Lightning's plugin for the row's precision. With 4-bit weights the plugin replaces every linear layer.
 
-    Source: litgpt.finetune.lora.setup of 0.5.13.
+    Source: litgpt.finetune.lora.setup in LitGPT 0.5.13.
     """
     quantization = settings.quantization
     if quantization:
@@ -63,10 +63,10 @@ def build_precision(settings: Settings, device: torch.device) -> Precision:
 
 def _adapters(settings: Lora) -> dict[str, Any]:
     """Return the row's adapters as arguments of LitGPT's configuration: lora_query=True and so on."""
-    targets = TARGETS if settings.targets == "all-linear" else settings.targets
+    targets = LORA_TARGETS if settings.targets == "all-linear" else settings.targets
     for target in targets:
-        if target not in TARGETS:
-            raise unknown("target", target, TARGETS, "LitGPT's LoRA")
+        if target not in LORA_TARGETS:
+            raise unknown("target", target, LORA_TARGETS, "LitGPT's LoRA")
     sizes = {"lora_r": settings.r, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout}
     return sizes | {f"lora_{target}": True for target in targets}
 
@@ -84,7 +84,7 @@ def _reject_unsupported(spec: RowSpec) -> None:
         "quantization: LitGPT quantizes only with lora; allowed: with lora": (
             settings.quantization and not settings.lora
         ),
-        f"precision = {settings.precision!r}: LitGPT has no 4-bit weights with it; allowed: {', '.join(DTYPES)}": (
+        f"precision = {settings.precision!r}: not supported with 4-bit weights; allowed: {', '.join(DTYPES)}": (
             settings.quantization and settings.precision not in DTYPES
         ),
     }

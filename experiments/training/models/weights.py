@@ -14,7 +14,7 @@ from experiments.suites.choices import Size
 from experiments.suites.models import Model
 from experiments.suites.settings import Quantization
 from experiments.training.data.hub import fetch_weights
-from experiments.training.models.architecture import build_config, has_untied_head, model_class
+from experiments.training.models.architecture import build_config, has_untied_output_head, model_class
 
 INIT_STD = 0.02
 
@@ -40,7 +40,7 @@ def meta_model(base_model: Model, size: Size) -> PreTrainedModel:
     with init_empty_weights(include_buffers=False):
         model = model_class(config)(config)
     model.tie_weights()
-    if has_untied_head(base_model):
+    if has_untied_output_head(base_model):
         head = model.get_output_embeddings()
         head.weight = nn.Parameter(torch.empty_like(head.weight, device="meta"))
     return model
@@ -55,12 +55,12 @@ def fill_randomly(model: nn.Module, dtype: torch.dtype, device_map: Mapping[str,
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if id(parameter) not in created:
-                device = torch.device(device_of(f"{path}.{name}", device_map))
+                device = torch.device(find_device(f"{path}.{name}", device_map))
                 created[id(parameter)] = _random_like(parameter, name, dtype, device)
             module.register_parameter(name, created[id(parameter)])
 
 
-def device_of(name: str, device_map: Mapping[str, Any]) -> Any:
+def find_device(name: str, device_map: Mapping[str, Any]) -> Any:
     """Return the device of a parameter: the device of the smallest part in ``device_map`` that contains it."""
     while name and name not in device_map:
         name = name.rpartition(".")[0]

@@ -9,9 +9,9 @@ inside the range).
 
 from typing import Any
 
-from experiments.prediction.as_result import as_result
+from experiments.prediction.as_result import convert_to_result
 from experiments.prediction.predict import predict
-from experiments.prediction.service import rows_asked
+from experiments.prediction.service import select_rows
 from experiments.results.predictions import Prediction
 from experiments.results.quantities import QUANTITIES
 from experiments.suites.suite import ReferenceValue, suite_named
@@ -23,7 +23,7 @@ MEMORY = ("reserved_gib", "allocated_after_forward_gib")
 
 def cells() -> list[dict[str, Any]]:
     """Return stated and predicted values of each row on each card; for a row that cannot be traced, the reason."""
-    specs, failed = rows_asked(None, None), {}
+    specs, failed = select_rows(None, None), {}
     found = predict(specs, cache_folder(), failed=lambda spec, problem: failed.update({spec.fingerprint: str(problem)}))
     by_spec = {prediction.spec.fingerprint: prediction for prediction in found}
     made = []
@@ -52,7 +52,7 @@ def cells() -> list[dict[str, Any]]:
 
 
 def _reference(value: ReferenceValue, prediction: Prediction) -> dict[str, Any]:
-    found = QUANTITIES[value.quantity](as_result(prediction))
+    found = QUANTITIES[value.quantity](convert_to_result(prediction))
     assert found is not None, "memory is always predicted"
     off = found / value.low - 1 if found < value.low else max(0.0, found / value.high - 1)
     return {"quantity": value.quantity, "low": value.low, "high": value.high, "predicted": found, "error": off}

@@ -19,9 +19,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from experiments.suites.yaml_schema import read_yaml
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
-FOLDER = CODE / "experiments" / "evidence" / "prediction_published"
+FOLDER = CODE_FOLDER / "experiments" / "evidence" / "prediction_published"
 SCRIPTS = Path(__file__).parent / "scripts"
 LARGE = 0.10
 """Errors above this one need a reason in cases.yaml."""
@@ -68,7 +68,7 @@ def predicted(case: Case) -> Answer:
     ran = subprocess.run(
         [sys.executable, "-m", "experiments", "predict", *words],
         cwd=FOLDER / "configs",
-        env={**os.environ, "PYTHONPATH": str(CODE)},
+        env={**os.environ, "PYTHONPATH": str(CODE_FOLDER)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -57,7 +57,7 @@ def second_step(memory: Memory) -> list[float | None]:
 def main() -> None:
     folder = folder_of(__doc__)
     phantom = load(cache_folder())
-    tracer.prepare(phantom)
+    tracer.import_libraries(phantom)
     found: list[dict[str, Any]] = []
     for run, rows in ROWS.items():
         results = RunFolder(EVIDENCE.parent / run).results()

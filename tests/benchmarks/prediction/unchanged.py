@@ -13,20 +13,20 @@ STEPS = 2
 
 
 class NoTags:
-    """In place of the phantom device's tags, on a real GPU."""
+    """Replace the tags of the phantom device on a real GPU."""
 
-    event = 0
+    event_count = 0
     phases = (("", ""),)
 
-    def begin(self, phase: str) -> None: ...
-    def tag(self, kind: str, tensors: object) -> None: ...
+    def begin_phase(self, phase: str) -> None: ...
+    def tag_tensors(self, kind: str, tensors: object) -> None: ...
 
 
 def measure_one(words: list[str]) -> None:
     """Run a file or a module (`-m MODULE`) in this process until its third optimizer step, and print its memory."""
     import torch
 
-    from experiments.prediction.script.traced.watch import Watcher
+    from experiments.prediction.script.traced.watch import TrainingWatcher
 
     def enough() -> None:
         torch.cuda.synchronize()
@@ -37,7 +37,7 @@ def measure_one(words: list[str]) -> None:
             torch.distributed.barrier()
         os._exit(0)
 
-    Watcher(NoTags(), STEPS, enough).install()  # type: ignore[arg-type]
+    TrainingWatcher(NoTags(), STEPS, enough).install()  # type: ignore[arg-type]
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)

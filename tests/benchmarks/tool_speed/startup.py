@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
 STARTS = 10
 COMMANDS = (
@@ -25,7 +25,7 @@ def start_s(command: str, environment: dict[str, str]) -> float:
     """Return the seconds of one start."""
     begun = time.perf_counter()
     arguments = [sys.executable, "-m", "experiments", *command.split()]
-    subprocess.run(arguments, cwd=CODE, env=environment, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(arguments, cwd=CODE_FOLDER, env=environment, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - begun
 
 

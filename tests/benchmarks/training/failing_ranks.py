@@ -21,7 +21,7 @@ import pynvml
 from experiments.results.provenance import git_commit
 from experiments.results.schema import LOG_FILE
 from experiments.system.files import write_atomically
-from experiments.system.processes import tagged_processes
+from experiments.system.processes import find_tagged
 from experiments.training.distributed import ranks
 from experiments.training.worker import run_row
 from provision.hardware.gpus import used_gib
@@ -43,7 +43,7 @@ def run_with_fault(strike: str, gpus: int) -> dict[str, object]:
         result = run_row(spec, Path(folder), "")
         ended = time.time()
         log = (Path(folder) / LOG_FILE).read_text()
-        left = tagged_processes(ROW_VARIABLE, folder)
+        left = find_tagged(ROW_VARIABLE, folder)
     fault_time = re.search(r"fault injected at ([\d.]+)", log)
     assert fault_time is not None, log
     from_s = begun + TIME_LIMIT_S[strike] if strike == "hang" else float(fault_time[1])

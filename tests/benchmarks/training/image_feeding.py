@@ -31,7 +31,7 @@ from experiments.training.data.captions import CaptionDataset, build_caption_loa
 from experiments.training.data.collate import CaptionCollator, build_caption_collator
 from experiments.training.data.sampler import SeededBatchSampler
 from experiments.training.device import open_device
-from experiments.training.engines.strategies import OneDevice
+from experiments.training.engines.strategies import SingleDevice
 from experiments.training.measure.step_timer import StepTimer
 from experiments.training.models.build import build_model
 from experiments.training.models.optimizers import build_optimizer
@@ -80,7 +80,7 @@ def micro_step_s(
     trainer = L.Trainer(
         accelerator="gpu" if kind == "cuda" else "cpu",
         devices=1,
-        strategy=OneDevice(torch.device(kind, 0)),
+        strategy=SingleDevice(torch.device(kind, 0)),
         precision=spec.settings.precision,
         accumulate_grad_batches=spec.settings.accumulate,
         max_epochs=100,

@@ -32,8 +32,8 @@ from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
 from experiments.training.device import open_device
-from experiments.training.distributed.ranks import ADDRESS, free_port
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.distributed.ranks import LOCAL_ADDRESS, free_port
+from experiments.training.measure.schedule import build_schedule
 from experiments.training.measure.step_timer import StepTimer
 from experiments.training.models.litgpt import build_litgpt
 from experiments.training.models.optimizers import build_optimizer
@@ -83,7 +83,7 @@ def run_as_rank(spec: RowSpec, out: Path) -> None:
     settings = spec.settings
     model = build_litgpt(spec, torch.device(device.kind))
     texts = open_texts(spec, model.config.vocab_size)
-    schedule = schedule_of(spec, batches_per_epoch(spec, texts))
+    schedule = build_schedule(spec, batches_per_epoch(spec, texts))
     watch = Stopwatch(device.kind == "cuda")
     strategy = DDPStrategy() if settings.strategy == "ddp" else FSDPStrategy(sharding_strategy="FULL_SHARD")
     trainer = L.Trainer(
@@ -99,7 +99,7 @@ def run_as_rank(spec: RowSpec, out: Path) -> None:
         logger=False,
         enable_checkpointing=False,
     )
-    trainer.fit(PlainTuner(spec, model), build_text_loader(spec, texts, schedule.longest_at))
+    trainer.fit(PlainTuner(spec, model), build_text_loader(spec, texts, schedule.longest_batch_index))
     if trainer.is_global_zero:
         write_atomically(out / FIGURE_FILE, json.dumps(median(watch.timer.intervals_s()[LEFT_OUT - 1 : -LEFT_OUT])))
 
@@ -108,7 +108,7 @@ def plain_s(spec: RowSpec) -> float:
     """Return the seconds of a micro-step of the plain script."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / SPEC_FILE).write_text(spec.model_dump_json())
-        ranks = ["--nproc-per-node", str(spec.settings.devices), "--master-addr", ADDRESS]
+        ranks = ["--nproc-per-node", str(spec.settings.devices), "--master-addr", LOCAL_ADDRESS]
         torchrun = [sys.executable, "-m", "torch.distributed.run", *ranks, "--master-port", str(free_port())]
         command = [*torchrun, "--module", "tests.benchmarks.training.taught_speed", "--as-rank", folder]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)

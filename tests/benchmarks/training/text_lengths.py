@@ -27,7 +27,7 @@ def described(lengths: Sequence[int]) -> str:
 
 def batch_lengths(spec: RowSpec, texts: TextDataset) -> list[int]:
     """Return the batch_lengths length of each batch of an epoch, in tokens."""
-    loader = build_text_loader(spec, texts, longest_at=None)
+    loader = build_text_loader(spec, texts, longest_batch_index=None)
     return [max(texts.lengths[index] for index in batch) for batch in loader.batch_sampler]
 
 

@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from experiments.charts import Band, Bar, Limit, Line, Mark, Panel, Tile, bar_chart, line_chart, treemap
-from experiments.charts.chart import ticks
-from experiments.charts.lines import path
-from experiments.charts.treemap import Box, squarified
+from experiments.charts.chart import round_ticks
+from experiments.charts.lines import line_path
+from experiments.charts.treemap import Box, squarify
 
 EVIL = "</svg><script>alert(1)</script> & <b>"
 BARS = [
@@ -46,13 +46,13 @@ def test_a_limit_beyond_all_bars_is_in_the_chart():
     ],
 )
 def test_ticks_are_round_numbers_within_the_axis(highest, expected):
-    assert ticks(highest, 5) == pytest.approx(expected, abs=1e-12)
+    assert round_ticks(highest, 5) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_line_has_its_values_without_level_parts_and_missing_values():
-    assert path([0, 1, 2, 3, 4], [0, 0, 0, 10, 10], 4, 10) == "M0 1000l500 0l250 -1000l250 0"
-    assert path([0, 1, 2], [5, None, 10], 2, 10) == "M0 500M1000 0"
-    assert path([0], [5], 1, 10) == "M0 500"
+    assert line_path([0, 1, 2, 3, 4], [0, 0, 0, 10, 10], 4, 10) == "M0 1000l500 0l250 -1000l250 0"
+    assert line_path([0, 1, 2], [5, None, 10], 2, 10) == "M0 500M1000 0"
+    assert line_path([0], [5], 1, 10) == "M0 500"
 
 
 def test_every_chart_is_a_document_of_its_own_and_text_is_escaped():
@@ -73,7 +73,7 @@ def test_a_panel_without_a_value_above_zero_is_drawn(values):
 
 def test_areas_of_a_treemap_are_the_sizes_and_fill_it_without_overlap():
     sizes = [6, 6, 4, 3, 2, 2, 1]
-    boxes = squarified(sizes, Box(10, 20, 6, 4))
+    boxes = squarify(sizes, Box(10, 20, 6, 4))
     assert [box.width * box.height for box in boxes] == pytest.approx(sizes)
     assert max(max(box.width / box.height, box.height / box.width) for box in boxes) < 3
     corners = [(box.x, box.y, box.x + box.width, box.y + box.height) for box in boxes]

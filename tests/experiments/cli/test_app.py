@@ -19,8 +19,8 @@ from experiments.cli.reproduce import reproduce_command
 from experiments.cli.run import run
 from experiments.prediction.script.options import ScriptOptions
 from experiments.system import packages
-from experiments.system.files import CODE
-from experiments.system.options import options_of
+from experiments.system.files import CODE_FOLDER
+from experiments.system.options import fields_with_options
 from experiments.system.packages import EXTRAS
 from provision.choices import IMAGE, VGPU_IMAGE
 from tests.support.runners.fake_runner import SUITE, FakeRunner
@@ -57,7 +57,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
         "import sys; from experiments.cli.app import main; main(['--help']);"
         "print([name for name in ('torch', 'pydantic', 'plotly', 'IPython') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE_FOLDER, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
 
 
@@ -67,12 +67,12 @@ def test_nothing_but_the_trainer_loads_torch():
         "experiments.notebooks.row, experiments.runners.slurm.job, experiments.training.worker"
     )
     code = f"import sys, {rooms}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE_FOLDER, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
 def test_the_version_is_printed(testbed):
-    with (CODE / "pyproject.toml").open("rb") as file:
+    with (CODE_FOLDER / "pyproject.toml").open("rb") as file:
         version = tomllib.load(file)["project"]["version"]
     assert testbed("--version") == (0, f"testbed {version}\n", "")
 
@@ -100,7 +100,7 @@ def test_rows_and_predictions_need_the_packages_of_training(testbed, monkeypatch
 
 
 def test_extras_have_the_packages_that_are_asked_for():
-    with (CODE / "pyproject.toml").open("rb") as file:
+    with (CODE_FOLDER / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
     distributions = {"blazarclient": "python-blazarclient", "chi": "python-chi", "openstack": "openstacksdk"}
     distributions |= {"PIL": "pillow", "ansible_runner": "ansible-runner"}
@@ -139,7 +139,7 @@ def test_options_of_a_custom_training_need_a_model_even_with_their_default(testb
 def test_options_are_shared_by_commands_and_declared_once():
     """Predict without a script, and fit, have the same options; lease and reproduce have all of slots."""
     taken = {one.__name__: set(inspect.signature(one).parameters) for one in (predict, fit, slots, lease, run)}
-    of_a_script = {field.name for field, _ in options_of(ScriptOptions)}
+    of_a_script = {field.name for field, _ in fields_with_options(ScriptOptions)}
     assert taken["predict"] - of_a_script - {"words"} == taken["fit"] - of_a_script - {"rows", "batch_flag"}
-    of_a_lease = {field.name for field, _ in options_of(LeaseOptions)}
+    of_a_lease = {field.name for field, _ in fields_with_options(LeaseOptions)}
     assert of_a_lease <= taken["slots"] & taken["lease"] & set(inspect.signature(reproduce_command).parameters)

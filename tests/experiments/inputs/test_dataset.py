@@ -15,15 +15,15 @@ import pytest
 from experiments.errors import InputError
 from experiments.inputs import dataset as data_set
 from experiments.inputs import fetch_dataset
-from experiments.inputs.dataset import CAPTIONS, HUB, SYNTHETIC, folder_sha256
+from experiments.inputs.dataset import CAPTIONS_DATASET, HUB, SYNTHETIC, folder_sha256
 from experiments.runners.slurm.staging import as_archive
 
 RECORDS = '{"file_name": "1.jpg", "text": "soup"}\n'
 
 
-def prepare(source, sha256, cache, *watch, reads=(CAPTIONS,)):
+def prepare(source, sha256, cache, *watch, reads=(CAPTIONS_DATASET,)):
     """The data set for rows that read ``reads``."""
-    return data_set.prepare(source, sha256, cache, reads, *watch)
+    return data_set.prepare_dataset(source, sha256, cache, reads, *watch)
 
 
 def packed(kind: str, name: str = "set/metadata.jsonl", text: str = RECORDS) -> bytes:
@@ -95,9 +95,15 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
 @pytest.mark.parametrize(
     ("reads", "says"),
     [
-        ((CAPTIONS,), r"^--data hub: gourmetgram-captions is not published on the hub; allowed: synthetic, a folder"),
+        (
+            (CAPTIONS_DATASET,),
+            r"^--data hub: gourmetgram-captions is not published on the hub; allowed: synthetic, a folder",
+        ),
         (("constant",), r"^--data hub: these rows read synthetic texts only; allowed: synthetic$"),
-        (("imdb", CAPTIONS), r"^--data hub: these rows read gourmetgram-captions and imdb; choose rows .* by --row$"),
+        (
+            ("imdb", CAPTIONS_DATASET),
+            r"^--data hub: these rows read gourmetgram-captions and imdb; choose rows .* by --row$",
+        ),
     ],
 )
 def test_a_run_on_real_data_reads_one_set(tmp_path, reads, says):
@@ -270,12 +276,12 @@ def test_a_missing_server_is_a_user_error(tmp_path, server, monkeypatch):
 
 def remote(source, cache, sha256_=None, reads=("imdb",)):
     """Return the data set of a cluster with that cache, after its download."""
-    found = data_set.prepare_remote(source, sha256_, str(cache), reads)
+    found = data_set.prepare_remote_dataset(source, sha256_, str(cache), reads)
     if found.user_path:
         Path(found.artifact.name).parent.mkdir(parents=True, exist_ok=True)
         with as_archive(found.user_path) as archive:
             shutil.copy(archive, found.artifact.name)
-    fetch_dataset.fetch(found.artifact)
+    fetch_dataset.fetch_dataset(found.artifact)
     return found
 
 
@@ -301,9 +307,9 @@ def test_a_folder_has_the_same_checksum_here_and_on_a_cluster(tmp_path, monkeypa
 def test_a_checksum_mismatch_on_a_cluster_is_retried_once(tmp_path, monkeypatch, server):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
     good, server.content = server.content, b"damaged"
-    found = data_set.prepare_remote(server.url, sha256(good), str(tmp_path), [CAPTIONS])
+    found = data_set.prepare_remote_dataset(server.url, sha256(good), str(tmp_path), [CAPTIONS_DATASET])
     with pytest.raises(InputError, match="its SHA-256 is"):
-        fetch_dataset.fetch(found.artifact)
+        fetch_dataset.fetch_dataset(found.artifact)
     assert len(server.ranges) == 2
 
 
@@ -316,5 +322,5 @@ def test_a_checksum_mismatch_on_a_cluster_is_retried_once(tmp_path, monkeypatch,
 )
 def test_data_that_a_cluster_cannot_read_is_rejected_at_once(tmp_path, source, says):
     with pytest.raises(InputError, match=says):
-        data_set.prepare_remote(source, None, str(tmp_path), ["imdb"])
-    assert data_set.prepare_remote(HUB, None, "", ["imdb"]) == data_set.DataSet(HUB)
+        data_set.prepare_remote_dataset(source, None, str(tmp_path), ["imdb"])
+    assert data_set.prepare_remote_dataset(HUB, None, "", ["imdb"]) == data_set.DataSet(HUB)

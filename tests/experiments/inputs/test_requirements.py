@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.inputs.requirements import Artifact, artifacts_of
+from experiments.inputs.requirements import Artifact, required_artifacts
 from experiments.suites.models import models
 from tests.support.runners.rows import spec
 
@@ -12,7 +12,7 @@ DATA = Artifact(kind="data", name="https://data.test/set.tgz?key=secret", sha256
 
 def kinds(**changes):
     row = spec(**{"weights": "random", "data": "synthetic", **changes})
-    return [artifact.kind for artifact in artifacts_of(row, DATA)]
+    return [artifact.kind for artifact in required_artifacts(row, DATA)]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_row_needs_what_its_choices_read(changes, needed):
 
 def test_litgpt_needs_converted_weights_and_transformers_published_ones():
     row = {"weights": "pretrained", "data": "synthetic", "model": LLAMA, "dataset": "constant"}
-    found = [artifacts_of(spec(engine=engine, **row))[0] for engine in ("litgpt", "litgpt_trainer", "lightning")]
+    found = [required_artifacts(spec(engine=engine, **row))[0] for engine in ("litgpt", "litgpt_trainer", "lightning")]
     assert [artifact.litgpt for artifact in found] == [models()[LLAMA].litgpt] * 2 + [None]
     assert found[0].key == found[1].key != found[2].key
 

@@ -6,10 +6,10 @@ import pytest
 from experiments.cli.app import main
 from experiments.notebooks.refresh import refresh
 from experiments.suites.suite import suite_named
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
 RUN = "multi_gpu_litgpt-v100_32gb-full-verdict"
-NOTEBOOKS = CODE / "experiments" / "notebooks"
+NOTEBOOKS = CODE_FOLDER / "experiments" / "notebooks"
 
 
 def test_all_outputs_are_of_the_named_run_from_any_folder_without_pythonpath(tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ from shutil import which
 
 import pytest
 
-from experiments.prediction.phantom.library import compiled
-from experiments.prediction.predict import Problem, predict
+from experiments.prediction.phantom.library import compiled_library
+from experiments.prediction.predict import TraceError, predict
 from experiments.results.predictions import Prediction
 from experiments.system.files import cache_folder
 from tests.experiments.prediction.miniatures import ROWS
@@ -19,13 +19,13 @@ class Traced:
     """The output of predict for the tiny rows: results by row, reasons by row, rows in the order of completion."""
 
     predictions: dict[str, Prediction]
-    problems: dict[str, Problem] = field(default_factory=dict)
+    problems: dict[str, TraceError] = field(default_factory=dict)
     watched: list[tuple[str, bool]] = field(default_factory=list)
 
 
 def cache_with_library(folder: Path) -> Path:
     """A cache without predictions that has the compiled library."""
-    library = compiled(cache_folder(), Path(find_spec("torch").origin).parent)
+    library = compiled_library(cache_folder(), Path(find_spec("torch").origin).parent)
     (folder / library.name).symlink_to(library)
     return folder
 

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from experiments.cli.tables.verdicts import verdict_table
-from experiments.prediction.as_result import as_result, in_words, predicted_evaluation, warning
-from experiments.prediction.predict import traced_spec
+from experiments.prediction.as_result import convert_to_result, describe_outcome, mismatch_warning, predicted_evaluation
+from experiments.prediction.predict import suite_row_spec
 from experiments.prediction.tables import prediction_as_data
 from experiments.results.quantities import LOSSES, QUANTITIES, TIMES
 from experiments.suites.suite import suite_named
@@ -19,7 +19,7 @@ CARD = "a100_80gb"
 
 
 def spec(row: str):
-    return traced_spec(SUITE, SUITE.row(row), CARD)
+    return suite_row_spec(SUITE, SUITE.row(row), CARD)
 
 
 def evaluated(needs=stated):
@@ -73,7 +73,7 @@ def test_times_and_losses_are_not_evaluated_and_the_reason_says_so():
 
 
 def test_a_predicted_result_is_no_measured_one():
-    result = as_result(prediction(spec("reduced-batch")))
+    result = convert_to_result(prediction(spec("reduced-batch")))
     assert result.predicted
     assert result.device.name == "NVIDIA A100 80GB, predicted"
     assert not result.emulated
@@ -82,7 +82,7 @@ def test_a_predicted_result_is_no_measured_one():
 
 
 def test_the_reserve_is_that_under_the_cards_limit():
-    result = as_result(prediction(spec("reduced-batch"), 78.0, reserved_gib=85.0, limited_reserved_gib=78.5))
+    result = convert_to_result(prediction(spec("reduced-batch"), 78.0, reserved_gib=85.0, limited_reserved_gib=78.5))
     assert QUANTITIES["reserved_gib"](result) == 78.5
 
 
@@ -96,23 +96,23 @@ def test_the_reserve_is_that_under_the_cards_limit():
     ],
 )
 def test_words_name_the_verdict_and_what_it_rests_on(needed, words):
-    assert in_words(prediction(spec("xxl"), needed)) == words
+    assert describe_outcome(prediction(spec("xxl"), needed)) == words
 
 
 @pytest.mark.parametrize(
     ("needed", "expected", "warned"),
     [
-        (60.0, "oom", "stated: out of GPU memory; predicted: fits: "),
-        (90.0, "fits", "stated: fits; predicted: out of GPU memory: "),
-        (79.0, "fits", "stated: fits; predicted: borderline, more likely out of GPU memory: "),
-        (78.0, "oom", "stated: out of GPU memory; predicted: borderline, more likely fits: "),
+        (60.0, "oom", "the lab states: out of GPU memory; predicted: fits: "),
+        (90.0, "fits", "the lab states: fits; predicted: out of GPU memory: "),
+        (79.0, "fits", "the lab states: fits; predicted: borderline, more likely out of GPU memory: "),
+        (78.0, "oom", "the lab states: out of GPU memory; predicted: borderline, more likely fits: "),
         (60.0, "fits", ""),
         (90.0, "oom", ""),
         (60.0, None, ""),
     ],
 )
 def test_a_row_stated_otherwise_is_warned_of_and_no_other(needed, expected, warned):
-    line = warning(prediction(spec("xxl"), needed), expected)
+    line = mismatch_warning(prediction(spec("xxl"), needed), expected)
     assert line.startswith(f"xxl: {warned}") if warned else line == ""
 
 

@@ -90,7 +90,7 @@ def test_a_config_is_a_model_of_its_own_named_after_its_file_or_folder(tmp_path)
 
 
 def test_a_hub_id_is_the_config_that_the_hub_has(monkeypatch):
-    monkeypatch.setattr(custom_spec, "_from_hub", lambda name: json.dumps({**GPT2, "of": name}))
+    monkeypatch.setattr(custom_spec, "_download_config", lambda name: json.dumps({**GPT2, "of": name}))
     spec = CustomTraining("org/name", CARD).spec
     assert spec.row == "org/name"
     assert spec.model.architecture["of"] == "org/name"
@@ -110,7 +110,7 @@ def test_a_hub_id_is_the_config_that_the_hub_has(monkeypatch):
         ({"lora_r": 0}, "--lora-r 0: a whole number above 0 is needed"),
         ({"seq": 2049}, "--seq 2049: tiny-llama-1.1b has 2048 positions; allowed: 1 to 2048"),
         ({"lora_targets": "q"}, "--lora-targets q: needs --lora-r"),
-        ({"lora_r": 4, "lora_targets": " , "}, "names of linear layers are needed"),
+        ({"lora_r": 4, "lora_targets": " , "}, "allowed: names of linear layers"),
         ({"optim": "deepspeed_cpu"}, "--optim deepspeed_cpu: needs --strategy, one of deepspeed_stage_2_offload"),
         ({"optim": "sgd", "strategy": "deepspeed_stage_2_offload"}, "--optim sgd: allowed with --strategy"),
     ],
@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line_that_names_the_flag(flags, says):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ("{", "not JSON"),
+        ("{", "not a JSON file"),
         ("[1]", "not the config.json of a model: the key 'model_type' is missing"),
         ({"hidden_size": 1}, "not the config.json of a model: the key 'model_type' is missing"),
         ({"model_type": 3}, "not the config.json of a model: the key 'model_type' is missing"),
@@ -141,7 +141,7 @@ def test_a_file_that_is_no_config_is_refused_by_its_name(tmp_path, data, says):
 def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path):
     (tmp_path / "m.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "folder.json").mkdir()
-    for path, says in ((tmp_path / "m.json", "not JSON"), (tmp_path / "folder.json", "cannot be read")):
+    for path, says in ((tmp_path / "m.json", "not a JSON file"), (tmp_path / "folder.json", "cannot be read")):
         with pytest.raises(InputError, match=says):
             _ = CustomTraining(str(path), CARD).spec
 

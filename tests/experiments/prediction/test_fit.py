@@ -4,8 +4,8 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
-from experiments.prediction.fit import changed, changes, fit
-from experiments.prediction.predict import traced_spec
+from experiments.prediction.fit import change_settings, fit_row, single_changes
+from experiments.prediction.predict import suite_row_spec
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_named
 from tests.support.runners.fake_predictions import Predictor
@@ -38,23 +38,23 @@ def flat_then_steep(spec: RowSpec) -> float:
     [(linear, 18, 19), (flat_then_steep, 34, 35), (lambda spec: 100.0, 0, 0), (lambda spec: 78.0, 0, 4096)],
 )
 def test_the_largest_batch_fits_and_one_more_does_not(batch, needs, largest, likely):
-    found = fit(question(batch), Predictor(needs))
+    found = fit_row(question(batch), Predictor(needs))
     assert [one.spec.settings.batch_size if one else 0 for one in (found.largest, found.likely)] == [largest, likely]
     assert found.largest is None or found.largest.predicted_outcome == "fits"
 
 
 def test_few_rows_are_traced():
     predict = Predictor(linear)
-    fit(question(4), predict)
+    fit_row(question(4), predict)
     assert len(predict.asked) <= 6
 
 
 def test_a_row_that_fits_needs_no_change():
-    assert fit(question(4), Predictor(linear)).changes == ()
+    assert fit_row(question(4), Predictor(linear)).changes == ()
 
 
 def test_changes_come_cheapest_first_with_what_each_would_take():
-    found = fit(question(32), Predictor(linear))
+    found = fit_row(question(32), Predictor(linear))
     assert [one.change for one in found.changes] == [
         "batch 16, accumulated 2 times",
         "precision bf16-mixed",
@@ -75,7 +75,7 @@ def test_changes_come_cheapest_first_with_what_each_would_take():
 
 
 def test_the_smaller_batch_takes_as_many_samples_to_a_step():
-    found = fit(question(64, accumulate=3), Predictor(linear))
+    found = fit_row(question(64, accumulate=3), Predictor(linear))
     halved = found.changes[0].prediction.spec.settings
     assert (halved.batch_size, halved.accumulate) == (16, 12)
     assert halved.global_batch_size == question(64, accumulate=3).settings.global_batch_size
@@ -88,7 +88,7 @@ def test_a_change_that_cannot_be_is_listed_with_the_reason():
                 raise InputError("no FSDP here")
             return super().__call__(specs)
 
-    found = fit(question(32), Refusing(linear))
+    found = fit_row(question(32), Refusing(linear))
     assert {one.change: one.reason for one in found.changes if one.prediction is None} == {
         f"FSDP over {gpus} GPUs": "no FSDP here" for gpus in (2, 4, 8)
     }
@@ -96,16 +96,16 @@ def test_a_change_that_cannot_be_is_listed_with_the_reason():
 
 
 def test_what_a_row_does_already_is_no_change():
-    row = traced_spec(SUITE, SUITE.row("xxl-cpu-offload"), "a100_80gb")
-    assert [change.name for change in changes(row)] == ["activation checkpointing", "LoRA, rank 16"]
+    row = suite_row_spec(SUITE, SUITE.row("xxl-cpu-offload"), "a100_80gb")
+    assert [change.name for change in single_changes(row)] == ["activation checkpointing", "LoRA, rank 16"]
     four = question(devices=4, strategy="fsdp", precision="bf16-true", optim="sgd", activation_checkpointing=True)
-    assert [change.name for change in changes(four)] == ["LoRA, rank 16", "FSDP over 8 GPUs"]
+    assert [change.name for change in single_changes(four)] == ["LoRA, rank 16", "FSDP over 8 GPUs"]
 
 
 @pytest.mark.parametrize("batch", [1, 13, 64, 400])
 def test_a_recipes_row_keeps_its_other_settings_and_whole_optimizer_steps(batch):
-    row = traced_spec(SUITE, SUITE.row("grad-accumulation"), "a100_80gb")
-    other = changed(row, batch_size=batch).settings
+    row = suite_row_spec(SUITE, SUITE.row("grad-accumulation"), "a100_80gb")
+    other = change_settings(row, batch_size=batch).settings
     assert (other.batch_size, other.global_batch_size) == (batch, 4 * batch)
     assert other.train_samples % (4 * batch) == 0
     assert other.train_samples >= 8 * batch
@@ -123,7 +123,7 @@ def needs_two(spec: RowSpec) -> float:
 
 def test_pairs_are_offered_if_no_single_change_fits_those_with_the_cheapest_dearer_change():
     predict = Predictor(needs_two)
-    found = fit(question(3), predict)
+    found = fit_row(question(3), predict)
     assert not any(one.prediction.predicted_outcome == "fits" for one in found.changes)
     assert [one.change for one in found.pairs] == ["precision bf16-true; SGD", "activation checkpointing; SGD"]
     assert found.pairs[0].cost == "weights in 16 bit; no moments: the training converges differently"
@@ -133,5 +133,5 @@ def test_pairs_are_offered_if_no_single_change_fits_those_with_the_cheapest_dear
 
 
 def test_pairs_are_not_tried_where_one_change_is_enough_and_are_none_where_nothing_helps():
-    assert fit(question(32), Predictor(linear)).pairs == ()
-    assert fit(question(3), Predictor(lambda spec: 100.0)).pairs == ()
+    assert fit_row(question(32), Predictor(linear)).pairs == ()
+    assert fit_row(question(3), Predictor(lambda spec: 100.0)).pairs == ()

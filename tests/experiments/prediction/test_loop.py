@@ -9,8 +9,8 @@ from experiments.cli.app import main
 from experiments.errors import InputError
 from experiments.prediction import loop_fit
 from experiments.prediction.custom import CustomTraining
-from experiments.prediction.fit import LORA_R
-from experiments.prediction.loop_fit import attempts, fit_program
+from experiments.prediction.fit import DEFAULT_LORA_RANK
+from experiments.prediction.loop_fit import fit_program, try_changes
 from experiments.prediction.script import trace
 from experiments.prediction.script.record import CardAnswer
 
@@ -75,12 +75,12 @@ def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_if_it_d
     training = CustomTraining(model="tiny-llama-1.1b", card="a100_80gb", batch=12, loop=loop)
     found = fit_program(training, lambda _: None)
     assert (found.largest, found.likely) == (7, 7)
-    tried = {one.change: one for one in attempts(training, found, lambda _: None)}
-    assert tried["precision bf16-true"].found.card.outcome == "fits"
-    assert tried["precision bf16-mixed"].found.card.outcome == "oom"
-    assert "the script itself failed" in tried[f"LoRA, rank {LORA_R}"].reason
+    tried = {one.change: one for one in try_changes(training, found, lambda _: None)}
+    assert tried["precision bf16-true"].batch_prediction.card.outcome == "fits"
+    assert tried["precision bf16-mixed"].batch_prediction.card.outcome == "oom"
+    assert "the script itself failed" in tried[f"LoRA, rank {DEFAULT_LORA_RANK}"].reason
     assert ("FSDP over 2 GPUs" in tried) == (loop == "trainer")
-    assert attempts(CustomTraining(model=training.model, card=training.card, batch=7), found, lambda _: None) == []
+    assert try_changes(CustomTraining(model=training.model, card=training.card, batch=7), found, lambda _: None) == []
 
 
 def test_fit_of_a_model_prints_the_batches_and_the_changes_of_its_loop(traced, capsys):

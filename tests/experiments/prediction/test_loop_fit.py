@@ -26,7 +26,7 @@ def tried(monkeypatch):
 
         monkeypatch.setattr(loop_fit, "trace_script", trace)
         say = [].append
-        return loop_fit.attempts(TRAINING, loop_fit.fit_program(TRAINING, say), say)
+        return loop_fit.try_changes(TRAINING, loop_fit.fit_program(TRAINING, say), say)
 
     return run
 

@@ -40,7 +40,7 @@ class Tracer:
 @pytest.fixture
 def tracer(monkeypatch):
     stand_in = Tracer()
-    monkeypatch.setattr(predicting, "_traced", stand_in)
+    monkeypatch.setattr(predicting, "_trace_rows", stand_in)
     return stand_in
 
 
@@ -68,9 +68,9 @@ def test_another_batch_is_another_prediction(tracer, tmp_path):
 @pytest.mark.parametrize(
     ("part", "value"),
     [
-        ("_own_code", lambda: "another tracer"),
+        ("_prediction_code_sha256", lambda: "another tracer"),
         ("code_sha256", lambda: "another worker"),
-        ("_libraries", lambda: ("torch 99",)),
+        ("_library_versions", lambda: ("torch 99",)),
         ("card_named", lambda name: card_named(name).model_copy(update={"memory_gib": 1.0})),
     ],
 )
@@ -184,7 +184,7 @@ def test_cards_with_the_same_kernels_are_answered_by_one_trace(monkeypatch, tmp_
             Path(job["out"]).write_text(json.dumps([one.model_dump(mode="json") for one in found]))
         yield SimpleNamespace(stdout=[f"{number}\n" for number in range(len(given))], wait=lambda: 0)
 
-    monkeypatch.setattr(predicting, "_tracer", fake_tracer)
+    monkeypatch.setattr(predicting, "_run_tracer", fake_tracer)
     asked = [A.model_copy(update={"card": name}) for name in ("h100_94gb", "a40_48gb", "a100_80gb", "h200_141gb")]
     assert [one.spec.card for one in predict(asked, tmp_path)] == [one.card for one in asked]
     assert [job["cards"] for job in jobs] == [["a100_80gb", "a40_48gb"], ["h100_94gb", "h200_141gb"]]

@@ -107,7 +107,7 @@ def test_several_cards_and_batches_are_answered_in_one_call(testbed):
     out = testbed(*asked, needs=needs_two_for_each)[1]
     assert "batch 1: smallest card that fits: v100_32gb" in out
     assert "batch 16: smallest card that fits: a100_80gb" in out
-    assert "batch 64: it fits none of these cards" in out
+    assert "batch 64: fits none of these cards" in out
 
 
 def test_all_cards_are_every_card_of_the_catalog_that_pytorch_runs_on(testbed):
@@ -218,8 +218,7 @@ def test_parameters_that_alone_are_too_much_for_the_card_are_a_mistake_in_a_ques
     code, out, err = testbed("predict", *LLAMA, "--json", needs=lambda spec: 170.0, params_gib=40.0)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == (
-        "testbed: --card v100_32gb: the parameters of tiny-llama-1.1b alone take 40.00 GiB,"
-        " the card has 31.19 GiB usable"
+        "testbed: --card v100_32gb: the parameters of tiny-llama-1.1b take 40.00 GiB, the card has 31.19 GiB usable"
     )
 
 
@@ -270,9 +269,9 @@ def test_fit_needs_one_row(testbed, arguments):
 
 
 def test_progress_counts_what_is_traced_and_is_silent_on_what_was_kept():
-    specs = service.rows_asked(SUITE, CARD)[:3]
+    specs = service.select_rows(SUITE, CARD)[:3]
     said = []
-    progress = service.Progress(3, said.append)
+    progress = service.TraceProgress(3, said.append)
     one, two, three = Predictor(stated)(specs)
     progress(specs[0], one, True)
     progress(specs[1], two, False)
@@ -303,9 +302,9 @@ class TestBeforeARun:
     def test_a_row_that_is_predicted_otherwise_is_warned_of(self, machine, monkeypatch, tmp_path):
         monkeypatch.setattr(service, "predict", Predictor(lambda spec: 78.0))
         _, lines = self.run(tmp_path)
-        warned = [line for line in lines if "stated:" in line]
+        warned = [line for line in lines if "the lab states:" in line]
         assert warned == [
-            "baseline: stated: out of GPU memory; predicted: borderline, more likely fits:"
+            "baseline: the lab states: out of GPU memory; predicted: borderline, more likely fits:"
             " needs 78.00 GiB of 78.60 GiB usable"
         ]
 

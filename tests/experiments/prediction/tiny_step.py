@@ -76,7 +76,7 @@ def traced(cache: Path) -> dict[str, int]:
     )
     replace_cuda(phantom, card_named("h200_141gb"))
     train(build("cuda"), "cuda", tag)
-    alive = phantom.alive(phantom.replay(2**62).highest_at, len(CATEGORIES))
+    alive = phantom.bytes_by_category(phantom.replay(2**62).peak_event, len(CATEGORIES))
     return dict(zip(CATEGORIES, alive, strict=True))
 
 

@@ -12,7 +12,7 @@ from experiments.cli.app import main
 from experiments.errors import InputError
 from experiments.runners import local_notebook_server, notebook_server
 from experiments.runners.local_notebook_server import served_here
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
 FAKE_JUPYTERLAB = """
 import json, os, sys
@@ -61,7 +61,7 @@ def test_it_listens_on_the_loopback_interface_with_the_token_of_the_address(jupy
         assert address == f"http://localhost:{made['options']['port']}/lab/tree/lab.ipynb?token={made['token']}"
         assert len(made["token"]) == 48
         assert made["token"] not in str(made["options"])
-        assert made["paths"].startswith(str(CODE))
+        assert made["paths"].startswith(str(CODE_FOLDER))
         assert urlopen(address).status == 200
     assert jupyter.returncode is not None
 
@@ -74,7 +74,7 @@ def test_the_command_opens_a_copy_and_keeps_one_that_was_edited(jupyterlab, tmp_
     assert main(command) == 0
     assert re.search(r"http://localhost:\d+/lab/tree/sizing\.ipynb\?token=[0-9a-f]{48}\n", capsys.readouterr().out)
     copy = Path("notebooks/sizing.ipynb")
-    assert copy.read_bytes() == (CODE / "experiments/notebooks/sizing.ipynb").read_bytes()
+    assert copy.read_bytes() == (CODE_FOLDER / "experiments/notebooks/sizing.ipynb").read_bytes()
     copy.write_text("edited")
     assert main(command) == 0
     assert copy.read_text() == "edited"

@@ -57,7 +57,7 @@ def test_beside_a_miniature_stands_what_is_predicted_at_full_size():
     view.predicts("", {"b": "out of GPU memory, as stated"})
     view.ends(row, in_memory.result("b", memory={"peak_gib": 0.005629}))
     assert console.file.getvalue().strip() == (
-        f"b: ran (miniature), peak 5.764 MiB; at full size on {row.card}: out of GPU memory, as stated"
+        f"b: ran (miniature), peak 5.764 MiB; at full size on {row.card}: out of GPU memory, as the lab states"
     )
 
 

@@ -8,7 +8,14 @@ import threading
 
 import pytest
 
-from experiments.system.logs import killed_by, message_of, place_in, place_of, tail, telling_line
+from experiments.system.logs import (
+    describe_signal,
+    error_line,
+    error_message,
+    last_lines,
+    location_in_log,
+    location_of_error,
+)
 
 OURS = "/code/experiments/training/engines/own.py"
 COMPILER = """[1/3] c++ -MMD -MF cpu_adam.o.d -c cpu_adam.cpp -o cpu_adam.o
@@ -43,18 +50,20 @@ def own(source):
 def test_the_place_of_an_error_is_our_own_code_and_the_library_that_it_called():
     with pytest.raises(ValueError, match="Expecting") as caught:
         own("import json\ndef called(text):\n    json.loads(text)\n")("{")
-    assert place_of(caught.value).startswith("experiments/training/engines/own.py:3 in called, which called json/")
+    assert location_of_error(caught.value).startswith(
+        "experiments/training/engines/own.py:3 in called, which called json/"
+    )
     with pytest.raises(ZeroDivisionError) as caught:
         own("def called():\n    1 / 0\n")()
-    assert place_of(caught.value) == "experiments/training/engines/own.py:2 in called"
+    assert location_of_error(caught.value) == "experiments/training/engines/own.py:2 in called"
 
 
 def test_the_place_of_a_hang_is_that_of_the_thread_with_our_own_code():
-    assert place_in(DUMP) == (
+    assert location_in_log(DUMP) == (
         "experiments/training/engines/strategies.py:88 in optimizer, "
         "which called torch/utils/cpp_extension.py:2506 in _run_ninja_build"
     )
-    assert place_in("no stack") == ""
+    assert location_in_log("no stack") == ""
 
 
 def test_a_real_dump_of_stacks_is_read(tmp_path):
@@ -67,35 +76,41 @@ def test_a_real_dump_of_stacks_is_read(tmp_path):
         faulthandler.dump_traceback(file, all_threads=True)
         over.set()
         file.seek(0)
-        assert "experiments/training/engines/own.py:3 in called, which called threading.py:" in place_in(file.read())
+        assert "experiments/training/engines/own.py:3 in called, which called threading.py:" in location_in_log(
+            file.read()
+        )
     thread.join()
 
 
 def test_the_telling_line_is_neither_a_frame_nor_what_follows_the_error():
-    assert telling_line(DUMP, "nothing") == "Loading"
-    told = telling_line(COMPILER.replace("ninja: build stopped: subcommand failed.\n", ""), "")
+    assert error_line(DUMP, "nothing") == "Loading"
+    told = error_line(COMPILER.replace("ninja: build stopped: subcommand failed.\n", ""), "")
     assert told.startswith("c++: fatal error: Killed signal terminated program cc1plus (the compiler was killed")
-    assert telling_line("", "nothing") == "nothing"
+    assert error_line("", "nothing") == "nothing"
 
 
 def test_a_traceback_tells_by_its_last_line():
     ran = subprocess.run([sys.executable, "-c", "import json; json.loads('{')"], capture_output=True, text=True)
-    assert telling_line(ran.stderr + "bye\n", "").startswith("json.decoder.JSONDecodeError: Expecting property name")
+    assert error_line(ran.stderr + "bye\n", "").startswith("json.decoder.JSONDecodeError: Expecting property name")
 
 
 def test_a_message_of_many_lines_has_the_line_of_the_compiler():
-    message = message_of(RuntimeError(f"Error building extension 'cpu_adam': {COMPILER}"))
+    message = error_message(RuntimeError(f"Error building extension 'cpu_adam': {COMPILER}"))
     assert message.startswith("Error building extension 'cpu_adam': ")
     assert "c++: fatal error: Killed signal terminated program cc1plus" in message
     assert "\n" not in message
-    assert message_of(ValueError()) == "ValueError"
+    assert error_message(ValueError()) == "ValueError"
 
 
 def test_a_signal_is_named_with_its_usual_meaning():
-    assert killed_by(signal.SIGKILL) == "killed by SIGKILL, usually because the host ran out of memory, or by somebody"
-    assert killed_by(signal.SIGUSR2) == "killed by SIGUSR2"
-    assert killed_by(99) == "killed by signal 99"
+    assert (
+        describe_signal(signal.SIGKILL) == "killed by SIGKILL, usually because the host ran out of memory, or by a user"
+    )
+    assert describe_signal(signal.SIGUSR2) == "killed by SIGUSR2"
+    assert describe_signal(99) == "killed by signal 99"
 
 
 def test_ten_lines_of_a_log_are_kept():
-    assert tail("\n".join(f"line {number}\n" for number in range(30))) == tuple(f"line {n}" for n in range(20, 30))
+    assert last_lines("\n".join(f"line {number}\n" for number in range(30))) == tuple(
+        f"line {n}" for n in range(20, 30)
+    )

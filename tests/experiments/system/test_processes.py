@@ -8,7 +8,7 @@ import time
 import pytest
 
 from experiments.system import processes
-from experiments.system.processes import kill_tagged, tagged_processes
+from experiments.system.processes import find_tagged, kill_tagged
 
 SPAWN = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); input()"
 
@@ -20,7 +20,7 @@ def two():
     other = subprocess.Popen(["sleep", "600"])
     own = subprocess.Popen([sys.executable, "-c", SPAWN], env=os.environ | {"TESTBED_TEST": tag}, stdin=subprocess.PIPE)
     until = time.monotonic() + 20
-    while len(tagged_processes("TESTBED_TEST", tag)) < 2 and time.monotonic() < until:
+    while len(find_tagged("TESTBED_TEST", tag)) < 2 and time.monotonic() < until:
         time.sleep(0.02)
     yield tag
     kill_tagged("TESTBED_TEST", tag, 5)
@@ -31,15 +31,15 @@ def two():
 
 
 def test_tagged_processes_are_found_and_killed_together(two):
-    assert len(tagged_processes("TESTBED_TEST", two)) == 2
-    assert len(tagged_processes("TESTBED_TEST")) >= 2
-    assert tagged_processes("TESTBED_TEST", "another") == []
+    assert len(find_tagged("TESTBED_TEST", two)) == 2
+    assert len(find_tagged("TESTBED_TEST")) >= 2
+    assert find_tagged("TESTBED_TEST", "another") == []
     assert kill_tagged("TESTBED_TEST", two, 20) == []
-    assert tagged_processes("TESTBED_TEST", two) == []
+    assert find_tagged("TESTBED_TEST", two) == []
 
 
 def test_processes_that_survive_are_named(two, monkeypatch):
     monkeypatch.setattr(processes.psutil.Process, "kill", lambda process: None)
     left = kill_tagged("TESTBED_TEST", two, 0.1)
     monkeypatch.undo()
-    assert sorted(left) == sorted(process.pid for process in tagged_processes("TESTBED_TEST", two))
+    assert sorted(left) == sorted(process.pid for process in find_tagged("TESTBED_TEST", two))

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from experiments.system import warm_start
-from experiments.system.environment import ROOM_BYTES
-from experiments.system.processes import kill_tagged, tagged_processes
+from experiments.system.environment import PADDING_BYTES
+from experiments.system.processes import find_tagged, kill_tagged
 from tests.support.processes.waiting import wait_for
 from tests.support.processes.warm_processes import CHILD, warm_process
 
@@ -32,9 +32,9 @@ def started(warm, tmp_path, monkeypatch):
     def start(*action, environment=None, cold=False):
         variables = {**(environment or warm[1]), "ONLY_HERE": "yes"}
         if cold:
-            del variables[warm_start.WARM_VARIABLE]
+            del variables[warm_start.WARM_SOCKET_VARIABLE]
         with (tmp_path / "output.txt").open("wb") as output:
-            return warm_start.start([CHILD, "child.json", *action], variables, output.fileno())
+            return warm_start.start_process([CHILD, "child.json", *action], variables, output.fileno())
 
     return start
 
@@ -53,7 +53,7 @@ def test_a_warm_process_is_what_a_cold_one_is(warm, started, tmp_path):
     cold = found(tmp_path)
     (tmp_path / "child.json").unlink()
     process = started()
-    assert isinstance(process, warm_start.WarmStarted)
+    assert isinstance(process, warm_start.WarmStartedProcess)
     assert process.wait() == 0
     child = found(tmp_path)
     own = ("pid", "shown", "environment")
@@ -84,7 +84,7 @@ def test_a_hanging_process_is_found_by_its_tag_and_killed(started, tmp_path):
     process = started("hang")
     pid = found(tmp_path)["pid"]
     assert process.poll() is None
-    assert [one.pid for one in tagged_processes(TAG, str(tmp_path))] == [pid]
+    assert [one.pid for one in find_tagged(TAG, str(tmp_path))] == [pid]
     assert kill_tagged(TAG, str(tmp_path), 10) == []
     assert process.wait() == -signal.SIGKILL
 
@@ -113,7 +113,7 @@ def test_processes_end_with_the_warm_process_and_the_next_start_cold(warm, start
 
 
 def test_an_environment_without_room_is_started_cold(warm, started):
-    process = started("7", environment=warm[1] | {"LARGE": "x" * (ROOM_BYTES + 20_000)})
+    process = started("7", environment=warm[1] | {"LARGE": "x" * (PADDING_BYTES + 20_000)})
     assert isinstance(process, subprocess.Popen)
     assert process.wait() == 7
 
@@ -129,7 +129,7 @@ def test_many_processes_leave_nothing_in_the_warm_process(warm, started):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("cold", [False, True])
 def test_the_command_passes_signals_on_and_ends_alike(warm, tmp_path, number, cold):
-    environment = {key: warm[1][key] for key in warm[1] if not cold or key != warm_start.WARM_VARIABLE}
+    environment = {key: warm[1][key] for key in warm[1] if not cold or key != warm_start.WARM_SOCKET_VARIABLE}
     command = [sys.executable, "-m", warm_start.MODULE, CHILD, "child.json", "hang"]
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
     pid = found(tmp_path)["pid"]

@@ -7,7 +7,7 @@ import torch
 from experiments.errors import InputError
 from experiments.suites.cards import card_named
 from experiments.training import device
-from experiments.training.device import cap_gib, open_device
+from experiments.training.device import memory_cap_gib, open_device
 from provision.hardware import amd, gpus
 from provision.hardware.local import processor_name
 from tests.support.results.in_memory import CARD
@@ -19,17 +19,17 @@ A100 = card_named(CARD)
 
 @pytest.mark.parametrize("share", [0.985, 1.0, 1.015])
 def test_the_card_itself_needs_no_cap(share):
-    assert cap_gib(A100, A100.memory_gib * share) is None
+    assert memory_cap_gib(A100, A100.memory_gib * share) is None
 
 
 @pytest.mark.parametrize("total_gib", [A100.memory_gib * 1.03, 139.8])
 def test_a_larger_device_is_capped_to_the_usable_memory_of_the_card(total_gib):
-    assert cap_gib(A100, total_gib) == A100.usable_gib == A100.memory_gib - A100.context_gib
+    assert memory_cap_gib(A100, total_gib) == A100.usable_gib == A100.memory_gib - A100.context_gib
 
 
 def test_a_smaller_device_is_rejected():
     with pytest.raises(InputError, match=r"^the device has 39\.5 GiB, NVIDIA A100 80GB needs 79\.2$"):
-        cap_gib(A100, 39.49)
+        memory_cap_gib(A100, 39.49)
 
 
 @pytest.mark.parametrize(("size", "total_gib", "cap"), [("full", 139.8, 78.6), ("full", 79.2, None), ("tiny", 8, None)])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from experiments.results.schema import Failure, Memory
-from experiments.training.failures import first_line, outcome_of, outcome_of_text, reason_of, requested_gib
+from experiments.training.failures import classify_error, classify_text, describe_outcome, first_line, requested_gib
 
 GPU = (
     "CUDA out of memory. Tried to allocate 194.00 MiB. GPU 0 has a total capacity of 79.15 GiB",
@@ -33,9 +33,9 @@ MESSAGES = [
 
 @pytest.mark.parametrize(("text", "outcome"), MESSAGES)
 def test_out_of_memory_is_recognized_by_its_message(text, outcome):
-    assert outcome_of_text(f"Traceback\n{text}\n") == outcome
-    assert outcome_of(RuntimeError(text)) == outcome
-    assert outcome_of(OSError(text)) == outcome
+    assert classify_text(f"Traceback\n{text}\n") == outcome
+    assert classify_error(RuntimeError(text)) == outcome
+    assert classify_error(OSError(text)) == outcome
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_out_of_memory_is_recognized_by_its_message(text, outcome):
     ],
 )
 def test_out_of_memory_is_recognized_by_its_error_type(error, outcome):
-    assert outcome_of(error) == outcome
+    assert classify_error(error) == outcome
 
 
 def test_the_cause_of_an_error_decides():
     error = RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly")
-    assert outcome_of(error) == "error"
+    assert classify_error(error) == "error"
     error.__cause__ = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
-    assert outcome_of(error) == "host_oom"
+    assert classify_error(error) == "host_oom"
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,4 @@ def failure(phase="backward", step=1, requested=None):
     ],
 )
 def test_the_reason_is_one_line(outcome, failed, memory, reason):
-    assert reason_of(outcome, failed, memory) == reason
+    assert describe_outcome(outcome, failed, memory) == reason

@@ -95,7 +95,7 @@ def test_a_killed_trainer_is_an_error_that_names_the_signal(fake, tmp_path):
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
     assert result.reason == (
         "signal 9 last seen in the backward of step 3: "
-        "killed by SIGKILL, usually because the host ran out of memory, or by somebody"
+        "killed by SIGKILL, usually because the host ran out of memory, or by a user"
     )
     assert result.failure.log[0].startswith("arguments: -u -m experiments.training.rank ")
     assert not (tmp_path / "progress.json").exists()
@@ -103,7 +103,7 @@ def test_a_killed_trainer_is_an_error_that_names_the_signal(fake, tmp_path):
 
 def test_a_trainer_killed_by_the_oom_killer_is_host_oom(fake, tmp_path):
     kills = iter([4, 5])
-    fake.setattr(worker, "_oom_kills", lambda: next(kills))
+    fake.setattr(worker, "_count_oom_kills", lambda: next(kills))
     result = ran(fake, tmp_path, "killed")
     assert (result.outcome, result.failure.kind) == ("host_oom", "signal 9")
     assert result.reason == "out of host memory last seen in the backward of step 3 (peak so far 1.5 GiB)"
@@ -160,7 +160,7 @@ def test_the_time_limit_begins_when_the_trainer_has_started(fake, tmp_path):
 
 
 def test_times_of_the_stages_add_up():
-    times = worker.times_of(Moments(started_at=103.0, began_at=104.5, ended_at=110.0), began=100.0, elapsed_s=12.0)
+    times = worker.stage_times(Moments(started_at=103.0, began_at=104.5, ended_at=110.0), began=100.0, elapsed_s=12.0)
     assert times == Times(start_s=3.0, build_s=1.5, train_s=5.5, end_s=2.0)
 
 
@@ -176,7 +176,7 @@ def test_processes_that_survive_are_named(fake, tmp_path):
 
 
 def test_the_kernel_counts_oom_kills():
-    assert worker._oom_kills() >= 0
+    assert worker._count_oom_kills() >= 0
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_an_invalid_specification_is_rejected_in_one_line(monkeypatch, tmp_path,
         path.write_text(text)
     assert run_main(monkeypatch, "--spec", path, "--out", tmp_path / "row") == 2
     output = capsys.readouterr()
-    assert output.err.startswith(f"{path}: not the specification of a row (")
+    assert output.err.startswith(f"{path}: not a valid row specification (")
     assert output.err.count("\n") == 1
     assert not (tmp_path / "row").exists()
 

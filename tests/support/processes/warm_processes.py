@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.runners.local.warm import WITHOUT_THREADS
-from experiments.system.environment import with_room
-from experiments.system.files import CODE
-from experiments.system.warm_start import WARM_VARIABLE, is_ready
+from experiments.system.environment import pad_environment
+from experiments.system.files import CODE_FOLDER
+from experiments.system.warm_start import WARM_SOCKET_VARIABLE, is_ready
 from tests.support.processes.waiting import wait_for
 
 CHILD = "tests.support.processes.warm_child"
@@ -19,10 +19,17 @@ CHILD = "tests.support.processes.warm_child"
 @contextmanager
 def warm_process(folder: Path, *modules: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
     """Yield a warm process and the environment of processes that start from it; what it prints goes to warm.txt."""
-    environment = {**os.environ, WARM_VARIABLE: str(folder / "socket"), "PYTHONPATH": str(CODE)}
-    command = [sys.executable, "-u", "-m", "experiments.system.warm_process", environment[WARM_VARIABLE], *modules]
+    environment = {**os.environ, WARM_SOCKET_VARIABLE: str(folder / "socket"), "PYTHONPATH": str(CODE_FOLDER)}
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "experiments.system.warm_process",
+        environment[WARM_SOCKET_VARIABLE],
+        *modules,
+    ]
     with (folder / "warm.txt").open("wb") as log:
-        process = subprocess.Popen(command, env=with_room(environment | WITHOUT_THREADS), stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=pad_environment(environment | WITHOUT_THREADS), stdout=log, stderr=log)
     try:
         wait_for(lambda: is_ready(environment) or process.poll() is not None)
         yield process, environment

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from experiments.prediction.predict import traced_spec
+from experiments.prediction.predict import suite_row_spec
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Device, Failure, Measured, Memory, Result, Snapshot, Speed, read_result
 from experiments.suites.suite import suite_named
@@ -315,7 +315,7 @@ def with_predictions(folder: RunFolder, off: float = 1.01) -> RunFolder:
     """Write a prediction for each row of the run: ``off`` times the peak in MEASURED, or 60 GiB."""
     run = folder.read_run()
     suite = suite_named(run.suite)
-    specs = [traced_spec(suite, suite.row(row), run.card) for row in run.rows]
+    specs = [suite_row_spec(suite, suite.row(row), run.card) for row in run.rows]
     predict = Predictor(lambda spec: _highest(spec.row) * off)
     folder.write_predictions(predict(specs))
     return folder

@@ -42,7 +42,7 @@ def main() -> int:
 
 def behave(how: str, spec: RowSpec, out: Path) -> None:
     """Write a result or fail, depending on ``how``."""
-    print(f"{spec.row} behaves: {how}, started {'cold' if signals.forked_by is None else 'warm'}", flush=True)
+    print(f"{spec.row} behaves: {how}, started {'cold' if signals.warm_process_pid is None else 'warm'}", flush=True)
     if how == "die":
         os.kill(os.getpid(), 9)
     if how == "silent":
@@ -52,7 +52,7 @@ def behave(how: str, spec: RowSpec, out: Path) -> None:
         return
     if how == "child":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-    if how == "hang" or (how == "warm-hang" and signals.forked_by):
+    if how == "hang" or (how == "warm-hang" and signals.warm_process_pid):
         progress = Progress(phase="backward", step=3, micro_steps=7, planned_micro_steps=9, memory=Memory(peak_gib=1.5))
         write(out / PROGRESS_FILE, progress.model_dump_json())
         time.sleep(600)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from experiments.errors import InputError
 from experiments.training import rank
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 
 BATCH = {"input_ids": torch.ones(2, 7, dtype=torch.int64)}
 
@@ -54,8 +54,8 @@ def train(spec, probe, out):
     rank_number = dist.get_rank()
     model = torch.nn.Linear(64, 64 * (rank_number + 1))
     optimizer = torch.optim.AdamW(model.parameters())
-    probe.watch(model, lambda: [optimizer])
-    probe.start(schedule_of(spec, (spec.settings.train_samples or 0) // 4))
+    probe.set_model(model, lambda: [optimizer])
+    probe.start(build_schedule(spec, (spec.settings.train_samples or 0) // 4))
     probe._timer.intervals_s = fake_timer(probe, scatter=os.environ.get("SCATTER") == str(rank_number))
     ended = False
     while not ended:

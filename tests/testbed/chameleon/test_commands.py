@@ -10,7 +10,7 @@ import pytest
 
 from experiments.cli import app
 from experiments.cli import lease as machines_cli
-from experiments.system.signals import STOPPING
+from experiments.system.signals import STOP_SIGNALS
 from provision.leasing import boot
 from provision.sites.base import connect_to
 from tests.testbed.chameleon.conftest import REGIONS, FakeClock, left_at
@@ -100,7 +100,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
                 os.kill(os.getpid(), signal.SIGTERM)
             super().sleep(seconds)
 
-    before = {number: signal.getsignal(number) for number in STOPPING}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     monkeypatch.setattr("provision.clock.Clock", Impatient)
     box.behave(P3_GPU_001={"seconds": 3})
     code, _, err = testbed("lease", *lease_flags, "--run", "true")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from experiments.system.processes import kill_tagged, tagged_processes
+from experiments.system.processes import find_tagged, kill_tagged
 from experiments.system.signals import die_with_parent
 from provision.ssh.login import Login
 from tests.support.services.sshd import Sshd
@@ -151,7 +151,7 @@ class Cluster:
         """Kill the daemon and its jobs, as if the power were cut."""
         self._started[node].kill()
         self._started[node].wait()
-        above = {one for task in tagged_processes("SLURMD_NODENAME", node) for one in task.parents()}
+        above = {one for task in find_tagged("SLURMD_NODENAME", node) for one in task.parents()}
         for process in above:
             if process.name() == "slurmstepd":
                 process.kill()

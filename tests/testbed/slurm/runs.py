@@ -11,7 +11,7 @@ from experiments.runners.local import row_process
 from experiments.runners.local.runner import LocalRunner
 from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import SlurmRunner
-from experiments.system.processes import tagged_processes
+from experiments.system.processes import find_tagged
 from provision.errors import ConnectionDropped
 from provision.ssh.shell import Shell
 from provision.ssh.ssh_shell import SshShell
@@ -97,7 +97,7 @@ class SlurmBed(Bed):
         there = str(self.cluster.home)
         return [
             one
-            for one in tagged_processes(row_process.ROW_VARIABLE)
+            for one in find_tagged(row_process.ROW_VARIABLE)
             if one.environ()[row_process.ROW_VARIABLE].startswith(there)
         ]
 

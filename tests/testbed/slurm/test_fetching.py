@@ -198,7 +198,7 @@ def test_data_is_put_or_fetched_there_once_and_named_by_its_checksum(bed, web, t
         web.repos["models/team/data"] = served
         given = f"{web.url}/team/data/resolve/main/set.tgz"
     cache = f"{bed.cluster.home}/testbed-{tmp_path.name}/cache"
-    bed.data = dataset.prepare_remote(given, sha256, cache, ["alpaca2k"])
+    bed.data = dataset.prepare_remote_dataset(given, sha256, cache, ["alpaca2k"])
     for row in "ab":
         bed.runner({}).run(house.rows_to_run(*bed.specs(row, data=bed.data.data, data_sha256=bed.data.sha256)))
     assert bed.outcomes() == {"a": "fits", "b": "fits"}

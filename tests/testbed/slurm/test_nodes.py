@@ -13,7 +13,7 @@ from experiments.runners.plan import plan
 from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import SlurmRunner
 from experiments.suites.suite import suite_named
-from experiments.system.processes import tagged_processes
+from experiments.system.processes import find_tagged
 from tests.support.processes.waiting import wait_for
 from tests.support.results import in_memory
 from tests.support.runners.fake_view import RecordingView
@@ -55,12 +55,10 @@ class Bed:
 
     def hosts(self) -> set[str]:
         """Return the nodes on which processes of the rows run."""
-        return {
-            node for node in self.cluster.nodes if set(self.left()) & set(tagged_processes("SLURMD_NODENAME", node))
-        }
+        return {node for node in self.cluster.nodes if set(self.left()) & set(find_tagged("SLURMD_NODENAME", node))}
 
     def left(self) -> list[psutil.Process]:
-        return tagged_processes("TESTBED_TEST", self.mark)
+        return find_tagged("TESTBED_TEST", self.mark)
 
     def progress(self) -> int:
         """Return how many ranks have begun to train."""

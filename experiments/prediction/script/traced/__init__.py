@@ -1,1 +1,1 @@
-"""What runs in the process of a traced script, with PyTorch; nothing else imports it."""
+"""Code that runs in the process of a traced script, with PyTorch. No other code imports it."""

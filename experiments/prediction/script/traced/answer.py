@@ -1,4 +1,4 @@
-"""The prediction of a traced script, from the phantom device's log and what the watcher found."""
+"""Build the prediction of a traced script from the log of the phantom device and the records of the watcher."""
 
 import re
 import time
@@ -8,34 +8,34 @@ from typing import Any, NamedTuple
 
 import torch
 
-from experiments.prediction.peak import CATEGORIES, UNLIMITED, Tags, failure, needed, shares
-from experiments.prediction.phantom.library import Living, Phantom
+from experiments.prediction.peak import CATEGORIES, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
+from experiments.prediction.phantom.library import LiveAllocation, Phantom
 from experiments.prediction.script.record import (
     CardAnswer,
-    Ended,
     LineShare,
     ModuleShare,
     PeakBlock,
-    PhaseBegin,
+    PhaseStart,
     ScriptPrediction,
+    TraceEnd,
 )
 from experiments.prediction.script.traced import imports
-from experiments.prediction.script.traced.lines import Lines
-from experiments.prediction.script.traced.watch import Watcher
+from experiments.prediction.script.traced.lines import LineTracker
+from experiments.prediction.script.traced.watch import TrainingWatcher
 from experiments.results.provenance import versions
 from experiments.results.schema import Phase
 from experiments.suites.cards import card_named
 from experiments.system.files import GIB
 
-POINTS = 400
-NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
-"""A layer's place in the name of a module."""
-SHOWN = 60
+TIMELINE_POINTS = 400
+LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+"""The number of a layer in the name of a module."""
+MAX_SHARES = 60
 """Maximum length of the lists of modules and lines."""
 
 
-class Traced(NamedTuple):
-    """A running trace: the cards to answer for, the rank of how many, and when it began (perf_counter)."""
+class Trace(NamedTuple):
+    """A running trace: device, cards to predict for, rank, number of ranks, start (value of perf_counter)."""
 
     phantom: Phantom
     cards: Sequence[str]
@@ -44,14 +44,14 @@ class Traced(NamedTuple):
     begun: float
 
 
-def prediction(traced: Traced, watcher: Watcher, lines: Lines, ended: Ended) -> ScriptPrediction:
-    """Return what is predicted of the rank that ran in this process."""
+def build_prediction(traced: Trace, watcher: TrainingWatcher, lines: LineTracker, ended: TraceEnd) -> ScriptPrediction:
+    """Return the prediction of the rank that ran in this process."""
     phantom, tags, model = traced.phantom, watcher.tags, watcher.model
-    events, free = tags.event, traced.phantom.replay(UNLIMITED)
-    at_peak = shares(phantom, tags, free)
-    phase, step, _ = tags.moment(free.highest_at)
-    least = needed(phantom, free)
-    living = phantom.living(free.highest_at)
+    events, free = tags.event_count, traced.phantom.replay(UNLIMITED)
+    at_peak = peak_shares(phantom, tags, free)
+    phase, step, _ = tags.position_at(free.peak_event)
+    needed = needed_bytes(phantom, free)
+    allocations = phantom.live_allocations(free.peak_event)
     counted = list(model.parameters()) if model else []
     return ScriptPrediction(
         rank=traced.rank,
@@ -68,20 +68,20 @@ def prediction(traced: Traced, watcher: Watcher, lines: Lines, ended: Ended) -> 
         peak_phase=phase,
         peak_step=step,
         host_gib=phantom.host_peak() / GIB,
-        cards=tuple(_answer(name, phantom, tags, least) for name in traced.cards),
-        timeline_gib=tuple(size / GIB for size in phantom.timeline(POINTS)),
-        phases=tuple(PhaseBegin(at=begun / max(1, events), phase=phase) for begun, phase in tags.phases),
-        modules=_modules(living, watcher),
-        lines=_lines(living, lines),
-        blocks=_blocks(living, watcher, lines),
-        notes=tuple(imports.notes()),
+        cards=tuple(_card_answer(name, phantom, tags, needed) for name in traced.cards),
+        timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
+        phases=tuple(PhaseStart(at=begun / max(1, events), phase=phase) for begun, phase in tags.phases),
+        modules=_module_shares(allocations, watcher),
+        lines=_line_shares(allocations, lines),
+        blocks=_peak_blocks(allocations, watcher, lines),
+        notes=tuple(imports.modeling_notes()),
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.begun,
     )
 
 
 def _class_name(model: torch.nn.Module) -> str:
-    """Return the class of the model inside wrappers for several ranks, and below adapters."""
+    """Return the class name of the model, without wrappers for several ranks and without adapters."""
     while isinstance(inner := getattr(model, "module", None), torch.nn.Module):
         model = inner
     base: Any = getattr(model, "get_base_model", None)
@@ -90,48 +90,50 @@ def _class_name(model: torch.nn.Module) -> str:
     return type(model).__name__
 
 
-def _answer(name: str, phantom: Phantom, tags: Tags, least: int) -> CardAnswer:
+def _card_answer(name: str, phantom: Phantom, tags: MemoryTags, needed: int) -> CardAnswer:
     usable = round(card_named(name).usable_gib * GIB)
     limited = phantom.replay(usable)
     return CardAnswer(
         card=name,
         usable_gib=usable / GIB,
-        needed_gib=least / GIB,
+        needed_gib=needed / GIB,
         reserved_gib=limited.peak_reserved / GIB,
         retries=limited.retries,
-        failure=failure(limited, tags),
+        failure=failure_in_replay(limited, tags),
     )
 
 
-def _modules(living: Sequence[Living], watcher: Watcher) -> tuple[ModuleShare, ...]:
-    """Return what is alive at the peak by the module, phase and category that it was allocated for, largest first."""
+def _module_shares(allocations: Sequence[LiveAllocation], watcher: TrainingWatcher) -> tuple[ModuleShare, ...]:
+    """Return the memory at the peak by module, phase and category, largest first."""
     sizes: Counter[tuple[str, Phase, str]] = Counter()
-    for one in living:
-        phase, *_ = watcher.tags.moment(one.born)
-        sizes[watcher.modules.at(one.born), phase, CATEGORIES[one.category]] += one.size
+    for one in allocations:
+        phase, *_ = watcher.tags.position_at(one.allocated_at)
+        sizes[watcher.module_spans.name_at(one.allocated_at), phase, CATEGORIES[one.category]] += one.size
     return tuple(
         ModuleShare(module=module, phase=phase, category=category, size_gib=size / GIB)
-        for (module, phase, category), size in sizes.most_common(SHOWN)
+        for (module, phase, category), size in sizes.most_common(MAX_SHARES)
     )
 
 
-def _lines(living: Sequence[Living], lines: Lines) -> tuple[LineShare, ...]:
-    """Return the same by the line of the script that allocated it."""
+def _line_shares(allocations: Sequence[LiveAllocation], lines: LineTracker) -> tuple[LineShare, ...]:
+    """Return the memory at the peak by line of the script and category, largest first."""
     sizes: Counter[tuple[str, str]] = Counter()
-    for one in living:
-        sizes[lines.marks.at(one.born), CATEGORIES[one.category]] += one.size
+    for one in allocations:
+        sizes[lines.spans.name_at(one.allocated_at), CATEGORIES[one.category]] += one.size
     return tuple(
         LineShare(line=line, category=category, size_gib=size / GIB)
-        for (line, category), size in sizes.most_common(SHOWN)
+        for (line, category), size in sizes.most_common(MAX_SHARES)
     )
 
 
-def _blocks(living: Sequence[Living], watcher: Watcher, lines: Lines) -> tuple[PeakBlock, ...]:
-    """Return the same by category, kind of module and line."""
+def _peak_blocks(
+    allocations: Sequence[LiveAllocation], watcher: TrainingWatcher, lines: LineTracker
+) -> tuple[PeakBlock, ...]:
+    """Return the memory at the peak by category, kind of module and line, largest first."""
     sizes: Counter[tuple[str, str, str]] = Counter()
-    for one in living:
-        module = NUMBER.sub("*", watcher.modules.at(one.born))
-        sizes[CATEGORIES[one.category], module, lines.marks.at(one.born)] += one.size
+    for one in allocations:
+        module = LAYER_NUMBER.sub("*", watcher.module_spans.name_at(one.allocated_at))
+        sizes[CATEGORIES[one.category], module, lines.spans.name_at(one.allocated_at)] += one.size
     return tuple(
         PeakBlock(category=category, module=module, line=line, size_gib=size / GIB)
         for (category, module, line), size in sizes.most_common()

@@ -1,4 +1,4 @@
-"""Put the phantom device in place of CUDA, for code that knows nothing of it."""
+"""Replace CUDA by the phantom device for unchanged code."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from experiments.prediction.phantom.library import Phantom, load
 from experiments.suites.attention_kernels import kernels_of
 from experiments.suites.cards import card_named
 
-QUIET = {
+QUIET_VARIABLES = {
     "TORCHDYNAMO_DISABLE": "1",
     "WANDB_MODE": "disabled",
     "MLFLOW_TRACKING_URI": "file:///dev/null",
@@ -16,15 +16,15 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-"""Compilation, trackers and telemetry are off; that kernels are replaced is not reported."""
+"""Variables that disable compilation, experiment trackers, telemetry, and PyTorch's warnings about kernels."""
 
 
 def phantom_device(card_name: str, cache: Path) -> Phantom:
-    """Return the device, shown to this process as that card until the process ends.
+    """Return the device. Until this process ends, it appears as the card ``card_name``.
 
-    Must be called before torch is imported. Raises InputError if the device cannot be compiled here.
+    Call this function before torch is imported. Raises InputError if the device cannot be compiled on this machine.
     """
-    os.environ.update(QUIET)
+    os.environ.update(QUIET_VARIABLES)
     phantom = load(cache)
     import torch
 
@@ -35,7 +35,7 @@ def phantom_device(card_name: str, cache: Path) -> Phantom:
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
     phantom.install(kernels_of(card))
-    phantom.watch_host()
+    phantom.count_host_memory()
     imports.prepare_imports()
-    imports.note_compile()
+    imports.record_compile_calls()
     return phantom

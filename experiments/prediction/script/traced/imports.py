@@ -1,4 +1,4 @@
-"""Libraries that reach for CUDA when they are imported: prepared for the phantom device at their first import."""
+"""Prepare libraries that use CUDA when they are imported for the phantom device, at their first import."""
 
 import importlib.util
 import sys
@@ -16,33 +16,33 @@ NOT_MODELED = {
     "liger_kernel": "its fused kernels",
     "triton": "its kernels",
 }
-"""Libraries with kernels of their own, whose scratch memory is unknown."""
-_compiled: list[bool] = []
+"""Libraries with their own kernels, whose scratch memory is unknown."""
+_compile_calls: list[bool] = []
 
 
-class Prepared(Loader):
-    """Loads a library by a function that imports it; importing it once more would leave its modules apart."""
+class PreparedLoader(Loader):
+    """Loader that calls a function, which imports the library. The library must not be imported a second time."""
 
     def __init__(self, prepare: Callable[[], None]) -> None:
         self._prepare = prepare
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Import the library; return it."""
+        """Import the library and return its module."""
         self._prepare()
         return sys.modules[spec.name]
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: the library has run."""
+        """Do nothing, because the library has already been executed."""
 
 
-class AtImport(MetaPathFinder):
-    """A finder for one library, which a function imports at its first import."""
+class ImportFinder(MetaPathFinder):
+    """Finder of one library, which calls ``prepare`` at the first import of the library."""
 
     def __init__(self, library: str, prepare: Callable[[], None]) -> None:
         self._library, self._prepare = library, prepare
 
     def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
-        """Return how the library is loaded; None for other libraries, and while the function imports it."""
+        """Return the spec of the library; None for other libraries, and while ``prepare`` imports the library."""
         if name != self._library or self not in sys.meta_path:
             return None
         sys.meta_path.remove(self)
@@ -50,7 +50,7 @@ class AtImport(MetaPathFinder):
         sys.meta_path.insert(0, self)
         if found is None:
             return None
-        spec = ModuleSpec(name, Prepared(self._import), origin=found.origin, is_package=True)
+        spec = ModuleSpec(name, PreparedLoader(self._import), origin=found.origin, is_package=True)
         spec.submodule_search_locations = found.submodule_search_locations
         return spec
 
@@ -60,40 +60,40 @@ class AtImport(MetaPathFinder):
 
 
 def prepare_imports() -> None:
-    """Prepare bitsandbytes and DeepSpeed for the phantom device when, and if, the script imports them."""
-    sys.meta_path.insert(0, AtImport("bitsandbytes", _bitsandbytes))
-    sys.meta_path.insert(0, AtImport("deepspeed", _deepspeed))
+    """Prepare bitsandbytes and DeepSpeed for the phantom device when the script imports them."""
+    sys.meta_path.insert(0, ImportFinder("bitsandbytes", _prepare_bitsandbytes))
+    sys.meta_path.insert(0, ImportFinder("deepspeed", _prepare_deepspeed))
 
 
-def notes() -> list[str]:
-    """Return what was imported and is not modeled, with what that means for the prediction."""
+def modeling_notes() -> list[str]:
+    """Return a note for each effect that the prediction does not model: kernels of imported libraries, compilation."""
     found = {name: what for name, what in NOT_MODELED.items() if name in sys.modules}
     lines = [f"{name} was imported: memory inside {what} is not modeled" for name, what in found.items()]
-    if any(_compiled):
-        lines.append("torch.compile was called: memory is that of the uncompiled model")
+    if any(_compile_calls):
+        lines.append("torch.compile was called: the prediction is for the uncompiled model")
     return lines
 
 
-def note_compile() -> None:
-    """Note calls of torch.compile, which compiles nothing here."""
+def record_compile_calls() -> None:
+    """Record calls of torch.compile for modules; nothing is compiled."""
     import torch
 
     compile = torch.compile
 
-    def noted(*arguments: Any, **named: Any) -> Any:
-        _compiled.extend(isinstance(one, torch.nn.Module) for one in arguments[:1])
-        return compile(*arguments, **named)
+    def recording_compile(*arguments: Any, **options: Any) -> Any:
+        _compile_calls.extend(isinstance(one, torch.nn.Module) for one in arguments[:1])
+        return compile(*arguments, **options)
 
-    torch.compile = noted
+    torch.compile = recording_compile
 
 
-def _bitsandbytes() -> None:
+def _prepare_bitsandbytes() -> None:
     from experiments.prediction.phantom.bits import import_bitsandbytes
 
     import_bitsandbytes()
 
 
-def _deepspeed() -> None:
+def _prepare_deepspeed() -> None:
     from experiments.prediction.phantom.cpu_adam import skip_cpu_adam
 
     skip_cpu_adam()

@@ -1,4 +1,4 @@
-"""The lines of a script's own code, as events of the phantom device's log."""
+"""Find the line of a script that made each allocation in the log of the phantom device."""
 
 import re
 import sys
@@ -8,77 +8,77 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 from experiments.prediction.phantom.library import Phantom
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
-CELL = re.compile(r"<ipython-input-(?P<number>\d+)|ipykernel_")
-LIBRARIES = ("site-packages", "dist-packages")
-THIS_PROGRAM = CODE / "experiments" / "prediction"
+CELL_FILE = re.compile(r"<ipython-input-(?P<number>\d+)|ipykernel_")
+LIBRARY_FOLDERS = ("site-packages", "dist-packages")
+PREDICTION_CODE = CODE_FOLDER / "experiments" / "prediction"
 
 
-class Marks:
-    """Names that hold from an event of the log until the next one; empty at first."""
+class NamedSpans:
+    """Names of spans of the log: each name applies from one event until the next name begins. The first is empty."""
 
     def __init__(self) -> None:
-        self._begun: list[tuple[int, str]] = [(0, "")]
+        self._starts: list[tuple[int, str]] = [(0, "")]
 
     def begin(self, event: int, name: str) -> None:
-        """Let ``name`` hold from the next event on; ``event`` is the number of events so far."""
-        if self._begun[-1][0] == event:
-            self._begun.pop()
-        if not self._begun or self._begun[-1][1] != name:
-            self._begun.append((event, name))
+        """Begin a span with the next event; ``event`` is the number of events so far."""
+        if self._starts[-1][0] == event:
+            self._starts.pop()
+        if not self._starts or self._starts[-1][1] != name:
+            self._starts.append((event, name))
 
-    def at(self, event: int) -> str:
-        """Return the name that holds at an event."""
-        place = bisect_right(self._begun, event, key=lambda begun: begun[0]) - 1
-        return self._begun[place][1] if place >= 0 else ""
+    def name_at(self, event: int) -> str:
+        """Return the name of the span that contains an event."""
+        place = bisect_right(self._starts, event, key=lambda begun: begun[0]) - 1
+        return self._starts[place][1] if place >= 0 else ""
 
 
-class Lines:
-    """Finds the line of the code in ``folder`` that each allocation of 1 MiB and more comes from.
+class LineTracker:
+    """Tracker of the lines of code in ``folder`` that make allocations of 1 MiB or more.
 
-    What a library allocates counts for the line that called it. The backward pass counts for the line that started it:
-    autograd allocates in threads of its own, while the main thread waits there. Smaller allocations count for the line
-    of the last larger one.
+    Allocations of a library count for the line that called the library. Those of the backward pass count for the line
+    that started it, because autograd allocates in its own threads while the main thread waits at this line. Smaller
+    allocations count for the line of the last larger one.
     """
 
     def __init__(self, phantom: Phantom, folder: Path) -> None:
-        self.marks = Marks()
+        self.spans = NamedSpans()
         self._phantom, self._folder = phantom, folder
-        self._known: dict[CodeType, str] = {}
+        self._file_names: dict[CodeType, str] = {}
 
-    def follow(self) -> None:
-        """Find the lines from now on."""
-        self._phantom.before_large(self._allocates)
+    def start(self) -> None:
+        """Start to track lines."""
+        self._phantom.on_large_allocation(self._on_allocation)
 
-    def end(self) -> None:
-        """Find no more lines."""
-        self._phantom.before_large(None)
+    def stop(self) -> None:
+        """Stop to track lines."""
+        self._phantom.on_large_allocation(None)
 
-    def _allocates(self) -> None:
+    def _on_allocation(self) -> None:
         main = threading.main_thread().ident or 0
-        line = self._line(sys._getframe()) or self._line(sys._current_frames()[main])
-        self.marks.begin(self._phantom.stats()[4], line)
+        line = self._find_line(sys._getframe()) or self._find_line(sys._current_frames()[main])
+        self.spans.begin(self._phantom.stats()[4], line)
 
-    def _line(self, frame: FrameType | None) -> str:
-        """Return the innermost line of own code below a frame; empty if there is none."""
+    def _find_line(self, frame: FrameType | None) -> str:
+        """Return the innermost line of the script's code in the stack of ``frame``; '' if there is none."""
         while frame:
-            if name := self._name(frame.f_code):
+            if name := self._file_name(frame.f_code):
                 return f"{name}:{frame.f_lineno}"
             frame = frame.f_back
         return ""
 
-    def _name(self, code: CodeType) -> str:
-        """Return the file of own code, relative to the folder, or the cell of a notebook; empty for other code."""
-        if code not in self._known:
-            self._known[code] = self._named(code.co_filename)
-        return self._known[code]
+    def _file_name(self, code: CodeType) -> str:
+        """Return the script's file, relative to the folder, or the notebook cell; '' for code of libraries."""
+        if code not in self._file_names:
+            self._file_names[code] = self._relative_name(code.co_filename)
+        return self._file_names[code]
 
-    def _named(self, file: str) -> str:
-        if cell := CELL.search(file):
+    def _relative_name(self, file: str) -> str:
+        if cell := CELL_FILE.search(file):
             return f"cell {cell['number'] or ''}".strip()
         path = Path(file).absolute()
-        own = path.is_relative_to(self._folder) and not path.is_relative_to(THIS_PROGRAM)
-        if not own or any(part in LIBRARIES for part in path.parts):
+        own = path.is_relative_to(self._folder) and not path.is_relative_to(PREDICTION_CODE)
+        if not own or any(part in LIBRARY_FOLDERS for part in path.parts):
             return ""
         return str(path.relative_to(self._folder))

@@ -1,22 +1,22 @@
-"""Weights that are not on this computer, made from their configuration."""
+"""Create models whose weights are missing on this computer from their configuration."""
 
 from typing import Any
 
 
-def make_missing_weights() -> None:
-    """Replace transformers' from_pretrained: a model whose weights are missing is created from its configuration.
+def replace_missing_weights() -> None:
+    """Replace transformers' from_pretrained, so that a model without weights is created from its configuration.
 
-    It has the shapes and data types of the published one, and no values. The configuration itself must be there.
+    The model has the shapes and data types of the published model, but no values. Its configuration must be available.
     """
     import torch
     from transformers import PreTrainedModel
 
-    read = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+    load_pretrained = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
 
     def from_pretrained(cls: Any, name: Any, *arguments: Any, **options: Any) -> Any:
         try:
-            return read(cls, name, *arguments, **options)
-        except OSError:  # transformers' error for weights that it does not find
+            return load_pretrained(cls, name, *arguments, **options)
+        except OSError:  # raised by transformers if weights are missing
             config = options.get("config") or cls.config_class.from_pretrained(name)
             dtype = options.get("dtype") or options.get("torch_dtype") or getattr(config, "dtype", None)
             wanted = getattr(torch, dtype, torch.float32) if isinstance(dtype, str) else dtype or torch.float32

@@ -1,10 +1,10 @@
-"""The process of a traced script: the phantom device is put in place, then the script runs as `__main__`.
+"""Run a script as `__main__` on the phantom device, and write its prediction.
 
     python -m experiments.prediction.script.traced.process JOB OUT
 
-JOB is the JSON of a Job. OUT gets a ScriptPrediction, or {"error": LINE} for a command that cannot run. The process
-ends as soon as the training has taken enough steps; whatever the script would do afterwards is not done. A script that
-fails prints its own traceback, and its exit code is this one's.
+JOB is the JSON of a TraceJob. OUT gets a ScriptPrediction, or {"error": LINE} if the command cannot run. The process
+ends as soon as the training has taken enough steps; the rest of the script does not run. If the script fails,
+it prints its traceback, and this process ends with its exit code.
 """
 
 import json
@@ -21,18 +21,22 @@ from typing import Any
 from pydantic import BaseModel
 
 from experiments.errors import InputError
-from experiments.prediction.script.command import Launch, Program, parsed
-from experiments.prediction.script.record import Ended
+from experiments.prediction.script.command import LaunchCommand, Program, parse_command
+from experiments.prediction.script.record import TraceEnd
 from experiments.prediction.script.traced.device import phantom_device
-from experiments.prediction.script.traced.lines import Lines
+from experiments.prediction.script.traced.lines import LineTracker
 from experiments.system.files import write_atomically
 from experiments.system.signals import die_with_parent
 
-ENDED: dict[Ended, str] = {"stopped": "took its steps", "ended": "ended", "time limit": "was stopped at its time limit"}
+END_DESCRIPTIONS: dict[TraceEnd, str] = {
+    "stopped": "took its steps",
+    "ended": "ended",
+    "time limit": "was stopped at its time limit",
+}
 
 
-class Job(BaseModel):
-    """One trace: the command, the cards to answer for (the first is shown to the script), and its limits."""
+class TraceJob(BaseModel):
+    """Job of a trace: the command, the cards to predict for (the script sees the first one), and the limits."""
 
     words: tuple[str, ...]
     cards: tuple[str, ...]
@@ -45,15 +49,15 @@ class Job(BaseModel):
 
 def main() -> int:
     """Run the command line; return the script's exit code."""
-    job, out = Job.model_validate_json(sys.argv[1]), Path(sys.argv[2])
+    job, out = TraceJob.model_validate_json(sys.argv[1]), Path(sys.argv[2])
     die_with_parent()
     try:
-        program, finish = _prepare(job, out)
+        program, finish = _install_phantom(job, out)
     except InputError as error:
         _write_error(out, str(error))
         return 2
     try:
-        _run(program)
+        _run_program(program)
     except SystemExit as end:
         if end.code not in (None, 0):
             if isinstance(end.code, str):
@@ -63,61 +67,63 @@ def main() -> int:
         _write_error(out, str(error))
         return 2
     except BaseException as error:
-        traceback.print_exception(_own_part(error))
+        traceback.print_exception(_cut_traceback(error))
         return 1
     finish("ended")
     return 0
 
 
-def _prepare(job: Job, out: Path) -> tuple[Program, Any]:
-    """Put the phantom device in place; return the program, and a function that writes the answer and ends."""
+def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
+    """Install the phantom device; return the program, and a function that writes the prediction and exits."""
     begun = time.perf_counter()
-    command = parsed(job.words)
+    command = parse_command(job.words)
     phantom = phantom_device(job.cards[0], job.cache)
-    from experiments.prediction.peak import Tags
-    from experiments.prediction.phantom.ranks import replace_ranks
+    from experiments.prediction.peak import MemoryTags
+    from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.prediction.script.traced import launchers, missing
-    from experiments.prediction.script.traced.answer import Traced, prediction
-    from experiments.prediction.script.traced.watch import Watcher
+    from experiments.prediction.script.traced.answer import Trace, build_prediction
+    from experiments.prediction.script.traced.watch import TrainingWatcher
 
     if job.fake_weights:
-        missing.make_missing_weights()
-    program, ranks = launchers.launched(command) if isinstance(command, Launch) else (command, launchers.Ranks(1, 1))
-    if isinstance(command, Launch):
-        replace_ranks(*ranks, job.rank)
+        missing.replace_missing_weights()
+    program, ranks = (
+        launchers.parse_launch(command) if isinstance(command, LaunchCommand) else (command, launchers.RankCounts(1, 1))
+    )
+    if isinstance(command, LaunchCommand):
+        simulate_ranks(*ranks, job.rank)
 
-    def finish(ended: Ended) -> None:
-        traced = Traced(phantom, job.cards, job.rank, ranks.world, begun)
-        if watcher.tags.event:
-            write_atomically(out, prediction(traced, watcher, lines, ended).model_dump_json())
+    def finish(ended: TraceEnd) -> None:
+        traced = Trace(phantom, job.cards, job.rank, ranks.world_size, begun)
+        if watcher.tags.event_count:
+            write_atomically(out, build_prediction(traced, watcher, lines, ended).model_dump_json())
         else:
-            _write_error(out, f"the script {ENDED[ended]} and allocated nothing on the GPU")
+            _write_error(out, f"the script {END_DESCRIPTIONS[ended]} and allocated nothing on the GPU")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
-    watcher = Watcher(Tags(phantom), job.steps, lambda: finish("stopped"))
+    watcher = TrainingWatcher(MemoryTags(phantom), job.steps, lambda: finish("stopped"))
     watcher.install()
-    lines = Lines(phantom, _folder(program))
+    lines = LineTracker(phantom, _program_folder(program))
     signal.signal(signal.SIGALRM, lambda *_: finish("time limit"))
     signal.setitimer(signal.ITIMER_REAL, job.limit_s)
-    lines.follow()
+    lines.start()
     return program, finish
 
 
-def _folder(program: Program) -> Path:
+def _program_folder(program: Program) -> Path:
     """Return the folder of the script's own code."""
     return Path.cwd() if program.kind == "module" else Path(program.target).resolve().parent
 
 
-def _run(program: Program) -> None:
-    """Run the program as Python would: its folder first in sys.path, its arguments in sys.argv."""
+def _run_program(program: Program) -> None:
+    """Run the program like Python does, with its folder first in sys.path and its arguments in sys.argv."""
     sys.argv = [program.target, *program.arguments]
     if program.kind == "module":
         sys.path[0] = os.getcwd()
         runpy.run_module(program.target, run_name="__main__", alter_sys=True)
         return
-    sys.path[0] = str(_folder(program))
+    sys.path[0] = str(_program_folder(program))
     if program.kind == "file":
         runpy.run_path(program.target, run_name="__main__")
     else:
@@ -139,8 +145,8 @@ def _run_notebook(path: Path) -> None:
             shell.run_cell(cell.source, store_history=True).raise_error()
 
 
-def _own_part(error: BaseException) -> BaseException:
-    """Return the error with the script's part of its traceback: what lies below the modules that start it."""
+def _cut_traceback(error: BaseException) -> BaseException:
+    """Return the error with only the script's part of its traceback, without the modules that started the script."""
     starters = (__file__, runpy.__file__, "<frozen runpy>")
     frame = error.__traceback__
     while frame and frame.tb_frame.f_code.co_filename in starters and frame.tb_next:

@@ -1,8 +1,8 @@
-"""Find the phases, the tensors' categories and the modules of a training that knows nothing of this program.
+"""Find the phases, modules and categories of tensors of an unchanged training.
 
-PyTorch's global hooks show when a module's forward pass and an optimizer's step begin and end; `backward` is replaced.
-An optimizer's step counts when there was a backward pass since its last one, so that an optimizer that steps once per
-parameter or per shard counts once.
+Global hooks of PyTorch report when the forward pass of a module and the step of an optimizer begin and end. The
+function `backward` is replaced. A step of an optimizer counts only if a backward pass ran since the last one. So an
+optimizer that steps once per parameter or per shard counts once.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,126 +12,131 @@ import torch
 from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
 
-from experiments.prediction.peak import Tags
-from experiments.prediction.script.traced.lines import Marks
+from experiments.prediction.peak import MemoryTags
+from experiments.prediction.script.traced.lines import NamedSpans
 from experiments.results.memory_parts import GRADIENTS, OPTIMIZER, PARAMETERS
 
 
-class Watcher:
-    """Watches the training of this process from ``install`` on.
+class TrainingWatcher:
+    """Watcher of the training in this process, from the call of ``install`` on.
 
-    Calls ``enough`` when an optimizer is about to take a step more than ``steps``: the training then has what it keeps
-    between steps, and has gone through another forward and backward pass with it.
+    Calls ``on_enough_steps`` when an optimizer is about to take one step more than ``steps``. By then all optimizer
+    state exists, and another forward and backward pass has run with it.
     """
 
-    def __init__(self, tags: Tags, steps: int, enough: Callable[[], None]) -> None:
+    def __init__(self, tags: MemoryTags, steps: int, on_enough_steps: Callable[[], None]) -> None:
         self.tags = tags
         self.model: torch.nn.Module | None = None
         self.optimizers: dict[str, None] = {}
-        self.modules = Marks()
-        self._steps, self._enough = steps, enough
-        self._names: dict[int, str] = {}
-        self._sizes: dict[int, int] = {}
-        self._active: list[str] = []
-        self._backwards = self._in_backward = 0
-        self._taken: dict[int, int] = {}
-        self._stepped_after: dict[int, int] = {}
+        self.module_spans = NamedSpans()
+        self._max_steps, self._on_enough_steps = steps, on_enough_steps
+        self._module_names: dict[int, str] = {}
+        self._parameter_counts: dict[int, int] = {}
+        self._module_stack: list[str] = []
+        self._backward_count = self._backward_depth = 0
+        self._steps_taken: dict[int, int] = {}
+        self._backwards_at_last_step: dict[int, int] = {}
 
     @property
     def steps(self) -> int:
-        """The steps that an optimizer has taken; with several, the most."""
-        return max(self._taken.values(), default=0)
+        """The number of optimizer steps; with several optimizers, the highest number."""
+        return max(self._steps_taken.values(), default=0)
 
     def install(self) -> None:
         """Watch all modules and optimizers of the process."""
-        modules.register_module_forward_pre_hook(self._enters)
-        modules.register_module_forward_hook(self._leaves, always_call=True)
-        optimizers.register_optimizer_step_pre_hook(self._step_called)
-        optimizers.register_optimizer_step_post_hook(self._stepped)
-        torch.autograd.backward = self._watched_backward(torch.autograd.backward)
+        modules.register_module_forward_pre_hook(self._on_forward_start)
+        modules.register_module_forward_hook(self._on_forward_end, always_call=True)
+        optimizers.register_optimizer_step_pre_hook(self._on_step_start)
+        optimizers.register_optimizer_step_post_hook(self._on_step_end)
+        torch.autograd.backward = self._wrap_backward(torch.autograd.backward)
 
-    def _enters(self, module: torch.nn.Module, _: Any) -> None:
-        if not self._active and not self._in_backward:
-            self._begins_forward(module)
-        self._active.append(self._names.get(id(module), type(module).__name__))
-        self.modules.begin(self.tags.event, self._active[-1])
+    def _on_forward_start(self, module: torch.nn.Module, _: Any) -> None:
+        if not self._module_stack and not self._backward_depth:
+            self._begin_forward(module)
+        self._module_stack.append(self._module_names.get(id(module), type(module).__name__))
+        self.module_spans.begin(self.tags.event_count, self._module_stack[-1])
 
-    def _leaves(self, *_: Any) -> None:
-        if self._active:
-            self._active.pop()
-        self.modules.begin(self.tags.event, self._active[-1] if self._active else "")
+    def _on_forward_end(self, *_: Any) -> None:
+        if self._module_stack:
+            self._module_stack.pop()
+        self.module_spans.begin(self.tags.event_count, self._module_stack[-1] if self._module_stack else "")
 
-    def _begins_forward(self, module: torch.nn.Module) -> None:
-        if id(module) not in self._names:
-            self._names |= {id(part): f"{name or type(module).__name__}" for name, part in module.named_modules()}
-            self.tags.tag(PARAMETERS.key, module.parameters())
-        if id(module) not in self._sizes:
-            self._sizes[id(module)] = sum(one.numel() for one in module.parameters())
-        if self.model is None or self._rank(module) > self._rank(self.model):
+    def _begin_forward(self, module: torch.nn.Module) -> None:
+        if id(module) not in self._module_names:
+            self._module_names |= {
+                id(part): f"{name or type(module).__name__}" for name, part in module.named_modules()
+            }
+            self.tags.tag_tensors(PARAMETERS.key, module.parameters())
+        if id(module) not in self._parameter_counts:
+            self._parameter_counts[id(module)] = sum(one.numel() for one in module.parameters())
+        if self.model is None or self._model_priority(module) > self._model_priority(self.model):
             self.model = module
         if self.tags.phases[-1][1] != "forward":
-            self.tags.begin("forward")
+            self.tags.begin_phase("forward")
 
-    def _rank(self, module: torch.nn.Module) -> tuple[bool, int]:
-        """Return what makes a module the training's model: it trains, and has the most parameters."""
-        return module.training, self._sizes[id(module)]
+    def _model_priority(self, module: torch.nn.Module) -> tuple[bool, int]:
+        """Return the sort key that selects the model: a module in training mode with the most parameters."""
+        return module.training, self._parameter_counts[id(module)]
 
-    def _watched_backward(self, backward: Callable[..., None]) -> Callable[..., None]:
-        def watched(*arguments: Any, **named: Any) -> None:
-            if not self._in_backward:
-                self._backwards += 1
-                self.tags.begin("backward")
-            self._in_backward += 1
+    def _wrap_backward(self, backward: Callable[..., None]) -> Callable[..., None]:
+        def watched(*arguments: Any, **options: Any) -> None:
+            if not self._backward_depth:
+                self._backward_count += 1
+                self.tags.begin_phase("backward")
+            self._backward_depth += 1
             try:
-                backward(*arguments, **named)
+                backward(*arguments, **options)
             finally:
-                self._in_backward -= 1
+                self._backward_depth -= 1
 
         return watched
 
-    def _step_called(self, optimizer: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Begin a step; one with a closure begins when the closure has run, since that has both passes in it.
+    def _on_step_start(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Begin a step. With a closure it begins after the closure, which runs the forward and backward passes.
 
-        arguments: of the method, the optimizer first.
+        ``arguments`` are those of the method ``step``, the optimizer first.
         """
-        closure = named.get("closure") or (arguments[1] if len(arguments) > 1 else None)
+        closure = options.get("closure") or (arguments[1] if len(arguments) > 1 else None)
         if not callable(closure):
-            self._begins_step(optimizer)
+            self._begin_step(optimizer)
             return None
 
-        def watched(*given: Any, **more: Any) -> Any:
-            loss = closure(*given, **more)
-            self._begins_step(optimizer)
+        def watched_closure(*closure_arguments: Any, **closure_options: Any) -> Any:
+            loss = closure(*closure_arguments, **closure_options)
+            self._begin_step(optimizer)
             return loss
 
-        return (optimizer, watched), {name: value for name, value in named.items() if name != "closure"}
+        return (optimizer, watched_closure), {name: value for name, value in options.items() if name != "closure"}
 
-    def _begins_step(self, optimizer: Any) -> None:
+    def _begin_step(self, optimizer: Any) -> None:
         key = id(optimizer)
-        if self._stepped_after.get(key) != self._backwards and self._taken.get(key, 0) >= self._steps:
-            self._enough()
+        if (
+            self._backwards_at_last_step.get(key) != self._backward_count
+            and self._steps_taken.get(key, 0) >= self._max_steps
+        ):
+            self._on_enough_steps()
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
-        self.tags.tag(PARAMETERS.key, parameters)
-        self.tags.tag(GRADIENTS.key, (one.grad for one in parameters if one.grad is not None))
+        self.tags.tag_tensors(PARAMETERS.key, parameters)
+        self.tags.tag_tensors(GRADIENTS.key, (one.grad for one in parameters if one.grad is not None))
         if self.tags.phases[-1][1] != "optimizer step":
-            self.tags.begin("optimizer step")
+            self.tags.begin_phase("optimizer step")
 
-    def _stepped(self, optimizer: Any, *_: Any) -> None:
+    def _on_step_end(self, optimizer: Any, *_: Any) -> None:
         key = id(optimizer)
         self.optimizers[type(optimizer).__name__] = None
-        self.tags.tag(OPTIMIZER.key, _tensors(list(optimizer.state.values())))
-        if self._stepped_after.get(key) != self._backwards:
-            self._stepped_after[key] = self._backwards
-            self._taken[key] = self._taken.get(key, 0) + 1
+        self.tags.tag_tensors(OPTIMIZER.key, _find_tensors(list(optimizer.state.values())))
+        if self._backwards_at_last_step.get(key) != self._backward_count:
+            self._backwards_at_last_step[key] = self._backward_count
+            self._steps_taken[key] = self._steps_taken.get(key, 0) + 1
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def _find_tensors(value: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors in nested dictionaries, lists and quantized states."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
         for one in value.values():
-            yield from _tensors(one)
+            yield from _find_tensors(one)
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _tensors(one)
+            yield from _find_tensors(one)

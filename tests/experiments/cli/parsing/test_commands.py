@@ -9,7 +9,7 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.cli.parsing.commands import COMMANDS, load
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
 SMALL = ("pydantic", "rich", "plotly", "fabric", "yaml", "importlib.metadata")
 NARROW = 80
@@ -73,7 +73,7 @@ def _completed(line: str) -> set[str]:
 def _python(arguments: list[str], environment: dict[str, str]) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
-        cwd=CODE,
+        cwd=CODE_FOLDER,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

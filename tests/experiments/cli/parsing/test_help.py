@@ -8,7 +8,7 @@ import typer
 from experiments.cli.app import app, main
 from experiments.cli.parsing.commands import COMMANDS
 from experiments.cli.parsing.examples import examples
-from experiments.prediction.service import rows_asked
+from experiments.prediction.service import select_rows
 from experiments.suites.cards import card_named, cards
 from experiments.suites.suite import suite_names
 
@@ -54,7 +54,7 @@ def test_an_example_is_understood_by_its_command(line):
     for suite in _words(given.get("suites")) | _words(given.get("suite")) | _words(given.get("narrative")):
         assert suite in suite_names()
     if (rows := given.get("rows")) and name == "fit":
-        assert rows_asked(rows[0], given["card"])
+        assert select_rows(rows[0], given["card"])
 
 
 @pytest.mark.parametrize("line", [line for name in ("list", "cards", "models") for line in examples()[name]])

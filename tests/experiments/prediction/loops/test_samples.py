@@ -7,9 +7,9 @@ import torch
 
 from experiments.errors import InputError
 from experiments.prediction.loops import job as jobs
-from experiments.prediction.loops.build import build
+from experiments.prediction.loops.build import build_model
 from experiments.prediction.loops.job import LoopJob
-from experiments.prediction.loops.samples import sample
+from experiments.prediction.loops.samples import make_sample
 
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
 PAIR = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 60}
@@ -43,8 +43,8 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_of_any_kind_is_trained_on_its_sample(name):
-    model = build(job(name)).train()
-    one = sample(model, job(name))
+    model = build_model(job(name)).train()
+    one = make_sample(model, job(name))
     loss = model(**{key: torch.stack([value] * 2) for key, value in one.items()}).loss
     loss.backward()
     assert torch.isfinite(loss)
@@ -56,8 +56,10 @@ def test_what_a_library_cannot_train_is_one_line_after_its_traceback(monkeypatch
         raise RuntimeError("a leaf Variable\nis used")
 
     monkeypatch.setattr(jobs, "sys", SimpleNamespace(argv=["", job("bert").model_dump_json()]))
-    with pytest.raises(InputError, match=r"bert: its libraries cannot train it .*\(RuntimeError: a leaf Variable\)"):
-        jobs.run(train)
+    with pytest.raises(
+        InputError, match=r"bert: cannot be trained with these settings .*\(RuntimeError: a leaf Variable\)"
+    ):
+        jobs.run_program(train)
     assert "Traceback" in capsys.readouterr().err
 
 

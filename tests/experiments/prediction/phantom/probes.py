@@ -129,7 +129,7 @@ def host(phantom: Any) -> Any:
     import psutil
     import torch
 
-    phantom.watch_host()
+    phantom.count_host_memory()
     before = psutil.Process().memory_info().rss
     tensors = [torch.zeros(1024 * MIB, dtype=torch.uint8) for _ in range(8)]
     tensors[0].copy_(tensors[1])

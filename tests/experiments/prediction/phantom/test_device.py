@@ -69,8 +69,8 @@ def test_what_was_given_back_is_kept_where_there_is_room(found, capacity):
         "peak_allocated": 28 * MIB,
         "peak_reserved": 64 * MIB,
         "retries": 0,
-        "highest_at": 3,
-        "failed_at": None,
+        "peak_event": 3,
+        "failed_event": None,
         "requested": 0,
     }
 
@@ -79,13 +79,13 @@ def test_what_was_given_back_is_kept_where_there_is_room(found, capacity):
 def test_a_full_card_gives_free_segments_back_and_tries_again(found, capacity):
     replay = found["replayed"][str(capacity)]
     assert (replay["retries"], replay["peak_reserved"]) == (1, 44 * MIB)
-    assert (replay["failed_at"], replay["peak_allocated"]) == (None, 28 * MIB)
+    assert (replay["failed_event"], replay["peak_allocated"]) == (None, 28 * MIB)
 
 
 @pytest.mark.parametrize(("capacity", "event", "requested"), [(43, 3, 24), (39, 1, 20), (19, 0, 4)])
 def test_what_does_not_fit_after_a_retry_is_out_of_memory_at_its_event(found, capacity, event, requested):
     replay = found["replayed"][str(capacity)]
-    assert (replay["failed_at"], replay["requested"]) == (event, requested * MIB)
+    assert (replay["failed_event"], replay["requested"]) == (event, requested * MIB)
     assert (replay["retries"], replay["peak_reserved"] <= capacity * MIB) == (1, True)
 
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from experiments.errors import InputError
-from experiments.prediction.script.command import Launch, Program, parsed
-from experiments.prediction.script.traced.launchers import launched
+from experiments.prediction.script.command import LaunchCommand, Program, parse_command
+from experiments.prediction.script.traced.launchers import parse_launch
 
 
 @pytest.fixture(autouse=True)
@@ -33,27 +33,33 @@ def folder(tmp_path, monkeypatch):
         ("python -m pkg.train -v", Program("module", "pkg.train", ("-v",))),
         ("train.py a", Program("file", "train.py", ("a",))),
         ("lab.ipynb", Program("notebook", "lab.ipynb", ())),
-        ("torchrun --nproc-per-node 4 train.py a", Launch("torchrun", ("--nproc-per-node", "4", "train.py", "a"))),
-        ("python -m torch.distributed.run train.py", Launch("torchrun", ("train.py",))),
-        ("accelerate launch --num_processes 2 train.py", Launch("accelerate", ("--num_processes", "2", "train.py"))),
-        ("deepspeed --num_gpus 2 train.py", Launch("deepspeed", ("--num_gpus", "2", "train.py"))),
+        (
+            "torchrun --nproc-per-node 4 train.py a",
+            LaunchCommand("torchrun", ("--nproc-per-node", "4", "train.py", "a")),
+        ),
+        ("python -m torch.distributed.run train.py", LaunchCommand("torchrun", ("train.py",))),
+        (
+            "accelerate launch --num_processes 2 train.py",
+            LaunchCommand("accelerate", ("--num_processes", "2", "train.py")),
+        ),
+        ("deepspeed --num_gpus 2 train.py", LaunchCommand("deepspeed", ("--num_gpus", "2", "train.py"))),
     ],
 )
 def test_a_command_says_what_runs(line, program):
-    assert parsed(line.split()) == program
+    assert parse_command(line.split()) == program
 
 
 def test_an_installed_command_is_a_file_of_python(folder):
-    assert parsed(["tune", "run"]) == Program("file", str(folder / "bin" / "tune"), ("run",))
+    assert parse_command(["tune", "run"]) == Program("file", str(folder / "bin" / "tune"), ("run",))
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("", "no command after --; allowed: python FILE"),
-        ("python", "python without a program"),
-        ("python -c pass", "python -c: a program in a file or module is needed"),
-        ("python -m", "python -m: a module's name is needed"),
+        ("python", "python: a program is missing"),
+        ("python -c pass", "python -c: not supported"),
+        ("python -m", "python -m: the name of a module is missing"),
         ("python -Z train.py", "python -Z: unknown option"),
         ("python nowhere.py", "nowhere.py: no such file or command"),
         ("binary", "binary: not a Python program; allowed: python FILE"),
@@ -61,7 +67,7 @@ def test_an_installed_command_is_a_file_of_python(folder):
 )
 def test_a_command_that_is_not_a_training_is_a_mistake_in_one_line(line, message):
     with pytest.raises(InputError) as caught:
-        parsed(line.split())
+        parse_command(line.split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -83,11 +89,11 @@ def test_launchers_are_read_by_their_own_parsers(line, ranks, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("ACCELERATE", "FSDP"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    program, found = launched(parsed(line.split()))
+    program, found = parse_launch(parse_command(line.split()))
     assert (program, tuple(found)) == (Program("file", "train.py", ("a",)), ranks)
 
 
 @pytest.mark.parametrize("count", ["gpu", "auto", "0"])
 def test_a_number_of_gpus_that_is_counted_at_run_time_is_a_mistake(count):
-    with pytest.raises(InputError, match=f"--nproc-per-node {count}: a number of GPUs or nodes is needed"):
-        launched(Launch("torchrun", (f"--nproc-per-node={count}", "train.py")))
+    with pytest.raises(InputError, match=f"--nproc-per-node {count}: not a number"):
+        parse_launch(LaunchCommand("torchrun", (f"--nproc-per-node={count}", "train.py")))

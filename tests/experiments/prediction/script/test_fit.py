@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.errors import InputError
-from experiments.prediction.script.fit import batch_in, fit_as_data, fit_batches, with_batch
+from experiments.prediction.script.fit import fit_as_data, fit_batches, read_batch, set_batch
 from experiments.prediction.script.record import CardAnswer
 
 FLAG = "--batch"
@@ -20,14 +20,14 @@ FLAG = "--batch"
     ],
 )
 def test_the_batch_is_read_and_changed_where_the_command_has_it(words, batch, changed):
-    assert batch_in(words, FLAG) == batch
-    assert with_batch(words, FLAG, 9) == changed
+    assert read_batch(words, FLAG) == batch
+    assert set_batch(words, FLAG, 9) == changed
 
 
 @pytest.mark.parametrize("value", ["0", "x", "", "4097"])
 def test_a_batch_that_is_no_number_is_a_mistake(value):
-    with pytest.raises(InputError, match=f"--batch {value}: a batch from 1 to 4096 is needed"):
-        batch_in(["python", "x.py", f"--batch={value}"], FLAG)
+    with pytest.raises(InputError, match=f"--batch {value}: not a batch size; allowed: 1 to 4096"):
+        read_batch(["python", "x.py", f"--batch={value}"], FLAG)
 
 
 def test_the_largest_batch_is_found_with_few_traces_of_the_rank_that_needs_most():

@@ -4,14 +4,14 @@ import re
 import subprocess
 import sys
 
-from experiments.system.files import CODE
+from experiments.system.files import CODE_FOLDER
 
-PAGE = CODE / "docs" / "how-to" / "predict-a-script.md"
+PAGE = CODE_FOLDER / "docs" / "how-to" / "predict-a-script.md"
 
 
 def run(program, tmp_path, library_cache):
     (tmp_path / "program.py").write_text(program)
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(CODE), "TESTBED_CACHE": str(library_cache)}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(CODE_FOLDER), "TESTBED_CACHE": str(library_cache)}
     command = [sys.executable, "program.py"]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 

@@ -9,7 +9,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.prediction.script import sandbox as sandboxes
 from experiments.prediction.script.options import ScriptOptions
-from experiments.prediction.script.sandbox import isolation, sandbox
+from experiments.prediction.script.sandbox import isolation_command, sandbox
 from experiments.prediction.script.trace import trace_script
 
 SCRIPT = """
@@ -52,7 +52,7 @@ def test_a_script_writes_forks_and_connects_in_its_sandbox_alone(tmp_path, libra
     assert "testbed-sandbox-" in made
     assert not os.path.exists(made)
     assert "in a copy of this folder" in said[0]
-    if isolation():
+    if isolation_command():
         assert "cut off" in printed
         assert not [one for one in psutil.process_iter(["cmdline"]) if mark in (one.info["cmdline"] or [])]
 
@@ -69,7 +69,7 @@ def test_without_the_option_nothing_is_moved_and_the_output_says_so(tmp_path, li
 
 def test_a_large_folder_is_not_copied(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sandboxes, "LARGEST_GIB", 1e-9)
+    monkeypatch.setattr(sandboxes, "MAX_FOLDER_GIB", 1e-9)
     (tmp_path / "weights.bin").write_bytes(b"12")
-    with pytest.raises(InputError, match="which is not copied"), sandbox():
+    with pytest.raises(InputError, match="the maximum for a copy"), sandbox():
         pass

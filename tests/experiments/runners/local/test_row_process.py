@@ -13,7 +13,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.local import row_process
-from experiments.system.lock import locked
+from experiments.system.lock import lock_folder
 from tests.support.processes.waiting import enable_interrupts, wait_for
 from tests.support.runners import fake_testbed
 
@@ -39,7 +39,7 @@ class Bed:
                 "FAKE_JOURNAL": str(self.path / "journal"),
                 "CUDA_VISIBLE_DEVICES": "",
             },
-            cwd=row_process.CODE,
+            cwd=row_process.CODE_FOLDER,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -101,13 +101,13 @@ def test_an_interrupted_run_keeps_finished_rows_and_kills_the_rest(bed, number):
 
 def test_a_second_runner_is_rejected_unless_the_first_is_dead(tmp_path):
     folder = tmp_path / "results" / "run"
-    with locked(folder), pytest.raises(InputError, match=f"in use by process {os.getpid()}"), locked(folder):
+    with lock_folder(folder), pytest.raises(InputError, match=f"in use by process {os.getpid()}"), lock_folder(folder):
         pass
-    with locked(folder):
+    with lock_folder(folder):
         pass
 
 
 def test_an_unwritable_folder_of_results_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be written to"), locked(tmp_path / "file" / "run"):
+    with pytest.raises(InputError, match="cannot be written to"), lock_folder(tmp_path / "file" / "run"):
         pass

@@ -13,10 +13,10 @@ from experiments.runners.local import row_process, warm
 from experiments.runners.local.runner import LocalRunner
 from experiments.runners.local.warm import COLD_VARIABLE, WORKER, WarmProcess, modules_of
 from experiments.runners.local.warm_kernel import WarmKernelManager
-from experiments.system.environment import with_room
-from experiments.system.processes import tagged_processes
-from experiments.system.warm_process import READY
-from experiments.system.warm_start import MODULE, WARM_VARIABLE
+from experiments.system.environment import pad_environment
+from experiments.system.processes import find_tagged
+from experiments.system.warm_process import READY_SUFFIX
+from experiments.system.warm_start import MODULE, WARM_SOCKET_VARIABLE
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
 from tests.support.runners import rows as house
@@ -101,13 +101,13 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
         "[time.sleep(0.05) for _ in iter(lambda: warm.served, True)];"
         "row = one.start(['tests.support.processes.warm_child', 'child.json', 'hang'], environment, 1); time.sleep(600)"
     )
-    environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(row_process.CODE)}
+    environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(row_process.CODE_FOLDER)}
     runner = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=tmp_path)
     wait_for((tmp_path / "child.json").exists)
-    assert len(tagged_processes(TAG, str(tmp_path))) == 3
+    assert len(find_tagged(TAG, str(tmp_path))) == 3
     runner.send_signal(signal.SIGKILL)
     runner.wait()
-    wait_for(lambda: not tagged_processes(TAG, str(tmp_path)))
+    wait_for(lambda: not find_tagged(TAG, str(tmp_path)))
 
 
 def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
@@ -118,7 +118,7 @@ def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
         "import sys; from experiments.system.warm_process import import_modules, obstacles;"
         f"import_modules({modules!r}); print(obstacles(), [name for name in {OPENS_GPUS!r} if name in sys.modules])"
     )
-    environment = with_room(row_process.environment_of_modules() | warm.WITHOUT_THREADS)
+    environment = pad_environment(row_process.environment_of_modules() | warm.WITHOUT_THREADS)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout == "[] []\n"
     assert "Traceback" not in done.stderr
@@ -134,9 +134,9 @@ def test_only_what_rows_need_is_imported():
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_the_kernel_starts_as_the_notebook_did(tmp_path, monkeypatch, ready):
-    monkeypatch.setenv(WARM_VARIABLE, str(tmp_path / "socket"))
+    monkeypatch.setenv(WARM_SOCKET_VARIABLE, str(tmp_path / "socket"))
     if ready:
-        (tmp_path / f"socket{READY}").touch()
+        (tmp_path / f"socket{READY_SUFFIX}").touch()
     command = WarmKernelManager(kernel_name="python3").format_kernel_cmd()
     kernel = command[command.index("-m") + 1 :]
     assert kernel[:2] == ([MODULE, "ipykernel_launcher"] if ready else ["ipykernel_launcher", "-f"])

@@ -265,12 +265,12 @@ class ProcessCollator(CaptionCollator):
         return super().__call__(samples) | {"process": torch.tensor(os.getpid())}
 
 
-def loaded(workers, longest_at=None, **settings):
+def loaded(workers, longest_batch_index=None, **settings):
     row = spec(workers=workers, batch_size=4, train_samples=16, **settings)
     captions = open_captions(row, 28)
     plain = build_caption_collator(row, config_of(OPT), captions.texts)
     collator = ProcessCollator(**{name: getattr(plain, name) for name in CaptionCollator.__dataclass_fields__})
-    return build_caption_loader(row, captions, collator, longest_at)
+    return build_caption_loader(row, captions, collator, longest_batch_index)
 
 
 @pytest.mark.parametrize(("requested", "started"), [(0, 0), (1, 1), (8, 2)])
@@ -290,7 +290,7 @@ def test_a_full_size_row_has_all_its_workers():
 
 
 def test_batches_are_the_same_with_and_without_workers():
-    in_process, in_workers = loaded(0, longest_at=1), loaded(2, longest_at=1)
+    in_process, in_workers = loaded(0, longest_batch_index=1), loaded(2, longest_batch_index=1)
     for here, there in zip(in_process, in_workers, strict=True):
         assert torch.equal(here["input_ids"], there["input_ids"])
         assert torch.equal(here["pixel_values"], there["pixel_values"])

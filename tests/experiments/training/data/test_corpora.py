@@ -141,7 +141,7 @@ def test_texts_of_constant_length_are_always_random(folder):
     [
         ([{"text": "a"}], "alpaca2k needs the columns instruction and output, the records have text$"),
         ([{"instruction": "a", "output": None}, {"instruction": "a", "output": "b"}], "'output' of each record of alp"),
-        ([{"instruction": 1, "output": "b"}], "'instruction' of each record of alpaca2k must be a text$"),
+        ([{"instruction": 1, "output": "b"}], "'instruction' must be a text in every record of alpaca2k$"),
     ],
 )
 def test_records_without_the_required_columns_are_rejected(folder, records, message):
@@ -185,7 +185,7 @@ def test_litgpt_uses_the_model_s_tokenizer(tmp_path, folder):
 
 def test_a_tokenizer_of_another_model_is_rejected(tmp_path, folder):
     lines(folder, [{"text": "good one good"}])
-    with pytest.raises(InputError, match=r"^model 'blip2-opt-2.7b': has 3 tokens, its tokenizer uses id 3$"):
+    with pytest.raises(InputError, match=r"^model 'blip2-opt-2.7b': has 3 tokens, but its tokenizer uses the id 3$"):
         open_texts(at_full_size(tmp_path, folder, "imdb"), 3)
 
 

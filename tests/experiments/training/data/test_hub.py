@@ -12,7 +12,7 @@ from experiments.inputs import requirements
 from experiments.inputs.requirements import Artifact, run_fetch
 from experiments.suites.models import models
 from experiments.training.data import hub
-from experiments.training.data.fetch_hub import fetch_need
+from experiments.training.data.fetch_hub import fetch_artifact
 from experiments.training.models.weights import build_random, load_pretrained
 from tests.support.services.fake_hub import COMMIT
 from tests.support.training.tiny_rows import GPT_NEO, OPT
@@ -49,7 +49,7 @@ def test_downloaded_weights_are_used_without_the_hub(web, tmp_path, monkeypatch)
     base_model = models()[GPT_NEO]
     build_random(base_model, "tiny", torch.float32, None, CPU).save_pretrained(tmp_path / "made")
     web.repos[f"models/{base_model.hub}"] = tmp_path / "made"
-    fetch_need(Artifact(kind="weights", name=base_model.hub))
+    fetch_artifact(Artifact(kind="weights", name=base_model.hub))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     requests = web.requests
     assert load_pretrained(base_model, "tiny", torch.float32, None, CPU).config._commit_hash == COMMIT
@@ -57,31 +57,31 @@ def test_downloaded_weights_are_used_without_the_hub(web, tmp_path, monkeypatch)
 
 
 def test_only_needed_files_of_a_model_are_downloaded(web, repo):
-    assert {path.name for path in fetch_need(weights())} == {"config.json", "model.safetensors"}
+    assert {path.name for path in fetch_artifact(weights())} == {"config.json", "model.safetensors"}
     (repo / "model.safetensors").rename(repo / "pytorch_model-00001-of-00001.bin")
     assert "README.md" not in web.downloads
 
 
 def test_a_download_prints_its_progress(web, repo, monkeypatch, capsys):
     monkeypatch.setattr(requirements, "PROGRESS_INTERVAL_S", -1.0)
-    assert run_fetch(weights().model_dump_json(), fetch_need) == 0
+    assert run_fetch(weights().model_dump_json(), fetch_artifact) == 0
     assert re.search(r"^[\d.e-]+ of [\d.e-]+ GiB$", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_weights_without_safetensors_are_downloaded_in_pytorch_format(web, repo):
     (repo / "model.safetensors").unlink()
-    assert {path.name for path in fetch_need(weights())} == {"config.json", "pytorch_model.bin"}
+    assert {path.name for path in fetch_artifact(weights())} == {"config.json", "pytorch_model.bin"}
 
 
 def test_cached_files_are_not_downloaded_again(web, repo):
-    assert fetch_need(weights()) == fetch_need(weights())
+    assert fetch_artifact(weights()) == fetch_artifact(weights())
     assert set(web.downloads.values()) == {1}
 
 
 def test_later_downloads_use_the_cached_version(web, repo, monkeypatch):
-    first = fetch_need(weights())
+    first = fetch_artifact(weights())
     web.commit = COMMIT[::-1]
-    tokenizer = fetch_need(Artifact(kind="tokenizer", name=NAME))
+    tokenizer = fetch_artifact(Artifact(kind="tokenizer", name=NAME))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert {path.parent.name for path in [*first, *tokenizer]} == {COMMIT}
     assert hub.fetch_weights(NAME).folder / "config.json" in first
@@ -90,14 +90,14 @@ def test_later_downloads_use_the_cached_version(web, repo, monkeypatch):
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_file_with_a_checksum_mismatch_is_downloaded_again_once(web, repo, name):
     web.corruptions[name] = 1
-    (place,) = [path for path in fetch_need(weights()) if path.name == name]
+    (place,) = [path for path in fetch_artifact(weights()) if path.name == name]
     assert place.read_bytes() == (repo / name).read_bytes()
     assert web.downloads[name] == 2
 
 
 def test_a_second_checksum_mismatch_is_an_error_with_the_file_name(web, repo, capsys):
     web.corruptions["model.safetensors"] = 2
-    assert run_fetch(weights().model_dump_json(), fetch_need) == 1
+    assert run_fetch(weights().model_dump_json(), fetch_artifact) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         "the weights of 'team/small': model.safetensors does not match the hub's checksum after two downloads"
     )
@@ -106,7 +106,7 @@ def test_a_second_checksum_mismatch_is_an_error_with_the_file_name(web, repo, ca
 
 @pytest.mark.parametrize("kind", ["weights", "tokenizer"])
 def test_a_missing_repository_is_an_error_in_one_line(web, kind, capsys):
-    assert run_fetch(Artifact(kind=kind, name="team/none").model_dump_json(), fetch_need) == 1
+    assert run_fetch(Artifact(kind=kind, name="team/none").model_dump_json(), fetch_artifact) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith(f"the {kind} of 'team/none' cannot be loaded (")
     assert "404" in message
@@ -115,7 +115,7 @@ def test_a_missing_repository_is_an_error_in_one_line(web, kind, capsys):
 def test_an_http_error_of_the_hub_is_reported(web, repo):
     web.error_status = 403
     with pytest.raises(InputError, match=r"^the weights of 'team/small' cannot be loaded \(.*403 Forbidden"):
-        fetch_need(weights())
+        fetch_artifact(weights())
 
 
 def test_texts_from_the_hub_are_downloaded_and_read(web, tmp_path):
@@ -123,16 +123,16 @@ def test_texts_from_the_hub_are_downloaded_and_read(web, tmp_path):
     (folder / "train.jsonl").write_text(json.dumps({"text": "good"}) + "\n")
     web.repos["datasets/stanfordnlp/imdb"] = folder
     web.corruptions["train.jsonl"] = 1
-    assert [path.name for path in fetch_need(Artifact(kind="texts", name="imdb"))] == ["train.jsonl"]
+    assert [path.name for path in fetch_artifact(Artifact(kind="texts", name="imdb"))] == ["train.jsonl"]
     assert web.downloads["train.jsonl"] == 2
 
 
 def test_only_files_from_the_hub_have_a_commit(repo):
-    found = hub.fetch(NAME, ["*.json"], "x")
+    found = hub.fetch_files(NAME, ["*.json"], "x")
     assert (found.commit, {path.name for path in found.folder.iterdir()}) == (COMMIT, {"config.json", "tokenizer.json"})
-    assert hub.fetch(str(repo), ["*.json"], "x") == hub.SourceFiles(repo)
+    assert hub.fetch_files(str(repo), ["*.json"], "x") == hub.SourceFiles(repo)
 
 
 def test_an_unpublished_model_is_rejected():
     with pytest.raises(InputError, match=r"^the tokenizer of this model: no published version is known"):
-        hub.fetch("", [], "the tokenizer")
+        hub.fetch_files("", [], "the tokenizer")

@@ -15,16 +15,16 @@ from experiments.inputs.requirements import Artifact
 from experiments.suites.models import models
 from experiments.training import rank
 from experiments.training.data import litgpt_checkpoint
-from experiments.training.data.fetch_hub import fetch_need
+from experiments.training.data.fetch_hub import fetch_artifact
 from experiments.training.measure.probe import Probe
-from experiments.training.models.litgpt import TARGETS
+from experiments.training.models.litgpt import LORA_TARGETS
 from tests.support.services.fake_hub import COMMIT
 from tests.support.training.tiny_rows import LLAMA, LORA, spec
 
 NAME = "small-llama"
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_query_groups": 2, "intermediate_size": 96, "vocab_size": 100}
 ENGINES = ("litgpt", "litgpt_trainer")
-ADAPTED = LORA | {"targets": list(TARGETS)}
+ADAPTED = LORA | {"targets": list(LORA_TARGETS)}
 
 
 @pytest.fixture
@@ -59,14 +59,14 @@ def base_model(published, tmp_path):
 def first_logits(monkeypatch):
     """The first logits of each model that the probe watches."""
     logits = []
-    watch = Probe.watch
+    watch = Probe.set_model
 
     def watch_logits(probe, model, optimizers):
         with torch.inference_mode():
             logits.append(model(torch.arange(20)[None]).float())
         watch(probe, model, optimizers)
 
-    monkeypatch.setattr(Probe, "watch", watch_logits)
+    monkeypatch.setattr(Probe, "set_model", watch_logits)
     return logits
 
 
@@ -98,7 +98,7 @@ def test_only_weights_from_the_hub_have_a_commit(base_model, web, tmp_path):
 
 def test_a_converted_checkpoint_is_used_without_the_hub(base_model, web, tmp_path, monkeypatch):
     web.repos["models/team/small"] = tmp_path / "published"
-    *_, checkpoint = fetch_need(Artifact(kind="weights", name="team/small", litgpt=NAME))
+    *_, checkpoint = fetch_artifact(Artifact(kind="weights", name="team/small", litgpt=NAME))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(litgpt_checkpoint, "convert_hf_checkpoint", None)
     on_hub = base_model.model_copy(update={"hub": "team/small"})
@@ -123,7 +123,7 @@ def test_weights_are_converted_once_and_again_after_a_change(base_model, monkeyp
 
 def test_a_killed_conversion_is_repeated(base_model, monkeypatch):
     def die(folder, model_name):
-        (folder / litgpt_checkpoint.WEIGHTS).touch()
+        (folder / litgpt_checkpoint.WEIGHTS_FILE).touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patched:
@@ -135,7 +135,7 @@ def test_a_killed_conversion_is_repeated(base_model, monkeypatch):
         killed.join()
     assert killed.exitcode == -signal.SIGKILL
     checkpoint = litgpt_checkpoint.litgpt_checkpoint(base_model).folder
-    assert (checkpoint / litgpt_checkpoint.WEIGHTS).stat().st_size > 0
+    assert (checkpoint / litgpt_checkpoint.WEIGHTS_FILE).stat().st_size > 0
 
 
 def test_weights_that_cannot_be_converted_are_rejected_and_leave_nothing(base_model, tmp_path):

@@ -10,9 +10,9 @@ from tests.support.training.tiny_rows import GPT_NEO, LLAMA, OPT, T5, spec
 CAPTIONED = {"dataset": "constant", "max_length": 30, "max_steps": 3}
 
 
-def loaded(name, longest_at=None, **changes):
+def loaded(name, longest_batch_index=None, **changes):
     data = prepare_data(spec(model=name, **changes), build_config(models()[name], "tiny"))
-    loader = data.build_loader(longest_at)
+    loader = data.build_loader(longest_batch_index)
     assert len(loader) == data.batches
     return list(loader)
 
@@ -26,7 +26,7 @@ def test_a_language_model_gets_texts_of_its_vocabulary(name):
 
 
 def test_blip_2_gets_captioned_images_with_the_longest_in_the_requested_batch():
-    batches = loaded(OPT, longest_at=2)
+    batches = loaded(OPT, longest_batch_index=2)
     assert len(batches) == 6
     assert batches[0].keys() == {"pixel_values", "input_ids", "attention_mask", "labels"}
     assert max(batches, key=lambda batch: batch["attention_mask"].sum().item()) is batches[2]

@@ -21,8 +21,8 @@ def opened(**changes):
     return open_texts(row(**changes), VOCABULARY)
 
 
-def loaded(longest_at=None, **changes):
-    return build_text_loader(row(**changes), opened(**changes), longest_at)
+def loaded(longest_batch_index=None, **changes):
+    return build_text_loader(row(**changes), opened(**changes), longest_batch_index)
 
 
 def batches(**changes):
@@ -127,11 +127,11 @@ def test_imdb_reviews_are_split_into_samples_without_losing_tokens():
     assert len(tokens) - len(lengths(dataset="imdb", max_length=256, validation=1000)) == 1000
 
 
-@pytest.mark.parametrize("longest_at", [0, 3])
-def test_the_longest_texts_are_in_the_requested_batch(longest_at):
-    loader = loaded(longest_at, train_samples=40, max_length=10**6)
+@pytest.mark.parametrize("longest_batch_index", [0, 3])
+def test_the_longest_texts_are_in_the_requested_batch(longest_batch_index):
+    loader = loaded(longest_batch_index, train_samples=40, max_length=10**6)
     longest = sorted(loader.dataset.lengths)[-4:]
-    batch = list(loader)[longest_at]
+    batch = list(loader)[longest_batch_index]
     assert sorted(batch["attention_mask"].sum(dim=1).tolist()) == longest
 
 

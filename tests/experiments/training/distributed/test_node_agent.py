@@ -15,9 +15,9 @@ import pytest
 
 from experiments.results import rendezvous
 from experiments.results.schema import LOG_FILE
-from experiments.system.processes import tagged_processes
+from experiments.system.processes import find_tagged
 from experiments.training.distributed import ranks
-from experiments.training.distributed.ranks import interface_to
+from experiments.training.distributed.ranks import find_interface
 from experiments.training.worker import run_row
 from tests.support.training.tiny_rows import spec
 
@@ -71,7 +71,7 @@ def row(monkeypatch, tmp_path):
         threading.Thread(target=meanwhile, args=(second,), daemon=True).start()
         result = run_row(spec(**SETTINGS | settings), tmp_path / "row", "the command")
         run.code = second.end()
-        assert tagged_processes("TESTBED_TEST", str(tmp_path)) == []
+        assert find_tagged("TESTBED_TEST", str(tmp_path)) == []
         assert {path.name for path in (tmp_path / "row").iterdir()} == NAMES
         return result
 
@@ -119,4 +119,4 @@ def test_a_node_that_cannot_start_is_the_outcome_with_its_output(row):
 
 
 def test_the_interface_is_the_one_that_reaches_the_address():
-    assert interface_to("127.0.0.1") == "lo"
+    assert find_interface("127.0.0.1") == "lo"

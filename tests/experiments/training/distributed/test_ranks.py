@@ -10,7 +10,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.results.schema import LOG_FILE, RESULT_FILE, read_result
-from experiments.system.processes import tagged_processes
+from experiments.system.processes import find_tagged
 from experiments.training.distributed import ranks
 from experiments.training.distributed.launcher import accelerate_arguments, torchrun_arguments
 from experiments.training.distributed.ranks import free_port, launcher_environments
@@ -31,7 +31,7 @@ def run_with_fault(monkeypatch, out, fault=None, **settings):
     try:
         return run_row(spec(**choices), out, "the command")
     finally:
-        assert tagged_processes("TESTBED_TEST", str(out)) == []
+        assert find_tagged("TESTBED_TEST", str(out)) == []
 
 
 def test_the_result_combines_all_ranks(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.runners.local.warm import LAUNCHER, RANK
-from experiments.system.warm_start import WARM_VARIABLE
+from experiments.system.warm_start import WARM_SOCKET_VARIABLE
 from tests.experiments.training.distributed.test_ranks import NAMES, run_with_fault
 from tests.support.processes.warm_processes import warm_process
 
@@ -18,13 +18,13 @@ LOG = "log.txt"
 def process(tmp_path_factory):
     with warm_process(tmp_path_factory.mktemp("warm"), LAUNCHER, RANK) as (process, environment):
         assert process.poll() is None
-        yield process, environment[WARM_VARIABLE]
+        yield process, environment[WARM_SOCKET_VARIABLE]
 
 
 @pytest.fixture(autouse=True)
 def warm(process, monkeypatch):
     """Make the row's processes start from the warm process; afterwards none of them is left."""
-    monkeypatch.setenv(WARM_VARIABLE, process[1])
+    monkeypatch.setenv(WARM_SOCKET_VARIABLE, process[1])
     yield
     assert process[0].poll() is None
     assert psutil.Process(process[0].pid).children() == []

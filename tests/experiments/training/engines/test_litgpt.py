@@ -14,11 +14,11 @@ from experiments.training import rank
 from experiments.training.engines import litgpt
 from experiments.training.measure.meters import StorageMeter
 from experiments.training.measure.probe import Probe
-from experiments.training.models.litgpt import TARGETS, TINY
+from experiments.training.models.litgpt import LORA_TARGETS, TINY_SETTINGS
 from tests.support.training.tiny_rows import LORA, NF4, in_bytes, shots
 from tests.support.training.tiny_rows import spec as any_spec
 
-ADAPTED = LORA | {"targets": list(TARGETS)}
+ADAPTED = LORA | {"targets": list(LORA_TARGETS)}
 ROWS = {
     "plain": {},
     "accumulated": {"accumulate": 2, "train_samples": 16},
@@ -43,14 +43,14 @@ class ProbeCalls:
         for name in ("before_forward", "after_forward", "before_backward", "after_backward", "before_optimizer_step"):
             self._follow(monkeypatch, name)
         self._follow(monkeypatch, "after_batch")
-        watch = Probe.watch
+        watch = Probe.set_model
 
         def watched(probe, model, optimizers):
             self.model = model
             model.register_forward_hook(lambda *_: self.forwards.append(torch.is_grad_enabled()))
             watch(probe, model, optimizers)
 
-        monkeypatch.setattr(Probe, "watch", watched)
+        monkeypatch.setattr(Probe, "set_model", watched)
 
     def _follow(self, monkeypatch, name):
         real = getattr(Probe, name)
@@ -80,7 +80,7 @@ def test_a_row_trains_to_its_end(trained, name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_first_loss_is_that_of_random_guessing(trained, name):
-    assert trained[name].losses[0] == pytest.approx(math.log(TINY["vocab_size"]), rel=0.1)
+    assert trained[name].losses[0] == pytest.approx(math.log(TINY_SETTINGS["vocab_size"]), rel=0.1)
 
 
 def test_every_point_of_a_step_is_reported_to_the_probe_in_order(monkeypatch, tmp_path):

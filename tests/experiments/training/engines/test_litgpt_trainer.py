@@ -6,12 +6,12 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.training import rank
-from experiments.training.models.litgpt import TARGETS
+from experiments.training.models.litgpt import LORA_TARGETS
 from experiments.training.worker import run_row
 from tests.support.training.tiny_rows import LORA, NF4, shots
 from tests.support.training.tiny_rows import spec as any_spec
 
-ADAPTED = LORA | {"targets": list(TARGETS)}
+ADAPTED = LORA | {"targets": list(LORA_TARGETS)}
 
 
 def spec(**changes):

@@ -10,7 +10,15 @@ from transformers.models.opt.modeling_opt import OPTDecoderLayer
 from transformers.models.t5.modeling_t5 import T5Block, T5Stack
 
 from experiments.errors import InputError
-from experiments.training.engines.strategies import CpuFsdp, CpuOffload, Ddp, Fsdp, Offload, OneDevice, build_strategy
+from experiments.training.engines.strategies import (
+    CpuDeepSpeedOffload,
+    CpuFsdp,
+    Ddp,
+    DeepSpeedOffload,
+    Fsdp,
+    SingleDevice,
+    build_strategy,
+)
 from tests.support.results.in_memory import CPU, GPU
 from tests.support.training.tiny_rows import spec
 
@@ -30,11 +38,11 @@ def two_ranks(monkeypatch):
 @ON_BOTH
 def test_one_device_has_its_own_strategy(device):
     built = strategy(device)
-    assert type(built) is OneDevice
+    assert type(built) is SingleDevice
     assert (built.root_device.type, built.root_device.index) == (device.kind, 0)
 
 
-@pytest.mark.parametrize(("device", "kind"), [(CPU, CpuOffload), (GPU, Offload)])
+@pytest.mark.parametrize(("device", "kind"), [(CPU, CpuDeepSpeedOffload), (GPU, DeepSpeedOffload)])
 @pytest.mark.parametrize("stage", [2, 3])
 def test_offload_has_its_stage_and_the_optimizer_in_host_memory(device, kind, stage):
     built = strategy(device, strategy=f"deepspeed_stage_{stage}_offload", batch_size=3)

@@ -20,7 +20,7 @@ def test_a_storage_is_counted_once_however_many_views_it_has():
         views = [base[:10], base.view(10, 100), base.detach(), base.t()]
         base.add_(1)
         assert meter.allocated() == 4000
-        meter.watch("params", [base, *views, nn.Parameter(base)])
+        meter.track("params", [base, *views, nn.Parameter(base)])
         assert meter.allocated() == 4000
 
 
@@ -50,7 +50,7 @@ def test_the_peak_counts_from_the_last_reset():
 def test_tensors_created_outside_are_counted_when_watched():
     before = torch.zeros(1000)
     meter = StorageMeter()
-    meter.watch("batch", [before, before[1:]])
+    meter.track("batch", [before, before[1:]])
     assert meter.allocated() == meter.peak() == 4000
     del before
     assert meter.allocated() == 0
@@ -89,7 +89,7 @@ def test_the_memory_of_a_training_step_agrees_with_torch_s_profiler():
     torch.set_num_threads(1)
     model, optimizer, batch = perceptron()
     with StorageMeter() as meter:
-        meter.watch("params", [*model.parameters(), batch])
+        meter.track("params", [*model.parameters(), batch])
         before = meter.allocated()
         train_step(model, optimizer, batch)
         kept, peak = meter.allocated() - before, meter.peak() - before

@@ -8,7 +8,7 @@ from experiments.training.measure import probe as probing
 from experiments.training.measure.flops import FlopCount
 from experiments.training.measure.meters import StorageMeter, resident_peak_gib
 from experiments.training.measure.probe import Probe, count_weights, peak_share
-from experiments.training.measure.schedule import schedule_of
+from experiments.training.measure.schedule import build_schedule
 from tests.support.results.in_memory import CPU, GPU
 from tests.support.training.tiny_rows import GIB, spec
 
@@ -36,7 +36,7 @@ class FakeMeter:
     def begin(self, phase):
         self.high = self.now
 
-    def watch(self, kind, tensors):
+    def track(self, kind, tensors):
         self.watched[kind] = self.watched.get(kind, []) + list(tensors)
 
     def hold(self, gib):
@@ -48,8 +48,8 @@ def probe_of(row, out, meter=None):
     probe = Probe(row, CPU, meter or FakeMeter(), out)
     model = nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters())
-    probe.watch(model, lambda: [optimizer])
-    probe.start(schedule_of(row, row.settings.train_samples // row.settings.batch_size))
+    probe.set_model(model, lambda: [optimizer])
+    probe.start(build_schedule(row, row.settings.train_samples // row.settings.batch_size))
     return probe, model, optimizer
 
 
@@ -156,7 +156,7 @@ def test_the_peak_of_each_phase_is_recorded(tmp_path):
     meter = FakeMeter()
     probe = Probe(spec(), CPU, meter, tmp_path)
     for phase, most, left in (("forward", 5, 2), ("backward", 9, 3), ("optimizer step", 4, 1), ("forward", 3, 1)):
-        probe.enter(phase)
+        probe.enter_phase(phase)
         meter.hold(most)
         meter.hold(left)
     memory = probe.memory()
@@ -167,7 +167,7 @@ def test_the_peak_of_each_phase_is_recorded(tmp_path):
 def test_the_highest_reserved_memory_is_recorded(tmp_path):
     meter = FakeMeter(reserved=3 * GIB)
     probe = Probe(spec(), CPU, meter, tmp_path)
-    probe.enter("forward")
+    probe.enter_phase("forward")
     meter.reserved = GIB
     assert probe.memory().reserved_gib == 3
 

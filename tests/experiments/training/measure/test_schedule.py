@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.training.measure.schedule import Timing, full_micro_steps, schedule_of, spread
+from experiments.training.measure.schedule import Timing, build_schedule, full_micro_steps, relative_spread
 from tests.support.training.tiny_rows import spec
 
 counts = st.integers(1, 40)
@@ -11,7 +11,7 @@ step_limits = st.integers(-1, 30)
 
 def scheduled(length, accumulate, epochs, batches, max_steps=-1):
     row = spec(length=length, accumulate=accumulate, max_epochs=epochs, max_steps=max_steps, train_samples=None)
-    return schedule_of(row, batches)
+    return build_schedule(row, batches)
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
@@ -34,16 +34,16 @@ def test_verdict_length_measures_four_micro_steps_after_two_optimizer_steps(accu
 def test_a_shortened_run_has_the_longest_batch_in_its_second_step(accumulate, epochs, batches):
     schedule = scheduled("verdict", accumulate, epochs, batches)
     if schedule.minimum == schedule.total:
-        assert schedule.longest_at is None
+        assert schedule.longest_batch_index is None
     else:
-        assert schedule.longest_at == 2 * accumulate - 1
+        assert schedule.longest_batch_index == 2 * accumulate - 1
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
 def test_a_run_of_peak_length_ends_with_the_second_step_and_the_longest_batch(accumulate, epochs, batches, max_steps):
     schedule = scheduled("peak", accumulate, epochs, batches, max_steps)
     assert schedule.minimum == schedule.maximum == min(2 * accumulate, schedule.total)
-    assert schedule.longest_at == (None if schedule.minimum == schedule.total else schedule.minimum - 1)
+    assert schedule.longest_batch_index == (None if schedule.minimum == schedule.total else schedule.minimum - 1)
     assert [schedule.may_end([1.0, 9.0] * done) for done in (0, schedule.minimum)] == [schedule.minimum == 0, True]
 
 
@@ -56,7 +56,7 @@ def test_verdict_length_ends_after_a_whole_step_with_steady_times(accumulate, ti
     elif len(times) < schedule.minimum or len(times) % accumulate:
         assert not ends
     else:
-        assert ends == (Timing.of(times, accumulate).spread <= 0.05)
+        assert ends == (Timing.from_times(times, accumulate).spread <= 0.05)
 
 
 def test_verdict_length_ends_at_its_minimum_only_if_times_are_steady():
@@ -78,7 +78,7 @@ def test_a_full_length_run_has_all_steps(accumulate, epochs, batches, max_steps,
     schedule = scheduled("as-taught", accumulate, epochs, batches, max_steps)
     assert schedule.minimum == schedule.maximum == schedule.total
     assert schedule.may_end([1.0] * done) == (done >= schedule.total)
-    assert schedule.longest_at is None
+    assert schedule.longest_batch_index is None
 
 
 @pytest.mark.parametrize(
@@ -90,20 +90,20 @@ def test_full_length_steps_follow_the_settings(accumulate, max_steps, micro_step
 
 
 def test_the_first_two_steps_are_not_timed():
-    timing = Timing.of([100, 200, 300, 400, 1.0, 3.0, 2.0, 5.0], accumulate=2)
+    timing = Timing.from_times([100, 200, 300, 400, 1.0, 3.0, 2.0, 5.0], accumulate=2)
     assert (timing.plain_s, timing.stepping_s, timing.measured) == ([1.0, 2.0], [3.0, 5.0], 4)
 
 
 @given(accumulate=st.integers(1, 8), count=st.integers(1, 60))
 def test_even_the_shortest_run_is_timed(accumulate, count):
-    measured = Timing.of([1.0] * count, accumulate).measured
+    measured = Timing.from_times([1.0] * count, accumulate).measured
     assert measured >= 1
     assert measured == count - accumulate * min(2, (count - 1) // accumulate)
 
 
 def test_nothing_is_timed_before_the_first_micro_step():
-    assert Timing.of([], 2).measured == 0
-    assert Timing.of([], 2).step_s(2) == 0
+    assert Timing.from_times([], 2).measured == 0
+    assert Timing.from_times([], 2).step_s(2) == 0
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_step_time_is_plain_micro_steps_and_one_with_the_optimizer(stepping, pla
 
 @pytest.mark.parametrize(("times", "value"), [([], 0), ([7.0], 0), ([2.0] * 5, 0), ([1.0, 2.0, 3.0, 4.0, 5.0], 2 / 3)])
 def test_spread_is_the_interquartile_range_over_the_median(times, value):
-    assert spread(times) == pytest.approx(value)
+    assert relative_spread(times) == pytest.approx(value)
 
 
 def test_spread_is_that_of_the_more_scattered_kind_of_micro_step():

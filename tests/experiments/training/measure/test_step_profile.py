@@ -2,20 +2,20 @@
 
 import pytest
 
-from experiments.training.measure.step_profile import length, shares, union
+from experiments.training.measure.step_profile import merge_intervals, time_shares, total_length_s
 
 NCCL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
 
 
 def test_overlapping_intervals_count_once():
-    assert union([(3.0, 4.0), (0.0, 2.0), (1.0, 1.5), (2.0, 2.5)]) == [(0.0, 2.5), (3.0, 4.0)]
-    assert length(union([(0.0, 2.0), (1.0, 3.0)])) == 3.0
-    assert union([]) == []
+    assert merge_intervals([(3.0, 4.0), (0.0, 2.0), (1.0, 1.5), (2.0, 2.5)]) == [(0.0, 2.5), (3.0, 4.0)]
+    assert total_length_s(merge_intervals([(0.0, 2.0), (1.0, 3.0)])) == 3.0
+    assert merge_intervals([]) == []
 
 
 def test_communication_is_exposed_if_nothing_else_runs():
     kernels = [("gemm", 0.0, 4.0), (NCCL, 3.0, 6.0), ("gemm", 5.0, 5.5), ("gemm", 8.0, 9.0)]
-    result = shares(kernels, took_s=10.0)
+    result = time_shares(kernels, duration_s=10.0)
     assert result["communication_share"] == pytest.approx(0.3)
     assert result["exposed_communication_share"] == pytest.approx(0.15)
     assert result["gpu_idle_share"] == pytest.approx(0.3)
@@ -23,4 +23,4 @@ def test_communication_is_exposed_if_nothing_else_runs():
 
 def test_a_gpu_without_kernels_is_idle_all_the_time():
     nothing = {"communication_share": 0.0, "exposed_communication_share": 0.0, "gpu_idle_share": 1.0}
-    assert shares([], took_s=2.0) == nothing
+    assert time_shares([], duration_s=2.0) == nothing

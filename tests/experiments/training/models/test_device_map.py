@@ -6,7 +6,7 @@ import torch
 from experiments.errors import InputError
 from experiments.suites.models import models
 from experiments.training.models import device_map
-from experiments.training.models.weights import device_of, fill_randomly, load_pretrained, meta_model
+from experiments.training.models.weights import fill_randomly, find_device, load_pretrained, meta_model
 from tests.support.results.in_memory import GPU, STAND_IN
 from tests.support.training.tiny_rows import GIB, GPT_NEO, LLAMA, LORA, NF4, spec
 
@@ -31,7 +31,7 @@ def test_a_model_too_large_for_one_gpu_is_distributed_evenly(name):
 def test_weights_that_do_not_fit_are_out_of_memory():
     model = meta_model(models()[GPT_NEO], "full")
     with pytest.raises(
-        torch.OutOfMemoryError, match=r"^the weights do not fit 1, 1 GiB of 2 GPUs; left: transformer.h"
+        torch.OutOfMemoryError, match=r"^the weights do not fit 1, 1 GiB of 2 GPUs; not placed: transformer.h"
     ):
         device_map.balanced_device_map(model, torch.bfloat16, {0: GIB, 1: GIB})
 
@@ -45,7 +45,7 @@ def test_a_tenth_of_the_cap_or_of_the_free_memory_is_reserved_for_activations(mo
 def test_a_parameter_is_on_the_device_of_the_smallest_part_that_contains_it():
     parts = {"": 0, "transformer.h": 1, "transformer.h.3": 2}
     names = ("head.weight", "transformer.h.2.a", "transformer.h.3.a.b")
-    assert [device_of(name, parts) for name in names] == [0, 1, 2]
+    assert [find_device(name, parts) for name in names] == [0, 1, 2]
 
 
 def parts_of(model):

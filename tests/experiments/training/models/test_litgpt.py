@@ -7,14 +7,14 @@ from torch import nn
 
 from experiments.errors import InputError
 from experiments.suites.models import models
-from experiments.training.models.litgpt import TARGETS, build_config, build_litgpt
+from experiments.training.models.litgpt import LORA_TARGETS, build_config, build_litgpt
 from tests.support.training.tiny_rows import LORA, NF4
 from tests.support.training.tiny_rows import spec as any_spec
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 LITGPT = [name for name, model in models().items() if model.litgpt]
 OWN = models()["open-llama-7b"].model_copy(update={"litgpt": "no-llama"})
-ADAPTED = LORA | {"targets": list(TARGETS)}
+ADAPTED = LORA | {"targets": list(LORA_TARGETS)}
 
 
 def spec(**changes):
@@ -54,7 +54,7 @@ def test_only_the_adapters_of_the_named_layers_are_trained():
 
 
 def test_all_linear_names_every_target():
-    configs = [build_config(spec(lora=LORA | {"targets": targets})) for targets in ("all-linear", list(TARGETS))]
+    configs = [build_config(spec(lora=LORA | {"targets": targets})) for targets in ("all-linear", list(LORA_TARGETS))]
     assert configs[0] == configs[1]
     assert isinstance(configs[0], lora.Config)
 
