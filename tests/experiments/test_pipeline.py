@@ -25,14 +25,14 @@ from provision.ssh.shell import LocalShell
 from provision.ssh.ssh_shell import SshShell
 from tests.support.runners import rows as made
 from tests.support.runners.fake_runner import SLURM, SUITE, FakeRunner
-from tests.support.runners.fake_view import Watched
+from tests.support.runners.fake_view import RecordingView
 
 H200 = Gpu(0, "NVIDIA H200", 139.8, "GPU-h")
 H100 = Gpu(0, "NVIDIA H100 NVL", 93.2, "GPU-n")
 
 
 def choices(path, **options):
-    done = run_suite(RunOptions(SUITE, results=path, **options), Watched())
+    done = run_suite(RunOptions(SUITE, results=path, **options), RecordingView())
     run = RunFolder(done.folder).read_run()
     return run.card, run.size
 
@@ -54,7 +54,7 @@ def test_card_and_size_follow_the_machine(machine, tmp_path, gpus, expected):
 
 def test_a_miniature_on_a_machine_with_a_gpu_says_why(machine, tmp_path):
     machine(made.T4)
-    run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), view := Watched())
+    run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), view := RecordingView())
     assert "size tiny, because device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB" in view.text.getvalue()
 
 
@@ -85,7 +85,7 @@ def test_the_run_id_says_what_was_chosen():
 
 def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
     options = RunOptions(SLURM, rows=("neo-1gpu", "neo-8gpu-ddp"), gpus_per_node=2, results=tmp_path)
-    done = run_suite(options, Watched())
+    done = run_suite(options, RecordingView())
     assert done.folder.name == f"{SLURM}-v100_32gb-tiny-verdict-2gpus"
     ran = {row: result.spec.settings for row, result in RunFolder(done.folder).results().items()}
     assert {row: (one.nodes, one.devices) for row, one in ran.items()} == {"neo-1gpu": (1, 1), "neo-8gpu-ddp": (2, 2)}
@@ -105,13 +105,13 @@ def test_predictions_alone_are_evaluated_and_no_row_runs(machine, tmp_path):
 
 def test_a_run_goes_on_with_as_many_gpus_alone(machine, tmp_path):
     options = RunOptions(SLURM, rows=("neo-4gpu-ddp",), run_id="mine", results=tmp_path)
-    run_suite(options, Watched())
+    run_suite(options, RecordingView())
     with pytest.raises(InputError, match="made with gpus_per_node None, and now gpus_per_node is 2"):
-        run_suite(replace(options, gpus_per_node=2), Watched())
+        run_suite(replace(options, gpus_per_node=2), RecordingView())
 
 
 def several(*suites, view=None, **options):
-    return list(run_suites(options_per_suite(suites, RunOptions(suites[0], **options)), view or Watched()))
+    return list(run_suites(options_per_suite(suites, RunOptions(suites[0], **options)), view or RecordingView()))
 
 
 def test_several_suites_have_a_folder_each_and_latest_is_the_last(machine, tmp_path):
@@ -153,7 +153,7 @@ def test_no_row_runs_when_all_of_one_of_several_suites_are_refused(machine, tmp_
 
 
 def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp_path):
-    done = run_suite(RunOptions(SUITE, rows=("xxl", "baseline"), results=tmp_path), Watched())
+    done = run_suite(RunOptions(SUITE, rows=("xxl", "baseline"), results=tmp_path), RecordingView())
     assert done.report.is_file()
     assert done.report.parent == done.folder
     assert (tmp_path / "latest").resolve() == done.folder.resolve()
@@ -162,37 +162,37 @@ def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp
 
 
 def test_a_cluster_is_reached_before_anything_is_predicted_or_written(machine, tmp_path, monkeypatch):
-    done = run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), Watched())
+    done = run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), RecordingView())
     profile = profile_named("mahti").model_copy(update={"host": "nosuch.invalid", "account": "project_1"})
     cluster = Cluster(SshShell(SshConfigHost("nosuch.invalid")), profile)
     monkeypatch.setattr(pipeline, "target_of", lambda options: ClusterTarget(profile.node, cluster))
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path, site="slurm", profile="mahti", run_id="mine")
     with pytest.raises(UnknownHost, match=r"unknown host; add to ~/.ssh/config: 'Host nosuch.invalid'"):
-        run_suite(options, view := Watched())
+        run_suite(options, view := RecordingView())
     assert (tmp_path / "latest").resolve() == done.folder.resolve()
     assert not (tmp_path / "mine" / "run.json").exists()
     assert view.lines == []
 
 
 def test_running_again_runs_only_what_is_missing(machine, tmp_path):
-    run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), Watched())
-    view = Watched()
+    run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), RecordingView())
+    view = RecordingView()
     done = run_suite(RunOptions(SUITE, rows=("xxl", "baseline"), results=tmp_path), view)
     assert FakeRunner.ran == ["xxl", "baseline"]
     assert "xxl: kept (finished: fits)" in view.lines
     assert done.evaluation.run.rows == ("baseline", "xxl")
-    run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path, rerun=True), Watched())
+    run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path, rerun=True), RecordingView())
     assert FakeRunner.ran == ["xxl", "baseline", "xxl"]
 
 
 def test_a_result_of_other_versions_runs_again_and_is_not_lost(machine, tmp_path, monkeypatch):
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path)
-    folder = RunFolder(run_suite(options, Watched()).folder)
+    folder = RunFolder(run_suite(options, RecordingView()).folder)
     monkeypatch.setattr(software, "versions", lambda: {"torch": "99.0"})
-    run_suite(replace(options, keep_versions=True), view := Watched())
+    run_suite(replace(options, keep_versions=True), view := RecordingView())
     assert FakeRunner.ran == ["xxl"]
     assert any("xxl: kept (finished: fits; --keep-versions: torch 2" in line for line in view.lines)
-    run_suite(options, Watched())
+    run_suite(options, RecordingView())
     assert FakeRunner.ran == ["xxl", "xxl"]
     clear_row_folder(folder.row_named("xxl"))
     (earlier,) = (folder.row_named("xxl") / EARLIER_FOLDER).iterdir()
@@ -202,29 +202,29 @@ def test_a_result_of_other_versions_runs_again_and_is_not_lost(machine, tmp_path
 def test_a_result_that_cannot_be_made_again_here_is_kept(machine, tmp_path, monkeypatch):
     machine(made.GPU)
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path, card="a100_80gb", size="full")
-    folder = RunFolder(run_suite(options, Watched()).folder)
+    folder = RunFolder(run_suite(options, RecordingView()).folder)
     machine()
     monkeypatch.setattr(software, "versions", lambda: {"torch": "99.0"})
-    run_suite(options, view := Watched())
+    run_suite(options, view := RecordingView())
     assert "xxl: kept (cannot run here: no GPU: full size needs one; size tiny runs anywhere)" in view.lines
     assert folder.results()["xxl"].outcome == "fits"
 
 
 def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tmp_path):
     machine(made.GPU, host_memory_gib=100)
-    done = run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), Watched())
+    done = run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), RecordingView())
     results = RunFolder(done.folder).results()
     assert results["xxl-cpu-offload"].outcome == "refused"
     assert "of host memory, there are 100 GiB" in results["xxl-cpu-offload"].reason
     assert FakeRunner.ran == ["xxl"]
-    run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload",), results=tmp_path, host_memory_gib=256), Watched())
+    run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload",), results=tmp_path, host_memory_gib=256), RecordingView())
     assert FakeRunner.ran == ["xxl", "xxl-cpu-offload"]
 
 
 def test_a_run_of_refused_rows_alone_is_a_users_mistake_with_results_that_say_so(machine, tmp_path):
     machine(made.T4)
     with pytest.raises(InputError, match=r"^device NVIDIA T4 has 14\.6 GiB, a100_80gb needs 79\.2 GiB$"):
-        run_suite(RunOptions(SUITE, size="full", results=tmp_path), Watched())
+        run_suite(RunOptions(SUITE, size="full", results=tmp_path), RecordingView())
     results = RunFolder(tmp_path / f"{SUITE}-a100_80gb-full-verdict").results()
     assert {result.outcome for result in results.values()} == {"refused"}
     assert FakeRunner.ran == []
@@ -272,7 +272,9 @@ def reviews(tmp_path):
 
 def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, reviews, tmp_path):
     cluster()
-    run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", rows=("neo-8gpu-ddp",), results=tmp_path), Watched())
+    run_suite(
+        RunOptions(SLURM, data=str(reviews), size="tiny", rows=("neo-8gpu-ddp",), results=tmp_path), RecordingView()
+    )
     data, spec = FakeSlurmRunner.brought
     assert (spec.data_sha256, data.user_path) == (folder_sha256(reviews), reviews)
     assert spec.data == f"{tmp_path}/there/cache/data/{spec.data_sha256}-imdb"
@@ -281,4 +283,4 @@ def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, review
 def test_nodes_that_share_no_folder_are_not_given_data_of_the_person_s(cluster, reviews, tmp_path):
     cluster(shared=False)
     with pytest.raises(InputError, match=r"^--data .*reviews: the nodes of Puhti share no folder; allowed: a URL$"):
-        run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", results=tmp_path), Watched())
+        run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", results=tmp_path), RecordingView())

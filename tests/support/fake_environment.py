@@ -12,7 +12,7 @@ from pathlib import Path
 from experiments.report import write_report
 from experiments.results.run_folder import RunFolder
 from experiments.system.files import CODE_FOLDER
-from tests.support.evidence import EVIDENCE
+from tests.support.results.evidence import EVIDENCE
 
 SUITE = "single_gpu_blip2"
 STORED = RunFolder(EVIDENCE / f"{SUITE}-a100_80gb-without-gpu")

@@ -67,7 +67,7 @@ def _cost(site: str) -> str:
     from provision.leasing.account import connect_to_lease
     from provision.leasing.journal import Journal
     from provision.leasing.reconciler import Reconciler
-    from provision.leasing.release import state
+    from provision.leasing.release import lease_state
 
     if not is_testbed(site):
         return ""
@@ -75,7 +75,7 @@ def _cost(site: str) -> str:
     lines = []
     for lease in reconciler.journal.active_leases().values():
         try:
-            lines.append(lease_line(state(connect_to_lease(reconciler, lease), reconciler, lease), datetime.now(UTC)))
+            lines.append(lease_line(lease_state(connect_to_lease(reconciler, lease), reconciler, lease), datetime.now(UTC)))
         except ProvisionError as problem:
             lines.append(f"{lease.name}: {problem}")
     return "; ".join(lines)

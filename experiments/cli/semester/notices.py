@@ -75,7 +75,7 @@ def _active() -> "list[State]":
     states = []
     for lease in reconciler.journal.active_leases().values():
         with suppress(ProvisionError):
-            states.append(release.state(connect_to_lease(reconciler, lease), reconciler, lease))
+            states.append(release.lease_state(connect_to_lease(reconciler, lease), reconciler, lease))
     return states
 
 

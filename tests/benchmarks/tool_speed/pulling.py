@@ -1,4 +1,4 @@
-"""Download of results compared with rsync: 500 MB in 2,000 files over a real sshd on this machine.
+"""Compare the download of results with rsync: 500 MB in 2,000 files over a real sshd on this machine.
 
     python -m tests.benchmarks.tool_speed.pulling [--out FILE]
 

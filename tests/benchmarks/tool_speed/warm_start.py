@@ -1,4 +1,4 @@
-"""Seconds of rows outside their training steps, started cold and warm in turns, on this machine.
+"""Measure the seconds of rows outside their training steps, with cold and warm starts in turns, on this machine.
 
     python -m tests.benchmarks.tool_speed.warm_start [--suite single_gpu_blip2] [--row ROW] [--without ROW] [--rounds 2]
         [--card CARD] [--size SIZE] [--out FILE]

@@ -16,7 +16,7 @@ from experiments.report.archive import write_zip
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULTS_FILE
 from tests.support.results.evidence import EVIDENCE, RUNS
-from tests.support.results.forgeries import FORGERIES, Forger, hostile
+from tests.support.results.forgeries import FORGERIES, Forger, write_hostile_archive
 
 LAB = "single_gpu_litgpt-a100_80gb"
 GENUINE = [run for run in RUNS if (run / RESULTS_FILE).read_text()]
@@ -117,7 +117,7 @@ def test_a_copy_of_a_known_run_is_refused(genuine, capsys):
     ],
 )
 def test_a_hostile_archive_is_refused_and_nothing_is_written(name, mode, tmp_path):
-    path = hostile(tmp_path / "hostile.zip", name, mode=mode)
+    path = write_hostile_archive(tmp_path / "hostile.zip", name, mode=mode)
     assert not check_bundle(path).accepted
     with pytest.raises(BadBundle, match="is not a"):
         read_bundle(path)
@@ -127,11 +127,11 @@ def test_a_hostile_archive_is_refused_and_nothing_is_written(name, mode, tmp_pat
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "LARGEST_BYTES", 1000)
     with pytest.raises(BadBundle, match="larger than a bundle"):
-        read_bundle(hostile(tmp_path / "bomb.zip", "run.json", bytes(5000)))
+        read_bundle(write_hostile_archive(tmp_path / "bomb.zip", "run.json", bytes(5000)))
 
 
 def test_an_archive_that_hides_its_size_is_refused(tmp_path):
-    path = hostile(tmp_path / "bomb.zip", "run.json", bytes(5000))
+    path = write_hostile_archive(tmp_path / "bomb.zip", "run.json", bytes(5000))
     data = path.read_bytes()
     path.write_bytes(data.replace((5000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
     with pytest.raises(BadBundle):

@@ -6,7 +6,7 @@ from experiments.cli.app import main
 from experiments.pipeline import run_suite
 from experiments.run_options import RunOptions
 from tests.support.runners.fake_runner import SUITE
-from tests.support.runners.fake_view import Watched
+from tests.support.runners.fake_view import RecordingView
 
 
 @pytest.fixture
@@ -23,4 +23,6 @@ def testbed(capsys, machine):
 @pytest.fixture
 def made(machine, tmp_path):
     """The folder of a finished run of two rows."""
-    return run_suite(RunOptions(SUITE, rows=("reduced-batch", "xxl"), results=tmp_path / "made"), Watched()).folder
+    return run_suite(
+        RunOptions(SUITE, rows=("reduced-batch", "xxl"), results=tmp_path / "made"), RecordingView()
+    ).folder

@@ -138,16 +138,16 @@ def test_several_suites_end_with_their_counts_and_reports(testbed, tmp_path):
 
 def test_the_worst_of_several_suites_is_the_exit_code(testbed, monkeypatch, tmp_path):
     outcomes = {SUITE: "fits", SLURM: "error"}
-    made = fake_worker.made
-    monkeypatch.setattr(fake_worker, "made", lambda spec, _: made(spec, outcomes[spec.suite]))
+    made = fake_worker.fake_result
+    monkeypatch.setattr(fake_worker, "fake_result", lambda spec, _: made(spec, outcomes[spec.suite]))
     rows = ("--row", "reduced-batch", "--row", "neo-1gpu")
     assert testbed("run", SUITE, SLURM, *rows, "--results", tmp_path)[0] == 3
     assert testbed("run", SLURM, SUITE, *rows, "--results", tmp_path)[0] == 3
 
 
 def test_what_broke_is_said_last_with_its_reason(testbed, monkeypatch, tmp_path):
-    made = fake_worker.made
-    monkeypatch.setattr(fake_worker, "made", lambda spec, _: made(spec, "error"))
+    made = fake_worker.fake_result
+    monkeypatch.setattr(fake_worker, "fake_result", lambda spec, _: made(spec, "error"))
     _, out, _ = testbed(
         "run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path, "--no-predict"
     )

@@ -43,7 +43,7 @@ from tests.support.results.handwritten import (
 )
 from tests.support.runners.fake_predictions import Predictor, stated
 from tests.support.services.sshd import new_key
-from tests.support.services.terminal import printed, screen
+from tests.support.services.terminal import screen_text, terminal_output
 
 SCREENS = Path(__file__).parent / "screens"
 WIDTHS = (80, 120, 160)
@@ -213,7 +213,7 @@ def _check(name: str, width: int, text: str) -> None:
 
 
 def _shown(run: Callable[[], object], width: int) -> str:
-    return screen(printed(run, width), width)
+    return screen_text(terminal_output(run, width), width)
 
 
 def _session(lines: Iterable[str], width: int, places: Mapping[str, str]) -> str:
@@ -341,5 +341,5 @@ def test_nothing_on_a_stored_screen_is_cut(path):
 
 def test_colors_are_for_terminals_that_want_them(folders, machine):
     line = ["evaluate", str(folders["H200"])]
-    assert "\x1b[31m" in printed(lambda: main(line), 80)
-    assert "\x1b[31m" not in printed(lambda: main(line), 80, {"NO_COLOR": "1"})
+    assert "\x1b[31m" in terminal_output(lambda: main(line), 80)
+    assert "\x1b[31m" not in terminal_output(lambda: main(line), 80, {"NO_COLOR": "1"})

@@ -10,7 +10,7 @@ from experiments.history.changes import RunChanges, changes
 from experiments.history.database import history, record
 from experiments.history.series import read_series
 from experiments.results.changes.noise import segments
-from tests.support.results.terms import again, slow_down
+from tests.support.results.terms import repeat_run, slow_down
 
 BEFORE = 6
 ROW = "xxl-sgd"
@@ -117,9 +117,9 @@ def found_in(folder: Path, weeks: int, change: Callable[[Result], None] | None =
     """Return the changes in a history of ``weeks`` unchanged runs, and one more with ``change``."""
     with history(folder / "history.db", create=True) as database:
         for week in range(weeks):
-            record(database, again(folder, week))
+            record(database, repeat_run(folder, week))
         if change:
-            record(database, again(folder, weeks, change))
+            record(database, repeat_run(folder, weeks, change))
         (series,) = read_series(database)
     return changes(series)
 
@@ -138,7 +138,7 @@ def test_a_planted_regression_is_found_in_the_first_run_after_it_and_named(name,
     database = tmp_path / "history.db"
     database.write_bytes(unchanged.read_bytes())
     with history(database) as connection:
-        record(connection, again(tmp_path, BEFORE, change))
+        record(connection, repeat_run(tmp_path, BEFORE, change))
         (series,) = read_series(connection)
     (found,) = changes(series)
     assert found.run is series.runs[-1]
@@ -148,7 +148,7 @@ def test_a_planted_regression_is_found_in_the_first_run_after_it_and_named(name,
 def test_a_change_stays_the_only_one_when_more_runs_follow(tmp_path):
     with history(tmp_path / "history.db", create=True) as database:
         for week in range(10):
-            record(database, again(tmp_path, week, of_row(larger("peak_gib", 1.02)) if week >= 6 else None))
+            record(database, repeat_run(tmp_path, week, of_row(larger("peak_gib", 1.02)) if week >= 6 else None))
         (series,) = read_series(database)
     (found,) = changes(series)
     assert found.run is series.runs[6]
@@ -157,7 +157,7 @@ def test_a_change_stays_the_only_one_when_more_runs_follow(tmp_path):
 def test_fifty_unchanged_runs_raise_no_alarm_at_any_time(tmp_path):
     with history(tmp_path / "history.db", create=True) as database:
         for week in range(50):
-            record(database, again(tmp_path, week))
+            record(database, repeat_run(tmp_path, week))
         (series,) = read_series(database)
     seen = [series._replace(runs=series.runs[:count]) for count in (*range(2, 10), *range(10, 51, 10))]
     assert {one.sentence for part in seen for found in changes(part) for one in found.changed} == set()

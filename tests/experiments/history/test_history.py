@@ -12,7 +12,7 @@ from experiments.cli.app import main
 from experiments.cli.tables.history import sparkline
 from experiments.history.database import SCHEMA, history
 from tests.support.results.evidence import EVIDENCE, RUNS
-from tests.support.results.terms import RUN, again
+from tests.support.results.terms import RUN, repeat_run
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_run_that_went_on_replaces_itself(testbed, tmp_path):
 
 def test_a_value_over_time_is_plain_sql(testbed, tmp_path):
     for week in range(3):
-        testbed("history", "record", again(tmp_path, week).path)
+        testbed("history", "record", repeat_run(tmp_path, week).path)
     query = "SELECT value FROM trends WHERE row = 'xxl-sgd' AND quantity = 'peak_gib'"
     with sqlite3.connect(tmp_path / "results/history.db") as database:
         assert len(database.execute(query).fetchall()) == 3
@@ -83,7 +83,7 @@ def test_changes_verdicts_and_figures_are_shown(testbed, tmp_path):
         result["versions"]["torch"] = "2.12.0"
 
     for week in range(4):
-        testbed("history", "record", again(tmp_path, week, worse if week == 3 else None).path)
+        testbed("history", "record", repeat_run(tmp_path, week, worse if week == 3 else None).path)
     code, out, _ = testbed("history", "single_gpu_blip2/xxl-sgd", "--fail-on-change")
     assert code == 1
     assert "xxl-sgd: peak memory 77.5 GiB → 79 GiB (+2 %)" in out

@@ -13,7 +13,7 @@ from experiments.results.memory_parts import POINTS
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
 from tests.support.results.in_memory import result, run
-from tests.support.results.stored_runs import kept, write
+from tests.support.results.stored_runs import stored_run, write_result
 from tests.support.runners.fake_predictions import prediction
 
 NAME = "single_gpu_blip2"
@@ -23,9 +23,11 @@ CARD = "a100_80gb"
 
 def made(place, row, run_id="one", outcome="fits", asked=(), **choices):
     """A folder of a run of ``row`` and other requested rows, with only the result of ``row``."""
-    folder = kept(place, choices.pop("suite", NAME), CARD, row, run_id=run_id, **choices)
+    folder = stored_run(place, choices.pop("suite", NAME), CARD, row, run_id=run_id, **choices)
     folder.write_run(folder.read_run().model_copy(update={"rows": (row, *asked)}))
-    write(folder, folder.results()[row].model_copy(update={"outcome": outcome, "reason": f"{row} ended as {outcome}"}))
+    write_result(
+        folder, folder.results()[row].model_copy(update={"outcome": outcome, "reason": f"{row} ended as {outcome}"})
+    )
     return folder
 
 
@@ -83,12 +85,12 @@ def test_the_newest_result_under_the_choices_is_shown(tmp_path, shown):
 
 
 def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, shown, monkeypatch, capsys):
-    kept = made(tmp_path / "elsewhere", "xxl-sgd").path
+    stored_run = made(tmp_path / "elsewhere", "xxl-sgd").path
     script = tmp_path / "command.py"
     script.write_text(
         "import shutil, sys\n"
         "print(*sys.argv[1:])\n"
-        f"shutil.copytree({str(kept)!r}, sys.argv[sys.argv.index('--results') + 1] + '/one')\n"
+        f"shutil.copytree({str(stored_run)!r}, sys.argv[sys.argv.index('--results') + 1] + '/one')\n"
     )
     monkeypatch.setattr(narrative, "COMMAND", (sys.executable, str(script)))
     results = tmp_path / "results"
@@ -114,7 +116,7 @@ def test_unknown_names_are_refused(tmp_path):
 
 @pytest.mark.usefixtures("no_command")
 def test_a_row_of_several_ranks_has_a_line_for_each(tmp_path, shown):
-    kept(tmp_path, MULTI, CARD, "7b-4gpu-ddp")
+    stored_run(tmp_path, MULTI, CARD, "7b-4gpu-ddp")
     Lab(MULTI, results=str(tmp_path)).show("7b-4gpu-ddp")
     lines = [line.split(" | ") for line in shown[0].splitlines() if line.startswith("| rank")]
     assert [line[0] for line in lines] == ["| rank 0", "| rank 1", "| rank 2", "| rank 3"]
@@ -126,7 +128,7 @@ def test_a_row_of_several_ranks_has_a_line_for_each(tmp_path, shown):
 
 @pytest.mark.usefixtures("no_command")
 def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_path, shown):
-    kept(tmp_path, MULTI, CARD)
+    stored_run(tmp_path, MULTI, CARD)
     Lab(MULTI, results=str(tmp_path)).compare("7b-1gpu", "7b-4gpu-ddp")
     settings, bars, tables, stated = shown
     assert "|  | global_batch_size | devices | strategy |" in settings
@@ -151,8 +153,8 @@ def test_without_results_rows_are_compared_by_what_they_set_and_what_is_stated(t
 @pytest.mark.usefixtures("no_command")
 def test_rows_are_compared_within_the_run_that_has_the_most_of_them(tmp_path, shown):
     rows = ("reduced-batch", "grad-accumulation")
-    kept(tmp_path, NAME, CARD, *rows, run_id="both", started_at="2026-11-20T00:00:00+00:00")
-    kept(tmp_path, NAME, CARD, rows[0], run_id="newer", size="tiny", started_at="2026-11-21T00:00:00+00:00")
+    stored_run(tmp_path, NAME, CARD, *rows, run_id="both", started_at="2026-11-20T00:00:00+00:00")
+    stored_run(tmp_path, NAME, CARD, rows[0], run_id="newer", size="tiny", started_at="2026-11-21T00:00:00+00:00")
     Lab(NAME, results=str(tmp_path)).compare("baseline", *rows)
     assert "size full" in shown[2]
     assert "No result yet: Baseline." in shown[2]
@@ -161,7 +163,7 @@ def test_rows_are_compared_within_the_run_that_has_the_most_of_them(tmp_path, sh
 
 @pytest.mark.usefixtures("no_command")
 def test_a_miniature_is_told_in_mib_beside_what_is_predicted_at_full_size(tmp_path, shown):
-    folder = kept(tmp_path, NAME, CARD, "reduced-batch", "grad-accumulation", size="tiny")
+    folder = stored_run(tmp_path, NAME, CARD, "reduced-batch", "grad-accumulation", size="tiny")
     spec = folder.results()["reduced-batch"].spec.model_copy(update={"size": "full"})
     folder.write_predictions([prediction(spec, 70.0)])
     lab = Lab(NAME, results=str(tmp_path))
@@ -182,7 +184,7 @@ def test_rows_that_were_rejected_are_compared_without_a_figure(tmp_path, shown):
     folder.write_run(run("baseline", "reduced-batch", suite=NAME))
     for row in ("baseline", "reduced-batch"):
         spec = folder.read_run().spec(suite_named(NAME), row)
-        write(folder, result("a", "refused").model_copy(update={"spec": spec}))
+        write_result(folder, result("a", "refused").model_copy(update={"spec": spec}))
     Lab(NAME, results=str(tmp_path)).compare("baseline", "reduced-batch")
     assert not any(isinstance(block, list) for block in shown)
     assert "| Baseline | rejected |" in shown[1]
@@ -228,7 +230,7 @@ def test_a_row_has_its_recipe_and_the_code_that_trains_it_beside_it(tmp_path, sh
 
 @pytest.mark.usefixtures("no_command")
 def test_in_miniature_the_prediction_at_full_size_comes_first(tmp_path, shown):
-    folder = kept(tmp_path, NAME, CARD, "reduced-batch", size="tiny")
+    folder = stored_run(tmp_path, NAME, CARD, "reduced-batch", size="tiny")
     spec = folder.results()["reduced-batch"].spec.model_copy(update={"size": "full"})
     folder.write_predictions([prediction(spec, 90.0)])
     Lab(NAME, results=str(tmp_path)).show("reduced-batch")

@@ -15,7 +15,7 @@ import experiments
 from experiments.notebooks import narrative
 from experiments.results.evaluate import claim_rows
 from experiments.suites.suite import suite_named, suite_names
-from tests.support.results.stored_runs import kept
+from tests.support.results.stored_runs import stored_run
 
 HOUSE = Path(experiments.__file__).parent
 ROOT = HOUSE.parent
@@ -156,7 +156,7 @@ def test_questions_are_numbered_through(name):
 @pytest.mark.parametrize("name", NARRATED)
 def test_a_notebook_shows_kept_results_and_runs_nothing(name, size, tmp_path, shown):
     for card in suite_named(name).cards:
-        kept(tmp_path, name, card, run_id=card, size=size)
+        stored_run(tmp_path, name, card, run_id=card, size=size)
     notebook = of_results_in(tmp_path, notebook_of(name))
     run_through(notebook)
     told = "\n".join(block.data for block in shown if not isinstance(block, SVG))
@@ -185,7 +185,7 @@ def test_the_runs_kept_with_the_project_can_be_read_in_a_notebook(shown):
 def test_a_notebook_runs_headless_in_a_kernel(tmp_path):
     name = "multi_gpu_litgpt"
     for card in suite_named(name).cards:
-        kept(tmp_path, name, card, run_id=card)
+        stored_run(tmp_path, name, card, run_id=card)
     notebook = of_results_in(tmp_path, notebook_of(name))
     notebook.cells.insert(0, new_code_cell(NOTHING_RUNS))
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(HOUSE / "notebooks")}}).execute()

@@ -15,7 +15,7 @@ from experiments.suites.cards import cards_named
 from experiments.suites.suite import suite_named, suite_names
 from tests.support.runners.fake_predictions import Predictor, stated
 from tests.support.runners.fake_runner import SUITE
-from tests.support.runners.fake_view import Watched
+from tests.support.runners.fake_view import RecordingView
 
 CARD = "a100_80gb"
 LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb", "--loop", "lightning")
@@ -287,7 +287,7 @@ class TestBeforeARun:
     """The fixture ``machine`` predicts the stated outcomes."""
 
     def run(self, path, **options):
-        view = Watched()
+        view = RecordingView()
         done = run_suite(RunOptions(SUITE, rows=("baseline", "reduced-batch"), results=path, **options), view)
         return RunFolder(done.folder), view.lines
 

@@ -9,7 +9,7 @@ import pytest
 from experiments.report import write_report
 from experiments.results.run_folder import RunFolder
 from tests.support.results.handwritten import h200_run, ranks_run, tiny_run, with_predictions
-from tests.support.services.chromium import Page, program
+from tests.support.services.chromium import Page, chromium_path
 
 READY = "document.readyState === 'complete' && document.querySelector('[data-figure=memory] svg')"
 DRAWN = """[...document.querySelectorAll('[data-figure]')]
@@ -23,7 +23,7 @@ BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
-    with Page(program(), tmp_path / "chromium") as tab:
+    with Page(chromium_path(), tmp_path / "chromium") as tab:
         yield tab
 
 

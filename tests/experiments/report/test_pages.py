@@ -27,8 +27,8 @@ from experiments.semester.state import Check, Done
 from experiments.semester.written import write_page as write_semester_page
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
-from tests.support.results.terms import again
-from tests.support.services.chromium import Page, program
+from tests.support.results.terms import repeat_run
+from tests.support.services.chromium import Page, chromium_path
 
 LIMIT_BYTES = 500_000
 AXE = """axe.run(document, {resultTypes: ["violations"]}).then((found) =>
@@ -90,7 +90,7 @@ def semester_page(folder: Path, run: RunFolder) -> Path:
 def history_page(folder: Path) -> Path:
     with history(folder / "history.db", create=True) as database:
         for week in range(4):
-            record(database, again(folder, week, other_settings if week == 3 else None))
+            record(database, repeat_run(folder, week, other_settings if week == 3 else None))
         several = read_series(database)
     return write_history_page(folder / "history.html", [(series, changes(series)) for series in several])
 
@@ -102,7 +102,7 @@ def other_settings(result: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with Page(program(), tmp_path_factory.mktemp("chromium")) as tab:
+    with Page(chromium_path(), tmp_path_factory.mktemp("chromium")) as tab:
         yield tab
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from experiments.results.evaluate import evaluate
 from experiments.results.schema import Failure
-from tests.support.results.evaluations import PEAK, RATIO, claim_of, reference_of
+from tests.support.results.evaluations import PEAK, RATIO, claim_verdict, reference_verdict
 from tests.support.results.in_memory import CPU, GPU, STAND_IN, result, run, shot, suite
 
 
@@ -12,17 +12,17 @@ class TestClaim:
         [(5.0, "pass"), (20.0, "pass"), (4.99, "fail"), (20.01, "fail")],
     )
     def test_a_ratio_is_held_to_its_bounds(self, peak, status):
-        verdict = claim_of(RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK))
+        verdict = claim_verdict(RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK))
         assert verdict.status == status
 
     def test_a_ratio_shows_both_values(self):
-        verdict = claim_of(RATIO, result("a", memory={"peak_gib": 30.0}), result("b", memory=PEAK))
+        verdict = claim_verdict(RATIO, result("a", memory={"peak_gib": 30.0}), result("b", memory=PEAK))
         assert verdict.value == "3 times b (30 vs. 10 GiB)"
         assert verdict.reason == "3 times b (30 vs. 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
 
     @pytest.mark.parametrize(("peak", "status", "known"), [(5.0, "pass", ""), (30.0, "fail", "its weights alone")])
     def test_a_known_failure_names_its_cause_only_if_it_fails(self, peak, status, known):
-        verdict = claim_of(
+        verdict = claim_verdict(
             RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK), known_failure="its weights alone"
         )
         assert (verdict.status, verdict.known_failure) == (status, known)
@@ -40,7 +40,7 @@ class TestClaim:
         assert [exit_code("known"), exit_code("known", "known"), exit_code("known", ""), exit_code("")] == [0, 0, 1, 1]
 
     def test_a_reference_value_may_be_known_to_fail_as_well(self):
-        verdict = reference_of(result("a", memory={"reserved_gib": 90.0}), known_failure="of that moment")
+        verdict = reference_verdict(result("a", memory={"reserved_gib": 90.0}), known_failure="of that moment")
         assert (verdict.status, verdict.known_failure) == ("fail", "of that moment")
 
     def test_a_ratio_to_nothing_is_infinite(self):
@@ -51,28 +51,28 @@ class TestClaim:
             "low": 10.0,
         }
         after = shot("after optimizer step", optimizer_cpu_gib=20.0)
-        verdict = claim_of(check, result("a", shots=(after,)))
+        verdict = claim_verdict(check, result("a", shots=(after,)))
         assert (verdict.status, verdict.value) == (
             "pass",
             "infinitely many times optimizer state on the GPU (20 vs. 0 GiB)",
         )
-        assert claim_of({**check, "low": None, "high": 10.0}, result("a", shots=(after,))).status == "fail"
+        assert claim_verdict({**check, "low": None, "high": 10.0}, result("a", shots=(after,))).status == "fail"
 
     def test_nothing_to_nothing_is_as_much(self):
         zero = shot("after optimizer step")
         check = {"row": "a", "quantity": "optimizer_gib", "over_row": "b", "low": 1.0, "high": 1.0}
-        assert claim_of(check, result("a", shots=(zero,)), result("b", shots=(zero,))).status == "pass"
+        assert claim_verdict(check, result("a", shots=(zero,)), result("b", shots=(zero,))).status == "pass"
 
     def test_a_row_that_has_not_run_leaves_the_claim_open(self):
-        verdict = claim_of(RATIO, result("a", memory=PEAK))
+        verdict = claim_verdict(RATIO, result("a", memory=PEAK))
         assert (verdict.status, verdict.reason) == ("not evaluated", "b has not run")
 
     def test_a_row_that_broke_leaves_the_claim_open(self):
-        verdict = claim_of({"row": "a", "outcome": "fits"}, result("a", "error"))
+        verdict = claim_verdict({"row": "a", "outcome": "fits"}, result("a", "error"))
         assert (verdict.status, verdict.reason) == ("not evaluated", "a ended as error")
 
     def test_a_row_without_the_value_leaves_the_claim_open(self):
-        verdict = claim_of(RATIO, result("a", memory=PEAK), result("b", "error"))
+        verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", "error"))
         assert (verdict.status, verdict.reason) == ("not evaluated", "b has no peak memory (b ended as error)")
 
     def test_all_checks_must_hold_and_the_worst_decides(self):
@@ -80,9 +80,9 @@ class TestClaim:
         fails = {"row": "a", "quantity": "peak_gib", "high": 1.0}
         opens = {"row": "b", "outcome": "fits"}
         a = result("a", memory=PEAK)
-        assert claim_of([holds, holds], a).status == "pass"
-        assert claim_of([holds, opens], a).status == "not evaluated"
-        verdict = claim_of([opens, fails, holds], a)
+        assert claim_verdict([holds, holds], a).status == "pass"
+        assert claim_verdict([holds, opens], a).status == "not evaluated"
+        verdict = claim_verdict([opens, fails, holds], a)
         assert verdict.status == "fail"
         assert verdict.reason == "a: 10 GiB, expected peak memory of a at most 1 GiB"
 
@@ -92,8 +92,8 @@ class TestClaim:
 
     def test_ratios_hold_in_miniature_where_the_claim_is_not_of_size(self):
         tiny = result("a", memory=PEAK, size="tiny"), result("b", memory=PEAK, size="tiny")
-        assert claim_of(RATIO, *tiny).status == "pass"
-        verdict = claim_of(RATIO, *tiny, full_size=True)
+        assert claim_verdict(RATIO, *tiny).status == "pass"
+        verdict = claim_verdict(RATIO, *tiny, full_size=True)
         assert (verdict.status, verdict.reason) == (
             "not evaluated",
             "a tiny model does not show the size of the real one",
@@ -102,12 +102,12 @@ class TestClaim:
     def test_an_absolute_reference_of_a_miniature_is_evaluated_only_where_it_is_zero(self):
         tiny = result("a", shots=(shot("after optimizer step"),), size="tiny")
         check = {"row": "a", "quantity": "optimizer_gib"}
-        assert claim_of({**check, "high": 0.0}, tiny).status == "pass"
-        assert claim_of({**check, "high": 0.5}, tiny).status == "not evaluated"
+        assert claim_verdict({**check, "high": 0.0}, tiny).status == "pass"
+        assert claim_verdict({**check, "high": 0.5}, tiny).status == "not evaluated"
 
     def test_a_share_in_host_memory_is_not_evaluated_without_a_gpu(self):
         check = {"row": "a", "quantity": "optimizer_cpu_gib", "over_quantity": "optimizer_gib", "low": 10.0}
-        verdict = claim_of(check, result("a", shots=(shot("after optimizer step"),), device=CPU))
+        verdict = claim_verdict(check, result("a", shots=(shot("after optimizer step"),), device=CPU))
         assert (verdict.status, verdict.reason) == ("not evaluated", "no GPU: all memory is host memory")
 
     @pytest.mark.parametrize(
@@ -117,7 +117,9 @@ class TestClaim:
         check = {**RATIO, "quantity": quantity}
         speed = {"communication_share": 0.4, "gpu_idle_share": 0.2}
         for device, grade in ((GPU, "measured"), (STAND_IN, "emulated")):
-            verdict = claim_of(check, result("a", speed=speed, device=device), result("b", speed=speed, device=device))
+            verdict = claim_verdict(
+                check, result("a", speed=speed, device=device), result("b", speed=speed, device=device)
+            )
             assert (verdict.status, verdict.grade) == ("pass", grade)
 
     @pytest.mark.parametrize(
@@ -128,14 +130,16 @@ class TestClaim:
         ],
     )
     def test_times_of_two_kinds_of_device_are_not_compared(self, device, reason):
-        verdict = claim_of({**RATIO, "quantity": "step_s"}, result("a", speed={}), result("b", speed={}, device=device))
+        verdict = claim_verdict(
+            {**RATIO, "quantity": "step_s"}, result("a", speed={}), result("b", speed={}, device=device)
+        )
         assert (verdict.status, verdict.grade, verdict.reason) == ("not evaluated", None, reason)
 
     @pytest.mark.parametrize("quantity", ["gpu_idle_share", "communication_share"])
     def test_a_share_of_a_step_is_no_absolute_time(self, quantity):
         check = {"row": "a", "quantity": quantity, "low": 0.1}
-        assert claim_of(check, result("a", speed={quantity: 0.2}, device=STAND_IN)).status == "pass"
-        assert claim_of(check, result("a", speed={quantity: 0.05}, device=STAND_IN)).status == "fail"
+        assert claim_verdict(check, result("a", speed={quantity: 0.2}, device=STAND_IN)).status == "pass"
+        assert claim_verdict(check, result("a", speed={quantity: 0.05}, device=STAND_IN)).status == "fail"
 
     @pytest.mark.parametrize(
         ("change", "label"),
@@ -147,7 +151,7 @@ class TestClaim:
     )
     def test_a_loss_says_what_it_was_trained_from(self, change, label):
         check = {**RATIO, "quantity": "final_loss"}
-        verdict = claim_of(check, result("a", losses=(2.5,), **change), result("b", losses=(2.0,), **change))
+        verdict = claim_verdict(check, result("a", losses=(2.5,), **change), result("b", losses=(2.0,), **change))
         assert (verdict.status, verdict.value) == ("pass", f"1.25 times b (2.5 vs. 2){label}")
 
     @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ class TestClaim:
         ],
     )
     def test_a_loss_of_another_training_is_not_evaluated(self, change, reason):
-        verdict = claim_of(
+        verdict = claim_verdict(
             {**RATIO, "quantity": "final_loss"}, result("a", losses=(2.5,), **change), result("b", losses=(2.0,))
         )
         assert (verdict.status, verdict.reason) == ("not evaluated", reason)
@@ -166,7 +170,7 @@ class TestClaim:
     @pytest.mark.parametrize(("loss", "status"), [(2.0, "fail"), (2.02, "fail"), (2.03, "pass"), (1.9, "pass")])
     def test_what_must_differ_lies_outside_the_bounds(self, loss, status):
         check = {"row": "a", "quantity": "final_loss", "over_row": "b", "low": 0.99, "high": 1.01, "outside": True}
-        verdict = claim_of(check, result("a", losses=(loss,)), result("b", losses=(2.0,)))
+        verdict = claim_verdict(check, result("a", losses=(loss,)), result("b", losses=(2.0,)))
         assert verdict.status == status
         assert verdict.expected == "loss of the last epoch of a outside 0.99 to 1.01 times that of b"
 
@@ -174,7 +178,7 @@ class TestClaim:
         check = {**RATIO, "high": 1.0, "miniature": {"high": 3.0}}
         for size, status, bounds in (("full", "fail", "0.5 to 1"), ("tiny", "pass", "at most 3")):
             pair = result("a", memory={"peak_gib": 20.0}, size=size), result("b", memory=PEAK, size=size)
-            verdict = claim_of(check, *pair)
+            verdict = claim_verdict(check, *pair)
             assert (verdict.status, verdict.expected) == (status, f"peak memory of a {bounds} times that of b")
 
     @pytest.mark.parametrize(("processes", "util", "status"), [(1, 97.0, "pass"), (2, 97.0, "fail"), (1, 3.0, "fail")])
@@ -185,7 +189,7 @@ class TestClaim:
             {"row": "a", "quantity": "gpu_processes", "low": 1, "high": 1},
             {"row": "a", "quantity": "gpu_util_peak_percent", "low": 90},
         ]
-        assert claim_of(checks, made).status == status
+        assert claim_verdict(checks, made).status == status
 
     @pytest.mark.parametrize(
         ("on_all_gpus", "steady", "others", "status"),
@@ -211,7 +215,7 @@ class TestClaim:
             {"row": "a", "quantity": "gpu_util_percent", "low": 90},
             {"row": "a", "quantity": "other_gpu_util_percent", "high": 0.0},
         ]
-        assert claim_of(checks, made).status == status
+        assert claim_verdict(checks, made).status == status
 
     @pytest.mark.parametrize(
         ("made", "reason"),
@@ -222,7 +226,7 @@ class TestClaim:
         ],
     )
     def test_the_load_of_gpus_is_told_by_gpus_alone(self, made, reason):
-        verdict = claim_of({"row": "a", "quantity": "gpu_processes", "low": 1}, made)
+        verdict = claim_verdict({"row": "a", "quantity": "gpu_processes", "low": 1}, made)
         assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
 
@@ -241,7 +245,7 @@ class TestOutOfMemory:
     def test_the_memory_runs_out_in_the_stated_phase(self, outcome, phase, status):
         failure = phase and Failure(phase=phase, step=0, kind="OutOfMemoryError", message="")
         made = result("a", outcome, device=STAND_IN).model_copy(update={"failure": failure})
-        verdict = claim_of({"row": "a", "outcome": "oom", "phase": "optimizer step"}, made)
+        verdict = claim_verdict({"row": "a", "outcome": "oom", "phase": "optimizer step"}, made)
         assert verdict.status == status
         assert verdict.expected == "a: out of GPU memory in the optimizer step phase"
 
@@ -262,7 +266,7 @@ class TestOutOfMemory:
     def test_its_peak_decides_only_what_a_higher_one_would_not_change(self, ended, bounds, status):
         a, b = ended
         check = {"row": "a", "quantity": "peak_gib", "over_row": "b", **bounds}
-        verdict = claim_of(check, result("a", a, memory={"peak_gib": 30.0}), result("b", b, memory=PEAK))
+        verdict = claim_verdict(check, result("a", a, memory={"peak_gib": 30.0}), result("b", b, memory=PEAK))
         assert verdict.status == status
         if status == "not evaluated":
             assert verdict.reason.endswith("ran out of memory: it needs more than it reached")
@@ -271,10 +275,10 @@ class TestOutOfMemory:
         pair = [result("a", memory={"peak_gib": 30.0}), result("b", "oom", memory=PEAK)]
         predicted = [one.model_copy(update={"predicted": True}) for one in pair]
         check = {"row": "a", "quantity": "peak_gib", "over_row": "b", "high": 2.0}
-        assert [claim_of(check, *rows).status for rows in (pair, predicted)] == ["not evaluated", "fail"]
+        assert [claim_verdict(check, *rows).status for rows in (pair, predicted)] == ["not evaluated", "fail"]
 
     def test_its_parts_at_a_point_that_it_reached_are_exact(self):
         shots = (shot("after forward", activations_gib=8.0),)
         check = {"row": "b", "quantity": "activations_gib", "over_row": "a", "high": 0.7}
-        verdict = claim_of(check, result("a", "oom", shots=shots), result("b", shots=shots))
+        verdict = claim_verdict(check, result("a", "oom", shots=shots), result("b", shots=shots))
         assert verdict.status == "fail"

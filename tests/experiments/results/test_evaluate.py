@@ -11,28 +11,36 @@ from experiments.results.verdicts import Evaluation
 from experiments.results.wording import LABELS
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
-from tests.support.results.evaluations import PEAK, RATIO, REFERENCE, claim_of, evaluated, outcome_of, reference_of
+from tests.support.results.evaluations import (
+    PEAK,
+    RATIO,
+    REFERENCE,
+    claim_verdict,
+    last_verdict,
+    outcome_verdict,
+    reference_verdict,
+)
 from tests.support.results.in_memory import COMMON, CPU, STAND_IN, ranks, result, run, suite
 
 
 class TestOutcome:
     @pytest.mark.parametrize("outcome", ["fits", "oom"])
     def test_as_stated_it_held(self, outcome):
-        verdict = outcome_of(outcome, result("a", outcome))
+        verdict = outcome_verdict(outcome, result("a", outcome))
         assert (verdict.status, verdict.reason) == ("pass", "")
         assert verdict.expected == verdict.value
 
     def test_out_of_memory_where_it_should_fit_fails(self):
-        verdict = outcome_of("fits", result("a", "oom"))
+        verdict = outcome_verdict("fits", result("a", "oom"))
         assert (verdict.status, verdict.reason) == ("fail", "a ended as oom")
 
     def test_an_unexpected_success_fails(self):
-        verdict = outcome_of("oom", result("a", "fits"))
+        verdict = outcome_verdict("oom", result("a", "fits"))
         assert verdict.status == "fail"
         assert (verdict.expected, verdict.value) == ("out of GPU memory", "fits")
 
     def test_a_stand_in_with_a_cap_is_evaluated(self):
-        assert outcome_of("oom", result("a", "oom", device=STAND_IN)).status == "pass"
+        assert outcome_verdict("oom", result("a", "oom", device=STAND_IN)).status == "pass"
 
     @pytest.mark.parametrize(
         ("got", "reason"),
@@ -44,13 +52,13 @@ class TestOutcome:
         ],
     )
     def test_what_says_nothing_is_not_evaluated(self, got, reason):
-        verdict = outcome_of("oom", got)
+        verdict = outcome_verdict("oom", got)
         assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
     @pytest.mark.parametrize("ending", ["error", "timeout", "host_oom"])
     @pytest.mark.parametrize("expected", ["fits", "oom", None])
     def test_a_row_that_broke_says_so_whatever_was_expected(self, ending, expected):
-        verdict = outcome_of(expected, result("a", ending))
+        verdict = outcome_verdict(expected, result("a", ending))
         assert (verdict.status, verdict.reason) == ("error", f"a ended as {ending}")
 
     def test_a_row_without_expectation_is_not_evaluated_at_all(self):
@@ -63,29 +71,29 @@ class TestReferenceValue:
         [(66.5, "pass"), (66.49, "fail"), (75.0, "pass"), (84.0, "pass"), (84.01, "fail")],
     )
     def test_the_tolerance_widens_the_range_and_its_edges_hold(self, reserved, status):
-        verdict = reference_of(result("a", memory={"reserved_gib": reserved}))
+        verdict = reference_verdict(result("a", memory={"reserved_gib": reserved}))
         assert verdict.status == status
         assert verdict.expected == "66.5 to 84 GiB"
 
     def test_what_fails_says_what_was_measured_and_expected(self):
-        verdict = reference_of(result("a", memory={"reserved_gib": 90.0}))
+        verdict = reference_verdict(result("a", memory={"reserved_gib": 90.0}))
         assert verdict.reason == "a: 90 GiB, expected reserved memory of a 66.5 to 84 GiB"
 
     def test_a_row_that_has_not_run_is_not_evaluated(self):
-        assert (reference_of(None).status, reference_of(None).reason) == ("not evaluated", "a has not run")
+        assert (reference_verdict(None).status, reference_verdict(None).reason) == ("not evaluated", "a has not run")
 
     def test_a_value_that_was_not_measured_is_not_evaluated(self):
-        verdict = reference_of(result("a"))
+        verdict = reference_verdict(result("a"))
         assert (verdict.status, verdict.reason) == ("not evaluated", "a has no reserved memory (a ended as fits)")
 
     def test_a_miniature_is_not_evaluated_but_shown(self):
-        verdict = reference_of(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
+        verdict = reference_verdict(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
         assert (verdict.status, verdict.value) == ("not evaluated", "a: 75 GiB")
 
     def test_a_time_is_evaluated_on_the_card_itself_and_not_on_a_stand_in(self):
         time = {"quantity": "train_s", "low": 5.0, "high": 5.0}
-        assert reference_of(result("a", speed={}), **time).status == "pass"
-        verdict = reference_of(result("a", speed={}, device=STAND_IN), **time)
+        assert reference_verdict(result("a", speed={}), **time).status == "pass"
+        verdict = reference_verdict(result("a", speed={}, device=STAND_IN), **time)
         assert verdict.status == "not evaluated"
         assert verdict.reason == "seconds on NVIDIA H200 are not those of a100_80gb"
 
@@ -95,16 +103,16 @@ class TestRanks:
         ("reserved", "status"), [([66.5, 84.0], "pass"), ([66.4, 80.0], "fail"), ([70.0, 84.1], "fail")]
     )
     def test_a_figure_holds_when_that_of_every_rank_is_inside(self, reserved, status):
-        assert reference_of(result("a", ranks=ranks(reserved_gib=reserved))).status == status
+        assert reference_verdict(result("a", ranks=ranks(reserved_gib=reserved))).status == status
 
     def test_a_figure_shows_its_range_over_the_ranks(self):
-        verdict = reference_of(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
+        verdict = reference_verdict(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
         assert verdict.value == "a: 70 to 78.4 GiB over 3 ranks"
-        assert reference_of(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).value == "a: 70 GiB over 2 ranks"
+        assert reference_verdict(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).value == "a: 70 GiB over 2 ranks"
 
     def test_a_ratio_is_of_the_ranks_with_the_most(self):
         several = result("a", ranks=ranks(peak_gib=[10.0, 30.0]))
-        verdict = claim_of(RATIO, several, result("b", memory=PEAK))
+        verdict = claim_verdict(RATIO, several, result("b", memory=PEAK))
         assert verdict.value == "3 times b (30 vs. 10 GiB)"
 
 
@@ -123,13 +131,13 @@ class TestScaledDown:
     @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [REFERENCE]}])
     def test_what_is_stated_of_the_row_alone_is_not_evaluated(self, expect):
         rows = [{"id": "a", "settings": FOUR, "expect": expect}]
-        verdict = evaluated([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
+        verdict = last_verdict([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
         assert (verdict.status, verdict.reason) == ("not evaluated", SCALED)
         assert verdict.value
 
     def test_a_row_that_broke_says_so_all_the_same(self):
         rows = [{"id": "a", "settings": FOUR, "expect": {"outcome": "fits"}}]
-        assert evaluated([on_two(outcome="error")], rows, asked=("a",)).status == "error"
+        assert last_verdict([on_two(outcome="error")], rows, asked=("a",)).status == "error"
 
     @pytest.mark.parametrize(
         ("check", "status"),
@@ -153,7 +161,7 @@ class TestScaledDown:
 
     def claim(self, check, **about):
         results = on_two(memory=PEAK, speed={}), result("b", memory=PEAK, speed={})
-        return claim_of(check, *results, rows=[{"id": "a", "settings": FOUR}, {"id": "b"}], **about)
+        return claim_verdict(check, *results, rows=[{"id": "a", "settings": FOUR}, {"id": "b"}], **about)
 
 
 class TestGrade:
@@ -167,16 +175,16 @@ class TestGrade:
         ],
     )
     def test_a_verdict_names_what_it_rests_on(self, made, grade):
-        verdict = claim_of({"row": "a", "quantity": "peak_gib", "over_quantity": "peak_gib", "low": 1.0}, made)
+        verdict = claim_verdict({"row": "a", "quantity": "peak_gib", "over_quantity": "peak_gib", "low": 1.0}, made)
         assert (verdict.status, verdict.grade) == ("pass", grade)
 
     def test_a_claim_has_the_grade_of_its_worst_row(self):
-        verdict = claim_of(RATIO, result("a", memory=PEAK), result("b", memory=PEAK, device=STAND_IN))
+        verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", memory=PEAK, device=STAND_IN))
         assert verdict.grade == "emulated"
 
     @pytest.mark.parametrize("outcome", ["error", "refused"])
     def test_what_was_not_evaluated_has_none(self, outcome):
-        assert outcome_of("fits", result("a", outcome)).grade is None
+        assert outcome_verdict("fits", result("a", outcome)).grade is None
 
 
 class TestExitCode:

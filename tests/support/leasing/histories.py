@@ -1,7 +1,8 @@
 """Random histories of leasing: a state machine over a site in memory whose answers get lost, late, rejected or killed.
 
 A history is a sequence of commands, of what others do meanwhile, and of the fate of each request. Whatever happens,
-there is one lease, nothing goes on costing unsaid, and others' resources stay. Fakes: the site, the clock, SSH.
+there is one lease, each command reports what still costs, and the resources of others stay. Fakes: the site, the
+clock, SSH.
 """
 
 import tempfile
@@ -40,7 +41,7 @@ class Killed(BaseException):
 
 
 @dataclass
-class UnsureSite(FakeSite):
+class UnreliableSite(FakeSite):
     """A site where requests end as planned, and leases end in time, with their servers."""
 
     clock: FakeClock = field(default_factory=FakeClock)
@@ -94,7 +95,7 @@ class Leasing(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.clock = FakeClock()
-        self.site = UnsureSite(hosts_of(4, su_per_hour=16.0), clock=self.clock)
+        self.site = UnreliableSite(hosts_of(4, su_per_hour=16.0), clock=self.clock)
         theirs = Lease("theirs", "their lease", "ACTIVE", NOW, NOW + timedelta(days=6), ("r",), ("4",), owner="2")
         self.others = [theirs, Server("theirs", "node", "ACTIVE", owner="2"), Address("theirs", "192.0.2.99")]
         self.site.held, self.site.booted, self.site.taken = [[one] for one in self.others]
@@ -162,7 +163,7 @@ class Leasing(RuleBasedStateMachine):
     def another_account_changes_nothing(self):
         if active := self.active():
             before = self.site.left()
-            elsewhere = UnsureSite(account=PROJECT, clock=self.clock)
+            elsewhere = UnreliableSite(account=PROJECT, clock=self.clock)
             self.command([], lambda reconciler: release(elsewhere, reconciler, active))
             assert (self.ended, self.site.left()) == (OtherAccount.__name__, before)
             assert self.active() == active

@@ -11,7 +11,7 @@ LIVES_S = 30 * 60
 TAIL = 3000
 
 
-def hear_interrupts() -> None:
+def enable_interrupts() -> None:
     """Handle Ctrl-C as in a terminal.
 
     Otherwise it is ignored: a shell's background processes and their children ignore it.

@@ -1,4 +1,4 @@
-"""A module for the warm process: it writes what it is into the file of its first argument, then does the second.
+"""A module for the warm process: it writes its process's properties into FILE, then does ACTION.
 
 python -m tests.support.processes.warm_child FILE [ACTION]
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 
 
-def what_it_is() -> dict[str, object]:
-    """Return what a process has of its own."""
+def process_identity() -> dict[str, object]:
+    """Return the properties that distinguish this process from others."""
     return {
         "pid": os.getpid(),
         "name": __name__,
@@ -41,7 +41,7 @@ def _link(descriptor: str) -> str:
 
 if __name__ == "__main__":
     path = Path(sys.argv[1])
-    path.with_suffix(".part").write_text(json.dumps(what_it_is()))
+    path.with_suffix(".part").write_text(json.dumps(process_identity()))
     path.with_suffix(".part").replace(path)
     action = sys.argv[2] if len(sys.argv) > 2 else ""
     print(f"does {action}")

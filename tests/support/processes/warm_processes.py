@@ -1,4 +1,4 @@
-"""A warm process for tests, and the environment in which it is found."""
+"""A warm process for tests, and the environment by which other processes find it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Bundles that a student forged: written with valid checksums, as somebody would who knows the format."""
+"""Forged bundles with valid checksums, as a student who knows the format could write them."""
 
 import csv
 import io
@@ -128,7 +128,7 @@ def smaller_batch(forger: Forger, row: str) -> None:
     result["fingerprint"] = RowSpec.model_validate(result["spec"]).fingerprint
 
 
-def copied(forger: Forger, row: str) -> None:
+def copied_run(forger: Forger, row: str) -> None:
     """Hand in another student's run as one's own, with the other rows left out."""
     forger.run.update(run_id="mine", started_at="2026-11-30T10:00:00+00:00", rows=[row])
     forger.results = {row: forger.results[row]}
@@ -152,11 +152,11 @@ FORGERIES: tuple[Callable[[Forger, str], None], ...] = (
     replayed_telemetry,
     edited_telemetry,
     smaller_batch,
-    copied,
+    copied_run,
 )
 
 
-def hostile(target: Path, name: str, content: bytes = b"x", mode: int = 0o100644) -> Path:
+def write_hostile_archive(target: Path, name: str, content: bytes = b"x", mode: int = 0o100644) -> Path:
     """Write an archive with one entry of any name and mode."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         entry = zipfile.ZipInfo(name)

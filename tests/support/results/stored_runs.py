@@ -14,7 +14,7 @@ MINIATURE = 1 / 1024
 WAITS = {"communication_share": 0.4, "exposed_communication_share": 0.15, "gpu_idle_share": 0.05}
 
 
-def kept(
+def stored_run(
     place: Path, name: str, card: str, *rows: str, run_id: str = "one", size: Size = "full", **choices: Any
 ) -> RunFolder:
     """Return the folder of a run in which each of ``rows`` (default: all rows for the card) has the stated outcome."""
@@ -30,11 +30,11 @@ def kept(
         ]
         several = tuple(measured) if len(measured) > 1 else ()
         told = measured[-1].model_dump() | {"device": measured[-1].device.model_copy(update={"count": len(measured)})}
-        write(folder, Result(**told, ranks=several, spec=spec, fingerprint=spec.fingerprint, code="0" * 64))
+        write_result(folder, Result(**told, ranks=several, spec=spec, fingerprint=spec.fingerprint, code="0" * 64))
     return folder
 
 
-def write(folder: RunFolder, result: Result) -> None:
+def write_result(folder: RunFolder, result: Result) -> None:
     """Write ``result`` into the folder of its row."""
     place = folder.row(result.spec)
     place.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Runs of a term: the stored results of a lab again and again, with the noise of the stored times."""
+"""Runs of a whole term: copies of a lab's stored results, with the noise of the stored times."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ def time_noise() -> float:
     return stdev(plain) / mean(plain)
 
 
-def again(folder: Path, number: int, change: Change | None = None, of: Path = RUN) -> RunFolder:
+def repeat_run(folder: Path, number: int, change: Change | None = None, of: Path = RUN) -> RunFolder:
     """Write the run ``of`` as if it ran ``number`` weeks later, with noise, and with ``change`` in each result."""
     random, folder = Random(number), folder / f"week-{number:02}"
     folder.mkdir(parents=True)

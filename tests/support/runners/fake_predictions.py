@@ -60,7 +60,7 @@ def memory(params: float, activations: float, peak: float) -> Memory:
 
 
 def stated(spec: RowSpec) -> float:
-    """Return a needed memory for which the row has the stated outcome."""
+    """Return a memory requirement, GiB, with which the row has the outcome that its lab states."""
     expected = suite_named(spec.suite).row(spec.row).expect.outcome
     return 100.0 if expected == "oom" else min(60.0, 0.8 * card_named(spec.card).usable_gib)
 

@@ -21,5 +21,5 @@ class FakeRunner:
         for row in rows:
             path = self.folder.row(row.spec)
             path.mkdir(parents=True, exist_ok=True)
-            (path / RESULT_FILE).write_text(fake_worker.made(row.spec, "fits").model_dump_json())
+            (path / RESULT_FILE).write_text(fake_worker.fake_result(row.spec, "fits").model_dump_json())
             FakeRunner.ran.append(row.row)

@@ -7,7 +7,7 @@ from rich.console import Console
 from experiments.runners.progress import View
 
 
-class Watched(View):
+class RecordingView(View):
     """A view that records what it shows."""
 
     def __init__(self) -> None:

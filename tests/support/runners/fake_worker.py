@@ -33,10 +33,10 @@ def main() -> int:
     exit_with_parent(os.getppid())
     spec = RowSpec.model_validate_json(options.spec.read_text())
     wanted = dict(pair.split("=") for pair in os.environ.get("FAKE", "").split(",") if pair)
-    _note(f"{spec.row} {time.time()} {os.getpid()}")
+    _append_to_journal(f"{spec.row} {time.time()} {os.getpid()}")
     (options.out / LOG_FILE).write_text(f"first line\nlast line of {spec.row}\n")
     behave(wanted.get(spec.row, "fits"), spec, options.out)
-    _note(f"{spec.row} {time.time()}")
+    _append_to_journal(f"{spec.row} {time.time()}")
     return 0
 
 
@@ -63,10 +63,10 @@ def behave(how: str, spec: RowSpec, out: Path) -> None:
             file.write(os.urandom(LARGE_BYTES))
     if how.startswith("sleep-"):
         time.sleep(float(how.removeprefix("sleep-")))
-    write(out / RESULT_FILE, made(spec, "oom" if how == "oom" else "fits").model_dump_json())
+    write(out / RESULT_FILE, fake_result(spec, "oom" if how == "oom" else "fits").model_dump_json())
 
 
-def made(spec: RowSpec, outcome: Outcome) -> Result:
+def fake_result(spec: RowSpec, outcome: Outcome) -> Result:
     """Return a result like the worker's."""
     return Result(
         spec=spec,
@@ -81,7 +81,7 @@ def made(spec: RowSpec, outcome: Outcome) -> Result:
     )
 
 
-def _note(line: str) -> None:
+def _append_to_journal(line: str) -> None:
     if path := os.environ.get("FAKE_JOURNAL"):
         with open(path, "a") as journal:
             journal.write(line + "\n")

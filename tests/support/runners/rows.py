@@ -31,7 +31,7 @@ def folder(path: Path, *rows: str, **changes: Any) -> RunFolder:
     return made
 
 
-def to_run(*specs: RowSpec) -> list[Planned]:
+def rows_to_run(*specs: RowSpec) -> list[Planned]:
     return [Planned(one, True, "no result yet") for one in specs]
 
 

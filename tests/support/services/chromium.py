@@ -23,7 +23,7 @@ UNTIL = """new Promise((done) => {{
 }})"""
 
 
-def program() -> str:
+def chromium_path() -> str:
     """Return the path of Chromium; skips the test without it, and fails it in CI."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not found:
@@ -35,7 +35,7 @@ def program() -> str:
 class Page:
     """One tab. requests: the URLs that it has requested so far."""
 
-    def __init__(self, program: str, home: Path) -> None:
+    def __init__(self, chromium_path: str, home: Path) -> None:
         self.requests: list[str] = []
         self._session: dict[str, str] = {}
         self._sent, self._buffer = 0, b""
@@ -46,7 +46,7 @@ class Page:
             os.dup2(write_answers, 4)
 
         self._process = subprocess.Popen(
-            [program, f"--user-data-dir={home}", *FLAGS],
+            [chromium_path, f"--user-data-dir={home}", *FLAGS],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             close_fds=False,

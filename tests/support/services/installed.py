@@ -71,26 +71,26 @@ def install(source: Path, folder: Path, libraries: Path, *options: str) -> Envir
 def link_dependencies(folder: Path) -> Path:
     """Fill ``folder`` with the packages that `pip install` would install, as links to this environment."""
     folder.mkdir()
-    for name in sorted(_needed(project()["dependencies"])):  # type: ignore[arg-type]
+    for name in sorted(_required_distributions(project()["dependencies"])):  # type: ignore[arg-type]
         for source in _top_level(distribution(name)):
             (folder / source.name).symlink_to(source)
     return folder
 
 
-def _needed(requirements: Iterable[str]) -> set[str]:
+def _required_distributions(requirements: Iterable[str]) -> set[str]:
     """Return the names of the distributions that these requirements install, including indirect ones."""
     found: set[str] = set()
     waiting = [Requirement(text) for text in requirements]
     while waiting:
         requirement = waiting.pop()
-        if requirement.name.lower() in found or not _applies(requirement):
+        if requirement.name.lower() in found or not _requirement_applies(requirement):
             continue
         found.add(requirement.name.lower())
         waiting += [Requirement(text) for text in distribution(requirement.name).requires or ()]
     return found
 
 
-def _applies(requirement: Requirement) -> bool:
+def _requirement_applies(requirement: Requirement) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
 
 

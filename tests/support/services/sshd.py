@@ -116,7 +116,7 @@ def new_key(file: Path) -> Path:
     return file
 
 
-def ssh_at(home: Path) -> Path:
+def write_ssh_client(home: Path) -> Path:
     """Return a folder for PATH with an OpenSSH client that reads ``home``/.ssh/config; plain ssh ignores HOME."""
     (home / ".ssh").mkdir()
     (home / "bin").mkdir()

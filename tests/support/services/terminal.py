@@ -1,4 +1,4 @@
-"""What a function prints on a real pseudo-terminal of a given width, as the lines that a person sees."""
+"""The output of a function on a real pseudo-terminal of a given width, as the visible lines."""
 
 import os
 import pty
@@ -12,13 +12,13 @@ PARTS = re.compile(r"\x1b\[(?P<arguments>[0-9;?]*)(?P<command>[A-Za-z])|(?P<cont
 ROWS = 50
 
 
-def printed(run: Callable[[], object], width: int, environment: Mapping[str, str] | None = None) -> str:
+def terminal_output(run: Callable[[], object], width: int, environment: Mapping[str, str] | None = None) -> str:
     """Return the bytes that ``run`` writes in a forked process whose terminal has ``width`` columns, as text."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (ROWS, width))
     child = os.fork()
     if not child:
-        _run_on(slave, run, environment or {})
+        _run_on_terminal(slave, run, environment or {})
     os.close(slave)
     written = bytearray()
     with suppress(OSError):  # EIO: the terminal is closed
@@ -29,7 +29,7 @@ def printed(run: Callable[[], object], width: int, environment: Mapping[str, str
     return written.decode()
 
 
-def _run_on(slave: int, run: Callable[[], object], environment: Mapping[str, str]) -> None:
+def _run_on_terminal(slave: int, run: Callable[[], object], environment: Mapping[str, str]) -> None:
     """Run with the terminal as standard input, output and error; end the process."""
     os.login_tty(slave)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -45,7 +45,7 @@ def _run_on(slave: int, run: Callable[[], object], environment: Mapping[str, str
     os._exit(0)
 
 
-def screen(text: str, width: int) -> str:
+def screen_text(text: str, width: int) -> str:
     """Return what a terminal of ``width`` columns shows after ``text``, without spaces at the ends of lines."""
     lines: list[list[str]] = [[]]
     row = column = 0

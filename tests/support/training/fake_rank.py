@@ -22,11 +22,11 @@ from experiments.training.measure.schedule import build_schedule
 BATCH = {"input_ids": torch.ones(2, 7, dtype=torch.int64)}
 
 
-def stuck():
+def hang():
     time.sleep(600)
 
 
-def inject(fault):
+def inject_fault(fault):
     print("fault injected at", time.time(), flush=True)
     if fault == "oom":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has")
@@ -35,7 +35,7 @@ def inject(fault):
     if fault == "wrong":
         raise InputError("max_length = 8: too short")
     if fault == "hang":
-        stuck()
+        hang()
     if fault == "quiet":
         print("CUDA error: out of memory", flush=True)
         os.abort()
@@ -44,7 +44,7 @@ def inject(fault):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def times(probe, scatter):
+def fake_timer(probe, scatter):
     """Return a fake timer function, whose times are either equal or vary."""
     return lambda: [1.0 + scatter * (number % 2) for number in range(probe.micro_steps)]
 
@@ -56,7 +56,7 @@ def train(spec, probe, out):
     optimizer = torch.optim.AdamW(model.parameters())
     probe.set_model(model, lambda: [optimizer])
     probe.start(build_schedule(spec, (spec.settings.train_samples or 0) // 4))
-    probe._timer.intervals_s = times(probe, scatter=os.environ.get("SCATTER") == str(rank_number))
+    probe._timer.intervals_s = fake_timer(probe, scatter=os.environ.get("SCATTER") == str(rank_number))
     ended = False
     while not ended:
         probe.before_forward(BATCH)
@@ -67,7 +67,7 @@ def train(spec, probe, out):
         probe.before_backward()
         loss.backward()
         if rank_number == 1 and probe.micro_steps == 1 and "FAULT" in os.environ:
-            inject(os.environ["FAULT"])
+            inject_fault(os.environ["FAULT"])
         dist.all_reduce(torch.ones(1))
         probe.after_backward()
         probe.before_optimizer_step()

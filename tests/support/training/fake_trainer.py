@@ -18,7 +18,7 @@ c++: fatal error: Killed signal terminated program cc1plus
 compilation terminated."""
 
 
-def stuck() -> None:
+def hang() -> None:
     time.sleep(600)
 
 
@@ -28,7 +28,7 @@ def main() -> int:
     print("arguments:", *sys.argv[1:], flush=True)
     (out / "started.txt").write_text(f"{os.getpid()} {os.getpgid(0)} {Path('/proc/self/oom_score_adj').read_text()}")
     if behavior == "never starts":
-        stuck()
+        hang()
     if behavior == "starts late":
         time.sleep(2.5)
     if behavior in ("fits", "child", "starts late"):
@@ -55,7 +55,7 @@ def main() -> int:
         print("RuntimeError: shapes differ", flush=True)
         return 1
     if behavior == "hang":
-        stuck()
+        hang()
     return 1 if behavior == "silent" else 0
 
 

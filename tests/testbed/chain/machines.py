@@ -9,7 +9,7 @@ from provision.errors import SiteError
 from provision.models import Server
 from provision.sites.base import Testbed
 from tests.testbed.node import network
-from tests.testbed.node.image import NodeImage, copied
+from tests.testbed.node.image import NodeImage, copy_root
 from tests.testbed.node.node import Node
 from tests.testbed.openstack.environment import cache
 from tests.testbed.openstack.gate import Gate
@@ -80,5 +80,5 @@ def _disk(number: int) -> Path:
     folder = cache() / "nodes" / f"docker-{number}"
     others = sorted(folder.parent.glob("docker-*"))
     if others and not folder.exists():
-        copied(others[0], folder)
+        copy_root(others[0], folder)
     return folder

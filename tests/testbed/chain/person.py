@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.targets import FOLDER
 from provision.ssh.login import USER
-from tests.support.processes.waiting import hear_interrupts
+from tests.support.processes.waiting import enable_interrupts
 from tests.testbed.chain.rehearse import Stage
 from tests.testbed.node.node import Node
 from tests.testbed.openstack.gate import Gate
@@ -35,7 +35,7 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                preexec_fn=hear_interrupts,
+                preexec_fn=enable_interrupts,
             )
 
     @property

@@ -90,7 +90,7 @@ def archive_key(scratch: Path) -> bytes:
     return key
 
 
-def copied(root: Path, target: Path) -> None:
+def copy_root(root: Path, target: Path) -> None:
     """Copy a root file system, sharing blocks if the file system supports it."""
     shutil.rmtree(target, ignore_errors=True)
     _run("cp", "-a", "--reflink=auto", root, target)

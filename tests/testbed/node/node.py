@@ -21,7 +21,7 @@ from provision.errors import NotReached
 from provision.ssh.login import USER, Login, try_login
 from tests.support.processes.waiting import wait_until_up
 from tests.testbed.node import gpus, network
-from tests.testbed.node.image import NodeImage, copied
+from tests.testbed.node.image import NodeImage, copy_root
 from tests.testbed.openstack.environment import cache
 
 UP_S = 90
@@ -79,7 +79,7 @@ class Node:
         self._lock = (self._folder / "lock").open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._clear()
-        copied(self._image.root, self.root)
+        copy_root(self._image.root, self.root)
         self._furnish()
         for folder in self._disks.values():
             folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ class Node:
         authorized.write_text(f"{self._key}\n")
         os.chown(authorized, home.stat().st_uid, home.stat().st_gid)
         if self._cards:
-            gpus.pretend(self.root, self._cards)
+            gpus.install_fake_gpus(self.root, self._cards)
 
     def _enter_cgroup(self) -> None:
         die_with_parent()

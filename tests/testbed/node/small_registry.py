@@ -38,9 +38,9 @@ def registry(address: str, archive: Path, name: str, login: str = "", busy: int 
             kind, data = served.get(self.path, ("", b""))
             status = 200 if kind else 404
             if authorization and self.headers["Authorization"] != authorization:
-                status, kind, data = 401, *_refused("UNAUTHORIZED", "authentication required")
+                status, kind, data = 401, *_error_body("UNAUTHORIZED", "authentication required")
             elif "manifests" in self.path and next(refusals, None) is not None:
-                status, kind, data = 429, *_refused("TOOMANYREQUESTS", "You have reached your pull rate limit")
+                status, kind, data = 429, *_error_body("TOOMANYREQUESTS", "You have reached your pull rate limit")
             self.send_response(status)
             if status == 401:
                 self.send_header("WWW-Authenticate", 'Basic realm="fake"')
@@ -64,7 +64,7 @@ def registry(address: str, archive: Path, name: str, login: str = "", busy: int 
             server.shutdown()
 
 
-def _refused(code: str, message: str) -> tuple[str, bytes]:
+def _error_body(code: str, message: str) -> tuple[str, bytes]:
     return "application/json", json.dumps({"errors": [{"code": code, "message": message}]}).encode()
 
 
@@ -77,13 +77,13 @@ def _contents(archive: Path) -> tuple[bytes, dict[str, bytes]]:
     described = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "config": _told(CONFIG, config),
-        "layers": [_told(LAYER, layer)],
+        "config": _descriptor(CONFIG, config),
+        "layers": [_descriptor(LAYER, layer)],
     }
     return json.dumps(described).encode(), {_digest(data): data for data in (config, layer)}
 
 
-def _told(kind: str, data: bytes) -> dict[str, object]:
+def _descriptor(kind: str, data: bytes) -> dict[str, object]:
     return {"mediaType": kind, "size": len(data), "digest": _digest(data)}
 
 

@@ -66,7 +66,7 @@ def having(machine: Node) -> "Having":
 
     def operation(mode: gpus.Mode, driver: str = gpus.DRIVER) -> str:
         machine.run("apt-get", "purge", "--yes", "good-driver", "bad-driver")
-        gpus.pretend(machine.root, mode=mode, driver=driver)
+        gpus.install_fake_gpus(machine.root, mode=mode, driver=driver)
         return boot(machine)
 
     return operation

@@ -18,7 +18,7 @@ from provision.ssh.ssh_shell import SshShell
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
 from tests.support.runners import rows as made
-from tests.support.runners.fake_view import Watched
+from tests.support.runners.fake_view import RecordingView
 from tests.testbed.slurm.cluster import Cluster
 from tests.testbed.slurm.conftest import profile_of
 
@@ -32,7 +32,7 @@ class Bed:
     choices: ClassVar = {"weights": "random", "data": "synthetic"}
 
     def __init__(self, path: Path) -> None:
-        self.path, self.view = path, Watched()
+        self.path, self.view = path, RecordingView()
         self.folder = made.folder(path / path.name, *"abcdefg", run_id=path.name, **self.choices)
 
     @property
@@ -50,7 +50,7 @@ class Bed:
         """Run rows; row g has a limit of its own."""
         limits = {row: HANG_S if row == "g" else limit_s for row in rows}
         specs = [made.spec(row, size="tiny", time_limit_s=limits[row], **self.choices) for row in rows]
-        self.runner(behavior).run(made.to_run(*specs))
+        self.runner(behavior).run(made.rows_to_run(*specs))
 
     def runner(self, behavior: dict[str, str]) -> "LocalRunner | SlurmRunner":
         raise NotImplementedError

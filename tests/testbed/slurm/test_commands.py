@@ -12,10 +12,10 @@ import pytest
 
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.slurm.submission import SUBMISSION_FILE
-from tests.support.processes.waiting import hear_interrupts, wait_for
+from tests.support.processes.waiting import enable_interrupts, wait_for
 from tests.support.runners import fake_testbed
 from tests.support.runners.fake_worker import LARGE_BYTES
-from tests.support.services.sshd import ssh_at
+from tests.support.services.sshd import write_ssh_client
 from tests.testbed.slurm.cluster import HOUSE
 from tests.testbed.slurm.conftest import profile_of
 
@@ -32,7 +32,7 @@ class Person:
         self.rows = path / "results" / RUN_ID / SUITE
         self.journal = cluster.home / f"journal-{path.name}"
         login = cluster.login()
-        paths = f"{ssh_at(path)}:{os.environ['PATH']}"
+        paths = f"{write_ssh_client(path)}:{os.environ['PATH']}"
         self.environment = {**os.environ, "HOME": str(path), "PATH": paths, "CUDA_VISIBLE_DEVICES": ""}
         ssh = path / ".ssh"
         (ssh / "known_hosts").write_text(login.known_hosts.read_text())
@@ -60,7 +60,7 @@ class Person:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=hear_interrupts,
+            preexec_fn=enable_interrupts,
         )
 
     def asks(self, *arguments: str) -> str:

@@ -12,7 +12,7 @@ from experiments.results.schema import RESULT_FILE
 from experiments.runners.slurm.submission import SUBMISSION_FILE
 from provision.errors import CommandFailed
 from tests.support.processes.waiting import wait_for
-from tests.support.runners.rows import spec, to_run
+from tests.support.runners.rows import rows_to_run, spec
 from tests.testbed.slurm.conftest import SMALL
 from tests.testbed.slurm.runs import DropsAfterSubmit, SlurmBed, meanwhile
 
@@ -141,7 +141,7 @@ def test_machines_that_are_gone_with_their_lease_are_not_waited_for(bed):
 
 
 def test_a_job_that_finds_no_gpu_of_its_profile_refuses_the_row(bed):
-    bed.runner({}).run(to_run(spec("a", size="full", weights="random")))
+    bed.runner({}).run(rows_to_run(spec("a", size="full", weights="random")))
     (result,) = bed.folder.results().values()
     assert (result.outcome, result.reason) == ("refused", "no GPU: full size needs one; size tiny runs anywhere")
     assert bed.starts("a") == 0

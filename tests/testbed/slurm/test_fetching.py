@@ -55,7 +55,7 @@ class Bed(SlurmBed):
 
     def run(self, rows, needy="", **behavior) -> None:
         self.needy = needy
-        self.runner(behavior).run(house.to_run(*self.specs(rows)))
+        self.runner(behavior).run(house.rows_to_run(*self.specs(rows)))
 
     def begun_at(self, row) -> float:
         return next(float(line.split()[1]) for line in self.journal.read_text().splitlines() if line[0] == row)
@@ -200,7 +200,7 @@ def test_data_is_put_or_fetched_there_once_and_named_by_its_checksum(bed, web, t
     cache = f"{bed.cluster.home}/testbed-{tmp_path.name}/cache"
     bed.data = dataset.prepare_remote_dataset(given, sha256, cache, ["alpaca2k"])
     for row in "ab":
-        bed.runner({}).run(house.to_run(*bed.specs(row, data=bed.data.data, data_sha256=bed.data.sha256)))
+        bed.runner({}).run(house.rows_to_run(*bed.specs(row, data=bed.data.data, data_sha256=bed.data.sha256)))
     assert bed.outcomes() == {"a": "fits", "b": "fits"}
     assert (bed.cache / "data" / f"{bed.data.sha256}-alpaca2k" / "train.jsonl").exists()
     assert bed.data.sha256 == (sha256 or dataset.folder_sha256(folder))
@@ -215,9 +215,9 @@ def test_a_real_row_trains_from_what_was_fetched_while_the_hub_is_gone(bed, web,
     web.repos |= {f"models/{REPO}": tmp_path / "model", "datasets/stanfordnlp/imdb": texts}
     settings = {"engine": "hf_trainer", "model": MODEL, "dataset": "imdb", "max_length": 16, "max_steps": 2}
     row = training.spec(row="a", weights="pretrained", data="hub", time_limit_s=200, **settings)
-    bed.runner({}).run(house.to_run(row))
+    bed.runner({}).run(house.rows_to_run(row))
     web.error_status = REFUSED
-    bed.runner({}, WORKER).run(house.to_run(row))
+    bed.runner({}, WORKER).run(house.rows_to_run(row))
     (result,) = bed.folder.results().values()
     assert (result.outcome, result.weights_commit, result.data_commit) == ("fits", COMMIT, COMMIT), result.reason
     assert len(bed.fetches()) == 2

@@ -16,8 +16,8 @@ from experiments.suites.suite import suite_named
 from experiments.system.processes import find_tagged
 from tests.support.processes.waiting import wait_for
 from tests.support.results import in_memory
-from tests.support.runners.fake_view import Watched
-from tests.support.runners.rows import to_run
+from tests.support.runners.fake_view import RecordingView
+from tests.support.runners.rows import rows_to_run
 from tests.support.training import fake_rank_worker
 from tests.support.training import tiny_rows as house
 from tests.testbed.slurm.conftest import profile_of
@@ -33,14 +33,14 @@ class Bed:
     def __init__(self, path, cluster, shell) -> None:
         self.path, self.cluster, self._shell = path, cluster, shell
         self.mark = path.name
-        self.view = Watched()
+        self.view = RecordingView()
 
     def fake_ranks(self, fault="", **settings) -> Result:
         """Run a row of fake ranks, the second of which gets the fault."""
         spec = house.spec(**SETTINGS | {"time_limit_s": 150} | settings)
         told = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
         folder = self._folder(in_memory.run("a", run_id=self.mark))
-        self._runner(folder, told, fake_rank_worker.MODULE).run(to_run(spec))
+        self._runner(folder, told, fake_rank_worker.MODULE).run(rows_to_run(spec))
         self.row = folder.row_named("a")
         return folder.results()["a"]
 

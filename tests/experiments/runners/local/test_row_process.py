@@ -14,7 +14,7 @@ from experiments.errors import InputError
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.local import row_process
 from experiments.system.lock import lock_folder
-from tests.support.processes.waiting import hear_interrupts, wait_for
+from tests.support.processes.waiting import enable_interrupts, wait_for
 from tests.support.runners import fake_testbed
 
 ROWS = ("baseline", "reduced-batch")
@@ -43,7 +43,7 @@ class Bed:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=hear_interrupts,
+            preexec_fn=enable_interrupts,
         )
 
     def starts(self, row: str) -> int:

@@ -17,7 +17,7 @@ from experiments.runners.local.runner import LocalRunner, NoFreeGpu, clear_row_f
 from provision.hardware import gpus
 from tests.support.runners import fake_worker
 from tests.support.runners import rows as house
-from tests.support.runners.fake_view import Watched
+from tests.support.runners.fake_view import RecordingView
 
 pytestmark = pytest.mark.xdist_group("runner")
 
@@ -29,13 +29,13 @@ class Made:
     """What one run of the runner left behind."""
 
     def __init__(self, path: Path, specs, node, view=None, **options) -> None:
-        self.path, self.view = path, view or Watched()
+        self.path, self.view = path, view or RecordingView()
         self.folder = house.folder(path / "run", *(spec.row for spec in specs))
         self.runner = LocalRunner(self.folder, node, 64.0, self.view, fake_worker.MODULE, **options)
         self.specs = specs
 
     def run(self) -> "Made":
-        self.runner.run(house.to_run(*self.specs))
+        self.runner.run(house.rows_to_run(*self.specs))
         return self
 
     def notebook_error(self, row: str) -> str | None:
@@ -109,7 +109,7 @@ def test_one_line_for_each_start_and_end(made):
     assert "a: out of GPU memory, peak 1 GiB, 2 s: fake worker: oom" in made.view.lines
 
 
-class TimePasses(Watched):
+class TimePasses(RecordingView):
     """A view that moves the runner's clock by an hour when a row has shown its seventh micro-step."""
 
     passed_s = 0.0
@@ -154,7 +154,7 @@ def no_notebooks(monkeypatch):
     def start(row_folder, worker, environment):
         seen[row_folder.name] = environment["CUDA_VISIBLE_DEVICES"]
         spec = house.spec(row_folder.name)
-        (row_folder / RESULT_FILE).write_text(fake_worker.made(spec, "fits").model_dump_json())
+        (row_folder / RESULT_FILE).write_text(fake_worker.fake_result(spec, "fits").model_dump_json())
         (row_folder / row_process.NOTEBOOK_LOG).touch()
         return psutil.Popen(["true"])
 

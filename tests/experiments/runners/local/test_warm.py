@@ -20,7 +20,7 @@ from experiments.system.warm_start import MODULE, WARM_SOCKET_VARIABLE
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
 from tests.support.runners import rows as house
-from tests.support.runners.fake_view import Watched
+from tests.support.runners.fake_view import RecordingView
 from tests.testbed.slurm.runs import meanwhile
 
 pytestmark = pytest.mark.xdist_group("runner")
@@ -36,12 +36,12 @@ class Made:
     def __init__(self, path, monkeypatch, rows, behavior="") -> None:
         monkeypatch.setenv("FAKE", behavior)
         monkeypatch.setenv("FAKE_JOURNAL", str(path / "journal"))
-        self.journal, self.view, self.rows = path / "journal", Watched(), rows
+        self.journal, self.view, self.rows = path / "journal", RecordingView(), rows
         self.folder = house.folder(path / "run", *rows)
         self.runner = LocalRunner(self.folder, house.node(cpus=1), 64.0, self.view, fake_worker.MODULE)
 
     def run(self) -> "Made":
-        self.runner.run(house.to_run(*(house.spec(row, size="tiny") for row in self.rows)))
+        self.runner.run(house.rows_to_run(*(house.spec(row, size="tiny") for row in self.rows)))
         assert not any(row_process.tagged_processes(self.folder.row_named(row)) for row in self.rows)
         return self
 

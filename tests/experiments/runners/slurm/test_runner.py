@@ -15,7 +15,7 @@ from tests.support.runners import rows
 def test_rows_that_most_statements_need_go_first():
     """The lab's rate of the larger batch is in few statements, the baseline in many."""
     suite = suite_named("single_gpu_blip2")
-    planned = rows.to_run(
+    planned = rows.rows_to_run(
         *(in_memory.run(suite="single_gpu_blip2").spec(suite, row) for row in ("grad-accumulation-lr4", "baseline"))
     )
     assert [row.row for row in by_claims_covered(planned, suite)] == ["baseline", "grad-accumulation-lr4"]

@@ -17,7 +17,9 @@ DRIVER = "580.95.05"
 Mode = Literal["fine", "broken", "mismatched", "missing"]
 
 
-def pretend(root: Path, cards: Sequence[str] = (A100, A100), mode: Mode = "fine", driver: str = DRIVER) -> None:
+def install_fake_gpus(
+    root: Path, cards: Sequence[str] = (A100, A100), mode: Mode = "fine", driver: str = DRIVER
+) -> None:
     """Add fake GPUs with these names and driver to a root file system; mode ``missing``: without nvidia-smi."""
     state = root / STATE.lstrip("/")
     shutil.rmtree(state, ignore_errors=True)
