@@ -10,7 +10,6 @@ from experiments.runners.targets import target_named
 from provision.choices import TESTBEDS
 from provision.errors import BootFailed, NotEnoughHosts
 from provision.hardware import local
-from provision.leasing.resources import list_once
 from provision.leasing import boot, release
 from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
