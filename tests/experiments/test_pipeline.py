@@ -95,11 +95,11 @@ def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
 
 def test_predictions_alone_are_evaluated_and_no_row_runs(machine, tmp_path):
     options = RunOptions(SUITE, card="h100_94gb", predict_only=True, results=tmp_path)
-    done = run_suite(options, Watched())
+    done = run_suite(options, RecordingView())
     assert FakeRunner.ran == []
     assert RunFolder(done.folder).results() == {}
     assert {verdict.grade for verdict in done.evaluation.verdicts if verdict.status == "pass"} == {"predicted"}
-    run_suite(replace(options, predict_only=False), Watched())
+    run_suite(replace(options, predict_only=False), RecordingView())
     assert {*FakeRunner.ran} == {*RunFolder(done.folder).read_run().rows}
 
 

@@ -75,7 +75,8 @@ def _cost(site: str) -> str:
     lines = []
     for lease in reconciler.journal.active_leases().values():
         try:
-            lines.append(lease_line(lease_state(connect_to_lease(reconciler, lease), reconciler, lease), datetime.now(UTC)))
+            state = lease_state(connect_to_lease(reconciler, lease), reconciler, lease)
+            lines.append(lease_line(state, datetime.now(UTC)))
         except ProvisionError as problem:
             lines.append(f"{lease.name}: {problem}")
     return "; ".join(lines)

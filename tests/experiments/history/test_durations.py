@@ -5,7 +5,7 @@ import pytest
 from experiments.history import durations
 from experiments.history.durations import expected, in_words
 from experiments.results.run_folder import RUN_FILE
-from tests.support.results.stored_runs import kept, write
+from tests.support.results.stored_runs import stored_run, write_result
 
 NAME, CARD = "single_gpu_blip2", "a100_80gb"
 
@@ -14,10 +14,10 @@ NAME, CARD = "single_gpu_blip2", "a100_80gb"
 def results(monkeypatch, tmp_path):
     monkeypatch.setattr(durations, "EVIDENCE", tmp_path / "none")
     for run_id, seconds in (("one", 200.0), ("two", 100.0)):
-        folder = kept(tmp_path, NAME, CARD, "baseline", "reduced-batch", run_id=run_id, length="verdict")
+        folder = stored_run(tmp_path, NAME, CARD, "baseline", "reduced-batch", run_id=run_id, length="verdict")
         for result in folder.results().values():
-            write(folder, result.model_copy(update={"elapsed_s": seconds}))
-    kept(tmp_path, NAME, CARD, "xxl", run_id="tiny", size="tiny", length="verdict")
+            write_result(folder, result.model_copy(update={"elapsed_s": seconds}))
+    stored_run(tmp_path, NAME, CARD, "xxl", run_id="tiny", size="tiny", length="verdict")
     return tmp_path
 
 

@@ -101,7 +101,7 @@ def test_what_changed_comes_first_and_each_row_has_one_line(testbed, tmp_path):
     steady = EVIDENCE / "multi_gpu_litgpt-v100_32gb-full-verdict"
     testbed("history", "record", steady)
     for week in range(4):
-        testbed("history", "record", again(tmp_path, week, worse if week == 3 else None).path)
+        testbed("history", "record", repeat_run(tmp_path, week, worse if week == 3 else None).path)
     _, out, _ = testbed("history")
     lines = out.splitlines()
     assert lines[0].startswith("single_gpu_blip2 on ")

@@ -25,7 +25,7 @@ from tests.support.results.handwritten import (
     tiny_run,
     write_run,
 )
-from tests.support.results.terms import again
+from tests.support.results.terms import repeat_run
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_value_changed_if_the_history_says_so(tmp_path: Path) -> None:
         if result["spec"]["row"] == "xxl-sgd":
             result["memory"]["peak_gib"] *= 1.005
 
-    a, same, moved = again(tmp_path, 0), again(tmp_path, 1), again(tmp_path, 2, plant)
+    a, same, moved = repeat_run(tmp_path, 0), repeat_run(tmp_path, 1), repeat_run(tmp_path, 2, plant)
     assert compare(a, same).changed == ()
     (found,) = compare(a, moved).changed
     assert found.what == "xxl-sgd: peak memory"
@@ -148,7 +148,7 @@ def test_recorded_runs_show_the_noise_of_a_value(tmp_path: Path) -> None:
     def vary(times: float) -> Callable[[dict[str, Any]], None]:
         return lambda result: result["memory"].update(peak_gib=result["memory"]["peak_gib"] * times)
 
-    runs = [again(tmp_path, week, vary(1 + 0.01 * (-1) ** week)) for week in range(6)]
+    runs = [repeat_run(tmp_path, week, vary(1 + 0.01 * (-1) ** week)) for week in range(6)]
     recorded = [figures_of(run.results()) for run in runs]
     peaks = "peak memory"
     assert any(peaks in one.what for one in compare(runs[0], runs[1]).changed)
@@ -161,5 +161,5 @@ def test_everything_that_may_be_the_cause_is_named(tmp_path: Path) -> None:
         result["device"].update(driver="590.1", cuda="14.0")
         result["versions"]["peft"] = "0.99"
 
-    found = {one.what for one in compare(again(tmp_path, 0), again(tmp_path, 1, other)).differences}
+    found = {one.what for one in compare(repeat_run(tmp_path, 0), repeat_run(tmp_path, 1, other)).differences}
     assert {"image", "training code", "data version", "weights version", "driver", "CUDA", "peft"} <= found

@@ -48,7 +48,8 @@ def test_a_part_that_does_not_end_is_killed(tmp_path):
 
 def test_a_killed_check_leaves_no_part_behind(tmp_path):
     log = tmp_path / "log.txt"
-    check = subprocess.Popen([sys.executable, "-c", CHECK, str(log)], env={**os.environ, "PYTHONPATH": str(CODE_FOLDER)})
+    environment = {**os.environ, "PYTHONPATH": str(CODE_FOLDER)}
+    check = subprocess.Popen([sys.executable, "-c", CHECK, str(log)], env=environment)
     wait_for(lambda: log.is_file() and "started" in log.read_text())
     check.send_signal(signal.SIGKILL)
     check.wait()

@@ -14,7 +14,7 @@ import pytest
 
 from experiments.system.files import CODE_FOLDER
 from tests.support.results.handwritten import h200_run
-from tests.support.services.chromium import Page, program
+from tests.support.services.chromium import Page, chromium_path
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_the_view_itself_arrives(served):
 
 
 def test_the_page_draws_a_terminal_and_requests_nothing_elsewhere(served, tmp_path):
-    with Page(program(), tmp_path) as page:
+    with Page(chromium_path(), tmp_path) as page:
         asyncio.run(answer(served, urlsplit(served).query))
         page.call("Page.navigate", url=served)
         page.until("document.querySelector('.xterm-screen')")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.support.services.sshd import Sshd, ssh_at
+from tests.support.services.sshd import Sshd, write_ssh_client
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def home(sshd, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     login = sshd.login(alias=f"[127.0.0.1]:{sshd.port}")
-    monkeypatch.setenv("PATH", f"{ssh_at(tmp_path)}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{write_ssh_client(tmp_path)}:{os.environ['PATH']}")
     known = login.known_hosts.read_text()
     (tmp_path / ".ssh" / "known_hosts").write_text(known + known.replace(login.alias, "inner"))
     host = f"  HostName 127.0.0.1\n  Port {sshd.port}\n  User {login.user}\n  IdentityFile {sshd.key}\n"
