@@ -21,7 +21,7 @@ from experiments.results.schema import RESULTS_FILE, TELEMETRY_FOLDER
 
 FILES = (RUN_FILE, SUITE_FILE, PREDICTIONS_FILE, VERDICT_FILE, RESULTS_FILE)
 TELEMETRY = re.compile(rf"{TELEMETRY_FOLDER}/[\w.-]+\.csv")
-LARGEST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 """Of all files of a bundle together; the largest stored run has below 2 MiB."""
 MOST_FILES = 1000
 SECRET = re.compile(r"(--notify[= ]\S+)|(\w+://)[^\s/@]+@")
@@ -71,13 +71,13 @@ def read_bundle(path: Path) -> dict[str, bytes]:
     """Return the files of a bundle by name. Nothing is written.
 
     Raises BadBundle for a file that is not an archive, a name that a bundle does not have (absolute, with '..', twice),
-    a link, an encrypted file, more than LARGEST_BYTES, and content that differs from its checksum.
+    a link, an encrypted file, more than MAX_BYTES, and content that differs from its checksum.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > LARGEST_BYTES:
-                raise BadBundle(f"{path}: larger than a bundle; allowed: {MOST_FILES} files, {LARGEST_BYTES >> 20} MiB")
+            if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > MAX_BYTES:
+                raise BadBundle(f"{path}: larger than a bundle; allowed: {MOST_FILES} files, {MAX_BYTES >> 20} MiB")
             contents: dict[str, bytes] = {}
             for entry in entries:
                 _check_entry(path, entry, contents)

@@ -14,7 +14,7 @@ from experiments.report.write import stored_evaluation
 from experiments.results.load import read_samples
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import SUITE_FILE, VERDICT_FILE, Run, RunFolder
-from experiments.results.schema import ERRORS, RESULTS_FILE, Result
+from experiments.results.schema import ERROR_OUTCOMES, RESULTS_FILE, Result
 from experiments.results.verdict_changes import verdict_changes
 from experiments.results.verdicts import Evaluation
 from experiments.suites.suite import Suite, suite_named
@@ -141,7 +141,7 @@ def _mark(result: Result) -> str:
 def _missing(result: Result | None) -> str:
     if result is None:
         return "no result"
-    return f"{result.outcome}: {result.reason}" if result.outcome in (*ERRORS, "refused") else ""
+    return f"{result.outcome}: {result.reason}" if result.outcome in (*ERROR_OUTCOMES, "refused") else ""
 
 
 def copies(checked: Sequence[Checked], known: Mapping[str, str]) -> list[Checked]:

@@ -7,7 +7,7 @@ from math import isclose, isfinite
 from statistics import fmean
 
 from experiments.results.load import Sample, training_samples
-from experiments.results.predictions import DOUBT, Prediction
+from experiments.results.predictions import BORDERLINE_SHARE, Prediction
 from experiments.results.schema import Device, Measured, Result, Snapshot
 from experiments.suites.cards import Card, cards
 
@@ -133,7 +133,9 @@ def prediction_contradictions(result: Result, prediction: Prediction) -> Iterato
         if result.outcome == "fits" and stated != predicted:
             yield f"{name}: {stated}, predicted {predicted}"
     peaks = [rank.memory.peak_gib or 0.0 for rank in result.ranks or (result,)]
-    if result.outcome == "fits" and not any(isclose(peak, prediction.peak_gib, rel_tol=DOUBT) for peak in peaks):
+    if result.outcome == "fits" and not any(
+        isclose(peak, prediction.peak_gib, rel_tol=BORDERLINE_SHARE) for peak in peaks
+    ):
         yield f"peak {max(peaks):.2f} GiB, predicted {prediction.peak_gib:.2f} GiB"
     decided = prediction.predicted_outcome != "borderline" and result.outcome in ("fits", "oom")
     if decided and result.outcome != prediction.likely_outcome:
@@ -147,7 +149,9 @@ def _of_parts(result: Result, prediction: Prediction) -> Iterator[str]:
     for shot in result.memory.snapshots:
         other = predicted_shots.get((shot.step, shot.micro_step, shot.point))
         for part in PARTS if other else ():
-            if not isclose(getattr(shot, part), getattr(other, part), rel_tol=DOUBT, abs_tol=DOUBT):
+            if not isclose(
+                getattr(shot, part), getattr(other, part), rel_tol=BORDERLINE_SHARE, abs_tol=BORDERLINE_SHARE
+            ):
                 yield f"{_place(shot)}: {part} {getattr(shot, part):.3f}, predicted {getattr(other, part):.3f}"
 
 

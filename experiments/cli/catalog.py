@@ -61,13 +61,13 @@ def models_command(as_json: Json = False) -> None:
 
 
 def _legend() -> list[str]:
-    from experiments.suites.cards import IMAGE_CUDA, LIKE
+    from experiments.suites.cards import IMAGE_CUDA, REFERENCE_CARD
 
     return [
         "Memory in GiB; usable: what one process can allocate; *: assumed, not reported by PyTorch. compute: compute "
         "capability; types that it lacks run slowly, if at all.",
         f"The course's image has PyTorch for CUDA {IMAGE_CUDA}; none: too old for PyTorch 2.11 and newer. --card also "
-        f"takes a size, such as 24GiB: a GPU with the kernels of {LIKE}.",
+        f"takes a size, such as 24GiB: a GPU with the kernels of {REFERENCE_CARD}.",
     ]
 
 
@@ -85,13 +85,13 @@ def cards_as_data(part: str = "") -> list[dict[str, Any]]:
 
     Sizes in GiB (bytes / 1024**3), rates in TFLOP/s and GB/s. Raises InputError if there is none.
     """
-    from experiments.errors import unknown
+    from experiments.errors import unknown_name
     from experiments.suites.cards import cards
 
     known = cards()
     found = {name: card for name, card in known.items() if part.lower() in f"{name} {card.name}".lower()}
     if not found:
-        raise unknown("card", part, known)
+        raise unknown_name("card", part, known)
     return [
         {
             "card": name,

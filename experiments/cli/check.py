@@ -31,12 +31,12 @@ def check(
     """
     from experiments.suites.document import read_document
     from experiments.suites.mistakes import suite_and_mistakes
-    from experiments.suites.suite import TEMPLATE
+    from experiments.suites.suite import TEMPLATE_FILE
 
     if template == bool(files):
         raise InputError("check: needs the file of a suite, or --template")
     if template:
-        print(TEMPLATE.read_text(), end="")
+        print(TEMPLATE_FILE.read_text(), end="")
         return
     checked = {path: suite_and_mistakes(read_document(path), path.stem) for path in files or ()}
     if as_json:

@@ -66,10 +66,10 @@ def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_js
     from experiments.prediction.loop import assumed
     from experiments.prediction.loop_fit import attempts, attempts_as_data, attempts_table, fit_program
     from experiments.prediction.script.fit import fit_as_data, fit_view
-    from experiments.suites.cards import cards_named
+    from experiments.suites.cards import parse_card_list
 
     data = []
-    for one in (replace(training, card=name, batch=size) for name in cards_named(card) for size in batches):
+    for one in (replace(training, card=name, batch=size) for name in parse_card_list(card) for size in batches):
         with progress() as show, exit_code_of_script():
             found = fit_program(one, show)
             tried = attempts(one, found, show)
@@ -109,16 +109,16 @@ def _fit_script(
 ) -> None:
     from experiments.prediction.script.fit import FIRST_BATCH, batch_in, fit_as_data, fit_batches, fit_view, with_batch
     from experiments.prediction.script.trace import trace_script
-    from experiments.suites.cards import SIZES, card_to_predict, cards
+    from experiments.suites.cards import SIZE_HELP, cards, supported_card
 
     reject_options_of_models(context)
     if flag is None:
         raise InputError("fit -- COMMAND: needs --batch-flag, the script's option for its batch, such as --batch-size")
     if not card:
-        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {SIZES}")
+        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {SIZE_HELP}")
     if card == "all":
-        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {SIZES}")
-    card_to_predict(card, "--card")
+        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {SIZE_HELP}")
+    supported_card(card, "--card")
     first = batch_in(command, flag) or FIRST_BATCH
     with progress() as show, exit_code_of_script():
         found = fit_batches(first, lambda batch: trace_script(with_batch(command, flag, batch), [card], show, script))

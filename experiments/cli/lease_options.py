@@ -113,9 +113,9 @@ class LeaseOptions:
 
 def _lease_for(group: Groups) -> tuple[int, int]:
     """Return hours and GPUs that all labs of a group need: their GPU hours on as many GPUs as the largest uses."""
-    from experiments.suites.suite import suites_of
+    from experiments.suites.suite import suites_in_group
 
-    leases = [suite.lease for suite in suites_of(group)]
+    leases = [suite.lease for suite in suites_in_group(group)]
     gpus = max(lease.gpus for lease in leases)
     return ceil(sum(lease.hours * lease.gpus for lease in leases) / gpus), gpus
 

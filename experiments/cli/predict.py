@@ -88,9 +88,9 @@ def _predict_programs(training: CustomTraining, card: str, batches: list[int], a
     from experiments.prediction.loop import assumed, command
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import as_data, view
-    from experiments.suites.cards import cards_named
+    from experiments.suites.cards import parse_card_list
 
-    names, data = cards_named(card), []
+    names, data = parse_card_list(card), []
     for one in (replace(training, card=names[0], batch=size) for size in batches):
         words = command(one)
         with progress() as show, exit_code_of_script():
@@ -107,19 +107,19 @@ def _predict_script(
 ) -> None:
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import as_data, view
-    from experiments.suites.cards import cards_named
+    from experiments.suites.cards import parse_card_list
 
     reject_options_of_models(context)
     with progress() as show, exit_code_of_script():
-        found = trace_script(command, cards_named(card or "all"), show, script)
+        found = trace_script(command, parse_card_list(card or "all"), show, script)
     if as_json:
         print_json(as_data(found))
     else:
         console().print(view(found))
     if script.page:
-        from experiments.report.pages.script import write_page
+        from experiments.report.pages.script import write_script_page
 
-        write_page(script.page, command, found)
+        write_script_page(script.page, command, found)
         say(f"page: {script.page}", stderr=True)
     needed = max(answer.needed_gib for one in found for answer in one.cards)
     if script.max_gib is not None and needed > script.max_gib:

@@ -15,7 +15,7 @@ import typer
 from experiments.cli.output import console, print_json
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, unknown_name
 from experiments.system.files import CODE
 from provision.choices import DEMO, TESTBEDS, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
@@ -49,7 +49,7 @@ def logs(
     folder = RunFolder(run)
     stored = folder.read_run()
     if row not in stored.rows:
-        raise unknown("row", row, stored.rows, f"run {run}")
+        raise unknown_name("row", row, stored.rows, f"run {run}")
     path = row_path(stored.suite, row)
     if (run / path / RESULT_FILE).exists() or stored.site in ("local", DEMO):
         _print_log(LocalShell(), str((run / path).resolve()), follow)
@@ -156,7 +156,7 @@ def _serve_here(folder: Path, narrative: str | None) -> None:
 def _known_notebook(name: str) -> Path:
     known = {file.name: file for file in NOTEBOOKS.glob("*.ipynb")}
     if name not in known:
-        raise unknown(
+        raise unknown_name(
             "notebook", name.removesuffix(".ipynb"), sorted(file.stem for file in known.values()), "--narrative"
         )
     return known[name]

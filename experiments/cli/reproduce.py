@@ -60,7 +60,7 @@ def reproduce_command(
     from experiments.pipeline import options_per_suite
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on
-    from experiments.suites.suite import own_suites, suites_of
+    from experiments.suites.suite import suites_in_group, user_suites
     from experiments.system.signals import stop_as_interrupt
     from provision.availability.times import parse_length
     from provision.configure.playbook import Setup
@@ -68,7 +68,7 @@ def reproduce_command(
 
     require("ansible_runner")
     notifier = Notifier(notify or ())
-    names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of(lease.for_)])
+    names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group(lease.for_)])
     check_file("--registry-login", registry_login)
     key = key_for(site, key)
     lease.check(name, key)

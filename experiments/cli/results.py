@@ -8,7 +8,7 @@ import typer
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, RunPath, RunPaths, SuiteFile
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, unknown_name
 
 app = Commands()
 
@@ -122,9 +122,9 @@ def list_(
 ) -> None:
     """List the suites, or the rows of one."""
     from experiments.cli.tables.suites import rows_as_data, rows_table, suites_as_data, suites_table
-    from experiments.suites.suite import own_suites
+    from experiments.suites.suite import user_suites
 
-    if suite is None and suite_file and len(own := own_suites()) == 1:
+    if suite is None and suite_file and len(own := user_suites()) == 1:
         (suite,) = own
     if suite is None and card:
         raise InputError("--card: allowed with a suite only")
@@ -157,5 +157,5 @@ def schema(
     }
     schemas = {"suite": suite_json_schema()} | {key: model.model_json_schema() for key, model in models.items()}
     if name is not None and name not in schemas:
-        raise unknown("schema", name, schemas)
+        raise unknown_name("schema", name, schemas)
     print_json(schemas if name is None else schemas[name])

@@ -13,8 +13,8 @@ from statistics import median
 from typing import NamedTuple
 
 from experiments.history.series import Key, RecordedRun, Series
-from experiments.results.quantities import SECONDS
-from experiments.results.wording import label, number, unit
+from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
+from experiments.results.wording import format_number, quantity_label, quantity_unit
 from experiments.system.packages import require
 
 MAD_OF_A_NORMAL = 0.6745
@@ -106,8 +106,8 @@ def _moved(key: Key, series: Series, place: int) -> Changed:
     row, quantity = key
     earlier = [value for value in series.values(key)[:place] if value is not None]
     before, now = earlier[-1], series.runs[place].figures[key].value
-    then, words = (f"{number(value)} {unit(quantity)}".strip() for value in (before, now))
-    return Changed(row, label(quantity), then, words, now / before if before else None)
+    then, words = (f"{format_number(value)} {quantity_unit(quantity)}".strip() for value in (before, now))
+    return Changed(row, quantity_label(quantity), then, words, now / before if before else None)
 
 
 def _starts(series: Series) -> dict[Key, set[int]]:
@@ -148,7 +148,7 @@ def _noise(key: Key, series: Series, values: Sequence[float], shared: float) -> 
     """
     size = abs(median(values))
     between = max(_deviation([later - earlier for earlier, later in pairwise(values[:-1])]), shared * size)
-    if key[1] in SECONDS and not between:
+    if key[1] in ABSOLUTE_TIME_QUANTITIES and not between:
         return inf
     within = median(run.figures[key].spread or 0.0 for run in series.runs if key in run.figures)
     return max(between, within, _rounding(key[1], size))

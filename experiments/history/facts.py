@@ -3,7 +3,7 @@
 from math import isfinite, sqrt
 from typing import Any, NamedTuple
 
-from experiments.results.quantities import SECONDS, value_of
+from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES, value_of
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result
 from experiments.suites.suite import Quantity
@@ -49,7 +49,7 @@ def figures(result: Result) -> dict[str, Figure]:
 
 
 def _standard_error(quantity: Quantity, value: float, result: Result) -> float | None:
-    if quantity not in SECONDS or result.speed is None or not result.speed.measured_micro_steps:
+    if quantity not in ABSOLUTE_TIME_QUANTITIES or result.speed is None or not result.speed.measured_micro_steps:
         return None
     deviation = result.speed.spread / IQR_OF_A_NORMAL
     return value * deviation * MEDIAN_EFFICIENCY / sqrt(result.speed.measured_micro_steps)

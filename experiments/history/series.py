@@ -4,7 +4,7 @@ import sqlite3
 from collections import defaultdict
 from typing import NamedTuple
 
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, unknown_name
 from experiments.history.database import CAUSE
 from experiments.history.facts import Figure
 
@@ -82,7 +82,7 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
     """
     known = [one["suite"] for one in database.execute("SELECT DISTINCT suite FROM runs ORDER BY suite")]
     if suite is not None and suite not in known:
-        raise unknown("suite of the history", suite, known)
+        raise unknown_name("suite of the history", suite, known)
     groups: dict[tuple[str, str, str, str, int | None], list[RecordedRun]] = defaultdict(list)
     query = "SELECT * FROM runs WHERE ? IS NULL OR suite = ? ORDER BY started_at, run"
     for one in database.execute(query, [suite, suite]).fetchall():

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from IPython.display import Markdown, display
 
-from experiments.errors import unknown
+from experiments.errors import unknown_name
 from experiments.notebooks import row as one_row
 from experiments.notebooks import tables
 from experiments.notebooks.sizing import parts_at, stacked_bars
@@ -18,7 +18,7 @@ from experiments.results.evaluate import claim_rows
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
 from experiments.results.schema import Result
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.suite import Claim, Row, suite_named
 from experiments.system.files import CODE
 
@@ -144,7 +144,7 @@ def folder_named(name: str, place: Path) -> RunFolder:
     for path in (EVIDENCE / name, place / name):
         if (path / RUN_FILE).is_file():
             return RunFolder(path)
-    raise unknown("run", name, sorted(path.parent.name for path in EVIDENCE.glob(f"*/{RUN_FILE}")))
+    raise unknown_name("run", name, sorted(path.parent.name for path in EVIDENCE.glob(f"*/{RUN_FILE}")))
 
 
 def recipe(row: Row, engine: str) -> str:
@@ -178,10 +178,12 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
     full_size = [f"Predicted at full size on {one.spec.card}: {in_words(one)}" for one in foreseen]
     measured = one_row.measured(result)
     if result.spec.size == "tiny" and foreseen:
-        outcome = f"{OUTCOMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOMES[result.outcome]}"
+        outcome = (
+            f"{OUTCOME_NAMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
+        )
         told = [*full_size, "**In miniature**", *measured]
     else:
-        outcome, told = OUTCOMES[result.outcome], [*measured, *full_size]
+        outcome, told = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
     blocks = [
         f"### {title}: {outcome}",
         *told,

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.results.best_grade import best_of
+from experiments.results.best_grade import combine_evidence
 from experiments.results.evaluate import evaluate
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Device, Result
 from experiments.results.verdicts import Evaluation
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.cards import card_named
 from experiments.suites.suite import ExpectedOutcome, Suite
 
@@ -54,7 +54,7 @@ def _graded(suite: Suite, run: Run, results: dict[str, Result], predictions: tup
     if not predictions:
         return Graded(measured, None, measured)
     predicted = predicted_evaluation(suite, run, predictions)
-    return Graded(measured, predicted, best_of(measured, predicted))
+    return Graded(measured, predicted, combine_evidence(measured, predicted))
 
 
 def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Evaluation:
@@ -98,11 +98,11 @@ def in_words(prediction: Prediction) -> str:
     """Return the predicted outcome in words: 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
     doubt = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
     needs = f"needs {prediction.needed_gib:.2f} GiB of {prediction.usable_gib:.2f} GiB usable"
-    return f"{doubt}{OUTCOMES[prediction.likely_outcome]}: {needs}"
+    return f"{doubt}{OUTCOME_NAMES[prediction.likely_outcome]}: {needs}"
 
 
 def warning(prediction: Prediction, expected: ExpectedOutcome | None) -> str:
     """Return one line if the prediction differs from the stated outcome; otherwise an empty string."""
     if expected is None or expected == prediction.likely_outcome:
         return ""
-    return f"{prediction.spec.row}: stated: {OUTCOMES[expected]}; predicted: {in_words(prediction)}"
+    return f"{prediction.spec.row}: stated: {OUTCOME_NAMES[expected]}; predicted: {in_words(prediction)}"

@@ -8,11 +8,11 @@ from pydantic import Field
 from experiments.errors import InputError
 from experiments.prediction.batches import Batches
 from experiments.prediction.custom_spec import OPTIMIZER_STEPS, lora
-from experiments.results.predictions import DOUBT, Prediction
+from experiments.results.predictions import BORDERLINE_SHARE, Prediction
 from experiments.results.schema import Record
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.suites.yaml_schema import checked
+from experiments.suites.yaml_schema import validate
 
 LORA_R = 16
 FSDP_GPUS = (2, 4, 8)
@@ -72,7 +72,7 @@ def fit(spec: RowSpec, predict: Predict) -> Fit:
         spec.settings.batch_size, lambda sizes: predict([changed(spec, batch_size=size) for size in sizes])
     )
     asked = batches.prediction(spec.settings.batch_size)
-    largest = batches.last(DOUBT * asked.usable_gib)
+    largest = batches.last(BORDERLINE_SHARE * asked.usable_gib)
     likely = batches.last(0.0)
     offered = [] if asked.predicted_outcome == "fits" else [*_smaller_batch(spec, largest), *changes(spec)]
     singles = _attempts(spec, offered, predict)
@@ -113,7 +113,7 @@ def changed(spec: RowSpec, **settings: Any) -> RowSpec:
     if values["train_samples"] is not None:
         step = values["batch_size"] * values["accumulate"] * values["devices"] * values["nodes"]
         values["train_samples"] = step * max(OPTIMIZER_STEPS, round(values["train_samples"] / step))
-    return spec.model_copy(update={"settings": checked(Settings, values, f"{spec.suite}/{spec.row}")})
+    return spec.model_copy(update={"settings": validate(Settings, values, f"{spec.suite}/{spec.row}")})
 
 
 def changes(spec: RowSpec) -> Iterator[Change]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.prediction.phantom.library import Phantom, Replay
 from experiments.results import memory_parts
-from experiments.results.predictions import Shares
+from experiments.results.predictions import PeakParts
 from experiments.results.schema import Failure, Phase
 from experiments.system.files import GIB
 
@@ -54,13 +54,13 @@ class Tags:
         return before[-1], steps, max(0, before[since:].count("forward") - 1)
 
 
-def shares(phantom: Phantom, tags: Tags, free: Replay) -> Shares:
+def shares(phantom: Phantom, tags: Tags, free: Replay) -> PeakParts:
     """Return the parts of the peak. The bytes that the allocator adds by rounding count as activations."""
     phantom.tag_alive(tags.last, BUFFERS)
     by_name = dict(zip(CATEGORIES, phantom.alive(free.highest_at, len(CATEGORIES)), strict=True))
     kept = {part.field: by_name[part.key] for part in KEPT}
     activations = free.peak_allocated - sum(kept.values())
-    return Shares(**{field: size / GIB for field, size in kept.items()}, activations_gib=activations / GIB)
+    return PeakParts(**{field: size / GIB for field, size in kept.items()}, activations_gib=activations / GIB)
 
 
 def needed(phantom: Phantom, free: Replay) -> int:

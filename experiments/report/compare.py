@@ -12,18 +12,18 @@ from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Outcome, Record, Result
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
-from experiments.run_options import SHOWN
+from experiments.run_options import SHOWN_OPTIONS
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Quantity
 
 COMPARISON_SCHEMA_VERSION: Literal[3] = 3
-ORIGIN = ("recipe_version", "git_commit", "host")
+ORIGIN_FIELDS = ("recipe_version", "git_commit", "host")
 """Fields of run.json that no option sets."""
-UNLIKE = ("size", "card")
+WARNED_OPTIONS = ("size", "card")
 """Options that a reader must know to be the same, or not, before any value."""
-OPTIONS = frozenset(Run.model_fields)
-BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
-CHANGED_SHARE = 0.02
+RUN_FIELDS = frozenset(Run.model_fields)
+OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
+MIN_CHANGE = 0.02
 """A value that differs by less is taken for the same."""
 
 
@@ -67,13 +67,13 @@ class RowComparison(Record):
         """
         if self.outcome_a is None or self.outcome_b is None:
             return 0.0
-        worse = BEST_FIRST.index(self.outcome_b) - BEST_FIRST.index(self.outcome_a)
+        worse = OUTCOMES_BEST_FIRST.index(self.outcome_b) - OUTCOMES_BEST_FIRST.index(self.outcome_a)
         if worse:
             return 100.0 * worse
         speed, memory = self.samples_per_s.ratio, self.peak_gib.ratio
         ratios = [1 / speed if speed else 1.0, memory or 1.0]
         ratio = max(ratios, key=lambda ratio: abs(ratio - 1))
-        return ratio - 1 if abs(ratio - 1) >= CHANGED_SHARE else 0.0
+        return ratio - 1 if abs(ratio - 1) >= MIN_CHANGE else 0.0
 
 
 class Comparison(Record):
@@ -102,7 +102,7 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
         raise InputError(f"{b.path}: suite = {run_b.suite!r}: only runs of one suite compare; allowed: {run_a.suite!r}")
     results_a, results_b = a.results(), b.results()
     suite = a.suite()
-    unlike = tuple(_differing(_values(run_a, UNLIKE), _values(run_b, UNLIKE)))
+    unlike = tuple(_differing(_values(run_a, WARNED_OPTIONS), _values(run_b, WARNED_OPTIONS)))
     ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
     rows = [_row(row, results_a.get(row), results_b.get(row), run_a.size == run_b.size) for row in ids]
     changes = verdict_changes(evaluate_run(suite, a).best.verdicts, evaluate_run(suite, b).best.verdicts)
@@ -143,7 +143,7 @@ def _row(row: str, a: Result | None, b: Result | None, alike: bool) -> RowCompar
 
 def _settings(spec: RowSpec) -> dict[str, str]:
     """Return all that a row was run with, except the run's options, which the comparison has once."""
-    plain: dict[str, Any] = spec.model_dump(mode="json", exclude=set(OPTIONS))
+    plain: dict[str, Any] = spec.model_dump(mode="json", exclude=set(RUN_FIELDS))
     settings = plain.pop("settings")
     return {name: str(value) for name, value in {**plain, **settings}.items()}
 
@@ -166,7 +166,7 @@ def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Differenc
 
 def _facts(run: Run, results: Mapping[str, Result]) -> dict[str, str]:
     """Return the run's options and the machines and versions of its rows, by name."""
-    facts = {name.replace("_", " "): value for name, value in _values(run, (*SHOWN, *ORIGIN)).items()}
+    facts = {name.replace("_", " "): value for name, value in _values(run, (*SHOWN_OPTIONS, *ORIGIN_FIELDS)).items()}
     seen: dict[str, set[str]] = {}
     for result in results.values():
         seen.setdefault("device", set()).add(ran_on(result))

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from experiments.prediction.as_result import Graded
-from experiments.report.identity import Fact, Previous, identity
+from experiments.report.identity import Fact, Previous, identity_facts
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
@@ -16,7 +16,7 @@ from experiments.report.words import STATUSES, headline, ran_on, remarks, settin
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run, RunFolder, row_path
 from experiments.results.schema import (
-    ERRORS,
+    ERROR_OUTCOMES,
     LOG_FILE,
     NOTEBOOK_FILE,
     RESULT_FILE,
@@ -26,7 +26,7 @@ from experiments.results.schema import (
     Result,
 )
 from experiments.results.verdicts import Contradiction, Grade, Status, Verdict
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.cards import cards
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
@@ -34,9 +34,9 @@ from experiments.system.logs import tail
 
 REPORT_SCHEMA_VERSION: Literal[4] = 4
 NOTEBOOK_PAGE = "notebook.html"
-LINE_CHARACTERS, LOG_BYTES = 300, 1 << 16
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-FILES = {
+MAX_LINE_CHARACTERS, MAX_LOG_BYTES = 300, 1 << 16
+CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+ROW_FILES = {
     "notebook": NOTEBOOK_PAGE,
     "ipynb": NOTEBOOK_FILE,
     "log": LOG_FILE,
@@ -76,7 +76,7 @@ class RowReport(Record):
     result: Result | None
 
 
-class Shared(Record):
+class ValueWithRows(Record):
     """A value, and the rows that have it."""
 
     value: str
@@ -112,12 +112,12 @@ class Report(Record):
     usable_gib: float | None = Field(description="what one process can allocate on the card; None for a miniature")
     predicted: PredictedReport | None = None
     devices: tuple[DeviceReport, ...]
-    versions: dict[str, tuple[Shared, ...]]
-    git_commits: tuple[Shared, ...]
-    code: tuple[Shared, ...]
+    versions: dict[str, tuple[ValueWithRows, ...]]
+    git_commits: tuple[ValueWithRows, ...]
+    code: tuple[ValueWithRows, ...]
 
 
-def report_of(
+def build_report(
     folder: RunFolder, suite: Suite, graded: Graded, results: Mapping[str, Result], before: Previous | None = None
 ) -> Report:
     """Return the report of the run in ``folder``."""
@@ -131,7 +131,7 @@ def report_of(
         source=suite.source,
         suite_version=suite.version,
         headline=headline(evaluation),
-        identity=identity(run, results),
+        identity=identity_facts(run, results),
         previous=before,
         setting=setting_sentence(run, results),
         remarks=remarks(run, suite, evaluation, results),
@@ -168,8 +168,8 @@ def _row(
         title=row.title,
         note=row.note,
         settings=settings,
-        expected=OUTCOMES[row.expect.outcome] if row.expect.outcome else "",
-        measured=OUTCOMES[result.outcome] if result else "",
+        expected=OUTCOME_NAMES[row.expect.outcome] if row.expect.outcome else "",
+        measured=OUTCOME_NAMES[result.outcome] if result else "",
         status=outcome.status if outcome else None,
         grade=outcome.grade if outcome else None,
         reason=result.reason if result else "the row was not run",
@@ -187,20 +187,20 @@ def _row(
 
 
 def _broke(result: Result | None) -> bool:
-    return result is not None and result.outcome in ERRORS
+    return result is not None and result.outcome in ERROR_OUTCOMES
 
 
 def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
-    """Return the last lines of a log that have text, without terminal codes, each cut to LINE_CHARACTERS.
+    """Return the last lines of a log that have text, without terminal codes, each cut to MAX_LINE_CHARACTERS.
 
     Without the log, they are those that the result keeps.
     """
     if not path.is_file():
         return result.failure.log if result and result.failure else ()
     with path.open("rb") as log:
-        log.seek(max(0, path.stat().st_size - LOG_BYTES))
-        text = CONTROL.sub("", log.read().decode(errors="replace"))
-    return tuple(line[:LINE_CHARACTERS] for line in tail(text))
+        log.seek(max(0, path.stat().st_size - MAX_LOG_BYTES))
+        text = CONTROL_CHARACTERS.sub("", log.read().decode(errors="replace"))
+    return tuple(line[:MAX_LINE_CHARACTERS] for line in tail(text))
 
 
 def _scaled(stated: Settings, ran: Settings) -> str:
@@ -208,19 +208,21 @@ def _scaled(stated: Settings, ran: Settings) -> str:
 
 
 def _files(folder: RunFolder, run: Run, row_id: str) -> dict[str, str]:
-    paths = {kind: f"{row_path(run.suite, row_id)}/{name}" for kind, name in FILES.items()}
+    paths = {kind: f"{row_path(run.suite, row_id)}/{name}" for kind, name in ROW_FILES.items()}
     return {kind: path for kind, path in paths.items() if (folder.path / path).is_file()}
 
 
-def _shared(pairs: Iterable[tuple[str, str]]) -> tuple[Shared, ...]:
+def _shared(pairs: Iterable[tuple[str, str]]) -> tuple[ValueWithRows, ...]:
     """Return rows grouped by value, the most frequent value first."""
     rows: dict[str, list[str]] = {}
     for row, value in pairs:
         rows.setdefault(value, []).append(row)
-    return tuple(Shared(value=value, rows=tuple(own)) for value, own in sorted(rows.items(), key=lambda i: -len(i[1])))
+    return tuple(
+        ValueWithRows(value=value, rows=tuple(own)) for value, own in sorted(rows.items(), key=lambda i: -len(i[1]))
+    )
 
 
-def _versions(results: Mapping[str, Result]) -> dict[str, tuple[Shared, ...]]:
+def _versions(results: Mapping[str, Result]) -> dict[str, tuple[ValueWithRows, ...]]:
     names = dict.fromkeys(name for result in results.values() for name in result.versions)
     return {
         name: _shared((row, result.versions[name]) for row, result in results.items() if name in result.versions)

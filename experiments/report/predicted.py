@@ -12,7 +12,7 @@ from experiments.results.memory_parts import OPTIMIZER_CPU, MemoryPart
 from experiments.results.predictions import Prediction
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation, Status
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.suite import Suite
 
 
@@ -62,7 +62,7 @@ class PredictedStatement(Record):
     reason: str
 
 
-class Errors(Record):
+class ErrorSummary(Record):
     """Absolute errors of one kind of prediction, as shares of the measured values."""
 
     what: str
@@ -79,7 +79,7 @@ class PredictedReport(Record):
     rows: tuple[PredictedRow, ...]
     statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can evaluate")
     not_evaluated: int
-    errors: tuple[Errors, ...] = Field(description="empty if nothing was measured at full size")
+    errors: tuple[ErrorSummary, ...] = Field(description="empty if nothing was measured at full size")
 
 
 def predicted_report(
@@ -105,7 +105,7 @@ def _row(suite: Suite, prediction: Prediction, result: Result | None) -> Predict
     beside = result if result and _ran_as_predicted(suite, result) else None
     peak, reserved = (beside.memory.peak_gib, beside.memory.reserved_gib) if beside else (None, None)
     return PredictedRow(
-        stated=OUTCOMES[expected] if expected else "",
+        stated=OUTCOME_NAMES[expected] if expected else "",
         agrees=expected == prediction.likely_outcome if expected else None,
         words=in_words(prediction),
         prediction=prediction,
@@ -144,7 +144,7 @@ def _statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedS
     )
 
 
-def _errors(rows: Sequence[PredictedRow]) -> tuple[Errors, ...]:
+def _errors(rows: Sequence[PredictedRow]) -> tuple[ErrorSummary, ...]:
     figures: dict[str, Callable[[PredictedRow], float | None]] = {
         "predicted peak": lambda row: row.peak_error,
         "predicted reserved memory": lambda row: row.reserved_error,
@@ -153,5 +153,5 @@ def _errors(rows: Sequence[PredictedRow]) -> tuple[Errors, ...]:
     found = []
     for what, read in figures.items():
         if sizes := [abs(error) for row in rows if (error := read(row)) is not None]:
-            found.append(Errors(what=what, rows=len(sizes), median=median(sizes), worst=max(sizes)))
+            found.append(ErrorSummary(what=what, rows=len(sizes), median=median(sizes), worst=max(sizes)))
     return tuple(found)

@@ -7,11 +7,11 @@ from pydantic import Field
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run
 from experiments.results.schema import Measured, Record, Result, Speed
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Row, Suite
 
-SAME = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
+MATCHING_SETTINGS = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
 
 
 class RankReport(Record):
@@ -60,7 +60,7 @@ def rank_reports(result: Result) -> tuple[RankReport, ...]:
     return tuple(
         RankReport(
             measured=one.model_copy(update={"memory": one.memory.model_copy(update={"snapshots": ()})}),
-            ended=OUTCOMES[one.outcome],
+            ended=OUTCOME_NAMES[one.outcome],
             failed_first=one.rank == failed,
             quantities={name: read(one) for name, read in QUANTITIES.items()},
         )
@@ -85,7 +85,9 @@ def base_row(suite: Suite, run: Run, row: Row) -> Row | None:
 
     def alike(other: Row) -> int:
         settings = stated_settings(suite, run, other.id).model_dump()
-        if settings["devices"] * settings["nodes"] > 1 or any(settings[name] != own[name] for name in SAME):
+        if settings["devices"] * settings["nodes"] > 1 or any(
+            settings[name] != own[name] for name in MATCHING_SETTINGS
+        ):
             return 0
         return sum(settings[name] == own[name] for name in own)
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 
 from experiments.results.evaluate import scaled_down
 from experiments.results.run_folder import Run
-from experiments.results.schema import Result, Times
+from experiments.results.schema import Result, StageTimes
 from experiments.results.verdicts import Evaluation, Status
-from experiments.results.wording import GRADES, number
-from experiments.suites.cards import same_chip
+from experiments.results.wording import GRADE_NAMES, format_number
+from experiments.suites.cards import have_same_chip
 from experiments.suites.suite import Suite
 
 STATUSES: tuple[Status, ...] = ("fail", "error", "pass", "not evaluated")
@@ -81,8 +81,8 @@ def _grades(evaluation: Evaluation) -> str:
     """Return how the statements that hold were evaluated: ', predicted', or ': 29 predicted, 9 measured'."""
     counts = evaluation.passed_by_grade()
     if len(counts) == 1:
-        return f", {GRADES[next(iter(counts))]}"
-    parts = ", ".join(f"{count} {GRADES[grade]}" for grade, count in counts.items())
+        return f", {GRADE_NAMES[next(iter(counts))]}"
+    parts = ", ".join(f"{count} {GRADE_NAMES[grade]}" for grade, count in counts.items())
     return f": {parts}" if parts else ""
 
 
@@ -106,9 +106,9 @@ def _machine(result: Result, count: int) -> str:
     if count > 1:
         words = f"{count} x {words}" if device.kind == "cuda" else f"{words}, {count} ranks"
     if device.cap_gib is not None:
-        words += f" capped at {number(device.cap_gib)} GiB"
+        words += f" capped at {format_number(device.cap_gib)} GiB"
     if result.emulated:
-        chip = ", which has the same chip" if same_chip(device.card, result.spec.card) else ""
+        chip = ", which has the same chip" if have_same_chip(device.card, result.spec.card) else ""
         words += f", emulating {result.spec.card}{chip}"
     return words
 
@@ -163,23 +163,23 @@ def _limits_of_a_miniature(evaluation: Evaluation) -> str:
     )
 
 
-def gib(value: float) -> str:
+def format_gib(value: float) -> str:
     """Format GiB with two decimals, or with three significant digits below 1 GiB: '78.60 GiB', '0.0123 GiB'."""
     return f"{value:.2f} GiB" if abs(value) >= 1 else f"{value:.3g} GiB"
 
 
-def share(value: float) -> str:
+def format_share(value: float) -> str:
     """Format a share in percent: '45 %'."""
     return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %"
 
 
-def percent(error: float) -> str:
+def format_percent(error: float) -> str:
     """Format an error with its sign: '+0.4 %'; without one if it rounds to zero."""
     rounded = round(100 * error, 1)
     return f"{rounded:+.1f} %" if rounded else "0.0 %"
 
 
-def stages(times: Times) -> str:
+def format_stages(times: StageTimes) -> str:
     """Format the seconds of a row's stages: '3.2 start, 1.1 build, 9.5 train, 0.8 end'."""
     return ", ".join(f"{seconds:.1f} {name.removesuffix('_s')}" for name, seconds in times.model_dump().items())
 

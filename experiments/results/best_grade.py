@@ -3,7 +3,7 @@
 from experiments.results.verdicts import GRADES, Contradiction, Evaluation, Verdict
 
 
-def best_of(measured: Evaluation, predicted: Evaluation) -> Evaluation:
+def combine_evidence(measured: Evaluation, predicted: Evaluation) -> Evaluation:
     """Return the measured evaluation with each statement's best verdict, and the predictions that contradict it.
 
     A prediction answers what was not measured, and what was measured on a tiny model only. An error stays an error.

@@ -4,12 +4,19 @@ from collections.abc import Iterable, Mapping
 from math import inf
 from typing import NamedTuple
 
-from experiments.results.obstacles import About, Evidence, obstacles, outcome_obstacles, prediction_obstacles
-from experiments.results.quantities import LOSSES, OF_THE_ROW, is_lower_bound, value_of, values_of_ranks
+from experiments.results.obstacles import ClaimScope, Evidence, check_obstacles, outcome_obstacles, prediction_obstacles
+from experiments.results.quantities import LOSS_QUANTITIES, ROW_QUANTITIES, is_lower_bound, value_of, values_of_ranks
 from experiments.results.run_folder import Run
-from experiments.results.schema import ERRORS, Result
+from experiments.results.schema import ERROR_OUTCOMES, Result
 from experiments.results.verdicts import GRADES, Evaluation, Grade, Status, Verdict
-from experiments.results.wording import OUTCOMES, label, number, span, unit, unit_of_size
+from experiments.results.wording import (
+    OUTCOME_NAMES,
+    choose_memory_unit,
+    format_bounds,
+    format_number,
+    quantity_label,
+    quantity_unit,
+)
 from experiments.suites.suite import Check, Claim, Quantity, ReferenceValue, Row, Suite
 
 
@@ -64,7 +71,7 @@ def _grade(status: Status, rows: Iterable[str], evidence: Evidence) -> Grade | N
 
 def _row_verdicts(row: Row, evidence: Evidence) -> Iterable[Verdict]:
     result = evidence.results.get(row.id)
-    if row.expect.outcome or (result is not None and result.outcome in ERRORS):
+    if row.expect.outcome or (result is not None and result.outcome in ERROR_OUTCOMES):
         yield _outcome_verdict(row, evidence)
     for reference in row.expect.reference_values:
         yield _reference_verdict(row, reference, evidence)
@@ -76,11 +83,11 @@ def _outcome_verdict(row: Row, evidence: Evidence) -> Verdict:
     return Verdict(
         id=f"{row.id}/outcome",
         kind="outcome",
-        says=f"{row.title}: {OUTCOMES[expected] if expected else 'no outcome is stated'}",
+        says=f"{row.title}: {OUTCOME_NAMES[expected] if expected else 'no outcome is stated'}",
         rows=(row.id,),
         status=status,
         grade=_grade(status, (row.id,), evidence),
-        expected=OUTCOMES[expected] if expected else "",
+        expected=OUTCOME_NAMES[expected] if expected else "",
         value=_outcome_in_words(evidence.results.get(row.id)),
         reason=reason,
     )
@@ -90,7 +97,7 @@ def _outcome_in_words(result: Result | None) -> str:
     """Return an outcome in words; a predicted one with the memory that it needs and whether it is borderline."""
     if result is None:
         return ""
-    return result.reason if result.predicted else OUTCOMES[result.outcome]
+    return result.reason if result.predicted else OUTCOME_NAMES[result.outcome]
 
 
 def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple[Status, str]:
@@ -98,7 +105,7 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
     result = evidence.results.get(row)
     if result is None:
         return "not evaluated", "the row has not run"
-    if result.outcome in ERRORS:
+    if result.outcome in ERROR_OUTCOMES:
         return "error", result.reason
     if obstacle := next(outcome_obstacles(result, evidence), None):
         return "not evaluated", obstacle
@@ -109,12 +116,12 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
 
 def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) -> Verdict:
     check = reference.check_of(row.id)
-    expected = f"{span(check.low, check.high)} {unit(reference.quantity)}".rstrip()
-    found = _check(check, evidence, About(full_size=True))
+    expected = f"{format_bounds(check.low, check.high)} {quantity_unit(reference.quantity)}".rstrip()
+    found = _check(check, evidence, ClaimScope(full_size=True))
     return Verdict(
         id=f"{row.id}/{reference.quantity}",
         kind="reference value",
-        says=f"{row.title}: {label(reference.quantity)} {expected}",
+        says=f"{row.title}: {quantity_label(reference.quantity)} {expected}",
         rows=(row.id,),
         status=found.status,
         grade=_grade(found.status, (row.id,), evidence),
@@ -129,7 +136,7 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     rows = claim_rows(claim)
     tiny = any(evidence.results[row].spec.size == "tiny" for row in rows if row in evidence.results)
     checks = [check.in_miniature() if tiny else check for check in claim.checks]
-    found = [_check(check, evidence, About(claim.full_size, claim.all_ranks)) for check in checks]
+    found = [_check(check, evidence, ClaimScope(claim.full_size, claim.all_ranks)) for check in checks]
     statuses = [one.status for one in found]
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
     reasons = dict.fromkeys(one.reason for one in found if one.status == status)
@@ -154,7 +161,7 @@ def _why(status: Status, reason: str, known_failure: str) -> dict[str, str]:
     return {"reason": f"{reason}; known: {known_failure}", "known_failure": known_failure}
 
 
-def _check(check: Check, evidence: Evidence, about: About) -> CheckResult:
+def _check(check: Check, evidence: Evidence, about: ClaimScope) -> CheckResult:
     missing = [name for name in (check.row, check.over_row) if name and name not in evidence.results]
     if missing:
         return CheckResult("not evaluated", "", f"{', '.join(missing)} has not run")
@@ -174,7 +181,7 @@ def _phase_status(phase: str, result: Result) -> tuple[Status, str]:
     return ("pass", "") if result.failure.phase == phase else ("fail", result.reason)
 
 
-def _check_quantity(check: Check, evidence: Evidence, about: About) -> CheckResult:
+def _check_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> CheckResult:
     assert check.quantity is not None
     result = evidence.results[check.row]
     base = evidence.results[check.over_row] if check.over_row else result
@@ -183,11 +190,11 @@ def _check_quantity(check: Check, evidence: Evidence, about: About) -> CheckResu
     known = bool(values) and (over is not None or not check.relative)
     if not known:
         lacking = base if values else result
-        no_value = f"{lacking.spec.row} has no {label(check.quantity)} ({lacking.reason})"
+        no_value = f"{lacking.spec.row} has no {quantity_label(check.quantity)} ({lacking.reason})"
         return CheckResult("not evaluated", "", next(prediction_obstacles(check, result), no_value))
     compared = values if over is None else [_ratio(max(values), over)]
     text = _in_words(check, values, over, compared) + _origin_of_losses(check, result)
-    if obstacle := next(obstacles(check, evidence, about), None):
+    if obstacle := next(check_obstacles(check, evidence, about), None):
         return CheckResult("not evaluated", text, obstacle)
     if unsure := _unsure(check, (result, base), compared):
         return CheckResult("not evaluated", text, unsure)
@@ -201,7 +208,7 @@ def _missed(check: Check, compared: list[float]) -> str:
     assert check.quantity is not None
     if check.outside:
         return ""
-    what = "times" if check.relative else unit(check.quantity)
+    what = "times" if check.relative else quantity_unit(check.quantity)
     bounds = ((check.low, min(compared), "below"), (check.high, max(compared), "above"))
     for bound, value, side in bounds:
         if bound is None or (value >= bound if side == "below" else value <= bound):
@@ -209,14 +216,14 @@ def _missed(check: Check, compared: list[float]) -> str:
         size = abs(value - bound)
         if size == inf:
             return ""
-        far = f"{number(100 * size / bound)} %" if bound else f"{number(size)} {what}".rstrip()
-        return f"{far} {side} {number(bound)} {what}".rstrip()
+        far = f"{format_number(100 * size / bound)} %" if bound else f"{format_number(size)} {what}".rstrip()
+        return f"{far} {side} {format_number(bound)} {what}".rstrip()
     return ""
 
 
 def _values(quantity: Quantity, result: Result) -> list[float]:
     """Return the memory of each rank, or the row's one value of any other quantity; empty if it is unknown."""
-    if quantity not in OF_THE_ROW:
+    if quantity not in ROW_QUANTITIES:
         return values_of_ranks(quantity, result)
     value = value_of(quantity, result)
     return [] if value is None else [value]
@@ -253,31 +260,34 @@ def _ratio(value: float, over: float) -> float:
 def _in_words(check: Check, values: list[float], over: float | None, compared: list[float]) -> str:
     assert check.quantity is not None
     if over is None:
-        (low, high), name = _suited(unit(check.quantity), min(values), max(values))
-        range_ = " to ".join(dict.fromkeys(map(number, (low, high))))
+        (low, high), name = _suited(quantity_unit(check.quantity), min(values), max(values))
+        range_ = " to ".join(dict.fromkeys(map(format_number, (low, high))))
         ranks = f" over {len(values)} ranks" if len(values) > 1 else ""
         return f"{check.row}: {range_} {name}".rstrip() + ranks
     base = check.over_quantity or check.quantity
-    if unit(check.quantity) == unit(base):
-        (value, over), its = _suited(unit(base), max(values), over)
+    if quantity_unit(check.quantity) == quantity_unit(base):
+        (value, over), its = _suited(quantity_unit(base), max(values), over)
         own = ""
     else:
-        ((value,), own), ((over,), its) = _suited(unit(check.quantity), max(values)), _suited(unit(base), over)
-    pair = f"{number(value)} {own}".rstrip() + f" vs. {number(over)} {its}".rstrip()
-    return f"{number(compared[0])} times {check.over_row or label(base)} ({pair})"
+        ((value,), own), ((over,), its) = (
+            _suited(quantity_unit(check.quantity), max(values)),
+            _suited(quantity_unit(base), over),
+        )
+    pair = f"{format_number(value)} {own}".rstrip() + f" vs. {format_number(over)} {its}".rstrip()
+    return f"{format_number(compared[0])} times {check.over_row or quantity_label(base)} ({pair})"
 
 
 def _suited(name: str, *values: float) -> tuple[tuple[float, ...], str]:
     """Return values of one unit and its name; GiB become the unit that suits the largest of them."""
     if name != "GiB":
         return values, name
-    suited, per_gib = unit_of_size(max(map(abs, values)))
+    suited, per_gib = choose_memory_unit(max(map(abs, values)))
     return tuple(value * per_gib for value in values), suited
 
 
 def _origin_of_losses(check: Check, result: Result) -> str:
     """Return what a reader must know of a loss; "" with pretrained weights and real data, and for what is no loss."""
-    if check.quantity not in LOSSES:
+    if check.quantity not in LOSS_QUANTITIES:
         return ""
     made_up = [
         words
@@ -293,14 +303,16 @@ def _origin_of_losses(check: Check, result: Result) -> str:
 def _expected(check: Check) -> str:
     if check.outcome:
         phase = f" in the {check.phase} phase" if check.phase else ""
-        return f"{check.row}: {OUTCOMES[check.outcome]}{phase}"
+        return f"{check.row}: {OUTCOME_NAMES[check.outcome]}{phase}"
     assert check.quantity is not None
-    bounds = f"outside {span(check.low, check.high)}" if check.outside else span(check.low, check.high)
-    what = f"{label(check.quantity)} of {check.row}"
+    bounds = (
+        f"outside {format_bounds(check.low, check.high)}" if check.outside else format_bounds(check.low, check.high)
+    )
+    what = f"{quantity_label(check.quantity)} of {check.row}"
     if not check.relative:
-        return f"{what} {bounds} {unit(check.quantity)}".rstrip()
+        return f"{what} {bounds} {quantity_unit(check.quantity)}".rstrip()
     return (
         f"{what} {bounds} times that of {check.over_row}"
         if check.over_row
-        else f"{what} {bounds} times its {label(check.over_quantity or '')}"
+        else f"{what} {bounds} times its {quantity_label(check.over_quantity or '')}"
     )

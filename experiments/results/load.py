@@ -22,7 +22,7 @@ IDLE_PERCENT = 5.0
 BUSY_CPU_PERCENT = 50.0
 
 
-def load_of(samples: Sequence[Sample], speed: Speed | None) -> dict[str, float]:
+def gpu_load(samples: Sequence[Sample], speed: Speed | None) -> dict[str, float]:
     """Return what the samples say of the load of GPUs; what they cannot say is missing.
 
     steady_gpu_util_percent: the median while the row trains, of the GPU with the lowest. cpu_wait_share: the share of

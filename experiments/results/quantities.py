@@ -4,7 +4,7 @@ from collections.abc import Callable
 from statistics import fmean, median
 
 from experiments.results.load import CPU_WAIT_INTERVAL, CPU_WAIT_SHARE, OTHER_UTILIZATION, PROCESSES, STEADY_UTILIZATION
-from experiments.results.memory_parts import Point
+from experiments.results.memory_parts import StepPoint
 from experiments.results.schema import Device, Measured, Result
 from experiments.suites.cards import cards
 from experiments.suites.suite import Quantity
@@ -12,7 +12,7 @@ from experiments.suites.suite import Quantity
 Read = Callable[[Measured], float | None]
 
 
-def _largest(point: Point, field: str) -> Read:
+def _largest(point: StepPoint, field: str) -> Read:
     def read(measured: Measured) -> float | None:
         values = [getattr(shot, field) for shot in measured.memory.snapshots if shot.point == point]
         return max(values, default=None)
@@ -20,7 +20,7 @@ def _largest(point: Point, field: str) -> Read:
     return read
 
 
-def _settled(point: Point, field: str) -> Read:
+def _settled(point: StepPoint, field: str) -> Read:
     """Return a reader of the median at a point; the first step, without optimizer state, only if there is no other."""
 
     def read(measured: Measured) -> float | None:
@@ -141,10 +141,10 @@ QUANTITIES: dict[Quantity, Read] = {
     "final_loss": _final_loss,
     "last_loss": lambda measured: measured.losses[-1] if measured.losses else None,
 }
-SECONDS: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
-TIMES: tuple[Quantity, ...] = (*SECONDS, "communication_share", "gpu_idle_share")
-LOSSES: tuple[Quantity, ...] = ("final_loss", "last_loss")
-LOADS: tuple[Quantity, ...] = (
+ABSOLUTE_TIME_QUANTITIES: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
+TIME_QUANTITIES: tuple[Quantity, ...] = (*ABSOLUTE_TIME_QUANTITIES, "communication_share", "gpu_idle_share")
+LOSS_QUANTITIES: tuple[Quantity, ...] = ("final_loss", "last_loss")
+LOAD_QUANTITIES: tuple[Quantity, ...] = (
     "gpu_processes",
     "gpu_util_peak_percent",
     "gpu_util_percent",
@@ -153,8 +153,8 @@ LOADS: tuple[Quantity, ...] = (
     "cpu_waits_per_step",
 )
 """What nvtop shows: read from telemetry, which is the row's own."""
-COUNTS: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
-OF_THE_ROW: tuple[Quantity, ...] = (*TIMES, *LOSSES, *LOADS, *COUNTS)
+COUNT_QUANTITIES: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
+ROW_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, *LOSS_QUANTITIES, *LOAD_QUANTITIES, *COUNT_QUANTITIES)
 """Quantities that are the row's own; all others are those of each rank."""
 
 
@@ -170,7 +170,7 @@ def is_lower_bound(quantity: Quantity, result: Result) -> bool:
 
 def value_of(quantity: Quantity, result: Result) -> float | None:
     """Return the row's value: for memory the maximum over its ranks, otherwise the row's own."""
-    if quantity in OF_THE_ROW:
+    if quantity in ROW_QUANTITIES:
         return QUANTITIES[quantity](result)
     return max(values_of_ranks(quantity, result), default=None)
 

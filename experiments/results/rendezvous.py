@@ -3,11 +3,11 @@
 The row's worker writes RENDEZVOUS_FILE: address, port and key of its socket, which the node agents connect to.
 """
 
-FOLDER = "TESTBED_NODES"
+FOLDER_VARIABLE = "TESTBED_NODES"
 """Variable: folder of these files."""
-ADDRESS = "TESTBED_ADDRESS"
+ADDRESS_VARIABLE = "TESTBED_ADDRESS"
 """Variable: address of the first node."""
-RENDEZVOUS = "TESTBED_RENDEZVOUS"
+RENDEZVOUS_VARIABLE = "TESTBED_RENDEZVOUS"
 """Variable of a node agent: the contents of RENDEZVOUS_FILE."""
 RENDEZVOUS_FILE = "rendezvous"
 LOG_FILE = "nodes.txt"

@@ -21,7 +21,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
-from experiments.results.load import STEADY_UTILIZATION, load_of, read_samples
+from experiments.results.load import STEADY_UTILIZATION, gpu_load, read_samples
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
 from experiments.results.schema import (
     RESULT_FILE,
@@ -35,8 +35,8 @@ from experiments.results.schema import (
 )
 from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import Suite, read_suite, suite_file, suite_named, suite_names
-from experiments.suites.yaml_schema import in_words
+from experiments.suites.suite import Suite, read_suite, suite_named, suite_names, user_suite_file
+from experiments.suites.yaml_schema import error_message
 from experiments.system.files import write_atomically
 
 RUN_FILE = "run.json"
@@ -122,13 +122,13 @@ class RunFolder:
         except OSError:
             raise InputError(f"{self.path}: not a run's folder (it has no {RUN_FILE})") from None
         except ValidationError as error:
-            problem = in_words(error.errors()[0])
+            problem = error_message(error.errors()[0])
             raise InputError(f"{path}: not a run of schema version {RUN_SCHEMA_VERSION} ({problem})") from None
 
     def write_run(self, run: Run) -> None:
         """Write run.json, and a copy of a suite that is not one of this package."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if file := suite_file(run.suite):
+        if file := user_suite_file(run.suite):
             write_atomically(self.path / SUITE_FILE, file.read_text())
         write_atomically(self.path / RUN_FILE, run.model_dump_json(indent=2))
 
@@ -154,7 +154,7 @@ class RunFolder:
         try:
             return Predictions.model_validate_json(path.read_bytes()).predictions
         except ValidationError as error:
-            problem = in_words(error.errors()[0])
+            problem = error_message(error.errors()[0])
             remedy = "remove the file, or run again"
             raise InputError(
                 f"{path}: not predictions of schema version {PREDICTION_VERSION} ({problem}); {remedy}"
@@ -175,7 +175,7 @@ class RunFolder:
         if result.device.kind != "cuda" or STEADY_UTILIZATION in result.telemetry:
             return result
         path = self.telemetry(result.spec.row)
-        load = load_of(read_samples(path), result.speed) if path else {}
+        load = gpu_load(read_samples(path), result.speed) if path else {}
         return result.model_copy(update={"telemetry": load | result.telemetry}) if load else result
 
     def telemetry(self, row: str) -> Path | None:

@@ -6,9 +6,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.errors import InputError
-from experiments.results.memory_parts import Point
+from experiments.results.memory_parts import StepPoint
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.yaml_schema import in_words
+from experiments.suites.yaml_schema import error_message
 
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "result.json"
@@ -28,7 +28,7 @@ EARLIER_FOLDER = "earlier"
 
 Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
-ERRORS: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
+ERROR_OUTCOMES: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 START_LIMIT_S = 600.0
 """Time that a row has to start; its own time limit counts from then, or from an earlier end of its start."""
 
@@ -66,7 +66,7 @@ class Snapshot(Record):
 
     step: int = Field(description="optimizer step, from 0")
     micro_step: int = Field(description="micro-step within the optimizer step, from 0")
-    point: Point = Field(description="where in the micro-step the memory was read")
+    point: StepPoint = Field(description="where in the micro-step the memory was read")
     params_gib: float = Field(description="the model's weights")
     grads_gib: float = Field(description="gradients")
     optimizer_gib: float = Field(description="the optimizer's state on the device")
@@ -117,7 +117,7 @@ class Speed(Record):
     )
 
 
-class Moments(Record):
+class StageTimestamps(Record):
     """When a trainer had started, began to train, and stopped training; seconds since 1970.
 
     It starts with its imports and its device, then it builds the model and reads data. A training that failed before
@@ -129,7 +129,7 @@ class Moments(Record):
     ended_at: float = Field(description="the last step has ended")
 
 
-class Times(Record):
+class StageTimes(Record):
     """Seconds of the stages of a row, which add up to elapsed_s."""
 
     start_s: float = Field(description="processes, imports, device")
@@ -190,7 +190,7 @@ class Measured(Record):
         default=None, description="optimizer steps of an earlier start; others are counted from here"
     )
     gpu_s: float | None = Field(default=None, description="time from the first use of the device to the end")
-    moments: Moments | None = Field(default=None, description="when each stage began; None: not reported")
+    moments: StageTimestamps | None = Field(default=None, description="when each stage began; None: not reported")
 
 
 class Result(Measured):
@@ -210,7 +210,7 @@ class Result(Measured):
     command: str = Field(default="", description="command line of the run")
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = Field(default=0.0, description="time from start to end, imports included")
-    times: Times | None = Field(default=None, description="None if the trainer did not report its own")
+    times: StageTimes | None = Field(default=None, description="None if the trainer did not report its own")
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
     ranks: tuple[Measured, ...] = Field(default=(), description="each rank's measurements; empty for one process")
     predicted: bool = Field(default=False, description="predicted without the device; nothing was measured")
@@ -246,7 +246,7 @@ def _validated(text: bytes, where: str) -> Result:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {in_words(problem)})"
+        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {error_message(problem)})"
         raise InputError(f"{where}: {why}") from None
 
 

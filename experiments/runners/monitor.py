@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from rich.console import Group
 
 from experiments.results.schema import PROGRESS_FILE, Progress
-from experiments.results.wording import clock, size
+from experiments.results.wording import format_duration, format_size
 from experiments.runners.local.row_process import ROW_VARIABLE
 from experiments.runners.progress import steps_of
 from experiments.runners.slurm import queue
@@ -154,8 +154,13 @@ def _position(progress: Progress | None) -> tuple[str, str, str, str]:
     if progress is None:
         return "", "", "", ""
     steps = steps_of(progress)
-    left = clock(progress.left_s) if progress.left_s is not None else ""
-    return progress.phase, steps, "" if progress.memory.peak_gib is None else size(progress.memory.peak_gib), left
+    left = format_duration(progress.left_s) if progress.left_s is not None else ""
+    return (
+        progress.phase,
+        steps,
+        "" if progress.memory.peak_gib is None else format_size(progress.memory.peak_gib),
+        left,
+    )
 
 
 def _text(value: float | None, form: str, unit: str = "") -> str:

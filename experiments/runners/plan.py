@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from experiments.errors import InputError
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
-from experiments.results.schema import EARLIER_FOLDER, ERRORS, RESULT_FILE, SPEC_FILE, Result, read_result
-from experiments.run_options import IDENTITY
+from experiments.results.schema import EARLIER_FOLDER, ERROR_OUTCOMES, RESULT_FILE, SPEC_FILE, Result, read_result
+from experiments.run_options import IDENTITY_OPTIONS
 from experiments.runners.software import Software, changes
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
@@ -63,7 +63,7 @@ def continued(folder: RunFolder, run: Run, suite: Suite) -> Run:
             f"{folder.path}: made with version {before.recipe_version} of suite {before.suite},"
             f" which is now version {run.recipe_version}; {fix}"
         )
-    for choice in IDENTITY:
+    for choice in IDENTITY_OPTIONS:
         then, now = getattr(before, choice), getattr(run, choice)
         if then != now:
             raise InputError(f"{folder.path}: made with {choice} {then}, and now {choice} is {now}; {fix}")
@@ -102,7 +102,7 @@ def _why_again(spec: RowSpec, result: Result) -> str:
         return "settings changed: " + (", ".join(_differences(result.spec, spec)) or "their format")
     if result.code != code_sha256():
         return "training code changed"
-    if result.outcome in ERRORS:
+    if result.outcome in ERROR_OUTCOMES:
         return f"the last run failed: {result.reason}"
     return ""
 

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from experiments.results.schema import Progress, Result
-from experiments.results.wording import OUTCOMES, clock, size
+from experiments.results.wording import OUTCOME_NAMES, format_duration, format_size
 from experiments.runners.plan import Planned
 from experiments.suites.row_spec import RowSpec
 from experiments.system.tables import Column, Table, print_lines
@@ -67,9 +67,9 @@ class View:
         """
         miniature = spec.size == "tiny" and result.outcome == "fits"
         peak = result.memory.peak_gib
-        measured = [f"peak {size(peak)}"] if peak is not None else []
+        measured = [f"peak {format_size(peak)}"] if peak is not None else []
         measured += [f"{result.elapsed_s:.0f} s"] if result.elapsed_s else []
-        words = ", ".join(["ran (miniature)" if miniature else OUTCOMES[result.outcome], *measured])
+        words = ", ".join(["ran (miniature)" if miniature else OUTCOME_NAMES[result.outcome], *measured])
         reason = f": {result.reason}" if result.outcome != "fits" else ""
         predicted = self._at_full_size.get(spec.row) if miniature else None
         beside = f"; at full size on {spec.card}: {predicted}" if predicted else ""
@@ -125,7 +125,7 @@ def table(states: Sequence[RowState], done: int, total: int, left_s: float | Non
     """Return the rows that have not ended as a table, titled with the number of rows that are done and that wait."""
     waiting = total - done - len(states)
     wait = f"; {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""
-    left = f", about {clock(max(1.0, left_s))} left" if left_s is not None else ""
+    left = f", about {format_duration(max(1.0, left_s))} left" if left_s is not None else ""
     rows = Table(
         "row",
         Column("phase", prose=True),
@@ -134,7 +134,7 @@ def table(states: Sequence[RowState], done: int, total: int, left_s: float | Non
         title=f"{done} of {total} rows done{left}{wait}",
     )
     for state in states:
-        rows.add(state.spec.row, *_position(state), clock(state.elapsed_s), _left(state.progress))
+        rows.add(state.spec.row, *_position(state), format_duration(state.elapsed_s), _left(state.progress))
     return rows
 
 
@@ -148,7 +148,7 @@ def download_progress(spec: RowSpec, transfer: "TransferProgress") -> str:
     """Return the progress of the download of a row's files as a line."""
     files = f"{transfer.files} of {transfer.of_files} files"
     size = f"{transfer.bytes / MEGABYTE:.0f} of {transfer.of_bytes / MEGABYTE:.0f} MB"
-    left = f", {clock(transfer.left_s)} left" if transfer.left_s is not None else ""
+    left = f", {format_duration(transfer.left_s)} left" if transfer.left_s is not None else ""
     return f"{spec.row}: downloading, {files}, {size}{left}"
 
 
@@ -160,8 +160,8 @@ def _position(state: RowState) -> tuple[str, str, str, str]:
 
 
 def _size(gib: float | None) -> str:
-    return "" if gib is None else size(gib)
+    return "" if gib is None else format_size(gib)
 
 
 def _left(progress: Progress | None) -> str:
-    return clock(progress.left_s) if progress and progress.left_s is not None else ""
+    return format_duration(progress.left_s) if progress and progress.left_s is not None else ""

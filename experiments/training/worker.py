@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from experiments.errors import InputError
 from experiments.results.provenance import code_sha256, git_commit, image, versions
 from experiments.results.schema import (
-    ERRORS,
+    ERROR_OUTCOMES,
     LOG_FILE,
     MEASURED_FILE,
     PROGRESS_FILE,
@@ -35,11 +35,11 @@ from experiments.results.schema import (
     Failure,
     Measured,
     Memory,
-    Moments,
     Outcome,
     Progress,
     Result,
-    Times,
+    StageTimes,
+    StageTimestamps,
     read_progress,
 )
 from experiments.suites.row_spec import RowSpec
@@ -96,7 +96,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
 
 def _with_log(row: Measured, ranks: Ranks) -> Measured:
     """Return the row with the last lines that the rank which failed has printed, if the row ended with an error."""
-    if row.failure is None or row.outcome not in ERRORS:
+    if row.failure is None or row.outcome not in ERROR_OUTCOMES:
         return row
     log = tail(_log_tail(ranks.log(row.failure.rank)))
     return row.model_copy(update={"failure": row.failure.model_copy(update={"log": log})})
@@ -112,9 +112,9 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
         shutil.rmtree(path)
 
 
-def times_of(moments: Moments, began: float, elapsed_s: float) -> Times:
+def times_of(moments: StageTimestamps, began: float, elapsed_s: float) -> StageTimes:
     """Return the times of a row's stages; ``began``, in seconds since 1970, is when the row did, ``elapsed_s`` ago."""
-    return Times(
+    return StageTimes(
         start_s=moments.started_at - began,
         build_s=moments.began_at - moments.started_at,
         train_s=moments.ended_at - moments.began_at,

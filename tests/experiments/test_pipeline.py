@@ -155,7 +155,7 @@ def test_a_cluster_is_reached_before_anything_is_predicted_or_written(machine, t
     done = run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), Watched())
     profile = profile_named("mahti").model_copy(update={"host": "nosuch.invalid", "account": "project_1"})
     cluster = Cluster(SshShell(SshConfigHost("nosuch.invalid")), profile)
-    monkeypatch.setattr(pipeline, "target_of", lambda options: ClusterTarget(profile.node, cluster))
+    monkeypatch.setattr(pipeline, "connect_target", lambda options: ClusterTarget(profile.node, cluster))
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path, site="slurm", profile="mahti", run_id="mine")
     with pytest.raises(UnknownHost, match=r"unknown host; add to ~/.ssh/config: 'Host nosuch.invalid'"):
         run_suite(options, view := Watched())

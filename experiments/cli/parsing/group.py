@@ -12,7 +12,7 @@ from experiments.cli.parsing.examples import examples
 from experiments.cli.parsing.help import records, usage_pieces
 from experiments.cli.parsing.usage import in_own_words
 from experiments.cli.parsing.values import PlainValue
-from experiments.errors import unknown
+from experiments.errors import unknown_name
 
 WIDEST = max(map(len, COMMANDS))
 
@@ -76,7 +76,7 @@ class Group(TyperGroup):
             return name, load(name), rest
         if ctx.resilient_parsing:
             return None, None, rest
-        raise unknown("command", name, COMMANDS)
+        raise unknown_name("command", name, COMMANDS)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write options and commands."""

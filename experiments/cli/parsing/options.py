@@ -49,10 +49,10 @@ Notify = Annotated[
 def _use_suites(place: Path | None) -> Path | None:
     """Let the suites at ``place`` be found by name, by this process and those that it starts."""
     if place is not None:
-        from experiments.suites.suite import OWN_SUITES, own_suites
+        from experiments.suites.suite import SUITES_VARIABLE, user_suites
 
-        os.environ[OWN_SUITES] = str(place.expanduser().absolute())
-        own_suites()
+        os.environ[SUITES_VARIABLE] = str(place.expanduser().absolute())
+        user_suites()
     return place
 
 

@@ -39,9 +39,9 @@ def in_program(context: typer.Context, rows: str | None, training: CustomTrainin
     if rows is not None:
         raise InputError(f"--model {training.model}: allowed without {rows!r} only")
     if "card" not in given:
-        from experiments.suites.cards import SIZES, cards
+        from experiments.suites.cards import SIZE_HELP, cards
 
-        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, {SIZES}, or all")
+        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, {SIZE_HELP}, or all")
     return training.loop not in OF_ROWS
 
 
@@ -92,17 +92,17 @@ def specs_of(
 ) -> "list[RowSpec]":
     """Return the rows to predict: rows of suites, or a row for each card and batch of a custom training."""
     from experiments.prediction.service import rows_asked
-    from experiments.suites.cards import cards_named
-    from experiments.suites.suite import own_suites
+    from experiments.suites.cards import parse_card_list
+    from experiments.suites.suite import user_suites
 
     if "model" not in (given := options_given(context)):
         if own := given - {"card"}:
             raise InputError(f"--{min(own).replace('_', '-')}: needs --model; a row has its own settings")
-        chosen = cards_named(card) if card not in ("", "all") else [None]
-        asked = own_suites() if rows is None and context.params["suite_file"] else [rows]
+        chosen = parse_card_list(card) if card not in ("", "all") else [None]
+        asked = user_suites() if rows is None and context.params["suite_file"] else [rows]
         return [spec for target in asked for one in chosen for spec in rows_asked(target, one)]
     batches = batches_in(batch)
-    return [replace(training, card=name, batch=size).spec for name in cards_named(card) for size in batches]
+    return [replace(training, card=name, batch=size).spec for name in parse_card_list(card) for size in batches]
 
 
 def batches_in(text: str) -> list[int]:

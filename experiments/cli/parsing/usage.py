@@ -7,7 +7,7 @@ from typing import Any
 from typer.exceptions import TyperException
 
 from experiments.cli.parsing.values import allowed_by, name_of
-from experiments.errors import InputError, nearest
+from experiments.errors import InputError, similar_names
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def _in_words(problem: Any, context: Any) -> str:
 
 def _wrong_option(option: str, params: dict[str, Any]) -> str:
     if option not in params:
-        near = nearest(option, params)
+        near = similar_names(option, params)
         return f"unknown option {option}" + (f"; did you mean {near}?" if near else "")
     if params[option].is_flag:
         return f"{option} takes no value"

@@ -5,7 +5,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
-from experiments.errors import InputError, nearest
+from experiments.errors import InputError, similar_names
 
 
 class PlainValue:
@@ -51,7 +51,7 @@ def _read(value: Any, param: Any) -> Any:
         raise _wrong(value, param) from None
     choices = choices_of(param)
     if choices and found not in choices:
-        raise _wrong(value, param, nearest(value, choices))
+        raise _wrong(value, param, similar_names(value, choices))
     if param.min is not None and found < param.min:
         raise _wrong(value, param)
     return found

@@ -11,7 +11,7 @@ from rich.text import Text
 from experiments.history.changes import RunChanges
 from experiments.history.series import Series
 from experiments.report.words import ICONS
-from experiments.results.wording import label, number, unit
+from experiments.results.wording import format_number, quantity_label, quantity_unit
 from experiments.system.tables import Column, Table
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -58,8 +58,8 @@ def _figures(series: Series) -> Table:
     for key in series.keys:
         known = [value for value in series.values(key) if value is not None]
         if key[1] in SHOWN and known:
-            ends = (number(known[0]), number(known[-1]))
-            table.add(key[0], label(key[1]), sparkline(series.values(key)), *ends, unit(key[1]))
+            ends = (format_number(known[0]), format_number(known[-1]))
+            table.add(key[0], quantity_label(key[1]), sparkline(series.values(key)), *ends, quantity_unit(key[1]))
     return table
 
 

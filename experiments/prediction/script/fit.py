@@ -10,8 +10,8 @@ from experiments.errors import InputError
 from experiments.prediction.answers import answer, answers_table
 from experiments.prediction.batches import LARGEST_BATCH, Batches
 from experiments.prediction.script.record import CardAnswer, ScriptPrediction
-from experiments.results.predictions import DOUBT
-from experiments.suites.cards import notes_on
+from experiments.results.predictions import BORDERLINE_SHARE
+from experiments.suites.cards import card_notes
 from experiments.system.tables import Column
 
 FIRST_BATCH = 8
@@ -81,7 +81,7 @@ def fit_batches(first: int, trace: Trace) -> ScriptFit:
 
     batches = Batches(first, lambda sizes: [highest(batch) for batch in sizes])
     usable = batches.known[first].card.usable_gib
-    return ScriptFit(batches.last(DOUBT * usable), batches.last(0.0), batches.known)
+    return ScriptFit(batches.last(BORDERLINE_SHARE * usable), batches.last(0.0), batches.known)
 
 
 def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def fit_view(fit: ScriptFit, flag: str) -> Group:
     for batch, one in sorted(fit.known.items()):
         table.add(str(batch), *one.cells())
     notes = dict.fromkeys(note for one in fit.known.values() for note in one.prediction.notes)
-    notes |= dict.fromkeys(notes_on(one.card.card for one in fit.known.values()))
+    notes |= dict.fromkeys(card_notes(one.card.card for one in fit.known.values()))
     return Group(Text(_in_words(fit, flag), "bold"), table, *(Text(f"note: {note}", "yellow") for note in notes))
 
 

@@ -15,7 +15,7 @@ from experiments.prediction.script.command import parsed
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.sandbox import Place, in_words, sandbox
-from experiments.suites.attention_kernels import alike
+from experiments.suites.attention_kernels import group_by_kernels
 from experiments.system.files import CODE, cache_folder
 from experiments.system.packages import require
 from experiments.system.processes import own_group
@@ -51,7 +51,7 @@ def trace_script(
     require("torch")
     parsed(words)
     what = name or f"{' '.join(words[:4])}, {in_words(options.sandbox)},"
-    groups = alike(card_names)
+    groups = group_by_kernels(card_names)
     with sandbox() if options.sandbox else nullcontext(Place(Path.cwd(), {})) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights")}
         job |= {"words": place.words(words), "cache": str(cache_folder())}

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from experiments.report.identity import day
-from experiments.report.pages.environment import rendered
+from experiments.report.identity import format_date
+from experiments.report.pages.environment import render_template
 from experiments.report.words import STATUSES
 from experiments.results.run_folder import PAGE_FILE, RUN_FILE, VERDICT_FILE, Run
 from experiments.results.verdicts import Evaluation, Status
@@ -15,7 +15,7 @@ from experiments.results.verdicts import Evaluation, Status
 INDEX_FILE = "index.html"
 
 
-class Listed(NamedTuple):
+class RunEntry(NamedTuple):
     """One run of the index. counts: None if it has not been evaluated. link: empty without a page."""
 
     run: Run
@@ -34,19 +34,19 @@ def write_index(folder: Path) -> Path:
     found.sort(key=lambda one: (one.run.started_at, one.run.run_id), reverse=True)
     target = folder / INDEX_FILE
     partial = folder / f".{INDEX_FILE}.{os.getpid()}"  # several runs may end at once
-    partial.write_text(rendered("index.html", runs=found, statuses=STATUSES))
+    partial.write_text(render_template("index.html", runs=found, statuses=STATUSES))
     partial.replace(target)
     return target
 
 
-def _listed(run_folder: Path, folder: Path) -> Listed | None:
+def _listed(run_folder: Path, folder: Path) -> RunEntry | None:
     try:
         run = Run.model_validate_json((run_folder / RUN_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
     page = run_folder / PAGE_FILE
     link = page.relative_to(folder).as_posix() if page.is_file() else ""
-    return Listed(run, day(run.started_at), link, _counts(run_folder))
+    return RunEntry(run, format_date(run.started_at), link, _counts(run_folder))
 
 
 def _counts(run_folder: Path) -> dict[Status, int] | None:

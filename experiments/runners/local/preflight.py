@@ -13,7 +13,7 @@ import psutil
 
 from experiments.results.provenance import versions
 from experiments.runners.admission import HOST_GIB, ROW_GIB, SPARE_GIB, missing_build_tool, too_small
-from experiments.suites.suite import cards_of_suites, suites_of
+from experiments.suites.suite import cards_of_suites, suites_in_group
 from experiments.system.files import GIB, cache_folder
 from experiments.system.packages import EXTRAS
 from provision.checks import Check, result_of
@@ -75,7 +75,7 @@ def _compiler() -> str:
 
 
 def _disk(results: Path) -> str:
-    needed_gib = SPARE_GIB + ROW_GIB * sum(len(suite.rows) for suite in suites_of("both"))
+    needed_gib = SPARE_GIB + ROW_GIB * sum(len(suite.rows) for suite in suites_in_group("both"))
     free_gib = {folder: _free_gib(folder) for folder in (results.absolute(), cache_folder())}
     said = ", ".join(f"{free:.1f} GiB free at {folder}" for folder, free in free_gib.items())
     if min(free_gib.values()) < needed_gib:

@@ -14,7 +14,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import (
     CHECKPOINTS_FOLDER,
     EARLIER_FOLDER,
-    ERRORS,
+    ERROR_OUTCOMES,
     RESULT_FILE,
     SPEC_FILE,
     START_LIMIT_S,
@@ -273,7 +273,7 @@ def _kill(row: RunningRow) -> None:
 def _has_measured(row: RunningRow) -> bool:
     """Return whether the row has a result that is not an error."""
     try:
-        return read_result(row.folder / RESULT_FILE).outcome not in ERRORS
+        return read_result(row.folder / RESULT_FILE).outcome not in ERROR_OUTCOMES
     except InputError:
         return False
 

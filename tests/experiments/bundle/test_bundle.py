@@ -125,7 +125,7 @@ def test_a_hostile_archive_is_refused_and_nothing_is_written(name, mode, tmp_pat
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "LARGEST_BYTES", 1000)
+    monkeypatch.setattr(archive, "MAX_BYTES", 1000)
     with pytest.raises(BadBundle, match="larger than a bundle"):
         read_bundle(hostile(tmp_path / "bomb.zip", "run.json", bytes(5000)))
 

@@ -96,7 +96,7 @@ def made(machine, tmp_path):
         ([SUITE, "--run-id", "../nope"], "--run-id ../nope: allowed: letters, digits"),
         ([SUITE, "--run-id", "latest"], "--run-id latest: allowed: letters, digits"),
         ([SUITE, SLURM, "--run-id", "mine"], "--run-id mine: allowed with one suite only"),
-        ([SUITE, SLURM, "--row", "nope"], f"--row nope: is in none of the suites {SUITE}, {SLURM}"),
+        ([SUITE, SLURM, "--row", "nope"], f"--row nope: none of the suites {SUITE}, {SLURM} has this row"),
         ([SUITE, SLURM, "--card", "a100_80gb"], f"suite {SLURM}: unknown card 'a100_80gb'; allowed: v100_32gb"),
         ([SUITE, "--gpus-per-node", "0"], "--gpus-per-node 0: allowed: 1 and more"),
         (

@@ -9,7 +9,7 @@ from experiments.cli import catalog
 from experiments.cli.app import main
 from experiments.cli.parsing.commands import COMMANDS, load
 from experiments.cli.parsing.values import allowed_by, choices_of, kind_of, name_of
-from experiments.errors import nearest
+from experiments.errors import similar_names
 from tests.support.evidence import EVIDENCE
 
 RUN = str(EVIDENCE / "slurm_hf_trainer-a100_40gb-full-verdict")
@@ -188,6 +188,6 @@ def test_the_example_of_a_time_is_in_the_future(refused):
 
 
 def test_the_nearest_name_is_found_by_its_start_or_its_likeness():
-    assert nearest("bf16", ["32-true", "bf16-true"]) == "bf16-true"
-    assert nearest("adamm", ["sgd", "adamw"]) == "adamw"
-    assert nearest("", ["sgd"]) == nearest("quite different", ["sgd"]) == ""
+    assert similar_names("bf16", ["32-true", "bf16-true"]) == "bf16-true"
+    assert similar_names("adamm", ["sgd", "adamw"]) == "adamw"
+    assert similar_names("", ["sgd"]) == similar_names("quite different", ["sgd"]) == ""

@@ -24,7 +24,7 @@ from experiments.runners.monitor import MonitoredGpu, MonitoredRow, Observation
 from experiments.runners.progress import RowState, table, view_on
 from experiments.runners.targets import MonitorTarget
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import TEMPLATE, suite_named
+from experiments.suites.suite import TEMPLATE_FILE, suite_named
 from provision import clock
 from provision.checks import Check
 from provision.leasing import account
@@ -186,8 +186,8 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(targets, "monitor_target", lambda *_: MonitorTarget(LocalShell(), str(tmp_path)))
     monkeypatch.setattr(monitor, "observe", lambda _: OBSERVED)
     new_key(tmp_path / "key")
-    (tmp_path / "my_lab.yaml").write_text(TEMPLATE.read_text())
-    wrong = TEMPLATE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
+    (tmp_path / "my_lab.yaml").write_text(TEMPLATE_FILE.read_text())
+    wrong = TEMPLATE_FILE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
     (tmp_path / "mistakes.yaml").write_text(wrong.replace("batch_size: 8", "batch_size: -8"))
     return tmp_path
 

@@ -16,7 +16,7 @@ from experiments.history.database import history, record
 from experiments.history.page import write_page as write_history_page
 from experiments.history.series import read_series
 from experiments.report import compare, write_comparison, write_index, write_report
-from experiments.report.pages.script import write_page
+from experiments.report.pages.script import write_script_page
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.chromium import Page, program
 from tests.support.reports import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
@@ -49,7 +49,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     notebook = root / "h200" / SUITE / "baseline" / "notebook.ipynb"
     notebook.write_text(json.dumps(new_notebook(cells=[new_code_cell("run()", outputs=outputs)])))
     found = {name: write_report(folder).page for name, folder in runs.items()}
-    write_page(root / "script.html", ["python", "train.py"], [prediction(40.0)])
+    write_script_page(root / "script.html", ["python", "train.py"], [prediction(40.0)])
     write_comparison(root / "comparison.html", compare(runs["h200"], worse_run(root / "worse")))
     return {
         **found,

@@ -11,7 +11,7 @@ from experiments.results.evaluate import evaluate
 from experiments.results.quantities import QUANTITIES
 from experiments.results.schema import Failure
 from experiments.results.verdicts import Evaluation
-from experiments.results.wording import LABELS, number, span
+from experiments.results.wording import QUANTITY_LABELS, format_bounds, format_number
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
 from tests.support.results import COMMON, CPU, GPU, STAND_IN, ranks, result, run, shot, suite
@@ -553,7 +553,7 @@ class TestStoredVerdicts:
 
 
 def test_every_quantity_has_a_reader_and_a_label():
-    assert set(get_args(Quantity)) == set(QUANTITIES) == set(LABELS)
+    assert set(get_args(Quantity)) == set(QUANTITIES) == set(QUANTITY_LABELS)
 
 
 @pytest.mark.parametrize(
@@ -561,12 +561,12 @@ def test_every_quantity_has_a_reader_and_a_label():
     [(2.0, None, "at least 2"), (None, 0.7, "at most 0.7"), (None, 0.0, "at most 0"), (13.3, 14.7, "13.3 to 14.7")],
 )
 def test_bounds_in_words(low, high, words):
-    assert span(low, high) == words
-    assert span(5.0, 5.0) == "5"
+    assert format_bounds(low, high) == words
+    assert format_bounds(5.0, 5.0) == "5"
 
 
 def test_numbers_as_people_read_them():
-    assert [number(value) for value in (0.0, 0.1234, 78.5678, 12345.6)] == ["0", "0.123", "78.6", "12,346"]
+    assert [format_number(value) for value in (0.0, 0.1234, 78.5678, 12345.6)] == ["0", "0.123", "78.6", "12,346"]
 
 
 EVALUATE_IMPORTS = ("obstacles", "quantities", "run_folder", "schema", "verdicts", "wording")

@@ -5,7 +5,7 @@ from io import StringIO
 from rich.console import Console
 
 from experiments.results.schema import Memory, Progress
-from experiments.results.wording import clock
+from experiments.results.wording import format_duration
 from experiments.runners.progress import RowState, Screen, View, table, view_on
 from tests.support import results
 from tests.support.rows import spec
@@ -77,4 +77,4 @@ def test_the_table_is_drawn_while_rows_run():
 
 
 def test_times_are_shown_in_hours_minutes_and_seconds():
-    assert [clock(seconds) for seconds in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]
+    assert [format_duration(seconds) for seconds in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]

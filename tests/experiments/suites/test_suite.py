@@ -15,7 +15,7 @@ from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Optimizer, Settings, Strategy
 from experiments.suites.suite import Check, Quantity, ReferenceValue, Row, Suite, read_suite, suite_named, suite_names
-from experiments.suites.yaml_schema import checked
+from experiments.suites.yaml_schema import validate
 from tests.support.results import CARD, COMMON, run
 from tests.support.results import suite as made_suite
 
@@ -130,32 +130,32 @@ BAD = {
     "negative batch": (
         ("rows", 0, "settings", "batch_size"),
         -4,
-        "lab.yaml: row 'small' on a100_80gb: batch_size = -4: a whole number above 0 is needed",
+        "lab.yaml: row 'small' on a100_80gb: batch_size = -4: allowed: a whole number above 0",
     ),
     "batch that is no number": (
         ("rows", 0, "settings", "batch_size"),
         "many",
-        "lab.yaml: row 'small' on a100_80gb: batch_size = 'many': a whole number above 0 is needed",
+        "lab.yaml: row 'small' on a100_80gb: batch_size = 'many': allowed: a whole number above 0",
     ),
     "batch that is a truth": (
         ("rows", 0, "settings", "batch_size"),
         True,
-        "lab.yaml: row 'small' on a100_80gb: batch_size = True: a whole number above 0 is needed",
+        "lab.yaml: row 'small' on a100_80gb: batch_size = True: allowed: a whole number above 0",
     ),
     "devices that are words": (
         ("rows", 0, "settings", "devices"),
         "two",
-        "lab.yaml: row 'small' on a100_80gb: devices = 'two': a whole number above 0 is needed",
+        "lab.yaml: row 'small' on a100_80gb: devices = 'two': allowed: a whole number above 0",
     ),
     "no devices at all": (
         ("rows", 0, "settings"),
         {"batch_size": 2, "global_batch_size": 2, "devices": 0},
-        "lab.yaml: row 'small' on a100_80gb: devices = 0: a whole number above 0 is needed",
+        "lab.yaml: row 'small' on a100_80gb: devices = 0: allowed: a whole number above 0",
     ),
     "no batch at all": (
         ("rows", 0, "settings"),
         {"accumulate": 2},
-        "lab.yaml: row 'small' on a100_80gb: batch_size or global_batch_size is needed",
+        "lab.yaml: row 'small' on a100_80gb: the row needs batch_size or global_batch_size",
     ),
     "claims that are no list": (("claims",), 3, "lab.yaml: claims = 3: allowed: a valid tuple"),
     "global batch that accumulation cannot divide": (
@@ -173,7 +173,7 @@ BAD = {
     "global batch that is another": (
         ("rows", 0, "settings"),
         {"global_batch_size": 16, "batch_size": 2, "accumulate": 4},
-        "lab.yaml: row 'small' on a100_80gb: global_batch_size = 16: is not batch_size 2 x accumulate 4 x 1 device(s)",
+        "lab.yaml: row 'small' on a100_80gb: global_batch_size = 16: must be batch_size 2 x accumulate 4 x 1 device(s)",
     ),
     "model": (
         ("rows", 0, "settings", "model"),
@@ -239,7 +239,7 @@ BAD = {
         {"row": "small", "low": 1.0},
         "a check states either quantity or outcome",
     ),
-    "twin rows": (("rows", 1, "id"), "small", "lab.yaml: row 'small' stands twice; an id names one row"),
+    "twin rows": (("rows", 1, "id"), "small", "lab.yaml: row 'small' occurs twice; each row needs its own id"),
     "name that is not the file's": (
         ("suite",),
         "other",
@@ -273,7 +273,7 @@ def test_a_setting_that_nothing_gives_is_named(read):
 
 
 def test_twin_claims_are_refused(read):
-    with pytest.raises(InputError, match=r"^lab\.yaml: claim 'more' stands twice; an id names one claim$"):
+    with pytest.raises(InputError, match=r"^lab\.yaml: claim 'more' occurs twice; each claim needs its own id$"):
         read({**GOOD, "claims": GOOD["claims"] * 2})
 
 
@@ -327,7 +327,7 @@ def test_any_two_of_the_batch_numbers_fix_the_third(batch, accumulate, devices, 
     numbers = {"batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
     for left_out in (None, *numbers):
         given_numbers = {key: value for key, value in numbers.items() if key != left_out}
-        settings = checked(Settings, {**COMMON, **given_numbers, "devices": devices, "nodes": nodes}, "row")
+        settings = validate(Settings, {**COMMON, **given_numbers, "devices": devices, "nodes": nodes}, "row")
         assert {key: getattr(settings, key) for key in numbers} == numbers
         assert settings.world_size == devices * nodes
 
@@ -339,14 +339,14 @@ def test_a_global_batch_that_does_not_come_out_even_is_refused(batch, accumulate
     numbers = {**COMMON, "batch_size": batch, "global_batch_size": total, "devices": devices}
     if total % part:
         with pytest.raises(InputError, match=rf"global_batch_size = {total}: .*multiples of {part}$"):
-            checked(Settings, numbers, "row")
+            validate(Settings, numbers, "row")
     else:
-        assert checked(Settings, numbers, "row").accumulate == accumulate
+        assert validate(Settings, numbers, "row").accumulate == accumulate
 
 
 @given(batch=ABOVE_0)
 def test_a_batch_alone_is_one_micro_step(batch):
-    settings = checked(Settings, {**COMMON, "batch_size": batch}, "row")
+    settings = validate(Settings, {**COMMON, "batch_size": batch}, "row")
     assert (settings.accumulate, settings.global_batch_size) == (1, batch)
 
 
@@ -379,7 +379,7 @@ def test_a_fingerprint_follows_all_that_a_row_sets():
 @pytest.mark.parametrize("accumulate", [4, 32])
 def test_an_epoch_may_be_divided_by_what_divides_its_batches(accumulate):
     data = {**COMMON, "train_samples": 512, "batch_size": 16, "accumulate": accumulate}
-    assert checked(Settings, data, "here").accumulate == accumulate
+    assert validate(Settings, data, "here").accumulate == accumulate
 
 
 @pytest.mark.parametrize("accumulate", [5, 64])
@@ -389,7 +389,7 @@ def test_an_epoch_must_end_with_an_optimizer_step(accumulate):
         f"here: accumulate = {accumulate}: does not divide the 32 batches of an epoch .*; allowed: 1, 2, 4, 8, 16, 32$"
     )
     with pytest.raises(InputError, match=says):
-        checked(Settings, data, "here")
+        validate(Settings, data, "here")
 
 
 WHOLE = {"family": "transformers", "architecture": {"model_type": "llama", "hidden_size": 64}}

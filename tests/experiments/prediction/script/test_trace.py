@@ -9,8 +9,8 @@ import pytest
 from experiments.errors import InputError
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from experiments.prediction.script.trace import ScriptFailed, alike, trace_script
-from experiments.suites.cards import cards_named
+from experiments.prediction.script.trace import ScriptFailed, group_by_kernels, trace_script
+from experiments.suites.cards import parse_card_list
 
 MIB = 2**20
 GIB = 2**30
@@ -245,10 +245,12 @@ def test_cards_with_the_same_kernels_are_answered_by_one_trace(trace):
 
 
 def test_cards_are_named_one_by_one_or_all_together():
-    assert cards_named("a100_80gb, v100_32gb,a100_80gb") == ["a100_80gb", "v100_32gb"]
-    assert sorted(name for group in alike(cards_named("all")) for name in group) == sorted(cards_named("all"))
+    assert parse_card_list("a100_80gb, v100_32gb,a100_80gb") == ["a100_80gb", "v100_32gb"]
+    assert sorted(name for group in group_by_kernels(parse_card_list("all")) for name in group) == sorted(
+        parse_card_list("all")
+    )
     with pytest.raises(InputError, match="unknown card 'a100'"):
-        cards_named("v100_32gb,a100")
+        parse_card_list("v100_32gb,a100")
 
 
 def test_large_models_that_are_built_on_the_host_take_no_memory_there(traced):
