@@ -16,12 +16,12 @@ from experiments.results.provenance import git_commit
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.verdicts import Evaluation
 from experiments.run_options import AUTO, RunOptions, recorded_values
-from experiments.runners.admission import too_small
+from experiments.runners.admission import too_small_reason
 from experiments.runners.base import RunnerOptions, Target
-from experiments.runners.failed_results import write_refusal
+from experiments.runners.failed_results import write_rejected_result
 from experiments.runners.local.runner import GRACE_S, clear_row_folder
-from experiments.runners.local.warm import WORKER
-from experiments.runners.plan import Planned, continued, plan
+from experiments.runners.local.warm import WORKER_MODULE
+from experiments.runners.plan import Planned, continue_run, plan
 from experiments.runners.progress import View
 from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
@@ -66,7 +66,7 @@ class PreparedRun:
 
     def _keep_if_it_cannot_run(self, row: Planned) -> Planned:
         """Return a plan that keeps the row's outdated result if the target cannot run the row, else ``row``."""
-        reason = self.target.refusal(row.spec, self.host_memory_gib)
+        reason = self.target.rejection_reason(row.spec, self.host_memory_gib)
         return replace(row, run=False, why=f"cannot run here: {reason}") if reason else row
 
     def rows_left(self) -> list[Planned]:
@@ -102,7 +102,7 @@ def run_suite(
     options: RunOptions,
     view: View,
     watch: DownloadCallback = _ignore_progress,
-    worker: str = WORKER,
+    worker: str = WORKER_MODULE,
     grace_s: float = GRACE_S,
 ) -> FinishedRun:
     """Run the missing and changed rows of one suite, as ``run_suites`` does for several."""
@@ -114,7 +114,7 @@ def run_suites(
     several: Sequence[RunOptions],
     view: View,
     watch: DownloadCallback = _ignore_progress,
-    worker: str = WORKER,
+    worker: str = WORKER_MODULE,
     grace_s: float = GRACE_S,
 ) -> Iterator[FinishedRun]:
     """Prepare runs of several suites at one target, then run them. See ``prepare`` and ``run_prepared``."""
@@ -124,7 +124,7 @@ def run_suites(
 
 
 def run_prepared(
-    several: Sequence[PreparedRun], view: View, worker: str = WORKER, grace_s: float = GRACE_S
+    several: Sequence[PreparedRun], view: View, worker: str = WORKER_MODULE, grace_s: float = GRACE_S
 ) -> Iterator[FinishedRun]:
     """Run the missing and changed rows of one suite after the other; yield each suite once it is reported.
 
@@ -197,7 +197,7 @@ def report_run(prepared: PreparedRun) -> FinishedRun:
 
     Raises InputError if the results are of a run with other options.
     """
-    continued(prepared.folder, prepared.run, prepared.suite)
+    continue_run(prepared.folder, prepared.run, prepared.suite)
     return _write_report(prepared.folder)
 
 
@@ -223,7 +223,7 @@ def _new_run(options: RunOptions, suite: Suite, data: DataSet, target: Target) -
 
 
 def _plan_run(prepared: PreparedRun) -> PlannedRun:
-    run = continued(prepared.folder, prepared.run, prepared.suite)
+    run = continue_run(prepared.folder, prepared.run, prepared.suite)
     return PlannedRun(prepared, run, tuple(prepared.plan()))
 
 
@@ -252,7 +252,7 @@ def _show_run(prepared: PreparedRun, view: View) -> None:
     summary = f"{prepared.suite.title}, {len(run.rows)} row(s), size {run.size} for {run.card}, on {node.description}"
     view.says(f"{prepared.folder.path}: {summary}")
     if prepared.auto_size and run.size == "tiny" and node.gpus:
-        view.says(f"size tiny, because {too_small(node.gpus[0], run.card)}")
+        view.says(f"size tiny, because {too_small_reason(node.gpus[0], run.card)}")
 
 
 def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
@@ -260,10 +260,10 @@ def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
     prepared = planned.prepared
     refused: dict[str, str] = {}
     for row in planned.rows:
-        if row.run and (reason := prepared.target.refusal(row.spec, prepared.host_memory_gib)):
+        if row.run and (reason := prepared.target.rejection_reason(row.spec, prepared.host_memory_gib)):
             refused[row.row] = reason
             folder = clear_row_folder(prepared.folder.row(row.spec))
-            view.ends(row.spec, write_refusal(folder, row.spec, prepared.target.node, reason))
+            view.ends(row.spec, write_rejected_result(folder, row.spec, prepared.target.node, reason))
     return refused
 
 

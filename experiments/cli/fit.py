@@ -9,18 +9,18 @@ from experiments.cli.output import console, print_json, progress, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFile, Without, expand_options
 from experiments.cli.parsing.trainings import (
-    Batches,
-    Cards,
+    BatchList,
+    CardList,
+    RowsOrCommand,
     Training,
-    Words,
-    batches_in,
     command_after_dashes,
     exit_code_of_script,
-    in_program,
     options_given,
+    parse_batches,
     reject_options_of_models,
     reject_options_of_scripts,
-    specs_of,
+    runs_as_program,
+    specs_to_predict,
 )
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
@@ -38,9 +38,9 @@ def fit(
     context: typer.Context,
     training: Training,
     script: Annotated[ScriptOptions, Without("max_gib", "page")],
-    rows: Words = None,
-    card: Cards = "",
-    batch: Batches = "1",
+    rows: RowsOrCommand = None,
+    card: CardList = "",
+    batch: BatchList = "1",
     batch_flag: BatchFlag = None,
     suite_file: SuiteFile = None,  # noqa: ARG001 - specs_of reads it from the context
     as_json: Json = False,
@@ -56,8 +56,8 @@ def fit(
     if len(rows or ()) > 1:
         raise InputError(f"fit {' '.join(rows or ())}: one SUITE/ROW is allowed; a script's command follows --")
     row = rows[0] if rows else None
-    if in_program(context, row, training):
-        _fit_programs(training, card, batches_in(batch), as_json)
+    if runs_as_program(context, row, training):
+        _fit_programs(training, card, parse_batches(batch), as_json)
     else:
         _fit_rows(context, row, training, card, batch, as_json)
 
@@ -92,7 +92,7 @@ def _fit_rows(
     custom = "model" in options_given(context)
     if not custom and "/" not in (rows or ""):
         raise InputError("fit: SUITE/ROW or --model is required")
-    specs = specs_of(context, rows, training, card, batch)
+    specs = specs_to_predict(context, rows, training, card, batch)
     with progress() as show:
         fits = [fit_row(spec, lambda specs: traced(specs, show)) for spec in specs]
     if as_json:

@@ -10,18 +10,18 @@ from experiments.cli.output import console, print_json, progress, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFile, expand_options
 from experiments.cli.parsing.trainings import (
-    Batches,
-    Cards,
+    BatchList,
+    CardList,
+    RowsOrCommand,
     Training,
-    Words,
-    batches_in,
     command_after_dashes,
     exit_code_of_script,
-    in_program,
     options_given,
+    parse_batches,
     reject_options_of_models,
     reject_options_of_scripts,
-    specs_of,
+    runs_as_program,
+    specs_to_predict,
 )
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
@@ -39,9 +39,9 @@ def predict(
     context: typer.Context,
     training: Training,
     script: ScriptOptions,
-    words: Words = None,
-    card: Cards = "",
-    batch: Batches = "1",
+    words: RowsOrCommand = None,
+    card: CardList = "",
+    batch: BatchList = "1",
     suite_file: SuiteFile = None,  # noqa: ARG001 - specs_of reads it from the context
     as_json: Json = False,
 ) -> None:
@@ -57,10 +57,12 @@ def predict(
     if len(words or ()) > 1:
         raise InputError(f"predict {' '.join(words or ())}: one SUITE[/ROW] is allowed; a script's command follows --")
     rows = words[0] if words else None
-    if in_program(context, rows, training):
-        _predict_programs(training, card, batches_in(batch), as_json)
+    if runs_as_program(context, rows, training):
+        _predict_programs(training, card, parse_batches(batch), as_json)
     else:
-        _predict_rows(specs_of(context, rows, training, card, batch), "model" in options_given(context), as_json)
+        _predict_rows(
+            specs_to_predict(context, rows, training, card, batch), "model" in options_given(context), as_json
+        )
 
 
 def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> None:

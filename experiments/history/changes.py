@@ -1,8 +1,8 @@
-"""What changed in a run against those before it: facts, verdicts, and figures that moved beyond their noise.
+"""Find what changed in a run since the run before: facts, verdicts, and figures that changed by more than their noise.
 
-A figure changed where ruptures finds the start of a new segment: KernelCPD with the linear kernel, whose cost is the
-squared distance to the segment's mean, in units of the noise. Its penalty is that of the Bayesian information criterion
-for a change of the mean, 2 log n (Yao 1988), with n the number of all values that are tested, so that long histories
+A figure has changed where ruptures finds the start of a new segment. The search is KernelCPD with the linear kernel:
+its cost is the squared distance to the segment's mean, in units of the noise. Its penalty is 2 log n, the Bayesian
+information criterion for a change of the mean (Yao 1988). n is the number of all tested values, so that long histories
 with many figures raise no more false alarms than short ones.
 """
 
@@ -17,7 +17,7 @@ from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
 from experiments.results.wording import format_number, quantity_label, quantity_unit
 from experiments.system.packages import require
 
-MAD_OF_A_NORMAL = 0.6745
+NORMAL_MAD = 0.6745
 """Median absolute deviation of a normal distribution, in standard deviations."""
 ALLOCATOR_BLOCK_GIB = 2 / 1024
 """PyTorch's allocator reserves memory in blocks of 2 MiB."""
@@ -25,12 +25,12 @@ BF16_ROUNDING = 2**-8
 """Relative rounding of a bfloat16, in which losses are computed."""
 FLOAT_ROUNDING = 2**-24
 """Relative rounding of a 32-bit number."""
-LEAST_STEPS = 3
-"""Differences without which a median of them says nothing."""
+MIN_DIFFERENCES = 3
+"""Number of differences from which their median estimates the noise."""
 
 
 class Changed(NamedTuple):
-    """One thing that changed. row: empty for a verdict. ratio: of a figure, now over before."""
+    """One changed figure, fact or verdict. row: empty for a verdict. ratio: of a figure, new value over old value."""
 
     row: str
     what: str
@@ -40,16 +40,16 @@ class Changed(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Return the change in a line: 'xxl-sgd: peak memory 61.9 GiB → 63.1 GiB (+2.0 %)'."""
+        """Return the change in one line: 'xxl-sgd: peak memory 61.9 GiB → 63.1 GiB (+2.0 %)'."""
         place = f"{self.row}: " if self.row else ""
         percent = f" ({100 * (self.ratio - 1):+.2g} %)" if self.ratio else ""
         return f"{place}{self.what} {self.before or 'none'} → {self.now or 'none'}{percent}"
 
 
 class RunChanges(NamedTuple):
-    """What changed in one run against the one before it, and everything that differs between the two.
+    """The changes of one run since the run before, and possible causes: versions, devices, code and data that differ.
 
-    borderline: statements whose status flipped although nothing of their rows changed beyond its noise.
+    borderline: statements whose status flipped although no value of their rows changed by more than its noise.
     """
 
     run: RecordedRun
@@ -59,24 +59,24 @@ class RunChanges(NamedTuple):
     causes: list[Changed]
 
 
-def changes(series: Series) -> list[RunChanges]:
+def run_changes(series: Series) -> list[RunChanges]:
     """Return the runs in which something changed, oldest first, with what else differs from the run before each.
 
     A run with nothing but borderline statements is not among them.
     """
-    starts = _starts(series)
+    starts = _change_points(series)
     found = []
     for place, (before, run) in enumerate(pairwise(series.runs), 1):
-        moved = [_moved(key, series, place) for key, places in starts.items() if place in places]
-        changed = [*_differing(before.facts, run.facts), *moved]
-        flipped, borderline = _flipped(before, run, {one.row for one in changed})
+        moved = [_figure_change(key, series, place) for key, places in starts.items() if place in places]
+        changed = [*_changed_facts(before.facts, run.facts), *moved]
+        flipped, borderline = _flipped_statements(before, run, {one.row for one in changed})
         if flipped or changed:
             found.append(RunChanges(run, before, [*flipped, *changed], borderline, _causes(before, run)))
     return found
 
 
-def _flipped(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[list[Changed], list[Changed]]:
-    """Return the statements that flipped: those with other bounds or about ``rows``, which changed, and all others."""
+def _flipped_statements(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[list[Changed], list[Changed]]:
+    """Return two lists of flipped statements: those with new bounds or about the changed ``rows``, and all others."""
     flipped: list[Changed] = []
     borderline: list[Changed] = []
     for id_, now in run.verdicts.items():
@@ -87,8 +87,8 @@ def _flipped(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[lis
     return flipped, borderline
 
 
-def _differing(before: dict[Key, str], now: dict[Key, str]) -> list[Changed]:
-    """Return the facts that differ, of rows that both runs have."""
+def _changed_facts(before: dict[Key, str], now: dict[Key, str]) -> list[Changed]:
+    """Return the facts that differ, for rows that both runs have."""
     rows = {row for row, _ in before} & {row for row, _ in now}
     keys = [key for key in dict.fromkeys([*before, *now]) if key[0] in rows]
     return [
@@ -98,11 +98,11 @@ def _differing(before: dict[Key, str], now: dict[Key, str]) -> list[Changed]:
 
 def _causes(before: RecordedRun, run: RecordedRun) -> list[Changed]:
     """Return the versions, devices and other causes that differ, each once for all rows."""
-    differing = _differing(before.causes, run.causes)
+    differing = _changed_facts(before.causes, run.causes)
     return list(dict.fromkeys(one._replace(row="") for one in differing))
 
 
-def _moved(key: Key, series: Series, place: int) -> Changed:
+def _figure_change(key: Key, series: Series, place: int) -> Changed:
     row, quantity = key
     earlier = [value for value in series.values(key)[:place] if value is not None]
     before, now = earlier[-1], series.runs[place].figures[key].value
@@ -110,8 +110,8 @@ def _moved(key: Key, series: Series, place: int) -> Changed:
     return Changed(row, quantity_label(quantity), then, words, now / before if before else None)
 
 
-def _starts(series: Series) -> dict[Key, set[int]]:
-    """Return the places in the series at which each figure starts to have other values."""
+def _change_points(series: Series) -> dict[Key, set[int]]:
+    """Return for each figure the indices of the runs at which its value changes."""
     keys = series.keys
     shared = _shared_noise(series, keys)
     tested = sum(len(run.figures) for run in series.runs)
@@ -119,15 +119,15 @@ def _starts(series: Series) -> dict[Key, set[int]]:
     for key in keys:
         places = [place for place, run in enumerate(series.runs) if key in run.figures]
         values = [series.runs[place].figures[key].value for place in places]
-        noise = _noise(key, series, values, shared[key[1]])
-        found[key] = {places[start] for start in segments(values, noise, tested)}
+        noise = _noise_of_figure(key, series, values, shared[key[1]])
+        found[key] = {places[start] for start in segment_starts(values, noise, tested)}
     return found
 
 
-def segments(values: Sequence[float], noise: float, tested: int) -> list[int]:
-    """Return where a new segment of ``values`` starts, the first excluded. ``noise``: standard deviation of one value.
+def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[int]:
+    """Return the indices at which new segments of ``values`` start, without the first.
 
-    tested: number of values, of this figure and all others, that are searched for changes.
+    noise: standard deviation of one value. tested: number of values of all figures that are searched for changes.
     """
     if len(set(values)) < 2:
         return []
@@ -140,14 +140,14 @@ def segments(values: Sequence[float], noise: float, tested: int) -> list[int]:
     return [int(end) for end in search.predict(pen=2 * log(tested))[:-1]]
 
 
-def _noise(key: Key, series: Series, values: Sequence[float], shared: float) -> float:
+def _noise_of_figure(key: Key, series: Series, values: Sequence[float], shared: float) -> float:
     """Return the standard deviation of a figure: that of its runs, of their steps, or its rounding.
 
-    Infinite for a time whose deviation between runs is not known yet. The newest value may be the change that is looked
-    for, so it does not count.
+    It is infinite for a time whose deviation between runs is not known yet. The newest value is left out, because it
+    may be the change.
     """
     size = abs(median(values))
-    between = max(_deviation([later - earlier for earlier, later in pairwise(values[:-1])]), shared * size)
+    between = max(_standard_deviation([later - earlier for earlier, later in pairwise(values[:-1])]), shared * size)
     if key[1] in ABSOLUTE_TIME_QUANTITIES and not between:
         return inf
     within = median(run.figures[key].spread or 0.0 for run in series.runs if key in run.figures)
@@ -160,17 +160,17 @@ def _shared_noise(series: Series, keys: Sequence[Key]) -> dict[str, float]:
     for key in keys:
         values = [value for value in series.values(key)[:-1] if value]
         steps.setdefault(key[1], []).extend(later / earlier - 1 for earlier, later in pairwise(values))
-    return {name: _deviation(several) for name, several in steps.items()}
+    return {name: _standard_deviation(several) for name, several in steps.items()}
 
 
-def _deviation(steps: Sequence[float]) -> float:
-    """Return the standard deviation of one value from the differences of consecutive ones; 0 for less than three.
+def _standard_deviation(steps: Sequence[float]) -> float:
+    """Estimate the standard deviation of one value from the differences of consecutive values; 0 for less than three.
 
-    Of the differences, the median counts, so that a change among them does not widen it.
+    The estimate uses the median difference, so that a single change does not widen it.
     """
-    if len(steps) < LEAST_STEPS:
+    if len(steps) < MIN_DIFFERENCES:
         return 0.0
-    return median(map(abs, steps)) / MAD_OF_A_NORMAL / sqrt(2)
+    return median(map(abs, steps)) / NORMAL_MAD / sqrt(2)
 
 
 def _rounding(quantity: str, value: float) -> float:

@@ -8,7 +8,7 @@ from experiments.results.run_folder import Run
 from experiments.results.schema import Result
 from experiments.suites.suite import Quantity
 
-QUANTITIES: tuple[Quantity, ...] = (
+RECORDED_QUANTITIES: tuple[Quantity, ...] = (
     "peak_gib",
     "reserved_gib",
     "allocated_after_forward_gib",
@@ -25,7 +25,7 @@ QUANTITIES: tuple[Quantity, ...] = (
     "final_loss",
     "last_loss",
 )
-IQR_OF_A_NORMAL = 1.349
+NORMAL_IQR = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 MEDIAN_EFFICIENCY = 1.2533
 """Standard error of a median over that of a mean, of a normal distribution: the root of pi/2."""
@@ -38,9 +38,9 @@ class Figure(NamedTuple):
     spread: float | None
 
 
-def figures(result: Result) -> dict[str, Figure]:
+def row_figures(result: Result) -> dict[str, Figure]:
     """Return the figures of a row by quantity; a value that is not a number is left out."""
-    values = {quantity: value_of(quantity, result) for quantity in QUANTITIES}
+    values = {quantity: value_of(quantity, result) for quantity in RECORDED_QUANTITIES}
     return {
         quantity: Figure(value, _standard_error(quantity, value, result))
         for quantity, value in values.items()
@@ -51,12 +51,12 @@ def figures(result: Result) -> dict[str, Figure]:
 def _standard_error(quantity: Quantity, value: float, result: Result) -> float | None:
     if quantity not in ABSOLUTE_TIME_QUANTITIES or result.speed is None or not result.speed.measured_micro_steps:
         return None
-    deviation = result.speed.spread / IQR_OF_A_NORMAL
+    deviation = result.speed.spread / NORMAL_IQR
     return value * deviation * MEDIAN_EFFICIENCY / sqrt(result.speed.measured_micro_steps)
 
 
 def outcome_facts(result: Result) -> dict[str, str]:
-    """Return the facts of a row that must not change between runs: outcome, limit of the memory, longest text."""
+    """Return the facts of a row that must not change between runs: outcome, memory limit, longest text, settings."""
     failure = result.failure
     return {
         "outcome": result.outcome,
@@ -68,7 +68,7 @@ def outcome_facts(result: Result) -> dict[str, str]:
 
 
 def cause_facts(run: Run, result: Result) -> dict[str, str]:
-    """Return what may be the cause of a change: versions, code, device, node and data of a row."""
+    """Return facts of a row that may cause a change: versions, code, device, node and data."""
     device = result.device
     found: dict[str, Any] = {
         "suite version": run.recipe_version,

@@ -1,11 +1,11 @@
-"""Runs that compare with each other, oldest first, with the figures, facts and verdicts of each."""
+"""Read series of comparable runs, oldest first, with the figures, facts and verdicts of each run."""
 
 import sqlite3
 from collections import defaultdict
 from typing import NamedTuple
 
 from experiments.errors import InputError, unknown_name
-from experiments.history.database import CAUSE
+from experiments.history.database import CAUSE_PREFIX
 from experiments.history.facts import Figure
 
 Key = tuple[str, str]
@@ -13,7 +13,7 @@ Key = tuple[str, str]
 
 
 class Status(NamedTuple):
-    """A statement in one run: its sentence, its rows, the values for which it passes, and whether it does."""
+    """A statement in one run: its sentence, its rows, the values for which it passes, and its status."""
 
     says: str
     rows: tuple[str, ...]
@@ -34,7 +34,7 @@ class RecordedRun(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return what tells the run from others: its start and its id."""
+        """Return a text that identifies the run: its start and its id."""
         return f"{self.started_at[:16].replace('T', ' ')} {self.run_id}"
 
     def status(self, id_: str) -> str:
@@ -54,7 +54,7 @@ class Series(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Return the suite and what its runs have in common."""
+        """Return the suite and the options that all its runs share."""
         limit = f", {self.gpus_per_node} GPUs per node" if self.gpus_per_node else ""
         return f"{self.suite} on {self.card}, size {self.size}, length {self.length}{limit}"
 
@@ -110,7 +110,11 @@ def _read_run(database: sqlite3.Connection, one: sqlite3.Row, row: str | None) -
         started_at=one["started_at"],
         commit=one["git_commit"] or "",
         figures={(where_, name): Figure(value, spread) for where_, name, value, spread in figures},
-        facts={(where_, name): value for where_, name, value in facts if not name.startswith(CAUSE)},
-        causes={(where_, name.removeprefix(CAUSE)): value for where_, name, value in facts if name.startswith(CAUSE)},
+        facts={(where_, name): value for where_, name, value in facts if not name.startswith(CAUSE_PREFIX)},
+        causes={
+            (where_, name.removeprefix(CAUSE_PREFIX)): value
+            for where_, name, value in facts
+            if name.startswith(CAUSE_PREFIX)
+        },
         verdicts={id_: one for id_, one in statuses.items() if row is None or row in one.rows},
     )

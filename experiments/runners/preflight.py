@@ -16,17 +16,17 @@ from provision.leasing.reconciler import Reconciler
 def preflight(options: RunOptions, site: str | None, key: Path, reconciler: Reconciler) -> list[Check]:
     """Return the checks of ``site``, or of this machine if it is None.
 
-    ``options`` has the results folder, and with site slurm profile and account. Raises InputError for a profile that
-    is missing or cannot be read.
+    ``options`` has the results folder, and for site slurm the profile and the account. Raises InputError for a profile
+    that is missing or cannot be read.
     """
     if site == SLURM:
-        return _cluster(options.profile, options.account)
+        return _check_cluster(options.profile, options.account)
     if options.profile or options.account:
         raise InputError(f"{'--profile' if options.profile else '--account'}: allowed with --site {SLURM} only")
     return check_this_machine(options.results) if site is None else examine(site, key, reconciler)
 
 
-def _cluster(name: str | None, account: str | None) -> list[Check]:
+def _check_cluster(name: str | None, account: str | None) -> list[Check]:
     if name is None:
         raise InputError(f"--site {SLURM}: needs --profile; allowed: the name of a known cluster, or a YAML file")
     profile = profile_named(name)

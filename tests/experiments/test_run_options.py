@@ -22,7 +22,7 @@ from experiments.run_options import (
     RunOptions,
     default_run_id,
 )
-from experiments.runners.plan import continued
+from experiments.runners.plan import continue_run
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_names, suites_in_group
 from experiments.system.files import CODE
@@ -129,7 +129,7 @@ def test_a_run_with_another_choice_does_not_continue_a_folder(tmp_path, name):
     folder = RunFolder(tmp_path)
     folder.write_run(before)
     with pytest.raises(InputError, match=f"and now {name} is"):
-        continued(folder, now, results.suite())
+        continue_run(folder, now, results.suite())
 
 
 @pytest.mark.parametrize("name", SHOWN_OPTIONS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.runners.local.warm import WITHOUT_THREADS
+from experiments.runners.local.warm import SINGLE_THREADED
 from experiments.system.environment import with_room
 from experiments.system.files import CODE
 from experiments.system.warm_start import WARM_VARIABLE, is_ready
@@ -22,7 +22,7 @@ def warm_process(folder: Path, *modules: str) -> Iterator[tuple[subprocess.Popen
     environment = {**os.environ, WARM_VARIABLE: str(folder / "socket"), "PYTHONPATH": str(CODE)}
     command = [sys.executable, "-u", "-m", "experiments.system.warm_process", environment[WARM_VARIABLE], *modules]
     with (folder / "warm.txt").open("wb") as log:
-        process = subprocess.Popen(command, env=with_room(environment | WITHOUT_THREADS), stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=with_room(environment | SINGLE_THREADED), stdout=log, stderr=log)
     try:
         wait_for(lambda: is_ready(environment) or process.poll() is not None)
         yield process, environment

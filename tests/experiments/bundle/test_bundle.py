@@ -10,7 +10,7 @@ import pytest
 
 from experiments.bundle import archive
 from experiments.bundle.archive import BadBundle, read_bundle, write_bundle
-from experiments.bundle.check import check_bundle, copies
+from experiments.bundle.check import check_bundle, reject_copies
 from experiments.cli.app import main
 from experiments.report.archive import write_zip
 from experiments.results.run_folder import RunFolder
@@ -44,7 +44,7 @@ def test_a_genuine_run_is_accepted(run, tmp_path):
 
 def test_genuine_runs_are_no_copies_of_each_other(tmp_path):
     bundles = [write_bundle(RunFolder(run), tmp_path / f"{run.name}.zip") for run in GENUINE]
-    assert [one.problems for one in copies([check_bundle(path) for path in bundles], {})] == [()] * len(GENUINE)
+    assert [one.problems for one in reject_copies([check_bundle(path) for path in bundles], {})] == [()] * len(GENUINE)
 
 
 def test_of_100_forged_bundles_at_least_95_are_refused(genuine, tmp_path):
@@ -56,7 +56,7 @@ def test_of_100_forged_bundles_at_least_95_are_refused(genuine, tmp_path):
         forger = Forger(genuine)
         forge(forger, row)
         forged = check_bundle(forger.write(tmp_path / f"{number}.zip"), predictions)
-        _, checked = copies([alice, forged], {}) if forge.__name__ == "copied" else (alice, forged)
+        _, checked = reject_copies([alice, forged], {}) if forge.__name__ == "copied" else (alice, forged)
         if checked.accepted:
             passed[f"{forge.__name__} {row}"] += 1
         elif "copied" not in checked.problems[0]:

@@ -21,7 +21,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Memory, Progress
 from experiments.runners import monitor, targets
 from experiments.runners.monitor import MonitoredGpu, MonitoredRow, Observation
-from experiments.runners.progress import RowState, table, view_on
+from experiments.runners.progress import RowState, progress_table, view_on
 from experiments.runners.targets import MonitorTarget
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import TEMPLATE_FILE, suite_named
@@ -309,7 +309,7 @@ def test_running_rows_show_the_stored_screen(width):
         RowState(specs[1], 9.0, None, "ending"),
         RowState(specs[2], 0.0, None, waits),
     ]
-    _check("progress", width, _shown(lambda: console().print(table(states, 3, 15, 600.0)), width))
+    _check("progress", width, _shown(lambda: console().print(progress_table(states, 3, 15, 600.0)), width))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

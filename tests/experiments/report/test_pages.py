@@ -11,9 +11,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from experiments.charts import Band, Line, Panel, line_chart
-from experiments.history.changes import changes
-from experiments.history.database import history, record
-from experiments.history.page import write_page as write_history_page
+from experiments.history.changes import run_changes
+from experiments.history.database import open_history, record_run
+from experiments.history.page import write_history_page as write_history_page
 from experiments.history.series import read_series
 from experiments.report import compare, write_comparison, write_index, write_report
 from experiments.report.pages.script import write_script_page
@@ -62,11 +62,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def history_page(folder: Path) -> Path:
-    with history(folder / "history.db", create=True) as database:
+    with open_history(folder / "history.db", create=True) as database:
         for week in range(4):
-            record(database, again(folder, week, other_settings if week == 3 else None))
+            record_run(database, again(folder, week, other_settings if week == 3 else None))
         several = read_series(database)
-    return write_history_page(folder / "history.html", [(series, changes(series)) for series in several])
+    return write_history_page(folder / "history.html", [(series, run_changes(series)) for series in several])
 
 
 def other_settings(result: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, Device
 from experiments.runners import plan as planning
-from experiments.runners.plan import continued, plan
+from experiments.runners.plan import continue_run, plan
 from experiments.runners.software import Software
 from tests.support import results
 from tests.support import rows as house
@@ -90,13 +90,13 @@ def test_a_result_of_another_schema_is_refused(made):
 
 def test_rows_asked_for_before_stay_in_the_run(tmp_path):
     folder = house.folder(tmp_path, "b", started_at="then")
-    run = continued(folder, results.run("a"), results.suite())
+    run = continue_run(folder, results.run("a"), results.suite())
     assert (run.rows, run.started_at) == (("a", "b"), "then")
 
 
 def test_a_fresh_folder_continues_nothing(tmp_path):
     run = results.run("a")
-    assert continued(RunFolder(tmp_path / "new"), run, results.suite()) is run
+    assert continue_run(RunFolder(tmp_path / "new"), run, results.suite()) is run
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_fresh_folder_continues_nothing(tmp_path):
 def test_a_folder_of_other_choices_is_refused(tmp_path, changes, says):
     folder = house.folder(tmp_path, "a")
     with pytest.raises(InputError, match=says):
-        continued(folder, results.run("a", **changes), results.suite())
+        continue_run(folder, results.run("a", **changes), results.suite())
 
 
 VERSIONS = {"torch": "2.11.0+cu130", "litgpt": "0.5.13", "papermill": "2.6.0"}
