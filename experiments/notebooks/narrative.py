@@ -24,7 +24,7 @@ from experiments.system.files import CODE
 
 COMMAND = (sys.executable, "-u", "-m", "experiments")
 AUTO = "auto"
-PINNED = ("card", "size", "length", "weights", "input", "run_id")
+RUN_OPTIONS = ("card", "size", "length", "weights", "input", "run_id")
 EVIDENCE = CODE / "experiments" / "evidence"
 ENGINES = CODE / "experiments" / "training" / "engines"
 
@@ -47,33 +47,33 @@ class Lab:
         self._folder = folder_named(run, self._place) if run else None
 
     def introduce(self) -> None:
-        """Tell the run that all cells show, with its machine, date and command."""
-        folder = self._folder or self._of_most([row.id for row in self._suite.rows])
+        """Show which run all cells use, with its machine, date and command."""
+        folder = self._folder or self._best_matching_run([row.id for row in self._suite.rows])
         if folder is None:
             text = f"No run of your own under `{self._place}` yet: the cells run the rows."
         else:
-            made, number = folder.read_run(), len(folder.results())
+            record, number = folder.read_run(), len(folder.results())
             rest = "Nothing is run." if self._kept else "Rows without a result are run."
             text = (
-                f"**All results are of one run, `{made.run_id}`**: {number} rows for {made.card}, size {made.size},"
-                f" on {made.host}, {made.started_at[:10]}. {rest}\n\n    {made.command}"
+                f"**All results are of one run, `{record.run_id}`**: {number} rows for {record.card}, size {record.size},"
+                f" on {record.host}, {record.started_at[:10]}. {rest}\n\n    {record.command}"
             )
         display(Markdown(text))
 
     def show(self, row: str) -> None:
-        """Show one row by its id: its recipe and its result. Your own run makes a result that it lacks."""
-        told = self._suite.row(row)
-        folder = self._pinned([row])
+        """Show one row by its id: its recipe and its result. In a run of your own, a row without a result is run."""
+        row_definition = self._suite.row(row)
+        folder = self._choose_run([row])
         if not (folder and row in folder.results()) and not self._kept:
             code = run(self._suite.suite, row, self._place, self._options(folder))
-            folder = self._pinned([row])
+            folder = self._choose_run([row])
             if folder is None or row not in folder.results():
                 raise RuntimeError(f"{row} has no result; the command above ended with exit code {code}")
-        engine = self._suite.settings(told, (told.cards or self._suite.cards)[0]).engine
+        engine = self._suite.settings(row_definition, (row_definition.cards or self._suite.cards)[0]).engine
         if folder is None or row not in folder.results():
-            display(Markdown(f"### {told.title}: not in this run\n\n{recipe(told, engine)}"))
+            display(Markdown(f"### {row_definition.title}: not in this run\n\n{recipe(row_definition, engine)}"))
         else:
-            display(Markdown(f"{row_in_markdown(folder, row)}\n\n{recipe(told, engine)}"))
+            display(Markdown(f"{row_in_markdown(folder, row)}\n\n{recipe(row_definition, engine)}"))
 
     def compare(self, *rows: str) -> None:
         """Show rows side by side: settings, memory, speed, and the claims that compare them.
@@ -81,7 +81,7 @@ class Lab:
         Does not run rows.
         """
         titles = {row: self._suite.row(row).title for row in rows}
-        folder = self._pinned(rows)
+        folder = self._choose_run(rows)
         results = {row: result for row, result in folder.results().items() if row in rows} if folder else {}
         named = {titles[row]: results[row] for row in rows if row in results}
         if differing := self._settings(titles, results):
@@ -95,29 +95,29 @@ class Lab:
         if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
             display(Markdown(f"**Statements of the lab**\n\n{self._evaluated(claims, folder)}"))
 
-    def _pinned(self, rows: Collection[str]) -> RunFolder | None:
-        """Return the run that all cells show; the first cell that finds one with its ``rows`` decides."""
-        self._folder = self._folder or self._of_most(rows)
+    def _choose_run(self, rows: Collection[str]) -> RunFolder | None:
+        """Return the run that all cells show. The first cell that finds a run with its ``rows`` sets it."""
+        self._folder = self._folder or self._best_matching_run(rows)
         return self._folder
 
     def _options(self, folder: RunFolder | None) -> dict[str, str]:
-        """Return the options with which `testbed run` continues the run in ``folder``, or begins one."""
+        """Return the options with which `testbed run` continues the run in ``folder``, or begins a new run."""
         if folder is None:
             return self.choices
-        made = folder.read_run()
-        return self.choices | {name: str(getattr(made, name)) for name in PINNED}
+        record = folder.read_run()
+        return self.choices | {name: str(getattr(record, name)) for name in RUN_OPTIONS}
 
-    def _of_most(self, rows: Collection[str]) -> RunFolder | None:
-        """Return the run with these options and the most of ``rows``, the newest of several; None if there is none."""
+    def _best_matching_run(self, rows: Collection[str]) -> RunFolder | None:
+        """Return the newest of the runs with these options and the most of ``rows``; None if there is none."""
         folders = [RunFolder(path.parent) for path in self._place.glob(f"*/{RUN_FILE}")]
-        runs = {folder: made for folder in folders if self._suits(made := folder.read_run())}
+        runs = {folder: record for folder in folders if self._matches_options(record := folder.read_run())}
         there = {folder: len(folder.results().keys() & set(rows)) for folder in runs}
         having = [folder for folder, count in there.items() if count]
         return max(having, key=lambda folder: (there[folder], runs[folder].started_at), default=None)
 
-    def _suits(self, made: Run) -> bool:
+    def _matches_options(self, record: Run) -> bool:
         wanted = {"suite": self._suite.suite, **self.choices}
-        return all(value in (AUTO, str(getattr(made, key, value))) for key, value in wanted.items())
+        return all(value in (AUTO, str(getattr(record, key, value))) for key, value in wanted.items())
 
     def _settings(self, titles: Mapping[str, str], results: Mapping[str, Result]) -> str:
         """Return the settings that differ between the rows: from their results, or for the suite's first card."""
@@ -181,12 +181,12 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
         outcome = (
             f"{OUTCOME_NAMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
         )
-        told = [*full_size, "**In miniature**", *measured]
+        row_definition = [*full_size, "**In miniature**", *measured]
     else:
-        outcome, told = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
+        outcome, row_definition = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
     blocks = [
         f"### {title}: {outcome}",
-        *told,
+        *row_definition,
         tables.verdicts(one for one in evaluate_run(suite, folder).best.verdicts if one.rows == (row,)),
     ]
     return "\n\n".join(block for block in blocks if block)

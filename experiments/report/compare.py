@@ -1,4 +1,4 @@
-"""Compare two runs of one suite: results of each row, options and settings that differ. What got worse is first."""
+"""Compare two runs of one suite: the results of each row, worse ones first, and options and settings that differ."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -20,11 +20,11 @@ COMPARISON_SCHEMA_VERSION: Literal[3] = 3
 ORIGIN_FIELDS = ("recipe_version", "git_commit", "host")
 """Fields of run.json that no option sets."""
 WARNED_OPTIONS = ("size", "card")
-"""Options that a reader must know to be the same, or not, before any value."""
+"""Options whose difference is shown as a warning, because values then compare only with care."""
 RUN_FIELDS = frozenset(Run.model_fields)
 OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
 MIN_CHANGE = 0.02
-"""A value that differs by less is taken for the same."""
+"""Smallest relative difference that counts as a change."""
 
 
 class Change(Record):
@@ -61,9 +61,9 @@ class RowComparison(Record):
 
     @property
     def badness(self) -> float:
-        """Return how much worse the row is in the second run: a worse outcome above all, then the largest ratio.
+        """Return how much worse the row is in the second run, first by outcome, then by the largest ratio of a value.
 
-        Negative if it is better, 0 if nothing is known to differ.
+        Negative if the row is better, 0 if no difference is known.
         """
         if self.outcome_a is None or self.outcome_b is None:
             return 0.0
@@ -102,23 +102,23 @@ def compare(a: RunFolder, b: RunFolder) -> Comparison:
         raise InputError(f"{b.path}: suite = {run_b.suite!r}: only runs of one suite compare; allowed: {run_a.suite!r}")
     results_a, results_b = a.results(), b.results()
     suite = a.suite()
-    unlike = tuple(_differing(_values(run_a, WARNED_OPTIONS), _values(run_b, WARNED_OPTIONS)))
+    unlike = tuple(_differences(_values(run_a, WARNED_OPTIONS), _values(run_b, WARNED_OPTIONS)))
     ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
     rows = [_row(row, results_a.get(row), results_b.get(row), run_a.size == run_b.size) for row in ids]
     changes = verdict_changes(evaluate_run(suite, a).best.verdicts, evaluate_run(suite, b).best.verdicts)
     return Comparison(
         a=run_a,
         b=run_b,
-        names=_names((a, run_a), (b, run_b)),
+        names=_run_labels((a, run_a), (b, run_b)),
         unlike=unlike,
-        differences=tuple(_differing(_facts(run_a, results_a), _facts(run_b, results_b))),
+        differences=tuple(_differences(_comparable_values(run_a, results_a), _comparable_values(run_b, results_b))),
         packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),
         verdicts=tuple(sorted(changes, key=lambda change: -change.worse)),
     )
 
 
-def _names(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
+def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
     first, second = (f"{run.run_id}, {run.started_at[:16].replace('T', ' ')}" for _, run in runs)
     if first != second:
         return first, second
@@ -126,7 +126,7 @@ def _names(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
     return f"{first} ({a.path})", f"{second} ({b.path})"
 
 
-def _row(row: str, a: Result | None, b: Result | None, alike: bool) -> RowComparison:
+def _row(row: str, a: Result | None, b: Result | None, same_size: bool) -> RowComparison:
     return RowComparison(
         row=row,
         outcome_a=a.outcome if a else None,
@@ -134,23 +134,23 @@ def _row(row: str, a: Result | None, b: Result | None, alike: bool) -> RowCompar
         ran_on_a=ran_on(a) if a else "",
         ran_on_b=ran_on(b) if b else "",
         same_experiment=a.fingerprint == b.fingerprint if a and b else None,
-        settings=tuple(_differing(_settings(a.spec), _settings(b.spec))) if a and b else (),
-        peak_gib=_measured("peak_gib", a, b, alike),
-        reserved_gib=_measured("reserved_gib", a, b, alike),
-        samples_per_s=_measured("samples_per_s", a, b, alike),
+        settings=tuple(_differences(_settings(a.spec), _settings(b.spec))) if a and b else (),
+        peak_gib=_change_of("peak_gib", a, b, same_size),
+        reserved_gib=_change_of("reserved_gib", a, b, same_size),
+        samples_per_s=_change_of("samples_per_s", a, b, same_size),
     )
 
 
 def _settings(spec: RowSpec) -> dict[str, str]:
-    """Return all that a row was run with, except the run's options, which the comparison has once."""
+    """Return the row's settings, without the options of the run, which the comparison lists separately."""
     plain: dict[str, Any] = spec.model_dump(mode="json", exclude=set(RUN_FIELDS))
     settings = plain.pop("settings")
     return {name: str(value) for name, value in {**plain, **settings}.items()}
 
 
-def _measured(quantity: Quantity, a: Result | None, b: Result | None, alike: bool) -> Change:
+def _change_of(quantity: Quantity, a: Result | None, b: Result | None, same_size: bool) -> Change:
     value_a, value_b = (value_of(quantity, result) if result else None for result in (a, b))
-    ratio = value_b / value_a if alike and value_a and value_b is not None else None
+    ratio = value_b / value_a if same_size and value_a and value_b is not None else None
     return Change(a=value_a, b=value_b, ratio=ratio)
 
 
@@ -158,13 +158,13 @@ def _values(run: Run, names: tuple[str, ...]) -> dict[str, str]:
     return {name: str(getattr(run, name) or "") for name in names}
 
 
-def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Difference]:
+def _differences(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Difference]:
     for what in dict.fromkeys([*a, *b]):
         if a.get(what, "") != b.get(what, ""):
             yield Difference(what=what, a=a.get(what, ""), b=b.get(what, ""))
 
 
-def _facts(run: Run, results: Mapping[str, Result]) -> dict[str, str]:
+def _comparable_values(run: Run, results: Mapping[str, Result]) -> dict[str, str]:
     """Return the run's options and the machines and versions of its rows, by name."""
     facts = {name.replace("_", " "): value for name, value in _values(run, (*SHOWN_OPTIONS, *ORIGIN_FIELDS)).items()}
     seen: dict[str, set[str]] = {}

@@ -46,7 +46,7 @@ ROW_FILES = {
 
 
 class Statement(Verdict):
-    """A verdict, and the machines of its rows; none for a prediction."""
+    """A verdict, and the machines on which its rows ran. A prediction has no machine."""
 
     ran_on: tuple[str, ...] = ()
     before: Status | None = Field(default=None, description="status in the previous run; None if there is none")
@@ -144,8 +144,8 @@ def build_report(
         predicted=predicted_report(suite, graded, folder.predictions(), results),
         devices=_devices(results),
         versions=_versions(results),
-        git_commits=_shared((row, result.git_commit or "unknown") for row, result in results.items()),
-        code=_shared((row, result.code) for row, result in results.items()),
+        git_commits=_group_by_value((row, result.git_commit or "unknown") for row, result in results.items()),
+        code=_group_by_value((row, result.code) for row, result in results.items()),
     )
 
 
@@ -175,25 +175,25 @@ def _row(
         reason=result.reason if result else "the row was not run",
         ran_on=ran_on(result) if result else "",
         emulated=result.emulated if result else False,
-        scaled=_scaled(stated_settings(suite, run, row_id), settings),
+        scaled=_scaling_note(stated_settings(suite, run, row_id), settings),
         ranks=rank_reports(result) if result else (),
         reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
-        log_tail=_log_tail(folder.path / row_path(run.suite, row_id) / LOG_FILE, result) if _broke(result) else (),
+        log_tail=_log_tail(folder.path / row_path(run.suite, row_id) / LOG_FILE, result) if _has_error(result) else (),
         files=_files(folder, run, row_id),
         telemetry=read_telemetry(folder.telemetry(row_id)),
         result=result,
     )
 
 
-def _broke(result: Result | None) -> bool:
+def _has_error(result: Result | None) -> bool:
     return result is not None and result.outcome in ERROR_OUTCOMES
 
 
 def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
     """Return the last lines of a log that have text, without terminal codes, each cut to MAX_LINE_CHARACTERS.
 
-    Without the log, they are those that the result keeps.
+    Without a log file, return the lines that are stored in the result.
     """
     if not path.is_file():
         return result.failure.log if result and result.failure else ()
@@ -203,7 +203,7 @@ def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
     return tuple(line[:MAX_LINE_CHARACTERS] for line in tail(text))
 
 
-def _scaled(stated: Settings, ran: Settings) -> str:
+def _scaling_note(stated: Settings, ran: Settings) -> str:
     return "" if ran.world_size == stated.world_size else f"{ran.world_size} of {stated.world_size} ranks"
 
 
@@ -212,7 +212,7 @@ def _files(folder: RunFolder, run: Run, row_id: str) -> dict[str, str]:
     return {kind: path for kind, path in paths.items() if (folder.path / path).is_file()}
 
 
-def _shared(pairs: Iterable[tuple[str, str]]) -> tuple[ValueWithRows, ...]:
+def _group_by_value(pairs: Iterable[tuple[str, str]]) -> tuple[ValueWithRows, ...]:
     """Return rows grouped by value, the most frequent value first."""
     rows: dict[str, list[str]] = {}
     for row, value in pairs:
@@ -225,7 +225,9 @@ def _shared(pairs: Iterable[tuple[str, str]]) -> tuple[ValueWithRows, ...]:
 def _versions(results: Mapping[str, Result]) -> dict[str, tuple[ValueWithRows, ...]]:
     names = dict.fromkeys(name for result in results.values() for name in result.versions)
     return {
-        name: _shared((row, result.versions[name]) for row, result in results.items() if name in result.versions)
+        name: _group_by_value(
+            (row, result.versions[name]) for row, result in results.items() if name in result.versions
+        )
         for name in names
     }
 

@@ -1,4 +1,4 @@
-"""Why the values of a run cannot answer a statement: each reason in one line. Pure functions."""
+"""Find the reasons why a run's values cannot evaluate a statement, each in one line. Pure functions."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -9,14 +9,14 @@ from experiments.suites.suite import Check
 
 
 class Evidence(NamedTuple):
-    """The results by row. scaled: by row, how it ran on fewer ranks than it states; empty if it did not."""
+    """The results by row. scaled: by row, a text if it ran on fewer ranks than it states, else ""."""
 
     results: Mapping[str, Result]
     scaled: Mapping[str, str]
 
 
 class ClaimScope(NamedTuple):
-    """What a statement is about besides its rows: the real model's size, all ranks that the rows state."""
+    """The conditions of a statement: whether it needs the full-size model, and all ranks that the rows state."""
 
     full_size: bool = False
     all_ranks: bool = False
@@ -77,7 +77,7 @@ def _size_obstacles(check: Check, pair: tuple[Result, Result], about: ClaimScope
 
 
 def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
-    """Yield why losses of this run do not count. Those of random weights do where two are compared, and say so."""
+    """Yield why losses of this run do not count. Losses of random weights count only where two losses are compared."""
     if not _quantities(check) & set(LOSS_QUANTITIES):
         return
     for result in pair:
@@ -90,7 +90,7 @@ def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 
 
 def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
-    """Yield why times of this run do not count: seconds on another card, a comparison of two kinds of device."""
+    """Yield why times of this run do not count: no GPU, two different devices, or seconds on another card."""
     if not _quantities(check) & set(TIME_QUANTITIES):
         return
     if any(result.device.kind != "cuda" for result in pair):
@@ -103,6 +103,6 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 
 
 def _scaling_obstacles(check: Check, scaled: Mapping[str, str], about: ClaimScope) -> Iterator[str]:
-    """Yield why rows on fewer ranks than they state do not allow a check; a comparison of two values is allowed."""
+    """Yield why a check does not allow rows on fewer ranks than they state. Comparisons of two values are allowed."""
     if about.all_ranks or not check.relative:
         yield from (scaled[row] for row in (check.row, check.over_row) if row and scaled[row])

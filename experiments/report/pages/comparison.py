@@ -27,7 +27,10 @@ class ValueChange(NamedTuple):
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:
-    """Write the page to ``path``: one file that needs no network and no JavaScript. Raises InputError if it cannot."""
+    """Write the page to ``path``: one file that needs no network and no JavaScript.
+
+    Raises InputError if ``path`` cannot be written.
+    """
     rows = comparison.rows_worse_first
     text = render_template(
         "comparison.html",
@@ -53,7 +56,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def differences(comparison: Comparison) -> dict[str, list[Difference]]:
-    """Return what differs between the runs and in the settings of rows, by kind; kinds without a difference too."""
+    """Return the differences between the runs and between settings of rows, by kind. A kind may have none."""
     found: dict[str, list[Difference]] = {"Settings": [], "Packages": [], "Card, driver and machine": [], "Code": []}
     packages = {*comparison.packages}
     for one in comparison.differences:
@@ -73,19 +76,23 @@ def differences(comparison: Comparison) -> dict[str, list[Difference]]:
 
 def row_changes(row: RowComparison) -> list[ValueChange]:
     """Return the row's measured values, without those that neither run has."""
-    return [*_sizes("peak memory", row.peak_gib), *_sizes("reserved memory", row.reserved_gib), *_speed(row)]
+    return [
+        *_memory_changes("peak memory", row.peak_gib),
+        *_memory_changes("reserved memory", row.reserved_gib),
+        *_throughput_changes(row),
+    ]
 
 
-def _sizes(name: str, change: Change) -> Iterator[ValueChange]:
+def _memory_changes(name: str, change: Change) -> Iterator[ValueChange]:
     unit, per_gib = choose_memory_unit(max(change.a or 0.0, change.b or 0.0))
-    yield from _shown(name, change, unit, per_gib, more_is_worse=True)
+    yield from _value_changes(name, change, unit, per_gib, more_is_worse=True)
 
 
-def _speed(row: RowComparison) -> Iterator[ValueChange]:
-    yield from _shown("throughput", row.samples_per_s, "samples/s", 1, more_is_worse=False)
+def _throughput_changes(row: RowComparison) -> Iterator[ValueChange]:
+    yield from _value_changes("throughput", row.samples_per_s, "samples/s", 1, more_is_worse=False)
 
 
-def _shown(name: str, change: Change, unit: str, scale: float, more_is_worse: bool) -> Iterator[ValueChange]:
+def _value_changes(name: str, change: Change, unit: str, scale: float, more_is_worse: bool) -> Iterator[ValueChange]:
     if change.a is None and change.b is None:
         return
     before, after = (MISSING if value is None else format_number(value * scale) for value in (change.a, change.b))

@@ -32,12 +32,12 @@ TEMPLATES.globals |= {"icons": ICONS, "outcomes": OUTCOME_NAMES, "chart_style": 
 
 
 def render_template(template: str, **values: Any) -> str:
-    """Return a page from its template, in which all values are escaped."""
+    """Return the page that the template gives with ``values``. All values are escaped."""
     return TEMPLATES.get_template(template).render(**values)
 
 
 def save_page(path: Path, page: str) -> None:
-    """Write a page to the place that --page names. Raises InputError if it cannot be written."""
+    """Write a page to the path of --page. Raises InputError if it cannot be written."""
     try:
         path.write_text(page)
     except OSError as error:

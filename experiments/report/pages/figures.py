@@ -69,7 +69,7 @@ def _parts(shot: Snapshot) -> dict[str, float]:
 
 
 def _peak_bar(row: RowReport) -> Bar | None:
-    """Return a row's peak: its highest point, and what was allocated in addition between two points."""
+    """Return the bar of a row's peak: the memory at its highest point, and the part that arose between two points."""
     if row.result is None or (peak := row.result.memory.peak_gib) is None:
         return None
     memory = row.result.memory

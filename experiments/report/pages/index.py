@@ -1,4 +1,4 @@
-"""index.html of a folder of runs: one line a run, the newest first."""
+"""Write index.html for a folder of runs: one line per run, newest first."""
 
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ def write_index(folder: Path) -> Path:
     Reads run.json and verdict.json only. A run that cannot be read is left out.
     """
     paths = [path for pattern in (f"*/{RUN_FILE}", f"*/*/{RUN_FILE}") for path in folder.glob(pattern)]
-    found = [one for path in paths if not path.parent.is_symlink() if (one := _listed(path.parent, folder))]
+    found = [one for path in paths if not path.parent.is_symlink() if (one := _run_entry(path.parent, folder))]
     found.sort(key=lambda one: (one.run.started_at, one.run.run_id), reverse=True)
     target = folder / INDEX_FILE
     partial = folder / f".{INDEX_FILE}.{os.getpid()}"  # several runs may end at once
@@ -39,7 +39,7 @@ def write_index(folder: Path) -> Path:
     return target
 
 
-def _listed(run_folder: Path, folder: Path) -> RunEntry | None:
+def _run_entry(run_folder: Path, folder: Path) -> RunEntry | None:
     try:
         run = Run.model_validate_json((run_folder / RUN_FILE).read_bytes())
     except (OSError, ValidationError):
