@@ -55,8 +55,8 @@ class Lab:
             record, number = folder.read_run(), len(folder.results())
             rest = "Nothing is run." if self._kept else "Rows without a result are run."
             text = (
-                f"**All results are of one run, `{record.run_id}`**: {number} rows for {record.card}, size {record.size},"
-                f" on {record.host}, {record.started_at[:10]}. {rest}\n\n    {record.command}"
+                f"**All results are of one run, `{record.run_id}`**: {number} rows for {record.card},"
+                f" size {record.size}, on {record.host}, {record.started_at[:10]}. {rest}\n\n    {record.command}"
             )
         display(Markdown(text))
 
@@ -181,12 +181,12 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
         outcome = (
             f"{OUTCOME_NAMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
         )
-        row_definition = [*full_size, "**In miniature**", *measured]
+        blocks = [*full_size, "**In miniature**", *measured]
     else:
-        outcome, row_definition = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
+        outcome, blocks = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
     blocks = [
         f"### {title}: {outcome}",
-        *row_definition,
+        *blocks,
         tables.verdicts(one for one in evaluate_run(suite, folder).best.verdicts if one.rows == (row,)),
     ]
     return "\n\n".join(block for block in blocks if block)
