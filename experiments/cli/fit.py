@@ -7,7 +7,7 @@ import typer
 
 from experiments.cli.output import console, print_json, progress, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, SuiteFile, Without, expand_options
+from experiments.cli.parsing.options import Json, OmitFields, SuiteFile, expand_options
 from experiments.cli.parsing.trainings import (
     BatchList,
     CardList,
@@ -37,7 +37,7 @@ BatchFlag = Annotated[
 def fit(
     context: typer.Context,
     training: Training,
-    script: Annotated[ScriptOptions, Without("max_gib", "page")],
+    script: Annotated[ScriptOptions, OmitFields("max_gib", "page")],
     rows: RowsOrCommand = None,
     card: CardList = "",
     batch: BatchList = "1",

@@ -14,11 +14,11 @@ from experiments.cli.parsing.options import (
     Key,
     Name,
     Notify,
+    OmitFields,
     RegistryLogin,
     Site,
     SuiteFile,
     Watch,
-    Without,
     Yes,
     expand_options,
 )
@@ -33,7 +33,7 @@ app = Commands()
 def reproduce_command(
     context: typer.Context,
     lease: LeaseOptions,
-    options: Annotated[RunOptions, Without("site", "profile", "account")],
+    options: Annotated[RunOptions, OmitFields("site", "profile", "account")],
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs of --for.")] = None,
     suite_file: SuiteFile = None,
     site: Site = "chameleon",

@@ -140,7 +140,10 @@ class Lab:
 
 
 def folder_named(name: str, place: Path) -> RunFolder:
-    """Return the run of that name, kept with this project or under ``place``. Raises InputError if there is none."""
+    """Return the run of that name, among the stored runs of this project or under ``place``.
+
+    Raises InputError if no run has the name.
+    """
     for path in (EVIDENCE / name, place / name):
         if (path / RUN_FILE).is_file():
             return RunFolder(path)

@@ -87,7 +87,7 @@ class Comparison(Record):
     differences: tuple[Difference, ...]
     packages: tuple[str, ...] = Field(default=(), description="names of the libraries of either run")
     rows: tuple[RowComparison, ...]
-    verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, what got worse first")
+    verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, worse ones first")
 
     @property
     def rows_worse_first(self) -> list[RowComparison]:

@@ -63,7 +63,7 @@ def _after_first_micro_step(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _until_last_work(samples: list[Sample]) -> list[Sample]:
-    """Return the samples up to the last one in which all GPUs work; all of them if there is none."""
+    """Return the samples up to the last sample in which all GPUs are busy; all samples if no sample is."""
     busy = [number for number, sample in enumerate(samples, 1) if min(_values_of_gpus(sample, "util_percent"))]
     return samples[: busy[-1]] if busy else samples
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MEGABYTE = 1_000_000
 REFRESH_S = 0.25
-STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
+OUTCOME_STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class View:
         reason = f": {result.reason}" if result.outcome != "fits" else ""
         predicted = self._at_full_size.get(spec.row) if miniature else None
         beside = f"; at full size on {spec.card}: {predicted}" if predicted else ""
-        style = "" if miniature else STYLES.get(result.outcome, "red")
+        style = "" if miniature else OUTCOME_STYLES.get(result.outcome, "red")
         self._print(f"{spec.row}: {words}{reason}{beside}", style)
 
     def says(self, text: str) -> None:

@@ -41,7 +41,7 @@ class Document:
         return line
 
 
-def _duplicates(root: yaml.Node | None) -> Iterator[tuple[str, int]]:
+def _duplicate_keys(root: yaml.Node | None) -> Iterator[tuple[str, int]]:
     """Yield each key that occurs twice in a mapping, and the line of the second occurrence."""
     nodes, seen = [root], set()
     while nodes:
@@ -93,7 +93,7 @@ def _parse_document(text: str, path: Path) -> Document:
     loader = YAML_LOADER(text)
     try:
         node = loader.get_single_node()
-        duplicates = tuple(_duplicates(node))  # before "<<" is replaced by the merged keys
+        duplicates = tuple(_duplicate_keys(node))  # before "<<" is replaced by the merged keys
         return Document(path, None if node is None else loader.construct_document(node), node, duplicates)
     finally:
         loader.dispose()

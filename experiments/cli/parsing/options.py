@@ -73,7 +73,7 @@ RunPaths = Annotated[
 ]
 
 
-class Without:
+class OmitFields:
     """Annotation with names of dataclass fields that get no option, because the command sets them itself."""
 
     def __init__(self, *names: str) -> None:
@@ -83,7 +83,7 @@ class Without:
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     """Replace each dataclass parameter of a command by one option per field, and pass an instance to the command.
 
-    experiments.system.options.option declares the options. Annotated[RunOptions, Without("site")] leaves the field
+    experiments.system.options.option declares the options. Annotated[RunOptions, OmitFields("site")] leaves the field
     ``site`` at its default.
     """
     signature = inspect.signature(command)
@@ -116,7 +116,7 @@ def _dataclass_of(annotation: Any) -> tuple[type | None, tuple[str, ...]]:
     cls, *metadata = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     if not (isinstance(cls, type) and is_dataclass(cls)):
         return None, ()
-    return cls, tuple(name for one in metadata if isinstance(one, Without) for name in one.names)
+    return cls, tuple(name for one in metadata if isinstance(one, OmitFields) for name in one.names)
 
 
 def _parameter(field: Field[Any], option: Option) -> inspect.Parameter:

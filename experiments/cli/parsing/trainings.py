@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.output import say
-from experiments.cli.parsing.options import Without
+from experiments.cli.parsing.options import OmitFields
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
@@ -22,7 +22,7 @@ RowsOrCommand = Annotated[
     list[str] | None,
     typer.Argument(metavar="SUITE[/ROW] | -- COMMAND", help="Rows of a suite, or a training script's command line."),
 ]
-Training = Annotated[CustomTraining, Without("card", "batch")]
+Training = Annotated[CustomTraining, OmitFields("card", "batch")]
 CardList = Annotated[
     str,
     typer.Option(

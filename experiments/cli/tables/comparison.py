@@ -12,7 +12,7 @@ WORSE, BETTER = "red", "green"
 
 
 def comparison_tables(comparison: Comparison) -> Group:
-    """Return what tells the runs apart, the statements whose status differs, the rows, and the options that differ."""
+    """Return the names of the runs, the statements whose status differs, the rows, and the options that differ."""
     heads = _heads(comparison)
     parts: list[RenderableType] = [
         *(Text(f"{letter}  {name}") for letter, name in zip("AB", comparison.names, strict=True)),

@@ -75,7 +75,7 @@ def differences(comparison: Comparison) -> dict[str, list[Difference]]:
 
 
 def row_changes(row: RowComparison) -> list[ValueChange]:
-    """Return the row's measured values, without those that neither run has."""
+    """Return the row's measured values that at least one run has."""
     return [
         *_memory_changes("peak memory", row.peak_gib),
         *_memory_changes("reserved memory", row.reserved_gib),

@@ -235,7 +235,7 @@ def _state(row: RunningRow) -> RowState:
 
 
 def _own_left_s(state: RowState, mean_s: float) -> float:
-    """Return the row's own estimate of its remaining time; without one, what is left of the mean time of a row."""
+    """Return the row's own estimate of its remaining time; without it, the mean time of a row minus its time."""
     own_s = state.progress.left_s if state.progress else None
     return mean_s - state.elapsed_s if own_s is None else own_s
 
