@@ -96,7 +96,7 @@ def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
 def test_a_run_goes_on_with_as_many_gpus_alone(machine, tmp_path):
     options = RunOptions(SLURM, rows=("neo-4gpu-ddp",), run_id="mine", results=tmp_path)
     run_suite(options, Watched())
-    with pytest.raises(InputError, match="made with gpus_per_node None, and now gpus_per_node is 2"):
+    with pytest.raises(InputError, match="has results with gpus_per_node None, but gpus_per_node is now 2"):
         run_suite(replace(options, gpus_per_node=2), Watched())
 
 
@@ -129,7 +129,7 @@ def test_no_row_runs_when_one_of_several_suites_was_made_with_other_choices(mach
     several(SLURM, rows=("neo-1gpu",), results=tmp_path)
     folder = RunFolder(tmp_path / f"{SLURM}-v100_32gb-tiny-verdict")
     folder.write_run(folder.read_run().model_copy(update={"size": "full"}))
-    with pytest.raises(InputError, match="made with size full, and now size is tiny"):
+    with pytest.raises(InputError, match="has results with size full, but size is now tiny"):
         several(SUITE, SLURM, results=tmp_path)
     assert FakeRunner.ran == ["neo-1gpu"]
     assert not list(tmp_path.glob(f"{SUITE}*"))

@@ -74,7 +74,7 @@ def test_an_edited_file_differs_from_its_checksum(genuine, tmp_path):
     with zipfile.ZipFile(tmp_path / "edited.zip", "w") as edited:
         for name, content in contents.items():
             edited.writestr(name, content.replace(b"oom", b"OOM"))
-    with pytest.raises(BadBundle, match=r"results\.jsonl.* differs from its checksum"):
+    with pytest.raises(BadBundle, match=r"results\.jsonl.* does not match SHA256SUMS"):
         read_bundle(tmp_path / "edited.zip")
 
 
@@ -98,7 +98,7 @@ def test_a_run_of_another_card_is_refused(genuine):
 
 def test_a_copy_of_a_known_run_is_refused(genuine, capsys):
     assert main(["grade", str(genuine), "--known", str(EVIDENCE)]) == 1
-    assert "copied, value for value as in" in capsys.readouterr().out
+    assert "copied; exactly the same measurements are in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_hostile_archive_is_refused_and_nothing_is_written(name, mode, tmp_pat
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "MAX_BYTES", 1000)
-    with pytest.raises(BadBundle, match="larger than a bundle"):
+    with pytest.raises(BadBundle, match="too large for a bundle"):
         read_bundle(hostile(tmp_path / "bomb.zip", "run.json", bytes(5000)))
 
 

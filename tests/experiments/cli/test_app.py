@@ -138,7 +138,7 @@ def test_results_of_another_recipe_version_are_refused_with_a_remedy(testbed, re
     recipes("\nversion: 1\n", "\nversion: 2\n")
     code, _, err = testbed("run", SUITE, "--results", made.parent)
     assert code == 2
-    assert "made with version 1 of suite single_gpu_blip2, which is now version 2; choose another --run-id" in err
+    assert "has results of version 1 of suite single_gpu_blip2, which is now version 2; choose another --run-id" in err
 
 
 def test_a_device_smaller_than_the_card_is_refused(testbed, monkeypatch, tmp_path):

@@ -66,7 +66,9 @@ def test_a_row_of_several_nodes_needs_its_gpus_on_each_of_them():
 def test_offload_needs_host_memory_by_the_models_size():
     row = spec(**OFFLOAD)
     assert host_memory_needed_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
-    assert rejection_reason(row, node(GPU), 200) == "optimizer offload needs 238 GiB of host memory, there are 200 GiB"
+    assert (
+        rejection_reason(row, node(GPU), 200) == "optimizer offload needs 238 GiB of host memory, the host has 200 GiB"
+    )
     assert rejection_reason(row, node(GPU), 239) == ""
     assert rejection_reason(spec(size="tiny", **OFFLOAD), node(GPU), 8) == ""
 
