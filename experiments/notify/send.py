@@ -34,7 +34,7 @@ class Notifier:
                 kind = re.match(r"[a-z]+(?=://)", self._addresses[number - 1])
                 shown = f"{kind[0]}://…" if kind else "…"
                 raise InputError(
-                    f"{NOTIFY_OPTION}: apprise does not know the form of address {number} ({shown}); {ADDRESSES_HELP}"
+                    f"{NOTIFY_OPTION}: address {number} ({shown}) has a form that apprise does not know; {ADDRESSES_HELP}"
                 )
 
     @property
