@@ -33,9 +33,7 @@ class Notifier:
             if service is None:
                 kind = re.match(r"[a-z]+(?=://)", self._addresses[number - 1])
                 shown = f"{kind[0]}://…" if kind else "…"
-                raise InputError(
-                    f"{NOTIFY_OPTION}: address {number} ({shown}) has a form that apprise does not know; {ADDRESSES_HELP}"
-                )
+                raise InputError(f"{NOTIFY_OPTION}: address {number} ({shown}) is unknown to apprise; {ADDRESSES_HELP}")
 
     @property
     def has_addresses(self) -> bool:
