@@ -1,4 +1,5 @@
-# Most targets run one `testbed` command; `make help` lists them. Variables are options: make run-single card=h100_94gb size=tiny row="xxl xxl-sgd"
+# Most targets run one `testbed` command; `make help` lists all targets.
+# Variables set options: make run-single card=h100_94gb size=tiny row="xxl xxl-sgd"
 results ?= results
 run     ?= $(results)/latest
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-testbed
@@ -32,20 +33,20 @@ $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED)
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 	@echo "environment: $(ENV), linked as .venv"
 
-run-single: env ## run the labs for one GPU, evaluate and report them (suite= card= size= length= row= ...)
+run-single: env ## run the labs for one GPU and write their report (suite= card= size= length= row= ...)
 	$(TESTBED) run $(or $(suite),--group single) $(OPTIONS)
 
-run-multi: env ## run the labs for several GPUs (options as for run-single; gpus_per_node=N runs their rows on fewer)
+run-multi: env ## run the labs for several GPUs (options as for run-single; gpus_per_node=N runs rows on fewer GPUs)
 	$(TESTBED) run $(or $(suite),--group multi) $(OPTIONS)
 
-predict: env ## predict GPU memory without a GPU (suite= row= card=; default: every row on every card)
+predict: env ## predict GPU memory without a GPU (suite= row= card=; default: all rows on all cards)
 	$(if $(row),$(if $(suite),,$(error row=$(row) needs suite=, the suite that has the row)))
 	$(TESTBED) predict $(suite)$(if $(row),/$(row)) $(call option,card) $(args)
 
-evaluate: env ## evaluate stored results again (run=FOLDER)
+evaluate: env ## evaluate the stored results of a run again (run=FOLDER)
 	$(TESTBED) evaluate $(run)
 
 report: env ## write the report of a run again (run=FOLDER)
@@ -54,73 +55,73 @@ report: env ## write the report of a run again (run=FOLDER)
 compare: env ## compare two runs (a=FOLDER b=FOLDER)
 	$(TESTBED) compare $(a) $(b)
 
-cards models: env ## list the GPU models, or the language models, that predictions and labs know
+cards models: env ## list the GPU models, or the language models, that the project knows
 	$(TESTBED) $@
 
-list: env ## list the suites, or the rows of one (suite=NAME)
+list: env ## list the suites, or the rows of one suite (suite=NAME)
 	$(TESTBED) list $(suite)
 
-logs: env ## print a row's log, also from another machine (row= run=FOLDER args=-f)
+logs: env ## print the log of a row, also from another machine (row= run=FOLDER args=-f)
 	$(if $(row),,$(error row= is required: the id of a row, which `make list suite=NAME` shows))
 	$(TESTBED) logs $(row) $(run) $(args)
 
-top: env ## show GPUs and rows of the leased nodes, or of a cluster (site= profile= args=--once)
+top: env ## show the GPUs and rows of leased nodes or of a cluster (site= profile= args=--once)
 	$(TESTBED) top $(call option,site profile) $(args)
 
-notebook: env ## serve Jupyter from the leased machine through a tunnel (suite=NAME opens its notebook)
+notebook: env ## run Jupyter on the leased node and open a tunnel to it (suite=NAME opens the notebook of the suite)
 	$(TESTBED) notebook $(if $(suite),--narrative $(suite)) $(args)
 
-doctor: env ## check what this machine can run; what a lease or a cluster needs (site= profile= account=)
+doctor: env ## check this machine, a site or a cluster (site= profile= account=)
 	$(TESTBED) doctor $(call option,site profile account) $(args)
 
-slots: env ## find the earliest time slots, and show the calendar (node=gpu_a100_pcie for=both|single|multi hours= start= count= days=3)
+slots: env ## find the earliest free time slots and show a calendar (node=gpu_a100_pcie for=both|single|multi hours= start= count= days=3)
 	$(TESTBED) slots --calendar $(or $(days),3) $(LEASE) $(args)
 
-lease: env ## lease the earliest time slot, boot its nodes, print how to log in (options as for slots; args="--yes --watch")
+lease: env ## lease the earliest time slot, boot its nodes, print their logins (options as for slots; args="--yes --watch")
 	$(TESTBED) lease $(LEASE) $(args)
 
 configure: env ## install driver, Docker, Slurm and the image on leased nodes (name= versions= args="--check")
 	$(TESTBED) configure $(name) $(call option,versions) $(args)
 
-status: env ## show active leases, their end and cost
+status: env ## show active leases with their end and cost
 	$(TESTBED) status $(args)
 
 extend: env ## extend a lease (name= by=1h)
 	$(TESTBED) extend $(name) $(call option,by) $(args)
 
-release: env ## release servers, addresses and lease (name=)
+release: env ## release a lease with its servers and addresses (name=)
 	$(TESTBED) release $(name) $(args)
 
-orphans: env ## list your tagged resources that no active lease covers (args=--clean)
+orphans: env ## list your tagged resources that no active lease covers (args=--clean deletes them)
 	$(TESTBED) orphans $(args)
 
-reproduce: env ## lease, configure, run, evaluate, report and release (node=  for= hours= versions= args="--yes --max-hours 3")
+reproduce: env ## lease, configure, run, evaluate, report and release (node= for= hours= versions= args="--yes --max-hours 3")
 	$(TESTBED) reproduce $(suite) $(LEASE) $(call option,$(NAMES)) $(ROWS) $(args)
 
-rehearse: ## run all steps of reproduce with tiny models, against services on this machine (root, mmdebstrap, systemd-container)
+rehearse: ## run all steps of reproduce with tiny models on this machine (needs root, mmdebstrap, systemd-container)
 	@$(MAKE) --no-print-directory -j 2 env testbed-env
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse $(results)
 
-test: lint testbed-env ## all checks: style, types, import contracts, tests, also against OpenStack (see test-slurm, test-node, test-chain)
+test: lint testbed-env ## run all checks that each change needs: style, types, import contracts, tests, leasing with OpenStack
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 tests/testbed/chameleon
 
-test-chameleon: env testbed-env ## tests of leasing, against real OpenStack services on this machine
+test-chameleon: env testbed-env ## test leasing with real OpenStack services on this machine
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 tests/testbed/chameleon tests/provision
 
-test-slurm: env ## tests of rows on clusters, with a real Slurm on this machine (packages slurm-wlm, munge, openssh-server)
+test-slurm: env ## test rows on clusters with a real Slurm on this machine (needs slurm-wlm, munge, openssh-server)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 --dist loadfile tests/testbed/slurm
 
-test-node: env ## tests of the node configuration, with Ubuntu nodes on this machine (root, mmdebstrap, systemd-container)
+test-node: env ## test the node configuration with Ubuntu nodes on this machine (needs root, mmdebstrap, systemd-container)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/node
 
-test-chain: env testbed-env ## tests of all steps together, and of their failures (same requirements as rehearse)
+test-chain: env testbed-env ## test all steps of reproduce together, and their failures (needs the same as rehearse)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest tests/testbed/chain
 
-test-as-taught: ## tiny models of all rows with the labs' own library versions, in their own environment (8 GB; not part of test)
+test-as-taught: ## run all rows with tiny models and the labs' own library versions (builds an environment of 8 GB)
 	$(MAKE) --keep-going run-single run-multi PINS="containers/as-taught.txt containers/jupyter.txt" size=tiny results=$(results)/as-taught-versions
 
-lint: env ## style, spelling, types, import contracts, GitHub's files
+lint: env ## check style, spelling, types, import contracts and GitHub's files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
@@ -130,26 +131,26 @@ lint: env ## style, spelling, types, import contracts, GitHub's files
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
-wheel: env ## build the package into dist/
+wheel: env ## build the package in dist/
 	$(BIN)/python -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir dist .
 
-test-wheel: env ## tests of the installed package: a wheel, outside the checkout (two minutes; part of test)
+test-wheel: env ## test the installed package outside of the checkout (two minutes; part of test)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest tests/package
 
-evidence-archive: # archive of the full folders of the runs in experiments/evidence
+evidence-archive: # pack the full folders of the runs in experiments/evidence
 	mkdir -p dist
 	git archive --format=tar.gz --output=dist/evidence.tar.gz $(FULL_EVIDENCE) experiments/evidence
 
 release-check: lint test-wheel wheel evidence-archive ## build and test the files of a release in dist/
 	cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS
 
-release-version: ## commit and tag a version (version=0.2.0; CHANGELOG.md has its section); the pushed tag is released
+release-version: ## commit and tag a version (version=0.2.0; CHANGELOG.md needs a section for it); push the tag to release it
 	@grep -q '^## $(version)\b' CHANGELOG.md || { echo "CHANGELOG.md has no section '## $(version)'" >&2; exit 2; }
 	sed -i 's/^version = .*/version = "$(version)"/' pyproject.toml containers/pyproject.toml
 	git commit --quiet --message "Release $(version)" CHANGELOG.md pyproject.toml containers/pyproject.toml
 	git tag --annotate --message "Release $(version)" v$(version)
 
-env: $(ENV)/.made ## create the Python environment, cached by its pins and linked as .venv
+env: $(ENV)/.made ## create the Python environment, cached by its package versions and linked as .venv
 	@test "$(PINS)" != containers/current.txt || { test -e .venv && test ! -L .venv; } || ln -sfn $(ENV) .venv
 
 python:
@@ -160,19 +161,19 @@ python:
 $(ENV)/.made: | python
 	@flock $(ENV).lock $(PYTHON) containers/environment.py $(ENV) $(LOCKS)
 
-lock: env ## write the hashes of all listed packages to containers/locks (after a change of containers/*.txt)
+lock: env ## write the hashes of all packages to containers/locks (after a change of containers/*.txt)
 	$(BIN)/python containers/lock.py
 
-testbed-env: python # the OpenStack services of the tests and their databases, cached
+testbed-env: python # install the OpenStack services of the tests and their databases in the cache
 	@PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(PYTHON) -m tests.testbed.openstack
 
-clean-results: ## remove every run
+clean-results: ## remove the results of all runs
 	rm -rf $(results)
 
-uninstall: ## show what this project has written outside of the checkout; with args=--yes remove the caches, never the journal
+uninstall: ## list the files of this project outside of the checkout; args=--yes removes the caches, never the journal
 	@du -sh "$(CACHE)" "$(STATE)" "$(results)" .venv 2> /dev/null || true
 	@echo "$(CACHE): environments, downloads, predictions; $(STATE): the journal of leases; $(results): runs"
-	@$(if $(filter --yes,$(args)),rm -rf "$(CACHE)" $(if $(shell test -L .venv && echo link),.venv),echo "make uninstall args=--yes removes $(CACHE) and .venv; the journal and the runs are yours to remove")
+	@$(if $(filter --yes,$(args)),rm -rf "$(CACHE)" $(if $(shell test -L .venv && echo link),.venv),echo "make uninstall args=--yes removes $(CACHE) and .venv; remove the journal and the runs yourself")
 
 clean: ## remove files that checks and tests create
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -1,6 +1,8 @@
-"""Is this image a base for a list of pins: its Python, and the PyTorch of the list? Says in a line why not.
+"""Check that a base image fits a list of versions.
 
-python check_base.py PINS
+python check_base.py LIST
+
+The image needs a supported Python and the list's version of PyTorch. Exits with one line that names the difference.
 """
 
 import sys

@@ -1,12 +1,12 @@
 """Create a Python environment from locked lists of packages: python containers/environment.py FOLDER LOCK...
 
-uv installs the lists: exact versions, each file checked by its hash. PyTorch is installed after them, since its file
-depends on the machine: without an NVIDIA GPU the build for CPUs, which is some gigabytes smaller (UV_TORCH_BACKEND
-chooses another one). A folder of local files (UV_FIND_LINKS or PIP_FIND_LINKS) is searched before the index. uv does
-not compile Python files; those that each start of testbed imports are compiled last.
+uv installs the exact versions in the lists, and checks the hash of each file. PyTorch is installed after them, because
+its file depends on the machine: without an NVIDIA GPU, uv installs the build for CPUs, which is some gigabytes smaller
+(UV_TORCH_BACKEND selects another one). uv searches a folder of local files (UV_FIND_LINKS or PIP_FIND_LINKS) before the
+index. uv does not compile Python files, so the last step compiles the packages that every start of testbed imports.
 
-The environment is complete when FOLDER/.made exists. An incomplete one is created again; downloads are kept in uv's
-cache. This file needs only Python's standard library.
+The environment is complete when FOLDER/.made exists. An incomplete environment is created again; uv caches the
+downloads. This file needs only Python's standard library.
 """
 
 import os
@@ -18,8 +18,8 @@ from pathlib import Path
 
 LOCKS = Path(__file__).with_name("locks")
 UV = LOCKS / "uv.txt"
-LINES_OF_ERROR = 15
-PACKAGES = "{folder}/lib/python{version.major}.{version.minor}/site-packages"
+ERROR_LINES = 15
+SITE_PACKAGES = "{folder}/lib/python{version.major}.{version.minor}/site-packages"
 IMPORTED_AT_START = ("annotated_types", "pydantic", "pydantic_core", "rich", "typer", "typing_inspection", "yaml")
 
 
@@ -39,31 +39,33 @@ def main(folder: Path, locks: Sequence[Path]) -> None:
     if torch:
         steps.append(("PyTorch", [*uv, *(line.removeprefix("# ") for line in torch)]))
     if any(line.startswith("typer==") for lock in locks for line in lock.read_text().splitlines()):
-        packages = (f"{PACKAGES.format(folder=folder, version=sys.version_info)}/{name}" for name in IMPORTED_AT_START)
+        packages = (
+            f"{SITE_PACKAGES.format(folder=folder, version=sys.version_info)}/{name}" for name in IMPORTED_AT_START
+        )
         steps.append(("bytecode", [python, "-m", "compileall", "-q", *packages]))
     for number, (name, command) in enumerate(steps, start=1):
-        _run(f"{number} of {len(steps)}: {name}", command)
+        _run_step(f"{number} of {len(steps)}: {name}", command)
     (folder / ".made").touch()
 
 
-def _run(title: str, command: Sequence[str]) -> None:
-    """Run a command. In a terminal it shows its own progress; elsewhere its output is shown only if it fails."""
+def _run_step(title: str, command: Sequence[str]) -> None:
+    """Run a command. In a terminal it shows its own progress; otherwise its output is printed only if it fails."""
     begun = time.monotonic()
     print(f"  {title}", flush=True)
-    shown = None if sys.stderr.isatty() else subprocess.PIPE
-    done = subprocess.run(command, env=_environment(), stdout=shown, stderr=shown and subprocess.STDOUT, text=True)
+    output = None if sys.stderr.isatty() else subprocess.PIPE
+    done = subprocess.run(command, env=_step_variables(), stdout=output, stderr=output and subprocess.STDOUT, text=True)
     if done.returncode:
-        last = (done.stdout or "").splitlines()[-LINES_OF_ERROR:]
-        sys.exit("\n".join([*last, f"{title}: exit code {done.returncode}; the same command tries again"]))
+        last = (done.stdout or "").splitlines()[-ERROR_LINES:]
+        sys.exit("\n".join([*last, f"{title}: exit code {done.returncode}; run the same command to try again"]))
     print(f"  {title}: {time.monotonic() - begun:.0f} s", flush=True)
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of the steps: pip's folder of local files and its certificates hold for uv, too."""
+def _step_variables() -> dict[str, str]:
+    """Return the environment variables of the steps. uv uses pip's folder of local files and certificates."""
     environment = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", **os.environ}
-    for name, of_pip in {"UV_FIND_LINKS": "PIP_FIND_LINKS", "SSL_CERT_FILE": "PIP_CERT"}.items():
-        if of_pip in environment:
-            environment.setdefault(name, environment[of_pip])
+    for uv_name, pip_name in {"UV_FIND_LINKS": "PIP_FIND_LINKS", "SSL_CERT_FILE": "PIP_CERT"}.items():
+        if pip_name in environment:
+            environment.setdefault(uv_name, environment[pip_name])
     if "UV_FIND_LINKS" not in environment:
         environment.setdefault("UV_TORCH_BACKEND", "auto")
     environment.pop("VIRTUAL_ENV", None)

@@ -1,4 +1,4 @@
-"""Write locks/ from the lists of exact versions, with the hash of each file: make lock."""
+"""Write locks/: the lists of exact versions, with the hash of each file. `make lock` runs it."""
 
 import subprocess
 import sys
@@ -14,8 +14,8 @@ LISTS = {
 COMPILE = ["pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-header", "--no-annotate", "-"]
 
 
-def locked(versions: Path) -> str:
-    """Return the text of a lock. PyTorch stands in a comment: its files depend on the machine (see environment.py)."""
+def lock_text(versions: Path) -> str:
+    """Return the text of a lock. PyTorch is in a comment: its file depends on the machine (see environment.py)."""
     lines = [line for line in versions.read_text().splitlines() if line and not line.startswith("#")]
     hashed = [line for line in lines if not line.startswith("torch==")]
     torch = [f"# {line}" for line in lines if line.startswith("torch==")]
@@ -28,4 +28,4 @@ def locked(versions: Path) -> str:
 
 if __name__ == "__main__":
     for name, versions in LISTS.items():
-        (FOLDER / "locks" / f"{name}.txt").write_text(locked(versions))
+        (FOLDER / "locks" / f"{name}.txt").write_text(lock_text(versions))

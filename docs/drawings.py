@@ -16,10 +16,10 @@ COLORS = {
     "amber": ("#fff8e1", "#b26a00"),
     "gray": ("#f5f5f5", "#616161"),
 }
-LINE = 17
-TITLE = "font-size='14' font-weight='bold'"
-BODY = "font-size='12' fill='#37474f'"
-LABEL = "font-size='11.5' fill='#455a64'"
+LINE_HEIGHT = 17
+TITLE_STYLE = "font-size='14' font-weight='bold'"
+BODY_STYLE = "font-size='12' fill='#37474f'"
+LABEL_STYLE = "font-size='11.5' fill='#455a64'"
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Box:
 
     def svg(self) -> str:
         fill, stroke = COLORS[self.color]
-        top = self.y + (self.height - LINE * len(self.lines)) / 2 + 5
+        top = self.y + (self.height - LINE_HEIGHT * len(self.lines)) / 2 + 5
         middle = self.x + self.width / 2
-        texts = [_text(middle, top, self.title, f"{TITLE} fill='{stroke}'")]
-        texts += [_text(middle, top + LINE * (at + 1), line, BODY) for at, line in enumerate(self.lines)]
+        texts = [_text(middle, top, self.title, f"{TITLE_STYLE} fill='{stroke}'")]
+        texts += [_text(middle, top + LINE_HEIGHT * (at + 1), line, BODY_STYLE) for at, line in enumerate(self.lines)]
         frame = (
             f"<rect x='{self.x}' y='{self.y}' width='{self.width}' height='{self.height}' rx='8' "
             f"fill='{fill}' stroke='{stroke}'/>"
@@ -65,8 +65,8 @@ class Arrow:
             return line
         (x1, y1), (x2, y2) = self.points[0], self.points[1]
         if y1 == y2:
-            return line + _text((x1 + x2) / 2, y1 - 7, self.label, LABEL)
-        return line + _text((x1 + x2) / 2 + 7, (y1 + y2) / 2 + 4, self.label, LABEL, anchor="start")
+            return line + _text((x1 + x2) / 2, y1 - 7, self.label, LABEL_STYLE)
+        return line + _text((x1 + x2) / 2 + 7, (y1 + y2) / 2 + 4, self.label, LABEL_STYLE, anchor="start")
 
 
 def _text(x: float, y: float, text: str, style: str, anchor: str = "middle") -> str:
@@ -75,14 +75,14 @@ def _text(x: float, y: float, text: str, style: str, anchor: str = "middle") -> 
 
 def drawing(width: int, height: int, title: str, parts: Sequence[Box | Arrow]) -> str:
     """Return an SVG of this size, with ``title`` for screen readers."""
-    tip = (
+    arrow_head = (
         "<defs><marker id='tip' markerWidth='9' markerHeight='8' refX='8' refY='4' orient='auto'>"
         "<path d='M0,0 L9,4 L0,8 z' fill='#455a64'/></marker></defs>"
     )
     body = "\n".join(part.svg() for part in parts)
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
-        f"role='img'>\n<title>{escape(title)}</title>\n{tip}\n"
+        f"role='img'>\n<title>{escape(title)}</title>\n{arrow_head}\n"
         f"<rect width='{width}' height='{height}' fill='#ffffff'/>\n{body}\n</svg>\n"
     )
 
@@ -108,7 +108,7 @@ def architecture() -> str:
         Box(20, 20, 200, 64, "cli", ("one module per command",), "gray"),
         Box(270, 20, 220, 64, "reproduce, pipeline", ("one command, start to end",), "gray"),
         Box(540, 20, 200, 64, "suites", ("labs, cards, models as data",), "amber"),
-        Box(20, 150, 200, 100, "provision", ("free slots, leases,", "SSH, node setup;", "no experiments"), "blue"),
+        Box(20, 150, 200, 100, "provision", ("free time slots,", "leases, SSH,", "node setup"), "blue"),
         Box(270, 150, 220, 100, "runners", ("rows on this machine,", "or as Slurm jobs"), "teal"),
         Box(540, 150, 200, 100, "prediction", ("training code", "on a phantom device"), "blue"),
         Box(20, 316, 200, 64, "inputs", ("weights, texts, archives",), "gray"),
@@ -155,9 +155,9 @@ def prediction() -> str:
         Box(20, 20, 180, 84, "a row, or --model", ("settings, model,", "card"), "amber"),
         Box(260, 20, 200, 84, "the training code", ("Lightning, transformers,", "peft, DeepSpeed, ..."), "teal"),
         Box(520, 20, 200, 84, "phantom device", ("a CUDA device without", "hardware: shapes only"), "blue"),
-        Box(520, 160, 200, 84, "log of allocations", ("every block, its phase,", "its tensor's role"), "gray"),
-        Box(260, 160, 200, 84, "allocator replay", ("under the card's limit,", "as PyTorch's allocator does"), "blue"),
-        Box(20, 160, 180, 84, "prediction", ("fits, borderline, oom;", "peak and its parts"), "teal"),
+        Box(520, 160, 200, 84, "log of allocations", ("each block, its phase", "and its kind of tensor"), "gray"),
+        Box(260, 160, 200, 84, "allocator replay", ("with the card's limit,", "like PyTorch's allocator"), "blue"),
+        Box(20, 160, 180, 84, "prediction", ("fits, borderline or oom;", "peak and its parts"), "teal"),
         Arrow([(200, 62), (260, 62)]),
         Arrow([(460, 62), (520, 62)]),
         Arrow([(620, 104), (620, 160)]),
@@ -168,7 +168,7 @@ def prediction() -> str:
 
 
 def leasing() -> str:
-    """Draw a lease and its journal."""
+    """Draw the steps of a lease, and its journal."""
     parts: list[Box | Arrow] = [
         Box(20, 30, 130, 64, "request", ("node, hours",), "amber"),
         Box(190, 30, 130, 64, "free slot", ("earliest fit",), "blue"),
@@ -176,7 +176,7 @@ def leasing() -> str:
         Box(530, 30, 130, 64, "nodes", ("booted, reachable",), "teal"),
         Box(700, 30, 130, 64, "release", ("no resources left",), "teal"),
         Box(190, 170, 470, 70, "journal", ("intent before each operation, result after it: ledger.jsonl",), "gray"),
-        Box(700, 170, 130, 70, "orphans", ("tagged, not in", "the journal"), "amber"),
+        Box(700, 170, 130, 70, "orphans", ("tagged, but in no", "active lease"), "amber"),
         Arrow([(150, 62), (190, 62)]),
         Arrow([(320, 62), (360, 62)]),
         Arrow([(490, 62), (530, 62)]),

@@ -25,7 +25,7 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from docs.sentence_tables import HEADS, TEXT, sentence_rows  # noqa: E402
+from docs.sentence_tables import COLUMN_NAMES, INTRODUCTION, sentence_rows  # noqa: E402
 from experiments.cli.app import main  # noqa: E402
 from experiments.cli.parsing.commands import COMMANDS, load_command  # noqa: E402
 from experiments.cli.parsing.examples import examples  # noqa: E402
@@ -38,20 +38,20 @@ from experiments.suites.suite import Suite, suite_named, suite_names  # noqa: E4
 
 FIELD_PAGES: dict[str, tuple[str, type[BaseModel], str]] = {
     "suite": ("Suite fields", Suite, "A file in `experiments/suites/labs/` is one suite."),
-    "settings": ("Settings of a row", Settings, "The keys of `common`, `settings` and `per_card` in a suite."),
+    "settings": ("Settings of a row", Settings, "The allowed keys in `common`, `settings` and `per_card` of a suite."),
     "card": ("Card fields", Card, "An entry in `experiments/suites/catalog/cards.yaml`."),
     "model": ("Model fields", Model, "An entry in `experiments/suites/catalog/models.yaml`."),
     "profile": ("Cluster profile fields", Profile, "A file in `experiments/runners/slurm/clusters/`, or your own."),
 }
-SCHEMA_TEXT = {
+SCHEMA_INTRODUCTIONS = {
     "result": "The result of one row. `testbed run` writes one for each row.",
     "run": "The options of a run.",
     "verdict": "Every statement of a run with its status.",
     "predictions": "The predictions for the rows of a run.",
 }
-FOLDERS = ("catalog", "commands", "fields", "labs", "schemas", "sentences")
+GENERATED_FOLDERS = ("catalog", "commands", "fields", "labs", "schemas", "sentences")
 """Folders of reference/ that contain only generated pages."""
-COPIED = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+COPIED_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 REPOSITORY_LINK = re.compile(r"\[([^\]]+)\]\((?!docs/|https?:|#)[^)]+\)")
 
 
@@ -60,7 +60,7 @@ def generate(docs: Path) -> list[Path]:
     pages = {**copied_pages(), **command_pages(), **field_pages(), **schema_pages(), **lab_pages(), **catalog_pages()}
     pages |= sentence_pages()
     pages["reference/roles.md"] = roles_page()
-    for name in FOLDERS:
+    for name in GENERATED_FOLDERS:
         shutil.rmtree(docs / "reference" / name, ignore_errors=True)
     for name, text in pages.items():
         path = docs / name
@@ -70,8 +70,8 @@ def generate(docs: Path) -> list[Path]:
 
 
 def copied_pages() -> dict[str, str]:
-    """Return the pages in the repository's root folder, with links that work on the website."""
-    texts = {page: (ROOT / source).read_text() for source, page in COPIED.items()}
+    """Return the copies of pages in the root folder of the repository, with links that work on the website."""
+    texts = {page: (ROOT / source).read_text() for source, page in COPIED_PAGES.items()}
     return {page: REPOSITORY_LINK.sub(r"\1", text).replace("](docs/", "](") for page, text in texts.items()}
 
 
@@ -83,7 +83,7 @@ def public_commands() -> dict[str, Any]:
 def command_pages() -> dict[str, str]:
     """Return a page for each public command, and their index."""
     commands = public_commands()
-    rows = [(f"[testbed {name}]({name}.md)", _summary(command)) for name, command in commands.items()]
+    rows = [(f"[testbed {name}]({name}.md)", _first_paragraph(command)) for name, command in commands.items()]
     index = ["# Commands", _table(("command", "description"), rows), "See also: [exit codes](../exit-codes.md)."]
     return {"reference/commands/index.md": "\n\n".join(index)} | {
         f"reference/commands/{name}.md": command_page(name, command) for name, command in commands.items()
@@ -92,18 +92,18 @@ def command_pages() -> dict[str, str]:
 
 def command_page(name: str, command: Any) -> str:
     """Return the page of one command: usage, arguments, options."""
-    usage, _, _ = _printed(name, "--help").strip().partition("\n\n")
-    parts = [f"# testbed {name}", _markdown(command.help or ""), f"```text\n{usage.removeprefix('Usage: ')}\n```"]
+    usage, _, _ = _output_of(name, "--help").strip().partition("\n\n")
+    parts = [f"# testbed {name}", _plain_markdown(command.help or ""), f"```text\n{usage.removeprefix('Usage: ')}\n```"]
     context = command.make_context(name, [], resilient_parsing=True)
     for kind in ("argument", "option"):
         if found := help_records(command, context, kind):
-            rows = [(_code(names), meaning) for names, meaning in found]
+            rows = [(_as_code(names), meaning) for names, meaning in found]
             parts += [f"## {kind.title()}s", _table((kind, "meaning"), rows)]
     lines = "\n".join(examples()[name])
     return "\n\n".join([*parts, "## Examples", f"```text\n{lines}\n```"])
 
 
-def _printed(*arguments: str) -> str:
+def _output_of(*arguments: str) -> str:
     """Return what `testbed ARGUMENTS` prints."""
     output = io.StringIO()
     with patch.object(sys, "argv", ["testbed"]), contextlib.redirect_stdout(output):
@@ -116,8 +116,8 @@ def field_pages() -> dict[str, str]:
     pages = {}
     for name, (title, root, text) in FIELD_PAGES.items():
         sections = [f"# {title}", text]
-        for model in _nested(root):
-            sections += [f"## {model.__name__}", _markdown(model.__doc__ or ""), _fields_table(model)]
+        for model in _nested_models(root):
+            sections += [f"## {model.__name__}", _plain_markdown(model.__doc__ or ""), _fields_table(model)]
         pages[f"reference/fields/{name}.md"] = "\n\n".join(sections)
     return pages
 
@@ -125,11 +125,15 @@ def field_pages() -> dict[str, str]:
 def schema_pages() -> dict[str, str]:
     """Return a page for each schema that `testbed schema` prints, and the schema itself as a separate file."""
     pages = {}
-    for name, schema in json.loads(_printed("schema")).items():
+    for name, schema in json.loads(_output_of("schema")).items():
         text = json.dumps(schema, indent=2)
-        sections = [f"# {name}.json", SCHEMA_TEXT.get(name, ""), f"The JSON schema: [{name}.json]({name}.json)."]
+        sections = [
+            f"# {name}.json",
+            SCHEMA_INTRODUCTIONS.get(name, ""),
+            f"The JSON schema: [{name}.json]({name}.json).",
+        ]
         for title, part in {schema.get("title", name): schema, **schema.get("$defs", {})}.items():
-            sections += [f"## {title}", _markdown(part.get("description", "")), _properties_table(part)]
+            sections += [f"## {title}", _plain_markdown(part.get("description", "")), _properties_table(part)]
         pages[f"reference/schemas/{name}.md"] = "\n\n".join(sections)
         pages[f"reference/schemas/{name}.json"] = text
     return pages
@@ -147,7 +151,7 @@ def lab_page(suite: Suite) -> str:
             f"`{row.id}`",
             row.title,
             ", ".join(row.cards or suite.cards),
-            _inline(row.settings),
+            _settings_in_words(row.settings),
             row.expect.outcome or "",
         )
         for row in suite.rows
@@ -157,7 +161,7 @@ def lab_page(suite: Suite) -> str:
         [
             f"# {suite.title}",
             f"Suite `{suite.suite}`, version {suite.version}. {suite.source}.",
-            f"Cards: {', '.join(suite.cards)}. Settings that all rows share: {_inline(suite.common)}.",
+            f"Cards: {', '.join(suite.cards)}. Settings that all rows share: {_settings_in_words(suite.common)}.",
             "## Rows",
             _table(("row", "title", "cards", "settings of the row", "expected outcome"), rows),
             "## Claims",
@@ -167,17 +171,17 @@ def lab_page(suite: Suite) -> str:
 
 
 def sentence_pages() -> dict[str, str]:
-    """Return a page for each suite: the sentences of its lab, their statements, and what came out."""
+    """Return a page for each suite: the sentences of its lab, their statements, and the verdicts."""
     return {
         f"reference/sentences/{suite.suite}.md": "\n\n".join(
-            [f"# What the lab says: {suite.title}", TEXT, _table(HEADS, sentence_rows(suite))]
+            [f"# Sentences of the lab: {suite.title}", INTRODUCTION, _table(COLUMN_NAMES, sentence_rows(suite))]
         )
         for suite in map(suite_named, suite_names())
     }
 
 
 def catalog_pages() -> dict[str, str]:
-    """Return the pages of cards and models."""
+    """Return the pages of the catalog: cards and models."""
     card_rows = [
         (
             f"`{name}`",
@@ -206,9 +210,10 @@ def catalog_pages() -> dict[str, str]:
         for name, model in models().items()
     ]
     usable = (
-        "Usable is what one process can allocate: the card's memory less its CUDA context. PyTorch for: the build of "
-        f"PyTorch 2.11 to 2.13 that runs on the card; the course's image has PyTorch for CUDA {IMAGE_CUDA}. Other GPUs "
-        "are named by memory, such as `--card 24GiB`. Sources: `experiments/suites/catalog/cards.yaml`."
+        "Usable memory is the memory that one process can allocate: the memory of the card, less its CUDA context. "
+        "The column PyTorch for names the build of PyTorch 2.11 to 2.13 that runs on the card; the course's image has "
+        f"PyTorch for CUDA {IMAGE_CUDA}. For any other GPU, use its memory, such as `--card 24GiB`. "
+        "`experiments/suites/catalog/cards.yaml` names the sources."
     )
     return {
         "reference/catalog/cards.md": f"# Cards\n\n{usable}\n\n{_table(card_heads, card_rows)}",
@@ -221,37 +226,37 @@ def roles_page() -> str:
     """Return the page of Ansible roles, in the order in which they run."""
     site = yaml.safe_load((ROOT / "ansible" / "site.yml").read_text())
     named = [role if isinstance(role, str) else role["role"] for play in site for role in play.get("roles", [])]
-    folders = sorted((ROOT / "ansible" / "roles").iterdir(), key=lambda path: (_order(named, path.name), path.name))
-    sections = ["# Ansible roles", "The variables of each role, from its `defaults/main.yml`."]
+    folders = sorted((ROOT / "ansible" / "roles").iterdir(), key=lambda path: (_position(named, path.name), path.name))
+    sections = ["# Ansible roles", "This page lists the variables of each role, from its `defaults/main.yml`."]
     for folder in folders:
         defaults = (folder / "defaults" / "main.yml").read_text().removeprefix("---\n").strip()
         sections += [f"## {folder.name}", f"```yaml\n{defaults}\n```"]
     return "\n\n".join(sections)
 
 
-def _order(names: list[str], name: str) -> int:
+def _position(names: list[str], name: str) -> int:
     return names.index(name) if name in names else len(names)
 
 
-def _summary(command: Any) -> str:
+def _first_paragraph(command: Any) -> str:
     return (command.help or "").partition("\n\n")[0]
 
 
-def _nested(root: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield ``root`` and the models in its fields, each once, in reading order."""
+def _nested_models(root: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield ``root`` and the models of its fields and of their fields, each once, in reading order."""
     seen, waiting = set(), [root]
     while waiting:
         model = waiting.pop(0)
         if model not in seen:
             seen.add(model)
             yield model
-            waiting += [inner for field in model.model_fields.values() for inner in _models_in(field.annotation)]
+            waiting += [inner for field in model.model_fields.values() for inner in _models_of_type(field.annotation)]
 
 
-def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+def _models_of_type(annotation: Any) -> Iterable[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
+    return [model for part in get_args(annotation) for model in _models_of_type(part)]
 
 
 def _fields_table(model: type[BaseModel]) -> str:
@@ -290,7 +295,7 @@ def _type_name(annotation: Any) -> str:
         return _type_name(arguments[0])
     names = {str: "text", int: "whole number", float: "number", bool: "true / false", Any: "any value"}
     name = names.get(annotation) or getattr(annotation, "__name__", str(annotation))
-    return f"[{name}](#{name.lower()})" if _models_in(annotation) else name
+    return f"[{name}](#{name.lower()})" if _models_of_type(annotation) else name
 
 
 def _properties_table(schema: dict[str, Any]) -> str:
@@ -318,35 +323,35 @@ def _schema_type(schema: dict[str, Any]) -> str:
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     heads = list(heads)
-    lines = [heads, ["---"] * len(heads), *([_cell(cell) for cell in row] for row in rows)]
+    lines = [heads, ["---"] * len(heads), *([_table_cell(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(text: str) -> str:
-    """Return text for a cell; Markdown splits cells at bars outside of code only."""
-    parts = re.split(r"(`[^`]*`)", _markdown(" ".join(str(text).split())))
+def _table_cell(text: str) -> str:
+    """Return the text of a table cell, with vertical bars outside of code escaped, at which Markdown would split it."""
+    parts = re.split(r"(`[^`]*`)", _plain_markdown(" ".join(str(text).split())))
     return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in parts)
 
 
-def _inline(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_value(value)}" for key, value in settings.items())
+def _settings_in_words(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_value_in_words(value)}" for key, value in settings.items())
 
 
-def _value(value: Any) -> str:
-    return f"({_inline(value)})" if isinstance(value, dict) else str(value)
+def _value_in_words(value: Any) -> str:
+    return f"({_settings_in_words(value)})" if isinstance(value, dict) else str(value)
 
 
-def _code(text: str) -> str:
+def _as_code(text: str) -> str:
     return f"`{text}`"
 
 
-def _markdown(text: str) -> str:
+def _plain_markdown(text: str) -> str:
     """Return plain text so that Markdown shows it unchanged, except for text in backticks and links."""
     parts = re.split(r"(``[^`]+``|`[^`]+`)", inspect.cleandoc(text))
-    return "".join(_escaped(part) if index % 2 == 0 else part for index, part in enumerate(parts))
+    return "".join(_escape(part) if index % 2 == 0 else part for index, part in enumerate(parts))
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("*", "\\*").replace("<", "&lt;")
 
 

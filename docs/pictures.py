@@ -21,26 +21,28 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "pictures"
-WIDTH = {"run": 100, "predict": 120, "list": 100}
+TERMINAL_WIDTHS = {"run": 100, "predict": 120, "list": 100}
 COMMANDS = {
     "run": "run single_gpu_blip2 --row baseline --row reduced-batch --row xxl-sgd --size tiny",
     "predict": "predict single_gpu_blip2/xxl-sgd --card a100_80gb",
     "list": "list",
 }
-LIVE = ("run",)
-"""Commands that redraw their lines on a terminal. For these, the output to a file is drawn, in these colors."""
+REDRAWN_COMMANDS = ("run",)
+"""Commands that redraw their lines on a terminal. Their picture shows the output to a pipe, with STATUS_COLORS."""
 STATUS_COLORS = {r"^ pass\b": "green", r"^ fail\b": "red", r"^ error\b": "red", r"^ not evaluated\b": "dim"}
 STORED_RUN = ROOT / "experiments" / "evidence" / "single_gpu_blip2-a100_80gb-full-verdict"
 REPORT_WIDTH = 1000
 REPORT_SCALE = 0.825
-ONLY_MEMORY = "header, section:not(#memory) { display: none } #memory { margin-top: 0 } body, main { padding-top: 0 }"
+MEMORY_SECTION_CSS = (
+    "header, section:not(#memory) { display: none } #memory { margin-top: 0 } body, main { padding-top: 0 }"
+)
 FONT_FACE = re.compile(r"@font-face \{.*?\}", re.DOTALL)
 
 
-def take(name: str) -> None:
-    """Run the command with this name in a new folder, and draw its output."""
-    command, width = COMMANDS[name], WIDTH[name]
-    color = {} if name in LIVE else {"FORCE_COLOR": "1"}
+def draw_command(name: str) -> None:
+    """Run the command with this name in a temporary folder, and draw its output as SVG."""
+    command, width = COMMANDS[name], TERMINAL_WIDTHS[name]
+    color = {} if name in REDRAWN_COMMANDS else {"FORCE_COLOR": "1"}
     with tempfile.TemporaryDirectory() as folder:
         ran = subprocess.run(
             [sys.executable, "-m", "experiments", *command.split()],
@@ -51,22 +53,22 @@ def take(name: str) -> None:
             check=False,
         )
     console = Console(record=True, width=width, file=open(os.devnull, "w"))  # noqa: SIM115
-    typed = command.removesuffix(" --size tiny")
-    console.print(Text(f"$ testbed {typed}", "bold"))
-    console.print(_colored(ran.stdout.rstrip()))
+    shown_command = command.removesuffix(" --size tiny")
+    console.print(Text(f"$ testbed {shown_command}", "bold"))
+    console.print(_with_status_colors(ran.stdout.rstrip()))
     svg = FONT_FACE.sub("", console.export_svg(title="testbed", unique_id=name))
     (FOLDER / f"{name}.svg").write_text(re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE))
 
 
-def _colored(output: str) -> Text:
+def _with_status_colors(output: str) -> Text:
     text = Text.from_ansi(output)
     for pattern, style in STATUS_COLORS.items():
         text.highlight_regex(re.compile(pattern, re.MULTILINE), style)
     return text
 
 
-def take_report() -> None:
-    """Draw the top of a stored run's report, and its memory chart below it, with a headless Chromium."""
+def draw_report() -> None:
+    """Draw the top of a stored run's report, and the memory chart below it, as PNG with a headless Chromium."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = folder / STORED_RUN.name
@@ -74,8 +76,8 @@ def take_report() -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-m", "experiments", "report", str(run)], env=environment, check=True)
         page = (run / "report.html").read_text()
-        memory = page.replace("</head>", f"<style>{ONLY_MEMORY}</style></head>")
-        parts = [_shot(folder, text, height) for text, height in ((page, 665), (memory, 1040))]
+        memory = page.replace("</head>", f"<style>{MEMORY_SECTION_CSS}</style></head>")
+        parts = [_screenshot(folder, text, height) for text, height in ((page, 665), (memory, 1040))]
     picture = Image.new("RGB", (REPORT_WIDTH, sum(part.height for part in parts)))
     picture.paste(parts[0], (0, 0))
     picture.paste(parts[1], (0, parts[0].height))
@@ -83,7 +85,7 @@ def take_report() -> None:
     picture.quantize(128).save(ROOT / "experiments" / "evidence" / "report.png", optimize=True)
 
 
-def _shot(folder: Path, page: str, height: int) -> Image.Image:
+def _screenshot(folder: Path, page: str, height: int) -> Image.Image:
     html, png = folder / "page.html", folder / "page.png"
     html.write_text(page)
     size = f"--window-size={REPORT_WIDTH},{height}"
@@ -95,4 +97,4 @@ def _shot(folder: Path, page: str, height: int) -> Image.Image:
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for chosen in sys.argv[1:] or [*COMMANDS, "report"]:
-        take_report() if chosen == "report" else take(chosen)
+        draw_report() if chosen == "report" else draw_command(chosen)

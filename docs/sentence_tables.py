@@ -1,4 +1,4 @@
-"""Pages of the labs' sentences: each with its statements, and the best evidence that is stored for them."""
+"""Tables of the labs' sentences: each with the statements that check it, and the best stored evidence for them."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,26 +9,26 @@ from experiments.suites.sentences import sentences_of
 from experiments.suites.suite import Suite
 
 EVIDENCE = Path(experiments.__file__).parent / "evidence"
-HEADS = ("the lab says", "place", "statement", "status", "grade", "value or reason")
-TEXT = (
-    "What the lab says would come of its experiments, in our words, the statements that check it, and the best "
-    "evidence that `experiments/evidence` has for each: *measured* on the card itself, *emulated* (measured on a GPU "
-    "that emulates the card), or *predicted* at full size without a GPU. [What a grade means]"
-    "(../../concepts/statements.md#how-sure-is-it)."
+COLUMN_NAMES = ("the lab says", "place", "statement", "status", "grade", "value or reason")
+INTRODUCTION = (
+    "This table lists the results that the lab states, in our own words, and the statements that check them. For each "
+    "statement, it shows the best evidence in `experiments/evidence`. The [grade of evidence]"
+    "(../../concepts/statements.md#how-sure-is-it) is *measured* (on the card itself), *emulated* (measured on a GPU "
+    "that emulates the card), or *predicted* (at full size, without a GPU)."
 )
 
 
 def sentence_rows(suite: Suite) -> Iterator[tuple[str, ...]]:
-    """Yield a row of the table for each statement of each sentence, in the order of the lab."""
+    """Yield the cells of a table row for each statement of each sentence, in the order of the lab."""
     best = best_verdicts(stored_evaluations(suite))
     for sentence in sentences_of(suite):
         for number, statement in enumerate(sentence.statements):
             first = (sentence.says, sentence.at) if number == 0 else ("", "")
-            yield (*first, *_cells(statement, best.get(statement)))
+            yield (*first, *_verdict_cells(statement, best.get(statement)))
 
 
 def stored_evaluations(suite: Suite) -> list[tuple[str, Evaluation]]:
-    """Return the stored evaluations of a suite's runs by card, in the order of the suite's cards."""
+    """Return each stored evaluation of a suite with its card, in the order of the suite's cards."""
     paths = sorted(EVIDENCE.glob(f"{suite.suite}-*/verdict.json"))
     found = [Evaluation.model_validate_json(path.read_bytes()) for path in paths]
     known = [(one.run.card, one) for one in found if one.run.card in suite.cards]
@@ -36,21 +36,21 @@ def stored_evaluations(suite: Suite) -> list[tuple[str, Evaluation]]:
 
 
 def best_verdicts(evaluations: Iterable[tuple[str, Evaluation]]) -> dict[str, tuple[str, Verdict]]:
-    """Return the verdict with the best grade of each statement, with its card; of equal grades the first."""
+    """Return for each statement, by id, the card and verdict with the best grade; if several have it, the first."""
     best: dict[str, tuple[str, Verdict]] = {}
     for card, evaluation in evaluations:
         for verdict in evaluation.verdicts:
-            if verdict.id not in best or _rank(verdict) < _rank(best[verdict.id][1]):
+            if verdict.id not in best or _evidence_rank(verdict) < _evidence_rank(best[verdict.id][1]):
                 best[verdict.id] = (card, verdict)
     return best
 
 
-def _rank(verdict: Verdict) -> tuple[int, bool]:
-    """Return an order: the grade, then those with a value, whose reason says more than that a row has not run."""
+def _evidence_rank(verdict: Verdict) -> tuple[int, bool]:
+    """Return a sort key, best evidence first: by grade, then verdicts with a value before those without."""
     return GRADES.index(verdict.grade) if verdict.grade else len(GRADES), not verdict.value
 
 
-def _cells(statement: str, found: tuple[str, Verdict] | None) -> tuple[str, str, str, str]:
+def _verdict_cells(statement: str, found: tuple[str, Verdict] | None) -> tuple[str, str, str, str]:
     if found is None:
         return f"`{statement}`", "not evaluated", "", "no stored run has it"
     card, verdict = found

@@ -18,21 +18,21 @@ from experiments.results.wording import format_duration
 from experiments.run_options import RunOptions
 from experiments.runners.progress import View
 from experiments.runners.targets import expected_target
-from provision.availability.matching import fitting
+from provision.availability.matching import matching_hosts
 from provision.availability.times import length_in_words
 from provision.configure.playbook import Setup, configure
-from provision.errors import UNTOUCHED
+from provision.errors import UNTOUCHED_LEASE_ERRORS
 from provision.leasing import lease as leasing
 from provision.leasing import release as releasing
 from provision.leasing.account import require_credential_for
-from provision.leasing.cost import costing, costs_reported, used_in_words
+from provision.leasing.cost import cost_in_words, report_cost_on_exit, running_cost
 from provision.leasing.doctor import examine
 from provision.leasing.journal import Machine
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest, slot_in_words
-from provision.leasing.reserve import choose
+from provision.leasing.reserve import choose_slots
 from provision.models import Gpu, Node
-from provision.sites.base import PretendedServers, Testbed
+from provision.sites.base import SimulatedServers, Testbed
 
 STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
 """The stages in order. The stage "run" also evaluates and reports each suite."""
@@ -109,7 +109,7 @@ def reproduce(
             _show_predictions(runs, view)
     if not active:
         with stages.stage("slots"):
-            slot = slot_in_words(choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
+            slot = slot_in_words(choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
             view.says(slot)
         require_credential_for(site, reconciler, lease_request.requirements)
         confirm(slot)
@@ -129,7 +129,7 @@ def _run_on_lease(
             _configure(site, machines, reproduction.setup, view)
         with stages.stage("run"):
             return _run_on_machines(runs, view)
-    except UNTOUCHED:
+    except UNTOUCHED_LEASE_ERRORS:
         release = False
         raise
     finally:
@@ -137,12 +137,12 @@ def _run_on_lease(
             with stages.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
         elif active := reconciler.journal.active_lease(lease_request.name):
-            view.says(costing(reconciler, active))
+            view.says(running_cost(reconciler, active))
         view.says(stages.summary())
 
 
 def _configure(site: Testbed, machines: Sequence[Machine], setup: Setup, view: View) -> None:
-    if isinstance(site, PretendedServers):
+    if isinstance(site, SimulatedServers):
         view.says("demonstration: no node is configured; the rows run as tiny models on this machine")
     else:
         configure(machines, setup, view.says)
@@ -154,7 +154,7 @@ def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
     name = reproduction.lease_request.name
     left = [(run.suite.suite, len(run.rows_left())) for run in _prepare_runs(reproduction, reconciler)]
     return [
-        *leasing.plan(reproduction.site, reconciler, reproduction.lease_request),
+        *leasing.planned_calls(reproduction.site, reconciler, reproduction.lease_request),
         f"ansible: configure the machines of {name}, image {reproduction.setup.image_variant}",
         *(f"slurm on {name}: run {rows} row(s) of {suite}, download the results" for suite, rows in left if rows),
         *([] if reproduction.keep else [f"release {name}: servers, volumes, addresses, key and lease"]),
@@ -183,7 +183,7 @@ def _prepare_runs(reproduction: Reproduction, reconciler: Reconciler) -> list[Pr
 
 
 def _expected_node(reproduction: Reproduction, reconciler: Reconciler) -> Node:
-    host = fitting(reconciler.query(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
+    host = matching_hosts(reconciler.query(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
     gpus = tuple(Gpu(index, host.gpu_model, host.gpu_memory_gib, "") for index in range(host.gpus))
     return Node(f"a node {host.node_type} at {host.site}", gpus, 0, 0.0, "")
 
@@ -219,7 +219,7 @@ def _release(site: Testbed, reconciler: Reconciler, name: str, view: View) -> No
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
         return
-    used = used_in_words(site, reconciler, active_lease)
-    with costs_reported(reconciler, name):
+    used = cost_in_words(site, reconciler, active_lease)
+    with report_cost_on_exit(reconciler, name):
         releasing.release(site, reconciler, active_lease)
     view.says(f"{name} is released; cost: {used}")

@@ -1,4 +1,4 @@
-"""Checks of a machine or a site: each passes or names its remedy. No message contains a secret."""
+"""Checks of a machine or a site. A failed check names its fix. No message contains a secret."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from provision.errors import ProvisionError, Unreachable
 
 Status = Literal["ok", "warning", "failed", "not checked"]
 LABELS: dict[Status, str] = {"ok": "ok  ", "warning": "warn", "failed": "FAIL", "not checked": "skip"}
-RETRY = "retry later, and check chameleoncloud.org for outages"
+RETRY_FIX = "retry later, and check chameleoncloud.org for outages"
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result of a check: its name, its status, and one line with the finding and the remedy.
+    """The result of a check: its name, its status, and one line with the finding and the fix.
 
-    warning: something is missing that only ``needed_for`` needs. needed_for: what cannot be done unless it is ok.
+    needed_for: the abilities of the machine that need the check to be ok. status ``warning``: only these are missing.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether it neither failed nor was left out."""
+        """Whether the check was made and did not fail."""
         return self.status in ("ok", "warning")
 
     @property
@@ -35,23 +35,23 @@ class Check:
         return f"{LABELS[self.status]}  {self.name}: {self.text}{lacking}"
 
 
-def result_of(name: str, question: Callable[[], str], needed_for: tuple[str, ...] = ()) -> Check:
-    """Return the check whose finding ``question`` returns, or whose failure it raises as a ProvisionError."""
+def run_check(name: str, question: Callable[[], str], needed_for: tuple[str, ...] = ()) -> Check:
+    """Run a check: ``question`` returns the finding, or raises a ProvisionError if the check fails."""
     try:
         return Check(name, "ok", question(), needed_for)
     except Unreachable as problem:
-        return Check(name, "failed", f"{problem}; {RETRY}", needed_for)
+        return Check(name, "failed", f"{problem}; {RETRY_FIX}", needed_for)
     except ProvisionError as problem:
         return Check(name, "failed", str(problem), needed_for)
 
 
-def not_checked(names: Iterable[str], failed: str) -> list[Check]:
-    """Return the checks that cannot be made because the check ``failed`` did not pass."""
+def skip_checks(names: Iterable[str], failed: str) -> list[Check]:
+    """Return the checks that are skipped because the check ``failed`` did not pass."""
     return [Check(name, "not checked", f"needs {failed}") for name in names]
 
 
-def summary(checks: Sequence[Check]) -> str:
-    """Return how many checks passed, and which failed one to begin with."""
+def summary_in_words(checks: Sequence[Check]) -> str:
+    """Return the number of failed checks, and the first of them."""
     failed = [check.name for check in checks if check.status == "failed"]
     left_out = sum(check.status == "not checked" for check in checks)
     if not failed:
@@ -61,8 +61,8 @@ def summary(checks: Sequence[Check]) -> str:
     return f"{len(failed)} of {len(checks)} failed{more}; begin with {failed[0]}"
 
 
-def abilities(checks: Sequence[Check]) -> str:
-    """Return what this machine can do, and what it cannot do for the lack of what."""
+def abilities_in_words(checks: Sequence[Check]) -> str:
+    """Return what this machine can run, and what it cannot run, with the checks that are not ok."""
     lacking: dict[str, list[str]] = {}
     for check in checks:
         for ability in check.needed_for:

@@ -1,4 +1,4 @@
-"""Names that a user may choose from. Nothing but types is imported here, so that the command line starts fast."""
+"""Names that a user may choose from. This file imports only types, so that the command line starts fast."""
 
 from typing import Literal
 

@@ -39,7 +39,7 @@ Every message is a single line. At the command line a SiteError gives exit code 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-NEAREST = 3
+NEAREST_COUNT = 3
 
 
 class ProvisionError(Exception):
@@ -83,15 +83,15 @@ class ForeignLease(ProvisionError):
 
 
 class OtherAccount(ProvisionError):
-    """The active lease of that name was made with another account, which alone can see it; it is not touched."""
+    """The active lease of that name was made with another account; only that account sees it. It is not changed."""
 
 
 class LeaseMismatch(ProvisionError):
     """The active lease with that name has other hosts than requested; it is not changed."""
 
 
-UNTOUCHED = (ForeignLease, OtherAccount, LeaseMismatch)
-"""What is raised for a lease that is none of the command's: it is not released either."""
+UNTOUCHED_LEASE_ERRORS = (ForeignLease, OtherAccount, LeaseMismatch)
+"""Errors for a lease that the command did not create; the command does not release it."""
 
 
 class BadJournal(ProvisionError):
@@ -109,7 +109,7 @@ class SiteError(ProvisionError):
 class Unreachable(SiteError):
     """A service does not answer or has an internal error. The outcome of the request is unknown.
 
-    retry_after_s: how long the service asks to wait, 0 if it does not say.
+    retry_after_s: seconds that the service asks to wait, 0 if it does not state a time.
     """
 
     def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
@@ -186,7 +186,7 @@ class NotReleased(SiteError):
 
 
 def nearest(value: str, names: Iterable[str]) -> str:
-    """Return the ``NEAREST`` names most similar to ``value``, comma-separated; for a/b, the part b is also compared."""
+    """Return the ``NEAREST_COUNT`` names most similar to ``value``, comma-separated; for a/b, b is also compared."""
     spelled = {key.casefold(): name for name in sorted(names) for key in (name.rpartition("/")[2], name)}
-    keys = get_close_matches(value.casefold(), spelled, n=2 * NEAREST, cutoff=0)
-    return ", ".join(list(dict.fromkeys(spelled[key] for key in keys))[:NEAREST])
+    keys = get_close_matches(value.casefold(), spelled, n=2 * NEAREST_COUNT, cutoff=0)
+    return ", ".join(list(dict.fromkeys(spelled[key] for key in keys))[:NEAREST_COUNT])

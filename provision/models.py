@@ -16,7 +16,7 @@ TAG = re.compile(r"llm-testbed-[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as its driver reports it. memory_gib: what programs can use, in GiB (bytes / 1024**3)."""
+    """One GPU as its driver reports it. memory_gib: memory that programs can use, GiB (bytes / 1024**3)."""
 
     index: int
     name: str
@@ -35,7 +35,7 @@ class Node:
     processor: str
 
 
-def described(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str) -> Node:
+def describe_node(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str) -> Node:
     """Return a node whose description is composed of its parts."""
     names = sorted({gpu.name for gpu in gpus})
     counted = ", ".join(f"{sum(gpu.name == name for gpu in gpus)} x {name}" for name in names)
@@ -122,7 +122,7 @@ class TimeSlot:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who asks a site: names for people, ids for comparison, never a secret.
+    """The user and project of an account: names for messages, ids for comparison, never a secret.
 
     endpoint: keystone's URL. entry: the account's name in clouds.yaml, envvars for that of the OS_* variables.
     """
@@ -148,9 +148,9 @@ class Identity:
 
 @dataclass(frozen=True)
 class Credential:
-    """What limits the account's credential. ends: None if it does not expire, or if the site does not say so.
+    """The limits of the account's credential. ends: None if it does not expire, or if the site does not report its end.
 
-    restricted: whether it is an application credential with which the site makes no lease.
+    restricted: whether it is an application credential that is not allowed to create leases.
     """
 
     restricted: bool = False

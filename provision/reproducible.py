@@ -17,7 +17,7 @@ def write_archive(target: IO[bytes], files: Mapping[str, Path]) -> None:
         tarfile.open(fileobj=packed, mode="w") as archive,
     ):
         for name, path in sorted(files.items()):
-            _add(archive, path, name)
+            _add_file(archive, path, name)
 
 
 def archive_bytes(files: Mapping[str, Path]) -> bytes:
@@ -27,10 +27,10 @@ def archive_bytes(files: Mapping[str, Path]) -> bytes:
     return target.getvalue()
 
 
-def files_in(folder: Path, left_out: Collection[str]) -> list[Path]:
-    """Return the files under ``folder``, except those in a folder whose name is in ``left_out``."""
+def files_in(folder: Path, excluded: Collection[str]) -> list[Path]:
+    """Return the files under ``folder``, except those in a folder whose name is in ``excluded``."""
     paths = (path for path in folder.rglob("*") if path.is_file())
-    return [path for path in paths if not set(left_out) & set(path.relative_to(folder).parts)]
+    return [path for path in paths if not set(excluded) & set(path.relative_to(folder).parts)]
 
 
 def commit(checkout: Path) -> str:
@@ -41,7 +41,7 @@ def commit(checkout: Path) -> str:
     return subprocess.run(describe, capture_output=True, text=True).stdout.strip()
 
 
-def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
+def _add_file(archive: tarfile.TarFile, path: Path, name: str) -> None:
     entry = tarfile.TarInfo(name)
     entry.uname = entry.gname = "root"
     entry.size, entry.mode = path.stat().st_size, 0o755 if path.stat().st_mode & 0o100 else 0o644

@@ -11,22 +11,23 @@ import pytest
 from experiments.system.files import CODE
 
 PACKAGES = ("experiments", "provision")
-SOURCES = [path for package in PACKAGES for path in sorted((CODE / package).rglob("*.py"))]
+SOURCES = (*PACKAGES, "tests")
+FOLDERS = sorted({path.parent for folder in SOURCES for path in (CODE / folder).rglob("*.py")})
 
 
 def test_the_top_of_experiments_has_at_most_six_python_files():
     assert len(list((CODE / "experiments").glob("*.py"))) <= 6
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(CODE)))
 def test_a_folder_has_at_most_fourteen_modules(folder: Path):
     modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
     assert len(modules) <= 14, modules
 
 
-def test_no_file_of_code_is_longer_than_400_lines():
+def test_no_file_of_code_or_tests_is_longer_than_400_lines():
     endings = {".py", ".cpp", ".h", ".js", ".html", ".css"}
-    files = [path for package in PACKAGES for path in (CODE / package).rglob("*") if path.suffix in endings]
+    files = [path for folder in SOURCES for path in (CODE / folder).rglob("*") if path.suffix in endings]
     lengths = {str(path.relative_to(CODE)): len(path.read_text().splitlines()) for path in files}
     assert {path: lines for path, lines in lengths.items() if lines > 400} == {}
 

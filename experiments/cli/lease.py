@@ -64,7 +64,7 @@ def slots(
 
     requirements = options.requirements()
     sites, reconciler = _connect_to_sites(site), new_reconciler(site)
-    found = reserve.choose_among(sites, reconciler, requirements, options.at_once, limit)
+    found = reserve.choose_slots_among(sites, reconciler, requirements, options.at_once, limit)
     if as_json:
         print_json(found)
         return
@@ -100,7 +100,7 @@ def lease(
     from provision.leasing import release as releasing
     from provision.leasing import reserve
     from provision.leasing.account import require_credential_for
-    from provision.leasing.cost import costs_reported
+    from provision.leasing.cost import report_cost_on_exit
     from provision.leasing.request import slot_in_words
     from provision.sites.base import connect_to
 
@@ -114,18 +114,18 @@ def lease(
     active = reconciler.journal.active_lease(lease_request.name)
     if active and site == ANY_SITE:
         sites = [connect_to(active.site, active.account.entry if active.account else "")]
-    connected = reserve.site_of_earliest(sites, reconciler, requirements, at_once, watch)
+    connected = reserve.site_with_earliest_slot(sites, reconciler, requirements, at_once, watch)
     if dry_run:
-        show_plan(leasing.plan(connected, reconciler, lease_request), as_json)
+        show_plan(leasing.planned_calls(connected, reconciler, lease_request), as_json)
         return
     if run and not keep and not active:
         require_credential_for(connected, reconciler, requirements)
     if not active:
-        slot = partial(reserve.choose, connected, reconciler, requirements, at_once)
+        slot = partial(reserve.choose_slots, connected, reconciler, requirements, at_once)
         confirm(yes, f"lease {lease_request.name}:", None if watch else lambda: slot_in_words(slot()[0]))
     stop_as_interrupt()
     at_end = releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext()
-    with costs_reported(reconciler, lease_request.name), at_end:
+    with report_cost_on_exit(reconciler, lease_request.name), at_end:
         leased = leasing.lease(connected, reconciler, lease_request, wait=wait, watch=watch)
         if as_json:
             print_json(leased)
@@ -172,7 +172,7 @@ def status(
     states, problems = [], []
     for active_lease in chosen:
         try:
-            states.append(releasing.state(connect_to_lease(reconciler, active_lease), reconciler, active_lease))
+            states.append(releasing.lease_state(connect_to_lease(reconciler, active_lease), reconciler, active_lease))
         except (OtherAccount, NoCredentials, SiteError) as problem:
             problems.append(problem)
     if len(problems) == len(chosen) == 1:
@@ -229,18 +229,18 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
     """Release servers, addresses and lease; verify that none is left."""
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
-    from provision.leasing.cost import costs_reported
-    from provision.leasing.resources import listed
+    from provision.leasing.cost import report_cost_on_exit
+    from provision.leasing.resources import list_once
 
     reconciler = reconciler_of(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_lease(reconciler, active_lease)
-    resources = listed(connected, active_lease)
+    resources = list_once(connected, active_lease)
     if dry_run:
         show_plan([f"delete {resource} at {active_lease.site}" for resource in resources], as_json)
         return
     confirm(yes, f"release {active_lease.name}: {', '.join(resources) or 'no resources'}")
-    with costs_reported(reconciler, active_lease.name):
+    with report_cost_on_exit(reconciler, active_lease.name):
         releasing.release(connected, reconciler, active_lease)
     if as_json:
         print_json({"released": resources})
@@ -264,14 +264,14 @@ def doctor(
     """
     from experiments.run_options import RunOptions
     from experiments.runners.preflight import preflight
-    from provision.checks import abilities
+    from provision.checks import abilities_in_words
 
     options = RunOptions(profile=profile, account=account)
     checks = preflight(options, site, key_for(site or "", key), new_reconciler(site or ""))
     if as_json:
         print_json(checks)
     else:
-        show_checks(checks, *([] if site else [abilities(checks)]))
+        show_checks(checks, *([] if site else [abilities_in_words(checks)]))
     raise typer.Exit(1 if any(check.status == "failed" for check in checks) else 0)
 
 
@@ -284,15 +284,15 @@ def _connect_to_sites(name: str) -> "list[Testbed]":
 def _show_calendar(
     site: "Testbed", reconciler: "Reconciler", options: LeaseOptions, found: "Sequence[TimeSlot]", days: int
 ) -> None:
-    from provision.availability.calendar import calendar
-    from provision.availability.matching import fitting
+    from provision.availability.calendar import draw_calendar
+    from provision.availability.matching import matching_hosts
     from provision.errors import NoSuchHost
 
     now, here = reconciler.clock.now(), [slot for slot in found if slot.hosts[0].site == site.name]
     with suppress(NoSuchHost):
-        hosts = fitting(reconciler.query(site.hosts), options.requirements())
+        hosts = matching_hosts(reconciler.query(site.hosts), options.requirements())
         bookings = reconciler.query(site.bookings)
-        console().print(calendar(hosts, bookings, here, (now, now + timedelta(days=days)), options.time_zone))
+        console().print(draw_calendar(hosts, bookings, here, (now, now + timedelta(days=days)), options.time_zone))
 
 
 def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:

@@ -36,14 +36,14 @@ def orphans_command(
     as_json: Json = False,
 ) -> None:
     """List your tagged resources that no active lease covers."""
-    from provision.leasing.leaked import delete_leaked, leaked_resources, selected
+    from provision.leasing.leaked import delete_leaked, leaked_resources, select_by_tag
     from provision.sites.base import connect_to
 
     if tags and not clean:
         raise InputError(f"TAG {tags[0]!r}: allowed with --clean only")
     connected, reconciler = connect_to(site), new_reconciler(site)
     found = leaked_resources(connected, reconciler)
-    chosen = selected(found, tags or []) if clean else []
+    chosen = select_by_tag(found, tags or []) if clean else []
     if chosen and not dry_run:
         confirm(yes, f"delete {', '.join(resource for orphan in chosen for resource in orphan.resources)}")
         delete_leaked(connected, reconciler, chosen)

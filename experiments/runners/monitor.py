@@ -20,7 +20,7 @@ from provision.ssh.shell import Shell
 
 GPU_QUERY = f"""\
 command -v nvidia-smi > /dev/null || exit 0
-{nvidia_smi.STATUS} | sed 's/^/gpu, /'
+{nvidia_smi.STATUS_COMMAND} | sed 's/^/gpu, /'
 nvidia-smi --query-compute-apps=gpu_uuid,pid --format=csv,noheader | tr -d , | while read -r gpu pid; do
   row=$(tr '\\0' '\\n' < /proc/$pid/environ 2> /dev/null | sed -n 's/^{ROW_VARIABLE}=//p')
   echo "process, $gpu, $pid, $row"
@@ -111,7 +111,7 @@ def gpus_in(text: str, node: str) -> list[MonitoredGpu]:
             tuple(dict.fromkeys(users.get(gpu.uuid, ()))),
         )
         for line in lines
-        if line[0] == "gpu" and (gpu := nvidia_smi.status_of(",".join(line[1:])))
+        if line[0] == "gpu" and (gpu := nvidia_smi.parse_status(",".join(line[1:])))
     ]
 
 

@@ -29,10 +29,10 @@ from provision.choices import DEMO, REGIONS, TESTBEDS, ImageVariant
 from provision.clock import Clock
 from provision.errors import UnknownSite
 from provision.hardware import local
-from provision.hardware.remote import node_over
+from provision.hardware.remote import remote_node
 from provision.leasing.journal import ActiveLease, Journal
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.release import ends_at, is_leased
+from provision.leasing.release import current_end, is_leased
 from provision.models import Node
 from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
@@ -245,10 +245,10 @@ def _leased_target(site: str, journal: Journal, image_variant: ImageVariant) -> 
     """Return the first machine of the only lease at ``site`` as a cluster; the other machines are its other nodes."""
     active_lease = _only_active_lease(site, journal)
     shell = _ssh_shell(active_lease.machines[0].login)
-    node = node_over(shell)
+    node = remote_node(shell)
     cluster = Cluster(shell, leased_profile(node, len(active_lease.machines), image_variant))
     query = Reconciler(journal, Clock(), lambda _: None), active_lease
-    return ClusterTarget(node, cluster, partial(ends_at, *query), partial(is_leased, *query))
+    return ClusterTarget(node, cluster, partial(current_end, *query), partial(is_leased, *query))
 
 
 def _only_active_lease(site: str, journal: Journal) -> ActiveLease:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from rich.console import Group
 from rich.text import Text
 
-from provision.availability.matching import hardware
+from provision.availability.matching import hardware_in_words
 from provision.availability.search import CLEANING
 from provision.availability.times import MINUTE, length_in_words
 from provision.models import Booking, Host, TimeSlot
@@ -25,12 +25,12 @@ SYMBOLS = {
     "cleaning": ("▒", "yellow"),
     "free": ("·", "dim"),
 }
-CELLS = 60
+SYMBOLS_PER_LINE = 60
 """Approximate number of symbols per line; with the name of a node, a line fits 80 columns."""
-TICK = 12
+SYMBOLS_PER_TICK = 12
 """Number of symbols between two times in the header."""
 DAY_MINUTES = 24 * 60
-STEPS = (10, 30, 60, 120, 240, 480, 720)
+MINUTES_PER_SYMBOL = (10, 30, 60, 120, 240, 480, 720)
 """Minutes that a symbol may represent; it may also represent whole days."""
 
 
@@ -48,7 +48,7 @@ class _Axis:
         return slice(max(first, 0), min(max(last, 0), self.cells * self.step))
 
 
-def calendar(
+def draw_calendar(
     hosts: Sequence[Host],
     bookings: Iterable[Booking],
     slots: Sequence[TimeSlot],
@@ -59,48 +59,50 @@ def calendar(
 
     The header has times in UTC and in ``zone``.
     """
-    axis, zones = _axis(*window), clocks(zone)
+    axis, zones = _make_axis(*window), shown_zones(zone)
     booked = defaultdict(list)
     for booking in bookings:
         booked[booking.host_id].append(booking)
     margin = max(len(name) for name in [one.key for one in zones] + [f"  {host.name}" for host in hosts]) + 2
-    lines = [Text(clock.key.ljust(margin) + _ticks(axis, clock), "dim") for clock in zones]
-    for kind, group in groupby(sorted(hosts, key=lambda host: (hardware(host), host.name)), key=hardware):
+    lines = [Text(clock.key.ljust(margin) + _tick_labels(axis, clock), "dim") for clock in zones]
+    for kind, group in groupby(
+        sorted(hosts, key=lambda host: (hardware_in_words(host), host.name)), key=hardware_in_words
+    ):
         lines.append(Text(kind, "bold"))
         for host in group:
-            states = _states(axis, booked[host.id], [slot for slot in slots if host in slot.hosts])
-            lines.append(Text(f"  {host.name}".ljust(margin)) + _symbols(states))
+            states = _symbol_states(axis, booked[host.id], [slot for slot in slots if host in slot.hosts])
+            lines.append(Text(f"  {host.name}".ljust(margin)) + _draw_states(states))
     return Group(*lines, _legend(axis))
 
 
-def clocks(zone: ZoneInfo) -> list[ZoneInfo]:
-    """Return UTC and ``zone``, or UTC alone if they are the same."""
+def shown_zones(zone: ZoneInfo) -> list[ZoneInfo]:
+    """Return UTC and ``zone``, or only UTC if they are the same."""
     return [UTC_ZONE] if zone.key.endswith("UTC") else [UTC_ZONE, zone]
 
 
-def span(slot: TimeSlot, zone: ZoneInfo) -> str:
+def start_and_end(slot: TimeSlot, zone: ZoneInfo) -> str:
     """Return start and end in a zone, with the end's date if it differs."""
     start, end = slot.start.astimezone(zone), slot.end.astimezone(zone)
     date = "" if start.date() == end.date() else f"{end:%Y-%m-%d} "
     return f"{start:%Y-%m-%d %H:%M} to {date}{end:%H:%M}"
 
 
-def _axis(begin: datetime, end: datetime) -> _Axis:
+def _make_axis(begin: datetime, end: datetime) -> _Axis:
     """Return the axis with the shortest step that shows the window in about CELLS symbols."""
     length = (end - begin) // MINUTE
-    days = -(-length // (CELLS * DAY_MINUTES)) * DAY_MINUTES
-    step = next((step for step in STEPS if step * CELLS >= length), days)
+    days = -(-length // (SYMBOLS_PER_LINE * DAY_MINUTES)) * DAY_MINUTES
+    step = next((step for step in MINUTES_PER_SYMBOL if step * SYMBOLS_PER_LINE >= length), days)
     start = begin - (begin - EPOCH) % (step * MINUTE)
     return _Axis(start, step, -((start - end) // (step * MINUTE)))
 
 
-def _ticks(axis: _Axis, zone: ZoneInfo) -> str:
+def _tick_labels(axis: _Axis, zone: ZoneInfo) -> str:
     """Return the dates and times at which every TICK-th symbol begins."""
-    times = (axis.start.astimezone(UTC) + cell * axis.step * MINUTE for cell in range(0, axis.cells, TICK))
-    return "".join(f"{time.astimezone(zone):%m-%d %H:%M}".ljust(TICK) for time in times)
+    times = (axis.start.astimezone(UTC) + cell * axis.step * MINUTE for cell in range(0, axis.cells, SYMBOLS_PER_TICK))
+    return "".join(f"{time.astimezone(zone):%m-%d %H:%M}".ljust(SYMBOLS_PER_TICK) for time in times)
 
 
-def _states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[TimeSlot]) -> Iterator[str]:
+def _symbol_states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[TimeSlot]) -> Iterator[str]:
     """Yield the state that each symbol of a host's line shows."""
     minutes = bytearray(axis.cells * axis.step)
     periods = [(CLEANED, booking.start - CLEANING, booking.end + CLEANING) for booking in bookings]
@@ -109,10 +111,10 @@ def _states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[TimeSlot])
     for state, begin, end in periods:
         part = axis.minutes(begin, end)
         minutes[part] = bytes([state]) * len(minutes[part])
-    return (_state(set(minutes[first : first + axis.step])) for first in range(0, len(minutes), axis.step))
+    return (_state_of_minutes(set(minutes[first : first + axis.step])) for first in range(0, len(minutes), axis.step))
 
 
-def _state(minutes: set[int]) -> str:
+def _state_of_minutes(minutes: set[int]) -> str:
     """Return the state of a symbol whose minutes have these states."""
     if FOUND in minutes:
         return "found"
@@ -121,7 +123,7 @@ def _state(minutes: set[int]) -> str:
     return "cleaning" if CLEANED in minutes else "free"
 
 
-def _symbols(states: Iterable[str]) -> Text:
+def _draw_states(states: Iterable[str]) -> Text:
     return Text.assemble(*(SYMBOLS[state] for state in states))
 
 

@@ -8,40 +8,42 @@ from provision.errors import NoSuchHost, nearest
 from provision.models import Host, Requirements
 
 
-def hardware(host: Host) -> str:
+def hardware_in_words(host: Host) -> str:
     """Return a host's type, site and GPUs in words, which are equal for interchangeable hosts."""
     gpus = f"{host.gpus} x {host.gpu_model} {host.gpu_memory_gib:g} GiB {host.interconnect}".rstrip()
     return f"{host.node_type} at {host.site} with {gpus if host.gpus else 'no GPU'}"
 
 
-def fitting(hosts: Sequence[Host], requirements: Requirements) -> list[Host]:
+def matching_hosts(hosts: Sequence[Host], requirements: Requirements) -> list[Host]:
     """Return the hosts that meet ``requirements``; raise NoSuchHost, with the nearest matches, if none does."""
-    named = _named(_named(hosts, "node_type", "node type", requirements.node_type), "name", "node", requirements.node)
+    named = _filter_by_name(
+        _filter_by_name(hosts, "node_type", "node type", requirements.node_type), "name", "node", requirements.node
+    )
     models = {host.gpu_model for host in hosts if host.gpu_model}
-    if requirements.gpu_model and not any(_contains(model, requirements.gpu_model) for model in models):
+    if requirements.gpu_model and not any(_contains_words(model, requirements.gpu_model) for model in models):
         raise NoSuchHost(f"unknown GPU {requirements.gpu_model!r}; nearest: {nearest(requirements.gpu_model, models)}")
-    chosen = [host for host in named if _has(host, requirements)]
+    chosen = [host for host in named if _has_hardware(host, requirements)]
     if not chosen:
-        available = "; ".join(sorted({hardware(host) for host in named}))
-        raise NoSuchHost(f"no node has {_required(requirements)}; available: {available}")
+        available = "; ".join(sorted({hardware_in_words(host) for host in named}))
+        raise NoSuchHost(f"no node has {_requirements_in_words(requirements)}; available: {available}")
     return chosen
 
 
-def alike(hosts: Sequence[Host], count: int) -> list[list[Host]]:
+def groups_of_equal_hosts(hosts: Sequence[Host], count: int) -> list[list[Host]]:
     """Group ``hosts`` by type, site and GPUs, sorted by name; drop groups of fewer than ``count``.
 
     Raises NoSuchHost if no group is large enough.
     """
     groups = defaultdict(list)
     for host in sorted(hosts, key=lambda host: host.name):
-        groups[hardware(host)].append(host)
+        groups[hardware_in_words(host)].append(host)
     largest = max(groups, key=lambda group: len(groups[group]))
     if not 1 <= count <= len(groups[largest]):
         raise NoSuchHost(f"{count} equal nodes are requested; allowed: 1 to {len(groups[largest])} ({largest})")
     return [group for group in groups.values() if len(group) >= count]
 
 
-def _named(hosts: Sequence[Host], field: str, what: str, name: str | None) -> Sequence[Host]:
+def _filter_by_name(hosts: Sequence[Host], field: str, what: str, name: str | None) -> Sequence[Host]:
     """Return the hosts whose ``field`` is ``name`` (None: all)."""
     if name is None:
         return hosts
@@ -51,22 +53,22 @@ def _named(hosts: Sequence[Host], field: str, what: str, name: str | None) -> Se
     return named
 
 
-def _has(host: Host, requirements: Requirements) -> bool:
+def _has_hardware(host: Host, requirements: Requirements) -> bool:
     return (
         host.gpus >= requirements.gpus
         and host.gpu_memory_gib >= requirements.gpu_memory_gib
-        and _contains(host.gpu_model, requirements.gpu_model)
-        and _contains(host.interconnect, requirements.interconnect)
+        and _contains_words(host.gpu_model, requirements.gpu_model)
+        and _contains_words(host.interconnect, requirements.interconnect)
     )
 
 
-def _contains(text: str, words: str) -> bool:
+def _contains_words(text: str, words: str) -> bool:
     """Return whether ``text`` has every one of ``words``: A100 is in "NVIDIA A100-PCIE-40GB", A10 is not."""
     present, required = (set(re.findall(r"[^\W_]+", part.casefold())) for part in (text, words))
     return required <= present
 
 
-def _required(requirements: Requirements) -> str:
+def _requirements_in_words(requirements: Requirements) -> str:
     memory = f"of at least {requirements.gpu_memory_gib:g} GiB" if requirements.gpu_memory_gib else ""
     words = (
         "at least",

@@ -11,16 +11,17 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate, islice
 from zoneinfo import ZoneInfo
 
-from provision.availability.matching import alike, fitting
-from provision.availability.times import MINUTE, length_in_words, time_in_words, width, within
+from provision.availability.matching import groups_of_equal_hosts, matching_hosts
+from provision.availability.times import MINUTE, length_in_words, lies_within, time_in_words, window_length
 from provision.errors import BadTime
 from provision.models import Booking, Host, Requirements, TimeSlot
 
 CLEANING = timedelta(minutes=10)
-"""Time that is kept free before and after a time slot: the labs' time slots leave the same gap before the full hour.
+"""Time that is kept free before and after a time slot, in which the site cleans the host.
 
-A site's own setting
-(Blazar's cleaning_time, applied on both sides of a lease) cannot be queried."""
+The value is the gap that the labs' own time slots leave before the full hour. The site's setting (Blazar's
+cleaning_time, on both sides of a lease) cannot be queried.
+"""
 MAX_LEASE = timedelta(days=7)
 """The longest lease without an extension: max_reservation_length in Chameleon's published Blazar configuration."""
 END_MINUTE = 50
@@ -36,7 +37,7 @@ FOREVER = 1 << 40
 Period = tuple[int, int]
 
 
-def earliest(
+def earliest_slots(
     hosts: Sequence[Host], bookings: Iterable[Booking], requirements: Requirements, now: datetime, limit: int = 5
 ) -> list[TimeSlot]:
     """Return up to ``limit`` time slots that meet ``requirements``, earliest first, then cheapest.
@@ -45,11 +46,11 @@ def earliest(
     and so on. Without a requested start, slots end at END_MINUTE. Raises NoSuchHost and BadTime.
     """
     _validate(requirements, now)
-    groups = alike(fitting(hosts, requirements), requirements.count)
-    periods = _periods(bookings, {host.id for group in groups for host in group})
-    starts = _starts(requirements, now)
-    slots = (_slots(group, periods, requirements, starts) for group in groups)
-    return list(islice(heapq.merge(*slots, key=rank), limit))
+    groups = groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
+    periods = _booked_periods(bookings, {host.id for group in groups for host in group})
+    starts = _allowed_starts(requirements, now)
+    slots = (_slots_of_group(group, periods, requirements, starts) for group in groups)
+    return list(islice(heapq.merge(*slots, key=slot_sort_key), limit))
 
 
 def _validate(requirements: Requirements, now: datetime) -> None:
@@ -62,56 +63,56 @@ def _validate(requirements: Requirements, now: datetime) -> None:
     length, longest = length_in_words(requirements.length), length_in_words(MAX_LEASE)
     if requirements.length % MINUTE or not timedelta() < requirements.length <= MAX_LEASE:
         raise BadTime(f"length {length}: allowed: whole minutes, more than 0m, at most {longest}")
-    if requirements.start and _before(requirements.start) < _before(now):
+    if requirements.start and _minute_containing(requirements.start) < _minute_containing(now):
         start, first = time_in_words(requirements.start, UTC_ZONE), time_in_words(now, UTC_ZONE)
         raise BadTime(f"start {start} is in the past; allowed: {first} or later")
-    if requirements.hours and requirements.length > width(requirements.hours):
-        widest = length_in_words(width(requirements.hours))
+    if requirements.hours and requirements.length > window_length(requirements.hours):
+        widest = length_in_words(window_length(requirements.hours))
         raise BadTime(f"length {length} is longer than the daily window; allowed: at most {widest}")
 
 
-def _starts(requirements: Requirements, now: datetime) -> Sequence[int]:
+def _allowed_starts(requirements: Requirements, now: datetime) -> Sequence[int]:
     """Return the allowed starts, in order."""
     starts = (
-        [_after(requirements.start)]
+        [_first_minute_after(requirements.start)]
         if requirements.start
-        else _searched(requirements, _after(max(now, requirements.not_before or now)))
+        else _searched_starts(requirements, _first_minute_after(max(now, requirements.not_before or now)))
     )
     if not requirements.hours:
         return starts
-    return [start for start in starts if within(requirements.hours, _moment(start), requirements.length)]
+    return [start for start in starts if lies_within(requirements.hours, _time_of_minute(start), requirements.length)]
 
 
-def _searched(requirements: Requirements, first: int) -> range:
+def _searched_starts(requirements: Requirements, first: int) -> range:
     """Return the starts, not before ``first``, of slots that end at END_MINUTE."""
     first += (END_MINUTE - first - requirements.length // MINUTE) % HOUR_MINUTES
     return range(first, first + HORIZON // MINUTE, HOUR_MINUTES)
 
 
-def _periods(bookings: Iterable[Booking], hosts: set[str]) -> dict[str, list[Period]]:
+def _booked_periods(bookings: Iterable[Booking], hosts: set[str]) -> dict[str, list[Period]]:
     """Return each host's booked periods, in order."""
     periods = defaultdict(list)
     for booking in bookings:
         if booking.host_id in hosts:
-            periods[booking.host_id].append((_before(booking.start), _after(booking.end)))
+            periods[booking.host_id].append((_minute_containing(booking.start), _first_minute_after(booking.end)))
     return {host: sorted(taken) for host, taken in periods.items()}
 
 
-def _slots(
+def _slots_of_group(
     group: Sequence[Host], periods: Mapping[str, list[Period]], requirements: Requirements, starts: Sequence[int]
 ) -> Iterator[TimeSlot]:
     """Yield consecutive slots for which enough hosts of a group are free."""
     length = requirements.length // MINUTE
-    free = {host: list(_free(starts, periods.get(host.id, []), length)) for host in group}
-    over = 0
-    for index, number in enumerate(_numbers(free.values(), len(starts))):
-        if number >= requirements.count and starts[index] >= over:
-            over = starts[index] + length
+    free = {host: list(_free_ranges(starts, periods.get(host.id, []), length)) for host in group}
+    last_end = 0
+    for index, number in enumerate(_free_host_counts(free.values(), len(starts))):
+        if number >= requirements.count and starts[index] >= last_end:
+            last_end = starts[index] + length
             chosen = [host for host in group if any(index in indices for indices in free[host])]
-            yield _slot(tuple(chosen[: requirements.count]), starts[index], requirements.length)
+            yield _make_slot(tuple(chosen[: requirements.count]), starts[index], requirements.length)
 
 
-def _free(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:
+def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:
     """Yield ranges of indices into ``starts`` whose slots overlap neither a host's ``periods`` nor their cleaning."""
     cleaning = CLEANING // MINUTE
     opens = 0
@@ -122,7 +123,7 @@ def _free(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iter
         opens = max(opens, end + cleaning)
 
 
-def _numbers(free: Iterable[Iterable[range]], starts: int) -> Iterator[int]:
+def _free_host_counts(free: Iterable[Iterable[range]], starts: int) -> Iterator[int]:
     """Yield the number of free hosts for each start."""
     steps = [0] * (starts + 1)
     for indices in (indices for host in free for indices in host):
@@ -131,26 +132,26 @@ def _numbers(free: Iterable[Iterable[range]], starts: int) -> Iterator[int]:
     return islice(accumulate(steps), starts)
 
 
-def _slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> TimeSlot:
+def _make_slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> TimeSlot:
     prices = [host.su_per_hour for host in hosts]
     cost = None if None in prices else sum(filter(None, prices)) * (length // MINUTE / HOUR_MINUTES)
-    return TimeSlot(hosts, _moment(start), _moment(start) + length, cost)
+    return TimeSlot(hosts, _time_of_minute(start), _time_of_minute(start) + length, cost)
 
 
-def rank(slot: TimeSlot) -> tuple[datetime, bool, float, str, str]:
+def slot_sort_key(slot: TimeSlot) -> tuple[datetime, bool, float, str, str]:
     """Return the sort key: earliest, then cheapest; slots of unknown cost come last."""
     return slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site, slot.hosts[0].name
 
 
-def _before(moment: datetime) -> int:
+def _minute_containing(moment: datetime) -> int:
     """Return the minute that contains a moment."""
     return (moment - EPOCH) // MINUTE
 
 
-def _after(moment: datetime) -> int:
+def _first_minute_after(moment: datetime) -> int:
     """Return the first minute that begins at a moment or later."""
     return -((EPOCH - moment) // MINUTE)
 
 
-def _moment(minute: int) -> datetime:
+def _time_of_minute(minute: int) -> datetime:
     return EPOCH + minute * MINUTE

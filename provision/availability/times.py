@@ -42,16 +42,19 @@ def parse_time(text: str) -> datetime:
         parsed = _parse_iso(moment.rstrip())
         zone = zone_named(name) if parsed else None
     if parsed is None or (parsed.tzinfo and zone):
-        raise BadTime(f"time {text!r} is malformed; allowed: {_examples()}")
+        raise BadTime(f"time {text!r} is malformed; allowed: {_time_examples()}")
     if parsed.tzinfo is None and zone is None:
-        raise BadTime(f"time {text!r} has no zone; allowed: {_examples()}")
+        raise BadTime(f"time {text!r} has no zone; allowed: {_time_examples()}")
     return _in_utc(parsed if zone is None else parsed.replace(tzinfo=zone), text)
 
 
 def parse_hours(text: str, zone: ZoneInfo) -> Hours:
     """Parse a daily window in the local time of ``zone``: 9-17, 8:30-12, or 22-6 (over midnight)."""
     match = HOURS.fullmatch(text.replace(" ", ""))
-    begin, end = _minutes(match[1], match[2]) if match else -1, _minutes(match[3], match[4]) if match else -1
+    begin, end = (
+        _minutes_of_day(match[1], match[2]) if match else -1,
+        _minutes_of_day(match[3], match[4]) if match else -1,
+    )
     if min(begin, end) < 0 or max(begin, end) > DAY_MINUTES or (end - begin) % DAY_MINUTES == 0:
         raise BadTime(f"hours {text!r} are not a daily window; allowed: 9-17, 8:30-12:00, 22-6 (over midnight)")
     return Hours(begin, end, zone)
@@ -85,33 +88,35 @@ def time_in_words(moment: datetime, zone: ZoneInfo) -> str:
     return f"{utc:%Y-%m-%d %H:%M} UTC{local}"
 
 
-def width(hours: Hours) -> timedelta:
+def window_length(hours: Hours) -> timedelta:
     """Return the length of ``hours`` on a day without a clock change."""
     return ((hours.end - hours.begin - 1) % DAY_MINUTES + 1) * MINUTE
 
 
-def within(hours: Hours, start: datetime, length: timedelta) -> bool:
+def lies_within(hours: Hours, start: datetime, length: timedelta) -> bool:
     """Return whether every minute of a time slot lies in ``hours``; length: whole minutes, at most width(hours)."""
-    if _offset(start, hours.zone) == _offset(start + length - MINUTE, hours.zone):
-        return _into(hours, start) + length <= width(hours)
-    return all(_into(hours, start + passed * MINUTE) < width(hours) for passed in range(length // MINUTE))
+    if _utc_offset(start, hours.zone) == _utc_offset(start + length - MINUTE, hours.zone):
+        return _time_since_begin(hours, start) + length <= window_length(hours)
+    return all(
+        _time_since_begin(hours, start + passed * MINUTE) < window_length(hours) for passed in range(length // MINUTE)
+    )
 
 
-def _into(hours: Hours, moment: datetime) -> timedelta:
+def _time_since_begin(hours: Hours, moment: datetime) -> timedelta:
     """Return the local time that has passed since the last begin of ``hours``."""
     clock = moment.astimezone(hours.zone)
     return (clock.hour * 60 + clock.minute - hours.begin) % DAY_MINUTES * MINUTE
 
 
-def _offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:
+def _utc_offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:
     return moment.astimezone(zone).utcoffset()
 
 
-def _examples() -> str:
-    return f"{_tomorrow()}T14:00Z, '{_tomorrow()} 16:00 Europe/Helsinki'"
+def _time_examples() -> str:
+    return f"{_date_of_tomorrow()}T14:00Z, '{_date_of_tomorrow()} 16:00 Europe/Helsinki'"
 
 
-def _tomorrow() -> str:
+def _date_of_tomorrow() -> str:
     """Return a date for the examples in messages."""
     return f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
 
@@ -128,14 +133,15 @@ def _in_utc(moment: datetime, text: str) -> datetime:
         raise BadTime(f"time {text!r}: allowed: the years {YEARS[0]} to {YEARS[-1]}")
     if moment.utcoffset() != moment.replace(fold=1).utcoffset():
         raise BadTime(
-            f"time {text!r}: a clock change repeats or skips it; allowed: an offset or UTC, as {_tomorrow()}T14:00Z"
+            f"time {text!r}: a clock change repeats or skips it; "
+            f"allowed: an offset or UTC, as {_date_of_tomorrow()}T14:00Z"
         )
     utc = moment.astimezone(UTC)
     if utc.second or utc.microsecond:
-        raise BadTime(f"time {text!r}: allowed: whole minutes, as {_tomorrow()}T14:00Z")
+        raise BadTime(f"time {text!r}: allowed: whole minutes, as {_date_of_tomorrow()}T14:00Z")
     return utc
 
 
-def _minutes(hour: str, minute: str | None) -> int:
+def _minutes_of_day(hour: str, minute: str | None) -> int:
     """Return minutes after midnight, or -1 for minutes above 59."""
     return int(hour) * 60 + int(minute or 0) if int(minute or 0) < 60 else -1

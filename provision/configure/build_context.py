@@ -1,6 +1,6 @@
 """The build context of the image, as a reproducible archive.
 
-A checkout has the playbook in ansible/ and the image's recipe in containers/, at its top; in an installed package both
+The playbook (ansible/) and the image's recipe (containers/) are at the top of a checkout. In an installed package they
 are in provision/files/.
 """
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from provision import reproducible
 
 PROJECT = Path(__file__).parents[2]
-PARTS = ("containers", "experiments", "provision")
-LEFT_OUT = {"__pycache__", "evidence", "files"}
-"""Folders that are not in the image: new evidence must not cause a rebuild."""
+CONTEXT_FOLDERS = ("containers", "experiments", "provision")
+EXCLUDED_FOLDERS = {"__pycache__", "evidence", "files"}
+"""Folders that are not in the image. Without evidence, for example, new evidence causes no rebuild."""
 
 
 def data_folder(name: str, project: Path = PROJECT) -> Path:
@@ -20,10 +20,10 @@ def data_folder(name: str, project: Path = PROJECT) -> Path:
     return installed if installed.is_dir() else project / name
 
 
-def pack(archive: Path, project: Path = PROJECT) -> None:
+def write_build_context(archive: Path, project: Path = PROJECT) -> None:
     """Write the build context to ``archive``, a .tar.gz."""
     with archive.open("wb") as target:
-        reproducible.write_archive(target, _files(project))
+        reproducible.write_archive(target, _context_files(project))
 
 
 def commit(project: Path = PROJECT) -> str:
@@ -31,11 +31,11 @@ def commit(project: Path = PROJECT) -> str:
     return reproducible.commit(project)
 
 
-def _files(project: Path) -> dict[str, Path]:
+def _context_files(project: Path) -> dict[str, Path]:
     """Return the files of the context by their names in the archive."""
-    folders = {part: data_folder(part, project) for part in PARTS}
+    folders = {part: data_folder(part, project) for part in CONTEXT_FOLDERS}
     return {
         f"{part}/{path.relative_to(folder).as_posix()}": path
         for part, folder in folders.items()
-        for path in reproducible.files_in(folder, LEFT_OUT)
+        for path in reproducible.files_in(folder, EXCLUDED_FOLDERS)
     }

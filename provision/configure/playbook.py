@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from provision.choices import ImageVariant
-from provision.configure.build_context import commit, data_folder, pack
+from provision.configure.build_context import commit, data_folder, write_build_context
 from provision.errors import ConfigureFailed, NotReached
 from provision.folders import default_folder
 from provision.leasing.journal import Machine
@@ -28,9 +28,9 @@ from provision.ssh.ssh_shell import SshShell
 
 ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
-FACTS = "/etc/llm-testbed/node.json"
-SHORT = "/tmp"
-"""Folder of sockets, whose paths have at most 108 bytes, whatever TMPDIR is."""
+FACTS_FILE = "/etc/llm-testbed/node.json"
+SOCKET_FOLDER = "/tmp"
+"""Folder of the connections' sockets. TMPDIR may be too long: the path of a socket has at most 108 bytes."""
 OUTPUT_LENGTH = 600
 """Maximum number of characters of a task's output in a message."""
 FIXES = {
@@ -49,7 +49,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Setup:
-    """What machines are configured with. Paths are local.
+    """Settings for the configuration of machines. Paths are local.
 
     source: ``build`` the image on the machine, ``pull`` the ``reference``, or ``load`` the ``archive``. A build
     installs from ``pip_index`` (may contain a password), trusting ``ca_bundle``, or from the archive ``wheels``.
@@ -97,17 +97,19 @@ def configure(
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="testbed-configure-") as scratch,
-        tempfile.TemporaryDirectory(prefix="testbed-", dir=SHORT) as sockets,
+        tempfile.TemporaryDirectory(prefix="testbed-", dir=SOCKET_FOLDER) as sockets,
         log.open("w") as output,
     ):
         events = _Events(report, output.write)
-        play = partial(_play, Path(scratch), sockets, machines)
-        status = play(_variables(setup, Path(scratch)), events, check)
+        play = partial(_run_playbook, Path(scratch), sockets, machines)
+        status = play(_role_variables(setup, Path(scratch)), events, check)
     if status == "canceled":
         raise KeyboardInterrupt
     if status != "successful":
         raise events.problem(log)
-    return ConfiguredNode({machine.server: _facts(machine.login) for machine in machines}, tuple(events.changed), log)
+    return ConfiguredNode(
+        {machine.server: _read_facts(machine.login) for machine in machines}, tuple(events.changed), log
+    )
 
 
 class _Events:
@@ -115,7 +117,7 @@ class _Events:
 
     def __init__(self, report: Report, write: Callable[[str], object]) -> None:
         self._report, self._write = report, write
-        self._roles = _roles()
+        self._roles = _role_names()
         self.changed: list[str] = []
         self._failure: ConfigureFailed | NotReached | None = None
 
@@ -133,9 +135,11 @@ class _Events:
             case "runner_on_ok" if data.get("task_action") == "ansible.builtin.debug":
                 self._report(f"warning: {data['host']}: {data['res']['msg']}")
             case "runner_on_failed" | "runner_item_on_failed" if not data.get("ignore_errors"):
-                self._failure = self._failure or ConfigureFailed(f"{data['host']}: {where}: {_output_of(data['res'])}")
+                self._failure = self._failure or ConfigureFailed(
+                    f"{data['host']}: {where}: {_task_output(data['res'])}"
+                )
             case "runner_on_unreachable":
-                self._failure = self._failure or NotReached(f"{data['host']}: {_output_of(data['res'])}")
+                self._failure = self._failure or NotReached(f"{data['host']}: {_task_output(data['res'])}")
         return False
 
     def problem(self, log: Path) -> ConfigureFailed | NotReached:
@@ -151,7 +155,7 @@ class _Events:
         return f"{self._roles.index(role) + 1}/{len(self._roles)} " if role in self._roles else ""
 
 
-def _play(
+def _run_playbook(
     scratch: Path, sockets: str, machines: Sequence[Machine], variables: dict[str, Any], events: _Events, check: bool
 ) -> str:
     """Run the playbook; return ansible-runner's status. sockets: folder of the connections' sockets."""
@@ -159,7 +163,7 @@ def _play(
 
     inventory, extra = scratch / "inventory.json", scratch / "variables.json"
     inventory.write_text(
-        json.dumps({"nodes": {"hosts": {machine.server: _host(machine.login) for machine in machines}}})
+        json.dumps({"nodes": {"hosts": {machine.server: _inventory_entry(machine.login) for machine in machines}}})
     )
     extra.touch(mode=0o600)
     extra.write_text(json.dumps(variables))
@@ -173,7 +177,7 @@ def _play(
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner overrides ansible.cfg otherwise
             "ANSIBLE_SSH_CONTROL_PATH_DIR": sockets,
-            "LC_ALL": "C.UTF-8",  # Ansible refuses the C locale, and one that is not installed
+            "LC_ALL": "C.UTF-8",  # Ansible rejects the C locale and locales that are not installed
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         },
         event_handler=events.event,
@@ -182,7 +186,7 @@ def _play(
     return result.status
 
 
-def _host(login: Login) -> dict[str, str]:
+def _inventory_entry(login: Login) -> dict[str, str]:
     """Return an inventory entry that checks the host key as strictly as other logins."""
     return {
         "ansible_host": login.host,
@@ -192,11 +196,11 @@ def _host(login: Login) -> dict[str, str]:
     }
 
 
-def _variables(setup: Setup, scratch: Path) -> dict[str, Any]:
+def _role_variables(setup: Setup, scratch: Path) -> dict[str, Any]:
     """Return the roles' variables, without those that keep their defaults."""
     context = scratch / "context.tar.gz"
     if setup.source == "build":
-        pack(context)
+        write_build_context(context)
     variables = {
         "images_variant": setup.image_variant,
         "images_source": setup.source,
@@ -212,27 +216,27 @@ def _variables(setup: Setup, scratch: Path) -> dict[str, Any]:
         "images_wheels": setup.wheels,
         "container_toolkit_cdi_spec": setup.cdi_spec,
     }
-    return {name: _text(value) for name, value in variables.items() if value} | dict(setup.extra)
+    return {name: _variable_text(value) for name, value in variables.items() if value} | dict(setup.extra)
 
 
-def _text(value: str | Path) -> str:
-    """Return a variable's text; Ansible looks relative paths up in the playbook's folder, not in this process's."""
+def _variable_text(value: str | Path) -> str:
+    """Return a variable's text; paths are absolute, as Ansible resolves relative ones in the playbook's folder."""
     return str(value.expanduser().absolute()) if isinstance(value, Path) else value
 
 
-def _facts(login: Login) -> dict[str, Any]:
+def _read_facts(login: Login) -> dict[str, Any]:
     """Return the machine's node.json, or {} if it has none yet."""
     with closing(SshShell(login)) as shell:
-        result = shell.run(f"cat {FACTS}", check=False, repeatable=True)
+        result = shell.run(f"cat {FACTS_FILE}", check=False, repeatable=True)
     return json.loads(result.out) if result.code == 0 else {}
 
 
-def _roles() -> list[str]:
+def _role_names() -> list[str]:
     """Return the playbook's roles in order."""
     return [role["role"] for play in yaml.safe_load(PLAYBOOK.read_text()) for role in play["roles"]]
 
 
-def _output_of(result: dict[str, Any]) -> str:
+def _task_output(result: dict[str, Any]) -> str:
     """Return a failed task's message and its command's output in one line."""
     words = " ".join(str(result.get(part) or "") for part in ("msg", "stderr" if result.get("stderr") else "stdout"))
     line = " ".join(words.split())

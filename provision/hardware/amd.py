@@ -69,7 +69,7 @@ class AmdGpu:
 
 
 def gpus() -> tuple[AmdGpu, ...]:
-    """Return the GPUs that this process may use, in ROCm's order: by topology node, or as ROCR_VISIBLE_DEVICES says."""
+    """Return the GPUs that this process may use, in ROCm's order: by topology node, or as in ROCR_VISIBLE_DEVICES."""
     nodes = sorted((SYS / "class/kfd/kfd/topology/nodes").glob("*"), key=lambda node: int(node.name))
     readable = tuple(gpu for node in nodes if (gpu := _gpu_of_node(node / "properties")))
     visible = os.environ.get("ROCR_VISIBLE_DEVICES")

@@ -44,7 +44,7 @@ class Vendor(Protocol):
 
 def installed() -> tuple[Gpu, ...]:
     """Return every GPU that the driver knows; none without a driver."""
-    with _vendor() as vendor:
+    with _open_vendor() as vendor:
         return vendor.installed()
 
 
@@ -52,12 +52,12 @@ def used_gib(indices: Sequence[int]) -> dict[int, float]:
     """Return the memory in use by all processes on each of these GPUs, GiB."""
     if not indices:
         return {}
-    with _vendor() as vendor:
+    with _open_vendor() as vendor:
         return {index: vendor.gpu_named(str(index)).used_gib for index in indices}
 
 
-def handles() -> list[GpuHandle]:
-    """Return handles of the GPUs that CUDA_VISIBLE_DEVICES leaves visible. They stay valid until the process ends."""
+def visible_gpus() -> list[GpuHandle]:
+    """Return handles of the GPUs that CUDA_VISIBLE_DEVICES names, or of all. They stay valid until the process ends."""
     vendor: Vendor = nvidia if nvidia.start() else amd
     number = vendor.count()
     names = visible_names(os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -66,21 +66,22 @@ def handles() -> list[GpuHandle]:
     return [vendor.gpu_named(name) for name in names] if number else []
 
 
-def load_of_others() -> Callable[[Collection[int]], float | None]:
-    """Return a function of a row's process ids: the highest load, in percent, of the GPUs that are not visible.
+def other_gpus_load() -> Callable[[Collection[int]], float | None]:
+    """Return a function that returns the highest load, in percent, of the GPUs outside CUDA_VISIBLE_DEVICES.
 
-    GPUs that other programs use are left out. None without another GPU, and with AMD's, whose processes are unknown.
+    The function takes a row's process ids, and ignores GPUs that other programs use. It returns None if there are no
+    other GPUs, and for AMD's GPUs, whose processes are unknown.
     """
     if not nvidia.start():
         return lambda pids: None
-    own = [gpu for gpu in handles() if isinstance(gpu, nvidia.NvidiaGpu)]
-    others = nvidia.others(own)
-    return lambda pids: nvidia.load_without_strangers(others, pids)
+    own = [gpu for gpu in visible_gpus() if isinstance(gpu, nvidia.NvidiaGpu)]
+    others = nvidia.other_gpus(own)
+    return lambda pids: nvidia.load_of_unused_gpus(others, pids)
 
 
 def driver_version() -> str | None:
     """Return the version of the GPUs' driver; None without one."""
-    with _vendor() as vendor:
+    with _open_vendor() as vendor:
         return vendor.driver_version()
 
 
@@ -98,7 +99,7 @@ def visible_names(devices: str | None) -> list[str] | None:
 
 
 @contextmanager
-def _vendor() -> Iterator[Vendor]:
+def _open_vendor() -> Iterator[Vendor]:
     if not nvidia.start():
         yield amd
         return

@@ -8,16 +8,16 @@ import psutil
 
 from provision.errors import UnknownDevices
 from provision.hardware.gpus import installed, visible_names
-from provision.models import GIB, Gpu, Node, described
+from provision.models import GIB, Gpu, Node, describe_node
 
 
 def this_machine() -> Node:
-    """Return this machine, with the GPUs that CUDA_VISIBLE_DEVICES leaves visible.
+    """Return this machine, with the GPUs that CUDA_VISIBLE_DEVICES names, or all.
 
     Raises UnknownDevices if that variable names a GPU that the machine does not have.
     """
     gpus = visible(installed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return described(gpus, len(os.sched_getaffinity(0)), psutil.virtual_memory().total / GIB, processor_name())
+    return describe_node(gpus, len(os.sched_getaffinity(0)), psutil.virtual_memory().total / GIB, processor_name())
 
 
 def visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...]:
@@ -30,7 +30,7 @@ def visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...]:
 
 
 def processor_name() -> str:
-    """Return the processor's model as the kernel names it; the architecture if it names none."""
+    """Return the processor's model as the kernel reports it, else the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -82,14 +82,14 @@ def gpu_named(name: str) -> NvidiaGpu:
     return NvidiaGpu(pynvml.nvmlDeviceGetHandleByUUID(name))
 
 
-def others(gpus: Iterable[NvidiaGpu]) -> list[NvidiaGpu]:
+def other_gpus(gpus: Iterable[NvidiaGpu]) -> list[NvidiaGpu]:
     """Return the GPUs of this machine that are not in ``gpus``."""
     own = {gpu.index for gpu in gpus}
     return [gpu_named(str(index)) for index in range(count()) if index not in own]
 
 
-def load_without_strangers(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
-    """Return the highest load, in percent, of the GPUs that no process but ``pids`` computes on; None without any."""
+def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
+    """Return the highest load, in percent, of the GPUs that only the processes ``pids`` use; None if there are none."""
     try:
         return max((gpu.utilization() for gpu in gpus if gpu.pids() <= set(pids)), default=None)
     except pynvml.NVMLError:
@@ -98,7 +98,7 @@ def load_without_strangers(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> 
 
 def installed() -> tuple[Gpu, ...]:
     """Return every GPU that the driver knows, in the order of the bus."""
-    return tuple(_described(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count()))
+    return tuple(_describe_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count()))
 
 
 def driver_version() -> str:
@@ -114,7 +114,7 @@ def topology() -> str | None:
     return shown.stdout.strip() or None
 
 
-def _described(index: int, handle: Any) -> Gpu:
+def _describe_gpu(index: int, handle: Any) -> Gpu:
     return Gpu(
         index=index,
         name=pynvml.nvmlDeviceGetName(handle),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from provision.models import Gpu
 
 MIB_PER_GIB = 1024
-LIST = "nvidia-smi --query-gpu=index,name,memory.total,memory.reserved,uuid --format=csv,noheader,nounits"
-STATUS = """\
+LIST_COMMAND = "nvidia-smi --query-gpu=index,name,memory.total,memory.reserved,uuid --format=csv,noheader,nounits"
+STATUS_COMMAND = """\
 nvidia-smi --query-gpu=uuid,index,name,utilization.gpu,memory.used,memory.total,temperature.gpu \\
   --format=csv,noheader,nounits"""
 
@@ -24,25 +24,27 @@ class GpuStatus:
     celsius: float | None
 
 
-def gpu_of(line: str) -> Gpu | None:
-    """Return the GPU in a line that LIST prints, without the memory that the driver reserves; None for other text."""
-    fields = _fields(line)
+def parse_gpu(line: str) -> Gpu | None:
+    """Return the GPU in a line that LIST_COMMAND prints; None for other text. Memory excludes the driver's reserve."""
+    fields = _split_fields(line)
     if len(fields) != 5:
         return None
     index, name, total, reserved, uuid = fields
-    return Gpu(int(index), name, (float(total) - (number(reserved) or 0.0)) / MIB_PER_GIB, uuid)
+    return Gpu(int(index), name, (float(total) - (parse_number(reserved) or 0.0)) / MIB_PER_GIB, uuid)
 
 
-def status_of(line: str) -> GpuStatus | None:
-    """Return the GPU in a line that STATUS prints; None for other text."""
-    fields = _fields(line)
+def parse_status(line: str) -> GpuStatus | None:
+    """Return the GPU in a line that STATUS_COMMAND prints; None for other text."""
+    fields = _split_fields(line)
     if len(fields) != 7:
         return None
     uuid, index, name, busy, used, total, celsius = fields
-    return GpuStatus(uuid, int(index), name, number(busy), _gib(used), _gib(total), number(celsius))
+    return GpuStatus(
+        uuid, int(index), name, parse_number(busy), _parse_gib(used), _parse_gib(total), parse_number(celsius)
+    )
 
 
-def number(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
     """Return the number in a field; None for [N/A]."""
     try:
         return float(text)
@@ -50,10 +52,10 @@ def number(text: str) -> float | None:
         return None
 
 
-def _gib(mib: str) -> float | None:
-    value = number(mib)
+def _parse_gib(mib: str) -> float | None:
+    value = parse_number(mib)
     return None if value is None else value / MIB_PER_GIB
 
 
-def _fields(line: str) -> list[str]:
+def _split_fields(line: str) -> list[str]:
     return [field.strip() for field in line.split(",")]

@@ -1,6 +1,6 @@
-"""Whose lease is it? The journal has the account of each lease; only that account is asked about it.
+"""The account of a lease: the journal records it, and only this account queries or changes the lease.
 
-Another project does not list the lease, so what is "not listed" there says nothing about it.
+The site does not list the leases of another project. So a lease that is missing from a list may still exist.
 """
 
 from datetime import datetime
@@ -22,19 +22,19 @@ def connect_to_lease(reconciler: Reconciler, active_lease: ActiveLease) -> Testb
 
 
 def verify_account(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
-    """Raise OtherAccount unless ``site`` is connected to with the account that made the lease."""
-    here, made = reconciler.query(site.identity), active_lease.account
-    if made is None:
-        _adopt(site, reconciler, active_lease, here)
-    elif not here.is_same_as(made):
+    """Raise OtherAccount unless the connection to ``site`` uses the account that made the lease."""
+    current, creator = reconciler.query(site.identity), active_lease.account
+    if creator is None:
+        _record_missing_account(site, reconciler, active_lease, current)
+    elif not current.is_same_as(creator):
         raise OtherAccount(
-            f"lease {active_lease.name} was made by {made}, and this is {here}; nothing is changed; "
-            f"use the account that made it: {_how(made)}"
+            f"lease {active_lease.name} was made by {creator}, but the current account is {current}; "
+            f"nothing is changed; use the account that made it: {_how_to_select(creator)}"
         )
 
 
 def require_unrestricted(site: Testbed, reconciler: Reconciler) -> None:
-    """Raise NoCredentials for a credential with which the site makes no lease."""
+    """Raise NoCredentials if the account's credential is not allowed to create a lease."""
     if reconciler.query(site.credential).restricted:
         raise NoCredentials(
             "credentials: this application credential is restricted, and a lease needs an unrestricted one; "
@@ -43,7 +43,7 @@ def require_unrestricted(site: Testbed, reconciler: Reconciler) -> None:
 
 
 def require_credential_for(site: Testbed, reconciler: Reconciler, requirements: Requirements) -> None:
-    """Raise NoCredentials if the credential ends before the lease, which then nobody could release unattended."""
+    """Raise NoCredentials if the credential ends before the lease: the program could not release the lease then."""
     ends = reconciler.query(site.credential).ends
     end = (requirements.start or reconciler.clock.now()) + requirements.length
     if ends and ends < end:
@@ -56,19 +56,22 @@ def credential_ends(ends: datetime, lease_end: datetime) -> str:
     return "the credential ends {}, before the lease does ({})".format(*moments)
 
 
-def _adopt(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, here: Identity) -> None:
-    """Record the account in a record of an earlier version, once its lease is seen or cannot exist any more."""
+def _record_missing_account(
+    site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, current: Identity
+) -> None:
+    """Add the account to a record of an earlier version, if the site lists the lease or the lease's end has passed."""
     created = active_lease.operations.get(Operation.CREATE_LEASE, {})
     end = datetime.fromisoformat(created["end"]) if "end" in created else reconciler.clock.now()
     if reconciler.clock.now() < end and reconciler.query(lambda: find_lease(site, active_lease)) is None:
         raise OtherAccount(
-            f"lease {active_lease.name} is not listed for {here}, and its record does not say which account made it; "
-            f"use that account; if somebody else deleted it, it can be released here from {end:%Y-%m-%d %H:%M} UTC"
+            f"lease {active_lease.name} is not listed for {current}, and its record names no account; "
+            f"use the account that made it; if somebody else deleted it, "
+            f"it can be released here from {end:%Y-%m-%d %H:%M} UTC"
         )
-    reconciler.journal.record_account(active_lease, here)
+    reconciler.journal.record_account(active_lease, current)
 
 
-def _how(made: Identity) -> str:
-    if made.entry and made.entry != "envvars":
-        return f"testbed --cloud {made.entry}, or OS_CLOUD={made.entry}"
-    return f"source the RC file of project {made.project}"
+def _how_to_select(account: Identity) -> str:
+    if account.entry and account.entry != "envvars":
+        return f"testbed --cloud {account.entry}, or OS_CLOUD={account.entry}"
+    return f"source the RC file of project {account.project}"

@@ -6,11 +6,11 @@ from functools import partial
 from provision.errors import BadHostKey, BootFailed, LoginRejected, NoAddress, NotReached, RequestRejected
 from provision.leasing.boot_faults import HOST, cause_of
 from provision.leasing.journal import Machine, Operation
-from provision.leasing.request import LeaseTask, address_data, tagged
-from provision.leasing.reserve import current_lease, gone, move_to_other_hosts
+from provision.leasing.request import LeaseTask, address_data, first_with_tag
+from provision.leasing.reserve import current_lease, lease_gone_error, move_to_other_hosts
 from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import Address, Lease, Server, Volume
-from provision.sites.base import BootVolumes, PretendedServers, SecurityGroups
+from provision.sites.base import BootVolumes, SecurityGroups, SimulatedServers
 from provision.ssh.login import Login, try_login
 
 CREATING = ("creating", "downloading")
@@ -25,37 +25,40 @@ ADDRESS_ATTEMPTS = 3
 
 def bring_up(task: LeaseTask, lease: Lease) -> tuple[str, tuple[Machine, ...]]:
     """Boot the request's machines and connect to them; return the image's UUID and the machines."""
-    _prepare(task)
+    _prepare_access(task)
     image_id = task.reconciler.query(lambda: task.site.image_id(task.lease_request.image))
-    servers = _booted(task, lease, image_id)
-    return image_id, tuple(_connected(task, server) for server in servers)
+    servers = _boot_servers(task, lease, image_id)
+    return image_id, tuple(_connect(task, server) for server in servers)
 
 
-def _prepare(task: LeaseTask) -> None:
+def _prepare_access(task: LeaseTask) -> None:
     """Upload the SSH key, and open SSH where the site has security groups."""
     site, tag = task.site, task.opened.tag
     task.find_or_create(
         Operation.UPLOAD_KEY,
-        lambda: tagged(site.keys(), tag),
+        lambda: first_with_tag(site.keys(), tag),
         lambda: site.upload_key(tag, task.lease_request.key.public),
     )
     if isinstance(site, SecurityGroups):
         groups = site
         task.find_or_create(
             Operation.OPEN_SSH,
-            lambda: tagged([group for group in groups.security_groups() if group.complete], tag),
+            lambda: first_with_tag([group for group in groups.security_groups() if group.complete], tag),
             lambda: groups.open_ssh(tag),
         )
 
 
-def _booted(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
-    """Return the request's servers once all are ACTIVE, if need be on other hosts.
+def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
+    """Create the request's servers and return them once all are ACTIVE; use other hosts if some fail.
 
     Raises BootFailed with the site's reason after BOOT_ATTEMPTS.
     """
     for attempt in range(1, BOOT_ATTEMPTS + 1):
         named = zip(task.lease_request.server_names, lease.resources, strict=True)
-        created = [_create(task, resource, name, _source(task, name, image_id), image_id) for name, resource in named]
+        created = [
+            _create_server(task, resource, name, _boot_source(task, name, image_id), image_id)
+            for name, resource in named
+        ]
         servers = [_wait_until_active(task, lease, server) for server in created]
         failed = [number for number, server in enumerate(servers) if server.status != "ACTIVE"]
         if not failed:
@@ -72,9 +75,11 @@ def _booted(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
 
 
 def _discard(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
-    """Delete a server that failed on these hosts, and record them if it is their fault; return the fault in words."""
-    spent = list(hosts) if cause_of(server.fault) is HOST else []
-    task.reconciler.journal.write("failed", task.opened, Operation.CREATE_SERVER, hosts=spent, reason=server.fault)
+    """Delete a server that did not boot, record its hosts if they are at fault, and return the fault in words."""
+    failed_hosts = list(hosts) if cause_of(server.fault) is HOST else []
+    task.reconciler.journal.write(
+        "failed", task.opened, Operation.CREATE_SERVER, hosts=failed_hosts, reason=server.fault
+    )
     _delete_server(task, server.name)
     names = [host.name for host in task.reconciler.query(task.site.hosts) if host.id in hosts]
     where = f" on {names[0]}" if names else ""
@@ -86,14 +91,17 @@ def _delete_server(task: LeaseTask, name: str) -> None:
         delete_tagged(task.reconciler, task.opened, kind, name)
 
 
-def _source(task: LeaseTask, name: str, image_id: str) -> str:
+def _boot_source(task: LeaseTask, name: str, image_id: str) -> str:
     """Return the id of the boot source of the server with this name: the image, or a volume with a copy of it."""
     site = task.site
-    return _volume(task, site, name, image_id).id if isinstance(site, BootVolumes) else image_id
+    return _create_volume(task, site, name, image_id).id if isinstance(site, BootVolumes) else image_id
 
 
-def _volume(task: LeaseTask, site: BootVolumes, name: str, image_id: str) -> Volume:
-    """Return the volume of the server with this name once it holds the image. Raises BootFailed if it never does."""
+def _create_volume(task: LeaseTask, site: BootVolumes, name: str, image_id: str) -> Volume:
+    """Create the volume of the server with this name, and return it once it contains the image.
+
+    Raises BootFailed if the site cannot create it.
+    """
 
     def find() -> Volume | None:
         volumes = (volume for volume in site.volumes() if volume.tag == task.opened.tag)
@@ -116,7 +124,7 @@ def _volume(task: LeaseTask, site: BootVolumes, name: str, image_id: str) -> Vol
     return ready
 
 
-def _create(task: LeaseTask, resource: str, name: str, source: str, image_id: str) -> Server:
+def _create_server(task: LeaseTask, resource: str, name: str, source: str, image_id: str) -> Server:
     return task.find_or_create(
         Operation.CREATE_SERVER,
         lambda: task.find_server(name),
@@ -127,7 +135,7 @@ def _create(task: LeaseTask, resource: str, name: str, source: str, image_id: st
 
 
 def _wait_until_active(task: LeaseTask, lease: Lease, server: Server) -> Server:
-    """Return the server once it is ACTIVE or in ERROR, or at the time limit; ``fault`` says why it is not ACTIVE."""
+    """Return the server once it is ACTIVE or in ERROR, or at the time limit. ``fault``: why it is not ACTIVE."""
 
     def state() -> Server:
         found = task.find_server(server.name)
@@ -140,9 +148,9 @@ def _wait_until_active(task: LeaseTask, lease: Lease, server: Server) -> Server:
     return ended or replace(server, fault=f"not ACTIVE after {limit_s / 60:.0f} minutes")
 
 
-def _connected(task: LeaseTask, server: Server) -> Machine:
+def _connect(task: LeaseTask, server: Server) -> Machine:
     """Attach an address to the server, wait until SSH answers, and record the login."""
-    address = _address_of(task, server)
+    address = _attached_address(task, server)
     login = Login(address.ip, server.id, task.lease_request.key.file, task.reconciler.journal.known_hosts)
     _wait_for_login(task, server, login)
     machine = Machine(server.name, login)
@@ -151,35 +159,38 @@ def _connected(task: LeaseTask, server: Server) -> Machine:
 
 
 @dataclass(frozen=True)
-class _Contact:
-    """An attempt to log in. status: what ssh said, '' if it went well. rejected: whether the key was, for too long."""
+class _LoginAttempt:
+    """The result of an attempt to log in.
+
+    status: ssh's error, '' for success. rejected: whether the server has rejected the key for longer than KEY_LIMIT_S.
+    """
 
     status: str = ""
     rejected: bool = False
 
 
 def _wait_for_login(task: LeaseTask, server: Server, login: Login) -> None:
-    """Wait until a command runs on the server. Raises LoginRejected, BadHostKey, else NotReached, with ssh's words."""
-    since: list[float] = []
+    """Wait until a command runs on the server. Raises LoginRejected, BadHostKey or NotReached, with ssh's error."""
+    rejections: list[float] = []
     site = task.site
 
-    def contact() -> _Contact:
+    def try_once() -> _LoginAttempt:
         try:
-            (site.try_login if isinstance(site, PretendedServers) else try_login)(login)
+            (site.try_login if isinstance(site, SimulatedServers) else try_login)(login)
         except BadHostKey:
             raise
         except NotReached as problem:
-            _check_still_there(task, server)
+            _require_server(task, server)
             rejected = isinstance(problem, LoginRejected)
-            since[:] = [*since[:1], task.reconciler.clock.passed_s()] if rejected else []
-            return _Contact(str(problem), rejected and since[-1] - since[0] > KEY_LIMIT_S)
-        return _Contact()
+            rejections[:] = [*rejections[:1], task.reconciler.clock.passed_s()] if rejected else []
+            return _LoginAttempt(str(problem), rejected and rejections[-1] - rejections[0] > KEY_LIMIT_S)
+        return _LoginAttempt()
 
     what = f"SSH to {server.name}"
-    ended = task.reconciler.wait(what, contact, lambda now: now.rejected or not now.status, SSH_LIMIT_S)
+    ended = task.reconciler.wait(what, try_once, lambda now: now.rejected or not now.status, SSH_LIMIT_S)
     if ended is None:
-        said = contact().status
-        raise NotReached(f"{server.name} runs, but SSH does not answer ({said}); see its console log")
+        error = try_once().status
+        raise NotReached(f"{server.name} runs, but SSH does not answer ({error}); see its console log")
     if ended.rejected:
         raise LoginRejected(
             f"{server.name} rejects the SSH key {login.key} ({ended.status}); "
@@ -187,15 +198,15 @@ def _wait_for_login(task: LeaseTask, server: Server, login: Login) -> None:
         )
 
 
-def _check_still_there(task: LeaseTask, server: Server) -> None:
-    """Raise LeaseGone or BootFailed if the server was deleted: there is nothing left to wait for."""
+def _require_server(task: LeaseTask, server: Server) -> None:
+    """Raise LeaseGone or BootFailed if the server no longer exists."""
     if task.reconciler.query(lambda: task.find_server(server.name)) is None:
         if task.reconciler.query(task.find_lease) is None:
-            raise gone(task.lease_request.name)
-        raise BootFailed(f"server {server.name} was deleted by somebody else; the same command boots it anew")
+            raise lease_gone_error(task.lease_request.name)
+        raise BootFailed(f"server {server.name} was deleted by somebody else; run the same command to boot it again")
 
 
-def _address_of(task: LeaseTask, server: Server) -> Address:
+def _attached_address(task: LeaseTask, server: Server) -> Address:
     """Return the server's address; without one, allocate and attach one."""
 
     def attached() -> Address | None:
@@ -220,11 +231,11 @@ def _address_of(task: LeaseTask, server: Server) -> Address:
 
 
 def _free_address(task: LeaseTask) -> Address:
-    """Return a free address that this lease allocated. Another one may be a classmate's, and is not taken."""
+    """Return a free address that this lease allocated, or allocate one. Others may belong to classmates."""
 
     def free() -> Address | None:
         idle = [address for address in task.site.addresses() if not address.server]
-        return tagged(idle, task.opened.tag)
+        return first_with_tag(idle, task.opened.tag)
 
     if found := task.reconciler.query(free):
         return found
@@ -233,12 +244,14 @@ def _free_address(task: LeaseTask) -> Address:
             Operation.ALLOCATE_ADDRESS, free, lambda: task.site.allocate_address(task.opened.tag), address_data
         )
     except NoAddress as problem:
-        raise NoAddress(f"{problem}{_idle(task)}") from None
+        raise NoAddress(f"{problem}{_idle_addresses_in_words(task)}") from None
 
 
-def _idle(task: LeaseTask) -> str:
-    """Return the project's idle addresses in words, each of which somebody allocated."""
+def _idle_addresses_in_words(task: LeaseTask) -> str:
+    """Return the project's unattached addresses in words, '' if there are none."""
     idle = [address.ip for address in task.reconciler.query(task.site.addresses) if not address.server]
     return (
-        f"; idle in the project: {', '.join(idle)}; release what is yours: openstack floating ip delete" if idle else ""
+        f"; unattached addresses of the project: {', '.join(idle)}; release yours: openstack floating ip delete"
+        if idle
+        else ""
     )

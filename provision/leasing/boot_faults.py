@@ -1,4 +1,4 @@
-"""Why a server did not boot, read from the site's own words: only the host's faults cost a node."""
+"""The cause of a failed boot, from the site's error message. Only a fault of the host excludes the host."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cause:
-    """What is at fault, and how to mend it. retry: whether another attempt may go better."""
+    """What is at fault, and how to fix it. retry: whether another attempt may succeed."""
 
     what: str
     fix: str
@@ -21,7 +21,7 @@ IMAGE = Cause("image", "ask the site's help desk about the image", False)
 KEY = Cause("key", "release the lease and lease again, so that the SSH key is uploaded", False)
 QUOTA = Cause("quota", "delete servers of the project, or ask the site's help desk for more", False)
 
-SIGNS = (
+CAUSES_BY_PATTERN = (
     (re.compile(r"deleted by somebody else"), REMOVED),
     (re.compile(r"quota"), QUOTA),
     (re.compile(r"key ?pair"), KEY),
@@ -32,9 +32,9 @@ SIGNS = (
         SERVICE,
     ),
 )
-"""The first sign that is in the fault tells its cause; a fault without a sign is the host's."""
+"""The first pattern that matches the fault message gives the cause; if none matches, the host is the cause."""
 
 
 def cause_of(fault: str) -> Cause:
-    """Return what is at fault."""
-    return next((cause for sign, cause in SIGNS if sign.search(fault.lower())), HOST)
+    """Return the cause that a site's error message indicates."""
+    return next((cause for pattern, cause in CAUSES_BY_PATTERN if pattern.search(fault.lower())), HOST)

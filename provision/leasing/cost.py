@@ -1,4 +1,4 @@
-"""What a lease costs: until now, and what goes on costing when a command ends."""
+"""The cost of a lease: until now, and after the end of a command that leaves it active."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,35 +17,37 @@ HOUR = timedelta(hours=1)
 
 
 @contextmanager
-def costs_reported(reconciler: Reconciler, name: str) -> Iterator[None]:
-    """Report what goes on costing under that name when the body ends, however it ends."""
+def report_cost_on_exit(reconciler: Reconciler, name: str) -> Iterator[None]:
+    """Report the running cost of the lease with that name when the body ends, even with an error."""
     try:
         yield
     finally:
         active_lease = reconciler.journal.active_lease(name)
-        if active_lease and (line := costing(reconciler, active_lease)):
+        if active_lease and (line := running_cost(reconciler, active_lease)):
             reconciler.report(line)
 
 
-def costing(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return what goes on costing, how much, and the command that ends it; '' if nothing does.
+def running_cost(reconciler: Reconciler, active_lease: ActiveLease) -> str:
+    """Return the price of a lease that may still cost, its end, and the command that releases it; '' if there is none.
 
-    It is read from the journal, as the site may be what fails.
+    Reads only the journal, because the site may not answer.
     """
     entries = [entry for entry in reconciler.journal.entries() if entry.tag == active_lease.tag]
-    made, asked = list(_made(entries).values()), _asked(entries)
-    if not made and not _unanswered(entries):
+    leases, requested = list(_undeleted_leases(entries).values()), _last_requested_slot(entries)
+    if not leases and not _has_unknown_outcome(entries):
         return ""
-    end = max(map(_end, made or [asked]))
+    end = max(map(_end_of_lease, leases or [requested]))
     until = time_in_words(end, local_zone())
-    known = f"costs {_price(asked)} until {until}" if made else f"may have been made, and costs {_price(asked)} then"
+    price = _price_in_words(requested)
     if end <= reconciler.clock.now():
-        known = f"was to end {until}, and costs {_price(asked)} if it was extended elsewhere"
-    return f"lease {active_lease.name} at {active_lease.site} {known}; to end it: testbed release {active_lease.name}"
+        cost = f"was to end {until}, and costs {price} if it was extended elsewhere"
+    else:
+        cost = f"costs {price} until {until}" if leases else f"may exist; if it does, it costs {price}"
+    return f"lease {active_lease.name} at {active_lease.site} {cost}; to end it: testbed release {active_lease.name}"
 
 
-def _made(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
-    """Return what the journal has last of each lease that was made and not deleted, by its id."""
+def _undeleted_leases(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+    """Return the last recorded data of each lease that was created and not deleted, by its id."""
     made: dict[str, dict[str, Any]] = {}
     deleted: set[str] = set()
     for entry in entries:
@@ -57,24 +59,24 @@ def _made(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
     return {id: data for id, data in made.items() if id not in deleted}
 
 
-def _asked(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Return the time slot and price of the last lease that was asked for, or {}."""
+def _last_requested_slot(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return the time slot and price of the last lease that was requested, or {}."""
     intents = [one.data for one in entries if (one.event, one.operation) == ("intent", Operation.CREATE_LEASE)]
     return intents[-1] if intents else {}
 
 
-def _unanswered(entries: Sequence[Entry]) -> bool:
+def _has_unknown_outcome(entries: Sequence[Entry]) -> bool:
     """Return whether the outcome of the last request for a lease is unknown."""
     events = [entry.event for entry in entries if entry.operation == Operation.CREATE_LEASE]
     return bool(events) and events[-1] == "intent"
 
 
-def _end(data: dict[str, Any]) -> datetime:
+def _end_of_lease(data: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(data["end"])
 
 
 def leased_hosts(reconciler: Reconciler, site: Testbed, lease: Lease) -> tuple[Host | None, ...]:
-    """Return the hosts of a lease, None for one that its site does not list. A site forgets those of past leases."""
+    """Return the hosts of a lease, None for each that the site does not list. Sites forget hosts of past leases."""
     known = {host.id: host for host in reconciler.query(site.hosts)}
     return tuple(map(known.get, lease.hosts or reconciler.journal.hosts(lease.id)))
 
@@ -91,8 +93,8 @@ def used_time(reconciler: Reconciler, lease: Lease) -> timedelta:
     return max(min(reconciler.clock.now(), lease.end) - lease.start, timedelta())
 
 
-def used_in_words(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return what a lease has cost, unknown if the site does not tell: nothing that is to be released waits for it."""
+def cost_in_words(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> str:
+    """Return the cost of a lease so far, 'unknown' if the site does not answer at once: a release must not wait."""
     used = None
     with suppress(SiteError):
         lease = find_lease(site, active_lease)
@@ -100,8 +102,8 @@ def used_in_words(site: Testbed, reconciler: Reconciler, active_lease: ActiveLea
     return "unknown" if used is None else f"{used:.1f} service units"
 
 
-def _price(slot: dict[str, Any]) -> str:
+def _price_in_words(slot: dict[str, Any]) -> str:
     if slot.get("cost_su") is None:
         return "service units"
-    hours = (_end(slot) - datetime.fromisoformat(slot["start"])) / HOUR
+    hours = (_end_of_lease(slot) - datetime.fromisoformat(slot["start"])) / HOUR
     return f"{slot['cost_su'] / hours:g} service units an hour"

@@ -8,27 +8,28 @@ from functools import partial
 from pathlib import Path
 
 from provision.availability.times import local_zone, time_in_words
-from provision.checks import Check, not_checked, result_of
+from provision.checks import Check, run_check, skip_checks
 from provision.choices import IMAGE
 from provision.errors import CheckFailed
 from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
 from provision.sites.base import Testbed, connect_to
-from provision.ssh.login import KINDS, check_key, fingerprint, key_pair
+from provision.ssh.login import PUBLIC_KEY_PREFIXES, check_key, fingerprint, key_pair
 
 TOOLS = ("ssh", "ssh-keygen")
-SHORTEST = timedelta(hours=3)
-"""What the labs need: a credential that ends earlier is none for a lease."""
-SKEW = timedelta(minutes=2)
+HOUR = timedelta(hours=1)
+SHORTEST_CREDENTIAL = 3 * HOUR
+"""The labs need this much time, so a credential that ends earlier fails the check."""
+MAX_CLOCK_SKEW = timedelta(minutes=2)
 
 
 def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
-    """Run all checks; those that need the site are not made if its account is unusable."""
+    """Run all checks. If the account is unusable, skip the checks that need the site."""
     local = [
-        result_of("local tools", _tools),
-        result_of("SSH key", lambda: _local_key(key)),
-        result_of("time zone", _time_zone),
-        result_of("journal", lambda: _journal(reconciler)),
+        run_check("local tools", _check_tools),
+        run_check("SSH key", lambda: _check_local_key(key)),
+        run_check("time zone", _check_time_zone),
+        run_check("journal", lambda: _check_journal(reconciler)),
     ]
     sites: list[Testbed] = []
 
@@ -36,61 +37,62 @@ def examine(site_name: str, key: Path, reconciler: Reconciler) -> list[Check]:
         sites.append(connect_to(site_name))
         return str(sites[0].identity())
 
-    local.append(result_of("account", account))
+    local.append(run_check("account", account))
     if not local[-1].passed:
-        return local + not_checked(AT_THE_SITE, "account")
-    return local + [result_of(name, partial(ask, sites[0], key, reconciler)) for name, ask in AT_THE_SITE.items()]
+        return local + skip_checks(SITE_CHECKS, "account")
+    return local + [run_check(name, partial(check, sites[0], key, reconciler)) for name, check in SITE_CHECKS.items()]
 
 
-def _tools() -> str:
+def _check_tools() -> str:
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
         raise CheckFailed(f"{', '.join(missing)} missing; install the OpenSSH client (apt install openssh-client)")
     return ", ".join(TOOLS)
 
 
-def _local_key(key: Path) -> str:
+def _check_local_key(key: Path) -> str:
     check_key(key_pair(key))
     return str(key)
 
 
-def _time_zone() -> str:
+def _check_time_zone() -> str:
     named = os.environ.get("TZ", "").removeprefix(":")
     if named and local_zone().key != named:
-        raise CheckFailed(f"TZ {named!r} is unknown, and times are shown in UTC; set it to one as Europe/Helsinki")
+        raise CheckFailed(f"TZ {named!r} is unknown, so times are shown in UTC; allowed: names such as Europe/Helsinki")
     return local_zone().key
 
 
-def _journal(reconciler: Reconciler) -> str:
+def _check_journal(reconciler: Reconciler) -> str:
     active = ", ".join(sorted(reconciler.journal.active_leases()))
     return f"{reconciler.journal.folder}: active leases: {active or 'none'}"
 
 
-def _credential(site: Testbed, reconciler: Reconciler) -> str:
+def _check_credential(site: Testbed, reconciler: Reconciler) -> str:
     require_unrestricted(site, reconciler)
     ends = site.credential().ends
     if ends is None:
         return "does not end"
     when = time_in_words(ends, local_zone())
-    if ends < reconciler.clock.now() + SHORTEST:
-        raise CheckFailed(f"ends {when}, before a lease could; log in again")
+    if ends < reconciler.clock.now() + SHORTEST_CREDENTIAL:
+        raise CheckFailed(f"ends {when}, too early for a lease of {SHORTEST_CREDENTIAL / HOUR:g} hours; log in again")
     return f"ends {when}; a lease can be released until then, or after another login"
 
 
-def _addresses(site: Testbed) -> str:
+def _check_addresses(site: Testbed) -> str:
     left = site.addresses_left()
     if left == 0:
         idle = ", ".join(address.ip for address in site.addresses() if not address.server) or "none"
         raise CheckFailed(
-            f"the project's quota is used up; release one of yours, or ask the site's help desk; idle ones: {idle}"
+            f"the project's quota is used up; release one of yours, or ask the site's help desk; "
+            f"unattached addresses: {idle}"
         )
     return "one will be allocated" if left is None else f"the project may allocate {left} more"
 
 
-def _site_key(site: Testbed, key: Path, reconciler: Reconciler) -> str:
+def _check_site_key(site: Testbed, key: Path, reconciler: Reconciler) -> str:
     """Compare the local key with those at the site: the active leases' keys and the one with the file's name."""
     local = fingerprint(key_pair(key).public)
-    remote = {name: fingerprint(text) for name, text in site.public_keys() if text.startswith(KINDS)}
+    remote = {name: fingerprint(text) for name, text in site.public_keys() if text.startswith(PUBLIC_KEY_PREFIXES)}
     for active_lease in reconciler.journal.active_leases().values():
         if remote.get(active_lease.tag, local) != local:
             raise CheckFailed(
@@ -106,24 +108,24 @@ def _site_key(site: Testbed, key: Path, reconciler: Reconciler) -> str:
     return f"at the site as {', '.join(names)}" if names else "not at the site yet; a lease uploads it"
 
 
-def _clock(site: Testbed) -> str:
+def _check_clock(site: Testbed) -> str:
     skew = abs(site.skew())
-    if skew > SKEW:
+    if skew > MAX_CLOCK_SKEW:
         raise CheckFailed(
             f"this computer's clock is {skew.total_seconds():.0f} s off the site's; set it: timedatectl set-ntp true"
         )
     return f"{skew.total_seconds():.0f} s off the site's"
 
 
-AT_THE_SITE: dict[str, Callable[[Testbed, Path, Reconciler], str]] = {
-    "credential": lambda site, key, reconciler: _credential(site, reconciler),
+SITE_CHECKS: dict[str, Callable[[Testbed, Path, Reconciler], str]] = {
+    "credential": lambda site, key, reconciler: _check_credential(site, reconciler),
     "reservations": lambda site, key, reconciler: f"{len(site.hosts())} reservable nodes at {site.name}",
     "image": lambda site, key, reconciler: f"image {IMAGE} ({site.image_id(IMAGE)})",
     "boot": lambda site, key, reconciler: site.boot_requirements(),
     "quota": lambda site, key, reconciler: site.quota(),
-    "floating IPs": lambda site, key, reconciler: _addresses(site),
-    "SSH key at the site": _site_key,
+    "floating IPs": lambda site, key, reconciler: _check_addresses(site),
+    "SSH key at the site": _check_site_key,
     "service units": lambda site, key, reconciler: site.service_units(),
-    "clock": lambda site, key, reconciler: _clock(site),
+    "clock": lambda site, key, reconciler: _check_clock(site),
 }
 """The checks that need an account, by name."""

@@ -1,6 +1,6 @@
-"""The write-ahead journal of leases: the intent of each operation before it, its outcome after it.
+"""The write-ahead journal of leases: the intent of each operation before it, and its outcome after it.
 
-A run that was killed at any point resumes from it. The journal is a file of JSON lines in the folder
+A run that was killed at any point resumes from the journal. The journal is a file of JSON lines in the folder
 ``$TESTBED_LEDGER``, else in ``llm-testbed`` under ``$XDG_STATE_HOME`` or ``~/.local/state``.
 """
 
@@ -73,8 +73,8 @@ class ActiveLease:
     """The journal's record of a lease that was opened and not closed.
 
     intents and operations: data of the last intent and the last outcome of each operation. failed_hosts: ids of hosts
-    that did not boot. machines: those that have answered and whose server was not deleted since, by name. account: the
-    account that made it; None in a journal of an earlier version.
+    that did not boot. machines: those that have answered SSH and whose server still exists, by name. account: the
+    account that made the lease; None in a journal of an earlier version.
     """
 
     name: str
@@ -124,8 +124,10 @@ class Journal:
         )
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked(self.folder / "ledger.lock"), self._file.open("ab+") as file:
-            torn = file.tell() and not self._file.read_bytes().endswith(b"\n")
-            file.write((b"\n" if torn else b"") + json.dumps(_as_written(entry), default=str).encode() + b"\n")
+            incomplete = file.tell() and not self._file.read_bytes().endswith(b"\n")
+            file.write(
+                (b"\n" if incomplete else b"") + json.dumps(_fields_on_disk(entry), default=str).encode() + b"\n"
+            )
             file.flush()
             os.fsync(file.fileno())
 
@@ -134,7 +136,7 @@ class Journal:
         self.write("reached", active_lease, server=machine.server, login=asdict(machine.login))
 
     def record_account(self, active_lease: ActiveLease, account: Identity) -> None:
-        """Record the account of a lease that a journal of an earlier version has without."""
+        """Record the account of a lease whose record, written by an earlier version, has no account."""
         self.write("account", active_lease, **_account_data(account))
 
     def entries(self) -> list[Entry]:
@@ -152,7 +154,7 @@ class Journal:
             elif entry.event == "closed":
                 active.pop(entry.name, None)
             elif entry.name in active:
-                active[entry.name] = _after(active[entry.name], entry)
+                active[entry.name] = _apply_entry(active[entry.name], entry)
         return active
 
     def tags(self) -> set[str]:
@@ -172,13 +174,13 @@ class Journal:
         return tuple(hosts[-1]) if hosts else ()
 
     def last_end(self, active_lease: ActiveLease) -> datetime | None:
-        """Return the lease's end as last recorded, whether it was created or extended then."""
+        """Return the lease's end as recorded last, at its creation or an extension; None without a record."""
         done = [entry.data for entry in self.entries() if (entry.tag, entry.event) == (active_lease.tag, "done")]
         ends = [data["end"] for data in done if "end" in data]
         return datetime.fromisoformat(ends[-1]) if ends else None
 
     def start(self, active_lease: ActiveLease) -> datetime | None:
-        """Return the lease's start as recorded, None if it is not reserved."""
+        """Return the recorded start of the lease, None if it is not reserved yet."""
         start = active_lease.operations.get(Operation.CREATE_LEASE, {}).get("start")
         return datetime.fromisoformat(start) if start else None
 
@@ -214,7 +216,7 @@ class Journal:
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
 
-def _as_written(entry: Entry) -> dict[str, Any]:
+def _fields_on_disk(entry: Entry) -> dict[str, Any]:
     on_disk = {name: key for key, name in FIELDS.items()}
     return {on_disk.get(name, name): value for name, value in asdict(entry).items()}
 
@@ -227,8 +229,11 @@ def _account_in(data: dict[str, Any]) -> Identity | None:
     return Identity(**data["account"]) if "account" in data else None
 
 
-def _after(active_lease: ActiveLease, entry: Entry) -> ActiveLease:
-    """Return the record after an entry. The intent to delete a lease removes its creation, so it is not missed."""
+def _apply_entry(active_lease: ActiveLease, entry: Entry) -> ActiveLease:
+    """Return the record with an entry applied.
+
+    The intent to delete a lease removes its creation, so that a missing lease is no error afterwards.
+    """
     if entry.event == "account":
         return replace(active_lease, account=_account_in(entry.data))
     if entry.event == "reached":

@@ -19,8 +19,8 @@ from provision.sites.base import Testbed
 class LeakedResources:
     """The leaked resources of one tag, in words, and a record by which they can be deleted.
 
-    opened_here: whether the local journal created the tag. Otherwise a journal of the same user did that is on another
-    computer, where the lease may be in use, or that is lost.
+    opened_here: whether the local journal created the tag. Otherwise another journal of the same user did, which is
+    lost or on another computer, where the lease may be in use.
     """
 
     active_lease: ActiveLease
@@ -48,8 +48,8 @@ def leaked_resources(site: Testbed, reconciler: Reconciler) -> list[LeakedResour
     ]
 
 
-def selected(leaked: Sequence[LeakedResources], tags: Sequence[str]) -> list[LeakedResources]:
-    """Return those with these tags; without tags, those that the local journal opened.
+def select_by_tag(leaked: Sequence[LeakedResources], tags: Sequence[str]) -> list[LeakedResources]:
+    """Return the leaked resources with these tags; without tags, those whose tag the local journal created.
 
     Raises BadName for a tag that no leaked resource carries.
     """
@@ -63,7 +63,7 @@ def selected(leaked: Sequence[LeakedResources], tags: Sequence[str]) -> list[Lea
 
 
 def delete_leaked(site: Testbed, reconciler: Reconciler, leaked: Sequence[LeakedResources]) -> None:
-    """Delete leaked resources. What cannot be deleted stops no other; raises NotReleased with all that remain."""
+    """Delete leaked resources. A failure does not stop other deletions. Raises NotReleased with all failures."""
     problems = []
     for one in leaked:
         try:

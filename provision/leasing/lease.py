@@ -8,7 +8,7 @@ from provision.leasing.boot import bring_up
 from provision.leasing.journal import ActiveLease, Machine
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest, LeaseTask, slot_in_words
-from provision.leasing.reserve import choose, reserve, wait_for_start
+from provision.leasing.reserve import choose_slots, reserve, wait_for_start
 from provision.models import Lease
 from provision.sites.base import BootVolumes, SecurityGroups, Testbed
 
@@ -22,12 +22,12 @@ class Leased:
     image_id: str = ""
 
 
-def plan(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> list[str]:
-    """Return the API calls that ``lease`` would make, one per line; nothing is changed."""
+def planned_calls(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> list[str]:
+    """Return the API calls that ``lease`` would make, one per line. Changes nothing."""
     if active_lease := reconciler.journal.active_lease(lease_request.name):
         verify_account(site, reconciler, active_lease)
         return [f"lease {lease_request.name} is active: resume it"]
-    slot = choose(site, reconciler, lease_request.requirements, lease_request.at_once)[0]
+    slot = choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0]
     servers = ", ".join(lease_request.server_names)
     image_id = reconciler.query(lambda: site.image_id(lease_request.image))
     group = "neutron: create a security group that admits SSH"
@@ -54,9 +54,9 @@ def lease(
         reconciler.report(f"another program is working on {lease_request.name}; waiting for it")
 
     with reconciler.journal.exclusive(lease_request.name, waiting):
-        task = LeaseTask(site, reconciler, lease_request, _record(site, reconciler, lease_request))
+        task = LeaseTask(site, reconciler, lease_request, _open_record(site, reconciler, lease_request))
         if not task.opened.intents:
-            _check_before_cost(task)
+            _check_boot_requirements(task)
         reserved = reserve(task, watch)
         _report_short_credential(task, reserved)
         if not wait and reserved.start > reconciler.clock.now():
@@ -66,8 +66,8 @@ def lease(
         return Leased(reconciler.query(task.find_lease) or active, machines, image_id)
 
 
-def _check_before_cost(task: LeaseTask) -> None:
-    """Raise the site's error if a server could not boot there: a lease would be paid for nothing."""
+def _check_boot_requirements(task: LeaseTask) -> None:
+    """Raise the site's error if a server could not boot at the site, before the lease costs anything."""
     try:
         task.reconciler.query(lambda: task.site.image_id(task.lease_request.image))
         task.reconciler.query(task.site.boot_requirements)
@@ -82,7 +82,7 @@ def _report_short_credential(task: LeaseTask, reserved: Lease) -> None:
         task.reconciler.report(f"{credential_ends(ends, reserved.end)}; log in again before that, to release it")
 
 
-def _record(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:
+def _open_record(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:
     """Return the journal's record of this name, or a new one.
 
     Raises ForeignLease if it is at another site, OtherAccount, and NoCredentials for a restricted credential.

@@ -1,4 +1,4 @@
-"""What leases have cost, over a semester or longer, as the journal has it. Nothing is asked at a site."""
+"""The cost of past leases, over a semester or longer, from the journal alone. No site is queried."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class PastLease:
-    """A lease that was made: from its start until it was deleted, ended or, if it still runs, until now.
+    """A lease that was created. end: its deletion or its end, whichever was first; for an active lease, now.
 
-    su_per_hour: of all its hosts, None if the site reports no price.
+    su_per_hour: price of all its hosts together, None if the site reports no price.
     """
 
     id: str
@@ -25,19 +25,19 @@ class PastLease:
 
     @property
     def used_su(self) -> float | None:
-        """The service units that it has cost; None if the price is unknown."""
+        """The cost so far, service units; None if the price is unknown."""
         hours = max(self.end - self.start, timedelta()) / HOUR
         return None if self.su_per_hour is None else self.su_per_hour * hours
 
 
 def past_leases(entries: Sequence[Entry], now: datetime) -> list[PastLease]:
-    """Return every lease that the journal's entries record as made, in the order of their start."""
+    """Return every lease that was created according to the journal's entries, sorted by start."""
     prices: dict[str, float | None] = {}
     leases: dict[str, PastLease] = {}
     for entry in entries:
         data, id = entry.data, str(entry.data.get("id", ""))
         if (entry.event, entry.operation) == ("intent", Operation.CREATE_LEASE):
-            prices[entry.tag] = _price(data)
+            prices[entry.tag] = _price_su_per_hour(data)
         elif entry.event == "done" and entry.operation in (Operation.CREATE_LEASE, Operation.EXTEND_LEASE):
             start, end = (datetime.fromisoformat(data[key]) for key in ("start", "end"))
             leases[id] = PastLease(id, entry.name, entry.site, start, end, prices.get(entry.tag))
@@ -55,8 +55,8 @@ def sum_in_words(leases: Iterable[PastLease]) -> str:
     return f"{len(costs)} lease(s): {sum(cost for cost in costs if cost is not None):.1f} service units{more}"
 
 
-def _price(slot: dict[str, object]) -> float | None:
-    """Return the service units an hour of the time slot that was asked for."""
+def _price_su_per_hour(slot: dict[str, object]) -> float | None:
+    """Return the price of a requested time slot, service units an hour; None if unknown."""
     cost, start, end = (slot.get(key) for key in ("cost_su", "start", "end"))
     if not isinstance(cost, int | float):
         return None

@@ -1,7 +1,7 @@
 """Requests to a site: retried, recorded in the journal, and never carried out twice.
 
-A query is repeated while a service is unreachable. After an operation with an unknown outcome, its result is looked for
-before the operation is tried again.
+A query is repeated while a service is unreachable. If the outcome of an operation is unknown, the reconciler searches
+for its result before it tries the operation again.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 12
 LONGEST_PAUSE_S = 30
 LONGEST_REQUESTED_PAUSE_S = 600
-"""The longest pause that an answer may ask for."""
+"""The longest pause that a service may request, seconds."""
 T = TypeVar("T")
 Report = Callable[[str], None]
 
@@ -56,7 +56,7 @@ class Reconciler:
         outcome: Callable[[T], dict[str, Any]],
         **intent: Any,
     ) -> T:
-        """Return what ``find`` finds, else what ``create`` creates: exactly one, even if the answer was lost."""
+        """Return the resource that ``find`` returns, else create one; never create two, even if an answer was lost."""
 
         def once() -> T:
             found = find()
@@ -122,15 +122,15 @@ class Reconciler:
 
 
 def _pause_s(state: "RetryCallState") -> float:
-    """Return the pause before the next attempt: at least as long as the service asks for, within a bound."""
+    """Return the pause before the next attempt: at least what the service requests, up to a bound; seconds."""
     from tenacity import wait_exponential
 
     problem = state.outcome.exception() if state.outcome else None
-    asked = min(getattr(problem, "retry_after_s", 0.0), LONGEST_REQUESTED_PAUSE_S)
-    return max(wait_exponential(max=LONGEST_PAUSE_S)(state), asked)
+    requested = min(getattr(problem, "retry_after_s", 0.0), LONGEST_REQUESTED_PAUSE_S)
+    return max(wait_exponential(max=LONGEST_PAUSE_S)(state), requested)
 
 
 def _status(answer: object) -> str:
-    """Return the status of a resource, and the site's task with it where there is one: BUILD, spawning."""
+    """Return a resource's status and, if the site reports one, its current task: 'BUILD, spawning'."""
     parts = getattr(answer, "status", "waiting"), getattr(answer, "task", "")
     return ", ".join(filter(None, parts))

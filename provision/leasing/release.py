@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from provision.availability.times import length_in_words, local_zone, time_in_words
 from provision.errors import (
-    UNTOUCHED,
+    UNTOUCHED_LEASE_ERRORS,
     BadName,
     BadTime,
     ExtensionRejected,
@@ -16,14 +16,14 @@ from provision.errors import (
     SiteError,
 )
 from provision.leasing.account import connect_to_lease, verify_account
-from provision.leasing.cost import cost_su, costing, leased_hosts, used_time
+from provision.leasing.cost import cost_su, leased_hosts, running_cost, used_time
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import OVER, find_lease, lease_data, text
-from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, listed, remaining
+from provision.leasing.request import ENDED_STATUSES, find_lease, journal_time, lease_data
+from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, list_once, list_remaining
 from provision.models import Host, Lease, Server, TimeSlot
 from provision.sites.base import Testbed
-from provision.ssh.login import forget
+from provision.ssh.login import forget_host_key
 
 EXTENSION_WINDOW = timedelta(hours=48)
 """Chameleon extends a lease only in its last 48 hours, by at most LONGEST_EXTENSION."""
@@ -34,8 +34,8 @@ LONGEST_EXTENSION = timedelta(days=7)
 class State:
     """An active lease as its site reports it now.
 
-    lease: None if it is gone. hosts: the nodes, as far as the site lists them. used_su: cost so far, total_su: until
-    its end; None if a price is unknown.
+    lease: None if it is gone. hosts: the nodes, as far as the site lists them. used_su and total_su: the cost so far
+    and until the end, service units; None if a price is unknown.
     """
 
     active_lease: ActiveLease
@@ -55,7 +55,7 @@ def get_active_lease(reconciler: Reconciler, name: str) -> ActiveLease:
     return active_leases[name]
 
 
-def state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> State:
+def lease_state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> State:
     """Query the site for the state of an active lease."""
     verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
@@ -69,10 +69,10 @@ def state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> S
     return State(active_lease, lease, servers, ips, tuple(filter(None, hosts)), used, total)
 
 
-def ends_at(reconciler: Reconciler, active_lease: ActiveLease) -> datetime | None:
-    """Return the lease's end: the site's, whoever extended it, else the one that the journal has last.
+def current_end(reconciler: Reconciler, active_lease: ActiveLease) -> datetime | None:
+    """Return the lease's end as the site reports it now, else as the journal recorded it last.
 
-    A run under way asks for it each time that the end matters, and a site that does not answer does not end it.
+    The lease may have been extended by anybody. A site that does not answer must not stop a run that needs the end.
     """
     with suppress(ProvisionError):
         if lease := find_lease(connect_to_lease(reconciler, active_lease), active_lease):
@@ -81,12 +81,12 @@ def ends_at(reconciler: Reconciler, active_lease: ActiveLease) -> datetime | Non
 
 
 def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
-    """Return whether the lease goes on; if its account cannot ask, it is taken to."""
+    """Return whether the lease is active; True if the site cannot be queried."""
     try:
         lease = find_lease(connect_to_lease(reconciler, active_lease), active_lease)
     except ProvisionError:
         return True
-    return lease is not None and lease.status not in OVER
+    return lease is not None and lease.status not in ENDED_STATUSES
 
 
 def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
@@ -109,7 +109,7 @@ def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by:
             lambda: site.extend_lease(lease, slot),
             lease_data,
             by=length_in_words(by),
-            end=text(end),
+            end=journal_time(end),
         )
 
 
@@ -126,7 +126,7 @@ def extension(
         raise BadTime(f"extension by {length_in_words(by)}: allowed: more than 0m, at most {most}")
     verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
-    if lease is None or lease.status in OVER:
+    if lease is None or lease.status in ENDED_STATUSES:
         raise ExtensionRejected(f"lease {active_lease.name} is over; lease again")
     begun = reconciler.journal.pending_intent(active_lease, Operation.EXTEND_LEASE)
     if begun.get("by") == length_in_words(by) and (end := datetime.fromisoformat(begun["end"])) >= lease.end:
@@ -147,19 +147,19 @@ def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) ->
         verify_account(site, reconciler, active_lease)
         delete_resources(site, reconciler, active_lease)
         for machine in active_lease.machines:
-            forget(machine.login.alias, reconciler.journal.known_hosts)
+            forget_host_key(machine.login.alias, reconciler.journal.known_hosts)
         reconciler.journal.write("closed", active_lease)
 
 
 @contextmanager
 def release_on_exit(site: Testbed, reconciler: Reconciler, name: str) -> Iterator[None]:
-    """Release the lease of that name when the body ends, however it ends.
+    """Release the lease of that name when the body ends, even with an error.
 
     A lease of somebody else or of another account, or one that does not match the request, is not touched.
     """
     try:
         yield
-    except UNTOUCHED:
+    except UNTOUCHED_LEASE_ERRORS:
         raise
     except BaseException as why:
         reconciler.report(f"{str(why) or 'interrupted'}; releasing {name}")
@@ -176,9 +176,9 @@ def _release_or_report(site: Testbed, reconciler: Reconciler, name: str) -> None
     try:
         release(site, reconciler, active_lease)
     except (ProvisionError, KeyboardInterrupt):
-        left = ", ".join(listed(site, active_lease)) or "nothing"
+        left = ", ".join(list_once(site, active_lease)) or "nothing"
         reconciler.report(f"{name} is not released; still at {site.name}: {left}; run: testbed release {name}")
-        reconciler.report(costing(reconciler, active_lease) or "nothing of it costs")
+        reconciler.report(running_cost(reconciler, active_lease) or "it costs nothing")
         raise
     reconciler.report(f"{name} is released; nothing is left at {site.name}")
 
@@ -186,14 +186,14 @@ def _release_or_report(site: Testbed, reconciler: Reconciler, name: str) -> None
 def delete_resources(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete everything at the site that carries the lease's tag; the lease first, as only it costs.
 
-    What cannot be deleted stops nothing else, and is tried once more when the rest is gone. Raises NotReleased with
-    what remains and why.
+    A resource that cannot be deleted does not stop the others, and is tried once more after them. Raises NotReleased
+    with the remaining resources and the reasons.
     """
-    refused = _refusals(reconciler, active_lease, all_kinds(site))
-    refused = _refusals(reconciler, active_lease, [kind for kind, _ in refused])
-    if left := remaining(site, reconciler, active_lease):
+    failures = _delete_kinds(reconciler, active_lease, all_kinds(site))
+    failures = _delete_kinds(reconciler, active_lease, [kind for kind, _ in failures])
+    if left := list_remaining(site, reconciler, active_lease):
         _record_undeleted(reconciler, active_lease, left)
-        why = f" ({'; '.join(str(problem) for _, problem in refused)})" if refused else ""
+        why = f" ({'; '.join(str(problem) for _, problem in failures)})" if failures else ""
         raise NotReleased(f"still at {site.name} after release: {', '.join(left)}{why}; release again")
 
 
@@ -204,15 +204,15 @@ def _record_undeleted(reconciler: Reconciler, active_lease: ActiveLease, left: S
             reconciler.journal.write("failed", active_lease, Operation.DELETE_LEASE, id=id, reason="still listed")
 
 
-def _refusals(
+def _delete_kinds(
     reconciler: Reconciler, active_lease: ActiveLease, kinds: Sequence[ResourceKind]
 ) -> list[tuple[ResourceKind, SiteError]]:
-    """Delete the lease's resources of these kinds; return those that could not be deleted, with the reason."""
-    refused = []
+    """Delete the lease's resources of these kinds; return the kinds that could not be deleted, with the errors."""
+    failures = []
     for kind in kinds:
         try:
             delete_tagged(reconciler, active_lease, kind)
         except SiteError as problem:
-            reconciler.report(f"{problem}; the rest is released first")
-            refused.append((kind, problem))
-    return refused
+            reconciler.report(f"{problem}; releasing the rest first")
+            failures.append((kind, problem))
+    return failures

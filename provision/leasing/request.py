@@ -13,7 +13,7 @@ from provision.models import Address, Host, Lease, Requirements, Server, TimeSlo
 from provision.sites.base import Testbed
 from provision.ssh.login import KeyPair
 
-OVER = ("TERMINATED", "ERROR")
+ENDED_STATUSES = ("TERMINATED", "ERROR")
 """Statuses of a lease that has ended."""
 T = TypeVar("T")
 
@@ -82,10 +82,10 @@ def default_image(node_type: str | None) -> str:
 def find_lease(site: Testbed, active_lease: ActiveLease) -> Lease | None:
     """Return the site's lease with this record's tag."""
     found = [lease for lease in site.leases() if lease.tag == active_lease.tag]
-    return min(found, key=lambda lease: (lease.status in OVER, lease.created, lease.id), default=None)
+    return min(found, key=lambda lease: (lease.status in ENDED_STATUSES, lease.created, lease.id), default=None)
 
 
-def tagged(resources: list[T], tag: str) -> T | None:
+def first_with_tag(resources: list[T], tag: str) -> T | None:
     """Return the first resource with this tag."""
     return next((resource for resource in resources if getattr(resource, "tag", "") == tag), None)
 
@@ -96,22 +96,27 @@ def same_hardware(one: Host, other: Host) -> bool:
 
 
 def lease_data(lease: Lease) -> dict[str, Any]:
-    """Return what the journal records of a lease."""
-    return {"id": lease.id, "start": text(lease.start), "end": text(lease.end), "hosts": list(lease.hosts)}
+    """Return the data of a lease for the journal."""
+    return {
+        "id": lease.id,
+        "start": journal_time(lease.start),
+        "end": journal_time(lease.end),
+        "hosts": list(lease.hosts),
+    }
 
 
 def slot_data(slot: TimeSlot) -> dict[str, Any]:
-    """Return what the journal records of a time slot."""
+    """Return the data of a time slot for the journal."""
     names = [host.name for host in slot.hosts]
-    return {"start": text(slot.start), "end": text(slot.end), "hosts": names, "cost_su": slot.cost_su}
+    return {"start": journal_time(slot.start), "end": journal_time(slot.end), "hosts": names, "cost_su": slot.cost_su}
 
 
 def address_data(address: Address) -> dict[str, Any]:
-    """Return what the journal records of a floating IP."""
+    """Return the data of a floating IP for the journal."""
     return {"id": address.id, "ip": address.ip}
 
 
-def text(moment: datetime) -> str:
+def journal_time(moment: datetime) -> str:
     """Return a time in the journal's format."""
     return moment.isoformat(timespec="minutes")
 

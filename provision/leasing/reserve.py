@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from provision.availability import search
-from provision.availability.matching import alike, fitting, hardware
+from provision.availability.matching import groups_of_equal_hosts, hardware_in_words, matching_hosts
 from provision.availability.times import MINUTE, local_zone, time_in_words
 from provision.errors import (
     ForeignLease,
@@ -21,7 +21,7 @@ from provision.errors import (
 )
 from provision.leasing.journal import Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import OVER, LeaseTask, lease_data, same_hardware, slot_data, slot_in_words
+from provision.leasing.request import ENDED_STATUSES, LeaseTask, lease_data, same_hardware, slot_data, slot_in_words
 from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import Lease, Requirements, TimeSlot
 from provision.sites.base import Testbed
@@ -31,30 +31,30 @@ START_GRACE_S = 15 * 60
 WATCH_S = 120
 """Pause between two searches for a time slot, seconds."""
 TRANSIENT = (NotEnoughHosts, Unreachable)
-"""Reasons for which a site without a time slot may have one later."""
+"""Errors after which a site may have a time slot later."""
 CHOICE_ATTEMPTS = 3
-"""How often another slot is chosen after losing a race for one."""
+"""How often a slot is chosen, if somebody else reserves each of them first."""
 
 
-def choose(
+def choose_slots(
     site: Testbed,
     reconciler: Reconciler,
     requirements: Requirements,
     at_once: bool = False,
     limit: int = 1,
-    not_on: tuple[str, ...] = (),
+    excluded_hosts: tuple[str, ...] = (),
 ) -> list[TimeSlot]:
-    """Return the earliest time slots that meet the requirements, not on these hosts; with at_once, starting now.
+    """Return the earliest time slots that meet the requirements, without ``excluded_hosts``; with at_once, from now.
 
     Raises NotEnoughHosts, with the earliest alternative, if there is none.
     """
-    hosts = [host for host in reconciler.query(site.hosts) if host.id not in not_on]
+    hosts = [host for host in reconciler.query(site.hosts) if host.id not in excluded_hosts]
     bookings = reconciler.query(site.bookings)
     now = reconciler.clock.now()
     requirements = replace(requirements, start=now) if at_once else requirements
-    if slots := search.earliest(hosts, bookings, requirements, now, limit):
+    if slots := search.earliest_slots(hosts, bookings, requirements, now, limit):
         return slots
-    alternatives = search.earliest(
+    alternatives = search.earliest_slots(
         hosts, bookings, replace(requirements, start=None, not_before=requirements.start), now, limit=1
     )
     when = f" at {time_in_words(requirements.start, local_zone())}" if requirements.start else ""
@@ -64,7 +64,7 @@ def choose(
     )
 
 
-def choose_among(
+def choose_slots_among(
     sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements, at_once: bool = False, limit: int = 1
 ) -> list[TimeSlot]:
     """Return the earliest time slots over several sites; unreachable sites and those without such hosts are reported.
@@ -73,44 +73,44 @@ def choose_among(
     over all reachable sites, else the first site's error.
     """
     if len(sites) == 1:
-        return choose(sites[0], reconciler, requirements, at_once, limit)
+        return choose_slots(sites[0], reconciler, requirements, at_once, limit)
     slots: list[TimeSlot] = []
     problems: dict[str, ProvisionError] = {}
     for site in sites:
         try:
-            slots += choose(site, reconciler, requirements, at_once, limit)
+            slots += choose_slots(site, reconciler, requirements, at_once, limit)
         except (SiteError, NoSuchHost, NoCredentials) as problem:
             problems[site.name] = problem
     lines = [f"{name}: {problem}" for name, problem in problems.items()]
     if not slots:
         if any(isinstance(problem, TRANSIENT) for problem in problems.values()):
             raise NotEnoughHosts("; ".join(lines))
-        without = [site for site in sites if isinstance(problems[site.name], NoSuchHost)]
-        _reject_unknown_hosts(without, reconciler, requirements)
+        without_such_hosts = [site for site in sites if isinstance(problems[site.name], NoSuchHost)]
+        _reject_unknown_hosts(without_such_hosts, reconciler, requirements)
         raise next(iter(problems.values()))
     for line in lines:
         reconciler.report(line)
-    return sorted(slots, key=search.rank)[:limit]
+    return sorted(slots, key=search.slot_sort_key)[:limit]
 
 
 def _reject_unknown_hosts(sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements) -> None:
     """Raise NoSuchHost with the nearest matches over all of ``sites``, none of which has such hosts."""
     if hosts := [host for site in sites for host in reconciler.query(site.hosts)]:
-        alike(fitting(hosts, requirements), requirements.count)
+        groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
 
 
-def site_of_earliest(
+def site_with_earliest_slot(
     sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements, at_once: bool, watch: bool
 ) -> Testbed:
     """Return the site with the earliest time slot; with ``watch``, search until there is one."""
     while len(sites) > 1:
         try:
-            slot = choose_among(sites, reconciler, requirements, at_once)[0]
+            slot = choose_slots_among(sites, reconciler, requirements, at_once)[0]
             return next(site for site in sites if site.name == slot.hosts[0].site)
         except NotEnoughHosts as problem:
             if not watch:
                 raise
-            _pause(reconciler, problem)
+            _pause_search(reconciler, problem)
     return sites[0]
 
 
@@ -124,26 +124,32 @@ def reserve(task: LeaseTask, watch: bool = False) -> Lease:
             task.reconciler.journal.write("done", task.opened, Operation.CREATE_LEASE, **lease_data(existing))
             return existing
         if Operation.CREATE_LEASE in task.active_lease.operations:
-            raise gone(task.lease_request.name)
-        slot = _slot_once_free(task) if watch else _slot(task)
+            raise lease_gone_error(task.lease_request.name)
+        slot = _wait_for_slot(task) if watch else _choose_slot(task)
         try:
-            return _lease(task, slot)
+            return _create_lease(task, slot)
         except NotEnoughHosts as problem:
             task.reconciler.report(f"{problem}: lost the race for this slot; choosing another")
     raise NotEnoughHosts(f"lost the race for a slot {CHOICE_ATTEMPTS} times; retry")
 
 
-def _slot(task: LeaseTask) -> TimeSlot:
-    """Return the slot for the request; not on hosts that failed, if there are others like them."""
+def _choose_slot(task: LeaseTask) -> TimeSlot:
+    """Return the slot for the request; on hosts that have not failed, if the site has such hosts."""
     lease_request, failed = task.lease_request, task.active_lease.failed_hosts
     if failed:
         with suppress(NoSuchHost):
-            return choose(task.site, task.reconciler, _any_like_named(task), lease_request.at_once, not_on=failed)[0]
-    return choose(task.site, task.reconciler, lease_request.requirements, lease_request.at_once)[0]
+            return choose_slots(
+                task.site,
+                task.reconciler,
+                _same_hardware_requirements(task),
+                lease_request.at_once,
+                excluded_hosts=failed,
+            )[0]
+    return choose_slots(task.site, task.reconciler, lease_request.requirements, lease_request.at_once)[0]
 
 
-def _any_like_named(task: LeaseTask) -> Requirements:
-    """Return the requirements; for a node given by name, those of any node with its hardware."""
+def _same_hardware_requirements(task: LeaseTask) -> Requirements:
+    """Return the requirements; if they name a node, replace its name by its hardware."""
     requirements = task.lease_request.requirements
     named = next((host for host in task.reconciler.query(task.site.hosts) if host.name == requirements.node), None)
     if named is None:
@@ -159,26 +165,26 @@ def _any_like_named(task: LeaseTask) -> Requirements:
     )
 
 
-def _slot_once_free(task: LeaseTask) -> TimeSlot:
+def _wait_for_slot(task: LeaseTask) -> TimeSlot:
     while True:
         try:
-            return _slot(task)
+            return _choose_slot(task)
         except NotEnoughHosts as problem:
-            _pause(task.reconciler, problem)
+            _pause_search(task.reconciler, problem)
 
 
-def _pause(reconciler: Reconciler, problem: NotEnoughHosts) -> None:
+def _pause_search(reconciler: Reconciler, problem: NotEnoughHosts) -> None:
     reconciler.report(f"{problem}; searching again every {WATCH_S // 60} minutes")
     reconciler.clock.sleep(WATCH_S)
 
 
 def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:
-    """Return the lease once it is ACTIVE. Raises LeaseFailed for ERROR, which Blazar's client takes for success."""
+    """Return the lease once it is ACTIVE. Raises LeaseFailed for ERROR, which Blazar's own client treats as success."""
     limit_s = max((lease.start - task.reconciler.clock.now()).total_seconds(), 0) + START_GRACE_S
     found = task.reconciler.wait(
         f"lease {lease.name}",
         lambda: current_lease(task, lease),
-        lambda now: now.status == "ACTIVE" or now.status in OVER,
+        lambda now: now.status == "ACTIVE" or now.status in ENDED_STATUSES,
         limit_s,
     )
     if found is None:
@@ -196,7 +202,7 @@ def current_lease(task: LeaseTask, lease: Lease) -> Lease:
     """Return the lease's current state. Raises LeaseGone if it no longer exists."""
     found = next((one for one in task.site.leases() if one.id == lease.id), None)
     if found is None:
-        raise gone(lease.name)
+        raise lease_gone_error(lease.name)
     return found
 
 
@@ -207,18 +213,18 @@ def move_to_other_hosts(task: LeaseTask, lease: Lease) -> Lease:
     host is unavailable while it is cleaned. Raises LeaseGone if the lease no longer exists.
     """
     now = task.reconciler.query(lambda: current_lease(task, lease))
-    if now.status in OVER:
-        raise gone(lease.name)
-    slot = _other_slot(task, replace(lease, end=now.end))
+    if now.status in ENDED_STATUSES:
+        raise lease_gone_error(lease.name)
+    slot = _slot_on_other_hosts(task, replace(lease, end=now.end))
     if slot is None:
         return lease
     task.reconciler.report("enough other nodes of the same hardware are free")
     delete_tagged(task.reconciler, task.opened, server_kinds(task.site)[0])
     _delete_leases(task, [lease.id])
-    return wait_for_start(task, _lease(task, slot))
+    return wait_for_start(task, _create_lease(task, slot))
 
 
-def _lease(task: LeaseTask, slot: TimeSlot) -> Lease:
+def _create_lease(task: LeaseTask, slot: TimeSlot) -> Lease:
     task.reconciler.report(f"leasing {slot_in_words(slot)}")
     lease = task.find_or_create(
         Operation.CREATE_LEASE,
@@ -231,7 +237,7 @@ def _lease(task: LeaseTask, slot: TimeSlot) -> Lease:
     return _keep_oldest(task, lease)
 
 
-def _other_slot(task: LeaseTask, lease: Lease) -> TimeSlot | None:
+def _slot_on_other_hosts(task: LeaseTask, lease: Lease) -> TimeSlot | None:
     """Return a slot on as many other hosts until the lease's end; None if the site itself chooses hosts, by flavor."""
     hosts = task.reconciler.query(task.site.hosts)
     own = next((host for host in hosts if host.id in lease.hosts), None)
@@ -239,27 +245,27 @@ def _other_slot(task: LeaseTask, lease: Lease) -> TimeSlot | None:
     start = now.replace(second=0, microsecond=0) + MINUTE
     if own is None or own.flavor or lease.end <= start:
         return None
-    spent = (*task.active_lease.failed_hosts, *lease.hosts)
-    others = [host for host in hosts if same_hardware(host, own) and host.id not in spent]
+    excluded = (*task.active_lease.failed_hosts, *lease.hosts)
+    others = [host for host in hosts if same_hardware(host, own) and host.id not in excluded]
     count = len(lease.resources)
     requirements = Requirements(min(lease.end - start, search.MAX_LEASE), start=start, gpus=0, count=count)
     bookings = task.reconciler.query(task.site.bookings)
-    slots = search.earliest(others, bookings, requirements, now, limit=1) if len(others) >= count else []
+    slots = search.earliest_slots(others, bookings, requirements, now, limit=1) if len(others) >= count else []
     return slots[0] if slots else None
 
 
 def _reject_foreign_lease(task: LeaseTask) -> None:
     """Raise ForeignLease for a current lease of this name that is not in the journal."""
     for lease in task.reconciler.query(task.site.leases):
-        if lease.name == task.lease_request.name and lease.status not in OVER:
+        if lease.name == task.lease_request.name and lease.status not in ENDED_STATUSES:
             task.reconciler.journal.write("closed", task.opened)
-            raise _foreign(task, lease)
+            raise _foreign_lease_error(task, lease)
 
 
 def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
     """Raise LeaseMismatch for a lease whose known hosts do not meet the requirements.
 
-    A node requested by name may have failed and been replaced by another one like it.
+    A node that was requested by name may have failed, and another node with the same hardware may have replaced it.
     """
     requirements = (
         replace(task.lease_request.requirements, node=None)
@@ -270,9 +276,9 @@ def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
     if not hosts:
         return
     with suppress(NoSuchHost):
-        if len(lease.hosts) == requirements.count and len(fitting(hosts, requirements)) == len(hosts):
+        if len(lease.hosts) == requirements.count and len(matching_hosts(hosts, requirements)) == len(hosts):
             return
-    actual = f"{len(lease.hosts)} x {hardware(hosts[0])}"
+    actual = f"{len(lease.hosts)} x {hardware_in_words(hosts[0])}"
     raise LeaseMismatch(
         f"lease {lease.name} is active with {actual}, which does not meet the request; "
         "request that hardware, release the lease, or choose another --name"
@@ -286,14 +292,14 @@ def _keep_oldest(task: LeaseTask, lease: Lease) -> Lease:
     Raises ForeignLease if the oldest one is another computer's.
     """
     leases = [one for one in task.reconciler.query(task.site.leases) if one.name == lease.name]
-    current = [one for one in leases if one.status not in OVER]
+    current = [one for one in leases if one.status not in ENDED_STATUSES]
     oldest = min(current, key=lambda one: (one.created, one.id), default=lease)
     ours = [one.id for one in current if one.tag == lease.tag and one.id != oldest.id]
     if ours:
         _delete_leases(task, ours)
     if oldest.tag != lease.tag:
         task.reconciler.journal.write("closed", task.opened)
-        raise _foreign(task, oldest)
+        raise _foreign_lease_error(task, oldest)
     task.reconciler.journal.write("done", task.opened, Operation.CREATE_LEASE, **lease_data(oldest))
     return oldest
 
@@ -307,13 +313,13 @@ def _delete_leases(task: LeaseTask, ids: list[str]) -> None:
     )
 
 
-def _foreign(task: LeaseTask, lease: Lease) -> ForeignLease:
+def _foreign_lease_error(task: LeaseTask, lease: Lease) -> ForeignLease:
     return ForeignLease(
         f"{task.site.name} has a lease {lease.name} that is not in this journal ({lease.id}); "
-        "delete it there, or choose another --name"
+        "delete it at the site, or choose another --name"
     )
 
 
-def gone(name: str) -> LeaseGone:
-    """Return the error for a lease that the site does not list any more, or that is over."""
+def lease_gone_error(name: str) -> LeaseGone:
+    """Return the error for a lease that has ended, or that the site no longer lists."""
     return LeaseGone(f"lease {name} is gone: deleted by somebody else, or over; release it here and lease again")

@@ -11,8 +11,8 @@ from provision.models import Resource
 from provision.sites.base import BootVolumes, SecurityGroups, Testbed
 
 DELETE_LIMIT_S = 10 * 60
-Question = Callable[[], Sequence[Resource]]
-Query = Callable[[Question], Sequence[Resource]]
+ResourceQuery = Callable[[], Sequence[Resource]]
+QueryRunner = Callable[[ResourceQuery], Sequence[Resource]]
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class ResourceKind:
     def tagged(self, tag: str, name: str | None = None) -> Sequence[Resource]:
         """Return the user's resources with this tag, and this name if one is given.
 
-        A classmate's copy of a server has our tag, too, and is left alone.
+        A server that a classmate copied from this one has the same tag, but another owner; it is not returned.
         """
         found = [one for one in self.list() if one.tag == tag and name in (None, getattr(one, "name", None))]
         return [one for one in found if one.owner in ("", self.user_id())]
 
 
 def all_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
-    """Return every kind of resource that the site has, in the order of their deletion: the lease is what costs."""
+    """Return the kinds of resources that the site has, in the order of deletion: first the lease, as only it costs."""
     return (
         ResourceKind("lease", Operation.DELETE_LEASE, site.leases, site.delete_lease, site.user_id),
         *server_kinds(site),
@@ -74,22 +74,22 @@ def delete_tagged(
         reconciler.wait(f"{kind.name}s being deleted", present, lambda left: not left, DELETE_LIMIT_S, every_s=2)
 
 
-def listed(site: Testbed, active_lease: ActiveLease) -> list[str]:
-    """Return the lease's resources at the site in words; each service is queried once, and may not answer."""
-    return [line for kind in all_kinds(site) for line in _in_words(kind, active_lease, _once)]
+def list_once(site: Testbed, active_lease: ActiveLease) -> list[str]:
+    """Return the lease's resources at the site in words; query each service once, even if it does not answer."""
+    return [line for kind in all_kinds(site) for line in _in_words(kind, active_lease, _query_once)]
 
 
-def remaining(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> list[str]:
-    """Return the lease's resources at the site in words; each service is queried until it answers."""
+def list_remaining(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> list[str]:
+    """Return the lease's resources at the site in words; query each service until it answers."""
     return [line for kind in all_kinds(site) for line in _in_words(kind, active_lease, reconciler.query)]
 
 
-def _once(question: Question) -> Sequence[Resource]:
+def _query_once(question: ResourceQuery) -> Sequence[Resource]:
     return question()
 
 
-def _in_words(kind: ResourceKind, active_lease: ActiveLease, query: Query) -> list[str]:
-    """Return the lease's resources of a kind; one line with the reason if the service does not say which there are."""
+def _in_words(kind: ResourceKind, active_lease: ActiveLease, query: QueryRunner) -> list[str]:
+    """Return the lease's resources of a kind in words; one line with the reason if the service cannot be queried."""
     try:
         return [f"{kind.name} {one.id}" for one in query(lambda: kind.tagged(active_lease.tag))]
     except ProvisionError as problem:

@@ -13,15 +13,17 @@ from openstack import exceptions as sdk_errors
 from openstack.config.cloud_region import CloudRegion
 
 from provision.errors import NoCredentials
-from provision.sites.faults import line_of
+from provision.sites.faults import first_line
 
-CHOICE = "OS_CLOUD"
+CLOUD_VARIABLE = "OS_CLOUD"
 """The variable that names the entry to use, as in every OpenStack client."""
-FROM_VARIABLES = "envvars"
+VARIABLES_ENTRY = "envvars"
 """The entry of the OS_* variables in openstacksdk."""
-PLUGINS = {"v3chameleonoidc": "pip install ccauth (github.com/ChameleonCloud/ccauth), or use cc-login's credential"}
+PLUGIN_FIXES = {
+    "v3chameleonoidc": "pip install ccauth (github.com/ChameleonCloud/ccauth), or use cc-login's credential"
+}
 """How to get login plugins that Chameleon's own tools write into clouds.yaml."""
-SET_ONE = "source the site's RC file to set OS_* variables, or write a clouds.yaml with region_name"
+ACCOUNT_FIX = "source the site's RC file to set OS_* variables, or write a clouds.yaml with region_name"
 
 
 @dataclass(frozen=True)
@@ -34,39 +36,43 @@ class _Entry:
     cloud: CloudRegion | None
 
 
-def account(region_prefix: str, preferred: str = "") -> CloudRegion:
+def find_account(region_prefix: str, preferred: str = "") -> CloudRegion:
     """Return the account for a region with this prefix.
 
     It is the entry that OS_CLOUD names, else that of OS_* variables, else the only one, else ``preferred`` among
-    several. Raises NoCredentials if there is none, if several could be meant, and if a login plugin is missing.
+    several. Raises NoCredentials if there is none, if the choice is ambiguous, or if a login plugin is missing.
     """
-    entries, wanted = _entries(), os.environ.get(CHOICE, "")
+    entries, wanted = _entries(), os.environ.get(CLOUD_VARIABLE, "")
     if wanted and wanted not in {entry.name for entry in entries}:
         names = ", ".join(dict.fromkeys(entry.name for entry in entries)) or "none"
-        raise NoCredentials(f"credentials: {CHOICE} {wanted!r} is no entry of clouds.yaml; allowed: {names}")
+        raise NoCredentials(
+            f"credentials: {CLOUD_VARIABLE} {wanted!r} is not an entry of clouds.yaml; allowed: {names}"
+        )
     fitting = [entry for entry in entries if entry.region.startswith(region_prefix)]
-    chosen = _named(fitting, wanted) if wanted else _implied(fitting, preferred)
+    chosen = _entries_named(fitting, wanted) if wanted else _implied_entries(fitting, preferred)
     if not chosen:
-        raise NoCredentials(_none_for(region_prefix, entries, wanted))
+        raise NoCredentials(_no_account_message(region_prefix, entries, wanted))
     if len(chosen) > 1:
-        raise NoCredentials(_several_for(region_prefix, chosen))
-    return _usable(chosen[0])
+        raise NoCredentials(_several_accounts_message(region_prefix, chosen))
+    return _region_of(chosen[0])
 
 
-def regions() -> list[str]:
+def account_regions() -> list[str]:
     """Return the regions of the configured accounts; with OS_CLOUD, those of its entry."""
-    wanted = os.environ.get(CHOICE, "")
+    wanted = os.environ.get(CLOUD_VARIABLE, "")
     return sorted({entry.region for entry in _entries() if entry.region and wanted in ("", entry.name)})
 
 
 def _entries() -> list[_Entry]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # OS_CLOUD is taken for a vendor's profile where other OS_* are set
+            warnings.simplefilter(
+                "ignore"
+            )  # if other OS_* variables are set, openstacksdk also treats OS_CLOUD as a vendor profile
             settings = config.OpenStackConfig(load_envvars=True)
             clouds = settings.get_all()
     except (sdk_errors.ConfigException, keystone_errors.ClientException) as problem:
-        raise NoCredentials(f"credentials: {line_of(problem)}") from None
+        raise NoCredentials(f"credentials: {first_line(problem)}") from None
     usable = [_Entry(str(cloud.name), cloud.region_name or "", "", cloud) for cloud in clouds]
     names = {entry.name for entry in usable}
     return usable + [
@@ -82,37 +88,43 @@ def _regions_of(raw: dict[str, Any]) -> list[str]:
     return [str(one["name"] if isinstance(one, dict) else one) for one in listed]
 
 
-def _named(entries: Sequence[_Entry], name: str) -> list[_Entry]:
+def _entries_named(entries: Sequence[_Entry], name: str) -> list[_Entry]:
     return [entry for entry in entries if entry.name == name]
 
 
-def _implied(entries: Sequence[_Entry], preferred: str) -> list[_Entry]:
-    """Return the entries that could be meant when none is named."""
-    return _named(entries, FROM_VARIABLES) or (len(entries) > 1 and _named(entries, preferred)) or list(entries)
+def _implied_entries(entries: Sequence[_Entry], preferred: str) -> list[_Entry]:
+    """Return the entries to choose from if the user names none."""
+    return (
+        _entries_named(entries, VARIABLES_ENTRY)
+        or (len(entries) > 1 and _entries_named(entries, preferred))
+        or list(entries)
+    )
 
 
-def _usable(entry: _Entry) -> CloudRegion:
+def _region_of(entry: _Entry) -> CloudRegion:
     if entry.cloud is not None:
         return entry.cloud
     if entry.auth_type in loading.get_available_plugin_names():
         raise NoCredentials(f"credentials: entry {entry.name} of clouds.yaml lacks a setting of {entry.auth_type}")
-    how = PLUGINS.get(entry.auth_type, "install the package that has it")
+    how = PLUGIN_FIXES.get(entry.auth_type, "install the package that has it")
     raise NoCredentials(
         f"credentials: entry {entry.name} of clouds.yaml needs the login plugin {entry.auth_type}, "
         f"which is not installed in this environment; {how}"
     )
 
 
-def _none_for(region_prefix: str, entries: Sequence[_Entry], wanted: str) -> str:
+def _no_account_message(region_prefix: str, entries: Sequence[_Entry], wanted: str) -> str:
     if wanted:
-        found = ", ".join(entry.region or "no region" for entry in _named(entries, wanted))
-        return f"credentials: {CHOICE} {wanted} has the region {found}, not {region_prefix}...; name another entry"
-    regions = ", ".join(sorted({entry.region or "no region" for entry in entries})) or "none"
-    return f"credentials: no account for a region {region_prefix}...; found: {regions}; {SET_ONE}"
+        found = ", ".join(entry.region or "no region" for entry in _entries_named(entries, wanted))
+        return (
+            f"credentials: {CLOUD_VARIABLE} {wanted} has the region {found}, not {region_prefix}...; name another entry"
+        )
+    found = ", ".join(sorted({entry.region or "no region" for entry in entries})) or "none"
+    return f"credentials: no account for a region {region_prefix}...; found: {found}; {ACCOUNT_FIX}"
 
 
-def _several_for(region_prefix: str, entries: Sequence[_Entry]) -> str:
+def _several_accounts_message(region_prefix: str, entries: Sequence[_Entry]) -> str:
     found = ", ".join(f"{entry.name} ({entry.region})" for entry in entries)
     several = len({entry.name for entry in entries}) > 1
-    how = f"choose one: testbed --cloud {entries[0].name}, or {CHOICE}" if several else "choose one by --site"
+    how = f"choose one: testbed --cloud {entries[0].name}, or {CLOUD_VARIABLE}" if several else "choose one by --site"
     return f"credentials: {len(entries)} accounts for a region {region_prefix}...: {found}; {how}"

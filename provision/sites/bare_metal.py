@@ -10,9 +10,9 @@ from chi.lease import add_node_reservation
 
 from provision.errors import RequestRejected
 from provision.models import Host, TimeSlot
-from provision.sites.accounts import account
-from provision.sites.faults import classified
-from provision.sites.openstack import Cloud, gpus, reference
+from provision.sites.accounts import find_account
+from provision.sites.faults import translate_errors
+from provision.sites.openstack import Cloud, gpu_fields, reference_items
 
 FLAVOR = "baremetal"
 
@@ -25,11 +25,13 @@ class BareMetal(Cloud):
     def hosts(self) -> list[Host]:
         """Return the nodes that are in the reference API and reservable in Blazar."""
         described = dict(self.read("the reference API", self._described(), lambda node: (node["uid"], node)))
-        with classified("blazar"):
+        with translate_errors("blazar"):
             listed = self.blazar.host.list()
         reservable = [host for host in listed if host.get("reservable", True)]
         known = [host for host in reservable if host.get("hypervisor_hostname") in described]
-        return self.read("blazar", known, lambda host: _host(self.name, host, described[host["hypervisor_hostname"]]))
+        return self.read(
+            "blazar", known, lambda host: _make_host(self.name, host, described[host["hypervisor_hostname"]])
+        )
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """Reserve exactly these nodes.
@@ -56,25 +58,25 @@ class BareMetal(Cloud):
         return f"{networks}, flavor {FLAVOR}"
 
     def _flavor_id(self) -> str:
-        with classified("nova"):
+        with translate_errors("nova"):
             flavor = self.sdk.compute.find_flavor(FLAVOR)
         if flavor is None:
             raise RequestRejected(f"flavor {FLAVOR} does not exist at {self.name}; ask the site's help desk for it")
         return str(flavor.id)
 
     def _described(self) -> list[dict[str, Any]]:
-        uid = next((site["uid"] for site in reference("sites") if site["name"] == self.name), None)
+        uid = next((site["uid"] for site in reference_items("sites") if site["name"] == self.name), None)
         if uid is None:
             raise RequestRejected(f"the reference API does not list site {self.name}")
-        return reference(f"sites/{uid}/clusters/chameleon/nodes")
+        return reference_items(f"sites/{uid}/clusters/chameleon/nodes")
 
 
 def connect(region: str, entry: str = "") -> BareMetal:
     """Connect to the configured region with this prefix; entry: the account to prefer."""
-    return BareMetal(account(region, entry))
+    return BareMetal(find_account(region, entry))
 
 
-def _host(site: str, host: dict[str, Any], node: dict[str, Any]) -> Host:
+def _make_host(site: str, host: dict[str, Any], node: dict[str, Any]) -> Host:
     price = host.get("su_factor")
     return Host(
         id=str(host["id"]),
@@ -82,5 +84,5 @@ def _host(site: str, host: dict[str, Any], node: dict[str, Any]) -> Host:
         site=site,
         node_type=node["node_type"],
         su_per_hour=float(price) if price is not None else None,
-        **gpus(node, node["node_type"]),
+        **gpu_fields(node, node["node_type"]),
     )

@@ -106,12 +106,12 @@ class Servers(Protocol):
     def image_id(self, name: str) -> str:
         """Return the UUID of the disk image of that name, which changes over time.
 
-        Raises RequestRejected if there is none, if it is not active, or if several could be meant.
+        Raises RequestRejected if there is none, if it is not active, or if several images have that name.
         """
         ...
 
     def boot_requirements(self) -> str:
-        """Return what else a server needs of the site, in words. Raises RequestRejected for what is missing."""
+        """Return in words what a server needs besides an image. Raises RequestRejected if the site lacks it."""
         ...
 
     def servers(self) -> list[Server]:
@@ -198,11 +198,11 @@ class BootVolumes(Protocol):
 
 
 @runtime_checkable
-class PretendedServers(Protocol):
-    """A site whose servers exist in words only: nothing is logged in to, configured or run there."""
+class SimulatedServers(Protocol):
+    """A site that only simulates servers: nobody can log in to them, configure them or run rows on them."""
 
     def try_login(self, login: Login) -> None:
-        """Take the place of a login to a server."""
+        """Do nothing, in place of a login to a server."""
         ...
 
 
@@ -213,7 +213,7 @@ def is_demo(name: str) -> bool:
 
 def connect_to_all() -> list[Testbed]:
     """Connect to the region of every configured account. Raises NoCredentials if there is none."""
-    regions = import_module("provision.sites.accounts").regions()
+    regions = import_module("provision.sites.accounts").account_regions()
     known = [region for region in regions if region.startswith(tuple(REGIONS.values()))]
     return [connect_to(region) for region in known] or [connect_to("chameleon")]
 
@@ -221,8 +221,8 @@ def connect_to_all() -> list[Testbed]:
 def connect_to(name: str, entry: str = "") -> Testbed:
     """Connect to a testbed by its name, or by a region such as CHI@TACC.
 
-    entry: the account to prefer if several could be meant. Raises UnknownSite, and NoCredentials without an account or
-    with several of them.
+    entry: the account to prefer if several match. Raises UnknownSite, and NoCredentials if no account or several
+    accounts match.
     """
     if is_demo(name):
         return import_module("provision.sites.demo").connect()

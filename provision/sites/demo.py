@@ -1,7 +1,7 @@
-"""The site ``demo``: a canned calendar and pretended leases, to see the commands without an account.
+"""The site ``demo``: a fixed calendar and simulated leases, to try the commands without an account.
 
-Nothing is reserved, booted or charged. Its resources are in a file. Its clock hardly waits: it moves ahead, and the
-file has by how much. When the last lease is released, the demonstration begins again.
+Nothing is reserved, booted or charged. A file stores the site's resources. The site's clock hardly waits: it moves
+ahead, and the file stores by how much. When the last lease is released, the demonstration begins again.
 """
 
 import subprocess
@@ -33,15 +33,15 @@ from provision.ssh.login import Login
 REGION = "DEMO@nowhere"
 USER = Identity("you", "demo-user", "DEMO", "demo-project", "https://demo.invalid/v3", REGION)
 LONGEST_WAIT_S = 0.2
-"""Real time of any wait of the demonstration's clock."""
+"""Longest real time of a wait of the demonstration's clock, seconds."""
 SPEED = 60
-"""How much longer the clock moves ahead than it is asked to wait."""
+"""Seconds that the clock moves ahead for each second of a wait."""
 BOOT_TIME = timedelta(minutes=9)
 HOUR = timedelta(hours=1)
 
 
-def _host(number: int, model: str, memory_gib: float, interconnect: str, su_per_hour: float) -> Host:
-    """Return a canned node with four GPUs."""
+def _make_host(number: int, model: str, memory_gib: float, interconnect: str, su_per_hour: float) -> Host:
+    """Return a fictitious node with four GPUs."""
     short = model.rpartition(" ")[2].lower()
     return Host(
         id=str(number),
@@ -57,18 +57,18 @@ def _host(number: int, model: str, memory_gib: float, interconnect: str, su_per_
 
 
 CALENDAR: dict[Host, tuple[tuple[int, int], ...]] = {
-    _host(1, "NVIDIA A100", 80, "PCIe", 16): ((-5, 2), (14, 38)),
-    _host(2, "NVIDIA A100", 80, "PCIe", 16): ((-2, 9), (26, 50)),
-    _host(3, "NVIDIA A100", 80, "NVLink", 16): ((-9, 20),),
-    _host(4, "NVIDIA V100", 32, "NVLink", 8): ((6, 18),),
-    _host(5, "NVIDIA V100", 32, "PCIe", 8): ((-3, 4), (30, 40)),
+    _make_host(1, "NVIDIA A100", 80, "PCIe", 16): ((-5, 2), (14, 38)),
+    _make_host(2, "NVIDIA A100", 80, "PCIe", 16): ((-2, 9), (26, 50)),
+    _make_host(3, "NVIDIA A100", 80, "NVLink", 16): ((-9, 20),),
+    _make_host(4, "NVIDIA V100", 32, "NVLink", 8): ((6, 18),),
+    _make_host(5, "NVIDIA V100", 32, "PCIe", 8): ((-3, 4), (30, 40)),
 }
-"""The hosts, and the hours in which somebody has booked each, counted from the demonstration's begin."""
+"""The hosts, and the hours in which each is booked, counted from the begin of the demonstration."""
 
 
 @dataclass
 class _State:
-    """What exists at the site, and how far its clock is ahead."""
+    """The resources at the site, and how far its clock is ahead of the real time."""
 
     begun: datetime
     ahead: timedelta = timedelta()
@@ -83,7 +83,7 @@ _FORMAT = TypeAdapter(_State)
 
 
 class DemoClock(Clock):
-    """The demonstration's clock, which moves ahead where others wait."""
+    """The demonstration's clock, which moves ahead instead of waiting."""
 
     def __init__(self, folder: Path) -> None:
         self._store = _Store(folder)
@@ -128,7 +128,7 @@ class _Store:
 
 
 class Demo:
-    """A bare-metal site that exists in a file only."""
+    """A bare-metal site that exists only in a file."""
 
     name = REGION
     boot_limit_s = 40.0 * 60
@@ -155,7 +155,7 @@ class Demo:
         return f"{len(self.servers())} of 10 servers are used"
 
     def service_units(self) -> str:
-        return "20000 of 20000 left, all of them pretended"
+        return "20000 of 20000 left, all of them simulated"
 
     def addresses_left(self) -> int | None:
         return 10 - len(self.addresses())
@@ -176,7 +176,7 @@ class Demo:
         return others + [Booking(host, lease.start, lease.end) for lease in state.leases for host in lease.hosts]
 
     def leases(self) -> list[Lease]:
-        return [self._today(lease) for lease in self._store.read().leases]
+        return [self._with_status(lease) for lease in self._store.read().leases]
 
     def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
         hosts = tuple(host.id for host in slot.hosts)
@@ -187,7 +187,7 @@ class Demo:
                 id, name, "PENDING", slot.start, slot.end, resources, hosts, tag, created=id, owner=USER.user_id
             )
             state.leases.append(lease)
-        return self._today(lease)
+        return self._with_status(lease)
 
     def extend_lease(self, lease: Lease, slot: TimeSlot) -> Lease:
         for booking in self.bookings():
@@ -257,7 +257,7 @@ class Demo:
     def try_login(self, login: Login) -> None:
         """Pretend that the machine answers."""
 
-    def _today(self, lease: Lease) -> Lease:
+    def _with_status(self, lease: Lease) -> Lease:
         now = self._clock.now()
         status = "PENDING" if now < lease.start else "ACTIVE" if now < lease.end else "TERMINATED"
         return replace(lease, status=status)

@@ -13,10 +13,10 @@ from openstack import exceptions as sdk_errors
 
 from provision.errors import NoCredentials, NotEnoughHosts, ProvisionError, RequestRejected, SiteError, Unreachable
 
-CREDENTIALS = "log in again, or check OS_USERNAME and OS_PASSWORD, or the application credential in clouds.yaml"
+CREDENTIALS_FIX = "log in again, or check OS_USERNAME and OS_PASSWORD, or the application credential in clouds.yaml"
 LOST_CREDENTIAL = "application credential"
 """Text in keystone's answer if an application credential was deleted or has expired."""
-FORBIDDEN = "ask the project's PI for the permission or the quota"
+FORBIDDEN_FIX = "ask the project's PI for the permission or the quota"
 NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
 PERMANENT = (
     keystone_errors.CatalogException,
@@ -30,30 +30,30 @@ PERMANENT = (
 
 
 @contextmanager
-def classified(service: str, ignore_missing_resource: bool = False) -> Iterator[None]:
+def translate_errors(service: str, ignore_missing_resource: bool = False) -> Iterator[None]:
     """Translate the clients' exceptions into this package's errors, each a single line without secrets."""
     try:
         yield
     except SiteError:
         raise
     except (keystone_errors.Unauthorized, keystone_errors.MissingRequiredOptions) as problem:
-        raise NoCredentials(f"credentials: keystone rejects them: {line_of(problem)}; {CREDENTIALS}") from None
+        raise NoCredentials(f"credentials: keystone rejects them: {first_line(problem)}; {CREDENTIALS_FIX}") from None
     except keystone_errors.ConnectionError as problem:
         raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
     except (BlazarClientException, keystone_errors.ClientException, sdk_errors.SDKException) as problem:
-        if not (ignore_missing_resource and _code(problem) == NOT_FOUND):
-            raise _error_of(service, problem) from None
+        if not (ignore_missing_resource and _http_status(problem) == NOT_FOUND):
+            raise _translated_error(service, problem) from None
     except requests.RequestException as problem:
         raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
 
 
-def _error_of(service: str, problem: Exception) -> ProvisionError:
+def _translated_error(service: str, problem: Exception) -> ProvisionError:
     """Return this package's error for a client's exception, according to its HTTP status and message."""
-    code, line = _code(problem), line_of(problem)
+    code, line = _http_status(problem), first_line(problem)
     if "Not enough" in line and "host" in line.lower():
         return NotEnoughHosts(f"{service}: {line}")
     if code == NOT_FOUND and LOST_CREDENTIAL in line.lower():
-        return NoCredentials(f"credentials: keystone rejects them: {line}; {CREDENTIALS}")
+        return NoCredentials(f"credentials: keystone rejects them: {line}; {CREDENTIALS_FIX}")
     if code == TOO_MANY_REQUESTS:
         return Unreachable(f"{service} asks to wait (429): {line}", _retry_after_s(problem))
     if code is None and isinstance(problem, PERMANENT):
@@ -61,27 +61,27 @@ def _error_of(service: str, problem: Exception) -> ProvisionError:
     if code is None or code >= 500:
         what = f"{service} has an error ({code or type(problem).__name__}): {line}"
         return Unreachable(what, _retry_after_s(problem))
-    fix = f"; {FORBIDDEN}" if code == requests.codes.forbidden else ""
+    fix = f"; {FORBIDDEN_FIX}" if code == requests.codes.forbidden else ""
     return RequestRejected(f"{service} rejects the request ({code}): {line}{fix}")
 
 
 def _retry_after_s(problem: Exception) -> float:
-    """Return how long the answer asks to wait, in seconds or until a date; 0 if it does not."""
+    """Return the seconds that the service asks to wait, from a number or a date in its answer; 0 without one."""
     headers = getattr(getattr(problem, "response", None), "headers", None) or {}
-    asked = str(headers.get("Retry-After", ""))
-    if asked.isdecimal():
-        return float(asked)
+    header = str(headers.get("Retry-After", ""))
+    if header.isdecimal():
+        return float(header)
     with suppress(ValueError):
-        return max((parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds(), 0.0)
+        return max((parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds(), 0.0)
     return 0.0
 
 
-def _code(problem: Exception) -> int | None:
+def _http_status(problem: Exception) -> int | None:
     code = getattr(problem, "status_code", None) or getattr(problem, "http_status", None)
     return code or getattr(problem, "kwargs", {}).get("code")
 
 
-def line_of(problem: Exception) -> str:
+def first_line(problem: Exception) -> str:
     """Return the first line of a message without the URL that the clients prepend."""
     text = str(problem).strip().partition("\n")[0]
     return re.sub(r"^.*Error for url: \S+,? ?|^ERROR: ", "", text)

@@ -13,10 +13,10 @@ from itertools import pairwise
 from typing import Any
 
 from provision.models import Booking, Host, TaggedResource, TimeSlot, Volume
-from provision.sites.accounts import account
-from provision.sites.faults import classified
-from provision.sites.openstack import Cloud, gpus, reference
-from provision.sites.records import by_id, moment, owner_in, tag_in
+from provision.sites.accounts import find_account
+from provision.sites.faults import translate_errors
+from provision.sites.openstack import Cloud, gpu_fields, reference_items
+from provision.sites.records import find_owner, find_tag, parse_blazar_time, sorted_by_id
 
 VOLUME_GIB = 200
 """The flavors' own disks (40 GB) are too small for models and containers."""
@@ -31,9 +31,9 @@ class Kvm(Cloud):
 
     def hosts(self) -> list[Host]:
         """Return a host for each pair of a flavor with GPUs and a reservable hypervisor."""
-        described = reference("sites/kvm/flavors")
+        described = reference_items("sites/kvm/flavors")
         return [
-            _host(self.name, flavor, hypervisor)
+            _make_host(self.name, flavor, hypervisor)
             for flavor in described
             if flavor["name"] in self._flavors() and (flavor.get("gpu") or {}).get("gpu")
             for hypervisor in self._hypervisors()
@@ -47,12 +47,12 @@ class Kvm(Cloud):
         known = {id: number * sizes.get(flavor, most) for id, (flavor, number) in self._reserved().items()}
         taken = defaultdict(list)
         for hypervisor, booked in allocations:
-            period = moment(booked["start_date"]), moment(booked["end_date"])
+            period = parse_blazar_time(booked["start_date"]), parse_blazar_time(booked["end_date"])
             taken[hypervisor].append((*period, known.get(booked["id"], most)))
         return [
             Booking(host.id, begin, end)
             for host in hosts
-            for begin, end in periods_over(most - host.gpus, taken[host.id.partition("@")[2]])
+            for begin, end in periods_above(most - host.gpus, taken[host.id.partition("@")[2]])
         ]
 
     def lease_name(self, name: str, tag: str) -> str:
@@ -84,12 +84,12 @@ class Kvm(Cloud):
 
     def volumes(self) -> list[Volume]:
         """Return the project's volumes."""
-        with classified("cinder"):
+        with translate_errors("cinder"):
             return self.read("cinder", self.sdk.block_storage.volumes(), _volume)
 
     def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
         """Create a volume with a copy of the image."""
-        with classified("cinder"):
+        with translate_errors("cinder"):
             created = self.sdk.block_storage.create_volume(
                 name=name, description=self.label(tag), size=VOLUME_GIB, image_id=image_id
             )
@@ -97,62 +97,62 @@ class Kvm(Cloud):
 
     def delete_volume(self, volume: Volume) -> None:
         """Delete the volume."""
-        with classified("cinder"):
+        with translate_errors("cinder"):
             self.sdk.block_storage.delete_volume(volume.id)
 
     def security_groups(self) -> list[TaggedResource]:
         """Return the project's tagged security groups; one without its rule is not complete."""
-        with classified("neutron"):
+        with translate_errors("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
-        tagged = [group for group in groups if tag_in(group.name)]
-        return self.read("neutron", tagged, lambda group: _security_group(group, tag_in(group.name)))
+        tagged = [group for group in groups if find_tag(group.name)]
+        return self.read("neutron", tagged, lambda group: _security_group(group, find_tag(group.name)))
 
     def open_ssh(self, tag: str) -> TaggedResource:
         """Create a security group that admits only SSH, from everywhere; complete an existing one."""
         existing = next((group.id for group in self.security_groups() if group.tag == tag), None)
-        with classified("neutron"):
+        with translate_errors("neutron"):
             group = existing or self.sdk.network.create_security_group(name=tag, description=self.label(tag)).id
             self.sdk.network.create_security_group_rule(security_group_id=group, ether_type="IPv4", **SSH_RULE)
         return TaggedResource(group, "security group", tag, self.user_id())
 
     def close_ssh(self, group: TaggedResource) -> None:
         """Delete the security group."""
-        with classified("neutron"):
+        with translate_errors("neutron"):
             self.sdk.network.delete_security_group(group.id)
 
     def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
         """Return the ids of the hosts: pairs of a flavor and a hypervisor."""
-        reserved = by_id(_reservations_of(lease))
-        return tuple(f"{_flavor(one)}@{taken[one['id']]}" for one in reserved if one["id"] in taken)
+        reserved = sorted_by_id(_reservations_of(lease))
+        return tuple(f"{_flavor_name(one)}@{taken[one['id']]}" for one in reserved if one["id"] in taken)
 
     def _reserved(self) -> dict[str, tuple[str, int]]:
         """Return flavor and amount of each of the project's reservations, by the reservation's id."""
-        with classified("blazar"):
+        with translate_errors("blazar"):
             leases = self.blazar.lease.list()
         per_lease = self.read("blazar", leases, _flavors_in)
         return {id: reserved for flavors in per_lease for id, reserved in flavors.items()}
 
     def _flavors(self) -> dict[str, str]:
         """Return the flavors' ids by name."""
-        with classified("nova"):
+        with translate_errors("nova"):
             return {flavor.name: flavor.id for flavor in self.sdk.compute.flavors()}
 
     def _hypervisors(self) -> list[str]:
-        with classified("blazar"):
+        with translate_errors("blazar"):
             return [str(host["id"]) for host in self.blazar.host.list() if host.get("reservable", True)]
 
 
 def connect(region: str, entry: str = "") -> Kvm:
     """Connect to the configured region with this prefix; entry: the account to prefer."""
-    return Kvm(account(region, entry))
+    return Kvm(find_account(region, entry))
 
 
 def _volume(volume: Any) -> Volume:
     text = volume.description
-    return Volume(volume.id, volume.name or "", volume.status, tag_in(text), owner_in(text))
+    return Volume(volume.id, volume.name or "", volume.status, find_tag(text), find_owner(text))
 
 
-def periods_over(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) -> list[tuple[datetime, datetime]]:
+def periods_above(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) -> list[tuple[datetime, datetime]]:
     """Return the periods in which more than ``limit`` is reserved; taken: begin, end and amount of each reservation."""
     moments = sorted({moment for begin, end, _ in taken for moment in (begin, end)})
     return [
@@ -169,20 +169,20 @@ def _reservations_of(lease: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _flavors_in(lease: dict[str, Any]) -> dict[str, tuple[str, int]]:
     """Return flavor and amount of each of a lease's reservations of flavors, by the reservation's id."""
-    return {one["id"]: (_flavor(one), one["amount"]) for one in _reservations_of(lease)}
+    return {one["id"]: (_flavor_name(one), one["amount"]) for one in _reservations_of(lease)}
 
 
-def _flavor(reservation: dict[str, Any]) -> str:
+def _flavor_name(reservation: dict[str, Any]) -> str:
     """Return the flavor's name: Blazar stores a copy of the flavor in resource_properties."""
     return str(json.loads(reservation["resource_properties"])["name"])
 
 
 def _security_group(group: Any, tag: str) -> TaggedResource:
     complete = any(rule.items() >= SSH_RULE.items() for rule in group.security_group_rules)
-    return TaggedResource(group.id, "security group", tag, owner_in(group.description), complete)
+    return TaggedResource(group.id, "security group", tag, find_owner(group.description), complete)
 
 
-def _host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:
+def _make_host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:
     price = flavor.get("su_cost_per_hour")
     return Host(
         id=f"{flavor['name']}@{hypervisor}",
@@ -191,5 +191,5 @@ def _host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:
         node_type=flavor["name"],
         su_per_hour=float(price) if price is not None else None,
         flavor=True,
-        **gpus(flavor, flavor["name"]),
+        **gpu_fields(flavor, flavor["name"]),
     )

@@ -43,8 +43,17 @@ from provision.models import (
     TaggedResource,
     TimeSlot,
 )
-from provision.sites.faults import classified
-from provision.sites.records import UNREADABLE, address_of, by_id, lease_of, may_be_ours, moment, name_of, server_of
+from provision.sites.faults import translate_errors
+from provision.sites.records import (
+    CONVERSION_ERRORS,
+    may_be_own,
+    parse_blazar_time,
+    record_name,
+    sorted_by_id,
+    to_address,
+    to_lease,
+    to_server,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -53,8 +62,8 @@ logging.getLogger("stevedore").setLevel(logging.CRITICAL)
 """Hide the library's warnings about optional login plugins that are not installed."""
 
 PUBLIC_NETWORK = "public"
-TOKENS = ("token", "v3token")
-"""Login plugins whose credential is a token, which ends."""
+TOKEN_PLUGINS = ("token", "v3token")
+"""Login plugins whose credential is a token, which expires."""
 REQUEST_S = 60
 """Timeout of a request, seconds."""
 BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
@@ -64,14 +73,14 @@ INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PC
 
 
 class Cloud(ABC):
-    """A connection to one region, with everything that bare metal and KVM have in common."""
+    """A connection to one region: the common code of bare metal and KVM."""
 
     boot_limit_s: float
 
     def __init__(self, cloud: CloudRegion) -> None:
         self.name, self.entry = str(cloud.region_name), str(cloud.name)
-        self._mentioned: set[str] = set()
-        self._renewable = cloud.config.get("auth_type") not in TOKENS
+        self._logged_faults: set[str] = set()
+        self._renewable = cloud.config.get("auth_type") not in TOKEN_PLUGINS
         session: Any = cloud.get_session()
         session.timeout = REQUEST_S
         self.sdk = openstack.connection.Connection(config=cloud, compute_api_version=clients.NOVA_API_VERSION)
@@ -79,32 +88,32 @@ class Cloud(ABC):
         self.session = session
 
     def read(self, service: str, records: Iterable[Any], convert: Callable[[Any], T]) -> list[T]:
-        """Return the records converted. One of others that cannot be read is passed over, and mentioned once.
+        """Convert the records. Skip an unreadable record of somebody else, and log each once.
 
-        Raises Unreachable for one that may be of this program, which is not passed over.
+        Raises Unreachable for an unreadable record that may be this program's.
         """
         return [one for record in records for one in self._read_one(service, record, convert)]
 
     def _read_one(self, service: str, record: Any, convert: Callable[[Any], T]) -> list[T]:
         try:
             return [convert(record)]
-        except UNREADABLE as problem:
-            what = f"{service}: {name_of(record)} cannot be read ({problem})"
-        if may_be_ours(record, self.user_id()):
-            raise Unreachable(f"{what}; it may be still being created")
-        if what not in self._mentioned:
-            log.warning("%s; passed over, as it is somebody else's", what)
-        self._mentioned.add(what)
+        except CONVERSION_ERRORS as problem:
+            fault = f"{service}: {record_name(record)} cannot be read ({problem})"
+        if may_be_own(record, self.user_id()):
+            raise Unreachable(f"{fault}; the site may still be creating it")
+        if fault not in self._logged_faults:
+            log.warning("%s; skipped, because it is somebody else's", fault)
+        self._logged_faults.add(fault)
         return []
 
     def user(self) -> str:
         """Return the user's name."""
-        with classified("keystone"):
+        with translate_errors("keystone"):
             return self.session.auth.get_access(self.session).username
 
     def user_id(self) -> str:
         """Return the user's id."""
-        with classified("keystone"):
+        with translate_errors("keystone"):
             return self.session.get_user_id()
 
     def label(self, tag: str) -> str:
@@ -113,7 +122,7 @@ class Cloud(ABC):
 
     def identity(self) -> Identity:
         """Return user, project and region of the account."""
-        with classified("keystone"):
+        with translate_errors("keystone"):
             access = self.session.auth.get_access(self.session)
         if not access.project_id:
             raise NoCredentials("credentials: no project is selected; set OS_PROJECT_NAME as the site's menu shows it")
@@ -123,19 +132,19 @@ class Cloud(ABC):
         return Identity(*who, endpoint=endpoint, region=self.name, entry=self.entry)
 
     def credential(self) -> Credential:
-        """Return the limits of the credential: an application credential has its own end, a token is its own end."""
-        with classified("keystone"):
+        """Return the limits of the credential. An application credential has its own end; a token ends by itself."""
+        with translate_errors("keystone"):
             access = self.session.auth.get_access(self.session)
         if not access.application_credential_id:
             return Credential(ends=None if self._renewable else access.expires)
         restricted = bool(access.application_credential.get("restricted"))
-        return Credential(restricted, self._end_of(access.user_id, access.application_credential_id))
+        return Credential(restricted, self._credential_end(access.user_id, access.application_credential_id))
 
-    def _end_of(self, user_id: str, application_credential_id: str) -> datetime | None:
+    def _credential_end(self, user_id: str, application_credential_id: str) -> datetime | None:
         """Return when an application credential ends; None if it does not, or if keystone does not say so."""
         keystone: Any = self.sdk.identity
         try:
-            with classified("keystone"):
+            with translate_errors("keystone"):
                 ends = keystone.get_application_credential(user_id, application_credential_id).expires_at
         except RequestRejected:
             return None
@@ -143,14 +152,14 @@ class Cloud(ABC):
 
     def skew(self) -> timedelta:
         """Return how far keystone's clock is ahead of the local one."""
-        with classified("keystone"):
+        with translate_errors("keystone"):
             keystone = self.session.get_endpoint(service_type="identity", region_name=self.name)
             answer = self.session.get(keystone, authenticated=False)
         return parsedate_to_datetime(answer.headers["Date"]) - datetime.now(UTC)
 
     def quota(self) -> str:
         """Return the project's used and allowed servers in words. Raises RequestRejected if none is left."""
-        with classified("nova"):
+        with translate_errors("nova"):
             limits = self.sdk.compute.get_limits().absolute
         used, most = limits.instances_used or 0, limits.instances
         if most is not None and 0 <= most <= used:
@@ -165,29 +174,29 @@ class Cloud(ABC):
 
     def addresses_left(self) -> int | None:
         """Return how many more floating IPs the project may allocate; None if there is no limit."""
-        with classified("neutron"):
+        with translate_errors("neutron"):
             quota = self.sdk.network.get_quota(self.session.get_project_id(), details=True).floating_ips
         return None if quota["limit"] < 0 else quota["limit"] - quota["used"]
 
     def public_keys(self) -> list[tuple[str, str]]:
         """Return name and text of the user's SSH keys at the site."""
-        with classified("nova"):
+        with translate_errors("nova"):
             return [(key.name, key.public_key or "") for key in self.sdk.compute.keypairs()]
 
     def bookings(self) -> list[Booking]:
         """Return everybody's reservations of the hosts."""
-        return self.read("blazar", self.allocations(), lambda one: Booking(one[0], *_period(one[1])))
+        return self.read("blazar", self.allocations(), lambda one: Booking(one[0], *_booked_period(one[1])))
 
     def allocations(self) -> list[tuple[str, dict[str, Any]]]:
         """Return pairs of a Blazar host's id and a reservation of that host."""
-        with classified("blazar"):
+        with translate_errors("blazar"):
             listed = self.blazar.allocation.list("os-hosts")
         per_host = self.read("blazar", listed, lambda host: (str(host["resource_id"]), host["reservations"]))
         return [(host_id, booked) for host_id, reservations in per_host for booked in reservations]
 
     def image_id(self, name: str) -> str:
         """Return the UUID of the active image of that name; the public one, if the project has others."""
-        with classified("glance"):
+        with translate_errors("glance"):
             found = list(self.sdk.image.images(name=name))
         active = [image for image in found if image.status == "active"]
         public = [image for image in active if image.visibility == "public"]
@@ -208,14 +217,14 @@ class Cloud(ABC):
 
     def leases(self) -> list[Lease]:
         """Return the project's leases."""
-        with classified("blazar"):
+        with translate_errors("blazar"):
             listed = self.blazar.lease.list()
         taken = {booked["id"]: host_id for host_id, booked in self.allocations()}
-        return self.read("blazar", listed, lambda lease: lease_of(lease, self.host_ids(lease, taken)))
+        return self.read("blazar", listed, lambda lease: to_lease(lease, self.host_ids(lease, taken)))
 
     def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
         """Return the ids of the lease's hosts; ``taken``: ids of Blazar's hosts by the ids of their reservations."""
-        ids = (reservation["id"] for reservation in by_id(lease["reservations"]))
+        ids = (reservation["id"] for reservation in sorted_by_id(lease["reservations"]))
         return tuple(taken[id] for id in ids if id in taken)
 
     def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
@@ -223,9 +232,9 @@ class Cloud(ABC):
         at_once = slot.start - datetime.now(UTC) <= MINUTE
         start = "now" if at_once else f"{slot.start.astimezone(UTC):{BLAZAR_MINUTES}}"
         end = f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}"
-        with classified("blazar"):
+        with translate_errors("blazar"):
             created = self.blazar.lease.create(self.lease_name(name, tag), start, end, self.reservations(tag, slot), [])
-        return lease_of(created, tuple(host.id for host in slot.hosts))
+        return to_lease(created, tuple(host.id for host in slot.hosts))
 
     def lease_name(self, name: str, tag: str) -> str:
         """Return the lease's name at the site; it contains the tag if no other field of a lease can."""
@@ -242,25 +251,25 @@ class Cloud(ABC):
     def extend_lease(self, lease: Lease, slot: TimeSlot) -> Lease:
         """Change the end of the lease to the end of ``slot``. Raises ExtensionRejected."""
         try:
-            with classified("blazar"):
+            with translate_errors("blazar"):
                 extended = self.blazar.lease.update(lease.id, end_date=f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}")
         except (NotEnoughHosts, RequestRejected) as problem:
             raise ExtensionRejected(str(problem)) from None
-        return lease_of(extended, lease.hosts)
+        return to_lease(extended, lease.hosts)
 
     def delete_lease(self, lease: Lease) -> None:
         """Delete the lease."""
-        with classified("blazar", ignore_missing_resource=True):
+        with translate_errors("blazar", ignore_missing_resource=True):
             self.blazar.lease.delete(lease.id)
 
     def servers(self) -> list[Server]:
         """Return the project's servers."""
-        with classified("nova"):
-            return self.read("nova", self.sdk.compute.servers(), server_of)
+        with translate_errors("nova"):
+            return self.read("nova", self.sdk.compute.servers(), to_server)
 
     def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
         """Create a server in the reservation ``resource`` that boots from ``source``."""
-        with classified("nova"):
+        with translate_errors("nova"):
             created = self.sdk.compute.create_server(
                 name=name,
                 key_name=tag,
@@ -268,7 +277,7 @@ class Cloud(ABC):
                 networks=[{"uuid": self._network(context.DEFAULT_NETWORK)}],
                 **self.server_options(tag, resource, source),
             )
-            return server_of(self.sdk.compute.get_server(created.id))
+            return to_server(self.sdk.compute.get_server(created.id))
 
     @abstractmethod
     def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
@@ -276,12 +285,12 @@ class Cloud(ABC):
 
     def delete_server(self, server: Server) -> None:
         """Delete the server."""
-        with classified("nova"):
+        with translate_errors("nova"):
             self.sdk.compute.delete_server(server.id)
 
     def keys(self) -> list[TaggedResource]:
         """Return the user's tagged SSH keys at the site."""
-        with classified("nova"):
+        with translate_errors("nova"):
             return [
                 TaggedResource(key.name, "key", key.name, self.user_id())
                 for key in self.sdk.compute.keypairs()
@@ -290,35 +299,35 @@ class Cloud(ABC):
 
     def upload_key(self, tag: str, public_key: str) -> TaggedResource:
         """Upload an SSH key, named by its tag."""
-        with classified("nova"):
+        with translate_errors("nova"):
             self.sdk.compute.create_keypair(name=tag, public_key=public_key)
         return TaggedResource(tag, "key", tag, self.user_id())
 
     def delete_key(self, key: TaggedResource) -> None:
         """Delete the key at the site."""
-        with classified("nova"):
+        with translate_errors("nova"):
             self.sdk.compute.delete_keypair(key.id)
 
     def addresses(self) -> list[Address]:
         """Return the project's floating IPs."""
-        with classified("neutron"):
+        with translate_errors("neutron"):
             servers = {port.id: port.device_id for port in self.sdk.network.ports()}
             listed = list(self.sdk.network.ips(project_id=self.session.get_project_id()))
-        return self.read("neutron", listed, lambda ip: address_of(ip, servers.get(ip.port_id, ip.port_id or "")))
+        return self.read("neutron", listed, lambda ip: to_address(ip, servers.get(ip.port_id, ip.port_id or "")))
 
     def allocate_address(self, tag: str) -> Address:
         """Allocate a floating IP to the project. Raises NoAddress if none is free."""
         try:
-            with classified("neutron"):
+            with translate_errors("neutron"):
                 network = self._network(PUBLIC_NETWORK)
                 created = self.sdk.network.create_ip(floating_network_id=network, description=self.label(tag))
-                return address_of(created, "")
+                return to_address(created, "")
         except RequestRejected as problem:
             raise NoAddress(f"no floating IP is free at {self.name}: {problem}") from None
 
     def attach_address(self, address: Address, server: Server) -> Address:
         """Attach the address to the server. Raises RequestRejected if another program attached it elsewhere."""
-        with classified("neutron"):
+        with translate_errors("neutron"):
             ip = self.sdk.network.get_ip(address.id)
             port = next(iter(self.sdk.network.ports(device_id=server.id)), None)
             if port is None:
@@ -330,30 +339,30 @@ class Cloud(ABC):
 
     def release_address(self, address: Address) -> None:
         """Return the address to the site's pool."""
-        with classified("neutron"):
+        with translate_errors("neutron"):
             self.sdk.network.delete_ip(address.id)
 
     def _network(self, name: str) -> str:
-        with classified("neutron"):
+        with translate_errors("neutron"):
             network = self.sdk.network.find_network(name)
         if network is None:
             raise RequestRejected(f"network {name} does not exist at {self.name}; ask the site's help desk for it")
         return str(network.id)
 
 
-def _period(booked: dict[str, Any]) -> tuple[datetime, datetime]:
-    return moment(booked["start_date"]), moment(booked["end_date"])
+def _booked_period(booked: dict[str, Any]) -> tuple[datetime, datetime]:
+    return parse_blazar_time(booked["start_date"]), parse_blazar_time(booked["end_date"])
 
 
-def reference(path: str) -> list[dict[str, Any]]:
+def reference_items(path: str) -> list[dict[str, Any]]:
     """Return the items at a path of Chameleon's reference API."""
-    with classified("the reference API"):
+    with translate_errors("the reference API"):
         answer = requests.get(f"{context.RESOURCE_API_URL}/{path}.json", timeout=REQUEST_S)
         answer.raise_for_status()
         return answer.json()["items"]
 
 
-def gpus(described: dict[str, Any], kind: str) -> dict[str, Any]:
+def gpu_fields(described: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return the fields of Host that describe GPUs, from a reference API entry; kind: the node type or flavor."""
     gpu = described.get("gpu") or {}
     gpu = gpu[0] if isinstance(gpu, list) else gpu

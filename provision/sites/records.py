@@ -8,28 +8,28 @@ from provision.models import TAG, Address, Lease, Server
 
 CREATING = "CREATING"
 """Blazar's status of a lease whose reservations are not all in its records yet."""
-UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What the conversions below raise for a record that lacks a field, or has another form."""
+CONVERSION_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""Errors that the conversions below raise for a record with missing or malformed fields."""
 OWNER = re.compile(f"{TAG.pattern} of (\\w+)")
 
 
-def moment(text: str) -> datetime:
+def parse_blazar_time(text: str) -> datetime:
     """Parse a time in Blazar's format, which is UTC without an offset."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def lease_of(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
-    """Return Blazar's lease on these hosts. Raises ValueError if it has no reservations, as while it is created."""
+def to_lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
+    """Return Blazar's lease on these hosts. Raises ValueError if it has no reservations yet."""
     if not lease["reservations"]:
         raise ValueError(f"lease {lease['name']} has no reservations")
-    reservations = by_id(lease["reservations"])
-    tag = tag_in(reservations[0].get("hypervisor_properties")) or tag_in(lease["name"])
+    reservations = sorted_by_id(lease["reservations"])
+    tag = find_tag(reservations[0].get("hypervisor_properties")) or find_tag(lease["name"])
     return Lease(
         id=lease["id"],
         name=lease["name"].removesuffix(f" {tag}"),
         status=lease["status"],
-        start=moment(lease["start_date"]),
-        end=moment(lease["end_date"]),
+        start=parse_blazar_time(lease["start_date"]),
+        end=parse_blazar_time(lease["end_date"]),
         resources=tuple(reservation["id"] for reservation in reservations),
         hosts=hosts,
         tag=tag,
@@ -39,7 +39,7 @@ def lease_of(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
     )
 
 
-def by_id(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def sorted_by_id(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a lease's reservations in the order of their servers."""
     return sorted(reservations, key=lambda reservation: reservation["id"])
 
@@ -47,12 +47,12 @@ def by_id(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _lease_fault(lease: dict[str, Any]) -> str:
     """Return the failed steps and reservations; Blazar writes the cause only to its own log."""
     steps = [f"blazar: {event['event_type']} failed" for event in lease.get("events", ()) if event["status"] == "ERROR"]
-    failed = [reservation for reservation in by_id(lease["reservations"]) if reservation["status"] == "error"]
+    failed = [reservation for reservation in sorted_by_id(lease["reservations"]) if reservation["status"] == "error"]
     missing = [f"the host of reservation {one['id']} is missing" for one in failed if one.get("missing_resources")]
     return "; ".join([*steps, *(f"reservation {one['id']} is in error" for one in failed), *missing])
 
 
-def server_of(server: Any) -> Server:
+def to_server(server: Any) -> Server:
     """Return nova's server."""
     fault = (server.fault or {}).get("message", "") if server.status == "ERROR" else ""
     image = (server.image or {}).get("id", "") if server.image else ""
@@ -62,30 +62,30 @@ def server_of(server: Any) -> Server:
     )
 
 
-def address_of(ip: Any, server: str) -> Address:
+def to_address(ip: Any, server: str) -> Address:
     """Return neutron's floating IP; server: id of the server that it is attached to."""
-    return Address(ip.id, ip.floating_ip_address, server, tag_in(ip.description), owner_in(ip.description))
+    return Address(ip.id, ip.floating_ip_address, server, find_tag(ip.description), find_owner(ip.description))
 
 
-def may_be_ours(record: Any, user_id: str) -> bool:
-    """Return whether an unreadable record may be of this program: of this user, with a tag or still being created."""
+def may_be_own(record: Any, user_id: str) -> bool:
+    """Return whether an unreadable record may be this program's: the user's, and with a tag or still being created."""
     text = str(record)
     return bool(re.search(rf"\b{re.escape(user_id)}\b", text)) and bool(TAG.search(text) or CREATING in text)
 
 
-def name_of(record: Any) -> str:
-    """Return what a record is called in a message: its name, else its id."""
+def record_name(record: Any) -> str:
+    """Return a record's name, else its id, for messages."""
     fields = record if isinstance(record, dict) else getattr(record, "__dict__", {}) | {"id": getattr(record, "id", "")}
     return str(fields.get("name") or fields.get("id") or "without a name")
 
 
-def tag_in(text: str | None) -> str:
+def find_tag(text: str | None) -> str:
     """Return the tag in a text, or ''."""
     match = TAG.search(text or "")
     return match[0] if match else ""
 
 
-def owner_in(text: str | None) -> str:
+def find_owner(text: str | None) -> str:
     """Return the user's id in a label (Cloud.label), or ''."""
     match = OWNER.search(text or "")
     return match[1] if match else ""

@@ -14,7 +14,7 @@ from provision.errors import BadHostKey, BadKey, LoginRejected, NotReached
 
 USER = "cc"
 CONNECT_S = 15
-KINDS = ("ssh-", "ecdsa-", "sk-")
+PUBLIC_KEY_PREFIXES = ("ssh-", "ecdsa-", "sk-")
 """Prefixes of public keys."""
 
 
@@ -45,15 +45,15 @@ class Login:
         """The command line to type in a terminal."""
         return shlex.join(self.arguments())
 
-    def arguments(self, first: bool = False) -> list[str]:
-        """Return the OpenSSH client's command line; ``first``: accept and record a host key that is not known yet."""
+    def arguments(self, accept_new_key: bool = False) -> list[str]:
+        """Return the OpenSSH client's command line; accept_new_key: accept and record an unknown host key."""
         options = {
             "IdentitiesOnly": "yes",
             "BatchMode": "yes",
             "ConnectTimeout": str(CONNECT_S),
             "HostKeyAlias": self.alias,
             "UserKnownHostsFile": str(self.known_hosts),
-            "StrictHostKeyChecking": "accept-new" if first else "yes",
+            "StrictHostKeyChecking": "accept-new" if accept_new_key else "yes",
         }
         flags = [f"-o{name}={value}" for name, value in options.items()]
         port = [] if self.port == 22 else ["-p", str(self.port)]
@@ -87,7 +87,7 @@ def key_pair(file: Path) -> KeyPair:
         if not needed.is_file():
             raise BadKey(f"SSH key {needed} does not exist; create one: ssh-keygen -t ed25519 -f {file}")
     text = public.read_text().strip()
-    if not text.startswith(KINDS) or len(text.split()) < 2 or len(text.splitlines()) > 1:
+    if not text.startswith(PUBLIC_KEY_PREFIXES) or len(text.split()) < 2 or len(text.splitlines()) > 1:
         raise BadKey(f"SSH key {public} is not a public key; create one: ssh-keygen -y -f {file} > {public}")
     return KeyPair(file, text)
 
@@ -104,9 +104,9 @@ def check_key(pair: KeyPair) -> None:
     blob = pair.public.split()[1]
     if result.returncode:
         if blob not in _keys_in_agent():
-            why = last_line(result.stderr) or "it cannot be read"
+            reason = last_line(result.stderr) or "it cannot be read"
             raise BadKey(
-                f"SSH key {pair.file} cannot be used without a prompt ({why}); "
+                f"SSH key {pair.file} cannot be used without a prompt ({reason}); "
                 f"load it: ssh-add {pair.file}, or pass another --key"
             )
     elif result.stdout.split()[1] != blob:
@@ -139,9 +139,9 @@ def fingerprint(public: str) -> str:
 def try_login(login: Login) -> None:
     """Run a command on the machine; record its host key at first contact.
 
-    Raises NotReached with what ssh said: LoginRejected if the machine rejects the key, BadHostKey for a changed one.
+    Raises NotReached with ssh's error: LoginRejected if the machine rejects the key, BadHostKey for a changed one.
     """
-    command = [*login.arguments(first=True), "true"]
+    command = [*login.arguments(accept_new_key=True), "true"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=2 * CONNECT_S)
     except subprocess.TimeoutExpired:
@@ -150,21 +150,21 @@ def try_login(login: Login) -> None:
         return
     line = last_line(result.stderr) or f"exit code {result.returncode}"
     if "Host key verification failed" in result.stderr:
-        raise BadHostKey(changed_host_key(login))
+        raise BadHostKey(changed_host_key_message(login))
     if "Permission denied" in result.stderr:
         raise LoginRejected(f"{login.host}: {line}")
     raise NotReached(f"{login.host}: {line}")
 
 
-def changed_host_key(login: Login) -> str:
-    """Return in words that a machine shows another host key than the pinned one, and how to accept it."""
+def changed_host_key_message(login: Login) -> str:
+    """Return the error for a machine whose host key differs from the pinned one, with the commands that accept it."""
     return (
         f"{login.host}: its host key differs from the pinned one; if the node was rebuilt, accept its new key: "
         f"ssh-keygen -R {login.alias} -f {login.known_hosts}, then testbed lease again"
     )
 
 
-def forget(alias: str, known_hosts: Path) -> None:
+def forget_host_key(alias: str, known_hosts: Path) -> None:
     """Remove the host key of a deleted server."""
     if known_hosts.exists():
         subprocess.run(["ssh-keygen", "-R", alias, "-f", known_hosts], capture_output=True, check=False)

@@ -9,11 +9,11 @@ from pathlib import Path
 from threading import Thread, Timer
 from typing import IO
 
-CHUNK = 1 << 18
+CHUNK_BYTES = 1 << 18
 PIPE_BYTES = 1 << 20
 FEEDER_EXIT_S = 5.0
 
-Source = Iterable[bytes]
+InputChunks = Iterable[bytes]
 
 
 @dataclass
@@ -26,8 +26,8 @@ class StreamedProcess:
 
 
 @contextmanager
-def streamed(
-    program: Sequence[str], source: Source, timeout_s: float, cwd: Path | None = None
+def stream_process(
+    program: Sequence[str], source: InputChunks, timeout_s: float, cwd: Path | None = None
 ) -> Iterator[StreamedProcess]:
     """Start a command and wait for its end.
 
@@ -48,7 +48,7 @@ def streamed(
         state = StreamedProcess(process.stdout)
         try:
             yield state
-            while process.stdout.read(CHUNK):
+            while process.stdout.read(CHUNK_BYTES):
                 continue
             state.code = process.wait()
         except BaseException:
@@ -61,7 +61,7 @@ def streamed(
         state.err = err.read()
 
 
-def feed_stdin(source: Source, write: Callable[[bytes], object], end: Callable[[], object]) -> Thread:
+def feed_stdin(source: InputChunks, write: Callable[[bytes], object], end: Callable[[], object]) -> Thread:
     """Start a thread that writes ``source`` to a command; write errors are ignored, as the exit code reports them."""
 
     def feed() -> None:

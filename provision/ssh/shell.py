@@ -22,22 +22,22 @@ from tenacity import (
 )
 
 from provision.errors import CommandFailed, ConnectionDropped, LoginRejected, TimedOut
-from provision.ssh.process import CHUNK, Source, streamed
+from provision.ssh.process import CHUNK_BYTES, InputChunks, stream_process
 
 TIMEOUT_S = 60.0
 ATTEMPTS = 3
-KILL_S = 5
+KILL_GRACE_S = 5
 TIMEOUT_SLACK_S = 15.0
 TIMED_OUT = (124, 137, -signal.SIGKILL)
 """Exit codes of a command that exceeded its time limit."""
-SHOWN = 100
+SHOWN_CHARACTERS = 100
 """Maximum number of characters of a command in a message."""
 
-MARK = b"\x02llm-testbed\x03"
-"""Printed before each command's own output: what a login shell's start files print comes before it, and is dropped."""
-LONGEST_GREETING = 1 << 20
+OUTPUT_MARK = b"\x02llm-testbed\x03"
+"""Printed before each command's output. All text before it comes from the login shell's start files, and is dropped."""
+MAX_GREETING_BYTES = 1 << 20
 
-Sink = Callable[[bytes], object]
+OutputSink = Callable[[bytes], object]
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
@@ -57,8 +57,8 @@ class Shell(ABC):
     where: str
     """The machine's name in messages."""
 
-    _lost: int | None = None
-    """The exit code of ``_program`` after a dropped connection."""
+    _dropped_code: int | None = None
+    """The exit code of ``_program`` after a dropped connection; None if connections cannot drop."""
 
     def run(
         self,
@@ -81,25 +81,25 @@ class Shell(ABC):
         )
         return attempts(self._run, command, input, timeout_s, check)
 
-    def stream(self, command: str, sink: Sink, *, source: Source = (), timeout_s: float = TIMEOUT_S) -> None:
+    def stream(self, command: str, sink: OutputSink, *, source: InputChunks = (), timeout_s: float = TIMEOUT_S) -> None:
         """Run a command once, passing its output to ``sink`` as it arrives; ``source`` is its input."""
-        self._executed(command, source, sink, timeout_s, True)
+        self._execute_and_check(command, source, sink, timeout_s, True)
 
     @contextmanager
-    def reading(self, command: str, *, source: Source = (), timeout_s: float = TIMEOUT_S) -> Iterator[IO[bytes]]:
+    def reading(self, command: str, *, source: InputChunks = (), timeout_s: float = TIMEOUT_S) -> Iterator[IO[bytes]]:
         """Run a command once and yield its output as a stream.
 
         Use it for large output: over SSH it opens a separate connection.
 
         Raises the errors of ``run`` at the end of the body.
         """
-        program, cwd = self._program(_bounded(command, timeout_s))
-        with streamed(program, source, timeout_s + TIMEOUT_SLACK_S, cwd) as process:
-            head = _OwnOutput(self.where, lambda chunk: None)
+        program, cwd = self._program(_with_time_limit(command, timeout_s))
+        with stream_process(program, source, timeout_s + TIMEOUT_SLACK_S, cwd) as process:
+            head = _OutputFilter(self.where, lambda chunk: None)
             while not head.begun and (byte := process.out.read(1)):
                 head(byte)
             yield process.out
-        if process.code == self._lost:
+        if process.code == self._dropped_code:
             raise ConnectionDropped(f"{self.where}: the connection dropped while a command ran")
         self._raise_on_failure(
             command, CommandResult(process.code, "", process.err.decode(errors="replace")), timeout_s, True
@@ -140,31 +140,33 @@ class Shell(ABC):
         """Return the local command line that runs ``command``, and the folder to start it in."""
 
     @abstractmethod
-    def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
+    def _execute(self, command: str, source: InputChunks, sink: OutputSink, timeout_s: float) -> tuple[int, bytes]:
         """Run a command; return its exit code and its stderr."""
 
     def _run(self, command: str, input: bytes, timeout_s: float, check: bool) -> CommandResult:
         out = bytearray()
         source = (input,) if input else ()
-        result = self._executed(command, source, out.extend, timeout_s, check)
+        result = self._execute_and_check(command, source, out.extend, timeout_s, check)
         return replace(result, out=out.decode(errors="replace"))
 
-    def _executed(self, command: str, source: Source, sink: Sink, timeout_s: float, check: bool) -> CommandResult:
+    def _execute_and_check(
+        self, command: str, source: InputChunks, sink: OutputSink, timeout_s: float, check: bool
+    ) -> CommandResult:
         """Run a command, passing its own output to ``sink``; return its exit code and stderr."""
-        own = _OwnOutput(self.where, sink)
-        code, err = self._execute(_bounded(command, timeout_s), source, own, timeout_s + TIMEOUT_SLACK_S)
+        output = _OutputFilter(self.where, sink)
+        code, err = self._execute(_with_time_limit(command, timeout_s), source, output, timeout_s + TIMEOUT_SLACK_S)
         result = CommandResult(code, "", err.decode(errors="replace"))
         self._raise_on_failure(command, result, timeout_s, check)
-        if not own.begun and not code:
-            raise LoginRejected(f"{self.where}: its login shell runs no commands; it says: {own.greeting}")
+        if not output.begun and not code:
+            raise LoginRejected(f"{self.where}: its login shell runs no commands; it prints: {output.greeting}")
         return result
 
     def _raise_on_failure(self, command: str, result: CommandResult, timeout_s: float, check: bool) -> None:
         if result.code in TIMED_OUT:
-            raise TimedOut(f"{self.where}: timed out after {timeout_s:.0f} s: {_shown(command)}")
+            raise TimedOut(f"{self.where}: timed out after {timeout_s:.0f} s: {_shortened(command)}")
         if check and result.code:
             reason = (result.err.strip().splitlines() or [f"exit code {result.code}"])[-1]
-            message = f"{self.where}: {reason} (exit code {result.code} of: {_shown(command)})"
+            message = f"{self.where}: {reason} (exit code {result.code} of: {_shortened(command)})"
             raise CommandFailed(message, result.code)
 
 
@@ -183,18 +185,18 @@ class LocalShell(Shell):
     def _program(self, command: str) -> tuple[list[str], Path | None]:
         return ["sh", "-c", command], Path.home()
 
-    def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
+    def _execute(self, command: str, source: InputChunks, sink: OutputSink, timeout_s: float) -> tuple[int, bytes]:
         program, cwd = self._program(command)
-        with streamed(program, source, timeout_s, cwd) as process:
-            while chunk := process.out.read1(CHUNK):  # type: ignore[attr-defined]
+        with stream_process(program, source, timeout_s, cwd) as process:
+            while chunk := process.out.read1(CHUNK_BYTES):  # type: ignore[attr-defined]
                 sink(chunk)
         return process.code, process.err
 
 
-class _OwnOutput:
-    """Passes a command's own output on: what comes after MARK. begun: whether there is any."""
+class _OutputFilter:
+    """Passes on a command's output, which begins after OUTPUT_MARK. begun: whether the mark was received."""
 
-    def __init__(self, where: str, sink: Sink) -> None:
+    def __init__(self, where: str, sink: OutputSink) -> None:
         self._where, self._sink, self._head, self.begun = where, sink, bytearray(), False
 
     def __call__(self, chunk: bytes) -> None:
@@ -202,23 +204,23 @@ class _OwnOutput:
             self._sink(chunk)
             return
         self._head += chunk
-        _, mark, own = self._head.partition(MARK)
+        _, mark, own = self._head.partition(OUTPUT_MARK)
         self.begun = bool(mark)
         if mark and own:
             self._sink(bytes(own))
-        if not mark and len(self._head) > LONGEST_GREETING:
-            raise LoginRejected(f"{self._where}: its login shell prints without an end; it says: {self.greeting}")
+        if not mark and len(self._head) > MAX_GREETING_BYTES:
+            raise LoginRejected(f"{self._where}: its login shell prints without an end; it prints: {self.greeting}")
 
     @property
     def greeting(self) -> str:
-        """What the login shell printed, as far as a message quotes it."""
-        return repr(_shown(self._head.decode(errors="replace"))) if self._head else "nothing"
+        """The begin of the login shell's own output, for messages."""
+        return repr(_shortened(self._head.decode(errors="replace"))) if self._head else "nothing"
 
 
-def _bounded(command: str, timeout_s: float) -> str:
-    """Return the command with its own time limit, because a dropped connection does not end it on the machine."""
-    marked = f"printf '{''.join(f'{chr(92)}{byte:03o}' for byte in MARK)}'; {command}"
-    return f"timeout --kill-after={KILL_S} {timeout_s:g} sh -c {shlex.quote(marked)}"
+def _with_time_limit(command: str, timeout_s: float) -> str:
+    """Return the command with a time limit on the machine, because a dropped connection does not end the command."""
+    marked = f"printf '{''.join(f'{chr(92)}{byte:03o}' for byte in OUTPUT_MARK)}'; {command}"
+    return f"timeout --kill-after={KILL_GRACE_S} {timeout_s:g} sh -c {shlex.quote(marked)}"
 
 
 def _chunks(data: bytes | Path) -> Iterator[bytes]:
@@ -226,15 +228,15 @@ def _chunks(data: bytes | Path) -> Iterator[bytes]:
         yield data
         return
     with data.open("rb") as file:
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(CHUNK_BYTES):
             yield chunk
 
 
-def _shown(command: str) -> str:
+def _shortened(command: str) -> str:
     line = command.strip().split("\n")[0]
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}..."
 
 
-def reason(problem: BaseException) -> str:
+def problem_in_words(problem: BaseException) -> str:
     """Return the problem's message, or its type if it has none."""
     return str(problem) or type(problem).__name__

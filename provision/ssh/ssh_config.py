@@ -1,6 +1,6 @@
-"""The user's ssh configuration as OpenSSH itself resolves it, so that every way to a machine follows the same settings.
+"""The user's ssh configuration as OpenSSH itself resolves it, so that every connection uses the same settings.
 
-``ssh -G`` knows Match, Include and patterns, which other readers of the file do not.
+``ssh -G`` supports Match, Include and patterns; other parsers of the file do not.
 """
 
 import subprocess
@@ -9,33 +9,33 @@ from collections.abc import Sequence
 from provision.errors import BadSshConfig
 from provision.ssh.login import last_line
 
-PROXY = ("proxyjump", "proxycommand")
-SETTINGS = ("hostname", "user", "port", "identityfile", "userknownhostsfile", "hostkeyalias", *PROXY)
-"""What is taken over for a host that has a name in the configuration."""
+PROXY_SETTINGS = ("proxyjump", "proxycommand")
+HOST_SETTINGS = ("hostname", "user", "port", "identityfile", "userknownhostsfile", "hostkeyalias", *PROXY_SETTINGS)
+"""Settings that are used for a host of the configuration."""
 
 
-def resolved(name: str) -> str:
+def resolve_host(name: str) -> str:
     """Return the text of a configuration file with the settings of a host and of all jump hosts before it.
 
     Raises BadSshConfig if OpenSSH rejects the configuration.
     """
-    return _block(name, [name], SETTINGS)
+    return _config_block(name, [name], HOST_SETTINGS)
 
 
-def resolved_way(name: str, arguments: Sequence[str]) -> str:
-    """Return the same for a host whose ``arguments`` set everything except the jump hosts."""
-    return _block(name, arguments, PROXY)
+def resolve_jump_hosts(name: str, arguments: Sequence[str]) -> str:
+    """Return the same text for a host whose ``arguments`` have all settings except the jump hosts."""
+    return _config_block(name, arguments, PROXY_SETTINGS)
 
 
-def _block(name: str, arguments: Sequence[str], settings: Sequence[str]) -> str:
-    lines = [line for line in _ask(arguments) if line.partition(" ")[0] in settings]
+def _config_block(name: str, arguments: Sequence[str], settings: Sequence[str]) -> str:
+    lines = [line for line in _query_openssh(arguments) if line.partition(" ")[0] in settings]
     jumps = [hop for line in lines if line.startswith("proxyjump ") for hop in line.partition(" ")[2].split(",")]
     hosts = dict.fromkeys(_host_of(hop) for hop in jumps if hop != "none")
     block = "\n  ".join([f"Host {name}", *lines])
-    return "\n".join([block, *(_block(host, [host], SETTINGS) for host in hosts if host != name)])
+    return "\n".join([block, *(_config_block(host, [host], HOST_SETTINGS) for host in hosts if host != name)])
 
 
-def _ask(arguments: Sequence[str]) -> list[str]:
+def _query_openssh(arguments: Sequence[str]) -> list[str]:
     result = subprocess.run(
         ["ssh", "-G", *arguments], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
     )

@@ -24,17 +24,17 @@ from paramiko import (
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from provision.errors import BadHostKey, ConnectionDropped, LoginRejected, NotReached, SiteError, UnknownHost
-from provision.ssh.login import CONNECT_S, Login, SshConfigHost, changed_host_key
-from provision.ssh.process import CHUNK, Source, feed_stdin
-from provision.ssh.shell import TIMEOUT_SLACK_S, Shell, Sink, reason
-from provision.ssh.ssh_config import resolved, resolved_way
+from provision.ssh.login import CONNECT_S, Login, SshConfigHost, changed_host_key_message
+from provision.ssh.process import CHUNK_BYTES, InputChunks, feed_stdin
+from provision.ssh.shell import TIMEOUT_SLACK_S, OutputSink, Shell, problem_in_words
+from provision.ssh.ssh_config import resolve_host, resolve_jump_hosts
 
 CONNECT_LIMIT_S = 60.0
 """Time for which connecting is retried."""
 KEEPALIVE_S = 15
 DEAD_AFTER_S = 30
-FORWARD_S = 5.0
-DROPPED = 255
+FORWARD_LIMIT_S = 5.0
+DROPPED_CODE = 255
 """OpenSSH's exit code after a dropped connection."""
 FAST_CIPHER = "aes128-gcm@openssh.com"
 
@@ -45,7 +45,7 @@ class SshShell(Shell):
     Connecting is retried for ``connect_limit_s`` seconds before NotReached is raised.
     """
 
-    _lost = DROPPED
+    _dropped_code = DROPPED_CODE
 
     def __init__(self, login: Login | SshConfigHost, connect_limit_s: float = CONNECT_LIMIT_S) -> None:
         self.where = login.name if isinstance(login, SshConfigHost) else login.host
@@ -74,7 +74,7 @@ class SshShell(Shell):
 
     def _program(self, command: str, *options: str) -> tuple[list[str], None]:
         """Return the OpenSSH client's command line; connect first, so that a failure is reported as NotReached."""
-        self._connected()
+        self._ensure_connection()
         more = [
             *options,
             f"-oServerAliveInterval={KEEPALIVE_S}",
@@ -85,22 +85,22 @@ class SshShell(Shell):
         program, *arguments = self._login.arguments()
         return [program, *more, *arguments, command], None
 
-    def _execute(self, command: str, source: Source, sink: Sink, timeout_s: float) -> tuple[int, bytes]:
-        channel = self._session()
+    def _execute(self, command: str, source: InputChunks, sink: OutputSink, timeout_s: float) -> tuple[int, bytes]:
+        channel = self._open_channel()
         try:
             channel.settimeout(timeout_s)
             channel.exec_command(command)
             feeder = feed_stdin(source, channel.sendall, channel.shutdown_write)
             err = bytearray()
-            listener = Thread(target=_drain, args=(channel, err), daemon=True)
+            listener = Thread(target=_collect_stderr, args=(channel, err), daemon=True)
             listener.start()
-            while chunk := channel.recv(CHUNK):
+            while chunk := channel.recv(CHUNK_BYTES):
                 sink(chunk)
             code = channel.recv_exit_status()
         except (SSHException, EOFError, TimeoutError, ConnectionError) as problem:
             self.close()
             raise ConnectionDropped(
-                f"{self.where}: the connection dropped while a command ran ({reason(problem)})"
+                f"{self.where}: the connection dropped while a command ran ({problem_in_words(problem)})"
             ) from None
         finally:
             channel.close()
@@ -111,17 +111,17 @@ class SshShell(Shell):
             raise ConnectionDropped(f"{self.where}: the connection dropped while a command ran")
         return code, bytes(err)
 
-    def _session(self) -> Channel:
+    def _open_channel(self) -> Channel:
         """Open a channel for one command; reconnect once if the connection turns out to be dead."""
         with suppress(SSHException, EOFError, ConnectionError):
-            return self._connected().transport.open_session(timeout=CONNECT_S)
+            return self._ensure_connection().transport.open_session(timeout=CONNECT_S)
         self.close()
         try:
-            return self._connected().transport.open_session(timeout=CONNECT_S)
+            return self._ensure_connection().transport.open_session(timeout=CONNECT_S)
         except (SSHException, EOFError, ConnectionError) as problem:
-            raise NotReached(f"{self.where}: {reason(problem)}") from None
+            raise NotReached(f"{self.where}: {problem_in_words(problem)}") from None
 
-    def _connected(self) -> Connection:
+    def _ensure_connection(self) -> Connection:
         if self._connection is None or not self._connection.is_connected:
             attempts = Retrying(
                 stop=stop_after_delay(self._connect_limit_s),
@@ -129,12 +129,12 @@ class SshShell(Shell):
                 retry=retry_if_exception(lambda problem: type(problem) is NotReached),
                 reraise=True,
             )
-            self._connection = attempts(self._opened)
+            self._connection = attempts(self._open_connection)
         return self._connection
 
-    def _opened(self) -> Connection:
+    def _open_connection(self) -> Connection:
         """Open a new connection."""
-        connection = _connection(self._login)
+        connection = _new_connection(self._login)
         try:
             connection.open()
         except SiteError:
@@ -142,20 +142,22 @@ class SshShell(Shell):
         except BadHostKeyException:
             raise BadHostKey(self._changed_host_key()) from None
         except AuthenticationException as problem:
-            raise LoginRejected(f"{self.where}: rejects the login as {connection.user} ({reason(problem)})") from None
+            raise LoginRejected(
+                f"{self.where}: rejects the login as {connection.user} ({problem_in_words(problem)})"
+            ) from None
         except socket.gaierror as problem:
-            raise self._unresolved(str(connection.host), problem) from None
+            raise self._unknown_host_error(str(connection.host), problem) from None
         except (SSHException, EOFError, OSError) as problem:
-            raise NotReached(f"{self.where}: {reason(problem)}") from None
+            raise NotReached(f"{self.where}: {problem_in_words(problem)}") from None
         connection.transport.set_keepalive(KEEPALIVE_S)
         with suppress(AttributeError, OSError):
             connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
         return connection
 
-    def _unresolved(self, host: str, problem: socket.gaierror) -> NotReached:
-        """Return the error for an address that cannot be looked up; a name server may only be down for a while."""
+    def _unknown_host_error(self, host: str, problem: socket.gaierror) -> NotReached:
+        """Return the error for a host name without an address; NotReached if the name server may be down."""
         if problem.errno != socket.EAI_NONAME:
-            return NotReached(f"{self.where}: {reason(problem)}")
+            return NotReached(f"{self.where}: {problem_in_words(problem)}")
         if host != self.where:
             return UnknownHost(f"{self.where}: its HostName {host} is unknown; correct it in ~/.ssh/config")
         return UnknownHost(
@@ -165,8 +167,8 @@ class SshShell(Shell):
 
     def _changed_host_key(self) -> str:
         if isinstance(self._login, Login):
-            return changed_host_key(self._login)
-        how = f"if that is right, forget the old one: ssh-keygen -R {self.where}, and log in once with ssh"
+            return changed_host_key_message(self._login)
+        how = f"if that is expected, remove the old one: ssh-keygen -R {self.where}, and log in once with ssh"
         return f"{self.where}: its host key differs from the known one; {how}"
 
 
@@ -177,20 +179,20 @@ class _RejectUnknown(MissingHostKeyPolicy):  # type: ignore[misc]
         raise BadHostKey(f"{hostname}: its host key is unknown; log in once with ssh and verify the key")
 
 
-def _connection(login: Login | SshConfigHost) -> Connection:
-    return _pinned(login) if isinstance(login, Login) else _configured(login)
+def _new_connection(login: Login | SshConfigHost) -> Connection:
+    return _pinned_connection(login) if isinstance(login, Login) else _configured_connection(login)
 
 
-def _pinned(login: Login) -> Connection:
+def _pinned_connection(login: Login) -> Connection:
     """Return a connection that accepts only the key recorded under the login's alias."""
-    way = resolved_way(login.host, login.arguments()[1:])
+    jump_hosts = resolve_jump_hosts(login.host, login.arguments()[1:])
     connection = Connection(
         login.host,
         login.user,
         login.port,
-        config=Config(lazy=True, ssh_config=SSHConfig.from_text(way)),
+        config=Config(lazy=True, ssh_config=SSHConfig.from_text(jump_hosts)),
         connect_timeout=CONNECT_S,
-        connect_kwargs={**_identity(login.key), "look_for_keys": False, "allow_agent": False},
+        connect_kwargs={**_private_key(login.key), "look_for_keys": False, "allow_agent": False},
     )
     known = HostKeys(str(login.known_hosts)) if login.known_hosts.exists() else HostKeys()
     _pin_host_keys(connection, known, login.alias)
@@ -198,22 +200,22 @@ def _pinned(login: Login) -> Connection:
     return connection
 
 
-def _configured(login: SshConfigHost) -> Connection:
-    config = Config(lazy=True, ssh_config=SSHConfig.from_text(resolved(login.name)))
+def _configured_connection(login: SshConfigHost) -> Connection:
+    config = Config(lazy=True, ssh_config=SSHConfig.from_text(resolve_host(login.name)))
     connection = Connection(login.name, config=config, connect_timeout=CONNECT_S)
     _pin_hops(connection)
     return connection
 
 
 def _pin_hops(hop: Connection | str | None) -> None:
-    """Accept only host keys in the user's known_hosts files, for this machine and each jump host before it."""
+    """Accept only host keys in the user's known_hosts files, for the host ``hop`` and each jump host before it."""
     while isinstance(hop, Connection):
         files = hop.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
         known = HostKeys()
         for path in [Path(name).expanduser() for name in (*files, "/etc/ssh/ssh_known_hosts")]:
             if path.exists():
                 known.load(str(path))
-        _pin_host_keys(hop, known, hop.ssh_config.get("hostkeyalias") or _name_of(hop))
+        _pin_host_keys(hop, known, hop.ssh_config.get("hostkeyalias") or _known_hosts_name(hop))
         hop = hop.gateway
 
 
@@ -221,15 +223,15 @@ def _pin_host_keys(connection: Connection, known: HostKeys, alias: str) -> None:
     """Accept only the host keys that ``known`` lists under ``alias``."""
     connection.client.set_missing_host_key_policy(_RejectUnknown())
     for kind, key in (known.lookup(alias) or {}).items():
-        connection.client.get_host_keys().add(_name_of(connection), kind, key)
+        connection.client.get_host_keys().add(_known_hosts_name(connection), kind, key)
 
 
-def _name_of(connection: Connection) -> str:
+def _known_hosts_name(connection: Connection) -> str:
     """Return the machine's name in known_hosts."""
     return str(connection.host) if connection.port == 22 else f"[{connection.host}]:{connection.port}"
 
 
-def _identity(file: Path) -> dict[str, object]:
+def _private_key(file: Path) -> dict[str, object]:
     """Return the private key: from the agent if it has it, else from the file."""
     public = file.with_name(f"{file.name}.pub")
     fields = public.read_text().split() if public.exists() else []
@@ -239,15 +241,15 @@ def _identity(file: Path) -> dict[str, object]:
     return {"key_filename": str(file)}
 
 
-def _drain(channel: Channel, into: bytearray) -> None:
+def _collect_stderr(channel: Channel, errors: bytearray) -> None:
     with suppress(OSError, EOFError, SSHException):
-        while chunk := channel.recv_stderr(CHUNK):
-            into += chunk
+        while chunk := channel.recv_stderr(CHUNK_BYTES):
+            errors += chunk
 
 
 def _wait_until_open(port: int) -> None:
     """Wait until the tunnel's client listens on ``port``."""
-    until = time.monotonic() + FORWARD_S
+    until = time.monotonic() + FORWARD_LIMIT_S
     while time.monotonic() < until:
         with suppress(ConnectionError):
             socket.create_connection(("127.0.0.1", port)).close()

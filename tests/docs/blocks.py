@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from docs.generate import COPIED, FOLDERS
+from docs.generate import COPIED_PAGES, GENERATED_FOLDERS
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
@@ -34,12 +34,12 @@ class Block:
 
 def pages() -> list[Path]:
     """Return the pages that people wrote: README, CONTRIBUTING and documentation."""
-    generated = tuple(f"reference/{folder}/" for folder in FOLDERS)
+    generated = tuple(f"reference/{folder}/" for folder in GENERATED_FOLDERS)
     written = [
         page
         for page in sorted((ROOT / "docs").rglob("*.md"))
         if not page.relative_to(ROOT / "docs").as_posix().startswith(generated)
-        and page.name not in (*COPIED.values(), "roles.md")
+        and page.name not in (*COPIED_PAGES.values(), "roles.md")
     ]
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tests" / "README.md", *written]
 

@@ -7,7 +7,7 @@ from docs.sentence_tables import best_verdicts, sentence_rows, stored_evaluation
 from experiments.results.verdicts import Evaluation, Verdict
 from experiments.suites.sentences import sentences_of
 from experiments.suites.suite import suite_named, suite_names
-from tests.support.results import run
+from tests.support.results.in_memory import run
 
 SUITES = [suite_named(name) for name in suite_names()]
 

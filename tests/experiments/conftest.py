@@ -6,9 +6,9 @@ from experiments.prediction import service
 from experiments.runners import targets
 from provision.hardware import local
 from provision.models import Gpu
-from tests.support import rows
-from tests.support.pipelines import FakeRunner
-from tests.support.predictions import Predictor, stated
+from tests.support.runners import rows
+from tests.support.runners.fake_predictions import Predictor, stated
+from tests.support.runners.fake_runner import FakeRunner
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from provision.models import Gpu
 from provision.ssh.login import SshConfigHost
 from provision.ssh.shell import LocalShell
 from provision.ssh.ssh_shell import SshShell
-from tests.support import rows as made
-from tests.support.pipelines import SLURM, SUITE, FakeRunner
-from tests.support.views import Watched
+from tests.support.runners import rows as made
+from tests.support.runners.fake_runner import SLURM, SUITE, FakeRunner
+from tests.support.runners.fake_view import Watched
 
 H200 = Gpu(0, "NVIDIA H200", 139.8, "GPU-h")
 H100 = Gpu(0, "NVIDIA H100 NVL", 93.2, "GPU-n")

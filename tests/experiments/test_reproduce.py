@@ -25,7 +25,7 @@ from provision.leasing.request import LeaseRequest
 from provision.models import Credential, Host, Lease, Requirements
 from provision.sites import base as sites
 from provision.ssh.login import KeyPair
-from tests.support.sshd import new_key
+from tests.support.services.sshd import new_key
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 HOST = Host("1", "P3-GPU-001", "CHI@UC", "gpu_a100_pcie", "NVIDIA A100 80GB PCIe", 4, 80, su_per_hour=16)

@@ -27,8 +27,8 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_names, suites_in_group
 from experiments.system.files import CODE
 from experiments.system.options import options_of
-from tests.support import results
-from tests.support.reports import tiny_run
+from tests.support.results import in_memory
+from tests.support.results.handwritten import tiny_run
 
 OPTIONS = {field.name: option for field, option in options_of(RunOptions)}
 NO_OPTION = {"suite", "command"}
@@ -117,7 +117,7 @@ def test_make_ends_with_2_and_prints_the_code_of_the_command(tmp_path):
 
 def two_runs(name: str) -> tuple[Run, Run]:
     """Two runs that differ in that choice alone."""
-    one, value = results.run("a"), "h100_94gb" if name == "card" else other_value(name)
+    one, value = in_memory.run("a"), "h100_94gb" if name == "card" else other_value(name)
     if value == getattr(one, name):
         value = RunOptions.__dataclass_fields__[name].default
     return one, one.model_copy(update={name: value})
@@ -129,12 +129,12 @@ def test_a_run_with_another_choice_does_not_continue_a_folder(tmp_path, name):
     folder = RunFolder(tmp_path)
     folder.write_run(before)
     with pytest.raises(InputError, match=f"and now {name} is"):
-        continue_run(folder, now, results.suite())
+        continue_run(folder, now, in_memory.suite())
 
 
 @pytest.mark.parametrize("name", SHOWN_OPTIONS)
 def test_comparisons_show_a_choice_that_differs(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(RunFolder, "suite", lambda folder: results.suite())
+    monkeypatch.setattr(RunFolder, "suite", lambda folder: in_memory.suite())
     a, b = folders = [RunFolder(tmp_path / side) for side in "ab"]
     for folder, one in zip(folders, two_runs(name), strict=True):
         folder.write_run(one)
@@ -155,8 +155,8 @@ def test_the_default_run_id_tells_choices_apart_that_are_no_file_s_contents():
 
 
 def test_today_s_runs_are_read(tmp_path):
-    text = results.run("a").model_dump_json().replace('"image_variant"', '"flavour"')
-    assert Run.model_validate_json(text) == results.run("a")
+    text = in_memory.run("a").model_dump_json().replace('"image_variant"', '"flavour"')
+    assert Run.model_validate_json(text) == in_memory.run("a")
 
 
 def test_labs_are_named_by_no_code():

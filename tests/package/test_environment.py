@@ -68,5 +68,5 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     done = create(folder, lock)
     assert done.returncode == 1
     assert "hash" in done.stderr.lower()
-    assert done.stderr.splitlines()[-1] == "3 of 3: packages: exit code 1; the same command tries again"
+    assert done.stderr.splitlines()[-1] == "3 of 3: packages: exit code 1; run the same command to try again"
     assert not (folder / ".made").exists()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from provision.configure.build_context import PROJECT, pack
-from tests.support.installed import Environment, build_wheel, install, link_dependencies, project
+from provision.configure.build_context import PROJECT, write_build_context
+from tests.support.services.installed import Environment, build_wheel, install, link_dependencies, project
 
 pytestmark = pytest.mark.xdist_group("package")
 ROW = "single_gpu_blip2/baseline"
@@ -139,12 +139,12 @@ def test_the_image_is_built_of_the_same_bytes_as_from_a_checkout(complete: Envir
     code = "from pathlib import Path; from provision.configure.build_context import pack; pack(Path('context.tar.gz'))"
     done = complete.run("python", "-c", code)
     assert done.returncode == 0, done.stderr
-    pack(tmp_path / "context.tar.gz")
+    write_build_context(tmp_path / "context.tar.gz")
     assert (complete.home / "context.tar.gz").read_bytes() == (tmp_path / "context.tar.gz").read_bytes()
 
 
 def test_the_image_installs_the_command_from_its_context(tmp_path: Path) -> None:
-    pack(tmp_path / "context.tar.gz")
+    write_build_context(tmp_path / "context.tar.gz")
     with tarfile.open(tmp_path / "context.tar.gz") as context:
         context.extractall(tmp_path / "code", filter="data")
     shutil.copy(tmp_path / "code" / "containers" / "pyproject.toml", tmp_path / "code")

@@ -10,7 +10,7 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest
 from provision.models import Requirements
 from provision.ssh.login import KeyPair
-from tests.support.fake_site import HOUR, FakeClock
+from tests.support.leasing.fake_site import HOUR, FakeClock
 
 
 @pytest.fixture

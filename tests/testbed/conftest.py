@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from provision.ssh.login import KeyPair, key_pair
-from tests.support.sshd import new_key
+from tests.support.services.sshd import new_key
 
 MARKERS = {"chameleon": "openstack", "openstack": "openstack", "slurm": "slurm", "node": "node", "chain": "chain"}
 

@@ -7,7 +7,7 @@ mount of the single file would vanish when somebody adds a user, which replaces 
 from pathlib import Path
 
 from provision.ssh.login import USER, KeyPair
-from tests.support.sshd import Sshd
+from tests.support.services.sshd import Sshd
 from tests.testbed.openstack.settings import FLOATING_IPS
 
 PORT = 22

@@ -5,7 +5,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from experiments.system.tables import Column, Table
-from provision.availability.calendar import clocks, span
+from provision.availability.calendar import shown_zones, start_and_end
 from provision.availability.times import length_in_words, local_zone, time_in_words
 from provision.leasing.release import State
 from provision.models import Host, Lease, TimeSlot
@@ -13,13 +13,13 @@ from provision.models import Host, Lease, TimeSlot
 
 def slots_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
     """Return a table of time slots: time in UTC and in ``zone``, nodes, type, service units."""
-    zones = clocks(zone)
+    zones = shown_zones(zone)
     nodes, cost = Column("nodes", prose=True), Column("service units", number=True)
     table = Table(*(one.key for one in zones), nodes, "type", cost)
     for slot in slots:
         names = ", ".join(host.name for host in slot.hosts)
         price = "unknown" if slot.cost_su is None else f"{slot.cost_su:.1f}"
-        table.add(*(span(slot, one) for one in zones), names, _type(slot.hosts[0]), price)
+        table.add(*(start_and_end(slot, one) for one in zones), names, _type(slot.hosts[0]), price)
     return table
 
 

@@ -22,7 +22,7 @@ from experiments.runners.admission import (
 from experiments.suites.suite import cards_of_suites, suites_in_group
 from experiments.system.files import GIB, cache_folder
 from experiments.system.packages import EXTRAS
-from provision.checks import Check, result_of
+from provision.checks import Check, run_check
 from provision.errors import CheckFailed
 from provision.hardware.gpus import driver_version
 from provision.hardware.local import this_machine
@@ -39,17 +39,17 @@ def check_this_machine(results: Path) -> list[Check]:
     """Run all checks of this machine. results: folder that runs are stored in; it need not exist."""
     needed_for_all = (PREDICTIONS, *EVERY_RUN)
     return [
-        result_of("Python", _python, (*needed_for_all, LEASES, CLUSTERS)),
-        result_of("training packages", lambda: _packages("train"), needed_for_all),
-        _optional(result_of("leasing packages", lambda: _packages("chameleon"), (LEASES,))),
-        result_of("C++ compiler", _compiler, needed_for_all),
-        result_of("disk", lambda: _disk(results), needed_for_all),
-        result_of("memory", _memory, needed_for_all),
+        run_check("Python", _python, (*needed_for_all, LEASES, CLUSTERS)),
+        run_check("training packages", lambda: _packages("train"), needed_for_all),
+        _optional(run_check("leasing packages", lambda: _packages("chameleon"), (LEASES,))),
+        run_check("C++ compiler", _compiler, needed_for_all),
+        run_check("disk", lambda: _disk(results), needed_for_all),
+        run_check("memory", _memory, needed_for_all),
         _gpu(),
-        _optional(result_of("Docker", _docker, (IMAGES,))),
-        result_of("ports", _ports, EVERY_RUN),
-        _optional(result_of("git", lambda: _tool("git", "results name no commit; apt install git"))),
-        _optional(result_of("SSH client", _ssh, (LEASES, CLUSTERS))),
+        _optional(run_check("Docker", _docker, (IMAGES,))),
+        run_check("ports", _ports, EVERY_RUN),
+        _optional(run_check("git", lambda: _tool("git", "results name no commit; apt install git"))),
+        _optional(run_check("SSH client", _ssh, (LEASES, CLUSTERS))),
     ]
 
 
@@ -122,7 +122,7 @@ def _gpu() -> Check:
             raise CheckFailed(f"{names}: too small for the cards of the labs; rows run as tiny models")
         return f"{names}, driver {driver_version()}, runs rows for {', '.join(runs)}"
 
-    check = result_of("GPU", found, (FULL_SIZE,))
+    check = run_check("GPU", found, (FULL_SIZE,))
     if check.text:
         return check
     return Check("GPU", "warning", "no GPU; rows run as tiny models here, or on leased nodes", (FULL_SIZE,))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from experiments.runners.slurm.cluster import TOOLS, Cluster
 from experiments.runners.slurm.profile import Profile
-from provision.checks import Check, not_checked, result_of
+from provision.checks import Check, run_check, skip_checks
 from provision.errors import CheckFailed, CommandFailed
 from provision.ssh.shell import Shell
 
@@ -14,18 +14,18 @@ def check_cluster(shell: Shell, profile: Profile) -> list[Check]:
     """Run all checks of the cluster of ``profile``, whose commands ``shell`` runs; nothing is submitted."""
     cluster = Cluster(shell, profile)
     checks = [
-        result_of("account", lambda: _account(profile)),
-        result_of("connection", lambda: f"reached {shell.run('hostname', repeatable=True).out.strip()}"),
+        run_check("account", lambda: _account(profile)),
+        run_check("connection", lambda: f"reached {shell.run('hostname', repeatable=True).out.strip()}"),
     ]
     if not checks[-1].passed:
-        return checks + not_checked(("tools", "folder", "partitions", "environment"), "connection")
-    checks.append(result_of("tools", lambda: _tools(shell)))
-    checks.append(result_of("folder", lambda: cluster.folder))
+        return checks + skip_checks(("tools", "folder", "partitions", "environment"), "connection")
+    checks.append(run_check("tools", lambda: _tools(shell)))
+    checks.append(run_check("folder", lambda: cluster.folder))
     slurm: dict[str, Callable[[], str]] = {"partitions": lambda: _partitions(shell, profile)}
     if checks[-1].passed:
         slurm["environment"] = lambda: _environment(cluster)
-    checks += [result_of(name, question) for name, question in slurm.items()]
-    return checks if "environment" in slurm else checks + not_checked(("environment",), "folder")
+    checks += [run_check(name, question) for name, question in slurm.items()]
+    return checks if "environment" in slurm else checks + skip_checks(("environment",), "folder")
 
 
 def _account(profile: Profile) -> str:

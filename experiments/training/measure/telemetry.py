@@ -43,8 +43,8 @@ class TelemetrySampler:
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]]) -> None:
         self.phase: Phase = "load"
         self._path, self._pids = path, pids
-        self._gpus = gpus.handles()
-        self._load_of_others = gpus.load_of_others()
+        self._gpus = gpus.visible_gpus()
+        self._load_of_others = gpus.other_gpus_load()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
         self._samples: list[dict[str, Any]] = []

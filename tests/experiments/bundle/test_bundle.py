@@ -15,8 +15,8 @@ from experiments.cli.app import main
 from experiments.report.archive import write_zip
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULTS_FILE
-from tests.support.evidence import EVIDENCE, RUNS
-from tests.support.forgeries import FORGERIES, Forger, hostile
+from tests.support.results.evidence import EVIDENCE, RUNS
+from tests.support.results.forgeries import FORGERIES, Forger, hostile
 
 LAB = "single_gpu_litgpt-a100_80gb"
 GENUINE = [run for run in RUNS if (run / RESULTS_FILE).read_text()]

@@ -32,7 +32,7 @@ def test_the_demonstration_has_every_method_of_a_site(tmp_path):
     methods = [name for name, _ in inspect.getmembers(base.Testbed, inspect.isfunction) if not name.startswith("_")]
     assert len(methods) > 20
     assert [name for name in methods if not callable(getattr(site, name, None))] == []
-    assert isinstance(site, base.PretendedServers)
+    assert isinstance(site, base.SimulatedServers)
 
 
 def test_a_lease_is_pretended_from_the_calendar_to_its_release(testbed, tmp_path):

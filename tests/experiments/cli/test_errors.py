@@ -10,7 +10,7 @@ from experiments.cli.app import main
 from experiments.cli.parsing.commands import COMMANDS, load_command
 from experiments.cli.parsing.values import allowed_choices, describe_allowed_values, displayed_name, value_type
 from experiments.errors import similar_names
-from tests.support.evidence import EVIDENCE
+from tests.support.results.evidence import EVIDENCE
 
 RUN = str(EVIDENCE / "slurm_hf_trainer-a100_40gb-full-verdict")
 READ = (

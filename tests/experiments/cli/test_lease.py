@@ -12,8 +12,8 @@ from experiments.cli.app import main
 from provision.leasing import account
 from provision.models import Credential
 from provision.sites import base
-from tests.support.fake_site import HOUR, IDENTITY, FakeSite, hosts_of
-from tests.support.sshd import new_key
+from tests.support.leasing.fake_site import HOUR, IDENTITY, FakeSite, hosts_of
+from tests.support.services.sshd import new_key
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.suites.suite import SUITES_VARIABLE, TEMPLATE_FILE, suite_named
-from tests.support.pipelines import FakeRunner
+from tests.support.runners.fake_runner import FakeRunner
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.results.schema import LOG_FILE, RESULT_FILE
-from tests.support import rows
+from tests.support.runners import rows
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from experiments.cli.app import main
 from experiments.cli.tables.verdicts import REASONS
 from experiments.report import compare, reevaluate
 from experiments.report.words import STATUSES
-from tests.support.reports import SUITE, h200_run, make_results, make_run, tiny_run, write_run
+from tests.support.results.handwritten import SUITE, h200_run, make_results, make_run, tiny_run, write_run
 
 
 @pytest.fixture

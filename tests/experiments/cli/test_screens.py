@@ -30,12 +30,20 @@ from provision.checks import Check
 from provision.leasing import account
 from provision.sites import base, demo
 from provision.ssh.shell import LocalShell
-from tests.support.evidence import EVIDENCE
-from tests.support.fake_site import HOUR, NOW, FakeClock, FakeSite, hosts_of
-from tests.support.predictions import Predictor, stated
-from tests.support.reports import SUITE, h200_run, make_results, make_run, tiny_run, with_predictions, write_run
-from tests.support.sshd import new_key
-from tests.support.terminal import printed, screen
+from tests.support.leasing.fake_site import HOUR, NOW, FakeClock, FakeSite, hosts_of
+from tests.support.results.evidence import EVIDENCE
+from tests.support.results.handwritten import (
+    SUITE,
+    h200_run,
+    make_results,
+    make_run,
+    tiny_run,
+    with_predictions,
+    write_run,
+)
+from tests.support.runners.fake_predictions import Predictor, stated
+from tests.support.services.sshd import new_key
+from tests.support.services.terminal import printed, screen
 
 SCREENS = Path(__file__).parent / "screens"
 WIDTHS = (80, 120, 160)

@@ -8,7 +8,7 @@ from experiments.report import reevaluate
 from experiments.results.quantities import LOAD_QUANTITIES, LOSS_QUANTITIES, TIME_QUANTITIES
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
-from tests.support.evidence import EVIDENCE, RUNS
+from tests.support.results.evidence import EVIDENCE, RUNS
 
 # The README next to them, and a note of the row, explain the known causes.
 DID_NOT_HOLD = {

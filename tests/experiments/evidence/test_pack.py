@@ -8,8 +8,8 @@ import pytest
 from experiments.evidence.pack import main, pack, unpack
 from experiments.report import write_report
 from experiments.results.run_folder import RunFolder, row_path
-from tests.support.evidence import EVIDENCE, RUNS
-from tests.support.reports import h200_run
+from tests.support.results.evidence import EVIDENCE, RUNS
+from tests.support.results.handwritten import h200_run
 
 
 def files(folder: Path) -> dict[str, str]:

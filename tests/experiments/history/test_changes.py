@@ -9,7 +9,7 @@ import pytest
 from experiments.history.changes import RunChanges, run_changes, segment_starts
 from experiments.history.database import open_history, record_run
 from experiments.history.series import read_series
-from tests.support.terms import again, slow_down
+from tests.support.results.terms import again, slow_down
 
 BEFORE = 6
 ROW = "xxl-sgd"

@@ -11,8 +11,8 @@ import pytest
 from experiments.cli.app import main
 from experiments.cli.tables.history import sparkline
 from experiments.history.database import SCHEMA_FILE, open_history
-from tests.support.evidence import EVIDENCE, RUNS
-from tests.support.terms import RUN, again
+from tests.support.results.evidence import EVIDENCE, RUNS
+from tests.support.results.terms import RUN, again
 
 
 @pytest.fixture

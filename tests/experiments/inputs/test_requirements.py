@@ -4,7 +4,7 @@ import pytest
 
 from experiments.inputs.requirements import Artifact, artifacts_of
 from experiments.suites.models import models
-from tests.support.rows import spec
+from tests.support.runners.rows import spec
 
 LLAMA, NEO, OPT = "tiny-llama-1.1b", "gpt-neo-1.3b", "blip2-opt-2.7b"
 DATA = Artifact(kind="data", name="https://data.test/set.tgz?key=secret", sha256="ab", dataset="imdb")

@@ -12,9 +12,9 @@ from experiments.notebooks.narrative import Lab
 from experiments.results.memory_parts import STEP_POINTS
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
-from tests.support.notebooks import kept, write
-from tests.support.predictions import prediction
-from tests.support.results import result, run
+from tests.support.results.in_memory import result, run
+from tests.support.results.stored_runs import kept, write
+from tests.support.runners.fake_predictions import prediction
 
 NAME = "single_gpu_blip2"
 MULTI = "multi_gpu_litgpt"

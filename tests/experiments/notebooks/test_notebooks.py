@@ -15,7 +15,7 @@ import experiments
 from experiments.notebooks import narrative
 from experiments.results.evaluate import claim_rows
 from experiments.suites.suite import suite_named, suite_names
-from tests.support.notebooks import kept
+from tests.support.results.stored_runs import kept
 
 HOUSE = Path(experiments.__file__).parent
 ROOT = HOUSE.parent

@@ -13,13 +13,13 @@ from nbformat.v4 import new_code_cell
 
 from experiments.notebooks import sizing
 from experiments.prediction.custom import CustomTraining
-from tests.support.predictions import Predictor, prediction
+from tests.support.runners.fake_predictions import Predictor, prediction
 
 NOTEBOOK = Path(sizing.__file__).parent / "sizing.ipynb"
 ROOT = Path(__file__).parents[3]
 MADE_UP = """
 from experiments.prediction import service
-from tests.support.predictions import Predictor
+from tests.support.runners.fake_predictions import Predictor
 service.predict = Predictor(lambda spec: 60.0 + spec.settings.batch_size)
 """
 

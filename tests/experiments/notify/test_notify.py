@@ -18,8 +18,8 @@ from experiments.notify.messages import lease_messages, run_message
 from experiments.notify.send import Notifier, hide_addresses
 from experiments.report import write_report
 from experiments.runners import targets
-from tests.support.pipelines import SUITE, FakeRunner
-from tests.support.reports import h200_run
+from tests.support.results.handwritten import h200_run
+from tests.support.runners.fake_runner import SUITE, FakeRunner
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

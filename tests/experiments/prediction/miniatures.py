@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.support.trainings import LLAMA, LORA, NF4, spec
+from tests.support.training.tiny_rows import LLAMA, LORA, NF4, spec
 
 LITGPT: dict[str, Any] = {"model": LLAMA, "dataset": "constant", "max_length": 32, "warmup_steps": 1}
 LONG: dict[str, Any] = {"card": "v100_32gb", "dataset": "constant", "max_length": 2000}

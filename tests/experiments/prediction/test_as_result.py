@@ -11,8 +11,8 @@ from experiments.prediction.predict import traced_spec
 from experiments.prediction.tables import prediction_as_data
 from experiments.results.quantities import LOSS_QUANTITIES, QUANTITIES, TIME_QUANTITIES
 from experiments.suites.suite import suite_named
-from tests.support.predictions import Predictor, prediction, stated
-from tests.support.reports import make_run
+from tests.support.results.handwritten import make_run
+from tests.support.runners.fake_predictions import Predictor, prediction, stated
 
 SUITE = suite_named("single_gpu_blip2")
 CARD = "a100_80gb"

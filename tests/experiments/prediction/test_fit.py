@@ -8,7 +8,7 @@ from experiments.prediction.fit import changed, changes, fit
 from experiments.prediction.predict import traced_spec
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_named
-from tests.support.predictions import Predictor
+from tests.support.runners.fake_predictions import Predictor
 
 SUITE = suite_named("single_gpu_blip2")
 USABLE = 78.6

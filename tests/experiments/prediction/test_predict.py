@@ -17,8 +17,8 @@ from experiments.results.predictions import Prediction
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
 from tests.experiments.prediction.miniatures import ROWS
-from tests.support.predictions import prediction
-from tests.support.trainings import spec
+from tests.support.runners.fake_predictions import prediction
+from tests.support.training.tiny_rows import spec
 
 PATIENCE_S, SOON_S = 120, 5
 A, B = spec(row="a"), spec(row="b", batch_size=3)

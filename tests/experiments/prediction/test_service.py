@@ -13,9 +13,9 @@ from experiments.results.run_folder import RunFolder
 from experiments.run_options import RunOptions
 from experiments.suites.cards import parse_card_list
 from experiments.suites.suite import suite_named, suite_names
-from tests.support.pipelines import SUITE
-from tests.support.predictions import Predictor, stated
-from tests.support.views import Watched
+from tests.support.runners.fake_predictions import Predictor, stated
+from tests.support.runners.fake_runner import SUITE
+from tests.support.runners.fake_view import Watched
 
 CARD = "a100_80gb"
 LLAMA = ("--model", "tiny-llama-1.1b", "--card", "v100_32gb", "--loop", "lightning")

@@ -8,8 +8,8 @@ import pytest
 
 from experiments.report import write_report
 from experiments.results.run_folder import RunFolder
-from tests.support.chromium import Page, program
-from tests.support.reports import h200_run, ranks_run, tiny_run, with_predictions
+from tests.support.results.handwritten import h200_run, ranks_run, tiny_run, with_predictions
+from tests.support.services.chromium import Page, program
 
 READY = "document.readyState === 'complete' && document.querySelector('[data-figure=memory] svg')"
 DRAWN = """[...document.querySelectorAll('[data-figure]')]

@@ -11,7 +11,7 @@ from experiments.cli.tables.comparison import comparison_tables
 from experiments.errors import InputError
 from experiments.report import Comparison, compare
 from experiments.results.run_folder import RunFolder
-from tests.support.reports import (
+from tests.support.results.handwritten import (
     A100,
     STAND_IN,
     h200_run,

@@ -9,8 +9,8 @@ from experiments.errors import InputError
 from experiments.report import compare, write_comparison
 from experiments.report.pages.comparison import differences, row_changes
 from experiments.results.run_folder import RunFolder
-from tests.support.evidence import EVIDENCE
-from tests.support.reports import h200_run, tiny_run, worse_run
+from tests.support.results.evidence import EVIDENCE
+from tests.support.results.handwritten import h200_run, tiny_run, worse_run
 
 
 @pytest.fixture

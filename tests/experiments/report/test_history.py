@@ -8,7 +8,16 @@ import pytest
 from experiments.report import Report, write_index, write_report
 from experiments.results.run_folder import VERDICT_FILE, RunFolder, row_path
 from experiments.results.schema import LOG_FILE
-from tests.support.reports import SUITE, Page, h200_run, make_result, make_run, tiny_run, worse_run, write_run
+from tests.support.results.handwritten import (
+    SUITE,
+    Page,
+    h200_run,
+    make_result,
+    make_run,
+    tiny_run,
+    worse_run,
+    write_run,
+)
 
 FAILED = "statement-xxl-sgd-outcome"
 

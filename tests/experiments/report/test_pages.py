@@ -18,9 +18,9 @@ from experiments.history.series import read_series
 from experiments.report import compare, write_comparison, write_index, write_report
 from experiments.report.pages.script import write_script_page
 from tests.experiments.cli.test_predict_script import prediction
-from tests.support.chromium import Page, program
-from tests.support.reports import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
-from tests.support.terms import again
+from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
+from tests.support.results.terms import again
+from tests.support.services.chromium import Page, program
 
 LIMIT_BYTES = 500_000
 AXE = """axe.run(document, {resultTypes: ["violations"]}).then((found) =>

@@ -12,7 +12,7 @@ from experiments.report.predicted import PredictedReport
 from experiments.report.words import format_percent, predicted_headline
 from experiments.results.memory_parts import PARTS_AT_PEAK
 from experiments.results.verdicts import Evaluation
-from tests.support.reports import MEASURED, Page, h200_run, tiny_run, with_predictions
+from tests.support.results.handwritten import MEASURED, Page, h200_run, tiny_run, with_predictions
 
 
 @pytest.fixture(scope="module")

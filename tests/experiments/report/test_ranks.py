@@ -10,7 +10,7 @@ from experiments.report.pages.figures import report_charts
 from experiments.report.ranks import base_row
 from experiments.report.words import ran_on, setting_sentence
 from experiments.suites.suite import suite_named
-from tests.support.reports import (
+from tests.support.results.handwritten import (
     H200,
     PROCESSOR,
     SEVERAL,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiments.report.telemetry import MAX_SAMPLES, read_telemetry
-from tests.support.reports import telemetry_csv
+from tests.support.results.handwritten import telemetry_csv
 
 
 def read(tmp_path: Path, text: str) -> object:

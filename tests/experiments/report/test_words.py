@@ -15,7 +15,7 @@ from experiments.results.schema import StageTimes
 from experiments.results.verdicts import Contradiction, Evaluation, Verdict
 from experiments.results.wording import GRADE_NAMES
 from experiments.suites.suite import suite_named
-from tests.support.reports import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
+from tests.support.results.handwritten import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
 
 
 def verdict(number: int, status: str, grade: str | None = None) -> Verdict:

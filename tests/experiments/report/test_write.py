@@ -15,7 +15,7 @@ from experiments.report.pages.figures import report_charts
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result, StageTimes
 from experiments.results.verdicts import Evaluation
-from tests.support.reports import (
+from tests.support.results.handwritten import (
     H200,
     STAND_IN,
     SUITE,

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.results.best_grade import combine_evidence
 from experiments.results.verdicts import GRADES, Evaluation, Verdict
-from tests.support.results import run
+from tests.support.results.in_memory import run
 
 
 def evaluation(*verdicts: Verdict) -> Evaluation:

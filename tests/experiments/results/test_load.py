@@ -10,7 +10,7 @@ from experiments.results.quantities import value_of
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Result
 from experiments.suites.suite import Quantity
-from tests.support.evidence import EVIDENCE
+from tests.support.results.evidence import EVIDENCE
 
 FOUR = EVIDENCE / "multi_gpu_litgpt-a100_80gb-full-verdict"
 Edit = Callable[[list[dict[str, float | str]]], list[dict[str, float | str]]]

@@ -9,7 +9,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Failure, Memory, read_result
 from experiments.suites.settings import Settings
 from experiments.system.files import write_atomically
-from tests.support.results import COMMON, CPU, GPU, STAND_IN, ranks, result, run, shot
+from tests.support.results.in_memory import COMMON, CPU, GPU, STAND_IN, ranks, result, run, shot
 
 UNKNOWN = GPU.model_copy(update={"card": None, "memory_gib": 79.0})
 

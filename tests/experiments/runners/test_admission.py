@@ -8,8 +8,8 @@ import pytest
 from experiments.errors import InputError
 from experiments.runners import admission
 from experiments.runners.admission import check_disk, host_memory_needed_gib, rejection_reason
-from tests.support.rows import GPU, OFFLOAD, T4, node, spec
-from tests.support.trainings import LORA
+from tests.support.runners.rows import GPU, OFFLOAD, T4, node, spec
+from tests.support.training.tiny_rows import LORA
 
 
 def test_full_size_needs_a_gpu():

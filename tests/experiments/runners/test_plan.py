@@ -9,8 +9,8 @@ from experiments.results.schema import RESULT_FILE, Device
 from experiments.runners import plan as planning
 from experiments.runners.plan import continue_run, plan
 from experiments.runners.software import Software
-from tests.support import results
-from tests.support import rows as house
+from tests.support.results import in_memory
+from tests.support.runners import rows as house
 
 ROW = {"id": "a", "settings": {"batch_size": 16}}
 
@@ -21,8 +21,8 @@ def made(tmp_path):
 
     def make(outcome: str = "fits", **changes: object) -> RunFolder:
         folder = house.folder(tmp_path / "run", "a")
-        spec = results.run("a").spec(results.suite([ROW]), "a")
-        result = results.result("a", outcome).model_copy(
+        spec = in_memory.run("a").spec(in_memory.suite([ROW]), "a")
+        result = in_memory.result("a", outcome).model_copy(
             update={"spec": spec, "fingerprint": spec.fingerprint, "code": code_sha256(), **changes}
         )
         folder.row_named("a").mkdir(parents=True)
@@ -33,7 +33,7 @@ def made(tmp_path):
 
 
 def planned(folder: RunFolder, row: dict = ROW, **options: object):
-    return plan(results.suite([row]), results.run("a"), folder, **options)[0]
+    return plan(in_memory.suite([row]), in_memory.run("a"), folder, **options)[0]
 
 
 @pytest.mark.parametrize("outcome", ["fits", "oom"])
@@ -90,13 +90,13 @@ def test_a_result_of_another_schema_is_refused(made):
 
 def test_rows_asked_for_before_stay_in_the_run(tmp_path):
     folder = house.folder(tmp_path, "b", started_at="then")
-    run = continue_run(folder, results.run("a"), results.suite())
+    run = continue_run(folder, in_memory.run("a"), in_memory.suite())
     assert (run.rows, run.started_at) == (("a", "b"), "then")
 
 
 def test_a_fresh_folder_continues_nothing(tmp_path):
-    run = results.run("a")
-    assert continue_run(RunFolder(tmp_path / "new"), run, results.suite()) is run
+    run = in_memory.run("a")
+    assert continue_run(RunFolder(tmp_path / "new"), run, in_memory.suite()) is run
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_fresh_folder_continues_nothing(tmp_path):
 def test_a_folder_of_other_choices_is_refused(tmp_path, changes, says):
     folder = house.folder(tmp_path, "a")
     with pytest.raises(InputError, match=says):
-        continue_run(folder, results.run("a", **changes), results.suite())
+        continue_run(folder, in_memory.run("a", **changes), in_memory.suite())
 
 
 VERSIONS = {"torch": "2.11.0+cu130", "litgpt": "0.5.13", "papermill": "2.6.0"}

@@ -7,8 +7,8 @@ from rich.console import Console
 from experiments.results.schema import Memory, Progress
 from experiments.results.wording import format_duration
 from experiments.runners.progress import LiveView, RowState, View, progress_table, view_on
-from tests.support import results
-from tests.support.rows import spec
+from tests.support.results import in_memory
+from tests.support.runners.rows import spec
 
 PROGRESS = Progress(
     phase="forward",
@@ -55,7 +55,7 @@ def test_beside_a_miniature_stands_what_is_predicted_at_full_size():
     console = Console(file=StringIO(), width=200)
     view, row = View(console), spec("b").model_copy(update={"size": "tiny"})
     view.predicts("", {"b": "out of GPU memory, as stated"})
-    view.ends(row, results.result("b", memory={"peak_gib": 0.005629}))
+    view.ends(row, in_memory.result("b", memory={"peak_gib": 0.005629}))
     assert console.file.getvalue().strip() == (
         f"b: ran (miniature), peak 5.764 MiB; at full size on {row.card}: out of GPU memory, as stated"
     )
@@ -71,7 +71,7 @@ def test_the_table_is_drawn_while_rows_run():
     view = view_on(console)
     with view.live():
         view.shows([RowState(spec("a"), 12.0, PROGRESS)], 0, 1, None)
-        view.ends(spec("b"), results.result("b", memory={"peak_gib": 2.0}))
+        view.ends(spec("b"), in_memory.result("b", memory={"peak_gib": 2.0}))
     assert "9 of 24" in console.file.getvalue()
     assert "b: fits, peak 2 GiB" in console.file.getvalue()
 

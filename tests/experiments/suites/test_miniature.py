@@ -12,7 +12,7 @@ from experiments.suites.miniature import (
     WIDTH_KEYS,
     miniature,
 )
-from tests.support.architectures import PUBLISHED
+from tests.support.training.architectures import PUBLISHED
 
 
 def stated(architecture, names):

@@ -1,23 +1,15 @@
-import hashlib
-import json
 from copy import deepcopy
 from typing import get_args
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from experiments.errors import InputError
 from experiments.suites.cards import cards
-from experiments.suites.models import Model, models
-from experiments.suites.row_spec import RowSpec
+from experiments.suites.models import models
 from experiments.suites.settings import Optimizer, Settings, Strategy
 from experiments.suites.suite import Check, Quantity, ReferenceValue, Row, Suite, read_suite, suite_named, suite_names
-from experiments.suites.yaml_schema import validate
-from tests.support.results import CARD, COMMON, run
-from tests.support.results import suite as made_suite
+from tests.support.results.in_memory import CARD, COMMON
 
 GOOD = {
     "suite": "lab",
@@ -318,38 +310,6 @@ def test_an_unknown_suite_row_or_card_is_refused_with_those_there_are():
         assert str(refused.value) == message
 
 
-ABOVE_0 = st.integers(1, 64)
-
-
-@given(batch=ABOVE_0, accumulate=ABOVE_0, devices=st.integers(1, 8), nodes=st.integers(1, 4))
-def test_any_two_of_the_batch_numbers_fix_the_third(batch, accumulate, devices, nodes):
-    total = batch * accumulate * devices * nodes
-    numbers = {"batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
-    for left_out in (None, *numbers):
-        given_numbers = {key: value for key, value in numbers.items() if key != left_out}
-        settings = validate(Settings, {**COMMON, **given_numbers, "devices": devices, "nodes": nodes}, "row")
-        assert {key: getattr(settings, key) for key in numbers} == numbers
-        assert settings.world_size == devices * nodes
-
-
-@given(batch=ABOVE_0, accumulate=ABOVE_0, devices=st.integers(1, 8), extra=st.integers(1, 1000))
-def test_a_global_batch_that_does_not_come_out_even_is_refused(batch, accumulate, devices, extra):
-    part = batch * devices
-    total = part * accumulate + extra % part
-    numbers = {**COMMON, "batch_size": batch, "global_batch_size": total, "devices": devices}
-    if total % part:
-        with pytest.raises(InputError, match=rf"global_batch_size = {total}: .*multiples of {part}$"):
-            validate(Settings, numbers, "row")
-    else:
-        assert validate(Settings, numbers, "row").accumulate == accumulate
-
-
-@given(batch=ABOVE_0)
-def test_a_batch_alone_is_one_micro_step(batch):
-    settings = validate(Settings, {**COMMON, "batch_size": batch}, "row")
-    assert (settings.accumulate, settings.global_batch_size) == (1, batch)
-
-
 @pytest.mark.parametrize("key", ["reference_values", "figures"])
 def test_reference_values_are_read_by_their_key_of_today_and_by_the_earlier_one(read, key):
     value = {"quantity": "reserved_gib", "low": 50.0, "high": 60.0, "source": "made up"}
@@ -362,79 +322,3 @@ def test_a_reference_value_is_widened_by_its_tolerance():
     check = reference.check_of("small")
     assert (check.row, check.quantity) == ("small", "reserved_gib")
     assert (check.low, check.high) == pytest.approx((45, 66))
-
-
-def test_a_fingerprint_follows_all_that_a_row_sets():
-    suite = made_suite()
-    spec = run().spec(suite, "a")
-    assert spec.fingerprint == run(run_id="another").spec(suite, "a").fingerprint
-    others = [
-        run(size="tiny").spec(suite, "a"),
-        run(input="with-image").spec(suite, "a"),
-        spec.model_copy(update={"settings": spec.settings.model_copy(update={"seed": 7})}),
-    ]
-    assert len({spec.fingerprint, *(other.fingerprint for other in others)}) == 4
-
-
-@pytest.mark.parametrize("accumulate", [4, 32])
-def test_an_epoch_may_be_divided_by_what_divides_its_batches(accumulate):
-    data = {**COMMON, "train_samples": 512, "batch_size": 16, "accumulate": accumulate}
-    assert validate(Settings, data, "here").accumulate == accumulate
-
-
-@pytest.mark.parametrize("accumulate", [5, 64])
-def test_an_epoch_must_end_with_an_optimizer_step(accumulate):
-    data = {**COMMON, "train_samples": 512, "batch_size": 16, "accumulate": accumulate}
-    says = (
-        f"here: accumulate = {accumulate}: does not divide the 32 batches of an epoch .*; allowed: 1, 2, 4, 8, 16, 32$"
-    )
-    with pytest.raises(InputError, match=says):
-        validate(Settings, data, "here")
-
-
-WHOLE = {"family": "transformers", "architecture": {"model_type": "llama", "hidden_size": 64}}
-
-
-def own(**changes):
-    """The spec of row a as JSON data, about a model that models.yaml does not have."""
-    data = run().spec(made_suite(), "a").model_dump(mode="json")
-    data["settings"]["model"] = "nobody/ever-named-it"
-    return data | changes
-
-
-def test_a_row_may_bring_a_model_of_its_own():
-    spec = RowSpec.model_validate(own(model=WHOLE))
-    assert spec.base_model == Model.model_validate(WHOLE)
-    assert RowSpec.model_validate_json(spec.model_dump_json()) == spec
-    named = run().spec(made_suite(), "a")
-    assert named.base_model is models()[named.settings.model]
-
-
-def test_a_row_without_a_model_of_its_own_names_one_of_models_yaml():
-    with pytest.raises(ValidationError, match=r"row 'a': unknown model 'nobody/ever-named-it'; allowed: blip2"):
-        RowSpec.model_validate(own())
-
-
-def test_a_fingerprint_follows_the_row_s_own_model_and_is_as_before_without_one():
-    spec = run().spec(made_suite(), "a")
-    before = spec.model_dump(mode="json")
-    del before["model"]
-    assert spec.fingerprint == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
-    wider = WHOLE | {"architecture": {"model_type": "llama", "hidden_size": 128}}
-    given = [RowSpec.model_validate(own(model=model)) for model in (WHOLE, wider)]
-    assert len({spec.fingerprint, *(other.fingerprint for other in given)}) == 3
-
-
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        (
-            {"family": "transformers", "architecture": {"hidden_size": 64}},
-            "the key 'model_type' of config.json is missing",
-        ),
-        ({"family": "llama", "architecture": {}}, "a model of family llama needs hub, parameters and source"),
-    ],
-)
-def test_a_model_states_what_its_family_needs(model, words):
-    with pytest.raises(ValidationError, match=words):
-        Model.model_validate(model)

@@ -12,8 +12,8 @@ import pytest
 from experiments.system import warm_start
 from experiments.system.environment import ROOM_BYTES
 from experiments.system.processes import kill_tagged, tagged_processes
-from tests.support.waiting import wait_for
-from tests.support.warm_processes import CHILD, warm_process
+from tests.support.processes.waiting import wait_for
+from tests.support.processes.warm_processes import CHILD, warm_process
 
 TAG = "TESTBED_TEST"
 
@@ -147,7 +147,10 @@ def test_the_command_has_the_exit_code_of_its_process(warm, tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "obstacle"),
-    [("tests.support.starts_thread", "2 threads"), ("tests.support.opens_gpu", "CUDA is initialized")],
+    [
+        ("tests.support.processes.starts_thread", "2 threads"),
+        ("tests.support.processes.opens_gpu", "CUDA is initialized"),
+    ],
 )
 def test_what_no_fork_survives_ends_the_warm_process(tmp_path, module, obstacle):
     with warm_process(tmp_path, module) as (process, environment):

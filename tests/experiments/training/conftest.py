@@ -2,7 +2,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.support.fake_hub import FakeHub
+from tests.support.services.fake_hub import FakeHub
 
 collect_ignore_glob = [] if find_spec("torch") else ["test_*.py", "engines/*"]
 

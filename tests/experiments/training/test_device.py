@@ -10,9 +10,9 @@ from experiments.training import device
 from experiments.training.device import cap_gib, open_device
 from provision.hardware import amd, gpus
 from provision.hardware.local import processor_name
-from tests.support.fake_amd import MEMORY, amd_files
-from tests.support.results import CARD
-from tests.support.trainings import GIB, spec
+from tests.support.results.in_memory import CARD
+from tests.support.services.fake_amd import MEMORY, amd_files
+from tests.support.training.tiny_rows import GIB, spec
 
 A100 = card_named(CARD)
 

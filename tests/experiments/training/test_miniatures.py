@@ -11,7 +11,7 @@ from experiments.results.schema import Result
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_named
 from experiments.training import rank
-from tests.support.results import run
+from tests.support.results.in_memory import run
 
 SUITES = ("single_gpu_litgpt", "slurm_hf_trainer")
 

@@ -4,8 +4,8 @@ import pytest
 
 from experiments.suites.models import Model
 from experiments.training import rank
-from tests.support.architectures import PUBLISHED
-from tests.support.trainings import spec
+from tests.support.training.architectures import PUBLISHED
+from tests.support.training.tiny_rows import spec
 
 TEXT = {"dataset": "alpaca2k", "train_samples": None, "max_length": 64, "max_steps": 2, "model": "own"}
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}

@@ -14,8 +14,8 @@ from experiments.suites.models import Model
 from experiments.training import rank
 from experiments.training.engines import lightning
 from experiments.training.measure.meters import StorageMeter
-from tests.support.results import CPU
-from tests.support.trainings import GIB, LLAMA, LORA, LORA_T5, NF4, T5, in_bytes, shots, spec
+from tests.support.results.in_memory import CPU
+from tests.support.training.tiny_rows import GIB, LLAMA, LORA, LORA_T5, NF4, T5, in_bytes, shots, spec
 
 POINTS = ("before forward", "after forward", "after backward")
 TEXT = {"dataset": "alpaca2k", "train_samples": None, "max_length": 64, "max_steps": 2}

@@ -14,8 +14,8 @@ import pytest
 
 from experiments.system.files import cache_folder
 from provision.configure.build_context import PROJECT
-from tests.support import trainings
-from tests.support.trainings import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5
+from tests.support.training import tiny_rows
+from tests.support.training.tiny_rows import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5
 from tests.testbed.node.base_image import PIP
 from tests.testbed.openstack.environment import locked
 
@@ -74,7 +74,7 @@ def python(libraries):
 
 
 def test_every_engine_trains_with_the_lab_s_versions(python, tmp_path):
-    specs = {row: trainings.spec(**changes).model_dump(mode="json") for row, changes in ROWS.items()}
+    specs = {row: tiny_rows.spec(**changes).model_dump(mode="json") for row, changes in ROWS.items()}
     done = python("-c", TRAIN, tmp_path, input=json.dumps(specs))
     assert done.returncode == 0, done.stderr
     outcomes = json.loads((tmp_path / "outcomes.json").read_text())

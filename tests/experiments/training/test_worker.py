@@ -18,8 +18,8 @@ from experiments.training import worker
 from experiments.training.distributed import local_node
 from experiments.training.measure.telemetry import FIELDS
 from experiments.training.worker import main, progress_line, run_row
-from tests.support.results import CPU
-from tests.support.trainings import LORA, spec
+from tests.support.results.in_memory import CPU
+from tests.support.training.tiny_rows import LORA, spec
 
 FAKE = Path(__file__).parents[2] / "support" / "fake_trainer.py"
 PYTHON = sys.executable

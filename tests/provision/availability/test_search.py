@@ -5,10 +5,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from provision.availability.search import earliest
+from provision.availability.search import earliest_slots
 from provision.errors import BadTime, NoSuchHost
 from provision.models import Host, Hours, Requirements
-from tests.support.calendars import HOUR, MINUTE, MONDAY, a100, at, booked, gigaio
+from tests.support.leasing.calendars import HOUR, MINUTE, MONDAY, a100, at, booked, gigaio
 
 ONE, TWO = a100("p3-01"), a100("p3-02")
 HELSINKI = ZoneInfo("Europe/Helsinki")
@@ -16,7 +16,7 @@ THREE_HOURS = 3 * HOUR
 
 
 def starts(hosts, bookings, requirements, limit=1):
-    return [slot.start for slot in earliest(hosts, bookings, requirements, MONDAY, limit)]
+    return [slot.start for slot in earliest_slots(hosts, bookings, requirements, MONDAY, limit)]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def starts(hosts, bookings, requirements, limit=1):
     [(THREE_HOURS, at(0, 50)), (2 * HOUR + 50 * MINUTE, at(0)), (2 * HOUR, at(0, 50)), (20 * MINUTE, at(0, 30))],
 )
 def test_a_slot_ends_ten_minutes_before_the_hour(length, start):
-    slot = earliest([ONE], [], Requirements(length), MONDAY)[0]
+    slot = earliest_slots([ONE], [], Requirements(length), MONDAY)[0]
     assert (slot.start, slot.end) == (start, start + length)
     assert slot.end.minute == 50
 
@@ -73,10 +73,10 @@ def test_a_slot_lasts_whole_minutes(length):
 
 def test_a_start_in_the_past_is_rejected_but_not_in_the_current_minute():
     now = MONDAY + timedelta(seconds=30)
-    assert earliest([ONE], [], Requirements(HOUR, start=MONDAY), now)[0].start == MONDAY
+    assert earliest_slots([ONE], [], Requirements(HOUR, start=MONDAY), now)[0].start == MONDAY
     message = r"^start 2026-11-22 23:59 UTC is in the past; allowed: 2026-11-23 00:00 UTC or later$"
     with pytest.raises(BadTime, match=message):
-        earliest([ONE], [], Requirements(HOUR, start=MONDAY - MINUTE), now)
+        earliest_slots([ONE], [], Requirements(HOUR, start=MONDAY - MINUTE), now)
 
 
 @pytest.mark.parametrize("field", ["start", "not_before"])
@@ -87,7 +87,7 @@ def test_a_time_without_a_zone_is_rejected(field):
 
 def test_a_search_begins_at_the_next_minute_and_not_before_what_is_wanted():
     now = at(0, 50) + timedelta(seconds=1)
-    assert earliest([ONE], [], Requirements(THREE_HOURS), now)[0].start == at(1, 50)
+    assert earliest_slots([ONE], [], Requirements(THREE_HOURS), now)[0].start == at(1, 50)
     assert starts([ONE], [], Requirements(THREE_HOURS, not_before=at(9))) == [at(9, 50)]
     assert starts([ONE], [], Requirements(THREE_HOURS, not_before=at(-9))) == [at(0, 50)]
 
@@ -99,21 +99,21 @@ def test_nothing_is_found_further_ahead_than_sixty_days():
 
 def test_a_slot_lies_within_the_local_daily_window():
     nine_to_five = Requirements(THREE_HOURS, hours=Hours(9 * 60, 17 * 60, HELSINKI))
-    found = [slot.start.astimezone(HELSINKI) for slot in earliest([ONE], [], nine_to_five, MONDAY, 4)]
+    found = [slot.start.astimezone(HELSINKI) for slot in earliest_slots([ONE], [], nine_to_five, MONDAY, 4)]
     assert [f"{start:%d %H:%M}" for start in found] == ["23 09:50", "23 12:50", "24 09:50", "24 12:50"]
 
 
 def test_the_daily_window_follows_clock_changes():
     before = datetime(2026, 10, 24, tzinfo=UTC)
     requirements = Requirements(7 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI))
-    found = [slot.start for slot in earliest([ONE], [], requirements, before, 2)]
+    found = [slot.start for slot in earliest_slots([ONE], [], requirements, before, 2)]
     assert [f"{start:%d %H:%M}" for start in found] == ["24 06:50", "25 07:50"]
 
 
 def test_a_longer_slot_fits_the_window_of_a_25_hour_day():
     before = datetime(2026, 10, 20, tzinfo=UTC)
     requirements = Requirements(6 * HOUR, hours=Hours(0, 6 * 60, HELSINKI))
-    assert [slot.start for slot in earliest([ONE], [], requirements, before)] == [
+    assert [slot.start for slot in earliest_slots([ONE], [], requirements, before)] == [
         datetime(2026, 10, 24, 21, 50, tzinfo=UTC)
     ]
 
@@ -134,7 +134,7 @@ def test_a_slot_longer_than_the_daily_window_is_rejected():
 
 def test_a_node_without_a_gpu_is_left_out_of_its_type():
     hosts = [gigaio("gigaio-01", gpus=0), gigaio("gigaio-02")]
-    slots = earliest(hosts, [], Requirements(HOUR, node_type="compute_gigaio"), MONDAY)
+    slots = earliest_slots(hosts, [], Requirements(HOUR, node_type="compute_gigaio"), MONDAY)
     assert {host.name for slot in slots for host in slot.hosts} == {"gigaio-02"}
 
 
@@ -143,17 +143,19 @@ def test_a_node_is_found_by_its_hardware_at_any_site_and_among_flavors():
     node = Host("h1", "h1", "CHI@TACC", "gpu_h100", gpus=4, **h100)
     places = [Host(f"f{n}", f"f{n}", "KVM@TACC", "g1.h100.pci.1", gpus=1, flavor=True, **h100) for n in (1, 2)]
     hosts = [ONE, node, *places]
-    found = earliest(hosts, [], Requirements(HOUR, gpu_model="h100", interconnect="nvlink"), MONDAY, 2)
+    found = earliest_slots(hosts, [], Requirements(HOUR, gpu_model="h100", interconnect="nvlink"), MONDAY, 2)
     assert [slot.hosts for slot in found] == [(node,), (places[0],)]
-    assert earliest(hosts, [], Requirements(HOUR, gpu_memory_gib=90), MONDAY)[0].hosts == (node,)
-    assert earliest(hosts, [], Requirements(HOUR, gpu_model="H100", gpus=4), MONDAY)[0].hosts == (node,)
-    assert earliest(hosts, [], Requirements(HOUR, node_type="g1.h100.pci.1", count=2), MONDAY)[0].hosts == tuple(places)
+    assert earliest_slots(hosts, [], Requirements(HOUR, gpu_memory_gib=90), MONDAY)[0].hosts == (node,)
+    assert earliest_slots(hosts, [], Requirements(HOUR, gpu_model="H100", gpus=4), MONDAY)[0].hosts == (node,)
+    assert earliest_slots(hosts, [], Requirements(HOUR, node_type="g1.h100.pci.1", count=2), MONDAY)[0].hosts == tuple(
+        places
+    )
 
 
 def test_a_gpu_model_is_matched_by_whole_words():
     hosts = [a100("a", gpu_model="A100-PCIE-40GB"), a100("b", gpu_model="NVIDIA A10", node_type="gpu_a10")]
-    assert earliest(hosts, [], Requirements(HOUR, gpu_model="A10"), MONDAY)[0].hosts[0].name == "b"
-    assert earliest(hosts, [], Requirements(HOUR, gpu_model="a100 40gb"), MONDAY)[0].hosts[0].name == "a"
+    assert earliest_slots(hosts, [], Requirements(HOUR, gpu_model="A10"), MONDAY)[0].hosts[0].name == "b"
+    assert earliest_slots(hosts, [], Requirements(HOUR, gpu_model="a100 40gb"), MONDAY)[0].hosts[0].name == "a"
 
 
 @pytest.mark.parametrize(
@@ -182,38 +184,38 @@ def test_a_gpu_model_is_matched_by_whole_words():
 )
 def test_unknown_hardware_is_rejected_with_the_nearest(requirements, message):
     with pytest.raises(NoSuchHost) as error:
-        earliest([ONE, gigaio("gigaio-01", gpus=0)], [], requirements, MONDAY)
+        earliest_slots([ONE, gigaio("gigaio-01", gpus=0)], [], requirements, MONDAY)
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_at_least_one_node_is_wanted(count):
     with pytest.raises(NoSuchHost, match="allowed: 1 to 1"):
-        earliest([ONE], [], Requirements(HOUR, count=count), MONDAY)
+        earliest_slots([ONE], [], Requirements(HOUR, count=count), MONDAY)
 
 
 def test_several_nodes_are_free_at_the_same_time_and_alike():
     elsewhere, other = a100("uc-other", site="CHI@TACC"), a100("p3-03", gpu_model="NVIDIA A30")
     bookings = [booked(ONE, at(0), at(5)), booked(TWO, at(8), at(30))]
-    slot = earliest([elsewhere, other, TWO, ONE], bookings, Requirements(HOUR, count=2), MONDAY)[0]
+    slot = earliest_slots([elsewhere, other, TWO, ONE], bookings, Requirements(HOUR, count=2), MONDAY)[0]
     assert (slot.hosts, slot.start) == ((ONE, TWO), at(5, 50))
-    slot = earliest([elsewhere, other, ONE, TWO], bookings, Requirements(THREE_HOURS, count=2), MONDAY)[0]
+    slot = earliest_slots([elsewhere, other, ONE, TWO], bookings, Requirements(THREE_HOURS, count=2), MONDAY)[0]
     assert slot.start == at(30, 50)
 
 
 def test_the_cost_is_that_of_all_hosts_for_the_whole_slot():
-    assert earliest([ONE, TWO], [], Requirements(90 * MINUTE, count=2), MONDAY)[0].cost_su == 2 * 16 * 1.5
-    assert earliest([a100("p3-09", su_per_hour=None)], [], Requirements(HOUR), MONDAY)[0].cost_su is None
+    assert earliest_slots([ONE, TWO], [], Requirements(90 * MINUTE, count=2), MONDAY)[0].cost_su == 2 * 16 * 1.5
+    assert earliest_slots([a100("p3-09", su_per_hour=None)], [], Requirements(HOUR), MONDAY)[0].cost_su is None
 
 
 def test_simultaneous_slots_are_sorted_by_cost_with_unknown_costs_last():
     hosts = [Host("a", "a", "CHI@UC", "gpu_v100", gpus=1), a100("b"), gigaio("c", su_per_hour=0.0)]
-    assert [slot.hosts[0].name for slot in earliest(hosts, [], Requirements(HOUR), MONDAY, 3)] == ["c", "b", "a"]
+    assert [slot.hosts[0].name for slot in earliest_slots(hosts, [], Requirements(HOUR), MONDAY, 3)] == ["c", "b", "a"]
 
 
 def test_each_kind_of_node_offers_consecutive_slots():
     bookings = [booked(gigaio("g"), MONDAY, at(2))]
-    slots = earliest([ONE, TWO, gigaio("g")], bookings, Requirements(THREE_HOURS), MONDAY, 4)
+    slots = earliest_slots([ONE, TWO, gigaio("g")], bookings, Requirements(THREE_HOURS), MONDAY, 4)
     assert [(slot.hosts[0].name, slot.start) for slot in slots] == [
         ("p3-01", at(0, 50)),
         ("g", at(2, 50)),

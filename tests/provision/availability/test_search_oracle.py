@@ -67,7 +67,7 @@ def taken(host, bookings, first):
 
 
 def oracle(bookings, requirements, now):
-    """Return all time slots that search.earliest could return, in its order, found minute by minute."""
+    """Return all time slots that search.earliest_slots could return, in its order, found minute by minute."""
     length = requirements.length // MINUTE
     begin = requirements.start or max(now, requirements.not_before or now)
     first = int(-(-begin.timestamp() // 60))
@@ -128,4 +128,4 @@ def cases(draw):
 def test_the_search_finds_what_a_search_minute_by_minute_finds(case):
     bookings, requirements, now = case
     expected = oracle(bookings, requirements, now)
-    assert search.earliest(HOSTS, bookings, requirements, now, limit=len(expected) + 1) == expected
+    assert search.earliest_slots(HOSTS, bookings, requirements, now, limit=len(expected) + 1) == expected

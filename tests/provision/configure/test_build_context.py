@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from provision.configure.build_context import PARTS, data_folder, pack
+from provision.configure.build_context import CONTEXT_FOLDERS, data_folder, write_build_context
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project with a file in each part of a context."""
     root = tmp_path / "project"
-    for part in PARTS:
+    for part in CONTEXT_FOLDERS:
         file = root / part / "code.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(part)
@@ -21,7 +21,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def packed(project: Path) -> bytes:
-    pack(archive := project.parent / "context.tar.gz", project)
+    write_build_context(archive := project.parent / "context.tar.gz", project)
     return archive.read_bytes()
 
 
@@ -62,7 +62,7 @@ def test_an_installed_package_packs_what_a_checkout_does(project: Path) -> None:
 
 
 def test_the_context_of_this_project_has_the_recipe_and_the_code(tmp_path: Path) -> None:
-    pack(tmp_path / "context.tar.gz")
+    write_build_context(tmp_path / "context.tar.gz")
     with tarfile.open(tmp_path / "context.tar.gz") as tar:
         found = set(tar.getnames())
     assert {"containers/Dockerfile", "containers/pyproject.toml", "containers/current.txt"} <= found

@@ -9,7 +9,7 @@ from provision.configure.playbook import Setup, configure
 from provision.errors import NotReached
 from provision.leasing.journal import Machine
 from provision.ssh.login import Login
-from tests.support.sshd import free_port, new_key
+from tests.support.services.sshd import free_port, new_key
 
 
 @pytest.mark.parametrize("locale", ["C", "de_DE.UTF-8"])
@@ -30,7 +30,7 @@ def test_files_may_be_named_from_this_folder_or_from_home(tmp_path, monkeypatch)
     monkeypatch.setenv("HOME", "/home/somebody")
     login = Path("~/.docker/config.json")
     setup = Setup(source="load", archive=Path("image.tar"), registry_login=login)
-    variables = playbook._variables(setup, tmp_path)
+    variables = playbook._role_variables(setup, tmp_path)
     assert variables["images_archive"] == str(tmp_path / "image.tar")
     assert variables["images_registry_login"] == "/home/somebody/.docker/config.json"
 

@@ -1,4 +1,4 @@
-"""AMD GPUs, read from the kernel's files; tests.support.fake_amd writes them."""
+"""AMD GPUs, read from the kernel's files; tests.support.services.fake_amd writes them."""
 
 import pynvml
 import pytest
@@ -7,7 +7,7 @@ from experiments.runners.local import gpu_memory
 from experiments.suites.cards import card_of_device
 from provision.hardware import amd, gpus, local
 from provision.models import Gpu
-from tests.support.fake_amd import MEMORY, amd_files
+from tests.support.services.fake_amd import MEMORY, amd_files
 
 FIRST, SECOND = "GPU-0000000000000001", "GPU-4b2c1a9f8d3e6f7a"
 
@@ -60,7 +60,7 @@ def forbidding(read, part):
 
 def test_visible_gpus_are_sampled_in_the_units_of_the_columns(dies):
     dies.setenv("CUDA_VISIBLE_DEVICES", "0")
-    (watched,) = gpus.handles()
+    (watched,) = gpus.visible_gpus()
     assert watched.sample() == {
         "gpu_util_percent": 93.0,
         "gpu_memory_gib": 2.0,
@@ -69,7 +69,7 @@ def test_visible_gpus_are_sampled_in_the_units_of_the_columns(dies):
         "gpu_temperature_c": 61.0,
     }
     dies.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert [one.sample().get("gpu_power_w") for one in gpus.handles()] == [None, 412.5]
+    assert [one.sample().get("gpu_power_w") for one in gpus.visible_gpus()] == [None, 412.5]
 
 
 def test_memory_in_use_after_a_row_is_found(dies):
@@ -87,4 +87,4 @@ def test_a_machine_without_amd_gpus_has_none(dies, tmp_path):
     dies.setattr(amd, "SYS", tmp_path / "nothing")
     assert gpus.installed() == ()
     assert gpus.driver_version() is None
-    assert gpus.handles() == []
+    assert gpus.visible_gpus() == []

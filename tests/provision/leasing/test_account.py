@@ -9,10 +9,10 @@ import pytest
 from provision.errors import NoCredentials, OtherAccount
 from provision.leasing import account as accounts
 from provision.leasing.account import connect_to_lease, require_credential_for
-from provision.leasing.lease import lease, plan
-from provision.leasing.release import extend, release, release_on_exit, state
+from provision.leasing.lease import lease, planned_calls
+from provision.leasing.release import extend, lease_state, release, release_on_exit
 from provision.models import Credential, Requirements
-from tests.support.fake_site import HOUR, IDENTITY, NOW, FakeSite
+from tests.support.leasing.fake_site import HOUR, IDENTITY, NOW, FakeSite
 
 pytestmark = pytest.mark.usefixtures("reachable")
 PROJECT = replace(IDENTITY, project="CHI-000002", project_id="p2")
@@ -50,11 +50,13 @@ def test_another_account_neither_shows_extends_nor_releases(leased, reconciler, 
     site, active_lease = leased
     theirs = seen_by(OTHERS[other], site)
     for act in (
-        lambda: state(theirs, reconciler, active_lease),
+        lambda: lease_state(theirs, reconciler, active_lease),
         lambda: extend(theirs, reconciler, active_lease, HOUR),
         lambda: release(theirs, reconciler, active_lease),
     ):
-        with pytest.raises(OtherAccount, match="made by cc in project CHI-000001 at CHI@UC, and this is"):
+        with pytest.raises(
+            OtherAccount, match="made by cc in project CHI-000001 at CHI@UC, but the current account is"
+        ):
             act()
     assert reconciler.journal.active_lease("llm_cc") == active_lease
     assert len(site.held) == 1
@@ -62,7 +64,7 @@ def test_another_account_neither_shows_extends_nor_releases(leased, reconciler, 
 
 def test_another_account_leases_nothing_under_a_name_that_is_taken(leased, reconciler, lease_request):
     theirs = seen_by(PROJECT, leased[0])
-    for act in (lease, plan):
+    for act in (lease, planned_calls):
         with pytest.raises(OtherAccount, match="use the account that made it: testbed --cloud uc, or OS_CLOUD=uc"):
             act(theirs, reconciler, lease_request())
     assert theirs.left() == []
@@ -102,15 +104,13 @@ def test_a_record_without_account_gets_it_when_its_lease_is_seen(leased, reconci
     old = without_account(reconciler)
     assert old.account is None
     assert old.operations == leased[1].operations
-    state(leased[0], reconciler, old)
+    lease_state(leased[0], reconciler, old)
     assert reconciler.journal.active_lease("llm_cc").account == IDENTITY
 
 
 def test_a_record_without_account_is_not_closed_before_its_end_where_its_lease_is_not_listed(leased, reconciler):
     old, theirs = without_account(reconciler), seen_by(PROJECT, leased[0])
-    with pytest.raises(
-        OtherAccount, match=r"does not say which account made it.* can be released here from 2026-11-21"
-    ):
+    with pytest.raises(OtherAccount, match=r"names no account.* can be released here from 2026-11-21"):
         release(theirs, reconciler, old)
     reconciler.clock.sleep(4 * 3600)
     release(theirs, reconciler, old)

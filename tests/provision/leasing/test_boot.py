@@ -14,7 +14,7 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest, LeaseTask
 from provision.models import Lease, Requirements, Volume
 from provision.ssh.login import KeyPair
-from tests.support.fake_site import FakeClock, FakeSite
+from tests.support.leasing.fake_site import FakeClock, FakeSite
 
 START = parse_time("2026-11-21T12:00Z")
 TAG = "llm-testbed-000000000000"

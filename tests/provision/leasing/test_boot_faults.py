@@ -9,7 +9,7 @@ from provision.errors import BadHostKey, BootFailed, LeaseGone, LoginRejected, N
 from provision.leasing import boot, boot_faults
 from provision.leasing.boot_faults import HOST, IMAGE, KEY, NETWORK, QUOTA, REMOVED, SERVICE, cause_of
 from provision.leasing.lease import lease
-from tests.support.fake_site import HOUR, NOW, FakeSite, hosts_of
+from tests.support.leasing.fake_site import HOUR, NOW, FakeSite, hosts_of
 
 FAULTS = {
     "no power on 1": HOST,

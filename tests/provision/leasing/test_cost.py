@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from provision.errors import BootFailed, NotReleased, RequestRejected, Unreachable
-from provision.leasing.cost import costing, costs_reported
+from provision.leasing.cost import report_cost_on_exit, running_cost
 from provision.leasing.lease import lease
 from provision.leasing.release import extend, release, release_on_exit
-from tests.support.fake_site import HOUR, FakeSite, hosts_of
+from tests.support.leasing.fake_site import HOUR, FakeSite, hosts_of
 
 pytestmark = pytest.mark.usefixtures("reachable")
 LINE = (
@@ -22,7 +22,7 @@ def priced(**more):
 
 @pytest.fixture
 def cost(reconciler):
-    return lambda: costing(reconciler, reconciler.journal.active_lease("llm_cc"))
+    return lambda: running_cost(reconciler, reconciler.journal.active_lease("llm_cc"))
 
 
 def test_a_lease_costs_until_its_end_and_after_it_if_somebody_extended_it(reconciler, lease_request, cost):
@@ -49,7 +49,7 @@ def test_what_may_have_been_made_may_cost(reconciler, lease_request, cost):
     site.before = killed
     with pytest.raises(KeyboardInterrupt):
         lease(site, reconciler, lease_request())
-    assert "may have been made, and costs 16 service units an hour then" in cost()
+    assert "may exist; if it does, it costs 16 service units an hour" in cost()
 
 
 def test_a_rejected_lease_does_not_cost(reconciler, lease_request, cost):
@@ -65,7 +65,7 @@ def test_a_rejected_lease_does_not_cost(reconciler, lease_request, cost):
 
 def test_a_failed_boot_says_what_goes_on_costing(reconciler, lease_request, said):
     site = priced(broken={"1", "2"})
-    with pytest.raises(BootFailed), costs_reported(reconciler, "llm_cc"):
+    with pytest.raises(BootFailed), report_cost_on_exit(reconciler, "llm_cc"):
         lease(site, reconciler, lease_request())
     assert said[-1] == LINE.format("15:00")
 
@@ -78,7 +78,7 @@ def test_a_lease_that_moved_to_another_node_costs_once(reconciler, lease_request
 
 def test_a_released_lease_says_nothing(reconciler, lease_request, said):
     site = priced()
-    with costs_reported(reconciler, "llm_cc"), release_on_exit(site, reconciler, "llm_cc"):
+    with report_cost_on_exit(reconciler, "llm_cc"), release_on_exit(site, reconciler, "llm_cc"):
         lease(site, reconciler, lease_request())
     assert said[-1] == "llm_cc is released; nothing is left at CHI@UC"
 
@@ -125,7 +125,7 @@ def test_what_is_in_use_until_the_rest_is_gone_is_deleted_in_the_end(reconciler,
     site.before = before
     release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
     assert site.left() == []
-    assert "neutron: in use; the rest is released first" in said
+    assert "neutron: in use; releasing the rest first" in said
 
 
 def test_of_several_servers_one_that_cannot_be_deleted_keeps_no_other(reconciler, lease_request):

@@ -17,9 +17,9 @@ from provision.leasing.journal import Journal
 from provision.leasing.reconciler import Reconciler
 from provision.models import Address, Credential
 from provision.sites.bare_metal import BareMetal
-from provision.sites.faults import classified
+from provision.sites.faults import translate_errors
 from provision.ssh.login import fingerprint, key_pair
-from tests.support.fake_site import IDENTITY
+from tests.support.leasing.fake_site import IDENTITY
 
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl cc@elsewhere"
 
@@ -131,7 +131,7 @@ def test_a_time_zone_that_is_unknown_fails(failed, monkeypatch):
     ("limits", "says"),
     [
         (Credential(restricted=True), "create one with 'Unrestricted' checked"),
-        (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "before a lease could; log in again"),
+        (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "too early for a lease of 3 hours; log in again"),
     ],
 )
 def test_a_credential_that_is_none_for_a_lease_fails(site, failed, limits, says):
@@ -156,7 +156,7 @@ def test_without_an_account_the_site_is_not_queried(site, key, reconciler, faile
     site.answers["identity"] = NoCredentials("credentials: no account; set OS_* variables")
     assert failed() == {"account": "credentials: no account; set OS_* variables"}
     left_out = [one for one in doctor.examine("chameleon", key, reconciler) if one.status == "not checked"]
-    assert [one.name for one in left_out] == list(doctor.AT_THE_SITE)
+    assert [one.name for one in left_out] == list(doctor.SITE_CHECKS)
     assert left_out[0].line == "skip  credential: needs account"
 
 
@@ -189,7 +189,7 @@ def test_a_problem_at_the_site_is_reported_with_its_fix(site, failed, answer, va
 
 def test_an_idle_address_of_somebody_is_named_and_not_enough(site, failed):
     site.answers |= {"addresses": [Address("1", "192.0.2.1")], "addresses_left": 0}
-    assert failed()["floating IPs"].endswith("idle ones: 192.0.2.1")
+    assert failed()["floating IPs"].endswith("unattached addresses: 192.0.2.1")
 
 
 def test_another_key_with_the_files_name_is_reported_by_its_fingerprint(site, key, failed):
@@ -314,7 +314,7 @@ def test_what_a_boot_needs_and_the_site_lacks_is_named(missing):
     ],
 )
 def test_a_forbidden_request_is_reported_with_its_fix(problem, kind, fix):
-    with pytest.raises(kind, match=fix), classified("blazar"):
+    with pytest.raises(kind, match=fix), translate_errors("blazar"):
         raise problem
 
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from provision.leasing import boot, reconciler, release
-from tests.support.leasing_histories import Leasing
+from tests.support.leasing.histories import Leasing
 
 HISTORIES = int(os.environ.get("TESTBED_HISTORIES", "300"))
 SETTINGS = settings(

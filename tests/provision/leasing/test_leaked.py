@@ -5,7 +5,7 @@ import pytest
 from provision.errors import NotReleased, RequestRejected
 from provision.leasing.leaked import delete_leaked, leaked_resources
 from provision.models import TaggedResource
-from tests.support.fake_site import FakeSite
+from tests.support.leasing.fake_site import FakeSite
 
 TAGS = [f"llm-testbed-00000000000{number}" for number in range(3)]
 

@@ -7,7 +7,7 @@ from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
 from provision.leasing.release import release
 from provision.models import Address, Server
-from tests.support.fake_site import HOUR, FakeSite, hosts_of
+from tests.support.leasing.fake_site import HOUR, FakeSite, hosts_of
 
 pytestmark = pytest.mark.usefixtures("reachable")
 
@@ -140,7 +140,7 @@ def test_without_an_address_the_idle_ones_are_named_and_left(reconciler, lease_r
     monkeypatch.setattr(
         site, "allocate_address", lambda tag: (_ for _ in ()).throw(NoAddress("no floating IP is free"))
     )
-    with pytest.raises(NoAddress, match=r"is free; idle in the project: 192\.0\.2\.99; release what is yours"):
+    with pytest.raises(NoAddress, match=r"is free; unattached addresses of the project: 192\.0\.2\.99; release yours"):
         lease(site, reconciler, lease_request())
     assert site.taken[0].server == ""
 

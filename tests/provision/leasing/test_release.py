@@ -9,10 +9,10 @@ from provision.errors import BadTime, ExtensionRejected, NotReleased, Unreachabl
 from provision.leasing import account
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.release import ends_at, extend, extension, is_leased, release, state
+from provision.leasing.release import current_end, extend, extension, is_leased, lease_state, release
 from provision.leasing.request import lease_data
 from provision.models import Host, Lease, Volume
-from tests.support.fake_site import HOUR, IDENTITY, NOW, FakeClock
+from tests.support.leasing.fake_site import HOUR, IDENTITY, NOW, FakeClock
 
 NAME = "llm_cc"
 
@@ -158,25 +158,25 @@ def test_a_lease_that_is_over_is_not_extended(reconciler, site, active_lease):
 
 
 def test_a_lease_costs_from_its_start_until_now_at_most_until_its_end(reconciler, site, active_lease):
-    assert state(site, reconciler, active_lease).used_su == 8
+    assert lease_state(site, reconciler, active_lease).used_su == 8
     site.lease = replace(site.lease, hosts=("7", "7"))
-    assert state(site, reconciler, active_lease).used_su == 16
+    assert lease_state(site, reconciler, active_lease).used_su == 16
     reconciler.clock.sleep(5 * 3600)
-    assert state(site, reconciler, active_lease).used_su == 2 * 8 * 3
+    assert lease_state(site, reconciler, active_lease).used_su == 2 * 8 * 3
 
 
 def test_the_cost_of_a_past_lease_is_that_of_its_hosts_in_the_journal(reconciler, site, active_lease):
     reconciler.journal.write("done", active_lease, Operation.CREATE_LEASE, **lease_data(site.lease))
     site.lease = replace(site.lease, status="TERMINATED", hosts=(), end=NOW)
     reconciler.journal.write("done", active_lease, Operation.CREATE_LEASE, **lease_data(site.lease))
-    assert state(site, reconciler, active_lease).used_su == 8
+    assert lease_state(site, reconciler, active_lease).used_su == 8
 
 
 def test_the_cost_is_unknown_if_hosts_or_prices_are(reconciler, site, active_lease):
     site.lease = replace(site.lease, hosts=())
-    assert state(site, reconciler, active_lease).used_su is None
+    assert lease_state(site, reconciler, active_lease).used_su is None
     site.lease = replace(site.lease, hosts=("8",))
-    assert state(site, reconciler, active_lease).used_su is None
+    assert lease_state(site, reconciler, active_lease).used_su is None
 
 
 def test_a_remaining_volume_is_named_and_the_lease_stays_active(reconciler, site, active_lease):
@@ -200,9 +200,9 @@ def connected(site, monkeypatch):
 
 
 def test_the_end_is_the_sites_whoever_extended_it(reconciler, connected, active_lease):
-    assert ends_at(reconciler, active_lease) == NOW + 2 * HOUR
+    assert current_end(reconciler, active_lease) == NOW + 2 * HOUR
     connected.lease = replace(connected.lease, end=NOW + 5 * HOUR)
-    assert ends_at(reconciler, active_lease) == NOW + 5 * HOUR
+    assert current_end(reconciler, active_lease) == NOW + 5 * HOUR
 
 
 def unreachable():
@@ -214,7 +214,7 @@ def test_without_an_answer_the_end_is_the_last_in_the_journal(reconciler, connec
         data = lease_data(replace(connected.lease, end=NOW + hours * HOUR))
         reconciler.journal.write("done", active_lease, operation, **data)
         connected.leases = unreachable
-        assert ends_at(reconciler, active_lease) == NOW + hours * HOUR
+        assert current_end(reconciler, active_lease) == NOW + hours * HOUR
 
 
 @pytest.mark.parametrize("other", [replace(IDENTITY, project_id="p2"), None])

@@ -6,7 +6,7 @@ from provision.errors import BootFailed, LeaseMismatch, NotReached, NotReleased
 from provision.leasing import boot
 from provision.leasing.lease import lease
 from provision.leasing.release import release_on_exit
-from tests.support.fake_site import FakeSite
+from tests.support.leasing.fake_site import FakeSite
 
 pytestmark = pytest.mark.usefixtures("reachable")
 
@@ -67,7 +67,7 @@ def test_an_interrupted_release_reports_what_remains(reconciler, lease_request, 
     (key,) = site.uploaded
     assert said[-2:] == [
         f"llm_cc is not released; still at CHI@UC: key {key.id}; run: testbed release llm_cc",
-        "nothing of it costs",
+        "it costs nothing",
     ]
 
 

@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from provision.errors import NoCredentials, NoSuchHost, NotEnoughHosts, RequestRejected, Unreachable
-from provision.leasing.reserve import choose_among, site_of_earliest
+from provision.leasing.reserve import choose_slots_among, site_with_earliest_slot
 from provision.models import Booking, Host, Requirements
-from tests.support.fake_site import HOUR, NOW
+from tests.support.leasing.fake_site import HOUR, NOW
 
 UNREACHABLE = Unreachable("blazar does not answer")
 
@@ -37,27 +37,27 @@ def taken(hours):
 
 def test_the_earliest_slot_of_all_sites_is_chosen(reconciler):
     sites = [FakeCalendar("CHI@UC", taken(9)), FakeCalendar("CHI@TACC", taken(2))]
-    found = choose_among(sites, reconciler, Requirements(3 * HOUR), limit=2)
+    found = choose_slots_among(sites, reconciler, Requirements(3 * HOUR), limit=2)
     assert [slot.hosts[0].site for slot in found] == ["CHI@TACC", "CHI@TACC"]
     assert found[0].start == NOW + timedelta(hours=2, minutes=50)
-    assert site_of_earliest(sites, reconciler, Requirements(3 * HOUR), at_once=False, watch=False) is sites[1]
+    assert site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=False, watch=False) is sites[1]
 
 
 def test_an_unreachable_site_is_reported_and_left_out(reconciler, said):
     sites = [FakeCalendar("CHI@UC", problem=UNREACHABLE), FakeCalendar("CHI@TACC", taken(2))]
-    assert choose_among(sites, reconciler, Requirements(3 * HOUR))[0].hosts[0].site == "CHI@TACC"
+    assert choose_slots_among(sites, reconciler, Requirements(3 * HOUR))[0].hosts[0].site == "CHI@TACC"
     assert "CHI@UC: blazar does not answer" in said
 
 
 def test_if_no_site_has_a_slot_every_reason_is_reported(reconciler):
     sites = [FakeCalendar("CHI@UC", taken(2)), FakeCalendar("CHI@TACC", problem=UNREACHABLE)]
     with pytest.raises(NotEnoughHosts, match=r"CHI@UC: not enough nodes are free.*CHI@TACC: blazar does not answer"):
-        choose_among(sites, reconciler, Requirements(3 * HOUR, start=NOW))
+        choose_slots_among(sites, reconciler, Requirements(3 * HOUR, start=NOW))
 
 
 def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, said):
     sites = [FakeCalendar("CHI@UC", taken(2)), FakeCalendar("CHI@TACC", taken(1))]
-    assert site_of_earliest(sites, reconciler, Requirements(3 * HOUR), at_once=True, watch=True) is sites[1]
+    assert site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=True, watch=True) is sites[1]
     assert reconciler.clock.now() - NOW < 2 * HOUR
     assert any("searching again" in line for line in said)
 
@@ -74,17 +74,17 @@ def test_hardware_that_no_site_has_is_an_error_over_all_sites_even_with_watch(re
     edge = FakeCalendar("CHI@Edge", problem=RequestRejected("the reference API does not list site CHI@Edge"))
     sites = [FakeCalendar("CHI@UC", node_type="gpu_a100"), edge, FakeCalendar("CHI@TACC", node_type="gpu_v100")]
     with pytest.raises(NoSuchHost, match=line):
-        site_of_earliest(sites, reconciler, Requirements(3 * HOUR, **requirements), at_once=True, watch=True)
+        site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR, **requirements), at_once=True, watch=True)
     assert said == []
 
 
 def test_hardware_that_an_unreachable_site_might_have_is_not_a_user_error(reconciler):
     sites = [FakeCalendar("CHI@UC", node_type="gpu_a100"), FakeCalendar("CHI@TACC", problem=UNREACHABLE)]
     with pytest.raises(NotEnoughHosts, match=r"CHI@UC: unknown node type 'gpu'.*CHI@TACC: blazar does not answer"):
-        choose_among(sites, reconciler, Requirements(3 * HOUR, node_type="gpu"))
+        choose_slots_among(sites, reconciler, Requirements(3 * HOUR, node_type="gpu"))
 
 
 def test_rejected_credentials_end_watching(reconciler):
     sites = [FakeCalendar(name, problem=NoCredentials("keystone rejects them")) for name in ("CHI@UC", "CHI@TACC")]
     with pytest.raises(NoCredentials):
-        site_of_earliest(sites, reconciler, Requirements(3 * HOUR), at_once=True, watch=True)
+        site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=True, watch=True)

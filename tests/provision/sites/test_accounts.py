@@ -6,7 +6,7 @@ import os
 import pytest
 
 from provision.errors import NoCredentials
-from provision.sites.accounts import account, regions
+from provision.sites.accounts import account_regions, find_account
 
 
 def entry(region="CHI@UC", kind="v3applicationcredential", **auth):
@@ -30,14 +30,14 @@ def clouds(tmp_path, monkeypatch):
 
 def test_the_only_entry_for_a_region_is_used(clouds):
     clouds(uc=entry(), tacc=entry("KVM@TACC"), none={"auth": {"auth_url": "http://keystone", "username": "cc"}})
-    assert account("CHI@").name == "uc"
-    assert regions() == ["CHI@UC", "KVM@TACC"]
+    assert find_account("CHI@").name == "uc"
+    assert account_regions() == ["CHI@UC", "KVM@TACC"]
 
 
 def test_of_several_entries_none_is_taken_unasked(clouds):
     clouds(uc_course=entry(), uc_research=entry())
     with pytest.raises(NoCredentials) as several:
-        account("CHI@")
+        find_account("CHI@")
     assert str(several.value) == (
         "credentials: 2 accounts for a region CHI@...: uc_course (CHI@UC), uc_research (CHI@UC); "
         "choose one: testbed --cloud uc_course, or OS_CLOUD"
@@ -48,26 +48,26 @@ def test_of_several_entries_none_is_taken_unasked(clouds):
 def test_the_entry_of_os_cloud_is_used_even_beside_an_rc_file(clouds, monkeypatch, name, recwarn):
     clouds(uc_course=entry(), uc_research=entry())
     monkeypatch.setenv("OS_CLOUD", name)
-    assert account("CHI@").name == name
+    assert find_account("CHI@").name == name
     for variable, value in {"AUTH_URL": "http://k/v3", "USERNAME": "cc", "REGION_NAME": "CHI@UC"}.items():
         monkeypatch.setenv(f"OS_{variable}", value)
-    assert account("CHI@").name == name
+    assert find_account("CHI@").name == name
     assert list(recwarn) == []
 
 
 def test_an_entry_that_os_cloud_misspells_is_named_with_those_there_are(clouds, monkeypatch):
     clouds(uc=entry())
     monkeypatch.setenv("OS_CLOUD", "cu")
-    with pytest.raises(NoCredentials, match=r"OS_CLOUD 'cu' is no entry of clouds\.yaml; allowed: uc"):
-        account("CHI@")
+    with pytest.raises(NoCredentials, match=r"OS_CLOUD 'cu' is not an entry of clouds\.yaml; allowed: uc"):
+        find_account("CHI@")
 
 
 def test_an_entry_of_another_region_is_not_replaced_by_one_of_this(clouds, monkeypatch):
     clouds(uc=entry(), kvm=entry("KVM@TACC"))
     monkeypatch.setenv("OS_CLOUD", "kvm")
     with pytest.raises(NoCredentials, match=r"OS_CLOUD kvm has the region KVM@TACC, not CHI@\.\.\."):
-        account("CHI@")
-    assert regions() == ["KVM@TACC"]
+        find_account("CHI@")
+    assert account_regions() == ["KVM@TACC"]
 
 
 def test_an_rc_file_that_was_sourced_is_what_is_asked_for(clouds, monkeypatch):
@@ -79,48 +79,48 @@ def test_an_rc_file_that_was_sourced_is_what_is_asked_for(clouds, monkeypatch):
         "REGION_NAME": "CHI@UC",
     }.items():
         monkeypatch.setenv(f"OS_{variable}", value)
-    assert account("CHI@", "uc_course").name == "envvars"
+    assert find_account("CHI@", "uc_course").name == "envvars"
 
 
 def test_a_preferred_entry_decides_between_several_only(clouds, monkeypatch):
     clouds(uc_course=entry(), uc_research=entry(), kvm=entry("KVM@TACC"))
-    assert account("CHI@", "uc_research").name == "uc_research"
-    assert account("KVM@", "uc_research").name == "kvm"
+    assert find_account("CHI@", "uc_research").name == "uc_research"
+    assert find_account("KVM@", "uc_research").name == "kvm"
     monkeypatch.setenv("OS_CLOUD", "uc_course")
-    assert account("CHI@", "uc_research").name == "uc_course"
+    assert find_account("CHI@", "uc_research").name == "uc_course"
 
 
 def test_an_entry_of_several_regions_needs_the_region(clouds):
     clouds(all={**entry(), "region_name": None, "regions": ["CHI@UC", "CHI@TACC", "KVM@TACC"]})
     with pytest.raises(NoCredentials, match=r"all \(CHI@UC\), all \(CHI@TACC\); choose one by --site"):
-        account("CHI@")
-    assert (account("CHI@TACC").region_name, account("KVM@").region_name) == ("CHI@TACC", "KVM@TACC")
+        find_account("CHI@")
+    assert (find_account("CHI@TACC").region_name, find_account("KVM@").region_name) == ("CHI@TACC", "KVM@TACC")
 
 
 def test_a_missing_login_plugin_is_named_with_how_to_get_it(clouds, capfd):
     clouds(chameleon=entry(kind="v3chameleonoidc"))
     with pytest.raises(NoCredentials, match=r"needs the login plugin v3chameleonoidc, .*pip install ccauth"):
-        account("CHI@")
+        find_account("CHI@")
     assert capfd.readouterr().err == ""
 
 
 def test_an_entry_without_its_plugin_is_one_of_several(clouds, monkeypatch):
     clouds(uc=entry(), oidc=entry(kind="v3chameleonoidc"), elsewhere=entry("RegionOne", "v3unheardof"))
     with pytest.raises(NoCredentials, match=r"uc \(CHI@UC\), oidc \(CHI@UC\)"):
-        account("CHI@")
+        find_account("CHI@")
     monkeypatch.setenv("OS_CLOUD", "uc")
-    assert account("CHI@").name == "uc"
+    assert find_account("CHI@").name == "uc"
 
 
 def test_an_incomplete_entry_is_named(clouds):
     clouds(uc={"region_name": "CHI@UC", "auth_type": "v3applicationcredential", "auth": {"auth_url": "http://k/v3"}})
     with pytest.raises(NoCredentials) as incomplete:
-        account("CHI@").get_session().auth  # noqa: B018
+        find_account("CHI@").get_session().auth  # noqa: B018
     assert "uc" in str(incomplete.value)
 
 
 def test_no_message_has_a_secret(clouds):
     clouds(a=entry(), b=entry())
     with pytest.raises(NoCredentials) as several:
-        account("CHI@")
+        find_account("CHI@")
     assert "secret" not in str(several.value)

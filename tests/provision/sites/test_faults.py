@@ -11,8 +11,8 @@ from openstack import exceptions as sdk_errors
 
 from provision.errors import NoCredentials, NotEnoughHosts, RequestRejected, Unreachable
 from provision.leasing.reconciler import ATTEMPTS, LONGEST_REQUESTED_PAUSE_S
-from provision.sites.faults import classified
-from tests.support.fake_site import NOW
+from provision.sites.faults import translate_errors
+from tests.support.leasing.fake_site import NOW
 
 GONE = "Could not find Application Credential: 0a1b."
 
@@ -42,7 +42,7 @@ def answer(status, **headers):
     ],
 )
 def test_a_fault_is_told_by_its_cause(problem, kind, says):
-    with pytest.raises(kind, match=says), classified("nova"):
+    with pytest.raises(kind, match=says), translate_errors("nova"):
         raise problem
 
 
@@ -61,7 +61,7 @@ def test_an_answer_says_how_long_it_asks_to_wait(code, asked, least, most):
     if isinstance(asked, timedelta):
         asked = format_datetime(datetime.now(UTC) + asked, usegmt=True)
     said = answer(code, Retry_After=asked)
-    with pytest.raises(Unreachable) as busy, classified("nova"):
+    with pytest.raises(Unreachable) as busy, translate_errors("nova"):
         raise sdk_errors.HttpException("busy", response=said, http_status=code)
     assert least <= busy.value.retry_after_s <= most
 

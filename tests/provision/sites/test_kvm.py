@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from provision.models import Host
-from provision.sites.kvm import Kvm, periods_over
-from tests.support.calendars import at
+from provision.sites.kvm import Kvm, periods_above
+from tests.support.leasing.calendars import at
 
 
 class FakeKvm(Kvm):
@@ -54,7 +54,7 @@ def test_what_another_project_reserved_counts_as_a_whole_hypervisor():
 
 @pytest.mark.parametrize(("limit", "over"), [(0, [(1, 2), (2, 3), (3, 5)]), (1, [(2, 3)]), (3, [])])
 def test_periods_in_which_too_much_is_taken(limit, over):
-    assert periods_over(limit, [(at(1), at(3), 1), (at(2), at(5), 1)]) == [(at(a), at(b)) for a, b in over]
+    assert periods_above(limit, [(at(1), at(3), 1), (at(2), at(5), 1)]) == [(at(a), at(b)) for a, b in over]
 
 
 def test_reservations_without_a_flavor_are_skipped():

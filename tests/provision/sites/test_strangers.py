@@ -34,7 +34,7 @@ def listing(*records):
 
 def site_of(kind, *leases, hosts=(), **clients):
     site = kind.__new__(kind)
-    site.name, site._mentioned, site.user_id = "CHI@UC", set(), lambda: "me"
+    site.name, site._logged_faults, site.user_id = "CHI@UC", set(), lambda: "me"
     site.blazar = SimpleNamespace(lease=listing(*leases), allocation=listing(*hosts), host=listing())
     site.sdk = SimpleNamespace(**clients)
     return site
@@ -58,7 +58,7 @@ def test_a_lease_by_hand_that_cannot_be_read_is_passed_over_and_mentioned_once(k
 )
 def test_a_lease_of_ours_is_never_passed_over(more):
     ours = {**GOOD, "name": f"llm_cc {TAG}", **more}
-    with pytest.raises(Unreachable, match="may be still being created"):
+    with pytest.raises(Unreachable, match="the site may still be creating it"):
         site_of(BareMetal, ours).leases()
     assert site_of(BareMetal, {**ours, "user_id": "classmate"}).leases() == []
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from provision.errors import BadHostKey, BadKey, LoginRejected, NotReached
-from provision.ssh.login import check_key, forget, key_pair, try_login
-from tests.support.sshd import PROGRAM, Sshd, new_key
+from provision.ssh.login import check_key, forget_host_key, key_pair, try_login
+from tests.support.services.sshd import PROGRAM, Sshd, new_key
 
 
 @pytest.mark.parametrize("missing", ["id", "id.pub"])
@@ -98,7 +98,7 @@ def test_an_attempt_to_log_in_says_what_ssh_said(tmp_path):
         sshd.new_host_key()
         with pytest.raises(BadHostKey, match=rf"was rebuilt, .* ssh-keygen -R {login.alias} -f {login.known_hosts}"):
             try_login(login)
-        forget(login.alias, login.known_hosts)
+        forget_host_key(login.alias, login.known_hosts)
         try_login(login)
     finally:
         sshd.stop()

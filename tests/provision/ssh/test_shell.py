@@ -13,26 +13,18 @@ import pytest
 
 from provision.errors import (
     BadHostKey,
-    BadSshConfig,
     CommandFailed,
     ConnectionDropped,
     LoginRejected,
     NotReached,
     TimedOut,
 )
-from provision.ssh.login import SshConfigHost, try_login
 from provision.ssh.shell import LocalShell
 from provision.ssh.ssh_shell import SshShell
-from tests.support.sshd import PROGRAM, Sshd, new_key, ssh_at
+from tests.support.processes.waiting import wait_for
+from tests.support.services.sshd import PROGRAM, Sshd, new_key
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory):
-    server = Sshd(tmp_path_factory.mktemp("sshd")).start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -179,15 +171,20 @@ def test_a_tunnel_leads_to_what_begins_to_listen_later(over):
     server.server_close()
 
 
-def later(operation, seconds: float = 0.7) -> None:
-    threading.Timer(seconds, operation).start()
+def drop_connections_after(file, sshd) -> None:
+    """Drop the connections to ``sshd`` as soon as ``file`` exists."""
+
+    def drop() -> None:
+        wait_for(file.exists)
+        sshd.drop_connections()
+
+    threading.Thread(target=drop, daemon=True).start()
 
 
 def test_a_command_whose_connection_drops_is_not_repeated(sshd, over, tmp_path):
-    over.run("true")
-    later(sshd.drop_connections)
+    drop_connections_after(tmp_path / "journal", sshd)
     with pytest.raises(ConnectionDropped, match="the connection dropped"):
-        over.run(f"echo once >> {tmp_path}/journal; sleep 2")
+        over.run(f"echo once >> {tmp_path}/journal; sleep 30")
     assert over.run(f"cat {tmp_path}/journal").out == "once\n"
 
 
@@ -199,10 +196,11 @@ def test_a_dropped_connection_is_not_taken_for_the_end_of_a_stream(sshd, over):
 
 
 def test_a_repeatable_command_is(sshd, over, tmp_path):
-    over.run("true")
-    later(sshd.drop_connections)
-    assert over.run(f"echo once >> {tmp_path}/journal; sleep 2; echo done", repeatable=True).out == "done\n"
-    assert (tmp_path / "journal").read_text() == "once\nonce\n"
+    journal = tmp_path / "journal"
+    drop_connections_after(journal, sshd)
+    command = f"[ -e {journal} ] && again=1; echo once >> {journal}; [ $again ] || sleep 30; echo done"
+    assert over.run(command, repeatable=True).out == "done\n"
+    assert journal.read_text() == "once\nonce\n"
 
 
 def test_a_connection_that_dropped_between_commands_is_reopened(sshd, over):
@@ -221,7 +219,7 @@ def test_a_file_whose_connection_drops_is_never_incomplete(sshd, tmp_path):
             time.sleep(0.01)
         sshd.stop()
 
-    later(stop_in_the_middle, 0)
+    threading.Thread(target=stop_in_the_middle, daemon=True).start()
     with pytest.raises(NotReached):
         SshShell(sshd.login(), connect_limit_s=0.1).put(bytes(400_000_000), str(target))
     sshd.start()
@@ -284,86 +282,6 @@ def test_a_locked_key_is_used_through_the_agent(sshd, tmp_path, monkeypatch):
     finally:
         agent.kill()
         agent.wait()
-
-
-@pytest.fixture
-def home(sshd, tmp_path, monkeypatch):
-    """A home folder whose SSH configuration has the server as 'super', and behind a jump host as 'behind'."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    login = sshd.login(alias=f"[127.0.0.1]:{sshd.port}")
-    monkeypatch.setenv("PATH", f"{ssh_at(tmp_path)}:{os.environ['PATH']}")
-    known = login.known_hosts.read_text()
-    (tmp_path / ".ssh" / "known_hosts").write_text(known + known.replace(login.alias, "inner"))
-    host = f"  HostName 127.0.0.1\n  Port {sshd.port}\n  User {login.user}\n  IdentityFile {sshd.key}\n"
-    (tmp_path / ".ssh" / "config").write_text(
-        f"Host super\n{host}Host behind\n{host}  ProxyJump super\n  HostKeyAlias inner\n"
-        f"Host *\n  UserKnownHostsFile {tmp_path}/.ssh/known_hosts\n"
-    )
-    return tmp_path
-
-
-@pytest.mark.parametrize("name", ["super", "behind"])
-def test_a_host_of_the_users_ssh_config_is_reached_by_its_name(home, name):
-    shell = SshShell(SshConfigHost(name))
-    assert shell.run("echo in").out == "in\n"
-    assert shell.where == name
-    with shell.reading("echo in") as stream:
-        assert stream.read() == b"in\n"
-    shell.close()
-
-
-@pytest.mark.parametrize(("name", "unknown"), [("super", "[127"), ("behind", "[127"), ("behind", "inner")])
-def test_the_host_key_of_every_hop_has_to_be_known(home, name, unknown):
-    known_hosts = home / ".ssh" / "known_hosts"
-    known_hosts.write_text("\n".join(line for line in known_hosts.read_text().split("\n") if unknown not in line))
-    with pytest.raises(BadHostKey, match="is unknown; log in once with ssh"):
-        SshShell(SshConfigHost(name)).run("true")
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        "Include {home}/.ssh/more",
-        "Include {home}/.ssh/more\nMatch originalhost super\n  HostName 127.0.0.1",
-    ],
-)
-def test_a_configuration_is_read_as_openssh_reads_it(home, config):
-    file = home / ".ssh" / "config"
-    (home / ".ssh" / "more").write_text(file.read_text())
-    file.write_text(config.format(home=home))
-    shell = SshShell(SshConfigHost("behind"))
-    assert shell.run("echo in").out == "in\n"
-    with shell.reading("echo in") as stream:
-        assert stream.read() == b"in\n"
-    shell.close()
-
-
-def test_hashed_names_of_known_hosts_are_known(home):
-    known_hosts = home / ".ssh" / "known_hosts"
-    subprocess.run(["ssh-keygen", "-H", "-f", known_hosts], check=True, capture_output=True)
-    assert "127.0.0.1" not in known_hosts.read_text()
-    assert SshShell(SshConfigHost("behind")).run("echo in").out == "in\n"
-
-
-def test_a_configuration_that_openssh_rejects_is_one_line(home):
-    (home / ".ssh" / "config").write_text("Host super\n  Port abc\n")
-    with pytest.raises(BadSshConfig, match=r"ssh configuration: .*; correct ~/\.ssh/config") as rejected:
-        SshShell(SshConfigHost("super")).run("true")
-    assert "\n" not in str(rejected.value)
-
-
-def test_a_leased_machine_behind_a_jump_host_is_reached_by_every_way(home, sshd):
-    """The machine's address leads nowhere here: only by the jump host is it found."""
-    login = replace(sshd.login(alias="leased"), host="node.invalid")
-    config = home / ".ssh" / "config"
-    config.write_text(f"Host node.invalid\n  ProxyCommand ssh -W 127.0.0.1:{sshd.port} super\n{config.read_text()}")
-    try_login(login)
-    shell = SshShell(login)
-    assert shell.run("echo in").out == "in\n"
-    with shell.reading("echo in") as stream:
-        assert stream.read() == b"in\n"
-    shell.close()
 
 
 @pytest.fixture

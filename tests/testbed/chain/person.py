@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.targets import REMOTE_FOLDER
 from provision.ssh.login import USER
-from tests.support.waiting import hear_interrupts
+from tests.support.processes.waiting import hear_interrupts
 from tests.testbed.chain.rehearse import Stage
 from tests.testbed.node.node import Node
 from tests.testbed.openstack.gate import Gate

@@ -24,7 +24,7 @@ from provision.leasing.doctor import TOOLS
 from provision.sites.base import Testbed, connect_to
 from provision.ssh.login import key_pair
 from tests.support.needs import missing
-from tests.support.sshd import new_key
+from tests.support.services.sshd import new_key
 from tests.testbed.chain.client import CARD, GPUS, PINS
 from tests.testbed.chain.machines import Machines
 from tests.testbed.chameleon.conftest import left_at

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from provision.ssh.login import USER
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
 from tests.testbed.chain.person import THERE, Command, Person
 from tests.testbed.node.node import Node
 

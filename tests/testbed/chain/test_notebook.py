@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from provision.ssh.login import USER
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
 from tests.testbed.chain.person import Command, Person
 
 pytestmark = pytest.mark.timeout(3600)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from provision.ssh.login import USER
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
 from tests.testbed.chain.person import THERE, Command, Person
 from tests.testbed.chameleon.conftest import left_at
 

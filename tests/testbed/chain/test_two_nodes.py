@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
 from tests.testbed.chain.person import Command, Person
 from tests.testbed.chameleon.conftest import left_at
 

@@ -50,7 +50,8 @@ def test_a_lease_of_another_project_is_neither_gone_nor_released(
     assert testbed("lease", *lease_flags)[0] == 0
     (held,) = site.leases()
     monkeypatch.setenv("OS_PROJECT_NAME", other_project)
-    made = "lease llm_cc was made by cc in project CHI-000001 at CHI@UC, and this is cc in project CHI-000002 at CHI@UC"
+    made = "lease llm_cc was made by cc in project CHI-000001 at CHI@UC"
+    current = "the current account is cc in project CHI-000002 at CHI@UC"
     for arguments in (
         ("status",),
         ("release", "--yes"),
@@ -60,7 +61,7 @@ def test_a_lease_of_another_project_is_neither_gone_nor_released(
     ):
         code, out, err = testbed(*arguments)
         assert (code, out) == (2, "")
-        assert made in err
+        assert f"{made}, but {current}" in err
     assert site.leases() == [held]
     monkeypatch.setenv("OS_PROJECT_NAME", "CHI-000001")
     assert "PENDING" in testbed("status")[1]

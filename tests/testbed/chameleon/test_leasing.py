@@ -24,7 +24,7 @@ def test_a_request_becomes_a_reachable_machine_and_release_leaves_nothing(site, 
     said = subprocess.run([*machine.login.arguments(), "echo", "here"], capture_output=True, text=True)
     assert said.stdout == "here\n"
     active_lease = release.get_active_lease(reconciler, "llm_cc")
-    state = release.state(site, reconciler, active_lease)
+    state = release.lease_state(site, reconciler, active_lease)
     assert [server.name for server in state.servers] == ["node-llm-cc"]
     assert state.ips == (machine.login.host,)
     assert active_lease.machines == (machine,)
@@ -140,7 +140,7 @@ def test_a_lease_is_extended_but_not_into_somebody_elses(site, reconciler, lease
     lease(site, reconciler, lease_request("llm_next", node="P3-GPU-001", start=soon + 4 * HOUR), wait=False)
     with pytest.raises(ExtensionRejected):
         release.extend(site, reconciler, active_lease, 3 * HOUR)
-    assert release.state(site, reconciler, active_lease).lease.end == leased.end + HOUR
+    assert release.lease_state(site, reconciler, active_lease).lease.end == leased.end + HOUR
 
 
 def test_the_end_of_a_lease_is_seen(site, reconciler, lease_request, box, reachable):
@@ -148,10 +148,13 @@ def test_the_end_of_a_lease_is_seen(site, reconciler, lease_request, box, reacha
     box.move_clock(timedelta(hours=4))
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     over = reconciler.wait(
-        "end", lambda: release.state(site, reconciler, active_lease).lease, lambda now: now.status == "TERMINATED", 9e9
+        "end",
+        lambda: release.lease_state(site, reconciler, active_lease).lease,
+        lambda now: now.status == "TERMINATED",
+        9e9,
     )
     assert over
-    state = release.state(site, reconciler, active_lease)
+    state = release.lease_state(site, reconciler, active_lease)
     assert (state.servers, state.lease.hosts) == ((), ())
     assert state.used_su > 0
     release.release(site, reconciler, active_lease)

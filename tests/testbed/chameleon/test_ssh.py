@@ -3,7 +3,7 @@
 import pytest
 
 from provision.errors import BadHostKey, NotReached
-from provision.ssh.login import Login, forget, try_login
+from provision.ssh.login import Login, forget_host_key, try_login
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def test_a_servers_host_key_is_recorded_at_first_contact_and_pinned(box, sshd, l
     with pytest.raises(BadHostKey, match=f"ssh-keygen -R {first.alias} -f {first.known_hosts}"):
         try_login(first)
     try_login(second)
-    forget(first.alias, first.known_hosts)
+    forget_host_key(first.alias, first.known_hosts)
     try_login(first)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from provision.configure.playbook import ConfiguredNode, Setup, configure
 from provision.leasing.journal import Machine
-from provision.ssh.login import KeyPair, Login, forget
+from provision.ssh.login import KeyPair, Login, forget_host_key
 from tests.support.needs import need
 from tests.testbed.node import gpus
 from tests.testbed.node.gpus import A100
@@ -47,7 +47,7 @@ def node(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login], ar
     with Node("test-node", "10.78.0.21", node_image, key.public, [A100, A100], shared=[archive]) as started:
         started.wait(login(started))
         yield started
-    forget(started.name, login(started).known_hosts)
+    forget_host_key(started.name, login(started).known_hosts)
 
 
 @pytest.fixture(scope="session")

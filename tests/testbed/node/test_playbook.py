@@ -18,7 +18,7 @@ from provision.configure.playbook import ANSIBLE, ConfiguredNode, Setup, configu
 from provision.errors import ConfigureFailed, NotReached
 from provision.leasing.journal import Machine
 from provision.ssh.login import Login
-from tests.support.sshd import new_key
+from tests.support.services.sshd import new_key
 from tests.testbed.node import network
 from tests.testbed.node.conftest import SetUp
 from tests.testbed.node.image import NodeImage

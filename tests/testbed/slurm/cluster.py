@@ -20,7 +20,7 @@ from pathlib import Path
 from experiments.system.processes import kill_tagged, tagged_processes
 from experiments.system.signals import die_with_parent
 from provision.ssh.login import Login
-from tests.support.sshd import Sshd
+from tests.support.services.sshd import Sshd
 from tests.testbed.openstack.environment import cache, locked
 
 NEEDS = ("slurmctld", "slurmd", "munged", "sshd")

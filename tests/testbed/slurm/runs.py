@@ -15,10 +15,10 @@ from experiments.system.processes import tagged_processes
 from provision.errors import ConnectionDropped
 from provision.ssh.shell import Shell
 from provision.ssh.ssh_shell import SshShell
-from tests.support import fake_worker
-from tests.support import rows as made
-from tests.support.views import Watched
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
+from tests.support.runners import fake_worker
+from tests.support.runners import rows as made
+from tests.support.runners.fake_view import Watched
 from tests.testbed.slurm.cluster import Cluster
 from tests.testbed.slurm.conftest import profile_of
 

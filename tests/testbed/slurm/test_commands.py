@@ -12,10 +12,10 @@ import pytest
 
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.slurm.submission import SUBMISSION_FILE
-from tests.support import fake_testbed
-from tests.support.fake_worker import LARGE_BYTES
-from tests.support.sshd import ssh_at
-from tests.support.waiting import hear_interrupts, wait_for
+from tests.support.processes.waiting import hear_interrupts, wait_for
+from tests.support.runners import fake_testbed
+from tests.support.runners.fake_worker import LARGE_BYTES
+from tests.support.services.sshd import ssh_at
 from tests.testbed.slurm.cluster import HOUSE
 from tests.testbed.slurm.conftest import profile_of
 

@@ -4,8 +4,8 @@ import pytest
 
 from experiments.results.schema import NOTEBOOK_FILE
 from experiments.runners.plan import plan
-from tests.support import results
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
+from tests.support.results import in_memory
 from tests.testbed.slurm.runs import HANG_S, LocalBed, SlurmBed
 
 BEHAVIOR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die", "g": "hang"}
@@ -62,7 +62,7 @@ def test_nothing_of_a_row_is_left_not_even_what_it_detached(bed):
 
 def test_what_has_finished_is_kept_and_the_rest_is_run_again(bed):
     limits = {**dict.fromkeys("abcdef", 60), "g": HANG_S}
-    suite = results.suite([{"id": row, "settings": {"batch_size": 2, "time_limit_s": limits[row]}} for row in limits])
+    suite = in_memory.suite([{"id": row, "settings": {"batch_size": 2, "time_limit_s": limits[row]}} for row in limits])
     run = bed.folder.read_run().model_copy(update={"size": "tiny"})
     again = {row.row: row.run for row in plan(suite, run, bed.folder)}
     assert again == {"a": False, "b": False, "f": False, "c": True, "d": True, "e": True, "g": True}

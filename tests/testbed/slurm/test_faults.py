@@ -11,8 +11,8 @@ from experiments.errors import InputError
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.slurm.submission import SUBMISSION_FILE
 from provision.errors import CommandFailed
-from tests.support.rows import spec, to_run
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
+from tests.support.runners.rows import spec, to_run
 from tests.testbed.slurm.conftest import SMALL
 from tests.testbed.slurm.runs import DropsAfterSubmit, SlurmBed, meanwhile
 

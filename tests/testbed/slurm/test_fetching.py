@@ -17,11 +17,11 @@ from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import SlurmRunner
 from experiments.suites.models import models
 from experiments.training.models.weights import build_random
-from tests.support import fake_worker
-from tests.support import rows as house
-from tests.support import trainings as training
-from tests.support.fake_hub import COMMIT, FakeHub
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
+from tests.support.runners import fake_worker
+from tests.support.runners import rows as house
+from tests.support.services.fake_hub import COMMIT, FakeHub
+from tests.support.training import tiny_rows as training
 from tests.testbed.slurm.conftest import profile_of
 from tests.testbed.slurm.runs import GRACE_S, DropsAfterSubmit, SlurmBed, meanwhile
 

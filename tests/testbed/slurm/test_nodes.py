@@ -14,11 +14,12 @@ from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import SlurmRunner
 from experiments.suites.suite import suite_named
 from experiments.system.processes import tagged_processes
-from tests.support import fake_rank_worker, results
-from tests.support import trainings as house
-from tests.support.rows import to_run
-from tests.support.views import Watched
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
+from tests.support.results import in_memory
+from tests.support.runners.fake_view import Watched
+from tests.support.runners.rows import to_run
+from tests.support.training import fake_rank_worker
+from tests.support.training import tiny_rows as house
 from tests.testbed.slurm.conftest import profile_of
 
 SUITE = "slurm_hf_trainer"
@@ -38,7 +39,7 @@ class Bed:
         """Run a row of fake ranks, the second of which gets the fault."""
         spec = house.spec(**SETTINGS | {"time_limit_s": 150} | settings)
         told = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
-        folder = self._folder(results.run("a", run_id=self.mark))
+        folder = self._folder(in_memory.run("a", run_id=self.mark))
         self._runner(folder, told, fake_rank_worker.MODULE).run(to_run(spec))
         self.row = folder.row_named("a")
         return folder.results()["a"]
@@ -46,7 +47,7 @@ class Bed:
     def real(self, *rows) -> dict[str, Result]:
         """Run rows of the suite with tiny models, with one rank on each node."""
         size = {"size": "tiny", "length": "peak", "weights": "random", "data": "synthetic", "gpus_per_node": 1}
-        run = results.run(*rows, suite=SUITE, card="v100_32gb", run_id=self.mark, **size)
+        run = in_memory.run(*rows, suite=SUITE, card="v100_32gb", run_id=self.mark, **size)
         folder = self._folder(run)
         runner = self._runner(folder, {"TESTBED_TEST": self.mark}, "experiments.training.worker")
         runner.run(plan(suite_named(SUITE), run, folder))

@@ -9,9 +9,9 @@ import pytest
 
 from experiments.runners.local import preflight
 from experiments.system.files import GIB
-from provision.checks import abilities, summary
+from provision.checks import abilities_in_words, summary_in_words
 from provision.models import Node
-from tests.support import rows as made
+from tests.support.runners import rows as made
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_the_summary_says_what_to_begin_with_and_what_the_machine_can_run(tmp_pa
     machine_with(monkeypatch)
     monkeypatch.setitem(preflight.EXTRAS, "train", ("nosuch",))
     checks = preflight.check_this_machine(tmp_path)
-    assert summary(checks) == "1 of 11 failed; begin with training packages"
-    can = abilities(checks)
+    assert summary_in_words(checks) == "1 of 11 failed; begin with training packages"
+    can = abilities_in_words(checks)
     assert "predictions (see training packages)" in can
     assert "full size (see training packages, GPU)" in can

@@ -1,7 +1,7 @@
 """Rows that run in parallel share the resources of a machine."""
 
 from experiments.runners.local.resources import ResourcePool, most_memory_first
-from tests.support.rows import GPU, OFFLOAD, node, spec
+from tests.support.runners.rows import GPU, OFFLOAD, node, spec
 
 
 def second():

@@ -14,8 +14,8 @@ from experiments.errors import InputError
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.local import row_process
 from experiments.system.lock import locked
-from tests.support import fake_testbed
-from tests.support.waiting import hear_interrupts, wait_for
+from tests.support.processes.waiting import hear_interrupts, wait_for
+from tests.support.runners import fake_testbed
 
 ROWS = ("baseline", "reduced-batch")
 RUN_ID = "cut-off"

@@ -15,9 +15,9 @@ from experiments.results.schema import CHECKPOINTS_FOLDER, EARLIER_FOLDER, NOTEB
 from experiments.runners.local import gpu_memory, row_process, runner
 from experiments.runners.local.runner import LocalRunner, NoFreeGpu, clear_row_folder
 from provision.hardware import gpus
-from tests.support import fake_worker
-from tests.support import rows as house
-from tests.support.views import Watched
+from tests.support.runners import fake_worker
+from tests.support.runners import rows as house
+from tests.support.runners.fake_view import Watched
 
 pytestmark = pytest.mark.xdist_group("runner")
 

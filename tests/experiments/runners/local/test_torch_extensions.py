@@ -9,7 +9,7 @@ from experiments.runners.local.torch_extensions import (
     drop_stale_locks,
     extensions_folder,
 )
-from tests.support import rows
+from tests.support.runners import rows
 
 OFFLOADED = [rows.spec("a"), rows.spec("b", optimizer="deepspeed_cpu", strategy="deepspeed_stage_2_offload")]
 

@@ -17,10 +17,10 @@ from experiments.system.environment import with_room
 from experiments.system.processes import tagged_processes
 from experiments.system.warm_process import READY
 from experiments.system.warm_start import MODULE, WARM_VARIABLE
-from tests.support import fake_worker
-from tests.support import rows as house
-from tests.support.views import Watched
-from tests.support.waiting import wait_for
+from tests.support.processes.waiting import wait_for
+from tests.support.runners import fake_worker
+from tests.support.runners import rows as house
+from tests.support.runners.fake_view import Watched
 from tests.testbed.slurm.runs import meanwhile
 
 pytestmark = pytest.mark.xdist_group("runner")
@@ -84,7 +84,7 @@ def test_a_row_starts_again_cold_when_the_warm_process_dies(tmp_path, monkeypatc
 
 
 def test_rows_go_on_when_the_warm_process_cannot_serve(tmp_path, monkeypatch):
-    imports = ["tests.support.starts_thread"]
+    imports = ["tests.support.processes.starts_thread"]
     monkeypatch.setattr(warm, "modules_to_import", lambda specs, worker: imports)
     made = Made(tmp_path, monkeypatch, "ab").run()
     assert made.outcomes() == {"a": "fits", "b": "fits"}
@@ -99,7 +99,7 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
         "warm = WarmProcess(['json']);"
         "environment = {**os.environ, **warm.environment};"
         "[time.sleep(0.05) for _ in iter(lambda: warm.served, True)];"
-        "row = one.start(['tests.support.warm_child', 'child.json', 'hang'], environment, 1); time.sleep(600)"
+        "row = one.start(['tests.support.processes.warm_child', 'child.json', 'hang'], environment, 1); time.sleep(600)"
     )
     environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(row_process.CODE)}
     runner = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=tmp_path)

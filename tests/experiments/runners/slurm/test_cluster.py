@@ -10,7 +10,7 @@ from experiments.runners import targets
 from experiments.runners.slurm.cluster import code_archive
 from experiments.runners.targets import leased_profile, monitor_target, target_named
 from provision.leasing.journal import Journal, Operation
-from tests.support import rows as made
+from tests.support.runners import rows as made
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_pa
     machine = SimpleNamespace(login=SimpleNamespace(host="192.0.2.1"))
     active_lease = SimpleNamespace(machines=(machine,), operations={})
     monkeypatch.setattr(targets, "_only_active_lease", lambda site, journal: active_lease)
-    monkeypatch.setattr(targets, "node_over", lambda shell: made.node(made.GPU))
+    monkeypatch.setattr(targets, "remote_node", lambda shell: made.node(made.GPU))
     target = target_named("chameleon", None, None, Journal(tmp_path), "as-taught")
     assert target.cluster.profile.environment == "llm-testbed:as-taught"
 

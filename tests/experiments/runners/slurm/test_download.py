@@ -13,7 +13,7 @@ from experiments.runners.slurm import download as module
 from experiments.runners.slurm.download import ChecksumMismatch, TransferProgress, download_folder, download_growing
 from provision.errors import ConnectionDropped
 from provision.ssh.shell import LocalShell
-from tests.support import rows
+from tests.support.runners import rows
 
 FILES = {RESULT_FILE: b"{}", "log.txt": b"said\n", "rank-0/log.txt": b"", "it's a name.csv": os.urandom(300_000)}
 

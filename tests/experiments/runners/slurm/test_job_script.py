@@ -12,7 +12,7 @@ from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.job_script import REQUIRE_FREE_GPUS, JobScripts, JobSpec
 from experiments.runners.slurm.profile import profile_named
 from provision.ssh.shell import LocalShell
-from tests.support import rows
+from tests.support.runners import rows
 
 WEIGHTS = Artifact(kind="weights", name="team/small")
 DATA = Artifact(kind="data", name="https://data.test/set.tgz", sha256="ab", dataset="imdb")

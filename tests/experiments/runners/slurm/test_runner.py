@@ -8,14 +8,15 @@ from experiments.runners.slurm.runner import by_claims_covered
 from experiments.runners.slurm.submission import attempt_in, comment_of, read_submission, write_submission
 from experiments.runners.slurm.tracking import TrackedRow
 from experiments.suites.suite import suite_named
-from tests.support import results, rows
+from tests.support.results import in_memory
+from tests.support.runners import rows
 
 
 def test_rows_that_most_statements_need_go_first():
     """The lab's rate of the larger batch is in few statements, the baseline in many."""
     suite = suite_named("single_gpu_blip2")
     planned = rows.to_run(
-        *(results.run(suite="single_gpu_blip2").spec(suite, row) for row in ("grad-accumulation-lr4", "baseline"))
+        *(in_memory.run(suite="single_gpu_blip2").spec(suite, row) for row in ("grad-accumulation-lr4", "baseline"))
     )
     assert [row.row for row in by_claims_covered(planned, suite)] == ["baseline", "grad-accumulation-lr4"]
 

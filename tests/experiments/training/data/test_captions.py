@@ -22,7 +22,7 @@ from experiments.training.data.captions import (
 from experiments.training.data.collate import CaptionCollator, build_caption_collator, caption_tokenizer
 from experiments.training.data.sampler import SeededBatchSampler
 from experiments.training.models.architecture import build_config
-from tests.support.trainings import OPT, T5, spec
+from tests.support.training.tiny_rows import OPT, T5, spec
 
 FAMILIES = [OPT, T5]
 

@@ -17,8 +17,8 @@ from experiments.training import rank
 from experiments.training.data import corpora
 from experiments.training.data import texts as text
 from experiments.training.data.texts import open_texts
-from tests.support.fake_hub import COMMIT
-from tests.support.trainings import GPT_NEO, spec
+from tests.support.services.fake_hub import COMMIT
+from tests.support.training.tiny_rows import GPT_NEO, spec
 
 RECORDS = [
     {"instruction": f"Count to {number}", "input": "slowly" if number % 2 else "", "output": "one " * number}

@@ -14,8 +14,8 @@ from experiments.suites.models import models
 from experiments.training.data import hub
 from experiments.training.data.fetch_hub import fetch_need
 from experiments.training.models.weights import build_random, load_pretrained
-from tests.support.fake_hub import COMMIT
-from tests.support.trainings import GPT_NEO, OPT
+from tests.support.services.fake_hub import COMMIT
+from tests.support.training.tiny_rows import GPT_NEO, OPT
 
 CPU = torch.device("cpu")
 NAME = "team/small"

@@ -18,8 +18,8 @@ from experiments.training.data import litgpt_checkpoint
 from experiments.training.data.fetch_hub import fetch_need
 from experiments.training.measure.probe import Probe
 from experiments.training.models.litgpt import TARGETS
-from tests.support.fake_hub import COMMIT
-from tests.support.trainings import LLAMA, LORA, spec
+from tests.support.services.fake_hub import COMMIT
+from tests.support.training.tiny_rows import LLAMA, LORA, spec
 
 NAME = "small-llama"
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_query_groups": 2, "intermediate_size": 96, "vocab_size": 100}

@@ -5,7 +5,7 @@ from experiments.errors import InputError
 from experiments.suites.models import models
 from experiments.training.data.loaders import prepare_data
 from experiments.training.models.architecture import build_config
-from tests.support.trainings import GPT_NEO, LLAMA, OPT, T5, spec
+from tests.support.training.tiny_rows import GPT_NEO, LLAMA, OPT, T5, spec
 
 CAPTIONED = {"dataset": "constant", "max_length": 30, "max_steps": 3}
 

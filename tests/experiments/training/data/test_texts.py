@@ -7,7 +7,7 @@ from torch import distributed
 
 from experiments.errors import InputError
 from experiments.training.data.texts import TINY_TOKENS, batches_per_epoch, build_text_loader, open_texts
-from tests.support.trainings import spec
+from tests.support.training.tiny_rows import spec
 
 VOCABULARY = 100
 

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.results.schema import Failure, Measured, Memory, Progress, Speed
 from experiments.training.distributed.merge import merge_ranks, root_failure, slowest_progress, slowest_speed
-from tests.support.results import CPU, SPEED
+from tests.support.results.in_memory import CPU, SPEED
 
 
 def rank(number, outcome="fits", kind=None, peak=1.0, step_s=0.5, losses=(), **more):

@@ -19,9 +19,9 @@ from experiments.system.processes import tagged_processes
 from experiments.training.distributed import ranks
 from experiments.training.distributed.ranks import interface_to
 from experiments.training.worker import run_row
-from tests.support.trainings import spec
+from tests.support.training.tiny_rows import spec
 
-FAKE = "tests.support.fake_rank"
+FAKE = "tests.support.training.fake_rank"
 NAMES = {"log.txt", "result.json", "spec.json", "telemetry.csv"}
 SETTINGS = {"nodes": 2, "devices": 1, "strategy": "ddp", "time_limit_s": 120}
 

@@ -15,9 +15,9 @@ from experiments.training.distributed import ranks
 from experiments.training.distributed.launcher import accelerate_arguments, torchrun_arguments
 from experiments.training.distributed.ranks import free_port, launcher_environments
 from experiments.training.worker import run_row
-from tests.support.trainings import spec
+from tests.support.training.tiny_rows import spec
 
-FAKE = "tests.support.fake_rank"
+FAKE = "tests.support.training.fake_rank"
 NAMES = {"log.txt", "result.json", "spec.json", "telemetry.csv"}
 
 

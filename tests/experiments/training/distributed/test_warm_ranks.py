@@ -9,7 +9,7 @@ from experiments.errors import InputError
 from experiments.runners.local.warm import LAUNCHER_MODULE, RANK_MODULE
 from experiments.system.warm_start import WARM_VARIABLE
 from tests.experiments.training.distributed.test_ranks import NAMES, run_with_fault
-from tests.support.warm_processes import warm_process
+from tests.support.processes.warm_processes import warm_process
 
 LOG = "log.txt"
 

@@ -9,8 +9,8 @@ import pytest
 from experiments.results.schema import CHECKPOINTS_FOLDER
 from experiments.training import rank
 from experiments.training.engines import checkpoints, hf_trainer
-from tests.support.results import CPU
-from tests.support.trainings import LORA, NF4, TEXT, spec
+from tests.support.results.in_memory import CPU
+from tests.support.training.tiny_rows import LORA, NF4, TEXT, spec
 
 STEPS = 7
 KILLED = "tests.experiments.training.engines.killed_rank"

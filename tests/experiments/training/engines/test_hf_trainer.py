@@ -12,8 +12,8 @@ from experiments.training import rank
 from experiments.training.data.texts import TINY_TOKENS
 from experiments.training.engines.hf_trainer import PROMPT_TOKENS, build_arguments
 from experiments.training.models.build import build_model
-from tests.support.results import CPU
-from tests.support.trainings import ROW, TEXT, in_bytes, shots, spec
+from tests.support.results.in_memory import CPU
+from tests.support.training.tiny_rows import ROW, TEXT, in_bytes, shots, spec
 
 SUITE = suite_named("slurm_hf_trainer")
 CARD = "v100_32gb"

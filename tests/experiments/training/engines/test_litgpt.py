@@ -15,8 +15,8 @@ from experiments.training.engines import litgpt
 from experiments.training.measure.meters import StorageMeter
 from experiments.training.measure.probe import Probe
 from experiments.training.models.litgpt import TARGETS, TINY
-from tests.support.trainings import LORA, NF4, in_bytes, shots
-from tests.support.trainings import spec as any_spec
+from tests.support.training.tiny_rows import LORA, NF4, in_bytes, shots
+from tests.support.training.tiny_rows import spec as any_spec
 
 ADAPTED = LORA | {"targets": list(TARGETS)}
 ROWS = {

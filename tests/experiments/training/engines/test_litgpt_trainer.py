@@ -8,8 +8,8 @@ from experiments.errors import InputError
 from experiments.training import rank
 from experiments.training.models.litgpt import TARGETS
 from experiments.training.worker import run_row
-from tests.support.trainings import LORA, NF4, shots
-from tests.support.trainings import spec as any_spec
+from tests.support.training.tiny_rows import LORA, NF4, shots
+from tests.support.training.tiny_rows import spec as any_spec
 
 ADAPTED = LORA | {"targets": list(TARGETS)}
 

@@ -11,8 +11,8 @@ from transformers.models.t5.modeling_t5 import T5Block, T5Stack
 
 from experiments.errors import InputError
 from experiments.training.engines.strategies import CpuFsdp, CpuOffload, Ddp, Fsdp, Offload, OneDevice, build_strategy
-from tests.support.results import CPU, GPU
-from tests.support.trainings import spec
+from tests.support.results.in_memory import CPU, GPU
+from tests.support.training.tiny_rows import spec
 
 ON_BOTH = pytest.mark.parametrize("device", [CPU, GPU])
 

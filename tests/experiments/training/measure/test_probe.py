@@ -9,8 +9,8 @@ from experiments.training.measure.flops import FlopCount
 from experiments.training.measure.meters import StorageMeter, resident_peak_gib
 from experiments.training.measure.probe import Probe, count_weights, peak_share
 from experiments.training.measure.schedule import schedule_of
-from tests.support.results import CPU, GPU
-from tests.support.trainings import GIB, spec
+from tests.support.results.in_memory import CPU, GPU
+from tests.support.training.tiny_rows import GIB, spec
 
 POINTS = ["before forward", "after forward", "after backward", "after optimizer step"]
 BATCH = {"input_ids": torch.ones(2, 7, dtype=torch.int64)}

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.training.measure.schedule import Timing, full_micro_steps, schedule_of, spread
-from tests.support.trainings import spec
+from tests.support.training.tiny_rows import spec
 
 counts = st.integers(1, 40)
 step_limits = st.integers(-1, 30)

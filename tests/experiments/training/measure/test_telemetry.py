@@ -76,14 +76,14 @@ def test_a_value_that_the_gpu_does_not_provide_is_omitted(fake_nvml, function, f
 def test_only_visible_gpus_are_sampled(fake_nvml, visible, handles):
     if visible is not None:
         fake_nvml.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus.handles() == [NvidiaGpu(handle) for handle in handles]
+    assert gpus.visible_gpus() == [NvidiaGpu(handle) for handle in handles]
 
 
 def test_without_a_gpu_there_is_no_handle(fake_nvml):
     fake_nvml.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
-    assert gpus.handles() == []
+    assert gpus.visible_gpus() == []
     fake_nvml.setattr(pynvml, "nvmlInit", not_supported)
-    assert gpus.handles() == []
+    assert gpus.visible_gpus() == []
 
 
 def test_several_gpus_have_combined_and_separate_columns():
@@ -138,16 +138,16 @@ def test_the_load_of_other_gpus_leaves_out_those_of_other_programs(fake_nvml, on
     fake_nvml.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", processes.__getitem__)
     utilization = {"GPU 1": 0, "GPU 2": 9}
     fake_nvml.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda one: SimpleNamespace(gpu=utilization[one]))
-    assert gpus.load_of_others()([7]) == load
+    assert gpus.other_gpus_load()([7]) == load
 
 
 def test_the_load_of_other_gpus_is_unknown_where_nothing_reports_it(fake_nvml):
-    assert gpus.load_of_others()([]) is None  # all GPUs are the row's
+    assert gpus.other_gpus_load()([]) is None  # all GPUs are the row's
     fake_nvml.setenv("CUDA_VISIBLE_DEVICES", "0")
     fake_nvml.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", not_supported)
-    assert gpus.load_of_others()([]) is None
+    assert gpus.other_gpus_load()([]) is None
     fake_nvml.setattr(pynvml, "nvmlInit", not_supported)
-    assert gpus.load_of_others()([]) is None
+    assert gpus.other_gpus_load()([]) is None
 
 
 def sampled(path, pid, monkeypatch):

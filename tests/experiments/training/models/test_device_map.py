@@ -7,8 +7,8 @@ from experiments.errors import InputError
 from experiments.suites.models import models
 from experiments.training.models import device_map
 from experiments.training.models.weights import device_of, fill_randomly, load_pretrained, meta_model
-from tests.support.results import GPU, STAND_IN
-from tests.support.trainings import GIB, GPT_NEO, LLAMA, LORA, NF4, spec
+from tests.support.results.in_memory import GPU, STAND_IN
+from tests.support.training.tiny_rows import GIB, GPT_NEO, LLAMA, LORA, NF4, spec
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ from torch import nn
 from experiments.errors import InputError
 from experiments.suites.models import models
 from experiments.training.models.litgpt import TARGETS, build_config, build_litgpt
-from tests.support.trainings import LORA, NF4
-from tests.support.trainings import spec as any_spec
+from tests.support.training.tiny_rows import LORA, NF4
+from tests.support.training.tiny_rows import spec as any_spec
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 LITGPT = [name for name, model in models().items() if model.litgpt]

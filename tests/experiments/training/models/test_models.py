@@ -11,7 +11,7 @@ from experiments.training.models import build
 from experiments.training.models.architecture import build_config
 from experiments.training.models.build import build_model
 from experiments.training.models.weights import build_random, load_pretrained
-from tests.support.trainings import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5, spec
+from tests.support.training.tiny_rows import GPT_NEO, LLAMA, LORA, LORA_T5, NF4, OPT, T5, spec
 
 CPU = torch.device("cpu")
 FAMILIES = [OPT, T5, LLAMA, GPT_NEO]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from experiments.training.models.optimizers import build_optimizer
-from tests.support.trainings import spec
+from tests.support.training.tiny_rows import spec
 
 
 class FakeCpuAdam(torch.optim.SGD):

@@ -1,0 +1,136 @@
+"""Measure the overhead of a row in seconds: queue, container, start of Python, papermill, download of results.
+
+    python -m tests.benchmarks.tool_speed.overhead [--rounds 3] [--leased] [--out FILE]
+
+The overhead is the time from the start to the end of the runner, less the time in which the row's worker runs, and
+less the time of the work that a run does once before its first row. It is measured on this machine, and on a real,
+idle Slurm on this machine with fake GPUs. On Slurm the worker is a fake that does nothing and does not load torch.
+For rows that follow each other in a run, started cold and warm in turns, it is the time between the end of a worker
+and the start of the next. With --leased it is also measured for a row with a tiny model in a container, on a node
+that is leased from OpenStack services on this machine and configured for it (needs root, takes some minutes). In this
+case the overhead is the time of a command that runs the row, less the time of the same command when all rows have
+results, and less the time of the checks before the first row.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from experiments.results.provenance import git_commit
+from experiments.results.run_folder import RunFolder
+from experiments.results.schema import RESULT_FILE, read_result
+from experiments.runners.local.warm import COLD_START_VARIABLE
+from experiments.runners.targets import ClusterTarget, target_named
+from experiments.system.files import write_atomically
+from tests.benchmarks.tool_speed.overlap import bed_of, startup_s, timed
+from tests.testbed.chain.person import SUITE, Person
+from tests.testbed.chain.rehearse import stage
+from tests.testbed.slurm.cluster import started
+from tests.testbed.slurm.runs import Bed, LocalBed
+
+COMMAND = "python -m tests.benchmarks.tool_speed.overhead"
+ROW = "a"
+ROWS = "abcdefg"
+WARM_UP_ROWS = 2
+LEASED_ROW = "reduced-batch"
+
+
+def added_s(bed: Bed, once_s: float = 0.0) -> float:
+    """Return the overhead of one row, seconds."""
+    passed_s = timed(lambda: bed.run(ROW))
+    assert bed.outcomes() == {ROW: "fits"}
+    begun, ended = (float(line.split()[1]) for line in bed.journal.read_text().splitlines())
+    return passed_s - (ended - begun) - once_s
+
+
+def here_s() -> float:
+    with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
+        return added_s(LocalBed(Path(path), patch))
+
+
+def between_s(cold: bool) -> list[float]:
+    """Return the seconds between the workers of consecutive rows; the first rows wait for the warm process."""
+    with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(COLD_START_VARIABLE, "1" * cold)
+        bed = LocalBed(Path(path), patch)
+        bed.cpus = 1
+        bed.run(ROWS)
+        assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
+        times = [float(line.split()[1]) for line in bed.journal.read_text().splitlines()]
+    gaps = [begun - ended for ended, begun in zip(times[1::2], times[2::2], strict=False)]
+    return gaps[WARM_UP_ROWS:]
+
+
+def leased_s(rounds: int) -> list[float]:
+    """Return the overhead of a row in a container for each round, seconds."""
+    with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, stage(Path(folder)) as on:
+        person = Person(on)
+        assert person.reproduces("--keep", "--row", LEASED_ROW).end() in (0, 1)
+        return [alone_s(person, f"round-{number}") for number in range(rounds)]
+
+
+def alone_s(person: Person, run_id: str) -> float:
+    passed_s, nothing_left_s = (timed(lambda: person.runs(run_id, LEASED_ROW).end()) for _ in range(2))
+    folder = RunFolder(person.results / run_id)
+    result = read_result(folder.path / SUITE / LEASED_ROW / RESULT_FILE)
+    assert result.outcome == "fits", result.reason
+    place = target_named("chameleon", None, None)
+    assert isinstance(place, ClusterTarget)
+    prepared_s = timed(partial(place.cluster.prepare, folder))
+    place.close()
+    return passed_s - nothing_left_s - prepared_s - result.elapsed_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--leased", action="store_true")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    here = [here_s() for _ in range(options.rounds)]
+    cold, warm = [], []
+    for _ in range(options.rounds):
+        cold += between_s(cold=True)
+        warm += between_s(cold=False)
+    there, once = [], []
+    with started((4,)) as cluster:
+        for _ in range(options.rounds):
+            with bed_of(cluster) as bed:
+                startup_s(bed)
+                once.append(startup_s(bed))
+                there.append(added_s(bed, once[-1]))
+    leased = leased_s(options.rounds) if options.leased else []
+    found = {
+        "command": f"{COMMAND} --rounds {options.rounds}{' --leased' * options.leased}",
+        "on": f"{os.cpu_count()} cores; a Slurm on this machine, looked at every 0.5 s; the worker is a fake",
+        "git_commit": git_commit(),
+        "load_average": os.getloadavg()[0],
+        "added_to_a_row_here_s": median(here),
+        "between_rows_cold_s": median(cold),
+        "between_rows_warm_s": median(warm),
+        "warm_over_cold": median(warm) / median(cold),
+        "added_to_a_row_on_slurm_s": median(there),
+        "once_a_run_on_slurm_s": median(once),
+        "added_to_a_row_on_a_leased_node_s": median(leased) if leased else None,
+        "rounds": {
+            "here": here,
+            "cold": cold,
+            "warm": warm,
+            "on_slurm": there,
+            "once": once,
+            "on_a_leased_node": leased,
+        },
+    }
+    print(json.dumps(found, indent=1))
+    if options.out:
+        write_atomically(options.out, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

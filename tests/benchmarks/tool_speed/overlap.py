@@ -1,0 +1,78 @@
+"""Run four rows on four GPUs of a cluster: compare the time in parallel with the time one after another, in one run.
+
+    python -m tests.benchmarks.tool_speed.overlap [--seconds 20] [--out FILE]
+
+The cluster is a real Slurm on this machine. Fakes: its four GPUs; and rows that sleep, so that the ratio shows only the
+overlap, not the resources that rows compete for. The work that a run does once before its first row (folder, code,
+check of Python) is timed separately and subtracted on both sides.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.results.provenance import git_commit
+from experiments.system.files import write_atomically
+from tests.testbed.slurm.cluster import Cluster, started
+from tests.testbed.slurm.runs import SlurmBed
+
+ROWS = "abcd"
+
+
+@contextmanager
+def bed_of(cluster: Cluster) -> Iterator[SlurmBed]:
+    """Yield a new run."""
+    with tempfile.TemporaryDirectory(prefix="run-") as path:
+        bed = SlurmBed(Path(path), cluster)
+        yield bed
+        bed.close()
+
+
+def timed(act: Callable[[], object]) -> float:
+    """Return the seconds that ``act`` takes."""
+    begun = time.monotonic()
+    act()
+    return time.monotonic() - begun
+
+
+def startup_s(bed: SlurmBed) -> float:
+    """Return the seconds of a run before its first row."""
+    runner = bed.runner({})
+    return timed(lambda: runner._cluster.prepare(bed.folder))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=20, help="that a row sleeps")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    sleeping = dict.fromkeys(ROWS, f"sleep-{options.seconds}")
+    with started((4,)) as cluster:
+        with bed_of(cluster) as bed:
+            once_s = startup_s(bed)
+            together_s = timed(lambda: bed.run(ROWS, **sleeping))
+            assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
+        with bed_of(cluster) as bed:
+            sequential_s = [timed(lambda row=row: bed.run(row, **sleeping)) for row in ROWS]
+            assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
+    found = {
+        "command": f"python -m tests.benchmarks.tool_speed.overlap --seconds {options.seconds}",
+        "on": "a Slurm on this machine with four fake GPUs; the rows are fakes that sleep",
+        "git_commit": git_commit(),
+        "rows_sleep_s": options.seconds,
+        "startup_s": once_s,
+        "together_s": together_s,
+        "one_after_another_s": sequential_s,
+        "together_over_one_after_another": (together_s - once_s) / sum(row_s - once_s for row_s in sequential_s),
+    }
+    print(json.dumps(found, indent=1))
+    if options.out:
+        write_atomically(options.out, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Time slots and leases as tables."""
+
+from dataclasses import replace
+from io import StringIO
+from types import SimpleNamespace
+from zoneinfo import ZoneInfo
+
+import pytest
+from rich.console import Console
+
+from experiments.cli.tables.leases import slots_table, states_table
+from provision.leasing.release import State
+from provision.models import Lease, Server, TimeSlot
+from tests.support.leasing.calendars import HOUR, a100, at
+
+NODE = a100("p3-01")
+HELSINKI = ZoneInfo("Europe/Helsinki")
+
+
+def lines(renderable, width=140):
+    console = Console(width=width, file=StringIO())
+    console.print(renderable)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_slot_is_shown_in_both_zones_with_its_nodes_and_cost():
+    slots = [
+        TimeSlot((NODE, a100("p3-02")), at(20, 50), at(23, 50), 96.0),
+        TimeSlot((NODE,), at(1), at(1) + HOUR, None),
+    ]
+    table = [line.split("  ") for line in lines(slots_table(slots, HELSINKI)) if line.strip()]
+    header, first, second = ([cell.strip() for cell in row if cell.strip()] for row in (table[0], *table[2:]))
+    assert header == ["UTC", "Europe/Helsinki", "nodes", "type", "service units"]
+    assert first[:2] == ["2026-11-23 20:50 to 23:50", "2026-11-23 22:50 to 2026-11-24 01:50"]
+    assert first[2:] == ["p3-01, p3-02", "gpu_a100_pcie at CHI@UC", "96.0"]
+    assert second[-1] == "unknown"
+
+
+LEASE = Lease("l", "llm_cc", "ACTIVE", at(12), at(15), ())
+STATE = State(SimpleNamespace(name="llm_cc", site="CHI@UC"), LEASE, (), (), (NODE,), 16.0, 48.0)
+
+
+@pytest.mark.parametrize(
+    ("hour", "words"), [(11, "starts in 1h"), (13, "2h left"), (16, "over")], ids=["pending", "active", "over"]
+)
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_lease_shows_how_much_of_its_time_is_left(hour, words, width, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    text = "\n".join(lines(states_table([STATE], at(hour)), width))
+    assert words in text
+    for part in ("2026-11-23 12:00 UTC", "2026-11-23 15:00 UTC", "p3-01", "gpu_a100_pcie", "16.0 of 48.0 SU"):
+        assert part in text
+
+
+def test_a_lease_that_is_gone_says_so():
+    gone = replace(STATE, lease=None, hosts=(), used_su=None, total_su=None)
+    assert lines(states_table([gone], at(13)))[2].split() == ["llm_cc", "gone"]
+
+
+def test_a_lease_shows_its_time_and_cost_before_all_else(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    state = replace(STATE, servers=(Server("s", "node-llm-cc", "ACTIVE", "t"),), ips=("192.0.2.1",))
+    header = lines(states_table([state], at(13)), 300)[0].split()
+    assert header == ["lease", "status", "start", "end", "time", "nodes", "cost", "servers", "addresses"]

@@ -1,0 +1,111 @@
+"""`testbed evaluate`, `report` and `compare` on finished runs: output, exit codes and files."""
+
+import hashlib
+import json
+import re
+import zipfile
+
+import pytest
+
+from experiments.report import write
+from tests.support.results.evidence import EVIDENCE
+from tests.support.runners.fake_runner import SUITE
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [("fits", 0), ("oom", 1), ("error", 3)])
+def test_the_exit_code_tells_the_verdict(testbed, monkeypatch, made, outcome, expected):
+    result = made / SUITE / "reduced-batch" / "result.json"
+    data = json.loads(result.read_text())
+    data["outcome"] = outcome
+    data["spec"]["size"] = "full"
+    data["device"]["kind"] = "cuda"
+    result.write_text(json.dumps(data))
+    (made / SUITE / "xxl" / "result.json").unlink()
+    (made / "SHA256SUMS").unlink()
+    assert testbed("evaluate", made)[0] == expected
+
+
+def test_evaluating_as_json_gives_the_verdicts(testbed, made):
+    code, out, _ = testbed("evaluate", made, "--json")
+    (evaluated,) = json.loads(out)
+    assert code == 0
+    assert evaluated["evaluation"]["run"]["rows"] == ["reduced-batch", "xxl"]
+    assert evaluated["changes"] == []
+
+
+def test_runs_are_evaluated_together(testbed):
+    one, two = (EVIDENCE / f"slurm_hf_trainer-a100_40gb-full-verdict{end}" for end in ("", "-2gpus"))
+    statuses = []
+    for folders in ((one,), (two,), (one, two), (two, one)):
+        code, out, _ = testbed("evaluate", *folders, "--json")
+        (evaluated,) = json.loads(out)
+        statuses.append({verdict["id"]: verdict["status"] for verdict in evaluated["evaluation"]["verdicts"]})
+        assert code == 0
+    assert statuses[0]["claim/ddp-copies-the-model"] == statuses[1]["claim/ddp-copies-the-model"] == "not evaluated"
+    assert statuses[2]["claim/ddp-copies-the-model"] == "pass"
+    assert statuses[2] == statuses[3]
+    assert statuses[2].keys() == statuses[0].keys() | statuses[1].keys()
+
+
+def test_runs_of_different_cards_are_not_evaluated_together(testbed):
+    folders = [EVIDENCE / f"slurm_hf_trainer-{end}" for end in ("a100_40gb-full-verdict", "v100_32gb-without-gpu")]
+    code, _, err = testbed("evaluate", *folders)
+    assert code == 2
+    assert "v100_32gb" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_is_no_run_cannot_be_evaluated_reported_or_compared(testbed, tmp_path):
+    for arguments in (("evaluate", tmp_path), ("report", tmp_path), ("compare", tmp_path, tmp_path)):
+        code, _, err = testbed(*arguments)
+        assert code == 2
+        assert "run's folder" in err
+
+
+def test_a_report_is_written_anew(testbed, made):
+    (made / "report.html").unlink()
+    assert testbed("report", made) == (0, f"{made}/report.html\n", "")
+    assert (made / "report.html").is_file()
+
+
+def test_two_runs_compare(testbed, made):
+    code, out, _ = testbed("compare", made, made, "--json")
+    assert code == 0
+    assert [row["row"] for row in json.loads(out)["rows"]] == ["reduced-batch", "xxl"]
+    assert "Every statement has the same status in both runs." in testbed("compare", made, made)[1]
+
+
+def test_a_comparison_can_be_written_as_a_page(testbed, made, tmp_path):
+    page = tmp_path / "changes.html"
+    code, _, err = testbed("compare", made, made, "--page", page)
+    assert (code, err) == (0, f"page: {page}\n")
+    assert "Nothing got worse or better." in page.read_text()
+    code, _, err = testbed("compare", made, made, "--page", tmp_path)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+
+
+def test_a_report_evaluates_its_run_once_and_shows_what_changed(testbed, made, monkeypatch):
+    verdicts = made / "verdict.json"
+    verdicts.write_text(verdicts.read_text().replace('"status": "not evaluated"', '"status": "fail"', 1))
+    counted = []
+    once = write.evaluate_run
+    monkeypatch.setattr(write, "evaluate_run", lambda *given: counted.append(given) or once(*given))
+    code, out, err = testbed("report", made)
+    assert (code, out, len(counted)) == (0, f"{made}/report.html\n", 1)
+    assert "not evaluated" in err
+
+
+def test_a_report_can_be_sent_as_an_archive(testbed, made):
+    code, out, _ = testbed("report", made, "--zip")
+    archive = made.resolve().with_name(f"{made.resolve().name}.zip")
+    assert (code, out.splitlines()) == (0, [f"{made}/report.html", str(archive)])
+    with zipfile.ZipFile(archive) as entries:
+        names = {name.partition("/")[2] for name in entries.namelist()}
+        sums = entries.read(f"{made.resolve().name}/SHA256SUMS").decode().splitlines()
+        for line in sums:
+            checksum, _, name = line.partition("  ")
+            assert hashlib.sha256(entries.read(f"{made.resolve().name}/{name}")).hexdigest() == checksum
+    links = re.findall(r'href="([^"#:]+)"', (made / "report.html").read_text())
+    assert {"report.html", "verdict.json", "junit.xml", *links} <= names
+    assert {line.partition("  ")[2] for line in sums} == names - {"SHA256SUMS"}

@@ -1,0 +1,280 @@
+import pytest
+
+from experiments.results.evaluate import evaluate
+from experiments.results.schema import Failure
+from tests.support.results.evaluations import PEAK, RATIO, claim_of, reference_of
+from tests.support.results.in_memory import CPU, GPU, STAND_IN, result, run, shot, suite
+
+
+class TestClaim:
+    @pytest.mark.parametrize(
+        ("peak", "status"),
+        [(5.0, "pass"), (20.0, "pass"), (4.99, "fail"), (20.01, "fail")],
+    )
+    def test_a_ratio_is_held_to_its_bounds(self, peak, status):
+        verdict = claim_of(RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK))
+        assert verdict.status == status
+
+    def test_a_ratio_shows_both_values(self):
+        verdict = claim_of(RATIO, result("a", memory={"peak_gib": 30.0}), result("b", memory=PEAK))
+        assert verdict.value == "3 times b (30 vs. 10 GiB)"
+        assert verdict.reason == "3 times b (30 vs. 10 GiB), expected peak memory of a 0.5 to 2 times that of b"
+
+    @pytest.mark.parametrize(("peak", "status", "known"), [(5.0, "pass", ""), (30.0, "fail", "its weights alone")])
+    def test_a_known_failure_names_its_cause_only_if_it_fails(self, peak, status, known):
+        verdict = claim_of(
+            RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK), known_failure="its weights alone"
+        )
+        assert (verdict.status, verdict.known_failure) == (status, known)
+        assert verdict.reason.endswith("; known: its weights alone") == bool(known)
+
+    def test_only_a_failure_that_is_not_known_changes_the_exit_code(self):
+        def exit_code(*causes):
+            claims = [
+                {"id": f"c{n}", "says": "So.", "checks": [RATIO], "known_failure": cause}
+                for n, cause in enumerate(causes)
+            ]
+            results = {"a": result("a", memory={"peak_gib": 30.0}), "b": result("b", memory=PEAK)}
+            return evaluate(suite([{"id": "a"}, {"id": "b"}], claims), run("a", "b"), results).exit_code
+
+        assert [exit_code("known"), exit_code("known", "known"), exit_code("known", ""), exit_code("")] == [0, 0, 1, 1]
+
+    def test_a_reference_value_may_be_known_to_fail_as_well(self):
+        verdict = reference_of(result("a", memory={"reserved_gib": 90.0}), known_failure="of that moment")
+        assert (verdict.status, verdict.known_failure) == ("fail", "of that moment")
+
+    def test_a_ratio_to_nothing_is_infinite(self):
+        check = {
+            "row": "a",
+            "quantity": "optimizer_cpu_gib",
+            "over_quantity": "optimizer_gib",
+            "low": 10.0,
+        }
+        after = shot("after optimizer step", optimizer_cpu_gib=20.0)
+        verdict = claim_of(check, result("a", shots=(after,)))
+        assert (verdict.status, verdict.value) == (
+            "pass",
+            "infinitely many times optimizer state on the GPU (20 vs. 0 GiB)",
+        )
+        assert claim_of({**check, "low": None, "high": 10.0}, result("a", shots=(after,))).status == "fail"
+
+    def test_nothing_to_nothing_is_as_much(self):
+        zero = shot("after optimizer step")
+        check = {"row": "a", "quantity": "optimizer_gib", "over_row": "b", "low": 1.0, "high": 1.0}
+        assert claim_of(check, result("a", shots=(zero,)), result("b", shots=(zero,))).status == "pass"
+
+    def test_a_row_that_has_not_run_leaves_the_claim_open(self):
+        verdict = claim_of(RATIO, result("a", memory=PEAK))
+        assert (verdict.status, verdict.reason) == ("not evaluated", "b has not run")
+
+    def test_a_row_that_broke_leaves_the_claim_open(self):
+        verdict = claim_of({"row": "a", "outcome": "fits"}, result("a", "error"))
+        assert (verdict.status, verdict.reason) == ("not evaluated", "a ended as error")
+
+    def test_a_row_without_the_value_leaves_the_claim_open(self):
+        verdict = claim_of(RATIO, result("a", memory=PEAK), result("b", "error"))
+        assert (verdict.status, verdict.reason) == ("not evaluated", "b has no peak memory (b ended as error)")
+
+    def test_all_checks_must_hold_and_the_worst_decides(self):
+        holds = {"row": "a", "outcome": "fits"}
+        fails = {"row": "a", "quantity": "peak_gib", "high": 1.0}
+        opens = {"row": "b", "outcome": "fits"}
+        a = result("a", memory=PEAK)
+        assert claim_of([holds, holds], a).status == "pass"
+        assert claim_of([holds, opens], a).status == "not evaluated"
+        verdict = claim_of([opens, fails, holds], a)
+        assert verdict.status == "fail"
+        assert verdict.reason == "a: 10 GiB, expected peak memory of a at most 1 GiB"
+
+    def test_a_claim_about_rows_that_were_not_asked_for_is_left_out(self):
+        claims = [{"id": "b-fits", "says": "B fits.", "checks": [{"row": "b", "outcome": "fits"}]}]
+        assert evaluate(suite([{"id": "a"}, {"id": "b"}], claims), run("a"), {}).verdicts == ()
+
+    def test_ratios_hold_in_miniature_where_the_claim_is_not_of_size(self):
+        tiny = result("a", memory=PEAK, size="tiny"), result("b", memory=PEAK, size="tiny")
+        assert claim_of(RATIO, *tiny).status == "pass"
+        verdict = claim_of(RATIO, *tiny, full_size=True)
+        assert (verdict.status, verdict.reason) == (
+            "not evaluated",
+            "a tiny model does not show the size of the real one",
+        )
+
+    def test_an_absolute_reference_of_a_miniature_is_evaluated_only_where_it_is_zero(self):
+        tiny = result("a", shots=(shot("after optimizer step"),), size="tiny")
+        check = {"row": "a", "quantity": "optimizer_gib"}
+        assert claim_of({**check, "high": 0.0}, tiny).status == "pass"
+        assert claim_of({**check, "high": 0.5}, tiny).status == "not evaluated"
+
+    def test_a_share_in_host_memory_is_not_evaluated_without_a_gpu(self):
+        check = {"row": "a", "quantity": "optimizer_cpu_gib", "over_quantity": "optimizer_gib", "low": 10.0}
+        verdict = claim_of(check, result("a", shots=(shot("after optimizer step"),), device=CPU))
+        assert (verdict.status, verdict.reason) == ("not evaluated", "no GPU: all memory is host memory")
+
+    @pytest.mark.parametrize(
+        "quantity", ["samples_per_s", "step_s", "train_s", "communication_share", "gpu_idle_share"]
+    )
+    def test_ratios_of_times_are_evaluated_on_whatever_gpu_ran_both_rows(self, quantity):
+        check = {**RATIO, "quantity": quantity}
+        speed = {"communication_share": 0.4, "gpu_idle_share": 0.2}
+        for device, grade in ((GPU, "measured"), (STAND_IN, "emulated")):
+            verdict = claim_of(check, result("a", speed=speed, device=device), result("b", speed=speed, device=device))
+            assert (verdict.status, verdict.grade) == ("pass", grade)
+
+    @pytest.mark.parametrize(
+        ("device", "reason"),
+        [
+            (CPU, "no GPU: times on a CPU are not evaluated"),
+            (STAND_IN, "times on NVIDIA A100-SXM4-80GB and on NVIDIA H200 are not compared"),
+        ],
+    )
+    def test_times_of_two_kinds_of_device_are_not_compared(self, device, reason):
+        verdict = claim_of({**RATIO, "quantity": "step_s"}, result("a", speed={}), result("b", speed={}, device=device))
+        assert (verdict.status, verdict.grade, verdict.reason) == ("not evaluated", None, reason)
+
+    @pytest.mark.parametrize("quantity", ["gpu_idle_share", "communication_share"])
+    def test_a_share_of_a_step_is_no_absolute_time(self, quantity):
+        check = {"row": "a", "quantity": quantity, "low": 0.1}
+        assert claim_of(check, result("a", speed={quantity: 0.2}, device=STAND_IN)).status == "pass"
+        assert claim_of(check, result("a", speed={quantity: 0.05}, device=STAND_IN)).status == "fail"
+
+    @pytest.mark.parametrize(
+        ("change", "label"),
+        [
+            ({}, ""),
+            ({"weights": "random"}, ", with random weights"),
+            ({"weights": "random", "data": "synthetic"}, ", with random weights and synthetic data"),
+        ],
+    )
+    def test_a_loss_says_what_it_was_trained_from(self, change, label):
+        check = {**RATIO, "quantity": "final_loss"}
+        verdict = claim_of(check, result("a", losses=(2.5,), **change), result("b", losses=(2.0,), **change))
+        assert (verdict.status, verdict.value) == ("pass", f"1.25 times b (2.5 vs. 2){label}")
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"length": "verdict"}, "the loss is stated for the full length of the training"),
+            ({"size": "tiny"}, "the loss of a tiny model is not that of the real one"),
+        ],
+    )
+    def test_a_loss_of_another_training_is_not_evaluated(self, change, reason):
+        verdict = claim_of(
+            {**RATIO, "quantity": "final_loss"}, result("a", losses=(2.5,), **change), result("b", losses=(2.0,))
+        )
+        assert (verdict.status, verdict.reason) == ("not evaluated", reason)
+
+    @pytest.mark.parametrize(("loss", "status"), [(2.0, "fail"), (2.02, "fail"), (2.03, "pass"), (1.9, "pass")])
+    def test_what_must_differ_lies_outside_the_bounds(self, loss, status):
+        check = {"row": "a", "quantity": "final_loss", "over_row": "b", "low": 0.99, "high": 1.01, "outside": True}
+        verdict = claim_of(check, result("a", losses=(loss,)), result("b", losses=(2.0,)))
+        assert verdict.status == status
+        assert verdict.expected == "loss of the last epoch of a outside 0.99 to 1.01 times that of b"
+
+    def test_a_miniature_has_bounds_of_its_own_where_the_check_gives_them(self):
+        check = {**RATIO, "high": 1.0, "miniature": {"high": 3.0}}
+        for size, status, bounds in (("full", "fail", "0.5 to 1"), ("tiny", "pass", "at most 3")):
+            pair = result("a", memory={"peak_gib": 20.0}, size=size), result("b", memory=PEAK, size=size)
+            verdict = claim_of(check, *pair)
+            assert (verdict.status, verdict.expected) == (status, f"peak memory of a {bounds} times that of b")
+
+    @pytest.mark.parametrize(("processes", "util", "status"), [(1, 97.0, "pass"), (2, 97.0, "fail"), (1, 3.0, "fail")])
+    def test_a_second_process_or_an_idle_gpu_fails(self, processes, util, status):
+        load = {"gpu_processes_max": processes, "gpu_util_percent_max": util}
+        made = result("a", device=STAND_IN).model_copy(update={"telemetry": load})
+        checks = [
+            {"row": "a", "quantity": "gpu_processes", "low": 1, "high": 1},
+            {"row": "a", "quantity": "gpu_util_peak_percent", "low": 90},
+        ]
+        assert claim_of(checks, made).status == status
+
+    @pytest.mark.parametrize(
+        ("on_all_gpus", "steady", "others", "status"),
+        [
+            (4, 97.0, 0.0, "pass"),
+            (5, 97.0, 0.0, "fail"),  # a second process
+            (3, 97.0, 0.0, "fail"),  # a GPU without one
+            (4, 0.0, 0.0, "fail"),  # an idle GPU
+            (4, 97.0, 12.0, "fail"),  # load on another GPU
+        ],
+    )
+    def test_four_gpus_have_four_processes_and_the_others_idle(self, on_all_gpus, steady, others, status):
+        load = {
+            "gpu_processes_max": 1.0,
+            "gpu_processes_of_all_gpus_max": on_all_gpus,
+            "steady_gpu_util_percent": steady,
+            "other_gpu_util_percent_max": others,
+        }
+        device = STAND_IN.model_copy(update={"count": 4})
+        made = result("a", device=device).model_copy(update={"telemetry": load})
+        checks = [
+            {"row": "a", "quantity": "gpu_processes", "low": 4, "high": 4},
+            {"row": "a", "quantity": "gpu_util_percent", "low": 90},
+            {"row": "a", "quantity": "other_gpu_util_percent", "high": 0.0},
+        ]
+        assert claim_of(checks, made).status == status
+
+    @pytest.mark.parametrize(
+        ("made", "reason"),
+        [
+            (result("a", device=CPU), "no GPU"),
+            (result("a").model_copy(update={"predicted": True}), "the load of GPUs is not predicted"),
+            (result("a"), "a has no number of processes on the GPUs (a ended as fits)"),
+        ],
+    )
+    def test_the_load_of_gpus_is_told_by_gpus_alone(self, made, reason):
+        verdict = claim_of({"row": "a", "quantity": "gpu_processes", "low": 1}, made)
+        assert (verdict.status, verdict.reason) == ("not evaluated", reason)
+
+
+class TestOutOfMemory:
+    """A row that ran out of memory needed more than it reached."""
+
+    @pytest.mark.parametrize(
+        ("outcome", "phase", "status"),
+        [
+            ("oom", "optimizer step", "pass"),
+            ("oom", "forward", "fail"),
+            ("oom", None, "not evaluated"),
+            ("fits", None, "fail"),
+        ],
+    )
+    def test_the_memory_runs_out_in_the_stated_phase(self, outcome, phase, status):
+        failure = phase and Failure(phase=phase, step=0, kind="OutOfMemoryError", message="")
+        made = result("a", outcome, device=STAND_IN).model_copy(update={"failure": failure})
+        verdict = claim_of({"row": "a", "outcome": "oom", "phase": "optimizer step"}, made)
+        assert verdict.status == status
+        assert verdict.expected == "a: out of GPU memory in the optimizer step phase"
+
+    @pytest.mark.parametrize(
+        ("ended", "bounds", "status"),
+        [
+            (("oom", "fits"), {"low": 2.0}, "pass"),
+            (("oom", "fits"), {"low": 4.0}, "not evaluated"),
+            (("oom", "fits"), {"high": 2.0}, "fail"),
+            (("oom", "fits"), {"high": 4.0}, "not evaluated"),
+            (("fits", "oom"), {"high": 4.0}, "pass"),
+            (("fits", "oom"), {"high": 2.0}, "not evaluated"),
+            (("fits", "oom"), {"low": 4.0}, "fail"),
+            (("fits", "oom"), {"low": 2.0}, "not evaluated"),
+            (("oom", "oom"), {"low": 2.0}, "not evaluated"),
+        ],
+    )
+    def test_its_peak_decides_only_what_a_higher_one_would_not_change(self, ended, bounds, status):
+        a, b = ended
+        check = {"row": "a", "quantity": "peak_gib", "over_row": "b", **bounds}
+        verdict = claim_of(check, result("a", a, memory={"peak_gib": 30.0}), result("b", b, memory=PEAK))
+        assert verdict.status == status
+        if status == "not evaluated":
+            assert verdict.reason.endswith("ran out of memory: it needs more than it reached")
+
+    def test_a_predicted_peak_is_what_the_row_needs(self):
+        pair = [result("a", memory={"peak_gib": 30.0}), result("b", "oom", memory=PEAK)]
+        predicted = [one.model_copy(update={"predicted": True}) for one in pair]
+        check = {"row": "a", "quantity": "peak_gib", "over_row": "b", "high": 2.0}
+        assert [claim_of(check, *rows).status for rows in (pair, predicted)] == ["not evaluated", "fail"]
+
+    def test_its_parts_at_a_point_that_it_reached_are_exact(self):
+        shots = (shot("after forward", activations_gib=8.0),)
+        check = {"row": "b", "quantity": "activations_gib", "over_row": "a", "high": 0.7}
+        verdict = claim_of(check, result("a", "oom", shots=shots), result("b", shots=shots))
+        assert verdict.status == "fail"

@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from experiments.results.verdicts import Evaluation
+
+
+class TestStoredVerdicts:
+    """Files of earlier schema versions, as the programs of their time wrote them."""
+
+    FOLDER = Path(__file__).parent / "stored"
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_files_of_earlier_versions_are_read_with_the_words_of_today(self, version):
+        text = (self.FOLDER / f"verdict-{version}.json").read_text()
+        read = Evaluation.model_validate_json(text)
+        stored = json.loads(text)
+        assert (stored["schema_version"], read.schema_version) == (version, 3)
+        assert [one.id for one in read.verdicts] == [one["id"] for one in stored["verdicts"]]
+        assert [one.value for one in read.verdicts] == [one["measured"] for one in stored["verdicts"]]
+        assert {one.status for one in read.verdicts} == {"pass", "fail", "not evaluated"}
+        assert {one.kind for one in read.verdicts} == {"outcome", "reference value", "claim"}
+        assert Evaluation.model_validate_json(read.model_dump_json()) == read
+
+    @pytest.mark.parametrize(
+        ("change", "grade"), [({"basis": "predicted"}, "predicted"), ({"size": "tiny"}, "miniature"), ({}, None)]
+    )
+    def test_a_file_of_version_2_has_the_grade_that_follows_from_it(self, change, grade):
+        stored = json.loads((self.FOLDER / "verdict-2.json").read_text())
+        stored["basis"] = change.get("basis", "measured")
+        stored["run"]["size"] = change.get("size", "full")
+        for verdict in Evaluation.model_validate(stored).verdicts:
+            assert verdict.grade == (grade if verdict.status in ("pass", "fail") else None)
+
+    def test_an_error_of_schema_version_1_is_an_error(self):
+        stored = (self.FOLDER / "verdict-1.json").read_text().replace('"did not hold"', '"broke"')
+        assert Evaluation.model_validate_json(stored).exit_code == 3
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"schema_version": 4},
+            {"schema_version": 3},
+            {"verdicts": 5},
+            {"verdicts": [5]},
+            {"verdicts": [{"status": []}]},
+        ],
+    )
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_other_files_are_rejected(self, version, change):
+        stored = json.loads((self.FOLDER / f"verdict-{version}.json").read_text())
+        with pytest.raises(ValidationError):
+            Evaluation.model_validate_json(json.dumps(stored | change))

@@ -1,0 +1,70 @@
+import hashlib
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from experiments.suites.models import Model, models
+from experiments.suites.row_spec import RowSpec
+from tests.support.results.in_memory import run
+from tests.support.results.in_memory import suite as made_suite
+
+
+def test_a_fingerprint_follows_all_that_a_row_sets():
+    suite = made_suite()
+    spec = run().spec(suite, "a")
+    assert spec.fingerprint == run(run_id="another").spec(suite, "a").fingerprint
+    others = [
+        run(size="tiny").spec(suite, "a"),
+        run(input="with-image").spec(suite, "a"),
+        spec.model_copy(update={"settings": spec.settings.model_copy(update={"seed": 7})}),
+    ]
+    assert len({spec.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+WHOLE = {"family": "transformers", "architecture": {"model_type": "llama", "hidden_size": 64}}
+
+
+def own(**changes):
+    """The spec of row a as JSON data, about a model that models.yaml does not have."""
+    data = run().spec(made_suite(), "a").model_dump(mode="json")
+    data["settings"]["model"] = "nobody/ever-named-it"
+    return data | changes
+
+
+def test_a_row_may_bring_a_model_of_its_own():
+    spec = RowSpec.model_validate(own(model=WHOLE))
+    assert spec.base_model == Model.model_validate(WHOLE)
+    assert RowSpec.model_validate_json(spec.model_dump_json()) == spec
+    named = run().spec(made_suite(), "a")
+    assert named.base_model is models()[named.settings.model]
+
+
+def test_a_row_without_a_model_of_its_own_names_one_of_models_yaml():
+    with pytest.raises(ValidationError, match=r"row 'a': unknown model 'nobody/ever-named-it'; allowed: blip2"):
+        RowSpec.model_validate(own())
+
+
+def test_a_fingerprint_follows_the_row_s_own_model_and_is_as_before_without_one():
+    spec = run().spec(made_suite(), "a")
+    before = spec.model_dump(mode="json")
+    del before["model"]
+    assert spec.fingerprint == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
+    wider = WHOLE | {"architecture": {"model_type": "llama", "hidden_size": 128}}
+    given = [RowSpec.model_validate(own(model=model)) for model in (WHOLE, wider)]
+    assert len({spec.fingerprint, *(other.fingerprint for other in given)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            {"family": "transformers", "architecture": {"hidden_size": 64}},
+            "the key 'model_type' of config.json is missing",
+        ),
+        ({"family": "llama", "architecture": {}}, "a model of family llama needs hub, parameters and source"),
+    ],
+)
+def test_a_model_states_what_its_family_needs(model, words):
+    with pytest.raises(ValidationError, match=words):
+        Model.model_validate(model)

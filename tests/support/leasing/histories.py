@@ -1,0 +1,212 @@
+"""Random histories of leasing: a state machine over a site in memory whose answers get lost, late, rejected or killed.
+
+A history is a sequence of commands, of what others do meanwhile, and of the fate of each request. Whatever happens,
+there is one lease, nothing goes on costing unsaid, and others' resources stay. Fakes: the site, the clock, SSH.
+"""
+
+import tempfile
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+
+from hypothesis import strategies
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from provision.errors import OtherAccount, ProvisionError, RequestRejected, Unreachable
+from provision.leasing.cost import report_cost_on_exit, running_cost
+from provision.leasing.journal import Journal
+from provision.leasing.lease import lease
+from provision.leasing.reconciler import ATTEMPTS, Reconciler
+from provision.leasing.release import extend, release, release_on_exit
+from provision.leasing.request import LeaseRequest
+from provision.models import Address, Lease, Requirements, Server
+from provision.ssh.login import KeyPair
+from tests.support.leasing.fake_site import HOUR, IDENTITY, NOW, FakeClock, FakeSite, hosts_of
+
+NAME = "llm_cc"
+PROJECT = replace(IDENTITY, project="CHI-000002", project_id="p2")
+FATES = strategies.sampled_from(
+    ["done"] * 6 + ["not sent", "answer lost", "busy", "rejected", "killed before", "killed after", "down"]
+)
+PLANS = strategies.lists(FATES, max_size=12)
+CHANGES = (
+    *("create_lease", "delete_lease", "extend_lease", "create_server", "delete_server"),
+    *("upload_key", "delete_key", "allocate_address", "attach_address", "release_address"),
+)
+
+
+class Killed(BaseException):
+    """Stands for the death of the program."""
+
+
+@dataclass
+class UnsureSite(FakeSite):
+    """A site where requests end as planned, and leases end in time, with their servers."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    plan: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in CHANGES:
+            setattr(self, name, self._fated(getattr(self, name)))
+
+    def leases(self):
+        over = [one.id for one in self.held if one.end <= self.clock.now()]
+        return [replace(one, status="TERMINATED") if one.id in over else one for one in self.held]
+
+    def servers(self):
+        going = {one.tag for one in self.leases() if one.status == "ACTIVE"}
+        self.booted = [one for one in self.booted if one.tag in going or not one.tag]
+        return super().servers()
+
+    def extend_lease(self, lease, slot):
+        self.held = [replace(one, end=slot.end) if one.id == lease.id else one for one in self.held]
+        return next(one for one in self.held if one.id == lease.id)
+
+    def _fated(self, change):
+        def happens(*arguments):
+            fate = self.plan.pop(0) if self.plan else "done"
+            if fate == "down":
+                self.plan[:0] = ["not sent"] * ATTEMPTS
+            if fate in ("not sent", "down"):
+                raise Unreachable("blazar does not answer")
+            if fate == "busy":
+                raise Unreachable("blazar asks to wait", 90)
+            if fate == "rejected":
+                raise RequestRejected("blazar rejects the request")
+            if fate == "killed before":
+                raise Killed
+            answer = change(*arguments)
+            if fate == "answer lost":
+                raise Unreachable("blazar does not answer")
+            if fate == "killed after":
+                raise Killed
+            return answer
+
+        return happens
+
+
+class Leasing(RuleBasedStateMachine):
+    """Commands on one lease by one user, and others who use the same project."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.clock = FakeClock()
+        self.site = UnsureSite(hosts_of(4, su_per_hour=16.0), clock=self.clock)
+        theirs = Lease("theirs", "their lease", "ACTIVE", NOW, NOW + timedelta(days=6), ("r",), ("4",), owner="2")
+        self.others = [theirs, Server("theirs", "node", "ACTIVE", owner="2"), Address("theirs", "192.0.2.99")]
+        self.site.held, self.site.booted, self.site.taken = [[one] for one in self.others]
+        self.said, self.ended = [], ""
+
+    def reconciler(self):
+        return Reconciler(Journal(Path(self.folder.name), self.clock.now), self.clock, self.said.append)
+
+    def active(self):
+        return self.reconciler().journal.active_lease(NAME)
+
+    def ours(self):
+        return [one for one in self.site.left() if one not in self.others]
+
+    def command(self, plan, act):
+        """Run a command as a program of its own, with the fates of its requests."""
+        self.said.clear()
+        self.site.plan, reconciler = list(plan), self.reconciler()
+        try:
+            with report_cost_on_exit(reconciler, NAME):
+                act(reconciler)
+            self.ended = "done"
+        except ProvisionError as problem:
+            self.ended = type(problem).__name__
+        except Killed:
+            self.ended = "killed"
+        self.site.plan = []
+
+    def request(self):
+        requirements = Requirements(3 * HOUR)
+        return LeaseRequest(NAME, "node", requirements, KeyPair(Path("key"), "ssh-ed25519 A"), at_once=True)
+
+    @rule(plan=PLANS)
+    def lease(self, plan):
+        self.command(plan, lambda reconciler: lease(self.site, reconciler, self.request()))
+        if self.ended == "done":
+            assert len(self.site.servers()) == 2, "a lease that is done has its server"
+
+    @rule(plan=PLANS)
+    def lease_and_release(self, plan):
+        def act(reconciler):
+            with release_on_exit(self.site, reconciler, NAME):
+                lease(self.site, reconciler, self.request())
+
+        self.command(plan, act)
+        if self.ended == "done":
+            assert self.ours() == []
+
+    @rule(plan=PLANS)
+    def release(self, plan):
+        if active := self.active():
+            self.command(plan, lambda reconciler: release(self.site, reconciler, active))
+            if self.ended == "done":
+                assert self.ours() == [], "what is released is gone"
+
+    @rule(plan=PLANS, hours=strategies.integers(1, 2))
+    def extend(self, plan, hours):
+        if active := self.active():
+            before = [one.end for one in self.site.held if one.tag]
+            self.command(plan, lambda reconciler: extend(self.site, reconciler, active, hours * HOUR))
+            after = [one.end for one in self.site.held if one.tag]
+            assert all(new - old in (timedelta(), hours * HOUR) for old, new in zip(before, after, strict=True))
+
+    @rule()
+    def another_account_changes_nothing(self):
+        if active := self.active():
+            before = self.site.left()
+            elsewhere = UnsureSite(account=PROJECT, clock=self.clock)
+            self.command([], lambda reconciler: release(elsewhere, reconciler, active))
+            assert (self.ended, self.site.left()) == (OtherAccount.__name__, before)
+            assert self.active() == active
+
+    @rule(hours=strategies.integers(1, 5))
+    def time_passes(self, hours):
+        self.clock.sleep(hours * 3600)
+
+    @rule(hours=strategies.integers(1, 3))
+    def somebody_extends_our_lease_in_the_dashboard(self, hours):
+        self.site.held = [replace(one, end=one.end + hours * HOUR) if one.tag else one for one in self.site.held]
+
+    @rule(kind=strategies.sampled_from(["held", "booted", "taken", "uploaded"]))
+    def somebody_deletes_what_is_ours_in_the_dashboard(self, kind):
+        setattr(self.site, kind, [one for one in getattr(self.site, kind) if not one.tag])
+
+    @invariant()
+    def there_is_one_lease(self):
+        assert len([one for one in self.site.leases() if one.tag and one.status == "ACTIVE"]) <= 1
+
+    @invariant()
+    def nothing_of_others_is_touched(self):
+        assert [one for one in self.site.left() if one in self.others] == self.others
+
+    @invariant()
+    def nothing_costs_unsaid(self):
+        for one in self.site.leases():
+            if one.tag and one.status == "ACTIVE":
+                active = self.active()
+                assert active, "a lease goes on, and its record is closed"
+                assert active.tag == one.tag
+                line = running_cost(self.reconciler(), active)
+                assert line, "a lease goes on, and the journal does not say that it costs"
+
+    @invariant()
+    def an_end_that_leaves_something_costing_says_so(self):
+        going = [one for one in self.site.leases() if one.tag and one.status == "ACTIVE"]
+        if self.ended not in ("", "killed") and self.said and going:
+            assert any("testbed release" in line for line in self.said)
+
+    def teardown(self):
+        """Without faults, a release succeeds and leaves nothing, whatever happened before."""
+        if active := self.active():
+            self.command([], lambda reconciler: release(self.site, reconciler, active))
+            assert self.ended == "done"
+        assert self.ours() == []
+        self.folder.cleanup()

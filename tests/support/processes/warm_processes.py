@@ -1,0 +1,31 @@
+"""A warm process for tests, and the environment in which it is found."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.runners.local.warm import SINGLE_THREADED
+from experiments.system.environment import with_room
+from experiments.system.files import CODE
+from experiments.system.warm_start import WARM_VARIABLE, is_ready
+from tests.support.processes.waiting import wait_for
+
+CHILD = "tests.support.processes.warm_child"
+
+
+@contextmanager
+def warm_process(folder: Path, *modules: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
+    """Yield a warm process and the environment of processes that start from it; what it prints goes to warm.txt."""
+    environment = {**os.environ, WARM_VARIABLE: str(folder / "socket"), "PYTHONPATH": str(CODE)}
+    command = [sys.executable, "-u", "-m", "experiments.system.warm_process", environment[WARM_VARIABLE], *modules]
+    with (folder / "warm.txt").open("wb") as log:
+        process = subprocess.Popen(command, env=with_room(environment | SINGLE_THREADED), stdout=log, stderr=log)
+    try:
+        wait_for(lambda: is_ready(environment) or process.poll() is not None)
+        yield process, environment
+    finally:
+        process.kill()
+        process.wait()
