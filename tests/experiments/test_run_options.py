@@ -128,7 +128,7 @@ def test_a_run_with_another_choice_does_not_continue_a_folder(tmp_path, name):
     before, now = two_runs(name)
     folder = RunFolder(tmp_path)
     folder.write_run(before)
-    with pytest.raises(InputError, match=f"and now {name} is"):
+    with pytest.raises(InputError, match=f"but {name} is now"):
         continue_run(folder, now, in_memory.suite())
 
 
